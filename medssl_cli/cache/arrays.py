@@ -1,0 +1,60 @@
+"""Voxels on disk: blosc2 arrays that keep their dtype and are read in parts."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.errors import GateError
+from medssl_cli.files import write_atomic
+
+CHUNK: Final = (128, 128, 64)
+BLOCK: Final = (32, 32, 16)
+
+
+def encode(voxels: NDArray[np.generic]) -> bytes:
+    """Compress `[X, Y, Z]` losslessly, in chunks that suit random crops and single slices."""
+    import blosc2
+
+    chunks = tuple(min(size, limit) for size, limit in zip(voxels.shape, CHUNK, strict=True))
+    blocks = tuple(min(size, limit) for size, limit in zip(chunks, BLOCK, strict=True))
+    array = blosc2.asarray(
+        np.ascontiguousarray(voxels),
+        chunks=chunks,
+        blocks=blocks,
+        cparams={"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [blosc2.Filter.BITSHUFFLE], "nthreads": 1},
+    )
+    return bytes(array.to_cframe())
+
+
+def write_array(path: Path, voxels: NDArray[np.generic]) -> str:
+    """Store `[X, Y, Z]` atomically.
+
+    Returns:
+        SHA-256 of the file.
+    """
+    data = encode(voxels)
+    write_atomic(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def open_array(path: Path) -> Any:
+    """A lazily read array: index it to read a part. Open it in the process that reads, never across a fork.
+
+    Raises:
+        GateError: `E_CACHE_CORRUPT` if the file is not readable as an array.
+    """
+    import blosc2
+
+    try:
+        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+    except (RuntimeError, ValueError, OSError) as error:
+        raise GateError("E_CACHE_CORRUPT", f"{path.name} of item {path.parent.name} cannot be read") from error
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """A whole array in memory."""
+    whole: NDArray[Any] = open_array(path)[:]
+    return whole

@@ -1,0 +1,79 @@
+"""What is recorded about an image: an allow-list. A field that is not here cannot be stored."""
+
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from medssl_cli.imaging.geometry import Affine
+from medssl_cli.recipe import Strict
+
+FORMAT_VERSION: Final = 1
+Key = Annotated[str, Field(pattern=r"^[a-z2-7]{26}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Modality = Literal["CT", "MR", "PT", "CR", "DX", "MG", "unknown"]
+
+
+class LabelRecord(Strict):
+    """One label map of an item."""
+
+    sha256: Digest
+    classes: dict[int, str]
+    voxels_per_class: dict[int, int]
+
+
+class Provenance(Strict):
+    """Where an item came from, without saying from whom."""
+
+    source_kind: Literal["dicom", "nifti"]
+    num_files: int
+    allow_list_version: Literal[1] = 1
+    medssl_version: str
+    key_id: str
+    decoder: str = ""
+    repairs: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    max_corner_displacement_mm: float = 0.0
+
+
+class ItemRecord(Strict):
+    """`item.json`: everything that is known about a stored image."""
+
+    format_version: Literal[1] = 1
+    item_id: Key
+    patient_key: Key
+    study_key: Key
+    series_key: Key
+    frame_of_reference_key: Key | None = None
+    has_patient_identity: bool
+    modality: Modality
+    units: Literal["HU", "a.u."]
+    shape: tuple[int, int, int]
+    dtype: Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
+    affine: tuple[tuple[float, float, float, float], ...]
+    image_sha256: Digest
+    provenance: Provenance
+    labels: dict[str, LabelRecord] = Field(default_factory=dict)
+
+    @field_validator("labels")
+    @classmethod
+    def _label_set_names(cls, labels: dict[str, Any]) -> dict[str, Any]:
+        for name in labels:
+            check_label_set(name)
+        return labels
+
+    @property
+    def affine_array(self) -> Affine:
+        """`[4, 4]` float64."""
+        return np.array(self.affine, dtype=np.float64)
+
+
+def check_label_set(name: str) -> str:
+    """A label set's name is a short word, because it becomes part of a file name.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not (0 < len(name) <= 32 and name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
+        raise ValueError("a label set's name is 1 to 32 letters, digits, - and _")
+    return name

@@ -1,0 +1,144 @@
+"""The commit protocol: what is visible under its final name is complete and on disk.
+
+Same-directory temporary file, write, fsync, rename, fsync of the directory. A kill at any moment leaves either the
+old state or the new one, and temporary names that the next writer removes.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from medssl_cli.errors import StorageError
+
+TEMPORARY_PREFIX: Final = ".tmp-"
+
+
+@contextlib.contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Turn the operating system's refusals into `E_IO`; `what` names the artefact, never a path of the source."""
+    try:
+        yield
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        raise StorageError(
+            "E_IO", f"cannot write {what} ({name})", hint="free space or fix permissions, then run the command again"
+        ) from error
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a whole file durably under its final name, mode 0600.
+
+    Raises:
+        StorageError: `E_IO`; nothing is left behind.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}")
+    with storage_errors(path.name):
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+            sync_directory(path.parent)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write canonical, human-readable JSON atomically; NaN is refused."""
+    write_atomic(path, (json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file that a library wrote to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in a directory durable; file systems that cannot are left alone."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def temporary_directory(parent: Path) -> Path:
+    """A new, private directory beside its later final name; remove it or publish it with `publish_directory`."""
+    path = parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}"
+    path.mkdir(mode=0o700)
+    return path
+
+
+def publish_directory(temporary: Path, final: Path) -> bool:
+    """Rename a complete directory to its final name, durably; the first writer wins.
+
+    Returns:
+        False if the final name exists already; the temporary directory is removed then.
+    """
+    for file in sorted(temporary.iterdir()):
+        sync_file(file)
+    sync_directory(temporary)
+    try:
+        temporary.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        shutil.rmtree(temporary, ignore_errors=True)
+        return False
+    sync_directory(final.parent)
+    return True
+
+
+def remove_temporaries(directory: Path) -> int:
+    """Remove what dead processes left behind directly in a directory; temporaries of living processes stay."""
+    removed = 0
+    for path in directory.glob(f"{TEMPORARY_PREFIX}*"):
+        owner = path.name.removeprefix(TEMPORARY_PREFIX).split("-")[0]
+        if owner.isdigit() and _is_alive(int(owner)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        removed += 1
+    return removed
+
+
+def _is_alive(process: int) -> bool:
+    if process == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_json(document: Any) -> str:
+    """SHA-256 of canonical JSON: sorted keys, no spaces."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

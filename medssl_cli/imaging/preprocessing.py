@@ -1,0 +1,114 @@
+"""What a recipe's `Preprocessing` does to a volume, and how predictions find their way back.
+
+Two steps: geometry (`to_grid`: orientation and spacing, dtype kept) and intensity (`intensity_of`, elementwise).
+The cache keeps the result of the first; the second is applied to crops, tiles and whole volumes alike.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.imaging.geometry import Affine, Shape, ras_index_affine, reorient_like, reorient_to_ras
+from medssl_cli.imaging.resample import resample, spaced_grid
+from medssl_cli.imaging.volume import Volume
+from medssl_cli.recipe import Preprocessing
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """An elementwise rule: clip to [low, high], subtract `shift`, multiply by `scale`."""
+
+    low: float
+    high: float
+    shift: float
+    scale: float
+
+    def apply(self, voxels: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Network input of the same shape, float32."""
+        values = np.clip(voxels.astype(np.float32), np.float32(self.low), np.float32(self.high))
+        return (values - np.float32(self.shift)) * np.float32(self.scale)
+
+
+def needs_new_grid(volume: Volume, preprocessing: Preprocessing) -> bool:
+    """Whether `to_grid` would change anything."""
+    gridded_affine, gridded_shape = _target_grid(volume, preprocessing)
+    return gridded_shape != volume.shape or not np.array_equal(gridded_affine, volume.affine)
+
+
+def to_grid(volume: Volume, preprocessing: Preprocessing, *, is_label: bool = False) -> Volume:
+    """Orient to RAS and resample to the recipe's spacing; values keep their meaning and dtype."""
+    voxels, affine = reorient_to_ras(volume.voxels, volume.affine)
+    target_affine, target_shape = _target_grid(volume, preprocessing)
+    sampled = resample(voxels, affine, target_affine, target_shape, is_label=is_label)
+    return Volume(np.ascontiguousarray(sampled), target_affine, volume.modality, volume.units)
+
+
+def _target_grid(volume: Volume, preprocessing: Preprocessing) -> tuple[Affine, Shape]:
+    affine = volume.affine @ ras_index_affine(volume.affine, volume.shape)
+    shape = _ras_shape(volume)
+    if preprocessing.spacing_mm is None:
+        return affine, shape
+    return spaced_grid(affine, shape, preprocessing.spacing_mm)
+
+
+def _ras_shape(volume: Volume) -> Shape:
+    permutation = np.abs(ras_index_affine(volume.affine, volume.shape)[:3, :3])
+    x, y, z = (int(size) for size in np.array(volume.shape) @ permutation)
+    return x, y, z
+
+
+def intensity_of(voxels: NDArray[np.generic], preprocessing: Preprocessing) -> Intensity:
+    """The elementwise rule for one volume on its grid.
+
+    Args:
+        voxels: `[C, X, Y, Z]` as `to_grid` returns them; only their statistics are used.
+        preprocessing: A fixed window, or z-scores over the non-zero voxels (all voxels if none is zero).
+    """
+    if preprocessing.window_hu is not None:
+        low, high = preprocessing.window_hu
+        return Intensity(low, high, low, 1 / (high - low))
+    values = voxels[voxels != 0]
+    sample = values if values.size else voxels
+    mean, std = float(sample.mean(dtype=np.float64)), float(sample.std(dtype=np.float64))
+    return Intensity(float(voxels.min()), float(voxels.max()), mean, 1 / max(std, 1e-6))
+
+
+def preprocess(volume: Volume, preprocessing: Preprocessing) -> Volume:
+    """Geometry and intensity together: what a network sees of a volume, float32."""
+    gridded = to_grid(volume, preprocessing)
+    values = intensity_of(gridded.voxels, preprocessing).apply(gridded.voxels)
+    return Volume(values, gridded.affine, volume.modality, volume.units)
+
+
+def restore_labels(
+    logits: NDArray[np.float32], grid_affine: Affine, source_affine: Affine, source_shape: Shape
+) -> NDArray[np.uint8]:
+    """Class per voxel of the source grid from logits on the preprocessed grid.
+
+    Logits are resampled linearly, then the largest wins; classes are resampled one by one to bound memory.
+
+    Args:
+        logits: `[K, X, Y, Z]` on the preprocessed grid.
+        grid_affine: Affine of the preprocessed grid.
+        source_affine: Affine of the image as it came.
+        source_shape: Its size (X, Y, Z).
+
+    Returns:
+        `source_shape`, uint8.
+    """
+    to_ras = ras_index_affine(source_affine, source_shape)
+    ras_affine = source_affine @ to_ras
+    x, y, z = (int(size) for size in np.array(source_shape) @ np.abs(to_ras[:3, :3]))
+    best: NDArray[np.float32] | None = None
+    labels = np.zeros((x, y, z), dtype=np.uint8)
+    for index, channel in enumerate(logits):
+        sampled = resample(channel[None], grid_affine, ras_affine, (x, y, z))[0]
+        if best is None:
+            best = sampled.astype(np.float32)
+            continue
+        wins = sampled > best
+        labels[wins] = index
+        np.maximum(best, sampled, out=best)
+    restored: NDArray[np.uint8] = np.ascontiguousarray(reorient_like(labels[None], source_affine)[0]).astype(np.uint8)
+    return restored

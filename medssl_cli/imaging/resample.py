@@ -1,0 +1,89 @@
+"""Resampling between grids, in the voxel-centre convention.
+
+Both grids are given by their affines; the sampler is SimpleITK's, fed with index space only, so that no axis
+convention of a file format can enter.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.imaging.geometry import Affine, Shape, spacing_mm
+
+
+def spaced_grid(affine: Affine, shape: Shape, target_mm: tuple[float, float, float]) -> tuple[Affine, Shape]:
+    """The grid with another spacing that covers the same box: voxel edges, not centres, coincide at the low corner.
+
+    Args:
+        affine: Of the present grid.
+        shape: Its size (X, Y, Z).
+        target_mm: Wanted spacing (x, y, z).
+
+    Returns:
+        Affine and size; the size is rounded to whole voxels, at least 1.
+    """
+    ratio = np.array(target_mm) / np.array(spacing_mm(affine))
+    new_shape = np.maximum(1, np.round(np.array(shape) / ratio)).astype(int)
+    step = np.diag([*ratio, 1.0])
+    step[:3, 3] = (ratio - 1) / 2
+    return affine @ step, (int(new_shape[0]), int(new_shape[1]), int(new_shape[2]))
+
+
+def resample(
+    voxels: NDArray[np.generic],
+    affine: Affine,
+    target_affine: Affine,
+    target_shape: Shape,
+    *,
+    is_label: bool = False,
+) -> NDArray[np.generic]:
+    """Sample voxels at the centres of another grid: linear for images, nearest for labels.
+
+    Points up to half a voxel outside of the source take its border value; farther ones are extrapolated by the
+    nearest voxel, so that grids rounded to whole voxels have no invented zeros at their ends.
+
+    Args:
+        voxels: `[C, X, Y, Z]` on the source grid.
+        affine: Source affine.
+        target_affine: Wanted affine.
+        target_shape: Wanted size (X, Y, Z).
+        is_label: Nearest neighbour, dtype kept; otherwise linear, and whole-number dtypes are rounded.
+
+    Returns:
+        `[C, *target_shape]` in the dtype of the source.
+    """
+    if voxels.shape[1:] == target_shape and np.allclose(affine, target_affine, rtol=0, atol=1e-9):
+        return voxels
+    import SimpleITK as sitk
+
+    sampler = sitk.ResampleImageFilter()
+    sampler.SetInterpolator(sitk.sitkNearestNeighbor if is_label else sitk.sitkLinear)
+    sampler.SetNumberOfThreads(1)
+    sampler.SetUseNearestNeighborExtrapolator(True)
+    sampler.SetSize(target_shape)
+    sampler.SetTransform(_index_transform(np.linalg.inv(affine) @ target_affine))
+    return np.stack([_sample(sampler, channel, is_label=is_label) for channel in voxels])
+
+
+def _index_transform(matrix: Affine) -> Any:
+    """The map from target to source indices; SimpleITK indexes x, y, z like the affine does."""
+    import SimpleITK as sitk
+
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
+    transform.SetTranslation(matrix[:3, 3].tolist())
+    return transform
+
+
+def _sample(sampler: Any, channel: NDArray[Any], *, is_label: bool) -> NDArray[Any]:
+    import SimpleITK as sitk
+
+    dtype = channel.dtype
+    working = channel if is_label else channel.astype(np.float32)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(working.transpose(2, 1, 0)))
+    sampled = sitk.GetArrayFromImage(sampler.Execute(image)).transpose(2, 1, 0)
+    if np.issubdtype(dtype, np.integer) and not is_label:
+        limits = np.iinfo(dtype)
+        sampled = np.clip(np.rint(sampled), limits.min, limits.max)
+    return sampled.astype(dtype)

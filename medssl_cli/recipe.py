@@ -1,0 +1,357 @@
+"""Recipes: one complete YAML file that says everything a training run needs, and nothing it does not.
+
+No inheritance and no code. Every fault of a recipe is reported at once, with the nearest valid name.
+"""
+
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from medssl_cli.errors import UsageError
+from medssl_cli.files import sha256_json
+from medssl_cli.plugins import suggest
+
+MAX_BYTES: Final = 256 * 1024
+MAX_DEPTH: Final = 20
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Size = tuple[PositiveInt, PositiveInt, PositiveInt]
+Triple = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Base of every recipe section and every `Options`: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Preprocessing(Strict):
+    """What happens to a volume before a network sees it; the same object trains, exports and infers.
+
+    Args:
+        spacing_mm: Voxel size to resample to; `None` keeps each image's own.
+        window_hu: Values (low, high) that become 0 and 1, clipped outside; for CT.
+        zscore: Subtract the mean and divide by the standard deviation of the non-zero voxels of the volume.
+    """
+
+    orientation: Literal["RAS"] = "RAS"
+    spacing_mm: Triple | None = None
+    window_hu: tuple[float, float] | None = None
+    zscore: bool = False
+
+    @model_validator(mode="after")
+    def _one_intensity_rule(self) -> Self:
+        if (self.window_hu is None) == (not self.zscore):
+            raise ValueError("give exactly one of window_hu and zscore: true")
+        if self.window_hu is not None and self.window_hu[0] >= self.window_hu[1]:
+            raise ValueError("window_hu must be (low, high) with low < high")
+        return self
+
+
+class Named(BaseModel):
+    """A plugin by name; its other keys are checked by the plugin's own options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All keys but the name."""
+        return dict(self.model_extra or {})
+
+
+class Data(Preprocessing):
+    """What a step is made of: preprocessing, crops and batches."""
+
+    modality: str | None = None
+    crop_size: Size
+    batch_size: PositiveInt
+    num_workers: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The part that a model carries with it."""
+        return Preprocessing(**{name: getattr(self, name) for name in Preprocessing.model_fields})
+
+
+class Augmentation(Strict):
+    """Random changes of training crops, applied to whole batches on the device."""
+
+    flip_prob: Probability = 0.5
+    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0, 1, 2)
+    affine_prob: Probability = 0.0
+    rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
+    scale_range: tuple[PositiveFloat, PositiveFloat] = (0.85, 1.2)
+    intensity_scale: Annotated[float, Field(ge=0)] = 0.1
+    intensity_shift: Annotated[float, Field(ge=0)] = 0.1
+    gamma_range: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    noise_std: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Optimizer(Strict):
+    """Optimiser and step size. Weight decay spares norms and biases."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: PositiveFloat
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    max_grad_norm: PositiveFloat | None = 12.0
+
+
+class Schedule(Strict):
+    """How the learning rate moves from 0 over its peak back to `final_fraction` of it."""
+
+    name: Literal["warmup_cosine"] = "warmup_cosine"
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class Inference(Strict):
+    """Sliding window at evaluation and deployment. `tile_size` None means the training crop."""
+
+    tile_size: Size | None = None
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+
+
+class Evaluation(Strict):
+    """How results are scored."""
+
+    nsd_tolerance_mm: PositiveFloat = 2.0
+
+
+class Training(Strict):
+    """What every training recipe has."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    seed: Annotated[int, Field(ge=0)] = 0
+    backbone: Named
+    data: Data
+    optimizer: Optimizer
+    schedule: Schedule = Schedule()
+    steps: PositiveInt
+    accumulate: PositiveInt = 1
+    checkpoint_every: PositiveInt = 500
+    log_every: PositiveInt = 10
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class PretrainRecipe(Training):
+    """Self-supervised pre-training: a method on unlabelled volumes."""
+
+    method: Named
+
+
+class TaskRecipe(Training):
+    """A downstream task: labels, network, metrics, deployment."""
+
+    task: Named
+    augmentation: Augmentation = Augmentation()
+    foreground_prob: Probability = 0.5
+    validate_every: PositiveInt = 500
+    inference: Inference = Inference()
+    evaluation: Evaluation = Evaluation()
+    intended_use: str = "Research only; not a medical device"
+
+    @field_validator("intended_use")
+    @classmethod
+    def _short(cls, value: str) -> str:
+        if len(value) > 500:
+            raise ValueError("at most 500 characters")
+        return value
+
+    @property
+    def tile_size(self) -> tuple[int, int, int]:
+        """The sliding window's box in voxels."""
+        return self.inference.tile_size or self.data.crop_size
+
+
+Recipe = PretrainRecipe | TaskRecipe
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only: no aliases, tags or duplicate keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed in a recipe")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if repeated:
+            raise yaml.YAMLError(f"repeated key: {', '.join(repeated)}")
+        return super().construct_mapping(node, deep=deep)
+
+
+def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
+    """Parse a recipe's text.
+
+    Raises:
+        UsageError: `E_RECIPE` if it is too large, too deep, not a mapping or uses YAML beyond plain data.
+    """
+    if len(text.encode()) > MAX_BYTES:
+        raise UsageError("E_RECIPE", f"{source} is larger than {MAX_BYTES // 1024} KB")
+    try:
+        document = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError("E_RECIPE", f"{source} is not plain YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(document, dict):
+        raise UsageError("E_RECIPE", f"{source} must be a mapping of keys to values")
+    if _depth(document) > MAX_DEPTH:
+        raise UsageError("E_RECIPE", f"{source} is nested deeper than {MAX_DEPTH} levels")
+    return document
+
+
+def _depth(node: Any) -> int:
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return 1 + max((_depth(child) for child in children), default=0)
+
+
+def recipe_folder() -> Path:
+    """The recipes that come with medssl: inside the wheel, or beside the package in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "_recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def recipe_names(kind: Literal["pretrain", "tasks"]) -> list[str]:
+    """Names of the shipped recipes of a kind."""
+    return sorted(path.stem for path in (recipe_folder() / kind).glob("*.yaml"))
+
+
+def find_recipe(name: str, kinds: tuple[Literal["pretrain", "tasks"], ...] = ("pretrain", "tasks")) -> Path:
+    """A recipe's file, by shipped name or by path.
+
+    Raises:
+        UsageError: `E_RECIPE_NOT_FOUND`, with the nearest name.
+    """
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if path.is_file():
+            return path
+        raise UsageError("E_RECIPE_NOT_FOUND", f"no file {name}")
+    for kind in kinds:
+        path = recipe_folder() / kind / f"{name}.yaml"
+        if path.is_file():
+            return path
+    known = [known for kind in kinds for known in recipe_names(kind)]
+    raise UsageError("E_RECIPE_NOT_FOUND", f"no recipe called {name!r}", hint=suggest(name, known))
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read, override and validate a recipe; `method:` makes it a pre-training recipe, `task:` a task recipe.
+
+    Args:
+        path: YAML file.
+        overrides: `a.b=value` strings; values are YAML.
+
+    Raises:
+        UsageError: `E_RECIPE` with one line per fault.
+    """
+    document = parse_yaml(path.read_text(encoding="utf-8"), source=path.name)
+    for override in overrides or []:
+        apply_override(document, override)
+    return validate_recipe(document, source=path.name)
+
+
+def apply_override(document: dict[str, Any], override: str) -> None:
+    """Set one dotted key of a raw recipe in place.
+
+    Raises:
+        UsageError: `E_RECIPE` if the text is not `key=value` or the key runs through a plain value.
+    """
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise UsageError("E_RECIPE", f"--set {override!r} is not key=value", hint="for example --set data.batch_size=2")
+    *parents, last = key.split(".")
+    target = document
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise UsageError("E_RECIPE", f"--set {key}: {parent} is a value, not a section")
+    target[last] = parse_yaml(f"value: {value}", source=f"--set {key}")["value"]
+
+
+def validate_recipe(document: dict[str, Any], *, source: str) -> Recipe:
+    """Turn raw YAML data into a recipe, or report all faults.
+
+    Raises:
+        UsageError: `E_RECIPE`.
+    """
+    kind: type[Recipe] = PretrainRecipe if "method" in document else TaskRecipe
+    return validate_model(kind, document, source=source)
+
+
+def validate_model(model: type[Model], document: dict[str, Any], *, source: str) -> Model:
+    """Validate data against a pydantic model with faults rewritten for people.
+
+    Raises:
+        UsageError: `E_RECIPE`, all faults in one message.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        faults = [_fault(model, fault) for fault in error.errors()]
+    lines = "\n  ".join(faults)
+    raise UsageError("E_RECIPE", f"{source} has {len(faults)} fault{'s' * (len(faults) > 1)}:\n  {lines}")
+
+
+def _fault(model: type[BaseModel], fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"]) or "recipe"
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {suggest(str(fault['loc'][-1]), _valid_keys(model, fault['loc'][:-1]))}"
+    if fault["type"] == "missing":
+        return f"{where}: missing"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return (
+        f"{where}: {message} (got {fault['input']!r})"
+        if not isinstance(fault["input"], dict)
+        else f"{where}: {message}"
+    )
+
+
+def _valid_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Keys that the section at a location may have."""
+    current: Any = model
+    for part in location:
+        field = (
+            current.model_fields.get(str(part))
+            if isinstance(current, type) and issubclass(current, BaseModel)
+            else None
+        )
+        if field is None:
+            return []
+        current = next((option for option in _options(field.annotation) if isinstance(option, type)), None)
+    if not (isinstance(current, type) and issubclass(current, BaseModel)):
+        return []
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if is_union else (annotation,)
+
+
+def dump_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Plain data of a resolved recipe, every default filled in."""
+    return recipe.model_dump(mode="json", by_alias=True)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 of the resolved recipe's canonical JSON."""
+    return sha256_json(dump_recipe(recipe))
+
+
+def to_yaml(document: dict[str, Any]) -> str:
+    """YAML text in the order of the keys."""
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
