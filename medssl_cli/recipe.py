@@ -151,12 +151,14 @@ class PretrainRecipe(Training):
 
 
 class TaskRecipe(Training):
-    """A downstream task: labels, network, metrics, deployment."""
+    """A downstream task: labels, network, metrics, deployment. `name` becomes the installed model's."""
 
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
     task: Named
     augmentation: Augmentation = Augmentation()
     foreground_prob: Probability = 0.5
     validate_every: PositiveInt = 500
+    max_validation_patients: PositiveInt | None = None
     inference: Inference = Inference()
     evaluation: Evaluation = Evaluation()
     intended_use: str = "Research only; not a medical device"

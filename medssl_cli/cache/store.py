@@ -169,6 +169,17 @@ class Cache:
             hint="medssl cache ls shows what it has",
         )
 
+    def find(self, prefix: str) -> ItemRecord:
+        """The one item whose id begins so.
+
+        Raises:
+            UsageError: `E_NOT_FOUND` if there is none or several.
+        """
+        found = [record for record in self.records() if record.item_id.startswith(prefix)]
+        if len(found) != 1:
+            raise UsageError("E_NOT_FOUND", f"{len(found)} items begin with {prefix!r}", hint="see: medssl cache ls")
+        return found[0]
+
     def item_directory(self, item_id: str) -> Path:
         """Where an item lives."""
         return self.root / "items" / item_id[:2] / item_id

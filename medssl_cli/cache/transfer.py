@@ -1,0 +1,48 @@
+"""Out of the cache again: items and their labels as NIfTI, for any other tool and for checking this one."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.store import Cache
+from medssl_cli.files import storage_errors
+from medssl_cli.formats.nifti import write_nifti
+
+
+def export_items(
+    cache: Cache,
+    folder: Path,
+    records: Sequence[ItemRecord],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Path]:
+    """Write `<item_id>.nii.gz` and, for each label set, `<item_id>_<label_set>.nii.gz`.
+
+    Voxels keep their dtype and order; both affines of the files are the item's. The same item gives the same bytes.
+
+    Args:
+        cache: Where the items are.
+        folder: Made if it does not exist; files of the same names are replaced.
+        records: Items to export.
+        progress: Called with how many items are written, and of how many.
+
+    Returns:
+        The files written.
+
+    Raises:
+        GateError: `E_CACHE_CORRUPT`, or `E_OUTPUT_CHECK` if a file does not read back identically.
+        InputError: `E_AFFINE_SHEAR`, the item's axes are not orthogonal.
+        StorageError: `E_IO`.
+    """
+    with storage_errors("the export folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for done, record in enumerate(records):
+        progress(done, len(records))
+        volumes = {record.item_id: cache.read_image(record)}
+        volumes |= {f"{record.item_id}_{name}": cache.read_label(record, name) for name in sorted(record.labels)}
+        for stem, volume in volumes.items():
+            path = folder / f"{stem}.nii.gz"
+            write_nifti(path, volume.voxels[0], volume.affine)
+            written.append(path)
+    progress(len(records), len(records))
+    return written

@@ -1,0 +1,58 @@
+"""The `medssl` command. Each sub-command is a thin shell over one engine function; heavy imports wait inside it."""
+
+from typing import Annotated
+
+import typer
+
+from medssl_cli.cli import cache as cache_commands
+from medssl_cli.cli import models as models_commands
+from medssl_cli.cli import recipes as recipes_commands
+from medssl_cli.cli.boundary import guarded
+from medssl_cli.cli.demo import demo
+from medssl_cli.cli.doctor import doctor
+from medssl_cli.cli.evaluate import evaluate
+from medssl_cli.cli.export import export
+from medssl_cli.cli.finetune import finetune
+from medssl_cli.cli.infer import infer
+from medssl_cli.cli.ingest import ingest
+from medssl_cli.cli.pretrain import pretrain
+
+app = typer.Typer(
+    name="medssl",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Hospital images to a deployed model on one road: ingest, pretrain, finetune, evaluate, export, infer.",
+    epilog="Start with `medssl demo`, or `medssl ingest ./dicoms`.",
+)
+
+ROAD = "The road"
+for command in (ingest, pretrain, finetune, evaluate, export, infer):
+    app.command(rich_help_panel=ROAD)(guarded(command))
+for command in (demo, doctor):
+    app.command(rich_help_panel="Helpers")(guarded(command))
+app.add_typer(recipes_commands.app, name="recipes", rich_help_panel="Helpers")
+app.add_typer(models_commands.app, name="models", rich_help_panel="Helpers")
+app.add_typer(cache_commands.app, name="cache", rich_help_panel="Helpers")
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from medssl_cli import __version__
+
+        typer.echo(f"medssl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Hospital images to a deployed model on one road."""
+
+
+def main() -> None:
+    """Entry point of the `medssl` script."""
+    app()

@@ -1,0 +1,70 @@
+"""The one place that turns failures into messages and exit codes."""
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import ParamSpec
+
+import typer
+
+from medssl_cli.errors import Exit, MedsslError
+
+P = ParamSpec("P")
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Wrap a command: an error the user can act on is printed as such, anything else is a bug and says so."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        os.umask(0o077)
+        try:
+            command(*args, **kwargs)
+        except MedsslError as error:
+            report(error)
+            raise typer.Exit(int(error.exit_code)) from None
+        except KeyboardInterrupt:
+            typer.echo("\ninterrupted; run the same command again to go on", err=True)
+            raise typer.Exit(int(Exit.CTRL_C)) from None
+        except BrokenPipeError:
+            sys.stderr.close()
+            raise typer.Exit(int(Exit.OK)) from None
+        except OSError as error:
+            report_os_error(error)
+            raise typer.Exit(int(Exit.IO)) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001 - the boundary
+            report_bug(error)
+            raise typer.Exit(int(Exit.BUG)) from None
+
+    return run
+
+
+def report(error: MedsslError) -> None:
+    """`error: CODE: what` and `hint: what to do` on stderr."""
+    typer.echo(f"error: {error.code}: {error.message}", err=True)
+    if error.hint:
+        typer.echo(f"\nhint: {error.hint}", err=True)
+
+
+def report_os_error(error: OSError) -> None:
+    """The operating system refused; its text without the path, which may name a patient."""
+    typer.echo(f"error: E_IO: {error.strerror or type(error).__name__}", err=True)
+    typer.echo("\nhint: free space or fix permissions, then run the same command again", err=True)
+    if os.environ.get("MEDSSL_DEBUG"):
+        traceback.print_exc()
+
+
+def report_bug(error: Exception) -> None:
+    """Where a bug happened, without the exception's text: it may quote a patient's data."""
+    if os.environ.get("MEDSSL_DEBUG"):
+        traceback.print_exc()
+        return
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    for frame in frames:
+        typer.echo(f"  {os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}", err=True)  # noqa: PTH119
+    typer.echo(f"error: this is a bug in medssl: {type(error).__name__}", err=True)
+    typer.echo("\nhint: MEDSSL_DEBUG=1 shows the whole message (it may quote patient data); please report it", err=True)

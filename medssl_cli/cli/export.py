@@ -1,0 +1,55 @@
+"""`medssl export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, ModelsOption, QuietOption, models_folder
+from medssl_cli.cli.terminal import Terminal, result
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder written by `medssl finetune`.")],
+    model: Annotated[Path | None, typer.Argument(help="ONNX file to write.")] = None,
+    install: Annotated[bool, typer.Option(help="Put the model into the model store under its task's name.")] = False,
+    cache: CacheOption = DEFAULT_CACHE,
+    models: ModelsOption = None,
+    cases: Annotated[int, typer.Option(min=1, help="Whole cached images to compare torch with ONNX on.")] = 4,
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest allowed difference of a logit (relative).")] = 1e-3,
+    licence: Annotated[str, typer.Option(help="Licence of the weights, for the model's label.")] = "not stated",
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Export a run to one ONNX file and prove that it gives the trained model's answers.
+
+    torch and ONNX Runtime segment whole cached images; if they differ, no file is written and the exit code is 5.
+
+    Examples:
+
+        medssl export runs/heart-seg-scratch-fold0 model.onnx
+
+        medssl export runs/heart-seg-scratch-fold0 --install
+    """
+    from medssl_cli.deploy.export import export_run
+    from medssl_cli.deploy.store import ModelStore
+    from medssl_cli.errors import UsageError
+
+    if model is None and not install:
+        raise UsageError("E_USAGE", "nowhere to write to", hint="give an ONNX file, or --install")
+    path = model or run / "model.onnx"
+    terminal = Terminal(quiet=quiet)
+    terminal.note(f"run {run} · cache {cache} · {cases} cases · model {path}")
+    with terminal.running():
+        bundle = export_run(run, path, cache_root=cache, cases=cases, tolerance=tolerance, licence=licence)
+    parity = bundle.parity
+    lines = [
+        f"{path}: torch and ONNX Runtime agree on {100 * parity.argmax_agreement:.4f} % of voxels, "
+        f"Dice {parity.min_dice:.5f}, largest logit difference {parity.max_abs_difference:.1e} ({parity.num_cases} images)"
+    ]
+    if install:
+        store = ModelStore(models_folder(models))
+        lines.append(f"installed as {store.add(path).name} in {store.root}")
+        lines.append(f"next: medssl infer scan.nii.gz --task {bundle.task}")
+    document = {"model": str(path), "task": bundle.task, "parity": parity.model_dump(), "installed": install}
+    result(document, as_json=json, text="\n".join(lines))

@@ -1,0 +1,73 @@
+"""`medssl finetune`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl_cli.cli.options import (
+    DEFAULT_CACHE,
+    CacheOption,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    RunOption,
+    SetOption,
+    TaskOption,
+)
+from medssl_cli.cli.terminal import Terminal, result
+
+
+def finetune(
+    task: TaskOption,
+    cache: CacheOption = DEFAULT_CACHE,
+    init: Annotated[str, typer.Option(help="Run folder of `medssl pretrain`, or none to start from scratch.")] = "none",
+    fraction: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the training patients to use.")] = 1.0,
+    fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the training patients validates.")] = 0,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Time budget instead of the recipe's steps; the schedule fits it.")
+    ] = None,
+    overrides: SetOption = None,
+    run: RunOption = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Teach a task with few labels, from scratch or from a pre-trained encoder.
+
+    Patients are split into training, validation and test; test patients are never touched here.
+
+    Examples:
+
+        medssl finetune --task heart-seg --init runs/voco --fraction 0.1
+
+        medssl finetune --task hippocampus-seg --max-minutes 20
+    """
+    from medssl_cli.cache.store import Cache
+    from medssl_cli.engine.finetune import Choices
+    from medssl_cli.engine.finetune import finetune as run_finetune
+    from medssl_cli.engine.runs import run_name
+    from medssl_cli.engine.weights import load_encoder
+    from medssl_cli.errors import UsageError
+    from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe
+
+    path = find_recipe(task, ("tasks",))
+    resolved = load_recipe(path, overrides)
+    if not isinstance(resolved, TaskRecipe):
+        raise UsageError("E_RECIPE", f"{path.name} is a pre-training recipe", hint="use it with medssl pretrain")
+    encoder = None if init == "none" else load_encoder(Path(init))
+    parts = ["scratch" if encoder is None else Path(init).name, f"fold{fold}"]
+    parts += [f"{100 * fraction:g}pct"] if fraction < 1 else []
+    root = run or Path("runs") / run_name(path.stem, resolved, load_recipe(path), parts)
+    terminal = Terminal(quiet=quiet)
+    terminal.note(f"task {resolved.name} · cache {cache} · run {root} · init {init}")
+    choices = Choices(fold=fold, fraction=fraction, max_minutes=max_minutes, encoder=encoder)
+    with terminal.running():
+        summary = run_finetune(resolved, Cache.open(cache), root, choices, device=device, talk=terminal)
+    text = (
+        f"best validation Dice {summary.best_dice:.4f} at step {summary.best_step} of {summary.steps}, "
+        f"{summary.num_train_patients} training patients\n"
+        f"next: medssl evaluate {root}   then: medssl export {root} --install"
+    )
+    result({**asdict(summary), "root": str(root)}, as_json=json, text=text)

@@ -1,0 +1,73 @@
+"""`medssl models`: what is installed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl_cli.cli.boundary import guarded
+from medssl_cli.cli.options import JsonOption, ModelsOption, models_folder
+from medssl_cli.cli.terminal import result
+
+app = typer.Typer(help="List, show, add and remove installed models.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="Name of an installed model.")]
+
+
+@app.command("ls")
+@guarded
+def list_models(models: ModelsOption = None, json: JsonOption = False) -> None:
+    """List the installed models.
+
+    Example: medssl models ls
+    """
+    from medssl_cli.deploy.store import ModelStore
+
+    store = ModelStore(models_folder(models))
+    document, lines = [], []
+    for model in store.models():
+        classes = ", ".join(model.bundle.classes.values()) if model.bundle else model.problem
+        document.append({"name": model.name, "bytes": model.size_bytes, "problem": model.problem})
+        lines.append(f"{model.name:20} {model.size_bytes / 1e6:8.1f} MB  {classes}")
+    text = "\n".join(lines) or f"no models in {store.root}; install one with: medssl export RUN --install"
+    result(document, as_json=json, text=text)
+
+
+@app.command()
+@guarded
+def show(name: Name, models: ModelsOption = None) -> None:
+    """Print everything that a model says about itself, as JSON, after checking every byte of it.
+
+    Example: medssl models show heart-seg
+    """
+    from medssl_cli.deploy.store import ModelStore
+
+    bundle = ModelStore(models_folder(models)).show(name).bundle
+    typer.echo(bundle.model_dump_json(indent=2) if bundle else "")
+
+
+@app.command()
+@guarded
+def add(
+    model: Annotated[Path, typer.Argument(help="An exported model.onnx.")], models: ModelsOption = None
+) -> None:
+    """Install a model under its task's name.
+
+    Example: medssl models add model.onnx
+    """
+    from medssl_cli.deploy.store import ModelStore
+
+    store = ModelStore(models_folder(models))
+    typer.echo(f"installed as {store.add(model).name} in {store.root}")
+
+
+@app.command()
+@guarded
+def remove(name: Name, models: ModelsOption = None) -> None:
+    """Remove an installed model.
+
+    Example: medssl models remove heart-seg
+    """
+    from medssl_cli.deploy.store import ModelStore
+
+    ModelStore(models_folder(models)).remove(name)
+    typer.echo(f"removed {name}")

@@ -1,0 +1,67 @@
+"""Options that several commands share, each defined once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl_cli.errors import UsageError
+
+
+def _complete_pretrain(incomplete: str) -> list[str]:
+    from medssl_cli.recipe import recipe_names
+
+    return [name for name in recipe_names("pretrain") if name.startswith(incomplete)]
+
+
+def _complete_task(incomplete: str) -> list[str]:
+    from medssl_cli.recipe import recipe_names
+
+    return [name for name in recipe_names("tasks") if name.startswith(incomplete)]
+
+
+CacheOption = Annotated[
+    Path, typer.Option("--cache", help="Cache folder written by `medssl ingest`.", envvar="MEDSSL_CACHE")
+]
+ModelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--models", help="Folder of installed models; default: the user's data folder.", envvar="MEDSSL_MODELS"
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the recipe, e.g. data.batch_size=2."),
+]
+RunOption = Annotated[Path | None, typer.Option("--run", help="Run folder; default: named after the recipe in ./runs.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N. Never falls back silently.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and notes; errors only.")]
+RecipeOption = Annotated[
+    str,
+    typer.Option("--recipe", help="Name of a pre-training recipe, or a YAML file.", autocompletion=_complete_pretrain),
+]
+TaskOption = Annotated[
+    str, typer.Option("--task", help="Name of a task recipe, or a YAML file.", autocompletion=_complete_task)
+]
+DEFAULT_CACHE = Path("medssl-cache")
+
+
+def models_folder(given: Path | None) -> Path:
+    """The model store: as given, or in the user's data folder."""
+    if given is not None:
+        return given
+    from platformdirs import user_data_path
+
+    return user_data_path("medssl", appauthor=False) / "models"
+
+
+def require_path(path: Path) -> Path:
+    """An input path that must exist.
+
+    Raises:
+        UsageError: `E_NOT_FOUND`.
+    """
+    if not path.exists():
+        raise UsageError("E_NOT_FOUND", f"no such file or folder: {path}")
+    return path

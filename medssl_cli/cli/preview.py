@@ -1,0 +1,20 @@
+"""The picture beside a mask."""
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.imaging.volume import Volume
+
+
+def draw_preview(volume: Volume, labels: NDArray[np.uint8], classes: Mapping[int, str]) -> bytes:
+    """PNG of three planes with the label map over the image."""
+    from medssl_cli.report.pictures import mid_planes
+
+    window = (-200.0, 600.0) if volume.units == "HU" else None
+    picture = mid_planes(volume.voxels[0], volume.affine, mask=labels, classes=classes, window=window)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,76 @@
+"""`medssl recipes`: what ships, what it says, how to make one's own."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl_cli.cli.boundary import guarded
+from medssl_cli.cli.options import JsonOption, SetOption
+from medssl_cli.cli.terminal import result
+
+app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")]
+
+
+@app.command("ls")
+@guarded
+def list_recipes(json: JsonOption = False) -> None:
+    """List the shipped recipes.
+
+    Example: medssl recipes ls
+    """
+    from medssl_cli.recipe import find_recipe, recipe_names
+
+    names = {"pretrain": recipe_names("pretrain"), "tasks": recipe_names("tasks")}
+    lines = []
+    for kind, members in names.items():
+        for name in members:
+            first = find_recipe(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+            lines.append(f"{kind:9} {name:18} {first}")
+    result(names, as_json=json, text="\n".join(lines))
+
+
+@app.command()
+@guarded
+def show(name: Name) -> None:
+    """Print a recipe.
+
+    Example: medssl recipes show voco
+    """
+    from medssl_cli.recipe import find_recipe
+
+    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+@guarded
+def copy(name: Name, path: Annotated[Path, typer.Argument(help="File to write; it must not exist.")]) -> None:
+    """Copy a recipe, to change it.
+
+    Example: medssl recipes copy heart-seg my-heart.yaml
+    """
+    from medssl_cli.errors import UsageError
+    from medssl_cli.files import write_atomic
+    from medssl_cli.recipe import find_recipe
+
+    if path.exists():
+        raise UsageError("E_OUTPUT_EXISTS", f"{path} exists already")
+    write_atomic(path, find_recipe(name).read_bytes())
+    typer.echo(f"{path}\nnext: edit it, then: medssl recipes check {path}")
+
+
+@app.command()
+@guarded
+def check(name: Name, overrides: SetOption = None, json: JsonOption = False) -> None:
+    """Check a recipe: keys, values, and that its network can be built.
+
+    Example: medssl recipes check my-heart.yaml
+    """
+    from medssl_cli.engine.build import check_recipe
+    from medssl_cli.recipe import dump_recipe, find_recipe, load_recipe, recipe_hash
+
+    recipe = load_recipe(find_recipe(name), overrides)
+    check_recipe(recipe)
+    document = {"recipe": dump_recipe(recipe), "sha256": recipe_hash(recipe)}
+    result(document, as_json=json, text=f"{name} is sound (sha256 {recipe_hash(recipe)[:12]})")

@@ -1,0 +1,187 @@
+"""From prepared items to batches of crops. Every random choice is a function of (seed, step, slot).
+
+Worker count, interruptions and resuming change nothing: sample (step, slot) is the same crop everywhere.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from medssl_cli.cache.arrays import open_array
+from medssl_cli.cache.prepared import PreparedItem
+from medssl_cli.imaging.geometry import Shape
+
+BATCH_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """Crops of one step.
+
+    Args:
+        images: `[B, C, X, Y, Z]` float32 network input.
+        labels: `[B, X, Y, Z]` int64, or None for unlabelled data.
+        item_ids: Where each came from.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    item_ids: list[str]
+
+
+def item_of(step: int, slot: int, *, batch_size: int, num_items: int, seed: int) -> int:
+    """Index of the item that sample (step, slot) shows: every epoch is a new permutation of all items."""
+    epoch, offset = divmod(step * batch_size + slot, num_items)
+    return int(_epoch_order(seed, epoch, num_items)[offset])
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, num_items: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, 1, epoch]).permutation(num_items)
+
+
+def crop_start(
+    item: PreparedItem, crop_size: Shape, rng: np.random.Generator, *, foreground_prob: float
+) -> tuple[int, int, int]:
+    """First voxel of a random crop; with `foreground_prob` it shows a random voxel of a random class.
+
+    Where the image is smaller than the crop, the start is negative and the image lies in the middle of the crop.
+    """
+    wants_foreground = bool(item.points) and rng.random() < foreground_prob
+    point = None
+    if wants_foreground:
+        classes = sorted(item.points)
+        candidates = item.points[classes[rng.integers(len(classes))]]
+        point = candidates[rng.integers(len(candidates))]
+    start = []
+    for axis, (size, length) in enumerate(zip(item.shape, crop_size, strict=True)):
+        spare = size - length
+        if spare <= 0:
+            start.append(spare // 2)
+            continue
+        low, high = 0, spare
+        if point is not None:
+            low, high = max(0, int(point[axis]) - length + 1), min(spare, int(point[axis]))
+        start.append(int(rng.integers(low, high + 1)))
+    return start[0], start[1], start[2]
+
+
+def read_crop(array: Any, start: tuple[int, int, int], crop_size: Shape, *, pad_value: float | None) -> NDArray[Any]:
+    """Read a box, padding what lies outside of the image.
+
+    Args:
+        array: `[X, Y, Z]`, read lazily.
+        start: First voxel; may be negative.
+        crop_size: Size of the box.
+        pad_value: Value outside; None repeats the border.
+    """
+    low = [max(0, first) for first in start]
+    high = [min(size, first + length) for size, first, length in zip(array.shape, start, crop_size, strict=True)]
+    inside = np.asarray(array[low[0] : high[0], low[1] : high[1], low[2] : high[2]])
+    widths = [
+        (begin - first, first + length - end)
+        for first, length, begin, end in zip(start, crop_size, low, high, strict=True)
+    ]
+    if not any(before or after for before, after in widths):
+        return inside
+    if pad_value is None:
+        return np.pad(inside, widths, mode="edge")
+    return np.pad(inside, widths, constant_values=pad_value)
+
+
+class CropDataset(Dataset[tuple[NDArray[np.float32], NDArray[np.uint8] | None, str]]):
+    """Crops by (step, slot).
+
+    Args:
+        items: Prepared items.
+        crop_size: Size (X, Y, Z) in voxels.
+        batch_size: Samples per step, over all devices.
+        seed: Of the run.
+        foreground_prob: Share of crops that show a labelled voxel; needs labels.
+        pad_with_low: Outside of an image lies its lowest value (air) instead of a repetition of its border.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[PreparedItem],
+        crop_size: Shape,
+        *,
+        batch_size: int,
+        seed: int,
+        foreground_prob: float = 0,
+        pad_with_low: bool = False,
+    ) -> None:
+        self._items = list(items)
+        self._crop_size = crop_size
+        self._batch_size = batch_size
+        self._seed = seed
+        self._foreground_prob = foreground_prob
+        self._pad_with_low = pad_with_low
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, str]:
+        step, slot = index
+        chosen = item_of(step, slot, batch_size=self._batch_size, num_items=len(self._items), seed=self._seed)
+        item = self._items[chosen]
+        rng = np.random.default_rng([self._seed, 2, step, slot])
+        start = crop_start(item, self._crop_size, rng, foreground_prob=self._foreground_prob)
+        outside = item.intensity.low if self._pad_with_low else None
+        image = item.intensity.apply(read_crop(open_array(item.image), start, self._crop_size, pad_value=outside))
+        label = None
+        if item.label is not None:
+            label = read_crop(open_array(item.label), start, self._crop_size, pad_value=0)
+        return image[None], label, item.item_id
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (step, slot) for one of several processes, from a step on.
+
+    Args:
+        first_step: Where to begin.
+        num_steps: Where to end.
+        batch_size: Slots per process.
+        rank: This process.
+    """
+
+    def __init__(self, first_step: int, num_steps: int, batch_size: int, *, rank: int = 0) -> None:
+        self._steps = range(first_step, num_steps)
+        self._slots = range(rank * batch_size, (rank + 1) * batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in self._steps:
+            yield [(step, slot) for slot in self._slots]
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+
+def collate(samples: list[tuple[NDArray[np.float32], NDArray[np.uint8] | None, str]]) -> CropBatch:
+    """Stack samples into a batch."""
+    images, labels, item_ids = zip(*samples, strict=True)
+    has_labels = labels[0] is not None
+    return CropBatch(
+        images=torch.from_numpy(np.stack(images)),
+        labels=torch.from_numpy(np.stack(labels).astype(np.int64)) if has_labels else None,
+        item_ids=list(item_ids),
+    )
+
+
+def crop_loader(
+    dataset: CropDataset, *, first_step: int, num_steps: int, batch_size: int, num_workers: int, rank: int = 0
+) -> DataLoader[Any]:
+    """Loader of batches `first_step` to `num_steps`; arrays are opened in the workers only."""
+    return DataLoader(
+        dataset,
+        batch_sampler=StepSampler(first_step, num_steps, batch_size, rank=rank),
+        collate_fn=collate,
+        num_workers=num_workers,
+        timeout=BATCH_TIMEOUT_S if num_workers else 0,
+        multiprocessing_context="spawn" if num_workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,161 @@
+"""What rides inside `model.onnx`: all that inference needs and all that a reader should know about the model."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, BinaryIO, Final, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from medssl_cli.deploy.onnx_file import MAX_BYTES, read_head, seal, unseal
+from medssl_cli.errors import StorageError, UsageError
+from medssl_cli.recipe import PositiveFloat, PositiveInt, Preprocessing, Size, Strict
+
+HEAD_BYTES: Final = 4 * 1024 * 1024
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+
+class Parity(Strict):
+    """How close ONNX Runtime came to torch on real cases, end to end.
+
+    Args:
+        max_abs_difference: Largest |torch - onnx| of a logit, divided by max(1, largest |logit| of its tile).
+        argmax_agreement: Fraction of voxels with the same class on the source grid.
+        min_dice: Smallest Dice between the two masks over cases and structures.
+        num_cases: Whole volumes compared.
+    """
+
+    max_abs_difference: Annotated[float, Field(ge=0)]
+    argmax_agreement: Annotated[float, Field(ge=0, le=1)]
+    min_dice: Annotated[float, Field(ge=0, le=1)]
+    num_cases: PositiveInt
+
+
+class Bundle(Strict):
+    """The contract of an exported model.
+
+    Args:
+        task: Name of the task; also the name of the installed model.
+        classes: Names by label value, background (0) left out.
+        modality: Of the training images; None for any.
+        nsd_tolerance_mm: The recipe's tolerance, so that evaluation of the model needs no recipe.
+        weights_sha256: Of the weights that were exported.
+        manifest_sha256: Of the run's list of items.
+        trained_on: `patient_digest` of every patient seen in training or model selection.
+        split_seed: Of the patient split.
+        fold: Of the patient split.
+        parity: None only while export has not compared the model with torch yet; such a model does not load.
+    """
+
+    contract_version: Literal[1] = 1
+    task: TaskName
+    preprocessing: Preprocessing
+    classes: dict[int, str] = Field(min_length=1, max_length=255)
+    in_channels: PositiveInt = 1
+    modality: str | None = None
+    tile_size: Size
+    overlap: Annotated[float, Field(ge=0, lt=1)]
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    nsd_tolerance_mm: PositiveFloat
+    medssl_version: str
+    recipe_sha256: Digest
+    weights_sha256: Digest
+    manifest_sha256: Digest
+    trained_on: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], ...] = ()
+    split_seed: Annotated[int, Field(ge=0)]
+    fold: Annotated[int, Field(ge=0)]
+    parity: Parity | None = None
+    intended_use: Annotated[str, Field(max_length=500)]
+    licence: Annotated[str, Field(max_length=200)] = "not stated"
+
+    @field_validator("classes")
+    @classmethod
+    def _without_gaps(cls, classes: dict[int, str]) -> dict[int, str]:
+        if sorted(classes) != list(range(1, len(classes) + 1)):
+            raise ValueError("label values must be 1, 2, 3 ... without gaps")
+        return classes
+
+    @model_validator(mode="after")
+    def _sorted_patients(self) -> Self:
+        if list(self.trained_on) != sorted(set(self.trained_on)):
+            raise ValueError("trained_on must be sorted and without repetition")
+        return self
+
+    def has_seen(self, patient_key: str) -> bool:
+        """Whether the model was trained or selected on a patient of this key."""
+        return patient_digest(patient_key) in self.trained_on
+
+    def to_json(self) -> str:
+        """Canonical JSON."""
+        document = self.model_dump(mode="json")
+        return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def patient_digest(patient_key: str) -> str:
+    """What a model remembers of a training patient: 16 hexadecimal digits of the pseudonymous key's SHA-256."""
+    return hashlib.sha256(patient_key.encode()).hexdigest()[:16]
+
+
+def attach(model: bytes, bundle: Bundle) -> bytes:
+    """A serialised ONNX model with its bundle and digest, ready to be written."""
+    return seal(model, bundle.to_json())
+
+
+def load_model(path: Path) -> tuple[bytes, Bundle, str]:
+    """Read a model whole and check every byte of it.
+
+    Returns:
+        The file's bytes, its bundle and its SHA-256.
+
+    Raises:
+        UsageError: `E_NOT_FOUND`, `E_MODEL_INVALID`.
+        GateError: `E_MODEL_CORRUPT`.
+    """
+    data = _read(path, MAX_BYTES)
+    bundle_json, digest = unseal(data, name=path.name)
+    bundle = _parse(bundle_json, path.name)
+    if bundle.parity is None:
+        raise UsageError("E_MODEL_INVALID", f"{path.name} was never compared with its trained network")
+    return data, bundle, digest
+
+
+def read_bundle(path: Path) -> Bundle:
+    """The bundle alone, from the first bytes of a model; `load_model` checks the rest.
+
+    Raises:
+        UsageError: `E_NOT_FOUND`, `E_MODEL_INVALID`.
+    """
+    with _opened(path) as stream:
+        head = stream.read(HEAD_BYTES)
+    return _parse(read_head(head, name=path.name), path.name)
+
+
+def _parse(bundle_json: str, name: str) -> Bundle:
+    try:
+        return Bundle.model_validate_json(bundle_json)
+    except ValidationError as error:
+        places = {".".join(str(part) for part in fault["loc"]) or "bundle" for fault in error.errors()}
+        where = ", ".join(sorted(places))
+        raise UsageError("E_MODEL_INVALID", f"{name} has a bundle that this medssl cannot read: {where}") from error
+
+
+def _read(path: Path, limit: int) -> bytes:
+    with _opened(path) as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise UsageError("E_MODEL_INVALID", f"{path.name} is larger than 2 GiB")
+    return data
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    if not path.is_file():
+        raise UsageError("E_NOT_FOUND", f"no model file {path}")
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except OSError as error:
+        raise StorageError("E_IO", f"cannot read {path.name}") from error

@@ -1,0 +1,123 @@
+"""What is installed, and which devices really work: each one is tried, none is believed."""
+
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final, Literal
+
+from medssl_cli.deploy.runtime import num_cuda_devices
+
+PACKAGES: Final = (
+    "medssl",
+    "numpy",
+    "torch",
+    "monai",
+    "lightning-fabric",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxscript",
+    "SimpleITK",
+    "pydicom",
+    "highdicom",
+    "nibabel",
+    "blosc2",
+)
+ONE_OF_TWO: Final = ("onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: `ok`, `note` (works, with less) or `problem` (something will fail)."""
+
+    what: str
+    status: Literal["ok", "note", "problem"]
+    detail: str
+
+
+def examine() -> list[Finding]:
+    """Look at packages and devices; imports torch."""
+    checks: tuple[Callable[[], Finding], ...] = (_python, _runtimes, _driver, _onnx_device, _torch_device)
+    return [*(check() for check in checks), *_packages()]
+
+
+def installed(package: str) -> str | None:
+    """A package's version, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _python() -> Finding:
+    return Finding("Python", "ok", f"{platform.python_version()} on {sys.platform} {platform.machine()}")
+
+
+def _packages() -> list[Finding]:
+    found = {name: installed(name) for name in PACKAGES}
+    missing = [name for name, present in found.items() if present is None and name not in ONE_OF_TWO]
+    lines = [Finding(name, "ok", present) for name, present in found.items() if present is not None]
+    return lines + [Finding(name, "problem", "not installed") for name in missing]
+
+
+def _runtimes() -> Finding:
+    """Both builds of ONNX Runtime hold the same files: the last installed wins, and removing one breaks it."""
+    present = [name for name in ONE_OF_TWO if installed(name) is not None]
+    if len(present) == 1:
+        return Finding("ONNX Runtime", "ok", f"{present[0]} {installed(present[0])}")
+    detail = f"{' and '.join(present)} are installed, keep one" if present else "not installed"
+    return Finding("ONNX Runtime", "problem", detail)
+
+
+def _driver() -> Finding:
+    count = num_cuda_devices()
+    return Finding("CUDA driver", "ok" if count else "note", f"{count} devices" if count else "none: the CPU is used")
+
+
+def _onnx_device() -> Finding:
+    """Run a tiny graph and see where it ran."""
+    from medssl_cli.deploy.runtime import CUDA, open_session
+
+    session = open_session(_identity_model(), "a test graph", cuda=0 if num_cuda_devices() else None)
+    session.run(None, {"x": _one()})
+    if session.get_providers()[0] == CUDA:
+        return Finding("ONNX Runtime device", "ok", "cuda:0")
+    if num_cuda_devices():
+        return Finding(
+            "ONNX Runtime device", "note", "cpu: the GPU cannot be used, CUDA or cuDNN of this build is missing"
+        )
+    return Finding("ONNX Runtime device", "ok", "cpu")
+
+
+def _torch_device() -> Finding:
+    try:
+        import torch
+    except ImportError:
+        return Finding("torch device", "note", "torch is not installed: infer works, training does not")
+    name = "cuda" if torch.cuda.is_available() else "cpu"
+    total = float(torch.ones(2, 2, device=name).sum())
+    if total != 4:
+        return Finding("torch device", "problem", f"{name} computes 1 + 1 + 1 + 1 = {total:g}")
+    detail = torch.cuda.get_device_name(0) if name == "cuda" else "cpu"
+    if name == "cpu" and num_cuda_devices():
+        return Finding("torch device", "note", "cpu: this build of torch cannot use the GPU")
+    return Finding("torch device", "ok", detail)
+
+
+def _one() -> object:
+    import numpy as np
+
+    return np.ones(1, dtype=np.float32)
+
+
+def _identity_model() -> bytes:
+    """y = x for one float."""
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    serialised: bytes = model.SerializeToString()
+    return serialised

@@ -1,0 +1,89 @@
+"""From names and options in a recipe to networks; wrong options become recipe errors, all at once."""
+
+from typing import Any
+
+from torch import nn
+
+from medssl_cli import plugins
+from medssl_cli.engine.randomness import Purpose, implicit_randomness
+from medssl_cli.errors import UsageError
+from medssl_cli.methods import MethodBase
+from medssl_cli.nn.backbones import Backbone
+from medssl_cli.recipe import Named, PretrainRecipe, Recipe, TaskRecipe, validate_model
+
+
+def build_backbone(backbone: Named, *, in_channels: int = 1) -> Backbone:
+    """A backbone by name.
+
+    Raises:
+        UsageError: `E_UNKNOWN_NAME` or `E_RECIPE`.
+    """
+    module = plugins.load("backbone", backbone.name)
+    try:
+        built: Backbone = module.build(in_channels, **backbone.options)
+    except (TypeError, ValueError) as error:
+        raise UsageError("E_RECIPE", f"backbone {backbone.name}: {error}") from error
+    return built
+
+
+def build_method(recipe: PretrainRecipe) -> MethodBase:
+    """The method of a recipe around a freshly initialised backbone; the same seed gives the same weights.
+
+    Raises:
+        UsageError: `E_UNKNOWN_NAME`, `E_RECIPE` or `E_CANVAS`.
+    """
+    module = plugins.load("method", recipe.method.name)
+    options = validate_model(module.Options, recipe.method.options, source=f"method {recipe.method.name}")
+    with implicit_randomness(recipe.seed, Purpose.INITIALISATION):
+        backbone = build_backbone(recipe.backbone)
+        _check_crop(recipe, backbone)
+        method: MethodBase = module.Method(backbone, options, recipe.data.crop_size)
+    return method
+
+
+def build_task(recipe: TaskRecipe) -> nn.Module:
+    """The network of a task recipe, freshly initialised.
+
+    Raises:
+        UsageError: `E_UNKNOWN_NAME` or `E_RECIPE`.
+    """
+    module = plugins.load("task", recipe.task.name)
+    options = task_options(recipe)
+    with implicit_randomness(recipe.seed, Purpose.INITIALISATION):
+        backbone = build_backbone(recipe.backbone)
+        _check_crop(recipe, backbone)
+        try:
+            task: nn.Module = module.Task(backbone, options)
+        except ValueError as error:
+            raise UsageError("E_RECIPE", f"task {recipe.task.name}: {error}") from error
+    return task
+
+
+def task_options(recipe: TaskRecipe) -> Any:
+    """The validated options of a recipe's task."""
+    module = plugins.load("task", recipe.task.name)
+    return validate_model(module.Options, recipe.task.options, source=f"task {recipe.task.name}")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Build everything once, to find every fault that validation of the YAML alone cannot see.
+
+    Raises:
+        UsageError: The fault.
+    """
+    if isinstance(recipe, PretrainRecipe):
+        build_method(recipe)
+    else:
+        build_task(recipe)
+
+
+def _check_crop(recipe: Recipe, backbone: Backbone) -> None:
+    sizes = {"data.crop_size": recipe.data.crop_size}
+    if isinstance(recipe, TaskRecipe):
+        sizes["inference.tile_size"] = recipe.tile_size
+    for name, size in sizes.items():
+        if any(length % backbone.crop_multiple for length in size):
+            raise UsageError(
+                "E_CANVAS",
+                f"{name} {list(size)} must be multiples of {backbone.crop_multiple} for {recipe.backbone.name}",
+            )

@@ -1,0 +1,343 @@
+"""Supervised training of a task on few labels: one loop for every task."""
+
+import json
+import math
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.prepared import prepare
+from medssl_cli.cache.splits import Split, split_items
+from medssl_cli.cache.store import Cache
+from medssl_cli.data.augment import augment
+from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
+from medssl_cli.engine.build import build_task, task_options
+from medssl_cli.engine.checkpoints import Checkpoint, optimizer_tensors, prefixed, restore_optimizer, unprefixed
+from medssl_cli.engine.devices import make_fabric
+from medssl_cli.engine.metrics_log import MetricsLog
+from medssl_cli.engine.optimisation import (
+    AveragedWeights,
+    Budget,
+    build_optimizer,
+    learning_rate,
+    set_learning_rate,
+)
+from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
+from medssl_cli.engine.runs import Manifest, Run, open_run, start_run
+from medssl_cli.engine.selection import select
+from medssl_cli.engine.signals import stop_on_signals
+from medssl_cli.engine.talk import Talk
+from medssl_cli.engine.weights import Encoder, initialise
+from medssl_cli.errors import GateError, UsageError
+from medssl_cli.files import sha256_json, write_json
+from medssl_cli.imaging.segment import segment_volume
+from medssl_cli.imaging.tiling import Predict
+from medssl_cli.metrics.overlap import dice
+from medssl_cli.recipe import TaskRecipe
+from medssl_cli.tasks import TaskLosses
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user decides beside the recipe.
+
+    Args:
+        fold: Which fifth of the training patients validates.
+        fraction: Share of the training patients to use.
+        max_minutes: Time limit instead of the recipe's steps.
+        encoder: Pre-trained weights, or None to start from scratch.
+    """
+
+    fold: int = 0
+    fraction: float = 1.0
+    max_minutes: float | None = None
+    encoder: Encoder | None = None
+
+    def document(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "fold": self.fold,
+            "fraction": self.fraction,
+            "max_minutes": self.max_minutes,
+            "encoder_sha256": None if self.encoder is None else self.encoder.sha256,
+        }
+
+
+@dataclass(frozen=True)
+class FinetuneSummary:
+    """How a fine-tuning ended: steps done and the best validation's mean Dice and step."""
+
+    root: Path
+    steps: int
+    best_dice: float
+    best_step: int
+    num_train_patients: int
+
+
+@dataclass(frozen=True)
+class FineTunedRun:
+    """A finished (or at least validated) run, ready to predict."""
+
+    root: Path
+    recipe: TaskRecipe
+    classes: dict[int, str]
+    network: nn.Module
+    manifest: dict[str, Any]
+    weights_sha256: str
+    in_channels: int = 1
+
+
+def finetune(
+    recipe: TaskRecipe, cache: Cache, root: Path, choices: Choices, *, device: str, talk: Talk
+) -> FinetuneSummary:
+    """Train a task from labels, or go on where an earlier call stopped.
+
+    Raises:
+        UsageError: Wrong recipe, device, weights or run folder.
+        NothingUsableError: `E_NO_LABELS`, `E_TOO_FEW_PATIENTS`.
+        GateError: `E_DIVERGED`.
+        InterruptedCleanlyError: A signal; the state is saved.
+    """
+    if choices.encoder is not None and choices.encoder.backbone != recipe.backbone:
+        talk.note(f"backbone {choices.encoder.backbone.name} of --init replaces the recipe's")
+        recipe = recipe.model_copy(update={"backbone": choices.encoder.backbone})
+    label_set = task_options(recipe).label_set
+    labelled = select(cache, modality=recipe.data.modality, label_set=label_set, talk=talk)
+    split = split_items(
+        cache.records(),
+        labelled,
+        seed=recipe.seed,
+        fold=choices.fold,
+        fraction=choices.fraction,
+        num_val=recipe.max_validation_patients,
+    )
+    manifest = Manifest({"train": split.train, "val": split.val, "test": split.test}, choices.document())
+    run = start_run(root, "finetune", recipe, manifest)
+    if run.is_finished:
+        talk.note(f"{root} is finished already")
+        return _summary(run)
+    talk.note(_counts(split))
+    task = build_task(recipe)
+    if choices.encoder is not None:
+        talk.note("from --init: " + initialise(task.get_submodule("backbone"), choices.encoder))
+    items = prepare(
+        cache,
+        split.train,
+        recipe.data.preprocessing,
+        label_set=label_set,
+        progress=lambda done, total: talk.progress("preparing", done, total),
+    )
+    dataset = CropDataset(
+        items,
+        recipe.data.crop_size,
+        batch_size=recipe.data.batch_size,
+        seed=recipe.seed,
+        foreground_prob=recipe.foreground_prob,
+    )
+    validate = _validator(recipe, cache, split.val, label_set)
+    _Loop(recipe, run, task, talk, device=device, max_minutes=choices.max_minutes).train(dataset, validate)
+    return _summary(run)
+
+
+def _counts(split: Split) -> str:
+    counts = {
+        name: len({record.patient_key for record in records})
+        for name, records in (("train", split.train), ("val", split.val), ("test", split.test))
+    }
+    return f"patients: {counts['train']} train, {counts['val']} validation, {counts['test']} test (held out)"
+
+
+Validate = Callable[[Predict], float]
+
+
+def _validator(recipe: TaskRecipe, cache: Cache, records: tuple[ItemRecord, ...], label_set: str) -> Validate:
+    """Mean Dice over structures and patients on the native grid; a structure absent from both counts for nothing."""
+    values = sorted(task_options(recipe).classes)
+
+    def validate(predict: Predict) -> float:
+        scores = []
+        for record in records:
+            labels = segment_volume(
+                predict,
+                cache.read_image(record),
+                preprocessing=recipe.data.preprocessing,
+                tile=recipe.tile_size,
+                overlap=recipe.inference.overlap,
+            )
+            reference = cache.read_label(record, label_set).voxels[0]
+            scores += [dice(labels == value, reference == value) for value in values]
+        known = [score for score in scores if not math.isnan(score)]
+        return float(np.mean(known)) if known else 0.0
+
+    return validate
+
+
+class _Loop:
+    """The state of one fine-tuning between steps."""
+
+    def __init__(
+        self, recipe: TaskRecipe, run: Run, task: nn.Module, talk: Talk, *, device: str, max_minutes: float | None
+    ) -> None:
+        self._recipe = recipe
+        self._run = run
+        self._talk = talk
+        self._fabric = make_fabric(device, recipe.precision)
+        optimizer = build_optimizer(task, recipe.optimizer)
+        self._task = task
+        self._average = AveragedWeights(task, recipe.ema_decay) if recipe.ema_decay else None
+        self._best = {"dice": -1.0, "step": 0}
+        self._budget = Budget(recipe.steps, max_minutes)
+        self._first = self._restore(optimizer)
+        self._module, self._optimizer = self._fabric.setup(task, optimizer)
+        if self._average is not None:
+            self._average.network.to(self._fabric.device)
+
+    def train(self, dataset: CropDataset, validate: Validate) -> None:
+        """Steps until the budget is spent, with validation and checkpoints."""
+        recipe, budget = self._recipe, self._budget
+        batches = iter(
+            crop_loader(
+                dataset,
+                first_step=self._first * recipe.accumulate,
+                num_steps=budget.last_step * recipe.accumulate,
+                batch_size=recipe.data.batch_size,
+                num_workers=recipe.data.num_workers,
+            )
+        )
+        step = self._first
+        with stop_on_signals() as stop, closing(MetricsLog(self._run.root, resume_step=self._first)) as log:
+            while (progress := budget.progress(step)) < 1:
+                rate = learning_rate(progress, recipe.optimizer.learning_rate, recipe.schedule)
+                losses = self._step(batches, step, rate)
+                step += 1
+                is_last = budget.progress(step) >= 1
+                values = {"loss": float(losses.total.detach()), "learning_rate": rate}
+                self._talk.progress("fine-tuning", budget.progress(step), 1.0, f"loss {values['loss']:.4f}")
+                if step % recipe.validate_every == 0 or is_last:
+                    values["val_dice"] = self._validate(validate, step)
+                if step % recipe.log_every == 0 or "val_dice" in values:
+                    log.write(step, values | {name: float(part.detach()) for name, part in losses.parts.items()})
+                if step % recipe.checkpoint_every == 0 or is_last or stop.is_set:
+                    self._save(step)
+                if stop.is_set and not is_last:
+                    stop.raise_interrupted(f"fine-tuning stopped after step {step}")
+        summary = {
+            "steps": step,
+            "best_dice": self._best["dice"],
+            "best_step": self._best["step"],
+            "num_train_patients": len({entry["patient"] for entry in self._run.manifest["splits"]["train"]}),
+        }
+        write_json(self._run.summary_path, summary)
+
+    def _step(self, batches: Any, step: int, rate: float) -> TaskLosses:
+        recipe, fabric = self._recipe, self._fabric
+        self._module.train()
+        set_learning_rate(self._optimizer, rate)
+        for micro in range(recipe.accumulate):
+            batch: CropBatch = next(batches)
+            index = step * recipe.accumulate + micro
+            random = generator(recipe.seed, Purpose.AUGMENTATION, index)
+            images, labels = augment(
+                fabric.to_device(batch.images), fabric.to_device(batch.labels), recipe.augmentation, random
+            )
+            with implicit_randomness(recipe.seed, Purpose.NETWORK, index):
+                logits = self._module(images)
+            losses: TaskLosses = self._task.loss(logits, labels)  # type: ignore[operator]
+            if not math.isfinite(float(losses.total.detach())):
+                raise GateError(
+                    "E_DIVERGED",
+                    f"the loss of step {step + 1} is not finite; items {', '.join(batch.item_ids)}",
+                    hint="lower optimizer.learning_rate, or look at these items with medssl cache show",
+                )
+            fabric.backward(losses.total / recipe.accumulate)
+        if recipe.optimizer.max_grad_norm is not None:
+            fabric.clip_gradients(self._module, self._optimizer, max_norm=recipe.optimizer.max_grad_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._average is not None:
+            self._average.update(self._task, step)
+        return losses
+
+    def _predictor(self) -> nn.Module:
+        return self._task if self._average is None else self._average.network
+
+    def _validate(self, validate: Validate, step: int) -> float:
+        score = validate(torch_predict(self._predictor(), str(self._fabric.device)))
+        if score > self._best["dice"]:
+            self._best = {"dice": score, "step": step}
+            tensors = prefixed("network", self._predictor().state_dict())
+            self._run.checkpoints.save(Checkpoint(step, tensors, {"dice": score}), is_best=True)
+        self._talk.note(f"step {step}: validation Dice {score:.4f} (best {self._best['dice']:.4f})")
+        return score
+
+    def _save(self, step: int) -> None:
+        raw = getattr(self._optimizer, "optimizer", self._optimizer)
+        tensors = prefixed("task", self._task.state_dict()) | optimizer_tensors(raw)
+        if self._average is not None:
+            tensors |= prefixed("average", self._average.network.state_dict())
+        values = {"best": self._best, "elapsed_s": self._budget.spent_s}
+        self._run.checkpoints.save(Checkpoint(step, tensors, values))
+
+    def _restore(self, optimizer: torch.optim.Optimizer) -> int:
+        checkpoint = self._run.checkpoints.load_last(self._talk.note)
+        if checkpoint is None:
+            return 0
+        self._task.load_state_dict(unprefixed("task", checkpoint.tensors))
+        restore_optimizer(optimizer, checkpoint.tensors)
+        if self._average is not None:
+            self._average.network.load_state_dict(unprefixed("average", checkpoint.tensors))
+        self._best = checkpoint.values["best"]
+        self._budget.elapsed_s = checkpoint.values["elapsed_s"]
+        self._talk.note(f"resuming after step {checkpoint.step}")
+        return checkpoint.step
+
+
+def torch_predict(network: nn.Module, device: str) -> Predict:
+    """A network as the sliding window wants it: float32 tiles in, float32 logits out."""
+    network.eval()
+
+    @torch.inference_mode()
+    def predict(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = network(torch.from_numpy(tiles).to(device)).float().cpu().numpy()
+        return logits
+
+    return predict
+
+
+def load_finetuned(root: Path) -> FineTunedRun:
+    """The best network of a fine-tuning run.
+
+    Raises:
+        UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`.
+        GateError: `E_CHECKPOINT_CORRUPT`.
+    """
+    run = open_run(root)
+    if not isinstance(run.recipe, TaskRecipe):
+        raise UsageError("E_NO_RUN", f"{root} is a pre-training run", hint="name a run of medssl finetune")
+    checkpoint = run.checkpoints.load_best()
+    if checkpoint is None:
+        raise UsageError("E_RUN_UNFINISHED", f"{root} has not been validated yet", hint="let medssl finetune go on")
+    network = build_task(run.recipe)
+    weights = unprefixed("network", checkpoint.tensors)
+    network.load_state_dict(weights)
+    digest = sha256_json({name: sha256_tensor(value) for name, value in sorted(weights.items())})
+    return FineTunedRun(root, run.recipe, task_options(run.recipe).classes, network.eval(), run.manifest, digest)
+
+
+def sha256_tensor(tensor: torch.Tensor) -> str:
+    """SHA-256 of a tensor's bytes."""
+    import hashlib
+
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def _summary(run: Run) -> FinetuneSummary:
+    return FinetuneSummary(root=run.root, **json.loads(run.summary_path.read_bytes()))

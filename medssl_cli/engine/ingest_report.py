@@ -1,0 +1,228 @@
+"""The ledger of an ingest: every file that was found ends in exactly one state, and the report proves it."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from medssl_cli import __version__
+from medssl_cli.cache.items import ItemRecord, Provenance
+from medssl_cli.cache.keys import Pseudonyms
+from medssl_cli.errors import Exit
+from medssl_cli.files import sha256_json
+from medssl_cli.formats.discover import Found
+
+State = Literal["accepted", "duplicate", "skipped", "quarantined"]
+MAX_TEXT: Final = 300
+STATES: Final[tuple[State, ...]] = ("accepted", "duplicate", "skipped", "quarantined")
+SCHEMA_NAME: Final = "medssl.report/1"
+SCHEMA_PATH: Final = Path(__file__).with_name("ingest_report.schema.json")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one image, label or file.
+
+    Args:
+        id: `s:` and a series key, or `f:` and a file key: never a name or a path.
+        state: Where all of its files ended.
+        num_files: How many files it consists of.
+        code: Why, if it was skipped or quarantined.
+        message: Numbers; no value of the source that could identify anyone.
+        hint: What to do about it.
+        item: Id of the cached item, if there is one.
+        warnings: `W_` codes.
+    """
+
+    id: str
+    state: State
+    num_files: int
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+    item: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For the report."""
+        entry: dict[str, Any] = {"id": self.id, "state": self.state, "files": self.num_files}
+        for name in ("code", "message", "hint", "item"):
+            if value := getattr(self, name):
+                entry[name] = value[:MAX_TEXT]
+        return {**entry, "warnings": list(self.warnings)} if self.warnings else entry
+
+
+class Ledger:
+    """Books of one ingest.
+
+    Args:
+        pseudonyms: Of the cache; turn files into keys.
+    """
+
+    def __init__(self, pseudonyms: Pseudonyms) -> None:
+        self._pseudonyms = pseudonyms
+        self._open: dict[Path, Found] = {}
+        self.seen = 0
+        self.entries: list[Entry] = []
+        self.files: dict[str, list[Path]] = {}
+
+    @property
+    def num_open(self) -> int:
+        """Files whose fate is not known."""
+        return len(self._open)
+
+    def open(self, found: Found) -> None:
+        """Book a discovered file."""
+        if found.path in self._open:
+            raise AssertionError("a file was discovered twice")
+        self._open[found.path] = found
+        self.seen += 1
+
+    def file_id(self, path: Path) -> str:
+        """Key of a file that has not been settled."""
+        return "f:" + self._pseudonyms.of("source", self._open[path].place)
+
+    def series_id(self, series: str) -> str:
+        """Key of a series."""
+        return "s:" + self._pseudonyms.of("series", series)
+
+    def settle(
+        self,
+        files: Sequence[Path],
+        state: State,
+        *,
+        id: str = "",
+        code: str = "",
+        message: str = "",
+        hint: str = "",
+        item: str | None = None,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
+        """Close the books on an image or label; without an id, on each of the files by itself."""
+        if not id:
+            for path in files:
+                self.settle(
+                    [path], state, id=self.file_id(path), code=code, message=message, hint=hint, item=item,
+                    warnings=warnings,
+                )  # fmt: skip
+            return
+        for path in files:
+            del self._open[path]
+        self.files.setdefault(id, []).extend(files)
+        self.entries.append(Entry(id, state, len(files), code, message, hint, item, warnings))
+
+    def refuse(self, files: Sequence[Path], code: str, message: str, hint: str = "", *, id: str = "") -> None:
+        """Settle with a code, which says whether the files are skipped by rule, duplicates or quarantined."""
+        if code == "DUPLICATE":
+            self.settle(files, "duplicate", id=id)
+            return
+        state: State = "skipped" if code.startswith("S_") else "quarantined"
+        self.settle(files, state, id=id, code=code, message=message, hint=hint)
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What an ingest did.
+
+    Args:
+        entries: One per image, label or other file, in order of their ids.
+        seen: Files that were found.
+        not_reached: Files that an interruption left for the next run.
+        num_images: Images newly stored.
+        num_labels: Label maps newly stored.
+        key_id: Of the pseudonyms.
+        policy: Options that change what is accepted or how it is stored.
+        started: RFC 3339, UTC.
+        duration_s: Wall-clock seconds.
+        dry_run: Nothing was written.
+        interrupted_by: Name of the signal that stopped it.
+        files: Files of each id in the clear, for messages to the operator; never written.
+    """
+
+    entries: tuple[Entry, ...]
+    seen: int
+    not_reached: int
+    num_images: int
+    num_labels: int
+    key_id: str
+    policy: dict[str, Any]
+    started: str
+    duration_s: float
+    dry_run: bool = False
+    interrupted_by: str | None = None
+    files: dict[str, list[Path]] = field(default_factory=dict, repr=False)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Files by state; `seen` is the sum of the four states and `not_reached`.
+
+        Raises:
+            AssertionError: A file was lost or counted twice: a bug.
+        """
+        counts: dict[str, int] = {state: sum(e.num_files for e in self.entries if e.state == state) for state in STATES}
+        if self.seen != sum(counts.values()) + self.not_reached:
+            raise AssertionError(f"{self.seen} files seen, {counts} and {self.not_reached} not reached")
+        return {"seen": self.seen, **counts, "not_reached": self.not_reached}
+
+    @property
+    def by_code(self) -> dict[str, int]:
+        """Files refused or skipped per code, and images per warning."""
+        codes: Counter[str] = Counter()
+        for entry in self.entries:
+            codes.update({entry.code: entry.num_files} if entry.code else {})
+            codes.update(entry.warnings)
+        return dict(sorted(codes.items()))
+
+    @property
+    def exit_code(self) -> Exit:
+        """Interrupted, nothing usable, some refused, or all in order."""
+        counts = self.counts
+        if self.interrupted_by:
+            return Exit.INTERRUPTED
+        if not counts["accepted"] + counts["duplicate"]:
+            return Exit.NOTHING
+        return Exit.PARTIAL if counts["quarantined"] else Exit.OK
+
+    @property
+    def status(self) -> str:
+        """One word for the outcome."""
+        if self.dry_run:
+            return "dry-run"
+        return {Exit.OK: "done", Exit.PARTIAL: "partial", Exit.NOTHING: "nothing"}.get(self.exit_code, "interrupted")
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what the input is and what became of it; a repetition that changes nothing has the same."""
+        outcome = [
+            [entry.id, entry.code or "held", entry.item or "", entry.num_files]
+            for entry in sorted(self.entries, key=lambda entry: (entry.id, entry.code, entry.item or ""))
+        ]
+        return sha256_json([outcome, self.not_reached, self.policy])
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `ingest_report.schema.json` describes."""
+        return {
+            "schema": SCHEMA_NAME,
+            "command": "ingest",
+            "status": self.status,
+            "exit_code": int(self.exit_code),
+            "tool": {"version": __version__, "allow_list": Provenance.model_fields["allow_list_version"].default},
+            "cache_format": ItemRecord.model_fields["format_version"].default,
+            "key_id": self.key_id,
+            "started": self.started,
+            "duration_s": round(self.duration_s, 3),
+            "counts": self.counts,
+            "stored": {"images": self.num_images, "labels": self.num_labels},
+            "by_code": self.by_code,
+            "items": [entry.to_json() for entry in self.entries],
+            "policy": self.policy,
+            "interrupted_by": self.interrupted_by,
+        }
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON Schema of the report."""
+    schema: dict[str, Any] = json.loads(SCHEMA_PATH.read_text())
+    return schema

@@ -1,0 +1,98 @@
+"""Optimiser, learning-rate schedule and the shadow of averaged weights."""
+
+import copy
+import math
+from dataclasses import dataclass
+from time import monotonic
+
+import torch
+from torch import nn
+
+from medssl_cli.nn.momentum import freeze, update_teacher
+from medssl_cli.recipe import Optimizer, Schedule
+
+
+def build_optimizer(module: nn.Module, options: Optimizer) -> torch.optim.Optimizer:
+    """Optimiser over the parameters that need gradients; norms, biases and other vectors do not decay."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if options.name == "sgd":
+        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum, nesterov=True)
+    return torch.optim.AdamW(groups, lr=options.learning_rate)
+
+
+def learning_rate(progress: float, peak: float, schedule: Schedule) -> float:
+    """Linear warm-up, then half a cosine.
+
+    Args:
+        progress: Share of the training that is done, [0, 1].
+        peak: Largest learning rate.
+        schedule: Shape.
+    """
+    warmup = schedule.warmup_fraction
+    if progress < warmup:
+        return peak * progress / warmup
+    through = min(1.0, (progress - warmup) / (1 - warmup))
+    final = schedule.final_fraction
+    return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * through)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Give all parameter groups one learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+@dataclass
+class Budget:
+    """How much of a training is done: counted in steps, or in minutes if a time limit is given.
+
+    Args:
+        steps: Steps of the recipe; the limit where no time is given.
+        max_minutes: Wall-clock limit that replaces it.
+        elapsed_s: Time that earlier sessions of the same run took.
+    """
+
+    steps: int
+    max_minutes: float | None = None
+    elapsed_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._started = monotonic()
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of training in all sessions so far."""
+        return self.elapsed_s + monotonic() - self._started
+
+    @property
+    def last_step(self) -> int:
+        """Step after which the loop ends in any case."""
+        return self.steps if self.max_minutes is None else 10**9
+
+    def progress(self, step: int) -> float:
+        """Share that is done before a step, [0, 1]; 1 means stop."""
+        if self.max_minutes is None:
+            return min(1.0, step / self.steps)
+        return min(1.0, self.spent_s / (60 * self.max_minutes))
+
+
+class AveragedWeights:
+    """Exponential moving average of a network's weights, which usually predicts better than its last step.
+
+    Args:
+        network: Being trained.
+        decay: Of the average; early steps use a smaller one, (1 + step) / (10 + step).
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self.network = freeze(copy.deepcopy(network))
+
+    def update(self, network: nn.Module, step: int) -> None:
+        """Move towards the network's present weights."""
+        update_teacher(self.network, network, momentum=min(self._decay, (1 + step) / (10 + step)))

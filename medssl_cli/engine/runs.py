@@ -1,0 +1,149 @@
+"""The run folder: what was trained on what, how it went, and everything needed to go on or to use it.
+
+RUN/recipe.lock.yaml  manifest.json  environment.json  metrics.jsonl  tensorboard/  checkpoints/  encoder.safetensors
+"""
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from medssl_cli import __version__
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.engine.checkpoints import CheckpointFolder
+from medssl_cli.errors import UsageError
+from medssl_cli.files import sha256_json, storage_errors, write_atomic, write_json
+from medssl_cli.recipe import Recipe, dump_recipe, parse_yaml, to_yaml, validate_recipe
+
+PACKAGES: Final = ("torch", "monai", "numpy", "lightning-fabric", "blosc2", "SimpleITK")
+LOCK: Final = "recipe.lock.yaml"
+Kind = Literal["pretrain", "finetune"]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which items a run uses, with their digests.
+
+    Args:
+        splits: For each split name, the items.
+        arguments: Other choices that decide what is trained (fold, fraction, initial weights, budget).
+    """
+
+    splits: dict[str, Sequence[ItemRecord]]
+    arguments: dict[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """JSON with its own digest."""
+        body = {
+            "arguments": self.arguments,
+            "splits": {
+                name: [
+                    {
+                        "item": record.item_id,
+                        "patient": record.patient_key,
+                        "image_sha256": record.image_sha256,
+                        "label_sha256": {key: label.sha256 for key, label in sorted(record.labels.items())},
+                    }
+                    for record in records
+                ]
+                for name, records in self.splits.items()
+            },
+        }
+        return {**body, "sha256": sha256_json(body)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run folder."""
+
+    root: Path
+    kind: Kind
+    recipe: Recipe
+    manifest: dict[str, Any]
+
+    @property
+    def checkpoints(self) -> CheckpointFolder:
+        """Its checkpoints."""
+        return CheckpointFolder(self.root / "checkpoints")
+
+    @property
+    def encoder_path(self) -> Path:
+        """Pre-trained backbone weights, written when pre-training ends."""
+        return self.root / "encoder.safetensors"
+
+    @property
+    def summary_path(self) -> Path:
+        """Written when the run is finished."""
+        return self.root / "summary.json"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.summary_path.is_file()
+
+
+def start_run(root: Path, kind: Kind, recipe: Recipe, manifest: Manifest) -> Run:
+    """Make a run folder, or open the one that the same command made before.
+
+    Raises:
+        UsageError: `E_RECIPE_CHANGED` if the folder belongs to another recipe or to other data.
+    """
+    document = manifest.document()
+    if (root / LOCK).is_file():
+        run = open_run(root)
+        if run.kind != kind or dump_recipe(run.recipe) != dump_recipe(recipe):
+            _refuse(root, "another recipe")
+        if run.manifest["sha256"] != document["sha256"]:
+            _refuse(root, "other items or options")
+        return run
+    with storage_errors("the run"):
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_json(root / "environment.json", environment())
+    write_json(root / "manifest.json", document)
+    header = f"# medssl {kind}\n"
+    write_atomic(root / LOCK, (header + to_yaml(dump_recipe(recipe))).encode())
+    return Run(root, kind, recipe, document)
+
+
+def _refuse(root: Path, what: str) -> None:
+    raise UsageError(
+        "E_RECIPE_CHANGED",
+        f"the run {root} was started with {what}",
+        hint="choose another folder with --run, or remove this one",
+    )
+
+
+def open_run(root: Path) -> Run:
+    """Open an existing run folder.
+
+    Raises:
+        UsageError: `E_NO_RUN`.
+    """
+    lock = root / LOCK
+    if not lock.is_file():
+        raise UsageError("E_NO_RUN", f"{root} is not a run of medssl", hint="name a folder under ./runs")
+    text = lock.read_text(encoding="utf-8")
+    recipe = validate_recipe(parse_yaml(text, source=LOCK), source=LOCK)
+    kind: Kind = "pretrain" if text.startswith("# medssl pretrain") else "finetune"
+    manifest = json.loads((root / "manifest.json").read_bytes())
+    return Run(root, kind, recipe, manifest)
+
+
+def environment() -> dict[str, Any]:
+    """Versions that a result depends on; nothing about the user or the machine's name."""
+    return {
+        "medssl": __version__,
+        "python": platform.python_version(),
+        "platform": f"{sys.platform}-{platform.machine()}",
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def run_name(base: str, recipe: Recipe, shipped: Recipe, parts: Sequence[str] = ()) -> str:
+    """Default folder name: readable, and different when options differ from the shipped recipe."""
+    tag = [] if dump_recipe(recipe) == dump_recipe(shipped) else [sha256_json(dump_recipe(recipe))[:6]]
+    return "-".join([base, *parts, *tag])

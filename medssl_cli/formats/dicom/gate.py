@@ -1,0 +1,200 @@
+"""The geometry gate: one affine for a stack of slices, or a named refusal.
+
+Every slice's own raw header says where its corners are; the fitted affine must put them there to within the limit of
+`imaging.geometry`. Formulas are in LPS, as DICOM states them (PS3.3 C.7.6.2.1.1); LPS becomes RAS in `fit` only.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.errors import InputError
+from medssl_cli.formats.dicom.headers import Header
+from medssl_cli.imaging.geometry import Affine, displacement_limit_mm
+
+MIN_SLICES: Final = 4
+COSINE_TOLERANCE: Final = 1e-3
+JITTER_MM: Final = 0.01
+LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+_RETRIEVE: Final = "retrieve the series again"
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A stack that passed: slices in ascending order along the normal, and where they are.
+
+    Args:
+        headers: S slices.
+        affine: `[4, 4]` voxel-centre index to RAS+ mm.
+        mcd_mm: Largest distance between a slice corner's place by its own header and by the affine.
+    """
+
+    headers: tuple[Header, ...]
+    affine: Affine
+    mcd_mm: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """Raw geometry of S slices in LPS: positions `[S, 3]`, cosines `[S, 6]`, spacings `[S, 2]` (row, column)."""
+
+    positions: Matrix
+    cosines: Matrix
+    spacings: Matrix
+
+    @property
+    def normal(self) -> Matrix:
+        row, column = _directions(self)
+        normal = np.cross(row, column)
+        return normal / np.linalg.norm(normal)
+
+
+def fit(headers: Sequence[Header]) -> Fit:
+    """Fit one affine to slices of one matrix size and prove it against every slice's own header.
+
+    Args:
+        headers: Slices in any order.
+
+    Raises:
+        InputError: `E_GEOM_MISSING`, `E_SPACING_INVALID`, `E_IOP_NOT_ORTHONORMAL`, `E_TOO_FEW_SLICES`,
+            `E_DUP_POSITION`, `E_PIXEL_SPACING_VARIES`, `E_ORIENTATION_VARIES`, `E_MISSING_SLICES`,
+            `E_SPACING_NOT_UNIFORM`, `E_GANTRY_TILT` or `E_GEOMETRY_INEXACT`.
+    """
+    check_slices(headers)
+    if len(headers) < MIN_SLICES:
+        raise InputError("E_TOO_FEW_SLICES", f"{len(headers)} slices; a volume needs {MIN_SLICES}")
+    stack = _stack(headers)
+    heights = stack.positions @ stack.normal
+    order = np.argsort(heights, kind="stable")
+    gaps = np.diff(heights[order])
+    # Re-sent slices may differ in the last printed digit; 1 % of the mean gap is far below any real spacing.
+    if gaps.min() <= 0.01 * gaps.mean():
+        raise InputError(
+            "E_DUP_POSITION",
+            f"{len(headers)} slices at {1 + int((gaps > 0.01 * gaps.mean()).sum())} positions",
+            hint="export each time point, echo or phase as its own series",
+        )
+    ordered = tuple(headers[index] for index in order)
+    stack = _stack(ordered)
+    affine = _affine_lps(stack)
+    limit = displacement_limit_mm(affine)
+    mcd = mcd_mm(ordered, LPS_TO_RAS @ affine)
+    if not mcd <= limit:
+        raise _misfit(stack, ordered[0], gaps, mcd, limit)
+    _check_tilt(stack, limit)
+    return Fit(ordered, LPS_TO_RAS @ affine, mcd)
+
+
+def mcd_mm(headers: Sequence[Header], affine: Affine) -> float:
+    """Maximum corner displacement between slices' own raw headers and an affine, in mm.
+
+    Cosines are deliberately not normalised: that would hide a wrong length.
+
+    Args:
+        headers: S slices; the position in the sequence is the slice index k.
+        affine: `[4, 4]` voxel-centre index to RAS+ mm.
+    """
+    stack = _stack(headers)
+    columns, rows = headers[0].Columns - 1, headers[0].Rows - 1
+    slices = np.arange(len(headers), dtype=np.float64)
+    to_lps = LPS_TO_RAS @ affine
+    worst = 0.0
+    for i, j in ((0, 0), (columns, 0), (0, rows), (columns, rows)):
+        own = (
+            stack.positions
+            + stack.cosines[:, :3] * stack.spacings[:, 1:] * i
+            + stack.cosines[:, 3:] * stack.spacings[:, :1] * j
+        )
+        index = np.stack([np.full_like(slices, i), np.full_like(slices, j), slices, np.ones_like(slices)])
+        worst = max(worst, float(np.linalg.norm(own - (to_lps @ index)[:3].T, axis=1).max()))
+    return worst
+
+
+def check_slices(headers: Sequence[Header]) -> None:
+    """Refuse slices that cannot be placed at all, each by its own header.
+
+    Raises:
+        InputError: `E_GEOM_MISSING`, `E_SPACING_INVALID` or `E_IOP_NOT_ORTHONORMAL`.
+    """
+    missing = sum(
+        None in (header.ImagePositionPatient, header.ImageOrientationPatient, header.PixelSpacing) for header in headers
+    )
+    if missing:
+        raise InputError("E_GEOM_MISSING", f"{missing} of {len(headers)} slices lack position, orientation or spacing")
+    stack = _stack(headers)
+    if not (stack.spacings > 1e-6).all():
+        raise InputError("E_SPACING_INVALID", "a pixel spacing is zero or negative")
+    row, column = stack.cosines[:, :3], stack.cosines[:, 3:]
+    lengths = np.abs(np.linalg.norm(np.stack([row, column]), axis=2) - 1).max()
+    worst = max(float(lengths), float(np.abs((row * column).sum(axis=1)).max()))
+    if worst > COSINE_TOLERANCE:
+        raise InputError("E_IOP_NOT_ORTHONORMAL", f"direction cosines are off by {worst:.4f}", hint=_RETRIEVE)
+
+
+def _stack(headers: Sequence[Header]) -> _Stack:
+    return _Stack(
+        np.array([header.ImagePositionPatient for header in headers], dtype=np.float64),
+        np.array([header.ImageOrientationPatient for header in headers], dtype=np.float64),
+        np.array([header.PixelSpacing for header in headers], dtype=np.float64),
+    )
+
+
+def _directions(stack: _Stack) -> tuple[Matrix, Matrix]:
+    """Unit row and column directions; the median lets one odd slice not turn the whole stack."""
+    median = np.median(stack.cosines, axis=0)
+    return median[:3] / np.linalg.norm(median[:3]), median[3:] / np.linalg.norm(median[3:])
+
+
+def _affine_lps(stack: _Stack) -> Affine:
+    """PixelSpacing is [between rows, between columns]: the column index i advances by the second number."""
+    row, column = _directions(stack)
+    spacing = np.median(stack.spacings, axis=0)
+    affine = np.eye(4)
+    affine[:3, 0] = row * spacing[1]
+    affine[:3, 1] = column * spacing[0]
+    affine[:3, 2] = (stack.positions[-1] - stack.positions[0]) / (len(stack.positions) - 1)
+    affine[:3, 3] = stack.positions[0]
+    return affine
+
+
+def _misfit(stack: _Stack, header: Header, gaps: Matrix, mcd: float, limit: float) -> InputError:
+    """The most telling name for slices that do not fit one affine."""
+    extent = np.array([header.Rows - 1, header.Columns - 1])
+    spacing = np.median(stack.spacings, axis=0)
+    if (np.abs(stack.spacings - spacing) * extent).max() > limit:
+        low, high = stack.spacings.min(), stack.spacings.max()
+        return InputError(
+            "E_PIXEL_SPACING_VARIES", f"pixel spacing of {low:g} to {high:g} mm in one stack", hint=_RETRIEVE
+        )
+    turns = np.abs(stack.cosines - np.median(stack.cosines, axis=0)).max() * (extent * spacing).max()
+    if turns > limit:
+        return InputError("E_ORIENTATION_VARIES", f"slices are turned against each other by up to {turns:.2f} mm")
+    message = f"slices are not evenly spaced: gaps of {gaps.min():g} to {gaps.max():g} mm"
+    if gaps.max() - gaps.min() > limit:
+        multiples = gaps / gaps.min()
+        is_multiple = np.abs(multiples - np.rint(multiples)) < 0.1
+        if is_multiple.all() and multiples.max() > 1.5:
+            return InputError("E_MISSING_SLICES", message, hint=f"a slice is missing; {_RETRIEVE}")
+        return InputError("E_SPACING_NOT_UNIFORM", message, hint="export the series with equal slice spacing")
+    return InputError(
+        "E_GEOMETRY_INEXACT", f"slices deviate from one affine by {mcd:.3f} mm, {limit:.3f} mm are allowed"
+    )
+
+
+def _check_tilt(stack: _Stack, limit: float) -> None:
+    path = stack.positions[-1] - stack.positions[0]
+    along = float(path @ stack.normal)
+    drift = float(np.linalg.norm(path - along * stack.normal))
+    if drift > limit:
+        degrees = math.degrees(math.atan2(drift, along))
+        raise InputError(
+            "E_GANTRY_TILT",
+            f"the stack leans by {degrees:.1f} degrees ({drift:.2f} mm)",
+            hint="export the series corrected for gantry tilt",
+        )

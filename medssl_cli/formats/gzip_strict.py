@@ -1,0 +1,71 @@
+"""Gzip that notices everything: checksum, length, early end, trailing bytes, and more output than announced.
+
+The usual readers stop as soon as they have the voxels that they want and never reach the checksum. RFC 1952.
+"""
+
+import struct
+import zlib
+from typing import Final
+
+from medssl_cli.errors import InputError
+
+MAGIC: Final = b"\x1f\x8b"
+LEVEL: Final = 6
+_HEADER: Final = b"\x1f\x8b\x08\x00" + bytes(4) + b"\x00\xff"
+_GZIP_WINDOW: Final = 31
+
+
+def gzip_head(data: bytes, size: int) -> bytes:
+    """The first bytes of the unpacked stream, as many as there are up to `size`; unchecked, for looking only."""
+    try:
+        return zlib.decompressobj(_GZIP_WINDOW).decompress(data, size)
+    except zlib.error:
+        return b""
+
+
+def gunzip(data: bytes, *, limit: int) -> bytearray:
+    """Unpack a whole stream of one or more members.
+
+    Args:
+        data: The compressed bytes.
+        limit: Bytes that may come out at most; counted as they are produced, never as they are declared.
+
+    Raises:
+        InputError: `E_GZ_CRC`, `E_GZ_TRUNCATED`, `E_GZ_TRAILING`, `E_GZ_BOMB`.
+    """
+    unpacked = bytearray()
+    rest = data
+    while True:
+        rest = _gunzip_member(rest, unpacked, limit)
+        if not rest:
+            return unpacked
+        if not rest.startswith(MAGIC):
+            raise InputError("E_GZ_TRAILING", f"{len(rest)} bytes follow the gzip stream", hint=_HINT)
+
+
+_HINT: Final = "copy or download the file again"
+
+
+def _gunzip_member(data: bytes, unpacked: bytearray, limit: int) -> bytes:
+    """Append one member's content to `unpacked`; returns the bytes after it."""
+    stream = zlib.decompressobj(_GZIP_WINDOW)
+    rest = data
+    try:
+        while not stream.eof:
+            produced = stream.decompress(rest, limit + 1 - len(unpacked))
+            unpacked += produced
+            if len(unpacked) > limit:
+                raise InputError("E_GZ_BOMB", f"the stream unpacks to more than the announced {limit} bytes")
+            if not produced and len(stream.unconsumed_tail) == len(rest) and not stream.eof:
+                raise InputError("E_GZ_TRUNCATED", f"the stream ends after {len(unpacked)} bytes", hint=_HINT)
+            rest = stream.unconsumed_tail
+    except zlib.error as error:
+        raise InputError("E_GZ_CRC", f"the stream is damaged after {len(unpacked)} bytes", hint=_HINT) from error
+    return stream.unused_data
+
+
+def gzip_bytes(data: bytes) -> bytes:
+    """Pack bytes into one gzip member that depends on nothing but them: no time, no name, no system, fixed level."""
+    deflater = zlib.compressobj(LEVEL, zlib.DEFLATED, -15)
+    body = deflater.compress(data) + deflater.flush()
+    return _HEADER + body + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)

@@ -1,0 +1,326 @@
+"""The NIfTI header: fields, affines and the rules by which they may be trusted."""
+
+import struct
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.errors import InputError
+from medssl_cli.imaging.geometry import (
+    Affine,
+    Shape,
+    corner_displacement_mm,
+    displacement_limit_mm,
+    is_invertible,
+    orthonormalised,
+    spacing_mm,
+)
+
+LARGEST_HEADER: Final = 540
+MAX_SIDE: Final = 32767
+ROUNDING_MM: Final = 0.01
+MAX_SPACING_ERROR: Final = 1e-3
+_TYPES: Final = {
+    2: "u1",
+    4: "i2",
+    8: "i4",
+    16: "f4",
+    64: "f8",
+    256: "i1",
+    512: "u2",
+    768: "u4",
+    1024: "i8",
+    1280: "u8",
+}
+_MILLIMETRES: Final = 2
+_SCANNER: Final = 1
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Size, magic and struct formats with offsets of one NIfTI version."""
+
+    size: int
+    magic: bytes
+    fields: dict[str, tuple[str, int]]
+
+
+_NIFTI1: Final = _Layout(
+    348,
+    b"n+1\0",
+    {
+        "size": ("i", 0), "dim": ("8h", 40), "datatype": ("h", 70), "bitpix": ("h", 72), "pixdim": ("8f", 76),
+        "vox_offset": ("f", 108), "slope": ("f", 112), "intercept": ("f", 116), "units": ("b", 123),
+        "description": ("80s", 148), "qform_code": ("h", 252), "sform_code": ("h", 254), "quaternion": ("3f", 256),
+        "qoffset": ("3f", 268), "srow": ("12f", 280), "magic": ("4s", 344),
+    },
+)  # fmt: skip
+_NIFTI2: Final = _Layout(
+    540,
+    b"n+2\0\r\n\x1a\n",
+    {
+        "size": ("i", 0), "magic": ("8s", 4), "datatype": ("h", 12), "bitpix": ("h", 14), "dim": ("8q", 16),
+        "pixdim": ("8d", 104), "vox_offset": ("q", 168), "slope": ("d", 176), "intercept": ("d", 184),
+        "description": ("80s", 240), "qform_code": ("i", 344), "sform_code": ("i", 348), "quaternion": ("3d", 352),
+        "qoffset": ("3d", 376), "srow": ("12d", 400), "units": ("i", 500),
+    },
+)  # fmt: skip
+_GEOMETRY: Final = ("pixdim", "units", "qform_code", "sform_code", "quaternion", "qoffset", "srow")
+
+
+@dataclass(frozen=True)
+class NiftiHeader:
+    """The fields that matter, after validation of sizes and types; the affines are judged by `world_affine`."""
+
+    raw: bytes
+    byte_order: Literal["<", ">"]
+    num_dimensions: int
+    shape: Shape
+    dtype: np.dtype[Any]
+    pixdim: tuple[float, ...]
+    voxel_offset: int
+    slope: float
+    intercept: float
+    qform_code: int
+    sform_code: int
+    quaternion: tuple[float, float, float]
+    qoffset: tuple[float, float, float]
+    srow: tuple[float, ...]
+
+    @property
+    def voxel_bytes(self) -> int:
+        """Bytes of all voxels."""
+        x, y, z = self.shape
+        return x * y * z * self.dtype.itemsize
+
+
+def is_nifti(head: bytes) -> bool:
+    """Whether bytes begin like a NIfTI header (single file or detached, version 1 or 2, either byte order)."""
+    size = head[:4]
+    if size in (struct.pack("<i", 348), struct.pack(">i", 348)):
+        return head[344:348] in (b"n+1\0", b"ni1\0")
+    return size in (struct.pack("<i", 540), struct.pack(">i", 540)) and head[4:8] in (b"n+2\0", b"ni2\0")
+
+
+def parse_header(head: bytes) -> NiftiHeader:
+    """Parse and validate the first bytes of an unpacked file.
+
+    Raises:
+        InputError: `E_NIFTI_HEADER`, `E_NIFTI_DIMS`, `E_4D_INPUT`, `E_DATATYPE`, `E_TRUNCATED`.
+    """
+    layout, order = _layout_of(head)
+    fields: dict[str, Any] = {}
+    for name, (code, offset) in layout.fields.items():
+        values = struct.unpack_from(order + code, head, offset)
+        fields[name] = values if len(values) > 1 else values[0]
+    if fields["magic"] != layout.magic:
+        raise InputError("E_NIFTI_HEADER", "not a single-file NIfTI (detached .hdr/.img pairs are not read)")
+    if (fields["units"] & 7) not in (0, _MILLIMETRES):
+        raise InputError("E_NIFTI_HEADER", "the unit of length is not the millimetre")
+    minimum = layout.size + 4
+    offset = fields["vox_offset"]
+    if not minimum <= offset < 2**62 or offset != int(offset):
+        raise InputError("E_NIFTI_HEADER", f"the voxels cannot begin at byte {offset:g}")
+    return NiftiHeader(
+        raw=head[: layout.size],
+        byte_order=order,
+        num_dimensions=fields["dim"][0],
+        shape=_shape(fields["dim"]),
+        dtype=_dtype(fields["datatype"], fields["bitpix"], order),
+        voxel_offset=int(offset),
+        **{name: fields[name] for name in _PLAIN_FIELDS},
+    )
+
+
+_PLAIN_FIELDS: Final = (
+    "pixdim", "slope", "intercept", "qform_code", "sform_code", "quaternion", "qoffset", "srow",
+)  # fmt: skip
+
+
+def _layout_of(head: bytes) -> tuple[_Layout, Literal["<", ">"]]:
+    if len(head) < 4:
+        raise InputError("E_NIFTI_HEADER", "shorter than any NIfTI header")
+    orders: tuple[Literal["<", ">"], ...] = ("<", ">")
+    for layout in (_NIFTI1, _NIFTI2):
+        for order in orders:
+            if struct.unpack_from(order + "i", head)[0] == layout.size:
+                if len(head) < layout.size:
+                    raise InputError("E_TRUNCATED", f"{len(head)} bytes of a {layout.size}-byte header")
+                return layout, order
+    raise InputError("E_NIFTI_HEADER", "the first four bytes are not those of a NIfTI header")
+
+
+def _shape(dim: tuple[int, ...]) -> Shape:
+    num_dimensions = dim[0]
+    if not 2 <= num_dimensions <= 7:
+        raise InputError("E_NIFTI_DIMS", f"{num_dimensions} dimensions")
+    used = dim[1 : 1 + num_dimensions]
+    if not all(1 <= size <= MAX_SIDE for size in used):
+        raise InputError("E_NIFTI_DIMS", f"dimensions {used}")
+    if any(size != 1 for size in used[3:]):
+        raise InputError("E_4D_INPUT", f"dimensions {used}", hint="split the file into volumes first")
+    return used[0], used[1], used[2] if num_dimensions > 2 else 1
+
+
+def _dtype(code: int, bitpix: int, order: str) -> np.dtype[Any]:
+    if code not in _TYPES:
+        raise InputError("E_DATATYPE", f"voxel type {code} (complex, colour or unknown)")
+    dtype = np.dtype(order + _TYPES[code])
+    if bitpix != 8 * dtype.itemsize:
+        raise InputError("E_NIFTI_HEADER", f"voxel type {code} has {8 * dtype.itemsize} bits, the header says {bitpix}")
+    return dtype
+
+
+def world_affine(header: NiftiHeader) -> tuple[Affine, tuple[str, ...]]:
+    """The one RAS affine that all of the header's statements agree on, and `W_` codes.
+
+    Raises:
+        InputError: `E_NO_ORIENTATION`, `E_AFFINE_INVALID`, `E_SFORM_QFORM_CONFLICT`, `E_PIXDIM_MISMATCH`,
+            `E_AFFINE_SHEAR`.
+    """
+    if header.sform_code <= 0 and header.qform_code <= 0:
+        raise InputError("E_NO_ORIENTATION", "neither affine of the header is in use (both codes are 0)")
+    qform = _checked(_qform(header)) if header.qform_code > 0 else None
+    if header.sform_code <= 0:
+        assert qform is not None
+        return qform, ()
+    sform = _checked(np.array([*np.reshape(header.srow, (3, 4)), (0, 0, 0, 1)], dtype=np.float64))
+    limit = displacement_limit_mm(sform)
+    if qform is not None:
+        distance = corner_displacement_mm(sform, qform, header.shape)
+        if distance > limit:
+            raise InputError(
+                "E_SFORM_QFORM_CONFLICT",
+                f"the two affines put one voxel {distance:.3g} mm apart",
+                hint="find out which one is right and copy it over the other",
+            )
+    _check_spacing(sform, header)
+    straight = orthonormalised(sform)
+    shear = corner_displacement_mm(sform, straight, header.shape)
+    if shear > limit:
+        raise InputError("E_AFFINE_SHEAR", f"removing the shear would move a voxel by {shear:.3g} mm")
+    return (straight, ("W_AFFINE_ORTHONORMALISED",)) if shear > ROUNDING_MM else (sform, ())
+
+
+def _checked(affine: Affine) -> Affine:
+    if not is_invertible(affine):
+        raise InputError("E_AFFINE_INVALID", "the affine is singular or not finite")
+    return affine
+
+
+def _check_spacing(sform: Affine, header: NiftiHeader) -> None:
+    for axis in range(min(3, header.num_dimensions)):
+        stated, actual = abs(header.pixdim[1 + axis]), spacing_mm(sform)[axis]
+        if not abs(stated - actual) <= MAX_SPACING_ERROR * actual:
+            raise InputError("E_PIXDIM_MISMATCH", f"axis {axis}: {stated:g} mm stated, {actual:g} mm in the affine")
+
+
+def _qform(header: NiftiHeader) -> Affine:
+    """nifti1.h, method 2: rotation from the quaternion, columns scaled by pixdim, the third one by its sign too."""
+    b, c, d = header.quaternion
+    square = 1.0 - (b * b + c * c + d * d)
+    lengths = list(header.pixdim[1:4])
+    if header.num_dimensions < 3 and not lengths[2] > 0:
+        lengths[2] = 1.0
+    if not square >= -1e-5 or not all(0 < length < np.inf for length in lengths):
+        raise InputError("E_AFFINE_INVALID", "the quaternion or the voxel size is impossible")
+    a = float(np.sqrt(max(square, 0.0)))
+    if square < 0:
+        b, c, d = np.array((b, c, d)) / np.linalg.norm((b, c, d))
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    handedness = -1.0 if header.pixdim[0] == -1 else 1.0
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * np.array([lengths[0], lengths[1], handedness * lengths[2]])
+    affine[:3, 3] = header.qoffset
+    return affine
+
+
+def encode_header(
+    dtype: np.dtype[Any], shape: tuple[int, ...], affine: Affine, like: bytes | None, *, description: str
+) -> tuple[bytes, np.dtype[Any]]:
+    """A header from zeroed bytes, and the dtype with the byte order that its voxels must have.
+
+    See `nifti.encode_nifti` for the arguments.
+    """
+    layout, order = _layout_of(like) if like is not None else (_NIFTI1, "<")
+    header = bytearray(layout.size + 4)
+
+    def put(name: str, *values: Any) -> None:
+        code, offset = layout.fields[name]
+        struct.pack_into(order + code, header, offset, *values)
+
+    codes = {kind: code for code, kind in _TYPES.items()}
+    put("size", layout.size)
+    put("magic", layout.magic)
+    put("dim", 3, *shape, 1, 1, 1, 1)
+    put("datatype", codes[f"{dtype.kind}{dtype.itemsize}"])
+    put("bitpix", 8 * dtype.itemsize)
+    put("vox_offset", layout.size + 4)
+    put("slope", 1)
+    put("description", description.encode("ascii")[:79])
+    if like is None:
+        for name, values in _geometry_fields(affine, (shape[0], shape[1], shape[2])).items():
+            put(name, *values)
+    else:
+        if parse_header(like).shape != shape:
+            raise ValueError(f"shape {shape} is not that of the other file, {parse_header(like).shape}")
+        for name in _GEOMETRY:
+            code, offset = layout.fields[name]
+            end = offset + struct.calcsize(order + code)
+            header[offset:end] = like[offset:end]
+    return bytes(header), dtype.newbyteorder(order)
+
+
+def _geometry_fields(affine: Affine, shape: Shape) -> dict[str, tuple[float, ...]]:
+    """Both affines of a header from one; a rotation that a 32-bit quaternion cannot hold leaves the qform unused."""
+    _checked(affine)
+    straight = orthonormalised(affine)
+    limit = displacement_limit_mm(affine)
+    shear = corner_displacement_mm(affine, straight, shape)
+    if shear > limit:
+        raise InputError("E_AFFINE_SHEAR", f"removing the shear would move a voxel by {shear:.3g} mm")
+    lengths = np.array(spacing_mm(straight), dtype=np.float32)
+    rotation = straight[:3, :3] / np.array(spacing_mm(straight))
+    handedness = -1.0 if np.linalg.det(rotation) < 0 else 1.0
+    rotation = rotation * np.array([1.0, 1.0, handedness])
+    quaternion = _quaternion(rotation).astype(np.float32)
+    offset = affine[:3, 3].astype(np.float32)
+    fields: dict[str, tuple[float, ...]] = {
+        "pixdim": (handedness, *map(float, lengths), 0, 0, 0, 0),
+        "units": (_MILLIMETRES,),
+        "sform_code": (_SCANNER,),
+        "srow": tuple(map(float, affine[:3].astype(np.float32).ravel())),
+        "quaternion": tuple(map(float, quaternion)),
+        "qoffset": tuple(map(float, offset)),
+    }
+    blank = NiftiHeader(
+        raw=b"", byte_order="<", num_dimensions=3, shape=shape, dtype=np.dtype("u1"), pixdim=fields["pixdim"],
+        voxel_offset=0, slope=1, intercept=0, qform_code=1, sform_code=1, quaternion=tuple(map(float, quaternion)),  # type: ignore[arg-type]
+        qoffset=tuple(map(float, offset)), srow=fields["srow"],  # type: ignore[arg-type]
+    )  # fmt: skip
+    is_held = corner_displacement_mm(_qform(blank), affine, shape) <= limit
+    return {**fields, "qform_code": (_SCANNER if is_held else 0,)}
+
+
+def _quaternion(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(b, c, d) of the unit quaternion with a >= 0: eigenvector of Bar-Itzhack's symmetric matrix (2000)."""
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
+    matrix = np.array(
+        [
+            [xx - yy - zz, yx + xy, zx + xz, zy - yz],
+            [yx + xy, yy - xx - zz, zy + yz, xz - zx],
+            [zx + xz, zy + yz, zz - xx - yy, yx - xy],
+            [zy - yz, xz - zx, yx - xy, xx + yy + zz],
+        ]
+    )
+    vectors: NDArray[np.float64] = np.linalg.eigh(matrix)[1]
+    b, c, d, a = vectors[:, -1]
+    return np.array([b, c, d]) * (1.0 if a >= 0 else -1.0)

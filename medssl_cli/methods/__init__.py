@@ -1,0 +1,104 @@
+"""Self-supervised methods, one per file: a file here is a method that a recipe can name.
+
+A method asks for views, turns them into a loss and keeps what only training needs (projectors, teachers, prototypes).
+It never reads files, moves tensors, steps optimisers or logs. `docs/guides/add-a-method.md` walks through one.
+
+Shapes: B batch, V views, C channels, X Y Z space, N items, E embedding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from medssl_cli.errors import UsageError
+from medssl_cli.nn.backbones import Backbone
+from medssl_cli.recipe import Strict
+
+Embed = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class ViewRequest:
+    """What a method wants from the loader: boxes of `size` voxels (x, y, z), `num_views` of each item."""
+
+    size: tuple[int, int, int]
+    num_views: int = 1
+
+
+@dataclass(frozen=True)
+class Views:
+    """One step's input.
+
+    Args:
+        images: Preprocessed boxes, [B, V, C, X, Y, Z]. A method does not change them in place.
+        generator: Source of all randomness in the loss; the engine seeds it from (seed, step), so a resumed run draws
+            the same numbers. It may live on the CPU while the images do not.
+    """
+
+    images: Tensor
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a step minimises and what it shows.
+
+    Args:
+        total: Scalar to differentiate.
+        parts: Detached scalars that make up the total.
+        diagnostics: Detached scalars worth a plot that are not part of the total.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class MethodBase(nn.Module):
+    """What every `Method` shares. `progress` runs from 0 at the first step to 1 at the last.
+
+    Args:
+        backbone: Network to pre-train; stays reachable as `self.backbone`, everything else is discarded after training.
+        options: The method's `Options`.
+        crop_size: Voxels (x, y, z) that one forward pass of the backbone sees.
+
+    Raises:
+        UsageError: `E_CANVAS`, the backbone cannot take crops of this size.
+    """
+
+    dims: ClassVar[frozenset[int]]
+
+    def __init__(self, backbone: Backbone, options: Strict, crop_size: tuple[int, int, int]) -> None:
+        super().__init__()
+        if any(extent % backbone.crop_multiple for extent in crop_size):
+            raise UsageError(
+                "E_CANVAS",
+                f"the backbone takes sizes that are multiples of {backbone.crop_multiple}; crop_size is {crop_size}",
+                hint="change data.crop_size",
+            )
+        self.backbone = backbone
+        self.crop_size = crop_size
+
+    def views(self) -> ViewRequest:
+        """What `loss` needs per item; one box of the crop size unless a method says otherwise."""
+        return ViewRequest(self.crop_size)
+
+    def loss(self, views: Views, progress: float) -> Losses:
+        """Loss of one step; a function of the parameters, the images and the generator only."""
+        raise NotImplementedError
+
+    def before_step(self, progress: float) -> None:
+        """Called before the forward pass of every optimiser step."""
+
+    def after_step(self, progress: float) -> None:
+        """Called after every optimiser step."""
+
+    def before_epoch(self, embed: Embed) -> None:
+        """Called before every epoch. `embed()` computes the embeddings of all items, [N, E], only when called."""
+
+    def baselines(self) -> dict[str, float]:
+        """Total loss of predictors that have learnt nothing, by name, to draw beside the loss curve."""
+        return {}

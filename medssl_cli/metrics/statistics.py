@@ -1,0 +1,168 @@
+"""How sure one can be of a mean over patients.
+
+The patient is the unit: several images of one patient are averaged first, so that they do not count as evidence twice.
+NaN means "not applicable" (see `metrics.overlap`); such values are left out of means and counted.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROUNDING: Final = 1e-12
+"""Two means of the same numbers in another order of summation may differ by this fraction."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over patients and how far it could lie from the truth.
+
+    Args:
+        mean: NaN without patients.
+        low: Lower end of the confidence interval; NaN with fewer than two patients.
+        high: Upper end.
+        confidence: Of the interval, 0 to 1.
+        num_patients: Patients that entered the mean.
+        num_missing: Patients without any applicable value.
+    """
+
+    mean: float
+    low: float
+    high: float
+    confidence: float
+    num_patients: int
+    num_missing: int
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Whether two methods differ on the same patients.
+
+    Args:
+        mean_difference: Mean over patients of first minus second; NaN without pairs.
+        p_value: Two-sided, of the hypothesis that each patient's difference could as well have had the other sign.
+        num_patients: Patients with both values.
+        num_missing: Patients that lack one of them.
+        is_exact: All sign patterns were counted, none drawn.
+    """
+
+    mean_difference: float
+    p_value: float
+    num_patients: int
+    num_missing: int
+    is_exact: bool
+
+
+def patient_means(values: Sequence[float], patients: Sequence[str]) -> dict[str, float]:
+    """Average the values of each patient, leaving out those that are not applicable.
+
+    Args:
+        values: One per image; NaN if not applicable.
+        patients: Whose image each one is.
+
+    Returns:
+        Patient to mean in order of first appearance; NaN for a patient without an applicable value.
+
+    Raises:
+        ValueError: Not one patient per value.
+    """
+    grouped: dict[str, list[float]] = {}
+    for value, patient in zip(values, patients, strict=True):
+        applicable = grouped.setdefault(patient, [])
+        if not math.isnan(value):
+            applicable.append(value)
+    return {patient: math.fsum(group) / len(group) if group else math.nan for patient, group in grouped.items()}
+
+
+def bootstrap_mean(
+    values: Sequence[float],
+    patients: Sequence[str],
+    *,
+    num_resamples: int = 2000,
+    confidence: float = 0.95,
+    rng: np.random.Generator,
+) -> Estimate:
+    """Mean over patients with its percentile bootstrap interval; patients, not images, are drawn with replacement.
+
+    Efron & Tibshirani, An Introduction to the Bootstrap (1993), section 13.3.
+
+    Args:
+        values: One per image; NaN if not applicable.
+        patients: Whose image each one is.
+        num_resamples: Drawn sets of patients.
+        confidence: Of the interval, 0 to 1.
+        rng: Draws the patients.
+
+    Raises:
+        ValueError: Not one patient per value.
+    """
+    all_means = np.array(list(patient_means(values, patients).values()), dtype=np.float64)
+    means = all_means[~np.isnan(all_means)]
+    num_missing = len(all_means) - len(means)
+    if len(means) < 2:
+        mean = float(means[0]) if len(means) else math.nan
+        return Estimate(mean, math.nan, math.nan, confidence, len(means), num_missing)
+    resampled = means[rng.integers(len(means), size=(num_resamples, len(means)))].mean(axis=1)
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(float(means.mean()), float(low), float(high), confidence, len(means), num_missing)
+
+
+def paired_sign_flip_test(
+    first: Mapping[str, float], second: Mapping[str, float], *, num_resamples: int = 10_000, rng: np.random.Generator
+) -> PairedTest:
+    """Test whether two methods differ in their mean on the same patients, without assuming a distribution.
+
+    If they do not, each patient's difference is as likely with the other sign. The p-value is the share of sign
+    patterns whose mean difference is at least as large as the observed one: over all 2^n patterns if these are no
+    more than `num_resamples`, else over that many drawn ones and the observed one.
+
+    Phipson & Smyth, Stat. Appl. Genet. Mol. Biol. 9 (2010): https://doi.org/10.2202/1544-6115.1585
+
+    Args:
+        first: Patient to value (`patient_means`); NaN if not applicable.
+        second: The same of the other method.
+        num_resamples: Sign patterns to draw when there are too many to count.
+        rng: Draws them.
+    """
+    everyone = first.keys() | second.keys()
+    paired = [first[patient] - second[patient] for patient in first if patient in second]
+    differences = np.array([difference for difference in paired if not math.isnan(difference)], dtype=np.float64)
+    size = len(differences)
+    if size == 0:
+        return PairedTest(math.nan, math.nan, 0, len(everyone), is_exact=True)
+    is_exact = 2**size <= num_resamples
+    signs = _all_signs(size) if is_exact else rng.choice((-1.0, 1.0), size=(num_resamples, size))
+    observed = abs(float(differences.mean()))
+    threshold = observed - ROUNDING * float(np.abs(differences).max())
+    extreme = np.count_nonzero(np.abs(signs @ differences / size) >= threshold)
+    p_value = extreme / len(signs) if is_exact else (extreme + 1) / (num_resamples + 1)
+    return PairedTest(float(differences.mean()), float(p_value), size, len(everyone) - size, is_exact)
+
+
+def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjust the p-values of several tests so that comparing each to 0.05 keeps the chance of any false alarm at 5 %.
+
+    Holm, Scand. J. Statist. 6 (1979): the k-th smallest of m is multiplied by m - k + 1, never falls below the one
+    before it, and is at most 1.
+
+    Args:
+        p_values: Test to p-value; NaN (no pairs) stays NaN and is not counted.
+
+    Returns:
+        Test to adjusted p-value, in the order given.
+    """
+    ranked = sorted((value, name) for name, value in p_values.items() if not math.isnan(value))
+    adjusted, largest = dict(p_values), 0.0
+    for rank, (value, name) in enumerate(ranked):
+        largest = max(largest, min(1.0, value * (len(ranked) - rank)))
+        adjusted[name] = largest
+    return adjusted
+
+
+def _all_signs(size: int) -> NDArray[np.float64]:
+    """Every pattern of signs, `[2^size, size]`."""
+    return np.array(list(itertools.product((-1.0, 1.0), repeat=size)), dtype=np.float64)

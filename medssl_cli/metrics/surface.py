@@ -1,0 +1,217 @@
+"""How far apart the surfaces of two masks lie, in millimetres, on grids of any spacing.
+
+The surface of a mask is those of its voxels that a 6-connected erosion removes; beyond the image lies background.
+Distances run between voxel centres, from each surface voxel to the nearest surface voxel of the other mask, and are
+exact. They are found with a k-d tree of the surface points: as exact as a distance transform, several times faster on
+anatomical shapes, and its memory grows with the surfaces instead of with the box around them.
+
+Definitions, P and R being the surface voxels of prediction and reference, d(p, R) the distance from p to the nearest r:
+
+    HD95 = max(percentile95 {d(p, R)}, percentile95 {d(r, P)}), percentiles interpolated linearly
+    NSD  = (|{p: d(p, R) <= t}| + |{r: d(r, P) <= t}|) / (|P| + |R|) with tolerance t
+    ASSD = (sum of d(p, R) + sum of d(r, P)) / (|P| + |R|)
+
+A structure that only one of the two marks takes the worst values, so that it cannot vanish from a mean: Dice 0, NSD 0,
+HD95 and ASSD the diagonal of the image. A structure that neither marks is not applicable: NaN.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from medssl_cli.metrics.overlap import LabelMap, Mask, dice, require_same_shape, volume_ml
+
+Spacing = tuple[float, float, float]
+Outcome = Literal["scored", "missed", "hallucinated", "absent"]
+
+ROUNDING_MM: Final = 1e-4
+"""Added to a tolerance: spacings read from float32 headers must not push a distance of "exactly 1 mm" beyond 1 mm."""
+LEAF_SIZE: Final = 32
+"""Points per leaf of the tree: measured, halves the worst case (surfaces far apart) and costs nothing elsewhere."""
+
+
+@dataclass(frozen=True)
+class SurfaceDistances:
+    """Distances in millimetres between the surfaces of two masks that are not empty.
+
+    Args:
+        to_reference: `[P]`, of each surface voxel of the prediction to the reference's surface.
+        to_prediction: `[R]`, of each surface voxel of the reference to the prediction's surface.
+    """
+
+    to_reference: NDArray[np.float64]
+    to_prediction: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StructureScores:
+    """How well one structure of one image was found.
+
+    Args:
+        dice: 0 (worst) to 1; NaN if absent.
+        hd95_mm: 0 to the image's diagonal (worst); NaN if absent.
+        assd_mm: 0 to the image's diagonal (worst); NaN if absent.
+        nsd: 0 (worst) to 1; NaN if absent.
+        volume_ml: Volume of the prediction.
+        reference_ml: Volume of the reference.
+        outcome: "scored": both mark it; "missed": only the reference does; "hallucinated": only the prediction does;
+            "absent": neither does.
+    """
+
+    dice: float
+    hd95_mm: float
+    assd_mm: float
+    nsd: float
+    volume_ml: float
+    reference_ml: float
+    outcome: Outcome
+
+
+def surface(mask: Mask) -> Mask:
+    """Voxels of a mask with at least one of their 6 neighbours outside of it.
+
+    Args:
+        mask: `[X, Y, Z]`. Axes of length 1 are no direction: the surface of a flat image is its outline.
+
+    Returns:
+        `[X, Y, Z]`.
+    """
+    padded = np.pad(mask, 1)
+    inner = mask.copy()
+    for axis, size in enumerate(mask.shape):
+        if size == 1:
+            continue
+        for neighbours in (slice(0, -2), slice(2, None)):
+            window = [slice(1, -1)] * mask.ndim
+            window[axis] = neighbours
+            inner &= padded[tuple(window)]
+    return mask & ~inner
+
+
+def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Spacing) -> SurfaceDistances:
+    """Distances between the surfaces of two masks, each way.
+
+    Args:
+        prediction: `[X, Y, Z]`, not empty.
+        reference: `[X, Y, Z]`, not empty.
+        spacing_mm: Distance (x, y, z) between voxel centres in millimetres.
+
+    Raises:
+        ValueError: The shapes differ, or a mask is empty.
+    """
+    require_same_shape(prediction, reference)
+    predicted, expected = _surface_points_mm(prediction, spacing_mm), _surface_points_mm(reference, spacing_mm)
+    if not len(predicted) or not len(expected):
+        raise ValueError("an empty mask has no surface")
+    return SurfaceDistances(
+        to_reference=_nearest_mm(predicted, expected), to_prediction=_nearest_mm(expected, predicted)
+    )
+
+
+def hd95_mm(distances: SurfaceDistances) -> float:
+    """The larger of the two directed 95th percentiles of the surface distances, in millimetres.
+
+    Huttenlocher et al., IEEE TPAMI 15 (1993), with the percentile for robustness to single voxels:
+    https://doi.org/10.1109/34.232073
+    """
+    return float(max(np.percentile(distances.to_reference, 95), np.percentile(distances.to_prediction, 95)))
+
+
+def nsd(distances: SurfaceDistances, tolerance_mm: float) -> float:
+    """Normalised surface Dice: the share of both surfaces that lies within the tolerance of the other, 0 to 1.
+
+    Nikolov et al., JMIR 23 (2021), section "Surface Dice", with surface voxels counted instead of areas:
+    https://doi.org/10.2196/26151
+    """
+    limit = tolerance_mm + ROUNDING_MM
+    close = np.count_nonzero(distances.to_reference <= limit) + np.count_nonzero(distances.to_prediction <= limit)
+    return float(close / (distances.to_reference.size + distances.to_prediction.size))
+
+
+def assd_mm(distances: SurfaceDistances) -> float:
+    """Average symmetric surface distance in millimetres: the mean over the surface voxels of both masks."""
+    return float(np.concatenate([distances.to_reference, distances.to_prediction]).mean())
+
+
+def image_diagonal_mm(shape: tuple[int, ...], spacing_mm: Spacing) -> float:
+    """Length in millimetres of the diagonal of an image of size (X, Y, Z): no distance within it is larger."""
+    return math.hypot(*(size * spacing for size, spacing in zip(shape, spacing_mm, strict=True)))
+
+
+def segmentation_scores(
+    prediction: LabelMap,
+    reference: LabelMap,
+    *,
+    classes: Mapping[int, str],
+    spacing_mm: Spacing,
+    nsd_tolerance_mm: float,
+) -> dict[str, StructureScores]:
+    """Score every structure of one image.
+
+    Args:
+        prediction: Label map `[X, Y, Z]`.
+        reference: Label map `[X, Y, Z]` on the same grid.
+        classes: Label value to name of the structure. Other values count as background.
+        spacing_mm: Distance (x, y, z) between voxel centres in millimetres.
+        nsd_tolerance_mm: Deviation that counts as none, for example the disagreement of two readers.
+
+    Returns:
+        Scores under the structure's name, in the order of `classes`. Masks that are empty on one side take the worst
+        values, on both sides NaN (see the head of this module).
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    require_same_shape(prediction, reference)
+    return {
+        name: _structure_scores(prediction == value, reference == value, spacing_mm, nsd_tolerance_mm)
+        for value, name in classes.items()
+    }
+
+
+def _structure_scores(prediction: Mask, reference: Mask, spacing_mm: Spacing, tolerance_mm: float) -> StructureScores:
+    found, exists = bool(prediction.any()), bool(reference.any())
+    volumes = volume_ml(prediction, spacing_mm), volume_ml(reference, spacing_mm)
+    if not found and not exists:
+        return StructureScores(math.nan, math.nan, math.nan, math.nan, *volumes, "absent")
+    if not found or not exists:
+        worst_mm = image_diagonal_mm(reference.shape, spacing_mm)
+        return StructureScores(0.0, worst_mm, worst_mm, 0.0, *volumes, "missed" if exists else "hallucinated")
+    distances = surface_distances(prediction, reference, spacing_mm)
+    return StructureScores(
+        dice=dice(prediction, reference),
+        hd95_mm=hd95_mm(distances),
+        assd_mm=assd_mm(distances),
+        nsd=nsd(distances, tolerance_mm),
+        volume_ml=volumes[0],
+        reference_ml=volumes[1],
+        outcome="scored",
+    )
+
+
+def _surface_points_mm(mask: Mask, spacing_mm: Spacing) -> NDArray[np.float64]:
+    """Positions `[N, 3]` of the surface voxels."""
+    box = _bounding_box(mask)
+    corner = np.array([edge.start for edge in box], dtype=np.float64)
+    return (np.argwhere(surface(mask[box])) + corner) * np.asarray(spacing_mm, dtype=np.float64)
+
+
+def _bounding_box(mask: Mask) -> tuple[slice, ...]:
+    """The box around a mask, one voxel wider where the image allows, so that only a flat image has a flat box."""
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        occupied = np.flatnonzero(mask.any(axis=others))
+        box.append(slice(max(int(occupied[0]) - 1, 0), int(occupied[-1]) + 2) if occupied.size else slice(0, 0))
+    return tuple(box)
+
+
+def _nearest_mm(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance `[N]` of each point `[N, 3]` to the nearest of the others `[M, 3]`."""
+    distances, _ = cKDTree(others, leafsize=LEAF_SIZE).query(points)
+    return np.asarray(distances, dtype=np.float64)

@@ -1,0 +1,73 @@
+"""Networks that turn an image into feature maps; one file per network, found by its name.
+
+A file `<name>.py` defines `build(in_channels, spatial_dims=3, **options) -> Backbone`. Nothing else needs to know it.
+
+Shape legend: B batch, C channels, X Y Z space (X Y for 2D backbones).
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module, ABC):
+    """What pre-training teaches and every task starts from: image in, feature maps out.
+
+    Args:
+        channels: Channels of each feature map, fine to coarse.
+        strides: Input voxels per feature cell along each axis, one per map, rising.
+        embedding_levels: Indices of the maps that are pooled into an embedding.
+        crop_multiple: Input sizes must be multiples of this.
+
+    Raises:
+        ValueError: The description contradicts itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: tuple[int, ...],
+        strides: tuple[int, ...],
+        embedding_levels: tuple[int, ...],
+        crop_multiple: int,
+    ) -> None:
+        super().__init__()
+        if not channels or len(channels) != len(strides):
+            raise ValueError(f"{len(channels)} channels and {len(strides)} strides: need one of each per feature map")
+        if list(strides) != sorted(set(strides)):
+            raise ValueError(f"strides {strides} do not rise from fine to coarse")
+        if not embedding_levels or not set(embedding_levels) <= set(range(len(channels))):
+            raise ValueError(f"embedding levels {embedding_levels} are not among the {len(channels)} feature maps")
+        self.channels = channels
+        self.strides = strides
+        self.embedding_levels = embedding_levels
+        self.crop_multiple = crop_multiple
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of the embedding that `embed` returns."""
+        return sum(self.channels[level] for level in self.embedding_levels)
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute the feature maps.
+
+        Args:
+            x: Images [B, C, X, Y, Z]; each spatial size is a multiple of `crop_multiple`.
+
+        Returns:
+            One map per level, fine to coarse: [B, channels[i], X / strides[i], Y / strides[i], Z / strides[i]].
+        """
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Describe each image by one vector: the mean over space of each embedding level's map, concatenated.
+
+        Args:
+            x: Images [B, C, X, Y, Z].
+
+        Returns:
+            Embeddings [B, embedding_dim].
+        """
+        maps = self(x)
+        return torch.cat([maps[level].flatten(2).mean(dim=2) for level in self.embedding_levels], dim=1)

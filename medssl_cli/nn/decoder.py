@@ -1,0 +1,108 @@
+"""From the feature maps of any backbone back to the resolution of its input.
+
+Shape legend: B batch, C channels, X Y Z space (X Y in 2D).
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from monai.networks.blocks.convolutions import Convolution, ResidualUnit
+from torch import Tensor, nn
+
+
+class UNetDecoder(nn.Module):
+    """The expanding half of a U-Net: up-sample, join the next finer map, convolve; then one score per class.
+
+    Up-sampling is a transposed convolution, which exports to ONNX with any input size. Where the finest map is coarser
+    than the image, the last up-sampling gives the scores directly, with windows that overlap: nothing else is computed
+    at full resolution.
+
+    Args:
+        channels: Channels of the feature maps, fine to coarse.
+        strides: Input voxels per feature cell of each map, rising; each divides the next.
+        out_channels: Classes, background included.
+        spatial_dims: 2 or 3.
+        widths: Channels of the decoder at each level but the coarsest, fine to coarse; those of the maps if None.
+        num_res_units: Convolutions in each level's residual unit; 0 for one plain convolution per level.
+        norm: "instance", "batch" or another of MONAI's layer names.
+        activation: MONAI's name of the non-linearity.
+        dropout_prob: Probability of dropping a channel after each convolution.
+
+    Raises:
+        ValueError: Channels, strides and widths do not go together.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        out_channels: int,
+        *,
+        spatial_dims: int = 3,
+        widths: Sequence[int] | None = None,
+        num_res_units: int = 0,
+        norm: str = "instance",
+        activation: str = "prelu",
+        dropout_prob: float = 0.0,
+    ) -> None:
+        super().__init__()
+        widths = tuple(channels[:-1] if widths is None else widths)
+        if not channels or len(channels) != len(strides) or len(widths) != len(channels) - 1:
+            raise ValueError(
+                f"{len(channels)} channels, {len(strides)} strides, {len(widths)} widths: need n, n and n - 1 of them"
+            )
+        if any(coarse % fine or coarse <= fine for fine, coarse in pairwise(strides)):
+            raise ValueError(f"strides {tuple(strides)} must rise, each a multiple of the one before")
+        below = (*widths[1:], channels[-1]) if widths else ()
+        shared = {
+            "norm": norm,
+            "act": activation,
+            "dropout": dropout_prob or None,
+            "bias": norm not in ("instance", "batch"),  # these norms subtract the mean, and with it any bias
+        }
+        up_samplings: list[nn.Module] = []
+        levels: list[nn.Module] = []
+        for coarse_width, width, skip, (fine, coarse) in zip(below, widths, channels, pairwise(strides), strict=False):
+            up_samplings.append(_transposed(spatial_dims, coarse_width, width, coarse // fine))
+            if num_res_units > 0:
+                level = ResidualUnit(spatial_dims, width + skip, width, subunits=num_res_units, **shared)
+            else:
+                level = Convolution(spatial_dims, width + skip, width, **shared)
+            levels.append(level)
+        self.up_samplings = nn.ModuleList(up_samplings)
+        self.levels = nn.ModuleList(levels)
+        self.scores = _scores(spatial_dims, (*widths, channels[-1])[0], out_channels, strides[0])
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Score every class in every voxel.
+
+        Args:
+            maps: Feature maps of the backbone, fine to coarse.
+
+        Returns:
+            Logits [B, out_channels, X, Y, Z] at the resolution of the backbone's input.
+        """
+        *skips, x = maps
+        for up_sampling, level, skip in zip(
+            reversed(self.up_samplings), reversed(self.levels), reversed(skips), strict=True
+        ):
+            x = level(torch.cat((skip, up_sampling(x)), dim=1))
+        return self.scores(x)
+
+
+def _transposed(spatial_dims: int, in_channels: int, out_channels: int, scale: int) -> nn.Module:
+    """Up-sampling by a whole factor with windows that do not overlap."""
+    layer = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
+    return layer(in_channels, out_channels, kernel_size=scale, stride=scale)
+
+
+def _scores(spatial_dims: int, in_channels: int, out_channels: int, scale: int) -> nn.Module:
+    """The last layer: a linear map per voxel, or an up-sampling with windows that overlap by half (odd scale: not)."""
+    if scale == 1:
+        layer = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        return layer(in_channels, out_channels, kernel_size=1)
+    if scale % 2:
+        return _transposed(spatial_dims, in_channels, out_channels, scale)
+    transposed = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
+    return transposed(in_channels, out_channels, kernel_size=2 * scale, stride=scale, padding=scale // 2)

@@ -1,0 +1,34 @@
+"""The MLP between a pooled embedding and a self-supervised loss."""
+
+from torch import Tensor, nn
+
+
+class Projector(nn.Module):
+    """Linear, BatchNorm, ReLU, twice, then Linear: embedding [N, E] -> projection [N, P].
+
+    The normalisation has no learnt scale and keeps no running statistics, so it always uses the N rows at hand, in
+    evaluation too. It removes what all rows share; without it projections of medical crops, which look alike, start out
+    parallel and a cosine loss has nothing to separate.
+
+    Parameters are named as in published VoCo checkpoints (`layer1.0`, `layer2.0`, `layer3.0`).
+
+    Args:
+        embedding_dim: E.
+        projection_dim: P, also the width of the hidden layers.
+    """
+
+    def __init__(self, embedding_dim: int, projection_dim: int) -> None:
+        super().__init__()
+        self.layer1 = _hidden_layer(embedding_dim, projection_dim)
+        self.layer2 = _hidden_layer(projection_dim, projection_dim)
+        self.layer3 = nn.Sequential(nn.Linear(projection_dim, projection_dim))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Project embeddings [N, E] of at least two rows to [N, P]."""
+        projections: Tensor = self.layer3(self.layer2(self.layer1(embeddings)))
+        return projections
+
+
+def _hidden_layer(in_dim: int, out_dim: int) -> nn.Sequential:
+    norm = nn.BatchNorm1d(out_dim, affine=False, track_running_stats=False)
+    return nn.Sequential(nn.Linear(in_dim, out_dim), norm, nn.ReLU())

@@ -1,0 +1,275 @@
+"""Plots of training and of scores over patients, as SVG for the page or as PNG.
+
+Text and axes of an SVG take the colour of the text around it (`currentColor`), so that one plot serves a light and a
+dark page. The colours of the data have at least three times the contrast of either background. The bytes depend on the
+data alone: no dates, no random identifiers. Matplotlib is imported inside the functions, it takes a second to load.
+"""
+
+import contextlib
+import io
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.metrics.statistics import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ImageFormat = Literal["svg", "png"]
+
+SERIES_COLOURS: Final = ("#2f81c7", "#d5641c", "#11936d", "#b0609a", "#8f7d00", "#7b6fd0")
+"""Told apart with any common colour blindness, in the order of use; 3:1 or more on white and on near-black."""
+INK: Final = "#010203"
+"""Stands for the colour of text while matplotlib draws: a shade that nothing else uses."""
+WIDTH_INCHES: Final = 7.2
+SMOOTHING_STEPS: Final = 40
+"""A smoothed curve shows about this many independent values, whatever the number of steps."""
+SHOWN_STEPS: Final = 600
+"""More points than this are thinned out: they would only make the file larger."""
+BASELINE_LABELS_AT: Final = (0.995, 0.66, 0.33)
+"""Right ends of the labels as fractions of the width: baselines often lie close together."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over the steps of a training.
+
+    Args:
+        steps: Ascending.
+        values: One per step; NaN is not drawn.
+    """
+
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The scores of one method on the patients of a split.
+
+    Args:
+        values: Patient to score; NaN (not applicable) is not drawn.
+        estimate: Mean over these patients with its interval.
+    """
+
+    values: Mapping[str, float]
+    estimate: Estimate
+
+
+def loss_curves(
+    curves: Mapping[str, Curve],
+    *,
+    baselines: Mapping[str, float] | None = None,
+    title: str = "",
+    ylabel: str = "loss",
+    image_format: ImageFormat = "svg",
+) -> bytes:
+    """Draw losses over steps, each with its smoothed course, beside the losses of trivial predictors.
+
+    Args:
+        curves: Name to curve.
+        baselines: Name of a trivial predictor to the loss that it has; a model that learns passes below all.
+        title: Written above.
+        ylabel: What is drawn.
+        image_format: "svg" or "png".
+
+    Returns:
+        The file's bytes.
+    """
+    with _style():
+        figure, axes = _figure(3.4, title)
+        for (name, curve), colour in zip(curves.items(), _colours(len(curves)), strict=True):
+            steps, values = np.asarray(curve.steps, dtype=float), np.asarray(curve.values, dtype=float)
+            shown = slice(None, None, max(1, len(steps) // SHOWN_STEPS))
+            axes.plot(steps[shown], values[shown], color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(steps[shown], _smoothed(values)[shown], color=colour, linewidth=1.8, label=name)
+        for index, (name, value) in enumerate((baselines or {}).items()):
+            axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.65)
+            axes.annotate(
+                f"{name} ({value:.3g})",
+                (BASELINE_LABELS_AT[index % len(BASELINE_LABELS_AT)], value),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                fontsize=8,
+                color=INK,
+            )
+        axes.set_xlabel("step")
+        axes.set_ylabel(ylabel)
+        axes.grid(axis="y", alpha=0.15)
+        if len(curves) > 1:
+            axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 1.16), ncols=len(curves))
+        return _saved(figure, image_format)
+
+
+def group_comparison(
+    groups: Mapping[str, Group],
+    *,
+    title: str = "",
+    ylabel: str = "Dice, mean of the structures",
+    image_format: ImageFormat = "svg",
+) -> bytes:
+    """Draw methods side by side: a dot per patient, lines between the dots of one patient, mean and interval.
+
+    Args:
+        groups: Name of the method ("from scratch", "pre-trained") to its scores.
+        title: Written above.
+        ylabel: What the scores are.
+        image_format: "svg" or "png".
+
+    Returns:
+        The file's bytes.
+    """
+    with _style():
+        figure, axes = _figure(3.6, title, width=max(3.2, 1.9 * len(groups)))
+        members = list(groups.values())
+        for position, (left, right) in enumerate(itertools.pairwise(members)):
+            for patient in sorted(left.values.keys() & right.values.keys()):
+                pair = (left.values[patient], right.values[patient])
+                axes.plot((position, position + 1), pair, color=INK, alpha=0.15, linewidth=0.8, zorder=1)
+        for position, (group, colour) in enumerate(zip(members, _colours(len(members)), strict=True)):
+            values = [value for _, value in sorted(group.values.items())]
+            axes.scatter([position] * len(values), values, s=16, color=colour, alpha=0.55, linewidths=0, zorder=2)
+            _draw_estimate(axes, group.estimate, position + 0.16, colour, is_upright=True)
+            axes.annotate(
+                f"{group.estimate.mean:.3f}",
+                (position + 0.16, group.estimate.mean),
+                xytext=(9, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+                color=INK,
+            )
+        axes.set_xticks(range(len(groups)), list(groups))
+        axes.set_xlim(-0.4, len(groups) - 0.4)
+        axes.set_ylabel(ylabel)
+        axes.grid(axis="y", alpha=0.15)
+        return _saved(figure, image_format)
+
+
+def structure_scores(
+    scores: Mapping[str, Mapping[str, Group]],
+    *,
+    title: str = "",
+    xlabel: str = "Dice",
+    limits: tuple[float, float] | None = None,
+    image_format: ImageFormat = "svg",
+) -> bytes:
+    """Draw scores per structure: a dot per patient, the mean and its interval, one colour per method.
+
+    Args:
+        scores: Structure to method to scores.
+        title: Written above.
+        xlabel: What the scores are.
+        limits: Ends of the axis; by default those of the data.
+        image_format: "svg" or "png".
+
+    Returns:
+        The file's bytes.
+    """
+    methods = list(dict.fromkeys(method for groups in scores.values() for method in groups))
+    colours = dict(zip(methods, _colours(len(methods)), strict=True))
+    row_height = 0.24 + 0.2 * len(methods)
+    with _style():
+        figure, axes = _figure(0.9 + row_height * len(scores), title)
+        for row, groups in enumerate(scores.values()):
+            for method, group in groups.items():
+                y = row + (methods.index(method) - (len(methods) - 1) / 2) * 0.3
+                values = [value for _, value in sorted(group.values.items())]
+                axes.scatter(values, [y] * len(values), s=14, color=colours[method], alpha=0.45, linewidths=0, zorder=2)
+                _draw_estimate(axes, group.estimate, y, colours[method], is_upright=False)
+        axes.set_yticks(range(len(scores)), list(scores))
+        axes.set_ylim(len(scores) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(xlabel)
+        axes.grid(axis="x", alpha=0.15)
+        if limits is not None:
+            margin = 0.01 * (limits[1] - limits[0])
+            axes.set_xlim(limits[0] - margin, limits[1] + margin)
+        if len(methods) > 1:
+            handles = [axes.plot([], [], "o", color=colours[method], label=method)[0] for method in methods]
+            axes.legend(handles=handles, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(methods))
+        return _saved(figure, image_format)
+
+
+def _draw_estimate(axes: "Axes", estimate: Estimate, place: float, colour: str, *, is_upright: bool) -> None:
+    """A ringed dot for the mean and a bar for the interval, which may be unknown."""
+    if math.isnan(estimate.mean):
+        return
+    ends, at = (estimate.low, estimate.high), (place, place)
+    axes.plot(*((at, ends) if is_upright else (ends, at)), color=colour, linewidth=2.4, zorder=3)
+    point = (place, estimate.mean) if is_upright else (estimate.mean, place)
+    axes.plot(*point, "o", color=colour, markersize=7, markeredgecolor=INK, markeredgewidth=1, zorder=4)
+
+
+def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over a centred window that narrows towards the ends; NaN is left out."""
+    half = len(values) // (2 * SMOOTHING_STEPS)
+    known = ~np.isnan(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(known)])
+    index = np.arange(len(values))
+    reach = np.minimum(np.minimum(index, len(values) - 1 - index), half)
+    low, high = index - reach, index + reach + 1
+    num = counts[high] - counts[low]
+    return np.where(num > 0, (sums[high] - sums[low]) / np.maximum(num, 1), np.nan)
+
+
+def _colours(number: int) -> list[str]:
+    return [SERIES_COLOURS[index % len(SERIES_COLOURS)] for index in range(number)]
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    """Settings of matplotlib that hold inside a `with` block."""
+    from matplotlib import rc_context
+
+    with rc_context(
+        {
+            "font.family": "sans-serif",
+            "font.size": 9.5,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlelocation": "left",
+            "axes.titlesize": 10.5,
+            "axes.titleweight": "bold",
+            "axes.titlepad": 10,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "axes.edgecolor": INK,
+            "axes.titlecolor": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "grid.color": INK,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "medssl",
+        }
+    ):
+        yield
+
+
+def _figure(height: float, title: str, *, width: float = WIDTH_INCHES) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title)
+    return figure, axes
+
+
+def _saved(figure: "Figure", image_format: ImageFormat) -> bytes:
+    buffer = io.BytesIO()
+    if image_format == "png":
+        figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+        return buffer.getvalue()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return buffer.getvalue().replace(INK.encode(), b"currentColor")

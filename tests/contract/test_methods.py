@@ -1,0 +1,215 @@
+"""What every file in methods/ must keep, whoever wrote it. New methods are found here without being listed.
+
+The folder toy_methods/ holds the method of docs/guides/add-a-method.md, put beside the real ones by extending the path
+of the package: a method is its file, and nothing else has to know it.
+"""
+
+import copy
+import math
+import pkgutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from medssl_cli import methods, plugins
+from medssl_cli.methods import Losses, MethodBase, Views
+from medssl_cli.nn.backbones import Backbone
+
+TOY_METHODS = Path(__file__).parent / "toy_methods"
+TOY_NAMES = [module.name for module in pkgutil.iter_modules([str(TOY_METHODS)])]
+NAMES = [*plugins.names("method"), *TOY_NAMES]
+each_method = pytest.mark.parametrize("name", NAMES)
+BATCH = 2
+
+
+class TinyBackbone(Backbone):
+    """Two convolutions; every parameter matters to the embedding."""
+
+    def __init__(self, spatial_dims: int = 3) -> None:
+        super().__init__(channels=(6, 8), strides=(1, 2), embedding_levels=(0, 1), crop_multiple=2)
+        conv = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
+        self.fine = conv(1, 6, 3, padding=1)
+        self.coarse = conv(6, 8, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        fine = self.fine(x).relu()
+        return [fine, self.coarse(fine).tanh()]
+
+
+@pytest.fixture(autouse=True)
+def toy_methods_lie_beside_the_real_ones(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(TOY_METHODS)])
+    yield
+    for name in TOY_NAMES:
+        sys.modules.pop(f"{methods.__name__}.{name}", None)
+
+
+def build(name: str, seed: int = 0) -> MethodBase:
+    module = plugins.load("method", name)
+    torch.manual_seed(seed)
+    spatial_dims = max(module.Method.dims)
+    crop_size = (8, 8, 8) if spatial_dims == 3 else (8, 8, 1)
+    return module.Method(TinyBackbone(spatial_dims), module.Options(), crop_size).train()
+
+
+def images_for(method: MethodBase) -> Tensor:
+    """Smooth random images in 0...1, of exactly the number and size that the method asks for."""
+    request = method.views()
+    noise = torch.rand(BATCH, request.num_views, 1, *request.size, generator=torch.Generator().manual_seed(1))
+    ramp = torch.linspace(0, 1, request.size[0])[:, None, None]
+    return (noise + ramp) / 2
+
+
+def loss_of(method: MethodBase, images: Tensor, seed: int = 0) -> Losses:
+    return method.loss(Views(images, torch.Generator().manual_seed(seed)), progress=0.0)
+
+
+def test_the_toy_method_is_found_without_being_listed() -> None:
+    assert "denoise" in TOY_NAMES
+    assert {"denoise", "voco"} <= set(plugins.names("method"))
+    assert isinstance(plugins.load("method", "denoise"), ModuleType)
+
+
+@each_method
+def test_options_have_defaults_and_refuse_unknown_keys(name: str) -> None:
+    options = plugins.load("method", name).Options
+
+    assert options() == options.model_validate({})
+    with pytest.raises(ValidationError, match="no_such_option"):
+        options.model_validate({"no_such_option": 1})
+
+
+@each_method
+def test_dims_are_two_or_three(name: str) -> None:
+    dims = plugins.load("method", name).Method.dims
+
+    assert isinstance(dims, frozenset)
+    assert dims
+    assert dims <= {2, 3}
+
+
+@each_method
+def test_views_are_whole_numbers_of_backbone_cells(name: str) -> None:
+    method = build(name)
+    request = method.views()
+
+    assert request.num_views >= 1
+    in_plane_or_space = request.size[: max(method.dims)]
+    assert all(extent > 0 and extent % method.backbone.crop_multiple == 0 for extent in in_plane_or_space)
+
+
+@each_method
+def test_loss_is_a_finite_scalar_with_detached_parts(name: str) -> None:
+    method = build(name)
+
+    losses = loss_of(method, images_for(method))
+
+    assert losses.total.shape == ()
+    assert math.isfinite(losses.total.item())
+    assert losses.parts
+    for value in [*losses.parts.values(), *losses.diagnostics.values()]:
+        assert value.shape == ()
+        assert math.isfinite(value.item())
+        assert not value.requires_grad
+
+
+@each_method
+def test_gradient_reaches_every_backbone_parameter(name: str) -> None:
+    method = build(name)
+
+    loss_of(method, images_for(method)).total.backward()
+
+    for key, parameter in method.backbone.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+@each_method
+def test_what_needs_no_gradient_gets_none(name: str) -> None:
+    method = build(name)
+
+    loss_of(method, images_for(method)).total.backward()
+
+    assert all(p.requires_grad for p in method.backbone.parameters())
+    assert all(p.grad is None for p in method.parameters() if not p.requires_grad)
+
+
+@each_method
+def test_the_generator_is_the_only_source_of_randomness(name: str) -> None:
+    method = build(name)
+    images = images_for(method)
+    torch.manual_seed(10)
+    first = loss_of(method, images).total
+    state = torch.random.get_rng_state()
+    torch.manual_seed(11)
+
+    again = loss_of(method, images).total
+    other = loss_of(method, images, seed=1).total
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    torch.manual_seed(10)
+    assert torch.equal(torch.random.get_rng_state(), state)  # nothing was drawn from the global generator
+
+
+@each_method
+def test_images_stay_as_they_were(name: str) -> None:
+    method = build(name)
+    images = images_for(method)
+    before = images.clone()
+
+    loss_of(method, images).total.backward()
+
+    assert torch.equal(images, before)
+
+
+@each_method
+def test_state_dict_is_all_there_is_to_save(name: str) -> None:
+    method = build(name)
+    images = images_for(method)
+    train(method, images, steps=2)
+    other = build(name, seed=5)
+    assert not torch.equal(loss_of(other, images).total, loss_of(method, images).total)
+
+    other.load_state_dict(copy.deepcopy(method.state_dict()), strict=True)
+
+    assert torch.equal(loss_of(other, images).total, loss_of(method, images).total)
+
+
+@each_method
+def test_a_few_steps_on_one_batch_lower_the_loss(name: str) -> None:
+    method = build(name)
+
+    losses = train(method, images_for(method), steps=30)
+
+    assert sum(losses[-3:]) / 3 < losses[0]
+
+
+@each_method
+def test_baselines_are_finite_numbers(name: str) -> None:
+    for key, value in build(name).baselines().items():
+        assert isinstance(value, float), key
+        assert math.isfinite(value), key
+
+
+def train(method: MethodBase, images: Tensor, steps: int) -> list[float]:
+    """Loss before each of a few steps; the same images and random numbers every time."""
+    optimizer = torch.optim.AdamW((p for p in method.parameters() if p.requires_grad), lr=1e-3)
+    losses = []
+    for step in range(steps):
+        progress = step / steps
+        method.before_step(progress)
+        total = loss_of(method, images).total
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        method.after_step(progress)
+        losses.append(total.item())
+    return losses

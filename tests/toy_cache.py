@@ -1,0 +1,50 @@
+"""A cache of small images with structure, made directly through the store: fast, and no file format involved."""
+
+from pathlib import Path
+
+import numpy as np
+
+from medssl_cli.cache.items import ItemRecord, Provenance
+from medssl_cli.cache.store import Cache
+from medssl_cli.imaging.volume import Volume
+
+
+def toy_cache(root: Path, *, num_patients: int, size: int = 32, modality: str = "CT", num_classes: int = 2) -> Cache:
+    """Bright balls (class 1) with a darker ball beside them (class 2) on a gradient, at 2 mm, one per patient."""
+    cache = Cache.open_or_create(root)
+    with cache.writing():
+        for index in range(num_patients):
+            image, label = _balls(np.random.default_rng(index), size)
+            affine = np.diag([2.0, 2.0, 2.0, 1.0])
+            volume = Volume(image[None], affine, modality, "HU" if modality == "CT" else "a.u.")
+            key = cache.pseudonyms.of
+            record = ItemRecord(
+                item_id=cache.item_id(volume),
+                patient_key=key("patient", str(index)),
+                study_key=key("study", str(index)),
+                series_key=key("series", str(index)),
+                has_patient_identity=True,
+                modality=modality,
+                units=volume.units,
+                shape=volume.shape,
+                dtype="int16",
+                affine=tuple(map(tuple, affine.tolist())),
+                image_sha256="0" * 64,
+                provenance=Provenance(
+                    source_kind="nifti", num_files=1, medssl_version="0.1.0", key_id=cache.pseudonyms.key_id
+                ),
+            )
+            assert cache.add(volume, record)
+            names = {value: f"ball_{value}" for value in range(1, num_classes + 1)}
+            cache.add_label(record.item_id, "seg", Volume(label[None], affine, modality), names)
+    return cache
+
+
+def _balls(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    grid = np.stack(np.meshgrid(*[np.arange(size)] * 3, indexing="ij"))
+    centre = rng.uniform(size * 0.35, size * 0.65, 3)
+    distance = np.linalg.norm(grid - centre[:, None, None, None], axis=0)
+    second = np.linalg.norm(grid - (centre + [size * 0.2, 0, 0])[:, None, None, None], axis=0)
+    label = np.where(distance < size * 0.16, 1, np.where(second < size * 0.12, 2, 0)).astype(np.uint8)
+    image = -100 + 2 * grid[2] + np.choose(label, [0, 250, 120]) + rng.normal(0, 10, label.shape)
+    return image.astype(np.int16), label

@@ -1,0 +1,54 @@
+"""A model whose answers are known by hand: class 1 where the network input is above one half."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from medssl_cli.deploy.bundle import Bundle, Parity, attach
+from medssl_cli.recipe import Preprocessing
+
+TILE = (16, 16, 8)
+
+
+def toy_bundle(**changes: Any) -> Bundle:
+    """A complete bundle of the toy model."""
+    values: dict[str, Any] = {
+        "task": "toy-seg",
+        "preprocessing": Preprocessing(window_hu=(0.0, 100.0)),
+        "classes": {1: "bright"},
+        "tile_size": TILE,
+        "overlap": 0.5,
+        "nsd_tolerance_mm": 2.0,
+        "medssl_version": "0.1.0",
+        "recipe_sha256": "a" * 64,
+        "weights_sha256": "b" * 64,
+        "manifest_sha256": "c" * 64,
+        "split_seed": 0,
+        "fold": 0,
+        "parity": Parity(max_abs_difference=0, argmax_agreement=1, min_dice=1, num_cases=1),
+        "intended_use": "Tests",
+    }
+    return Bundle(**{**values, **changes})
+
+
+def toy_graph(tile: tuple[int, int, int] = TILE) -> bytes:
+    """Logits (0, x - 1/2): a 1x1x1 convolution with weights (0, 1) and biases (0, -1/2)."""
+    weight = numpy_helper.from_array(np.array([0, 1], np.float32).reshape(2, 1, 1, 1, 1), "weight")
+    bias = numpy_helper.from_array(np.array([0, -0.5], np.float32), "bias")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "weight", "bias"], ["logits"])],
+        "toy",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, *tile])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2, *tile])],
+        [weight, bias],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+def write_toy_model(path: Path, **changes: Any) -> Path:
+    """The toy model as a sealed file."""
+    path.write_bytes(attach(toy_graph(), toy_bundle(**changes)))
+    return path

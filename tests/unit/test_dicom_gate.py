@@ -1,0 +1,391 @@
+"""The geometry gate: what is accepted sits where its header says, everything else has a name."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medssl_cli.errors import CODES, InputError
+from medssl_cli.formats.dicom import SeriesPart, group_headers, is_dicom, mcd_mm, read_header
+from medssl_cli.formats.dicom.headers import CT_IMAGE, Header
+from medssl_cli.imaging.geometry import corner_displacement_mm
+from tests.dicom_factory import SERIES_UID, ct_series, edit, group, load, refusal_code
+
+
+def test_slices_are_ordered_by_position_not_by_instance_number(tmp_path):
+    series = ct_series(tmp_path, positions_mm=[10, 0, 15, 5])  # the voxel value is its height in mm
+
+    assert load(series).volume.voxels[0, 0, 0, :].tolist() == [0, 5, 10, 15]
+
+
+def test_the_order_of_the_input_changes_nothing(tmp_path):
+    series = ct_series(tmp_path)
+
+    assert pickle.dumps(group(series)) == pickle.dumps(group(reversed(series)))
+
+
+def test_the_affine_is_the_analytic_one(tmp_path):
+    part = group(ct_series(tmp_path, positions_mm=[0, 5, 10, 15], spacing_mm=(0.9, 0.7)))[0][0]
+
+    # Rows run along LPS x, columns along LPS y: RAS turns both signs. Written at RAS (40, 30, 0).
+    expected = [[-0.9, 0, 0, 40], [0, -0.7, 0, 30], [0, 0, 5, 0], [0, 0, 0, 1]]
+    np.testing.assert_allclose(part.affine, expected, atol=1e-9)
+    assert part.mcd_mm <= 1e-9
+
+
+def test_warnings_name_what_is_odd_but_harmless(tmp_path):
+    series = ct_series(tmp_path)
+    edit(series[2], ImagePositionPatient=[-40, -30, 10.02])
+    edit(series[4], InstanceNumber=9)
+    for path in series:
+        edit(path, PatientID="anon")
+
+    (part,) = group(series)[0]
+
+    assert part.warnings == ("W_NO_PATIENT_KEY", "W_INSTANCE_GAP", "W_SLICE_JITTER")
+    assert part.identity.patient is None
+    assert part.mcd_mm == pytest.approx(0.02)
+
+
+CORRUPTIONS = {
+    "E_MISSING_SLICES": lambda series: series.pop(2),
+    "E_SPACING_NOT_UNIFORM": lambda series: edit(series[2], ImagePositionPatient=[-40, -30, 11.3]),
+    "E_GEOM_MISSING": lambda series: edit(series[2], ImagePositionPatient=None),
+    "E_SPACING_INVALID": lambda series: edit(series[2], PixelSpacing=[0, 0.9]),
+    "E_PIXEL_SPACING_VARIES": lambda series: edit(series[2], PixelSpacing=[0.8, 0.9]),
+    "E_IOP_NOT_ORTHONORMAL": lambda series: edit(series[2], ImageOrientationPatient=[1.01, 0, 0, 0, 1.01, 0]),
+    "E_ORIENTATION_VARIES": lambda series: edit(series[2], ImageOrientationPatient=[0, 1, 0, 0, 0, 1]),
+    "E_FRAME_OF_REFERENCE_VARIES": lambda series: edit(series[2], FrameOfReferenceUID="1.2.3"),
+    "E_PATIENT_MIX": lambda series: edit(series[2], PatientID="P2"),
+    "E_DUP_SOP_CONFLICT": lambda series: edit(series[2], SOPInstanceUID=f"{SERIES_UID}.1"),
+    "E_DUP_POSITION": lambda series: edit(series[2], ImagePositionPatient=[-40, -30, 5]),
+    "E_GEOMETRY_INEXACT": lambda series: edit(series[2], ImagePositionPatient=[-39.8, -30, 10]),
+    "E_TOO_FEW_SLICES": lambda series: series.__delitem__(slice(3, None)),
+}
+
+
+@pytest.mark.parametrize("code", CORRUPTIONS)
+def test_one_wrong_slice_refuses_the_series_by_name(tmp_path, code):
+    series = ct_series(tmp_path)
+    CORRUPTIONS[code](series)
+
+    assert refusal_code(series) == code
+
+
+def test_a_slice_of_another_matrix_refuses_the_series(tmp_path):
+    series = [*ct_series(tmp_path / "a"), *ct_series(tmp_path / "b", positions_mm=[25], size=(5, 6))]
+    edit(series[-1], SOPInstanceUID=f"{SERIES_UID}.99")
+
+    assert refusal_code(series) == "E_MATRIX_VARIES"
+
+
+def test_two_stacks_of_different_matrix_are_two_images(tmp_path):
+    first, second = ct_series(tmp_path / "a"), ct_series(tmp_path / "b", size=(5, 6))
+    for number, path in enumerate(second):
+        edit(path, SOPInstanceUID=f"{SERIES_UID}.{number + 100}")
+
+    parts, refusals = group(first + second)
+
+    assert refusals == []
+    assert sorted(part.identity.series for part in parts) == [f"{SERIES_UID}#p0", f"{SERIES_UID}#p1"]
+
+
+@pytest.mark.parametrize("degrees", [0.5, 5.0, 20.0])
+def test_gantry_tilt_is_refused_with_its_angle(tmp_path, degrees):
+    heights = [0, 20, 40, 60, 80]
+    series = ct_series(tmp_path, positions_mm=heights)
+    for path, height in zip(series, heights, strict=True):
+        edit(path, ImagePositionPatient=[-40, -30 + round(height * np.tan(np.radians(degrees)), 9), height])
+
+    parts, (refusal,) = group(series)
+
+    assert (parts, refusal.code) == ([], "E_GANTRY_TILT")
+    assert f"{degrees:.1f} degrees" in refusal.message
+
+
+def test_a_tenth_of_a_milliradian_in_one_slice_is_harmless(tmp_path):
+    series = ct_series(tmp_path)
+    edit(series[2], ImageOrientationPatient=[1, 1e-4, 0, -1e-4, 1, 0])
+
+    (part,) = group(series)[0]
+
+    # The far corner lies 5 columns of 0.9 mm and 4 rows of 0.7 mm from the position.
+    assert part.mcd_mm == pytest.approx(1e-4 * np.hypot(5 * 0.9, 4 * 0.7), rel=1e-3)
+
+
+def test_the_same_bytes_twice_are_one_slice(tmp_path):
+    series = ct_series(tmp_path)
+    copy = tmp_path / "copy.dcm"
+    copy.write_bytes(series[0].read_bytes())
+
+    parts, (duplicate,) = group([*series, copy])
+
+    assert len(parts[0].headers) == 5
+    assert (duplicate.code, len(duplicate.files)) == ("DUPLICATE", 1)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "first", "second"),
+    [("AcquisitionNumber", 1, 2), ("TemporalPositionIdentifier", 1, 2), ("EchoTime", 2.3, 4.6)],
+)
+def test_phases_become_parts_of_one_grid(tmp_path, attribute, first, second):
+    series = _two_phases(tmp_path, attribute, (first, second))
+
+    parts, refusals = group(series)
+
+    assert refusals == []
+    assert [len(part.headers) for part in parts] == [5, 5]
+    assert [{getattr(header, attribute) for header in part.headers} for part in parts] == [{first}, {second}]
+    assert [part.identity.series for part in parts] == [f"{SERIES_UID}#p0", f"{SERIES_UID}#p1"]
+
+
+def test_phases_of_unequal_length_are_refused(tmp_path):
+    series = _two_phases(tmp_path, "AcquisitionNumber", (1, 2))
+
+    assert refusal_code(series[:-1]) == "E_DUP_POSITION"
+
+
+def test_a_localizer_is_set_aside_and_the_rest_accepted(tmp_path):
+    series = ct_series(tmp_path)
+    edit(series[4], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+
+    parts, (refusal,) = group(series)
+
+    assert [len(part.headers) for part in parts] == [4]
+    assert (refusal.code, refusal.files) == ("S_LOCALIZER", [series[4]])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "code"),
+    [
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "S_SECONDARY_CAPTURE"),
+        ({"BurnedInAnnotation": "YES"}, "E_BURNED_IN"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "E_ENHANCED_UNSUPPORTED"),
+    ],
+)
+def test_pictures_that_are_no_slices_are_named(tmp_path, attributes, code):
+    series = ct_series(tmp_path)
+    for path in series:
+        edit(path, **attributes)
+
+    assert refusal_code(series) == code
+
+
+@pytest.mark.parametrize(
+    ("attributes", "code"),
+    [
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.481.3", "PixelData": None, "Rows": None}, "S_NON_IMAGE"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"}, "S_NON_IMAGE"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "S_SECONDARY_CAPTURE"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1"}, "S_UNSUPPORTED_MODALITY"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"}, "E_ENHANCED_UNSUPPORTED"),
+        ({"NumberOfFrames": 2}, "E_ENHANCED_UNSUPPORTED"),
+        ({"PixelData": None}, "E_TRUNCATED"),
+        ({"Rows": None}, "E_VALUE_INVALID"),
+        ({"Modality": "MR"}, "E_VALUE_INVALID"),
+        ({"HighBit": 15}, "E_VALUE_INVALID"),
+    ],
+)
+def test_objects_that_are_not_for_us_say_so(tmp_path, attributes, code):
+    path = ct_series(tmp_path)[0]
+    edit(path, **attributes)
+
+    with pytest.raises(InputError) as refused:
+        read_header(path)
+
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize("text", [b"NaN ", b"inf ", b"0,7 ", b"1e999 ", b"0x10", b"1_0 ", b"\xd9\xa3  ", b"1 2 "])
+def test_numbers_are_read_strictly_and_never_quoted(tmp_path, text):
+    path = ct_series(tmp_path)[0]
+    edit(path, RescaleSlope="77.12500")
+    path.write_bytes(path.read_bytes().replace(b"77.12500", text.ljust(8)))
+
+    with pytest.raises(InputError) as refused:
+        read_header(path)
+
+    assert refused.value.code == "E_VALUE_INVALID"
+    assert "(0028,1053)" in refused.value.message
+    assert text.decode("latin-1").strip() not in refused.value.message.replace("(0028,1053)", "")
+
+
+def test_every_truncation_is_refused_with_a_code(tmp_path):
+    series = ct_series(tmp_path)
+    whole = series[0].read_bytes()
+    codes = set()
+    for length in range(132, len(whole), 7):
+        series[0].write_bytes(whole[:length])
+        with pytest.raises(InputError) as refused:
+            load(series)
+        codes.add(refused.value.code)
+
+    assert codes <= {"E_TRUNCATED", "E_DICOM_PARSE", "E_VALUE_INVALID"}
+
+
+def test_deep_nesting_is_refused_not_fatal(tmp_path):
+    path = ct_series(tmp_path)[0]
+    whole = path.read_bytes()
+    at = whole.index(b"\x20\x00\x0d\x00UI")  # before StudyInstanceUID, group 0020
+    nest = b"\x18\x00\x06\x90SQ\x00\x00\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    path.write_bytes(whole[:at] + nest * 20_000 + whole[at:])
+
+    with pytest.raises(InputError) as refused:
+        read_header(path)
+
+    assert refused.value.code == "E_DICOM_PARSE"
+
+
+def test_the_signature_is_behind_the_preamble(tmp_path):
+    path = ct_series(tmp_path)[0]
+
+    assert is_dicom(path.read_bytes()[:132])
+    assert not is_dicom(b"DICM")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_clean_oblique_series_are_accepted_with_their_own_affine(data):
+    headers, affine = _oblique(data)
+
+    parts, refusals = group_headers(data.draw(st.permutations(headers)))
+
+    assert refusals == []
+    assert parts[0].mcd_mm <= 1e-3
+    assert corner_displacement_mm(parts[0].affine, affine, (64, 48, len(headers))) <= 1e-3
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_one_corrupt_number_is_refused_or_harmless(data):
+    headers, _ = _oblique(data)
+    field, count = data.draw(
+        st.sampled_from([("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)])
+    )
+    victim = data.draw(st.integers(0, len(headers) - 1))
+    place = data.draw(st.integers(0, count - 1))
+    values = list(getattr(headers[victim], field))
+    values[place] = data.draw(
+        st.one_of(
+            st.floats(-1e3, 1e3),
+            st.floats(-1, 1).map(lambda change: values[place] + change),
+            st.floats(-1e-3, 1e-3).map(lambda change: values[place] + change),
+            st.just(-values[place]),
+        )
+    )
+    headers[victim] = _replace(headers[victim], **{field: tuple(values)})
+
+    parts, refusals = group_headers(headers)
+
+    assert len(parts) + len(refusals) == 1
+    for refusal in refusals:
+        assert refusal.code in CODES
+        assert len(refusal.files) == len(headers)
+    for part in parts:
+        assert _worst_error_mm(part) <= 0.10
+        assert mcd_mm(part.headers, part.affine) == pytest.approx(_worst_error_mm(part), abs=1e-9)
+
+
+def _worst_error_mm(part: SeriesPart) -> float:
+    """Independent of the gate: PS3.3 C.7.6.2.1.1, equation 1, for the corners of each slice on its own."""
+    worst = 0.0
+    for k, header in enumerate(part.headers):
+        x, y = header.ImageOrientationPatient[:3], header.ImageOrientationPatient[3:]
+        row_mm, column_mm = header.PixelSpacing
+        for i in (0, header.Columns - 1):
+            for j in (0, header.Rows - 1):
+                place = [
+                    header.ImagePositionPatient[axis] + x[axis] * column_mm * i + y[axis] * row_mm * j
+                    for axis in range(3)
+                ]
+                ras = np.array([-place[0], -place[1], place[2], 1.0])
+                worst = max(worst, float(np.linalg.norm(part.affine @ [i, j, k, 1] - ras)))
+    return worst
+
+
+def _oblique(data):
+    """Headers of a random oblique series with numbers as a scanner prints them (8 decimals), and its affine."""
+    matrix = np.array(data.draw(st.lists(st.floats(-1, 1), min_size=9, max_size=9))).reshape(3, 3)
+    rotation, _ = np.linalg.qr(matrix + 3 * np.eye(3))
+    rotation *= np.sign(np.linalg.det(rotation))
+    spacing = data.draw(st.tuples(st.floats(0.3, 3), st.floats(0.3, 3), st.floats(0.5, 8)))
+    origin = np.array(data.draw(st.tuples(*[st.floats(-500, 500)] * 3)))
+    count = data.draw(st.integers(4, 12))
+    lps = np.eye(4)
+    lps[:3, :3] = rotation * spacing
+    lps[:3, 3] = origin
+    headers = [
+        _header(
+            k,
+            ImagePositionPatient=tuple(np.round(lps[:3] @ [0, 0, k, 1], 8)),
+            ImageOrientationPatient=tuple(np.round([*rotation[:, 0], *rotation[:, 1]], 8)),
+            PixelSpacing=(round(spacing[1], 8), round(spacing[0], 8)),
+        )
+        for k in range(count)
+    ]
+    return headers, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+
+
+def _header(number: int, **values) -> Header:
+    return Header(
+        **{
+            "path": Path(f"{number}.dcm"),
+            "digest": f"{number:064x}",
+            "pixel_offset": 0,
+            "pixel_length": None,
+            "TransferSyntaxUID": "1.2.840.10008.1.2.1",
+            "SOPClassUID": CT_IMAGE,
+            "SOPInstanceUID": f"1.2.{number}",
+            "StudyInstanceUID": "1.2",
+            "SeriesInstanceUID": "1.3",
+            "FrameOfReferenceUID": "1.4",
+            "PatientID": "P1",
+            "IssuerOfPatientID": "",
+            "Modality": "CT",
+            "ImageType": ("ORIGINAL", "PRIMARY"),
+            "Rows": 48,
+            "Columns": 64,
+            "BitsAllocated": 16,
+            "BitsStored": 12,
+            "HighBit": 11,
+            "PixelRepresentation": 0,
+            "SamplesPerPixel": 1,
+            "PhotometricInterpretation": "MONOCHROME2",
+            "RescaleSlope": 1.0,
+            "RescaleIntercept": 0.0,
+            "RescaleType": "HU",
+            "NumberOfFrames": 1,
+            "InstanceNumber": number,
+            "AcquisitionNumber": 1,
+            "TemporalPositionIdentifier": None,
+            "EchoNumbers": "",
+            "EchoTime": None,
+            "DiffusionBValue": None,
+            "TriggerTime": None,
+            "ConvolutionKernel": (),
+            "AcquisitionTime": "",
+            "LossyImageCompression": "",
+            "BurnedInAnnotation": "NO",
+            "PixelPaddingValue": None,
+            **values,
+        }
+    )
+
+
+def _replace(header: Header, **values) -> Header:
+    return _header(0, **{**header.__dict__, **values})
+
+
+def _two_phases(folder: Path, attribute: str, values: tuple[float, float]) -> list[Path]:
+    series = []
+    for phase, value in enumerate(values):
+        for number, path in enumerate(ct_series(folder / str(phase))):
+            instance = phase * 5 + number + 1
+            edit(path, **{attribute: value, "SOPInstanceUID": f"{SERIES_UID}.{instance}", "InstanceNumber": instance})
+            series.append(path)
+    assert len({pydicom.dcmread(path).SOPInstanceUID for path in series}) == 10
+    return series
