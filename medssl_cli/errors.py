@@ -62,6 +62,9 @@ CODES: Final[dict[str, str]] = {
     "E_PHOTOMETRIC": "Colour, palette or an unknown photometric interpretation",
     "E_VALUE_INVALID": "A header value that the geometry or the pixel scale needs is not a finite number",
     "E_ENHANCED_UNSUPPORTED": "Enhanced multi-frame DICOM is not supported yet",
+    "E_MOSAIC_UNSUPPORTED": "Siemens mosaics are not supported yet",
+    "E_DEFLATED": "Deflated DICOM is not supported yet",
+    "E_DICOM_DEPTH": "The DICOM sequences are nested too deeply",
     "E_NIFTI_HEADER": "The NIfTI header is not valid",
     "E_NIFTI_DIMS": "The dimensions of the NIfTI file are impossible",
     "E_4D_INPUT": "The image has more than three dimensions",
@@ -126,6 +129,7 @@ CODES: Final[dict[str, str]] = {
     "E_NO_MODEL": "No installed model of that name",
     "E_MODEL_INVALID": "The ONNX file is not a medssl model",
     "E_MODEL_CORRUPT": "The ONNX file does not match its recorded SHA-256",
+    "E_MODALITY_MISMATCH": "The image is of another modality than the model was trained on",
     "E_DEVICE": "The requested device is not available",
     "E_GATE_DICE": "The Dice is below the required minimum",
     "E_OUTPUT_CHECK": "The written mask does not read back identically",
@@ -133,6 +137,7 @@ CODES: Final[dict[str, str]] = {
     "E_INTERRUPTED": "Stopped cleanly on request; run the same command again to go on",
     "E_NOTHING_USABLE": "Nothing in the input could be used",
     "E_WORKER_CRASH": "A worker process died",
+    "E_DEMO_STEP": "A command of the demo failed",
 }
 
 

@@ -111,7 +111,7 @@ def remove_temporaries(directory: Path) -> int:
     removed = 0
     for path in directory.glob(f"{TEMPORARY_PREFIX}*"):
         owner = path.name.removeprefix(TEMPORARY_PREFIX).split("-")[0]
-        if owner.isdigit() and _is_alive(int(owner)):
+        if owner.isdigit() and is_alive(int(owner)):
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -121,9 +121,14 @@ def remove_temporaries(directory: Path) -> int:
     return removed
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of that number runs; one that has died and not been waited for does not."""
     if process == os.getpid():
         return True
+    state = Path(f"/proc/{process}/stat")
+    if state.is_file():
+        with contextlib.suppress(OSError):
+            return state.read_text().rpartition(")")[2].split()[0] != "Z"
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -141,6 +141,7 @@ class Training(Strict):
     checkpoint_every: PositiveInt = 500
     log_every: PositiveInt = 10
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 

@@ -32,7 +32,7 @@ def shuffled(keys: Sequence[str], seed: int) -> list[str]:
     return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}|{key}".encode()).digest())
 
 
-def test_patients(records: Sequence[ItemRecord], seed: int) -> set[str]:
+def held_out_patients(records: Sequence[ItemRecord], seed: int) -> set[str]:
     """Every fifth labelled patient, stratified by the label sets a patient has; unlabelled patients never.
 
     Pre-training leaves these out, so that no evaluation sees an image that any training has seen.
@@ -73,7 +73,7 @@ def split_items(
     Raises:
         NothingUsableError: `E_TOO_FEW_PATIENTS`.
     """
-    test = test_patients(all_records, seed)
+    test = held_out_patients(all_records, seed)
     patients = shuffled(sorted({record.patient_key for record in usable} - test), seed)
     val = patients[fold::NUM_FOLDS][:num_val]
     train = [patient for patient in patients if patient not in set(val)]

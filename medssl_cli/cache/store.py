@@ -25,6 +25,8 @@ from medssl_cli.cache.items import FORMAT_VERSION, ItemRecord, LabelRecord
 from medssl_cli.cache.keys import Pseudonyms, load_or_create_key
 from medssl_cli.errors import GateError, InputError, NothingUsableError, UsageError
 from medssl_cli.files import (
+    TEMPORARY_PREFIX,
+    is_alive,
     publish_directory,
     remove_temporaries,
     sha256_file,
@@ -85,12 +87,13 @@ class Cache:
             UsageError: `E_NO_CACHE` if the folder exists and holds something else.
         """
         if not (root / MARKER).is_file():
-            if root.exists() and any(path.name not in ("items", "site.key") for path in root.iterdir()):
+            if root.exists() and any(not _is_beginning(path.name) for path in root.iterdir()):
                 raise UsageError(
                     "E_NO_CACHE", f"{root} exists and is not a medssl cache", hint="choose another --cache"
                 )
             with storage_errors("the cache"):
                 (root / "items").mkdir(parents=True, exist_ok=True, mode=0o700)
+                remove_temporaries(root)
                 load_or_create_key(root / "site.key")
                 write_json(root / MARKER, {"format_version": FORMAT_VERSION})
         return cls.open(root)
@@ -99,12 +102,27 @@ class Cache:
     def writing(self) -> Iterator[None]:
         """Around every change: a writer that dies leaves a mark, and the next reader rebuilds the catalog."""
         mark = self.root / f"writing-{os.getpid()}"
-        for directory in (self.root / "items").glob("*"):
-            remove_temporaries(directory)
+        if self._dead_marks():
+            self._clean()
         with storage_errors("the cache"):
             mark.touch()
         yield
         mark.unlink(missing_ok=True)
+
+    def _dead_marks(self) -> list[Path]:
+        """Marks of writers that died."""
+        marks = self.root.glob("writing-*")
+        return [mark for mark in marks if not is_alive(int(mark.name.removeprefix("writing-")))]
+
+    def _clean(self) -> None:
+        """Remove what dead writers left; then their marks."""
+        marks = self._dead_marks()
+        for pattern in (".", "reports", "items/*", "items/*/*"):
+            for directory in self.root.glob(pattern):
+                if directory.is_dir():
+                    remove_temporaries(directory)
+        for mark in marks:
+            mark.unlink(missing_ok=True)
 
     def rebuild(self) -> int:
         """Make the catalog anew from the items.
@@ -112,14 +130,14 @@ class Cache:
         Returns:
             Number of items.
         """
+        self._clean()
         records = list(self._scan())
-        for leftover in self.root.glob("catalog.sqlite*"):
-            leftover.unlink(missing_ok=True)
-        self.catalog.replace_all(records)
-        for mark in self.root.glob("writing-*"):
-            owner = mark.name.removeprefix("writing-")
-            if owner != str(os.getpid()) and not Path(f"/proc/{owner}").exists():
-                mark.unlink(missing_ok=True)
+        try:
+            self.catalog.replace_all(records)
+        except sqlite3.DatabaseError:
+            for damaged in self.root.glob("catalog.sqlite*"):
+                damaged.unlink(missing_ok=True)
+            self.catalog.replace_all(records)
         return len(records)
 
     def _scan(self) -> Iterator[ItemRecord]:
@@ -312,6 +330,11 @@ class Cache:
             if not path.is_file() or sha256_file(path) != digest:
                 return Problem(directory.name, "E_CACHE_CORRUPT", f"{name} is damaged or missing")
         return None
+
+
+def _is_beginning(name: str) -> bool:
+    """Whether a name belongs to a cache whose making was cut short."""
+    return name in ("items", "site.key") or name.startswith(TEMPORARY_PREFIX)
 
 
 def _write_record(path: Path, record: ItemRecord) -> None:

@@ -1,5 +1,6 @@
 """The `medssl` command. Each sub-command is a thin shell over one engine function; heavy imports wait inside it."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -27,13 +28,17 @@ app = typer.Typer(
 )
 
 ROAD = "The road"
-for command in (ingest, pretrain, finetune, evaluate, export, infer):
-    app.command(rich_help_panel=ROAD)(guarded(command))
-for command in (demo, doctor):
-    app.command(rich_help_panel="Helpers")(guarded(command))
-app.add_typer(recipes_commands.app, name="recipes", rich_help_panel="Helpers")
-app.add_typer(models_commands.app, name="models", rich_help_panel="Helpers")
-app.add_typer(cache_commands.app, name="cache", rich_help_panel="Helpers")
+HELPERS = "Helpers"
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    ROAD: (ingest, pretrain, finetune, evaluate, export, infer),
+    HELPERS: (demo, doctor),
+}
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(guarded(command))
+app.add_typer(recipes_commands.app, name="recipes", rich_help_panel=HELPERS)
+app.add_typer(models_commands.app, name="models", rich_help_panel=HELPERS)
+app.add_typer(cache_commands.app, name="cache", rich_help_panel=HELPERS)
 
 
 def _print_version(value: bool) -> None:

@@ -31,7 +31,9 @@ def list_items(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> 
     for record in records:
         spacing = " x ".join(f"{value:.2f}" for value in spacing_mm(record.affine_array))
         shape = " x ".join(str(size) for size in record.shape)
-        rows.append((record.item_id, record.patient_key[:8], record.modality, shape, spacing, ", ".join(record.labels)))
+        rows.append(
+            (record.item_id[:10], record.patient_key[:8], record.modality, shape, spacing, ", ".join(record.labels))
+        )
     table(f"{len(records)} images in {cache}", ("item", "patient", "kind", "voxels", "mm", "labels"), rows)
 
 

@@ -42,14 +42,15 @@ def export(
     terminal.note(f"run {run} · cache {cache} · {cases} cases · model {path}")
     with terminal.running():
         bundle = export_run(run, path, cache_root=cache, cases=cases, tolerance=tolerance, licence=licence)
-    parity = bundle.parity
-    lines = [
-        f"{path}: torch and ONNX Runtime agree on {100 * parity.argmax_agreement:.4f} % of voxels, "
-        f"Dice {parity.min_dice:.5f}, largest logit difference {parity.max_abs_difference:.1e} ({parity.num_cases} images)"
-    ]
+    lines = [f"{path}: {bundle.proof}"]
     if install:
         store = ModelStore(models_folder(models))
         lines.append(f"installed as {store.add(path).name} in {store.root}")
         lines.append(f"next: medssl infer scan.nii.gz --task {bundle.task}")
-    document = {"model": str(path), "task": bundle.task, "parity": parity.model_dump(), "installed": install}
+    document = {
+        "model": str(path),
+        "task": bundle.task,
+        "parity": bundle.parity and bundle.parity.model_dump(),
+        "installed": install,
+    }
     result(document, as_json=json, text="\n".join(lines))

@@ -57,7 +57,7 @@ def ingest(
             workers=workers,
             dry_run=dry_run,
             report_path=report,
-            progress=lambda stage, at, total: terminal.progress(stage, at, total or at),
+            progress=lambda stage, at, total: terminal.progress(stage, at, total or 0),
         )
     if private_map is not None:
         write_json(private_map, {key: [str(path) for path in files] for key, files in done.files.items()})

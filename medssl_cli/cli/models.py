@@ -47,9 +47,7 @@ def show(name: Name, models: ModelsOption = None) -> None:
 
 @app.command()
 @guarded
-def add(
-    model: Annotated[Path, typer.Argument(help="An exported model.onnx.")], models: ModelsOption = None
-) -> None:
+def add(model: Annotated[Path, typer.Argument(help="An exported model.onnx.")], models: ModelsOption = None) -> None:
     """Install a model under its task's name.
 
     Example: medssl models add model.onnx

@@ -52,6 +52,8 @@ def pretrain(
         summary = run_pretrain(resolved, Cache.open(cache), root, device=device, talk=terminal)
     verdict = "below" if summary.has_learnt else "NOT below"
     lines = [f"  {name}: {value:.4f}" for name, value in summary.baselines.items()]
-    text = f"loss {summary.loss:.4f} after {summary.steps} steps, {verdict} every trivial predictor:\n" + "\n".join(lines)
+    text = f"loss {summary.loss:.4f} after {summary.steps} steps, {verdict} every trivial predictor:\n" + "\n".join(
+        lines
+    )
     text += f"\nencoder: {root / 'encoder.safetensors'}\nnext: medssl finetune --task heart-seg --init {root}"
     result({**asdict(summary), "root": str(root)}, as_json=json, text=text)

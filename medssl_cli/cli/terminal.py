@@ -57,19 +57,20 @@ class Terminal:
             typer.echo(text, err=True)
 
     def progress(self, what: str, done: float, total: float, detail: str = "") -> None:
-        """Move the bar, or print a line every `LINE_EVERY_S` seconds."""
+        """Move the bar, or print a line every `LINE_EVERY_S` seconds; a total of 0 means that nobody knows it."""
         if self._quiet:
             return
         if self._bar is not None:
             if what not in self._tasks:
-                self._tasks[what] = self._bar.add_task(what, total=total, detail=detail)
-            self._bar.update(self._tasks[what], completed=done, total=total, detail=detail)
+                self._tasks[what] = self._bar.add_task(what, total=total or None, detail=detail)
+            self._bar.update(self._tasks[what], completed=done, total=total or None, detail=detail)
             return
         now = monotonic()
-        if what != self._last_what or now - self._last_line > LINE_EVERY_S or done >= total:
+        is_end = 0 < total <= done
+        if what != self._last_what or now - self._last_line > LINE_EVERY_S or is_end:
             self._last_what, self._last_line = what, now
-            share = 100 * done / total if total else 100
-            typer.echo(f"{what}: {share:.0f} % {detail}".rstrip(), err=True)
+            share = f"{100 * done / total:.0f} %" if total else f"{done:g}"
+            typer.echo(f"{what}: {share} {detail}".rstrip(), err=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

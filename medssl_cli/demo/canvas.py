@@ -5,12 +5,13 @@ Distances are in millimetres, negative inside. A surface that cuts a voxel fills
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
+Vector = Sequence[float] | NDArray[np.float64]
 Distance = Callable[[Array, Array, Array], Array]
 Point = tuple[float, float, float]
 Box = tuple[slice, slice, slice]
@@ -64,11 +65,11 @@ class Frame:
     linear: NDArray[np.float64]
     offset: NDArray[np.float64]
 
-    def to_world(self, point: Sequence[float]) -> NDArray[np.float64]:
+    def to_world(self, point: Vector) -> NDArray[np.float64]:
         """Place of an own point in the world."""
         return self.linear @ np.asarray(point, dtype=np.float64) + self.offset
 
-    def from_world(self, point: Sequence[float]) -> Point:
+    def from_world(self, point: Vector) -> Point:
         """Own coordinates of a point in the world."""
         x, y, z = np.linalg.solve(self.linear, np.asarray(point, dtype=np.float64) - self.offset)
         return float(x), float(y), float(z)
@@ -196,3 +197,8 @@ def union(parts: Sequence[Solid]) -> Solid:
         return result
 
     return Solid(distance, (low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+
+def point(vector: NDArray[np.float64]) -> Point:
+    """Three plain numbers of a vector."""
+    return float(vector[0]), float(vector[1]), float(vector[2])

@@ -156,7 +156,7 @@ def _write_scan(folder: Path, phantom: Phantom, rng: np.random.Generator, *, pat
     """One CT series; columns run to the patient's left and rows to the back, file names say nothing."""
     turn = (-1, -1, 1 if upwards else -1)
     voxels, affine = _turned(phantom.hu, phantom.affine, turn)
-    names = rng.choice(10**8, size=voxels.shape[2], replace=False)
+    names = rng.choice(np.arange(10**6, 10**6 + 9999), size=voxels.shape[2], replace=False)
     extension = ("", ".dcm", ".IMA")[int(rng.integers(3))]
     study, series, frame = (f"2.25.{rng.integers(1 << 60)}{level}" for level in range(3))
     return write_ct_series(
@@ -192,7 +192,7 @@ def _write_mess(root: Path, folders: list[Path], rng: np.random.Generator) -> No
         copies.mkdir()
         for file in sorted(folders[1].iterdir()):
             if file.name not in JUNK:
-                shutil.copy(file, copies / f"{rng.integers(1e9):09d}")
+                shutil.copy(file, copies / f"{rng.integers(10**9):09d}")
 
 
 def _turned(

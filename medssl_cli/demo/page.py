@@ -1,6 +1,7 @@
 """The demo's page: what went in, what was refused, how training went, what the masks look like."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,8 +31,8 @@ from medssl_cli.report.pictures import comparison, mid_planes
 from medssl_cli.report.plots import Curve, Group, group_comparison, loss_curves, structure_scores
 
 NOTICE: Final = (
-    "Everything here was learnt from phantoms: chests drawn by a program. It shows that the road works on this machine. "
-    "It is no evidence that any method helps patients, and the models are of no use on real scans."
+    "Everything here was learnt from phantoms: chests drawn by a program. It shows that the road works on this "
+    "machine. It is no evidence that any method helps patients, and the models are of no use on real scans."
 )
 METHODS: Final = {"scratch": "from scratch", "pretrained": "pre-trained"}
 WINDOW_HU: Final = (-160.0, 400.0)
@@ -50,20 +51,21 @@ def write_page(result: DemoResult) -> None:
     Raises:
         StorageError: `E_IO`.
     """
-    page = Page("medssl demo", notice=NOTICE)
+    page = Page("medssl demo", "The whole road on phantoms: ingest, pretrain, finetune, evaluate, export, infer")
+    page.notice(NOTICE, kind="warning")
     _scores(page, result)
     _masks(page, result)
     _training(page, result.folder)
     _ingest(page, result)
     _commands(page, result)
-    write_atomic(result.page, page.to_html().encode())
+    write_atomic(result.page, page.render().encode())
 
 
 def _scores(page: Page, result: DemoResult) -> None:
     first = result.scores["scratch"]
     num_train = _summary(result.folder / SCRATCH).get("num_train_patients", "?")
     page.heading("Few labels, with and without pre-training")
-    page.text(
+    page.paragraph(
         f"Two networks of the same kind saw the same {num_train} labelled patients for the same number of steps. One "
         f"started from random weights, the other from the encoder that had looked at all training scans without "
         f"labels. Both were tested on {first['num_patients']} patients that neither had seen. One run each, no choice "
@@ -71,12 +73,20 @@ def _scores(page: Page, result: DemoResult) -> None:
     )
     page.table(("structure", "Dice from scratch", "Dice pre-trained", "marking every voxel"), _score_rows(result))
     groups = {METHODS[name]: _mean_group(scores) for name, scores in result.scores.items()}
-    page.plot(group_comparison(groups), "One dot per test patient; the bar is a 95 % bootstrap interval of the mean.")
+    page.figure(
+        group_comparison(groups),
+        alt="Mean Dice of each test patient, from scratch and pre-trained",
+        caption="One dot per test patient; the bar is a 95 % bootstrap interval of the mean.",
+    )
     by_structure = {
         structure: {METHODS[name]: _group(scores, structure) for name, scores in result.scores.items()}
         for structure in first["structures"]
     }
-    page.plot(structure_scores(by_structure, limits=(0, 1)), "Dice by structure and test patient.")
+    page.figure(
+        structure_scores(by_structure, limits=(0, 1)),
+        alt="Dice of each structure, from scratch and pre-trained",
+        caption="Dice by structure and test patient.",
+    )
 
 
 def _score_rows(result: DemoResult) -> list[tuple[str, ...]]:
@@ -101,11 +111,12 @@ def _mean_group(scores: dict[str, Any]) -> Group:
 
 
 def _estimate(document: dict[str, Any]) -> Estimate:
-    return Estimate(**{name: _number(value) if value is None else value for name, value in document.items()})
+    known: dict[str, Any] = {name: math.nan if value is None else value for name, value in document.items()}
+    return Estimate(**known)
 
 
 def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+    return math.nan if value is None else float(value)
 
 
 def _masks(page: Page, result: DemoResult) -> None:
@@ -119,7 +130,9 @@ def _masks(page: Page, result: DemoResult) -> None:
             scores = [dice(mask == value, reference == value) for value in STRUCTURES]
             pictures.append((f"{title}: mean Dice {np.nanmean(scores):.3f}", mask))
         drawn = [(caption, _picture(image, affine, mask, reference)) for caption, mask in pictures]
-        page.picture(comparison(drawn, title=f"Unseen {what}"), f"Unseen {what}: reference and the two models' masks.")
+        page.figure(
+            comparison(drawn), alt=f"Reference and two models' masks of the unseen {what}", caption=f"Unseen {what}."
+        )
 
 
 def _picture(image: Voxels, affine: Affine, mask: Voxels, focus: Voxels) -> Image.Image:
@@ -152,7 +165,9 @@ def _on_ras(path: Path) -> Voxels:
     """A label map `[X, Y, Z]` along R, A and S."""
     loaded = nibabel.load(path)
     affine = np.asarray(loaded.affine, dtype=np.float64)
-    return reorient_to_ras(np.asarray(loaded.dataobj)[np.newaxis], affine)[0][0]
+    turned, _ = reorient_to_ras(np.asarray(loaded.dataobj)[np.newaxis], affine)
+    mask: Voxels = turned[0]
+    return mask
 
 
 def _mask_file(folder: Path) -> Path:
@@ -167,25 +182,28 @@ def _training(page: Page, folder: Path) -> None:
         for name, value in entries[-1].items()
         if name.startswith("baseline/")
     }
-    page.plot(
+    page.figure(
         loss_curves({"VoCo": _curve(entries, "loss")}, baselines=baselines, title="Pre-training without labels"),
-        "A network that has learnt nothing cannot get below the dashed lines.",
+        alt="Loss of pre-training over steps beside those of trivial predictors",
+        caption="A network that has learnt nothing cannot get below the dashed lines.",
     )
     runs = {
         METHODS["scratch"]: read_metrics(folder / SCRATCH),
         METHODS["pretrained"]: read_metrics(folder / PRETRAINED),
     }
-    page.plot(
+    page.figure(
         loss_curves({name: _curve(log, "loss") for name, log in runs.items()}, title="Fine-tuning: training loss"),
-        "Dice loss plus cross-entropy on random crops.",
+        alt="Training loss over steps, from scratch and pre-trained",
+        caption="Dice loss plus cross-entropy on random crops.",
     )
-    page.plot(
+    page.figure(
         loss_curves(
             {name: _curve(log, "val_dice") for name, log in runs.items()},
             title="Fine-tuning: validation",
             ylabel="mean Dice",
         ),
-        "Whole scans of the validation patients; the best step is the one that is tested and exported.",
+        alt="Validation Dice over steps, from scratch and pre-trained",
+        caption="Whole scans of the validation patients; the best step is the one that is tested and exported.",
     )
 
 
@@ -203,9 +221,10 @@ def _summary(run: Path) -> dict[str, Any]:
 def _ingest(page: Page, result: DemoResult) -> None:
     report = first_report(result.folder)
     page.heading("What went in, and what did not")
-    page.text(
-        f"The folder held {result.cohort.num_series + 1} DICOM series of as many patients in a messy tree, one of them "
-        f"twice and one with a slice lost in transfer, junk files, and {result.cohort.num_labelled} labelled NIfTI files."
+    page.paragraph(
+        f"The folder held {result.cohort.num_series + 1} DICOM series of as many patients in a messy tree, one "
+        f"of them twice and one with a slice lost in transfer, junk files, and {result.cohort.num_labelled} labelled "
+        "NIfTI files."
     )
     counts = report.get("counts", {})
     page.table(("", "files"), [(name, str(value)) for name, value in counts.items()])
@@ -216,7 +235,7 @@ def _ingest(page: Page, result: DemoResult) -> None:
 
 def _commands(page: Page, result: DemoResult) -> None:
     page.heading("The commands of this demo")
-    page.text(f"Typed in {result.folder.resolve().name}/, they do the same again.")
+    page.paragraph(f"Typed in {result.folder.resolve().name}/, they do the same again.")
     page.table(("command", "seconds"), [(done.step.command, f"{done.seconds:.0f}") for done in result.steps])
     page.heading("The same on your own scans")
     page.code("\n".join(commands_for_own_data()))

@@ -29,7 +29,7 @@ SEED: Final = 0
 SMALLER: Final = (
     "backbone={name: unet, channels: [16, 32, 64, 128], strides: [2, 2, 2, 2], num_res_units: 2}",
     "data.spacing_mm=[4.0, 4.0, 4.0]",
-    "data.crop_size=[64, 64, 32]",
+    "data.crop_size=[48, 48, 32]",
     "data.num_workers=0",
     "optimizer.learning_rate=1.0e-3",
     "precision=fp32",
@@ -190,9 +190,10 @@ def road(size: Size) -> list[Step]:
     steps = ("--set", f"steps={size.finetune_steps}", "--set", f"validate_every={size.validate_every}")
     smaller = tuple(part for override in SMALLER for part in ("--set", override))
     labels = ("--task", "heart-seg", *cache, "--fraction", f"{size.fraction:g}")
-    shorter = () if size == FULL else ("--set", f"steps={size.pretrain_steps}")
+    shorter = ("--set", f"steps={size.pretrain_steps}", "--set", "data.batch_size=2")
     return [
-        Step("Take in DICOM series and labelled NIfTI files", ("ingest", "scans/dicom", "scans/labelled", *cache),
+        Step("Take in DICOM series and labelled NIfTI files",
+             ("ingest", "scans/dicom", "scans/labelled", *cache, "--modality", "CT"),
              accepts=(Exit.OK, Exit.PARTIAL)),
         Step("Learn from all scans without labels (VoCo)",
              ("pretrain", "--recipe", "voco-tiny", *cache, "--run", PRETRAINING, *shorter)),
@@ -221,7 +222,7 @@ def road(size: Size) -> list[Step]:
 def commands_for_own_data(labelled: str = "MY_LABELLED_SET", dicom: str = "MY_DICOM_FOLDER") -> list[str]:
     """The road on somebody's own scans, at full size and with every default."""
     return [
-        f"medssl ingest {dicom} {labelled}",
+        f"medssl ingest {dicom} {labelled} --modality CT",
         "medssl pretrain --recipe voco",
         "medssl finetune --task heart-seg --init runs/voco --run runs/heart-seg",
         "medssl evaluate runs/heart-seg --split test",

@@ -41,6 +41,7 @@ class Bundle(Strict):
         task: Name of the task; also the name of the installed model.
         classes: Names by label value, background (0) left out.
         modality: Of the training images; None for any.
+        label_set: Name of the reference labels in a cache.
         nsd_tolerance_mm: The recipe's tolerance, so that evaluation of the model needs no recipe.
         weights_sha256: Of the weights that were exported.
         manifest_sha256: Of the run's list of items.
@@ -56,6 +57,7 @@ class Bundle(Strict):
     classes: dict[int, str] = Field(min_length=1, max_length=255)
     in_channels: PositiveInt = 1
     modality: str | None = None
+    label_set: str = "seg"
     tile_size: Size
     overlap: Annotated[float, Field(ge=0, lt=1)]
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
@@ -87,6 +89,17 @@ class Bundle(Strict):
     def has_seen(self, patient_key: str) -> bool:
         """Whether the model was trained or selected on a patient of this key."""
         return patient_digest(patient_key) in self.trained_on
+
+    @property
+    def proof(self) -> str:
+        """How well torch and ONNX Runtime agree, in one sentence."""
+        if self.parity is None:
+            return "not compared with torch yet"
+        return (
+            f"torch and ONNX Runtime agree on {100 * self.parity.argmax_agreement:.4f} % of voxels, "
+            f"Dice {self.parity.min_dice:.5f}, largest logit difference {self.parity.max_abs_difference:.1e}, "
+            f"on {self.parity.num_cases} whole images"
+        )
 
     def to_json(self) -> str:
         """Canonical JSON."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, Literal
 
+from medssl_cli import __version__
 from medssl_cli.deploy.runtime import num_cuda_devices
 
 PACKAGES: Final = (
-    "medssl",
     "numpy",
     "torch",
     "monai",
@@ -39,7 +39,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at packages and devices; imports torch."""
-    checks: tuple[Callable[[], Finding], ...] = (_python, _runtimes, _driver, _onnx_device, _torch_device)
+    checks: tuple[Callable[[], Finding], ...] = (_medssl, _runtimes, _driver, _onnx_device, _torch_device)
     return [*(check() for check in checks), *_packages()]
 
 
@@ -51,8 +51,9 @@ def installed(package: str) -> str | None:
         return None
 
 
-def _python() -> Finding:
-    return Finding("Python", "ok", f"{platform.python_version()} on {sys.platform} {platform.machine()}")
+def _medssl() -> Finding:
+    detail = f"{__version__} on Python {platform.python_version()}, {sys.platform} {platform.machine()}"
+    return Finding("medssl", "ok", detail)
 
 
 def _packages() -> list[Finding]:

@@ -135,6 +135,7 @@ def make_bundle(run: TrainedRun, *, licence: str) -> Bundle:
         classes=run.classes,
         in_channels=run.in_channels,
         modality=recipe.data.modality,
+        label_set=recipe.task.options.get("label_set", "seg"),
         tile_size=recipe.tile_size,
         overlap=recipe.inference.overlap,
         mirror_axes=recipe.inference.mirror_axes,
@@ -251,9 +252,9 @@ def _require(parity: Parity, tolerance: float) -> None:
     if not is_equal:
         raise GateError(
             "E_PARITY",
-            f"on {parity.num_cases} images the ONNX model differs from torch: "
-            f"logits by {parity.max_abs_difference:.1e} ({tolerance:.0e} allowed), argmax agreement {parity.argmax_agreement:.6f}, Dice {parity.min_dice:.6f} "
-            f"({MIN_AGREEMENT} needed)",
+            f"on {parity.num_cases} images the ONNX model differs from torch: logits by "
+            f"{parity.max_abs_difference:.1e} ({tolerance:.0e} allowed), argmax agreement "
+            f"{parity.argmax_agreement:.6f}, Dice {parity.min_dice:.6f} ({MIN_AGREEMENT} needed)",
             hint="no file was written; please report the recipe and the versions that medssl doctor prints",
         )
 

@@ -256,7 +256,7 @@ def _read(scan: Scan, modality: str | None) -> tuple[LoadedImage, bytes | None]:
         raise ValueError("a scan is a file or a series")
     found = scan.series.headers[0].Modality
     if modality is not None and found != modality:
-        raise InputError("S_UNSUPPORTED_MODALITY", f"the model is for {modality}, this series is {found}")
+        raise InputError("E_MODALITY_MISMATCH", f"the model is for {modality}, this series is {found}")
     return read_series(scan.series), None
 
 

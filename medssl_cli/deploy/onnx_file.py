@@ -140,7 +140,11 @@ def _foreign_parts(message: memoryview | bytes, kind: str) -> Iterator[str]:
     for number, _, value in _fields(message):
         if kind == "tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)):
             yield "weights in another file"
-        if kind == "node" and number == _NODE_DOMAIN and (isinstance(value, int) or bytes(value) not in _STANDARD_DOMAINS):
+        if (
+            kind == "node"
+            and number == _NODE_DOMAIN
+            and (isinstance(value, int) or bytes(value) not in _STANDARD_DOMAINS)
+        ):
             yield "operators that are not standard ONNX"
         if number in children and isinstance(value, memoryview):
             yield from _foreign_parts(value, children[number])

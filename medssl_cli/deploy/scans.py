@@ -144,13 +144,14 @@ def _folder(files: Sequence[Path], root: Path) -> Path:
 
 
 def _unique_names(candidates: Sequence[_Candidate]) -> list[str]:
-    """Short names where they are unique, else with their folders, else numbered in order."""
-    short = Counter(item.short_name.lower() for item in candidates)
-    names = [item.short_name if short[item.short_name.lower()] == 1 else item.long_name for item in candidates]
+    """Short names; with their folders where several places share one; numbered where one place has several scans."""
+    places = {(item.short_name.lower(), item.long_name.lower()) for item in candidates}
+    homes = Counter(short for short, _ in places)
+    names = [item.short_name if homes[item.short_name.lower()] == 1 else item.long_name for item in candidates]
     repeated = {name for name, count in Counter(name.lower() for name in names).items() if count > 1}
+    taken = {name.lower() for name in names}
     position: Counter[str] = Counter()
     unique: list[str] = []
-    taken = {name.lower() for name in names}
     for name in names:
         if name.lower() in repeated:
             stem = name

@@ -54,11 +54,24 @@ def make_fabric(device: str, precision: str) -> Any:
     )
 
 
+def lay_out(network: torch.nn.Module, *, channels_last: bool) -> torch.memory_format:
+    """Lay out a network's 3D kernels in memory; channels last is faster for many convolutions.
+
+    Returns:
+        The format that its inputs should have.
+    """
+    layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+    for parameter in network.parameters():
+        if parameter.ndim == 5:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+    return layout
+
+
 def tune_process() -> None:
     """Keep large freed blocks instead of giving them back: 3D training allocates the same sizes every step."""
     torch.set_flush_denormal(True)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
-            for option, value in ((M_MMAP_THRESHOLD, 2**31 - 1), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28)):
+            for option, value in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28)):
                 libc.mallopt(option, value)

@@ -21,7 +21,7 @@ from medssl_cli.data.augment import augment
 from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
 from medssl_cli.engine.build import build_task, task_options
 from medssl_cli.engine.checkpoints import Checkpoint, optimizer_tensors, prefixed, restore_optimizer, unprefixed
-from medssl_cli.engine.devices import make_fabric
+from medssl_cli.engine.devices import lay_out, make_fabric
 from medssl_cli.engine.metrics_log import MetricsLog
 from medssl_cli.engine.optimisation import (
     AveragedWeights,
@@ -190,6 +190,7 @@ class _Loop:
         self._run = run
         self._talk = talk
         self._fabric = make_fabric(device, recipe.precision)
+        self._layout = lay_out(task, channels_last=recipe.channels_last)
         optimizer = build_optimizer(task, recipe.optimizer)
         self._task = task
         self._average = AveragedWeights(task, recipe.ema_decay) if recipe.ema_decay else None
@@ -249,7 +250,7 @@ class _Loop:
                 fabric.to_device(batch.images), fabric.to_device(batch.labels), recipe.augmentation, random
             )
             with implicit_randomness(recipe.seed, Purpose.NETWORK, index):
-                logits = self._module(images)
+                logits = self._module(images.contiguous(memory_format=self._layout))
             losses: TaskLosses = self._task.loss(logits, labels)  # type: ignore[operator]
             if not math.isfinite(float(losses.total.detach())):
                 raise GateError(

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from medssl_cli.cache.prepared import prepare
-from medssl_cli.cache.splits import test_patients
+from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.checkpoints import Checkpoint, optimizer_tensors, prefixed, restore_optimizer, unprefixed
-from medssl_cli.engine.devices import make_fabric
+from medssl_cli.engine.devices import lay_out, make_fabric
 from medssl_cli.engine.metrics_log import MetricsLog, read_metrics
 from medssl_cli.engine.optimisation import build_optimizer, learning_rate, set_learning_rate
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
@@ -63,7 +63,7 @@ def pretrain(recipe: PretrainRecipe, cache: Cache, root: Path, *, device: str, t
         InterruptedCleanlyError: A signal; the state is saved.
     """
     everything = cache.records()
-    held_out = test_patients(everything, recipe.seed)
+    held_out = held_out_patients(everything, recipe.seed)
     usable = select(cache, modality=recipe.data.modality, talk=talk)
     records = [record for record in usable if record.patient_key not in held_out]
     if not records:
@@ -93,6 +93,7 @@ def _loop(
     recipe: PretrainRecipe, run: Run, method: MethodBase, dataset: CropDataset, *, device: str, talk: Talk
 ) -> None:
     fabric = make_fabric(device, recipe.precision)
+    lay_out(method, channels_last=recipe.channels_last)
     optimizer = build_optimizer(method, recipe.optimizer)
     first = _restore(run, method, optimizer, talk)
     module, optimizer = fabric.setup(method, optimizer)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medssl_cli import __version__
 from medssl_cli.errors import GateError, InputError
-from medssl_cli.imaging.geometry import Affine
+from medssl_cli.imaging.geometry import Affine, spacing_mm
 
 RAS_TO_LPS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_INDEX_ERROR: Final = 0.01
@@ -103,7 +103,7 @@ def _write(
     _require_one_patient(images)
     uids = _Uids(str(images[0].SeriesInstanceUID), model_sha256, labels)
     for image in images:
-        _complete(image, uids)
+        _complete(image, uids, affine)
     buffer = io.BytesIO()
     try:
         with warnings.catch_warnings():
@@ -146,7 +146,7 @@ def read_segmentation(data: bytes, affine: Affine, shape: tuple[int, int, int]) 
     for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
         if not frame.any():
             continue
-        number = int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        number = int(_macro("SegmentIdentificationSequence", shared, groups).ReferencedSegmentNumber)
         rows, columns = np.nonzero(frame)
         points = np.stack([columns, rows, np.zeros_like(rows), np.ones_like(rows)]).astype(np.float64)
         indices = (to_index @ _frame_affine(shared, groups) @ points)[:3]
@@ -189,12 +189,14 @@ PATIENT_AND_STUDY: Final = (
 """Attributes of type 2: a source that lacks one gives an object that has it empty (PS3.5 section 7.4.3)."""
 
 
-def _complete(image: Any, uids: "_Uids") -> None:
+def _complete(image: Any, uids: "_Uids", affine: Affine) -> None:
     for keyword in PATIENT_AND_STUDY:
         if keyword not in image:
             setattr(image, keyword, "")
     if "FrameOfReferenceUID" not in image:
         image.FrameOfReferenceUID = uids.frame_of_reference
+    if image.get("SliceThickness") is None:
+        image.SliceThickness = round(spacing_mm(affine)[2], 6)
 
 
 def _read_without_pixels(path: Path) -> Any:
@@ -221,13 +223,11 @@ def _build(
     import highdicom as hd
     from highdicom.seg import Segmentation, SegmentationTypeValues
 
-    frames = np.ascontiguousarray(labels.transpose(2, 1, 0))
     volume = hd.Volume(
-        np.stack([frames == value for value in sorted(classes)], axis=-1).astype(np.uint8),
+        np.ascontiguousarray(labels.transpose(2, 1, 0)),
         RAS_TO_LPS @ affine @ _ijk_from_kji(),
         coordinate_system="PATIENT",
         frame_of_reference_uid=str(images[0].FrameOfReferenceUID),
-        channels={"SegmentNumber": sorted(classes)},
     )
     return Segmentation(
         source_images=images,
@@ -313,15 +313,21 @@ def _unpacked_frames(dataset: Any) -> NDArray[np.uint8]:
 
 def _frame_affine(shared: Any, groups: Any) -> Affine:
     """(column, row, 0, 1) of a frame to LPS millimetres: PS3.3 equation C.7.6.2.1-1."""
-    measures = (shared if "PixelMeasuresSequence" in shared else groups).PixelMeasuresSequence[0]
-    orientation = (shared if "PlaneOrientationSequence" in shared else groups).PlaneOrientationSequence[0]
+    measures = _macro("PixelMeasuresSequence", shared, groups)
+    orientation = _macro("PlaneOrientationSequence", shared, groups)
+    position = _macro("PlanePositionSequence", shared, groups)
     cosines = np.array(orientation.ImageOrientationPatient, dtype=np.float64)
     row_spacing, column_spacing = (float(value) for value in measures.PixelSpacing)
     affine = np.eye(4)
     affine[:3, 0] = cosines[:3] * column_spacing
     affine[:3, 1] = cosines[3:] * row_spacing
-    affine[:3, 3] = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, dtype=np.float64)
+    affine[:3, 3] = np.array(position.ImagePositionPatient, dtype=np.float64)
     return affine
+
+
+def _macro(name: str, shared: Any, groups: Any) -> Any:
+    """What equals in all frames is stated once for all of them."""
+    return (shared if name in shared else groups)[name][0]
 
 
 def _check(data: bytes, labels: NDArray[np.uint8], affine: Affine) -> None:

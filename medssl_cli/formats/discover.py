@@ -84,8 +84,8 @@ def _look(path: Path, root: Path) -> Found:
     try:
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):
-            target = path.resolve()
-            if not target.exists() or not target.is_relative_to(root):
+            target = Path(os.path.realpath(path))
+            if target.is_symlink() or not target.exists() or not target.is_relative_to(root):
                 return Found(path, root, "other", "S_LINK_OUTSIDE")
             status = target.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -93,7 +93,7 @@ def _look(path: Path, root: Path) -> Found:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as stream:
             head = stream.read(HEAD_BYTES)
-    except (OSError, RuntimeError):
+    except OSError:
         return Found(path, root, "other", "E_PERMISSION")
     kind, code = sniff(head, path.name)
     return Found(path, root, kind, code)

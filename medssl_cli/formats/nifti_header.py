@@ -258,10 +258,13 @@ def encode_header(
         struct.pack_into(order + code, header, offset, *values)
 
     codes = {kind: code for code, kind in _TYPES.items()}
+    kind = f"{dtype.kind}{dtype.itemsize}"
+    if kind not in codes:
+        raise ValueError(f"NIfTI has no type for {dtype.name} voxels")
     put("size", layout.size)
     put("magic", layout.magic)
     put("dim", 3, *shape, 1, 1, 1, 1)
-    put("datatype", codes[f"{dtype.kind}{dtype.itemsize}"])
+    put("datatype", codes[kind])
     put("bitpix", 8 * dtype.itemsize)
     put("vox_offset", layout.size + 4)
     put("slope", 1)

@@ -95,23 +95,30 @@ def draw_augmentation(
     return Augmentation(flips, turns, shifts)
 
 
-def augment(crops: Tensor, augmentation: Augmentation) -> Tensor:
-    """Mirror, then rotate in the x-y plane, then shift intensities; crop by crop.
+def augment_(crops: Tensor, augmentation: Augmentation) -> Tensor:
+    """Mirror, then rotate in the x-y plane, then shift intensities, crop by crop and in place.
 
-    Every crop is computed both ways and one is chosen, which costs a few copies but never waits for the device.
+    Only crops that change are copied. Nothing waits for the device if the augmentation was drawn on the CPU.
 
     Args:
         crops: [N, C, x, y, z]; turned only where x and y are equal.
         augmentation: For N crops.
+
+    Returns:
+        The crops.
     """
-    flips = augmentation.flips.to(crops.device)
     for axis in range(3):
-        crops = torch.where(_per_crop(flips[:, axis]), crops.flip(2 + axis), crops)
+        rows = _rows(augmentation.flips[:, axis], crops)
+        crops[rows] = crops[rows].flip(2 + axis)
     if crops.shape[2] == crops.shape[3]:
-        turns = augmentation.quarter_turns.to(crops.device)
-        crops = torch.where(_per_crop(turns % 2 == 1), crops.rot90(1, (2, 3)), crops)
-        crops = torch.where(_per_crop(turns >= 2), crops.flip((2, 3)), crops)
-    return crops + _per_crop(augmentation.shifts.to(crops))
+        for turns in (1, 2, 3):
+            rows = _rows(augmentation.quarter_turns == turns, crops)
+            crops[rows] = crops[rows].rot90(turns, (2, 3))
+    return crops.add_(augmentation.shifts.to(crops)[:, None, None, None, None])
+
+
+def _rows(is_chosen: Tensor, crops: Tensor) -> Tensor:
+    return is_chosen.nonzero().squeeze(1).to(crops.device)
 
 
 def _windows(canvas: Tensor, size: Size, *, steps: Size) -> Tensor:
@@ -119,7 +126,3 @@ def _windows(canvas: Tensor, size: Size, *, steps: Size) -> Tensor:
     for axis in range(3):
         canvas = canvas.unfold(2 + axis, size[axis], steps[axis])
     return canvas
-
-
-def _per_crop(values: Tensor) -> Tensor:
-    return values[:, None, None, None, None]

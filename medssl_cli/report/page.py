@@ -24,6 +24,8 @@ Best = Literal["max", "min"]
 
 NOTICE_TITLES: Final[Mapping[Kind, str]] = {"info": "Note", "good": "Passed", "warning": "Caution", "bad": "Failed"}
 NOT_APPLICABLE: Final = "n/a"
+NUMBER_TEXT: Final = re.compile(r"[<>≤≥±]?\s*[-+−]?\d[\d,.]*(\s?%)?")
+DECIMALS: Final = 3
 CONTENTS_FROM: Final = 4
 """Pages with at least so many sections begin with a list of them."""
 
@@ -84,8 +86,8 @@ class Page:
         rows: Iterable[Sequence[Cell]],
         *,
         caption: str = "",
-        decimals: int = 3,
-        best: Mapping[str, Best] | None = None,
+        decimals: Mapping[str, int] | None = None,
+        best: Mapping[str | tuple[str, ...], Best] | None = None,
     ) -> Self:
         """Add a table. Columns of numbers are aligned on the right; NaN and None read "n/a".
 
@@ -93,8 +95,9 @@ class Page:
             columns: Their headings.
             rows: One cell per column: text, a number, or an estimate, shown as mean and interval.
             caption: What the table shows.
-            decimals: Of numbers that are not whole.
-            best: Column to "max" or "min": its best values are highlighted.
+            decimals: Column to the decimals of its fractions; 3 where not given.
+            best: What to highlight, "max" or "min": under a column's name the best of that column; under the names
+                of several columns the best of these in each row.
 
         Raises:
             ValueError: A row has another length than `columns`.
@@ -102,9 +105,9 @@ class Page:
         cells = [list(row) for row in rows]
         if any(len(row) != len(columns) for row in cells):
             raise ValueError(f"every row needs {len(columns)} cells")
-        by_column = [[row[index] for row in cells] for index in range(len(columns))]
-        is_number = [any(_value(cell) is not None for cell in column) for column in by_column]
-        winners = [_winners(by_column[i], (best or {}).get(name), decimals) for i, name in enumerate(columns)]
+        places = [(decimals or {}).get(name, DECIMALS) for name in columns]
+        is_number = [any(_is_number(row[index]) for row in cells) for index in range(len(columns))]
+        highlighted = _highlighted(columns, cells, best or {}, places)
         head = "".join(
             f'<th scope="col"{_class(number=number)}>{_escaped(name)}</th>'
             for name, number in zip(columns, is_number, strict=True)
@@ -112,21 +115,21 @@ class Page:
         body = "".join(
             "<tr>"
             + "".join(
-                f"<td{_class(number=is_number[i], best=index in winners[i])}>{_shown(cell, decimals)}</td>"
-                for i, cell in enumerate(row)
+                f"<td{_class(number=is_number[i], best=(row, i) in highlighted)}>{_shown(cell, places[i])}</td>"
+                for i, cell in enumerate(row_cells)
             )
             + "</tr>"
-            for index, row in enumerate(cells)
+            for row, row_cells in enumerate(cells)
         )
         title = f"<caption>{_inline(caption)}</caption>" if caption else ""
         return self._add(
             f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         )
 
-    def key_values(self, pairs: Mapping[str, Cell], *, decimals: int = 3) -> Self:
+    def key_values(self, pairs: Mapping[str, Cell]) -> Self:
         """Add names with their values, for settings and facts."""
         items = "".join(
-            f"<div><dt>{_escaped(key)}</dt><dd>{_shown(value, decimals)}</dd></div>" for key, value in pairs.items()
+            f"<div><dt>{_escaped(key)}</dt><dd>{_shown(value, DECIMALS)}</dd></div>" for key, value in pairs.items()
         )
         return self._add(f"<dl>{items}</dl>")
 
@@ -200,13 +203,31 @@ def _value(cell: Cell) -> float | None:
     return None if math.isnan(number) else number
 
 
-def _winners(cells: Sequence[Cell], best: Best | None, decimals: int) -> set[int]:
-    """Rows that show the best value of a column; none if there is nothing to compare."""
-    values = {row: round(value, decimals) for row, cell in enumerate(cells) if (value := _value(cell)) is not None}
-    if best is None or len(values) < 2:
-        return set()
-    target = max(values.values()) if best == "max" else min(values.values())
-    return {row for row, value in values.items() if value == target}
+def _is_number(cell: Cell) -> bool:
+    """Whether a cell is a number or text that reads like one ("1,234", "99.9 %", "-0.5")."""
+    return _value(cell) is not None or (isinstance(cell, str) and NUMBER_TEXT.fullmatch(cell) is not None)
+
+
+def _highlighted(
+    columns: Sequence[str],
+    cells: Sequence[Sequence[Cell]],
+    best: Mapping[str | tuple[str, ...], Best],
+    places: Sequence[int],
+) -> set[tuple[int, int]]:
+    """Places (row, column) of the best values, as they are shown; none where there is nothing to compare."""
+    found = set()
+    for names, direction in best.items():
+        if isinstance(names, str):
+            contests = [[(row, columns.index(names)) for row in range(len(cells))]]
+        else:
+            contests = [[(row, columns.index(name)) for name in names] for row in range(len(cells))]
+        for contest in contests:
+            known = [(at, value) for at in contest if (value := _value(cells[at[0]][at[1]])) is not None]
+            values = {at: round(value, places[at[1]]) for at, value in known}
+            if len(values) > 1:
+                target = max(values.values()) if direction == "max" else min(values.values())
+                found |= {at for at, value in values.items() if value == target}
+    return found
 
 
 def _shown(cell: Cell, decimals: int) -> str:

@@ -210,7 +210,8 @@ def _arranged(planes: Sequence[_Plane], colours: Mapping[int, Colour], max_size_
     stacked = [[planes[0]], list(planes[1:])] if len(planes) == 3 else in_a_row
     columns = max((in_a_row, stacked), key=lambda layout: _scale(layout, max_size_px))
     scale = _scale(columns, max_size_px)
-    drawn = [[_drawn(plane, colours, scale) for plane in column] for column in columns]
+    bar_mm = _bar_length_mm(min(plane.size_mm[0] for plane in planes) / 4)
+    drawn = [[_drawn(plane, colours, scale, bar_mm) for plane in column] for column in columns]
     widths = [max(panel.width for panel in column) for column in drawn]
     heights = [sum(panel.height for panel in column) + GAP_PX * (len(column) - 1) for column in drawn]
     height = max(heights)
@@ -233,7 +234,7 @@ def _scale(layout: Sequence[Sequence[_Plane]], max_size_px: tuple[int, int]) -> 
     return min((max_size_px[0] - GAP_PX * (len(layout) + 1)) / width_mm, (max_size_px[1] - gaps) / height_mm)
 
 
-def _drawn(plane: _Plane, colours: Mapping[int, Colour], scale: float) -> Image.Image:
+def _drawn(plane: _Plane, colours: Mapping[int, Colour], scale: float, bar_mm: float) -> Image.Image:
     """Draw a plane at a number of pixels per millimetre."""
     width, height = (max(1, round(size * scale)) for size in plane.size_mm)
     large = width * SUPERSAMPLING, height * SUPERSAMPLING
@@ -247,7 +248,7 @@ def _drawn(plane: _Plane, colours: Mapping[int, Colour], scale: float) -> Image.
         pixels[inside] += FILL_OPACITY * (colour - pixels[inside])
         pixels[inside & contour] = colour
     picture = Image.fromarray(pixels.astype(np.uint8)).resize((width, height), Image.Resampling.BOX)
-    _annotate(picture, plane, scale)
+    _annotate(picture, plane, bar_mm, bar_px=bar_mm * scale)
     return picture
 
 
@@ -277,7 +278,7 @@ def _contour(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     return contour
 
 
-def _annotate(picture: Image.Image, plane: _Plane, scale: float) -> None:
+def _annotate(picture: Image.Image, plane: _Plane, bar_mm: float, *, bar_px: float) -> None:
     """Write the patient's directions at the borders, the name of the plane and a scale bar into corners."""
     draw, font, small = ImageDraw.Draw(picture), _font(), _font(FONT_PX - 3)
     width, height, inset = picture.width, picture.height, 6
@@ -290,9 +291,8 @@ def _annotate(picture: Image.Image, plane: _Plane, scale: float) -> None:
     for letter, (position, anchor) in zip(plane.letters, places, strict=True):
         draw.text(position, letter, font=font, fill=TEXT, anchor=anchor, stroke_width=2, stroke_fill=HALO)
     draw.text((inset, inset), plane.name, font=small, fill=TEXT, anchor="lt", stroke_width=1, stroke_fill=HALO)
-    bar_mm = _bar_length_mm(width / scale / 4)
     right, bottom = width - inset, height - inset
-    left = right - bar_mm * scale
+    left = right - bar_px
     draw.rectangle((left - 1, bottom - 3, right + 1, bottom + 1), fill=HALO)
     draw.rectangle((left, bottom - 2, right, bottom), fill=TEXT)
     middle = ((left + right) / 2, bottom - 5)

@@ -29,10 +29,12 @@ SERIES_COLOURS: Final = ("#2f81c7", "#d5641c", "#11936d", "#b0609a", "#8f7d00", 
 INK: Final = "#010203"
 """Stands for the colour of text while matplotlib draws: a shade that nothing else uses."""
 WIDTH_INCHES: Final = 7.2
-SMOOTHING_STEPS: Final = 40
+SMOOTHING_WINDOWS: Final = 40
 """A smoothed curve shows about this many independent values, whatever the number of steps."""
 SHOWN_STEPS: Final = 600
 """More points than this are thinned out: they would only make the file larger."""
+MARKED_STEPS: Final = 20
+"""Curves of no more points than this show each as a dot: a validation that ran once would else be invisible."""
 BASELINE_LABELS_AT: Final = (0.995, 0.66, 0.33)
 """Right ends of the labels as fractions of the width: baselines often lie close together."""
 
@@ -89,7 +91,16 @@ def loss_curves(
             steps, values = np.asarray(curve.steps, dtype=float), np.asarray(curve.values, dtype=float)
             shown = slice(None, None, max(1, len(steps) // SHOWN_STEPS))
             axes.plot(steps[shown], values[shown], color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(steps[shown], _smoothed(values)[shown], color=colour, linewidth=1.8, label=name)
+            marker = "o" if len(steps) <= MARKED_STEPS else ""
+            axes.plot(
+                steps[shown],
+                _smoothed(values)[shown],
+                marker=marker,
+                markersize=4,
+                color=colour,
+                linewidth=1.8,
+                label=name,
+            )
         for index, (name, value) in enumerate((baselines or {}).items()):
             axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.65)
             axes.annotate(
@@ -212,14 +223,13 @@ def _draw_estimate(axes: "Axes", estimate: Estimate, place: float, colour: str, 
 
 
 def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over a centred window that narrows towards the ends; NaN is left out."""
-    half = len(values) // (2 * SMOOTHING_STEPS)
+    """Mean over a centred window, cut off at the ends; NaN is left out."""
+    half = len(values) // (2 * SMOOTHING_WINDOWS)
     known = ~np.isnan(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
     counts = np.concatenate([[0], np.cumsum(known)])
     index = np.arange(len(values))
-    reach = np.minimum(np.minimum(index, len(values) - 1 - index), half)
-    low, high = index - reach, index + reach + 1
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
     num = counts[high] - counts[low]
     return np.where(num > 0, (sums[high] - sums[low]) / np.maximum(num, 1), np.nan)
 

@@ -62,10 +62,11 @@ dd { margin: 0; overflow-wrap: anywhere; }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: 0.9em; }
 p code, td code, figcaption code, dd code {
   background: color-mix(in srgb, var(--line) 45%, transparent); padding: 0.1em 0.35em; border-radius: 4px;
+  -webkit-box-decoration-break: clone; box-decoration-break: clone;
 }
 pre {
-  background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 1rem 1.2rem; margin: 0.5rem 0 1.25rem;
-  overflow-x: auto; line-height: 1.5;
+  background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 1rem 1.2rem;
+  margin: 0.5rem 0 1.25rem; overflow-x: auto; line-height: 1.5;
 }
 .label { color: var(--quiet); font-size: 0.9rem; margin: 1.25rem 0 0; }
 .grid { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 1.25rem; margin: 1.25rem 0; }
@@ -73,8 +74,8 @@ pre {
 .columns-2 { --columns: 2; }
 .columns-3 { --columns: 3; }
 .columns-4 { --columns: 4; }
-@media (max-width: 60rem) { .grid { --columns: min(var(--columns-narrow, 2), 2); } .columns-1 { --columns: 1; } }
-@media (max-width: 42rem) { .grid { --columns: 1; } }
+@media (max-width: 60rem) { .columns-3, .columns-4 { --columns: 2; } }
+@media (max-width: 42rem) { .columns-2, .columns-3, .columns-4 { --columns: 1; } }
 figure {
   margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden;
   display: flex; flex-direction: column; width: fit-content; max-width: 100%; break-inside: avoid;

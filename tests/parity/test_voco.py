@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-import voco_literal as literal
 from torch import Tensor, nn
 
 from medssl_cli.methods import Views, voco
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.crops import draw_augmentation, draw_offsets
+from tests.parity import voco_literal as literal
 
 GRIDS = [(2, 2, 1), (3, 3, 1), (3, 1, 2), (2, 2, 2)]
 BATCH, RANDOM, DIM = 3, 2, 4

@@ -1,6 +1,7 @@
 """The geometry gate: what is accepted sits where its header says, everything else has a name."""
 
 import pickle
+import random
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medssl_cli.errors import CODES, InputError
-from medssl_cli.formats.dicom import SeriesPart, group_headers, is_dicom, mcd_mm, read_header
+from medssl_cli.formats.dicom import SeriesPart, group_headers, mcd_mm
 from medssl_cli.formats.dicom.headers import CT_IMAGE, Header
 from medssl_cli.imaging.geometry import corner_displacement_mm
 from tests.dicom_factory import SERIES_UID, ct_series, edit, group, load, refusal_code
@@ -164,7 +165,7 @@ def test_a_localizer_is_set_aside_and_the_rest_accepted(tmp_path):
     [
         ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "S_SECONDARY_CAPTURE"),
         ({"BurnedInAnnotation": "YES"}, "E_BURNED_IN"),
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "E_ENHANCED_UNSUPPORTED"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "E_MOSAIC_UNSUPPORTED"),
     ],
 )
 def test_pictures_that_are_no_slices_are_named(tmp_path, attributes, code):
@@ -175,76 +176,32 @@ def test_pictures_that_are_no_slices_are_named(tmp_path, attributes, code):
     assert refusal_code(series) == code
 
 
-@pytest.mark.parametrize(
-    ("attributes", "code"),
-    [
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.481.3", "PixelData": None, "Rows": None}, "S_NON_IMAGE"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"}, "S_NON_IMAGE"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "S_SECONDARY_CAPTURE"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1"}, "S_UNSUPPORTED_MODALITY"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"}, "E_ENHANCED_UNSUPPORTED"),
-        ({"NumberOfFrames": 2}, "E_ENHANCED_UNSUPPORTED"),
-        ({"PixelData": None}, "E_TRUNCATED"),
-        ({"Rows": None}, "E_VALUE_INVALID"),
-        ({"Modality": "MR"}, "E_VALUE_INVALID"),
-        ({"HighBit": 15}, "E_VALUE_INVALID"),
-    ],
-)
-def test_objects_that_are_not_for_us_say_so(tmp_path, attributes, code):
-    path = ct_series(tmp_path)[0]
-    edit(path, **attributes)
-
-    with pytest.raises(InputError) as refused:
-        read_header(path)
-
-    assert refused.value.code == code
-
-
-@pytest.mark.parametrize("text", [b"NaN ", b"inf ", b"0,7 ", b"1e999 ", b"0x10", b"1_0 ", b"\xd9\xa3  ", b"1 2 "])
-def test_numbers_are_read_strictly_and_never_quoted(tmp_path, text):
-    path = ct_series(tmp_path)[0]
-    edit(path, RescaleSlope="77.12500")
-    path.write_bytes(path.read_bytes().replace(b"77.12500", text.ljust(8)))
-
-    with pytest.raises(InputError) as refused:
-        read_header(path)
-
-    assert refused.value.code == "E_VALUE_INVALID"
-    assert "(0028,1053)" in refused.value.message
-    assert text.decode("latin-1").strip() not in refused.value.message.replace("(0028,1053)", "")
-
-
-def test_every_truncation_is_refused_with_a_code(tmp_path):
+@pytest.mark.parametrize("seed", range(150))
+def test_mutated_files_are_refused_by_code_or_still_in_place(tmp_path, seed):
     series = ct_series(tmp_path)
-    whole = series[0].read_bytes()
-    codes = set()
-    for length in range(132, len(whole), 7):
-        series[0].write_bytes(whole[:length])
-        with pytest.raises(InputError) as refused:
-            load(series)
-        codes.add(refused.value.code)
+    draw = random.Random(seed)
+    content = bytearray(series[2].read_bytes())
+    for _ in range(draw.choice([1, 2, 4])):
+        at = draw.randrange(132, len(content) - 60)
+        kind = draw.randrange(4)
+        if kind == 0:
+            content[at] ^= 1 << draw.randrange(8)
+        elif kind == 1:
+            content[at : at + 4] = draw.choice([0, 1, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF]).to_bytes(4, "little")
+        elif kind == 2:
+            del content[at : at + draw.randrange(1, 40)]
+        else:
+            content[at:at] = content[at : at + draw.randrange(1, 40)]
+    series[2].write_bytes(content)
 
-    assert codes <= {"E_TRUNCATED", "E_DICOM_PARSE", "E_VALUE_INVALID"}
-
-
-def test_deep_nesting_is_refused_not_fatal(tmp_path):
-    path = ct_series(tmp_path)[0]
-    whole = path.read_bytes()
-    at = whole.index(b"\x20\x00\x0d\x00UI")  # before StudyInstanceUID, group 0020
-    nest = b"\x18\x00\x06\x90SQ\x00\x00\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
-    path.write_bytes(whole[:at] + nest * 20_000 + whole[at:])
-
-    with pytest.raises(InputError) as refused:
-        read_header(path)
-
-    assert refused.value.code == "E_DICOM_PARSE"
-
-
-def test_the_signature_is_behind_the_preamble(tmp_path):
-    path = ct_series(tmp_path)[0]
-
-    assert is_dicom(path.read_bytes()[:132])
-    assert not is_dicom(b"DICM")
+    try:
+        image = load(series)
+    except InputError as refused:
+        assert refused.code in CODES  # noqa: PT017 - which code depends on the mutation
+    else:
+        (part,) = group(series)[0]
+        assert image.volume.shape == (6, 5, 5)
+        assert _worst_error_mm(part) <= 0.10
 
 
 @settings(max_examples=150, deadline=None)

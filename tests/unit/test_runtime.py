@@ -71,7 +71,9 @@ def test_other_devices_are_refused(text: str) -> None:
         parse_device(text)
 
 
-def test_a_device_that_is_not_there_is_an_error_and_not_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_not_there_is_an_error_and_not_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_toy_model(tmp_path / "model.onnx")
     monkeypatch.setattr(runtime, "num_cuda_devices", lambda: 0)
 

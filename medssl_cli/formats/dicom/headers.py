@@ -24,6 +24,7 @@ from medssl_cli.errors import InputError
 
 MAX_FILE_BYTES: Final = 2 * 1024**3
 MAX_SIDE: Final = 32_767
+MAX_COORDINATE_MM: Final = 1e5
 
 CT_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
 MR_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.4"
@@ -131,16 +132,21 @@ def read_header(path: Path) -> Header:
     Raises:
         InputError: With an `S_` code if the object is not for us (`S_NON_IMAGE`, `S_SECONDARY_CAPTURE`,
             `S_UNSUPPORTED_MODALITY`), otherwise `E_DICOM_PARSE`, `E_TRUNCATED`, `E_VALUE_INVALID`, `E_TOO_BIG`,
-            `E_ENHANCED_UNSUPPORTED`, `E_PIXEL_DECODE`, `E_PERMISSION` or `E_IO`.
+            `E_ENHANCED_UNSUPPORTED`, `E_DEFLATED`, `E_PERMISSION` or `E_IO`.
     """
     data = read_bytes(path)
-    dataset, end = _parse(data)
-    sop_class = _sop_class(dataset)
-    pixels = _pixel_element(data, end, dataset)
-    _refuse_other_objects(sop_class, dataset, pixels is not None)
-    if pixels is None:
-        raise InputError("E_TRUNCATED", "the file ends before its pixel data begin", hint="retrieve the file again")
-    return _header(path, data, dataset, sop_class, pixels)
+    # pydicom would inflate without a bound before it returns: a small file can ask for gigabytes.
+    if _DEFLATED in data[:_META_BYTES]:
+        raise InputError("E_DEFLATED", "the deflated transfer syntax is not read", hint="store it uncompressed")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _parse(path, data)
+    except InputError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - hostile bytes reach RecursionError, MemoryError, struct.error
+        failure = parse_failure(error)
+    raise failure
 
 
 def read_bytes(path: Path) -> bytes:
@@ -166,21 +172,16 @@ def parse_failure(error: BaseException) -> InputError:
     return InputError("E_DICOM_PARSE", f"the file cannot be parsed ({type(error).__name__})")
 
 
-def _parse(data: bytes) -> tuple[Dataset, int]:
-    """The wanted raw elements, and the offset at which the element after them (the pixel data) begins."""
-    # pydicom would inflate without a bound before it returns: a small file can ask for gigabytes.
-    if _DEFLATED in data[:_META_BYTES]:
-        raise InputError("E_PIXEL_DECODE", "the deflated transfer syntax is not read", hint="store it uncompressed")
+def _parse(path: Path, data: bytes) -> Header:
     stream = io.BytesIO(data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tags = [*_TAGS.values(), _MODALITY_LUT, _PHILIPS_CREATOR, _PHILIPS_SCALE_SLOPE]
-            dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=tags)
-            return dataset, stream.tell()
-    except BaseException as error:  # noqa: BLE001 - hostile bytes reach RecursionError, MemoryError, struct.error
-        failure = parse_failure(error)
-    raise failure
+    tags = [*_TAGS.values(), _MODALITY_LUT, _PHILIPS_CREATOR, _PHILIPS_SCALE_SLOPE]
+    dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=tags)
+    pixels = _pixel_element(data, stream.tell(), dataset)
+    sop_class = _sop_class(dataset)
+    _refuse_other_objects(sop_class, dataset, pixels is not None)
+    if pixels is None:
+        raise InputError("E_TRUNCATED", "the file ends before its pixel data begin", hint="retrieve the file again")
+    return _header(path, data, dataset, sop_class, pixels)
 
 
 def _sop_class(dataset: Dataset) -> str:
@@ -237,6 +238,8 @@ def _header(path: Path, data: bytes, dataset: Dataset, sop_class: str, pixels: t
         _decimals(dataset, name, count)
         for name, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2))
     )
+    if max(map(abs, (*(position or ()), *(orientation or ()), *(spacing or ()))), default=0) > MAX_COORDINATE_MM:
+        raise InputError("E_VALUE_INVALID", f"a position or spacing of more than {MAX_COORDINATE_MM:g} mm")
     values: dict[str, Any] = {
         "SOPClassUID": sop_class,
         "NumberOfFrames": 1,

@@ -105,8 +105,7 @@ def mask_bits(stored: Voxels, *, bits_stored: int, is_signed: bool) -> tuple[Vox
         is_signed: Two's complement within those bits.
 
     Returns:
-        Values as int64-free smallest matching dtype (that of `stored`'s width), and whether bits above were set
-        other than by sign extension.
+        Values of the same width, signed or not; and whether bits above were set other than by sign extension.
     """
     width = stored.dtype.itemsize * 8
     kind = "i" if is_signed else "u"
@@ -167,8 +166,8 @@ def _scale(header: Header) -> tuple[float, float]:
         raise InputError("E_VALUE_INVALID", "element (0028,1052) or (0028,1053) is missing: no Hounsfield units")
     slope = 1.0 if header.RescaleSlope is None else header.RescaleSlope
     intercept = header.RescaleIntercept or 0.0
-    if slope == 0 or abs(slope) > 1e6:
-        raise InputError("E_SCALE", "the rescale slope is zero or enormous")
+    if not 1e-30 < abs(slope) <= 1e6 or abs(intercept) > 1e9:
+        raise InputError("E_SCALE", "the rescale slope is zero, or slope or intercept are enormous")
     if header.Modality == "MR" and header.philips_scale_slope is not None:
         return 1 / header.philips_scale_slope, intercept / (slope * header.philips_scale_slope)
     return slope, intercept

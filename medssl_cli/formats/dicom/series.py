@@ -79,13 +79,16 @@ def group_headers(headers: list[Header]) -> tuple[list[SeriesPart], list[Refusal
     unique, duplicates = _without_copies(headers)
     refusals = [_refusal("DUPLICATE", "the same bytes as another file", duplicates)] if duplicates else []
     parts: list[SeriesPart] = []
+    patients: dict[str, set[str]] = defaultdict(set)
+    for header in unique:
+        patients[header.SeriesInstanceUID].add(_patient(header))
     for series in _by(unique, lambda header: (header.SeriesInstanceUID, header.StudyInstanceUID)):
         stack, set_aside = _set_aside(series)
         refusals += set_aside
         if not stack:
             continue
         try:
-            _check_series(stack, unique)
+            _check_series(stack, num_patients=len(patients[stack[0].SeriesInstanceUID]))
             parts += _parts(stack, resolve(stack))
         except InputError as error:
             refusals.append(_refusal(error.code, error.message, stack, error.hint))
@@ -133,7 +136,7 @@ def _set_aside(series: list[Header]) -> tuple[list[Header], list[Refusal]]:
         "S_LOCALIZER": ("a localizer", ""),
         "S_SECONDARY_CAPTURE": ("a saved screen", ""),
         "E_BURNED_IN": ("annotations are burned into the picture", ""),
-        "E_ENHANCED_UNSUPPORTED": ("a mosaic: many slices in one picture", "export one picture per slice"),
+        "E_MOSAIC_UNSUPPORTED": ("a mosaic: many slices in one picture", "export one picture per slice"),
     }
     stack = reasons.pop("", [])
     return stack, [_refusal(code, messages[code][0], reasons[code], messages[code][1]) for code in sorted(reasons)]
@@ -147,14 +150,12 @@ def _reason(header: Header) -> str:
         return "S_SECONDARY_CAPTURE"
     if header.BurnedInAnnotation.upper() == "YES":
         return "E_BURNED_IN"
-    return "E_ENHANCED_UNSUPPORTED" if "MOSAIC" in kinds else ""
+    return "E_MOSAIC_UNSUPPORTED" if "MOSAIC" in kinds else ""
 
 
-def _check_series(stack: Sequence[Header], everything: Sequence[Header]) -> None:
-    series = stack[0].SeriesInstanceUID
-    patients = {_patient(header) for header in everything if header.SeriesInstanceUID == series}
-    if len(patients) > 1:
-        raise InputError("E_PATIENT_MIX", f"{len(patients)} patient identities in one series")
+def _check_series(stack: Sequence[Header], *, num_patients: int) -> None:
+    if num_patients > 1:
+        raise InputError("E_PATIENT_MIX", f"{num_patients} patient identities in one series")
     instances = {header.SOPInstanceUID for header in stack}
     if len(instances) < len(stack):
         raise InputError(

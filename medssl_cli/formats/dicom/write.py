@@ -109,7 +109,7 @@ def _common(
     for empty in (
         "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientBirthDate", "PatientSex",
         "StudyID", "KVP", "AcquisitionNumber", "PositionReferenceIndicator", "Manufacturer", "ContentDate",
-        "ContentTime", "PatientPosition",
+        "ContentTime", "Laterality",
     ):  # fmt: skip
         setattr(dataset, empty, "")
     dataset.SeriesNumber = 1

@@ -1,0 +1,380 @@
+"""The NIfTI reader and writer, checked against nibabel, which the product itself never imports."""
+
+import gzip
+import io
+import itertools
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medssl_cli.errors import GateError, InputError, UsageError
+from medssl_cli.formats import nifti
+from medssl_cli.formats.gzip_strict import gunzip, gzip_bytes
+from medssl_cli.formats.nifti import encode_nifti, patient_from_name, patients_from_names, read_nifti, write_nifti
+
+VOXELS = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
+AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 30], [0, 0, 0, 1]], dtype=np.float64)
+DIM, DATATYPE, BITPIX, PIXDIM, OFFSET, SLOPE, INTERCEPT = 40, 70, 72, 76, 108, 112, 116
+UNITS, QCODE, SCODE, QUATERNION, QOFFSET, SROW, MAGIC = 123, 252, 254, 256, 268, 280, 344
+
+
+def patched(*changes: tuple[int, str, object], voxels=VOXELS, tail: bytes = b"") -> bytes:
+    """A sound file with some header fields overwritten: (offset, struct format, value)."""
+    data = bytearray(encode_nifti(voxels, AFFINE))
+    for offset, code, value in changes:
+        struct.pack_into("<" + code, data, offset, value)
+    return bytes(data) + tail
+
+
+def read_bytes(tmp_path: Path, data: bytes, name: str = "a.nii") -> nifti.NiftiImage:
+    path = tmp_path / name
+    path.write_bytes(data)
+    return read_nifti(path)
+
+
+def refusal(tmp_path: Path, data: bytes, name: str = "a.nii") -> str:
+    with pytest.raises(InputError) as caught:
+        read_bytes(tmp_path, data, name)
+    return caught.value.code
+
+
+def rotation(angles: tuple[float, float, float]) -> np.ndarray:
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        i, j = [(1, 2), (0, 2), (0, 1)][axis]
+        turn = np.eye(3)
+        turn[i, i] = turn[j, j] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ turn
+    return matrix
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4", "u4", "f4", "f8"])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_what_nibabel_writes_is_read_with_its_type_and_place(tmp_path, dtype, order, kind):
+    header = kind.header_class(endianness=order)
+    header.set_data_dtype(np.dtype(dtype).newbyteorder(order))
+    image = kind(VOXELS.astype(dtype), AFFINE, header)
+    nib.save(image, tmp_path / "a.nii.gz")
+
+    volume = read_nifti(tmp_path / "a.nii.gz").image.volume
+
+    assert volume.voxels.dtype == np.dtype(dtype)
+    assert np.array_equal(volume.voxels[0], VOXELS)
+    assert np.array_equal(volume.affine, AFFINE)
+
+
+def test_ct_is_in_hounsfield_units(tmp_path):
+    write_nifti(tmp_path / "a.nii.gz", VOXELS, AFFINE)
+
+    volume = read_nifti(tmp_path / "a.nii.gz", modality="CT").image.volume
+
+    assert (volume.modality, volume.units) == ("CT", "HU")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nibabel_reads_what_is_written_from_either_affine(seed):
+    generator = np.random.default_rng(seed)
+    affine = np.eye(4)
+    affine[:3, :3] = rotation(tuple(generator.uniform(-3, 3, 3))) * generator.uniform(0.5, 4, 3)
+    affine[:3, 2] *= generator.choice([-1, 1])
+    affine[:3, 3] = generator.uniform(-200, 200, 3)
+
+    image = nib.Nifti1Image.from_bytes(encode_nifti(VOXELS, affine))
+
+    assert np.array_equal(np.asanyarray(image.dataobj), VOXELS)
+    sform, sform_code = image.get_sform(coded=True)
+    qform, qform_code = image.get_qform(coded=True)
+    assert (sform_code, qform_code) == (1, 1)
+    assert np.allclose(sform, affine, rtol=1e-6, atol=1e-4)
+    assert np.allclose(qform, affine, rtol=1e-5, atol=0.01)
+
+
+def test_all_48_axis_directions_survive_exactly(tmp_path):
+    directions = [
+        (order, signs) for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
+    ]
+    assert len(directions) == 48
+    for order, signs in directions:
+        affine = np.eye(4)
+        affine[:3, :3] = 0
+        for axis in range(3):
+            affine[order[axis], axis] = signs[axis] * (1.0, 1.5, 2.5)[axis]
+        affine[:3, 3] = (7, -8, 9)
+
+        volume = read_bytes(tmp_path, encode_nifti(VOXELS, affine)).image.volume
+        header = nib.Nifti1Image.from_bytes(encode_nifti(VOXELS, affine)).header
+
+        assert np.array_equal(volume.affine, affine)
+        assert np.allclose(header.get_qform(), affine, atol=1e-5)
+
+
+def test_a_quaternion_alone_gives_the_affine_that_nibabel_finds(tmp_path):
+    affine = np.eye(4)
+    affine[:3, :3] = rotation((0.3, -0.5, 1.1)) * (1, 2, -3)
+    image = nib.Nifti1Image(VOXELS, affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(None, code=0)
+    nib.save(image, tmp_path / "a.nii")
+
+    volume = read_nifti(tmp_path / "a.nii").image.volume
+
+    assert np.allclose(volume.affine, nib.load(tmp_path / "a.nii").affine, atol=1e-9)
+    assert np.allclose(volume.affine, affine, atol=1e-5)
+
+
+def test_a_2d_image_is_a_volume_of_depth_1(tmp_path):
+    nib.save(nib.Nifti1Image(VOXELS[:, :, 0], AFFINE), tmp_path / "a.nii")
+
+    assert read_nifti(tmp_path / "a.nii").image.volume.shape == (2, 3, 1)
+
+
+def test_trailing_dimensions_of_one_are_dropped_and_others_refused(tmp_path):
+    nib.save(nib.Nifti1Image(VOXELS[..., None, None], AFFINE), tmp_path / "a.nii")
+    assert read_nifti(tmp_path / "a.nii").image.volume.shape == (2, 3, 4)
+
+    nib.save(nib.Nifti1Image(np.stack([VOXELS, VOXELS], axis=3), AFFINE), tmp_path / "b.nii")
+    assert refusal(tmp_path, (tmp_path / "b.nii").read_bytes()) == "E_4D_INPUT"
+
+
+HEADER_FAULTS = {
+    "sizeof_hdr": ("E_NIFTI_HEADER", [(0, "i", 349)]),
+    "magic": ("E_NIFTI_HEADER", [(MAGIC, "4s", b"ni1\0")]),
+    "bitpix": ("E_NIFTI_HEADER", [(BITPIX, "h", 8)]),
+    "offset too small": ("E_NIFTI_HEADER", [(OFFSET, "f", 348)]),
+    "offset not finite": ("E_NIFTI_HEADER", [(OFFSET, "f", float("nan"))]),
+    "offset past the end": ("E_TRUNCATED", [(OFFSET, "f", 4096)]),
+    "metres": ("E_NIFTI_HEADER", [(UNITS, "b", 1)]),
+    "no dimensions": ("E_NIFTI_DIMS", [(DIM, "h", 0)]),
+    "nine dimensions": ("E_NIFTI_DIMS", [(DIM, "h", 9)]),
+    "size 0": ("E_NIFTI_DIMS", [(DIM + 4, "h", 0)]),
+    "negative size": ("E_NIFTI_DIMS", [(DIM + 4, "h", -3)]),
+    "allocation bomb": ("E_TOO_BIG", [(DIM + 2, "h", 32767), (DIM + 4, "h", 32767), (DIM + 6, "h", 32767)]),
+    "larger than the file": ("E_TRUNCATED", [(DIM + 2, "h", 300)]),
+    "smaller than the file": ("E_PIXEL_LENGTH", [(DIM + 2, "h", 1)]),
+    "colour": ("E_DATATYPE", [(DATATYPE, "h", 128)]),
+    "complex": ("E_DATATYPE", [(DATATYPE, "h", 32)]),
+    "no orientation": ("E_NO_ORIENTATION", [(SCODE, "h", 0), (QCODE, "h", 0)]),
+    "NaN affine": ("E_AFFINE_INVALID", [(SROW, "f", float("nan"))]),
+    "zero axis": ("E_AFFINE_INVALID", [(SROW, "f", 0.0)]),
+    "negative pixdim in the qform": ("E_AFFINE_INVALID", [(PIXDIM + 4, "f", -1.5)]),
+    "pixdim": ("E_PIXDIM_MISMATCH", [(PIXDIM + 4, "f", 1.503), (QCODE, "h", 0)]),
+    "affines 30 mm apart": ("E_SFORM_QFORM_CONFLICT", [(QOFFSET, "f", 40.0)]),
+    "slope 1e30": ("E_SCALE", [(SLOPE, "f", 1e30)]),
+    "infinite intercept": ("E_SCALE", [(SLOPE, "f", 2.0), (INTERCEPT, "f", float("inf"))]),
+}
+
+
+@pytest.mark.parametrize("fault", HEADER_FAULTS)
+def test_a_faulty_header_is_refused_with_its_code(tmp_path, fault):
+    code, changes = HEADER_FAULTS[fault]
+
+    assert refusal(tmp_path, patched(*changes)) == code
+
+
+def test_a_pixdim_within_a_thousandth_is_accepted(tmp_path):
+    read_bytes(tmp_path, patched((PIXDIM + 4, "f", 1.501), (QCODE, "h", 0)))
+
+
+def test_a_shear_that_moves_voxels_is_refused(tmp_path):
+    # 0.03 mm per row over 40 rows: straightening both axes moves a corner by about half of 39 * 0.03 = 1.2 mm
+    data = patched((SROW + 4, "f", 0.03), (QCODE, "h", 0), voxels=np.zeros((2, 40, 4), dtype=np.uint8))
+
+    assert refusal(tmp_path, data) == "E_AFFINE_SHEAR"
+
+
+def test_a_negligible_shear_is_removed_and_recorded(tmp_path):
+    image = read_bytes(tmp_path, patched((SROW + 4, "f", 0.03), (QCODE, "h", 0))).image
+
+    axes = image.volume.affine[:3, :3]
+    assert image.warnings == ("W_AFFINE_ORTHONORMALISED",)
+    assert np.allclose(axes.T @ axes, np.diag([1.5**2, 2**2 + 0.03**2, 3**2]), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "expected_dtype"),
+    [(1.0, -1024.0, "int16"), (2.0, 0.0, "int16"), (0.5, 0.0, "float32"), (1e5, 0.0, "int32")],
+)
+def test_scaled_voxels_stay_integers_where_they_are_whole_and_fit(tmp_path, slope, intercept, expected_dtype):
+    voxels = read_bytes(tmp_path, patched((SLOPE, "f", slope), (INTERCEPT, "f", intercept))).image.volume.voxels
+
+    assert voxels.dtype == expected_dtype
+    assert np.array_equal(voxels[0], VOXELS.astype(np.float64) * slope + intercept)
+
+
+@pytest.mark.parametrize("slope", [0.0, float("nan")])
+def test_an_intercept_without_a_slope_is_ignored_and_said(tmp_path, slope):
+    image = read_bytes(tmp_path, patched((SLOPE, "f", slope), (INTERCEPT, "f", 5.0))).image
+
+    assert image.warnings == ("W_SCL_IGNORED",)
+    assert np.array_equal(image.volume.voxels[0], VOXELS)
+
+
+def test_64_bit_integers_shrink_if_they_fit(tmp_path):
+    assert read_bytes(tmp_path, encode_nifti(VOXELS.astype(np.int64), AFFINE)).image.volume.voxels.dtype == np.int16
+    assert refusal(tmp_path, encode_nifti(VOXELS.astype(np.int64) * 2**40, AFFINE)) == "E_DATATYPE"
+
+
+def test_voxels_that_are_not_finite_are_refused(tmp_path):
+    voxels = VOXELS.astype(np.float32)
+    voxels[1, 2, 3] = np.inf
+
+    assert refusal(tmp_path, encode_nifti(voxels, AFFINE)) == "E_NONFINITE_VOXELS"
+
+
+def test_zero_padding_is_accepted_and_other_bytes_are_not(tmp_path):
+    read_bytes(tmp_path, patched(tail=bytes(512)))
+
+    assert refusal(tmp_path, patched(tail=b"\0\0x")) == "E_PIXEL_LENGTH"
+
+
+def test_compression_is_decided_by_content(tmp_path):
+    plain = encode_nifti(VOXELS, AFFINE)
+
+    assert read_bytes(tmp_path, plain, "a.nii.gz").image.warnings == ("W_EXTENSION_MISMATCH",)
+    assert read_bytes(tmp_path, gzip_bytes(plain), "a.nii").image.warnings == ("W_EXTENSION_MISMATCH",)
+    assert read_bytes(tmp_path, gzip_bytes(plain), "a.nii.gz").image.warnings == ()
+
+
+def test_every_shorter_stream_is_refused(tmp_path):
+    whole = gzip_bytes(encode_nifti(VOXELS, AFFINE))
+
+    codes = {refusal(tmp_path, whole[:length]) for length in range(2, len(whole))}
+
+    assert codes == {"E_GZ_TRUNCATED"}
+
+
+def test_bytes_after_the_stream_are_refused_and_further_members_are_read(tmp_path):
+    plain = encode_nifti(VOXELS, AFFINE)
+    two_members = gzip_bytes(plain[:400]) + gzip_bytes(plain[400:])
+
+    assert refusal(tmp_path, gzip_bytes(plain) + b"junk") == "E_GZ_TRAILING"
+    assert np.array_equal(read_bytes(tmp_path, two_members).image.volume.voxels[0], VOXELS)
+
+
+def test_a_stream_that_unpacks_to_more_than_announced_is_stopped(tmp_path):
+    bomb = gzip_bytes(encode_nifti(VOXELS, AFFINE) + bytes(10_000_000))
+
+    assert refusal(tmp_path, bomb) == "E_GZ_BOMB"
+
+
+def test_gunzip_never_produces_more_than_its_limit_and_one_byte():
+    data = gzip_bytes(bytes(1000))
+
+    assert gunzip(data, limit=1000) == bytes(1000)
+    with pytest.raises(InputError, match="E_GZ_BOMB"):
+        gunzip(data, limit=999)
+
+
+def test_gzip_bytes_are_readable_by_the_standard_library_and_name_no_time():
+    packed = gzip_bytes(b"abc" * 1000)
+
+    assert gzip.GzipFile(fileobj=io.BytesIO(packed)).read() == b"abc" * 1000
+    assert packed[4:8] == bytes(4)
+
+
+def test_the_same_voxels_give_the_same_bytes(tmp_path):
+    write_nifti(tmp_path / "a.nii.gz", VOXELS, AFFINE)
+    write_nifti(tmp_path / "b.nii.gz", VOXELS, AFFINE)
+
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nii.gz", "b.nii.gz"]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_a_mask_copies_its_images_geometry_bit_for_bit_and_nothing_else(tmp_path, order, kind):
+    header = kind.header_class(endianness=order)
+    header["descrip"], header["aux_file"], header["intent_name"] = b"DOE^JOHN", b"secret", b"canary"
+    image = kind(VOXELS, AFFINE, header)
+    image.set_sform(AFFINE, code=4)
+    image.set_qform(AFFINE, code=2)
+    image.header["pixdim"][4] = 2.5
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, tmp_path / "image.nii")
+    source = read_nifti(tmp_path / "image.nii")
+    mask = (source.image.volume.voxels[0] > 5).astype(np.uint8)
+
+    write_nifti(tmp_path / "mask.nii.gz", mask, source.image.volume.affine, like_header=source.header)
+
+    before, after = nib.load(tmp_path / "image.nii").header, nib.load(tmp_path / "mask.nii.gz").header
+    fields = ["pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "xyzt_units"]
+    fields += ["qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"]
+    for name in fields:
+        assert np.asarray(before[name]).tobytes() == np.asarray(after[name]).tobytes(), name
+    assert type(after) is type(before)
+    assert np.array_equal(np.asanyarray(nib.load(tmp_path / "mask.nii.gz").dataobj), mask)
+    assert not any(word in gunzip((tmp_path / "mask.nii.gz").read_bytes(), limit=10_000) for word in (b"DOE", b"secr"))
+
+
+def test_an_output_that_reads_back_differently_never_gets_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(nifti, "encode_nifti", lambda voxels, affine, like_header: encode_nifti(voxels + 1, affine))
+
+    with pytest.raises(GateError, match="E_OUTPUT_CHECK"):
+        write_nifti(tmp_path / "a.nii.gz", VOXELS, AFFINE)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sheared_affine_is_not_written():
+    sheared = AFFINE.copy()
+    sheared[0, 1] = 0.5
+
+    with pytest.raises(InputError, match="E_AFFINE_SHEAR"):
+        encode_nifti(VOXELS, sheared)
+
+
+def test_a_file_that_is_written_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.nii"
+    path.write_bytes(patched())
+    fstat, clock = nifti.os.fstat, itertools.count()
+
+    def ticking(descriptor):
+        status = fstat(descriptor)
+        return SimpleNamespace(st_mode=status.st_mode, st_size=status.st_size, st_mtime_ns=next(clock))
+
+    monkeypatch.setattr(nifti.os, "fstat", ticking)
+
+    with pytest.raises(InputError, match="E_CHANGED_DURING_READ"):
+        read_nifti(path)
+
+
+@pytest.mark.parametrize(
+    ("stem", "patient"),
+    [
+        ("hippocampus_001", "hippocampus_001"),
+        ("patient001_frame01", "patient001"),
+        ("sub-01_ses-2_T1w", "sub-01"),
+        ("ct_train_1001_image", "ct_train_1001"),
+        ("0042", "0042"),
+        ("brain", None),
+    ],
+)
+def test_the_patient_is_the_name_up_to_its_first_number(stem, patient):
+    assert patient_from_name(stem) == patient
+
+
+def test_a_long_name_without_a_number_is_judged_at_once():
+    assert patient_from_name("a" * 50_000) is None
+    assert patient_from_name("a_" * 50_000) is None
+
+
+def test_a_pattern_gives_its_first_group_or_the_whole_match():
+    assert patient_from_name("scan_A17_T2", r"_([A-Z]\d+)_") == "A17"
+    assert patient_from_name("scan_A17_T2", r"[A-Z]\d+") == "A17"
+    assert patient_from_name("scan", r"\d+") is None
+    with pytest.raises(UsageError, match="E_USAGE"):
+        patient_from_name("scan", "(")
+
+
+def test_a_rule_that_makes_one_patient_of_all_files_has_failed():
+    stems = ["1.3.6.1.4.100", "1.3.6.1.4.200"]
+
+    assert patients_from_names(stems) == {"1.3.6.1.4.100": None, "1.3.6.1.4.200": None}
+    assert patients_from_names(stems, r"^\d") == {"1.3.6.1.4.100": "1", "1.3.6.1.4.200": "1"}
+    assert patients_from_names(["p1_a", "p2_a"]) == {"p1_a": "p1", "p2_a": "p2"}
