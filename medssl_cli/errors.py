@@ -38,6 +38,7 @@ CODES: Final[dict[str, str]] = {
     "E_NO_LABELS": "The cache holds no labels of the set that the task asks for",
     "E_TOO_FEW_PATIENTS": "Too few patients to split",
     "E_SPLIT_LEAK": "The model has seen patients of the split that it would be evaluated on",
+    "W_SPLIT_LEAK": "Pre-training has seen images (not labels) of test patients",
     "E_IO": "Reading or writing failed: disk full, read-only or damaged",
     # Discovery
     "S_NOT_AN_IMAGE": "Not an image: no known signature",

@@ -128,10 +128,11 @@ class Evaluation(Strict):
 
 
 class Training(Strict):
-    """What every training recipe has."""
+    """What every training recipe has. Runs with one `split_seed` hold out the same patients, whatever their seeds."""
 
     schema_version: Literal[1] = Field(alias="schema")
     seed: Annotated[int, Field(ge=0)] = 0
+    split_seed: Annotated[int, Field(ge=0)] = 0
     backbone: Named
     data: Data
     optimizer: Optimizer

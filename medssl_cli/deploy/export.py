@@ -145,7 +145,7 @@ def make_bundle(run: TrainedRun, *, licence: str) -> Bundle:
         weights_sha256=run.weights_sha256,
         manifest_sha256=run.manifest["sha256"],
         trained_on=tuple(sorted(seen)),
-        split_seed=recipe.seed,
+        split_seed=recipe.split_seed,
         fold=run.manifest["arguments"]["fold"],
         intended_use=recipe.intended_use,
         licence=licence,

@@ -114,12 +114,16 @@ def finetune(
     split = split_items(
         cache.records(),
         labelled,
-        seed=recipe.seed,
+        seed=recipe.split_seed,
         fold=choices.fold,
         fraction=choices.fraction,
         num_val=recipe.max_validation_patients,
     )
-    manifest = Manifest({"train": split.train, "val": split.val, "test": split.test}, choices.document())
+    num_seen = _test_patients_seen(split, choices.encoder)
+    if num_seen:
+        talk.note(f"W_SPLIT_LEAK: pre-training has seen images (not labels) of {num_seen} test patients")
+    arguments = {**choices.document(), "test_patients_seen_in_pretraining": num_seen}
+    manifest = Manifest({"train": split.train, "val": split.val, "test": split.test}, arguments)
     run = start_run(root, "finetune", recipe, manifest)
     if run.is_finished:
         talk.note(f"{root} is finished already")
@@ -145,6 +149,12 @@ def finetune(
     validate = _validator(recipe, cache, split.val, label_set)
     _Loop(recipe, run, task, talk, device=device, max_minutes=choices.max_minutes).train(dataset, validate)
     return _summary(run)
+
+
+def _test_patients_seen(split: Split, encoder: Encoder | None) -> int:
+    """Labels may have come after pre-training, so that it could not know whom to leave out."""
+    test = {record.patient_key for record in split.test}
+    return 0 if encoder is None else len(test & encoder.patients)
 
 
 def _counts(split: Split) -> str:

@@ -63,7 +63,7 @@ def pretrain(recipe: PretrainRecipe, cache: Cache, root: Path, *, device: str, t
         InterruptedCleanlyError: A signal; the state is saved.
     """
     everything = cache.records()
-    held_out = held_out_patients(everything, recipe.seed)
+    held_out = held_out_patients(everything, recipe.split_seed)
     usable = select(cache, modality=recipe.data.modality, talk=talk)
     records = [record for record in usable if record.patient_key not in held_out]
     if not records:

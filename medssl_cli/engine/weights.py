@@ -14,11 +14,12 @@ from medssl_cli.recipe import Named
 
 @dataclass(frozen=True)
 class Encoder:
-    """Weights of a backbone and what it is."""
+    """Weights of a backbone, what it is, and the patients whose images (not labels) it has seen."""
 
     backbone: Named
     weights: dict[str, Any]
     sha256: str
+    patients: frozenset[str]
 
 
 def load_encoder(root: Path) -> Encoder:
@@ -41,7 +42,8 @@ def load_encoder(root: Path) -> Encoder:
     with safe_open(run.encoder_path, framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
         backbone = Named.model_validate(json.loads(file.metadata()["backbone"]))
-    return Encoder(backbone, weights, sha256_file(run.encoder_path))
+    patients = frozenset(entry["patient"] for entry in run.manifest["splits"]["train"])
+    return Encoder(backbone, weights, sha256_file(run.encoder_path), patients)
 
 
 def initialise(backbone: nn.Module, encoder: Encoder) -> str:

@@ -249,7 +249,7 @@ class Method(MethodBase):
             features = drop_rows(embeddings, self.options.dropout_prob, views.generator)
         student = _split(self.student(features), targets)
         teacher = None if self.teacher is None else _split(self.teacher(embeddings.detach()), targets)
-        with torch.autocast(canvas.device.type, enabled=False):
+        with torch.autocast(canvas.device.type, enabled=False):  # it spares float64, not the float32 of mps
             parts = paper_losses(student, targets) if teacher is None else v2_losses(student, teacher, targets)
         total = torch.stack(list(parts.values())).sum()
         return Losses(total, {name: part.detach() for name, part in parts.items()}, {"spread": _spread(student)})

@@ -270,6 +270,7 @@ def test_a_query_opposite_to_its_only_base_is_stuck() -> None:
 def test_identical_directions_never_give_nan(dtype: torch.dtype) -> None:
     queries = torch.randn(64, 1, 33, generator=generator()).to(dtype).requires_grad_()
     logits = voco.similarity(queries, queries.detach() * 7)
+    assert (logits <= 1).all()
     targets = torch.zeros_like(logits)
 
     for loss in (voco.overlap_loss(logits, targets).sum(), voco.uniform_overlap_loss(logits, targets).sum()):
