@@ -5,11 +5,21 @@ No inheritance and no code. Every fault of a recipe is reported at once, with th
 
 import types
 import typing
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_json
@@ -20,10 +30,20 @@ MAX_DEPTH: Final = 20
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[PositiveInt, PositiveInt, PositiveInt]
 Triple = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def _each_once(axes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(axes)) < len(axes):
+        raise ValueError("name each axis once")
+    return axes
+
+
+Axes = Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], AfterValidator(_each_once)]
 
 
 class Strict(BaseModel):
@@ -43,7 +63,7 @@ class Preprocessing(Strict):
 
     orientation: Literal["RAS"] = "RAS"
     spacing_mm: Triple | None = None
-    window_hu: tuple[float, float] | None = None
+    window_hu: tuple[FiniteFloat, FiniteFloat] | None = None
     zscore: bool = False
 
     @model_validator(mode="after")
@@ -85,14 +105,14 @@ class Augmentation(Strict):
     """Random changes of training crops, applied to whole batches on the device."""
 
     flip_prob: Probability = 0.5
-    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0, 1, 2)
+    flip_axes: Axes = (0, 1, 2)
     affine_prob: Probability = 0.0
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
     scale_range: tuple[PositiveFloat, PositiveFloat] = (0.85, 1.2)
-    intensity_scale: Annotated[float, Field(ge=0)] = 0.1
-    intensity_shift: Annotated[float, Field(ge=0)] = 0.1
+    intensity_scale: NonNegativeFloat = 0.1
+    intensity_shift: NonNegativeFloat = 0.1
     gamma_range: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
-    noise_std: Annotated[float, Field(ge=0)] = 0.0
+    noise_std: NonNegativeFloat = 0.0
 
 
 class Optimizer(Strict):
@@ -100,7 +120,7 @@ class Optimizer(Strict):
 
     name: Literal["adamw", "sgd"] = "adamw"
     learning_rate: PositiveFloat
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: NonNegativeFloat = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
     max_grad_norm: PositiveFloat | None = 12.0
 
@@ -118,7 +138,7 @@ class Inference(Strict):
 
     tile_size: Size | None = None
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    mirror_axes: Axes = ()
 
 
 class Evaluation(Strict):
@@ -185,16 +205,20 @@ class _Loader(yaml.SafeLoader):
     """Plain data only: no aliases, tags or duplicate keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed in a recipe")
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(problem="tags are not allowed", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if repeated:
-            raise yaml.YAMLError(f"repeated key: {', '.join(repeated)}")
-        return super().construct_mapping(node, deep=deep)
+        mapping = super().construct_mapping(node, deep=deep)
+        if len(mapping) < len(node.value):
+            counts = Counter(self.construct_object(key, deep=True) for key, _ in node.value)
+            repeated = ", ".join(sorted(str(key) for key, count in counts.items() if count > 1))
+            raise yaml.MarkedYAMLError(problem=f"repeated key: {repeated}", problem_mark=node.start_mark)
+        return mapping
 
 
 def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
@@ -203,17 +227,23 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
     Raises:
         UsageError: `E_RECIPE` if it is too large, too deep, not a mapping or uses YAML beyond plain data.
     """
-    if len(text.encode()) > MAX_BYTES:
+    if len(text.encode(errors="surrogatepass")) > MAX_BYTES:
         raise UsageError("E_RECIPE", f"{source} is larger than {MAX_BYTES // 1024} KB")
     try:
         document = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError("E_RECIPE", f"{source} is not plain YAML: {str(error).splitlines()[0]}") from error
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise UsageError("E_RECIPE", f"{source} is not plain YAML: {_reason(error)}") from error
     if not isinstance(document, dict):
         raise UsageError("E_RECIPE", f"{source} must be a mapping of keys to values")
     if _depth(document) > MAX_DEPTH:
         raise UsageError("E_RECIPE", f"{source} is nested deeper than {MAX_DEPTH} levels")
     return document
+
+
+def _reason(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+    return f"{problem} (line {mark.line + 1})" if mark else str(problem)
 
 
 def _depth(node: Any) -> int:
@@ -262,7 +292,11 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         UsageError: `E_RECIPE` with one line per fault.
     """
-    document = parse_yaml(path.read_text(encoding="utf-8"), source=path.name)
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError("E_RECIPE", f"{path.name} is not text in UTF-8") from error
+    document = parse_yaml(text, source=path.name)
     for override in overrides or []:
         apply_override(document, override)
     return validate_recipe(document, source=path.name)

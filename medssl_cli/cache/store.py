@@ -117,10 +117,10 @@ class Cache:
     def _clean(self) -> None:
         """Remove what dead writers left; then their marks."""
         marks = self._dead_marks()
-        for pattern in (".", "reports", "items/*", "items/*/*"):
-            for directory in self.root.glob(pattern):
-                if directory.is_dir():
-                    remove_temporaries(directory)
+        below = (path for pattern in ("reports", "items/*", "items/*/*") for path in self.root.glob(pattern))
+        for directory in (self.root, *below):
+            if directory.is_dir():
+                remove_temporaries(directory)
         for mark in marks:
             mark.unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ from typing import ParamSpec
 
 import typer
 
+from medssl_cli.cli.hints import hint_of
 from medssl_cli.errors import Exit, MedsslError
 
 P = ParamSpec("P")
@@ -46,8 +47,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 def report(error: MedsslError) -> None:
     """`error: CODE: what` and `hint: what to do` on stderr."""
     typer.echo(f"error: {error.code}: {error.message}", err=True)
-    if error.hint:
-        typer.echo(f"\nhint: {error.hint}", err=True)
+    typer.echo(f"\nhint: {hint_of(error)}", err=True)
 
 
 def report_os_error(error: OSError) -> None:

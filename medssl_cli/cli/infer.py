@@ -36,6 +36,7 @@ def infer(
     from medssl_cli.cli.preview import draw_preview
     from medssl_cli.deploy.infer import infer as run_infer
     from medssl_cli.deploy.store import ModelStore, resolve_model
+    from medssl_cli.errors import Exit, NothingUsableError
 
     store = ModelStore(models_folder(models))
     model = resolve_model(task, store)
@@ -52,6 +53,13 @@ def infer(
             progress=lambda name, done, total: terminal.progress(name, done, total),
         )
     result(report.document(), as_json=json, text=_text(report))
+    if report.exit_code == Exit.NOTHING:
+        hints = [scan.hint for scan in report.results if scan.hint]
+        raise NothingUsableError(
+            "E_NOTHING_USABLE",
+            f"none of {len(report.results)} scans got a mask",
+            hint=hints[0] if len(report.results) == 1 and hints else f"the report says why: {report.path}",
+        )
     if report.exit_code:
         raise typer.Exit(int(report.exit_code))
 

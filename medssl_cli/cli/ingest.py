@@ -43,6 +43,7 @@ def ingest(
         medssl ingest ./scans ./hippocampus --cache CACHE --modality MR
     """
     from medssl_cli.engine.ingest import ingest as run_ingest
+    from medssl_cli.errors import Exit, NothingUsableError
     from medssl_cli.files import write_json
 
     terminal = Terminal(quiet=quiet)
@@ -65,6 +66,9 @@ def ingest(
         result(done.to_json(), as_json=True, text="")
     else:
         _print(done, terminal)
+    if done.exit_code == Exit.NOTHING:
+        why = "the report says why each was refused" if done.seen else "name files or folders that hold images"
+        raise NothingUsableError("E_NOTHING_USABLE", f"none of {done.seen} files could be used", hint=why)
     if done.exit_code:
         raise typer.Exit(int(done.exit_code))
 

@@ -80,7 +80,8 @@ def read_crop(array: Any, start: tuple[int, int, int], crop_size: Shape, *, pad_
         array: `[X, Y, Z]`, read lazily.
         start: First voxel; may be negative.
         crop_size: Size of the box.
-        pad_value: Value outside; None repeats the border.
+        pad_value: Value outside; None repeats the border. A float makes the result one too: it may lie outside of the
+            range of the array's dtype (air of unsigned images).
     """
     low = [max(0, first) for first in start]
     high = [min(size, first + length) for size, first, length in zip(array.shape, start, crop_size, strict=True)]
@@ -93,7 +94,8 @@ def read_crop(array: Any, start: tuple[int, int, int], crop_size: Shape, *, pad_
         return inside
     if pad_value is None:
         return np.pad(inside, widths, mode="edge")
-    return np.pad(inside, widths, constant_values=pad_value)
+    dtype = np.result_type(inside, np.float32) if isinstance(pad_value, float) else inside.dtype
+    return np.pad(inside.astype(dtype), widths, constant_values=pad_value)
 
 
 class CropDataset(Dataset[tuple[NDArray[np.float32], NDArray[np.uint8] | None, str]]):

@@ -13,7 +13,7 @@ class MetricsLog:
 
     Args:
         root: Run folder.
-        resume_step: Lines at or after this step belong to work that was lost and will be done again; they go.
+        resume_step: Lines after this step belong to work that was lost and will be done again; they go.
     """
 
     def __init__(self, root: Path, *, resume_step: int) -> None:

@@ -21,7 +21,8 @@ def build_optimizer(module: nn.Module, options: Optimizer) -> torch.optim.Optimi
     ]
     groups = [group for group in groups if group["params"]]
     if options.name == "sgd":
-        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum, nesterov=True)
+        momentum = options.momentum
+        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=momentum, nesterov=momentum > 0)
     return torch.optim.AdamW(groups, lr=options.learning_rate)
 
 

@@ -80,7 +80,7 @@ def _sample(sampler: Any, channel: NDArray[Any], *, is_label: bool) -> NDArray[A
     import SimpleITK as sitk
 
     dtype = channel.dtype
-    working = channel if is_label else channel.astype(np.float32)
+    working = channel if is_label else channel.astype(np.result_type(dtype, np.float32))
     image = sitk.GetImageFromArray(np.ascontiguousarray(working.transpose(2, 1, 0)))
     sampled = sitk.GetArrayFromImage(sampler.Execute(image)).transpose(2, 1, 0)
     if np.issubdtype(dtype, np.integer) and not is_label:

@@ -1,0 +1,275 @@
+"""Pages of docs/reference that are made from the code; `tests/cli/test_reference.py` compares them with the files.
+
+Only what is ours goes in: names, help texts, defaults. How Typer lays out its help differs between its versions.
+"""
+
+import inspect
+import json
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from medssl_cli import plugins, recipe
+from medssl_cli.cli.app import app
+from medssl_cli.errors import CODES
+
+NOTE: Final = (
+    "<!-- Made from the code. Change the code, then: MEDSSL_UPDATE_GOLDEN=1 pytest tests/cli/test_reference.py -->"
+)
+LEVELS: Final = {
+    "E_": ("Refusals", "The input, recipe or model cannot be used as it is."),
+    "W_": ("Notes", "Accepted, and worth knowing. Recorded with the image, or in the report of `infer`."),
+    "S_": ("Skipped by rule", "Nothing is wrong: medssl does not take this kind of file."),
+}
+PLAIN: Final = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+LIMITS: Final = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+MEANINGS: Final = {
+    "schema": "Version of the recipe's format.",
+    "seed": "Of initial weights, crops, augmentation and dropout.",
+    "split_seed": "Of the split by patient: runs with the same one hold out the same patients.",
+    "backbone": "Network to train: `name` and its options, below.",
+    "data": "Preprocessing, crops and batches, below.",
+    "optimizer": "Below.",
+    "schedule": "Below.",
+    "steps": "Optimiser steps. `finetune --max-minutes` replaces them by time.",
+    "accumulate": "Batches per optimiser step.",
+    "checkpoint_every": "Steps between checkpoints; the last three are kept.",
+    "log_every": "Steps between lines of `metrics.jsonl`.",
+    "precision": "Of the network's arithmetic.",
+    "channels_last": "Memory layout; faster for many convolutions.",
+    "ema_decay": "Averages the weights over steps and validates the average; 0 is off. Fine-tuning only.",
+    "method": "Self-supervised method: `name` and its options, below.",
+    "name": "Of the task; the installed model is called so.",
+    "task": "What to learn: `name` and its options, below.",
+    "augmentation": "Below.",
+    "foreground_prob": "Share of crops that are centred near a labelled voxel.",
+    "validate_every": "Steps between validations.",
+    "max_validation_patients": "Validate on so many patients of the fold; the others train.",
+    "inference": "Below.",
+    "evaluation": "Below.",
+    "intended_use": "Written into the exported model, at most 500 characters.",
+    "data.orientation": "Axes of the prepared volume; there is one choice.",
+    "data.modality": "Take images of this DICOM modality and of unknown modality; none takes all.",
+    "data.crop_size": "Voxels (x, y, z) of a training crop. A multiple of what the backbone can halve.",
+    "data.batch_size": "Crops per batch; for `voco`, volumes.",
+    "data.num_workers": "Processes that read crops; 0 reads in the training process. The result does not depend on it.",
+    "optimizer.name": "AdamW, or SGD with Nesterov momentum.",
+    "optimizer.learning_rate": "Peak. YAML reads 1e-4 as text: write 1.0e-4.",
+    "optimizer.weight_decay": "Not applied to norms and biases.",
+    "optimizer.momentum": "Of SGD.",
+    "optimizer.max_grad_norm": "Clip the gradient to this norm; none does not.",
+    "schedule.name": "Linear warm-up, then half a cosine.",
+    "schedule.warmup_fraction": "Share of the training that warms up.",
+    "schedule.final_fraction": "Learning rate at the end, as a share of the peak.",
+    "augmentation.flip_prob": "Per axis.",
+    "augmentation.flip_axes": "Axes that may be flipped. A flip of axis 0 swaps left and right.",
+    "augmentation.affine_prob": "Rotation and scaling, per crop.",
+    "augmentation.rotate_degrees": "Largest angle about each axis.",
+    "augmentation.scale_range": "Smallest and largest factor.",
+    "augmentation.intensity_scale": "Largest relative change of contrast.",
+    "augmentation.intensity_shift": "Largest shift, in units of the network's input.",
+    "augmentation.gamma_range": "Smallest and largest exponent; (1, 1) is off.",
+    "augmentation.noise_std": "Of Gaussian noise, in units of the network's input.",
+    "inference.tile_size": "Sliding window in voxels; none takes the training crop.",
+    "inference.overlap": "Share of a tile that its neighbour covers too.",
+    "inference.mirror_axes": "Average over flips along these axes; each doubles the time. Not used in validation.",
+    "evaluation.nsd_tolerance_mm": "Surface distance that counts as agreement in the NSD.",
+    "voco.dropout_prob": "Share of the student's crops whose embedding is replaced by zeros (`v2`); "
+    "its price is in [methods](../concepts/methods.md).",
+    "segmentation.decoder": "Below.",
+    "segmentation.decoder.widths": "Channels per level, fine to coarse; none takes those of the backbone.",
+    "segmentation.decoder.num_res_units": "Convolutions in each level's residual unit; 0 for one plain convolution.",
+    "segmentation.decoder.norm": "`instance`, `batch` or another of MONAI's layer names.",
+    "segmentation.decoder.activation": "MONAI's name of the non-linearity.",
+    "segmentation.decoder.dropout_prob": "Probability of dropping a channel after each convolution.",
+}
+
+
+def cli_page() -> str:
+    """Every command with its arguments and options."""
+    lines = ["# Command line", "", NOTE, "", "Results go to stdout, notes and progress to stderr.", ""]
+    lines += ["Exit codes: [exit-codes.md](exit-codes.md). Codes in messages: [codes.md](codes.md).", ""]
+    root = typer.main.get_command(app)
+    for name, command in root.commands.items():
+        if not hasattr(command, "commands"):
+            lines += _command(f"medssl {name}", command)
+            continue
+        lines += [f"## medssl {name}", "", str(command.help), ""]
+        for child_name, child in command.commands.items():
+            lines += _command(f"medssl {name} {child_name}", child, level="###")
+    return "\n".join(lines)
+
+
+def _command(title: str, command: Any, level: str = "##") -> Iterator[str]:
+    hints = typing.get_type_hints(inspect.unwrap(command.callback))
+    arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
+    options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+    usage = [_usage(argument) for argument in arguments] + ["[OPTIONS]"] * bool(options)
+    yield from (f"{level} {title}", "", "```", " ".join([title, *usage]), "```", "", inspect.cleandoc(command.help), "")
+    rows = [(f"`{parameter.name.upper()}`", parameter.help, _default(parameter)) for parameter in arguments]
+    rows += [(_option(parameter, hints[parameter.name]), parameter.help, _default(parameter)) for parameter in options]
+    if rows:
+        yield from (*_table(("argument or option", "meaning", "default"), rows), "")
+
+
+def _usage(argument: Any) -> str:
+    name = argument.name.upper() + ("..." if argument.nargs == -1 else "")
+    return name if argument.required else f"[{name}]"
+
+
+def _option(parameter: Any, hint: Any) -> str:
+    names = ", ".join(f"`{name}`" for name in parameter.opts)
+    if parameter.is_flag:
+        return names + "".join(f" / `{name}`" for name in parameter.secondary_opts)
+    return f"{names} {parameter.metavar or _value_name(hint)}"
+
+
+def _value_name(hint: Any) -> str:
+    kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not type(None)]
+    if typing.get_origin(hint) is typing.Literal:
+        return "\\|".join(map(str, kinds))
+    return {Path: "PATH", int: "N", float: "X", str: "TEXT"}[kinds[0]]
+
+
+def _default(parameter: Any) -> str:
+    parts = ["required"] if parameter.required else []
+    if parameter.default not in (None, False, [], ()) and not parameter.required:
+        parts.append(f"`{parameter.default}`" if parameter.default is not True else "on")
+    if parameter.envvar:
+        parts.append(f"environment: `{parameter.envvar}`")
+    return ", ".join(parts)
+
+
+def codes_page() -> str:
+    """Every code and what it means."""
+    lines = ["# Codes", "", NOTE, "", "Codes are only ever added; their meaning does not change. Messages end with a"]
+    lines += ["hint where there is something to do about it.", ""]
+    for prefix, (title, text) in LEVELS.items():
+        rows = [(f"`{code}`", meaning) for code, meaning in CODES.items() if code.startswith(prefix)]
+        lines += [f"## {title}: `{prefix}`", "", text, "", *_table(("code", "meaning"), rows), ""]
+    return "\n".join(lines)
+
+
+def recipe_page() -> str:
+    """Every key of a recipe."""
+    lines = ["# Recipe", "", NOTE, ""]
+    lines += [
+        "One complete YAML file: no inheritance, no code. Unknown keys and wrong values are reported all at once."
+    ]
+    lines += ["A file with `method:` is a pre-training recipe, one with `task:` a task recipe.", ""]
+    lines += ["Change one key on the command line with `--set data.batch_size=2`.", "", "## Shipped recipes", ""]
+    lines += [*_table(("name", "for", "what"), list(_shipped())), ""]
+    common = recipe.Training.model_fields
+    sections: list[tuple[str, str, type[BaseModel], Sequence[str]]] = [
+        ("Every recipe", "", recipe.Training, ()),
+        ("Pre-training recipes", "", recipe.PretrainRecipe, list(common)),
+        ("Task recipes", "", recipe.TaskRecipe, list(common)),
+        ("`data`", "data.", recipe.Data, ()),
+        ("`optimizer`", "optimizer.", recipe.Optimizer, ()),
+        ("`schedule`", "schedule.", recipe.Schedule, ()),
+        ("`augmentation` (task recipes)", "augmentation.", recipe.Augmentation, ()),
+        ("`inference` (task recipes)", "inference.", recipe.Inference, ()),
+        ("`evaluation` (task recipes)", "evaluation.", recipe.Evaluation, ()),
+    ]
+    for name in plugins.names("method"):
+        sections.append((f"`method: {{name: {name}}}`", f"{name}.", plugins.load("method", name).Options, ()))
+    for name in plugins.names("task"):
+        module = plugins.load("task", name)
+        sections.append((f"`task: {{name: {name}}}`", f"{name}.", module.Options, ()))
+        sections.append(("`task.decoder`", f"{name}.decoder.", module.Decoder, ()))
+    for title, prefix, model, left_out in sections:
+        rows = [
+            _field(name, field, prefix, model) for name, field in model.model_fields.items() if name not in left_out
+        ]
+        lines += [f"## {title}", "", *_table(("key", "value", "default", "meaning"), rows), ""]
+    for name in plugins.names("backbone"):
+        rows = list(_backbone(plugins.load("backbone", name).build))
+        lines += [f"## `backbone: {{name: {name}}}`", "", *_table(("key", "value", "default", "meaning"), rows), ""]
+    return "\n".join(lines)
+
+
+def _shipped() -> Iterator[tuple[str, str, str]]:
+    for kind, command in (("pretrain", "`medssl pretrain --recipe`"), ("tasks", "`medssl finetune --task`")):
+        for name in recipe.recipe_names(kind):
+            first = recipe.find_recipe(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+            yield f"`{name}`", command, first
+
+
+def _field(name: str, field: FieldInfo, prefix: str, model: type[BaseModel]) -> tuple[str, str, str, str]:
+    key = field.alias or name
+    if field.default is PydanticUndefined:
+        default = "required"
+    else:
+        default = "" if isinstance(field.default, BaseModel) else _yaml(field.default)
+    value = _kind(field.annotation) + _limits(field.metadata)
+    described = {key: text for base in reversed(model.__mro__) for key, text in _arguments(base).items()}
+    meaning = MEANINGS.get(prefix + key) or described.get(name)
+    if not meaning:
+        raise KeyError(f"what does {prefix + key} mean? say so in the docstring, or in MEANINGS")
+    return f"`{key}`", value, default, meaning
+
+
+def _backbone(build: Any) -> Iterator[tuple[str, str, str, str]]:
+    described = _arguments(build)
+    for name, parameter in inspect.signature(build).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            yield f"`{name}`", _kind(parameter.annotation), _yaml(parameter.default), described[name]
+
+
+def _kind(annotation: Any) -> str:
+    """A type in plain words."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        constraints = [item for part in arguments[1:] for item in getattr(part, "metadata", [part])]
+        return _kind(arguments[0]) + _limits(constraints)
+    if origin is typing.Literal:
+        return " or ".join(f"`{option}`" for option in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("none" if option is type(None) else _kind(option) for option in arguments)
+    if origin is dict:
+        return f"mapping of {_kind(arguments[0])} to {_kind(arguments[1])}"
+    if origin is tuple and Ellipsis not in arguments:
+        return f"{len(arguments)} x {_kind(arguments[0])}"
+    if origin is not None:
+        return f"list of {_kind(arguments[0])}"
+    return PLAIN.get(annotation, "section")
+
+
+def _limits(constraints: Sequence[Any]) -> str:
+    found = [f" {word} {getattr(item, name):g}" for item in constraints for name, word in LIMITS.items()
+             if isinstance(getattr(item, name, None), int | float)]  # fmt: skip
+    return "," * bool(found) + " and".join(found)
+
+
+def _yaml(value: Any) -> str:
+    return "none" if value is None else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _arguments(documented: Any) -> dict[str, str]:
+    """The `Args:` section of a docstring."""
+    found: dict[str, str] = {}
+    _, _, section = (inspect.cleandoc(documented.__doc__ or "")).partition("Args:\n")
+    name = ""
+    for line in section.splitlines():
+        if not line.startswith("    "):
+            break
+        if not line.startswith("     "):
+            name, _, text = line.strip().partition(": ")
+            found[name] = text
+        else:
+            found[name] += f" {line.strip()}"
+    return found
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(heads) + " |"
+    yield "|" + "---|" * len(heads)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"

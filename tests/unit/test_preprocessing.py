@@ -1,0 +1,218 @@
+"""What a network sees of a volume, and how its answer finds the way back to the volume's own voxels."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from medssl_cli.imaging.geometry import Affine, reorient_like, reorient_to_ras
+from medssl_cli.imaging.preprocessing import (
+    Intensity,
+    intensity_of,
+    needs_new_grid,
+    preprocess,
+    restore_labels,
+    to_grid,
+)
+from medssl_cli.imaging.segment import num_calls, segment_volume
+from medssl_cli.imaging.volume import Volume
+from medssl_cli.recipe import Preprocessing
+
+WINDOW = Preprocessing(window_hu=(-100.0, 300.0))
+ZSCORE = Preprocessing(zscore=True)
+SPACING = (1.0, 1.5, 2.0)
+ORIENTATIONS = [
+    (order, signs) for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
+]
+each_orientation = pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
+
+
+def stored_affine(order: tuple[int, ...], signs: tuple[int, ...], spacing: tuple[float, ...] = SPACING) -> Affine:
+    """World axis w, with edge spacing[w], runs along array axis order[w] in direction signs[w]."""
+    affine = np.zeros((4, 4))
+    for world in range(3):
+        affine[world, order[world]] = signs[world] * spacing[world]
+    affine[:, 3] = (10, -20, 30, 1)
+    return affine
+
+
+def as_stored(ras: np.ndarray, order: tuple[int, ...], signs: tuple[int, ...]) -> Volume:
+    """The same patient, written with other axes: RAS voxels `[X, Y, Z]` at the same places in the world."""
+    affine = stored_affine(order, signs)
+    voxels = reorient_like(ras[None], affine)
+    _, ras_affine = reorient_to_ras(voxels, affine)
+    affine[:3, 3] -= ras_affine[:3, 3]  # voxel (0, 0, 0) of the RAS array lies at the origin, however it is stored
+    return Volume(np.ascontiguousarray(voxels), affine, "CT", "HU")
+
+
+def image(seed: int = 0, shape: tuple[int, int, int] = (6, 7, 5)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-1000, 1000, shape).astype(np.int16)
+
+
+def plain(voxels: np.ndarray, spacing: tuple[float, ...] = SPACING) -> Volume:
+    return Volume(voxels[None], np.diag([*spacing, 1.0]), "CT", "HU")
+
+
+def threshold(tiles: np.ndarray) -> np.ndarray:
+    """A network known by hand: class 1 where the input is above one half."""
+    return np.concatenate([np.zeros_like(tiles), tiles - 0.5], axis=1)
+
+
+def test_a_window_becomes_zero_to_one_and_clips() -> None:
+    values = np.array([-1000, -100, 100, 300, 3000], dtype=np.int16).reshape(1, 5, 1, 1)
+
+    seen = preprocess(Volume(values, np.eye(4)), WINDOW).voxels
+
+    assert seen.dtype == np.float32
+    assert seen.ravel().tolist() == pytest.approx([0, 0, 0.5, 1, 1])
+
+
+def test_z_scores_are_taken_over_what_is_not_zero() -> None:
+    values = np.array([0, 0, 0, 10, 30], dtype=np.uint8).reshape(1, 5, 1, 1)  # mean 20, standard deviation 10
+
+    seen = preprocess(Volume(values, np.eye(4)), ZSCORE).voxels
+
+    assert seen.ravel().tolist() == pytest.approx([-2, -2, -2, -1, 1])
+
+
+def test_z_scores_of_an_empty_or_constant_image_are_finite() -> None:
+    for value in (0, 7):
+        seen = preprocess(Volume(np.full((1, 2, 2, 2), value, np.uint8), np.eye(4)), ZSCORE).voxels
+        assert np.array_equal(seen, np.zeros((1, 2, 2, 2)))
+
+
+def test_z_scores_of_large_integers_do_not_overflow() -> None:
+    values = np.full((1, 40, 40, 40), 60_000, dtype=np.uint16)
+    values[:, :20] = 20_000
+
+    rule = intensity_of(values, ZSCORE)
+
+    assert (rule.shift, 1 / rule.scale) == pytest.approx((40_000, 20_000))
+
+
+@pytest.mark.parametrize("preprocessing", [WINDOW, ZSCORE], ids=["window", "zscore"])
+@pytest.mark.parametrize("spacing", [None, (2.0, 2.0, 2.0)], ids=["native", "2mm"])
+def test_a_crop_through_the_training_path_equals_the_whole_through_the_other(preprocessing, spacing) -> None:
+    preprocessing = preprocessing.model_copy(update={"spacing_mm": spacing})
+    volume = as_stored(image(shape=(12, 10, 9)), (2, 0, 1), (-1, 1, -1))
+    box = (slice(None), slice(1, 5), slice(2, 6), slice(0, 3))
+
+    gridded = to_grid(volume, preprocessing)
+    crop = intensity_of(gridded.voxels, preprocessing).apply(gridded.voxels[box])
+
+    whole = preprocess(volume, preprocessing)
+    assert np.array_equal(crop, whole.voxels[box])
+    assert np.array_equal(gridded.affine, whole.affine)
+
+
+def test_the_grid_keeps_dtype_and_meaning() -> None:
+    volume = plain(image())
+
+    gridded = to_grid(volume, WINDOW.model_copy(update={"spacing_mm": (2.0, 2.0, 2.0)}))
+
+    assert gridded.voxels.dtype == np.int16
+    assert gridded.spacing_mm == pytest.approx((2, 2, 2))
+    assert (gridded.modality, gridded.units) == ("CT", "HU")
+    assert volume.voxels.min() <= gridded.voxels.min() <= gridded.voxels.max() <= volume.voxels.max()
+
+
+@each_orientation
+def test_a_new_grid_is_needed_exactly_when_something_changes(order, signs) -> None:
+    volume = as_stored(image(), order, signs)
+    gridded = to_grid(volume, WINDOW)
+
+    changes = gridded.shape != volume.shape or not np.array_equal(gridded.voxels, volume.voxels)
+
+    assert needs_new_grid(volume, WINDOW) == changes
+    assert not needs_new_grid(gridded, WINDOW)
+    assert needs_new_grid(gridded, WINDOW.model_copy(update={"spacing_mm": (3.0, 3.0, 3.0)}))
+
+
+@each_orientation
+def test_labels_return_exactly_when_only_the_orientation_changed(order, signs) -> None:
+    labels = np.random.default_rng(2).integers(0, 4, (6, 7, 5)).astype(np.uint8)
+    stored = as_stored(labels, order, signs)
+    gridded = to_grid(stored, WINDOW, is_label=True)
+    assert np.array_equal(gridded.voxels[0], labels)
+    logits = np.stack([(labels == value).astype(np.float32) for value in range(4)])
+
+    restored = restore_labels(logits, gridded.affine, stored.affine, stored.shape)
+
+    assert restored.dtype == np.uint8
+    assert restored.flags.c_contiguous
+    assert np.array_equal(restored, stored.voxels[0])
+
+
+def test_of_equal_logits_the_lowest_class_wins() -> None:
+    logits = np.zeros((3, 2, 2, 2), dtype=np.float32)
+    logits[1:, 0] = 1
+
+    restored = restore_labels(logits, np.eye(4), np.eye(4), (2, 2, 2))
+
+    assert restored[0].tolist() == [[1, 1], [1, 1]]
+    assert restored[1].tolist() == [[0, 0], [0, 0]]
+
+
+def test_logits_are_interpolated_before_the_largest_wins() -> None:
+    # On two coarse voxels class 1 leads by 3, then trails by 1: the lead, linear between the centres 0 and 2 mm, is
+    # 0 at 1.5 mm. Fine centres lie at -0.5, 0.5, 1.5 - tiny, 2.5 mm.
+    logits = np.array([[0, 0], [3, -1]], dtype=np.float32).reshape(2, 2, 1, 1)
+    coarse, fine = np.diag([2.0, 1, 1, 1]), np.eye(4)
+    fine[0, 3] = -0.5001
+
+    restored = restore_labels(logits, coarse, fine, (4, 1, 1))
+
+    assert restored.ravel().tolist() == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("spacing", [None, (1.3, 1.3, 1.3)], ids=["native", "resampled"])
+def test_all_48_ways_to_store_a_volume_give_the_same_mask_in_the_world(spacing) -> None:
+    grid = np.stack(np.meshgrid(*[np.arange(size) for size in (14, 12, 10)], indexing="ij"))
+    distance = np.linalg.norm((grid.T - [6.2, 5.1, 4.3]) * SPACING, axis=-1).T
+    ras = (400 - 60 * distance).astype(np.int16)
+    preprocessing = Preprocessing(window_hu=(-100.0, 300.0), spacing_mm=spacing)
+    masks = []
+    for order, signs in ORIENTATIONS:
+        volume = as_stored(ras, order, signs)
+        mask = segment_volume(threshold, volume, preprocessing=preprocessing, tile=(8, 8, 8), overlap=0.5)
+        assert mask.shape == volume.shape
+        masks.append(reorient_to_ras(mask[None], volume.affine)[0][0])
+
+    assert all(np.array_equal(mask, masks[0]) for mask in masks)
+    # The window's middle, 100 HU, lies 5 mm from the centre: a ball of 4/3 pi 5^3 mm3 in voxels of 3 mm3.
+    assert masks[0].sum() == pytest.approx(4 / 3 * np.pi * 125 / 3, rel=0.1)
+
+
+def test_segmentation_on_the_native_grid_is_the_network_itself() -> None:
+    volume = plain(image(shape=(11, 9, 6)))
+
+    mask = segment_volume(threshold, volume, preprocessing=WINDOW, tile=(8, 8, 8), overlap=0.5, mirror_axes=(0, 2))
+
+    assert np.array_equal(mask, (volume.voxels[0] > 100).astype(np.uint8))
+
+
+def test_progress_counts_every_call_and_ends_at_the_announced_number() -> None:
+    volume = plain(image(shape=(11, 9, 6)))
+    told: list[tuple[int, int]] = []
+
+    segment_volume(
+        threshold,
+        volume,
+        preprocessing=WINDOW,
+        tile=(8, 8, 8),
+        overlap=0.5,
+        mirror_axes=(0, 1),
+        progress=lambda done, total: told.append((done, total)),
+    )
+
+    # 11 and 9 voxels need two tiles of 8 each, 6 is padded to one; four mirror images of each tile.
+    assert told == [(call, 16) for call in range(1, 17)]
+    assert num_calls(preprocess(volume, WINDOW), (8, 8, 8), 0.5, (0, 1)) == 16
+
+
+def test_an_intensity_rule_is_elementwise() -> None:
+    rule = Intensity(low=-10, high=30, shift=10, scale=0.5)
+
+    seen = rule.apply(np.array([-100, -10, 0, 10, 30, 99], dtype=np.int32))
+
+    assert seen.tolist() == [-10, -10, -5, 0, 10, 10]
