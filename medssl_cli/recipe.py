@@ -205,11 +205,11 @@ class _Loader(yaml.SafeLoader):
     """Plain data only: no aliases, tags or duplicate keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=event.start_mark)
-        if getattr(event, "tag", None) is not None:
-            raise yaml.MarkedYAMLError(problem="tags are not allowed", problem_mark=event.start_mark)
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        is_tagged = getattr(event, "tag", None) is not None
+        fault = "aliases" if isinstance(event, yaml.AliasEvent) else "tags" if is_tagged else ""
+        if fault:
+            raise yaml.MarkedYAMLError(problem=f"{fault} are not allowed", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:

@@ -20,9 +20,7 @@ from medssl_cli import plugins, recipe
 from medssl_cli.cli.app import app
 from medssl_cli.errors import CODES
 
-NOTE: Final = (
-    "<!-- Made from the code. Change the code, then: MEDSSL_UPDATE_GOLDEN=1 pytest tests/cli/test_reference.py -->"
-)
+NOTE: Final = "<!-- Made from the code; to make it anew: MEDSSL_UPDATE_GOLDEN=1 pytest tests/cli/test_reference.py -->"
 LEVELS: Final = {
     "E_": ("Refusals", "The input, recipe or model cannot be used as it is."),
     "W_": ("Notes", "Accepted, and worth knowing. Recorded with the image, or in the report of `infer`."),
@@ -49,7 +47,7 @@ MEANINGS: Final = {
     "name": "Of the task; the installed model is called so.",
     "task": "What to learn: `name` and its options, below.",
     "augmentation": "Below.",
-    "foreground_prob": "Share of crops that are centred near a labelled voxel.",
+    "foreground_prob": "Share of crops that show a random voxel of a random class.",
     "validate_every": "Steps between validations.",
     "max_validation_patients": "Validate on so many patients of the fold; the others train.",
     "inference": "Below.",
@@ -150,7 +148,7 @@ def _default(parameter: Any) -> str:
 def codes_page() -> str:
     """Every code and what it means."""
     lines = ["# Codes", "", NOTE, "", "Codes are only ever added; their meaning does not change. Messages end with a"]
-    lines += ["hint where there is something to do about it.", ""]
+    lines += ["hint: what to do.", ""]
     for prefix, (title, text) in LEVELS.items():
         rows = [(f"`{code}`", meaning) for code, meaning in CODES.items() if code.startswith(prefix)]
         lines += [f"## {title}: `{prefix}`", "", text, "", *_table(("code", "meaning"), rows), ""]
@@ -160,9 +158,7 @@ def codes_page() -> str:
 def recipe_page() -> str:
     """Every key of a recipe."""
     lines = ["# Recipe", "", NOTE, ""]
-    lines += [
-        "One complete YAML file: no inheritance, no code. Unknown keys and wrong values are reported all at once."
-    ]
+    lines += ["One complete YAML file: no inheritance, no code. All faults are reported at once."]
     lines += ["A file with `method:` is a pre-training recipe, one with `task:` a task recipe.", ""]
     lines += ["Change one key on the command line with `--set data.batch_size=2`.", "", "## Shipped recipes", ""]
     lines += [*_table(("name", "for", "what"), list(_shipped())), ""]
@@ -185,9 +181,8 @@ def recipe_page() -> str:
         sections.append((f"`task: {{name: {name}}}`", f"{name}.", module.Options, ()))
         sections.append(("`task.decoder`", f"{name}.decoder.", module.Decoder, ()))
     for title, prefix, model, left_out in sections:
-        rows = [
-            _field(name, field, prefix, model) for name, field in model.model_fields.items() if name not in left_out
-        ]
+        fields = [(name, field) for name, field in model.model_fields.items() if name not in left_out]
+        rows = [_field(name, field, prefix, model) for name, field in fields]
         lines += [f"## {title}", "", *_table(("key", "value", "default", "meaning"), rows), ""]
     for name in plugins.names("backbone"):
         rows = list(_backbone(plugins.load("backbone", name).build))
@@ -234,12 +229,16 @@ def _kind(annotation: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join("none" if option is type(None) else _kind(option) for option in arguments)
     if origin is dict:
-        return f"mapping of {_kind(arguments[0])} to {_kind(arguments[1])}"
+        return f"mapping of {_many(arguments[0])} to {_many(arguments[1])}"
     if origin is tuple and Ellipsis not in arguments:
-        return f"{len(arguments)} x {_kind(arguments[0])}"
+        return f"{len(arguments)} {_many(arguments[0])}"
     if origin is not None:
-        return f"list of {_kind(arguments[0])}"
+        return f"list of {_many(arguments[0])}"
     return PLAIN.get(annotation, "section")
+
+
+def _many(annotation: Any) -> str:
+    return _kind(annotation).replace("number", "numbers", 1)
 
 
 def _limits(constraints: Sequence[Any]) -> str:

@@ -62,6 +62,14 @@ def one_document(result: Any) -> Any:
     return json.loads(result.stdout)
 
 
+def in_a_process(*arguments: object) -> Any:
+    """The JSON document of a command that runs by itself: training changes settings of its whole process."""
+    command = [*MAIN, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def write_scan(path: Path) -> Path:
     """A CT-like NIfTI file with a warm block that the toy model marks."""
     voxels = np.full((20, 18, 10), -1000, np.int16)
@@ -268,8 +276,8 @@ def test_the_whole_road_prints_one_document_per_command(place: SimpleNamespace, 
     cpu = ("--cache", place.cache, "--device", "cpu", "--json")
 
     ingested = one_document(medssl("ingest", tmp_path / "ct", "--cache", tmp_path / "cache", "--json"))
-    learnt = one_document(medssl("pretrain", "--recipe", "voco-tiny", *settings, "--run", tmp_path / "ssl", *cpu))
-    tuned = one_document(medssl("finetune", "--task", place.task, "--run", tmp_path / "run", *cpu))
+    learnt = in_a_process("pretrain", "--recipe", "voco-tiny", *settings, "--run", tmp_path / "ssl", *cpu)
+    tuned = in_a_process("finetune", "--task", place.task, "--run", tmp_path / "run", *cpu)
     scores = one_document(medssl("evaluate", tmp_path / "run", *cpu))
     exported = one_document(medssl("export", tmp_path / "run", "--install", "--cases", 1, *cpu[:2], "--json"))
     masks = one_document(medssl("infer", place.scan, "--task", "balls", "-o", tmp_path / "out", *cpu[2:]))

@@ -50,7 +50,7 @@ def parse(words: list[str]) -> None:
 
 
 def test_the_guards_see_the_documentation() -> None:
-    assert len(PAGES) > 25
+    assert len(PAGES) >= 25
     assert sum(len(list(commands(page))) for page in WRITTEN) > 40
     assert sum(len(LINK.findall(page.read_text(encoding="utf-8"))) for page in PAGES) > 40
 
@@ -85,9 +85,8 @@ def test_recipes_are_valid(page: Path) -> None:
 def test_the_readme_begins_with_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
 
-    first, second = (
-        text.index(command) for command in ("pip install . && medssl demo", "pip install -e '.[dev]' && pytest")
-    )
+    first = text.index("pip install . && medssl demo")
+    second = text.index("pip install -e '.[dev]' && pytest")
 
     assert first < second < text.index("\n## ")
 

@@ -1,0 +1,204 @@
+"""Learning rate, weight decay and averaged weights, against their closed forms."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from medssl_cli.engine import optimisation
+from medssl_cli.engine.optimisation import AveragedWeights, Budget, build_optimizer, learning_rate, set_learning_rate
+from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness, stream_seed
+from medssl_cli.recipe import Optimizer, Schedule
+
+PEAK = 2.0
+shares = st.floats(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [
+        (0.0, 0.0),
+        (0.05, 1.0),  # half of the warm-up of one tenth
+        (0.1, 2.0),  # its end: the peak
+        (0.1 + 0.9 / 3, 0.5 + 1.5 * 0.75),  # a third of the cosine: (1 + cos 60 deg) / 2 = 3/4 of the way above the floor
+        (0.55, 0.5 + 1.5 * 0.5),  # half of it
+        (1.0, 0.5),  # the floor: a quarter of the peak
+    ],
+)
+def test_warm_up_then_cosine_to_the_floor(progress: float, expected: float) -> None:
+    schedule = Schedule(warmup_fraction=0.1, final_fraction=0.25)
+
+    assert learning_rate(progress, PEAK, schedule) == pytest.approx(expected)
+
+
+@given(progress=shares, warmup=st.floats(0, 0.99), final=shares)
+def test_the_rate_stays_between_nothing_and_the_peak(progress: float, warmup: float, final: float) -> None:
+    rate = learning_rate(progress, PEAK, Schedule(warmup_fraction=warmup, final_fraction=final))
+
+    assert 0 <= rate <= PEAK * (1 + 1e-12)
+    if progress >= warmup:
+        assert rate >= PEAK * final * (1 - 1e-12)
+
+
+@given(first=shares, second=shares)
+def test_the_rate_rises_before_the_peak_and_falls_after_it(first: float, second: float) -> None:
+    schedule = Schedule(warmup_fraction=0.3)
+    early, late = sorted((first, second))
+
+    rates = learning_rate(early, PEAK, schedule), learning_rate(late, PEAK, schedule)
+
+    if late <= 0.3:
+        assert rates[0] <= rates[1] + 1e-12
+    if early >= 0.3:
+        assert rates[0] >= rates[1] - 1e-12
+
+
+def test_without_warm_up_training_begins_at_the_peak() -> None:
+    assert learning_rate(0, PEAK, Schedule(warmup_fraction=0)) == PEAK
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4), nn.PReLU(), nn.Flatten(), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_only_matrices_and_kernels_decay(name: str) -> None:
+    module = network()
+    module[4].bias.requires_grad_(False)
+
+    optimizer = build_optimizer(module, Optimizer(name=name, learning_rate=0.1, weight_decay=0.3))  # type: ignore[arg-type]
+
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    names = {name: decay.get(id(parameter)) for name, parameter in module.named_parameters()}
+    assert names == {
+        "0.weight": 0.3,
+        "0.bias": 0.0,
+        "1.weight": 0.0,
+        "1.bias": 0.0,
+        "2.weight": 0.0,
+        "4.weight": 0.3,
+        "4.bias": None,  # not trained at all
+    }
+
+
+def test_decay_alone_shrinks_weights_by_rate_times_decay() -> None:
+    module = nn.Linear(3, 2)
+    before = module.weight.detach().clone(), module.bias.detach().clone()
+    optimizer = build_optimizer(module, Optimizer(learning_rate=0.1, weight_decay=0.5))
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+    optimizer.step()
+
+    # AdamW, Loshchilov and Hutter: w <- w - lr * decay * w; the gradient's part is zero.
+    torch.testing.assert_close(module.weight.detach(), before[0] * (1 - 0.1 * 0.5))
+    assert torch.equal(module.bias.detach(), before[1])
+
+
+def test_sgd_is_nesterovs_where_it_has_momentum() -> None:
+    def moved(momentum: float) -> float:
+        module = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(module.weight)
+        options = Optimizer(name="sgd", learning_rate=0.1, momentum=momentum, weight_decay=0)
+        optimizer = build_optimizer(module, options)
+        for _ in range(2):
+            module.weight.grad = torch.ones(1, 1)
+            optimizer.step()
+        return -float(module.weight)
+
+    # Gradient 1, rate 0.1. Plain: 2 steps of 0.1. Nesterov: velocities 1 and 1 + m, steps 0.1 * (1 + m v).
+    assert moved(0.0) == pytest.approx(0.2)
+    assert moved(0.9) == pytest.approx(0.1 * (1 + 0.9 * 1) + 0.1 * (1 + 0.9 * 1.9))
+
+
+def test_all_groups_get_the_rate() -> None:
+    optimizer = build_optimizer(network(), Optimizer(learning_rate=0.1))
+
+    set_learning_rate(optimizer, 0.025)
+
+    assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.025]
+
+
+def test_averaged_weights_follow_the_closed_form() -> None:
+    module = nn.Linear(1, 1, bias=False).double()
+    nn.init.zeros_(module.weight)
+    average = AveragedWeights(module, decay=0.5)
+    nn.init.ones_(module.weight)
+
+    # The gap to a network at rest shrinks by the decay of each step: (1 + step) / (10 + step) until that exceeds 0.5,
+    # which it does from step 8 on (9/18).
+    gap = 1.0
+    for step in range(12):
+        average.update(module, step)
+        gap *= min(0.5, (1 + step) / (10 + step))
+        assert float(average.network.weight) == pytest.approx(1 - gap, rel=1e-12)
+
+
+def test_averaged_weights_are_a_copy_without_gradients_whose_statistics_follow() -> None:
+    module = network()
+    average = AveragedWeights(module, decay=0.9)
+    module(torch.randn(2, 1, 3, 3, 3, generator=torch.Generator().manual_seed(0)))
+
+    average.update(module, step=100)
+
+    assert not any(parameter.requires_grad for parameter in average.network.parameters())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert torch.equal(average.network[1].running_mean, module[1].running_mean)
+    assert module[1].running_mean.abs().sum() > 0
+
+
+def test_a_budget_of_steps_is_spent_step_by_step() -> None:
+    budget = Budget(steps=4)
+
+    assert [budget.progress(step) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert budget.last_step == 4
+
+
+def test_a_budget_of_minutes_counts_earlier_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(optimisation, "monotonic", lambda: now)
+    budget = Budget(steps=4, max_minutes=2, elapsed_s=30)
+    assert budget.progress(10**6) == 0.25  # 30 s of 120 s, whatever the step
+
+    now = 1030.0
+
+    assert (budget.spent_s, budget.progress(0)) == (60, 0.5)
+    now = 5000.0
+    assert budget.progress(0) == 1
+
+
+def test_streams_differ_by_seed_purpose_step_and_rank_and_by_nothing_else() -> None:
+    seeds = {
+        stream_seed(seed, purpose, step, rank)
+        for seed in range(3)
+        for purpose in Purpose
+        for step in range(20)
+        for rank in range(2)
+    }
+
+    assert len(seeds) == 3 * len(Purpose) * 20 * 2
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert stream_seed(1, Purpose.LOSS, 2, 3) == stream_seed(1, Purpose.LOSS, 2, 3)
+    assert torch.equal(
+        torch.rand(3, generator=generator(0, Purpose.LOSS, 5)), torch.rand(3, generator=generator(0, Purpose.LOSS, 5))
+    )
+
+
+def test_implicit_randomness_is_a_function_of_the_stream_and_leaves_no_trace() -> None:
+    torch.manual_seed(99)
+    expected = torch.rand(2)
+    torch.manual_seed(99)
+
+    with implicit_randomness(0, Purpose.NETWORK, step=3):
+        first = torch.rand(4)
+    after = torch.rand(2)
+    with implicit_randomness(0, Purpose.NETWORK, step=3):
+        again = torch.rand(4)
+
+    assert torch.equal(first, again)
+    assert torch.equal(after, expected)
+    assert math.isfinite(float(first.sum()))
