@@ -81,7 +81,7 @@ def split_items(
         raise NothingUsableError(
             "E_TOO_FEW_PATIENTS",
             f"{len(patients)} patients are left to train and validate on",
-            hint="at least three labelled patients are needed; check --patient-pattern of ingest",
+            hint="label more patients, try another --fold, or check --patient-pattern of ingest",
         )
     kept = set(train[: max(1, round(len(train) * fraction))])
     return Split(

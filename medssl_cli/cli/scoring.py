@@ -7,7 +7,7 @@ from typing import Any
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.evaluate import Evaluation, Segment, dump, split_of_manifest, to_csv
-from medssl_cli.errors import GateError
+from medssl_cli.errors import GateError, UsageError
 from medssl_cli.files import storage_errors, write_atomic
 from medssl_cli.report.evaluation import Gallery, evaluation_page
 
@@ -30,7 +30,8 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str) -> Subjec
     """A run folder, or an exported model whose split is made anew from the cache.
 
     Raises:
-        GateError: `E_SPLIT_LEAK` if the exported model has seen a patient of its test split.
+        UsageError: `E_USAGE` for another split of an exported model, which remembers only whom it has seen.
+        GateError: `E_SPLIT_LEAK` if the exported model has seen a patient of the cache's test split.
     """
     return _run(path, cache, split=split, device=device) if path.is_dir() else _model(path, cache, split, device)
 
@@ -69,14 +70,16 @@ def _model(path: Path, cache: Cache, split: str, device: str) -> Subject:
     from medssl_cli.deploy.bundle import patient_digest
     from medssl_cli.deploy.runtime import OnnxModel, predict_volume
 
+    if split != "test":
+        raise UsageError("E_USAGE", f"an exported model has no {split} split", hint="evaluate its run folder instead")
     model = OnnxModel(path, device)
     bundle = model.bundle
     usable = cache.require_records(modality=bundle.modality, label_set=bundle.label_set)
     parts = split_items(cache.records(), usable, seed=bundle.split_seed, fold=bundle.fold)
-    records = list({"train": parts.train, "val": parts.val, "test": parts.test}[split])
+    records = list(parts.test)
     seen = set(bundle.trained_on)
     leaked = {record.patient_key for record in records if patient_digest(record.patient_key) in seen}
-    if split == "test" and leaked:
+    if leaked:
         raise GateError(
             "E_SPLIT_LEAK",
             f"the model has seen {len(leaked)} of the cache's test patients",

@@ -133,7 +133,7 @@ class CropDataset(Dataset[tuple[NDArray[np.float32], NDArray[np.uint8] | None, s
         item = self._items[chosen]
         rng = np.random.default_rng([self._seed, 2, step, slot])
         start = crop_start(item, self._crop_size, rng, foreground_prob=self._foreground_prob)
-        outside = item.intensity.low if self._pad_with_low else None
+        outside = float(item.intensity.low) if self._pad_with_low else None
         image = item.intensity.apply(read_crop(open_array(item.image), start, self._crop_size, pad_value=outside))
         label = None
         if item.label is not None:

@@ -190,7 +190,7 @@ def road(size: Size) -> list[Step]:
     steps = ("--set", f"steps={size.finetune_steps}", "--set", f"validate_every={size.validate_every}")
     smaller = tuple(part for override in SMALLER for part in ("--set", override))
     labels = ("--task", "heart-seg", *cache, "--fraction", f"{size.fraction:g}")
-    shorter = ("--set", f"steps={size.pretrain_steps}", "--set", "data.batch_size=2")
+    shorter = () if size == FULL else ("--set", f"steps={size.pretrain_steps}")
     return [
         Step("Take in DICOM series and labelled NIfTI files",
              ("ingest", "scans/dicom", "scans/labelled", *cache, "--modality", "CT"),

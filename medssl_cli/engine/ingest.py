@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, TypeVar, get_args
 
 from medssl_cli.cache.items import Modality, check_label_set
@@ -33,7 +33,7 @@ from medssl_cli.errors import StorageError, UsageError
 from medssl_cli.files import write_json
 from medssl_cli.formats.discover import discover
 from medssl_cli.formats.layouts import Arrangement, DatasetJson, LabelFile, arrange, read_dataset_json
-from medssl_cli.formats.nifti import patient_from_name, patients_from_names
+from medssl_cli.formats.patients import patient_from_name, patients_from_places
 from medssl_cli.parallel import Outcome, available_cores, supervised_map
 
 HEADERS_PER_TASK: Final = 64
@@ -67,7 +67,7 @@ def ingest(
         cache_root: The cache; made if it does not exist.
         label_set: Name under which labels are stored.
         modality: Of NIfTI files that no `dataset.json` describes.
-        patient_pattern: Regular expression for the patient part of NIfTI file names; see `patient_from_name`.
+        patient_pattern: Regular expression for the patient part of NIfTI file names; see `patients_from_places`.
         workers: Child processes; as many as cores by default.
         dry_run: Judge everything, write nothing.
         report_path: Write the report here as well, always.
@@ -173,9 +173,10 @@ class _Ingest:
     def run(self, paths: Sequence[Path]) -> None:
         """Do everything, or as much as a stop request leaves time for."""
         dicom, nifti, datasets = self._discover(paths)
-        arrangement = arrange(nifti, datasets, roots=[path.resolve() for path in paths])
+        roots = [path.resolve() for path in paths]
+        arrangement = arrange(nifti, datasets, roots=roots)
         series = self._series(dicom)
-        stored = self._store_images([*series, *self._nifti_tasks(arrangement)])
+        stored = self._store_images([*series, *self._nifti_tasks(arrangement, roots)])
         if not self.stop.is_set:
             self._store_labels(arrangement.labels, stored)
 
@@ -263,14 +264,21 @@ class _Ingest:
                 headers.append(result)
         return headers
 
-    def _nifti_tasks(self, arrangement: Arrangement) -> list[ImageTask]:
-        patients = patients_from_names([image.stem for image in arrangement.images], self.patient_pattern)
+    def _nifti_tasks(self, arrangement: Arrangement, roots: Sequence[Path]) -> list[ImageTask]:
+        below: dict[Path, dict[Path, PurePath]] = defaultdict(dict)
+        for image in arrangement.images:
+            root = next((root for root in roots if image.path.is_relative_to(root)), image.path.parent)
+            below[root][image.path] = image.path.relative_to(root).parent / image.stem
+        patients: dict[Path, str | None] = {}
+        for places in below.values():
+            found = patients_from_places(places.values(), self.patient_pattern)
+            patients |= {path: found[place] for path, place in places.items()}
         return [
             ImageTask(
                 image.path,
                 self.cache.root,
                 modality=image.modality or self.modality or "unknown",
-                patient=patients[image.stem],
+                patient=patients[image.path],
                 stem=image.stem,
                 dry_run=self.dry_run,
             )

@@ -5,10 +5,8 @@ disagree with each other (`docs/concepts/geometry.md`). Field offsets: nifti1.h 
 """
 
 import os
-import re
 import stat
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli import __version__
-from medssl_cli.errors import GateError, InputError, UsageError
+from medssl_cli.errors import GateError, InputError
 from medssl_cli.files import TEMPORARY_PREFIX, storage_errors, sync_directory, write_atomic
 from medssl_cli.formats import Identity, LoadedImage
 from medssl_cli.formats.gzip_strict import MAGIC, gunzip, gzip_bytes, gzip_head
@@ -36,7 +34,6 @@ MAX_FILE_BYTES: Final = 16 * 2**30
 SLACK_BYTES: Final = 64 * 1024
 MAX_SCALE: Final = 1e6
 _WHOLE_TYPES: Final = ("int16", "uint16", "int32", "uint32")
-_PATIENT = re.compile(r"[A-Za-z]*(?:[-_ ][A-Za-z]+)*[-_ ]?\d+")
 
 
 @dataclass(frozen=True)
@@ -59,40 +56,6 @@ def stem_of(name: str) -> str:
         if lower.endswith(suffix):
             return name[: -len(suffix)]
     return name
-
-
-def patient_from_name(stem: str, pattern: str | None = None) -> str | None:
-    """The part of a file's name that says whose image it is.
-
-    Args:
-        stem: Name without suffixes.
-        pattern: Regular expression, searched; its first group, or the whole match, is the patient. By default the
-            leading letters up to and including the first number: `patient001_frame01` is `patient001`.
-
-    Returns:
-        None if the pattern does not match.
-
-    Raises:
-        UsageError: `E_USAGE`, the pattern is not a regular expression.
-    """
-    if pattern is None:
-        match = _PATIENT.match(stem)
-        return match[0] if match else None
-    try:
-        found = re.search(pattern, stem)
-    except re.error as error:
-        raise UsageError("E_USAGE", f"--patient-pattern is not a regular expression: {error}") from error
-    if not found:
-        return None
-    return str(found[1] if found.re.groups else found[0]) or None
-
-
-def patients_from_names(stems: Iterable[str], pattern: str | None = None) -> dict[str, str | None]:
-    """Patients of many files; if the default rule puts several files all into one patient, it has failed: all None."""
-    patients = {stem: patient_from_name(stem, pattern) for stem in stems}
-    if pattern is None and len(patients) > 1 and len(set(patients.values())) == 1:
-        return dict.fromkeys(patients)
-    return patients
 
 
 def read_nifti(path: Path, *, modality: str = "unknown", patient: str | None = None) -> NiftiImage:

@@ -3,6 +3,8 @@
 Shapes: B batch, K classes with background, X Y Z space.
 """
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field, field_validator
@@ -10,18 +12,18 @@ from torch import Tensor, nn
 
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.decoder import UNetDecoder
-from medssl_cli.recipe import Strict
+from medssl_cli.recipe import PositiveInt, Probability, Strict
 from medssl_cli.tasks import TaskLosses
 
 
 class Decoder(Strict):
     """Shape of the decoder; see `medssl_cli.nn.decoder.UNetDecoder`."""
 
-    widths: tuple[int, ...] | None = None
-    num_res_units: int = 0
+    widths: tuple[PositiveInt, ...] | None = None
+    num_res_units: Annotated[int, Field(ge=0)] = 0
     norm: str = "instance"
     activation: str = "prelu"
-    dropout_prob: float = 0.0
+    dropout_prob: Probability = 0.0
 
 
 class Options(Strict):

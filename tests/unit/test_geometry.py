@@ -106,7 +106,9 @@ def test_a_rotation_about_voxel_0_displaces_the_far_corner_by_a_chord(angle: flo
 
 @given(first=affines(), second=affines(), shape=shapes)
 @settings(deadline=None)
-def test_no_voxel_is_displaced_more_than_the_worst_corner(first: Affine, second: Affine, shape: tuple[int, ...]) -> None:
+def test_no_voxel_is_displaced_more_than_the_worst_corner(
+    first: Affine, second: Affine, shape: tuple[int, ...]
+) -> None:
     # The displacement is affine in the index, its norm is convex, and a convex function peaks at a corner of a box.
     indices = np.random.default_rng(0).uniform(0, np.array(shape) - 1, (50, 3))
     homogeneous = np.column_stack([indices, np.ones(50)])
@@ -150,7 +152,9 @@ def test_reorientation_moves_no_voxel_in_the_world(order: tuple[int, ...], signs
 
 
 @each_orientation
-def test_index_affine_says_where_each_reoriented_voxel_came_from(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+def test_index_affine_says_where_each_reoriented_voxel_came_from(
+    order: tuple[int, ...], signs: tuple[int, ...]
+) -> None:
     affine = signed_affine(order, signs)
     voxels = np.arange(60).reshape(1, *SHAPE)
 

@@ -4,7 +4,7 @@ import gzip
 import io
 import itertools
 import struct
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -14,7 +14,8 @@ import pytest
 from medssl_cli.errors import GateError, InputError, UsageError
 from medssl_cli.formats import nifti
 from medssl_cli.formats.gzip_strict import gunzip, gzip_bytes
-from medssl_cli.formats.nifti import encode_nifti, patient_from_name, patients_from_names, read_nifti, write_nifti
+from medssl_cli.formats.nifti import encode_nifti, read_nifti, write_nifti
+from medssl_cli.formats.patients import patient_from_name, patients_from_places
 
 VOXELS = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 30], [0, 0, 0, 1]], dtype=np.float64)
@@ -372,9 +373,23 @@ def test_a_pattern_gives_its_first_group_or_the_whole_match():
         patient_from_name("scan", "(")
 
 
-def test_a_rule_that_makes_one_patient_of_all_files_has_failed():
-    stems = ["1.3.6.1.4.100", "1.3.6.1.4.200"]
+def patients(*places, pattern=None):
+    return list(patients_from_places([PurePath(place) for place in places], pattern).values())
 
-    assert patients_from_names(stems) == {"1.3.6.1.4.100": None, "1.3.6.1.4.200": None}
-    assert patients_from_names(stems, r"^\d") == {"1.3.6.1.4.100": "1", "1.3.6.1.4.200": "1"}
-    assert patients_from_names(["p1_a", "p2_a"]) == {"p1_a": "p1", "p2_a": "p2"}
+
+def test_a_rule_that_makes_one_patient_of_all_files_has_failed():
+    stems = ("1.3.6.1.4.100", "1.3.6.1.4.200")
+
+    assert patients(*stems) == [None, None]
+    assert patients(*stems, pattern=r"^\d") == ["1", "1"]
+    assert patients("p1_a", "p2_a") == ["p1", "p2"]
+
+
+def test_where_one_name_lies_in_several_folders_the_folders_are_the_patients():
+    assert patients("STS_001/PET", "STS_004/PET", "STS_004/MR_T1") == ["STS_001", "STS_004", "STS_004"]
+    assert patients("alice/anat/T1", "bob/anat/T1") == ["alice/anat", "bob/anat"]
+    assert patients("images/case_1", "images/case_2") == ["case_1", "case_2"]
+
+
+def test_a_pattern_may_name_a_folder():
+    assert patients("P7/scan", "P8/scan", pattern=r"P\d") == ["P7", "P8"]

@@ -23,7 +23,10 @@ shares = st.floats(0, 1)
         (0.0, 0.0),
         (0.05, 1.0),  # half of the warm-up of one tenth
         (0.1, 2.0),  # its end: the peak
-        (0.1 + 0.9 / 3, 0.5 + 1.5 * 0.75),  # a third of the cosine: (1 + cos 60 deg) / 2 = 3/4 of the way above the floor
+        (
+            0.1 + 0.9 / 3,
+            0.5 + 1.5 * 0.75,
+        ),  # a third of the cosine: (1 + cos 60 deg) / 2 = 3/4 of the way above the floor
         (0.55, 0.5 + 1.5 * 0.5),  # half of it
         (1.0, 0.5),  # the floor: a quarter of the peak
     ],
@@ -108,7 +111,7 @@ def test_sgd_is_nesterovs_where_it_has_momentum() -> None:
         for _ in range(2):
             module.weight.grad = torch.ones(1, 1)
             optimizer.step()
-        return -float(module.weight)
+        return -module.weight.item()
 
     # Gradient 1, rate 0.1. Plain: 2 steps of 0.1. Nesterov: velocities 1 and 1 + m, steps 0.1 * (1 + m v).
     assert moved(0.0) == pytest.approx(0.2)
@@ -135,7 +138,7 @@ def test_averaged_weights_follow_the_closed_form() -> None:
     for step in range(12):
         average.update(module, step)
         gap *= min(0.5, (1 + step) / (10 + step))
-        assert float(average.network.weight) == pytest.approx(1 - gap, rel=1e-12)
+        assert average.network.weight.item() == pytest.approx(1 - gap, rel=1e-12)
 
 
 def test_averaged_weights_are_a_copy_without_gradients_whose_statistics_follow() -> None:

@@ -11,9 +11,9 @@ from medssl_cli.imaging.resample import resample, spaced_grid
 
 RATIOS = (0.5, 0.77, 1.3, 2.0)
 each_ratio = pytest.mark.parametrize("ratio", RATIOS)
-OBLIQUE = np.array(
-    [[0.6, -0.8, 0, -12], [0.8, 0.6, 0, 5], [0, 0, 1, 30], [0, 0, 0, 1]], dtype=np.float64
-) @ np.diag([1.5, 0.75, 2.0, 1.0])  # a 3-4-5 rotation about z with three different edges
+OBLIQUE = np.array([[0.6, -0.8, 0, -12], [0.8, 0.6, 0, 5], [0, 0, 1, 30], [0, 0, 0, 1]], dtype=np.float64) @ np.diag(
+    [1.5, 0.75, 2.0, 1.0]
+)  # a 3-4-5 rotation about z with three different edges
 
 
 def centres(shape: tuple[int, ...], affine: Affine) -> np.ndarray:

@@ -138,7 +138,9 @@ def test_mirrored_networks_see_every_flip_once_in_its_own_orientation() -> None:
     flips = [np.flip(voxels[0], [axis for axis in range(3) if code >> axis & 1]) for code in range(8)]
     assert len(seen) == 8
     assert all(any(np.array_equal(flip, tile) for tile in seen) for flip in flips)
-    np.testing.assert_allclose(result, pointwise(voxels[None])[0], rtol=1e-5, atol=1e-6)  # back in place before the mean
+    np.testing.assert_allclose(
+        result, pointwise(voxels[None])[0], rtol=1e-5, atol=1e-6
+    )  # back in place before the mean
 
 
 def test_where_tiles_overlap_the_nearer_centre_weighs_more() -> None:
@@ -147,5 +149,7 @@ def test_where_tiles_overlap_the_nearer_centre_weighs_more() -> None:
 
     weights = gaussian_weights((4, 1, 1))[:, 0, 0]
     blended = (2 * weights[2] + 0 * weights[0]) / (weights[2] + weights[0])
-    assert result.tolist() == pytest.approx([0, 1, blended, (3 * weights[3] + weights[1]) / (weights[3] + weights[1]), 2, 3])
+    assert result.tolist() == pytest.approx(
+        [0, 1, blended, (3 * weights[3] + weights[1]) / (weights[3] + weights[1]), 2, 3]
+    )
     assert blended > 1

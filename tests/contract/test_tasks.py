@@ -1,0 +1,171 @@
+"""What every file in tasks/ must keep, whoever wrote it; a new task needs only an entry in EXAMPLES."""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from medssl_cli import plugins
+from medssl_cli.nn.backbones import Backbone
+from medssl_cli.tasks import TaskLosses
+
+NAMES = plugins.names("task")
+SIZE = (8, 8, 8)
+each_task = pytest.mark.parametrize("name", NAMES)
+
+
+@dataclass(frozen=True)
+class Example:
+    """Smallest options of a task, and targets that an image can be told from."""
+
+    options: dict[str, Any]
+
+    def targets(self, images: Tensor) -> Tensor:
+        return (images[:, 0] > 0).long()
+
+
+EXAMPLES = {"segmentation": Example({"classes": {1: "bright"}})}
+
+
+class TinyBackbone(Backbone):
+    """Two convolutions without a norm, so that every image is on its own."""
+
+    def __init__(self) -> None:
+        super().__init__(channels=(6, 8), strides=(1, 2), embedding_levels=(0, 1), crop_multiple=2)
+        self.fine = nn.Conv3d(1, 6, 3, padding=1)
+        self.coarse = nn.Conv3d(6, 8, 2, stride=2)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        fine = self.fine(x).relu()
+        return [fine, self.coarse(fine).tanh()]
+
+
+def build(name: str, seed: int = 0) -> nn.Module:
+    module = plugins.load("task", name)
+    torch.manual_seed(seed)
+    task: nn.Module = module.Task(TinyBackbone(), module.Options.model_validate(EXAMPLES[name].options))
+    return task
+
+
+def images(batch: int = 2) -> Tensor:
+    return torch.randn(batch, 1, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def loss_of(task: nn.Module, name: str) -> TaskLosses:
+    batch = images()
+    losses: TaskLosses = task.loss(task(batch), EXAMPLES[name].targets(batch))  # type: ignore[operator]
+    return losses
+
+
+def test_tasks_are_found_and_each_has_an_example() -> None:
+    assert "segmentation" in NAMES
+    assert set(NAMES) == set(EXAMPLES)
+
+
+@each_task
+def test_options_refuse_unknown_keys(name: str) -> None:
+    with pytest.raises(ValidationError, match="no_such_option"):
+        plugins.load("task", name).Options.model_validate({**EXAMPLES[name].options, "no_such_option": 1})
+
+
+@each_task
+def test_options_name_the_label_set_and_the_classes_for_the_engine(name: str) -> None:
+    options = plugins.load("task", name).Options.model_validate(EXAMPLES[name].options)
+
+    assert options.label_set
+    assert all(isinstance(value, int) and text for value, text in options.classes.items())
+
+
+@each_task
+def test_the_backbone_is_an_attribute_that_pretrained_weights_can_enter(name: str) -> None:
+    task = build(name)
+
+    assert isinstance(task.backbone, TinyBackbone)
+    assert any(key.startswith("backbone.") for key in task.state_dict())
+    assert any(not key.startswith("backbone.") for key in task.state_dict())
+
+
+@each_task
+def test_loss_is_a_finite_scalar_that_is_the_sum_of_its_parts(name: str) -> None:
+    losses = loss_of(build(name).train(), name)
+
+    assert losses.total.shape == ()
+    assert losses.parts
+    assert all(part.shape == () and math.isfinite(part.item()) for part in losses.parts.values())
+    torch.testing.assert_close(losses.total, torch.stack(list(losses.parts.values())).sum())
+
+
+@each_task
+def test_gradient_reaches_every_parameter(name: str) -> None:
+    task = build(name).train()
+
+    loss_of(task, name).total.backward()
+
+    unreached = [key for key, p in task.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert unreached == []
+
+
+@each_task
+def test_answers_and_losses_are_deterministic_in_evaluation(name: str) -> None:
+    task = build(name).eval()
+
+    with torch.no_grad():
+        first, again = task(images()), task(images())
+
+    assert torch.equal(first, again)
+    assert torch.equal(loss_of(task, name).total, loss_of(task, name).total)
+
+
+@each_task
+def test_images_of_a_batch_do_not_see_each_other_in_evaluation(name: str) -> None:
+    task = build(name).eval()
+    batch = images(3)
+
+    with torch.no_grad():
+        together = task(batch)
+        alone = torch.cat([task(image[None]) for image in batch])
+
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@each_task
+def test_state_dict_is_all_there_is_to_save(name: str) -> None:
+    task, other = build(name), build(name, seed=5)
+    assert not torch.equal(loss_of(other.eval(), name).total, loss_of(task.eval(), name).total)
+
+    other.load_state_dict(copy.deepcopy(task.state_dict()), strict=True)
+
+    assert torch.equal(loss_of(other.eval(), name).total, loss_of(task.eval(), name).total)
+
+
+@each_task
+def test_a_few_steps_on_one_batch_lower_the_loss(name: str) -> None:
+    task = build(name).train()
+    optimizer = torch.optim.AdamW(task.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        total = loss_of(task, name).total
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        losses.append(total.item())
+
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@each_task
+def test_neither_inputs_nor_targets_change(name: str) -> None:
+    task = build(name).train()
+    batch = images()
+    targets = EXAMPLES[name].targets(batch)
+    before = batch.clone(), targets.clone()
+
+    task.loss(task(batch), targets).total.backward()  # type: ignore[operator]
+
+    assert torch.equal(batch, before[0])
+    assert torch.equal(targets, before[1])
