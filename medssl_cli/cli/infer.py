@@ -50,7 +50,7 @@ def infer(
             device=device,
             overwrite=overwrite,
             preview=draw_preview if preview else None,
-            progress=lambda name, done, total: terminal.progress(name, done, total),
+            progress=terminal.progress,
         )
     result(report.document(), as_json=json, text=_text(report))
     if report.exit_code == Exit.NOTHING:

@@ -263,7 +263,7 @@ def test_help_shows_examples_that_the_command_accepts(name: str) -> None:
 
 
 def test_there_are_as_many_commands_as_promised() -> None:
-    promised = "ingest pretrain finetune evaluate export infer demo doctor".split()
+    promised = ["ingest", "pretrain", "finetune", "evaluate", "export", "infer", "demo", "doctor"]
     helpers = {"recipes": "ls show copy check", "models": "ls show add remove", "cache": "ls show verify export"}
     promised += [f"{group} {name}" for group, names in helpers.items() for name in names.split()]
 
@@ -361,7 +361,8 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "typed", ["--help", "infer --help", "cache ls --cache cache", "infer scan.nii.gz -t toy.onnx -o out-tty --overwrite"]
+    "typed",
+    ["--help", "infer --help", "cache ls --cache cache", "infer scan.nii.gz -t toy.onnx -o out-tty --overwrite"],
 )
 def test_no_color_is_respected(typed: str) -> None:
     colour = re.compile(r"\x1b\[[0-9;]*?(3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")

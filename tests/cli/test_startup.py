@@ -83,4 +83,4 @@ def test_ingest_imports_no_training(tmp_path: Path) -> None:
 
     loaded = imported_by(tmp_path, "ingest", tmp_path / "ct", "--cache", tmp_path / "cache")
 
-    assert not loaded & (TRAINING | {"onnxruntime"})
+    assert not loaded & (TRAINING | {"onnxruntime", "nibabel"})

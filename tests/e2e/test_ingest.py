@@ -6,9 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jsonschema
@@ -296,54 +293,6 @@ def test_a_signal_stops_cleanly_and_the_same_command_completes(tmp_path):
     assert interrupted["counts"]["not_reached"] > 0
     assert report.exit_code == Exit.OK
     assert len(Cache.open(tmp_path / "cache").records(label_set="seg")) == 6
-
-
-COMMAND = """
-import sys
-from pathlib import Path
-from medssl_cli.engine.ingest import ingest
-if __name__ == "__main__":
-    report = ingest([Path(sys.argv[1])], Path(sys.argv[2]), workers=1)
-    assert not {"torch", "monai", "nibabel"} & set(sys.modules)
-    sys.exit(report.exit_code)
-"""
-
-
-def test_a_kill_at_any_moment_costs_nothing(tmp_path):
-    """The items after kills and one complete run equal, byte for byte, those of a run that nobody disturbed.
-
-    Temporary names do not count: a killed process may still be dying when the next writer looks for leftovers.
-    """
-    for seed in range(8):
-        write_pair(tmp_path / "in", f"p_{seed}", seed)
-    script = tmp_path / "command.py"
-    script.write_text(COMMAND)
-    roots = {name: tmp_path / name for name in ("undisturbed", "killed")}
-    for root in roots.values():
-        root.mkdir()
-        (root / "site.key").write_bytes(b"k" * 32)
-
-    def start(name: str) -> "subprocess.Popen[bytes]":
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        return subprocess.Popen([sys.executable, str(script), str(tmp_path / "in"), str(roots[name])], env=environment)
-
-    assert start("undisturbed").wait() == 0
-    for num_items in (3, 6):
-        process = start("killed")
-        while process.poll() is None and len(list((roots["killed"] / "items").glob("*/*/item.json"))) < num_items:
-            time.sleep(0.005)
-        process.kill()
-        process.wait()
-    assert start("killed").wait() == 0
-
-    def content(root: Path) -> dict[str, str]:
-        files = tree(root).items()
-        return {name: digest for name, (digest, _) in files if name.startswith("items") and ".tmp-" not in name}
-
-    assert content(roots["killed"]) == content(roots["undisturbed"])
-    cache = Cache.open(roots["killed"])
-    assert list(cache.verify()) == [None] * 8
-    assert len(cache.records(label_set="seg")) == 8
 
 
 def test_python_gzip_files_are_read_too(tmp_path):

@@ -83,26 +83,6 @@ def run_pretrain_process(cache: Cache, run: Path, steps: int) -> subprocess.Pope
     return subprocess.Popen([sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
 
 
-def test_a_run_that_is_killed_and_resumed_equals_an_uninterrupted_one_bit_for_bit(cache: Cache, tmp_path: Path) -> None:
-    pretrain(pretrain_recipe(6), cache, tmp_path / "whole", device="cpu", talk=Silence())
-
-    process = run_pretrain_process(cache, tmp_path / "killed", 6)
-    index = tmp_path / "killed" / "checkpoints" / "index.json"
-    while not index.is_file() and process.poll() is None:
-        pass
-    process.kill()
-    process.wait()
-    resumed = pretrain(pretrain_recipe(6), cache, tmp_path / "killed", device="cpu", talk=Silence())
-
-    assert resumed.steps == 6
-    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert whole.keys() == killed.keys()
-    assert all(np.array_equal(whole[name], killed[name]) for name in whole)
-    losses = [[entry["loss"] for entry in read_metrics(tmp_path / name)] for name in ("whole", "killed")]
-    assert losses[0] == losses[1]
-    assert len(losses[0]) == 6
-
-
 def test_sigterm_saves_a_checkpoint_and_asks_to_be_run_again(cache: Cache, tmp_path: Path) -> None:
     process = run_pretrain_process(cache, tmp_path / "run", 100_000)
     while not (tmp_path / "run" / "checkpoints" / "index.json").is_file() and process.poll() is None:

@@ -1,4 +1,4 @@
-"""Nothing that could name a patient leaves the source: unique words are planted everywhere and looked for everywhere."""
+"""Nothing that could name a patient leaves the source: unique words are planted in it and looked for everywhere."""
 
 import gzip
 import itertools
@@ -19,16 +19,48 @@ from tests.dicom_factory import ct_series
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-WORDS = (
-    "PatientName PatientID OtherPatientNames PatientBirthName PatientMotherBirthName PatientAddress"
-    " PatientTelephoneNumbers PatientComments PatientInsurancePlanCodeSequence MilitaryRank EthnicGroup Occupation"
-    " AdditionalPatientHistory ReferringPhysicianName ReferringPhysicianAddress PerformingPhysicianName"
-    " NameOfPhysiciansReadingStudy OperatorsName RequestingPhysician InstitutionName InstitutionAddress"
-    " InstitutionalDepartmentName StationName Manufacturer ManufacturerModelName DeviceSerialNumber ProtocolName"
-    " StudyDescription SeriesDescription ImageComments AccessionNumber StudyID RequestedProcedureDescription"
-    " PerformedProcedureStepDescription ScheduledProcedureStepID IssuerOfPatientID BodyPartExamined"
-    " DerivationDescription ContrastBolusAgent SoftwareVersions"
-).split()
+WORDS = [
+    "PatientName",
+    "PatientID",
+    "OtherPatientNames",
+    "PatientBirthName",
+    "PatientMotherBirthName",
+    "PatientAddress",
+    "PatientTelephoneNumbers",
+    "PatientComments",
+    "PatientInsurancePlanCodeSequence",
+    "MilitaryRank",
+    "EthnicGroup",
+    "Occupation",
+    "AdditionalPatientHistory",
+    "ReferringPhysicianName",
+    "ReferringPhysicianAddress",
+    "PerformingPhysicianName",
+    "NameOfPhysiciansReadingStudy",
+    "OperatorsName",
+    "RequestingPhysician",
+    "InstitutionName",
+    "InstitutionAddress",
+    "InstitutionalDepartmentName",
+    "StationName",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "DeviceSerialNumber",
+    "ProtocolName",
+    "StudyDescription",
+    "SeriesDescription",
+    "ImageComments",
+    "AccessionNumber",
+    "StudyID",
+    "RequestedProcedureDescription",
+    "PerformedProcedureStepDescription",
+    "ScheduledProcedureStepID",
+    "IssuerOfPatientID",
+    "BodyPartExamined",
+    "DerivationDescription",
+    "ContrastBolusAgent",
+    "SoftwareVersions",
+]
 SEQUENCES = {"PatientInsurancePlanCodeSequence"}
 DATES = {
     "PatientBirthDate": "19310417",
@@ -181,9 +213,7 @@ def _odd_values(paths: list[Path]) -> None:
         path.write_bytes(content[: spacing + 8] + value + content[spacing + 8 + length :])
 
 
-@pytest.mark.parametrize(
-    "damage", [_without_a_slice, _truncated, _truncated_in_the_header, _two_patients, _odd_values]
-)
+@pytest.mark.parametrize("damage", [_without_a_slice, _truncated, _truncated_in_the_header, _two_patients, _odd_values])
 def test_a_refused_series_leaves_no_trace(tmp_path: Path, damage: object) -> None:
     assert callable(damage)
     damage(series(tmp_path / "in"))

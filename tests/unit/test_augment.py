@@ -88,7 +88,7 @@ def test_flips_move_image_and_label_along_the_named_axes_only(axes: tuple[int, .
         ]
         assert len(flips) == 1
         seen |= set(flips)
-    # 40 samples: one of the (at most 8) combinations is missing with a chance below 8 (7/8)^40 = 4 %; the seed is fixed.
+    # 40 samples: one of at most 8 combinations is missing with a chance below 8 (7/8)^40 = 4 %; the seed is fixed.
     assert seen == {code for code in range(8) if all(axis in axes for axis in range(3) if code >> axis & 1)}
 
 
