@@ -71,7 +71,7 @@ class Cache:
         marker = root / MARKER
         if not marker.is_file():
             raise UsageError("E_NO_CACHE", f"no medssl cache at {root}", hint="make one with: medssl ingest PATH")
-        version = json.loads(marker.read_text())["format_version"]
+        version = _format_version(marker)
         if version > FORMAT_VERSION:
             raise UsageError("E_CACHE_VERSION", f"cache format {version} is newer than this medssl ({FORMAT_VERSION})")
         cache = cls(root)
@@ -87,6 +87,8 @@ class Cache:
             UsageError: `E_NO_CACHE` if the folder exists and holds something else.
         """
         if not (root / MARKER).is_file():
+            if root.exists() and not root.is_dir():
+                raise UsageError("E_NO_CACHE", f"{root} is a file", hint="choose another --cache")
             if root.exists() and any(not _is_beginning(path.name) for path in root.iterdir()):
                 raise UsageError(
                     "E_NO_CACHE", f"{root} exists and is not a medssl cache", hint="choose another --cache"
@@ -330,6 +332,13 @@ class Cache:
             if not path.is_file() or sha256_file(path) != digest:
                 return Problem(directory.name, "E_CACHE_CORRUPT", f"{name} is damaged or missing")
         return None
+
+
+def _format_version(marker: Path) -> int:
+    try:
+        return int(json.loads(marker.read_bytes())["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise GateError("E_CACHE_CORRUPT", f"{MARKER} is damaged", hint="restore it from a backup") from error
 
 
 def _is_beginning(name: str) -> bool:

@@ -31,14 +31,14 @@ def evaluate(
         medssl evaluate model.onnx --cache CACHE --min-dice 0.85
     """
     from medssl_cli.cache.store import Cache
-    from medssl_cli.cli.scoring import Subject, load_subject, write_results
+    from medssl_cli.cli.scoring import load_subject, write_results
     from medssl_cli.engine.evaluate import evaluate as run_evaluate
     from medssl_cli.engine.evaluate import to_document
     from medssl_cli.errors import GateError
     from medssl_cli.report.evaluation import Gallery
 
     opened = Cache.open(cache)
-    subject: Subject = load_subject(require_path(model), opened, split=split, device=device)
+    subject = load_subject(require_path(model), opened, split=split, device=device)
     folder = out or subject.folder / f"evaluation-{split}"
     terminal = Terminal(quiet=quiet)
     terminal.note(f"model {model} · cache {cache} · {len(subject.records)} images of split {split} · results {folder}")

@@ -40,7 +40,7 @@ def show(name: Name) -> None:
     """
     from medssl_cli.recipe import find_recipe
 
-    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+    typer.echo(find_recipe(name).read_text(encoding="utf-8", errors="replace"), nl=False)
 
 
 @app.command()

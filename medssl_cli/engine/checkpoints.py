@@ -58,7 +58,7 @@ class CheckpointFolder:
         import safetensors.torch
 
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-        data = safetensors.torch.save(tensors, metadata={"values": json.dumps(checkpoint.values), "format": "pt"})
+        data = safetensors.torch.save(tensors, metadata={"values": json.dumps(checkpoint.values)})
         name = f"{BEST if is_best else 'step'}-{checkpoint.step:08d}.safetensors"
         write_atomic(self._folder / name, data)
         entry = {"file": name, "step": checkpoint.step, "sha256": hashlib.sha256(data).hexdigest()}

@@ -69,7 +69,6 @@ def lay_out(network: torch.nn.Module, *, channels_last: bool) -> torch.memory_fo
 
 def tune_process() -> None:
     """Keep large freed blocks instead of giving them back: 3D training allocates the same sizes every step."""
-    torch.set_flush_denormal(True)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):

@@ -21,7 +21,7 @@ from medssl_cli.data.augment import augment
 from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
 from medssl_cli.engine.build import build_task, task_options
 from medssl_cli.engine.checkpoints import Checkpoint, optimizer_tensors, prefixed, restore_optimizer, unprefixed
-from medssl_cli.engine.devices import lay_out, make_fabric
+from medssl_cli.engine.devices import lay_out, make_fabric, resolve_device
 from medssl_cli.engine.metrics_log import MetricsLog
 from medssl_cli.engine.optimisation import (
     AveragedWeights,
@@ -106,6 +106,7 @@ def finetune(
         GateError: `E_DIVERGED`.
         InterruptedCleanlyError: A signal; the state is saved.
     """
+    resolve_device(device)
     if choices.encoder is not None and choices.encoder.backbone != recipe.backbone:
         talk.note(f"backbone {choices.encoder.backbone.name} of --init replaces the recipe's")
         recipe = recipe.model_copy(update={"backbone": choices.encoder.backbone})

@@ -16,7 +16,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.checkpoints import Checkpoint, optimizer_tensors, prefixed, restore_optimizer, unprefixed
-from medssl_cli.engine.devices import lay_out, make_fabric
+from medssl_cli.engine.devices import lay_out, make_fabric, resolve_device
 from medssl_cli.engine.metrics_log import MetricsLog, read_metrics
 from medssl_cli.engine.optimisation import build_optimizer, learning_rate, set_learning_rate
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
@@ -62,6 +62,7 @@ def pretrain(recipe: PretrainRecipe, cache: Cache, root: Path, *, device: str, t
         GateError: `E_DIVERGED`.
         InterruptedCleanlyError: A signal; the state is saved.
     """
+    resolve_device(device)
     everything = cache.records()
     held_out = held_out_patients(everything, recipe.split_seed)
     usable = select(cache, modality=recipe.data.modality, talk=talk)
@@ -173,7 +174,7 @@ def _finish(run: Run, method: MethodBase) -> None:
     weights: dict[str, Tensor] = {
         name: value.cpu().contiguous() for name, value in method.backbone.state_dict().items()
     }
-    described = {"backbone": json.dumps(run.recipe.backbone.model_dump()), "format": "pt"}
+    described = {"backbone": json.dumps(run.recipe.backbone.model_dump())}
     write_atomic(run.encoder_path, safetensors.torch.save(weights, metadata=described))
     logged = [entry for entry in read_metrics(run.root) if entry["loss"] is not None]
     tail = logged[-max(1, math.ceil(len(logged) * SUMMARY_FRACTION)) :]

@@ -100,6 +100,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     files.damaged.write_bytes(files.model.read_bytes()[:-1])
     files.empty.mkdir()
     (root / "faulty.yaml").write_text("schema: 1\nschema: 1\n")
+    (root / "latin.yaml").write_bytes(b"# r\xe9sum\xe9\nschema: 1\n")
     (root / "names.txt").write_text("no image")
     start_run(files.task_run, "finetune", load_recipe(files.task), Manifest({"train": []}, {}))
     recipe = load_recipe(ROOT / "recipes/pretrain/voco-tiny.yaml")
@@ -166,6 +167,7 @@ WRONG = [
     ("recipes copy voco names.txt", 2, "E_OUTPUT_EXISTS", ""),
     ("recipes copy voco no/such/folder.yaml", 74, "E_IO", "permissions"),
     ("recipes check faulty.yaml", 2, "E_RECIPE", ""),
+    ("recipes check latin.yaml", 2, "E_RECIPE", ""),
     ("recipes check voco-tiny --set method.objectiv=v2", 2, "E_RECIPE", ""),
     ("models show heart-seg", 2, "E_NO_MODEL", "medssl export RUN --install"),
     ("models remove heart-seg", 2, "E_NO_MODEL", ""),
@@ -390,6 +392,10 @@ def test_recipes_can_be_listed_shown_copied_and_checked(place: SimpleNamespace, 
     assert checked["recipe"]["name"] == parse_yaml(shipped, source="heart-seg")["name"]
     for name in (*listed["pretrain"], *listed["tasks"]):
         assert re.search(rf"{name} +\w", medssl("recipes", "ls").stdout)
+
+
+def test_any_file_can_be_shown() -> None:
+    assert "schema: 1" in medssl("recipes", "show", "latin.yaml").stdout
 
 
 def test_models_can_be_added_shown_listed_and_removed(place: SimpleNamespace, tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ def build(
     """
     if len(channels) != len(strides) or not channels:
         raise ValueError(f"{len(channels)} channels and {len(strides)} strides: a U-Net needs one of each per level")
+    if min(channels) < 1 or min(strides) < 1 or num_res_units < 0:
+        raise ValueError("channels and strides are at least 1, num_res_units at least 0")
     levels = []
     for (width_in, width), stride in zip(pairwise((in_channels, *channels)), strides, strict=True):
         options = {
