@@ -7,7 +7,7 @@ import typer
 
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption
-from medssl_cli.cli.terminal import Terminal, result, table
+from medssl_cli.cli.terminal import Terminal, announce, result, table
 
 app = typer.Typer(help="List, show, verify and export cached images.", no_args_is_help=True)
 Item = Annotated[str, typer.Argument(help="An item's id, or its first letters.")]
@@ -46,6 +46,7 @@ def show(item: Item, cache: CacheOption = DEFAULT_CACHE) -> None:
     """
     from medssl_cli.cache.store import Cache
 
+    announce(f"cache {cache}")
     typer.echo(Cache.open(cache).find(item).model_dump_json(indent=2))
 
 
@@ -59,6 +60,7 @@ def verify(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False, quiet: 
     from medssl_cli.cache.store import Cache
     from medssl_cli.errors import Exit
 
+    announce(f"cache {cache}", quiet=quiet)
     checked, problems = 0, []
     for problem in Cache.open(cache).verify():
         checked += 1
@@ -72,14 +74,16 @@ def verify(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False, quiet: 
 
 @app.command()
 @guarded
-def rebuild(cache: CacheOption = DEFAULT_CACHE) -> None:
+def rebuild(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> None:
     """Make the catalog anew from the items.
 
     Example: medssl cache rebuild
     """
     from medssl_cli.cache.store import Cache
 
-    typer.echo(f"{Cache.open(cache).rebuild()} items")
+    announce(f"cache {cache}")
+    num_items = Cache.open(cache).rebuild()
+    result({"items": num_items}, as_json=json, text=f"{num_items} items")
 
 
 @app.command()
@@ -88,6 +92,7 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
     items: Annotated[list[str] | None, typer.Argument(help="Item ids; all if none is given.")] = None,
     cache: CacheOption = DEFAULT_CACHE,
+    json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write images and their labels as NIfTI, for any other tool and for checking us.
@@ -100,8 +105,9 @@ def export(
     opened = Cache.open(cache)
     records = [opened.find(item) for item in items] if items else opened.require_records()
     terminal = Terminal(quiet=quiet)
+    terminal.note(f"cache {cache}")
     with terminal.running():
         written = export_items(
             opened, folder, records, progress=lambda done, total: terminal.progress("exporting", done, total)
         )
-    typer.echo(f"{len(written)} files in {folder}")
+    result([str(path) for path in written], as_json=json, text=f"{len(written)} files in {folder}")

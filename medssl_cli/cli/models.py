@@ -7,7 +7,7 @@ import typer
 
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.options import JsonOption, ModelsOption, models_folder
-from medssl_cli.cli.terminal import result
+from medssl_cli.cli.terminal import announce, result
 
 app = typer.Typer(help="List, show, add and remove installed models.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Name of an installed model.")]
@@ -23,6 +23,7 @@ def list_models(models: ModelsOption = None, json: JsonOption = False) -> None:
     from medssl_cli.deploy.store import ModelStore
 
     store = ModelStore(models_folder(models))
+    announce(f"models {store.root}")
     document, lines = [], []
     for model in store.models():
         classes = ", ".join(model.bundle.classes.values()) if model.bundle else model.problem
@@ -41,13 +42,19 @@ def show(name: Name, models: ModelsOption = None) -> None:
     """
     from medssl_cli.deploy.store import ModelStore
 
-    bundle = ModelStore(models_folder(models)).show(name).bundle
+    store = ModelStore(models_folder(models))
+    announce(f"models {store.root}")
+    bundle = store.show(name).bundle
     typer.echo(bundle.model_dump_json(indent=2) if bundle else "")
 
 
 @app.command()
 @guarded
-def add(model: Annotated[Path, typer.Argument(help="An exported model.onnx.")], models: ModelsOption = None) -> None:
+def add(
+    model: Annotated[Path, typer.Argument(help="An exported model.onnx.")],
+    models: ModelsOption = None,
+    json: JsonOption = False,
+) -> None:
     """Install a model under its task's name.
 
     Example: medssl models add model.onnx
@@ -55,17 +62,22 @@ def add(model: Annotated[Path, typer.Argument(help="An exported model.onnx.")], 
     from medssl_cli.deploy.store import ModelStore
 
     store = ModelStore(models_folder(models))
-    typer.echo(f"installed as {store.add(model).name} in {store.root}")
+    announce(f"models {store.root}")
+    added = store.add(model)
+    document = {"name": added.name, "path": str(added.path)}
+    result(document, as_json=json, text=f"installed as {added.name} in {store.root}")
 
 
 @app.command()
 @guarded
-def remove(name: Name, models: ModelsOption = None) -> None:
+def remove(name: Name, models: ModelsOption = None, json: JsonOption = False) -> None:
     """Remove an installed model.
 
     Example: medssl models remove heart-seg
     """
     from medssl_cli.deploy.store import ModelStore
 
-    ModelStore(models_folder(models)).remove(name)
-    typer.echo(f"removed {name}")
+    store = ModelStore(models_folder(models))
+    announce(f"models {store.root}")
+    store.remove(name)
+    result({"removed": name}, as_json=json, text=f"removed {name}")

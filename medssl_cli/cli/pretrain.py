@@ -55,5 +55,5 @@ def pretrain(
     text = f"loss {summary.loss:.4f} after {summary.steps} steps, {verdict} every trivial predictor:\n" + "\n".join(
         lines
     )
-    text += f"\nencoder: {root / 'encoder.safetensors'}\nnext: medssl finetune --task heart-seg --init {root}"
+    text += f"\nencoder: {root / 'encoder.safetensors'}\nnext: medssl finetune --task TASK --init {root}"
     result({**asdict(summary), "root": str(root)}, as_json=json, text=text)

@@ -73,6 +73,11 @@ class Terminal:
             typer.echo(f"{what}: {share} {detail}".rstrip(), err=True)
 
 
+def announce(place: str, *, quiet: bool = False) -> None:
+    """Say on stderr which cache, store or folder a command uses."""
+    Terminal(quiet=quiet).note(place)
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout; the first column is text, the others are numbers."""
     from rich.console import Console

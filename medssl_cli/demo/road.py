@@ -69,7 +69,7 @@ class Size:
     validate_every: int
 
 
-FULL: Final = Size(24, 25, fraction=0.17, pretrain_steps=300, finetune_steps=240, validate_every=60)
+FULL: Final = Size(24, 25, fraction=0.17, pretrain_steps=300, finetune_steps=450, validate_every=150)
 QUICK: Final = Size(6, 10, fraction=0.4, pretrain_steps=20, finetune_steps=20, validate_every=10)
 
 

@@ -20,7 +20,7 @@ def test_the_guards_see_the_package() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_are_one_room_each(path: Path) -> None:
-    limit = 100 if path.parent.name == "cli" else 400
+    limit = 120 if path.parent.name == "cli" else 400
     assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
 
 
