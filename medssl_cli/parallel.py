@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -33,7 +33,7 @@ def supervised_map(
     num_workers: int,
     timeout_s: float,
     memory_limit_bytes: int | None = None,
-) -> Iterator[Outcome[Task, Result]]:
+) -> Generator[Outcome[Task, Result], None, None]:
     """Apply a picklable function to every task in child processes and yield outcomes as they finish.
 
     Args:

@@ -1,10 +1,11 @@
 """Scans in, masks out: one mask per scan, on the scan's own grid, and one report about all of them. No torch."""
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,10 @@ from medssl_cli.errors import Exit, InputError, MedsslError, NothingUsableError,
 from medssl_cli.files import storage_errors
 from medssl_cli.formats import LoadedImage
 from medssl_cli.imaging.volume import Volume
+from medssl_cli.parallel import supervised_map
+
+if TYPE_CHECKING:
+    from medssl_cli.formats.dicom import SeriesPart
 
 Output = Literal["nifti", "seg", "preview"]
 Kind = Literal["nifti", "dicom", "files"]
@@ -28,6 +33,7 @@ Progress = Callable[[str, float, float], None]
 ALL_OUTPUTS: Final[tuple[Output, ...]] = ("nifti", "seg", "preview")
 DEFAULT_FOLDER: Final = Path("medssl-out")
 REPORT: Final = "report.json"
+DECODE_TIMEOUT_S: Final = 600.0
 PLAUSIBLE_CT: Final = (-50.0, 50.0)
 """A CT image has air or fat below the first and soft tissue above the second value, in Hounsfield units."""
 
@@ -250,14 +256,38 @@ def _read(scan: Scan, modality: str | None) -> tuple[LoadedImage, bytes | None]:
 
         nifti = read_nifti(scan.nifti, modality=modality or "unknown")
         return nifti.image, nifti.header
-    from medssl_cli.formats.dicom import read_series
-
     if scan.series is None:
         raise ValueError("a scan is a file or a series")
     found = scan.series.headers[0].Modality
     if modality is not None and found != modality:
         raise InputError("E_MODALITY_MISMATCH", f"the model is for {modality}, this series is {found}")
-    return read_series(scan.series), None
+    return _decoded(scan.series), None
+
+
+def _decoded(series: "SeriesPart") -> LoadedImage:
+    """A series' image; a decoder that dies or hangs takes a child process with it, not this one."""
+    from medssl_cli.formats.dicom import needs_decoder, read_series
+
+    if not needs_decoder(series):
+        return read_series(series)
+    with contextlib.closing(
+        supervised_map(_decode_in_child, [series], num_workers=1, timeout_s=DECODE_TIMEOUT_S)
+    ) as outcomes:
+        outcome = next(outcomes)
+    if outcome.result is None:
+        raise InputError("E_DECODER_CRASH", f"the process that decoded this series {outcome.failure}")
+    if isinstance(outcome.result, InputError):
+        raise outcome.result
+    return outcome.result
+
+
+def _decode_in_child(series: "SeriesPart") -> LoadedImage | InputError:
+    from medssl_cli.formats.dicom import read_series
+
+    try:
+        return read_series(series)
+    except InputError as error:
+        return error
 
 
 def _doubts(image: LoadedImage, modality: str | None) -> list[str]:

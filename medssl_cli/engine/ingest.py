@@ -219,7 +219,7 @@ class _Ingest:
             timeout_s=timeout_s,
             memory_limit_bytes=MEMORY_LIMIT_BYTES,
         )
-        with contextlib.closing(outcomes):  # type: ignore[type-var]
+        with contextlib.closing(outcomes):
             for outcome in outcomes:
                 yield outcome
                 done += sizes(outcome.task)

@@ -28,9 +28,9 @@ def tiny(name: str, in_channels: int = 1) -> Backbone:
 
 def images(backbone: Backbone, batch_size: int = 1, in_channels: int = 1) -> Tensor:
     # Two cells at the coarsest level: a norm over a single cell would have nothing to normalise.
-    size = 32 if backbone.crop_multiple <= 16 else 64
-    assert size % backbone.crop_multiple == 0
-    return torch.randn(batch_size, in_channels, size, size, size, generator=torch.Generator().manual_seed(1))
+    size = (32, 32, 32) if backbone.crop_multiple <= 16 else (64, 32, 32)
+    assert all(length % backbone.crop_multiple == 0 for length in size)
+    return torch.randn(batch_size, in_channels, *size, generator=torch.Generator().manual_seed(1))
 
 
 def test_backbones_are_found_and_each_has_tiny_options() -> None:
@@ -48,7 +48,8 @@ def test_channels_and_strides_tell_the_truth(name: str, in_channels: int) -> Non
         maps = backbone(x)
 
     assert [feature.shape[1] for feature in maps] == list(backbone.channels)
-    assert [tuple(feature.shape[2:]) for feature in maps] == [(x.shape[2] // s,) * 3 for s in backbone.strides]
+    expected = [tuple(length // stride for length in x.shape[2:]) for stride in backbone.strides]
+    assert [tuple(feature.shape[2:]) for feature in maps] == expected
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,7 +1,6 @@
 """From scans to masks: on the scan's own grid, a bad scan stops no other, nothing is overwritten silently."""
 
 import gzip
-import itertools
 import json
 import os
 import subprocess
@@ -10,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from numpy.typing import NDArray
+from pydicom.uid import RLELossless
 
 from medssl_cli.deploy.infer import InferReport, infer
 from medssl_cli.errors import Exit, GateError, NothingUsableError, UsageError
@@ -213,57 +214,45 @@ def test_previews_are_drawn_by_who_can(tmp_path: Path, model: Path) -> None:
     assert report.results[0].outputs[-1] == "scan_toy-seg.png"
 
 
-def test_48_orientations_of_one_scan_give_the_same_mask_in_the_world(tmp_path: Path, model: Path) -> None:
-    scans = tmp_path / "scans"
-    scans.mkdir()
-    turns = itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3))
-    for index, (order, signs) in enumerate(turns):
-        voxels = phantom().transpose(order)
-        to_original = np.zeros((4, 4))
-        to_original[3, 3] = 1
-        for axis, (source, sign) in enumerate(zip(order, signs, strict=True)):
-            to_original[source, axis] = sign
-            to_original[source, 3] = 0 if sign == 1 else voxels.shape[axis] - 1
-        flips = tuple(axis for axis in range(3) if signs[axis] == -1)
-        write_nifti(scans / f"{index:02}.nii.gz", np.flip(voxels, flips), AFFINE @ to_original)
+def test_a_compressed_series_is_decoded_in_a_child_and_gives_the_same_mask(tmp_path: Path, model: Path) -> None:
+    plain, packed = write_series(tmp_path / "plain"), write_series(tmp_path / "packed")
+    for path in packed:
+        dataset = pydicom.dcmread(path)
+        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.save_as(path)
 
-    report = run([scans], model, tmp_path / "out")
+    masks = []
+    for name in ("plain", "packed"):
+        report = run([tmp_path / name], model, tmp_path / f"out-{name}")
+        assert report.exit_code == Exit.OK
+        (mask,) = (tmp_path / f"out-{name}").glob("*.nii.gz")
+        masks.append(read_nifti(mask).image.volume.voxels)
 
-    assert report.count("done") == 48
-    truth, place = reorient_to_ras((phantom() > 50)[None], AFFINE)
-    for index in range(48):
-        mask = read_nifti(tmp_path / "out" / f"{index:02}_toy-seg.nii.gz").image.volume
-        turned, affine = reorient_to_ras(mask.voxels, mask.affine)
-        np.testing.assert_array_equal(turned, truth)
-        np.testing.assert_allclose(affine, place, atol=1e-3)
+    assert len(plain) == 10
+    assert np.array_equal(masks[0], masks[1])
 
 
-def test_left_is_left(tmp_path: Path, model: Path) -> None:
-    """A warm spot on the patient's left is marked on the patient's left (negative R) in the NIfTI and in the SEG."""
-    voxels = np.full((20, 18, 10), -1000, np.int16)
-    centred = AFFINE.copy()
-    centred[0, 3] = 0.9 * 19 / 2
-    voxels[16:19, 8:10, 4:6] = 200  # index i runs to the left here, so these voxels are at R = -5.9 to -7.7 mm
-    write_ct_series(
-        tmp_path / "ct",
-        Volume(voxels[None], centred, "CT", "HU"),
-        patient_id="P",
-        patient_name="N",
-        study_uid="1.2.3",
-        series_uid="1.2.3.1",
-        frame_of_reference_uid="1.2.9",
-        series_description="marker",
-    )
+def die(series: object) -> None:
+    os.abort()
 
-    run([tmp_path / "ct"], model, tmp_path / "out")
 
-    mask = read_nifti(tmp_path / "out" / "ct_toy-seg.nii.gz").image.volume
-    seg = read_segmentation((tmp_path / "out" / "ct_toy-seg.dcm").read_bytes(), mask.affine, mask.shape)
-    for marked in (mask.voxels[0], seg):
-        where = np.argwhere(marked)
-        world = (mask.affine @ np.c_[where, np.ones(len(where))].T)[:3]
-        assert len(where) == 3 * 2 * 2
-        assert world[0].max() < -5
+def test_a_decoder_that_dies_costs_its_own_scan_only(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in write_series(tmp_path / "scans" / "packed"):
+        dataset = pydicom.dcmread(path)
+        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.save_as(path)
+    write_series(tmp_path / "scans" / "plain", number=2)
+    monkeypatch.setattr("medssl_cli.deploy.infer._decode_in_child", die)
+
+    report = run([tmp_path / "scans"], model, tmp_path / "out")
+
+    assert sorted((result.status, result.code) for result in report.results) == [
+        ("done", ""),
+        ("refused", "E_DECODER_CRASH"),
+    ]
+    assert report.exit_code == Exit.PARTIAL
 
 
 def test_inference_imports_no_torch(tmp_path: Path, model: Path) -> None:

@@ -5,7 +5,7 @@ The order of use: `read_header` per file, `group_headers` over all of them, `rea
 
 from medssl_cli.formats.dicom.gate import mcd_mm
 from medssl_cli.formats.dicom.headers import Header, is_dicom, read_header
-from medssl_cli.formats.dicom.pixels import read_series
+from medssl_cli.formats.dicom.pixels import needs_decoder, read_series
 from medssl_cli.formats.dicom.series import Refusal, SeriesPart, group_headers
 from medssl_cli.formats.dicom.write import write_ct_series
 
@@ -16,6 +16,7 @@ __all__ = [
     "group_headers",
     "is_dicom",
     "mcd_mm",
+    "needs_decoder",
     "read_header",
     "read_series",
     "write_ct_series",

@@ -39,6 +39,11 @@ _INTEGERS: Final = (np.uint8, np.int16, np.uint16, np.int32, np.uint32)
 Voxels = NDArray[np.generic]
 
 
+def needs_decoder(part: SeriesPart) -> bool:
+    """Whether any pixels are compressed: decoders are foreign code and belong into a child process."""
+    return any(header.TransferSyntaxUID not in _NATIVE for header in part.headers)
+
+
 def read_series(part: SeriesPart) -> LoadedImage:
     """Decode, scale and stack the slices of one part.
 
