@@ -22,7 +22,6 @@ from medssl_cli.files import storage_errors, write_atomic, write_json
 
 CACHE: Final = "medssl-cache"
 PRETRAINING, SCRATCH, PRETRAINED = "runs/voco-tiny", "runs/heart-seg-scratch", "runs/heart-seg-voco-tiny"
-SCRATCH_MODEL: Final = "from-scratch.onnx"
 SETTINGS: Final = "demo-settings.json"
 SEED: Final = 0
 # heart-seg is written for one GPU and 1.5 mm; this is what two CPU cores do in a minute.
@@ -207,14 +206,11 @@ def road(size: Size) -> list[Step]:
              ("evaluate", PRETRAINED, *cache, "--split", "test", "--out", "results/pretrained")),
         Step("Export the second, prove it equal to the trained network, install it",
              ("export", PRETRAINED, *cache, "--install", "--models", "models")),
-        Step("Export the first as a file", ("export", SCRATCH, SCRATCH_MODEL, *cache)),
         *(
-            Step(f"Segment an unseen {what}, {which}",
-                 ("infer", scan, "--task", task, "--models", "models", "-o", f"masks/{model}/{name}"))
+            Step(f"Segment an unseen {what}",
+                 ("infer", scan, "--task", "heart-seg", "--models", "models", "-o", f"masks/{name}"))
             for what, name, scan in (("DICOM series", "dicom", "scans/unseen/dicom"),
                                      ("NIfTI file", "nifti", "scans/unseen/scan.nii.gz"))
-            for which, model, task in (("with the installed model", "pretrained", "heart-seg"),
-                                       ("with the other for comparison", "scratch", SCRATCH_MODEL))
         ),
     ]  # fmt: skip
 
@@ -260,7 +256,7 @@ def _clear(folder: Path) -> None:
     """Remove what a demo writes, and nothing else that may lie in the folder."""
     for part in ("scans", CACHE, "runs", "models", "results", "masks"):
         shutil.rmtree(folder / part, ignore_errors=True)
-    for file in (SETTINGS, SCRATCH_MODEL, "demo.html", "demo.json"):
+    for file in (SETTINGS, "demo.html", "demo.json"):
         (folder / file).unlink(missing_ok=True)
 
 
