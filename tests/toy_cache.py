@@ -44,7 +44,8 @@ def _balls(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]
     grid = np.stack(np.meshgrid(*[np.arange(size)] * 3, indexing="ij"))
     centre = rng.uniform(size * 0.35, size * 0.65, 3)
     distance = np.linalg.norm(grid - centre[:, None, None, None], axis=0)
-    second = np.linalg.norm(grid - (centre + [size * 0.2, 0, 0])[:, None, None, None], axis=0)
+    beside = centre + np.array([size * 0.2, 0, 0])
+    second = np.linalg.norm(grid - beside[:, None, None, None], axis=0)
     label = np.where(distance < size * 0.16, 1, np.where(second < size * 0.12, 2, 0)).astype(np.uint8)
     image = -100 + 2 * grid[2] + np.choose(label, [0, 250, 120]) + rng.normal(0, 10, label.shape)
     return image.astype(np.int16), label

@@ -9,7 +9,14 @@ from torch import Tensor
 from medssl_cli.recipe import Augmentation
 
 
-def augment(images: Tensor, labels: Tensor, options: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def augment(
+    images: Tensor,
+    labels: Tensor,
+    options: Augmentation,
+    generator: torch.Generator,
+    *,
+    spacing_mm: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Flip, turn, scale and change the intensities of crops, each sample on its own.
 
     Args:
@@ -17,13 +24,14 @@ def augment(images: Tensor, labels: Tensor, options: Augmentation, generator: to
         labels: `[B, X, Y, Z]` classes.
         options: What may happen, and how strongly.
         generator: CPU generator; the only source of randomness.
+        spacing_mm: `[B, 3]`, so that rotations are rotations in the patient; None means equal along all axes.
 
     Returns:
         Images and labels of the same shapes.
     """
     images, labels = _flip(images, labels, options, generator)
     if options.affine_prob > 0:
-        images, labels = _affine(images, labels, options, generator)
+        images, labels = _affine(images, labels, options, generator, spacing_mm)
     return _intensity(images, options, generator), labels
 
 
@@ -40,7 +48,9 @@ def _flip(images: Tensor, labels: Tensor, options: Augmentation, generator: torc
     return images, labels
 
 
-def _affine(images: Tensor, labels: Tensor, options: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _affine(
+    images: Tensor, labels: Tensor, options: Augmentation, generator: torch.Generator, spacing_mm: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """One resampling for rotation and scale about the crop's centre: linear for images, nearest for labels."""
     batch = len(images)
     degrees = _uniform(generator, (batch, 3), -options.rotate_degrees, options.rotate_degrees)
@@ -50,8 +60,9 @@ def _affine(images: Tensor, labels: Tensor, options: Augmentation, generator: to
         return images, labels
     picks = is_moved.nonzero()[:, 0]
     matrices = rotation_matrices(degrees[picks].deg2rad()) / scale[picks]
-    half = torch.tensor(images.shape[:1:-1], dtype=torch.float32) / 2
-    normalised = matrices * half[None, None, :] / half[None, :, None]
+    spacing = torch.ones(batch, 3) if spacing_mm is None else spacing_mm.cpu()
+    half_mm = torch.tensor(images.shape[:1:-1], dtype=torch.float32) / 2 * spacing[picks].flip(1)
+    normalised = matrices * half_mm[:, None, :] / half_mm[:, :, None]
     theta = torch.cat([normalised, torch.zeros(len(picks), 3, 1)], dim=2).to(images.device)
     picks = picks.to(images.device)
     moved = images[picks]

@@ -6,7 +6,7 @@ Worker count, interruptions and resuming change nothing: sample (step, slot) is 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medssl_cli.cache.arrays import open_array
 from medssl_cli.cache.prepared import PreparedItem
-from medssl_cli.imaging.geometry import Shape
+from medssl_cli.imaging.geometry import Shape, spacing_mm
 
 BATCH_TIMEOUT_S = 600
 
@@ -29,11 +29,22 @@ class CropBatch:
         images: `[B, C, X, Y, Z]` float32 network input.
         labels: `[B, X, Y, Z]` int64, or None for unlabelled data.
         item_ids: Where each came from.
+        spacing_mm: `[B, 3]`, of the crops' axes.
     """
 
     images: Tensor
     labels: Tensor | None
     item_ids: list[str]
+    spacing_mm: Tensor
+
+
+class Crop(NamedTuple):
+    """One sample: network input `[1, X, Y, Z]`, classes `[X, Y, Z]` or None, its item, and its spacing (x, y, z)."""
+
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8] | None
+    item_id: str
+    spacing_mm: tuple[float, float, float]
 
 
 def item_of(step: int, slot: int, *, batch_size: int, num_items: int, seed: int) -> int:
@@ -98,7 +109,7 @@ def read_crop(array: Any, start: tuple[int, int, int], crop_size: Shape, *, pad_
     return np.pad(inside.astype(dtype), widths, constant_values=pad_value)
 
 
-class CropDataset(Dataset[tuple[NDArray[np.float32], NDArray[np.uint8] | None, str]]):
+class CropDataset(Dataset[Crop]):
     """Crops by (step, slot).
 
     Args:
@@ -127,7 +138,7 @@ class CropDataset(Dataset[tuple[NDArray[np.float32], NDArray[np.uint8] | None, s
         self._foreground_prob = foreground_prob
         self._pad_with_low = pad_with_low
 
-    def __getitem__(self, index: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, str]:
+    def __getitem__(self, index: tuple[int, int]) -> Crop:
         step, slot = index
         chosen = item_of(step, slot, batch_size=self._batch_size, num_items=len(self._items), seed=self._seed)
         item = self._items[chosen]
@@ -138,7 +149,7 @@ class CropDataset(Dataset[tuple[NDArray[np.float32], NDArray[np.uint8] | None, s
         label = None
         if item.label is not None:
             label = read_crop(open_array(item.label), start, self._crop_size, pad_value=0)
-        return image[None], label, item.item_id
+        return Crop(image[None], label, item.item_id, spacing_mm(item.affine))
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -163,14 +174,15 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         return len(self._steps)
 
 
-def collate(samples: list[tuple[NDArray[np.float32], NDArray[np.uint8] | None, str]]) -> CropBatch:
+def collate(samples: list[Crop]) -> CropBatch:
     """Stack samples into a batch."""
-    images, labels, item_ids = zip(*samples, strict=True)
+    images, labels, item_ids, spacings = zip(*samples, strict=True)
     has_labels = labels[0] is not None
     return CropBatch(
         images=torch.from_numpy(np.stack(images)),
         labels=torch.from_numpy(np.stack(labels).astype(np.int64)) if has_labels else None,
         item_ids=list(item_ids),
+        spacing_mm=torch.tensor(spacings, dtype=torch.float32),
     )
 
 

@@ -258,7 +258,11 @@ class _Loop:
             index = step * recipe.accumulate + micro
             random = generator(recipe.seed, Purpose.AUGMENTATION, index)
             images, labels = augment(
-                fabric.to_device(batch.images), fabric.to_device(batch.labels), recipe.augmentation, random
+                fabric.to_device(batch.images),
+                fabric.to_device(batch.labels),
+                recipe.augmentation,
+                random,
+                spacing_mm=batch.spacing_mm,
             )
             with implicit_randomness(recipe.seed, Purpose.NETWORK, index):
                 logits = self._module(images.contiguous(memory_format=self._layout))

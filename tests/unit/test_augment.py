@@ -231,3 +231,16 @@ def test_noise_is_no_stronger_than_asked_for() -> None:
     # Uniform on [0, 0.4]: mean 0.2, standard error 0.4 / sqrt(12 * 50).
     assert strengths.mean().item() == pytest.approx(0.2, abs=5 * 0.4 / math.sqrt(600))
     assert abs(changed.mean().item()) < 5 * 0.4 / math.sqrt(50_000)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rotations_are_rotations_in_millimetres_where_slices_are_thick(seed: int) -> None:
+    spacing = torch.tensor([[1.0, 1.0, 4.0]])
+    offset = (6.0, -3.0, 0.5)
+    image = point_cloud(offset, shape=(32, 32, 12))
+    turning = options(affine_prob=1.0, rotate_degrees=15.0, scale_range=(1.0, 1.0))
+
+    turned, _ = augment(image, labels_of(image), turning, generator(seed), spacing_mm=spacing)
+
+    before_mm, after_mm = torch.tensor(offset) * spacing[0], centre_of_mass(turned[0, 0]) * spacing[0]
+    assert torch.linalg.norm(after_mm).item() == pytest.approx(torch.linalg.norm(before_mm).item(), abs=0.2)

@@ -10,7 +10,7 @@ import torch
 
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared import PreparedItem
-from medssl_cli.data.crops import CropDataset, StepSampler, collate, crop_loader, crop_start, item_of, read_crop
+from medssl_cli.data.crops import Crop, CropDataset, StepSampler, collate, crop_loader, crop_start, item_of, read_crop
 from medssl_cli.imaging.preprocessing import Intensity
 
 CROP = (4, 3, 5)
@@ -69,7 +69,7 @@ def test_a_sample_is_a_function_of_seed_step_and_slot(tmp_path: Path) -> None:
         dataset = CropDataset(items, CROP, batch_size=4, seed=seed, foreground_prob=0.5)
         found = {}
         for index in order:
-            image, label, item_id = dataset[index]
+            image, label, item_id, _ = dataset[index]
             assert label is not None
             found[index] = (image.tobytes(), label.tobytes(), item_id)
         return found
@@ -86,7 +86,7 @@ def test_image_and_label_are_the_same_box(tmp_path: Path) -> None:
     dataset = CropDataset([prepared(tmp_path)], CROP, batch_size=1, seed=0, foreground_prob=0.5)
 
     for step in range(20):
-        image, label, item_id = dataset[step, 0]
+        image, label, item_id, _ = dataset[step, 0]
         assert item_id == "a"
         assert image.shape == (1, *CROP)
         assert image.dtype == np.float32
@@ -164,7 +164,7 @@ def test_air_outside_of_an_image_is_the_low_end_whatever_the_dtype(tmp_path: Pat
     item = prepared(tmp_path, shape=(2, 2, 2), dtype=dtype, intensity=window)
     dataset = CropDataset([item], (4, 2, 2), batch_size=1, seed=0, pad_with_low=True)
 
-    image, _, _ = dataset[0, 0]
+    image = dataset[0, 0].image
 
     assert np.array_equal(image[0, [0, 3]], np.zeros((2, 2, 2), np.float32))  # -175 HU becomes 0
     np.testing.assert_allclose(image[0, 1:3].ravel(), (np.arange(8) + 175) / 425, rtol=1e-5)
@@ -173,7 +173,7 @@ def test_air_outside_of_an_image_is_the_low_end_whatever_the_dtype(tmp_path: Pat
 def test_labels_outside_of_an_image_are_background(tmp_path: Path) -> None:
     dataset = CropDataset([prepared(tmp_path, shape=(2, 2, 2))], (4, 2, 2), batch_size=1, seed=0)
 
-    _, label, _ = dataset[0, 0]
+    label = dataset[0, 0].label
 
     assert label is not None
     assert label[[0, 3]].sum() == 0
@@ -197,7 +197,7 @@ def test_batches_are_stacked_with_or_without_labels(tmp_path: Path) -> None:
     assert batch.labels is not None
     assert (batch.labels.shape, batch.labels.dtype) == ((2, *CROP), torch.int64)
     assert sorted(batch.item_ids) == ["a", "b"]
-    assert collate([(np.zeros((1, *CROP), np.float32), None, "a")]).labels is None
+    assert collate([Crop(np.zeros((1, *CROP), np.float32), None, "a", (1.0, 1.0, 1.0))]).labels is None
 
 
 def test_resuming_gives_the_batches_that_were_still_to_come(tmp_path: Path) -> None:
