@@ -163,7 +163,6 @@ class Training(Strict):
     log_every: PositiveInt = 10
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class PretrainRecipe(Training):
@@ -178,6 +177,7 @@ class TaskRecipe(Training):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
     task: Named
     augmentation: Augmentation = Augmentation()
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     foreground_prob: Probability = 0.5
     validate_every: PositiveInt = 500
     max_validation_patients: PositiveInt | None = None

@@ -46,6 +46,11 @@ class Catalog:
         with self._connection() as connection:
             connection.execute("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?)", _row(record))
 
+    def has(self, item_id: str) -> bool:
+        """Whether an item is in the catalog."""
+        with self._connection() as connection:
+            return connection.execute("SELECT 1 FROM items WHERE item_id = ?", (item_id,)).fetchone() is not None
+
     def records(self) -> list[ItemRecord]:
         """All records, ordered by item id.
 

@@ -4,13 +4,16 @@ A bare hash of a patient identity can be reversed by trying all of them; an HMAC
 """
 
 import base64
+import contextlib
 import hashlib
 import hmac
+import os
 import secrets
 from pathlib import Path
 from typing import Final, Literal
 
-from medssl_cli.files import write_atomic
+from medssl_cli.errors import GateError
+from medssl_cli.files import TEMPORARY_PREFIX, write_atomic
 
 Level = Literal["patient", "study", "series", "frame_of_reference", "item", "source"]
 KEY_BYTES: Final = 32
@@ -39,8 +42,23 @@ class Pseudonyms:
         return base64.b32encode(digest).decode().lower()[:KEY_LENGTH]
 
 
-def load_or_create_key(path: Path) -> bytes:
-    """The secret at a path; created with mode 0600 if there is none."""
-    if not path.exists():
-        write_atomic(path, secrets.token_bytes(KEY_BYTES))
+def create_key(path: Path) -> None:
+    """Make a secret, mode 0600, unless there is one; of several processes that try at once, the first wins."""
+    if path.exists():
+        return
+    mine = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
+    write_atomic(mine, secrets.token_bytes(KEY_BYTES))
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(mine)
+    mine.unlink(missing_ok=True)
+
+
+def load_key(path: Path) -> bytes:
+    """The secret.
+
+    Raises:
+        GateError: `E_CACHE_CORRUPT`, it is gone: a new one would give every patient another key.
+    """
+    if not path.is_file():
+        raise GateError("E_CACHE_CORRUPT", f"{path.name} is missing", hint="restore it from a backup")
     return path.read_bytes()

@@ -5,6 +5,7 @@ twice is one item, whatever its files are called.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -22,8 +23,8 @@ from pydantic import ValidationError
 from medssl_cli.cache.arrays import open_array, read_array, write_array
 from medssl_cli.cache.catalog import Catalog
 from medssl_cli.cache.items import FORMAT_VERSION, ItemRecord, LabelRecord
-from medssl_cli.cache.keys import Pseudonyms, load_or_create_key
-from medssl_cli.errors import GateError, InputError, NothingUsableError, UsageError
+from medssl_cli.cache.keys import Pseudonyms, create_key, load_key
+from medssl_cli.errors import GateError, InputError, NothingUsableError, StorageError, UsageError
 from medssl_cli.files import (
     TEMPORARY_PREFIX,
     is_alive,
@@ -59,7 +60,7 @@ class Cache:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.catalog = Catalog(root / "catalog.sqlite")
-        self.pseudonyms = Pseudonyms(load_or_create_key(root / "site.key"))
+        self.pseudonyms = Pseudonyms(load_key(root / "site.key"))
 
     @classmethod
     def open(cls, root: Path) -> "Cache":
@@ -96,7 +97,7 @@ class Cache:
             with storage_errors("the cache"):
                 (root / "items").mkdir(parents=True, exist_ok=True, mode=0o700)
                 remove_temporaries(root)
-                load_or_create_key(root / "site.key")
+                create_key(root / "site.key")
                 write_json(root / MARKER, {"format_version": FORMAT_VERSION})
         return cls.open(root)
 
@@ -105,7 +106,7 @@ class Cache:
         """Around every change: a writer that dies leaves a mark, and the next reader rebuilds the catalog."""
         mark = self.root / f"writing-{os.getpid()}"
         if self._dead_marks():
-            self._clean()
+            self.rebuild()
         with storage_errors("the cache"):
             mark.touch()
         yield
@@ -116,31 +117,35 @@ class Cache:
         marks = self.root.glob("writing-*")
         return [mark for mark in marks if not is_alive(int(mark.name.removeprefix("writing-")))]
 
-    def _clean(self) -> None:
-        """Remove what dead writers left; then their marks."""
-        marks = self._dead_marks()
+    def _remove_leftovers(self) -> None:
+        """Remove the temporary files of dead writers."""
         below = (path for pattern in ("reports", "items/*", "items/*/*") for path in self.root.glob(pattern))
         for directory in (self.root, *below):
             if directory.is_dir():
                 remove_temporaries(directory)
-        for mark in marks:
-            mark.unlink(missing_ok=True)
 
     def rebuild(self) -> int:
-        """Make the catalog anew from the items.
+        """Make the catalog anew from the items, which are read while the catalog's write lock is held.
 
         Returns:
             Number of items.
+
+        Raises:
+            StorageError: `E_IO`, the catalog is locked or cannot be written.
         """
-        self._clean()
-        records = list(self._scan())
+        marks = self._dead_marks()
+        self._remove_leftovers()
         try:
-            self.catalog.replace_all(records)
+            self.catalog.replace_all(self._scan())
+        except sqlite3.OperationalError as error:
+            raise StorageError("E_IO", "the catalog cannot be written", hint="try again when it is free") from error
         except sqlite3.DatabaseError:
             for damaged in self.root.glob("catalog.sqlite*"):
                 damaged.unlink(missing_ok=True)
-            self.catalog.replace_all(records)
-        return len(records)
+            self.catalog.replace_all(self._scan())
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+        return len(self.catalog.records())
 
     def _scan(self) -> Iterator[ItemRecord]:
         for path in sorted((self.root / "items").glob("*/*/item.json")):
@@ -258,6 +263,8 @@ class Cache:
         """
         final = self.item_directory(record.item_id)
         if final.exists():
+            if not self.catalog.has(record.item_id):
+                self.catalog.put(_read_record(final / "item.json"))
             return False
         with storage_errors("an item"):
             final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -293,6 +300,10 @@ class Cache:
             InputError: `E_LABEL_CONFLICT` if another label of the set is there.
         """
         directory = self.item_directory(item_id)
+        with _alone_in(directory):
+            return self._add_label(directory, label_set, label, classes)
+
+    def _add_label(self, directory: Path, label_set: str, label: Volume, classes: dict[int, str]) -> bool:
         record = _read_record(directory / "item.json")
         voxels = label.voxels[0].astype(np.uint8)
         present = record.labels.get(label_set)
@@ -300,7 +311,9 @@ class Cache:
             if np.array_equal(self.read_label(record, label_set).voxels[0], voxels):
                 return False
             raise InputError(
-                "E_LABEL_CONFLICT", f"item {item_id} has another label of the set {label_set!r}", hint="use --label-set"
+                "E_LABEL_CONFLICT",
+                f"item {record.item_id} has another label of the set {label_set!r}",
+                hint="use --label-set",
             )
         values, counts = np.unique(voxels, return_counts=True)
         digest = write_array(directory / f"label-{label_set}.b2nd", voxels)
@@ -332,6 +345,18 @@ class Cache:
             if not path.is_file() or sha256_file(path) != digest:
                 return Problem(directory.name, "E_CACHE_CORRUPT", f"{name} is damaged or missing")
         return None
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """One process at a time changes an item; where the file system has no locks, the last writer wins."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _format_version(marker: Path) -> int:

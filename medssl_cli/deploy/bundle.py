@@ -45,7 +45,7 @@ class Bundle(Strict):
         nsd_tolerance_mm: The recipe's tolerance, so that evaluation of the model needs no recipe.
         weights_sha256: Of the weights that were exported.
         manifest_sha256: Of the run's list of items.
-        trained_on: `patient_digest` of every patient seen in training or model selection.
+        trained_on: `patient_digest` of every patient seen in fine-tuning or model selection.
         split_seed: Of the patient split.
         fold: Of the patient split.
         parity: None only while export has not compared the model with torch yet; such a model does not load.

@@ -140,6 +140,8 @@ def infer(
         raise NothingUsableError("E_NOTHING_USABLE", "no NIfTI file and no DICOM series in the input")
     if is_file and len(found) > 1:
         raise UsageError("E_USAGE", f"-o names one file, the input holds {len(found)} scans", hint="-o FOLDER")
+    if not is_file and any(scan.is_dir() and scan.resolve() == folder.resolve() for scan in scans):
+        raise UsageError("E_USAGE", "the output folder is the input folder", hint="choose another with -o")
     job = _Job(model, folder, out if is_file else None, overwrite, tuple(outputs), preview, progress)
     results = [job.segment(scan) for scan in found]
     results += [_not_done(item.name, "files", item.code, item.message, item.hint) for item in rejects]
@@ -211,7 +213,10 @@ class _Job:
             is_compressed = mask.name.lower().endswith(".gz")
             files[mask] = nifti_mask(labels, volume.affine, like_header=header, is_compressed=is_compressed)
         if "seg" in self.outputs and scan.series is not None:
-            files[mask.with_name(f"{stem}.dcm")] = self._seg(scan, volume, labels)
+            try:
+                files[mask.with_name(f"{stem}.dcm")] = self._seg(scan, volume, labels)
+            except InputError as error:
+                warnings += ["W_SEG_NOT_WRITTEN", error.code]
         publish(files, overwrite=self.overwrite)
         names = [path.name for path in files]
         if "preview" in self.outputs and self.preview is not None:

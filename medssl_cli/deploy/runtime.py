@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.deploy.bundle import Bundle, load_model
-from medssl_cli.errors import UsageError
+from medssl_cli.errors import InputError, UsageError
 from medssl_cli.imaging.segment import Progress, segment_volume
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.parallel import available_cores
@@ -50,8 +50,18 @@ class OnnxModel:
         _check_signature(self._session, bundle, name)
 
     def predict(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits `[B, K, *tile]` of tiles `[B, C, *tile]`."""
-        (logits,) = self._session.run(None, {self._input: tiles})
+        """Logits `[B, K, *tile]` of tiles `[B, C, *tile]`.
+
+        Raises:
+            InputError: `E_RUNTIME`, ONNX Runtime failed, most often for want of memory.
+        """
+        from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, RuntimeException
+
+        try:
+            (logits,) = self._session.run(None, {self._input: tiles})
+        except (EPFail, Fail, RuntimeException) as error:
+            name = type(error).__name__
+            raise InputError("E_RUNTIME", f"ONNX Runtime failed ({name})", hint="try --device cpu") from error
         return np.asarray(logits, dtype=np.float32)
 
     def segment(self, volume: Volume, *, progress: Progress | None = None) -> NDArray[np.uint8]:

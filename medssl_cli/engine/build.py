@@ -38,6 +38,10 @@ def build_method(recipe: PretrainRecipe) -> MethodBase:
         backbone = build_backbone(recipe.backbone)
         _check_crop(recipe, backbone)
         method: MethodBase = module.Method(backbone, options, recipe.data.crop_size)
+    if method.views().num_views != 1:
+        raise UsageError(
+            "E_RECIPE", f"{recipe.method.name} asks for several views per image, which no loader gives yet"
+        )
     return method
 
 

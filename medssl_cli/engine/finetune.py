@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +124,7 @@ def finetune(
     if num_seen:
         talk.note(f"W_SPLIT_LEAK: pre-training has seen images (not labels) of {num_seen} test patients")
     arguments = {**choices.document(), "test_patients_seen_in_pretraining": num_seen}
+    _check_labels(labelled, label_set, task_options(recipe).classes, talk)
     manifest = Manifest({"train": split.train, "val": split.val, "test": split.test}, arguments)
     run = start_run(root, "finetune", recipe, manifest)
     if run.is_finished:
@@ -150,6 +151,22 @@ def finetune(
     validate = _validator(recipe, cache, split.val, label_set)
     _Loop(recipe, run, task, talk, device=device, max_minutes=choices.max_minutes).train(dataset, validate)
     return _summary(run)
+
+
+def _check_labels(records: Sequence[ItemRecord], label_set: str, classes: dict[int, str], talk: Talk) -> None:
+    """Values that the recipe does not name are refused now, not after the training; other names are said aloud."""
+    labels = [record.labels[label_set] for record in records]
+    stray = sorted({value for label in labels for value in label.voxels_per_class} - set(classes))
+    if stray:
+        raise UsageError(
+            "E_LABEL_VALUES",
+            f"labels hold the values {stray}, which the recipe does not name",
+            hint="name every value under task.classes",
+        )
+    declared = {item for label in labels for item in label.classes.items() if item[1] != f"class_{item[0]}"}
+    for value, name in sorted(declared - set(classes.items())):
+        if value in classes:
+            talk.note(f"label {value} is {name!r} in the data set and {classes[value]!r} in the recipe")
 
 
 def _test_patients_seen(split: Split, encoder: Encoder | None) -> int:
@@ -226,7 +243,9 @@ class _Loop:
         )
         step = self._first
         with stop_on_signals() as stop, closing(MetricsLog(self._run.root, resume_step=self._first)) as log:
-            while (progress := budget.progress(step)) < 1:
+            is_last = step >= budget.last_step
+            while not is_last:
+                progress = budget.progress(step)
                 rate = learning_rate(progress, recipe.optimizer.learning_rate, recipe.schedule)
                 losses = self._step(batches, step, rate)
                 step += 1

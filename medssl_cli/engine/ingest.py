@@ -94,6 +94,8 @@ def ingest(
         )
         with contextlib.nullcontext() if dry_run else cache.writing():
             run.run(paths)
+            if not dry_run and (stop.is_set or run.has_lost_children):
+                cache.rebuild()
         report = IngestReport(
             entries=tuple(sorted(run.ledger.entries, key=lambda entry: (entry.id, entry.code))),
             seen=run.ledger.seen,
@@ -139,7 +141,7 @@ def _cache_for(root: Path, *, dry_run: bool) -> Iterator[Cache]:
         yield Cache(root)
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            yield Cache(Path(scratch))
+            yield Cache.open_or_create(Path(scratch))
 
 
 def _write_report(report: IngestReport, cache: Cache, report_path: Path | None) -> None:
@@ -169,6 +171,7 @@ class _Ingest:
     progress: Progress
     num_images: int = 0
     num_labels: int = 0
+    has_lost_children: bool = False
 
     def run(self, paths: Sequence[Path]) -> None:
         """Do everything, or as much as a stop request leaves time for."""
@@ -221,6 +224,7 @@ class _Ingest:
         )
         with contextlib.closing(outcomes):
             for outcome in outcomes:
+                self.has_lost_children |= bool(outcome.failure)
                 yield outcome
                 done += sizes(outcome.task)
                 self.progress(stage, done, total)

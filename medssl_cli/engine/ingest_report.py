@@ -180,8 +180,8 @@ class IngestReport:
         """Interrupted, nothing usable, some refused, or all in order."""
         counts = self.counts
         if self.interrupted_by:
-            return Exit.INTERRUPTED
-        if not counts["accepted"] + counts["duplicate"]:
+            return Exit.CTRL_C if self.interrupted_by == "SIGINT" else Exit.INTERRUPTED
+        if not any(entry.state in ("accepted", "duplicate") and entry.item for entry in self.entries):
             return Exit.NOTHING
         return Exit.PARTIAL if counts["quarantined"] else Exit.OK
 

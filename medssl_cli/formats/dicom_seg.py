@@ -115,7 +115,7 @@ def _write(
         raise InputError(
             "E_OUTPUT_CHECK",
             f"the headers of the series do not allow a DICOM SEG ({type(error).__name__})",
-            hint="infer with NIfTI output only",
+            hint="the NIfTI mask is written all the same",
         ) from error
     data = buffer.getvalue()
     _check(data, labels, affine)

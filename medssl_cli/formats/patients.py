@@ -41,8 +41,8 @@ def patients_from_places(places: Iterable[PurePath], pattern: str | None = None)
     """Patients of the files below one input folder.
 
     A pattern is tried on the name, then on the whole place. Without one, names decide as `patient_from_name` says;
-    but where one name occurs in several folders, as in `STS_001/PET` and `STS_004/PET`, the folders do. Grouping too
-    much costs data, grouping too little leaks patients between splits.
+    but where names repeat in at least as many folders as there are names, as in `STS_001/PET` and `STS_004/PET`, the
+    folders do. Grouping too much costs data, grouping too little leaks patients between splits.
 
     Args:
         places: Folders below the input and name without suffixes.
@@ -59,7 +59,8 @@ def patients_from_places(places: Iterable[PurePath], pattern: str | None = None)
     folders: dict[str, set[PurePath]] = defaultdict(set)
     for place in unique:
         folders[place.name].add(place.parent)
-    if any(len(parents) > 1 for parents in folders.values()):
+    has_repeated_names = any(len(parents) > 1 for parents in folders.values())
+    if has_repeated_names and len({place.parent for place in unique}) >= len(folders):
         return {place: _from_folders(place) for place in unique}
     patients = {place: patient_from_name(place.name) for place in unique}
     if len(patients) > 1 and len(set(patients.values())) == 1:

@@ -6,7 +6,6 @@ It never reads files, moves tensors, steps optimisers or logs. `docs/guides/add-
 Shapes: B batch, V views, C channels, X Y Z space, N items, E embedding.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -16,8 +15,6 @@ from torch import Tensor, nn
 from medssl_cli.errors import UsageError
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.recipe import Strict
-
-Embed = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -95,9 +92,6 @@ class MethodBase(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Called after every optimiser step."""
-
-    def before_epoch(self, embed: Embed) -> None:
-        """Called before every epoch. `embed()` computes the embeddings of all items, [N, E], only when called."""
 
     def baselines(self) -> dict[str, float]:
         """Total loss of predictors that have learnt nothing, by name, to draw beside the loss curve."""
