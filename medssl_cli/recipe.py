@@ -192,6 +192,14 @@ class TaskRecipe(Training):
             raise ValueError("at most 500 characters")
         return value
 
+    @model_validator(mode="after")
+    def _mirror_what_was_flipped(self) -> Self:
+        trained = set(self.augmentation.flip_axes) if self.augmentation.flip_prob > 0 else set()
+        unseen = sorted(set(self.inference.mirror_axes) - trained)
+        if unseen:
+            raise ValueError(f"inference.mirror_axes {unseen} are never flipped in training (augmentation.flip_axes)")
+        return self
+
     @property
     def tile_size(self) -> tuple[int, int, int]:
         """The sliding window's box in voxels."""

@@ -391,3 +391,13 @@ def test_only_files_of_the_folder_are_plugins(name: str) -> None:
 def test_suggestions_list_everything_when_nothing_is_near() -> None:
     assert plugins.suggest("zzz", ["one", "two"]) == "choose from: one, two"
     assert plugins.suggest("zzz", []) == "there are none"
+
+
+def test_a_network_is_mirrored_only_along_axes_that_training_flipped() -> None:
+    mirror = {"mirror_axes": [0]}
+
+    assert "mirror_axes [0] are never flipped" in faults_of({"inference": mirror, "augmentation": {"flip_prob": 0.0}})
+    assert "mirror_axes [0] are never flipped" in faults_of({"inference": mirror, "augmentation": {"flip_axes": [1]}})
+    recipe = validate_recipe(document(inference=mirror, augmentation={"flip_axes": [0]}), source="toy")
+    assert isinstance(recipe, TaskRecipe)
+    assert recipe.inference.mirror_axes == (0,)
