@@ -5,9 +5,8 @@ No inheritance and no code. Every fault of a recipe is reported at once, with th
 
 import types
 import typing
-from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -23,10 +22,8 @@ from pydantic import (
 
 from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_json
+from medssl_cli.plain_yaml import parse_yaml
 from medssl_cli.plugins import suggest
-
-MAX_BYTES: Final = 256 * 1024
-MAX_DEPTH: Final = 20
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -207,56 +204,6 @@ class TaskRecipe(Training):
 
 
 Recipe = PretrainRecipe | TaskRecipe
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain data only: no aliases, tags or duplicate keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        is_tagged = getattr(event, "tag", None) is not None
-        fault = "aliases" if isinstance(event, yaml.AliasEvent) else "tags" if is_tagged else ""
-        if fault:
-            raise yaml.MarkedYAMLError(problem=f"{fault} are not allowed", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        mapping = super().construct_mapping(node, deep=deep)
-        if len(mapping) < len(node.value):
-            counts = Counter(self.construct_object(key, deep=True) for key, _ in node.value)
-            repeated = ", ".join(sorted(str(key) for key, count in counts.items() if count > 1))
-            raise yaml.MarkedYAMLError(problem=f"repeated key: {repeated}", problem_mark=node.start_mark)
-        return mapping
-
-
-def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
-    """Parse a recipe's text.
-
-    Raises:
-        UsageError: `E_RECIPE` if it is too large, too deep, not a mapping or uses YAML beyond plain data.
-    """
-    if len(text.encode(errors="surrogatepass")) > MAX_BYTES:
-        raise UsageError("E_RECIPE", f"{source} is larger than {MAX_BYTES // 1024} KB")
-    try:
-        document = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        raise UsageError("E_RECIPE", f"{source} is not plain YAML: {_reason(error)}") from error
-    if not isinstance(document, dict):
-        raise UsageError("E_RECIPE", f"{source} must be a mapping of keys to values")
-    if _depth(document) > MAX_DEPTH:
-        raise UsageError("E_RECIPE", f"{source} is nested deeper than {MAX_DEPTH} levels")
-    return document
-
-
-def _reason(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
-    return f"{problem} (line {mark.line + 1})" if mark else str(problem)
-
-
-def _depth(node: Any) -> int:
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    return 1 + max((_depth(child) for child in children), default=0)
 
 
 def recipe_folder() -> Path:

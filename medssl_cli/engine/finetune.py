@@ -28,6 +28,7 @@ from medssl_cli.engine.optimisation import (
     Budget,
     build_optimizer,
     learning_rate,
+    require_finite,
     set_learning_rate,
 )
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
@@ -36,7 +37,7 @@ from medssl_cli.engine.selection import select
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.engine.talk import Talk
 from medssl_cli.engine.weights import Encoder, initialise
-from medssl_cli.errors import GateError, UsageError
+from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_json, write_json
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.imaging.tiling import Predict
@@ -286,12 +287,7 @@ class _Loop:
             with implicit_randomness(recipe.seed, Purpose.NETWORK, index):
                 logits = self._module(images.contiguous(memory_format=self._layout))
             losses: TaskLosses = self._task.loss(logits, labels)  # type: ignore[operator]
-            if not math.isfinite(float(losses.total.detach())):
-                raise GateError(
-                    "E_DIVERGED",
-                    f"the loss of step {step + 1} is not finite; items {', '.join(batch.item_ids)}",
-                    hint="lower optimizer.learning_rate, or look at these items with medssl cache show",
-                )
+            require_finite(losses.total, step, batch.item_ids)
             fabric.backward(losses.total / recipe.accumulate)
         if recipe.optimizer.max_grad_norm is not None:
             fabric.clip_gradients(self._module, self._optimizer, max_norm=recipe.optimizer.max_grad_norm)

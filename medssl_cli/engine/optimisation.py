@@ -8,6 +8,7 @@ from time import monotonic
 import torch
 from torch import nn
 
+from medssl_cli.errors import GateError
 from medssl_cli.nn.momentum import freeze, update_teacher
 from medssl_cli.recipe import Optimizer, Schedule
 
@@ -97,3 +98,17 @@ class AveragedWeights:
     def update(self, network: nn.Module, step: int) -> None:
         """Move towards the network's present weights."""
         update_teacher(self.network, network, momentum=min(self._decay, (1 + step) / (10 + step)))
+
+
+def require_finite(loss: torch.Tensor, step: int, item_ids: list[str]) -> None:
+    """Stop a training that has diverged before it spoils the weights.
+
+    Raises:
+        GateError: `E_DIVERGED`, with the items of the batch.
+    """
+    if not math.isfinite(float(loss.detach())):
+        raise GateError(
+            "E_DIVERGED",
+            f"the loss of step {step + 1} is not finite; items {', '.join(item_ids)}",
+            hint="lower optimizer.learning_rate, or look at these items with medssl cache show",
+        )

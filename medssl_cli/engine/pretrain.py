@@ -18,13 +18,13 @@ from medssl_cli.engine.build import build_method
 from medssl_cli.engine.checkpoints import Checkpoint, optimizer_tensors, prefixed, restore_optimizer, unprefixed
 from medssl_cli.engine.devices import lay_out, make_fabric, resolve_device
 from medssl_cli.engine.metrics_log import MetricsLog, read_metrics
-from medssl_cli.engine.optimisation import build_optimizer, learning_rate, set_learning_rate
+from medssl_cli.engine.optimisation import build_optimizer, learning_rate, require_finite, set_learning_rate
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
 from medssl_cli.engine.runs import Manifest, Run, start_run
 from medssl_cli.engine.selection import select
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.engine.talk import Talk
-from medssl_cli.errors import GateError, NothingUsableError
+from medssl_cli.errors import NothingUsableError
 from medssl_cli.files import write_atomic, write_json
 from medssl_cli.methods import Losses, MethodBase, Views
 from medssl_cli.recipe import PretrainRecipe
@@ -142,12 +142,7 @@ def _accumulated_step(
         views = Views(fabric.to_device(batch.images)[:, None], generator(recipe.seed, Purpose.LOSS, index))
         with implicit_randomness(recipe.seed, Purpose.NETWORK, index):
             losses: Losses = module.loss(views, progress)
-        if not math.isfinite(float(losses.total.detach())):
-            raise GateError(
-                "E_DIVERGED",
-                f"the loss of step {step + 1} is not finite; items {', '.join(batch.item_ids)}",
-                hint="lower optimizer.learning_rate, or look at these items with medssl cache show",
-            )
+        require_finite(losses.total, step, batch.item_ids)
         fabric.backward(losses.total / recipe.accumulate)
     return losses
 

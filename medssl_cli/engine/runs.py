@@ -17,7 +17,8 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.engine.checkpoints import CheckpointFolder
 from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_json, storage_errors, write_atomic, write_json
-from medssl_cli.recipe import Recipe, dump_recipe, parse_yaml, to_yaml, validate_recipe
+from medssl_cli.plain_yaml import parse_yaml
+from medssl_cli.recipe import Recipe, dump_recipe, to_yaml, validate_recipe
 
 PACKAGES: Final = ("torch", "monai", "numpy", "lightning-fabric", "blosc2", "SimpleITK")
 LOCK: Final = "recipe.lock.yaml"

@@ -10,7 +10,8 @@ import pytest
 import typer
 
 from medssl_cli.cli.app import app
-from medssl_cli.recipe import parse_yaml, recipe_names, validate_recipe
+from medssl_cli.plain_yaml import parse_yaml
+from medssl_cli.recipe import recipe_names, validate_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -11,13 +11,13 @@ from torch import nn
 
 from medssl_cli.engine.build import build_method, build_task, check_recipe
 from medssl_cli.errors import UsageError
+from medssl_cli.plain_yaml import parse_yaml
 from medssl_cli.recipe import (
     PretrainRecipe,
     Recipe,
     dump_recipe,
     find_recipe,
     load_recipe,
-    parse_yaml,
     recipe_folder,
     to_yaml,
     validate_recipe,

@@ -12,9 +12,8 @@ from pydantic import ValidationError
 
 from medssl_cli import plugins
 from medssl_cli.errors import Exit, UsageError
+from medssl_cli.plain_yaml import MAX_BYTES, MAX_DEPTH, parse_yaml
 from medssl_cli.recipe import (
-    MAX_BYTES,
-    MAX_DEPTH,
     Augmentation,
     Inference,
     Preprocessing,
@@ -24,7 +23,6 @@ from medssl_cli.recipe import (
     dump_recipe,
     find_recipe,
     load_recipe,
-    parse_yaml,
     recipe_hash,
     recipe_names,
     to_yaml,
