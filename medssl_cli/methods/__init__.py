@@ -6,6 +6,7 @@ It never reads files, moves tensors, steps optimisers or logs. `docs/guides/add-
 Shapes: B batch, V views, C channels, X Y Z space, N items, E embedding.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -54,7 +55,7 @@ class Losses:
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
 
 
-class MethodBase(nn.Module):
+class MethodBase(nn.Module, ABC):
     """What every `Method` shares. `progress` runs from 0 at the first step to 1 at the last.
 
     Args:
@@ -83,9 +84,9 @@ class MethodBase(nn.Module):
         """What `loss` needs per item; one box of the crop size unless a method says otherwise."""
         return ViewRequest(self.crop_size)
 
+    @abstractmethod
     def loss(self, views: Views, progress: float) -> Losses:
         """Loss of one step; a function of the parameters, the images and the generator only."""
-        raise NotImplementedError
 
     def before_step(self, progress: float) -> None:
         """Called before the forward pass of every optimiser step."""
