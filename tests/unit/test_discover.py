@@ -36,7 +36,7 @@ def found(root: Path) -> dict[str, tuple[str, str]]:
         (b"\xff\xd8\xff\xe0", "a.jpg", ("other", "S_NOT_AN_IMAGE")),
         (b"\0\x05\x16\x07" + bytes(60), "._a.nii.gz", ("other", "S_NOT_AN_IMAGE")),
         (b"damaged", "a.nii", ("nifti", "")),
-        (gzip.compress(b"a" * 600), "a.tar.gz", ("other", "S_ARCHIVE")),
+        (gzip.compress(b"a" * 600, mtime=0), "a.tar.gz", ("other", "S_ARCHIVE")),
         (b"PK\x03\x04rest", "a.zip", ("other", "S_ARCHIVE")),
         (bytes(257) + b"ustar", "a.tar", ("other", "S_ARCHIVE")),
         (b' {"labels": {}}', "dataset.json", ("json", "")),
