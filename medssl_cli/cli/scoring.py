@@ -5,7 +5,7 @@ from typing import Any
 
 from medssl_cli.cache.splits import split_items
 from medssl_cli.cache.store import Cache
-from medssl_cli.deploy.runtime import OnnxModel, predict_volume
+from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.evaluate import Evaluation, dump, to_csv
 from medssl_cli.engine.subject import Subject, subject_of_run
 from medssl_cli.errors import GateError, UsageError
@@ -39,7 +39,7 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str) -> Subjec
         name=path.name,
         task=bundle.task,
         folder=path.parent / path.stem,
-        segment=lambda volume: predict_volume(model, volume),
+        segment=model.segment,
         records=records,
         label_set=bundle.label_set,
         classes=bundle.classes,

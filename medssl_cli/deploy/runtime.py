@@ -77,11 +77,6 @@ class OnnxModel:
         )
 
 
-def predict_volume(model: OnnxModel, volume: Volume, *, progress: Progress | None = None) -> NDArray[np.uint8]:
-    """Label map `[X, Y, Z]` of a volume, on its own grid."""
-    return model.segment(volume, progress=progress)
-
-
 def parse_device(text: str) -> tuple[str, int]:
     """`auto`, `cpu`, or `cuda` with a device number.
 

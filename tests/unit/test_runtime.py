@@ -8,7 +8,7 @@ import pytest
 
 from medssl_cli.deploy import runtime
 from medssl_cli.deploy.bundle import attach
-from medssl_cli.deploy.runtime import OnnxModel, parse_device, predict_volume
+from medssl_cli.deploy.runtime import OnnxModel, parse_device
 from medssl_cli.errors import UsageError
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import Preprocessing
@@ -31,7 +31,7 @@ def test_a_volume_of_any_size_is_thresholded_in_its_middle(tmp_path: Path, shape
     voxels = np.random.default_rng(1).integers(-50, 150, (1, *shape)).astype(np.int16)
     volume = Volume(voxels, np.diag([-1.0, 1.0, 2.0, 1.0]))
 
-    labels = predict_volume(model, volume)
+    labels = model.segment(volume)
 
     # The window 0..100 makes 1/2 of 50; voxels at 50 itself are ties and stay background.
     np.testing.assert_array_equal(labels, voxels[0] > 50)
