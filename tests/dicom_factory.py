@@ -115,9 +115,9 @@ def group(paths: Iterable[Path]) -> tuple[list[SeriesPart], list[Refusal]]:
     """Headers of all files, grouped; conservation is checked on the way."""
     headers: list[Header] = [read_header(path) for path in paths]
     parts, refusals = group_headers(headers)
-    placed = [header.path for part in parts for header in part.headers]
+    placed = [header.source for part in parts for header in part.headers]
     placed += [path for refusal in refusals for path in refusal.files]
-    assert sorted(placed) == sorted(header.path for header in headers)
+    assert sorted(placed) == sorted(header.source for header in headers)
     return parts, refusals
 
 

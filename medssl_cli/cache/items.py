@@ -5,13 +5,16 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
+from medssl_cli.formats import BurnedIn, SourceKind, SpacingKind
+from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.imaging.geometry import Affine
 from medssl_cli.recipe import Strict
 
 FORMAT_VERSION: Final = 1
 Key = Annotated[str, Field(pattern=r"^[a-z2-7]{26}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Modality = Literal["CT", "MR", "PT", "CR", "DX", "MG", "unknown"]
+Modality = Literal["CT", "MR", "PT", "CR", "DX", "MG", "US", "XA", "unknown"]
+Units = Literal["HU", "SUVbw", "Bq/ml", "a.u."]
 
 
 class LabelRecord(Strict):
@@ -22,10 +25,28 @@ class LabelRecord(Strict):
     voxels_per_class: dict[int, int]
 
 
+class Box(Strict):
+    """A finding with a place: a nodule, a lung, an opacity.
+
+    Args:
+        name: What it is.
+        lower: Corner in continuous voxel indices (x, y, z); voxel i covers [i - 0.5, i + 0.5].
+        upper: The opposite corner.
+        diameter_mm: Of a nodule.
+        num_readers: How many readers marked it.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[\w .+/-]{1,64}$")]
+    lower: tuple[float, float, float]
+    upper: tuple[float, float, float]
+    diameter_mm: float | None = None
+    num_readers: int | None = None
+
+
 class Provenance(Strict):
     """Where an item came from, without saying from whom."""
 
-    source_kind: Literal["dicom", "nifti"]
+    source_kind: SourceKind
     num_files: int
     allow_list_version: Literal[1] = 1
     medssl_version: str
@@ -47,15 +68,29 @@ class ItemRecord(Strict):
     frame_of_reference_key: Key | None = None
     has_patient_identity: bool
     modality: Modality
-    units: Literal["HU", "a.u."]
+    units: Units
     shape: tuple[int, int, int]
     dtype: Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
     affine: tuple[tuple[float, float, float, float], ...]
     image_sha256: Digest
     provenance: Provenance
+    spacing_kind: SpacingKind | None = None
+    burned_in: BurnedIn = "not_expected"
+    inverted: bool = False
+    recognizable_visual_features: Literal["not_removed", "not_expected"] = "not_expected"
+    acquisition: Acquisition = Field(default_factory=Acquisition)
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
+    superseded_by: Key | None = None
     labels: dict[str, LabelRecord] = Field(default_factory=dict)
+    boxes: dict[str, tuple[Box, ...]] = Field(default_factory=dict)
+    findings: dict[str, dict[str, float]] = Field(default_factory=dict)
 
-    @field_validator("labels")
+    @property
+    def is_volume(self) -> bool:
+        """Whether it has a place in the patient; a projection X-ray or a picture has not."""
+        return self.spacing_kind is None
+
+    @field_validator("labels", "boxes", "findings")
     @classmethod
     def _label_set_names(cls, labels: dict[str, Any]) -> dict[str, Any]:
         for name in labels:

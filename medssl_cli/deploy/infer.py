@@ -237,7 +237,7 @@ class _Job:
     def _seg(self, scan: Scan, volume: Volume, labels: NDArray[np.uint8]) -> bytes:
         from medssl_cli.formats.dicom_seg import write_segmentation
 
-        sources = [header.path for header in scan.series.headers] if scan.series is not None else []
+        sources = [header.source for header in scan.series.headers] if scan.series is not None else []
         return write_segmentation(
             labels,
             sources,

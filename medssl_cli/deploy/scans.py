@@ -128,8 +128,8 @@ def _series(files: Sequence[Path], root: Path) -> tuple[list[_Candidate], list[R
     failures |= {(item.code, item.message, item.hint): item.files for item in refusals if item.code != DUPLICATE}
     rejects = [Reject(_folder(group, root).name, *reason, len(group)) for reason, group in failures.items()]
     candidates = []
-    for part in sorted(parts, key=lambda part: min(header.path for header in part.headers)):
-        folder = _folder([header.path for header in part.headers], root)
+    for part in sorted(parts, key=lambda part: min(header.source for header in part.headers)):
+        folder = _folder([header.source for header in part.headers], root)
         base = (root if root.is_dir() else root.parent).resolve()
         relative = folder.relative_to(base).parts if folder.is_relative_to(base) else ()
         candidates.append(_Candidate(folder.name, "_".join(relative) or folder.name, series=part))

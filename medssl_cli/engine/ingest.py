@@ -248,7 +248,7 @@ class _Ingest:
             return []
         from medssl_cli.formats.dicom import group_headers
 
-        series_of = {header.path: header.SeriesInstanceUID for header in headers}
+        series_of = {header.source: header.SeriesInstanceUID for header in headers}
         parts, refusals = group_headers(headers)
         for refusal in refusals:
             groups: dict[str, list[Path]] = defaultdict(list)
@@ -294,7 +294,7 @@ class _Ingest:
         stored: dict[Path, StoredImage] = {}
         for outcome in self._map("images", store_image, tasks, timeout_s=STORE_TIMEOUT_S):
             source = outcome.task.source
-            files = [source] if isinstance(source, Path) else [header.path for header in source.headers]
+            files = [source] if isinstance(source, Path) else [header.source for header in source.headers]
             identifier = "" if isinstance(source, Path) else self.ledger.series_id(source.identity.series)
             result = outcome.result if outcome.result is not None else _crash(outcome.failure)
             if isinstance(result, Failure):

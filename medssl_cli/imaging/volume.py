@@ -16,7 +16,7 @@ class Volume:
         voxels: `[C, X, Y, Z]`, any real dtype.
         affine: `[4, 4]` float64, voxel-centre index (i, j, k, 1) to RAS+ millimetres.
         modality: DICOM modality ("CT", "MR", ...), or "unknown".
-        units: "HU" for CT in Hounsfield units, otherwise "a.u.".
+        units: "HU" for CT, "SUVbw" or "Bq/ml" for PET, otherwise "a.u.".
     """
 
     voxels: NDArray[np.generic]

@@ -92,7 +92,7 @@ def _read(folder: Path) -> tuple[list[LoadedImage], Counter[str]]:
         try:
             images.append(read_series(part))
         except InputError as error:
-            refusals.append(Refusal(error.code, error.message, error.hint, [header.path for header in part.headers]))
+            refusals.append(Refusal(error.code, error.message, error.hint, [header.source for header in part.headers]))
     for refusal in refusals:
         refused[refusal.code] += len(refusal.files)
     return images, refused

@@ -177,7 +177,7 @@ def test_the_analytic_phantom_survives_the_whole_way_and_back(tmp_path: Path, na
 
     labels = (voxels.astype(int) % 4).astype(np.uint8)
     (part,), _ = group_headers([read_header(path) for path in sorted((tmp_path / "ct").iterdir())])
-    sources = [header.path for header in part.headers]
+    sources = [header.source for header in part.headers]
     names = {value: f"remainder {value}" for value in (1, 2, 3)}
     data = write_segmentation(labels, sources, names, affine=affine, model_sha256="0" * 64, algorithm_name="test")
     (tmp_path / "labels.dcm").write_bytes(data)

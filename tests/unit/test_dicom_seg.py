@@ -41,7 +41,7 @@ def series(folder: Path, affine: NDArray[np.float64]) -> tuple[list[Path], Volum
     )
     (part,), refusals = group_headers([read_header(path) for path in sorted(folder.iterdir())])
     assert not refusals
-    return [header.path for header in part.headers], read_series(part).volume
+    return [header.source for header in part.headers], read_series(part).volume
 
 
 def blocks() -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ import math
 import re
 import struct
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, UID_dictionary
 
 from medssl_cli.errors import InputError
+from medssl_cli.formats.acquisition import Acquisition
+from medssl_cli.formats.source import Source
 
 MAX_FILE_BYTES: Final = 2 * 1024**3
 MAX_SIDE: Final = 32_767
@@ -59,15 +61,23 @@ class Header:
     """What one file says about its picture; attributes carry DICOM's keywords.
 
     Args:
-        path: The file.
+        source: The file.
         digest: SHA-256 of all its bytes, hexadecimal.
         pixel_offset: Byte of the file at which the value of PixelData begins.
         pixel_length: Bytes of that value; None where it is encapsulated (compressed).
         philips_scale_slope: Scale Slope (2005,100E) of Philips MR, the only private element that is read: without it
             intensities of one scan cannot be compared with another's (Chenevert et al., Transl Oncol 2014).
+        frame: Which frame of a multi-frame object this is; Rows and Columns are those of the frame.
+        tile: Row and column of the first pixel of this slice in a picture of several slices (mosaic); Rows and Columns
+            are then those of the slice.
+        picture_shape: Rows and columns of that picture.
+        StackID: Of a frame (PS3.3 C.7.6.16.2.2); tells stacks of one object apart.
+        philips_suv_factor: SUV Scale Factor (7053,1000) of Philips PET.
+        has_preamble: The 128 bytes before the signature are not all zero.
+        acquisition: What may be stored about how the picture was made.
     """
 
-    path: Path
+    source: Source
     digest: str
     pixel_offset: int
     pixel_length: int | None
@@ -109,9 +119,33 @@ class Header:
     BurnedInAnnotation: str
     PixelPaddingValue: int | None
     philips_scale_slope: float | None = None
+    frame: int = 0
+    tile: tuple[int, int] | None = None
+    picture_shape: tuple[int, int] | None = None
+    StackID: str = ""
+    ImagerPixelSpacing: tuple[float, float] | None = None
+    PixelSpacingCalibrationType: str = ""
+    EstimatedRadiographicMagnificationFactor: float | None = None
+    PixelPaddingRangeLimit: int | None = None
+    Units: str = ""
+    DecayCorrection: str = ""
+    CorrectedImage: tuple[str, ...] = ()
+    SeriesDate: str = ""
+    SeriesTime: str = ""
+    AcquisitionDate: str = ""
+    PatientWeight: float | None = None
+    RadionuclideTotalDose: float | None = None
+    RadionuclideHalfLife: float | None = None
+    RadiopharmaceuticalStartTime: str = ""
+    RadiopharmaceuticalStartDateTime: str = ""
+    philips_suv_factor: float | None = None
+    has_preamble: bool = False
+    acquisition: Acquisition = field(default_factory=Acquisition)
 
 
-_KEYWORDS: Final = tuple(name for name in Header.__annotations__ if name[0].isupper() and name != "TransferSyntaxUID")
+_KEYWORDS: Final = tuple(
+    name for name in Header.__dataclass_fields__ if name[0].isupper() and name != "TransferSyntaxUID"
+)
 _TAGS: Final = {name: int(tag_for_keyword(name) or 0) for name in _KEYWORDS}
 
 
@@ -270,7 +304,7 @@ def _header(path: Path, data: bytes, dataset: Dataset, sop_class: str, pixels: t
         raise InputError("E_DICOM_PARSE", "element (0002,0010) is missing: how are the pixels encoded?")
     digest = hashlib.sha256(data).hexdigest()
     return Header(
-        path=path, digest=digest, pixel_offset=pixels[0], pixel_length=pixels[1], TransferSyntaxUID=syntax, **values
+        source=path, digest=digest, pixel_offset=pixels[0], pixel_length=pixels[1], TransferSyntaxUID=syntax, **values
     )
 
 

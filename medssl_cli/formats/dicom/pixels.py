@@ -180,7 +180,7 @@ def _scale(header: Header) -> tuple[float, float]:
 
 def _stored(header: Header) -> tuple[Voxels, str]:
     """Stored values `[Y, X]` in native byte order, and the decoder's name ("" where nothing was compressed)."""
-    data = read_bytes(header.path)
+    data = read_bytes(header.source)
     if hashlib.sha256(data).hexdigest() != header.digest:
         raise InputError("E_CHANGED_DURING_READ", "a file changed between two reads", hint="run the command again")
     order = _NATIVE.get(header.TransferSyntaxUID)

@@ -4,13 +4,13 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats import Identity
+from medssl_cli.formats.source import Source
 from medssl_cli.formats.dicom.gate import JITTER_MM, Fit, check_slices, fit
 from medssl_cli.formats.dicom.headers import Header
 from medssl_cli.imaging.geometry import Affine, is_same_grid
@@ -64,7 +64,7 @@ class Refusal:
     code: str
     message: str
     hint: str
-    files: list[Path]
+    files: list[Source]
 
 
 def group_headers(headers: list[Header]) -> tuple[list[SeriesPart], list[Refusal]]:
@@ -121,7 +121,7 @@ def _without_copies(headers: Iterable[Header]) -> tuple[list[Header], list[Heade
     seen: set[str] = set()
     unique: list[Header] = []
     copies: list[Header] = []
-    for header in sorted(headers, key=lambda header: (header.digest, str(header.path))):
+    for header in sorted(headers, key=lambda header: (header.digest, str(header.source))):
         (copies if header.digest in seen else unique).append(header)
         seen.add(header.digest)
     return unique, copies
@@ -268,4 +268,4 @@ def _by(headers: Iterable[Header], key: Callable[[Header], Hashable]) -> list[li
 
 
 def _refusal(code: str, message: str, headers: Iterable[Header], hint: str = "") -> Refusal:
-    return Refusal(code, message, hint, sorted(header.path for header in headers))
+    return Refusal(code, message, hint, sorted({header.source for header in headers}, key=str))
