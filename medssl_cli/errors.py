@@ -123,6 +123,7 @@ CODES: Final[dict[str, str]] = {
     "W_AFFINE_ORTHONORMALISED": "A negligible shear was removed from the affine",
     "W_SLICE_JITTER": "Slice positions deviate a little from one affine",
     "W_INSTANCE_GAP": "Instance numbers have gaps: the first or last slices may be missing",
+    "W_SPLIT_BY_INSTANCE": "Only instance numbers tell the time points or directions of this series apart",
     "E_INCOMPLETE_SERIES": "Fewer instances arrived than the series has",
     "E_NO_PATIENT_GEOMETRY": "An image of this kind has no place in the patient that could be trusted",
     # Meaning of the pixels

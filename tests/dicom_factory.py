@@ -14,10 +14,11 @@ from medssl_cli.formats.dicom import (
     Refusal,
     SeriesPart,
     group_headers,
-    read_header,
+    read_headers,
     read_series,
     write_ct_series,
 )
+from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.imaging.geometry import Affine
 from medssl_cli.imaging.volume import Volume
 
@@ -111,29 +112,79 @@ def edit(path: Path, **attributes: Any) -> None:
         dataset.save_as(path)
 
 
-def group(paths: Iterable[Path]) -> tuple[list[SeriesPart], list[Refusal]]:
+def group(paths: Iterable[Path], policy: Policy = STRICT) -> tuple[list[SeriesPart], list[Refusal]]:
     """Headers of all files, grouped; conservation is checked on the way."""
-    headers: list[Header] = [read_header(path) for path in paths]
-    parts, refusals = group_headers(headers)
-    placed = [header.source for part in parts for header in part.headers]
-    placed += [path for refusal in refusals for path in refusal.files]
-    assert sorted(placed) == sorted(header.source for header in headers)
+    headers: list[Header] = [header for path in paths for header in read_headers(path, policy)]
+    parts, refusals = group_headers(headers, policy)
+    placed = {header.source for part in parts for header in part.headers}
+    placed |= {path for refusal in refusals for path in refusal.files}
+    assert placed == {header.source for header in headers}
     return parts, refusals
 
 
-def load(paths: Iterable[Path]) -> LoadedImage:
+def load(paths: Iterable[Path], policy: Policy = STRICT) -> LoadedImage:
     """The one image that files make; raises the refusal otherwise."""
-    parts, refusals = group(paths)
+    parts, refusals = group(paths, policy)
     for refusal in refusals:
         if refusal.code != "DUPLICATE":
             raise InputError(refusal.code, refusal.message, hint=refusal.hint)
     (part,) = parts
-    return read_series(part)
+    return read_series(part, policy)
 
 
-def refusal_code(paths: Iterable[Path]) -> str:
+def refusal_code(paths: Iterable[Path], policy: Policy = STRICT) -> str:
     """The one reason for which nothing of these files is accepted."""
-    parts, refusals = group(paths)
+    parts, refusals = group(paths, policy)
     assert not parts
     (refusal,) = refusals
     return refusal.code
+
+
+def fake_header(number: int, **values: Any) -> Header:
+    """A plain CT header without a file behind it."""
+    return Header(
+        **{
+            "source": Path(f"{number}.dcm"),
+            "digest": f"{number:064x}",
+            "pixel_offset": 0,
+            "pixel_length": None,
+            "TransferSyntaxUID": "1.2.840.10008.1.2.1",
+            "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2",
+            "SOPInstanceUID": f"1.2.{number}",
+            "StudyInstanceUID": "1.2",
+            "SeriesInstanceUID": "1.3",
+            "FrameOfReferenceUID": "1.4",
+            "PatientID": "P1",
+            "IssuerOfPatientID": "",
+            "Modality": "CT",
+            "ImageType": ("ORIGINAL", "PRIMARY"),
+            "ImagePositionPatient": (0.0, 0.0, 5.0 * number),
+            "ImageOrientationPatient": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+            "PixelSpacing": (0.7, 0.9),
+            "Rows": 48,
+            "Columns": 64,
+            "BitsAllocated": 16,
+            "BitsStored": 12,
+            "HighBit": 11,
+            "PixelRepresentation": 0,
+            "SamplesPerPixel": 1,
+            "PhotometricInterpretation": "MONOCHROME2",
+            "RescaleSlope": 1.0,
+            "RescaleIntercept": 0.0,
+            "RescaleType": "HU",
+            "NumberOfFrames": 1,
+            "InstanceNumber": number,
+            "AcquisitionNumber": 1,
+            "TemporalPositionIdentifier": None,
+            "EchoNumbers": "",
+            "EchoTime": None,
+            "DiffusionBValue": None,
+            "TriggerTime": None,
+            "ConvolutionKernel": (),
+            "AcquisitionTime": "",
+            "LossyImageCompression": "",
+            "BurnedInAnnotation": "NO",
+            "PixelPaddingValue": None,
+            **values,
+        }
+    )

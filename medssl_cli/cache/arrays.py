@@ -11,22 +11,35 @@ from medssl_cli.errors import GateError
 from medssl_cli.files import write_atomic
 
 CHUNK: Final = (128, 128, 64)
-BLOCK: Final = (32, 32, 16)
+BLOCK: Final = (32, 32, 8)
+LEVEL: Final = 5
+_THREADS: Final = slice(62, 68)
+_DEFAULT_THREADS: Final = b"\xd1\x00\x00\xd1\x00\x01"
 
 
 def encode(voxels: NDArray[np.generic]) -> bytes:
-    """Compress `[X, Y, Z]` losslessly, in chunks that suit random crops and single slices."""
+    """Compress `[X, Y, Z]` losslessly, in chunks that suit random crops and single slices.
+
+    The same voxels give the same bytes everywhere: the header of a frame also notes how many threads wrote it, which an
+    environment variable decides (Blosc2 contiguous frame format, header bytes 62 to 67), and that note is taken out.
+    The settings were chosen by measurement: docs/decisions/0013-array-settings.md. Arrays describe themselves, so those
+    that were written with other settings stay readable.
+    """
     import blosc2
 
     chunks = tuple(min(size, limit) for size, limit in zip(voxels.shape, CHUNK, strict=True))
     blocks = tuple(min(size, limit) for size, limit in zip(chunks, BLOCK, strict=True))
+    shuffle = blosc2.Filter.SHUFFLE if voxels.itemsize > 1 else blosc2.Filter.BITSHUFFLE
     array = blosc2.asarray(
         np.ascontiguousarray(voxels),
         chunks=chunks,
         blocks=blocks,
-        cparams={"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [blosc2.Filter.BITSHUFFLE], "nthreads": 1},
+        cparams={"codec": blosc2.Codec.LZ4, "clevel": LEVEL, "filters": [shuffle], "nthreads": 1},
     )
-    return bytes(array.to_cframe())
+    frame = bytearray(array.to_cframe())
+    if frame[_THREADS.start] == _DEFAULT_THREADS[0]:
+        frame[_THREADS] = _DEFAULT_THREADS
+    return bytes(frame)
 
 
 def write_array(path: Path, voxels: NDArray[np.generic]) -> str:

@@ -1,21 +1,61 @@
 """The index of a cache in SQLite: derived from the items, rebuilt whenever it may not be true."""
 
 import contextlib
+import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from medssl_cli.cache.items import ItemRecord
+from medssl_cli.imaging.geometry import Shape
 
-_SCHEMA = """
+VERSION: Final = 2
+LOCK_TIMEOUT_S: Final = 60.0
+_SCHEMA: Final = f"""
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS items (
-    item_id TEXT PRIMARY KEY, patient_key TEXT NOT NULL, modality TEXT NOT NULL, document TEXT NOT NULL
-) WITHOUT ROWID
+    item_id TEXT PRIMARY KEY, patient_key TEXT NOT NULL, series_key TEXT NOT NULL, modality TEXT NOT NULL,
+    x INTEGER NOT NULL, y INTEGER NOT NULL, z INTEGER NOT NULL, fingerprint TEXT, superseded_by TEXT,
+    label_sets TEXT NOT NULL, document TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_series ON items (series_key);
+CREATE INDEX IF NOT EXISTS by_patient ON items (patient_key);
+PRAGMA user_version = {VERSION};
+COMMIT;
 """
+_LIGHT: Final = "item_id, patient_key, series_key, modality, x, y, z, fingerprint, superseded_by, label_sets"
+
+
+class Row(NamedTuple):
+    """The little of a record that lists, splits and searches need; a tenth of its memory."""
+
+    item_id: str
+    patient_key: str
+    series_key: str
+    modality: str
+    shape: Shape
+    fingerprint: str | None
+    superseded_by: str | None
+    label_sets: tuple[str, ...]
+
+
+def row_of(record: ItemRecord) -> Row:
+    """The light form of a record."""
+    return Row(
+        record.item_id,
+        record.patient_key,
+        record.series_key,
+        record.modality,
+        record.shape,
+        record.fingerprint,
+        record.superseded_by,
+        tuple(sorted(record.labels)),
+    )
 
 
 class Catalog:
-    """Records of all items of a cache, by id.
+    """Records of all items of a cache, by id. Every method may raise `sqlite3.Error`; the items are the truth.
 
     Args:
         path: `catalog.sqlite`.
@@ -26,25 +66,57 @@ class Catalog:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self._path, timeout=60)
+        with contextlib.suppress(OSError):
+            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600))
+        connection = sqlite3.connect(self._path, timeout=LOCK_TIMEOUT_S)
         try:
             with connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute(_SCHEMA)
+                if not connection.execute("PRAGMA schema_version").fetchone()[0]:
+                    with contextlib.suppress(sqlite3.OperationalError):
+                        connection.execute("PRAGMA journal_mode=WAL")
+                    connection.executescript(_SCHEMA)
+                elif connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                    raise sqlite3.DatabaseError("a catalog of another version")
                 yield connection
         finally:
             connection.close()
 
-    def replace_all(self, records: Iterable[ItemRecord]) -> None:
-        """Make the catalog hold exactly these records, in one transaction."""
+    def replace_all(self, records: Callable[[], Iterable[ItemRecord]]) -> int:
+        """Make the catalog hold exactly these records, in one transaction; a damaged file is replaced.
+
+        Args:
+            records: Called once the catalog's write lock is held.
+
+        Returns:
+            Number of records.
+        """
+        try:
+            return self._replace_all(records)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            for damaged in self._path.parent.glob(f"{self._path.name}*"):
+                damaged.unlink(missing_ok=True)
+            return self._replace_all(records)
+
+    def _replace_all(self, records: Callable[[], Iterable[ItemRecord]]) -> int:
         with self._connection() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
             connection.execute("DELETE FROM items")
-            connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?)", map(_row, records))
+            return connection.executemany(_INSERT, map(_values, records())).rowcount
 
     def put(self, record: ItemRecord) -> None:
         """Add or replace one record."""
         with self._connection() as connection:
-            connection.execute("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?)", _row(record))
+            connection.execute(_INSERT, _values(record))
+
+    def remove(self, item_ids: Iterable[str]) -> None:
+        """Remove records, and overwrite the space that they took."""
+        with self._connection() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.executemany("DELETE FROM items WHERE item_id = ?", ((item_id,) for item_id in item_ids))
+        with self._connection() as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def has(self, item_id: str) -> bool:
         """Whether an item is in the catalog."""
@@ -52,15 +124,37 @@ class Catalog:
             return connection.execute("SELECT 1 FROM items WHERE item_id = ?", (item_id,)).fetchone() is not None
 
     def records(self) -> list[ItemRecord]:
-        """All records, ordered by item id.
+        """All records, ordered by item id."""
+        return list(self.iterate())
 
-        Raises:
-            sqlite3.DatabaseError: The file is damaged; rebuild it.
-        """
+    def iterate(self, series_key: str | None = None) -> Iterator[ItemRecord]:
+        """Records in order of their ids, one at a time in memory; of one series only, if one is named."""
+        where, values = ("", ()) if series_key is None else ("WHERE series_key = ?", (series_key,))
         with self._connection() as connection:
-            rows = connection.execute("SELECT document FROM items ORDER BY item_id").fetchall()
-        return [ItemRecord.model_validate_json(document) for (document,) in rows]
+            rows = connection.execute(f"SELECT document FROM items {where} ORDER BY item_id", values)
+            for (document,) in rows:
+                yield ItemRecord.model_validate_json(document)
+
+    def rows(self) -> Iterator[Row]:
+        """All items in order of their ids, without what is large."""
+        with self._connection() as connection:
+            for item, patient, series, modality, *shape, print_, successor, sets in connection.execute(
+                f"SELECT {_LIGHT} FROM items ORDER BY item_id"
+            ):
+                x, y, z = shape
+                yield Row(item, patient, series, modality, (x, y, z), print_, successor, tuple(sets.split()))
 
 
-def _row(record: ItemRecord) -> tuple[str, str, str, str]:
-    return record.item_id, record.patient_key, record.modality, record.model_dump_json()
+_INSERT: Final = f"INSERT OR REPLACE INTO items VALUES ({', '.join('?' * 11)})"
+
+
+def _values(record: ItemRecord) -> tuple[str | int | None, ...]:
+    row = row_of(record)
+    return (
+        *row[:4],
+        *row.shape,
+        row.fingerprint,
+        row.superseded_by,
+        " ".join(row.label_sets),
+        record.model_dump_json(),
+    )

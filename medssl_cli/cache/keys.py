@@ -4,20 +4,20 @@ A bare hash of a patient identity can be reversed by trying all of them; an HMAC
 """
 
 import base64
-import contextlib
 import hashlib
 import hmac
-import os
 import secrets
 from pathlib import Path
 from typing import Final, Literal
 
+from medssl_cli.cache.records import publish_first
 from medssl_cli.errors import GateError
-from medssl_cli.files import TEMPORARY_PREFIX, write_atomic
+from medssl_cli.files import storage_errors
 
 Level = Literal["patient", "study", "series", "frame_of_reference", "item", "source"]
 KEY_BYTES: Final = 32
 KEY_LENGTH: Final = 26
+KEY_FILE: Final = "site.key"
 
 
 class Pseudonyms:
@@ -42,23 +42,38 @@ class Pseudonyms:
         return base64.b32encode(digest).decode().lower()[:KEY_LENGTH]
 
 
-def create_key(path: Path) -> None:
-    """Make a secret, mode 0600, unless there is one; of several processes that try at once, the first wins."""
-    if path.exists():
-        return
-    mine = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
-    write_atomic(mine, secrets.token_bytes(KEY_BYTES))
-    with contextlib.suppress(FileExistsError):
-        path.hardlink_to(mine)
-    mine.unlink(missing_ok=True)
+def site_key_path() -> Path:
+    """Where a site's key lives unless told otherwise: the user's configuration folder, outside of every cache."""
+    from platformdirs import user_config_path
+
+    return user_config_path("medssl", appauthor=False) / KEY_FILE
+
+
+def create_key(path: Path) -> bool:
+    """Make a secret, mode 0600, unless there is one; of several processes that try at once, the first wins.
+
+    Returns:
+        Whether it was made.
+    """
+    with storage_errors(path.name):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return publish_first(path, secrets.token_bytes(KEY_BYTES))
 
 
 def load_key(path: Path) -> bytes:
     """The secret.
 
     Raises:
-        GateError: `E_CACHE_CORRUPT`, it is gone: a new one would give every patient another key.
+        GateError: `E_KEY`, it is gone or damaged: another one would give every patient another key.
+        StorageError: `E_IO`.
     """
-    if not path.is_file():
-        raise GateError("E_CACHE_CORRUPT", f"{path.name} is missing", hint="restore it from a backup")
-    return path.read_bytes()
+    try:
+        with path.open("rb") as stream:
+            key = stream.read(KEY_BYTES + 1)
+    except OSError as error:
+        raise GateError(
+            "E_KEY", "the site key cannot be read", hint="restore it, or name it with --key-file"
+        ) from error
+    if len(key) != KEY_BYTES:
+        raise GateError("E_KEY", f"the site key is not {KEY_BYTES} bytes long", hint="restore it from a backup")
+    return key

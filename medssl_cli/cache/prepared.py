@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
+from medssl_cli.cache.writers import make_private
 from medssl_cli.errors import MedsslError
 from medssl_cli.files import remove_temporaries, sha256_json, storage_errors, write_atomic, write_json
 from medssl_cli.imaging.geometry import Affine, Shape
@@ -119,7 +120,7 @@ def _prepare_one(task: _Task, cache: Cache) -> MedsslError | None:
         image = cache.read_image(task.record)
         meta = _meta_path(task)
         with storage_errors("a prepared image"):
-            meta.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(meta.parent, below=task.cache_root)
         remove_temporaries(meta.parent)
         gridded = to_grid(image, task.preprocessing)
         is_stored = needs_new_grid(image, task.preprocessing)

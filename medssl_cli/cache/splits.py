@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from medssl_cli.cache.fingerprints import NO_CONTENT
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.errors import NothingUsableError
+from medssl_cli.imaging.geometry import Shape
 
 SplitName = Literal["train", "val", "test"]
 TEST_EVERY: Final = 5
@@ -35,20 +37,44 @@ def shuffled(keys: Sequence[str], seed: int) -> list[str]:
 def held_out_patients(records: Sequence[ItemRecord], seed: int) -> set[str]:
     """Every fifth labelled patient, stratified by the label sets a patient has; unlabelled patients never.
 
-    Pre-training leaves these out, so that no evaluation sees an image that any training has seen.
+    Pre-training leaves these out, so that no evaluation sees an image that any training has seen. Patients who share
+    an image count as one.
     """
-    strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for patient, sets in _label_sets(records).items():
-        if sets:
-            strata[tuple(sorted(sets))].append(patient)
-    return {patient for patients in strata.values() for patient in shuffled(patients, seed)[::TEST_EVERY]}
-
-
-def _label_sets(records: Sequence[ItemRecord]) -> dict[str, set[str]]:
+    people = same_people(records)
     sets: dict[str, set[str]] = defaultdict(set)
     for record in records:
-        sets[record.patient_key] |= set(record.labels)
-    return sets
+        sets[people[record.patient_key]] |= set(record.labels)
+    strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for person, names in sets.items():
+        if names:
+            strata[tuple(sorted(names))].append(person)
+    held_out = {person for members in strata.values() for person in shuffled(members, seed)[::TEST_EVERY]}
+    return {patient for patient, person in people.items() if person in held_out}
+
+
+def same_people(records: Sequence[ItemRecord]) -> dict[str, str]:
+    """For each patient key the smallest key among those that share an image with it.
+
+    The same fingerprint and shape under two identities is one person twice, or one of the identities is wrong. Either
+    way the two must not be on different sides of a split.
+    """
+    people = {record.patient_key: record.patient_key for record in records}
+
+    def person_of(patient: str) -> str:
+        while people[patient] != patient:
+            people[patient] = people[people[patient]]
+            patient = people[patient]
+        return patient
+
+    first: dict[tuple[str, Shape], str] = {}
+    for record in records:
+        if record.fingerprint not in (None, NO_CONTENT):
+            image = (str(record.fingerprint), record.shape)
+            smaller, larger = sorted(
+                (person_of(first.setdefault(image, record.patient_key)), person_of(record.patient_key))
+            )
+            people[larger] = smaller
+    return {patient: person_of(patient) for patient in people}
 
 
 def split_items(
@@ -60,7 +86,7 @@ def split_items(
     fraction: float = 1.0,
     num_val: int | None = None,
 ) -> Split:
-    """Split the items that a task can use by patient.
+    """Split the items that a task can use by patient; patients who share an image stay together.
 
     Args:
         all_records: Every item of the cache; decides who is a test patient.
@@ -74,7 +100,10 @@ def split_items(
         NothingUsableError: `E_TOO_FEW_PATIENTS`.
     """
     test = held_out_patients(all_records, seed)
-    patients = shuffled(sorted({record.patient_key for record in usable} - test), seed)
+    people = same_people([*all_records, *usable])
+    patients = shuffled(
+        sorted({people[record.patient_key] for record in usable if record.patient_key not in test}), seed
+    )
     val = patients[fold::NUM_FOLDS][:num_val]
     train = [patient for patient in patients if patient not in set(val)]
     if not train or not val:
@@ -84,8 +113,9 @@ def split_items(
             hint="label more patients, try another --fold, or check --patient-pattern of ingest",
         )
     kept = set(train[: max(1, round(len(train) * fraction))])
+    rest = [record for record in usable if record.patient_key not in test]
     return Split(
-        train=tuple(record for record in usable if record.patient_key in kept),
-        val=tuple(record for record in usable if record.patient_key in set(val)),
+        train=tuple(record for record in rest if people[record.patient_key] in kept),
+        val=tuple(record for record in rest if people[record.patient_key] in set(val)),
         test=tuple(record for record in usable if record.patient_key in test),
     )

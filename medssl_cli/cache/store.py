@@ -1,56 +1,52 @@
 """The cache: every image once, at native resolution, lossless, with pseudonymous keys.
 
 An item is a directory that appears by one rename. Its identity is a keyed hash of its content, so the same image
-twice is one item, whatever its files are called.
+twice is one item, whatever its files are called. Nothing here needs a file lock: see `cache/records.py`.
 """
 
 import contextlib
-import fcntl
 import hashlib
-import json
-import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from medssl_cli.cache.arrays import open_array, read_array, write_array
-from medssl_cli.cache.catalog import Catalog
+from medssl_cli.cache.arrays import encode
 from medssl_cli.cache.items import FORMAT_VERSION, ItemRecord, LabelRecord
-from medssl_cli.cache.keys import Pseudonyms, create_key, load_key
-from medssl_cli.errors import GateError, InputError, NothingUsableError, StorageError, UsageError
-from medssl_cli.files import (
-    TEMPORARY_PREFIX,
-    is_alive,
-    publish_directory,
-    remove_temporaries,
-    sha256_file,
-    sha256_json,
-    storage_errors,
-    temporary_directory,
-    write_json,
+from medssl_cli.cache.keys import Pseudonyms
+from medssl_cli.cache.marker import MARKER, make_cache, read_marker, use_key_file
+from medssl_cli.cache.reading import ReadableCache
+from medssl_cli.cache.records import (
+    IMAGE,
+    ITEM,
+    label_file,
+    new_entries,
+    publish_first,
+    read_record,
+    sealed_record,
+    write_private,
 )
+from medssl_cli.cache.verify import Problem, verify_items
+from medssl_cli.cache.versions import find_successor
+from medssl_cli.cache.writers import (
+    catalog_is_behind,
+    dead_marks,
+    marked,
+    say_catalog_is_behind,
+)
+from medssl_cli.errors import InputError, StorageError, UsageError
+from medssl_cli.files import publish_directory, remove_temporaries, storage_errors, sync_directory, temporary_directory
 from medssl_cli.imaging.volume import Volume
 
-MARKER: Final = "cache.json"
+MAX_ATTEMPTS: Final = 100
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One fault that verification found."""
-
-    item_id: str
-    code: str
-    detail: str
-
-
-class Cache:
+class Cache(ReadableCache):
     """A cache folder.
 
     Args:
@@ -58,188 +54,74 @@ class Cache:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.catalog = Catalog(root / "catalog.sqlite")
-        self.pseudonyms = Pseudonyms(load_key(root / "site.key"))
+        super().__init__(root)
+        self._pseudonyms: Pseudonyms | None = None
+
+    @property
+    def pseudonyms(self) -> Pseudonyms:
+        """The site's pseudonyms; the key is not read before they are asked for.
+
+        Raises:
+            GateError: `E_KEY`.
+        """
+        if self._pseudonyms is None:
+            self._pseudonyms = read_marker(self.root).load(self.root)
+        return self._pseudonyms
+
+    @property
+    def key_is_ephemeral(self) -> bool:
+        """Whether the key lies in the cache, so that its patients cannot be linked with those of other caches."""
+        return read_marker(self.root).is_ephemeral
 
     @classmethod
-    def open(cls, root: Path) -> "Cache":
+    def open(cls, root: Path, key_file: Path | None = None) -> "Cache":
         """Open an existing cache; the catalog is rebuilt first if a writer did not finish.
+
+        Args:
+            root: The folder.
+            key_file: Where the cache's key is now. Without it the key is looked for when a pseudonym is asked for.
 
         Raises:
             UsageError: `E_NO_CACHE`, `E_CACHE_VERSION`.
+            GateError: `E_CACHE_CORRUPT`; `E_KEY` if that is not the key that the cache was made with.
         """
-        marker = root / MARKER
-        if not marker.is_file():
+        if not (root / MARKER).is_file():
             raise UsageError("E_NO_CACHE", f"no medssl cache at {root}", hint="make one with: medssl ingest PATH")
-        version = _format_version(marker)
-        if version > FORMAT_VERSION:
-            raise UsageError("E_CACHE_VERSION", f"cache format {version} is newer than this medssl ({FORMAT_VERSION})")
+        read_marker(root)
+        if key_file is not None:
+            use_key_file(root, key_file)
         cache = cls(root)
-        if not (root / "catalog.sqlite").exists() or any(root.glob("writing-*")):
-            cache.rebuild()
+        if not (root / "catalog.sqlite").exists() or catalog_is_behind(root) or dead_marks(root):
+            with contextlib.suppress(StorageError):
+                cache.rebuild()
         return cache
 
     @classmethod
-    def open_or_create(cls, root: Path) -> "Cache":
+    def open_or_create(cls, root: Path, key_file: Path | None = None) -> "Cache":
         """Open a cache, or make an empty one.
+
+        Args:
+            root: The folder.
+            key_file: The site's key. By default an existing cache has its own, and a new one takes the key at
+                `site_key_path()` or, if there is none, an ephemeral key that lies in the cache.
 
         Raises:
             UsageError: `E_NO_CACHE` if the folder exists and holds something else.
+            GateError: `E_KEY` if the key is missing or another one than the cache was made with.
         """
         if not (root / MARKER).is_file():
-            if root.exists() and not root.is_dir():
-                raise UsageError("E_NO_CACHE", f"{root} is a file", hint="choose another --cache")
-            if root.exists() and any(not _is_beginning(path.name) for path in root.iterdir()):
-                raise UsageError(
-                    "E_NO_CACHE", f"{root} exists and is not a medssl cache", hint="choose another --cache"
-                )
-            with storage_errors("the cache"):
-                (root / "items").mkdir(parents=True, exist_ok=True, mode=0o700)
-                remove_temporaries(root)
-                create_key(root / "site.key")
-                write_json(root / MARKER, {"format_version": FORMAT_VERSION})
-        return cls.open(root)
+            make_cache(root, key_file)
+        return cls.open(root, key_file)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Around every change: a writer that dies leaves a mark, and the next reader rebuilds the catalog."""
-        mark = self.root / f"writing-{os.getpid()}"
-        if self._dead_marks():
-            self.rebuild()
-        with storage_errors("the cache"):
-            mark.touch()
-        yield
-        mark.unlink(missing_ok=True)
-
-    def _dead_marks(self) -> list[Path]:
-        """Marks of writers that died."""
-        marks = self.root.glob("writing-*")
-        return [mark for mark in marks if not is_alive(int(mark.name.removeprefix("writing-")))]
-
-    def _remove_leftovers(self) -> None:
-        """Remove the temporary files of dead writers."""
-        below = (path for pattern in ("reports", "items/*", "items/*/*") for path in self.root.glob(pattern))
-        for directory in (self.root, *below):
-            if directory.is_dir():
-                remove_temporaries(directory)
-
-    def rebuild(self) -> int:
-        """Make the catalog anew from the items, which are read while the catalog's write lock is held.
-
-        Returns:
-            Number of items.
-
-        Raises:
-            StorageError: `E_IO`, the catalog is locked or cannot be written.
-        """
-        marks = self._dead_marks()
-        self._remove_leftovers()
-        try:
-            self.catalog.replace_all(self._scan())
-        except sqlite3.OperationalError as error:
-            raise StorageError("E_IO", "the catalog cannot be written", hint="try again when it is free") from error
-        except sqlite3.DatabaseError:
-            for damaged in self.root.glob("catalog.sqlite*"):
-                damaged.unlink(missing_ok=True)
-            self.catalog.replace_all(self._scan())
-        for mark in marks:
-            mark.unlink(missing_ok=True)
-        return len(self.catalog.records())
-
-    def _scan(self) -> Iterator[ItemRecord]:
-        for path in sorted((self.root / "items").glob("*/*/item.json")):
-            if path.parent.name.startswith("."):
-                continue
-            with contextlib.suppress(GateError):
-                yield _read_record(path)
-
-    def records(self, *, modality: str | None = None, label_set: str | None = None) -> list[ItemRecord]:
-        """Items in order of their ids.
-
-        Args:
-            modality: Keep these and items of unknown modality.
-            label_set: Keep items that have a label map of this set.
-        """
-        try:
-            records = self.catalog.records()
-        except (sqlite3.DatabaseError, ValidationError):
-            self.rebuild()
-            records = self.catalog.records()
-        return [
-            record
-            for record in records
-            if (modality is None or record.modality in (modality, "unknown"))
-            and (label_set is None or label_set in record.labels)
-        ]
-
-    def require_records(self, *, modality: str | None = None, label_set: str | None = None) -> list[ItemRecord]:
-        """Like `records`, but an empty answer is an error that says why.
-
-        Raises:
-            NothingUsableError: `E_CACHE_EMPTY` or `E_NO_LABELS`.
-        """
-        records = self.records(modality=modality, label_set=label_set)
-        if records:
-            return records
-        if label_set is not None and self.records(modality=modality):
-            raise NothingUsableError(
-                "E_NO_LABELS",
-                f"no item of the cache has labels of the set {label_set!r}",
-                hint="ingest a folder with images/ and labels/, or name the set with --label-set",
-            )
-        raise NothingUsableError(
-            "E_CACHE_EMPTY",
-            f"the cache holds no {modality or 'usable'} images",
-            hint="medssl cache ls shows what it has",
-        )
-
-    def find(self, prefix: str) -> ItemRecord:
-        """The one item whose id begins so.
-
-        Raises:
-            UsageError: `E_NOT_FOUND` if there is none or several.
-        """
-        found = [record for record in self.records() if record.item_id.startswith(prefix)]
-        if len(found) != 1:
-            raise UsageError("E_NOT_FOUND", f"{len(found)} items begin with {prefix!r}", hint="see: medssl cache ls")
-        return found[0]
-
-    def item_directory(self, item_id: str) -> Path:
-        """Where an item lives."""
-        return self.root / "items" / item_id[:2] / item_id
-
-    def image_path(self, record: ItemRecord) -> Path:
-        """File of an item's image."""
-        return self.item_directory(record.item_id) / "image.b2nd"
-
-    def label_path(self, record: ItemRecord, label_set: str) -> Path:
-        """File of one of an item's label maps."""
-        return self.item_directory(record.item_id) / f"label-{label_set}.b2nd"
-
-    def read_image(self, record: ItemRecord) -> Volume:
-        """An item's whole image.
-
-        Raises:
-            GateError: `E_CACHE_CORRUPT`.
-        """
-        voxels = self._checked(self.image_path(record), record)
-        return Volume(voxels[None], record.affine_array, record.modality, record.units)
-
-    def read_label(self, record: ItemRecord, label_set: str) -> Volume:
-        """One of an item's label maps, uint8 on the image's grid.
-
-        Raises:
-            GateError: `E_CACHE_CORRUPT`.
-        """
-        voxels = self._checked(self.label_path(record, label_set), record)
-        return Volume(voxels[None], record.affine_array, record.modality)
-
-    def _checked(self, path: Path, record: ItemRecord) -> NDArray[np.generic]:
-        array = open_array(path)
-        if array.shape != record.shape:
-            raise GateError("E_CACHE_CORRUPT", f"{path.name} of item {record.item_id} has another shape than recorded")
-        return read_array(path)
+        if dead_marks(self.root):
+            with contextlib.suppress(StorageError):
+                self.rebuild()
+        remove_temporaries(self.root)
+        with marked(self.root):
+            yield
 
     def item_id(self, volume: Volume) -> str:
         """Keyed hash of an image's content: voxels, place and modality."""
@@ -248,8 +130,12 @@ class Cache:
         header = f"{volume.voxels.dtype}|{volume.voxels.shape}|{volume.modality}|{volume.units}|v{FORMAT_VERSION}"
         return self.pseudonyms.of("item", digest, header, place.tobytes())
 
+    def is_forgotten(self, patient_key: str) -> bool:
+        """Whether the patient was removed from this cache on request."""
+        return (self.root / "forgotten" / patient_key).exists()
+
     def add(self, volume: Volume, record: ItemRecord) -> bool:
-        """Publish an image; call inside `writing`.
+        """Publish an image; call inside `writing`. A smaller version of the same series is marked as superseded.
 
         Args:
             volume: One channel.
@@ -259,37 +145,95 @@ class Cache:
             False if the item is there already; nothing is written then.
 
         Raises:
+            InputError: `E_FORGOTTEN`.
             StorageError: `E_IO`.
         """
+        if self.is_forgotten(record.patient_key):
+            raise InputError("E_FORGOTTEN", "the patient was removed from this cache on request")
         final = self.item_directory(record.item_id)
-        if final.exists():
-            if not self.catalog.has(record.item_id):
-                self.catalog.put(_read_record(final / "item.json"))
-            return False
+        is_new = not final.exists() and self._publish(final, volume, record)
+        if is_new or not self._is_indexed(record.item_id):
+            self._index(record.item_id)
+        self._supersede(record, volume)
+        return is_new
+
+    def _publish(self, final: Path, volume: Volume, record: ItemRecord) -> bool:
         with storage_errors("an item"):
-            final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not final.parent.is_dir():
+                final.parent.mkdir(mode=0o700, exist_ok=True)
+                sync_directory(final.parent.parent)
             temporary = temporary_directory(final.parent)
+            try:
+                data = encode(volume.voxels[0])
+                complete = record.model_copy(update={"image_sha256": hashlib.sha256(data).hexdigest()})
+                write_private(temporary / IMAGE, data)
+                write_private(temporary / ITEM, sealed_record(complete))
+                return publish_directory(temporary, final)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+
+    def _supersede(self, record: ItemRecord, volume: Volume) -> None:
+        """Mark the smaller of two versions of a series, whichever came first."""
+        for other in self.versions(record):
+            pair = find_successor(record, volume, other, self.image_path(other))
+            if pair is not None:
+                smaller, larger = pair
+                self.update_record(smaller, partial(ItemRecord.model_copy, update={"superseded_by": larger}))
+
+    def update_record(self, item_id: str, change: Callable[[ItemRecord], ItemRecord]) -> bool:
+        """Add labels, boxes, findings or a successor to an item; call inside `writing`.
+
+        Args:
+            item_id: An item of the cache.
+            change: Gets the record as it is and returns it as it should be. It may be called again if another process
+                adds something at the same time, and decides then what that means.
+
+        Returns:
+            False if there was nothing to add.
+
+        Raises:
+            InputError: `E_LABEL_CONFLICT` if an entry would be replaced or removed.
+            GateError: `E_CACHE_CORRUPT`.
+        """
+        directory = self.item_directory(item_id)
+        is_changed = False
+        for _ in range(MAX_ATTEMPTS):
+            record = read_record(directory)
+            published = [publish_first(directory / name, d) for name, d in new_entries(record, change(record)).items()]
+            is_changed |= any(published)
+            if all(published):
+                break
+        else:
+            raise StorageError("E_IO", f"the record of item {item_id} cannot be added to")
+        if is_changed or not self._is_indexed(item_id):
+            self._index(item_id)
+        return is_changed
+
+    def _is_indexed(self, item_id: str) -> bool:
         try:
-            digest = write_array(temporary / "image.b2nd", volume.voxels[0])
-            complete = record.model_copy(update={"image_sha256": digest})
-            _write_record(temporary / "item.json", complete)
-            with storage_errors("an item"):
-                published = publish_directory(temporary, final)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        if published:
-            self.catalog.put(complete)
-        return published
+            return self.catalog.has(item_id)
+        except sqlite3.Error:
+            return False
+
+    def _index(self, item_id: str) -> None:
+        """Bring the catalog up to what is on disk; read again after writing, for another process may add meanwhile."""
+        indexed: ItemRecord | None = None
+        try:
+            while (record := read_record(self.item_directory(item_id))) != indexed:
+                self.catalog.put(record)
+                indexed = record
+        except sqlite3.Error:
+            say_catalog_is_behind(self.root)
 
     def add_label(self, item_id: str, label_set: str, label: Volume, classes: dict[int, str]) -> bool:
         """Add a label map to an item; call inside `writing`.
 
-        The new `item.json` is the commit point: before it, the label file is invisible.
+        The entry is the commit point: before it, the label's file is invisible.
 
         Args:
             item_id: An item of the cache.
-            label_set: Name of the set.
+            label_set: Name of the set of classes.
             label: uint8, one channel, on the item's grid.
             classes: Names of the values, background left out.
 
@@ -300,90 +244,33 @@ class Cache:
             InputError: `E_LABEL_CONFLICT` if another label of the set is there.
         """
         directory = self.item_directory(item_id)
-        with _alone_in(directory):
-            return self._add_label(directory, label_set, label, classes)
-
-    def _add_label(self, directory: Path, label_set: str, label: Volume, classes: dict[int, str]) -> bool:
-        record = _read_record(directory / "item.json")
         voxels = label.voxels[0].astype(np.uint8)
-        present = record.labels.get(label_set)
-        if present is not None:
-            if np.array_equal(self.read_label(record, label_set).voxels[0], voxels):
-                return False
-            raise InputError(
-                "E_LABEL_CONFLICT",
-                f"item {record.item_id} has another label of the set {label_set!r}",
-                hint="use --label-set",
-            )
-        values, counts = np.unique(voxels, return_counts=True)
-        digest = write_array(directory / f"label-{label_set}.b2nd", voxels)
-        entry = LabelRecord(
-            sha256=digest,
-            classes=classes,
-            voxels_per_class={int(v): int(n) for v, n in zip(values, counts, strict=True) if v},
+        if self._has_label(read_record(directory), label_set, voxels):
+            return False
+        data = encode(voxels)
+        digest = hashlib.sha256(data).hexdigest()
+        found = {value: int(count) for value, count in enumerate(np.bincount(voxels.ravel())) if value and count}
+        entry = LabelRecord(sha256=digest, classes=classes, voxels_per_class=found)
+        publish_first(directory / label_file(label_set, digest), data)
+
+        def with_label(record: ItemRecord) -> ItemRecord:
+            if self._has_label(record, label_set, voxels):
+                return record
+            return record.model_copy(update={"labels": {**record.labels, label_set: entry}})
+
+        return self.update_record(item_id, with_label)
+
+    def _has_label(self, record: ItemRecord, label_set: str, voxels: NDArray[np.uint8]) -> bool:
+        if label_set not in record.labels:
+            return False
+        if np.array_equal(self.read_label(record, label_set).voxels[0], voxels):
+            return True
+        raise InputError(
+            "E_LABEL_CONFLICT",
+            f"item {record.item_id} has another label of the set {label_set!r}",
+            hint="use --label-set",
         )
-        updated = record.model_copy(update={"labels": {**record.labels, label_set: entry}})
-        _write_record(directory / "item.json", updated)
-        self.catalog.put(updated)
-        return True
 
     def verify(self) -> Iterator[Problem | None]:
-        """Check every stored byte against its recorded digest; yields one entry per item, None where it is sound."""
-        for directory in sorted((self.root / "items").glob("*/*")):
-            if not directory.name.startswith("."):
-                yield self._verify_item(directory)
-
-    def _verify_item(self, directory: Path) -> Problem | None:
-        try:
-            record = _read_record(directory / "item.json")
-        except GateError as error:
-            return Problem(directory.name, error.code, "item.json is damaged or missing")
-        expected = {"image.b2nd": record.image_sha256}
-        expected |= {f"label-{name}.b2nd": label.sha256 for name, label in record.labels.items()}
-        for name, digest in expected.items():
-            path = directory / name
-            if not path.is_file() or sha256_file(path) != digest:
-                return Problem(directory.name, "E_CACHE_CORRUPT", f"{name} is damaged or missing")
-        return None
-
-
-@contextlib.contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """One process at a time changes an item; where the file system has no locks, the last writer wins."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _format_version(marker: Path) -> int:
-    try:
-        return int(json.loads(marker.read_bytes())["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise GateError("E_CACHE_CORRUPT", f"{MARKER} is damaged", hint="restore it from a backup") from error
-
-
-def _is_beginning(name: str) -> bool:
-    """Whether a name belongs to a cache whose making was cut short."""
-    return name in ("items", "site.key") or name.startswith(TEMPORARY_PREFIX)
-
-
-def _write_record(path: Path, record: ItemRecord) -> None:
-    document = record.model_dump(mode="json")
-    write_json(path, {**document, "record_sha256": sha256_json(document)})
-
-
-def _read_record(path: Path) -> ItemRecord:
-    try:
-        document = json.loads(path.read_bytes())
-        digest = document.pop("record_sha256")
-        if digest != sha256_json(document):
-            raise ValueError("digest")
-        return ItemRecord.model_validate(document)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise GateError(
-            "E_CACHE_CORRUPT", f"the record of item {path.parent.name} is damaged", hint="medssl cache verify"
-        ) from error
+        """Check every stored byte; for each item its problems, or None where it is sound."""
+        yield from verify_items(self.root)

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from medssl_cli.cli import bench as bench_commands
 from medssl_cli.cli import cache as cache_commands
+from medssl_cli.cli import key as key_commands
 from medssl_cli.cli import models as models_commands
 from medssl_cli.cli import recipes as recipes_commands
 from medssl_cli.cli.boundary import guarded
@@ -39,6 +41,8 @@ for panel, commands in COMMANDS.items():
 app.add_typer(recipes_commands.app, name="recipes", rich_help_panel=HELPERS)
 app.add_typer(models_commands.app, name="models", rich_help_panel=HELPERS)
 app.add_typer(cache_commands.app, name="cache", rich_help_panel=HELPERS)
+app.add_typer(bench_commands.app, name="bench", rich_help_panel=HELPERS)
+app.add_typer(key_commands.app, name="key", rich_help_panel=HELPERS)
 
 
 def _print_version(value: bool) -> None:

@@ -1,15 +1,16 @@
-"""`medssl cache`: look into a cache, check it, take images out of it."""
+"""`medssl cache`: look into a cache and take images out of it; checking it is in `cache_checks.py`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from medssl_cli.cli import cache_checks
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption
 from medssl_cli.cli.terminal import Terminal, announce, result, table
 
-app = typer.Typer(help="List, show, verify and export cached images.", no_args_is_help=True)
+app = typer.Typer(help="List, show, verify, audit and export cached images; forget patients.", no_args_is_help=True)
 Item = Annotated[str, typer.Argument(help="An item's id, or its first letters.")]
 
 
@@ -23,18 +24,18 @@ def list_items(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> 
     from medssl_cli.cache.store import Cache
     from medssl_cli.imaging.geometry import spacing_mm
 
-    records = Cache.open(cache).records()
+    opened = Cache.open(cache)
     if json:
-        result([record.model_dump(mode="json") for record in records], as_json=True, text="")
+        result([record.model_dump(mode="json") for record in opened.records()], as_json=True, text="")
         return
     rows = []
-    for record in records:
+    for record in opened.iterate():
         spacing = " x ".join(f"{value:.2f}" for value in spacing_mm(record.affine_array))
         shape = " x ".join(str(size) for size in record.shape)
         rows.append(
             (record.item_id[:10], record.patient_key[:8], record.modality, shape, spacing, ", ".join(record.labels))
         )
-    table(f"{len(records)} images in {cache}", ("item", "patient", "kind", "voxels", "mm", "labels"), rows)
+    table(f"{len(rows)} images in {cache}", ("item", "patient", "kind", "voxels", "mm", "labels"), rows)
 
 
 @app.command()
@@ -48,28 +49,6 @@ def show(item: Item, cache: CacheOption = DEFAULT_CACHE) -> None:
 
     announce(f"cache {cache}")
     typer.echo(Cache.open(cache).find(item).model_dump_json(indent=2))
-
-
-@app.command()
-@guarded
-def verify(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Check every stored byte against its SHA-256; exit code 5 if any is damaged.
-
-    Example: medssl cache verify
-    """
-    from medssl_cli.cache.store import Cache
-    from medssl_cli.errors import Exit
-
-    announce(f"cache {cache}", quiet=quiet)
-    checked, problems = 0, []
-    for problem in Cache.open(cache).verify():
-        checked += 1
-        problems += [problem] if problem is not None else []
-    document = {"checked": checked, "problems": [vars(problem) for problem in problems]}
-    lines = [f"{problem.code}: item {problem.item_id}: {problem.detail}" for problem in problems]
-    result(document, as_json=json, text="\n".join([*lines, f"{checked} items checked, {len(problems)} damaged"]))
-    if problems:
-        raise typer.Exit(int(Exit.GATE))
 
 
 @app.command()
@@ -111,3 +90,27 @@ def export(
             opened, folder, records, progress=lambda done, total: terminal.progress("exporting", done, total)
         )
     result([str(path) for path in written], as_json=json, text=f"{len(written)} files in {folder}")
+
+
+@app.command()
+@guarded
+def duplicates(
+    distance: Annotated[int, typer.Option(min=0, max=7, help="Most bits of 64 that may differ.")] = 3,
+    cache: CacheOption = DEFAULT_CACHE,
+    json: JsonOption = False,
+) -> None:
+    """List pairs of nearly equal images of different patients: one of the two identities may be wrong.
+
+    Example: medssl cache duplicates
+    """
+    from medssl_cli.cache.fingerprints import near_duplicates
+    from medssl_cli.cache.store import Cache
+
+    announce(f"cache {cache}")
+    pairs = near_duplicates(Cache.open(cache).rows(), distance)
+    lines = [f"W_NEAR_DUPLICATE: {pair.first} {pair.second}: {pair.distance} of 64 bits differ" for pair in pairs]
+    result([vars(pair) for pair in pairs], as_json=json, text="\n".join([*lines, f"{len(pairs)} pairs"]))
+
+
+for command in cache_checks.COMMANDS:
+    app.command()(guarded(command))

@@ -34,7 +34,8 @@ def doctor(cache: CacheOption = DEFAULT_CACHE, models: ModelsOption = None, json
 
 
 def _cache(root: Path) -> "Finding":
-    from medssl_cli.cache.store import MARKER, Cache
+    from medssl_cli.cache.marker import MARKER
+    from medssl_cli.cache.store import Cache
     from medssl_cli.deploy.doctor import Finding
 
     if not (root / MARKER).is_file():

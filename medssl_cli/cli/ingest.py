@@ -1,89 +1,108 @@
 """`medssl ingest`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption, require_path
-from medssl_cli.cli.terminal import Terminal, result, table
-
-if TYPE_CHECKING:
-    from medssl_cli.engine.ingest_report import IngestReport
-
-MAX_LINES = 40
+from medssl_cli.cli import ingest_options as choices
+from medssl_cli.cli.ingest_inputs import pacs_source, sort_inputs, tolerance
+from medssl_cli.cli.ingest_output import finish, print_report, write_map, write_page
+from medssl_cli.cli.key import KeyFileOption
+from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption
+from medssl_cli.cli.terminal import Terminal, result
 
 
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="Folders and files: DICOM, NIfTI, labelled sets, mixed.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATHS...", help="Folders, files, zip archives: DICOM, NIfTI, X-rays; or dicomweb://HOST."
+        ),
+    ],
     cache: CacheOption = DEFAULT_CACHE,
     label_set: Annotated[str, typer.Option(help="Name under which labels are stored.")] = "seg",
-    modality: Annotated[str | None, typer.Option(help="Of NIfTI files that do not say: CT, MR, PT ...")] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="Of files that do not say: CT, MR, DX ...; of a PACS: which series.")
+    ] = None,
     patient_pattern: Annotated[
-        str | None, typer.Option(help=r"Patient part of NIfTI names as a regular expression, e.g. '(case\d+)_'.")
+        str | None, typer.Option(help=r"Patient part of file names as a regular expression, e.g. '(case\d+)_'.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Child processes; default: all cores.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Address of a Dask scheduler that does the work instead.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Judge everything, write nothing.")] = False,
+    reread: Annotated[bool, typer.Option(help="Open unchanged files again, too.")] = False,
     report: Annotated[Path | None, typer.Option(help="Also write report.json here.")] = None,
     private_map: Annotated[
         Path | None, typer.Option(help="Write which file has which key, in the clear (mode 0600). Keep it on site.")
     ] = None,
+    max_quarantine: Annotated[
+        str, typer.Option(metavar="N|P%", help="Exit with 0 if no more files than this are refused.")
+    ] = "0",
+    key_file: KeyFileOption = None,
+    gaps: choices.GapsOption = choices.Gaps.refuse,
+    tilt: choices.TiltOption = choices.Resample.refuse,
+    shear: choices.ShearOption = choices.Resample.refuse,
+    nifti_affine: choices.NiftiAffineOption = choices.NiftiAffine.agree,
+    assume_orientation: choices.OrientationOption = None,
+    nonfinite: choices.NonfiniteOption = choices.Nonfinite.refuse,
+    split_4d: choices.SplitOption = False,
+    min_slices: choices.MinSlicesOption = 4,
+    burned_in: choices.BurnedInOption = None,
+    allow_headerless: choices.HeaderlessOption = False,
+    allow_detached: choices.DetachedOption = False,
+    keep_demographics: choices.DemographicsOption = False,
+    max_volume_gib: choices.MaxGibOption = 8.0,
+    date_from: choices.FromOption = None,
+    date_to: choices.ToOption = None,
+    ca_bundle: choices.CaOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Bring scans into the cache: checked, in physical units, pseudonymous, each once.
 
-    Labelled sets are recognised by their layout: images/ and labels/ with equal names, or an MSD or nnU-Net
-    dataset.json. What cannot be trusted is refused with a code and never stops the rest (exit code 3).
+    Labels are recognised by their kind and layout: images/ and labels/ with equal names, MSD, nnU-Net and BIDS, DICOM
+    SEG and RTSTRUCT, LIDC and LUNA nodules, COCO boxes, tables of findings. What cannot be trusted is refused with a
+    code and never stops the rest (exit code 3).
 
     Examples:
 
         medssl ingest ./dicoms
 
-        medssl ingest ./scans ./hippocampus --cache CACHE --modality MR
+        medssl ingest ./scans export.zip --cache CACHE --modality MR
+
+        medssl ingest dicomweb://pacs.example/dicom-web --modality CT --from 2024-01-01
     """
     from medssl_cli.engine.ingest import ingest as run_ingest
-    from medssl_cli.errors import Exit, NothingUsableError
-    from medssl_cli.files import write_json
+    from medssl_cli.engine.ingest_options import IngestOptions
+    from medssl_cli.formats.policy import Policy
 
     terminal = Terminal(quiet=quiet)
+    paths, url = sort_inputs(inputs)
+    pacs = pacs_source(url, modality, date_from, date_to, ca_bundle, terminal)
+    policy = Policy(
+        gaps.value, tilt.value, shear.value, nifti_affine.value, assume_orientation, nonfinite.value, split_4d,
+        min_slices, burned_in.value if burned_in else None, allow_headerless, allow_detached, keep_demographics,
+        int(max_volume_gib * 2**30),
+    )  # fmt: skip
+    options = IngestOptions(
+        label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file
+    )
+    tolerated = tolerance(max_quarantine)
     terminal.note(f"cache {cache}" + (" (dry run: nothing is written)" if dry_run else ""))
     with terminal.running():
         done = run_ingest(
-            [require_path(path) for path in paths],
+            paths,
             cache,
-            label_set=label_set,
-            modality=modality,
-            patient_pattern=patient_pattern,
-            workers=workers,
-            dry_run=dry_run,
-            report_path=report,
+            options,
+            pacs=pacs,
             progress=lambda stage, at, total: terminal.progress(stage, at, total or 0),
         )
+        page = write_page(done, cache, terminal)
     if private_map is not None:
-        write_json(private_map, {key: [str(path) for path in files] for key, files in done.files.items()})
+        write_map(done, private_map)
     if json:
         result(done.to_json(), as_json=True, text="")
     else:
-        _print(done, terminal)
-    if done.exit_code == Exit.NOTHING:
-        why = "the report says why each was refused" if done.seen else "name files or folders that hold images"
-        raise NothingUsableError("E_NOTHING_USABLE", f"none of {done.seen} files could be used", hint=why)
-    if done.exit_code:
-        raise typer.Exit(int(done.exit_code))
-
-
-def _print(report: "IngestReport", terminal: Terminal) -> None:
-    from medssl_cli.errors import CODES
-
-    refused = [entry for entry in report.entries if entry.state == "quarantined"]
-    for entry in refused[:MAX_LINES]:
-        terminal.note(f"{entry.code} {entry.id[:10]} ({entry.num_files} files): {entry.message or CODES[entry.code]}")
-    if len(refused) > MAX_LINES:
-        terminal.note(f"... and {len(refused) - MAX_LINES} more; see the report")
-    rows = [(state, str(count)) for state, count in report.counts.items() if count or state == "seen"]
-    table("files", ("state", "count"), rows)
-    if report.by_code:
-        reasons = [(f"{code}  {CODES.get(code, '')}", str(count)) for code, count in report.by_code.items()]
-        table("reasons", ("code", "count"), reasons)
-    typer.echo(f"{report.num_images} new images, {report.num_labels} new labels")
+        print_report(done, terminal, page)
+    finish(done, tolerated)

@@ -26,7 +26,8 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str) -> Subjec
         raise UsageError("E_USAGE", f"an exported model has no {split} split", hint="evaluate its run folder instead")
     model = OnnxModel(path, device)
     bundle = model.bundle
-    usable = cache.require_records(modality=bundle.modality, label_set=bundle.label_set)
+    found = cache.require_records(modality=bundle.modality, label_set=bundle.label_set)
+    usable = [record for record in found if record.is_volume]
     records = list(split_items(cache.records(), usable, seed=bundle.split_seed, fold=bundle.fold).test)
     leaked = {record.patient_key for record in records if bundle.has_seen(record.patient_key)}
     if leaked:

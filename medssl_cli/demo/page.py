@@ -22,7 +22,7 @@ from medssl_cli.demo.road import (
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.errors import CODES
 from medssl_cli.files import write_atomic
-from medssl_cli.formats.dicom import group_headers, read_header, read_series
+from medssl_cli.formats.dicom import group_headers, read_headers, read_series
 from medssl_cli.imaging.geometry import Affine, reorient_to_ras
 from medssl_cli.metrics.overlap import dice
 from medssl_cli.metrics.statistics import Estimate, bootstrap_mean
@@ -155,7 +155,7 @@ def _scan(result: DemoResult, name: str) -> tuple[Voxels, Affine]:
         loaded = nibabel.load(result.cohort.unseen_nifti)
         voxels, affine = np.asarray(loaded.dataobj)[np.newaxis], np.asarray(loaded.affine, dtype=np.float64)
     else:
-        headers = [read_header(path) for path in sorted(result.cohort.unseen_series.iterdir())]
+        headers = [header for path in sorted(result.cohort.unseen_series.iterdir()) for header in read_headers(path)]
         volume = read_series(group_headers(headers)[0][0]).volume
         voxels, affine = np.asarray(volume.voxels), volume.affine
     turned, ras = reorient_to_ras(voxels, affine)

@@ -237,7 +237,8 @@ class _Job:
     def _seg(self, scan: Scan, volume: Volume, labels: NDArray[np.uint8]) -> bytes:
         from medssl_cli.formats.dicom_seg import write_segmentation
 
-        sources = [header.source for header in scan.series.headers] if scan.series is not None else []
+        headers = scan.series.headers if scan.series is not None else ()
+        sources = list(dict.fromkeys(header.source for header in headers if isinstance(header.source, Path)))
         return write_segmentation(
             labels,
             sources,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from medssl_cli.errors import MedsslError, UsageError
+from medssl_cli.formats.source import place_of
 
 if TYPE_CHECKING:
     from medssl_cli.formats.dicom import Header, SeriesPart
@@ -115,25 +116,33 @@ def _nifti_candidate(file: Path, root: Path) -> _Candidate:
 
 
 def _series(files: Sequence[Path], root: Path) -> tuple[list[_Candidate], list[Reject]]:
-    from medssl_cli.formats.dicom import group_headers, read_header
+    from medssl_cli.formats.dicom import group_headers, read_headers
 
     headers: list[Header] = []
     failures: dict[tuple[str, str, str], list[Path]] = {}
     for file in files:
         try:
-            headers.append(read_header(file))
+            headers += read_headers(file)
         except MedsslError as error:
             failures.setdefault((error.code, error.message, error.hint), []).append(file)
     parts, refusals = group_headers(headers)
-    failures |= {(item.code, item.message, item.hint): item.files for item in refusals if item.code != DUPLICATE}
+    failures |= {
+        (item.code, item.message, item.hint): [place_of(file) for file in item.files]
+        for item in refusals
+        if item.code != DUPLICATE
+    }
     rejects = [Reject(_folder(group, root).name, *reason, len(group)) for reason, group in failures.items()]
     candidates = []
-    for part in sorted(parts, key=lambda part: min(header.source for header in part.headers)):
-        folder = _folder([header.source for header in part.headers], root)
+    for part in sorted(parts, key=lambda part: min(_paths(part))):
+        folder = _folder(_paths(part), root)
         base = (root if root.is_dir() else root.parent).resolve()
         relative = folder.relative_to(base).parts if folder.is_relative_to(base) else ()
         candidates.append(_Candidate(folder.name, "_".join(relative) or folder.name, series=part))
     return candidates, rejects
+
+
+def _paths(part: "SeriesPart") -> list[Path]:
+    return sorted({place_of(header.source) for header in part.headers})
 
 
 def _folder(files: Sequence[Path], root: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -10,9 +10,10 @@ from typing import Any, Final, Literal
 from medssl_cli import __version__
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.keys import Pseudonyms
-from medssl_cli.errors import Exit
+from medssl_cli.errors import Exit, InputError
 from medssl_cli.files import sha256_json
 from medssl_cli.formats.discover import Found
+from medssl_cli.formats.source import Source
 
 State = Literal["accepted", "duplicate", "skipped", "quarantined"]
 MAX_TEXT: Final = 300
@@ -28,7 +29,7 @@ class Entry:
     Args:
         id: `s:` and a series key, or `f:` and a file key: never a name or a path.
         state: Where all of its files ended.
-        num_files: How many files it consists of.
+        num_files: How many files it consists of; 0 for the further images of files that hold several.
         code: Why, if it was skipped or quarantined.
         message: Numbers; no value of the source that could identify anyone.
         hint: What to do about it.
@@ -58,31 +59,54 @@ class Ledger:
     """Books of one ingest.
 
     Args:
-        pseudonyms: Of the cache; turn files into keys.
+        pseudonyms: Of the cache; turn sources into keys.
+        on_entry: Called with each entry as it is booked.
     """
 
-    def __init__(self, pseudonyms: Pseudonyms) -> None:
+    def __init__(self, pseudonyms: Pseudonyms, on_entry: Callable[[Entry], None] = lambda entry: None) -> None:
         self._pseudonyms = pseudonyms
-        self._open: dict[Path, Found] = {}
+        self._on_entry = on_entry
+        self._open: dict[Source, Found] = {}
+        self._kinds: dict[Source, str] = {}
+        self._shared: set[Source] = set()
         self.seen = 0
-        self.entries: list[Entry] = []
-        self.files: dict[str, list[Path]] = {}
+        self.judged: list[tuple[Entry, tuple[Source, ...]]] = []
+        self.recalled: list[tuple[Entry, tuple[Source, ...]]] = []
+
+    @property
+    def everything(self) -> list[tuple[Entry, tuple[Source, ...]]]:
+        """Entries with their sources, sorted: those judged in this run and those recalled from an earlier one."""
+        return sorted(self.judged + self.recalled, key=lambda pair: (pair[0].id, pair[0].code, pair[0].item or ""))
+
+    def kind(self, source: Source) -> str:
+        """What `discover` says that a source is."""
+        return self._kinds[source]
 
     @property
     def num_open(self) -> int:
-        """Files whose fate is not known."""
+        """Sources whose fate is not known."""
         return len(self._open)
 
     def open(self, found: Found) -> None:
-        """Book a discovered file."""
-        if found.path in self._open:
-            raise AssertionError("a file was discovered twice")
-        self._open[found.path] = found
+        """Book a discovered source."""
+        if found.source in self._open:
+            raise AssertionError("a source was discovered twice")
+        self._open[found.source] = found
+        self._kinds[found.source] = found.kind
         self.seen += 1
 
-    def file_id(self, path: Path) -> str:
-        """Key of a file that has not been settled."""
-        return "f:" + self._pseudonyms.of("source", self._open[path].place)
+    def withdraw(self, found: Found) -> None:
+        """Take back a source that must be looked at again."""
+        del self._open[found.source]
+        self.seen -= 1
+
+    def share(self, sources: Iterable[Source]) -> None:
+        """Announce sources that hold slices of several images: the first image settles them, the others add entries."""
+        self._shared.update(sources)
+
+    def file_id(self, source: Source) -> str:
+        """Key of a source that has not been settled."""
+        return "f:" + self._pseudonyms.of("source", self._open[source].place)
 
     def series_id(self, series: str) -> str:
         """Key of a series."""
@@ -90,7 +114,7 @@ class Ledger:
 
     def settle(
         self,
-        files: Sequence[Path],
+        sources: Sequence[Source],
         state: State,
         *,
         id: str = "",
@@ -100,26 +124,45 @@ class Ledger:
         item: str | None = None,
         warnings: tuple[str, ...] = (),
     ) -> None:
-        """Close the books on an image or label; without an id, on each of the files by itself."""
+        """Close the books on an image or label; without an id, on each of the sources by itself."""
         if not id:
-            for path in files:
+            for source in sources:
                 self.settle(
-                    [path], state, id=self.file_id(path), code=code, message=message, hint=hint, item=item,
+                    [source], state, id=self.file_id(source), code=code, message=message, hint=hint, item=item,
                     warnings=warnings,
                 )  # fmt: skip
             return
-        for path in files:
-            del self._open[path]
-        self.files.setdefault(id, []).extend(files)
-        self.entries.append(Entry(id, state, len(files), code, message, hint, item, warnings))
+        own = tuple(source for source in sources if source in self._open)
+        if not self._shared.issuperset(set(sources) - set(own)):
+            raise AssertionError("a source was settled twice")
+        for source in own:
+            del self._open[source]
+        entry = Entry(id, state, len(own), code, message, hint, item, warnings)
+        self.judged.append((entry, own))
+        self._on_entry(entry)
 
-    def refuse(self, files: Sequence[Path], code: str, message: str, hint: str = "", *, id: str = "") -> None:
-        """Settle with a code, which says whether the files are skipped by rule, duplicates or quarantined."""
+    def refuse(self, sources: Sequence[Source], code: str, message: str, hint: str = "", *, id: str = "") -> None:
+        """Settle with a code, which says whether the sources are skipped by rule, duplicates or quarantined."""
         if code == "DUPLICATE":
-            self.settle(files, "duplicate", id=id)
+            self.settle(sources, "duplicate", id=id)
             return
         state: State = "skipped" if code.startswith("S_") else "quarantined"
-        self.settle(files, state, id=id, code=code, message=message, hint=hint)
+        self.settle(sources, state, id=id, code=code, message=message, hint=hint)
+
+    def note_series(self, key: str, num_files: int, failure: InputError | None, item: str | None) -> None:
+        """Book a series of a PACS that was not retrieved: held already, or refused."""
+        self.seen += num_files
+        if failure is None:
+            entry = Entry(f"s:{key}", "duplicate", num_files, item=item)
+        else:
+            entry = Entry(f"s:{key}", "quarantined", num_files, failure.code, failure.message, failure.hint)
+        self.recalled.append((entry, ()))
+
+    def recall(self, entry: Entry, sources: Sequence[Source]) -> None:
+        """Settle unchanged sources as an earlier ingest did."""
+        for source in sources:
+            del self._open[source]
+        self.recalled.append((entry, tuple(sources)))
 
 
 @dataclass(frozen=True)
@@ -138,7 +181,8 @@ class IngestReport:
         duration_s: Wall-clock seconds.
         dry_run: Nothing was written.
         interrupted_by: Name of the signal that stopped it.
-        files: Files of each id in the clear, for messages to the operator; never written.
+        written: Where the report is in the cache; None if an equal one was there already, or after a dry run.
+        sources: What each entry is in the clear, for a map that stays on site; never part of the report.
     """
 
     entries: tuple[Entry, ...]
@@ -152,7 +196,8 @@ class IngestReport:
     duration_s: float
     dry_run: bool = False
     interrupted_by: str | None = None
-    files: dict[str, list[Path]] = field(default_factory=dict, repr=False)
+    written: Path | None = None
+    sources: Sequence[tuple[Entry, tuple[Source, ...]]] = field(default=(), repr=False)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -178,12 +223,11 @@ class IngestReport:
     @property
     def exit_code(self) -> Exit:
         """Interrupted, nothing usable, some refused, or all in order."""
-        counts = self.counts
         if self.interrupted_by:
             return Exit.CTRL_C if self.interrupted_by == "SIGINT" else Exit.INTERRUPTED
         if not any(entry.state in ("accepted", "duplicate") and entry.item for entry in self.entries):
             return Exit.NOTHING
-        return Exit.PARTIAL if counts["quarantined"] else Exit.OK
+        return Exit.PARTIAL if any(entry.state == "quarantined" for entry in self.entries) else Exit.OK
 
     @property
     def status(self) -> str:

@@ -10,17 +10,24 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from medssl_cli import __version__
+from medssl_cli.cache.fingerprints import fingerprint
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
 from medssl_cli.errors import InputError, MedsslError, StorageError
-from medssl_cli.formats import Identity, LoadedImage
-from medssl_cli.formats.nifti import read_nifti, stem_of
+from medssl_cli.formats import LoadedImage
+from medssl_cli.formats.labels import AnnotationKind
+from medssl_cli.formats.labels.recognise import kind_of_object
+from medssl_cli.formats.layouts import LabelFile
+from medssl_cli.formats.nifti import read_nifti, read_nifti_series
+from medssl_cli.formats.policy import STRICT, Policy
+from medssl_cli.formats.source import Source
 from medssl_cli.imaging.geometry import Affine, Shape, corner_displacement_mm, is_same_grid
 from medssl_cli.imaging.volume import Volume
 
 HU_RANGE: Final = (-8192, 32767)
 MAX_LABEL: Final = 255
+NEAR_A_FACE: Final = ("unknown", "HEAD", "BRAIN", "SKULL", "NECK", "CSPINE", "WHOLEBODY")
 _UNFILLED: Final = "0" * 64
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -38,22 +45,28 @@ class Failure:
 
 @dataclass(frozen=True)
 class ImageTask:
-    """Read, judge and store one image.
+    """Read, judge and store what one source holds: one image, or the images of a 4D file.
 
     Args:
-        source: A NIfTI file, or a `SeriesPart` of DICOM headers.
+        source: A file of some kind, or a `SeriesPart` of DICOM headers.
+        kind: Of the file, as `discover` calls it.
         cache_root: Of an existing cache.
-        modality: Of a NIfTI file.
-        patient: Of a NIfTI file; None if nothing says.
-        stem: Of a NIfTI file, without channel number.
+        policy: What is accepted and repaired.
+        modality: Of a file that does not say.
+        patient: Of a file that does not say; None if nothing says.
+        stem: Of a file, without channel number.
+        is_label: It is a label map: nothing is resampled or filled in.
         dry_run: Judge only.
     """
 
     source: Any
+    kind: str
     cache_root: Path
+    policy: Policy = STRICT
     modality: str = "unknown"
     patient: str | None = None
     stem: str = ""
+    is_label: bool = False
     dry_run: bool = False
 
 
@@ -68,23 +81,30 @@ class StoredImage:
     affine: Affine
     warnings: tuple[str, ...]
 
+    @classmethod
+    def of(cls, record: ItemRecord) -> "StoredImage":
+        """An image that was stored earlier."""
+        return cls(record.item_id, record.series_key, False, record.shape, record.affine_array, ())
+
 
 @dataclass(frozen=True)
 class LabelTask:
     """Read, judge and store the label maps of one item, one after the other.
 
     Args:
-        labels: Files and the names of their values, where declared.
+        labels: Label maps and the kind of each file.
         image: The item.
         cache_root: Of an existing cache.
         label_set: Name of the set.
+        policy: What is accepted.
         dry_run: Judge only.
     """
 
-    labels: tuple[tuple[Path, dict[int, str] | None], ...]
+    labels: tuple[tuple[LabelFile, str], ...]
     image: StoredImage
     cache_root: Path
     label_set: str
+    policy: Policy = STRICT
     dry_run: bool = False
 
 
@@ -96,7 +116,7 @@ class StoredLabel:
     warnings: tuple[str, ...]
 
 
-def _as_values(function: Callable[[Task], Result]) -> Callable[[Task], Result | Failure]:
+def as_values(function: Callable[[Task], Result]) -> Callable[[Task], Result | Failure]:
     """Return failures instead of raising them; silence libraries, whose warnings quote headers and paths."""
 
     @wraps(function)
@@ -113,34 +133,90 @@ def _as_values(function: Callable[[Task], Result]) -> Callable[[Task], Result | 
     return guarded
 
 
-def read_headers(paths: tuple[Path, ...]) -> list[Any]:
-    """DICOM headers of several files; a `Failure` in the place of each that cannot be read."""
-    from medssl_cli.formats.dicom import read_header
+@dataclass(frozen=True)
+class LabelObject:
+    """A DICOM file that holds labels, and which reader takes it."""
 
-    return [_as_values(read_header)(path) for path in paths]
+    kind: AnnotationKind
 
 
-@_as_values
-def store_image(task: ImageTask) -> StoredImage:
-    """Put one image into the cache, or say why not."""
-    image = _read_image(task)
-    volume = image.volume
+def read_header_batch(batch: tuple[tuple[Source, ...], Policy]) -> list[Any]:
+    """What several DICOM files are: headers, a tuple for each image file; a `LabelObject`; or a `Failure`."""
+    sources, policy = batch
+    return [_read_dicom((source, policy)) for source in sources]
+
+
+@as_values
+def _read_dicom(arguments: tuple[Source, Policy]) -> Any:
+    from medssl_cli.formats.dicom import read_headers, sop_class_of
+
+    source, policy = arguments
+    try:
+        return read_headers(source, policy)
+    except InputError as error:
+        if error.code == "S_NON_IMAGE" and (kind := kind_of_object(sop_class_of(source))):
+            return LabelObject(kind)
+        raise
+
+
+@as_values
+def store_images(task: ImageTask) -> tuple[StoredImage, ...]:
+    """Put what a source holds into the cache, or say why not; all of its images or none."""
     cache = Cache(task.cache_root)
+    return tuple(_store(image, cache, dry_run=task.dry_run) for image in _read_images(task))
+
+
+def _store(image: LoadedImage, cache: Cache, *, dry_run: bool) -> StoredImage:
+    volume = image.volume
     found = tuple(dict.fromkeys((*image.warnings, *_content_warnings(image))))
     record = _record(image, cache.item_id(volume), cache.pseudonyms, found)
+    if cache.is_forgotten(record.patient_key):
+        raise InputError("E_FORGOTTEN", "the patient was removed from this cache on request")
     is_known = cache.item_directory(record.item_id).exists()
-    is_new = not is_known if task.dry_run else cache.add(volume, record)
+    is_new = not is_known if dry_run else cache.add(volume, record)
     return StoredImage(record.item_id, record.series_key, is_new, volume.shape, volume.affine, found)
 
 
-def _read_image(task: ImageTask) -> LoadedImage:
-    if not isinstance(task.source, Path):
+def _read_images(task: ImageTask) -> list[LoadedImage]:
+    if task.kind == "dicom":
         from medssl_cli.formats.dicom import read_series
 
-        return read_series(task.source)
-    image = read_nifti(task.source, modality=task.modality).image
+        return [read_series(task.source, task.policy)]
+    images = _READERS[task.kind](task)
     study = task.patient or task.stem
-    return replace(image, identity=Identity(patient=task.patient, study=study, series=stem_of(task.source.name)))
+    return [replace(image, identity=replace(image.identity, patient=task.patient, study=study)) for image in images]
+
+
+def _read_nifti(task: ImageTask) -> list[LoadedImage]:
+    if task.policy.split_4d and not task.is_label:
+        return read_nifti_series(task.source, modality=task.modality, policy=task.policy)
+    return [read_nifti(task.source, modality=task.modality, policy=task.policy, is_label=task.is_label).image]
+
+
+def _read_nrrd(task: ImageTask) -> list[LoadedImage]:
+    from medssl_cli.formats.nrrd import read_nrrd
+
+    return [read_nrrd(task.source, modality=task.modality, policy=task.policy, is_label=task.is_label)]
+
+
+def _read_metaimage(task: ImageTask) -> list[LoadedImage]:
+    from medssl_cli.formats.metaimage import read_metaimage
+
+    return [read_metaimage(task.source, modality=task.modality, policy=task.policy, is_label=task.is_label)]
+
+
+def _read_picture(task: ImageTask) -> list[LoadedImage]:
+    from medssl_cli.formats.pictures import read_picture
+
+    return [read_picture(task.source, modality=task.modality, policy=task.policy)]
+
+
+_READERS: Final[dict[str, Callable[[ImageTask], list[LoadedImage]]]] = {
+    "nifti": _read_nifti,
+    "nrrd": _read_nrrd,
+    "metaimage": _read_metaimage,
+    "picture": _read_picture,
+}
 
 
 def _content_warnings(image: LoadedImage) -> list[str]:
@@ -175,13 +251,19 @@ def _record(image: LoadedImage, item_id: str, pseudonyms: Pseudonyms, found: tup
             "dtype": volume.voxels.dtype.name,
             "affine": tuple(tuple(float(number) for number in row) for row in volume.affine),
             "image_sha256": _UNFILLED,
+            "spacing_kind": image.spacing_kind,
+            "burned_in": image.burned_in,
+            "inverted": image.inverted,
+            "recognizable_visual_features": _visual_features(image),
+            "acquisition": image.acquisition,
+            "fingerprint": fingerprint(volume),
             "provenance": Provenance(
                 source_kind=image.source_kind,
                 num_files=image.num_files,
                 medssl_version=__version__,
                 key_id=pseudonyms.key_id,
                 decoder=image.decoder,
-                repairs=tuple(code for code in found if code == "W_AFFINE_ORTHONORMALISED"),
+                repairs=image.repairs,
                 warnings=found,
                 max_corner_displacement_mm=image.max_corner_displacement_mm,
             ),
@@ -189,25 +271,74 @@ def _record(image: LoadedImage, item_id: str, pseudonyms: Pseudonyms, found: tup
     )
 
 
+def _visual_features(image: LoadedImage) -> str:
+    """Whether a face could be drawn from the voxels: of a volume that is not known to lie elsewhere, yes."""
+    is_elsewhere = image.acquisition.body_part not in NEAR_A_FACE
+    return "not_expected" if image.spacing_kind is not None or is_elsewhere else "not_removed"
+
+
 def store_labels(task: LabelTask) -> list[StoredLabel | Failure]:
-    """Put the label maps of one item into the cache, or say why not, one answer per label."""
-    return [_store_label((task, path, classes)) for path, classes in task.labels]
+    """Put the label maps of one item into the cache, or say why not, one answer per label.
+
+    Files that hold one structure each become one label map.
+    """
+    structures = tuple(pair for pair in task.labels if pair[0].class_name)
+    joint = _store_structures((task, structures)) if structures else None
+    return [
+        joint if joint is not None and label.class_name else _store_label((task, label, kind))
+        for label, kind in task.labels
+    ]
 
 
-@_as_values
-def _store_label(arguments: tuple[LabelTask, Path, dict[int, str] | None]) -> StoredLabel:
-    task, path, classes = arguments
-    loaded = read_nifti(path).image
-    label, present = _label_map(loaded, task.image)
+@as_values
+def _store_label(arguments: tuple[LabelTask, LabelFile, str]) -> StoredLabel:
+    task, label, kind = arguments
+    loaded = _read_label(task, label, kind)
+    volume, present = _label_map(loaded, task.image)
+    classes = label.classes
     if classes is not None and not present <= {0, *classes}:
         undeclared = ", ".join(map(str, sorted(present - {0, *classes})[:10]))
         raise InputError("E_LABEL_VALUES", f"values that dataset.json does not declare: {undeclared}")
     names = classes if classes is not None else {value: f"class_{value}" for value in sorted(present - {0})}
-    found = loaded.warnings if present - {0} else (*loaded.warnings, "W_EMPTY_LABEL")
+    return _published(task, volume, names, loaded.warnings)
+
+
+@as_values
+def _store_structures(arguments: tuple[LabelTask, tuple[tuple[LabelFile, str], ...]]) -> StoredLabel:
+    task, pairs = arguments
+    ordered = sorted(pairs, key=lambda pair: pair[0].class_name or "")
+    if len(ordered) > MAX_LABEL:
+        raise InputError("E_LABEL_VALUES", f"{len(ordered)} structures; a label map holds {MAX_LABEL}")
+    merged: Volume | None = None
+    warnings: tuple[str, ...] = ()
+    for value, (label, kind) in enumerate(ordered, start=1):
+        loaded = _read_label(task, label, kind)
+        volume, _ = _label_map(loaded, task.image)
+        inside = volume.voxels.astype(bool)
+        merged = merged or replace(volume, voxels=np.zeros_like(volume.voxels))
+        if merged.voxels[inside].any():
+            raise InputError("E_SEGMENT_OVERLAP", f"structure {value} of {len(ordered)} overlaps with another")
+        merged.voxels[inside] = value
+        warnings += loaded.warnings
+    if merged is None:
+        raise AssertionError("no structures")
+    names = {value: label.class_name or "" for value, (label, _) in enumerate(ordered, start=1)}
+    return _published(task, merged, names, tuple(dict.fromkeys(warnings)))
+
+
+def _published(task: LabelTask, volume: Volume, names: dict[int, str], warnings: tuple[str, ...]) -> StoredLabel:
+    found = warnings if volume.voxels.any() else (*warnings, "W_EMPTY_LABEL")
     if task.dry_run:
         return StoredLabel(is_new=True, warnings=found)
     cache = Cache(task.cache_root)
-    return StoredLabel(cache.add_label(task.image.item_id, task.label_set, label, names), found)
+    return StoredLabel(cache.add_label(task.image.item_id, task.label_set, volume, names), found)
+
+
+def _read_label(task: LabelTask, label: LabelFile, kind: str) -> LoadedImage:
+    """A label map; a picture of labels has no writing burned in."""
+    policy = replace(task.policy, burned_in="accept")
+    (image,) = _READERS[kind](ImageTask(label.source, kind, task.cache_root, policy, is_label=True))
+    return replace(image, warnings=tuple(code for code in image.warnings if code != "W_BURNED_IN_UNKNOWN"))
 
 
 def _label_map(loaded: LoadedImage, image: StoredImage) -> tuple[Volume, set[int]]:

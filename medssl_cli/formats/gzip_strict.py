@@ -24,7 +24,7 @@ def gzip_head(data: bytes, size: int) -> bytes:
 
 
 def gunzip(data: bytes, *, limit: int) -> bytearray:
-    """Unpack a whole stream of one or more members.
+    """Unpack a whole stream of one or more members. Zeros that pad the stream to a tape block are ignored.
 
     Args:
         data: The compressed bytes.
@@ -34,34 +34,45 @@ def gunzip(data: bytes, *, limit: int) -> bytearray:
         InputError: `E_GZ_CRC`, `E_GZ_TRUNCATED`, `E_GZ_TRAILING`, `E_GZ_BOMB`.
     """
     unpacked = bytearray()
-    rest = data
+    view, position = memoryview(data), 0
     while True:
-        rest = _gunzip_member(rest, unpacked, limit)
-        if not rest:
+        position = _gunzip_member(view, position, unpacked, limit)
+        if position == len(view):
             return unpacked
-        if not rest.startswith(MAGIC):
-            raise InputError("E_GZ_TRAILING", f"{len(rest)} bytes follow the gzip stream", hint=_HINT)
+        if not data.startswith(MAGIC, position):
+            rest = len(view) - position
+            if data.count(0, position) == rest:
+                return unpacked
+            raise InputError("E_GZ_TRAILING", f"{rest} bytes follow the gzip stream", hint=_HINT)
 
 
 _HINT: Final = "copy or download the file again"
+_FEED_BYTES: Final = 2**18
+_PIECE_BYTES: Final = 2**24
 
 
-def _gunzip_member(data: bytes, unpacked: bytearray, limit: int) -> bytes:
-    """Append one member's content to `unpacked`; returns the bytes after it."""
+def _gunzip_member(view: memoryview, position: int, unpacked: bytearray, limit: int) -> int:
+    """Append the content of the member at `position` to `unpacked`; returns where the next one would begin.
+
+    The stream is fed in small pieces, so no more than one of them is ever copied, however long the whole is.
+    """
     stream = zlib.decompressobj(_GZIP_WINDOW)
-    rest = data
+    rest: bytes | memoryview = b""
     try:
         while not stream.eof:
-            produced = stream.decompress(rest, limit + 1 - len(unpacked))
+            if not rest:
+                rest = view[position : position + _FEED_BYTES]
+                position += len(rest)
+            produced = stream.decompress(rest, min(_PIECE_BYTES, limit + 1 - len(unpacked)))
             unpacked += produced
             if len(unpacked) > limit:
                 raise InputError("E_GZ_BOMB", f"the stream unpacks to more than the announced {limit} bytes")
-            if not produced and len(stream.unconsumed_tail) == len(rest) and not stream.eof:
+            if not produced and not rest and not stream.eof:
                 raise InputError("E_GZ_TRUNCATED", f"the stream ends after {len(unpacked)} bytes", hint=_HINT)
             rest = stream.unconsumed_tail
     except zlib.error as error:
         raise InputError("E_GZ_CRC", f"the stream is damaged after {len(unpacked)} bytes", hint=_HINT) from error
-    return stream.unused_data
+    return position - len(stream.unused_data)
 
 
 def gzip_bytes(data: bytes) -> bytes:

@@ -4,10 +4,10 @@ The header is parsed here and not by a library: the usual readers accept truncat
 disagree with each other (`docs/concepts/geometry.md`). Field offsets: nifti1.h and nifti2.h of the NIfTI group.
 """
 
+import math
 import os
-import stat
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,22 +18,23 @@ from medssl_cli import __version__
 from medssl_cli.errors import GateError, InputError
 from medssl_cli.files import TEMPORARY_PREFIX, storage_errors, sync_directory, write_atomic
 from medssl_cli.formats import Identity, LoadedImage
+from medssl_cli.formats.affines import Placement
 from medssl_cli.formats.gzip_strict import MAGIC, gunzip, gzip_bytes, gzip_head
 from medssl_cli.formats.nifti_header import (
     LARGEST_HEADER,
     NiftiHeader,
     encode_header,
     parse_header,
-    world_affine,
+    world_placement,
 )
+from medssl_cli.formats.policy import STRICT, Policy
+from medssl_cli.formats.source import Source, read_bytes
+from medssl_cli.formats.stored_values import native_and_finite, scaled, storable
 from medssl_cli.imaging.geometry import Affine
 from medssl_cli.imaging.volume import Volume
 
-MAX_VOLUME_BYTES: Final = 8 * 2**30
-MAX_FILE_BYTES: Final = 16 * 2**30
+MAX_OFFSET: Final = 64 * 2**20
 SLACK_BYTES: Final = 64 * 1024
-MAX_SCALE: Final = 1e6
-_WHOLE_TYPES: Final = ("int16", "uint16", "int32", "uint32")
 
 
 @dataclass(frozen=True)
@@ -58,58 +59,83 @@ def stem_of(name: str) -> str:
     return name
 
 
-def read_nifti(path: Path, *, modality: str = "unknown", patient: str | None = None) -> NiftiImage:
-    """Read one file, compressed or not, or refuse it.
+def read_nifti(
+    source: Source,
+    *,
+    modality: str = "unknown",
+    patient: str | None = None,
+    policy: Policy = STRICT,
+    is_label: bool = False,
+) -> NiftiImage:
+    """Read one file, compressed or not, that holds one 3D (or 2D) image, or refuse it.
 
     Args:
-        path: The file; its content decides how it is read, not its name.
+        source: The file; its content decides how it is read, not its name.
         modality: What the caller knows about it; CT is in Hounsfield units.
         patient: What the caller knows about whose it is.
+        policy: `nifti_affine`, `assume_orientation`, `shear`, `nonfinite`, `max_volume_bytes`.
+        is_label: Label maps are neither resampled nor filled.
 
     Raises:
         InputError: The file cannot be trusted.
     """
-    data = read_stable(path)
-    header, voxels, affine, warnings = decode_nifti(data)
-    if data.startswith(MAGIC) != path.name.lower().endswith(".gz"):
-        warnings = (*warnings, "W_EXTENSION_MISMATCH")
-    stem = stem_of(path.name)
-    image = LoadedImage(
-        volume=Volume(voxels[None], affine, modality, "HU" if modality == "CT" else "a.u."),
-        identity=Identity(patient=patient, study=patient or stem, series=stem),
-        source_kind="nifti",
-        warnings=warnings,
-    )
-    return NiftiImage(image, header.raw)
+    content = _open(source, replace(policy, split_4d=False), is_label=is_label)
+    return NiftiImage(_image(content, 0, source, modality=modality, patient=patient, suffix=""), content.header.raw)
 
 
-def read_stable(path: Path) -> bytes:
-    """A regular file's bytes; never blocks on a pipe, and notices if somebody writes meanwhile.
+def read_nifti_series(source: Source, *, modality: str = "unknown", policy: Policy = STRICT) -> list[LoadedImage]:
+    """Read one file as one image per 3D image in it; several need the policy's `split_4d`.
+
+    The series of the n-th image of a 4D file ends in "#tn", counted from 0; all share the study.
 
     Raises:
-        InputError: `E_PERMISSION`, `E_CHANGED_DURING_READ`, `E_TOO_BIG`, `S_SPECIAL_FILE`, `E_IO`.
+        InputError: As `read_nifti`; one image that cannot be trusted refuses the file.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as stream:
-            before = os.fstat(descriptor)
-            if not stat.S_ISREG(before.st_mode):
-                raise InputError("S_SPECIAL_FILE", "not a regular file")
-            if before.st_size > MAX_FILE_BYTES:
-                raise InputError("E_TOO_BIG", f"the file has {before.st_size} bytes, the limit is {MAX_FILE_BYTES}")
-            data = stream.read()
-            after = os.fstat(descriptor)
-    except PermissionError as error:
-        raise InputError("E_PERMISSION", "the file cannot be opened") from error
-    except OSError as error:
-        raise InputError("E_IO", "the file cannot be read") from error
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or len(data) != before.st_size:
-        raise InputError("E_CHANGED_DURING_READ", "the file changed while it was read", hint="run the command again")
-    return data
+    content = _open(source, policy, is_label=False)
+    count = content.header.num_images
+    suffixes = [f"#t{index}" for index in range(count)] if count > 1 else [""]
+    return [
+        _image(content, index, source, modality=modality, patient=None, suffix=suffix)
+        for index, suffix in enumerate(suffixes)
+    ]
 
 
-def decode_nifti(data: bytes) -> tuple[NiftiHeader, NDArray[Any], Affine, tuple[str, ...]]:
-    """Decode a file's bytes.
+@dataclass(frozen=True)
+class _Content:
+    """A file that is sound as a whole: its images as stored, `[X, Y, Z, T]`, and where they lie."""
+
+    header: NiftiHeader
+    stored: NDArray[Any]
+    placement: Placement
+    policy: Policy
+    warnings: tuple[str, ...] = ()
+    is_label: bool = False
+
+
+def _open(source: Source, policy: Policy, *, is_label: bool) -> _Content:
+    data = read_bytes(source)
+    content = _content(data, policy, is_label=is_label)
+    if data.startswith(MAGIC) == source.name.lower().endswith(".gz"):
+        return content
+    return replace(content, warnings=("W_EXTENSION_MISMATCH",))
+
+
+def _image(
+    content: _Content, index: int, source: Source, *, modality: str, patient: str | None, suffix: str
+) -> LoadedImage:
+    voxels, warnings, repairs = _voxels(content, index)
+    stem = stem_of(source.name)
+    return LoadedImage(
+        volume=Volume(voxels[None], content.placement.affine, modality, "HU" if modality == "CT" else "a.u."),
+        identity=Identity(patient=patient, study=patient or stem, series=stem + suffix),
+        source_kind="nifti",
+        warnings=(*content.placement.warnings, *warnings, *content.warnings),
+        repairs=(*(("split-4d",) if suffix else ()), *content.placement.repairs, *repairs),
+    )
+
+
+def decode_nifti(data: bytes, policy: Policy = STRICT) -> tuple[NiftiHeader, NDArray[Any], Affine, tuple[str, ...]]:
+    """Decode the bytes of a file that holds one image.
 
     Returns:
         The header, voxels `[X, Y, Z]` with the scale applied, the RAS affine, and `W_` codes.
@@ -117,65 +143,43 @@ def decode_nifti(data: bytes) -> tuple[NiftiHeader, NDArray[Any], Affine, tuple[
     Raises:
         InputError: The bytes cannot be trusted.
     """
+    content = _content(data, replace(policy, split_4d=False), is_label=False)
+    voxels, warnings, _ = _voxels(content, 0)
+    return content.header, voxels, content.placement.affine, (*content.placement.warnings, *warnings)
+
+
+def _content(data: bytes, policy: Policy, *, is_label: bool) -> _Content:
+    """Everything that can be judged without touching a voxel, in an order that allocates nothing too early."""
     compressed = data.startswith(MAGIC)
     head = gzip_head(data, LARGEST_HEADER) if compressed else data[:LARGEST_HEADER]
     if compressed and len(head) < LARGEST_HEADER:
         gunzip(data, limit=LARGEST_HEADER)
-    header = parse_header(head)
-    num_bytes = header.voxel_bytes
-    if num_bytes > MAX_VOLUME_BYTES:
-        raise InputError("E_TOO_BIG", f"the header announces {num_bytes} bytes, the limit is {MAX_VOLUME_BYTES}")
+    header = parse_header(head, allow_4d=policy.split_4d)
+    num_bytes, limit = header.voxel_bytes, policy.max_volume_bytes
+    if num_bytes > limit:
+        raise InputError("E_TOO_BIG", f"the header announces {num_bytes} bytes, the limit is {limit}")
     end = header.voxel_offset + num_bytes
-    if header.voxel_offset > MAX_VOLUME_BYTES or (not compressed and len(data) < end):
+    if header.voxel_offset > MAX_OFFSET or (not compressed and len(data) < end):
         raise InputError("E_TRUNCATED", f"the voxels should end at byte {end}", hint="copy the file again")
-    affine, warnings = world_affine(header)
+    placement = world_placement(header, policy, is_label=is_label)
     content = gunzip(data, limit=end + SLACK_BYTES) if compressed else data
     if len(content) < end:
         raise InputError("E_TRUNCATED", f"{len(content)} bytes of {end}", hint="copy the file again")
     if len(content) > end + SLACK_BYTES or any(memoryview(content)[end:]):
         raise InputError("E_PIXEL_LENGTH", f"{len(content) - end} bytes follow the voxels")
-    count = int(np.prod(header.shape))
-    stored = np.frombuffer(content, header.dtype, count, header.voxel_offset).reshape(header.shape, order="F")
-    voxels, notes = _real_values(stored, header)
-    return header, voxels, affine, (*warnings, *notes)
+    shape = (*header.shape, header.num_images)
+    stored = np.frombuffer(content, header.dtype, math.prod(shape), header.voxel_offset).reshape(shape, order="F")
+    return _Content(header, stored, placement, policy, is_label=is_label)
 
 
-def _real_values(stored: NDArray[Any], header: NiftiHeader) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Apply the intensity scale; whole numbers stay integers, in the stored type where they fit."""
-    native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    if native.dtype.kind == "f" and not np.isfinite(native).all():
-        raise InputError("E_NONFINITE_VOXELS", "the image holds NaN or infinite voxels")
-    slope, intercept = header.slope, header.intercept
-    if slope == 0 or np.isnan(slope):
-        return _storable(native), ("W_SCL_IGNORED",) if np.isfinite(intercept) and intercept != 0 else ()
-    if not abs(slope) <= MAX_SCALE or not np.isfinite(intercept):
-        raise InputError("E_SCALE", f"intensity scale {slope:g}, intercept {intercept:g}")
-    if slope == 1 and intercept == 0:
-        return _storable(native), ()
-    scaled = native.astype(np.float64) * slope + intercept
-    whole = bool((scaled == np.rint(scaled)).all())
-    names = (native.dtype.name, *_WHOLE_TYPES) if native.dtype.kind in "iu" else _WHOLE_TYPES
-    for name in names if whole else ():
-        if name not in ("int64", "uint64") and _fits(scaled, name):
-            return scaled.astype(name), ()
-    if np.abs(scaled).max() > np.finfo(np.float32).max:
-        raise InputError("E_SCALE", f"intensity scale {slope:g} leaves the range of 32-bit numbers")
-    return scaled.astype(np.float32), ()
-
-
-def _storable(voxels: NDArray[Any]) -> NDArray[Any]:
-    """64-bit integers become the smallest sufficient type; everything else stays."""
-    if voxels.dtype.name not in ("int64", "uint64"):
-        return voxels
-    for name in _WHOLE_TYPES:
-        if _fits(voxels, name):
-            return voxels.astype(name)
-    raise InputError("E_DATATYPE", "64-bit integers beyond the range of 32 bits")
-
-
-def _fits(voxels: NDArray[Any], name: str) -> bool:
-    limits = np.iinfo(name)
-    return bool(limits.min <= voxels.min() and voxels.max() <= limits.max)
+def _voxels(content: _Content, index: int) -> tuple[NDArray[Any], tuple[str, ...], tuple[str, ...]]:
+    """One image `[X, Y, Z]` with scale and repairs applied, `W_` codes, and the repairs of its voxels."""
+    native, repairs = native_and_finite(content.stored[..., index], content.policy, is_label=content.is_label)
+    slope, intercept = content.header.slope, content.header.intercept
+    if slope == 0 or math.isnan(slope):
+        warnings = ("W_SCL_IGNORED",) if math.isfinite(intercept) and intercept != 0 else ()
+        return content.placement.apply(storable(native)), warnings, repairs
+    return content.placement.apply(scaled(native, slope, intercept)), (), repairs
 
 
 def encode_nifti(voxels: NDArray[np.generic], affine: Affine, *, like_header: bytes | None = None) -> bytes:
@@ -219,7 +223,7 @@ def _check_output(path: Path, voxels: NDArray[np.generic], affine: Affine, like_
         header, read, place, _ = decode_nifti(path.read_bytes())
     except InputError as error:
         raise GateError("E_OUTPUT_CHECK", f"the written file does not read back: {error.code}") from error
-    expected = affine if like_header is None else world_affine(parse_header(like_header))[0]
+    expected = affine if like_header is None else world_placement(parse_header(like_header)).affine
     exact = like_header is not None
     is_same_place = np.array_equal(place, expected) if exact else np.allclose(place, expected, rtol=1e-6, atol=1e-3)
     if header.shape != voxels.shape or not np.array_equal(read, voxels) or not is_same_place:

@@ -1,26 +1,25 @@
 """The NIfTI header: fields, affines and the rules by which they may be trusted."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
+from medssl_cli.formats.affines import MAX_SIDE, Placement, assumed_affine, assumed_repair, checked, placed
+from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.imaging.geometry import (
     Affine,
     Shape,
     corner_displacement_mm,
     displacement_limit_mm,
-    is_invertible,
     orthonormalised,
     spacing_mm,
 )
 
 LARGEST_HEADER: Final = 540
-MAX_SIDE: Final = 32767
-ROUNDING_MM: Final = 0.01
 MAX_SPACING_ERROR: Final = 1e-3
 _TYPES: Final = {
     2: "u1",
@@ -36,6 +35,7 @@ _TYPES: Final = {
 }
 _MILLIMETRES: Final = 2
 _SCANNER: Final = 1
+_LAST_CODE: Final = 5
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,16 @@ _GEOMETRY: Final = ("pixdim", "units", "qform_code", "sform_code", "quaternion",
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """The fields that matter, after validation of sizes and types; the affines are judged by `world_affine`."""
+    """The fields that matter, after validation of sizes and types; the affines are judged by `world_placement`.
+
+    `shape` is that of one 3D image; the file holds `num_images` of them, one after the other.
+    """
 
     raw: bytes
     byte_order: Literal["<", ">"]
     num_dimensions: int
     shape: Shape
+    num_images: int
     dtype: np.dtype[Any]
     pixdim: tuple[float, ...]
     voxel_offset: int
@@ -91,9 +95,9 @@ class NiftiHeader:
 
     @property
     def voxel_bytes(self) -> int:
-        """Bytes of all voxels."""
+        """Bytes of all voxels of all images."""
         x, y, z = self.shape
-        return x * y * z * self.dtype.itemsize
+        return x * y * z * self.num_images * self.dtype.itemsize
 
 
 def is_nifti(head: bytes) -> bool:
@@ -104,8 +108,12 @@ def is_nifti(head: bytes) -> bool:
     return size in (struct.pack("<i", 540), struct.pack(">i", 540)) and head[4:8] in (b"n+2\0", b"ni2\0")
 
 
-def parse_header(head: bytes) -> NiftiHeader:
+def parse_header(head: bytes, *, allow_4d: bool = False) -> NiftiHeader:
     """Parse and validate the first bytes of an unpacked file.
+
+    Args:
+        head: `LARGEST_HEADER` bytes, or all if there are fewer.
+        allow_4d: Several 3D images may follow each other along the fourth dimension.
 
     Raises:
         InputError: `E_NIFTI_HEADER`, `E_NIFTI_DIMS`, `E_4D_INPUT`, `E_DATATYPE`, `E_TRUNCATED`.
@@ -119,15 +127,19 @@ def parse_header(head: bytes) -> NiftiHeader:
         raise InputError("E_NIFTI_HEADER", "not a single-file NIfTI (detached .hdr/.img pairs are not read)")
     if (fields["units"] & 7) not in (0, _MILLIMETRES):
         raise InputError("E_NIFTI_HEADER", "the unit of length is not the millimetre")
+    if max(fields["sform_code"], fields["qform_code"]) > _LAST_CODE:
+        raise InputError("E_NIFTI_HEADER", "a code of an affine that the format does not define")
     minimum = layout.size + 4
     offset = fields["vox_offset"]
     if not minimum <= offset < 2**62 or offset != int(offset):
         raise InputError("E_NIFTI_HEADER", f"the voxels cannot begin at byte {offset:g}")
+    shape, num_images = _shape(fields["dim"], allow_4d=allow_4d)
     return NiftiHeader(
         raw=head[: layout.size],
         byte_order=order,
         num_dimensions=fields["dim"][0],
-        shape=_shape(fields["dim"]),
+        shape=shape,
+        num_images=num_images,
         dtype=_dtype(fields["datatype"], fields["bitpix"], order),
         voxel_offset=int(offset),
         **{name: fields[name] for name in _PLAIN_FIELDS},
@@ -152,16 +164,18 @@ def _layout_of(head: bytes) -> tuple[_Layout, Literal["<", ">"]]:
     raise InputError("E_NIFTI_HEADER", "the first four bytes are not those of a NIfTI header")
 
 
-def _shape(dim: tuple[int, ...]) -> Shape:
+def _shape(dim: tuple[int, ...], *, allow_4d: bool) -> tuple[Shape, int]:
     num_dimensions = dim[0]
     if not 2 <= num_dimensions <= 7:
         raise InputError("E_NIFTI_DIMS", f"{num_dimensions} dimensions")
     used = dim[1 : 1 + num_dimensions]
     if not all(1 <= size <= MAX_SIDE for size in used):
         raise InputError("E_NIFTI_DIMS", f"dimensions {used}")
-    if any(size != 1 for size in used[3:]):
-        raise InputError("E_4D_INPUT", f"dimensions {used}", hint="split the file into volumes first")
-    return used[0], used[1], used[2] if num_dimensions > 2 else 1
+    if any(size != 1 for size in used[4 if allow_4d else 3 :]):
+        hint = "" if any(size != 1 for size in used[4:]) else "pass --split-4d to take each 3D image of the file"
+        raise InputError("E_4D_INPUT", f"dimensions {used}", hint=hint)
+    x, y, z, *others = (*used, 1, 1)
+    return (x, y, z), others[0]
 
 
 def _dtype(code: int, bitpix: int, order: str) -> np.dtype[Any]:
@@ -173,41 +187,49 @@ def _dtype(code: int, bitpix: int, order: str) -> np.dtype[Any]:
     return dtype
 
 
-def world_affine(header: NiftiHeader) -> tuple[Affine, tuple[str, ...]]:
-    """The one RAS affine that all of the header's statements agree on, and `W_` codes.
+def world_placement(header: NiftiHeader, policy: Policy = STRICT, *, is_label: bool = False) -> Placement:
+    """Where the voxels lie: the one RAS affine that the header's statements agree on, or that the policy chooses.
 
     Raises:
         InputError: `E_NO_ORIENTATION`, `E_AFFINE_INVALID`, `E_SFORM_QFORM_CONFLICT`, `E_PIXDIM_MISMATCH`,
-            `E_AFFINE_SHEAR`.
+            `E_AFFINE_SHEAR`, `E_SPACING_INVALID`.
     """
-    if header.sform_code <= 0 and header.qform_code <= 0:
-        raise InputError("E_NO_ORIENTATION", "neither affine of the header is in use (both codes are 0)")
-    qform = _checked(_qform(header)) if header.qform_code > 0 else None
-    if header.sform_code <= 0:
-        assert qform is not None
-        return qform, ()
-    sform = _checked(np.array([*np.reshape(header.srow, (3, 4)), (0, 0, 0, 1)], dtype=np.float64))
-    limit = displacement_limit_mm(sform)
-    if qform is not None:
-        distance = corner_displacement_mm(sform, qform, header.shape)
-        if distance > limit:
-            raise InputError(
-                "E_SFORM_QFORM_CONFLICT",
-                f"the two affines put one voxel {distance:.3g} mm apart",
-                hint="find out which one is right and copy it over the other",
-            )
-    _check_spacing(sform, header)
-    straight = orthonormalised(sform)
-    shear = corner_displacement_mm(sform, straight, header.shape)
-    if shear > limit:
-        raise InputError("E_AFFINE_SHEAR", f"removing the shear would move a voxel by {shear:.3g} mm")
-    return (straight, ("W_AFFINE_ORTHONORMALISED",)) if shear > ROUNDING_MM else (sform, ())
+    affine, repairs = _stated_affine(header, policy)
+    placement = placed(affine, header.shape, policy, is_label=is_label)
+    return replace(placement, repairs=(*repairs, *placement.repairs))
 
 
-def _checked(affine: Affine) -> Affine:
-    if not is_invertible(affine):
-        raise InputError("E_AFFINE_INVALID", "the affine is singular or not finite")
-    return affine
+def _stated_affine(header: NiftiHeader, policy: Policy) -> tuple[Affine, tuple[str, ...]]:
+    """The affine as stated, and how the policy chose it if there was a choice."""
+    has_sform, has_qform = header.sform_code > 0, header.qform_code > 0
+    if not has_sform and not has_qform:
+        return assumed_affine(policy, _lengths(header)), (assumed_repair(policy),)
+    if not has_sform:
+        return checked(_qform(header)), ()
+    sform = np.array([*np.reshape(header.srow, (3, 4)), (0, 0, 0, 1)], dtype=np.float64)
+    repairs: tuple[str, ...] = ()
+    if has_qform:
+        try:
+            _check_agreement(sform, header)
+        except InputError:
+            if policy.nifti_affine == "agree":
+                raise
+            repairs = (f"nifti-affine={policy.nifti_affine}",)
+            if policy.nifti_affine == "qform":
+                return checked(_qform(header)), repairs
+    _check_spacing(checked(sform), header)
+    return sform, repairs
+
+
+def _check_agreement(sform: Affine, header: NiftiHeader) -> None:
+    qform = checked(_qform(header))
+    distance = corner_displacement_mm(checked(sform), qform, header.shape)
+    if distance > displacement_limit_mm(sform):
+        raise InputError(
+            "E_SFORM_QFORM_CONFLICT",
+            f"the two affines put one voxel {distance:.3g} mm apart",
+            hint="find out which one is right, then pass --nifti-affine=sform or --nifti-affine=qform",
+        )
 
 
 def _check_spacing(sform: Affine, header: NiftiHeader) -> None:
@@ -217,13 +239,17 @@ def _check_spacing(sform: Affine, header: NiftiHeader) -> None:
             raise InputError("E_PIXDIM_MISMATCH", f"axis {axis}: {stated:g} mm stated, {actual:g} mm in the affine")
 
 
+def _lengths(header: NiftiHeader) -> tuple[float, float, float]:
+    """Voxel size as stated; the missing third one of a 2D image is 1 mm."""
+    x, y, z = header.pixdim[1:4]
+    return x, y, 1.0 if header.num_dimensions < 3 and not z > 0 else z
+
+
 def _qform(header: NiftiHeader) -> Affine:
     """nifti1.h, method 2: rotation from the quaternion, columns scaled by pixdim, the third one by its sign too."""
     b, c, d = header.quaternion
     square = 1.0 - (b * b + c * c + d * d)
-    lengths = list(header.pixdim[1:4])
-    if header.num_dimensions < 3 and not lengths[2] > 0:
-        lengths[2] = 1.0
+    lengths = _lengths(header)
     if not square >= -1e-5 or not all(0 < length < np.inf for length in lengths):
         raise InputError("E_AFFINE_INVALID", "the quaternion or the voxel size is impossible")
     a = float(np.sqrt(max(square, 0.0)))
@@ -284,7 +310,7 @@ def encode_header(
 
 def _geometry_fields(affine: Affine, shape: Shape) -> dict[str, tuple[float, ...]]:
     """Both affines of a header from one; a rotation that a 32-bit quaternion cannot hold leaves the qform unused."""
-    _checked(affine)
+    checked(affine)
     straight = orthonormalised(affine)
     limit = displacement_limit_mm(affine)
     shear = corner_displacement_mm(affine, straight, shape)
@@ -305,8 +331,9 @@ def _geometry_fields(affine: Affine, shape: Shape) -> dict[str, tuple[float, ...
         "qoffset": tuple(map(float, offset)),
     }
     blank = NiftiHeader(
-        raw=b"", byte_order="<", num_dimensions=3, shape=shape, dtype=np.dtype("u1"), pixdim=fields["pixdim"],
-        voxel_offset=0, slope=1, intercept=0, qform_code=1, sform_code=1, quaternion=tuple(map(float, quaternion)),  # type: ignore[arg-type]
+        raw=b"", byte_order="<", num_dimensions=3, shape=shape, num_images=1, dtype=np.dtype("u1"),
+        pixdim=fields["pixdim"], voxel_offset=0, slope=1, intercept=0, qform_code=1, sform_code=1,
+        quaternion=tuple(map(float, quaternion)),  # type: ignore[arg-type]
         qoffset=tuple(map(float, offset)), srow=fields["srow"],  # type: ignore[arg-type]
     )  # fmt: skip
     is_held = corner_displacement_mm(_qform(blank), affine, shape) <= limit

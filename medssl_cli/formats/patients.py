@@ -2,11 +2,13 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from pathlib import PurePath
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
 from typing import Final
 
 from medssl_cli.errors import UsageError
+from medssl_cli.formats.layouts import ImageFile
+from medssl_cli.formats.source import Source, place_of
 
 _PATIENT: Final = re.compile(r"[A-Za-z]*(?:[-_ ][A-Za-z]+)*[-_ ]?\d+")
 
@@ -73,3 +75,36 @@ def _from_folders(place: PurePath) -> str | None:
     named = (patient_from_name(part) for part in place.parts[:-1])
     folders = str(place.parent) if len(place.parts) > 1 else patient_from_name(place.name)
     return next((patient for patient in named if patient), folders)
+
+
+def patients_of(
+    images: Sequence[ImageFile], roots: Sequence[Path], pattern: str | None = None
+) -> dict[Source, str | None]:
+    """Patients of images that do not name theirs themselves: by layout, or by names and folders.
+
+    Args:
+        images: As `layouts.arrange` found them.
+        roots: The inputs. Neither they nor the folders above them count, an input archive's name included; an archive
+            further below is a folder.
+        pattern: See `patient_from_name`; goes before what the layout says.
+
+    Returns:
+        By source; None where nothing says whose image it is.
+
+    Raises:
+        UsageError: `E_USAGE`, the pattern is not a regular expression.
+    """
+    inputs = set(roots)
+    patients: dict[Source, str | None] = {}
+    below: dict[Path, dict[Source, PurePath]] = defaultdict(dict)
+    for image in images:
+        if image.patient is not None and pattern is None:
+            patients[image.source] = image.patient
+            continue
+        place = place_of(image.source)
+        root = next((folder for folder in reversed(place.parents) if folder in inputs), place.parent)
+        below[root][image.source] = place.relative_to(root).parent / image.stem
+    for places in below.values():
+        found = patients_from_places(places.values(), pattern)
+        patients |= {source: found[place] for source, place in places.items()}
+    return patients

@@ -1,18 +1,26 @@
 """One input file: on disk, or a member of a zip archive that is read in place and never unpacked."""
 
+import errno
+import os
 import stat
-import zipfile
-import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, TypeVar
 
 from medssl_cli.errors import InputError
+from medssl_cli.formats.archives import CHUNK_BYTES, open_archive
 
 MAX_FILE_BYTES: Final = 16 * 2**30
+_TRANSIENT: Final = (errno.EIO, getattr(errno, "ESTALE", errno.EIO))
+_NUM_TRIES: Final = 4
+_SUFFIXES: Final = (
+    ".nii.gz", ".nii", ".nrrd", ".nhdr", ".seg.nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm",
+)  # fmt: skip
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Member:
     """A member of a zip archive, addressed by its place in the archive's directory: names may repeat or lie.
 
@@ -41,47 +49,118 @@ def place_of(source: Source) -> Path:
     return source if isinstance(source, Path) else source.archive / source.inner
 
 
+def stem_of(name: str) -> str:
+    """A file's name without the suffix of any image format; other dots belong to the name."""
+    lower = name.lower()
+    if lower.endswith(_SUFFIXES):
+        longest = max((suffix for suffix in _SUFFIXES if lower.endswith(suffix)), key=len)
+        return name[: len(name) - len(longest)] or name
+    return name
+
+
 def size_of(source: Source) -> int:
-    """Bytes that a file has, or that a member claims to have."""
+    """Bytes that a file has, or that a member claims to have; reading never gives more than that.
+
+    Raises:
+        InputError: See `read_bytes`.
+    """
     if isinstance(source, Path):
-        return source.stat().st_size
-    with zipfile.ZipFile(source.archive) as archive:
-        return archive.infolist()[source.index].file_size
+        return _with_codes(lambda: source.stat().st_size)
+    return _with_codes(lambda: open_archive(source.archive).entry(source.index).size)
 
 
 def read_bytes(source: Source, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """All bytes of a source.
+
+    A stale or failing network drive is asked a few times before the file is refused.
 
     Args:
         source: A file or a member.
         max_bytes: Refuse more than this, by what is really read and never by what an archive claims.
 
     Raises:
-        InputError: `E_PERMISSION`, `E_IO`, `E_TOO_BIG`, `S_SPECIAL_FILE`, or `E_ARCHIVE_CRC` for a damaged member.
+        InputError: `E_PERMISSION`, `E_IO`, `E_TOO_BIG`, `S_SPECIAL_FILE`, `E_CHANGED_DURING_READ`; for a member
+            `E_ARCHIVE`, `E_ARCHIVE_CRC`, `E_ARCHIVE_BOMB`, `E_ARCHIVE_OVERLAP`, `E_ARCHIVE_ENCRYPTED`.
     """
-    try:
-        return _file_bytes(source, max_bytes) if isinstance(source, Path) else _member_bytes(source, max_bytes)
-    except PermissionError as error:
-        raise InputError("E_PERMISSION", "the file cannot be read") from error
-    except OSError as error:
-        raise InputError("E_IO", f"the file cannot be read ({type(error).__name__})") from error
+    if isinstance(source, Path):
+        return _with_codes(lambda: _file_bytes(source, max_bytes))
+    return _with_codes(lambda: _member_bytes(source, max_bytes))
+
+
+def read_head(source: Source, size: int) -> bytes:
+    """The first bytes of a source, as many as there are up to `size`; of a member unchecked, for looking only.
+
+    Raises:
+        InputError: See `read_bytes`.
+    """
+    if isinstance(source, Path):
+        return _with_codes(lambda: _file_head(source, size))
+    return _with_codes(lambda: _member_head(source, size))
+
+
+def _with_codes(read: Callable[[], Result]) -> Result:
+    for attempt in range(_NUM_TRIES):
+        try:
+            return read()
+        except PermissionError as error:
+            raise InputError("E_PERMISSION", "the file cannot be read") from error
+        except OSError as error:
+            if error.errno not in _TRANSIENT or attempt == _NUM_TRIES - 1:
+                raise InputError("E_IO", f"the file cannot be read ({type(error).__name__})") from error
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _open_regular(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError("S_SPECIAL_FILE", "not a regular file")
+    return descriptor
 
 
 def _file_bytes(path: Path, max_bytes: int) -> bytes:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError("S_SPECIAL_FILE", "not a regular file")
-    if status.st_size > max_bytes:
-        raise InputError("E_TOO_BIG", f"the file is larger than {max_bytes} bytes")
-    return path.read_bytes()
+    with os.fdopen(_open_regular(path), "rb", buffering=0) as stream:
+        before = os.fstat(stream.fileno())
+        if before.st_size > max_bytes:
+            raise InputError("E_TOO_BIG", f"the file is larger than {max_bytes} bytes")
+        pieces, missing = [], before.st_size
+        while missing and (piece := stream.read(missing)):
+            pieces.append(piece)
+            missing -= len(piece)
+        after = os.fstat(stream.fileno())
+    has_changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+    if has_changed or missing:
+        raise InputError(
+            "E_CHANGED_DURING_READ",
+            f"the file had {before.st_size} bytes and then {after.st_size}",
+            hint="run the same command again when nothing writes to the input any more",
+        )
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _file_head(path: Path, size: int) -> bytes:
+    with os.fdopen(_open_regular(path), "rb", buffering=0) as stream:
+        return stream.read(size)
+
+
+def _pieces(member: Member, piece_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+    archive = open_archive(member.archive)
+    return archive.stream(archive.entry(member.index), piece_bytes=piece_bytes)
 
 
 def _member_bytes(member: Member, max_bytes: int) -> bytes:
-    try:
-        with zipfile.ZipFile(member.archive) as archive, archive.open(archive.infolist()[member.index]) as stream:
-            data = stream.read(max_bytes + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, IndexError, NotImplementedError, RuntimeError) as error:
-        raise InputError("E_ARCHIVE_CRC", f"the archive's member is damaged ({type(error).__name__})") from error
-    if len(data) > max_bytes:
-        raise InputError("E_TOO_BIG", f"the archive's member is larger than {max_bytes} bytes")
-    return data
+    data = bytearray()
+    for piece in _pieces(member):
+        data += piece
+        if len(data) > max_bytes:
+            raise InputError("E_TOO_BIG", f"the archive's member is larger than {max_bytes} bytes")
+    return bytes(data)
+
+
+def _member_head(member: Member, size: int) -> bytes:
+    data = bytearray()
+    for piece in _pieces(member, min(max(size, 1), CHUNK_BYTES)):
+        data += piece
+        if len(data) >= size:
+            break
+    return bytes(data[:size])

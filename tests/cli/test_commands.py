@@ -469,7 +469,7 @@ def test_a_cache_can_be_listed_shown_and_exported(place: SimpleNamespace, tmp_pa
         assert {str(k): int(n) for k, n in enumerate(counts) if k and n} == item["labels"]["seg"]["voxels_per_class"]
 
 
-@pytest.mark.parametrize("name", ["image.b2nd", "label-seg.b2nd", "item.json"])
+@pytest.mark.parametrize("name", ["image.b2nd", "label-seg-*.b2nd", "item.json", "label-seg.json"])
 def test_one_flipped_byte_in_a_cache_is_found(tmp_path: Path, name: str) -> None:
     cache = toy_cache(tmp_path / "cache", num_patients=2, size=16)
     assert medssl("cache", "verify", "--cache", cache.root).exit_code == 0

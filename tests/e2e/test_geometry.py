@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
-from medssl_cli.formats.dicom import group_headers, read_header
+from medssl_cli.formats.dicom import group_headers, read_headers
 from medssl_cli.formats.dicom_seg import read_segmentation, write_segmentation
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import Preprocessing
@@ -176,7 +176,9 @@ def test_the_analytic_phantom_survives_the_whole_way_and_back(tmp_path: Path, na
     assert np.linalg.norm(world(affine, indices) - world(start, origins), axis=1).max() <= LIMIT_MM
 
     labels = (voxels.astype(int) % 4).astype(np.uint8)
-    (part,), _ = group_headers([read_header(path) for path in sorted((tmp_path / "ct").iterdir())])
+    (part,), _ = group_headers(
+        [header for path in sorted((tmp_path / "ct").iterdir()) for header in read_headers(path)]
+    )
     sources = [header.source for header in part.headers]
     names = {value: f"remainder {value}" for value in (1, 2, 3)}
     data = write_segmentation(labels, sources, names, affine=affine, model_sha256="0" * 64, algorithm_name="test")

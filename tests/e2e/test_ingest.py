@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -15,13 +16,19 @@ import pytest
 
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine import ingest_report
-from medssl_cli.engine.ingest import ingest
+from medssl_cli.engine.ingest import ingest as run_ingest
+from medssl_cli.engine.ingest_options import IngestOptions
 from medssl_cli.engine.ingest_report import Entry, IngestReport, report_schema
 from medssl_cli.errors import Exit, InterruptedCleanlyError, UsageError
 from medssl_cli.formats.nifti import write_nifti
 from tests.dicom_factory import analytic_phantom, ct_series, write_volume
 
 AFFINE = np.diag([-1.0, 1.0, 2.0, 1.0])
+
+
+def ingest(paths, root, *, progress=None, **options):
+    """The ingest with its options by name."""
+    return run_ingest(paths, root, IngestOptions(**options), progress=progress)
 
 
 def write_pair(root: Path, name: str, seed: int, *, shift_mm: float = 0.0) -> np.ndarray:
@@ -62,7 +69,7 @@ def test_pairs_are_stored_exactly_and_a_repetition_writes_nothing(tmp_path):
     assert (first.exit_code, first.counts["accepted"], first.num_images, first.num_labels) == (Exit.OK, 6, 3, 3)
     assert (second.exit_code, second.counts["duplicate"], second.num_images, second.num_labels) == (Exit.OK, 6, 0, 0)
     assert tree(root) == before
-    assert len([name for name in before if name.startswith("reports")]) == 1
+    assert {Path(name).suffix for name in before if name.startswith("reports")} == {".json", ".jsonl"}
     assert len(records) == 3
     assert len({record.patient_key for record in records}) == 2
     for record in records:
@@ -162,7 +169,8 @@ def test_the_report_follows_its_schema_and_names_nothing(tmp_path):
     assert document["status"] == "partial"
     assert "patient" not in re.sub(r'"has_patient_pattern"|W_NO_PATIENT_KEY', "", text)
     [refused] = [item for item in document["items"] if item["state"] == "quarantined"]
-    assert report.files[refused["id"]] == [(tmp_path / "in" / "patient_18.nii").resolve()]
+    places = {entry.id: sources for entry, sources in report.sources}
+    assert places[refused["id"]] == ((tmp_path / "in" / "patient_18.nii").resolve(),)
 
 
 def test_classes_and_modality_come_from_dataset_json_and_undeclared_values_are_refused(tmp_path):
@@ -282,7 +290,7 @@ def test_a_signal_stops_cleanly_and_the_same_command_completes(tmp_path):
 
     with pytest.raises(InterruptedCleanlyError, match="files are left"):
         ingest([tmp_path / "in"], tmp_path / "cache", workers=1, progress=stop_at_the_second_image)
-    [path] = (tmp_path / "cache" / "reports").iterdir()
+    [path] = (tmp_path / "cache" / "reports").glob("*.json")
     interrupted = json.loads(path.read_text())
     report = ingest([tmp_path / "in"], tmp_path / "cache", workers=1)
 
@@ -312,3 +320,81 @@ def test_every_file_of_a_hostile_collection_is_accounted_for(shared_data, tmp_pa
     assert report.seen == len(on_disk)
     assert report.counts["not_reached"] == 0
     assert not {"E_WORKER_CRASH", "E_DECODER_CRASH"} & set(report.by_code)
+
+
+@pytest.fixture
+def remembers_at_once(monkeypatch):
+    """The change time of a file cannot be set back, so files that have just been written count as being at rest."""
+    monkeypatch.setattr("medssl_cli.engine.known_files.SETTLED_AFTER_NS", -(10**18))
+
+
+def stages_of(paths, root, **options):
+    """Names of the stages that an ingest needed, and its report."""
+    stages: list[str] = []
+    report = ingest(paths, root, workers=1, progress=lambda stage, done, total: stages.append(stage), **options)
+    return set(stages) - {"discover"}, report
+
+
+@pytest.mark.usefixtures("remembers_at_once")
+def test_files_that_have_not_changed_are_not_opened_again(tmp_path):
+    ct_series(tmp_path / "in" / "series")
+    write_pair(tmp_path / "in", "p_1", 0)
+    (tmp_path / "in" / "broken.nii").write_bytes(b"junk")
+    root = tmp_path / "cache"
+
+    first_stages, first = stages_of([tmp_path / "in"], root)
+    second_stages, second = stages_of([tmp_path / "in"], root)
+    reread_stages, reread = stages_of([tmp_path / "in"], root, reread=True)
+    other_stages, _ = stages_of([tmp_path / "in"], root, modality="MR")
+
+    assert first_stages == {"headers", "images", "labels"}
+    assert second_stages == set()
+    assert (second.counts["duplicate"], second.counts["quarantined"]) == (first.counts["accepted"], 1)
+    assert second.by_code == first.by_code
+    assert reread_stages == first_stages
+    assert reread.counts == second.counts
+    assert other_stages == first_stages
+
+
+@pytest.mark.usefixtures("remembers_at_once")
+def test_a_series_that_grew_is_judged_as_a_whole_and_supersedes(tmp_path):
+    ct_series(tmp_path / "in", positions_mm=(0, 5, 10, 15))
+    root = tmp_path / "cache"
+    ingest([tmp_path / "in"], root, workers=1)
+    [small] = Cache.open(root).records()
+
+    ct_series(tmp_path / "more", positions_mm=(0, 5, 10, 15, 20, 25))
+    for name in ("0005.dcm", "0006.dcm"):
+        (tmp_path / "more" / name).rename(tmp_path / "in" / name)
+    report = ingest([tmp_path / "in"], root, workers=1)
+    [large] = Cache.open(root).records()
+
+    assert report.counts["accepted"] == 6
+    assert (small.shape[2], large.shape[2]) == (4, 6)
+    assert small.series_key == large.series_key
+
+
+@pytest.mark.usefixtures("remembers_at_once")
+def test_an_item_that_was_lost_is_stored_again(tmp_path):
+    ct_series(tmp_path / "in")
+    root = tmp_path / "cache"
+    ingest([tmp_path / "in"], root, workers=1)
+    cache = Cache.open(root)
+    [record] = cache.records()
+    shutil.rmtree(cache.item_directory(record.item_id))
+
+    report = ingest([tmp_path / "in"], root, workers=1)
+
+    assert report.counts["accepted"] == 5
+    assert Cache.open(root).records() == [record]
+
+
+def test_a_killed_run_leaves_a_trail(tmp_path):
+    write_pair(tmp_path / "in", "p_1", 0)
+    ingest([tmp_path / "in"], tmp_path / "cache", workers=1)
+
+    [trail] = (tmp_path / "cache" / "reports").glob("*.jsonl")
+    lines = [json.loads(line) for line in trail.read_text().splitlines()]
+
+    assert [line["state"] for line in lines] == ["accepted", "accepted"]
+    assert not list((tmp_path / "cache" / "reports").glob("running-*"))

@@ -149,7 +149,7 @@ def test_an_ingest_killed_at_any_moment_ends_with_the_same_items(scans: Path, tm
     undisturbed = new_cache(tmp_path / "undisturbed")
     timing = timed((undisturbed / "cache.json").exists, "ingest", scans, "--cache", undisturbed)
     expected = content(undisturbed / "items")
-    assert len(expected) == 10 * 3 + 2 * 2
+    assert len(expected) == 10 * 4 + 2 * 2
     num_killed = 0
     for number, delay in enumerate(moments(timing, seed=1)):
         cache = new_cache(tmp_path / f"killed{number}")

@@ -164,6 +164,7 @@ def ingested(tmp_path: Path, *, exit_code: Exit) -> tuple[Path, bytes]:
     code, printed = medssl(out, "ingest", tmp_path / "in", "--cache", "cache", "--report", "report.json")
     assert code == exit_code, printed.decode()
     commands = ["ingest ../in --cache cache --json", "cache ls --cache cache", "cache ls --json --cache cache"]
+    commands += ["cache audit --cache cache", "cache duplicates --cache cache", "key show --key-file cache/site.key"]
     commands += ["cache verify --cache cache"] if exit_code == Exit.NOTHING else ["cache export nifti --cache cache"]
     for command in commands:
         code, more = medssl(out, *command.split())

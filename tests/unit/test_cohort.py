@@ -10,7 +10,7 @@ import pytest
 
 from medssl_cli.demo import cohort as cohort_module
 from medssl_cli.demo.cohort import JUNK, ORIENTATIONS, Cohort, write_cohort
-from medssl_cli.formats.dicom import group_headers, is_dicom, read_header, read_series
+from medssl_cli.formats.dicom import group_headers, is_dicom, read_headers, read_series
 from medssl_cli.imaging.geometry import orientation_code
 
 NUM_SERIES, NUM_LABELLED = 4, 4
@@ -36,7 +36,7 @@ def test_one_series_has_lost_a_slice_and_one_lies_there_twice(cohort):
     )
     assert set(slices.values()) == {1, 2}
 
-    parts, refusals = group_headers([read_header(file) for file in dicom_files(cohort.dicom)])
+    parts, refusals = group_headers([header for file in dicom_files(cohort.dicom) for header in read_headers(file)])
 
     assert len(parts) == NUM_SERIES
     assert [refusal.code for refusal in refusals if refusal.code.startswith("E_")] == ["E_MISSING_SLICES"]
@@ -81,7 +81,9 @@ def test_myocardium_points_left_in_every_axis_order(cohort):
 
 
 def test_unseen_series_lies_where_its_reference_does(cohort):
-    parts, refusals = group_headers([read_header(file) for file in dicom_files(cohort.unseen_series)])
+    parts, refusals = group_headers(
+        [header for file in dicom_files(cohort.unseen_series) for header in read_headers(file)]
+    )
     assert not refusals
     volume = read_series(parts[0]).volume
     reference = nibabel.load(cohort.reference("dicom"))

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,8 @@ from hypothesis import strategies as st
 
 from medssl_cli.errors import CODES, InputError
 from medssl_cli.formats.dicom import SeriesPart, group_headers, mcd_mm
-from medssl_cli.formats.dicom.headers import CT_IMAGE, Header
 from medssl_cli.imaging.geometry import corner_displacement_mm
-from tests.dicom_factory import SERIES_UID, ct_series, edit, group, load, refusal_code
+from tests.dicom_factory import SERIES_UID, ct_series, edit, fake_header, group, load, refusal_code
 
 
 def test_slices_are_ordered_by_position_not_by_instance_number(tmp_path):
@@ -75,6 +75,13 @@ def test_one_wrong_slice_refuses_the_series_by_name(tmp_path, code):
     CORRUPTIONS[code](series)
 
     assert refusal_code(series) == code
+
+
+def test_more_slices_than_the_limit_are_refused(monkeypatch):
+    monkeypatch.setattr("medssl_cli.formats.dicom.gate.MAX_SLICES", 6)
+
+    assert len(group_headers([fake_header(k) for k in range(6)])[0]) == 1
+    assert group_headers([fake_header(k) for k in range(7)])[1][0].code == "E_TOO_BIG"
 
 
 def test_a_slice_of_another_matrix_refuses_the_series(tmp_path):
@@ -234,7 +241,7 @@ def test_one_corrupt_number_is_refused_or_harmless(data):
             st.just(-values[place]),
         )
     )
-    headers[victim] = _replace(headers[victim], **{field: tuple(values)})
+    headers[victim] = replace(headers[victim], **{field: tuple(values)})
 
     parts, refusals = group_headers(headers)
 
@@ -276,7 +283,7 @@ def _oblique(data):
     lps[:3, :3] = rotation * spacing
     lps[:3, 3] = origin
     headers = [
-        _header(
+        fake_header(
             k,
             ImagePositionPatient=tuple(np.round(lps[:3] @ [0, 0, k, 1], 8)),
             ImageOrientationPatient=tuple(np.round([*rotation[:, 0], *rotation[:, 1]], 8)),
@@ -285,56 +292,6 @@ def _oblique(data):
         for k in range(count)
     ]
     return headers, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
-
-
-def _header(number: int, **values) -> Header:
-    return Header(
-        **{
-            "path": Path(f"{number}.dcm"),
-            "digest": f"{number:064x}",
-            "pixel_offset": 0,
-            "pixel_length": None,
-            "TransferSyntaxUID": "1.2.840.10008.1.2.1",
-            "SOPClassUID": CT_IMAGE,
-            "SOPInstanceUID": f"1.2.{number}",
-            "StudyInstanceUID": "1.2",
-            "SeriesInstanceUID": "1.3",
-            "FrameOfReferenceUID": "1.4",
-            "PatientID": "P1",
-            "IssuerOfPatientID": "",
-            "Modality": "CT",
-            "ImageType": ("ORIGINAL", "PRIMARY"),
-            "Rows": 48,
-            "Columns": 64,
-            "BitsAllocated": 16,
-            "BitsStored": 12,
-            "HighBit": 11,
-            "PixelRepresentation": 0,
-            "SamplesPerPixel": 1,
-            "PhotometricInterpretation": "MONOCHROME2",
-            "RescaleSlope": 1.0,
-            "RescaleIntercept": 0.0,
-            "RescaleType": "HU",
-            "NumberOfFrames": 1,
-            "InstanceNumber": number,
-            "AcquisitionNumber": 1,
-            "TemporalPositionIdentifier": None,
-            "EchoNumbers": "",
-            "EchoTime": None,
-            "DiffusionBValue": None,
-            "TriggerTime": None,
-            "ConvolutionKernel": (),
-            "AcquisitionTime": "",
-            "LossyImageCompression": "",
-            "BurnedInAnnotation": "NO",
-            "PixelPaddingValue": None,
-            **values,
-        }
-    )
-
-
-def _replace(header: Header, **values) -> Header:
-    return _header(0, **{**header.__dict__, **values})
 
 
 def _two_phases(folder: Path, attribute: str, values: tuple[float, float]) -> list[Path]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from medssl_cli.errors import GateError, InputError
-from medssl_cli.formats.dicom import group_headers, read_header, read_series, write_ct_series
+from medssl_cli.formats.dicom import group_headers, read_headers, read_series, write_ct_series
 from medssl_cli.formats.dicom_seg import read_segmentation, structure_code, write_segmentation
 from medssl_cli.imaging.volume import Volume
 
@@ -39,7 +39,7 @@ def series(folder: Path, affine: NDArray[np.float64]) -> tuple[list[Path], Volum
         frame_of_reference_uid="1.2.3.5",
         series_description="phantom",
     )
-    (part,), refusals = group_headers([read_header(path) for path in sorted(folder.iterdir())])
+    (part,), refusals = group_headers([header for path in sorted(folder.iterdir()) for header in read_headers(path)])
     assert not refusals
     return [header.source for header in part.headers], read_series(part).volume
 

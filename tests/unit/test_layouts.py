@@ -1,18 +1,25 @@
 """Which file is an image, which is a label, and which belong together."""
 
 import json
-from pathlib import Path
+from collections import Counter
+from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pytest
 
-from medssl_cli.formats.layouts import Arrangement, arrange, known_modality, read_dataset_json
+from medssl_cli.formats.beside import modality_of_stem
+from medssl_cli.formats.discover import discover
+from medssl_cli.formats.layouts import Arrangement, DatasetJson, arrange, known_modality, read_dataset_json
+from medssl_cli.formats.patients import patients_of
+from medssl_cli.formats.source import Member, Source
+from tests.zip_factory import Raw, zip_bytes
 
 ROOT = Path("/home/labels/data")
 
 
 def pairs(arrangement: Arrangement) -> dict[str, list[str]]:
     return {
-        str(label.path.relative_to(ROOT)): [str(image.relative_to(ROOT)) for image in label.images]
+        str(label.source.relative_to(ROOT)): [str(image.relative_to(ROOT)) for image in label.images]
         for label in arrangement.labels
     }
 
@@ -119,3 +126,208 @@ def test_a_class_name_cannot_smuggle_anything(tmp_path):
 )
 def test_modality_words(name, modality):
     assert known_modality(name) == modality
+
+
+def test_the_files_of_a_data_set_inside_an_archive_are_arranged_as_in_a_folder(tmp_path):
+    names = ["imagesTr/case_7_0000.nii.gz", "labelsTr/case_7.nii.gz", "dataset.json"]
+    contents = [b"", b"", json.dumps(NNUNET_2).encode()]
+    archive = tmp_path / "Dataset001.zip"
+    archive.write_bytes(zip_bytes(*map(Raw, [b"d/" + name.encode() for name in names], contents)))
+    sources = [found.source for found in discover([archive])]
+    dataset = read_dataset_json(sources[2])
+    assert dataset is not None
+
+    arrangement = arrange(sources[:2], [dataset], roots=[archive])
+
+    assert [(image.source, image.stem, image.modality) for image in arrangement.images] == [
+        (sources[0], "case_7", "CT")
+    ]
+    assert [(label.source, label.images, label.classes) for label in arrangement.labels] == [
+        (sources[1], (sources[0],), {1: "kidney"})
+    ]
+
+
+def test_members_of_one_name_are_all_arranged():
+    sources = [Member(ROOT / "a.zip", index, PurePosixPath("images/a.nii")) for index in range(3)]
+
+    assert [image.source for image in arrange(sources, roots=[ROOT]).images] == sources
+
+
+@pytest.mark.parametrize("folder", ["masks", "Masks", "segmentations", "segmentation", "label"])
+def test_other_words_for_a_folder_of_labels(folder):
+    assert pairs(arranged("images/a.png", f"{folder}/a.png")) == {f"{folder}/a.png": ["images/a.png"]}
+
+
+def test_image_and_label_may_differ_in_format():
+    arrangement = arranged("images/a.nii.gz", "images/b.nrrd", "labels/a.nrrd", "labels/b.seg.nrrd")
+
+    assert pairs(arrangement) == {"labels/a.nrrd": ["images/a.nii.gz"], "labels/b.seg.nrrd": ["images/b.nrrd"]}
+
+
+BESIDE = {
+    "suffix": (["p1/a.nii", "p1/a_mask.nii"], {"p1/a_mask.nii": ["p1/a.nii"]}),
+    "minus": (["p1/a.nrrd", "p1/a-label.nrrd"], {"p1/a-label.nrrd": ["p1/a.nrrd"]}),
+    "image-suffix": (["a_image.nrrd", "a_label.nrrd"], {"a_label.nrrd": ["a_image.nrrd"]}),
+    "gt": (["f01.nii.gz", "f01_gt.nii.gz"], {"f01_gt.nii.gz": ["f01.nii.gz"]}),
+    "two-pairs": (
+        ["PET_image.nii", "PET_mask.nii", "MR_T1_image.nii", "MR_T1_mask.nii"],
+        {"PET_mask.nii": ["PET_image.nii"], "MR_T1_mask.nii": ["MR_T1_image.nii"]},
+    ),
+    "channels": (
+        ["b1_t1.nii", "b1_t1ce.nii", "b1_flair.nii", "b1_seg.nii"],
+        {"b1_seg.nii": ["b1_t1.nii", "b1_t1ce.nii", "b1_flair.nii"]},
+    ),
+    "named-for-itself": (["case1/imaging.nii.gz", "case1/segmentation.nii.gz"], {
+        "case1/segmentation.nii.gz": ["case1/imaging.nii.gz"]
+    }),
+    "first-word": (["volume-7.nii", "segmentation-7.nii"], {"segmentation-7.nii": ["volume-7.nii"]}),
+    "inner-word": (["x_seg_ct.nii", "x_ct.nii", "y_ct.nii"], {"x_seg_ct.nii": ["x_ct.nii"]}),
+    "inner-word-fewer": (["x_seg_mr.nii", "x_mr_small.nii"], {"x_seg_mr.nii": ["x_mr_small.nii"]}),
+    "inner-word-two": (["x_seg_mr.nii", "x_mr_1.nii", "x_mr_2.nii"], {}),
+    "slicer": (["a.nrrd", "a.seg.nrrd"], {"a.seg.nrrd": ["a.nrrd"]}),
+    "other-case": (["A.nii", "a_Mask.nii"], {"a_Mask.nii": ["A.nii"]}),
+    "no-image": (["p1/b.nii", "p1/a_seg.nii"], {"p1/a_seg.nii": []}),
+    "several-images": (["p1/b.nii", "p1/a.nii", "p1/mask.nii"], {"p1/mask.nii": []}),
+    "other-folder": (["p1/a.nii", "p2/a_mask.nii"], {"p2/a_mask.nii": []}),
+    "in-images": (["images/a.nii", "images/a_mask.nii"], {"images/a_mask.nii": ["images/a.nii"]}),
+    "not-a-mask": (["a.nii", "a_masked.nii", "unmasked.nii", "a_gt7.nii", "b_gt.nii"], {}),
+    "label-of-label": (["a.nii", "a_mask.nii", "a_mask_seg.nii"], {"a_mask.nii": ["a.nii"], "a_mask_seg.nii": []}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_label_maps_beside_their_image(case):
+    names, expected = BESIDE[case]
+    arrangement = arranged(*names)
+    found = {label: sorted(images) for label, images in pairs(arrangement).items()}
+
+    assert found == {label: sorted(images) for label, images in expected.items()}
+    assert len(arrangement.images) + len(arrangement.labels) == len(names)
+
+
+def test_an_image_folder_with_labels_elsewhere_keeps_names_that_look_like_masks():
+    arrangement = arranged("images/a_mask.nii", "labels/a_mask.nii")
+
+    assert pairs(arrangement) == {"labels/a_mask.nii": ["images/a_mask.nii"]}
+
+
+def test_one_file_per_organ():
+    organs = ["s1/segmentations/liver.nii.gz", "s1/segmentations/kidney_left.nii.gz"]
+    arrangement = arranged(
+        "s1/ct.nii.gz", *organs, "s2/mri.nii.gz", "s2/notes.nii.gz", "s2/segmentations/spleen.nii.gz"
+    )
+
+    assert [(label.images, label.class_name) for label in arrangement.labels] == [
+        ((ROOT / "s1/ct.nii.gz",), "liver"),
+        ((ROOT / "s1/ct.nii.gz",), "kidney_left"),
+        ((ROOT / "s2/mri.nii.gz",), "spleen"),
+    ]
+    assert [image.modality for image in arrangement.images] == ["CT", "MR", None]
+
+
+def test_organs_without_an_image_or_of_several_have_none():
+    arrangement = arranged("s1/segmentations/liver.nii", "s2/a.nii", "s2/b.nii", "s2/segmentations/liver.nii")
+
+    assert [(label.images, label.class_name) for label in arrangement.labels] == [((), None), ((), None)]
+
+
+@pytest.mark.parametrize(
+    ("stem", "modality"),
+    [("ct", "CT"), ("PET_image", "PT"), ("MR_T1_image", "MR"), ("t2-flair", "MR"), ("pet_ct", None), ("ct_1", None),
+     ("image", None), ("", None)],
+)  # fmt: skip
+def test_a_name_states_a_modality_only_if_it_states_nothing_else(stem, modality):
+    assert modality_of_stem(stem) == modality
+
+
+def test_many_files_in_one_folder_take_time_in_proportion(monkeypatch):
+    """Names are looked up; a search per mask would compare 10^8 pairs here."""
+    names = [f"{index}{suffix}.png" for index in range(10_000) for suffix in ("", "_mask")]
+
+    arrangement = arranged(*names)
+
+    assert len(arrangement.images) == len(arrangement.labels) == 10_000
+    assert all(len(label.images) == 1 for label in arrangement.labels)
+
+
+def test_every_file_ends_in_one_place_whatever_the_names_are():
+    """Folders and names of all layouts at once, mixed at random, in folders and archives."""
+    rng = np.random.default_rng(0)
+    folders = [
+        "images",
+        "labelsTr",
+        "imagesTr",
+        "masks",
+        "segmentations",
+        "sub-1",
+        "ses-1",
+        "anat",
+        "derivatives",
+        "p1",
+    ]
+    words = [
+        "a",
+        "mask",
+        "seg",
+        "gt",
+        "t1",
+        "ct",
+        "sub-1",
+        "ses-1",
+        "T1w",
+        "dseg",
+        "probseg",
+        "0000",
+        "",
+        "image",
+        "\udcff",
+    ]
+    suffixes = [".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".png", ""]
+    sources: list[Source] = []
+    for index in range(3000):
+        name = "_".join(rng.choice(words, rng.integers(1, 4))) + str(rng.choice(suffixes)) or "x"
+        place = PurePosixPath(*rng.choice(folders, rng.integers(0, 5)), name)
+        if index % 10 == 0:
+            place = PurePosixPath(rng.choice(["derivatives/x", "ds", ""]), "sub-1/anat", f"sub-1_{name}")
+        sources.append(ROOT / place if rng.random() < 0.7 else Member(ROOT / "a.zip", index, place))
+    sources = list(dict.fromkeys(sources))
+    dataset = DatasetJson(ROOT, {1: "a"}, {0: "CT"}, has_channels=True)
+    arrangement = arrange(sources, [dataset], roots=[ROOT, ROOT / "p1"])
+
+    images = [image.source for image in arrangement.images]
+    placed = [*images, *(label.source for label in arrangement.labels), *(source for source, _ in arrangement.skipped)]
+    assert Counter(placed) == Counter(sources)
+    assert all(set(label.images) <= set(images) for label in arrangement.labels)
+    assert min(len(images), len(arrangement.labels), len(arrangement.skipped)) > 10
+
+
+def test_many_inputs_take_time_in_proportion():
+    names = [ROOT / f"{index}.nii" for index in range(10_000)]
+
+    arrangement = arrange(names, roots=names)
+
+    assert len(patients_of(arrangement.images, names)) == 10_000
+
+
+REAL = {
+    "sts_seg": (20, 20, {"PT": 17, "MR": 3}),
+    "totalsegmentator": (1, 1, {None: 1}),
+    "pyradiomics": (1, 1, {None: 1}),
+    "hippocampus": (180, 180, {None: 180}),
+    "acdc": (16, 16, {None: 16}),
+}
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", REAL)
+def test_real_folders(shared_data, name):
+    num_images, num_labels, modalities = REAL[name]
+    root = shared_data / name
+    found = list(discover([root]))
+    sources = [entry.source for entry in found if entry.kind in ("nifti", "nrrd")]
+    arrangement = arrange(sources, roots=[root])
+
+    assert (len(arrangement.images), len(arrangement.labels)) == (num_images, num_labels)
+    assert Counter(image.modality for image in arrangement.images) == modalities
+    assert all(len(label.images) == 1 for label in arrangement.labels)
+    assert len({label.images for label in arrangement.labels}) == num_labels

@@ -4,7 +4,8 @@ import gzip
 import io
 import itertools
 import struct
-from pathlib import Path, PurePath
+import zipfile
+from pathlib import Path, PurePath, PurePosixPath
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -14,8 +15,11 @@ import pytest
 from medssl_cli.errors import GateError, InputError, UsageError
 from medssl_cli.formats import nifti
 from medssl_cli.formats.gzip_strict import gunzip, gzip_bytes
-from medssl_cli.formats.nifti import encode_nifti, read_nifti, write_nifti
+from medssl_cli.formats.nifti import encode_nifti, read_nifti, read_nifti_series, write_nifti
 from medssl_cli.formats.patients import patient_from_name, patients_from_places
+from medssl_cli.formats.policy import Policy
+from medssl_cli.formats.source import Member
+from medssl_cli.imaging.geometry import orientation_code
 
 VOXELS = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 30], [0, 0, 0, 1]], dtype=np.float64)
@@ -161,6 +165,7 @@ HEADER_FAULTS = {
     "colour": ("E_DATATYPE", [(DATATYPE, "h", 128)]),
     "complex": ("E_DATATYPE", [(DATATYPE, "h", 32)]),
     "no orientation": ("E_NO_ORIENTATION", [(SCODE, "h", 0), (QCODE, "h", 0)]),
+    "affine of an unknown kind": ("E_NIFTI_HEADER", [(SCODE, "h", 6)]),
     "NaN affine": ("E_AFFINE_INVALID", [(SROW, "f", float("nan"))]),
     "zero axis": ("E_AFFINE_INVALID", [(SROW, "f", 0.0)]),
     "negative pixdim in the qform": ("E_AFFINE_INVALID", [(PIXDIM + 4, "f", -1.5)]),
@@ -214,6 +219,13 @@ def test_an_intercept_without_a_slope_is_ignored_and_said(tmp_path, slope):
 
     assert image.warnings == ("W_SCL_IGNORED",)
     assert np.array_equal(image.volume.voxels[0], VOXELS)
+
+
+def test_a_scale_that_32_bit_numbers_would_lose_is_refused(tmp_path):
+    data = bytearray(nib.Nifti2Image(VOXELS, AFFINE).to_bytes())
+    struct.pack_into("<d", data, 176, 1e-300)
+
+    assert refusal(tmp_path, bytes(data)) == "E_SCALE"
 
 
 def test_64_bit_integers_shrink_if_they_fit(tmp_path):
@@ -343,6 +355,144 @@ def test_a_file_that_is_written_while_it_is_read_is_refused(tmp_path, monkeypatc
 
     with pytest.raises(InputError, match="E_CHANGED_DURING_READ"):
         read_nifti(path)
+
+
+def under(tmp_path: Path, data: bytes, **policy: object):
+    """What a site with another policy reads."""
+    (tmp_path / "a.nii").write_bytes(data)
+    return read_nifti(tmp_path / "a.nii", policy=Policy(**policy)).image
+
+
+CONFLICT = patched((QOFFSET, "f", 40.0))  # the sform says 10 mm, the qform 40 mm
+
+
+@pytest.mark.parametrize(("choice", "x_mm"), [("sform", 10.0), ("qform", 40.0)])
+def test_a_site_may_choose_between_two_affines_that_disagree(tmp_path, choice, x_mm):
+    image = under(tmp_path, CONFLICT, nifti_affine=choice)
+
+    assert image.volume.affine[0, 3] == x_mm
+    assert image.repairs == (f"nifti-affine={choice}",)
+
+
+@pytest.mark.parametrize("choice", ["sform", "qform"])
+def test_a_choice_that_was_not_needed_is_no_repair(tmp_path, choice):
+    image = under(tmp_path, patched(), nifti_affine=choice)
+
+    assert image.repairs == ()
+    assert np.array_equal(image.volume.affine, AFFINE)
+
+
+def test_the_chosen_affine_must_be_sound_whatever_the_other_is(tmp_path):
+    no_sform, no_qform = patched((SROW, "f", np.nan)), patched((PIXDIM + 4, "f", -1.5))
+
+    assert under(tmp_path, no_sform, nifti_affine="qform").repairs == ("nifti-affine=qform",)
+    assert refusal(tmp_path, no_sform) == "E_AFFINE_INVALID"
+    with pytest.raises(InputError, match="E_AFFINE_INVALID"):
+        under(tmp_path, no_sform, nifti_affine="sform")
+    with pytest.raises(InputError, match="E_AFFINE_INVALID"):
+        under(tmp_path, no_qform, nifti_affine="qform")
+
+
+def test_a_site_may_say_how_an_image_without_affine_lies(tmp_path):
+    image = under(tmp_path, patched((SCODE, "h", 0), (QCODE, "h", 0)), assume_orientation="LPS")
+
+    assert orientation_code(image.volume.affine) == "LPS"
+    assert image.volume.spacing_mm == (1.5, 2, 3)
+    assert image.repairs == ("assume-orientation=LPS",)
+
+
+def test_a_shear_is_resampled_on_request_but_never_in_labels(tmp_path):
+    # 0.3 mm along x per step along y: 39 steps lean 11.7 mm, 7.8 voxels of 1.5 mm; 12 columns hold every row.
+    voxels = np.ones((4, 40, 2), dtype=np.uint8)
+    data = patched((SROW + 4, "f", 0.3), (QCODE, "h", 0), (PIXDIM + 8, "f", np.hypot(2, 0.3)), voxels=voxels)
+
+    image = under(tmp_path, data, shear="resample")
+
+    assert image.repairs == ("shear=resample",)
+    assert image.volume.shape == (12, 40, 2)
+    assert image.volume.spacing_mm == pytest.approx((1.5, 2, 3))
+    with pytest.raises(InputError, match="E_AFFINE_SHEAR"):
+        read_nifti(tmp_path / "a.nii", policy=Policy(shear="resample"), is_label=True)
+
+
+def test_voxels_that_are_not_finite_take_the_minimum_on_request_but_never_in_labels(tmp_path):
+    voxels = VOXELS.astype(np.float32) - 5
+    voxels[1, 2, 3], voxels[0, 0, 2] = np.inf, np.nan
+    data = encode_nifti(voxels, AFFINE)
+
+    image = under(tmp_path, data, nonfinite="background")
+
+    assert image.repairs == ("nonfinite=background",)
+    assert image.volume.voxels[0, 1, 2, 3] == image.volume.voxels[0, 0, 0, 2] == -5
+    with pytest.raises(InputError, match="2 of 24 voxels"):
+        read_nifti(tmp_path / "a.nii")
+    with pytest.raises(InputError, match="E_NONFINITE_VOXELS"):
+        read_nifti(tmp_path / "a.nii", policy=Policy(nonfinite="background"), is_label=True)
+
+
+def test_an_image_of_nothing_finite_has_no_background(tmp_path):
+    with pytest.raises(InputError, match="E_NONFINITE_VOXELS"):
+        under(tmp_path, encode_nifti(np.full((2, 2, 2), np.nan, np.float32), AFFINE), nonfinite="background")
+
+
+def test_the_size_limit_is_the_policys(tmp_path):
+    assert under(tmp_path, patched(), max_volume_bytes=48).volume.shape == (2, 3, 4)
+    with pytest.raises(InputError, match="E_TOO_BIG"):
+        under(tmp_path, patched(), max_volume_bytes=47)
+
+
+FOUR = np.stack([VOXELS, VOXELS + 100, VOXELS - 7], axis=3)
+SPLIT = Policy(split_4d=True)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_each_image_of_a_4d_file_is_read_on_request(tmp_path, name, kind):
+    nib.save(kind(FOUR, AFFINE), tmp_path / name)
+
+    images = read_nifti_series(tmp_path / name, modality="MR", policy=SPLIT)
+
+    assert [image.identity.series for image in images] == ["a#t0", "a#t1", "a#t2"]
+    assert {image.identity.study for image in images} == {"a"}
+    assert all(image.repairs == ("split-4d",) for image in images)
+    for index, image in enumerate(images):
+        assert np.array_equal(image.volume.voxels[0], FOUR[..., index])
+        assert np.array_equal(image.volume.affine, AFFINE)
+
+
+def test_a_4d_file_is_refused_without_the_request_and_where_one_image_is_needed(tmp_path):
+    nib.save(nib.Nifti1Image(FOUR, AFFINE), tmp_path / "a.nii")
+
+    with pytest.raises(InputError, match="E_4D_INPUT") as caught:
+        read_nifti_series(tmp_path / "a.nii")
+    assert "--split-4d" in caught.value.hint
+    with pytest.raises(InputError, match="E_4D_INPUT"):
+        read_nifti(tmp_path / "a.nii", policy=SPLIT)
+
+
+def test_five_dimensions_are_refused_whatever_the_policy(tmp_path):
+    nib.save(nib.Nifti1Image(FOUR[..., None, :], AFFINE), tmp_path / "a.nii")
+
+    with pytest.raises(InputError, match="E_4D_INPUT"):
+        read_nifti_series(tmp_path / "a.nii", policy=SPLIT)
+
+
+def test_a_3d_file_is_a_series_of_one_under_its_own_name(tmp_path):
+    (tmp_path / "a.nii").write_bytes(patched())
+
+    (image,) = read_nifti_series(tmp_path / "a.nii", policy=SPLIT)
+
+    assert (image.identity.series, image.repairs) == ("a", ())
+
+
+def test_a_member_of_an_archive_is_read_in_place(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x/scan.nii.gz", gzip_bytes(patched()))
+
+    image = read_nifti(Member(tmp_path / "a.zip", 0, PurePosixPath("x/scan.nii.gz"))).image
+
+    assert np.array_equal(image.volume.voxels[0], VOXELS)
+    assert image.identity.series == "scan"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from medssl_cli.parallel import Outcome, available_cores, supervised_map
+from medssl_cli.errors import MedsslError
+from medssl_cli.parallel import Outcome, Workers, _quota_cores, available_cores, supervised_map
 
 HANG_S = 600.0
 PARENT = """
@@ -73,8 +74,8 @@ def test_death_and_exceptions_cost_their_own_task_only() -> None:
     found = outcomes(["a", "die", "b", "exit", "c", "raise", "d", "unpicklable", "e"])
 
     assert {task: outcome.failure for task, outcome in found.items() if outcome.result is None}.items() >= {
-        ("die", "died"),
-        ("exit", "died"),
+        ("die", "died (signal 9)"),
+        ("exit", "died (exit status 3)"),
         ("raise", "LookupError"),
     }
     assert found["unpicklable"].failure
@@ -93,7 +94,7 @@ def test_a_hung_child_is_killed_and_the_rest_goes_on() -> None:
 def test_a_child_that_asks_for_too_much_memory_fails_alone() -> None:
     found = outcomes(["a", "eat", "b"], memory=4 << 30)
 
-    assert found["eat"].failure == "MemoryError"
+    assert found["eat"].failure == "out of memory"
     assert (found["a"].result, found["b"].result) == ("A", "B")
 
 
@@ -142,5 +143,90 @@ def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
         assert not Path(f"/proc/{child}").exists()
 
 
+def test_children_stay_warm_between_stages() -> None:
+    with Workers(1) as workers:
+        first, second = ({outcome.result for outcome in workers.map(process_of, [0, 1], timeout_s=60)} for _ in "ab")
+
+    assert first == second
+    assert len(first) == 1
+
+
+def test_a_child_that_keeps_much_memory_is_replaced() -> None:
+    with Workers(1, retire_above_bytes=1) as workers:
+        found = {outcome.result for outcome in workers.map(process_of, range(3), timeout_s=60)}
+
+    assert len(found) == 3
+
+
+def test_a_stage_that_is_left_early_does_not_disturb_the_next() -> None:
+    with Workers(2) as workers:
+        stage = workers.map(misbehave, ["a", "hang"], timeout_s=HANG_S)
+        assert next(stage).result == "A"
+        with pytest.raises(RuntimeError, match="one map"):
+            next(workers.map(square, [1], timeout_s=60))
+        stage.close()
+
+        assert [outcome.result for outcome in workers.map(square, [3], timeout_s=60)] == [9]
+
+
+def test_work_ends_when_it_is_asked_to_stop() -> None:
+    asked = iter([False, False, True])
+    with Workers(1) as workers:
+        found = list(workers.map(misbehave, ["hang", "a"], timeout_s=HANG_S, should_stop=lambda: next(asked)))
+
+    assert found == []
+
+
+def test_a_child_that_is_killed_while_it_waits_is_replaced() -> None:
+    with Workers(1) as workers:
+        (first,) = workers.map(process_of, [0], timeout_s=60)
+        assert first.result is not None
+        os.kill(first.result, signal.SIGKILL)
+        (second,) = workers.map(process_of, [0], timeout_s=60)
+
+    assert second.result not in (None, first.result)
+
+
+def test_large_tasks_and_results_pass() -> None:
+    size = 3_000_000  # far beyond a socket's buffer in both directions
+    found = list(supervised_map(misbehave, ["x" * size], num_workers=1, timeout_s=60))
+
+    assert found[0].result == "X" * size
+
+
+def test_children_that_cannot_start_are_an_error_and_not_an_endless_loop() -> None:
+    with pytest.raises(MedsslError) as caught:
+        list(supervised_map(square, [1], num_workers=1, timeout_s=60, memory_limit_bytes=1 << 20))
+
+    assert caught.value.code == "E_WORKER_CRASH"
+
+
 def test_cores_are_those_that_this_process_may_use() -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "cores"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 1.5),  # the parent's limit holds
+        ("0::/\n", {"cpu.max": "400000 100000"}, 4.0),
+        ("0::/\n", {"cpu.max": "max 100000"}, float("inf")),
+        ("0::/\n", {"cpu.max": "nonsense"}, float("inf")),
+        ("0::/\n", {}, float("inf")),
+        (
+            "4:cpu,cpuacct:/job\n1:name=systemd:/\n",
+            {"cpu/job/cpu.cfs_quota_us": "50000", "cpu/job/cpu.cfs_period_us": "100000"},
+            0.5,
+        ),
+        ("2:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, float("inf")),
+    ],
+    ids=["v2-parent", "v2", "v2-unlimited", "v2-damaged", "none", "v1", "v1-unlimited"],
+)
+def test_a_containers_quota_counts(tmp_path: Path, membership: str, files: dict[str, str], cores: float) -> None:
+    root = tmp_path / "cgroup"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (tmp_path / "membership").write_text(membership)
+
+    assert _quota_cores(root, tmp_path / "membership") == cores

@@ -9,6 +9,7 @@ from medssl_cli.cache import prepared
 from medssl_cli.cache.arrays import read_array
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
+from medssl_cli.cache.verify import drop_entry
 from medssl_cli.errors import GateError
 from medssl_cli.imaging.preprocessing import intensity_of, preprocess, to_grid
 from medssl_cli.imaging.volume import Volume
@@ -136,14 +137,10 @@ def test_another_spacing_is_another_folder(cache: Cache) -> None:
 def test_a_replaced_label_is_prepared_anew(cache: Cache) -> None:
     prepared_of(cache, COARSE)
     record = cache.records()[0]
-    path = cache.root / "items" / record.item_id[:2] / record.item_id / "item.json"
     emptied = np.zeros(record.shape, np.uint8)
     emptied[:4] = 2
-    removed = record.model_copy(update={"labels": {}})
+    drop_entry(cache.item_directory(record.item_id), "label-seg.json")
     with cache.writing():
-        from medssl_cli.cache.store import _write_record
-
-        _write_record(path, removed)
         assert cache.add_label(record.item_id, "seg", Volume(emptied[None], record.affine_array), {1: "a", 2: "b"})
 
     item = next(item for item in prepared_of(cache, COARSE) if item.item_id == record.item_id)

@@ -4,61 +4,100 @@ Decoders trust the codestream, readers the DICOM header; where they disagree, pi
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom.headers import Header
 
+MAX_MARKERS: Final = 10_000
+MAX_BOXES: Final = 1_000
+
 _JPEG_START: Final = b"\xff\xd8"
 _J2K_START: Final = b"\xff\x4f\xff\x51"
+_JP2_START: Final = b"\x00\x00\x00\x0cjP  "
+_JP2_CODESTREAM: Final = b"jp2c"
 _RLE: Final = "1.2.840.10008.1.2.5"
 _FRAME_MARKERS: Final = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
+
+
+@dataclass(frozen=True)
+class _Picture:
+    columns: int
+    rows: int
+    precisions: tuple[int, ...]
+    signs: tuple[bool, ...] | None  # JPEG and JPEG-LS have no sign
 
 
 def check_codestream(header: Header, frames: Sequence[bytes]) -> None:
     """Refuse a picture whose size, precision, sign or number of components is not what the DICOM header says.
 
+    JPEG, JPEG-LS, JPEG 2000 and HTJ2K are looked at, the latter two also inside of JP2 boxes; RLE has no such header.
+
     Args:
-        header: Of the file.
-        frames: Encapsulated frames; one is expected.
+        header: Of the picture.
+        frames: The compressed data of one picture; exactly one is expected.
 
     Raises:
         InputError: `E_TRUNCATED` without exactly one frame, else `E_CODESTREAM_MISMATCH`.
     """
     if len(frames) != 1:
-        raise InputError("E_TRUNCATED", f"{len(frames)} compressed frames, 1 expected")
+        raise InputError("E_TRUNCATED", f"{len(frames)} compressed frames, 1 expected", hint="retrieve the file again")
     if header.TransferSyntaxUID == _RLE:
         return
-    frame = frames[0]
-    if frame.startswith(_J2K_START):
-        columns, rows, precision, is_signed, components = _j2k_size(frame)
-        if is_signed != (header.PixelRepresentation == 1):
-            raise InputError("E_CODESTREAM_MISMATCH", "codestream and header disagree on the sign")
-    elif frame.startswith(_JPEG_START):
-        columns, rows, precision, components = _jpeg_size(frame)
-    else:
-        raise InputError("E_CODESTREAM_MISMATCH", "not a bare JPEG or JPEG 2000 codestream")
-    if (columns, rows, components) != (header.Columns, header.Rows, 1):
-        raise InputError("E_CODESTREAM_MISMATCH", "codestream and header disagree on the size")
-    if not header.BitsStored <= precision <= header.BitsAllocated:
-        raise InputError(
-            "E_CODESTREAM_MISMATCH", f"{precision} bits in the codestream, {header.BitsStored} in the header"
-        )
+    picture = _picture(frames[0])
+    components = len(picture.precisions)
+    if (picture.columns, picture.rows, components) != (header.Columns, header.Rows, header.SamplesPerPixel):
+        raise _mismatch("codestream and header disagree on the size")
+    if picture.signs is not None and set(picture.signs) != {header.PixelRepresentation == 1}:
+        raise _mismatch("codestream and header disagree on the sign")
+    for precision in picture.precisions:
+        if not header.BitsStored <= precision <= header.BitsAllocated:
+            raise _mismatch(f"{precision} bits in the codestream, {header.BitsStored} in the header")
 
 
-def _j2k_size(frame: bytes) -> tuple[int, int, int, bool, int]:
-    """Columns, rows, precision, sign and components of a SIZ marker segment (ISO/IEC 15444-1 A.5.1)."""
-    if len(frame) < 43:
-        raise InputError("E_TRUNCATED", "the codestream ends in its header")
-    x1, y1, x0, y0 = (int.from_bytes(frame[at : at + 4], "big") for at in (8, 12, 16, 20))
-    components = int.from_bytes(frame[40:42], "big")
-    return x1 - x0, y1 - y0, (frame[42] & 0x7F) + 1, bool(frame[42] & 0x80), components
+def _picture(frame: bytes) -> _Picture:
+    if frame.startswith(_JPEG_START):
+        return _jpeg_size(frame)
+    start = _codestream_start(frame) if frame.startswith(_JP2_START) else 0
+    if frame[start : start + 4] != _J2K_START:
+        raise _mismatch("not a JPEG or JPEG 2000 codestream")
+    return _j2k_size(frame, start)
 
 
-def _jpeg_size(frame: bytes) -> tuple[int, int, int, int]:
-    """Columns, rows, precision and components of the frame header (ITU T.81 B.2.2, T.87 C.2.2)."""
+def _codestream_start(frame: bytes) -> int:
+    """Where the codestream begins in a JP2 file (ISO/IEC 15444-1 I.4); lengths that promise no progress are refused."""
+    at = 0
+    for _ in range(MAX_BOXES):
+        length, kind = int.from_bytes(frame[at : at + 4], "big"), frame[at + 4 : at + 8]
+        if length < 8 or at + length > len(frame):
+            raise _mismatch("the boxes around the codestream are damaged")
+        if kind == _JP2_CODESTREAM:
+            return at + 8
+        at += length
+    raise _mismatch(f"no codestream within {MAX_BOXES} boxes")
+
+
+def _j2k_size(frame: bytes, start: int) -> _Picture:
+    """Size, precision, sign and components of a SIZ marker segment (ISO/IEC 15444-1 A.5.1; the same in HTJ2K)."""
+    end = start + 4 + int.from_bytes(frame[start + 4 : start + 6], "big")
+    if end > len(frame) or end < start + 45:
+        raise _mismatch("the codestream ends in its header")
+    x1, y1, x0, y0 = (int.from_bytes(frame[start + at : start + at + 4], "big") for at in (8, 12, 16, 20))
+    components = int.from_bytes(frame[start + 40 : start + 42], "big")
+    if end != start + 42 + 3 * components or not components:
+        raise _mismatch("the codestream's number of components is impossible")
+    depths = [frame[start + 42 + 3 * component] for component in range(components)]
+    precisions = tuple((depth & 0x7F) + 1 for depth in depths)
+    return _Picture(x1 - x0, y1 - y0, precisions, tuple(bool(depth & 0x80) for depth in depths))
+
+
+def _jpeg_size(frame: bytes) -> _Picture:
+    """Size, precision and components of the frame header (ITU T.81 B.2.2, T.87 C.2.2)."""
     at = 2
-    while at + 10 <= len(frame) and frame[at] == 0xFF:
+    for _ in range(MAX_MARKERS):
+        if at + 10 > len(frame) or frame[at] != 0xFF:
+            break
         marker = frame[at + 1]
         if marker == 0xFF:
             at += 1
@@ -66,8 +105,12 @@ def _jpeg_size(frame: bytes) -> tuple[int, int, int, int]:
         length = int.from_bytes(frame[at + 2 : at + 4], "big")
         if marker in _FRAME_MARKERS:
             rows, columns = (int.from_bytes(frame[start : start + 2], "big") for start in (at + 5, at + 7))
-            return columns, rows, frame[at + 4], frame[at + 9]
+            return _Picture(columns, rows, (frame[at + 4],) * frame[at + 9], None)
         if length < 2:
             break
         at += 2 + length
-    raise InputError("E_CODESTREAM_MISMATCH", "the JPEG stream has no frame header")
+    raise _mismatch("the JPEG stream has no frame header")
+
+
+def _mismatch(message: str) -> InputError:
+    return InputError("E_CODESTREAM_MISMATCH", message, hint="retrieve the file again")

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom.headers import Header
+from medssl_cli.formats.dicom.repair import MAX_TILT_DEGREES, NO_REPAIR, Repair, slots_of, upright
+from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.imaging.geometry import Affine, displacement_limit_mm
 
-MIN_SLICES: Final = 4
+MAX_SLICES: Final = 20_000
 COSINE_TOLERANCE: Final = 1e-3
 JITTER_MM: Final = 0.01
 LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
+REPAIRABLE: Final = frozenset({"CT", "MR", "PT"})
 
 _RETRIEVE: Final = "retrieve the series again"
 Matrix = NDArray[np.float64]
@@ -31,13 +34,18 @@ class Fit:
 
     Args:
         headers: S slices.
-        affine: `[4, 4]` voxel-centre index to RAS+ mm.
-        mcd_mm: Largest distance between a slice corner's place by its own header and by the affine.
+        affine: `[4, 4]` voxel-centre index to RAS+ mm, of the finished grid.
+        mcd_mm: Largest distance between a slice corner's place by its own header and by the affine of the slices as
+            they are stored.
+        repair: What a policy allowed to be changed on the way to that grid.
+        warnings: `W_` codes.
     """
 
     headers: tuple[Header, ...]
     affine: Affine
     mcd_mm: float
+    repair: Repair = NO_REPAIR
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,20 +63,23 @@ class _Stack:
         return normal / np.linalg.norm(normal)
 
 
-def fit(headers: Sequence[Header]) -> Fit:
+def fit(headers: Sequence[Header], policy: Policy = STRICT) -> Fit:
     """Fit one affine to slices of one matrix size and prove it against every slice's own header.
 
     Args:
         headers: Slices in any order.
+        policy: How few slices are enough; whether missing slices and a leaning stack may be repaired.
 
     Raises:
-        InputError: `E_GEOM_MISSING`, `E_SPACING_INVALID`, `E_IOP_NOT_ORTHONORMAL`, `E_TOO_FEW_SLICES`,
+        InputError: `E_GEOM_MISSING`, `E_SPACING_INVALID`, `E_IOP_NOT_ORTHONORMAL`, `E_TOO_FEW_SLICES`, `E_TOO_BIG`,
             `E_DUP_POSITION`, `E_PIXEL_SPACING_VARIES`, `E_ORIENTATION_VARIES`, `E_MISSING_SLICES`,
             `E_SPACING_NOT_UNIFORM`, `E_GANTRY_TILT` or `E_GEOMETRY_INEXACT`.
     """
     check_slices(headers)
-    if len(headers) < MIN_SLICES:
-        raise InputError("E_TOO_FEW_SLICES", f"{len(headers)} slices; a volume needs {MIN_SLICES}")
+    if len(headers) < policy.min_slices:
+        raise InputError("E_TOO_FEW_SLICES", f"{len(headers)} slices; a volume needs {policy.min_slices}")
+    if len(headers) == 1:
+        return _single(headers[0])
     stack = _stack(headers)
     heights = stack.positions @ stack.normal
     order = np.argsort(heights, kind="stable")
@@ -80,29 +91,42 @@ def fit(headers: Sequence[Header]) -> Fit:
             f"{len(headers)} slices at {1 + int((gaps > 0.01 * gaps.mean()).sum())} positions",
             hint="export each time point, echo or phase as its own series",
         )
+    if len(headers) > MAX_SLICES:
+        raise InputError("E_TOO_BIG", f"{len(headers)} slices; {MAX_SLICES} are the limit")
     ordered = tuple(headers[index] for index in order)
     stack = _stack(ordered)
     affine = _affine_lps(stack)
     limit = displacement_limit_mm(affine)
     mcd = mcd_mm(ordered, LPS_TO_RAS @ affine)
+    slots: tuple[int, ...] = ()
     if not mcd <= limit:
-        raise _misfit(stack, ordered[0], gaps, mcd, limit)
-    _check_tilt(stack, limit)
-    return Fit(ordered, LPS_TO_RAS @ affine, mcd)
+        refusal = _misfit(stack, ordered[0], gaps, mcd, limit)
+        if refusal.code == "E_MISSING_SLICES" and policy.gaps == "interpolate" and ordered[0].Modality in REPAIRABLE:
+            slots = slots_of(gaps)
+        if not slots:
+            raise refusal
+        affine[:3, 2] *= (len(ordered) - 1) / slots[-1]
+        limit = displacement_limit_mm(affine)
+        mcd = mcd_mm(ordered, LPS_TO_RAS @ affine, slots)
+        if not mcd <= limit:
+            raise refusal
+    affine, step = _without_tilt(stack, affine, slots[-1] + 1 if slots else len(ordered), limit, policy)
+    return Fit(ordered, LPS_TO_RAS @ affine, mcd, Repair(slots, step))
 
 
-def mcd_mm(headers: Sequence[Header], affine: Affine) -> float:
+def mcd_mm(headers: Sequence[Header], affine: Affine, slots: Sequence[int] = ()) -> float:
     """Maximum corner displacement between slices' own raw headers and an affine, in mm.
 
     Cosines are deliberately not normalised: that would hide a wrong length.
 
     Args:
-        headers: S slices; the position in the sequence is the slice index k.
+        headers: S slices.
         affine: `[4, 4]` voxel-centre index to RAS+ mm.
+        slots: Slice index k of each; their places in the sequence if empty.
     """
     stack = _stack(headers)
     columns, rows = headers[0].Columns - 1, headers[0].Rows - 1
-    slices = np.arange(len(headers), dtype=np.float64)
+    slices = np.array(slots or range(len(headers)), dtype=np.float64)
     to_lps = LPS_TO_RAS @ affine
     worst = 0.0
     for i, j in ((0, 0), (columns, 0), (0, rows), (columns, rows)):
@@ -180,21 +204,42 @@ def _misfit(stack: _Stack, header: Header, gaps: Matrix, mcd: float, limit: floa
         multiples = gaps / gaps.min()
         is_multiple = np.abs(multiples - np.rint(multiples)) < 0.1
         if is_multiple.all() and multiples.max() > 1.5:
-            return InputError("E_MISSING_SLICES", message, hint=f"a slice is missing; {_RETRIEVE}")
+            return InputError(
+                "E_MISSING_SLICES", message, hint=f"a slice is missing; {_RETRIEVE}, or pass --gaps=interpolate"
+            )
         return InputError("E_SPACING_NOT_UNIFORM", message, hint="export the series with equal slice spacing")
     return InputError(
         "E_GEOMETRY_INEXACT", f"slices deviate from one affine by {mcd:.3f} mm, {limit:.3f} mm are allowed"
     )
 
 
-def _check_tilt(stack: _Stack, limit: float) -> None:
+def _without_tilt(
+    stack: _Stack, affine: Affine, slices: int, limit: float, policy: Policy
+) -> tuple[Affine, tuple[float, float]]:
+    """The affine and (0, 0) of an upright stack; of a leaning one, if allowed, the upright grid and the lean."""
     path = stack.positions[-1] - stack.positions[0]
     along = float(path @ stack.normal)
     drift = float(np.linalg.norm(path - along * stack.normal))
-    if drift > limit:
-        degrees = math.degrees(math.atan2(drift, along))
-        raise InputError(
-            "E_GANTRY_TILT",
-            f"the stack leans by {degrees:.1f} degrees ({drift:.2f} mm)",
-            hint="export the series corrected for gantry tilt",
-        )
+    if drift <= limit:
+        return affine, (0.0, 0.0)
+    degrees = math.degrees(math.atan2(drift, along))
+    if policy.tilt == "resample" and degrees <= MAX_TILT_DEGREES:
+        return upright(affine, slices)
+    raise InputError(
+        "E_GANTRY_TILT",
+        f"the stack leans by {degrees:.1f} degrees ({drift:.2f} mm)",
+        hint="export the series corrected for gantry tilt, or pass --tilt=resample",
+    )
+
+
+def _single(header: Header) -> Fit:
+    """A lone slice is as thick as it says; without a thickness it is no volume."""
+    thickness = header.acquisition.slice_thickness_mm
+    if not thickness or thickness <= 0:
+        raise InputError("E_GEOM_MISSING", "a single slice without a thickness in element (0018,0050)")
+    stack = _stack([header])
+    row, column = _directions(stack)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = row * stack.spacings[0, 1], column * stack.spacings[0, 0]
+    affine[:3, 2], affine[:3, 3] = stack.normal * thickness, stack.positions[0]
+    return Fit((header,), LPS_TO_RAS @ affine, mcd_mm([header], LPS_TO_RAS @ affine))

@@ -1,46 +1,53 @@
 """From headers in any order to stacks of slices that are one image each; every header ends in exactly one place."""
 
-import itertools
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from medssl_cli.errors import InputError
-from medssl_cli.formats import Identity
+from medssl_cli.formats import BurnedIn, Identity, SpacingKind
+from medssl_cli.formats.dicom.gate import JITTER_MM, REPAIRABLE, Fit
+from medssl_cli.formats.dicom.headers import Header, content_digest
+from medssl_cli.formats.dicom.projection import burned_in, check_picture, is_projection, picture_affine, spacing_of
+from medssl_cli.formats.dicom.repair import NO_REPAIR, Repair
+from medssl_cli.formats.dicom.split import by, instance_order, resolve
+from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Source
-from medssl_cli.formats.dicom.gate import JITTER_MM, Fit, check_slices, fit
-from medssl_cli.formats.dicom.headers import Header
-from medssl_cli.imaging.geometry import Affine, is_same_grid
+from medssl_cli.imaging.geometry import Affine
 
-_SAME_ORIENTATION: Final = 0.01
 _NO_PATIENT: Final = frozenset({"", "0", "ANON", "ANONYMOUS", "ANONYMIZED", "ANONYMISED", "UNKNOWN", "NONE", "NULL"})
-
-# What may tell slices of one position apart, in the order in which it is tried (reliability E2).
-_SPLITTERS: Final[tuple[Callable[[Header], Hashable], ...]] = (
-    lambda header: header.AcquisitionNumber,
-    lambda header: header.TemporalPositionIdentifier,
-    lambda header: header.AcquisitionTime,
-    lambda header: (header.EchoNumbers, header.EchoTime),
-    lambda header: header.DiffusionBValue,
-    lambda header: header.TriggerTime,
-    lambda header: header.ImageType,
-    lambda header: header.ConvolutionKernel,
+# A maximum over slices, a difference of phases or a rendering shows no tissue at the place of its voxels.
+_NO_ANATOMY: Final = frozenset(
+    {
+        "MIP",
+        "MINIP",
+        "CSA MIP",
+        "MAXIMUM",
+        "MINIMUM",
+        "PROJECTION IMAGE",
+        "SUBTRACTION",
+        "SUB",
+        "VRT",
+        "VOLUME_RENDERED",
+    }
 )
 
 
 @dataclass(frozen=True, eq=False)
 class SeriesPart:
-    """Slices that make one image: a whole series, or one phase, echo or stack of it.
+    """Slices that make one image: a whole series, one phase, echo or stack of it, or one projection.
 
     Args:
-        headers: S slices, ascending along the normal of the slices: the slice index k.
-        affine: `[4, 4]` float64, voxel-centre index to RAS+ mm.
+        headers: S slices, ascending along the normal of the slices: the slice index k. Several may come from one file.
+        affine: `[4, 4]` float64, voxel-centre index to RAS+ mm; of a projection diag(spacing), no place in a world.
         mcd_mm: Largest disagreement between a slice's own header and the affine.
         warnings: `W_` codes.
-        identity: In the clear; `series` ends in "#p0", "#p1" ... where the series was split.
+        identity: In the clear; `series` ends in "#p0", "#p1" ... where the series was split, and in "#" and the
+            SOPInstanceUID for a projection.
+        repair: What the policy allowed to be changed.
+        spacing_kind: Of a projection, None for slices.
+        burned_in: Whether writing may be burned in.
     """
 
     headers: tuple[Header, ...]
@@ -48,6 +55,9 @@ class SeriesPart:
     mcd_mm: float
     warnings: tuple[str, ...]
     identity: Identity
+    repair: Repair = NO_REPAIR
+    spacing_kind: SpacingKind | None = None
+    burned_in: BurnedIn = "not_expected"
 
 
 @dataclass(frozen=True)
@@ -67,11 +77,16 @@ class Refusal:
     files: list[Source]
 
 
-def group_headers(headers: list[Header]) -> tuple[list[SeriesPart], list[Refusal]]:
+def group_headers(
+    headers: Sequence[Header], policy: Policy = STRICT, *, expected_instances: Mapping[str, int] | None = None
+) -> tuple[list[SeriesPart], list[Refusal]]:
     """Sort headers into images and refusals; the order of the input does not matter.
 
     Args:
-        headers: Of any number of series, mixed.
+        headers: Of any number of series, mixed; those of one file may end in several parts.
+        policy: What is accepted beyond the strict default.
+        expected_instances: For a SeriesInstanceUID how many instances its archive says it has (a PACS knows); fewer
+            are refused as `E_INCOMPLETE_SERIES`.
 
     Returns:
         Parts and refusals; each header is in exactly one of them.
@@ -82,165 +97,168 @@ def group_headers(headers: list[Header]) -> tuple[list[SeriesPart], list[Refusal
     patients: dict[str, set[str]] = defaultdict(set)
     for header in unique:
         patients[header.SeriesInstanceUID].add(_patient(header))
-    for series in _by(unique, lambda header: (header.SeriesInstanceUID, header.StudyInstanceUID)):
-        stack, set_aside = _set_aside(series)
-        refusals += set_aside
-        if not stack:
-            continue
+    for series in by(unique, lambda header: (header.SeriesInstanceUID, header.StudyInstanceUID)):
+        uid = series[0].SeriesInstanceUID
         try:
-            _check_series(stack, num_patients=len(patients[stack[0].SeriesInstanceUID]))
-            parts += _parts(stack, resolve(stack))
+            _check_series(series, num_patients=len(patients[uid]), expected=(expected_instances or {}).get(uid, 0))
         except InputError as error:
-            refusals.append(_refusal(error.code, error.message, stack, error.hint))
+            refusals.append(_refusal(error.code, error.message, series, error.hint))
+            continue
+        kept, set_aside = _set_aside(series, policy)
+        refusals += set_aside
+        slices = [header for header in kept if not is_projection(header)]
+        batches = [[header] for header in kept if is_projection(header)] + ([slices] if slices else [])
+        for batch in batches:
+            try:
+                parts += [_picture(batch[0], policy)] if is_projection(batch[0]) else _volumes(batch, series, policy)
+            except InputError as error:
+                refusals.append(_refusal(error.code, error.message, batch, error.hint))
     return parts, refusals
 
 
-def resolve(headers: Sequence[Header]) -> list[Fit]:
-    """Find the image or images in one series: as it is, else split by matrix, orientation, or phase and the like.
-
-    Raises:
-        InputError: No way of splitting gives stacks that all pass the gate; the code says why.
-    """
-    check_slices(headers)
-    by_matrix = _by(headers, lambda header: (header.Rows, header.Columns))
-    if len(by_matrix) > 1:
-        return _resolve_each(by_matrix, "E_MATRIX_VARIES", "matrix sizes")
-    by_orientation = _by_orientation(headers)
-    if len(by_orientation) > 1:
-        return _resolve_each(by_orientation, "E_ORIENTATION_VARIES", "orientations")
-    try:
-        return [fit(headers)]
-    except InputError as error:
-        fits = _split(headers) if error.code == "E_DUP_POSITION" else None
-        if fits is None:
-            raise
-        return fits
-
-
 def _without_copies(headers: Iterable[Header]) -> tuple[list[Header], list[Header]]:
-    seen: set[str] = set()
+    """Headers without those whose files hold the same bytes as another's; only claims to be the same are compared."""
+    claims: dict[Hashable, list[Header]] = defaultdict(list)
+    for header in headers:
+        claims[_claim(header)].append(header)
     unique: list[Header] = []
     copies: list[Header] = []
-    for header in sorted(headers, key=lambda header: (header.digest, str(header.source))):
-        (copies if header.digest in seen else unique).append(header)
-        seen.add(header.digest)
+    contents: dict[Source, str] = {}
+    for claim in sorted(claims, key=repr):
+        seen: set[tuple[str, str]] = set()
+        members = sorted(claims[claim], key=lambda header: str(header.source))
+        for header in members:
+            content = (header.digest, _content(header.source, contents) if len(members) > 1 else "")
+            (copies if content in seen else unique).append(header)
+            seen.add(content)
     return unique, copies
 
 
-def _set_aside(series: list[Header]) -> tuple[list[Header], list[Refusal]]:
-    """Pictures that belong to no volume, by what each header says about itself."""
-    reasons: dict[str, list[Header]] = defaultdict(list)
-    for header in series:
-        reasons[_reason(header)].append(header)
-    messages = {
-        "S_LOCALIZER": ("a localizer", ""),
-        "S_SECONDARY_CAPTURE": ("a saved screen", ""),
-        "E_BURNED_IN": ("annotations are burned into the picture", ""),
-        "E_MOSAIC_UNSUPPORTED": ("a mosaic: many slices in one picture", "export one picture per slice"),
-    }
-    stack = reasons.pop("", [])
-    return stack, [_refusal(code, messages[code][0], reasons[code], messages[code][1]) for code in sorted(reasons)]
+def _claim(header: Header) -> tuple[str, str, int, tuple[int, int] | None]:
+    return header.SeriesInstanceUID, header.SOPInstanceUID, header.frame, header.tile
 
 
-def _reason(header: Header) -> str:
-    kinds = header.ImageType
-    if "LOCALIZER" in kinds:
-        return "S_LOCALIZER"
-    if any("SAVE" in kind for kind in kinds):
-        return "S_SECONDARY_CAPTURE"
-    if header.BurnedInAnnotation.upper() == "YES":
-        return "E_BURNED_IN"
-    return "E_MOSAIC_UNSUPPORTED" if "MOSAIC" in kinds else ""
-
-
-def _check_series(stack: Sequence[Header], *, num_patients: int) -> None:
-    if num_patients > 1:
-        raise InputError("E_PATIENT_MIX", f"{num_patients} patient identities in one series")
-    instances = {header.SOPInstanceUID for header in stack}
-    if len(instances) < len(stack):
-        raise InputError(
-            "E_DUP_SOP_CONFLICT", f"{len(stack)} different files carry {len(instances)} instance identifiers"
-        )
-    frames = {header.FrameOfReferenceUID for header in stack}
-    if len(frames) > 1:
-        raise InputError("E_FRAME_OF_REFERENCE_VARIES", f"{len(frames)} frames of reference in one series")
-
-
-def _resolve_each(groups: list[list[Header]], code: str, what: str) -> list[Fit]:
-    fits: list[Fit] = []
-    for group in groups:
+def _content(source: Source, known: dict[Source, str]) -> str:
+    """SHA-256 of a source's bytes; a name of its own for a source that cannot be read any more."""
+    if source not in known:
         try:
-            fits += resolve(group)
-        except InputError as error:
-            sizes = ", ".join(str(len(group)) for group in groups)
-            raise InputError(
-                code, f"{len(groups)} {what} in one series ({sizes} slices), not each a volume ({error.code})"
-            ) from error
-    return fits
+            known[source] = content_digest(source)
+        except InputError:
+            known[source] = f"unread {source}"
+    return known[source]
 
 
-def _by_orientation(headers: Sequence[Header]) -> list[list[Header]]:
-    """Clusters of nearly equal cosines; small differences are for the gate, which knows millimetres."""
-    clusters: list[list[Header]] = []
-    for header in sorted(headers, key=lambda header: (header.ImageOrientationPatient or (), header.digest)):
-        for cluster in clusters:
-            first, own = cluster[0].ImageOrientationPatient, header.ImageOrientationPatient
-            if first and own and np.abs(np.subtract(first, own)).max() <= _SAME_ORIENTATION:
-                cluster.append(header)
-                break
+def _set_aside(series: list[Header], policy: Policy) -> tuple[list[Header], list[Refusal]]:
+    """Pictures that belong to no image, by what each header says about itself."""
+    kept: list[Header] = []
+    reasons: dict[tuple[str, str, str], list[Header]] = defaultdict(list)
+    for header in series:
+        reason = _reason(header, policy)
+        if reason is None:
+            kept.append(header)
         else:
-            clusters.append([header])
-    return clusters
+            reasons[reason.code, reason.message, reason.hint].append(header)
+    return kept, [_refusal(*reason[:2], reasons[reason], reason[2]) for reason in sorted(reasons)]
 
 
-def _split(headers: Sequence[Header]) -> list[Fit] | None:
-    """Parts told apart by one or two elements, only if every part is a volume on the same grid."""
-    for size in (1, 2):
-        for splitters in itertools.combinations(_SPLITTERS, size):
-            groups = _by(headers, lambda header: tuple(repr(key(header)) for key in splitters))  # noqa: B023
-            if len(groups) < 2 or len({len(group) for group in groups}) > 1:
-                continue
-            try:
-                fits = [fit(group) for group in groups]
-            except InputError:
-                continue
-            if _are_one_grid(fits):
-                return fits
+def _reason(header: Header, policy: Policy) -> InputError | None:
+    kinds = header.ImageType
+    if any("SAVE" in kind for kind in kinds):
+        return InputError("S_SECONDARY_CAPTURE", "a saved screen")
+    try:
+        burned_in(header, policy)
+    except InputError as error:
+        return error
+    if is_projection(header):
+        return None
+    if "LOCALIZER" in kinds:
+        return InputError("S_LOCALIZER", "a localizer")
+    if "MOSAIC" in kinds and header.tile is None:
+        return InputError("E_MOSAIC_UNSUPPORTED", "a mosaic: many slices in one picture")
+    if not _NO_ANATOMY.isdisjoint(kinds):
+        return InputError("S_DERIVED", "a projection over slices, a difference or a rendering")
     return None
 
 
-def _are_one_grid(fits: Sequence[Fit]) -> bool:
-    first = fits[0]
-    shape = (first.headers[0].Columns, first.headers[0].Rows, len(first.headers))
-    return all(is_same_grid(first.affine, other.affine, shape) for other in fits[1:])
+def _check_series(series: Sequence[Header], *, num_patients: int, expected: int) -> None:
+    if num_patients > 1:
+        raise InputError("E_PATIENT_MIX", f"{num_patients} patient identities in one series")
+    claims = {_claim(header) for header in series}
+    if len(claims) < len(series):
+        raise InputError(
+            "E_DUP_SOP_CONFLICT", f"{len(series)} different pictures carry {len(claims)} instance identifiers"
+        )
+    instances = {header.SOPInstanceUID for header in series}
+    if len(instances) < expected:
+        raise InputError(
+            "E_INCOMPLETE_SERIES", f"{len(instances)} of {expected} instances arrived", hint="retrieve the series again"
+        )
 
 
-def _parts(stack: Sequence[Header], fits: Sequence[Fit]) -> list[SeriesPart]:
-    ordered = sorted(fits, key=lambda fitted: min(_order(header) for header in fitted.headers))
-    shared = _series_warnings(stack, is_split=len(fits) > 1)
+def _volumes(slices: Sequence[Header], series: Sequence[Header], policy: Policy) -> list[SeriesPart]:
+    frames = {header.FrameOfReferenceUID for header in slices}
+    if len(frames) > 1:
+        raise InputError("E_FRAME_OF_REFERENCE_VARIES", f"{len(frames)} frames of reference in one series")
+    has_place = all(header.ImagePositionPatient and header.ImageOrientationPatient for header in slices)
+    if not has_place and not {header.Modality for header in slices} <= REPAIRABLE:
+        raise InputError("E_NO_PATIENT_GEOMETRY", "pictures of this modality without position and orientation")
+    return _parts(slices, resolve(slices, policy), _series_warnings(slices, series), policy)
+
+
+def _picture(header: Header, policy: Policy) -> SeriesPart:
+    check_picture(header)
+    spacing, kind = spacing_of(header)
+    writing = burned_in(header, policy)
+    found = _header_warnings([header])
+    if header.ImageType[:2] == ("DERIVED", "SECONDARY"):
+        found.append("W_DERIVED")
+    if writing == "unknown":
+        found.append("W_BURNED_IN_UNKNOWN")
+    return SeriesPart(
+        headers=(header,),
+        affine=picture_affine(spacing),
+        mcd_mm=0.0,
+        warnings=tuple(found),
+        identity=_identity(header, f"#{header.SOPInstanceUID}"),
+        spacing_kind=kind,
+        burned_in=writing,
+    )
+
+
+def _parts(slices: Sequence[Header], fits: Sequence[Fit], shared: Sequence[str], policy: Policy) -> list[SeriesPart]:
+    ordered = sorted(fits, key=lambda fitted: min(instance_order(header) for header in fitted.headers))
     return [
         SeriesPart(
             headers=fitted.headers,
             affine=fitted.affine,
             mcd_mm=fitted.mcd_mm,
-            warnings=(*shared, *(("W_SLICE_JITTER",) if fitted.mcd_mm > JITTER_MM else ())),
+            warnings=(*shared, *fitted.warnings, *(("W_SLICE_JITTER",) if fitted.mcd_mm > JITTER_MM else ())),
             identity=_identity(fitted.headers[0], f"#p{number}" if len(fits) > 1 else ""),
+            repair=fitted.repair,
+            burned_in=burned_in(slices[0], policy),
         )
         for number, fitted in enumerate(ordered)
     ]
 
 
-def _series_warnings(stack: Sequence[Header], *, is_split: bool) -> list[str]:
-    warnings = [] if _patient(stack[0]) else ["W_NO_PATIENT_KEY"]
-    numbers = {header.InstanceNumber for header in stack if header.InstanceNumber is not None}
-    is_complete = len(numbers) == len(stack)
-    if is_complete and not is_split and max(numbers) - min(numbers) + 1 > len(numbers):
-        warnings.append("W_INSTANCE_GAP")
-    return warnings
+def _series_warnings(slices: Sequence[Header], series: Sequence[Header]) -> list[str]:
+    """Of all parts of a series; numbers that pictures set aside carry are no gap."""
+    found = _header_warnings(slices)
+    if any(header.ImageType[:1] == ("DERIVED",) for header in slices):
+        found.append("W_DERIVED")
+    numbers = {header.SOPInstanceUID: header.InstanceNumber for header in series}
+    known = {number for number in numbers.values() if number is not None}
+    is_numbered = len(known) == len(numbers) > 1
+    if is_numbered and max(known) - min(1, *known) + 1 > len(known):
+        found.append("W_INSTANCE_GAP")
+    return found
 
 
-def _order(header: Header) -> tuple[int, str]:
-    return (header.InstanceNumber or 0, header.SOPInstanceUID)
+def _header_warnings(headers: Sequence[Header]) -> list[str]:
+    found = [] if _patient(headers[0]) else ["W_NO_PATIENT_KEY"]
+    if any(header.has_preamble for header in headers):
+        found.append("W_PREAMBLE_NONZERO")
+    return found
 
 
 def _identity(header: Header, suffix: str) -> Identity:
@@ -257,14 +275,6 @@ def _patient(header: Header) -> str:
     if header.PatientID.upper() in _NO_PATIENT:
         return ""
     return f"{header.IssuerOfPatientID}\\{header.PatientID}" if header.IssuerOfPatientID else header.PatientID
-
-
-def _by(headers: Iterable[Header], key: Callable[[Header], Hashable]) -> list[list[Header]]:
-    """Groups of equal keys, in an order that depends on the keys and the content only."""
-    groups: dict[Hashable, list[Header]] = defaultdict(list)
-    for header in headers:
-        groups[key(header)].append(header)
-    return [groups[name] for name in sorted(groups, key=repr)]
 
 
 def _refusal(code: str, message: str, headers: Iterable[Header], hint: str = "") -> Refusal:

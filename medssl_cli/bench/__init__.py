@@ -1,0 +1,1 @@
+"""Benchmarks that a site can repeat on its own machine, beside the tools it knows."""

@@ -1,0 +1,136 @@
+"""`cache.json`: what makes a folder a cache, and which key its pseudonyms were made with."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, ValidationError
+
+from medssl_cli.cache.items import FORMAT_VERSION
+from medssl_cli.cache.keys import KEY_FILE, Pseudonyms, create_key, load_key, site_key_path
+from medssl_cli.cache.records import publish_first, unreadable
+from medssl_cli.errors import GateError, UsageError
+from medssl_cli.files import TEMPORARY_PREFIX, remove_temporaries, storage_errors, sync_directory, write_json
+from medssl_cli.recipe import Strict
+
+MARKER: Final = "cache.json"
+Place = Literal["cache", "site", "file"]
+
+
+class Marker(Strict):
+    """What `cache.json` says.
+
+    Args:
+        format_version: Of the cache.
+        key_id: Of the key that the pseudonyms are made with; empty if nobody has written it down.
+        key_place: The key lies in the cache (ephemeral), at `site_key_path()`, or in the file `key_path`.
+        key_path: Absolute.
+    """
+
+    format_version: Annotated[int, Field(ge=1)]
+    key_id: Annotated[str, Field(pattern=r"^([0-9a-f]{8})?$")] = ""
+    key_place: Place = "cache"
+    key_path: str | None = None
+
+    @property
+    def is_ephemeral(self) -> bool:
+        """Whether the key lies in the cache."""
+        return self.key_place == "cache"
+
+    def key_file(self, root: Path) -> Path:
+        """Where the key is."""
+        if self.key_place == "file" and self.key_path:
+            return Path(self.key_path)
+        return root / KEY_FILE if self.key_place == "cache" else site_key_path()
+
+    def load(self, root: Path) -> Pseudonyms:
+        """The pseudonyms of the cache.
+
+        Raises:
+            GateError: `E_KEY`.
+        """
+        return self._checked(Pseudonyms(load_key(self.key_file(root))))
+
+    def _checked(self, pseudonyms: Pseudonyms) -> Pseudonyms:
+        if self.key_id and pseudonyms.key_id != self.key_id:
+            raise GateError(
+                "E_KEY",
+                f"the cache was made with key {self.key_id}, this is {pseudonyms.key_id}",
+                hint="name the right one with --key-file, or choose another --cache",
+            )
+        return pseudonyms
+
+
+def read_marker(root: Path) -> Marker:
+    """What a cache says about itself.
+
+    Raises:
+        GateError: `E_CACHE_CORRUPT`.
+        UsageError: `E_CACHE_VERSION`.
+        StorageError: `E_IO`.
+    """
+    try:
+        document = json.loads((root / MARKER).read_bytes())
+        version = int(document["format_version"])
+        if version > FORMAT_VERSION:
+            raise UsageError("E_CACHE_VERSION", f"cache format {version} is newer than this medssl ({FORMAT_VERSION})")
+        return Marker.model_validate(document)
+    except OSError as error:
+        raise unreadable(MARKER, error) from error
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise GateError("E_CACHE_CORRUPT", f"{MARKER} is damaged", hint="restore it from a backup") from error
+
+
+def make_cache(root: Path, key_file: Path | None) -> None:
+    """Make an empty cache; of several processes that try at once, the first decides about the key.
+
+    Raises:
+        UsageError: `E_NO_CACHE` if the folder exists and holds something else.
+        GateError: `E_KEY`.
+    """
+    if root.exists() and not root.is_dir():
+        raise UsageError("E_NO_CACHE", f"{root} is a file", hint="choose another --cache")
+    if root.exists() and not all(map(_is_beginning, os.listdir(root))):  # noqa: PTH208
+        raise UsageError("E_NO_CACHE", f"{root} exists and is not a medssl cache", hint="choose another --cache")
+    with storage_errors("the cache"):
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        sync_directory(root.parent)
+        (root / "items").mkdir(exist_ok=True, mode=0o700)
+        remove_temporaries(root)
+    marker = _new_marker(root, key_file)
+    publish_first(root / MARKER, (json.dumps(marker.model_dump(), indent=2, sort_keys=True) + "\n").encode())
+
+
+def use_key_file(root: Path, key_file: Path) -> None:
+    """Check that a key is the one a cache was made with, and remember where it is now.
+
+    Raises:
+        GateError: `E_KEY`.
+    """
+    marker = read_marker(root)
+    marker._checked(Pseudonyms(load_key(key_file)))
+    if not marker.is_ephemeral and marker.key_file(root) != key_file.absolute():
+        moved = marker.model_copy(update=_place_of(key_file))
+        write_json(root / MARKER, moved.model_dump())
+
+
+def _new_marker(root: Path, key_file: Path | None) -> Marker:
+    if key_file is None and ((root / KEY_FILE).exists() or not site_key_path().is_file()):
+        create_key(root / KEY_FILE)
+        marker = Marker(format_version=FORMAT_VERSION)
+    else:
+        place = _place_of(key_file or site_key_path())
+        marker = Marker.model_validate({"format_version": FORMAT_VERSION, **place})
+    return marker.model_copy(update={"key_id": marker.load(root).key_id})
+
+
+def _place_of(key_file: Path) -> dict[str, str | None]:
+    if key_file.absolute() == site_key_path():
+        return {"key_place": "site", "key_path": None}
+    return {"key_place": "file", "key_path": str(key_file.absolute())}
+
+
+def _is_beginning(name: str) -> bool:
+    """Whether a name belongs to a cache whose making was cut short."""
+    return name in ("items", KEY_FILE) or name.startswith(TEMPORARY_PREFIX)

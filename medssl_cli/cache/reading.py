@@ -1,0 +1,175 @@
+"""What can be asked of a cache without its key: its items, in any number, with or without a catalog."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from medssl_cli.cache.arrays import open_array, read_array
+from medssl_cli.cache.catalog import Catalog, Row, row_of
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.records import IMAGE, item_directories, label_file, read_record
+from medssl_cli.cache.writers import BEHIND, catalog_is_behind, dead_marks, remove_leftovers
+from medssl_cli.errors import GateError, NothingUsableError, StorageError, UsageError
+from medssl_cli.imaging.volume import Volume
+
+
+class ReadableCache:
+    """The items of a cache folder.
+
+    The catalog is only an index: where it is behind, damaged, locked or not to be had on a file system, the items
+    themselves are read.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.catalog = Catalog(root / "catalog.sqlite")
+
+    def rebuild(self) -> int:
+        """Make the catalog anew from the items, which are read while the catalog's write lock is held.
+
+        Returns:
+            Number of items.
+
+        Raises:
+            StorageError: `E_IO`, the catalog is locked or cannot be written.
+        """
+        marks = [*dead_marks(self.root), self.root / BEHIND]
+        remove_leftovers(self.root)
+        try:
+            num_items = self.catalog.replace_all(self.scan)
+        except sqlite3.Error as error:
+            raise StorageError("E_IO", "the catalog cannot be written", hint="try again when it is free") from error
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+        return num_items
+
+    def scan(self) -> Iterator[ItemRecord]:
+        """Items in order of their ids, read from the items themselves; damaged ones are left out."""
+        for directory in item_directories(self.root):
+            with contextlib.suppress(GateError):
+                yield read_record(directory)
+
+    def rows(self) -> Iterator[Row]:
+        """The light form of all items that are not superseded."""
+        try:
+            if catalog_is_behind(self.root):
+                raise sqlite3.OperationalError("the catalog is behind")
+            found = list(self.catalog.rows())
+        except sqlite3.Error:
+            found = [row_of(record) for record in self.scan()]
+        yield from (row for row in found if row.superseded_by is None)
+
+    def iterate(self, *, include_superseded: bool = False) -> Iterator[ItemRecord]:
+        """Items in order of their ids, one at a time in memory; from the items where the catalog cannot be read."""
+        last = ""
+        try:
+            if catalog_is_behind(self.root):
+                raise sqlite3.OperationalError("the catalog is behind")
+            for record in self.catalog.iterate():
+                last = record.item_id
+                if include_superseded or record.superseded_by is None:
+                    yield record
+            return
+        except sqlite3.OperationalError:
+            pass
+        except (sqlite3.DatabaseError, ValidationError):
+            with contextlib.suppress(StorageError):
+                self.rebuild()
+        for record in self.scan():
+            if record.item_id > last and (include_superseded or record.superseded_by is None):
+                yield record
+
+    def records(
+        self, *, modality: str | None = None, label_set: str | None = None, include_superseded: bool = False
+    ) -> list[ItemRecord]:
+        """Items in order of their ids.
+
+        Args:
+            modality: Keep these and items of unknown modality.
+            label_set: Keep items that have a label map of this set.
+            include_superseded: Keep items of which a larger version is in the cache.
+        """
+        found = self.iterate(include_superseded=include_superseded)
+        if modality is not None:
+            found = (record for record in found if record.modality in (modality, "unknown"))
+        return [record for record in found if label_set is None or label_set in record.labels]
+
+    def require_records(self, *, modality: str | None = None, label_set: str | None = None) -> list[ItemRecord]:
+        """Like `records`, but an empty answer is `NothingUsableError`: `E_CACHE_EMPTY` or `E_NO_LABELS`."""
+        records = self.records(modality=modality, label_set=label_set)
+        if records:
+            return records
+        if label_set is not None and self.records(modality=modality):
+            raise NothingUsableError(
+                "E_NO_LABELS",
+                f"no item of the cache has labels of the set {label_set!r}",
+                hint="ingest a folder with images/ and labels/, or name the set with --label-set",
+            )
+        raise NothingUsableError(
+            "E_CACHE_EMPTY",
+            f"the cache holds no {modality or 'usable'} images",
+            hint="medssl cache ls shows what it has",
+        )
+
+    def find(self, prefix: str) -> ItemRecord:
+        """The one item whose id begins so.
+
+        Raises:
+            UsageError: `E_NOT_FOUND` if there is none or several.
+        """
+        found = [record for record in self.iterate(include_superseded=True) if record.item_id.startswith(prefix)]
+        if len(found) != 1:
+            raise UsageError("E_NOT_FOUND", f"{len(found)} items begin with {prefix!r}", hint="see: medssl cache ls")
+        return found[0]
+
+    def record(self, item_id: str) -> ItemRecord:
+        """All that is known about one item, or `GateError`: `E_CACHE_CORRUPT`."""
+        return read_record(self.item_directory(item_id))
+
+    def versions(self, record: ItemRecord) -> list[ItemRecord]:
+        """Other items that came from the same series, superseded ones too."""
+        try:
+            found = list(self.catalog.iterate(record.series_key))
+        except (sqlite3.Error, ValidationError):
+            found = [other for other in self.scan() if other.series_key == record.series_key]
+        return [other for other in found if other.item_id != record.item_id]
+
+    def replaced_by(self, item_id: str) -> list[str]:
+        """Smaller versions of an item's series that it has superseded."""
+        return [other.item_id for other in self.versions(self.record(item_id)) if other.superseded_by == item_id]
+
+    def item_directory(self, item_id: str) -> Path:
+        """Where an item lives."""
+        return self.root / "items" / item_id[:2] / item_id
+
+    def image_path(self, record: ItemRecord) -> Path:
+        """File of an item's image."""
+        return self.item_directory(record.item_id) / IMAGE
+
+    def label_path(self, record: ItemRecord, label_set: str) -> Path:
+        """File of one of an item's label maps."""
+        return self.item_directory(record.item_id) / label_file(label_set, record.labels[label_set].sha256)
+
+    def read_image(self, record: ItemRecord) -> Volume:
+        """An item's whole image, or `GateError`: `E_CACHE_CORRUPT`."""
+        voxels = self._checked(self.image_path(record), record)
+        return Volume(voxels[None], record.affine_array, record.modality, record.units)
+
+    def read_label(self, record: ItemRecord, label_set: str) -> Volume:
+        """One of an item's label maps, uint8 on the image's grid, or `GateError`: `E_CACHE_CORRUPT`."""
+        voxels = self._checked(self.label_path(record, label_set), record)
+        return Volume(voxels[None], record.affine_array, record.modality)
+
+    def _checked(self, path: Path, record: ItemRecord) -> NDArray[np.generic]:
+        array = open_array(path)
+        if array.shape != record.shape:
+            raise GateError("E_CACHE_CORRUPT", f"{path.name} of item {record.item_id} has another shape than recorded")
+        return read_array(path)

@@ -1,0 +1,191 @@
+"""What is known about an item, on disk: `item.json`, which never changes, and one file for each thing added later.
+
+A label map, a set of boxes, a set of findings and a successor are entries. An entry is a small file beside `item.json`
+that appears under its name by one link, which fails if the name is taken. So processes that add to one item at the
+same time can neither overwrite nor lose anything of each other, on any file system, and no lock is needed.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.errors import GateError, InputError, StorageError
+from medssl_cli.files import TEMPORARY_PREFIX, sha256_json, storage_errors, sync_directory, sync_file
+
+ITEM: Final = "item.json"
+IMAGE: Final = "image.b2nd"
+SUPERSEDED: Final = "superseded.json"
+FIELDS: Final = {"label": "labels", "boxes": "boxes", "findings": "findings"}
+ENTRY: Final = re.compile(r"(label|boxes|findings)-([A-Za-z0-9_-]{1,32})\.json")
+LABEL_ARRAY: Final = re.compile(r"label-([A-Za-z0-9_-]{1,32})-([0-9a-f]{12})\.b2nd")
+_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def label_file(label_set: str, sha256: str) -> str:
+    """Name of a label map's file: by content, so that two processes never write different bytes under one name."""
+    return f"label-{label_set}-{sha256[:12]}.b2nd"
+
+
+def publish_first(path: Path, data: bytes) -> bool:
+    """Write a whole file durably under a name that nobody has taken; of several processes, the first wins.
+
+    Where the file system knows no links, a rename takes their place, and the check before it is not atomic.
+
+    Returns:
+        False if the name is taken; nothing is changed then.
+
+    Raises:
+        StorageError: `E_IO`.
+    """
+    if path.exists():
+        return False
+    mine = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
+    with storage_errors(path.name):
+        try:
+            write_private(mine, data)
+            sync_file(mine)
+            _link(mine, path)
+        except FileExistsError:
+            return False
+        finally:
+            mine.unlink(missing_ok=True)
+        sync_directory(path.parent)
+    return True
+
+
+def _link(mine: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(mine)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        mine.rename(path)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a new file, mode 0600, whoever may make it durable and visible later."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+        stream.write(data)
+
+
+def sealed_record(record: ItemRecord) -> bytes:
+    """What an `item.json` holds: the record and its digest."""
+    return _sealed(record.model_dump(mode="json"))
+
+
+def read_record(directory: Path) -> ItemRecord:
+    """An item's record with everything that was added to it.
+
+    Raises:
+        GateError: `E_CACHE_CORRUPT`, a file is damaged, or belongs to another item.
+        StorageError: `E_IO`, it may be sound and cannot be read now.
+    """
+    try:
+        document = read_sealed(directory / ITEM)
+        for name in sorted(os.listdir(directory)):  # noqa: PTH208 - names only, this is read for every item of a cache
+            if match := ENTRY.fullmatch(name):
+                entries = document.setdefault(FIELDS[match[1]], {})
+                entries[match[2]] = _entry(directory / name)
+            elif name == SUPERSEDED:
+                document["superseded_by"] = _entry(directory / name)
+        record = ItemRecord.model_validate(document)
+        if record.item_id != directory.name:
+            raise ValueError("item")
+        return record
+    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise GateError(
+            "E_CACHE_CORRUPT", f"the record of item {directory.name} is damaged", hint="medssl cache verify"
+        ) from error
+    except OSError as error:
+        raise unreadable(f"the record of item {directory.name}", error) from error
+
+
+def unreadable(what: str, error: OSError) -> StorageError:
+    """`E_IO` for something that is there and cannot be read now, which does not make it damaged."""
+    name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+    return StorageError("E_IO", f"cannot read {what} ({name})", hint="fix the disk or the permissions, and try again")
+
+
+def new_entries(record: ItemRecord, wanted: ItemRecord) -> dict[str, bytes]:
+    """Files that turn a record into the wanted one, by name.
+
+    Raises:
+        InputError: `E_LABEL_CONFLICT`, an entry would be replaced or removed.
+        ValueError: Something else would change, or is not allowed in a record.
+    """
+    have, want = record.model_dump(mode="json"), wanted.model_dump(mode="json")
+    ItemRecord.model_validate(want)
+    if any(have[field] != want[field] for field in have.keys() - {*FIELDS.values(), "superseded_by"}):
+        raise ValueError("only entries can be added to a record")
+    files: dict[str, bytes] = {}
+    for prefix, field in FIELDS.items():
+        for name in have[field] | want[field]:
+            if name not in have[field]:
+                files[f"{prefix}-{name}.json"] = _sealed({"item_id": record.item_id, "entry": want[field][name]})
+            elif have[field][name] != want[field].get(name):
+                raise InputError(
+                    "E_LABEL_CONFLICT",
+                    f"item {record.item_id} has other {field} of the set {name!r}",
+                    hint="use --label-set",
+                )
+    if have["superseded_by"] is None and want["superseded_by"] is not None:
+        files[SUPERSEDED] = _sealed({"item_id": record.item_id, "entry": want["superseded_by"]})
+    return files
+
+
+def item_directories(root: Path) -> Iterator[Path]:
+    """Folders of all items of a cache, in order of their ids; what writers have not finished is left out."""
+    for shelf in sorted((root / "items").glob("[!.]*")):
+        yield from (path for path in sorted(shelf.glob("[!.]*")) if path.is_dir())
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A JSON document that carries its own digest, written exactly as it is written here.
+
+    Raises:
+        ValueError: A byte of it has changed.
+        OSError: It cannot be read.
+    """
+    data = path.read_bytes()
+    document = json.loads(data)
+    if not isinstance(document, dict):
+        raise ValueError("not a document")
+    digest = document.pop("record_sha256", None)
+    if digest != sha256_json(document) or data != _sealed(document):
+        raise ValueError("digest")
+    return document
+
+
+def _sealed(document: dict[str, Any]) -> bytes:
+    whole = {**document, "record_sha256": sha256_json(document)}
+    return (json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def is_sound(path: Path, item_id: str | None = None) -> bool:
+    """Whether no byte of a sealed document has changed, and an entry belongs to the item."""
+    try:
+        document = read_sealed(path)
+    except (FileNotFoundError, ValueError, RecursionError):
+        return False
+    return item_id is None or document.get("item_id") == item_id
+
+
+def _entry(path: Path) -> Any:
+    document = read_sealed(path)
+    if document["item_id"] != path.parent.name:
+        raise ValueError("item")
+    return document["entry"]
+
+
+def remove_quietly(*paths: Path) -> None:
+    """Remove files that may be gone already."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()

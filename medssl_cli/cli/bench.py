@@ -1,0 +1,64 @@
+"""`medssl bench`: measure on this machine, beside the tools that are installed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl_cli.cli.boundary import guarded
+from medssl_cli.cli.options import JsonOption, require_path
+from medssl_cli.cli.terminal import result, table
+
+app = typer.Typer(help="Measure speed and size on this machine.", no_args_is_help=True)
+
+
+@app.command()
+@guarded
+def ingest(
+    series: Annotated[int, typer.Option(min=1, help="Synthetic CT series to make.")] = 4,
+    slices: Annotated[int, typer.Option(min=4, help="Slices of each.")] = 200,
+    size: Annotated[int, typer.Option(min=16, help="Rows and columns of each slice.")] = 512,
+    json: JsonOption = False,
+) -> None:
+    """Time `medssl ingest` beside dcm2niix and dicom2nifti, where installed, on the same uncompressed series.
+
+    Example: medssl bench ingest --series 4 --slices 200
+    """
+    from medssl_cli.bench.ingest import COLUMNS, bench_ingest
+
+    found = bench_ingest(num_series=series, num_slices=slices, size=size)
+    if json:
+        result(found.to_json(), as_json=True, text="")
+    else:
+        title = f"{series} series of {slices} slices of {size} x {size}, ratios to the first line"
+        table(title, COLUMNS, found.rows())
+
+
+@app.command()
+@guarded
+def read(
+    image: Annotated[Path | None, typer.Option(help="A NIfTI file; default: a synthetic CT.")] = None,
+    slices: Annotated[int, typer.Option(min=4, help="Slices of the synthetic CT.")] = 160,
+    size: Annotated[int, typer.Option(min=16, help="Rows and columns of the synthetic CT.")] = 512,
+    reads: Annotated[int, typer.Option(min=1, help="Random places per round and kind of read.")] = 40,
+    json: JsonOption = False,
+) -> None:
+    """Time random crops and slices from the cache's arrays beside nnU-Net's settings and a memory map.
+
+    Example: medssl bench read
+    """
+    from medssl_cli.bench.read import COLUMNS, bench_read
+    from medssl_cli.bench.synthetic import synthetic_ct
+
+    if image is None:
+        voxels = synthetic_ct((size, size, slices), seed=0)
+    else:
+        from medssl_cli.formats.nifti import read_nifti
+
+        voxels = read_nifti(require_path(image)).image.volume.voxels[0]
+    found = bench_read(voxels, reads=reads)
+    if json:
+        result([vars(rates) for rates in found], as_json=True, text="")
+    else:
+        shape = " x ".join(str(length) for length in voxels.shape)
+        table(f"{shape} voxels of {voxels.dtype}, per CPU second", COLUMNS, [rates.row() for rates in found])

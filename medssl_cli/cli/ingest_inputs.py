@@ -1,0 +1,79 @@
+"""What `medssl ingest` makes of its arguments: paths, a PACS, a tolerance."""
+
+import os
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medssl_cli.cli.options import require_path
+from medssl_cli.cli.terminal import Terminal
+from medssl_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from medssl_cli.engine.ingest_options import PacsSource
+
+
+def sort_inputs(inputs: list[str]) -> tuple[list[Path], str | None]:
+    """Paths, and the address of a PACS if one is named.
+
+    Raises:
+        UsageError: `E_NOT_FOUND`; `E_USAGE`, more than one PACS.
+    """
+    from medssl_cli.formats.dicomweb.address import is_pacs_url
+
+    urls = [text for text in inputs if is_pacs_url(text)]
+    if len(urls) > 1:
+        raise UsageError("E_USAGE", "one PACS at a time")
+    return [require_path(Path(text)) for text in inputs if not is_pacs_url(text)], urls[0] if urls else None
+
+
+def pacs_source(
+    url: str | None,
+    modality: str | None,
+    date_from: str | None,
+    date_to: str | None,
+    ca_bundle: Path | None,
+    terminal: Terminal,
+) -> "PacsSource | None":
+    """What to retrieve, with credentials from the environment only: arguments are visible to everyone on a machine.
+
+    Raises:
+        UsageError: `E_USAGE`.
+    """
+    if url is None:
+        if date_from or date_to or ca_bundle:
+            raise UsageError("E_USAGE", "--from, --to and --ca-bundle are for a PACS (dicomweb://HOST/PATH)")
+        return None
+    from medssl_cli.engine.ingest_options import PacsSource
+    from medssl_cli.formats.dicomweb import Address, Credentials, PacsQuery
+
+    password_file = os.environ.get("MEDSSL_PACS_PASSWORD_FILE")
+    credentials = Credentials(
+        token=os.environ.get("MEDSSL_PACS_TOKEN", ""),
+        user=os.environ.get("MEDSSL_PACS_USER", ""),
+        password=require_path(Path(password_file)).read_text().rstrip("\r\n") if password_file else "",
+    )
+    if not Address.parse(url).is_encrypted:
+        terminal.note("warning: the connection to the PACS is not encrypted: images and credentials can be read")
+    return PacsSource(url, PacsQuery(modality, _date(date_from), _date(date_to)), credentials, ca_bundle)
+
+
+def _date(text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError("E_USAGE", "a date is written YYYY-MM-DD") from error
+
+
+def tolerance(text: str) -> Callable[[int], float]:
+    """How many of so many files may be refused without an exit code: "10" or "2%".
+
+    Raises:
+        UsageError: `E_USAGE`.
+    """
+    number = text.removesuffix("%")
+    if not number.replace(".", "", 1).isdigit():
+        raise UsageError("E_USAGE", "--max-quarantine is a number of files, or a share such as 2%")
+    value = float(number)
+    return (lambda seen: seen * value / 100) if text.endswith("%") else (lambda seen: value)

@@ -1,0 +1,81 @@
+"""What `medssl ingest` leaves behind for people: tables, a page, a map, an exit code."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from medssl_cli.cli.terminal import Terminal, table
+
+if TYPE_CHECKING:
+    from medssl_cli.engine.ingest_report import IngestReport
+
+MAX_LINES = 40
+
+
+def write_page(report: "IngestReport", cache: Path, terminal: Terminal) -> Path | None:
+    """The page with a picture of every image, beside the report in the cache; None where nothing was written there."""
+    if report.written is None:
+        return None
+    from medssl_cli.cache.store import Cache
+    from medssl_cli.files import write_atomic
+    from medssl_cli.report.ingest import ingest_page
+
+    page = report.written.with_suffix(".html")
+    html = ingest_page(
+        report.to_json(), Cache.open(cache), progress=lambda done, total: terminal.progress("pictures", done, total)
+    )
+    write_atomic(page, html.encode())
+    return page
+
+
+def write_map(report: "IngestReport", path: Path) -> None:
+    """Which sources each key of the report stands for, in the clear."""
+    from medssl_cli.files import write_json
+    from medssl_cli.formats.source import place_of
+
+    places: dict[str, list[str]] = defaultdict(list)
+    for entry, sources in report.sources:
+        places[entry.id] += [os.fsencode(place_of(source)).decode("utf-8", "backslashreplace") for source in sources]
+    write_json(path, places)
+
+
+def print_report(report: "IngestReport", terminal: Terminal, page: Path | None) -> None:
+    """Refusals line by line, then files by state and by reason."""
+    from medssl_cli.errors import CODES
+
+    refused = [entry for entry in report.entries if entry.state == "quarantined"]
+    for entry in refused[:MAX_LINES]:
+        terminal.note(f"{entry.code} {entry.id[:10]} ({entry.num_files} files): {entry.message or CODES[entry.code]}")
+        if entry.hint:
+            terminal.note(f"  hint: {entry.hint}")
+    if len(refused) > MAX_LINES:
+        terminal.note(f"... and {len(refused) - MAX_LINES} more; see the report")
+    rows = [(state, str(count)) for state, count in report.counts.items() if count or state == "seen"]
+    table("files", ("state", "count"), rows)
+    if report.by_code:
+        reasons = [(f"{code}  {CODES.get(code, '')}", str(count)) for code, count in report.by_code.items()]
+        table("reasons", ("code", "count"), reasons)
+    typer.echo(f"{report.num_images} new images, {report.num_labels} new labels")
+    if page is not None:
+        typer.echo(f"page: {page}")
+
+
+def finish(report: "IngestReport", tolerated: Callable[[int], float]) -> None:
+    """End the command with the exit code that the report stands for.
+
+    Raises:
+        NothingUsableError: `E_NOTHING_USABLE`.
+        typer.Exit: Some files were refused.
+    """
+    from medssl_cli.errors import Exit, NothingUsableError
+
+    if report.exit_code == Exit.NOTHING:
+        why = "the report says why each was refused" if report.seen else "name files or folders that hold images"
+        raise NothingUsableError("E_NOTHING_USABLE", f"none of {report.seen} files could be used", hint=why)
+    counts = report.counts
+    if report.exit_code and counts["quarantined"] > tolerated(counts["seen"]):
+        raise typer.Exit(int(report.exit_code))

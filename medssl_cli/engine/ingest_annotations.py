@@ -1,0 +1,101 @@
+"""The last stage of an ingest: labels that are files of their own kind find their images."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from medssl_cli.cache.store import Cache
+from medssl_cli.engine.ingest_crew import Crew, crash
+from medssl_cli.engine.ingest_labels import (
+    Annotation,
+    Choice,
+    ReadTask,
+    match,
+    names_of,
+    read_annotations,
+    store_annotations,
+    verdict,
+)
+from medssl_cli.engine.ingest_matching import KnownImage
+from medssl_cli.engine.ingest_report import State
+from medssl_cli.engine.ingest_tasks import Failure, StoredLabel
+from medssl_cli.errors import InputError
+from medssl_cli.formats.labels import AnnotationKind
+from medssl_cli.formats.labels.recognise import recognise_json, recognise_text
+from medssl_cli.formats.source import Source, read_bytes, read_head
+
+TIMEOUT_S: Final = 600.0
+HEAD_BYTES: Final = 65_536
+MAX_JSON_BYTES: Final = 256 * 2**20
+
+
+def annotation_kind(source: Source, kind: str) -> AnnotationKind | None:
+    """Which reader of annotations takes a table or text; None if it is something else.
+
+    Args:
+        source: The file.
+        kind: As `discover` calls it: "json", "csv" or "xml".
+    """
+    try:
+        if kind == "json":
+            return recognise_json(json.loads(read_bytes(source, max_bytes=MAX_JSON_BYTES)))
+        return recognise_text(read_head(source, HEAD_BYTES))
+    except (InputError, ValueError, RecursionError, OSError):
+        return None
+
+
+def store_all(
+    kinds: Mapping[Source, AnnotationKind],
+    images: Sequence[KnownImage],
+    crew: Crew,
+    cache: Cache,
+    choice: Choice,
+    *,
+    dry_run: bool,
+) -> int:
+    """Read annotations, find their images in this run or in the cache, store them and settle their files.
+
+    Args:
+        kinds: Files of annotations.
+        images: Of this run.
+        crew: Does the work.
+        cache: Where images of earlier runs are.
+        choice: Of the user.
+        dry_run: Judge only.
+
+    Returns:
+        Number of labels newly stored.
+    """
+    names = names_of(images)
+    tasks = [ReadTask(source, kind, choice, names) for source, kind in kinds.items()]
+    annotations: list[Annotation] = []
+    for outcome in crew.map("annotations", read_annotations, tasks, timeout_s=TIMEOUT_S):
+        result = outcome.result if outcome.result is not None else crash(outcome.failure)
+        if isinstance(result, Failure):
+            crew.refuse([outcome.task.source], result)
+        else:
+            annotations += result
+    if crew.stop.is_set:
+        return 0
+    matches = match(annotations, images, cache)
+    answers: dict[Source, list[StoredLabel | Failure]] = {label.source: [] for label in annotations}
+    items: dict[Source, str] = {}
+    for store in crew.map(
+        "labels", store_annotations, matches.tasks(cache.root, choice, dry_run=dry_run), timeout_s=TIMEOUT_S
+    ):
+        results = store.result or [crash(store.failure)] * len(store.task.pairs)
+        for (annotation, image), answer in zip(store.task.pairs, results, strict=True):
+            answers[annotation.source].append(answer)
+            items.setdefault(annotation.source, image.item_id)
+    if crew.stop.is_set:
+        return 0
+    num_new = 0
+    for source, given in answers.items():
+        summary = verdict(given, matches.num_unmatched.get(source, 0))
+        if isinstance(summary, Failure):
+            crew.refuse([source], summary)
+            continue
+        num_new += sum(isinstance(answer, StoredLabel) and answer.is_new for answer in given)
+        state: State = "accepted" if summary.is_new else "duplicate"
+        crew.ledger.settle([source], state, item=items[source], warnings=summary.warnings)
+    return num_new

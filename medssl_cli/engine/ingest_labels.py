@@ -1,0 +1,229 @@
+"""Annotations of an ingest: which images they belong to, and what the child processes do with them.
+
+The parent reads every annotation file in a child (`read_annotations`), finds images for what it holds (`match`), has it
+stored in children (`store_annotations`) and makes one answer for each file of it (`verdict`). References in the clear
+live in memory only.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from medssl_cli.cache.annotations import add_boxes, add_findings
+from medssl_cli.cache.items import Box
+from medssl_cli.cache.store import Cache
+from medssl_cli.engine.ingest_matching import Index, KnownImage
+from medssl_cli.engine.ingest_tasks import Failure, StoredImage, StoredLabel, as_values
+from medssl_cli.formats.labels import AnnotationKind, BoxLabel, FindingsLabel, Label, MaskLabel
+from medssl_cli.formats.source import Source
+from medssl_cli.imaging.volume import Volume
+
+PAIRS_PER_TASK: Final = 256
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a user wants from annotations.
+
+    Args:
+        label_set: Name under which they are stored.
+        structures: Of segmentations and structure sets: these only; the first becomes value 1.
+        fraction: From which share of the maximum on a fractional segmentation counts.
+    """
+
+    label_set: str = "seg"
+    structures: tuple[str, ...] | None = None
+    fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class ReadTask:
+    """Read one file of annotations.
+
+    Args:
+        source: The file.
+        kind: Which reader (`formats.labels.recognise`).
+        choice: Of the user.
+        known: `names_of` the images at hand, for tables whose key column has no known name.
+    """
+
+    source: Source
+    kind: AnnotationKind
+    choice: Choice = field(default_factory=Choice)
+    known: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One label of a file; masks are left in the file and read again where they are put on a grid."""
+
+    source: Source
+    kind: AnnotationKind
+    index: int
+    label: Label
+
+
+@dataclass(frozen=True)
+class AnnotationTask:
+    """Put annotations on their images' grids and into the cache."""
+
+    pairs: tuple[tuple[Annotation, StoredImage], ...]
+    cache_root: Path
+    choice: Choice = field(default_factory=Choice)
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What `match` found.
+
+    Args:
+        pairs: Annotations with their images; one annotation may have several.
+        num_unmatched: For each file, how many of its labels name no image, or several that cannot be told apart.
+    """
+
+    pairs: tuple[tuple[Annotation, StoredImage], ...]
+    num_unmatched: Mapping[Source, int]
+
+    def tasks(self, cache_root: Path, choice: Choice, *, dry_run: bool = False) -> list[AnnotationTask]:
+        """Work for children: one mask each, boxes and findings by the hundred."""
+        masks = [(pair,) for pair in self.pairs if isinstance(pair[0].label, MaskLabel)]
+        small = [pair for pair in self.pairs if not isinstance(pair[0].label, MaskLabel)]
+        batches = [tuple(small[first : first + PAIRS_PER_TASK]) for first in range(0, len(small), PAIRS_PER_TASK)]
+        return [AnnotationTask(pairs, cache_root, choice, dry_run) for pairs in (*masks, *batches)]
+
+
+@as_values
+def read_annotations(task: ReadTask) -> tuple[Annotation, ...]:
+    """What one file holds, in a child."""
+    labels = _read(task.source, task.kind, task.choice, task.known)
+    return tuple(
+        Annotation(
+            task.source, task.kind, index, replace(label, painter=None) if isinstance(label, MaskLabel) else label
+        )
+        for index, label in enumerate(labels)
+    )
+
+
+def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache: Cache | None = None) -> Matches:
+    """Find the images of annotations.
+
+    Args:
+        annotations: Of all files.
+        images: Of this run, in the clear.
+        cache: Where labels that arrive after their images find them, by pseudonym; None for a dry run without one.
+    """
+    index = Index(images, cache)
+    pairs: list[tuple[Annotation, StoredImage]] = []
+    num_unmatched: dict[Source, int] = defaultdict(int)
+    for annotation in annotations:
+        size = annotation.label.size if isinstance(annotation.label, BoxLabel) else None
+        found = index.find(annotation.label.reference, size)
+        pairs += [(annotation, image) for image in found]
+        num_unmatched[annotation.source] += not found
+    return Matches(tuple(pairs), {source: number for source, number in num_unmatched.items() if number})
+
+
+def names_of(images: Iterable[KnownImage]) -> frozenset[str]:
+    """Whatever a table may call the images by."""
+    return frozenset(name for image in images for name in image.all_names)
+
+
+def store_annotations(task: AnnotationTask) -> list[StoredLabel | Failure]:
+    """Put annotations into the cache, or say why not, one answer for each pair; in a child."""
+    return [_store((task, annotation, image)) for annotation, image in task.pairs]
+
+
+def verdict(answers: Sequence[StoredLabel | Failure], num_unmatched: int) -> StoredLabel | Failure:
+    """One answer for a file of annotations.
+
+    Args:
+        answers: Of all pairs of its labels with images.
+        num_unmatched: How many of its labels have no image.
+
+    Returns:
+        The first failure, with how many there are; otherwise whether anything is new, and all warnings, with
+        `W_LABEL_UNMATCHED` if some labels have no image. `E_LABEL_WITHOUT_IMAGE` if none has.
+    """
+    failures = [answer for answer in answers if isinstance(answer, Failure)]
+    if failures:
+        first = next((failure for failure in failures if failure.is_fatal), failures[0])
+        share = f" ({len(failures)} of {len(answers)} labels)" if len(answers) > 1 else ""
+        return replace(first, message=first.message + share)
+    if not answers:
+        return Failure(
+            "E_LABEL_WITHOUT_IMAGE", f"none of {num_unmatched} labels names one image of the input or the cache"
+        )
+    good = [answer for answer in answers if isinstance(answer, StoredLabel)]
+    found = dict.fromkeys(code for answer in good for code in answer.warnings)
+    if num_unmatched:
+        found["W_LABEL_UNMATCHED"] = None
+    return StoredLabel(any(answer.is_new for answer in good), tuple(found))
+
+
+def _read(source: Source, kind: AnnotationKind, choice: Choice, known: frozenset[str]) -> Sequence[Label]:
+    if kind == "seg":
+        from medssl_cli.formats.labels.seg import read_seg
+
+        return (read_seg(source, structures=choice.structures, fraction=choice.fraction),)
+    if kind == "rtstruct":
+        from medssl_cli.formats.labels.rtstruct import read_rtstruct
+
+        return (read_rtstruct(source, structures=choice.structures),)
+    if kind == "lidc":
+        from medssl_cli.formats.labels.lidc import read_lidc
+
+        return read_lidc(source)
+    if kind == "luna":
+        from medssl_cli.formats.labels.luna import read_luna
+
+        return read_luna(source)
+    if kind == "coco":
+        from medssl_cli.formats.labels.coco import read_coco
+
+        return read_coco(source)
+    from medssl_cli.formats.labels.table import read_table
+
+    return read_table(source, known=known)
+
+
+@as_values
+def _store(arguments: tuple[AnnotationTask, Annotation, StoredImage]) -> StoredLabel:
+    task, annotation, image = arguments
+    label = annotation.label
+    if isinstance(label, MaskLabel):
+        return _store_mask(task, annotation, image)
+    if isinstance(label, BoxLabel):
+        return _store_boxes(task, label, image)
+    return _store_findings(task, label, image)
+
+
+def _store_mask(task: AnnotationTask, annotation: Annotation, image: StoredImage) -> StoredLabel:
+    label = _read(annotation.source, annotation.kind, task.choice, frozenset())[annotation.index]
+    if not isinstance(label, MaskLabel):
+        raise AssertionError("the file changed its kind")
+    voxels = label.to_grid(image.shape, image.affine)
+    found = () if voxels.any() else ("W_EMPTY_LABEL",)
+    if task.dry_run:
+        return StoredLabel(is_new=True, warnings=found)
+    volume = Volume(voxels[None], image.affine)
+    is_new = Cache(task.cache_root).add_label(image.item_id, task.choice.label_set, volume, label.classes)
+    return StoredLabel(is_new, found)
+
+
+def _store_boxes(task: AnnotationTask, label: BoxLabel, image: StoredImage) -> StoredLabel:
+    placed = label.to_grid(image.shape, image.affine)
+    boxes = [Box.model_validate(vars(mark)) for mark in placed.boxes]
+    found = ("W_LABEL_UNMATCHED",) if placed.num_outside else ()
+    if task.dry_run:
+        return StoredLabel(is_new=True, warnings=found)
+    return StoredLabel(add_boxes(Cache(task.cache_root), image.item_id, task.choice.label_set, boxes), found)
+
+
+def _store_findings(task: AnnotationTask, label: FindingsLabel, image: StoredImage) -> StoredLabel:
+    if task.dry_run:
+        return StoredLabel(is_new=True, warnings=())
+    cache = Cache(task.cache_root)
+    return StoredLabel(add_findings(cache, image.item_id, task.choice.label_set, label.findings), ())

@@ -1,0 +1,178 @@
+"""Which images a reference means: those of this run in the clear, earlier ones by their pseudonyms."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, TypeVar
+
+from medssl_cli.cache.keys import Level
+from medssl_cli.cache.store import Cache
+from medssl_cli.engine.ingest_tasks import StoredImage
+from medssl_cli.formats.labels import Reference, file_name, name_key
+from medssl_cli.formats.source import Source, place_of, stem_of
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True)
+class KnownImage:
+    """A stored image and what labels may call it by, in the clear. Lives in memory only.
+
+    Args:
+        image: Where it went.
+        series_uid: SeriesInstanceUID.
+        frame_of_reference: FrameOfReferenceUID.
+        sop_uids: SOPInstanceUIDs of its slices.
+        study: StudyInstanceUID.
+        patients: PatientID, alone and with its issuer; of a file the patient part of its name.
+        place: Of its file, where it is one file.
+    """
+
+    image: StoredImage
+    series_uid: str | None = None
+    frame_of_reference: str | None = None
+    sop_uids: frozenset[str] = frozenset()
+    study: str | None = None
+    patients: tuple[str, ...] = ()
+    place: PurePath | None = None
+
+    @classmethod
+    def of_series(cls, image: StoredImage, headers: Sequence[Any]) -> "KnownImage":
+        """An image that was made from DICOM headers (`SeriesPart.headers`)."""
+        first = headers[0]
+        sources = {header.source for header in headers}
+        patient, issuer = first.PatientID, first.IssuerOfPatientID
+        return cls(
+            image,
+            series_uid=first.SeriesInstanceUID,
+            frame_of_reference=first.FrameOfReferenceUID or None,
+            sop_uids=frozenset(header.SOPInstanceUID for header in headers),
+            study=first.StudyInstanceUID,
+            patients=tuple(dict.fromkeys((patient, f"{issuer}\\{patient}" if issuer else patient))) if patient else (),
+            place=place_of(first.source) if len(sources) == 1 else None,
+        )
+
+    @classmethod
+    def of_file(cls, image: StoredImage, source: Source, patient: str | None = None) -> "KnownImage":
+        """An image that is a file of its own."""
+        return cls(image, patients=(patient,) if patient else (), place=place_of(source))
+
+    @property
+    def all_names(self) -> frozenset[str]:
+        """Everything that the value of a table may be, as `name_key`."""
+        words = (self.series_uid, self.study, *self.patients, *self.sop_uids, self.place.name if self.place else None)
+        return frozenset(name_key(word) for word in words if word)
+
+
+class Index:
+    """Images by what they may be called.
+
+    Args:
+        images: Of this run.
+        cache: For references that mean none of them; read only if there are any.
+    """
+
+    def __init__(self, images: Sequence[KnownImage], cache: Cache | None) -> None:
+        self._cache = cache
+        self._by_pseudonym: dict[tuple[str, str], list[KnownImage]] | None = None
+        self._by_sop = _grouped(images, lambda image: image.sop_uids)
+        self._by_series = _grouped(images, lambda image: _words(image.series_uid, _stem(image)))
+        self._by_frame = _grouped(images, lambda image: _words(image.frame_of_reference))
+        self._by_study = _grouped(images, lambda image: _words(image.study))
+        self._by_patient = _grouped(images, lambda image: image.patients)
+        self._by_name = _grouped(images, lambda image: _words(name_key(image.place.name) if image.place else None))
+
+    def find(self, reference: Reference, size: tuple[int, int] | None = None) -> list[StoredImage]:
+        """Images that a reference means; the first of its words that means any decides.
+
+        Instances go before the series. The frame of reference counts only where neither is named, and only if one
+        image has it: several series of one examination share it. A file name that several images have counts only if
+        its folders tell them apart or they are of one patient.
+
+        Args:
+            reference: Of a label.
+            size: Columns and rows that the image must have, where several are called the same.
+        """
+        found = next(filter(None, self._candidates(reference, size)), [])
+        return list({known.image.item_id: known.image for known in found}.values())
+
+    def _candidates(self, reference: Reference, size: tuple[int, int] | None) -> Iterator[list[KnownImage]]:
+        """Images by each word of a reference in turn."""
+        yield [image for uid in sorted(reference.sop_uids) for image in self._by_sop.get(uid, ())]
+        yield self._of_series(reference.series_uid)
+        yield self._of_frame(reference)
+        yield self._of_name(reference.name, size)
+        yield self._of_group("study", self._by_study, reference.study)
+        yield self._of_group("patient", self._by_patient, reference.patient)
+
+    def _of_series(self, uid: str | None) -> list[KnownImage]:
+        if uid is None:
+            return []
+        return self._by_series.get(uid, []) or self._stored("series", uid)
+
+    def _of_frame(self, reference: Reference) -> list[KnownImage]:
+        uid = reference.frame_of_reference
+        if uid is None or reference.series_uid is not None or reference.sop_uids:
+            return []
+        found = self._by_frame.get(uid, []) or self._stored("frame_of_reference", uid)
+        return found if len({known.image.item_id for known in found}) == 1 else []
+
+    def _of_name(self, name: str | None, size: tuple[int, int] | None) -> list[KnownImage]:
+        if name is None:
+            return []
+        last = file_name(name)
+        found = self._by_name.get(name_key(name), [])
+        same = [known for known in found if known.place and known.place.name.lower() == last.lower()]
+        parts = PurePath(name.replace("\\", "/")).parts
+        inside = [known for known in same if known.place and known.place.parts[-len(parts) :] == parts]
+        found = inside or same or found
+        if not found:
+            found = [known for word in dict.fromkeys((last, stem_of(last))) for known in self._stored("series", word)]
+        if size is not None and len(found) > 1:
+            found = [known for known in found if known.image.shape[:2] == size]
+        return found if len({known.image.item_id for known in found}) == 1 or _is_one_patient(found) else []
+
+    def _of_group(self, level: Level, here: dict[str, list[KnownImage]], word: str | None) -> list[KnownImage]:
+        """Findings of a study or patient are those of all its images, of this run and before."""
+        return [] if word is None else [*here.get(word, []), *self._stored(level, word)]
+
+    def _stored(self, level: Level, *parts: str) -> list[KnownImage]:
+        if self._cache is None:
+            return []
+        if self._by_pseudonym is None:
+            self._by_pseudonym = _read_keys(self._cache)
+        return self._by_pseudonym.get((level, self._cache.pseudonyms.of(level, *parts)), [])
+
+
+def _read_keys(cache: Cache) -> dict[tuple[str, str], list[KnownImage]]:
+    found: dict[tuple[str, str], list[KnownImage]] = defaultdict(list)
+    for record in cache.iterate():
+        patients = (record.patient_key,) if record.has_patient_identity else ()
+        known = KnownImage(StoredImage.of(record), patients=patients)
+        found["series", record.series_key].append(known)
+        found["study", record.study_key].append(known)
+        found["patient", record.patient_key].append(known)
+        if record.frame_of_reference_key is not None:
+            found["frame_of_reference", record.frame_of_reference_key].append(known)
+    return dict(found)
+
+
+def _is_one_patient(images: Sequence[KnownImage]) -> bool:
+    return bool(images) and all(known.patients and known.patients == images[0].patients for known in images)
+
+
+def _grouped(images: Iterable[KnownImage], keys: Callable[[KnownImage], Iterable[str]]) -> dict[str, list[KnownImage]]:
+    groups: dict[str, list[KnownImage]] = defaultdict(list)
+    for image in images:
+        for key in keys(image):
+            groups[key].append(image)
+    return dict(groups)
+
+
+def _words(*words: str | None) -> list[str]:
+    return [word for word in words if word]
+
+
+def _stem(known: KnownImage) -> str | None:
+    return stem_of(known.place.name) if known.place else None

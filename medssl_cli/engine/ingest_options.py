@@ -1,0 +1,95 @@
+"""Everything that a user decides about an ingest."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from medssl_cli import __version__
+from medssl_cli.cache.items import Modality, check_label_set
+from medssl_cli.errors import UsageError
+from medssl_cli.files import sha256_json
+from medssl_cli.formats.dicomweb.address import Credentials
+from medssl_cli.formats.dicomweb.query import PacsQuery
+from medssl_cli.formats.patients import patient_from_name
+from medssl_cli.formats.policy import Policy
+
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class PacsSource:
+    """A PACS, and which of its series to retrieve.
+
+    Args:
+        url: As `formats.dicomweb.Address` reads it.
+        query: Which series.
+        credentials: Of the user.
+        ca_bundle: Certificates to trust; by default those of the system.
+    """
+
+    url: str
+    query: PacsQuery
+    credentials: Credentials
+    ca_bundle: Path | None = None
+
+
+@dataclass(frozen=True)
+class IngestOptions:
+    """Options of one ingest.
+
+    Args:
+        label_set: Name under which labels are stored.
+        modality: Of files that do not say and that no `dataset.json` describes.
+        patient_pattern: Regular expression for the patient part of file names; see `patients_from_places`.
+        policy: What is accepted and repaired.
+        workers: Child processes; as many as cores by default.
+        cluster: Address of a Dask scheduler that does the work instead.
+        dry_run: Judge everything, write nothing.
+        reread: Open every file again, even where nothing has changed since an earlier ingest.
+        report_path: Write the report here as well, always.
+        key_file: The site's key; by default where the cache says.
+
+    Raises:
+        UsageError: `E_USAGE`.
+    """
+
+    label_set: str = "seg"
+    modality: str | None = None
+    patient_pattern: str | None = None
+    policy: Policy = field(default_factory=Policy)
+    workers: int | None = None
+    cluster: str | None = None
+    dry_run: bool = False
+    reread: bool = False
+    report_path: Path | None = None
+    key_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            check_label_set(self.label_set)
+        except ValueError as error:
+            raise UsageError("E_USAGE", str(error)) from error
+        modalities = get_args(Modality)
+        if self.modality is not None and self.modality not in modalities:
+            raise UsageError("E_USAGE", f"unknown modality {self.modality!r}", hint=f"one of {', '.join(modalities)}")
+        if self.patient_pattern is not None:
+            patient_from_name("", self.patient_pattern)
+        letters = (self.policy.assume_orientation or "RAS").upper()
+        if sorted("RLAPIS".find(letter) // 2 for letter in letters) != [0, 1, 2]:
+            raise UsageError("E_USAGE", "an orientation is three letters, one each of RL, AP and IS, such as RAS")
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """For the report: what changes which files are accepted, and how they are stored."""
+        return {
+            "label_set": self.label_set,
+            "modality": self.modality,
+            "has_patient_pattern": self.patient_pattern is not None,
+            "departures": self.policy.departures,
+        }
+
+    @property
+    def rules(self) -> str:
+        """Digest of all that decides about a file's fate besides the file itself."""
+        return sha256_json([self.recorded, self.patient_pattern or "", __version__])

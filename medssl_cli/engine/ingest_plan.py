@@ -1,0 +1,90 @@
+"""From an arrangement of files to the tasks of the child processes."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from medssl_cli.engine.ingest_options import IngestOptions
+from medssl_cli.engine.ingest_report import Ledger
+from medssl_cli.engine.ingest_tasks import ImageTask, LabelTask, StoredImage
+from medssl_cli.formats.layouts import Arrangement, ImageFile, LabelFile
+from medssl_cli.formats.patients import patients_of
+from medssl_cli.formats.source import Source
+
+
+def plan_files(
+    images: Iterable[ImageFile],
+    arrangement: Arrangement,
+    roots: Sequence[Path],
+    cache_root: Path,
+    options: IngestOptions,
+    ledger: Ledger,
+) -> list[ImageTask]:
+    """A task for each image that is a file of its own.
+
+    Args:
+        images: To be read.
+        arrangement: All files of the input: names are compared to tell patients apart.
+        roots: The inputs.
+        cache_root: Of an existing cache.
+        options: Of the ingest.
+        ledger: Knows the kind of each file.
+    """
+    patients = patients_of(arrangement.images, roots, options.patient_pattern)
+    return [
+        ImageTask(
+            image.source,
+            ledger.kind(image.source),
+            cache_root,
+            options.policy,
+            modality=image.modality or options.modality or "unknown",
+            patient=patients[image.source],
+            stem=image.stem,
+            dry_run=options.dry_run,
+        )
+        for image in images
+    ]
+
+
+def label_tasks(
+    labels: Iterable[LabelFile],
+    stored: Mapping[Source, tuple[StoredImage, ...]],
+    cache_root: Path,
+    options: IngestOptions,
+    ledger: Ledger,
+) -> tuple[list[LabelTask], list[LabelFile], dict[Source, int]]:
+    """A task for all label maps of one item, so that no two processes change one record.
+
+    Args:
+        labels: Label maps and the files of their images.
+        stored: What became of those files.
+        cache_root: Of an existing cache.
+        options: Of the ingest.
+        ledger: Knows the kind of each file.
+
+    Returns:
+        Tasks, labels without an image, and for each other label the number of items that it belongs to.
+    """
+    by_item: dict[str, list[tuple[LabelFile, StoredImage]]] = defaultdict(list)
+    orphans: list[LabelFile] = []
+    num_items: dict[Source, int] = {}
+    for label in labels:
+        images = {image.item_id: image for source in label.images for image in stored.get(source, ())}
+        for image in images.values():
+            by_item[image.item_id].append((label, image))
+        if images:
+            num_items[label.source] = len(images)
+        else:
+            orphans.append(label)
+    tasks = [
+        LabelTask(
+            tuple((label, ledger.kind(label.source)) for label, _ in members),
+            members[0][1],
+            cache_root,
+            options.label_set,
+            options.policy,
+            dry_run=options.dry_run,
+        )
+        for members in by_item.values()
+    ]
+    return tasks, orphans, num_items

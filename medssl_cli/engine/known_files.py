@@ -1,0 +1,180 @@
+"""What became of files that have not changed since an earlier ingest, so that nobody has to open them again.
+
+Hints only: losing the file costs time, never an image. It holds keyed hashes, so neither a path nor a date of the
+source can be read from it. A file counts as unchanged if inode, size and both of its times are exactly the same; the
+times are compared for equality, never with a clock (decision 0014).
+"""
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from medssl_cli.cache.keys import Pseudonyms
+from medssl_cli.engine.ingest_report import Entry, State
+from medssl_cli.formats.source import Member, Source
+
+FILE_NAME: Final = "sources.sqlite"
+SETTLED_AFTER_NS: Final = 1_000_000_000
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS files (
+    place TEXT PRIMARY KEY, stamp TEXT NOT NULL, kind TEXT NOT NULL, fate INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fates (
+    fate INTEGER PRIMARY KEY, rules TEXT NOT NULL, num_sources INTEGER NOT NULL, entry TEXT NOT NULL,
+    state TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL, hint TEXT NOT NULL, item TEXT,
+    warnings TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS retrieved (
+    series TEXT PRIMARY KEY, rules TEXT NOT NULL, num_instances INTEGER NOT NULL, items TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a group of files that were judged together."""
+
+    entry: Entry
+    sources: tuple[Source, ...]
+    kind: str
+
+
+class KnownFiles:
+    """The table of known files of one cache.
+
+    Args:
+        path: The SQLite file; made when something is first recorded.
+        pseudonyms: Of the cache.
+        rules: Digest of everything but the files that decides about their fate: options and the tool's version.
+    """
+
+    def __init__(self, path: Path, pseudonyms: Pseudonyms, rules: str) -> None:
+        self._path = path
+        self._pseudonyms = pseudonyms
+        self._rules = rules
+        self._files: dict[str, tuple[str, str, int]] = {}
+        self._stamps: dict[Path, tuple[str, bool]] = {}
+        self._matched: dict[Path, tuple[str, int]] = {}
+        with contextlib.suppress(sqlite3.DatabaseError):
+            self._load()
+
+    def _load(self) -> None:
+        if not self._path.is_file():
+            return
+        with self._readable() as connection:
+            rows = connection.execute(
+                "SELECT place, stamp, kind, fate FROM files JOIN fates USING (fate) WHERE rules = ?", (self._rules,)
+            )
+            self._files = {place: (stamp, kind, fate) for place, stamp, kind, fate in rows}
+
+    def peek(self, path: Path, status: os.stat_result) -> bool:
+        """Remember a file's stamp; whether it is known and unchanged."""
+        numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        stamp = self._pseudonyms.of("source", "stamp", repr(numbers))
+        is_settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED_AFTER_NS
+        self._stamps[path] = (stamp, is_settled)
+        known = self._files.get(self._place(path))
+        if known is None or known[0] != stamp:
+            return False
+        self._matched[path] = known[1:]
+        return True
+
+    def _place(self, path: Path) -> str:
+        return self._pseudonyms.of("source", "place", os.fsencode(path))
+
+    def fates(self, is_held: Callable[[str], bool]) -> list[Fate]:
+        """Groups of which every file was seen unchanged; a group whose item is gone is not among them.
+
+        Args:
+            is_held: Whether an item id is in the cache.
+        """
+        groups: dict[int, list[Path]] = defaultdict(list)
+        for path, (_, fate) in self._matched.items():
+            groups[fate].append(path)
+        if not groups:
+            return []
+        found = []
+        with self._readable() as connection:
+            for fate, paths in groups.items():
+                row = connection.execute(
+                    "SELECT num_sources, entry, state, code, message, hint, item, warnings FROM fates WHERE fate = ?",
+                    (fate,),
+                ).fetchone()
+                if row is None or row[0] != len(paths) or (row[6] is not None and not is_held(row[6])):
+                    continue
+                entry = Entry(
+                    id=row[1], state=row[2], num_files=len(paths), code=row[3], message=row[4], hint=row[5],
+                    item=row[6], warnings=tuple(row[7].split()),
+                )  # fmt: skip
+                found.append(Fate(entry, tuple(sorted(paths)), self._matched[paths[0]][0]))
+        return found
+
+    def record(self, judged: Iterable[tuple[Entry, Iterable[Source], str]]) -> None:
+        """Remember what became of files on disk whose times lie safely in the past.
+
+        Args:
+            judged: Entries of the ledger, the sources of each, and their kind. Members of archives are left out.
+        """
+        rows = []
+        for entry, sources, kind in judged:
+            paths = [source for source in sources if not isinstance(source, Member)]
+            known = [self._stamps.get(path) for path in paths]
+            if paths and len(paths) == len(list(sources)) and all(stamp and stamp[1] for stamp in known):
+                rows.append((entry, paths, [stamp[0] for stamp in known if stamp], kind))
+        if not rows:
+            return
+        with self._writable() as connection:
+            for entry, paths, stamps, kind in rows:
+                self._insert(connection, entry, paths, stamps, kind)
+            connection.execute("DELETE FROM fates WHERE fate NOT IN (SELECT fate FROM files)")
+
+    def record_retrieved(self, series: str, num_instances: int, items: Iterable[str]) -> None:
+        """Remember that a series of a PACS was judged, and the items that came of it."""
+        row = (series, self._rules, num_instances, " ".join(sorted(items)))
+        with self._writable() as connection:
+            connection.execute("INSERT OR REPLACE INTO retrieved VALUES (?, ?, ?, ?)", row)
+
+    def retrieved_items(self, series: str, num_instances: int) -> list[str] | None:
+        """Items of a series that was judged with so many instances; None if it was not."""
+        with contextlib.suppress(sqlite3.DatabaseError), self._readable() as connection:
+            row = connection.execute(
+                "SELECT items FROM retrieved WHERE series = ? AND rules = ? AND num_instances = ?",
+                (series, self._rules, num_instances),
+            ).fetchone()
+            return None if row is None else row[0].split()
+        return None
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[sqlite3.Connection]:
+        with contextlib.closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)) as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[sqlite3.Connection]:
+        with contextlib.closing(sqlite3.connect(self._path, timeout=60)) as connection, connection:
+            connection.executescript(_SCHEMA)
+            yield connection
+        self._path.chmod(0o600)
+
+    def _insert(
+        self, connection: sqlite3.Connection, entry: Entry, paths: list[Path], stamps: list[str], kind: str
+    ) -> None:
+        state: State = "duplicate" if entry.state == "accepted" else entry.state
+        cursor = connection.execute(
+            "INSERT INTO fates (rules, num_sources, entry, state, code, message, hint, item, warnings)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self._rules, len(paths), entry.id, state, entry.code, entry.message, entry.hint, entry.item,
+                " ".join(entry.warnings),
+            ),
+        )  # fmt: skip
+        connection.executemany(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
+            [(self._place(path), stamp, kind, cursor.lastrowid) for path, stamp in zip(paths, stamps, strict=True)],
+        )

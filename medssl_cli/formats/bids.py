@@ -1,0 +1,114 @@
+"""Names of the Brain Imaging Data Structure: whose image a file is, of what kind, and which label maps belong to it.
+
+Strict on purpose: a file counts only if it lies in `sub-<x>/[ses-<y>/]<data type>/`, repeats both in its name, and
+ends in a suffix that is known here. Source: BIDS specification 1.9, "Common principles", the pages of each modality,
+and "Derivatives: imaging".
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Final
+
+_ENTITY: Final = re.compile(r"([a-z]+)-([A-Za-z0-9+]+)")
+_SUFFIX: Final = re.compile(r"[A-Za-z0-9]+")
+_ANATOMY: Final = (
+    "T1w", "T2w", "T2star", "T2starw", "FLAIR", "PDw", "PDT2", "T1rho", "inplaneT1", "inplaneT2", "angio", "T1map",
+    "T2map", "T2starmap", "R1map", "R2map", "R2starmap", "PDmap", "MTRmap", "MTVmap", "MTsat", "MWFmap", "UNIT1",
+    "Chimap", "M0map", "RB1map", "S0map", "VFA", "IRT1", "MP2RAGE", "MESE", "MEGRE", "MPM", "MTS", "MTR",
+)  # fmt: skip
+_MODALITIES: Final[dict[str, dict[str, str]]] = {
+    "anat": dict.fromkeys(_ANATOMY, "MR"),
+    "func": dict.fromkeys(("bold", "cbv", "sbref", "phase"), "MR"),
+    "dwi": dict.fromkeys(("dwi", "sbref"), "MR"),
+    "perf": dict.fromkeys(("asl", "m0scan"), "MR"),
+    "pet": {"pet": "PT"},
+    "ct": {"ct": "CT"},
+}
+LABEL_SUFFIXES: Final = ("dseg", "mask")
+_NEVER_IMAGES: Final = ("defacemask", "probseg")
+_ONLY_OF_LABELS: Final = ("desc", "label", "res", "den", "atlas", "seg", "hemi")
+_NATIVE_SPACES: Final = ("", "orig")
+
+
+@dataclass(frozen=True, slots=True)
+class BidsName:
+    """What the place of a BIDS file says.
+
+    Args:
+        dataset: Folder of the raw data set; for a derivative the folder that holds `derivatives`.
+        subject: Label of `sub-`: the patient.
+        datatype: "anat", "pet", ...
+        entities: Key and label in the order of the name, without the suffix.
+        suffix: "T1w", "dseg", ...
+        is_derivative: Whether it lies below `derivatives`.
+    """
+
+    dataset: PurePath
+    subject: str
+    datatype: str
+    entities: tuple[tuple[str, str], ...]
+    suffix: str
+    is_derivative: bool
+
+    @property
+    def modality(self) -> str | None:
+        """DICOM modality of a raw image, None for anything else."""
+        return None if self.is_derivative else _MODALITIES.get(self.datatype, {}).get(self.suffix)
+
+    @property
+    def is_label(self) -> bool:
+        """Whether it is a label map: a discrete segmentation or a mask."""
+        return self.suffix in LABEL_SUFFIXES
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether it is neither a raw image nor a label: an image that was made from others, a probability."""
+        return not self.is_label and (self.is_derivative or self.suffix in _NEVER_IMAGES)
+
+    @property
+    def key(self) -> tuple[object, ...] | None:
+        """Equal for a raw image and its labels; None for a label in another space than its image.
+
+        The entities that only describe a label do not count; neither does the suffix, which a label does not repeat.
+        """
+        space = dict(self.entities).get("space", "")
+        if self.is_label and space not in _NATIVE_SPACES:
+            return None
+        left_out = (*_ONLY_OF_LABELS, "space") if self.is_label else ("space",)
+        rest = tuple(sorted(pair for pair in self.entities if pair[0] not in left_out))
+        return (self.dataset, self.datatype, rest)
+
+
+def parse_place(place: PurePath, stem: str, floor: int = 0) -> BidsName | None:
+    """Read a file's place by the rules of BIDS.
+
+    Args:
+        place: The file.
+        stem: Its name without the suffixes of its format.
+        floor: How many of its outermost folders lie above the input and say nothing.
+
+    Returns:
+        None if the place does not follow them.
+    """
+    *words, suffix = stem.split("_")
+    matches = [_ENTITY.fullmatch(word) for word in words]
+    entities = tuple((match[1], match[2]) for match in matches if match)
+    folders = place.parts[:-1]
+    if len(entities) != len(words) or not _SUFFIX.fullmatch(suffix) or len(dict(entities)) != len(entities):
+        return None
+    if not entities or entities[0][0] != "sub" or len(folders) < 2:
+        return None
+    above = [f"{key}-{label}" for key, label in entities if key in ("sub", "ses")]
+    if list(folders[-1 - len(above) : -1]) != above or folders[-1] not in _MODALITIES:
+        return None
+    top = folders[: -1 - len(above)]
+    level = next((index for index in range(floor, len(top)) if top[index] == "derivatives"), None)
+    return BidsName(
+        dataset=PurePath(*top[:level]),
+        subject=entities[0][1],
+        datatype=folders[-1],
+        entities=entities,
+        suffix=suffix,
+        is_derivative=level is not None,
+    )

@@ -1,0 +1,119 @@
+"""What may differ from slice to slice: place, scale, and how the slice was acquired."""
+
+from typing import Any, Final
+
+from medssl_cli.errors import InputError
+from medssl_cli.formats.dicom.metadata import acquisition_of
+from medssl_cli.formats.dicom.values import Values
+from medssl_cli.formats.policy import Policy
+
+MAX_COORDINATE_MM: Final = 1e5
+
+_GE_B_VALUE_MARK: Final = 100_000
+
+
+def slice_fields(values: Values, policy: Policy) -> dict[str, Any]:
+    """The fields of `Header` that one slice or frame has of its own.
+
+    Args:
+        values: Raw values of the file, or of one of its frames.
+        policy: `keep_demographics` matters here.
+
+    Raises:
+        InputError: `E_VALUE_INVALID`.
+    """
+    b_value = _b_value(values)
+    found: dict[str, Any] = {
+        "ImagePositionPatient": values.decimals("ImagePositionPatient", 3),
+        "ImageOrientationPatient": values.decimals("ImageOrientationPatient", 6),
+        "PixelSpacing": values.decimals("PixelSpacing", 2),
+        "ImagerPixelSpacing": values.decimals("ImagerPixelSpacing", 2),
+        "PixelPaddingValue": _padding(values, "PixelPaddingValue"),
+        "PixelPaddingRangeLimit": _padding(values, "PixelPaddingRangeLimit"),
+        "EchoTime": _first(values.decimal("EchoTime"), values.double("EffectiveEchoTime")),
+        "TriggerTime": _first(values.decimal("TriggerTime"), values.double("NominalCardiacTriggerDelayTime")),
+        "DiffusionBValue": b_value,
+        "TemporalPositionIdentifier": _time_point(values),
+        "AcquisitionNumber": _first(values.number("FrameAcquisitionNumber", 2), values.integer("AcquisitionNumber")),
+        "AcquisitionTime": values.text("FrameAcquisitionDateTime")[8:] or values.text("AcquisitionTime"),
+        "ImageType": values.texts("FrameType" if values.text("FrameType") else "ImageType"),
+        "acquisition": acquisition_of(values, b_value=b_value, keep_demographics=policy.keep_demographics),
+        "philips_scale_slope": _positive(values.private_single("philips_scale_slope")),
+        "philips_suv_factor": _positive(next(iter(values.private_decimals("philips_suv_factor")), None)),
+    }
+    places = (found["ImagePositionPatient"], found["ImageOrientationPatient"], found["PixelSpacing"])
+    if any(place is not None and max(map(abs, place)) > MAX_COORDINATE_MM for place in places):
+        raise InputError("E_VALUE_INVALID", f"a position or spacing of more than {MAX_COORDINATE_MM:g} mm")
+    for name in ("RescaleType", "EchoNumbers", "BurnedInAnnotation", "StackID", "PixelSpacingCalibrationType"):
+        found[name] = values.text(name)
+    for name in ("RescaleSlope", "RescaleIntercept", "EstimatedRadiographicMagnificationFactor"):
+        found[name] = values.decimal(name)
+    found["ConvolutionKernel"] = values.texts("ConvolutionKernel")
+    found["InstanceNumber"] = values.integer("InstanceNumber")
+    return found | _pet(values) if values.text("Modality") == "PT" else found
+
+
+def _pet(values: Values) -> dict[str, Any]:
+    """What uptake values need; numbers that are malformed count as missing, because the image is good without them."""
+    found: dict[str, Any] = {"CorrectedImage": values.texts("CorrectedImage")}
+    for name in ("PatientWeight", "RadionuclideTotalDose", "RadionuclideHalfLife"):
+        try:
+            found[name] = values.decimal(name)
+        except InputError:
+            found[name] = None
+    for name in (
+        "Units", "DecayCorrection", "SeriesDate", "SeriesTime", "AcquisitionDate", "RadiopharmaceuticalStartTime",
+        "RadiopharmaceuticalStartDateTime",
+    ):  # fmt: skip
+        found[name] = values.text(name)
+    return found
+
+
+def _b_value(values: Values) -> float | None:
+    """The public element, else the vendor's own (named in `docs/concepts/privacy.md`).
+
+    GE marks some values by adding a multiple of 100,000, and writes 0 in every image without diffusion weighting.
+    """
+    public = values.double("DiffusionBValue")
+    if public is not None or values.text("Modality") != "MR":
+        return public
+    siemens, ge = (values.private_decimals(name) for name in ("siemens_b_value", "ge_b_value"))
+    if siemens:
+        return siemens[0]
+    if ge and ge[0] >= 1:
+        return ge[0] % _GE_B_VALUE_MARK
+    return values.private_single("philips_b_value")
+
+
+def _time_point(values: Values) -> int | None:
+    """The public element; for GE, whose time series lack it, the count of complete runs through the slices.
+
+    That is believed only where the position in the stack, too, starts again after each run.
+    """
+    public = _first(values.number("TemporalPositionIndex", 4), values.integer("TemporalPositionIdentifier"))
+    if public is not None or values.text("Modality") != "MR":
+        return None if public is None else int(public)
+    locations = values.private_number("ge_locations")
+    points, number = values.integer("NumberOfTemporalPositions"), values.integer("InstanceNumber")
+    if not locations or points is None or points < 2 or number is None or not 1 <= number <= locations * points:
+        return None
+    run, position = divmod(number - 1, locations)
+    return run + 1 if values.number("InStackPositionNumber", 4) == position + 1 else None
+
+
+def _padding(values: Values, name: str) -> int | None:
+    """In the stored sign; None where it is malformed: it only guards a plausibility warning."""
+    try:
+        unsigned = values.number(name, 2)
+    except InputError:
+        return None
+    is_signed = values.number("PixelRepresentation", 2) == 1
+    return unsigned - 0x10000 if unsigned is not None and is_signed and unsigned >= 0x8000 else unsigned
+
+
+def _positive(number: float | None) -> float | None:
+    return number if number is not None and number > 0 else None
+
+
+def _first(*numbers: Any) -> Any:
+    return next((number for number in numbers if number is not None), None)

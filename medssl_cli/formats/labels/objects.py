@@ -1,0 +1,211 @@
+"""Reading DICOM objects that hold labels: bounded, and with numbers parsed from the raw bytes by rules of our own."""
+
+import contextlib
+import io
+import logging
+import math
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from medssl_cli.errors import InputError
+from medssl_cli.formats.dicom.window import DEFLATED, inflate
+from medssl_cli.formats.labels import MAX_CLASSES, safe_name, unique_names
+from medssl_cli.formats.labels.whole import BIG_ENDIAN, IMPLICIT, check_whole, read_meta
+from medssl_cli.formats.source import Source, read_bytes
+
+MAX_COORDINATE_MM: Final = 1e5
+MAX_UIDS: Final = 100_000
+_DECIMALS: Final = re.compile(rb"[0-9eE+\-. \\]*")
+_UID: Final = re.compile(r"[0-9.]{1,64}")
+
+# Its messages quote header values, which must not reach any log.
+logging.getLogger("pydicom").propagate = False
+
+
+@contextlib.contextmanager
+def only_label_errors(what: str) -> Iterator[None]:
+    """Whatever hostile bytes make a parser raise becomes `E_LABEL_FORMAT` that names the class of the error only."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (InputError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # noqa: BLE001 - RecursionError, struct.error and what else parsers raise
+        failure = InputError("E_LABEL_FORMAT", f"the {what} cannot be parsed ({type(error).__name__})")
+    else:
+        return
+    raise failure
+
+
+def read_object(source: Source, *, max_bytes: int) -> Dataset:
+    """A whole DICOM object; a deflated one is inflated within the same bound.
+
+    Raises:
+        InputError: `E_LABEL_FORMAT`, `E_TRUNCATED`, `E_TOO_BIG`, `E_DICOM_TOO_BIG`, `E_DICOM_DEPTH`, `E_DEFLATE_BOMB`,
+            `E_DICOM_PARSE`, or what `read_bytes` raises; other errors are the parser's.
+    """
+    data = read_bytes(source, max_bytes=max_bytes)
+    if data[128:132] != b"DICM":
+        raise InputError("E_LABEL_FORMAT", "the DICOM signature is missing")
+    syntax, start = read_meta(data)
+    if syntax == BIG_ENDIAN:
+        raise InputError("E_LABEL_FORMAT", "the object is big endian", hint="store it little endian")
+    if syntax != DEFLATED:
+        check_whole(data, start, is_implicit=syntax == IMPLICIT)
+        return dcmread(io.BytesIO(data))
+    plain = inflate(data, start=start, max_bytes=max_bytes)
+    check_whole(plain, start, is_implicit=False)
+    dataset = read_dataset(io.BytesIO(plain[start:]), is_implicit_VR=False, is_little_endian=True)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return dataset
+
+
+def items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    """Items of a sequence; empty where it is missing.
+
+    Raises:
+        InputError: `E_LABEL_FORMAT`, the element is no sequence.
+    """
+    found = dataset.get(keyword)
+    if found is None:
+        return ()
+    if not isinstance(found, Sequence | list) and not hasattr(found, "is_undefined_length"):
+        raise _malformed(keyword, "is not a sequence")
+    if any(not isinstance(item, Dataset) for item in found):
+        raise _malformed(keyword, "is not a sequence")
+    return list(found)
+
+
+def raw(dataset: Dataset, keyword: str) -> bytes:
+    """Bytes of an element as they lie in the file; empty where it is missing."""
+    tag = int(tag_for_keyword(keyword) or 0)
+    if tag not in dataset:
+        return b""
+    value = dataset.get_item(tag).value
+    if value is None:
+        return b""
+    if isinstance(value, bytes):
+        return value
+    parts = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
+    return "\\".join(map(str, parts)).encode("ascii", "replace")
+
+
+def decimals(dataset: Dataset, keyword: str, *, count: int | None = None, max_count: int = 64) -> NDArray[np.float64]:
+    """Decimal strings as finite numbers within +-100 m.
+
+    Raises:
+        InputError: `E_VALUE_INVALID`, or `E_TOO_BIG` for more than `max_count` numbers.
+    """
+    text = raw(dataset, keyword).rstrip(b" \0")
+    if not _DECIMALS.fullmatch(text):
+        raise _invalid(keyword, "is not made of plain numbers")
+    parts = text.split(b"\\") if text else []
+    if len(parts) > max_count:
+        raise InputError("E_TOO_BIG", f"{len(parts)} numbers in one element, more than {max_count}")
+    try:
+        numbers = np.array([float(part) for part in parts], dtype=np.float64)
+    except ValueError:
+        raise _invalid(keyword, "is not made of plain numbers") from None
+    if count is not None and len(numbers) != count:
+        raise _invalid(keyword, f"has {len(numbers)} numbers instead of {count}")
+    if len(numbers) and not (np.abs(numbers) <= MAX_COORDINATE_MM).all():
+        raise _invalid(keyword, f"has a number beyond {MAX_COORDINATE_MM:g}")
+    return numbers
+
+
+def integer(dataset: Dataset, keyword: str, *, low: int, high: int) -> int:
+    """A whole number of any numeric representation, within bounds.
+
+    Raises:
+        InputError: `E_VALUE_INVALID`.
+    """
+    value = dataset.get(keyword)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise _invalid(keyword, "is missing or not a number") from None
+    if not math.isfinite(number) or number != int(number) or not low <= number <= high:
+        raise _invalid(keyword, f"is not a whole number from {low} to {high}")
+    return int(number)
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """One string; empty where it is missing."""
+    value = dataset.get(keyword)
+    return "" if value is None else str(value).strip(" \0")
+
+
+def uid(dataset: Dataset, keyword: str) -> str | None:
+    """A UID; None where it is missing or malformed."""
+    value = text(dataset, keyword)
+    return value if _UID.fullmatch(value) else None
+
+
+def uids(datasets: Sequence[Dataset], keyword: str) -> frozenset[str]:
+    """UIDs of several items.
+
+    Raises:
+        InputError: `E_TOO_BIG`, more than 100,000 of them.
+    """
+    if len(datasets) > MAX_UIDS:
+        raise InputError("E_TOO_BIG", f"{len(datasets)} references, more than {MAX_UIDS}")
+    return frozenset(found for dataset in datasets if (found := uid(dataset, keyword)))
+
+
+def number_structures(
+    names: dict[int, str], structures: Sequence[str] | None, *, keep_numbers: bool
+) -> tuple[dict[int, int], dict[int, str]]:
+    """Which value each structure of a file gets in the label map.
+
+    Args:
+        names: The file's own numbers and names.
+        structures: Take these only; the first one is 1, the second 2: the same in every file, whatever it lacks.
+        keep_numbers: Without `structures`: keep the file's numbers. Otherwise number by name, from 1.
+
+    Returns:
+        Value of each of the file's numbers, and names of the values.
+
+    Raises:
+        InputError: `E_LABEL_VALUES`: no structure is left, or more than 255.
+    """
+    clean = dict(zip(sorted(names), unique_names(names[number] for number in sorted(names)), strict=True))
+    if structures is not None:
+        wanted = {safe_name(name).lower(): value for value, name in enumerate(structures, start=1)}
+        values = {number: wanted[name.lower()] for number, name in clean.items() if name.lower() in wanted}
+    elif keep_numbers:
+        values = {number: number for number in clean}
+    else:
+        ordered = sorted(clean, key=lambda number: (clean[number].lower(), number))
+        values = {number: value for value, number in enumerate(ordered, start=1)}
+    if not values or max(values.values()) > MAX_CLASSES:
+        raise InputError(
+            "E_LABEL_VALUES",
+            f"{len(names)} structures, {len(values)} of them asked for; a label map holds 1 to {MAX_CLASSES}",
+            hint="name the structures to take",
+        )
+    return values, {value: clean[number] for number, value in values.items()}
+
+
+def _element(keyword: str) -> str:
+    tag = int(tag_for_keyword(keyword) or 0)
+    return f"element ({tag >> 16:04x},{tag & 0xFFFF:04x})"
+
+
+def _invalid(keyword: str, why: str) -> InputError:
+    return InputError("E_VALUE_INVALID", f"{_element(keyword)} {why}")
+
+
+def _malformed(keyword: str, why: str) -> InputError:
+    return InputError("E_LABEL_FORMAT", f"{_element(keyword)} {why}")

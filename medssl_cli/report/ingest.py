@@ -1,0 +1,117 @@
+"""The page of an ingest: what was taken, drawn; what was refused, and why."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.store import Cache
+from medssl_cli.errors import CODES, GateError
+from medssl_cli.imaging.geometry import spacing_mm
+from medssl_cli.report.page import Figure, Page
+from medssl_cli.report.pictures import automatic_window, mid_planes
+
+MAX_PICTURES: Final = 120
+MAX_LINES: Final = 500
+THUMBNAIL_PX: Final = (360, 240)
+MAX_SIDE_VOXELS: Final = 192
+CT_WINDOW: Final = (-160.0, 240.0)
+
+
+def ingest_page(
+    document: Mapping[str, Any], cache: Cache | None, *, progress: Callable[[int, int], None] | None = None
+) -> str:
+    """HTML of an ingest.
+
+    Args:
+        document: The report.
+        cache: Where the items are; None after a dry run, which stores nothing that could be drawn.
+        progress: Called with the number of pictures drawn, and of how many.
+    """
+    counts = document["counts"]
+    page = Page("Ingest", f"medssl {document['tool']['version']}, key {document['key_id']}, {document['started']}")
+    page.table(
+        ("files", "number"),
+        [(name.replace("_", " "), count) for name, count in counts.items() if count or name == "seen"],
+        caption="Every file that was found is in exactly one of the rows below the first",
+    )
+    if document["policy"].get("departures"):
+        page.notice(f"Accepted or repaired on request: {document['policy']['departures']}", kind="warning")
+    if document["by_code"]:
+        page.heading("Reasons").table(
+            ("code", "meaning", "number"),
+            [(f"`{code}`", CODES.get(code, ""), count) for code, count in document["by_code"].items()],
+        )
+    refused = [entry for entry in document["items"] if entry["state"] == "quarantined"]
+    if refused:
+        page.heading("Refused").table(
+            ("what", "files", "code", "why", "what to do"),
+            [
+                (
+                    entry["id"][:10],
+                    entry["files"],
+                    f"`{entry['code']}`",
+                    entry.get("message", ""),
+                    entry.get("hint", ""),
+                )
+                for entry in refused[:MAX_LINES]
+            ],
+            caption=_shortened(len(refused), MAX_LINES, "lines"),
+        )
+    if cache is not None:
+        _taken(page, document["items"], cache, progress or (lambda done, total: None))
+    return page.render()
+
+
+def _taken(
+    page: Page, entries: Sequence[Mapping[str, Any]], cache: Cache, progress: Callable[[int, int], None]
+) -> None:
+    states = {entry["item"]: entry for entry in entries if entry.get("item")}
+    records = {record.item_id: record for record in cache.records()}
+    order = sorted(states.keys() & records, key=lambda item: (states[item]["state"] != "accepted", item))
+    figures = []
+    for number, item in enumerate(order[:MAX_PICTURES]):
+        progress(number, min(len(order), MAX_PICTURES))
+        try:
+            record = records[item]
+            figures.append(Figure(thumbnail(cache, record), f"Middle planes of item {item}", _caption(record)))
+        except GateError as error:
+            page.notice(f"`{item[:10]}`: {error.message}", kind="bad")
+    if figures:
+        page.heading("Taken").paragraph(_shortened(len(order), MAX_PICTURES, "pictures") or f"{len(order)} images.")
+        page.figures(figures, columns=3)
+
+
+def thumbnail(cache: Cache, record: ItemRecord) -> Image.Image:
+    """Middle planes of an item with true proportions; a projection as it is.
+
+    Raises:
+        GateError: `E_CACHE_CORRUPT`.
+    """
+    volume = cache.read_image(record)
+    steps = [max(1, -(-size // MAX_SIDE_VOXELS)) for size in volume.shape]
+    small = volume.voxels[0, :: steps[0], :: steps[1], :: steps[2]]
+    window = CT_WINDOW if volume.units == "HU" else automatic_window(small)
+    if record.is_volume:
+        affine = volume.affine @ np.diag([*map(float, steps), 1.0])
+        return mid_planes(small, affine, window=window, max_size_px=THUMBNAIL_PX)
+    low, high = window
+    grey = np.clip((small[:, :, 0].T.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
+    picture = Image.fromarray((grey * 255).astype(np.uint8))
+    width, height = (size * length for size, length in zip(record.shape, spacing_mm(record.affine_array), strict=False))
+    scale = min(THUMBNAIL_PX[0] / width, THUMBNAIL_PX[1] / height)
+    return picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BILINEAR)
+
+
+def _caption(record: ItemRecord) -> str:
+    size = " x ".join(map(str, record.shape))
+    spacing = " x ".join(f"{value:.2f}" for value in spacing_mm(record.affine_array))
+    place = f"{spacing} mm" if record.spacing_kind != "unknown" else "spacing unknown"
+    words = [f"`{record.item_id[:10]}` {record.modality}, {size}, {place}", *record.labels, *record.boxes]
+    return "; ".join([*words, *record.findings, *record.provenance.repairs, *record.provenance.warnings])
+
+
+def _shortened(number: int, limit: int, what: str) -> str:
+    return f"{limit} of {number} {what} are shown; the report has all." if number > limit else ""

@@ -1,0 +1,109 @@
+"""The benchmarks run at toy size and say what they measured; their figures are for people."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from medssl_cli.bench.ingest import COLUMNS, IngestBenchmark, Run, bench_ingest, timed, total
+from medssl_cli.bench.read import bench_read, nnunet_chunks
+from medssl_cli.bench.synthetic import PADDING_HU, synthetic_ct
+from medssl_cli.cli.app import app
+
+RUN = Run("tool", wall_s=2.0, cpu_s=1.0, peak_bytes=100, is_done=True)
+
+
+def test_a_synthetic_ct_is_the_same_for_the_same_seed_and_looks_like_a_body() -> None:
+    volume = synthetic_ct((32, 32, 8), seed=3)
+
+    assert volume.dtype == np.int16
+    assert (volume == synthetic_ct((32, 32, 8), seed=3)).all()
+    assert (volume != synthetic_ct((32, 32, 8), seed=4)).any()
+    assert volume[0, 0, 0] == PADDING_HU  # outside of the round field of view
+    assert abs(volume[16, 10, 4] - 40) < 120  # soft tissue
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch", "chunk", "block"),
+    [
+        # 128^3 is halved, the last of the longest axes first, to 16 KB of at most 26 KB. Blocks are added, to the first
+        # axis that has the fewest, until 0.8 x 1,441,792 bytes are passed: 5 x 4 x 4. nnU-Net 2.8 itself gives these.
+        ((512, 512, 300), (96, 96, 96), (160, 64, 64), (32, 16, 16)),
+        # The image is smaller than a chunk may be: one chunk.
+        ((40, 40, 40), (64, 64, 64), (40, 40, 40), None),
+    ],
+    ids=["whole body", "smaller than a chunk"],
+)
+def test_nnunets_rule(
+    shape: tuple[int, ...], patch: tuple[int, ...], chunk: tuple[int, ...], block: tuple[int, ...] | None
+) -> None:
+    found_chunk, found_block = nnunet_chunks(shape, patch, bytes_per_voxel=2)
+
+    assert found_chunk == chunk
+    assert np.prod(found_block) * 2 <= 0.8 * 32_768
+    assert block is None or found_block == block
+
+
+def test_reading_is_measured_for_every_way_of_storing() -> None:
+    volume = synthetic_ct((40, 36, 12), seed=0)
+
+    found = {rates.storage: rates for rates in bench_read(volume, reads=2, rounds=1)}
+
+    assert len(found) == 4
+    assert found["memory map"].size_ratio == 1
+    assert 0 < found["medssl cache"].size_ratio < 1
+    assert all(len(rates.reads_per_s) == 3 and min(rates.reads_per_s) > 0 for rates in found.values())
+
+
+def test_a_command_is_measured_with_its_children() -> None:
+    parent = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', 'bytearray(200 << 20)']))"
+
+    run = timed("two processes", [sys.executable, "-c", parent])
+
+    assert run.is_done
+    assert run.peak_bytes > 200 << 20
+    assert run.cpu_s > 0
+    assert not timed("fails", [sys.executable, "-c", "raise SystemExit(3)"]).is_done
+
+
+def test_commands_one_after_the_other_are_added_up() -> None:
+    assert total("both", [RUN, Run("tool", 1.0, 0.5, 300, is_done=True)]) == Run("both", 3.0, 1.5, 300, is_done=True)
+
+
+def test_ratios_are_to_the_first_run_and_failed_runs_have_no_figures() -> None:
+    slower = Run("slower", wall_s=4.0, cpu_s=3.0, peak_bytes=100, is_done=True)
+    failed = Run("broken", wall_s=0.1, cpu_s=0.1, peak_bytes=100, is_done=False)
+    found = IngestBenchmark(2, 10, 64, pixel_bytes=1_000_000, runs=(RUN, slower, failed))
+
+    assert all(len(row) == len(COLUMNS) for row in found.rows())
+    assert found.rows()[1][5:7] == ("2.000", "3.000")
+    assert found.rows()[2][1] == "failed"
+    assert found.to_json()["runs"][1]["cpu_ratio"] == 3
+
+
+def test_ingest_is_measured_beside_the_tools_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = shutil.which("dcm2niix")
+    monkeypatch.setattr(shutil, "which", lambda name: installed if name == "dcm2niix" else None)
+
+    found = bench_ingest(num_series=1, num_slices=8, size=32)
+
+    names = [run.name for run in found.runs]
+    assert names[:2] == ["medssl, 1 worker", "medssl, again"]
+    assert len(names) == 2 + (installed is not None)
+    assert all(run.is_done for run in found.runs)
+    assert found.pixel_bytes == 8 * 32 * 32 * 2
+
+
+def test_bench_read_prints_a_table_or_json(tmp_path: Path) -> None:
+    options = ["bench", "read", "--slices", "6", "--size", "24", "--reads", "1"]
+
+    text = CliRunner().invoke(app, options)
+    document = CliRunner().invoke(app, [*options, "--json"])
+
+    assert text.exit_code == 0
+    assert "memory map" in text.stdout
+    assert {entry["storage"] for entry in json.loads(document.stdout)} >= {"medssl cache", "memory map"}

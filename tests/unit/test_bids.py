@@ -1,0 +1,105 @@
+"""BIDS: what a place says, and which label maps belong to which raw image."""
+
+from pathlib import Path, PurePath
+
+import pytest
+
+from medssl_cli.formats.bids import parse_place
+from medssl_cli.formats.layouts import arrange
+from medssl_cli.formats.source import stem_of
+
+ROOT = Path("/home/derivatives/ds")
+
+
+def arranged(*names: str):
+    return arrange([ROOT / name for name in names], roots=[ROOT])
+
+
+def parse(place: str):
+    return parse_place(PurePath(place), stem_of(PurePath(place).name))
+
+
+@pytest.mark.parametrize(
+    ("name", "modality"),
+    [
+        ("sub-01/anat/sub-01_T1w.nii.gz", "MR"),
+        ("sub-01/ses-pre/anat/sub-01_ses-pre_acq-mprage_run-2_T2w.nii", "MR"),
+        ("sub-01/anat/sub-01_FLAIR.nii.gz", "MR"),
+        ("sub-01/func/sub-01_task-rest_bold.nii.gz", "MR"),
+        ("sub-01/dwi/sub-01_dwi.nii.gz", "MR"),
+        ("sub-01/pet/sub-01_trc-FDG_pet.nii.gz", "PT"),
+        ("sub-01/ct/sub-01_ct.nii.gz", "CT"),
+        ("sub-01/anat/sub-01_unheardof.nii.gz", None),
+    ],
+)
+def test_suffix_and_data_type_say_the_modality_and_the_entity_says_the_patient(name, modality):
+    arrangement = arranged(name)
+
+    assert [(image.modality, image.patient) for image in arrangement.images] == [(modality, "01")]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "sub-01/anat/sub-02_T1w.nii.gz",
+        "sub-01/ses-1/anat/sub-01_T1w.nii.gz",
+        "sub-01/anat/sub-01_ses-1_T1w.nii.gz",
+        "sub-01/other/sub-01_T1w.nii.gz",
+        "anat/sub-01_T1w.nii.gz",
+        "sub-01_T1w.nii.gz",
+        "sub-01/anat/T1w.nii.gz",
+        "sub-01/anat/sub-01_no entity_T1w.nii.gz",
+        "sub-01/anat/sub-01_run-1_run-2_T1w.nii.gz",
+        "sub-01/anat/acq-1_sub-01_T1w.nii.gz",
+    ],
+)
+def test_what_does_not_follow_the_rules_is_not_bids(place):
+    assert parse(place) is None
+
+
+def test_labels_in_derivatives_belong_to_the_raw_image_of_the_same_entities():
+    raw = "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz"
+    other = "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"
+    folder = "derivatives/manual/sub-01/ses-1/anat/sub-01_ses-1"
+    belonging = [f"{folder}_dseg.nii.gz", f"{folder}_desc-lesion_mask.nii.gz", f"{folder}_space-orig_label-L_mask.nii"]
+    foreign = [f"{folder}_space-MNI152NLin2009cAsym_dseg.nii.gz", f"{folder}_run-2_dseg.nii.gz"]
+    arrangement = arranged(raw, other, *belonging, *foreign)
+
+    assert [image.source for image in arrangement.images] == [ROOT / raw, ROOT / other]
+    assert [label.images for label in arrangement.labels] == [(ROOT / raw,)] * 3 + [()] * 2
+
+
+def test_a_label_that_does_not_name_its_contrast_may_belong_to_each():
+    raws = ["sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_FLAIR.nii.gz"]
+    arrangement = arranged(*raws, "sub-01/pet/sub-01_pet.nii.gz", "derivatives/x/sub-01/anat/sub-01_dseg.nii.gz")
+
+    assert [label.images for label in arrangement.labels] == [tuple(ROOT / raw for raw in raws)]
+
+
+def test_images_made_from_others_are_no_images_of_their_own():
+    derived = [
+        "derivatives/fmriprep/sub-01/anat/sub-01_desc-preproc_T1w.nii.gz",
+        "derivatives/fmriprep/sub-01/anat/sub-01_label-GM_probseg.nii.gz",
+        "sub-01/anat/sub-01_mod-T1w_defacemask.nii.gz",
+    ]
+    arrangement = arranged("sub-01/anat/sub-01_T1w.nii.gz", *derived)
+
+    assert arrangement.skipped == [(ROOT / name, "S_DERIVED") for name in derived]
+    assert len(arrangement.images) == 1
+
+
+def test_two_data_sets_do_not_share_labels():
+    arrangement = arranged(
+        "a/sub-01/anat/sub-01_T1w.nii.gz",
+        "b/sub-01/anat/sub-01_T1w.nii.gz",
+        "b/derivatives/x/sub-01/anat/sub-01_mask.nii.gz",
+    )
+
+    assert [label.images for label in arrangement.labels] == [(ROOT / "b/sub-01/anat/sub-01_T1w.nii.gz",)]
+
+
+def test_folders_of_images_and_labels_go_before_bids():
+    arrangement = arranged("images/sub-01/anat/sub-01_T1w.nii.gz", "labels/sub-01/anat/sub-01_T1w.nii.gz")
+
+    assert [len(label.images) for label in arrangement.labels] == [1]
+    assert len(arrangement.images) == 1

@@ -1,0 +1,196 @@
+"""Projection X-rays: one item per picture, a spacing that says where it was measured, and no writing unnoticed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pydicom
+import pytest
+
+from medssl_cli.errors import InputError
+from medssl_cli.formats.dicom import group_headers
+from medssl_cli.formats.dicom.projection import spacing_of
+from medssl_cli.formats.policy import Policy
+from tests.dicom_factory import ct_series, edit, fake_header, group, load, refusal_code
+
+DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
+XRAY = {
+    "Modality": "DX",
+    "ImagePositionPatient": None,
+    "ImageOrientationPatient": None,
+    "PixelSpacing": None,
+}
+
+
+def xray(path, values, **attributes):
+    """A digital X-ray of 12 bits stored, made from a CT slice."""
+    (source,) = ct_series(path.parent, positions_mm=[0])
+    dataset = pydicom.dcmread(source)
+    source.unlink()
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = DX_FOR_PRESENTATION
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{path.stem}"
+    dataset.Modality = "DX"
+    for name in (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "FrameOfReferenceUID",
+        "RescaleType",
+    ):
+        if name in dataset:
+            delattr(dataset, name)
+    dataset.Rows, dataset.Columns = values.shape
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, 0
+    dataset.RescaleSlope, dataset.RescaleIntercept = "1", "0"
+    dataset.PixelData = values.astype("<u2").tobytes() + b"\0" * (values.size * 2 % 2)
+    dataset.save_as(path)
+    edit(path, **{"BurnedInAnnotation": "NO", "ImagerPixelSpacing": ["0.15", "0.2"], **attributes})
+    return path
+
+
+VALUES = np.arange(20).reshape(4, 5) * 200
+
+
+def test_a_picture_is_a_volume_of_depth_1_without_a_place(tmp_path):
+    image = load([xray(tmp_path / "1.dcm", VALUES)])
+
+    assert image.volume.voxels.shape == (1, 5, 4, 1)
+    np.testing.assert_array_equal(image.volume.voxels[0, :, :, 0].T, VALUES)
+    # ImagerPixelSpacing is between rows, then between columns.
+    np.testing.assert_array_equal(image.volume.affine, np.diag([0.2, 0.15, 1, 1]))
+    assert (image.volume.modality, image.volume.units) == ("DX", "a.u.")
+    assert (image.spacing_kind, image.burned_in, image.inverted, image.warnings) == ("detector", "no", False, ())
+
+
+def test_each_picture_of_a_series_is_an_item(tmp_path):
+    parts, refusals = group([xray(tmp_path / f"{number}.dcm", VALUES) for number in (1, 2)])
+
+    assert refusals == []
+    assert sorted(part.identity.series.partition("#")[2] for part in parts) == ["1.2.3.1", "1.2.3.2"]
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_monochrome1_and_its_mirror_image_are_the_same_picture(tmp_path, bits):
+    top = 2**bits - 1
+    values = np.minimum(VALUES, top)
+    plain = load([xray(tmp_path / "1.dcm", values, BitsStored=bits, HighBit=bits - 1)])
+    inverse = load(
+        [
+            xray(
+                tmp_path / "2.dcm",
+                top - values,
+                BitsStored=bits,
+                HighBit=bits - 1,
+                PhotometricInterpretation="MONOCHROME1",
+            )
+        ]
+    )
+
+    assert inverse.volume.voxels.tobytes() == plain.volume.voxels.tobytes()
+    assert inverse.volume.voxels.dtype == plain.volume.voxels.dtype
+    assert (plain.inverted, inverse.inverted) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("values", "spacing", "kind"),
+    [
+        ({}, (1.0, 1.0), "unknown"),
+        ({"ImagerPixelSpacing": (0.15, 0.2)}, (0.2, 0.15), "detector"),
+        ({"ImagerPixelSpacing": (0.15, 0.2), "PixelSpacing": (0.15, 0.2)}, (0.2, 0.15), "detector"),
+        ({"ImagerPixelSpacing": (0.15, 0.2), "PixelSpacing": (0.12, 0.16)}, (0.16, 0.12), "patient"),
+        (
+            {
+                "ImagerPixelSpacing": (0.15, 0.2),
+                "PixelSpacing": (0.15, 0.2),
+                "PixelSpacingCalibrationType": "FIDUCIAL",
+            },
+            (0.2, 0.15),
+            "patient",
+        ),
+        ({"PixelSpacing": (0.12, 0.16)}, (0.16, 0.12), "patient"),
+        (
+            {"ImagerPixelSpacing": (0.15, 0.2), "EstimatedRadiographicMagnificationFactor": 1.25},
+            (0.16, 0.12),
+            "patient",
+        ),
+    ],
+    ids=["none", "imager", "repeated", "corrected", "calibrated", "pixel-only", "magnified"],
+)
+def test_where_the_spacing_was_measured(values, spacing, kind):
+    found, found_kind = spacing_of(fake_header(0, **{**XRAY, **values}))
+
+    assert found == pytest.approx(spacing)
+    assert found_kind == kind
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"PixelSpacing": (0.0, 0.1)},
+        {"ImagerPixelSpacing": (-0.1, 0.1)},
+        {"ImagerPixelSpacing": (0.1, 0.1), "EstimatedRadiographicMagnificationFactor": 0.0},
+    ],
+)
+def test_an_impossible_spacing_is_refused(values):
+    with pytest.raises(InputError, match="E_SPACING_INVALID"):
+        spacing_of(fake_header(0, **{**XRAY, **values}))
+
+
+@pytest.mark.parametrize(
+    ("modality", "says", "policy", "outcome"),
+    [
+        ("DX", "NO", None, "no"),
+        ("DX", "NO", "refuse", "no"),
+        ("CR", "", None, "unknown"),
+        ("MG", "", "accept", "unknown"),
+        ("DX", "", "refuse", "E_BURNED_IN"),
+        ("DX", "YES", None, "E_BURNED_IN"),
+        ("DX", "YES", "accept", "E_BURNED_IN"),
+        ("DX", "YES", "accept-risk", "accepted_risk"),
+        ("US", "", None, "E_BURNED_IN"),
+        ("XA", "NO", "accept", "E_BURNED_IN"),
+        ("US", "NO", "accept-risk", "accepted_risk"),
+    ],
+)
+def test_what_may_carry_writing_is_taken_by_the_rule_of_its_kind(modality, says, policy, outcome):
+    header = fake_header(0, **{**XRAY, "Modality": modality, "BurnedInAnnotation": says})
+
+    parts, refusals = group_headers([header], Policy(burned_in=policy))
+
+    assert [part.burned_in for part in parts] + [refusal.code for refusal in refusals] == [outcome]
+    assert all(("W_BURNED_IN_UNKNOWN" in part.warnings) == (outcome == "unknown") for part in parts)
+
+
+def test_slices_with_declared_writing_are_refused_and_others_not_expected_to_have_any():
+    headers = [fake_header(k, BurnedInAnnotation="YES") for k in range(5)]
+
+    assert group_headers(headers)[1][0].code == "E_BURNED_IN"
+    (part,), _ = group_headers([replace(header, BurnedInAnnotation="") for header in headers])
+    assert part.burned_in == "not_expected"
+    (part,), _ = group_headers(headers, Policy(burned_in="accept-risk"))
+    assert part.burned_in == "accepted_risk"
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"PhotometricInterpretation": "RGB"}, {"PhotometricInterpretation": "PALETTE COLOR"}]
+)
+def test_colour_is_refused(tmp_path, attributes):
+    with pytest.raises(InputError, match="E_PHOTOMETRIC"):
+        load([xray(tmp_path / "1.dcm", VALUES, **attributes)])
+
+
+def test_film_loops_and_tomosynthesis_are_no_volumes():
+    headers = [
+        fake_header(0, **{**XRAY, "NumberOfFrames": 3, "frame": frame, "BurnedInAnnotation": "NO"})
+        for frame in range(3)
+    ]
+
+    parts, refusals = group_headers(headers)
+
+    assert parts == []
+    assert {refusal.code for refusal in refusals} == {"E_NO_PATIENT_GEOMETRY"}
+
+
+def test_a_saved_screen_is_a_secondary_capture(tmp_path):
+    path = xray(tmp_path / "1.dcm", VALUES, ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"])
+
+    assert refusal_code([path]) == "S_SECONDARY_CAPTURE"

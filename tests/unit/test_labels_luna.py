@@ -1,0 +1,64 @@
+"""Points in the patient become boxes on any grid."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from medssl_cli.errors import InputError
+from medssl_cli.formats.labels.luna import read_luna
+
+SHAPE = (64, 48, 32)
+
+
+def table(path: Path, *lines: str, header: str = "seriesuid,coordX,coordY,coordZ,diameter_mm") -> Path:
+    path.write_text("\n".join((header, *lines)) + "\n")
+    return path
+
+
+def test_a_nodule_is_the_box_around_its_sphere(tmp_path: Path) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.random(random_state=0).as_matrix() * (0.8, 0.8, 2.0)
+    affine[:3, 3] = (-30, 12, 100)
+    x, y, z = affine[:3, :3] @ (20, 30, 10) + affine[:3, 3]
+    (label,) = read_luna(table(tmp_path / "a.csv", f"1.2.3,{-x:.9f},{-y:.9f},{z:.9f},8.0"))  # LPS
+
+    (box,) = label.to_grid(SHAPE, affine).boxes
+
+    assert label.reference.series_uid == "1.2.3"
+    assert np.allclose(box.lower, (20 - 5, 30 - 5, 10 - 2), atol=1e-6)  # 4 mm are 5, 5 and 2 voxels
+    assert np.allclose(box.upper, (20 + 5, 30 + 5, 10 + 2), atol=1e-6)
+    assert (box.name, box.diameter_mm) == ("nodule", 8.0)
+
+
+def test_candidates_keep_their_class(tmp_path: Path) -> None:
+    path = table(
+        tmp_path / "c.csv", "a,-1,-1,1,0", "b,-2,-2,2,1", "a,-3,-3,3,1", header="seriesuid,coordX,coordY,coordZ,class"
+    )
+
+    first, second = read_luna(path)
+
+    boxes = first.to_grid(SHAPE, np.eye(4)).boxes
+    assert [(box.name, box.lower, box.upper) for box in boxes] == [
+        ("not_nodule", (1, 1, 1), (1, 1, 1)),
+        ("nodule", (3, 3, 3), (3, 3, 3)),
+    ]
+    assert second.reference.series_uid == "b"
+
+
+def test_a_point_outside_of_the_image_is_refused(tmp_path: Path) -> None:
+    (label,) = read_luna(table(tmp_path / "a.csv", "a,-1,-1,1,3", "a,1,-1,1,3"))
+
+    with pytest.raises(InputError, match="E_LABEL_GRID_MISMATCH: 1 of 2 points"):
+        label.to_grid(SHAPE, np.eye(4))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a,1,2,3", "a,1,2,3,4,5", "a,1,2,nan,4", "a,1,2,1e300,4", "a,1,2,three,4", "a,1,2,3,-4", ",1,2,3,4", 'a,"1,2,3,4'],
+    ids=["short", "long", "nan", "huge", "word", "negative", "no-series", "open-quote"],
+)
+def test_malformed_rows_are_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(InputError, match="E_LABEL_FORMAT"):
+        read_luna(table(tmp_path / "a.csv", line))
