@@ -147,7 +147,7 @@ class ClusterWorkers:
     def _num_slots(self) -> int:
         """Tasks to have in the cluster's hands at a time; 0 without workers."""
         try:
-            return AHEAD * sum(self._client.nthreads().values())
+            return AHEAD * int(sum(self._client.nthreads().values()))
         except (OSError, RuntimeError, TimeoutError) as error:
             raise _lost("the Dask scheduler is gone") from error
 

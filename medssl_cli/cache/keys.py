@@ -10,7 +10,7 @@ import secrets
 from pathlib import Path
 from typing import Final, Literal
 
-from medssl_cli.cache.records import publish_first
+from medssl_cli.cache.records import publish_first, unreadable
 from medssl_cli.errors import GateError
 from medssl_cli.files import storage_errors
 
@@ -70,10 +70,10 @@ def load_key(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
             key = stream.read(KEY_BYTES + 1)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise GateError("E_KEY", "the site key is gone", hint="restore it, or name it with --key-file") from error
     except OSError as error:
-        raise GateError(
-            "E_KEY", "the site key cannot be read", hint="restore it, or name it with --key-file"
-        ) from error
+        raise unreadable("the site key", error) from error
     if len(key) != KEY_BYTES:
         raise GateError("E_KEY", f"the site key is not {KEY_BYTES} bytes long", hint="restore it from a backup")
     return key

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from medssl_cli.cli import ingest_options as choices
-from medssl_cli.cli.ingest_inputs import pacs_source, sort_inputs, tolerance
+from medssl_cli.cli.ingest_inputs import names_of, pacs_source, sort_inputs, tolerance
 from medssl_cli.cli.ingest_output import finish, print_report, write_map, write_page
 from medssl_cli.cli.key import KeyFileOption
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption
@@ -53,6 +53,8 @@ def ingest(
     allow_detached: choices.DetachedOption = False,
     keep_demographics: choices.DemographicsOption = False,
     max_volume_gib: choices.MaxGibOption = 8.0,
+    structures: choices.StructuresOption = None,
+    seg_fraction: choices.FractionOption = None,
     date_from: choices.FromOption = None,
     date_to: choices.ToOption = None,
     ca_bundle: choices.CaOption = None,
@@ -69,7 +71,7 @@ def ingest(
 
         medssl ingest ./dicoms
 
-        medssl ingest ./scans export.zip --cache CACHE --modality MR
+        medssl ingest ./scans export.zip --modality MR
 
         medssl ingest dicomweb://pacs.example/dicom-web --modality CT --from 2024-01-01
     """
@@ -86,17 +88,14 @@ def ingest(
         int(max_volume_gib * 2**30),
     )  # fmt: skip
     options = IngestOptions(
-        label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file
-    )
+        label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file,
+        names_of(structures), seg_fraction,
+    )  # fmt: skip
     tolerated = tolerance(max_quarantine)
     terminal.note(f"cache {cache}" + (" (dry run: nothing is written)" if dry_run else ""))
     with terminal.running():
         done = run_ingest(
-            paths,
-            cache,
-            options,
-            pacs=pacs,
-            progress=lambda stage, at, total: terminal.progress(stage, at, total or 0),
+            paths, cache, options, pacs=pacs, progress=lambda stage, at, total: terminal.progress(stage, at, total or 0)
         )
         page = write_page(done, cache, terminal)
     if private_map is not None:

@@ -20,7 +20,9 @@ def sort_inputs(inputs: list[str]) -> tuple[list[Path], str | None]:
     Raises:
         UsageError: `E_NOT_FOUND`; `E_USAGE`, more than one PACS.
     """
-    from medssl_cli.formats.dicomweb.address import is_pacs_url
+    if not any("://" in text for text in inputs):
+        return [require_path(Path(text)) for text in inputs], None
+    from medssl_cli.formats.dicomweb import is_pacs_url
 
     urls = [text for text in inputs if is_pacs_url(text)]
     if len(urls) > 1:
@@ -64,6 +66,11 @@ def _date(text: str | None) -> date | None:
         return None if text is None else date.fromisoformat(text)
     except ValueError as error:
         raise UsageError("E_USAGE", "a date is written YYYY-MM-DD") from error
+
+
+def names_of(text: str | None) -> tuple[str, ...] | None:
+    """Names separated by commas."""
+    return tuple(name.strip() for name in text.split(",")) if text else None
 
 
 def tolerance(text: str) -> Callable[[int], float]:

@@ -90,6 +90,14 @@ DemographicsOption = Annotated[
 MaxGibOption = Annotated[
     float, typer.Option("--max-volume-gib", min=0.001, help="Largest decoded image.", rich_help_panel=ACCEPTED)
 ]
+StructuresOption = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Of DICOM SEG and RTSTRUCT: only these, numbered so.", rich_help_panel=ACCEPTED),
+]
+FractionOption = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Threshold for a fractional DICOM SEG.", rich_help_panel=ACCEPTED),
+]
 FromOption = Annotated[
     str | None, typer.Option("--from", metavar="YYYY-MM-DD", help="First study date.", rich_help_panel=PACS)
 ]

@@ -1,6 +1,5 @@
 """The last stage of an ingest: labels that are files of their own kind find their images."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -19,29 +18,10 @@ from medssl_cli.engine.ingest_labels import (
 from medssl_cli.engine.ingest_matching import KnownImage
 from medssl_cli.engine.ingest_report import State
 from medssl_cli.engine.ingest_tasks import Failure, StoredLabel
-from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind
-from medssl_cli.formats.labels.recognise import recognise_json, recognise_text
-from medssl_cli.formats.source import Source, read_bytes, read_head
+from medssl_cli.formats.source import Source
 
 TIMEOUT_S: Final = 600.0
-HEAD_BYTES: Final = 65_536
-MAX_JSON_BYTES: Final = 256 * 2**20
-
-
-def annotation_kind(source: Source, kind: str) -> AnnotationKind | None:
-    """Which reader of annotations takes a table or text; None if it is something else.
-
-    Args:
-        source: The file.
-        kind: As `discover` calls it: "json", "csv" or "xml".
-    """
-    try:
-        if kind == "json":
-            return recognise_json(json.loads(read_bytes(source, max_bytes=MAX_JSON_BYTES)))
-        return recognise_text(read_head(source, HEAD_BYTES))
-    except (InputError, ValueError, RecursionError, OSError):
-        return None
 
 
 def store_all(

@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from medssl_cli import __version__
 from medssl_cli.cache.items import Modality, check_label_set
 from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_json
-from medssl_cli.formats.dicomweb.address import Credentials
-from medssl_cli.formats.dicomweb.query import PacsQuery
 from medssl_cli.formats.patients import patient_from_name
 from medssl_cli.formats.policy import Policy
+
+if TYPE_CHECKING:
+    from medssl_cli.formats.dicomweb import Credentials, PacsQuery
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -29,8 +30,8 @@ class PacsSource:
     """
 
     url: str
-    query: PacsQuery
-    credentials: Credentials
+    query: "PacsQuery"
+    credentials: "Credentials"
     ca_bundle: Path | None = None
 
 
@@ -49,6 +50,8 @@ class IngestOptions:
         reread: Open every file again, even where nothing has changed since an earlier ingest.
         report_path: Write the report here as well, always.
         key_file: The site's key; by default where the cache says.
+        structures: Of DICOM SEG and RTSTRUCT: these only; the first becomes value 1.
+        seg_fraction: From which share of the maximum on a fractional DICOM SEG counts.
 
     Raises:
         UsageError: `E_USAGE`.
@@ -64,6 +67,8 @@ class IngestOptions:
     reread: bool = False
     report_path: Path | None = None
     key_file: Path | None = None
+    structures: tuple[str, ...] | None = None
+    seg_fraction: float | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -86,6 +91,8 @@ class IngestOptions:
             "label_set": self.label_set,
             "modality": self.modality,
             "has_patient_pattern": self.patient_pattern is not None,
+            "structures": list(self.structures) if self.structures else None,
+            "seg_fraction": self.seg_fraction,
             "departures": self.policy.departures,
         }
 

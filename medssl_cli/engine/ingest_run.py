@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest_annotations import annotation_kind, store_all
+from medssl_cli.engine.ingest_annotations import store_all
 from medssl_cli.engine.ingest_crew import Crew, crash
 from medssl_cli.engine.ingest_labels import Choice
 from medssl_cli.engine.ingest_matching import KnownImage
@@ -34,6 +34,7 @@ from medssl_cli.engine.known_files import Fate, KnownFiles
 from medssl_cli.formats.archives import default_budget
 from medssl_cli.formats.discover import Found, classify, discover
 from medssl_cli.formats.labels import AnnotationKind
+from medssl_cli.formats.labels.recognise import annotation_kind
 from medssl_cli.formats.layouts import DatasetJson, LabelFile, arrange, read_dataset_json
 from medssl_cli.formats.source import Source
 
@@ -89,7 +90,7 @@ class IngestRun:
                 self.images,
                 self.crew,
                 self.cache,
-                Choice(self.options.label_set),
+                Choice(self.options.label_set, self.options.structures, self.options.seg_fraction),
                 dry_run=self.options.dry_run,
             )
 

@@ -8,14 +8,15 @@ from medssl_cli.recipe import Strict
 
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 ImageKind = Literal[
-    "ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "AXIAL", "LOCALIZER", "REFORMATTED", "MPR", "MIP", "PROJECTION IMAGE",
-    "SUBTRACTION", "VOLUME", "DIFFUSION", "ADC", "TRACE", "FA", "PERFUSION", "T1", "T2", "PHASE", "MAGNITUDE", "REAL",
-    "IMAGINARY", "M", "P", "R", "I", "NORM", "DIS2D", "DIS3D", "ND", "MOSAIC", "STATIC", "DYNAMIC", "GATED", "WHOLE BODY",
+    "ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "AXIAL", "LOCALIZER", "REFORMATTED", "MPR", "MIP",
+    "PROJECTION IMAGE", "SUBTRACTION", "VOLUME", "DIFFUSION", "ADC", "TRACE", "FA", "PERFUSION", "T1", "T2", "PHASE",
+    "MAGNITUDE", "REAL", "IMAGINARY", "M", "P", "R", "I", "NORM", "DIS2D", "DIS3D", "ND", "MOSAIC", "STATIC", "DYNAMIC",
+    "GATED", "WHOLE BODY",
 ]  # fmt: skip
 BodyPart = Literal[
-    "ABDOMEN", "ANKLE", "ARM", "BRAIN", "BREAST", "CHEST", "CSPINE", "ELBOW", "EXTREMITY", "FOOT", "HAND", "HEAD", "HEART",
-    "HIP", "KNEE", "LEG", "LSPINE", "NECK", "PELVIS", "PROSTATE", "SHOULDER", "SKULL", "SPINE", "TSPINE", "WHOLEBODY",
-    "WRIST", "unknown",
+    "ABDOMEN", "ANKLE", "ARM", "BRAIN", "BREAST", "CHEST", "CSPINE", "ELBOW", "EXTREMITY", "FOOT", "HAND", "HEAD",
+    "HEART", "HIP", "KNEE", "LEG", "LSPINE", "NECK", "PELVIS", "PROSTATE", "SHOULDER", "SKULL", "SPINE", "TSPINE",
+    "WHOLEBODY", "WRIST", "unknown",
 ]  # fmt: skip
 Manufacturer = Literal[
     "AGFA", "CANON", "CARESTREAM", "FUJIFILM", "GE", "HITACHI", "HOLOGIC", "KONICA MINOLTA", "PHILIPS", "SAMSUNG",

@@ -6,17 +6,17 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from medssl_cli.cache.arrays import open_array
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.errors import CODES, GateError
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.report.page import Figure, Page
-from medssl_cli.report.pictures import automatic_window, mid_planes
+from medssl_cli.report.pictures import automatic_window, thumbnail
 
 MAX_PICTURES: Final = 120
 MAX_LINES: Final = 500
 THUMBNAIL_PX: Final = (360, 240)
-MAX_SIDE_VOXELS: Final = 192
 CT_WINDOW: Final = (-160.0, 240.0)
 
 
@@ -35,10 +35,12 @@ def ingest_page(
     page.table(
         ("files", "number"),
         [(name.replace("_", " "), count) for name, count in counts.items() if count or name == "seen"],
-        caption="Every file that was found is in exactly one of the rows below the first",
     )
-    if document["policy"].get("departures"):
-        page.notice(f"Accepted or repaired on request: {document['policy']['departures']}", kind="warning")
+    page.paragraph("Every file that was found is in exactly one of the rows below the first.")
+    departures = document["policy"]["departures"]
+    if departures:
+        said = ", ".join(f"`{name.replace('_', '-')}={value}`" for name, value in departures.items())
+        page.notice(f"Accepted or repaired on request: {said}", kind="warning")
     if document["by_code"]:
         page.heading("Reasons").table(
             ("code", "meaning", "number"),
@@ -76,7 +78,7 @@ def _taken(
         progress(number, min(len(order), MAX_PICTURES))
         try:
             record = records[item]
-            figures.append(Figure(thumbnail(cache, record), f"Middle planes of item {item}", _caption(record)))
+            figures.append(Figure(_picture(cache, record), f"Middle planes of item {item}", _caption(record)))
         except GateError as error:
             page.notice(f"`{item[:10]}`: {error.message}", kind="bad")
     if figures:
@@ -84,25 +86,20 @@ def _taken(
         page.figures(figures, columns=3)
 
 
-def thumbnail(cache: Cache, record: ItemRecord) -> Image.Image:
-    """Middle planes of an item with true proportions; a projection as it is.
-
-    Raises:
-        GateError: `E_CACHE_CORRUPT`.
-    """
-    volume = cache.read_image(record)
-    steps = [max(1, -(-size // MAX_SIDE_VOXELS)) for size in volume.shape]
-    small = volume.voxels[0, :: steps[0], :: steps[1], :: steps[2]]
-    window = CT_WINDOW if volume.units == "HU" else automatic_window(small)
+def _picture(cache: Cache, record: ItemRecord) -> Image.Image:
+    """Middle planes of an item with true proportions; a projection as it is."""
+    array = open_array(cache.image_path(record))
     if record.is_volume:
-        affine = volume.affine @ np.diag([*map(float, steps), 1.0])
-        return mid_planes(small, affine, window=window, max_size_px=THUMBNAIL_PX)
-    low, high = window
-    grey = np.clip((small[:, :, 0].T.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
-    picture = Image.fromarray((grey * 255).astype(np.uint8))
-    width, height = (size * length for size, length in zip(record.shape, spacing_mm(record.affine_array), strict=False))
+        window = CT_WINDOW if record.units == "HU" else None
+        return thumbnail(array, record.affine_array, window=window, max_size_px=THUMBNAIL_PX)
+    picture = array[:][:, :, 0].T
+    low, high = automatic_window(picture)
+    grey = np.clip((picture.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
+    spacing = spacing_mm(record.affine_array)
+    width, height = record.shape[0] * spacing[0], record.shape[1] * spacing[1]
     scale = min(THUMBNAIL_PX[0] / width, THUMBNAIL_PX[1] / height)
-    return picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BILINEAR)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return Image.fromarray((grey * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
 
 
 def _caption(record: ItemRecord) -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +33,21 @@ AUTOMATIC_WINDOW_PERCENTILES: Final = (1.0, 99.5)
 SMALLEST_RANGE: Final = 1e-12
 PERCENTILE_SAMPLES: Final = 1_000_000
 
+MAX_THUMBNAIL_VOXELS: Final = 160
 Voxels = NDArray[np.generic]
 Spacing = tuple[float, float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+class Readable(Protocol):
+    """What can be read in parts."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size along each axis."""
+
+    def __getitem__(self, index: tuple[slice, ...], /) -> Voxels:
+        """A part."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,42 @@ def mid_planes(
     colours = structure_colours((classes or {}).keys() | present)
     sheet = _arranged([plane for plane in planes if min(plane.image.shape) > 1] or planes, colours, max_size_px)
     return _with_legend(sheet, classes, colours, present) if classes else sheet
+
+
+def thumbnail(
+    array: Readable,
+    affine: Affine,
+    *,
+    window: tuple[float, float] | None = None,
+    max_size_px: tuple[int, int] = (360, 240),
+) -> Image.Image:
+    """Draw the three planes through the middle of a volume, of which nothing else is read.
+
+    Args:
+        array: `[X, Y, Z]`, in memory or on disk.
+        affine: Voxel-centre index to RAS+ millimetres.
+        window: Intensities shown as black and white; by default percentiles of the planes.
+        max_size_px: Width and height.
+
+    Returns:
+        An RGB picture.
+    """
+    slabs = []
+    for axis in range(3):
+        middle = array.shape[axis] // 2
+        slab = np.asarray(array[tuple(slice(middle, middle + 1) if at == axis else slice(None) for at in range(3))])
+        slabs.append(slab[tuple(slice(None, None, max(1, size // MAX_THUMBNAIL_VOXELS)) for size in slab.shape)])
+    window = window or automatic_window(np.concatenate([slab.reshape(-1) for slab in slabs]))
+    planes = []
+    for axis, slab in enumerate(slabs):
+        steps = [1.0 if at == axis else float(max(1, array.shape[at] // MAX_THUMBNAIL_VOXELS)) for at in range(3)]
+        image, ras_affine = reorient_to_ras(slab[np.newaxis], affine @ np.diag([*steps, 1.0]))
+        fixed = next((at for at in range(3) if image.shape[1 + at] == 1), axis)
+        whole = tuple(slice(0, size) for size in image.shape[1:])
+        nothing = np.zeros(image.shape[1:], dtype=np.uint8)
+        planes.append(_plane(image[0], nothing, spacing_mm(ras_affine), fixed, (0, 0, 0), whole, window))
+    order = {"axial": 0, "coronal": 1, "sagittal": 2}
+    return _arranged(sorted(planes, key=lambda plane: order[plane.name]), {}, max_size_px)
 
 
 def comparison(pictures: Sequence[tuple[str, Image.Image]], *, columns: int = 1, title: str = "") -> Image.Image:

@@ -1,7 +1,7 @@
 """Walk over the elements of a DICOM data set (PS3.5 section 7) without decoding any, bounded and never recursive.
 
 Only values that are asked for are copied out; everything else is stepped over by its length. The walk ends where the
-pixel data begin, and no byte behind that is touched.
+pixel data begin; the file is loaded in blocks up to there.
 """
 
 from collections.abc import Callable, Mapping

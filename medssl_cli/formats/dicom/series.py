@@ -106,11 +106,10 @@ def group_headers(
             continue
         kept, set_aside = _set_aside(series, policy)
         refusals += set_aside
-        slices = [header for header in kept if not is_projection(header)]
-        batches = [[header] for header in kept if is_projection(header)] + ([slices] if slices else [])
-        for batch in batches:
+        # Each projection is an image of its own, all other slices of the series belong together.
+        for batch in by(kept, lambda header: header.SOPInstanceUID if is_projection(header) else ""):
             try:
-                parts += [_picture(batch[0], policy)] if is_projection(batch[0]) else _volumes(batch, series, policy)
+                parts += [_picture(batch, policy)] if is_projection(batch[0]) else _volumes(batch, series, policy)
             except InputError as error:
                 refusals.append(_refusal(error.code, error.message, batch, error.hint))
     return parts, refusals
@@ -205,7 +204,8 @@ def _volumes(slices: Sequence[Header], series: Sequence[Header], policy: Policy)
     return _parts(slices, resolve(slices, policy), _series_warnings(slices, series), policy)
 
 
-def _picture(header: Header, policy: Policy) -> SeriesPart:
+def _picture(frames: Sequence[Header], policy: Policy) -> SeriesPart:
+    header = frames[0]
     check_picture(header)
     spacing, kind = spacing_of(header)
     writing = burned_in(header, policy)
