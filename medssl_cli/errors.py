@@ -44,7 +44,7 @@ CODES: Final[dict[str, str]] = {
     "W_EPHEMERAL_KEY": "The cache has a key of its own: patients cannot be linked with other caches",
     "E_PRIVACY": "The audit found something in the cache that the allow-list does not allow",
     "W_NEAR_DUPLICATE": "Two images are nearly the same; if they belong to different patients, one identity is wrong",
-    "W_SUPERSEDED": "A newer, larger version of this series is in the cache; this one is no longer used",
+    "W_SUPERSEDED": "Two versions of this series are in the cache; only the larger one is used",
     "E_FORGOTTEN": "The patient was removed from this cache on request and is not taken again",
     # Discovery
     "S_NOT_AN_IMAGE": "Not an image: no known signature",

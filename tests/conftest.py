@@ -28,6 +28,8 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _private_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test reads or writes the user's caches, models or recipes."""
+    """No test reads or writes the user's caches, keys, models or recipes."""
     monkeypatch.delenv("MEDSSL_CACHE", raising=False)
+    monkeypatch.delenv("MEDSSL_KEY_FILE", raising=False)
     monkeypatch.setenv("MEDSSL_MODELS", str(tmp_path / "installed-models"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,6 +22,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         os.umask(0o077)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         try:
             command(*args, **kwargs)
         except MedsslError as error:

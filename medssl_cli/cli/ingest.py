@@ -57,6 +57,7 @@ def ingest(
     seg_fraction: choices.FractionOption = None,
     date_from: choices.FromOption = None,
     date_to: choices.ToOption = None,
+    patients: choices.PatientsOption = None,
     ca_bundle: choices.CaOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -81,7 +82,7 @@ def ingest(
 
     terminal = Terminal(quiet=quiet)
     paths, url = sort_inputs(inputs)
-    pacs = pacs_source(url, modality, date_from, date_to, ca_bundle, terminal)
+    pacs = pacs_source(url, modality, date_from, date_to, patients, ca_bundle, terminal)
     policy = Policy(
         gaps.value, tilt.value, shear.value, nifti_affine.value, assume_orientation, nonfinite.value, split_4d,
         min_slices, burned_in.value if burned_in else None, allow_headerless, allow_detached, keep_demographics,

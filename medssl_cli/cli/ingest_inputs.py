@@ -35,6 +35,7 @@ def pacs_source(
     modality: str | None,
     date_from: str | None,
     date_to: str | None,
+    patients: Path | None,
     ca_bundle: Path | None,
     terminal: Terminal,
 ) -> "PacsSource | None":
@@ -44,8 +45,10 @@ def pacs_source(
         UsageError: `E_USAGE`.
     """
     if url is None:
-        if date_from or date_to or ca_bundle:
-            raise UsageError("E_USAGE", "--from, --to and --ca-bundle are for a PACS (dicomweb://HOST/PATH)")
+        if date_from or date_to or patients or ca_bundle:
+            raise UsageError(
+                "E_USAGE", "--from, --to, --patients and --ca-bundle are for a PACS (dicomweb://HOST/PATH)"
+            )
         return None
     from medssl_cli.engine.ingest_options import PacsSource
     from medssl_cli.formats.dicomweb import Address, Credentials, PacsQuery
@@ -58,7 +61,9 @@ def pacs_source(
     )
     if not Address.parse(url).is_encrypted:
         terminal.note("warning: the connection to the PACS is not encrypted: images and credentials can be read")
-    return PacsSource(url, PacsQuery(modality, _date(date_from), _date(date_to)), credentials, ca_bundle)
+    wanted = require_path(patients).read_text(encoding="utf-8").split("\n") if patients else []
+    listed = tuple(line.strip() for line in wanted if line.strip())
+    return PacsSource(url, PacsQuery(modality, _date(date_from), _date(date_to), listed), credentials, ca_bundle)
 
 
 def _date(text: str | None) -> date | None:

@@ -104,4 +104,7 @@ FromOption = Annotated[
 ToOption = Annotated[
     str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last study date.", rich_help_panel=PACS)
 ]
+PatientsOption = Annotated[
+    Path | None, typer.Option("--patients", help="File of PatientIDs, one a line.", rich_help_panel=PACS)
+]
 CaOption = Annotated[Path | None, typer.Option("--ca-bundle", help="Certificates to trust, PEM.", rich_help_panel=PACS)]

@@ -54,6 +54,8 @@ def print_report(report: "IngestReport", terminal: Terminal, page: Path | None) 
             terminal.note(f"  hint: {entry.hint}")
     if len(refused) > MAX_LINES:
         terminal.note(f"... and {len(refused) - MAX_LINES} more; see the report")
+    if report.key_is_ephemeral:
+        terminal.note("W_EPHEMERAL_KEY: this cache has a key of its own; medssl key init makes one for the whole site")
     rows = [(state, str(count)) for state, count in report.counts.items() if count or state == "seen"]
     table("files", ("state", "count"), rows)
     if report.by_code:

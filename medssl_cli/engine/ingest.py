@@ -73,6 +73,10 @@ def ingest(
                     run.run_pacs(pacs)
             except (StorageError, InterruptedCleanlyError) as error:
                 failure = error
+            except UsageError as error:
+                if error.code != "E_PACS_DENIED":
+                    raise
+                failure = error
             if not options.dry_run and (stop.is_set or crew.has_lost_children):
                 cache.rebuild()
         report = run.report(started, time.monotonic() - clock)

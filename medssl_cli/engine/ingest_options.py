@@ -13,7 +13,7 @@ from medssl_cli.formats.patients import patient_from_name
 from medssl_cli.formats.policy import Policy
 
 if TYPE_CHECKING:
-    from medssl_cli.formats.dicomweb import Credentials, PacsQuery
+    from medssl_cli.formats.dicomweb import Credentials, PacsQuery, Patience
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -27,12 +27,16 @@ class PacsSource:
         query: Which series.
         credentials: Of the user.
         ca_bundle: Certificates to trust; by default those of the system.
+        settle_s: A series counts as complete when its list of instances has not changed for so long.
+        patience: With a busy or failing PACS; by default an hour.
     """
 
     url: str
     query: "PacsQuery"
     credentials: "Credentials"
     ca_bundle: Path | None = None
+    settle_s: float = 30.0
+    patience: "Patience | None" = None
 
 
 @dataclass(frozen=True)

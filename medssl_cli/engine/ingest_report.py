@@ -180,6 +180,7 @@ class IngestReport:
         started: RFC 3339, UTC.
         duration_s: Wall-clock seconds.
         dry_run: Nothing was written.
+        key_is_ephemeral: The cache has a key of its own, which links no patients with other caches.
         interrupted_by: Name of the signal that stopped it.
         written: Where the report is in the cache; None if an equal one was there already, or after a dry run.
         sources: What each entry is in the clear, for a map that stays on site; never part of the report.
@@ -195,6 +196,7 @@ class IngestReport:
     started: str
     duration_s: float
     dry_run: bool = False
+    key_is_ephemeral: bool = False
     interrupted_by: str | None = None
     written: Path | None = None
     sources: Sequence[tuple[Entry, tuple[Source, ...]]] = field(default=(), repr=False)
@@ -255,6 +257,7 @@ class IngestReport:
             "tool": {"version": __version__, "allow_list": Provenance.model_fields["allow_list_version"].default},
             "cache_format": ItemRecord.model_fields["format_version"].default,
             "key_id": self.key_id,
+            "key_is_ephemeral": self.key_is_ephemeral,
             "started": self.started,
             "duration_s": round(self.duration_s, 3),
             "counts": self.counts,

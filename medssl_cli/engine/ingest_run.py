@@ -4,13 +4,14 @@ The work is done in child processes, which publish items themselves; this proces
 moment costs nothing: the same command finds what is stored and goes on.
 """
 
+import contextlib
 import signal
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.ingest_annotations import store_all
@@ -37,6 +38,9 @@ from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.labels.recognise import annotation_kind
 from medssl_cli.formats.layouts import DatasetJson, LabelFile, arrange, read_dataset_json
 from medssl_cli.formats.source import Source
+
+if TYPE_CHECKING:
+    from medssl_cli.engine.retrieve import RetrievedSeries, Spool
 
 HEADERS_PER_TASK: Final = 64
 HEADERS_TIMEOUT_S: Final = 120.0
@@ -99,11 +103,27 @@ class IngestRun:
         from medssl_cli.engine.retrieve import Spool, retrieve_all
         from medssl_cli.formats.dicomweb import Pacs
 
-        pacs = Pacs(source.url, source.credentials, source.ca_bundle, is_stopped=lambda: self.crew.stop.is_set)
+        pacs = Pacs(
+            source.url,
+            source.credentials,
+            source.ca_bundle,
+            patience=source.patience,
+            is_stopped=lambda: self.crew.stop.is_set,
+        )
         spool = Spool(self.cache.root / "spool", self.cache.pseudonyms)
         results = retrieve_all(
-            pacs, source.query, spool, is_held=self._is_held, stop=self.crew.stop, progress=self.crew.progress
+            pacs,
+            source.query,
+            spool,
+            is_held=self._is_held,
+            stop=self.crew.stop,
+            progress=self.crew.progress,
+            settle_s=source.settle_s,
         )
+        with contextlib.closing(pacs), contextlib.closing(results):
+            self._take(results, spool)
+
+    def _take(self, results: "Iterable[RetrievedSeries]", spool: "Spool") -> None:
         for series in results:
             if series.folder is None:
                 items = self.known.retrieved_items(series.key, series.num_instances)
@@ -149,6 +169,7 @@ class IngestRun:
             started=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
             duration_s=duration_s,
             dry_run=self.options.dry_run,
+            key_is_ephemeral=self.cache.key_is_ephemeral,
             interrupted_by=signal.Signals(self.crew.stop.signal_number).name if self.crew.stop.signal_number else None,
             sources=everything,
         )

@@ -174,6 +174,8 @@ def _store(image: LoadedImage, cache: Cache, *, dry_run: bool) -> StoredImage:
         raise InputError("E_FORGOTTEN", "the patient was removed from this cache on request")
     is_known = cache.item_directory(record.item_id).exists()
     is_new = not is_known if dry_run else cache.add(volume, record)
+    if not dry_run and (cache.replaced_by(record.item_id) or cache.record(record.item_id).superseded_by):
+        found += ("W_SUPERSEDED",)
     return StoredImage(record.item_id, record.series_key, is_new, volume.shape, volume.affine, found)
 
 

@@ -2,7 +2,7 @@
 
 Hints only: losing the file costs time, never an image. It holds keyed hashes, so neither a path nor a date of the
 source can be read from it. A file counts as unchanged if inode, size and both of its times are exactly the same; the
-times are compared for equality, never with a clock (decision 0014).
+times are compared for equality, never with a clock (decision 0016).
 """
 
 import contextlib

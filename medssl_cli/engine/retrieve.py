@@ -6,7 +6,7 @@ as soon as the series is in the cache. What an interrupted run has spooled is no
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -129,7 +129,7 @@ def retrieve_all(
     progress: Progress = lambda stage, done, total: None,
     settle_s: float = SETTLE_S,
     max_spooled: int = MAX_SPOOLED,
-) -> Iterator[RetrievedSeries]:
+) -> Generator[RetrievedSeries, None, None]:
     """Search, then retrieve series by series. Ends early, without an error, when a stop is requested.
 
     Of every series that is "retrieved" the caller must call `spool.discard` once it is in the cache. Series of a study

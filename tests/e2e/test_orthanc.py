@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import pydicom
 import pytest
 
 from medssl_cli.cache.keys import Pseudonyms
+from medssl_cli.cache.store import Cache
+from medssl_cli.engine.ingest import ingest
+from medssl_cli.engine.ingest_options import IngestOptions, PacsSource
 from medssl_cli.engine.retrieve import RetrievedSeries, Spool, retrieve_all
 from medssl_cli.engine.signals import StopRequest
 from medssl_cli.errors import UsageError
@@ -194,22 +196,29 @@ def retrieve(port: int, spool: Spool, *, credentials: Credentials = CREDENTIALS)
         return list(found)
 
 
-def test_fifty_series_arrive_once_although_the_connection_is_cut_twenty_times(orthanc: Orthanc, tmp_path: Path) -> None:
+def test_fifty_series_are_ingested_once_although_the_connection_is_cut_twenty_times(
+    orthanc: Orthanc, tmp_path: Path
+) -> None:
     generator = random.Random(0)
     proxy = CuttingProxy(orthanc.port, [generator.randrange(1, 4500) for _ in range(20)])
+    source = PacsSource(
+        f"dicomweb+http://127.0.0.1:{proxy.port}/dicom-web", QUERY, CREDENTIALS, settle_s=0.0, patience=HURRY
+    )
+    root = tmp_path / "cache"
     with closing(proxy):
-        results = retrieve(proxy.port, Spool(tmp_path / "spool", Pseudonyms(b"k" * 32)))
+        report = ingest([], root, IngestOptions(workers=1), pacs=source)
+        again = ingest([], root, IngestOptions(workers=1), pacs=source)
+    cache = Cache.open(root)
+    records = cache.records()
 
     assert proxy.num_cut == 20
-    assert [result.state for result in results] == ["retrieved"] * NUM_SERIES
-    arrived: dict[str, list[str]] = {}
-    for result in results:
-        for file in result.files:
-            dataset = pydicom.dcmread(file)
-            number, index = map(int, str(dataset.SOPInstanceUID).split(".")[-2:])
-            assert set(dataset.pixel_array.flat) == {100 * number + 5 * (index - 1) - int(dataset.RescaleIntercept)}
-            arrived.setdefault(str(dataset.SeriesInstanceUID), []).append(str(dataset.SOPInstanceUID))
-    assert {uid: sorted(sops) for uid, sops in arrived.items()} == {u: sorted(s) for u, s in orthanc.series.items()}
+    assert (report.num_images, report.counts["accepted"]) == (NUM_SERIES, NUM_SERIES * NUM_SLICES)
+    assert (again.num_images, again.counts["duplicate"]) == (0, NUM_SERIES * NUM_SLICES)
+    assert {record.series_key for record in records} == {cache.pseudonyms.of("series", uid) for uid in orthanc.series}
+    assert len(records) == NUM_SERIES
+    values = {int(cache.read_image(record).voxels[0, 0, 0, 0]) for record in records}
+    assert values == {100 * number for number in range(NUM_SERIES)}
+    assert not any((root / "spool").iterdir())
 
 
 def test_one_patient_can_be_asked_for(orthanc: Orthanc) -> None:
