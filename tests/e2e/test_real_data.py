@@ -35,6 +35,12 @@ def ingest(source: Path, cache: Path, *options: str) -> tuple[int, dict[str, Any
     return done.returncode, report
 
 
+def ingest_file(source: Path, cache: Path) -> dict[str, Any]:
+    """The report of an ingest of one file."""
+    command = [sys.executable, "-m", "medssl_cli", "ingest", str(source), "--cache", str(cache), "--json"]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT).stdout)
+
+
 def test_two_frames_of_one_heart_are_one_patient(shared_data: Path, tmp_path: Path) -> None:
     code, report = ingest(shared_data / "acdc", tmp_path / "cache", "--modality", "MR")
 
@@ -95,14 +101,21 @@ def test_stored_series_agree_with_the_references_of_others(shared_data: Path, tm
     assert unmatched == []
 
 
-@pytest.mark.parametrize(("folder", "code"), [("12bit", "E_MOSAIC_UNSUPPORTED"), ("agfa", "E_ENHANCED_UNSUPPORTED")])
-def test_what_is_not_supported_yet_is_refused_by_name(
-    shared_data: Path, tmp_path: Path, folder: str, code: str
+def test_enhanced_objects_become_volumes_and_copies_are_counted(shared_data: Path, tmp_path: Path) -> None:
+    exit_code, report = ingest(shared_data / "dcm_qa" / "agfa", tmp_path / "cache")
+
+    assert exit_code == Exit.OK
+    assert (report["counts"]["accepted"], report["counts"]["duplicate"], report["stored"]["images"]) == (4, 4, 4)
+
+
+def test_three_mosaics_with_one_identifier_are_a_conflict_together_and_volumes_alone(
+    shared_data: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(shared_data / "dcm_qa" / folder, tmp_path / "in", ignore=shutil.ignore_patterns("Ref"))
+    mosaics = sorted((shared_data / "dcm_qa" / "12bit" / "In").rglob("*.dcm"))
 
-    exit_code, report = ingest(tmp_path / "in", tmp_path / "cache")
+    together, report = ingest(shared_data / "dcm_qa" / "12bit" / "In", tmp_path / "together")
+    alone = [ingest_file(path, tmp_path / f"alone-{number}") for number, path in enumerate(mosaics)]
 
-    assert exit_code == Exit.NOTHING
-    assert report["by_code"][code] >= 3
-    assert report["counts"]["accepted"] == 0
+    assert together == Exit.NOTHING
+    assert report["by_code"]["E_DUP_SOP_CONFLICT"] == 3
+    assert sum(stored["stored"]["images"] for stored in alone) == 3
