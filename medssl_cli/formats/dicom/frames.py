@@ -16,26 +16,20 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.pixels import get_decoder
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    RLELossless,
-)
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom.codestream import check_codestream
 from medssl_cli.formats.dicom.headers import Header, dataset_bytes, parse_failure
+from medssl_cli.formats.dicom.window import DEFLATED
 
+# Transfer syntaxes of PS3.6 Table A-1 whose pixels are not compressed: implicit, explicit, deflated; big endian.
 BYTE_ORDER_OF: Final = {
-    str(ImplicitVRLittleEndian): "<",
-    str(ExplicitVRLittleEndian): "<",
-    str(DeflatedExplicitVRLittleEndian): "<",
-    str(ExplicitVRBigEndian): ">",
+    "1.2.840.10008.1.2": "<",
+    "1.2.840.10008.1.2.1": "<",
+    DEFLATED: "<",
+    "1.2.840.10008.1.2.2": ">",
 }
+RLE: Final = "1.2.840.10008.1.2.5"
 MAX_FRAGMENTS: Final = 200_000
 
 _ITEM: Final = b"\xfe\xff\x00\xe0"
@@ -100,7 +94,7 @@ def open_pixels(header: Header) -> Iterator[PixelFile]:
         InputError: `E_CHANGED_DURING_READ` if size, time of change or header differ from what was read first, or
             change meanwhile; `E_IO`, `E_PERMISSION`.
     """
-    if not isinstance(header.source, Path) or header.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+    if not isinstance(header.source, Path) or header.TransferSyntaxUID == DEFLATED:
         data = dataset_bytes(header.source, header)
         _check_header(header, data[: header.pixel_offset])
         yield PixelFile(len(data), data=data)
@@ -142,7 +136,7 @@ def read_frames(pixels: PixelFile, headers: Sequence[Header], targets: Sequence[
         _read_native(pixels, headers, targets)
         return ""
     spans = _frame_spans(pixels, headers[0])
-    plugin = "pydicom" if headers[0].TransferSyntaxUID == RLELossless else "pylibjpeg"
+    plugin = "pydicom" if headers[0].TransferSyntaxUID == RLE else "pylibjpeg"
     known = -1
     picture: Voxels = np.empty((0, 0), np.uint8)
     for header, target in zip(headers, targets, strict=True):
@@ -187,7 +181,7 @@ def _frame_spans(pixels: PixelFile, header: Header) -> list[list[tuple[int, int]
     fragments = _fragments(pixels, header.pixel_offset)
     count = header.NumberOfFrames
     begins = [pixels.read(at, min(4, length)).startswith(_CODESTREAM_STARTS) for at, length in fragments]
-    if header.TransferSyntaxUID == RLELossless or (count > 1 and not any(begins)):
+    if header.TransferSyntaxUID == RLE or (count > 1 and not any(begins)):
         begins = [True] * len(fragments)
     frames: list[list[tuple[int, int]]] = []
     for fragment, is_first in zip(fragments, begins, strict=True):
@@ -221,6 +215,9 @@ def _fragments(pixels: PixelFile, start: int) -> list[tuple[int, int]]:
 
 def _decompressed(header: Header, frame: bytes, plugin: str) -> Voxels:
     """One picture `[Y, X]` of unsigned words."""
+    from pydicom.pixels import get_decoder  # a third of a second that uncompressed series need not pay
+    from pydicom.uid import UID
+
     padded = frame + b"\0" * (len(frame) % 2)
     item = _ITEM + len(padded).to_bytes(4, "little") + padded
     try:

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats import LoadedImage
@@ -25,7 +24,7 @@ from medssl_cli.imaging.volume import Volume
 
 PLAUSIBLE_HU: Final = (-1100.0, 4000.0)
 
-_ALWAYS_LOSSY: Final = frozenset({str(JPEGBaseline8Bit), str(JPEGExtended12Bit)})
+_ALWAYS_LOSSY: Final = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # JPEG baseline and extended
 _MAX_SAMPLES: Final = 200_000
 _LINE_BYTES: Final = 64
 

@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filewriter import dcmwrite
-from pydicom.uid import ExplicitVRLittleEndian
-from pydicom.valuerep import format_number_as_ds
 
 from medssl_cli.errors import InputError
 from medssl_cli.files import storage_errors
 from medssl_cli.formats.dicom.gate import LPS_TO_RAS
 from medssl_cli.formats.dicom.headers import CT_IMAGE
 from medssl_cli.imaging.volume import Volume
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 INTERCEPT_HU: Final = -1024
 _MAX_SHEAR: Final = 1e-4
@@ -97,8 +96,10 @@ def _check_voxels(volume: Volume) -> None:
 
 def _common(
     volume: Volume, axes: np.ndarray[tuple[int, int], np.dtype[np.float64]], spacing: Sequence[float], thickness: float
-) -> Dataset:
+) -> "Dataset":
     """What all slices share; the mandatory elements of the CT image IOD (PS3.3 A.3) that nobody knows stay empty."""
+    from pydicom.dataset import Dataset
+
     low, high = int(volume.voxels.min()) - INTERCEPT_HU, int(volume.voxels.max()) - INTERCEPT_HU
     is_12_bit = low >= 0 and high < 4096
     is_signed = low < 0
@@ -132,7 +133,11 @@ def _common(
     return dataset
 
 
-def _write_slice(path: Path, common: Dataset, volume: Volume, k: int, number: int) -> None:
+def _write_slice(path: Path, common: "Dataset", volume: Volume, k: int, number: int) -> None:
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.filewriter import dcmwrite
+    from pydicom.uid import ExplicitVRLittleEndian
+
     dataset = Dataset()
     dataset.update(common)
     dataset.SOPInstanceUID = f"{common.SeriesInstanceUID}.{number}"
@@ -153,4 +158,6 @@ def _write_slice(path: Path, common: Dataset, volume: Volume, k: int, number: in
 
 def _decimal(value: float) -> str:
     """The best decimal string of at most 16 characters (VR DS)."""
+    from pydicom.valuerep import format_number_as_ds
+
     return format_number_as_ds(float(value) + 0.0)
