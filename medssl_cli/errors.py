@@ -4,18 +4,6 @@ from enum import IntEnum
 
 from medssl_cli.codes import CODES
 
-__all__ = [
-    "CODES",
-    "Exit",
-    "GateError",
-    "InputError",
-    "InterruptedCleanlyError",
-    "MedsslError",
-    "NothingUsableError",
-    "StorageError",
-    "UsageError",
-]
-
 
 class Exit(IntEnum):
     """Exit codes of every command."""

@@ -54,7 +54,7 @@ DECIDING = {
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "Modality", "PhotometricInterpretation", "BurnedInAnnotation",
     "PixelSpacingCalibrationType", "RescaleType", "LossyImageCompression", "Units", "DecayCorrection", "CorrectedImage",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence", "PixelDataProviderURL",
-    "RadiopharmaceuticalInformationSequence", "DataSetTrailingPadding",
+    "RadiopharmaceuticalInformationSequence", "DataSetTrailingPadding", "PatientID",
 }  # fmt: skip
 WORDS = {"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"}
 DATES = {"DA", "DT", "TM"}
@@ -88,10 +88,12 @@ class Canaries:
             return f"{self.word()}^{self.word()}^{ACCENTED}"
         return special[vr] if vr in special else self.word()
 
-    def dataset(self) -> Dataset:
-        """Every attribute of the dictionary that holds text, a date, a UID, bytes or a sequence, filled."""
+    def dataset(self, groups: set[int] | None = None) -> Dataset:
+        """Every attribute of the dictionary (of some groups) that holds text, a date, a UID, bytes or a sequence."""
         filled = Dataset()
-        for tag, vr, keyword in attributes():
+        for tag, vr, _ in attributes():
+            if groups is not None and tag >> 16 not in groups:
+                continue
             if vr == "SQ":
                 filled.add_new(tag, vr, self._nested(tag, depth=1 + self.count % 3))
             elif vr == "OB":
@@ -138,7 +140,9 @@ def attributes() -> list[tuple[int, str, str]]:
     ]
 
 
-def plant_series(folder: Path, modality: str, canaries: Canaries, filled: Dataset | None = None) -> list[Path]:
+def plant_series(
+    folder: Path, modality: str, canaries: Canaries, filled: Dataset | None = None, *, lowest_mm: int = 0
+) -> list[Path]:
     """A series of five slices (one picture, one multi-frame object) with canaries in everything that may hold them.
 
     Args:
@@ -146,10 +150,11 @@ def plant_series(folder: Path, modality: str, canaries: Canaries, filled: Datase
         modality: Of `MODALITIES`.
         canaries: Where they come from.
         filled: Their data set; by default with all attributes there are.
+        lowest_mm: Where the series begins, so that its voxels differ from another's.
     """
     place = folder / canaries.word()
     filled = canaries.dataset() if filled is None else filled
-    heights = [0] if modality == "DX" else [0, 5, 10, 15, 20]
+    heights = [lowest_mm + height for height in ([0] if modality == "DX" else [0, 5, 10, 15, 20])]
     uid = canaries.value("UI")
     slices = [(path, pydicom.dcmread(path)) for path in ct_series(place, positions_mm=heights)]
     if modality == "enhanced":
@@ -190,7 +195,7 @@ def _become(dataset: Dataset, modality: str) -> None:
         dataset.SeriesTime = dataset.AcquisitionTime = "030507.918200"
         dose = Dataset()
         dose.RadionuclideTotalDose, dose.RadionuclideHalfLife = "3.7E8", "6586.2"
-        dose.RadiopharmaceuticalStartTime = "030507.918200"
+        dose.RadiopharmaceuticalStartTime = "020507.918200"
         dataset.RadiopharmaceuticalInformationSequence = [dose]
 
 
@@ -232,7 +237,7 @@ def _enhanced(slices: list[Dataset], canaries: Canaries) -> Dataset:
 
 def plant_zip(folder: Path, paths: Iterable[Path], canaries: Canaries) -> Path:
     """Files in an archive; words in its name, its members' names and its comment."""
-    members = [Raw(f"{canaries.word()}/{canaries.word()}.dcm".encode(), path.read_bytes()) for path in paths]
+    members = [Raw(f"{path.parent.name}/{path.name}".encode(), path.read_bytes()) for path in paths]
     target = folder / f"{canaries.word()}.zip"
     target.write_bytes(zip_bytes(*members, comment=canaries.word().encode()))
     return target

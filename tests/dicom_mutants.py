@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import tempfile
 import traceback
 import warnings
@@ -28,14 +29,15 @@ from pydicom.uid import (
 
 from medssl_cli.engine.ingest_labels import ReadTask, read_annotations
 from medssl_cli.engine.ingest_tasks import Failure
-from medssl_cli.errors import CODES, InputError
+from medssl_cli.codes import CODES
+from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom import group_headers, read_headers, read_series
 from medssl_cli.formats.labels import MaskLabel
 from medssl_cli.formats.policy import Policy
 from tests.conftest import find_shared_data
 from tests.dicom_factory import analytic_phantom, edit, write_volume
 from tests.dicom_oracle import UnderivableError, check
-from tests.mutants import damaged
+from tests.mutants import FAULTS, damaged, flip
 from tests.unit import test_dicom_enhanced as enhanced
 from tests.unit import test_dicom_mosaic as mosaic
 from tests.unit import test_labels_rtstruct as rtstruct
@@ -71,8 +73,55 @@ def mutant_of(kind: str, number: int, with_real: bool = False) -> list[bytes]:
     generator = np.random.default_rng([number, *kind.encode()])
     files = list(seeds(with_real)[kind])
     at = number % len(files)
-    files[at] = damaged(files[at], generator)
+    # Blind damage rarely survives parsing; every other mutant is well formed and lies.
+    faults = (lie,) if number // len(files) % 2 else FAULTS
+    files[at] = damaged(files[at], generator, faults=faults)
     return files
+
+
+def lie(data: bytearray, at: int, generator: np.random.Generator) -> None:
+    """Another value, well coded, for an element that the image depends on; a flipped bit where it is not found."""
+    tag = int(generator.choice(_LIED_ABOUT))
+    for order in ("<", ">"):
+        start = data.find(struct.pack(f"{order}HH", tag >> 16, tag & 0xFFFF), 132)
+        if start >= 0 and len(data) >= start + 8:
+            break
+    else:
+        return flip(data, at, generator)
+    is_explicit = bytes(data[start + 4 : start + 6]).isalpha()
+    width, place = (f"{order}H", start + 6) if is_explicit else (f"{order}I", start + 4)
+    (length,) = struct.unpack_from(width, data, place)
+    old = bytes(data[start + 8 : start + 8 + length])
+    if tag >> 16 == 0x28 and tag & 0xFFFF < 0x200 and length == 2:
+        value = struct.pack(f"{order}H", int(generator.choice(_WORDS)))
+    elif generator.random() < 0.5 and any(48 <= byte < 58 for byte in old):
+        digits = [index for index, byte in enumerate(old) if 48 <= byte < 58]
+        value = bytearray(old)
+        value[int(generator.choice(digits))] = int(generator.integers(48, 58))
+    else:
+        value = _TEXTS[int(generator.integers(len(_TEXTS)))]
+        value += b" " * (len(value) % 2)
+    data[start + 8 : start + 8 + length] = value
+    struct.pack_into(width, data, place, len(value))
+    return None
+
+
+_WORDS = (0, 1, 2, 3, 4, 7, 8, 9, 10, 11, 12, 15, 16, 18, 20, 24, 31, 32, 36, 40, 64, 72, 80, 4096, 32767, 65535)
+_TEXTS = (
+    b"", b"0", b"-1", b"1", b"4", b"0.5", b"-0.0", b"1e-320", b"1e308", b"1e999", b"nan", b"inf", b"0,7", b"0x10", b"1_0",
+    b"2147483647", b"99999999999999999999", b"0\\0\\0", b"1\\1", b"0.9\\0.7", b"1e5\\1e5", b"1\\0\\0\\0\\1\\0",
+    b"0\\0\\1\\0\\1\\0", b"MONOCHROME1", b"RGB", b"PALETTE COLOR", b"CT", b"MR", b"PT", b"YES", b"LOCALIZER",
+    b"DERIVED\\SECONDARY\\MIP", b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.5",
+    b"1.2.840.10008.1.2.4.80", b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.5.1.4.1.1.2.1", b"1.2.840.10008.5.1.4.1.1.7",
+    b"\xd9\xa1", b"%s%n", b"A" * 4098,
+)  # fmt: skip
+_LIED_ABOUT = (
+    0x00020010, 0x00080008, 0x00080016, 0x00080018, 0x00080060, 0x00100020, 0x00180050, 0x00180088, 0x00181164,
+    0x0020000D, 0x0020000E, 0x00200013, 0x00200032, 0x00200032, 0x00200037, 0x00200037, 0x00200052, 0x00280002,
+    0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280030, 0x00280030, 0x00280100, 0x00280101, 0x00280102,
+    0x00280103, 0x00280301, 0x00281052, 0x00281053, 0x00540016, 0x00541001, 0x00541102, 0x00101030, 0x00181074,
+    0x00181075, 0x00080031, 0x00080032, 0x00281051, 0x00280120, 0x00620001, 0x30060050, 0x00189087, 0x00209228,
+)  # fmt: skip
 
 
 def judge(task: Task) -> str:

@@ -77,7 +77,10 @@ def check_mosaic(image: LoadedImage, path: Path) -> None:
             from nibabel.nicom.dicomwrappers import MosaicWrapper
 
             dataset = _read(path)
-            wrapper = MosaicWrapper(dataset, read(dataset.private_block(0x29, "SIEMENS CSA HEADER")[0x10].value))
+            csa = read(dataset.private_block(0x29, "SIEMENS CSA HEADER")[0x10].value)
+            count = csa["tags"]["NumberOfImagesInMosaic"]["items"]
+            count[0] = int(count[0])
+            wrapper = MosaicWrapper(dataset, csa)
             values, lps = wrapper.get_data(), wrapper.affine
     except Exception as error:
         raise UnderivableError(type(error).__name__) from error

@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from medssl_cli import plugins, recipe
 from medssl_cli.cli.app import app
-from medssl_cli.errors import CODES
+from medssl_cli.codes import CODES, Code
 
 NOTE: Final = "<!-- Made from the code; to make it anew: MEDSSL_UPDATE_GOLDEN=1 pytest tests/cli/test_reference.py -->"
 LEVELS: Final = {
@@ -146,13 +146,18 @@ def _default(parameter: Any) -> str:
 
 
 def codes_page() -> str:
-    """Every code and what it means."""
-    lines = ["# Codes", "", NOTE, "", "Codes are only ever added; their meaning does not change. Messages end with a"]
-    lines += ["hint: what to do.", ""]
+    """Every code, what it means and what to do."""
+    lines = ["# Codes", "", NOTE, "", "Codes are only ever added; their meaning does not change. A message may be"]
+    lines += ["more precise about what to do than this page. One code: `codes.md#E_TRUNCATED`.", ""]
     for prefix, (title, text) in LEVELS.items():
-        rows = [(f"`{code}`", meaning) for code, meaning in CODES.items() if code.startswith(prefix)]
-        lines += [f"## {title}: `{prefix}`", "", text, "", *_table(("code", "meaning"), rows), ""]
+        rows = [_code_row(name, code) for name, code in CODES.items() if name.startswith(prefix)]
+        lines += [f"## {title}: `{prefix}`", "", text, "", *_table(("code", "meaning", "what to do"), rows), ""]
     return "\n".join(lines)
+
+
+def _code_row(name: str, code: Code) -> tuple[str, str, str]:
+    meaning = f"{code.meaning} (no longer used)" if code.is_retired else code.meaning
+    return f'<a id="{name}"></a>`{name}`', meaning, code.remedy[0].upper() + code.remedy[1:]
 
 
 def recipe_page() -> str:

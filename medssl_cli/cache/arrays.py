@@ -36,10 +36,10 @@ def encode(voxels: NDArray[np.generic]) -> bytes:
         blocks=blocks,
         cparams={"codec": blosc2.Codec.LZ4, "clevel": LEVEL, "filters": [shuffle], "nthreads": 1},
     )
-    frame = bytearray(array.to_cframe())
-    if frame[_THREADS.start] == _DEFAULT_THREADS[0]:
-        frame[_THREADS] = _DEFAULT_THREADS
-    return bytes(frame)
+    frame: bytes = array.to_cframe()
+    if frame[_THREADS] == _DEFAULT_THREADS or frame[_THREADS.start] != _DEFAULT_THREADS[0]:
+        return frame  # the usual case, without another copy
+    return b"".join((frame[: _THREADS.start], _DEFAULT_THREADS, memoryview(frame)[_THREADS.stop :]))
 
 
 def write_array(path: Path, voxels: NDArray[np.generic]) -> str:

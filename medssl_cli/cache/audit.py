@@ -20,7 +20,8 @@ from medssl_cli.cache.clear_text import has_uid, kinds_in_json, kinds_in_report,
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.marker import read_marker
 from medssl_cli.cache.records import ENTRY, LABEL_ARRAY, item_directories, read_record
-from medssl_cli.errors import CODES, MedsslError
+from medssl_cli.codes import CODES
+from medssl_cli.errors import MedsslError
 
 PRIVATE: Final = "E_PRIVACY"
 MAX_TEXT_BYTES: Final = 2**26

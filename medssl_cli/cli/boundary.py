@@ -10,7 +10,6 @@ from typing import ParamSpec
 
 import typer
 
-from medssl_cli.cli.hints import hint_of
 from medssl_cli.errors import Exit, MedsslError
 
 P = ParamSpec("P")
@@ -49,7 +48,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 def report(error: MedsslError) -> None:
     """`error: CODE: what` and `hint: what to do` on stderr."""
     typer.echo(f"error: {error.code}: {error.message}", err=True)
-    typer.echo(f"\nhint: {hint_of(error)}", err=True)
+    typer.echo(f"\nhint: {error.hint}", err=True)
 
 
 def report_os_error(error: OSError) -> None:

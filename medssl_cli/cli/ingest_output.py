@@ -45,13 +45,13 @@ def write_map(report: "IngestReport", path: Path) -> None:
 
 def print_report(report: "IngestReport", terminal: Terminal, page: Path | None) -> None:
     """Refusals line by line, then files by state and by reason."""
-    from medssl_cli.errors import CODES
+    from medssl_cli.codes import CODES
 
     refused = [entry for entry in report.entries if entry.state == "quarantined"]
     for entry in refused[:MAX_LINES]:
-        terminal.note(f"{entry.code} {entry.id[:10]} ({entry.num_files} files): {entry.message or CODES[entry.code]}")
-        if entry.hint:
-            terminal.note(f"  hint: {entry.hint}")
+        code = CODES[entry.code]
+        terminal.note(f"{entry.code} {entry.id[:10]} ({entry.num_files} files): {entry.message or code.meaning}")
+        terminal.note(f"  hint: {entry.hint or code.remedy}")
     if len(refused) > MAX_LINES:
         terminal.note(f"... and {len(refused) - MAX_LINES} more; see the report")
     if report.key_is_ephemeral:
@@ -59,7 +59,7 @@ def print_report(report: "IngestReport", terminal: Terminal, page: Path | None) 
     rows = [(state, str(count)) for state, count in report.counts.items() if count or state == "seen"]
     table("files", ("state", "count"), rows)
     if report.by_code:
-        reasons = [(f"{code}  {CODES.get(code, '')}", str(count)) for code, count in report.by_code.items()]
+        reasons = [(f"{code}  {CODES[code].meaning}", str(count)) for code, count in report.by_code.items()]
         table("reasons", ("code", "count"), reasons)
     typer.echo(f"{report.num_images} new images, {report.num_labels} new labels")
     if page is not None:

@@ -7,52 +7,158 @@ from medssl_cli.codes.code import Code
 COMMAND_CODES: Final[dict[str, Code]] = {
     # Recipes, options, plugins
     "E_USAGE": Code("An option or argument cannot be used as given", "medssl COMMAND --help says what it takes"),
-    "E_RECIPE": Code("A recipe has unknown keys, wrong types or impossible values", "medssl recipes show NAME prints a recipe that works; medssl recipes check tries yours"),
-    "E_RECIPE_NOT_FOUND": Code("No recipe of that name or path", "check the spelling; medssl recipes ls lists those that come with medssl"),
-    "E_RECIPE_CHANGED": Code("The run directory was started with another recipe or other data", "choose another folder with --run, or remove this one"),
-    "E_UNKNOWN_NAME": Code("No method, task or backbone of that name", "check the spelling against medssl recipes ls and docs/reference/recipe.md"),
-    "E_NOT_FOUND": Code("A path that the command needs does not exist", "check the spelling, and which folder you are in"),
+    "E_RECIPE": Code(
+        "A recipe has unknown keys, wrong types or impossible values",
+        "medssl recipes show NAME prints a recipe that works; medssl recipes check tries yours",
+    ),
+    "E_RECIPE_NOT_FOUND": Code(
+        "No recipe of that name or path", "check the spelling; medssl recipes ls lists those that come with medssl"
+    ),
+    "E_RECIPE_CHANGED": Code(
+        "The run directory was started with another recipe or other data",
+        "choose another folder with --run, or remove this one",
+    ),
+    "E_UNKNOWN_NAME": Code(
+        "No method, task or backbone of that name",
+        "check the spelling against medssl recipes ls and docs/reference/recipe.md",
+    ),
+    "E_NOT_FOUND": Code(
+        "A path that the command needs does not exist", "check the spelling, and which folder you are in"
+    ),
     "E_OUTPUT_EXISTS": Code("The output exists already and differs", "choose another name, or remove it first"),
     # Cache and store
-    "E_NO_CACHE": Code("The folder is not a medssl cache", "make one with: medssl ingest PATH; or name another with --cache"),
-    "E_CACHE_VERSION": Code("The cache was written by a newer medssl", "install the version of medssl that wrote it, or a newer one"),
-    "E_CACHE_CORRUPT": Code("A stored file does not match its recorded SHA-256", "medssl cache verify --repair removes what is damaged; then run medssl ingest again"),
-    "E_CACHE_EMPTY": Code("The cache holds nothing that the command could use", "medssl cache ls shows what it has; name another with --cache, or ingest more"),
-    "E_NO_LABELS": Code("The cache holds no labels of the set that the task asks for", "ingest a folder with images/ and labels/, or name the set with --label-set"),
-    "E_TOO_FEW_PATIENTS": Code("Too few patients to split", "label more patients, try another --fold, or check --patient-pattern of ingest"),
-    "E_SPLIT_LEAK": Code("The model has seen patients of the split that it would be evaluated on", "evaluate its run folder instead: it knows its own test patients"),
-    "W_SPLIT_LEAK": Code("Pre-training has seen images (not labels) of test patients", "to be strict, pre-train again: its labelled patients are left out now"),
-    "E_IO": Code("Reading or writing failed: disk full, read-only or damaged", "free space or fix permissions, then run the same command again"),
-    "E_KEY": Code("The site key is missing, damaged or another one than the cache was made with", "restore the key from its backup, name it with --key-file, or choose another --cache"),
-    "W_EPHEMERAL_KEY": Code("The cache has a key of its own: patients cannot be linked with other caches", "medssl key init makes a key for the whole site; then ingest into a new cache"),
-    "E_PRIVACY": Code("The audit found something in the cache that the allow-list does not allow", "remove what the audit names and report it: this should not happen"),
-    "W_NEAR_DUPLICATE": Code("Two images are nearly the same; if they belong to different patients, one identity is wrong", "look at both with medssl cache show; remove a wrong one with medssl cache forget"),
-    "W_SUPERSEDED": Code("Two versions of this series are in the cache; only the larger one is used", "nothing; the larger image holds every voxel of this one"),
-    "E_FORGOTTEN": Code("The patient was removed from this cache on request and is not taken again", "nothing; remove the patient from the source to be asked no more"),
+    "E_NO_CACHE": Code(
+        "The folder is not a medssl cache", "make one with: medssl ingest PATH; or name another with --cache"
+    ),
+    "E_CACHE_VERSION": Code(
+        "The cache was written by a newer medssl", "install a newer medssl; medssl doctor prints the version you have"
+    ),
+    "E_CACHE_CORRUPT": Code(
+        "A stored file does not match its recorded SHA-256",
+        "medssl cache verify --repair removes what is damaged; then run medssl ingest again",
+    ),
+    "E_CACHE_EMPTY": Code(
+        "The cache holds nothing that the command could use",
+        "medssl cache ls shows what it has; name another with --cache, or ingest more",
+    ),
+    "E_NO_LABELS": Code(
+        "The cache holds no labels of the set that the task asks for",
+        "ingest a folder with images/ and labels/, or name the set with --label-set",
+    ),
+    "E_TOO_FEW_PATIENTS": Code(
+        "Too few patients to split", "label more patients, try another --fold, or check --patient-pattern of ingest"
+    ),
+    "E_SPLIT_LEAK": Code(
+        "The model has seen patients of the split that it would be evaluated on",
+        "evaluate its run folder instead: it knows its own test patients",
+    ),
+    "W_SPLIT_LEAK": Code(
+        "Pre-training has seen images (not labels) of test patients",
+        "to be strict, pre-train again: its labelled patients are left out now",
+    ),
+    "E_IO": Code(
+        "Reading or writing failed: disk full, read-only or damaged",
+        "free space or fix permissions, then run the same command again",
+    ),
+    "E_KEY": Code(
+        "The site key is missing, damaged or another one than the cache was made with",
+        "restore the key from its backup, name it with --key-file, or choose another --cache",
+    ),
+    "W_EPHEMERAL_KEY": Code(
+        "The cache has a key of its own: patients cannot be linked with other caches",
+        "medssl key init makes a key for the whole site; then ingest into a new cache",
+    ),
+    "E_PRIVACY": Code(
+        "The audit found something in the cache that the allow-list does not allow",
+        "remove what the audit names and report it: this should not happen",
+    ),
+    "W_NEAR_DUPLICATE": Code(
+        "Two images are nearly the same; if they belong to different patients, one identity is wrong",
+        "look at both with medssl cache show; remove a wrong one with medssl cache forget",
+    ),
+    "W_SUPERSEDED": Code(
+        "Two versions of this series are in the cache; only the larger one is used",
+        "nothing; the larger image holds every voxel of this one",
+    ),
+    "E_FORGOTTEN": Code(
+        "The patient was removed from this cache on request and is not taken again",
+        "nothing; remove the patient from the source to be asked no more",
+    ),
     # Training, export, inference
-    "E_DIVERGED": Code("The loss is not a finite number", "lower optimizer.learning_rate, or look at these items with medssl cache show"),
+    "E_DIVERGED": Code(
+        "The loss is not a finite number",
+        "lower optimizer.learning_rate, or look at these items with medssl cache show",
+    ),
     "E_CHECKPOINT_CORRUPT": Code("No checkpoint of the run is intact", "remove the run folder and train again"),
-    "W_CHECKPOINT_FALLBACK": Code("The last checkpoint is damaged; the one before it was used", "nothing; look at the disk if it happens again"),
-    "E_WEIGHTS_MISMATCH": Code("The weights do not fit the network", "the encoder's backbone and the recipe's must be the same"),
-    "E_CANVAS": Code("Crop size, grid and image size do not fit together", "choose sizes that fit with --set, and try them with medssl recipes check"),
+    "W_CHECKPOINT_FALLBACK": Code(
+        "The last checkpoint is damaged; the one before it was used", "nothing; look at the disk if it happens again"
+    ),
+    "E_WEIGHTS_MISMATCH": Code(
+        "The weights do not fit the network", "the encoder's backbone and the recipe's must be the same"
+    ),
+    "E_CANVAS": Code(
+        "Crop size, grid and image size do not fit together",
+        "choose sizes that fit with --set, and try them with medssl recipes check",
+    ),
     "E_NO_RUN": Code("The folder is not a medssl run", "name a folder under ./runs"),
-    "E_RUN_UNFINISHED": Code("The run has no checkpoint that could be used", "run the command that made it again until it is finished"),
-    "E_PARITY": Code("The exported model does not give the trained model's answers", "no file was written; please report the recipe and the versions that medssl doctor prints"),
+    "E_RUN_UNFINISHED": Code(
+        "The run has no checkpoint that could be used", "run the command that made it again until it is finished"
+    ),
+    "E_PARITY": Code(
+        "The exported model does not give the trained model's answers",
+        "no file was written; please report the recipe and the versions that medssl doctor prints",
+    ),
     "E_NO_MODEL": Code("No installed model of that name", "medssl models ls lists those that are installed"),
     "E_MODEL_INVALID": Code("The ONNX file is not a medssl model", "write one with: medssl export RUN model.onnx"),
     "E_RUNTIME": Code("ONNX Runtime failed while it computed", "free memory, or try --device cpu"),
-    "E_MODEL_CORRUPT": Code("The ONNX file does not match its recorded SHA-256", "copy the file again from where it came, or export it again"),
-    "E_MODALITY_MISMATCH": Code("The image is of another modality than the model was trained on", "use a model that was trained on this modality"),
-    "E_DEVICE": Code("The requested device is not available", "choose from: auto, cpu, cuda, cuda:N; medssl doctor says what this machine has"),
+    "E_MODEL_CORRUPT": Code(
+        "The ONNX file does not match its recorded SHA-256",
+        "copy the file again from where it came, or export it again",
+    ),
+    "E_MODALITY_MISMATCH": Code(
+        "The image is of another modality than the model was trained on",
+        "use a model that was trained on this modality",
+    ),
+    "E_DEVICE": Code(
+        "The requested device is not available",
+        "choose from: auto, cpu, cuda, cuda:N; medssl doctor says what this machine has",
+    ),
     "E_GATE_DICE": Code("The Dice is below the required minimum", "the page of the evaluation shows the worst images"),
-    "E_OUTPUT_CHECK": Code("The written mask does not read back identically", "run the command again; if it stays so, please report it"),
-    "W_SEG_NOT_WRITTEN": Code("The series' headers do not allow a DICOM SEG; the NIfTI mask was written", "use the NIfTI mask; the code beside this one says what the headers lack"),
-    "W_EMPTY_SEGMENTATION": Code("The model found none of its structures", "nothing if it is true; else check the modality and the body part"),
-    "E_INTERRUPTED": Code("Stopped cleanly on request; run the same command again to go on", "run the same command again to go on"),
-    "E_NOTHING_USABLE": Code("Nothing in the input could be used", "name files or folders that hold images; the report says why each was refused"),
-    "E_WORKER_CRASH": Code("A worker process died", "run the same command again, with fewer --workers if memory is short"),
-    "E_WORKER_OOM": Code("A worker ran out of memory on this input", "run the same command again with fewer --workers, or on a machine with more memory"),
-    "E_CLUSTER": Code("The cluster cannot be reached or lost its workers", "check the scheduler and its workers, then run the same command again"),
-    "W_LIB": Code("A library warned; its words are not repeated because they may quote the input", "nothing; it is of use in a report to us", is_retired=True),
-    "E_DEMO_STEP": Code("A command of the demo failed", "its error stands above; run the demo again to go on from here, or with --fresh to start over"),
+    "E_OUTPUT_CHECK": Code(
+        "The written mask does not read back identically", "run the command again; if it stays so, please report it"
+    ),
+    "W_SEG_NOT_WRITTEN": Code(
+        "The series' headers do not allow a DICOM SEG; the NIfTI mask was written",
+        "use the NIfTI mask; the code beside this one says what the headers lack",
+    ),
+    "W_EMPTY_SEGMENTATION": Code(
+        "The model found none of its structures", "nothing if it is true; else check the modality and the body part"
+    ),
+    "E_INTERRUPTED": Code(
+        "Stopped cleanly on request; run the same command again to go on", "run the same command again to go on"
+    ),
+    "E_NOTHING_USABLE": Code(
+        "Nothing in the input could be used",
+        "name files or folders that hold images; the report says why each was refused",
+    ),
+    "E_WORKER_CRASH": Code(
+        "A worker process died", "run the same command again, with fewer --workers if memory is short"
+    ),
+    "E_WORKER_OOM": Code(
+        "A worker ran out of memory on this input",
+        "run the same command again with fewer --workers, or on a machine with more memory",
+    ),
+    "E_CLUSTER": Code(
+        "The cluster cannot be reached or lost its workers",
+        "check the scheduler and its workers, then run the same command again",
+    ),
+    "W_LIB": Code(
+        "A library warned; its words are not repeated because they may quote the input",
+        "nothing; it is of use in a report to us",
+        is_retired=True,
+    ),
+    "E_DEMO_STEP": Code(
+        "A command of the demo failed",
+        "its error stands above; run the demo again to go on from here, or with --fresh to start over",
+    ),
 }

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medssl_cli.codes import CODES
 from medssl_cli.demo.anatomy import STRUCTURES
 from medssl_cli.demo.road import (
     PRETRAINED,
@@ -20,7 +21,6 @@ from medssl_cli.demo.road import (
     first_report,
 )
 from medssl_cli.engine.metrics_log import read_metrics
-from medssl_cli.errors import CODES
 from medssl_cli.files import write_atomic
 from medssl_cli.formats.dicom import group_headers, read_headers, read_series
 from medssl_cli.imaging.geometry import Affine, reorient_to_ras
@@ -229,7 +229,7 @@ def _ingest(page: Page, result: DemoResult) -> None:
     )
     counts = report.get("counts", {})
     page.table(("", "files"), [(name, str(value)) for name, value in counts.items()])
-    codes = [(code, CODES.get(code, ""), str(number)) for code, number in report.get("by_code", {}).items()]
+    codes = [(code, CODES[code].meaning, str(number)) for code, number in report.get("by_code", {}).items()]
     if codes:
         page.table(("code", "reason", "count"), codes)
 

@@ -56,7 +56,7 @@ def ingest(
         raise UsageError("E_USAGE", "a dry run writes nothing, so it cannot retrieve from a PACS")
     started, clock = datetime.now(UTC), time.monotonic()
     with contextlib.ExitStack() as stack:
-        cache = stack.enter_context(_cache_for(cache_root, options))
+        cache = stack.enter_context(_cache_for(cache_root.resolve(), options))
         stop = stack.enter_context(stop_on_signals())
         events = stack.enter_context(EventLog(None if options.dry_run else cache.root / "reports"))
         workers = stack.enter_context(_workers(options))

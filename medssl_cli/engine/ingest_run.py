@@ -72,7 +72,7 @@ class IngestRun:
     stored: dict[Source, tuple[StoredImage, ...]] = field(default_factory=dict)
     images: list[KnownImage] = field(default_factory=list)
     annotations: dict[Source, AnnotationKind] = field(default_factory=dict)
-    spooled: set[Source] = field(default_factory=set)
+    unremembered: set[Source] = field(default_factory=set)
 
     def run(self, paths: Sequence[Path]) -> None:
         """Do everything, or as much as a stop request leaves time for."""
@@ -88,9 +88,11 @@ class IngestRun:
         for source, code in arrangement.skipped:
             self.ledger.refuse([source], code, "")
         self._store_labels([label for label in arrangement.labels if label.source not in self.stored])
+        annotations, self.annotations = self.annotations, {}
+        self.unremembered.update(annotations)
         if not self.crew.stop.is_set:
             self.num_labels += store_all(
-                self.annotations,
+                annotations,
                 self.images,
                 self.crew,
                 self.cache,
@@ -131,7 +133,8 @@ class IngestRun:
                 continue
             first = len(self.ledger.judged)
             self.run([series.folder])
-            self.spooled.update(series.files)
+            self.unremembered.update(series.files)
+            self.images.clear()
             if self.crew.stop.is_set:
                 return
             judged = self.ledger.judged[first:]
@@ -149,10 +152,7 @@ class IngestRun:
         self.known.record(
             (entry, sources, self.ledger.kind(sources[0]))
             for entry, sources in self.ledger.judged
-            if sources
-            and entry.code != "E_LABEL_WITHOUT_IMAGE"
-            and sources[0] not in self.annotations
-            and sources[0] not in self.spooled
+            if sources and entry.code != "E_LABEL_WITHOUT_IMAGE" and sources[0] not in self.unremembered
         )
 
     def report(self, started: datetime, duration_s: float) -> IngestReport:

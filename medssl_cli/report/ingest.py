@@ -9,7 +9,8 @@ from PIL import Image
 from medssl_cli.cache.arrays import open_array
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.errors import CODES, GateError
+from medssl_cli.codes import CODES
+from medssl_cli.errors import GateError
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.report.page import Figure, Page
 from medssl_cli.report.pictures import automatic_window, thumbnail
@@ -44,7 +45,7 @@ def ingest_page(
     if document["by_code"]:
         page.heading("Reasons").table(
             ("code", "meaning", "number"),
-            [(f"`{code}`", CODES.get(code, ""), count) for code, count in document["by_code"].items()],
+            [(f"`{code}`", CODES[code].meaning, count) for code, count in document["by_code"].items()],
         )
     refused = [entry for entry in document["items"] if entry["state"] == "quarantined"]
     if refused:
@@ -56,7 +57,7 @@ def ingest_page(
                     entry["files"],
                     f"`{entry['code']}`",
                     entry.get("message", ""),
-                    entry.get("hint", ""),
+                    entry.get("hint") or CODES[entry["code"]].remedy,
                 )
                 for entry in refused[:MAX_LINES]
             ],

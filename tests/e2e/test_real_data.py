@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from medssl_cli.cache.store import Cache
-from medssl_cli.errors import CODES, Exit
+from medssl_cli.codes import CODES
+from medssl_cli.errors import Exit
 from medssl_cli.imaging.geometry import corner_displacement_mm, reorient_to_ras
 
 pytestmark = pytest.mark.real_data

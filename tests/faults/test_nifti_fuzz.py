@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medssl_cli.errors import CODES, InputError
+from medssl_cli.codes import CODES
+from medssl_cli.errors import InputError
 from medssl_cli.formats.discover import sniff
 from medssl_cli.formats.gzip_strict import gzip_bytes
 from medssl_cli.formats.nifti import decode_nifti, encode_nifti

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medssl_cli.errors import CODES, InputError
+from medssl_cli.codes import CODES
+from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom import SeriesPart, group_headers, mcd_mm
 from medssl_cli.imaging.geometry import corner_displacement_mm
 from tests.dicom_factory import SERIES_UID, ct_series, edit, fake_header, group, load, refusal_code

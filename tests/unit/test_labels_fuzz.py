@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medssl_cli.codes import CODES
 from medssl_cli.engine.ingest_labels import ReadTask, read_annotations
 from medssl_cli.engine.ingest_tasks import Failure
-from medssl_cli.errors import CODES, InputError
+from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind, BoxLabel, MaskLabel
 from medssl_cli.formats.labels.lidc import read_lidc
 from medssl_cli.formats.labels.rtstruct import read_rtstruct
