@@ -86,7 +86,7 @@ def _confine(parent: int, memory_limit_bytes: int) -> None:
 
 
 def _keep_memory(library: Any) -> None:
-    """Use the memory of one volume again for the next: fresh pages cost more than the work done in them (mallopt(3))."""
+    """Use the memory of one volume again for the next: new pages cost more than the work done in them (mallopt(3))."""
     with contextlib.suppress(AttributeError):  # glibc only
         library.mallopt(_M_MMAP_MAX, 0)
         library.mallopt(_M_TRIM_THRESHOLD, KEEP_BYTES)

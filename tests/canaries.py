@@ -1,10 +1,11 @@
 """Unique words, dates and numbers, planted wherever a source can hold text, and the search for them elsewhere.
 
-A word is valid in every text representation of DICOM (PS3.5 6.2), has no meaning, and does not occur by chance. Every one
-begins alike, so one search finds them all, in any encoding in which ASCII is itself or has zeros between the letters.
+A word is valid in every text representation of DICOM (PS3.5 6.2), has no meaning, and does not occur by chance. Every
+one begins alike, so one search finds them all, in any encoding where ASCII is itself or has zeros between the letters.
 """
 
 import base64
+import contextlib
 import gzip
 import io
 import os
@@ -262,9 +263,9 @@ def plant_volumes(folder: Path, canaries: Canaries) -> list[Path]:
     words = canaries.words_of(4)
     nrrd.write_bytes(
         (
-            f"NRRD0005\n# {words[0]} {ACCENTED}\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 4 5 6\n"
-            f"space directions: (2,0,0) (0,2,0) (0,0,2)\nkinds: domain domain domain\nendian: little\nencoding: raw\n"
-            f"space origin: (1,2,3)\ncontent: {words[1]}\n{words[2]}:={words[3]} {ACCENTED}\n\n"
+            f"NRRD0005\n# {words[0]} {ACCENTED}\ntype: short\ndimension: 3\nspace: left-posterior-superior\n"
+            f"sizes: 4 5 6\nspace directions: (2,0,0) (0,2,0) (0,0,2)\nkinds: domain domain domain\nendian: little\n"
+            f"encoding: raw\nspace origin: (1,2,3)\ncontent: {words[1]}\n{words[2]}:={words[3]} {ACCENTED}\n\n"
         ).encode()
         + (voxels + 1).tobytes(order="F")
     )
@@ -335,22 +336,21 @@ def _layers(data: bytes) -> Iterator[bytes]:
     """Data, and what is packed in them."""
     yield data
     if data.startswith(b"\x1f\x8b"):
-        yield from _layers(zlib.decompressobj(31).decompress(data))
+        with contextlib.suppress(zlib.error):
+            yield from _layers(zlib.decompressobj(31).decompress(data))
     if data.startswith(b"PK"):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             yield archive.comment
             for member in archive.infolist():
                 yield member.filename.encode() + member.comment + member.extra
-                yield from _layers(archive.read(member))
+                with contextlib.suppress(zipfile.BadZipFile):
+                    yield from _layers(archive.read(member))
     for match in _PICTURES.finditer(data):
         yield from _layers(base64.b64decode(match[1]))
     if data.startswith(b"\x89PNG"):
         for chunk in re.finditer(rb"IDAT", data):
-            inflater = zlib.decompressobj()
-            try:
-                yield inflater.decompress(data[chunk.end() :])
-            except zlib.error:
-                continue
+            with contextlib.suppress(zlib.error):
+                yield zlib.decompressobj().decompress(data[chunk.end() :])
 
 
 def _in_array(path: Path) -> set[str]:

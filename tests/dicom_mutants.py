@@ -27,9 +27,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from medssl_cli.codes import CODES
 from medssl_cli.engine.ingest_labels import ReadTask, read_annotations
 from medssl_cli.engine.ingest_tasks import Failure
-from medssl_cli.codes import CODES
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom import group_headers, read_headers, read_series
 from medssl_cli.formats.labels import MaskLabel
@@ -74,7 +74,7 @@ def mutant_of(kind: str, number: int, with_real: bool = False) -> list[bytes]:
     files = list(seeds(with_real)[kind])
     at = number % len(files)
     # Blind damage rarely survives parsing; every other mutant is well formed and lies.
-    faults = (lie,) if number // len(files) % 2 else FAULTS
+    faults = (lie,) if generator.random() < 0.5 else FAULTS
     files[at] = damaged(files[at], generator, faults=faults)
     return files
 
@@ -108,8 +108,8 @@ def lie(data: bytearray, at: int, generator: np.random.Generator) -> None:
 
 _WORDS = (0, 1, 2, 3, 4, 7, 8, 9, 10, 11, 12, 15, 16, 18, 20, 24, 31, 32, 36, 40, 64, 72, 80, 4096, 32767, 65535)
 _TEXTS = (
-    b"", b"0", b"-1", b"1", b"4", b"0.5", b"-0.0", b"1e-320", b"1e308", b"1e999", b"nan", b"inf", b"0,7", b"0x10", b"1_0",
-    b"2147483647", b"99999999999999999999", b"0\\0\\0", b"1\\1", b"0.9\\0.7", b"1e5\\1e5", b"1\\0\\0\\0\\1\\0",
+    b"", b"0", b"-1", b"1", b"4", b"0.5", b"-0.0", b"1e-320", b"1e308", b"1e999", b"nan", b"inf", b"0,7", b"0x10",
+    b"1_0", b"2147483647", b"99999999999999999999", b"0\\0\\0", b"1\\1", b"0.9\\0.7", b"1e5\\1e5", b"1\\0\\0\\0\\1\\0",
     b"0\\0\\1\\0\\1\\0", b"MONOCHROME1", b"RGB", b"PALETTE COLOR", b"CT", b"MR", b"PT", b"YES", b"LOCALIZER",
     b"DERIVED\\SECONDARY\\MIP", b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.5",
     b"1.2.840.10008.1.2.4.80", b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.5.1.4.1.1.2.1", b"1.2.840.10008.5.1.4.1.1.7",
@@ -125,19 +125,24 @@ _LIED_ABOUT = (
 
 
 def judge(task: Task) -> str:
-    """The code of the refusal, "read", "labels", or a text in capitals that starts with what went wrong."""
+    """The code of the refusal, "read", or a text that starts with a word in capitals: what went wrong."""
     kind, number = task
-    with_real = kind not in seeds()
+    return _verdict(kind, mutant_of(kind, number, kind not in seeds()))
+
+
+def judge_sound(kind: str) -> str:
+    """As `judge`, of the files without damage."""
+    return _verdict(kind, seeds()[kind])
+
+
+def _verdict(kind: str, files: list[bytes]) -> str:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        paths = []
-        for position, data in enumerate(mutant_of(kind, number, with_real)):
-            paths.append(Path(folder, f"{position}.dcm"))
-            paths[-1].write_bytes(data)
+        paths = [Path(folder, f"{position}.dcm") for position in range(len(files))]
+        for path, data in zip(paths, files, strict=True):
+            path.write_bytes(data)
         try:
-            if kind in ("seg", "rtstruct"):
-                return _judge_labels(kind, paths[0])
-            return judge_images(paths)
+            return _judge_labels(kind, paths[0]) if kind in ("seg", "rtstruct") else judge_images(paths)
         except AssertionError as error:
             return f"DISAGREES {error} {_place(error)}"
         except UnderivableError as error:
@@ -316,7 +321,7 @@ def _real() -> dict[str, list[bytes]]:
         try:
             dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
             kind = f"real {dataset.file_meta.TransferSyntaxUID.name} {dataset.SOPClassUID.name}"
-        except Exception:  # noqa: BLE001, S112
+        except Exception:  # noqa: BLE001
             continue
         found.setdefault(kind, [data])
     return found

@@ -1,4 +1,4 @@
-"""A second, trusting derivation of an image from DICOM files: plain attributes of pydicom and a few lines of algebra."""
+"""A second, trusting derivation of an image from DICOM files: attributes of pydicom and a few lines of algebra."""
 
 import io
 import warnings
@@ -130,9 +130,7 @@ def _derived(dataset: Dataset, frame: int) -> Plane:
     cosines = np.array(_of(groups, "ImageOrientationPatient", None), dtype=np.float64)
     step_x, step_y = cosines[:3] * float(spacing[1]), cosines[3:] * float(spacing[0])
     last_x, last_y = values.shape[0] - 1, values.shape[1] - 1
-    corners = [
-        np.array(place, dtype=np.float64) + i * step_x + j * step_y for j in (0, last_y) for i in (0, last_x)
-    ]
+    corners = [np.array(place, dtype=np.float64) + i * step_x + j * step_y for j in (0, last_y) for i in (0, last_x)]
     return Plane(values, np.array(corners) @ LPS_TO_RAS, (float(spacing[1]), float(spacing[0])))
 
 
@@ -149,7 +147,10 @@ def _words(dataset: Dataset) -> Array:
 
 
 def _items(group: Dataset) -> list[Dataset]:
-    return [element.value[0] for element in group if element.VR == "SQ" and len(element.value) == 1]
+    """The items of the functional groups that place and scale a frame, if they are where they belong."""
+    names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    found = [group.get(name) or [] for name in (*names, "PixelValueTransformationSequence")]
+    return [items[0] for items in found if len(items) == 1]
 
 
 def _of(groups: list[Dataset], name: str, default: Any) -> Any:

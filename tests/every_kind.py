@@ -25,7 +25,6 @@ from tests.reference_images import write_with_simpleitk
 
 SHAPE: Final = (24, 20, 14)
 CT: Final = analytic_phantom()
-ENHANCED: Final = Volume(CT.voxels[:, ::-1] + np.int16(7), CT.affine, modality="CT", units="HU")
 STRUCTURES: Final = {1: "liver", 2: "spleen"}
 NODULE_INDEX: Final = (11.0, 9.0, 6.0)
 MR_AFFINE: Final = np.diag([-1.0, 1.0, 2.0, 1.0])
@@ -44,6 +43,9 @@ def blocks() -> np.ndarray:
 def noise(seed: int, shape: tuple[int, ...] = (8, 7, 6)) -> np.ndarray:
     """Voxels of a scan that looks like no other."""
     return np.random.default_rng(seed).integers(-500, 1000, shape).astype(np.int16)
+
+
+ENHANCED: Final = Volume(noise(2, SHAPE)[np.newaxis], CT.affine, modality="CT", units="HU")
 
 
 def two_classes(voxels: np.ndarray) -> np.ndarray:
@@ -68,9 +70,7 @@ def build_images(root: Path) -> None:
         Image.fromarray(pixels).save(_made(root / "xrays" / f"x{number}.png"))
     subject = noise(11)
     write_nifti(_made(root / "bids/sub-01/anat/sub-01_T1w.nii.gz"), subject, MR_AFFINE)
-    write_nifti(
-        _made(root / "bids/derivatives/manual/sub-01/anat/sub-01_dseg.nii.gz"), two_classes(subject), MR_AFFINE
-    )
+    write_nifti(_made(root / "bids/derivatives/manual/sub-01/anat/sub-01_dseg.nii.gz"), two_classes(subject), MR_AFFINE)
     nnunet(root / "nnunet")
     organs(root / "organs" / "s0001")
 
@@ -79,7 +79,7 @@ IMAGE_FILES: Final = {
     "ct": 14, "again.zip": 14, "enhanced": 1, "dx": 1, "us": 1, "pairs": 2, "formats": 2, "xrays": 3, "bids": 2,
     "nnunet": 4, "organs": 3,
 }  # fmt: skip
-NUM_IMAGES: Final = 13
+NUM_IMAGES: Final = 14
 
 
 def build_labels(root: Path, images: Path) -> None:
@@ -150,7 +150,7 @@ def organs(root: Path) -> None:
 
 
 def enhanced(path: Path) -> None:
-    """The CT series mirrored, of another patient, as one multi-frame object."""
+    """A CT series of another patient on the grid of the first, as one multi-frame object."""
     slices = write_volume(path.parent / "parts", ENHANCED, patient_id="P2", series_uid="1.2.7.1", study_uid="1.2.7")
     converted = LegacyConvertedEnhancedCTImage([pydicom.dcmread(one) for one in slices], "1.2.7.2", 1, "1.2.7.3", 1)
     converted.save_as(_made(path))
@@ -167,9 +167,9 @@ def picture(path: Path, *, seed: int, patient: str, kind: str = DX_CLASS, **attr
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = kind
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.8.{seed}.1"
     dataset.Modality, dataset.StudyInstanceUID = "DX", f"1.2.8.{seed}.2"
-    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID", "RescaleType"):
-        if name in dataset:
-            delattr(dataset, name)
+    names = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID", "RescaleType")
+    for name in filter(dataset.__contains__, names):
+        delattr(dataset, name)
     pixels = np.random.default_rng(seed).integers(0, 4096, (16, 20))
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, 0

@@ -8,6 +8,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -126,13 +127,16 @@ def _option(parameter: Any, hint: Any) -> str:
     names = ", ".join(f"`{name}`" for name in parameter.opts)
     if parameter.is_flag:
         return names + "".join(f" / `{name}`" for name in parameter.secondary_opts)
-    return f"{names} {parameter.metavar or _value_name(hint)}"
+    value = parameter.metavar.replace("|", "\\|") if parameter.metavar else _value_name(hint)
+    return f"{names} {value}"
 
 
 def _value_name(hint: Any) -> str:
     kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not type(None)]
     if typing.get_origin(hint) is typing.Literal:
         return "\\|".join(map(str, kinds))
+    if issubclass(kinds[0], StrEnum):
+        return "\\|".join(kinds[0])
     return {Path: "PATH", int: "N", float: "X", str: "TEXT"}[kinds[0]]
 
 

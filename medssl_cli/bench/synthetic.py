@@ -12,6 +12,10 @@ PADDING_HU = -1024
 NOISE_HU = 15.0
 SPACING_MM = (0.7, 0.7, 1.25)
 UID_ROOT = "1.2.826.0.1.3680043.10.543"
+FIRST_NUMBER = 1_000_000
+TINY_SLICES = 100
+TINY_SIZE = 16
+LOW_BITS = 10
 
 
 def synthetic_ct(shape: tuple[int, int, int], *, seed: int) -> NDArray[np.int16]:
@@ -68,3 +72,25 @@ def write_synthetic_series(folder: Path, *, number: int, num_slices: int, size: 
         series_description="benchmark",
     )
     return voxels.nbytes
+
+
+def write_tiny_series(folder: Path, *, num_files: int) -> None:
+    """Many small files: series of 100 slices of 16 x 16, each with a patient and two voxels of its own.
+
+    Args:
+        folder: Gets one folder per series.
+        num_files: Rounded up to whole series; at most 100 million.
+
+    Raises:
+        StorageError: `E_IO`.
+    """
+    first = folder / str(FIRST_NUMBER)
+    write_synthetic_series(first, number=FIRST_NUMBER, num_slices=TINY_SLICES, size=TINY_SIZE)
+    templates = {path.name: path.read_bytes() for path in first.iterdir()}
+    known = str(FIRST_NUMBER).encode()
+    for number in range(FIRST_NUMBER + 1, FIRST_NUMBER - (-num_files // TINY_SLICES)):
+        mine = folder / str(number)
+        mine.mkdir()
+        own = np.array(divmod(number - FIRST_NUMBER, 1 << LOW_BITS), "<u2").tobytes()
+        for name, data in templates.items():
+            (mine / name).write_bytes(data[: -len(own)].replace(known, str(number).encode()) + own)

@@ -1,6 +1,9 @@
 """Voxels on disk: blosc2 arrays that keep their dtype and are read in parts."""
 
 import hashlib
+import os
+import threading
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +16,8 @@ from medssl_cli.files import write_atomic
 CHUNK: Final = (128, 128, 64)
 BLOCK: Final = (32, 32, 8)
 LEVEL: Final = 5
+MAX_OPEN: Final = 128
+_LENGTH: Final = slice(16, 24)
 _THREADS: Final = slice(62, 68)
 _DEFAULT_THREADS: Final = b"\xd1\x00\x00\xd1\x00\x01"
 
@@ -54,17 +59,36 @@ def write_array(path: Path, voxels: NDArray[np.generic]) -> str:
 
 
 def open_array(path: Path) -> Any:
-    """A lazily read array: index it to read a part. Open it in the process that reads, never across a fork.
+    """A lazily read array: index it to read a part. Open it in the process and the thread that read.
+
+    The last few stay open, memory-mapped, so that the next crop of an image need not parse its frame again; a file that
+    was replaced since is opened anew.
 
     Raises:
         GateError: `E_CACHE_CORRUPT` if the file is not readable as an array.
     """
-    import blosc2
-
     try:
-        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+        status = path.stat()
+        stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        return _opened(path, stamp, os.getpid(), threading.get_ident())
     except (RuntimeError, ValueError, OSError) as error:
         raise GateError("E_CACHE_CORRUPT", f"{path.name} of item {path.parent.name} cannot be read") from error
+
+
+@lru_cache(maxsize=MAX_OPEN)
+def _opened(path: Path, stamp: tuple[int, ...], process: int, thread: int) -> Any:
+    """A handle of one state of a file; none is shared with another process or thread.
+
+    Raises:
+        ValueError: The file is shorter or longer than its header says: reading past its end would end the process.
+    """
+    import blosc2
+
+    with path.open("rb") as stream:
+        head = stream.read(_LENGTH.stop)
+    if int.from_bytes(head[_LENGTH], "big") != stamp[2]:
+        raise ValueError("length")
+    return blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
 
 
 def read_array(path: Path) -> NDArray[Any]:

@@ -25,6 +25,7 @@ SUPERSEDED: Final = "superseded.json"
 FIELDS: Final = {"label": "labels", "boxes": "boxes", "findings": "findings"}
 ENTRY: Final = re.compile(r"(label|boxes|findings)-([A-Za-z0-9_-]{1,32})\.json")
 LABEL_ARRAY: Final = re.compile(r"label-([A-Za-z0-9_-]{1,32})-([0-9a-f]{12})\.b2nd")
+ANOTHER_SET: Final = "ingest all labels again under another --label-set, and train with --set task.label_set=NAME"
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -133,7 +134,7 @@ def new_entries(record: ItemRecord, wanted: ItemRecord) -> dict[str, bytes]:
                 raise InputError(
                     "E_LABEL_CONFLICT",
                     f"item {record.item_id} has other {field} of the set {name!r}",
-                    hint="use --label-set",
+                    hint=ANOTHER_SET,
                 )
     if have["superseded_by"] is None and want["superseded_by"] is not None:
         files[SUPERSEDED] = _sealed({"item_id": record.item_id, "entry": want["superseded_by"]})

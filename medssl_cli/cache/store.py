@@ -22,6 +22,7 @@ from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.marker import MARKER, make_cache, read_marker, use_key_file
 from medssl_cli.cache.reading import ReadableCache
 from medssl_cli.cache.records import (
+    ANOTHER_SET,
     IMAGE,
     ITEM,
     label_file,
@@ -226,7 +227,9 @@ class Cache(ReadableCache):
         except sqlite3.Error:
             say_catalog_is_behind(self.root)
 
-    def add_label(self, item_id: str, label_set: str, label: Volume, classes: dict[int, str]) -> bool:
+    def add_label(
+        self, item_id: str, label_set: str, label: Volume, classes: dict[int, str], *, dry_run: bool = False
+    ) -> bool:
         """Add a label map to an item; call inside `writing`.
 
         The entry is the commit point: before it, the label's file is invisible.
@@ -236,6 +239,7 @@ class Cache(ReadableCache):
             label_set: Name of the set of classes.
             label: uint8, one channel, on the item's grid.
             classes: Names of the values, background left out.
+            dry_run: Only say what would be; the item need not exist then.
 
         Returns:
             False if the identical label is there already.
@@ -245,8 +249,12 @@ class Cache(ReadableCache):
         """
         directory = self.item_directory(item_id)
         voxels = label.voxels[0].astype(np.uint8)
-        if self._has_label(read_record(directory), label_set, voxels):
+        if dry_run and not directory.exists():
+            return True
+        if self._has_label(read_record(directory), label_set, voxels, classes):
             return False
+        if dry_run:
+            return True
         data = encode(voxels)
         digest = hashlib.sha256(data).hexdigest()
         found = {value: int(count) for value, count in enumerate(np.bincount(voxels.ravel())) if value and count}
@@ -254,21 +262,25 @@ class Cache(ReadableCache):
         publish_first(directory / label_file(label_set, digest), data)
 
         def with_label(record: ItemRecord) -> ItemRecord:
-            if self._has_label(record, label_set, voxels):
+            if self._has_label(record, label_set, voxels, classes):
                 return record
             return record.model_copy(update={"labels": {**record.labels, label_set: entry}})
 
         return self.update_record(item_id, with_label)
 
-    def _has_label(self, record: ItemRecord, label_set: str, voxels: NDArray[np.uint8]) -> bool:
+    def _has_label(
+        self, record: ItemRecord, label_set: str, voxels: NDArray[np.uint8], classes: dict[int, str]
+    ) -> bool:
         if label_set not in record.labels:
             return False
-        if np.array_equal(self.read_label(record, label_set).voxels[0], voxels):
+        is_same = np.array_equal(self.read_label(record, label_set).voxels[0], voxels)
+        if is_same and record.labels[label_set].classes == classes:
             return True
+        what = "this label with other class names in" if is_same else "another label of"
         raise InputError(
             "E_LABEL_CONFLICT",
-            f"item {record.item_id} has another label of the set {label_set!r}",
-            hint="use --label-set",
+            f"item {record.item_id} has {what} the set {label_set!r}",
+            hint=ANOTHER_SET,
         )
 
     def verify(self) -> Iterator[Problem | None]:

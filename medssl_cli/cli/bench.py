@@ -15,14 +15,14 @@ app = typer.Typer(help="Measure speed and size on this machine.", no_args_is_hel
 @app.command()
 @guarded
 def ingest(
-    series: Annotated[int, typer.Option(min=1, help="Synthetic CT series to make.")] = 4,
+    series: Annotated[int, typer.Option(min=1, help="Synthetic CT series to make.")] = 8,
     slices: Annotated[int, typer.Option(min=4, help="Slices of each.")] = 200,
     size: Annotated[int, typer.Option(min=16, help="Rows and columns of each slice.")] = 512,
     json: JsonOption = False,
 ) -> None:
     """Time `medssl ingest` beside dcm2niix and dicom2nifti, where installed, on the same uncompressed series.
 
-    Example: medssl bench ingest --series 4 --slices 200
+    Example: medssl bench ingest --series 8 --slices 200
     """
     from medssl_cli.bench.ingest import COLUMNS, bench_ingest
 
@@ -32,6 +32,27 @@ def ingest(
     else:
         title = f"{series} series of {slices} slices of {size} x {size}, ratios to the first line"
         table(title, COLUMNS, found.rows())
+
+
+@app.command()
+@guarded
+def memory(
+    slices: Annotated[int, typer.Option(min=4, help="Slices of the large series.")] = 600,
+    size: Annotated[int, typer.Option(min=16, help="Rows and columns of each slice.")] = 512,
+    files: Annotated[int, typer.Option(min=0, help="Small files to ingest together.")] = 200_000,
+    json: JsonOption = False,
+) -> None:
+    """Measure the memory of `medssl ingest`: a large series, then very many small files.
+
+    Example: medssl bench memory --files 10000
+    """
+    from medssl_cli.bench.memory import COLUMNS, bench_memory
+
+    found = list(bench_memory(num_slices=slices, size=size, num_files=files))
+    if json:
+        result([vars(peak) for peak in found], as_json=True, text="")
+    else:
+        table("one worker", COLUMNS, [peak.row() for peak in found])
 
 
 @app.command()

@@ -104,5 +104,5 @@ def ingest(
     if json:
         result(done.to_json(), as_json=True, text="")
     else:
-        print_report(done, terminal, page)
+        print_report(done, terminal, page, has_map=private_map is not None)
     finish(done, tolerated)

@@ -11,7 +11,7 @@ import typer
 from medssl_cli.cli.terminal import Terminal, table
 
 if TYPE_CHECKING:
-    from medssl_cli.engine.ingest_report import IngestReport
+    from medssl_cli.engine.ingest_report import Entry, IngestReport
 
 MAX_LINES = 40
 
@@ -43,17 +43,24 @@ def write_map(report: "IngestReport", path: Path) -> None:
     write_json(path, places)
 
 
-def print_report(report: "IngestReport", terminal: Terminal, page: Path | None) -> None:
-    """Refusals line by line, then files by state and by reason."""
+def print_report(report: "IngestReport", terminal: Terminal, page: Path | None, *, has_map: bool) -> None:
+    """Refusals by what is said about them, then files by state and by reason."""
     from medssl_cli.codes import CODES
 
-    refused = [entry for entry in report.entries if entry.state == "quarantined"]
-    for entry in refused[:MAX_LINES]:
-        code = CODES[entry.code]
-        terminal.note(f"{entry.code} {entry.id[:10]} ({entry.num_files} files): {entry.message or code.meaning}")
-        terminal.note(f"  hint: {entry.hint or code.remedy}")
+    refused: dict[tuple[str, str, str], list[Entry]] = defaultdict(list)
+    for entry in report.entries:
+        if entry.state == "quarantined":
+            code = CODES[entry.code]
+            refused[entry.code, entry.message or code.meaning, entry.hint or code.remedy].append(entry)
+    for (name, message, hint), entries in list(refused.items())[:MAX_LINES]:
+        others = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
+        num_files = sum(entry.num_files for entry in entries)
+        terminal.note(f"{name} {entries[0].id[:10]}{others} ({num_files} files): {message}")
+        terminal.note(f"  hint: {hint}")
     if len(refused) > MAX_LINES:
-        terminal.note(f"... and {len(refused) - MAX_LINES} more; see the report")
+        terminal.note(f"... and {len(refused) - MAX_LINES} reasons more; see the report")
+    if refused and not has_map:
+        terminal.note("which files these are: run it again with --private-map FILE")
     if report.key_is_ephemeral:
         terminal.note("W_EPHEMERAL_KEY: this cache has a key of its own; medssl key init makes one for the whole site")
     rows = [(state, str(count)) for state, count in report.counts.items() if count or state == "seen"]

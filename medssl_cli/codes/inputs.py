@@ -113,7 +113,7 @@ INPUT_CODES: Final[dict[str, Code]] = {
     ),
     "E_PICTURE_PARSE": Code("The picture cannot be read", "copy or export the picture again"),
     "E_4D_INPUT": Code(
-        "The image has more than three dimensions", "pass --split-4d, or write each 3D image to its own file"
+        "The image has more than three dimensions", "pass --split-4d (NIfTI), or write each 3D image to its own file"
     ),
     "E_DATATYPE": Code(
         "Complex, colour or other voxel types that cannot be used",
@@ -234,7 +234,7 @@ INPUT_CODES: Final[dict[str, Code]] = {
     "W_LOSSY": Code("The image was compressed with loss", "if small detail matters, ask for the original"),
     "W_CONSTANT_IMAGE": Code("All voxels have the same value", "look at the image; it may be empty"),
     "E_BURNED_IN": Code(
-        "The header says that annotations are burned into the picture",
+        "Writing is burned into the picture, or may be",
         "mask the writing first; or, if nobody can be recognised, pass --burned-in=accept or accept-risk",
     ),
     "W_BURNED_IN_UNKNOWN": Code(

@@ -54,6 +54,10 @@ def ingest(
     options = options or IngestOptions()
     if pacs is not None and options.dry_run:
         raise UsageError("E_USAGE", "a dry run writes nothing, so it cannot retrieve from a PACS")
+    if any(path.resolve().is_relative_to(cache_root.resolve()) for path in paths):
+        raise UsageError(
+            "E_USAGE", "an input is the cache itself or lies in it", hint="name the scans, or another --cache"
+        )
     started, clock = datetime.now(UTC), time.monotonic()
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(_cache_for(cache_root.resolve(), options))
@@ -111,7 +115,7 @@ def _workers(options: IngestOptions) -> AbstractContextManager[TaskMap]:
 
 
 def _write_report(report: IngestReport, cache: Cache, events: EventLog, options: IngestOptions) -> Path | None:
-    """The place of a new report in the cache; None where nothing has changed."""
+    """The place of a new report in the cache, or of one that was left without its page; None where all is there."""
     document = report.to_json()
     if options.report_path is not None:
         write_json(options.report_path, document)
@@ -123,4 +127,4 @@ def _write_report(report: IngestReport, cache: Cache, events: EventLog, options:
         target.parent.mkdir(mode=0o700, exist_ok=True)
         write_json(target, document)
     events.close_as(target.with_suffix(".jsonl") if is_new else None)
-    return target if is_new else None
+    return target if is_new or not target.with_suffix(".html").exists() else None

@@ -75,7 +75,7 @@ def store_all(
         if isinstance(summary, Failure):
             crew.refuse([source], summary)
             continue
-        num_new += sum(isinstance(answer, StoredLabel) and answer.is_new for answer in given)
+        num_new += sum(isinstance(answer, StoredLabel) and answer.is_new and not dry_run for answer in given)
         state: State = "accepted" if summary.is_new else "duplicate"
         crew.ledger.settle([source], state, item=items[source], warnings=summary.warnings)
     return num_new

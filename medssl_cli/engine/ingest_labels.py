@@ -88,8 +88,13 @@ class Matches:
     num_unmatched: Mapping[Source, int]
 
     def tasks(self, cache_root: Path, choice: Choice, *, dry_run: bool = False) -> list[AnnotationTask]:
-        """Work for children: one mask each, boxes and findings by the hundred."""
-        masks = [(pair,) for pair in self.pairs if isinstance(pair[0].label, MaskLabel)]
+        """Work for children: all masks of an item in order, so that the first of two wins whatever the number of
+        workers; boxes and findings by the hundred."""
+        by_item: dict[str, list[tuple[Annotation, StoredImage]]] = defaultdict(list)
+        for pair in self.pairs:
+            if isinstance(pair[0].label, MaskLabel):
+                by_item[pair[1].item_id].append(pair)
+        masks = map(tuple, by_item.values())
         small = [pair for pair in self.pairs if not isinstance(pair[0].label, MaskLabel)]
         batches = [tuple(small[first : first + PAIRS_PER_TASK]) for first in range(0, len(small), PAIRS_PER_TASK)]
         return [AnnotationTask(pairs, cache_root, choice, dry_run) for pairs in (*masks, *batches)]
@@ -206,10 +211,10 @@ def _store_mask(task: AnnotationTask, annotation: Annotation, image: StoredImage
         raise AssertionError("the file changed its kind")
     voxels = label.to_grid(image.shape, image.affine)
     found = () if voxels.any() else ("W_EMPTY_LABEL",)
-    if task.dry_run:
-        return StoredLabel(is_new=True, warnings=found)
     volume = Volume(voxels[None], image.affine)
-    is_new = Cache(task.cache_root).add_label(image.item_id, task.choice.label_set, volume, label.classes)
+    is_new = Cache(task.cache_root).add_label(
+        image.item_id, task.choice.label_set, volume, label.classes, dry_run=task.dry_run
+    )
     return StoredLabel(is_new, found)
 
 
@@ -217,13 +222,11 @@ def _store_boxes(task: AnnotationTask, label: BoxLabel, image: StoredImage) -> S
     placed = label.to_grid(image.shape, image.affine)
     boxes = [Box.model_validate(vars(mark)) for mark in placed.boxes]
     found = ("W_LABEL_UNMATCHED",) if placed.num_outside else ()
-    if task.dry_run:
-        return StoredLabel(is_new=True, warnings=found)
-    return StoredLabel(add_boxes(Cache(task.cache_root), image.item_id, task.choice.label_set, boxes), found)
+    cache = Cache(task.cache_root)
+    return StoredLabel(add_boxes(cache, image.item_id, task.choice.label_set, boxes, dry_run=task.dry_run), found)
 
 
 def _store_findings(task: AnnotationTask, label: FindingsLabel, image: StoredImage) -> StoredLabel:
-    if task.dry_run:
-        return StoredLabel(is_new=True, warnings=())
     cache = Cache(task.cache_root)
-    return StoredLabel(add_findings(cache, image.item_id, task.choice.label_set, label.findings), ())
+    is_new = add_findings(cache, image.item_id, task.choice.label_set, label.findings, dry_run=task.dry_run)
+    return StoredLabel(is_new, ())

@@ -182,7 +182,8 @@ class IngestReport:
         dry_run: Nothing was written.
         key_is_ephemeral: The cache has a key of its own, which links no patients with other caches.
         interrupted_by: Name of the signal that stopped it.
-        written: Where the report is in the cache; None if an equal one was there already, or after a dry run.
+        written: Where the report is in the cache; None if an equal one was there already with its page, or after a dry
+            run.
         sources: What each entry is in the clear, for a map that stays on site; never part of the report.
     """
 

@@ -7,7 +7,7 @@ moment costs nothing: the same command finds what is stored and goes on.
 import contextlib
 import signal
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -37,7 +37,7 @@ from medssl_cli.formats.discover import Found, classify, discover
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.labels.recognise import annotation_kind
 from medssl_cli.formats.layouts import DatasetJson, LabelFile, arrange, read_dataset_json
-from medssl_cli.formats.source import Source
+from medssl_cli.formats.source import Source, place_of
 
 if TYPE_CHECKING:
     from medssl_cli.engine.retrieve import RetrievedSeries, Spool
@@ -56,6 +56,7 @@ class _Inputs:
     sources: dict[str, list[Source]] = field(default_factory=lambda: defaultdict(list))
     unchanged: list[Found] = field(default_factory=list)
     datasets: list[DatasetJson] = field(default_factory=list)
+    redescribed: set[Path] = field(default_factory=set)
 
 
 @dataclass
@@ -77,8 +78,8 @@ class IngestRun:
     def run(self, paths: Sequence[Path]) -> None:
         """Do everything, or as much as a stop request leaves time for."""
         inputs = self._discover(paths)
-        series = self._series(inputs)
         roots = [path.resolve() for path in paths]
+        series = self._series(inputs, roots)
         files = [source for kind in VOXEL_KINDS for source in inputs.sources[kind]]
         arrangement = arrange([*files, *self.stored], inputs.datasets, roots=roots)
         images = [image for image in arrangement.images if image.source not in self.stored]
@@ -182,7 +183,9 @@ class IngestRun:
     def _discover(self, paths: Sequence[Path]) -> _Inputs:
         inputs = _Inputs()
         peek = None if self.options.reread else self.known.peek
-        for found in discover(paths, self.options.policy, peek=peek, max_archive_bytes=self._budget):
+        for found in discover(
+            paths, self.options.policy, peek=peek, max_archive_bytes=self._budget, leave_out=self.cache.root
+        ):
             self.ledger.open(found)
             self._sort(found, inputs)
             self.crew.progress("discover", self.ledger.seen, None)
@@ -191,12 +194,16 @@ class IngestRun:
         return inputs
 
     def _sort(self, found: Found, inputs: _Inputs) -> None:
+        is_description = found.source.name == "dataset.json"
         if found.kind == "known":
             inputs.unchanged.append(found)
+            if is_description and (dataset := read_dataset_json(found.source)):
+                inputs.datasets.append(dataset)
         elif found.kind == "other":
             self.ledger.refuse([found.source], found.code, "")
-        elif found.source.name == "dataset.json" and (dataset := read_dataset_json(found.source)):
+        elif is_description and (dataset := read_dataset_json(found.source)):
             inputs.datasets.append(dataset)
+            inputs.redescribed.add(dataset.folder)
             self.ledger.refuse([found.source], "S_SIDECAR", "")
         elif found.kind in TEXT_KINDS and (kind := annotation_kind(found.source, found.kind)):
             self.annotations[found.source] = kind
@@ -205,16 +212,14 @@ class IngestRun:
         else:
             inputs.sources[found.kind].append(found.source)
 
-    def _series(self, inputs: _Inputs) -> list[ImageTask]:
-        """Tasks for all DICOM images; files that have not changed are settled, unless their series has."""
+    def _series(self, inputs: _Inputs, roots: Sequence[Path]) -> list[ImageTask]:
+        """Tasks for all DICOM images; files that have not changed are settled, unless what they depend on has."""
         fates = self.known.fates(lambda item: self.cache.item_directory(item).is_dir())
-        covered = {source for fate in fates for source in fate.sources}
-        for found in inputs.unchanged:
-            if isinstance(found.source, Path) and found.source not in covered:
-                self.ledger.withdraw(found)
-                for again in classify(found.source, found.root, self.options.policy, max_archive_bytes=self._budget):
-                    self.ledger.open(again)
-                    self._sort(again, inputs)
+        fates = [fate for fate in fates if not _is_below(fate, inputs.redescribed)]
+        self._open_again(inputs, {source for fate in fates for source in fate.sources})
+        outdated = _labels_of_new_images(inputs, fates, roots)
+        fates = [fate for fate in fates if outdated.isdisjoint(fate.sources)]
+        self._open_again(inputs, {source for fate in fates for source in fate.sources})
         headers = self._headers(inputs.sources["dicom"])
         changed = {self.ledger.series_id(header.SeriesInstanceUID) for header in headers}
         for fate in fates:
@@ -223,6 +228,18 @@ class IngestRun:
             else:
                 self._recall(fate)
         return self._series_tasks(headers)
+
+    def _open_again(self, inputs: _Inputs, settled: Container[Source]) -> None:
+        """Look at unchanged files after all, but for those that are settled."""
+        unchanged, inputs.unchanged = inputs.unchanged, []
+        for found in unchanged:
+            if not isinstance(found.source, Path) or found.source in settled:
+                inputs.unchanged.append(found)
+                continue
+            self.ledger.withdraw(found)
+            for again in classify(found.source, found.root, self.options.policy, max_archive_bytes=self._budget):
+                self.ledger.open(again)
+                self._sort(again, inputs)
 
     def _recall(self, fate: Fate) -> None:
         self.ledger.recall(fate.entry, fate.sources)
@@ -337,3 +354,19 @@ class IngestRun:
         state: State = "accepted" if num_new else "duplicate"
         warnings = (*good[0].warnings, *(("W_LABEL_UNMATCHED",) if bad else ()))
         self.ledger.settle([source], state, item=item_id, warnings=warnings)
+
+
+def _is_below(fate: Fate, folders: set[Path]) -> bool:
+    """Whether the file of a fate lies below one of some folders, whose description is new."""
+    return bool(folders) and fate.kind in VOXEL_KINDS and not folders.isdisjoint(place_of(fate.sources[0]).parents)
+
+
+def _labels_of_new_images(inputs: _Inputs, fates: Sequence[Fate], roots: Sequence[Path]) -> set[Source]:
+    """Unchanged label maps of images that are new or have changed: what became of them is no longer true."""
+    new = [source for kind in VOXEL_KINDS for source in inputs.sources[kind]]
+    known = [source for fate in fates if fate.kind in VOXEL_KINDS for source in fate.sources]
+    if not new or not known:
+        return set()
+    labels = arrange([*new, *known], inputs.datasets, roots=roots).labels
+    are_new = set(new)
+    return {label.source for label in labels if label.source not in are_new and not are_new.isdisjoint(label.images)}

@@ -1,7 +1,7 @@
 """What the child processes of an ingest do. Values go in and come out; voxels never leave the child."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -174,9 +174,18 @@ def _store(image: LoadedImage, cache: Cache, *, dry_run: bool) -> StoredImage:
         raise InputError("E_FORGOTTEN", "the patient was removed from this cache on request")
     is_known = cache.item_directory(record.item_id).exists()
     is_new = not is_known if dry_run else cache.add(volume, record)
-    if not dry_run and (cache.replaced_by(record.item_id) or cache.record(record.item_id).superseded_by):
-        found += ("W_SUPERSEDED",)
+    if not dry_run:
+        found += tuple(_version_warnings(cache, record))
     return StoredImage(record.item_id, record.series_key, is_new, volume.shape, volume.affine, found)
+
+
+def _version_warnings(cache: Cache, record: ItemRecord) -> Iterator[str]:
+    """What an image has to do with others in the cache."""
+    held = cache.record(record.item_id)
+    if held.patient_key != record.patient_key:
+        yield "W_NEAR_DUPLICATE"
+    if held.superseded_by or cache.replaced_by(record.item_id):
+        yield "W_SUPERSEDED"
 
 
 def _read_images(task: ImageTask) -> list[LoadedImage]:
@@ -330,10 +339,9 @@ def _store_structures(arguments: tuple[LabelTask, tuple[tuple[LabelFile, str], .
 
 def _published(task: LabelTask, volume: Volume, names: dict[int, str], warnings: tuple[str, ...]) -> StoredLabel:
     found = warnings if volume.voxels.any() else (*warnings, "W_EMPTY_LABEL")
-    if task.dry_run:
-        return StoredLabel(is_new=True, warnings=found)
     cache = Cache(task.cache_root)
-    return StoredLabel(cache.add_label(task.image.item_id, task.label_set, volume, names), found)
+    is_new = cache.add_label(task.image.item_id, task.label_set, volume, names, dry_run=task.dry_run)
+    return StoredLabel(is_new, found)
 
 
 def _read_label(task: LabelTask, label: LabelFile, kind: str) -> LoadedImage:

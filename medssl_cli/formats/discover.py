@@ -76,6 +76,7 @@ def discover(
     *,
     peek: Peek | None = None,
     max_archive_bytes: int = MAX_ARCHIVE_BYTES,
+    leave_out: Path | None = None,
 ) -> Iterator[Found]:
     """Everything under the inputs, each object once, in a stable order.
 
@@ -87,13 +88,14 @@ def discover(
         peek: Called with a regular file and its status before it is opened; where it says that the file is known, it
             is not opened and its kind is "known". A known archive is one object, not its members.
         max_archive_bytes: What all members of one archive may unpack to; see `archives.default_budget`.
+        leave_out: A folder that is not part of the input, wherever it lies.
 
     Raises:
         UsageError: `E_NOT_FOUND`, an input does not exist; `E_PERMISSION`, an input folder cannot be listed.
     """
     for root in roots:
         _check_root(root)
-    folders: set[str] = set()
+    folders: set[str] = set() if leave_out is None else {str(leave_out.resolve())}
     files: set[Path] = set()
     for root in dict.fromkeys(path.resolve() for path in roots):
         if not root.is_dir() and str(root.parent) in folders:

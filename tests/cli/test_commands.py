@@ -121,7 +121,8 @@ WRONG = [
     ("ingest nowhere", 2, "E_NOT_FOUND", ""),
     ("ingest empty --cache new", 4, "E_NOTHING_USABLE", ""),
     ("ingest names.txt --cache new", 4, "E_NOTHING_USABLE", "report"),
-    ("ingest scan.nii.gz --cache empty/..", 2, "E_NO_CACHE", "--cache"),
+    ("ingest scan.nii.gz --cache empty/..", 2, "E_USAGE", "--cache"),
+    ("ingest scan.nii.gz --cache junk.onnx", 2, "E_NO_CACHE", "--cache"),
     ("ingest scan.nii.gz --cache new --modality XX", 2, "E_USAGE", "CT, MR"),
     ("ingest scan.nii.gz --cache new --patient-pattern (", 2, "E_USAGE", ""),
     ("ingest scan.nii.gz --cache new --label-set ../x", 2, "E_USAGE", ""),
@@ -219,7 +220,7 @@ def test_wrong_input_is_refused_with_a_code_and_a_hint(typed: str, exit_code: in
 def test_every_command_has_a_row_of_wrong_input() -> None:
     typed = {" ".join(row[0].split()[:2]) if row[0].split()[0] in GROUPS else row[0].split()[0] for row in WRONG}
 
-    assert {name for name in COMMANDS if name not in ("demo", "doctor", "recipes ls", "models ls", "bench ingest", "bench read")} == typed
+    assert {name for name in COMMANDS if name not in ("demo", "doctor", "recipes ls", "models ls", "bench ingest", "bench read", "bench memory")} == typed
     assert {row[2] for row in WRONG} <= set(CODES)
 
 

@@ -398,3 +398,14 @@ def test_a_killed_run_leaves_a_trail(tmp_path):
 
     assert [line["state"] for line in lines] == ["accepted", "accepted"]
     assert not list((tmp_path / "cache" / "reports").glob("running-*"))
+
+
+def test_the_same_image_under_two_identities_is_said_aloud(tmp_path):
+    ct_series(tmp_path / "one", patient_id="P1")
+    ct_series(tmp_path / "two", patient_id="P2", series_uid="1.2.826.0.1.3680043.8.498.9")
+
+    ingest([tmp_path / "one"], tmp_path / "cache", workers=1)
+    report = ingest([tmp_path / "two"], tmp_path / "cache", workers=1)
+
+    assert (report.counts["duplicate"], report.num_images) == (5, 0)
+    assert report.by_code["W_NEAR_DUPLICATE"] == 1

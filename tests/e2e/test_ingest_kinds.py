@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,9 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
-import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
 from typer.testing import CliRunner
 
@@ -23,9 +20,8 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.engine.ingest_report import report_schema
-from medssl_cli.formats.nifti import write_nifti
 from tests import every_kind as kinds
-from tests.dicom_factory import SERIES_UID, ct_series, edit, write_volume
+from tests.dicom_factory import SERIES_UID
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ("--modality", "MR", "--burned-in", "accept-risk")
@@ -268,8 +264,8 @@ def test_labels_may_arrive_after_their_images(done, tmp_path):
     late = ingest(done.labels, "--cache", tmp_path / "cache")
 
     assert (late["counts"]["accepted"], late["stored"]) == (4, {"images": 0, "labels": 7})
-    records = {record.fingerprint: record for record in Cache.open(tmp_path / "cache").iterate()}
+    records = Cache.open(tmp_path / "cache").records()
     assert len(records) == 4
-    for record in records.values():
-        twin = next(one for one in Cache.open(done.cache).iterate() if one.fingerprint == record.fingerprint)
+    for record in records:
+        twin = next(one for one in Cache.open(done.cache).iterate() if one.image_sha256 == record.image_sha256)
         assert (record.labels, record.boxes, record.findings) == (twin.labels, twin.boxes, twin.findings)

@@ -7,20 +7,21 @@ data included. Names of classes and findings are kept by design (docs/concepts/a
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless
 
+from medssl_cli.cache.audit import audit_cache
 from medssl_cli.errors import Exit
+from medssl_cli.files import sha256_json
 from tests.canaries import (
-    ACCENTED,
     MODALITIES,
     SOURCE_TIME_NS,
     STORAGE,
@@ -34,6 +35,7 @@ from tests.canaries import (
     plant_volumes,
     plant_zip,
 )
+from tests.canary_labels import plant_labels
 from tests.dicom_factory import edit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,31 +84,6 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def annotations(folder: Path, canaries: Canaries, series: Path, picture: Path) -> None:
-    """LIDC, COCO and RTSTRUCT-like texts around what is taken from them."""
-    folder.mkdir()
-    uid = pydicom.dcmread(series, stop_before_pixels=True).SeriesInstanceUID
-    words = canaries.words_of(6)
-    corners = "".join(
-        f"<edgeMap><xCoord>{x}</xCoord><yCoord>{y}</yCoord></edgeMap>" for x, y in ((0, 0), (4, 0), (4, 4), (0, 4))
-    )
-    region = f"<roi><imageZposition>10</imageZposition><inclusion>TRUE</inclusion>{corners}</roi>"
-    (folder / f"{canaries.word()}.xml").write_text(
-        f'<?xml version="1.0"?><!-- {words[0]} --><LidcReadMessage xmlns="http://www.nih.gov"><ResponseHeader>'
-        f"<SeriesInstanceUid>{uid}</SeriesInstanceUid><ResponseDescription>{words[1]}</ResponseDescription>"
-        f"<DateRequest>1943-02-17</DateRequest></ResponseHeader><readingSession><servicingRadiologistID>{words[2]}"
-        f"</servicingRadiologistID><unblindedReadNodule><noduleID>{words[3]}</noduleID>{region}</unblindedReadNodule>"
-        "</readingSession></LidcReadMessage>"
-    )
-    image = {"id": 1, "file_name": picture.name, "width": 10, "height": 8, "date_captured": "1943-02-17"}
-    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 3, 3], "caption": canaries.word()}
-    coco = {
-        "info": {"description": words[4], "contributor": ACCENTED}, "licenses": [{"name": words[5], "id": 1}],
-        "images": [image], "annotations": [box], "categories": [{"id": 1, "name": "mass"}], canaries.word(): [],
-    }  # fmt: skip
-    (folder / f"{canaries.word()}.json").write_text(json.dumps(coco, ensure_ascii=False), encoding="utf-8")
-
-
 @pytest.fixture(scope="module")
 def accepted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, dict[str, set[str]]]:
     """A site that has taken one of everything, and the words of each source."""
@@ -125,7 +102,7 @@ def accepted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, dict[str, 
     plant("pictures", lambda folder: plant_pictures(folder, canaries))
     spare = site.private / "spare"
     plant("archive", lambda folder: [plant_zip(site.inputs, series_elsewhere(site, spare), canaries)])
-    plant("annotations", lambda folder: annotations(folder, canaries, paths["CT"][0], paths["pictures"][0]) or [])
+    plant("annotations", lambda folder: plant_labels(folder, canaries, paths))
     age(site.inputs)
     shutil.rmtree(spare)
     site.ingest("--burned-in", "accept", "--report", "report.json")
@@ -160,7 +137,7 @@ def test_everything_was_taken(accepted: tuple[Site, dict[str, set[str]]]) -> Non
     site, _ = accepted
     report = report_of(site)
 
-    assert report["stored"] == {"images": 12, "labels": 6}
+    assert report["stored"] == {"images": 12, "labels": 7}
     counts = report["counts"]
     assert isinstance(counts, dict)
     assert counts["quarantined"] == 0
@@ -188,7 +165,16 @@ def test_what_is_listed_verified_and_exported_holds_none(accepted: tuple[Site, d
     site, _ = accepted
     item = next(site.out.glob("cache/items/*/*")).name
 
-    for command in ("ls --json", "ls", f"show {item}", "verify", "duplicates", "manifest manifest.json", "export exported", "audit"):
+    for command in (
+        "ls --json",
+        "ls",
+        f"show {item}",
+        "verify",
+        "duplicates",
+        "manifest manifest.json",
+        "export exported",
+        "audit",
+    ):
         name, *rest = command.split()
         site.medssl("cache", name, *rest, "--cache", "cache")
 
@@ -238,13 +224,151 @@ def test_wrong_flags_are_refused_without_a_word(site: Site) -> None:
     assert canaries_below(site.out) == set()
 
 
+def _without_a_slice(paths: list[Path]) -> None:
+    paths[2].unlink()
+
+
+def _cut(paths: list[Path]) -> None:
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-100])
+
+
+def _mangled(paths: list[Path]) -> None:
+    for path in paths:
+        path.write_bytes(path.read_bytes().replace(b"\x28\0\x10\0US", b"\x28\0\x10\0??"))
+
+
+def _word_for_a_number(paths: list[Path]) -> None:
+    """What a parser's own message would quote."""
+    for path in paths:
+        content = path.read_bytes()
+        spacing = content.index(b"\x28\0\x30\0DS") + 6
+        length = int.from_bytes(content[spacing : spacing + 2], "little")
+        name = path.parent.name.encode()[:length].ljust(length)
+        path.write_bytes(content[: spacing + 2] + name + content[spacing + 2 + length :])
+
+
+def _two(paths: list[Path]) -> None:
+    for path in paths[2:]:
+        path.unlink()
+
+
+def _conflicting(paths: list[Path]) -> None:
+    twin = paths[0].with_name(f"twin {paths[0].name}")
+    shutil.copyfile(paths[0], twin)
+    dataset = pydicom.dcmread(twin)
+    dataset.PixelData = bytes(len(dataset.PixelData))
+    dataset.save_as(twin)
+
+
+def _first(**values: object) -> Callable[[list[Path]], None]:
+    return lambda paths: edit(paths[0], **values)
+
+
+def _each(**values: object) -> Callable[[list[Path]], None]:
+    def damage(paths: list[Path]) -> None:
+        for path in paths:
+            edit(path, **values)
+
+    return damage
+
+
+REFUSALS: dict[str, Callable[[list[Path]], None]] = {
+    "E_MISSING_SLICES": _without_a_slice,
+    "E_TRUNCATED": _cut,
+    "E_DICOM_PARSE": _mangled,
+    "E_VALUE_INVALID": _word_for_a_number,
+    "E_TOO_FEW_SLICES": _two,
+    "E_DUP_SOP_CONFLICT": _conflicting,
+    "E_PATIENT_MIX": _first(PatientID="9182736000"),
+    "E_FRAME_OF_REFERENCE_VARIES": _first(FrameOfReferenceUID="1.2.826.0.1.9182736.1.1"),
+    "E_ORIENTATION_VARIES": _first(ImageOrientationPatient=[0, 1, 0, 1, 0, 0]),
+    "E_PIXEL_SPACING_VARIES": _first(PixelSpacing=[3, 3]),
+    "E_BURNED_IN": _each(BurnedInAnnotation="YES"),
+    "E_PHOTOMETRIC": _each(PhotometricInterpretation="PALETTE COLOR"),
+    "S_LOCALIZER": _each(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+    "S_SECONDARY_CAPTURE": _each(SOPClassUID=f"{STORAGE}7", Modality="OT"),
+    "S_NON_IMAGE": _each(SOPClassUID=f"{STORAGE}88.11", Modality="SR", PixelData=None),
+    "S_UNSUPPORTED_MODALITY": _each(SOPClassUID=f"{STORAGE}77.1.4", Modality="XC"),
+}
+
+
+def damaged_files(folder: Path, canaries: Canaries) -> set[str]:
+    """Volumes, pictures, archives and tables that are refused, with words where their errors are; the codes."""
+    nifti, nrrd, meta = plant_volumes(folder, canaries)
+    archive = plant_zip(folder, [nrrd], canaries)
+    png, jpeg, _, table = plant_pictures(folder, canaries)
+    nifti.write_bytes(nifti.read_bytes()[:-6] + b"\0" * 6)
+    nrrd.write_bytes(nrrd.read_bytes().replace(b"sizes: 4 5 6", f"sizes: {canaries.word()}".encode()))
+    meta.write_bytes(meta.read_bytes().replace(b"DimSize = 4 5 6", f"DimSize = {canaries.word()}".encode()))
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"NRRD0005") + 9 if b"NRRD0005" in content else 120] ^= 1
+    archive.write_bytes(content)
+    png.write_bytes(png.read_bytes()[:-40])
+    jpeg.write_bytes(jpeg.read_bytes()[:-40])
+    table.write_text(f"Image Index,x_min,y_min,x_max,y_max,label\n{jpeg.name},{canaries.word()},1,2,3,mass\n")
+    (folder / f"{canaries.word()}.txt").write_text(canaries.word())
+    (folder / f"{canaries.word()}.nii").write_text(canaries.word() * 50)
+    return {"E_GZ_CRC", "E_NRRD_HEADER", "E_METAIMAGE_HEADER", "E_ARCHIVE_CRC", "E_PICTURE_PARSE", "S_NOT_AN_IMAGE"}
+
+
+def test_no_refusal_tells_what_it_refuses(site: Site) -> None:
+    """Every kind of refusal in one input; the message of each is printed, and stands in the report and on the page."""
+    for code, damage in REFUSALS.items():
+        damage(plant_series(site.inputs / code, "CT", site.canaries, site.few()))
+    expected = set(REFUSALS) | damaged_files(site.inputs / "files", site.canaries)
+    age(site.inputs)
+    assert len(canaries_below(site.inputs)) > FEWEST_WORDS
+
+    site.ingest("--report", "report.json", "--burned-in", "accept", exit_code=Exit.PARTIAL)
+
+    counted = report_of(site)["by_code"]
+    assert isinstance(counted, dict)
+    assert expected - set(counted) == set()
+    assert canaries_below(site.out) == set()
+
+
+def sealed(document: dict[str, Any]) -> bytes:
+    """A record as its writer would have written it, with a digest that fits."""
+    return json.dumps({**document, "record_sha256": sha256_json(document)}, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def test_the_audit_finds_what_is_planted_into_the_cache(site: Site) -> None:
+    plant_series(site.inputs, "CT", site.canaries, site.few())
+    site.ingest()
+    cache = site.out / "cache"
+    (record,) = cache.glob("items/*/*/item.json")
+    original = record.read_bytes()
+    document = json.loads(original)
+    del document["record_sha256"]
+    assert sealed(document) == original
+    assert not audit_cache(cache).problems
+
+    for planted in (
+        {**document, "study_description": "a"},
+        {**document, "findings": {"seg": {"Doe^Jane": 1.0}}},
+        {**document, "provenance": {**document["provenance"], "decoder": "1943-02-17"}},
+        {**document, "provenance": {**document["provenance"], "warnings": ["Smith"]}},
+        {**document, "acquisition": {**document["acquisition"], "body_part": "a"}},
+    ):
+        record.write_bytes(sealed(planted))
+        assert audit_cache(cache).problems
+    record.write_bytes(original)
+    for name in ("notes.txt", "items/notes.txt", f"{record.parent.relative_to(cache)}/header.json", "reports/a.dcm"):
+        (cache / name).write_text("a")
+        (cache / name).chmod(0o600)
+        assert audit_cache(cache).problems
+        (cache / name).unlink()
+    assert not audit_cache(cache).problems
+
+
 SABOTAGE = """
 import os, signal, sys
 def decode_pixel_data(data, *args, **options):
     for stream in (1, 2):
         os.write(stream, bytes(data))
     os.kill(os.getpid(), signal.SIGSEGV)
-decode = get_parameters = decode_pixel_data
+decode = encode = encode_pixel_data = get_parameters = decode_pixel_data
 __version__ = "2.6.0"
 """
 

@@ -28,6 +28,7 @@ from medssl_cli.formats.nifti import encode_nifti, read_nifti
 from medssl_cli.formats.nrrd import read_nrrd
 from medssl_cli.formats.pictures import read_picture
 from medssl_cli.formats.policy import Policy
+from tests.mutants import FAULTS, damaged
 
 COUNT = 300 * int(os.environ.get("MEDSSL_FUZZ", "1"))
 FIRST = int(os.environ.get("MEDSSL_FUZZ_SEED", "0"))
@@ -35,9 +36,6 @@ VOXELS = np.random.default_rng(0).integers(-1000, 1000, (6, 5, 4)).astype(np.int
 BODY = VOXELS.tobytes(order="F")
 GREY = np.random.default_rng(1).integers(0, 256, (9, 13), dtype=np.uint8)
 DEEP = np.random.default_rng(2).integers(0, 65536, (9, 13), dtype=np.uint16)
-HEAD_BYTES = 1800
-HOSTILE_BYTES = (0, 1, 0x7F, 0x80, 0xFF)
-HOSTILE_WORDS = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFE, 65535)
 HOSTILE_TOKENS = (
     b"", b"0", b"-1", b"1", b"2", b"3", b"4", b"32767", b"99999999999999999999", b"nan", b"inf", b"-0.0", b"1e-320",
     b"1e308", b"1e999", b"0x10", b"1_0", b"\xd9\xa1", b"none", b"(1,0,0)", b"True", b"MET_LONG", b"MET_DOUBLE",
@@ -121,42 +119,8 @@ SOUND = {
 def mutant_of(kind: str, number: int) -> bytes:
     """A sound file with one to three faults; most of them in its header."""
     generator = np.random.default_rng([number, list(SOUND).index(kind)])
-    data = bytearray(SOUND[kind][number % len(SOUND[kind])])
-    for _ in range(int(generator.integers(1, 4))):
-        if not data:
-            break
-        fault = _FAULTS[int(generator.integers(len(_FAULTS)))]
-        reach = min(len(data), HEAD_BYTES) if generator.random() < 0.7 else len(data)
-        fault(data, int(generator.integers(reach)), generator)
-    return with_checksums(bytes(data)) if generator.random() < 0.5 else bytes(data)
-
-
-def _flip(data: bytearray, at: int, generator: np.random.Generator) -> None:
-    data[at] ^= 1 << int(generator.integers(8))
-
-
-def _set_byte(data: bytearray, at: int, generator: np.random.Generator) -> None:
-    data[at] = int(generator.choice(HOSTILE_BYTES))
-
-
-def _set_word(data: bytearray, at: int, generator: np.random.Generator) -> None:
-    data[at : at + 4] = struct.pack(generator.choice(["<I", ">I"]), int(generator.choice(HOSTILE_WORDS)))
-
-
-def _insert(data: bytearray, at: int, generator: np.random.Generator) -> None:
-    data[at:at] = generator.bytes(int(generator.integers(1, 50)))
-
-
-def _delete(data: bytearray, at: int, generator: np.random.Generator) -> None:
-    del data[at : at + int(generator.integers(1, 50))]
-
-
-def _double(data: bytearray, at: int, generator: np.random.Generator) -> None:
-    data[at:at] = data[at : at + int(generator.integers(1, 200))]
-
-
-def _truncate(data: bytearray, at: int, generator: np.random.Generator) -> None:
-    del data[int(generator.integers(len(data))) :]
+    data = damaged(SOUND[kind][number % len(SOUND[kind])], generator, faults=_FAULTS)
+    return with_checksums(data) if generator.random() < 0.5 else data
 
 
 def _set_token(data: bytearray, at: int, generator: np.random.Generator) -> None:
@@ -167,7 +131,7 @@ def _set_token(data: bytearray, at: int, generator: np.random.Generator) -> None
         data[start:end] = HOSTILE_TOKENS[int(generator.integers(len(HOSTILE_TOKENS)))]
 
 
-_FAULTS = (_flip, _set_byte, _set_word, _insert, _delete, _double, _truncate, _set_token, _set_token, _set_token)
+_FAULTS = (*FAULTS, _set_token, _set_token, _set_token)
 
 
 def with_checksums(data: bytes) -> bytes:

@@ -10,9 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from medssl_cli.bench.ingest import COLUMNS, IngestBenchmark, Run, bench_ingest, timed, total
+from medssl_cli.bench.memory import COLUMNS as MEMORY_COLUMNS
+from medssl_cli.bench.memory import Peak, bench_memory
 from medssl_cli.bench.read import bench_read, nnunet_chunks
-from medssl_cli.bench.synthetic import PADDING_HU, synthetic_ct
+from medssl_cli.bench.synthetic import PADDING_HU, synthetic_ct, write_tiny_series
 from medssl_cli.cli.app import app
+from medssl_cli.formats.dicom import group_headers, read_headers, read_series
 
 RUN = Run("tool", wall_s=2.0, cpu_s=1.0, peak_bytes=100, is_done=True)
 
@@ -53,9 +56,9 @@ def test_reading_is_measured_for_every_way_of_storing() -> None:
 
     found = {rates.storage: rates for rates in bench_read(volume, reads=2, rounds=1)}
 
-    assert len(found) == 4
-    assert found["memory map"].size_ratio == 1
-    assert 0 < found["medssl cache"].size_ratio < 1
+    assert len(found) == 8
+    assert found["memory map, kept open"].size_ratio == 1
+    assert 0 < found["medssl cache, kept open"].size_ratio < 1
     assert all(len(rates.reads_per_s) == 3 and min(rates.reads_per_s) > 0 for rates in found.values())
 
 
@@ -106,4 +109,36 @@ def test_bench_read_prints_a_table_or_json(tmp_path: Path) -> None:
 
     assert text.exit_code == 0
     assert "memory map" in text.stdout
-    assert {entry["storage"] for entry in json.loads(document.stdout)} >= {"medssl cache", "memory map"}
+    assert {entry["storage"] for entry in json.loads(document.stdout)} >= {
+        "medssl cache, kept open",
+        "memory map, kept open",
+    }
+
+
+def test_memory_is_measured_of_a_large_series_and_of_many_small_files() -> None:
+    large, small = bench_memory(num_slices=6, size=24, num_files=150)
+
+    assert large.is_done
+    assert small.is_done
+    assert small.name == "150 files of 16 x 16"
+    assert min(large.peak_bytes, small.peak_bytes) > 10_000_000  # no Python with numpy is smaller
+
+
+def test_a_peak_is_held_against_its_limit() -> None:
+    rows = [Peak("x", 1.0, 1.0, peak, 100, is_done=True).row() for peak in (99, 100)]
+
+    assert [len(row) for row in rows] == [len(MEMORY_COLUMNS)] * 2
+    assert [row[-1] for row in rows] == ["yes", "no"]
+
+
+def test_small_files_are_images_of_their_own(tmp_path: Path) -> None:
+    write_tiny_series(tmp_path, num_files=250)
+
+    headers = [header for path in sorted(tmp_path.rglob("*.dcm")) for header in read_headers(path)]
+    parts, refusals = group_headers(headers)
+
+    assert len(headers) == 300  # whole series of 100
+    assert len(parts) == 3
+    assert refusals == []
+    assert len({read_series(part).volume.voxels.tobytes() for part in parts}) == 3
+    assert len({part.identity.patient for part in parts}) == 3

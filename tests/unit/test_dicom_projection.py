@@ -7,12 +7,13 @@ import pydicom
 import pytest
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats.dicom import group_headers
+from medssl_cli.formats.dicom import group_headers, read_headers
 from medssl_cli.formats.dicom.projection import spacing_of
 from medssl_cli.formats.policy import Policy
 from tests.dicom_factory import ct_series, edit, fake_header, group, load, refusal_code
 
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
+CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 XRAY = {
     "Modality": "DX",
     "ImagePositionPatient": None,
@@ -189,6 +190,38 @@ def test_film_loops_and_tomosynthesis_are_no_volumes():
     parts, (refusal,) = group_headers(frames)
 
     assert (parts, refusal.code) == ([], "E_NO_PATIENT_GEOMETRY")
+
+
+@pytest.mark.parametrize("modality", ["CR", "DX", "MG"])
+def test_an_x_ray_in_a_secondary_capture_is_taken_at_the_risk_of_the_site_only(tmp_path, modality):
+    path = xray(tmp_path / "1.dcm", VALUES, SOPClassUID=CAPTURE, Modality=modality)
+
+    image = load([path], Policy(burned_in="accept-risk"))
+
+    np.testing.assert_array_equal(image.volume.voxels[0, :, :, 0].T, VALUES)
+    assert (image.burned_in, image.spacing_kind, image.volume.modality) == ("accepted_risk", "detector", modality)
+    for burned_in in (None, "accept", "refuse"):
+        with pytest.raises(InputError, match="S_SECONDARY_CAPTURE"):
+            read_headers(path, Policy(burned_in=burned_in))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "code"),
+    [
+        ({"Modality": "CT"}, "S_SECONDARY_CAPTURE"),
+        ({"Modality": "OT"}, "S_SECONDARY_CAPTURE"),
+        ({"SOPClassUID": f"{CAPTURE}.2"}, "S_SECONDARY_CAPTURE"),
+        ({"NumberOfFrames": 2}, "E_ENHANCED_UNSUPPORTED"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "S_SECONDARY_CAPTURE"),
+        ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "E_PHOTOMETRIC"),
+    ],
+    ids=["slice", "other", "film", "frames", "screen", "colour"],
+)
+def test_no_other_secondary_capture_is_taken(tmp_path, attributes, code):
+    path = xray(tmp_path / "1.dcm", VALUES, **{"SOPClassUID": CAPTURE, **attributes})
+
+    with pytest.raises(InputError, match=code):
+        load([path], Policy(burned_in="accept-risk"))
 
 
 def test_a_saved_screen_is_a_secondary_capture(tmp_path):

@@ -232,6 +232,14 @@ def test_a_single_slice_is_as_thick_as_it_says(tmp_path):
     assert refusal_code(series, Policy(min_slices=1)) == "E_GEOM_MISSING"
 
 
+def test_positions_alone_give_the_distance_of_slices(tmp_path):
+    series = ct_series(tmp_path, positions_mm=(0, 5, 10, 15, 20))
+    for path in series:
+        edit(path, SliceThickness="2.5", SpacingBetweenSlices="-7")
+
+    assert load(series).volume.spacing_mm[2] == pytest.approx(5)
+
+
 def test_as_many_orientations_as_slices_are_refused_without_comparing_all_pairs():
     angles = np.linspace(0, np.pi, 2000)
     headers = [

@@ -12,6 +12,8 @@ from medssl_cli.formats.dicom.headers import Header
 
 MAX_MARKERS: Final = 10_000
 MAX_BOXES: Final = 1_000
+# Decoders hold up to 27 bytes per pixel that a codestream announces, however few bytes it has.
+MAX_PIXELS: Final = 2**26
 
 _JPEG_START: Final = b"\xff\xd8"
 _J2K_START: Final = b"\xff\x4f\xff\x51"
@@ -27,6 +29,7 @@ class _Picture:
     rows: int
     precisions: tuple[int, ...]
     signs: tuple[bool, ...] | None  # JPEG and JPEG-LS have no sign
+    least_bytes: int = 0
 
 
 def check_codestream(header: Header, frames: Sequence[bytes]) -> None:
@@ -39,13 +42,19 @@ def check_codestream(header: Header, frames: Sequence[bytes]) -> None:
         frames: The compressed data of one picture; exactly one is expected.
 
     Raises:
-        InputError: `E_TRUNCATED` without exactly one frame, else `E_CODESTREAM_MISMATCH`.
+        InputError: `E_TRUNCATED` without exactly one frame or with fewer bytes than any picture of its size has,
+            `E_TOO_BIG` above `MAX_PIXELS`, else `E_CODESTREAM_MISMATCH`.
     """
     if len(frames) != 1:
         raise InputError("E_TRUNCATED", f"{len(frames)} compressed frames, 1 expected", hint="retrieve the file again")
+    if header.Rows * header.Columns > MAX_PIXELS:
+        raise InputError("E_TOO_BIG", f"a compressed picture of more than {MAX_PIXELS} pixels")
     if header.TransferSyntaxUID == _RLE:
         return
     picture = _picture(frames[0])
+    if len(frames[0]) < picture.least_bytes:
+        # The decoder would make up the rest.
+        raise InputError("E_TRUNCATED", "the codestream is too short for its size", hint="retrieve the file again")
     components = len(picture.precisions)
     if (picture.columns, picture.rows, components) != (header.Columns, header.Rows, header.SamplesPerPixel):
         raise _mismatch("codestream and header disagree on the size")
@@ -105,11 +114,21 @@ def _jpeg_size(frame: bytes) -> _Picture:
         length = int.from_bytes(frame[at + 2 : at + 4], "big")
         if marker in _FRAME_MARKERS:
             rows, columns = (int.from_bytes(frame[start : start + 2], "big") for start in (at + 5, at + 7))
-            return _Picture(columns, rows, (frame[at + 4],) * frame[at + 9], None)
+            return _Picture(columns, rows, (frame[at + 4],) * frame[at + 9], None, _least_bytes(marker, rows, columns))
         if length < 2:
             break
         at += 2 + length
     raise _mismatch("the JPEG stream has no frame header")
+
+
+def _least_bytes(marker: int, rows: int, columns: int) -> int:
+    """Bytes that the shortest codes give.
+
+    A bit per pixel of lossless JPEG, two per 8 x 8 block of sequential and one of progressive JPEG (T.81 F.1.2, G.1.2,
+    H.1.2), one per line of JPEG-LS (T.87 A.7).
+    """
+    bits = {0xC0: rows * columns // 32, 0xC1: rows * columns // 32, 0xC2: rows * columns // 64, 0xC3: rows * columns}
+    return (rows if marker == 0xF7 else bits.get(marker, 0)) // 8
 
 
 def _mismatch(message: str) -> InputError:

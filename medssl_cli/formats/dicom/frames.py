@@ -129,7 +129,7 @@ def read_frames(pixels: PixelFile, headers: Sequence[Header], targets: Sequence[
         The decoder's name and version; "" where nothing was compressed.
 
     Raises:
-        InputError: `E_PIXEL_LENGTH`, `E_TRUNCATED`, `E_CODESTREAM_MISMATCH`, `E_PIXEL_DECODE` or
+        InputError: `E_PIXEL_LENGTH`, `E_TRUNCATED`, `E_TOO_BIG`, `E_CODESTREAM_MISMATCH`, `E_PIXEL_DECODE` or
             `E_CHANGED_DURING_READ`.
     """
     if headers[0].TransferSyntaxUID in BYTE_ORDER_OF:

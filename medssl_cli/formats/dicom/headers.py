@@ -20,7 +20,7 @@ from medssl_cli.formats.dicom.fields import slice_fields
 from medssl_cli.formats.dicom.mosaic import unfold
 from medssl_cli.formats.dicom.objects import check_kind, refuse_non_image, sop_class_in
 from medssl_cli.formats.dicom.tags import CT_IMAGE as CT_IMAGE
-from medssl_cli.formats.dicom.tags import ENHANCED, MODALITIES, MODALITY_LUT, MR_IMAGE, RADIOPHARMACEUTICAL
+from medssl_cli.formats.dicom.tags import ENHANCED, MODALITIES, MODALITY_LUT, MR_IMAGE, RADIOGRAPHS, RADIOPHARMACEUTICAL
 from medssl_cli.formats.dicom.values import Values, invalid, required
 from medssl_cli.formats.dicom.window import DEFLATED, Window, inflate, open_window
 from medssl_cli.formats.policy import STRICT, Policy
@@ -236,13 +236,13 @@ def parse_failure(error: BaseException) -> InputError:
 
 
 def _headers(source: Source, window: Window, elements: Elements, policy: Policy) -> tuple[Header, ...]:
-    sop_class = check_kind(elements)
+    sop_class = check_kind(elements, policy)
     raw = elements.values
     values = Values(raw, elements.is_little)
     if MODALITY_LUT in raw:
         raise InputError("E_VALUE_INVALID", "element (0028,3000): a modality lookup table instead of a linear scale")
     modality = values.text("Modality")
-    if modality not in MODALITIES[sop_class]:
+    if modality not in MODALITIES.get(sop_class, RADIOGRAPHS):
         raise invalid("Modality", "contradicts the kind of object")
     common = _image(values, sop_class)
     common |= {

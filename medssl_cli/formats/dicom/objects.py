@@ -11,12 +11,15 @@ from medssl_cli.formats.dicom.tags import (
     MEDIA_SOP_CLASS,
     MODALITIES,
     NUCLEAR_MEDICINE,
+    ONE_CAPTURE,
+    RADIOGRAPHS,
     SECONDARY_CAPTURE,
     SOP_CLASS,
     TAGS,
 )
 from medssl_cli.formats.dicom.values import Values
 from medssl_cli.formats.dicom.window import Window
+from medssl_cli.formats.policy import Policy
 
 _ROWS: Final = TAGS["Rows"]
 _SEGMENTATIONS: Final = "1.2.840.10008.5.1.4.1.1.66"
@@ -57,11 +60,12 @@ def refuse_non_image(value: bytes) -> None:
         raise InputError("S_NON_IMAGE", f"not an image ({name})")
 
 
-def check_kind(elements: Elements) -> str:
+def check_kind(elements: Elements, policy: Policy) -> str:
     """The kind of an image that is read.
 
     Args:
         elements: Of the file.
+        policy: Whether a secondary capture of an X-ray is taken: with the risk of burned-in writing only.
 
     Raises:
         InputError: `S_NON_IMAGE`, `S_SECONDARY_CAPTURE`, `S_UNSUPPORTED_MODALITY`, `S_NOT_AN_IMAGE`, `E_DICOM_PARSE`,
@@ -73,7 +77,14 @@ def check_kind(elements: Elements) -> str:
         raise InputError("S_NOT_AN_IMAGE", "no DICOM signature, and not a bare data set either")
     if not sop_class:
         raise InputError("E_DICOM_PARSE", "element (0008,0016) is missing: what kind of object is this?")
-    if sop_class not in MODALITIES:
+    if sop_class == ONE_CAPTURE and Values(elements.values, elements.is_little).text("Modality") in RADIOGRAPHS:
+        if policy.burned_in != "accept-risk":
+            raise InputError(
+                "S_SECONDARY_CAPTURE",
+                "a secondary capture that says that it is an X-ray",
+                hint="retrieve the original, or look at some of them and pass --burned-in=accept-risk",
+            )
+    elif sop_class not in MODALITIES:
         raise _refusal(sop_class, is_image=has_pixels or _ROWS in elements.values)
     num_frames = Values(elements.values, elements.is_little).integer("NumberOfFrames")
     if num_frames is not None and num_frames > 1 and sop_class not in ENHANCED:

@@ -10,10 +10,10 @@ import numpy as np
 from medssl_cli.errors import InputError
 from medssl_cli.formats import BurnedIn, SpacingKind
 from medssl_cli.formats.dicom.headers import Header
+from medssl_cli.formats.dicom.tags import RADIOGRAPHS, SECONDARY_CAPTURE
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.imaging.geometry import Affine
 
-RADIOGRAPHS: Final = frozenset({"CR", "DX", "MG"})
 # Writing is the rule in these (PS3.15 E.3.1 note): nothing says which pixels are free of it.
 WRITTEN_ON: Final = frozenset({"US", "XA", "RF", "ES", "OP", "XC", "IVUS"})
 
@@ -56,6 +56,8 @@ def burned_in(header: Header, policy: Policy = STRICT) -> BurnedIn:
     takes_risk = policy.burned_in == "accept-risk"
     if says == "YES":
         return _at_risk(takes_risk, "the header says that writing is burned into the picture")
+    if header.SOPClassUID in SECONDARY_CAPTURE:
+        return _at_risk(takes_risk, "a secondary capture may show any screen")
     if header.Modality in WRITTEN_ON:
         return _at_risk(takes_risk, f"pictures of modality {header.Modality} usually have writing burned in")
     if header.Modality not in RADIOGRAPHS:

@@ -174,4 +174,6 @@ ENHANCED: Final = frozenset(f"{_STORAGE}{end}" for end in ("2.1", "2.2", "4.1", 
 ENHANCED_PROJECTION: Final = frozenset(f"{_STORAGE}{end}" for end in ("12.1.1", "12.2.1"))
 CINE: Final = frozenset(f"{_STORAGE}{end}" for end in ("3.1", "6.1", "12.1", "12.2"))
 NUCLEAR_MEDICINE: Final = f"{_STORAGE}20"
+RADIOGRAPHS: Final = ("CR", "DX", "MG")
+ONE_CAPTURE: Final = f"{_STORAGE}7"
 SECONDARY_CAPTURE: Final = frozenset(f"{_STORAGE}7{end}" for end in ("", ".1", ".2", ".3", ".4"))

@@ -1,0 +1,64 @@
+"""Arrays on disk: same bytes for same voxels, opened once, and never a state of the file that is gone."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medssl_cli.cache.arrays import encode, open_array, read_array, write_array
+from medssl_cli.errors import GateError
+
+VOXELS = np.arange(40 * 30 * 20, dtype=np.int16).reshape(40, 30, 20)
+
+
+def test_an_array_is_opened_once_per_thread(tmp_path: Path) -> None:
+    path = tmp_path / "image.b2nd"
+    write_array(path, VOXELS)
+
+    first = open_array(path)
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(open_array, path).result()
+
+    assert open_array(path) is first
+    assert elsewhere is not first
+
+
+def test_a_file_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
+    path = tmp_path / "image.b2nd"
+    write_array(path, VOXELS)
+    before = open_array(path)
+    write_array(path, VOXELS + 1)
+
+    assert np.array_equal(read_array(path), VOXELS + 1)
+    assert np.array_equal(before[:], VOXELS)  # who reads on sees one state, not a mixture
+
+
+@pytest.mark.parametrize("change", [-4096, -1, 1], ids=lambda number: f"{number:+d} bytes")
+def test_a_file_of_another_length_than_its_header_says_is_refused(tmp_path: Path, change: int) -> None:
+    path = tmp_path / "image.b2nd"
+    data = encode(VOXELS)
+    path.write_bytes(data[:change] if change < 0 else data + bytes(change))
+
+    with pytest.raises(GateError) as caught:
+        open_array(path)
+
+    assert caught.value.code == "E_CACHE_CORRUPT"
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "image.b2nd"
+    path.write_bytes(b"")
+
+    with pytest.raises(GateError):
+        open_array(path)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32"])
+def test_voxels_come_back_exactly(tmp_path: Path, dtype: str) -> None:
+    path = tmp_path / "image.b2nd"
+    voxels = (VOXELS % 251).astype(dtype)
+    write_array(path, voxels)
+
+    assert open_array(path).dtype == np.dtype(dtype)
+    assert np.array_equal(read_array(path), voxels)
