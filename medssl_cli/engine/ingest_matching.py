@@ -88,7 +88,7 @@ class Index:
 
         Instances go before the series. The frame of reference counts only where neither is named, and only if one
         image has it: several series of one examination share it. A file name that several images have counts only if
-        its folders tell them apart or they are of one patient.
+        its folders tell them apart or they are of one patient; of earlier runs, whose folders nobody knows, not at all.
 
         Args:
             reference: Of a label.
@@ -127,11 +127,13 @@ class Index:
         parts = PurePath(name.replace("\\", "/")).parts
         inside = [known for known in same if known.place and known.place.parts[-len(parts) :] == parts]
         found = inside or same or found
-        if not found:
+        is_of_this_run = bool(found)
+        if not is_of_this_run:
             found = [known for word in dict.fromkeys((last, stem_of(last))) for known in self._stored("series", word)]
         if size is not None and len(found) > 1:
             found = [known for known in found if known.image.shape[:2] == size]
-        return found if len({known.image.item_id for known in found}) == 1 or _is_one_patient(found) else []
+        is_one = len({known.image.item_id for known in found}) == 1
+        return found if is_one or (is_of_this_run and _is_one_patient(found)) else []
 
     def _of_group(self, level: Level, here: dict[str, list[KnownImage]], word: str | None) -> list[KnownImage]:
         """Findings of a study or patient are those of all its images, of this run and before."""

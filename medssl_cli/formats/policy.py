@@ -21,7 +21,7 @@ class Policy:
         burned_in: Pictures that may carry writing. None: the rule of each kind of image (X-rays with a warning,
             ultrasound and angiography refused, pictures without a DICOM header refused until this is given);
             "refuse": whatever does not say that it is free of it; "accept": what may be free of it; "accept-risk":
-            everything, ultrasound and angiography included.
+            everything, ultrasound, angiography and secondary captures of X-rays included.
         allow_headerless: Try files without the DICOM signature that look like a bare data set.
         allow_detached: Read `.nhdr` and `.mhd` whose data lie in another file of the same folder.
         keep_demographics: Store sex, and age in steps of five years.

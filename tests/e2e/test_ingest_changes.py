@@ -1,6 +1,7 @@
 """What happens to an input between two ingests: files are added, replaced, corrected and described."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,22 @@ def test_a_dry_run_over_what_is_there_already_says_so(pairs):
     assert (before.counts, before.by_code) == (wet.counts, wet.by_code)
     assert (dry.counts, dry.by_code) == (again.counts, again.by_code)
     assert (wet.num_labels, dry.counts["accepted"]) == (3, 0)
+
+
+def test_a_late_table_is_not_put_on_pictures_of_another_folder_with_the_same_name(tmp_path):
+    for number, folder in enumerate(("a", "b")):
+        kinds.pair(tmp_path / folder, "case_1", seed=number)
+        ingest(tmp_path / folder)
+    kinds.table(tmp_path / "c" / "findings.csv", "image edema", ["case_1.nii.gz", 1])
+
+    late = ingest(tmp_path / "c")
+    shutil.copytree(tmp_path / "a", tmp_path / "c" / "a")
+    together = ingest(tmp_path / "c")
+
+    assert codes(late) == {"E_LABEL_WITHOUT_IMAGE": 1}
+    assert together.num_labels == 1
+    assert record_with(tmp_path / "c", kinds.noise(0)).findings
+    assert not record_with(tmp_path / "c", kinds.noise(1)).findings
 
 
 @pytest.mark.parametrize("workers", [1, 3])

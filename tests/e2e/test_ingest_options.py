@@ -178,6 +178,32 @@ def test_the_private_map_says_which_file_was_refused_and_nobody_else_can_read_it
     assert stat.S_IMODE((source.parent / "map.json").stat().st_mode) == 0o600
 
 
+def test_the_same_reason_is_printed_once_and_the_map_is_offered(source):
+    ct_series(source)
+    for number in range(50):
+        (source / f"broken_{number}.nii").write_bytes(b"junk")
+
+    command = ["ingest", source, "--cache", source.parent / "cache", "--workers", 1]
+    with_map = [*command, "--private-map", source.parent / "map.json"]
+    first, second = (CliRunner().invoke(app, list(map(str, one))).stderr for one in (command, with_map))
+
+    [line] = [line for line in first.splitlines() if line.startswith("E_NIFTI_HEADER")]
+    assert "49 more (50 files)" in line
+    assert "--private-map" in first
+    assert "--private-map" not in second
+
+
+def test_a_page_that_was_not_written_is_written_by_the_next_run(source):
+    ct_series(source)
+    ingest(source)
+    [page] = (source.parent / "cache" / "reports").glob("*.html")
+    page.unlink()
+
+    ingest(source)
+
+    assert page.is_file()
+
+
 def test_many_workers_store_what_one_stores(source):
     for seed in range(6):
         kinds.pair(source, f"case_{seed}", seed=seed)

@@ -168,7 +168,7 @@ def read_headers(source: Source, policy: Policy = STRICT) -> tuple[Header, ...]:
 
     Args:
         source: A file with the DICOM signature, or without it if the policy allows.
-        policy: `allow_headerless` and `keep_demographics` matter here.
+        policy: `allow_headerless`, `keep_demographics` and `burned_in` (secondary captures of X-rays) matter here.
 
     Returns:
         One header per slice of a CT, MR or PET image, single or multi-frame; one of a single projection or ultrasound

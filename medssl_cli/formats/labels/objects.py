@@ -189,6 +189,12 @@ def number_structures(
     else:
         ordered = sorted(clean, key=lambda number: (clean[number].lower(), number))
         values = {number: value for value, number in enumerate(ordered, start=1)}
+    if names and structures is not None and not values:
+        raise InputError(
+            "E_LABEL_VALUES",
+            f"none of its {len(names)} structures is one of the {len(structures)} that are asked for",
+            hint="--structures takes the names that the file has; only capitals may differ",
+        )
     if not values or max(values.values()) > MAX_CLASSES:
         raise InputError(
             "E_LABEL_VALUES",
