@@ -22,6 +22,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         os.umask(0o077)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        # Blosc2 lets this variable overrule its caller, and several threads do not give the same bytes every time.
+        os.environ["BLOSC_NTHREADS"] = "1"
         try:
             command(*args, **kwargs)
         except MedsslError as error:

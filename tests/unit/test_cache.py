@@ -306,8 +306,11 @@ def test_too_few_patients_are_an_error(cohort):
 
 def test_the_same_image_gives_the_same_bytes_whatever_the_environment(tmp_path):
     code = (
-        "import hashlib, numpy; from medssl_cli.cache.arrays import encode\n"
-        "print(hashlib.sha256(encode(numpy.arange(60000, dtype='int16').reshape(100, 20, 30))).hexdigest())"
+        "import hashlib, numpy\n"
+        "from medssl_cli.cache.arrays import encode\n"
+        "from medssl_cli.cli.boundary import guarded\n"
+        "voxels = numpy.arange(60000, dtype='int16').reshape(100, 20, 30)\n"
+        "guarded(lambda: print(hashlib.sha256(encode(voxels)).hexdigest()))()"
     )
     answers = {
         subprocess.run(
