@@ -76,8 +76,8 @@ def ingest(
 
         medssl ingest dicomweb://pacs.example/dicom-web --modality CT --from 2024-01-01
     """
-    from medssl_cli.engine.ingest import ingest as run_ingest
-    from medssl_cli.engine.ingest_options import IngestOptions
+    from medssl_cli.engine.ingest.ingest import ingest as run_ingest
+    from medssl_cli.engine.ingest.options import IngestOptions
     from medssl_cli.formats.policy import Policy
 
     terminal = Terminal(quiet=quiet)

@@ -11,7 +11,7 @@ from medssl_cli.cli.terminal import Terminal
 from medssl_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from medssl_cli.engine.ingest_options import PacsSource
+    from medssl_cli.engine.ingest.options import PacsSource
 
 
 def sort_inputs(inputs: list[str]) -> tuple[list[Path], str | None]:
@@ -50,7 +50,7 @@ def pacs_source(
                 "E_USAGE", "--from, --to, --patients and --ca-bundle are for a PACS (dicomweb://HOST/PATH)"
             )
         return None
-    from medssl_cli.engine.ingest_options import PacsSource
+    from medssl_cli.engine.ingest.options import PacsSource
     from medssl_cli.formats.dicomweb import Address, Credentials, PacsQuery
 
     password_file = os.environ.get("MEDSSL_PACS_PASSWORD_FILE")

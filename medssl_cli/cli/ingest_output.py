@@ -11,7 +11,7 @@ import typer
 from medssl_cli.cli.terminal import Terminal, table
 
 if TYPE_CHECKING:
-    from medssl_cli.engine.ingest_report import Entry, IngestReport
+    from medssl_cli.engine.ingest.report import Entry, IngestReport
 
 MAX_LINES = 40
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine import ingest_report
-from medssl_cli.engine.ingest import ingest as run_ingest
-from medssl_cli.engine.ingest_options import IngestOptions
-from medssl_cli.engine.ingest_report import Entry, IngestReport, report_schema
+from medssl_cli.engine.ingest import report as ingest_report
+from medssl_cli.engine.ingest.ingest import ingest as run_ingest
+from medssl_cli.engine.ingest.options import IngestOptions
+from medssl_cli.engine.ingest.report import Entry, IngestReport, report_schema
 from medssl_cli.errors import Exit, InterruptedCleanlyError, UsageError
 from medssl_cli.formats.nifti import write_nifti
 from tests.dicom_factory import analytic_phantom, ct_series, write_volume
@@ -325,7 +325,7 @@ def test_every_file_of_a_hostile_collection_is_accounted_for(shared_data, tmp_pa
 @pytest.fixture
 def remembers_at_once(monkeypatch):
     """The change time of a file cannot be set back, so files that have just been written count as being at rest."""
-    monkeypatch.setattr("medssl_cli.engine.known_files.SETTLED_AFTER_NS", -(10**18))
+    monkeypatch.setattr("medssl_cli.engine.ingest.known_files.SETTLED_AFTER_NS", -(10**18))
 
 
 def stages_of(paths, root, **options):

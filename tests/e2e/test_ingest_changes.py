@@ -9,9 +9,9 @@ import pytest
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest import ingest as run_ingest
-from medssl_cli.engine.ingest_options import IngestOptions
-from medssl_cli.engine.ingest_report import IngestReport
+from medssl_cli.engine.ingest.ingest import ingest as run_ingest
+from medssl_cli.engine.ingest.options import IngestOptions
+from medssl_cli.engine.ingest.report import IngestReport
 from medssl_cli.formats.nifti import write_nifti
 from tests import every_kind as kinds
 from tests.dicom_factory import SERIES_UID, write_volume
@@ -20,7 +20,7 @@ from tests.dicom_factory import SERIES_UID, write_volume
 @pytest.fixture(autouse=True)
 def _remembers_at_once(monkeypatch):
     """Files that have just been written count as being at rest, so that nothing unchanged is opened again."""
-    monkeypatch.setattr("medssl_cli.engine.known_files.SETTLED_AFTER_NS", -(10**18))
+    monkeypatch.setattr("medssl_cli.engine.ingest.known_files.SETTLED_AFTER_NS", -(10**18))
 
 
 def ingest(source: Path, **options: object) -> IngestReport:

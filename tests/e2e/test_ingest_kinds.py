@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
-from medssl_cli.engine.ingest_report import report_schema
+from medssl_cli.engine.ingest.report import report_schema
 from tests import every_kind as kinds
 from tests.dicom_factory import SERIES_UID
 

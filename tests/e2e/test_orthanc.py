@@ -20,9 +20,9 @@ import pytest
 
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest import ingest
-from medssl_cli.engine.ingest_options import IngestOptions, PacsSource
-from medssl_cli.engine.retrieve import RetrievedSeries, Spool, retrieve_all
+from medssl_cli.engine.ingest.ingest import ingest
+from medssl_cli.engine.ingest.options import IngestOptions, PacsSource
+from medssl_cli.engine.ingest.retrieve import RetrievedSeries, Spool, retrieve_all
 from medssl_cli.engine.signals import StopRequest
 from medssl_cli.errors import UsageError
 from medssl_cli.formats.dicomweb import Credentials, Pacs, PacsQuery, Patience

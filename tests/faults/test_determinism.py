@@ -15,8 +15,8 @@ import pytest
 from pydicom.uid import RLELossless
 
 from medssl_cli.cache.audit import audit_cache
-from medssl_cli.engine.ingest import ingest
-from medssl_cli.engine.ingest_options import IngestOptions
+from medssl_cli.engine.ingest.ingest import ingest
+from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.formats.policy import Policy
 from tests.canaries import Canaries, plant_pictures, plant_series, plant_volumes
 

@@ -19,8 +19,8 @@ import pydicom
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from medssl_cli.engine.ingest import ingest
-from medssl_cli.engine.ingest_options import IngestOptions
+from medssl_cli.engine.ingest.ingest import ingest
+from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.errors import CODES
 from tests.dicom_mutants import POLICY
 from tests.dicom_mutants import mutant_of as dicom_mutant
@@ -42,8 +42,8 @@ SIDE = 32_767  # of the largest picture that is taken
 _MEASURE = """
 import json, resource, sys
 from pathlib import Path
-from medssl_cli.engine.ingest import ingest
-from medssl_cli.engine.ingest_options import IngestOptions
+from medssl_cli.engine.ingest.ingest import ingest
+from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.formats.policy import Policy
 options = IngestOptions(workers=1, policy=Policy(min_slices=1, burned_in="accept"))
 report = ingest([Path(sys.argv[1])], Path(sys.argv[2]), options)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from medssl_cli.cache.keys import Pseudonyms
-from medssl_cli.engine.retrieve import RetrievedSeries, Spool, retrieve_all
+from medssl_cli.engine.ingest.retrieve import RetrievedSeries, Spool, retrieve_all
 from medssl_cli.engine.signals import StopRequest
 from medssl_cli.errors import Exit, InterruptedCleanlyError, MedsslError, StorageError, UsageError
 from medssl_cli.formats.dicomweb import Credentials, Limits, Pacs, PacsQuery, Patience

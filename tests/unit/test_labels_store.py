@@ -11,7 +11,7 @@ import pytest
 from medssl_cli.cache.annotations import add_boxes, add_findings
 from medssl_cli.cache.items import Box, ItemRecord, Provenance
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest_labels import (
+from medssl_cli.engine.ingest.labels import (
     Annotation,
     Choice,
     Matches,
@@ -22,8 +22,8 @@ from medssl_cli.engine.ingest_labels import (
     store_annotations,
     verdict,
 )
-from medssl_cli.engine.ingest_matching import Index, KnownImage
-from medssl_cli.engine.ingest_tasks import Failure, StoredImage, StoredLabel
+from medssl_cli.engine.ingest.matching import Index, KnownImage
+from medssl_cli.engine.ingest.tasks import Failure, StoredImage, StoredLabel
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind, MaskLabel, Reference
 from medssl_cli.imaging.volume import Volume

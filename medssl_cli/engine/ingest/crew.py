@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from medssl_cli.engine.ingest_options import Progress
-from medssl_cli.engine.ingest_report import Ledger
-from medssl_cli.engine.ingest_tasks import Failure
+from medssl_cli.engine.ingest.options import Progress
+from medssl_cli.engine.ingest.report import Ledger
+from medssl_cli.engine.ingest.tasks import Failure
 from medssl_cli.engine.signals import StopRequest
 from medssl_cli.errors import StorageError
 from medssl_cli.formats.source import Source

@@ -19,7 +19,7 @@ State = Literal["accepted", "duplicate", "skipped", "quarantined"]
 MAX_TEXT: Final = 300
 STATES: Final[tuple[State, ...]] = ("accepted", "duplicate", "skipped", "quarantined")
 SCHEMA_NAME: Final = "medssl.report/1"
-SCHEMA_PATH: Final = Path(__file__).with_name("ingest_report.schema.json")
+SCHEMA_PATH: Final = Path(__file__).with_name("report.schema.json")
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class IngestReport:
         return sha256_json([outcome, self.not_reached, self.policy])
 
     def to_json(self) -> dict[str, Any]:
-        """The document that `ingest_report.schema.json` describes."""
+        """The document that `report.schema.json` describes."""
         return {
             "schema": SCHEMA_NAME,
             "command": "ingest",

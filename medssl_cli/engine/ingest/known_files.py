@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from medssl_cli.cache.keys import Pseudonyms
-from medssl_cli.engine.ingest_report import Entry, State
+from medssl_cli.engine.ingest.report import Entry, State
 from medssl_cli.formats.source import Member, Source
 
 FILE_NAME: Final = "sources.sqlite"

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest_annotations import store_all
-from medssl_cli.engine.ingest_crew import Crew, crash
-from medssl_cli.engine.ingest_labels import Choice
-from medssl_cli.engine.ingest_matching import KnownImage
-from medssl_cli.engine.ingest_options import IngestOptions, PacsSource
-from medssl_cli.engine.ingest_plan import label_tasks, plan_files
-from medssl_cli.engine.ingest_report import IngestReport, Ledger, State
-from medssl_cli.engine.ingest_tasks import (
+from medssl_cli.engine.ingest.annotations import store_all
+from medssl_cli.engine.ingest.crew import Crew, crash
+from medssl_cli.engine.ingest.known_files import Fate, KnownFiles
+from medssl_cli.engine.ingest.labels import Choice
+from medssl_cli.engine.ingest.matching import KnownImage
+from medssl_cli.engine.ingest.options import IngestOptions, PacsSource
+from medssl_cli.engine.ingest.plan import label_tasks, plan_files
+from medssl_cli.engine.ingest.report import IngestReport, Ledger, State
+from medssl_cli.engine.ingest.tasks import (
     Failure,
     ImageTask,
     LabelObject,
@@ -31,7 +32,6 @@ from medssl_cli.engine.ingest_tasks import (
     store_images,
     store_labels,
 )
-from medssl_cli.engine.known_files import Fate, KnownFiles
 from medssl_cli.formats.archives import default_budget
 from medssl_cli.formats.discover import Found, classify, discover
 from medssl_cli.formats.labels import AnnotationKind
@@ -40,7 +40,7 @@ from medssl_cli.formats.layouts import DatasetJson, LabelFile, arrange, read_dat
 from medssl_cli.formats.source import Source, place_of
 
 if TYPE_CHECKING:
-    from medssl_cli.engine.retrieve import RetrievedSeries, Spool
+    from medssl_cli.engine.ingest.retrieve import RetrievedSeries, Spool
 
 HEADERS_PER_TASK: Final = 64
 HEADERS_TIMEOUT_S: Final = 120.0
@@ -103,7 +103,7 @@ class IngestRun:
 
     def run_pacs(self, source: PacsSource) -> None:
         """Retrieve series after series and do with each what `run` does with folders."""
-        from medssl_cli.engine.retrieve import Spool, retrieve_all
+        from medssl_cli.engine.ingest.retrieve import Spool, retrieve_all
         from medssl_cli.formats.dicomweb import Pacs
 
         pacs = Pacs(

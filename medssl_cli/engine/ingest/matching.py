@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from medssl_cli.cache.keys import Level
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest_tasks import StoredImage
+from medssl_cli.engine.ingest.tasks import StoredImage
 from medssl_cli.formats.labels import Reference, file_name, name_key
 from medssl_cli.formats.source import Source, place_of, stem_of
 

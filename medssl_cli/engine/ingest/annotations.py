@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest_crew import Crew, crash
-from medssl_cli.engine.ingest_labels import (
+from medssl_cli.engine.ingest.crew import Crew, crash
+from medssl_cli.engine.ingest.labels import (
     Annotation,
     Choice,
     ReadTask,
@@ -15,9 +15,9 @@ from medssl_cli.engine.ingest_labels import (
     store_annotations,
     verdict,
 )
-from medssl_cli.engine.ingest_matching import KnownImage
-from medssl_cli.engine.ingest_report import State
-from medssl_cli.engine.ingest_tasks import Failure, StoredLabel
+from medssl_cli.engine.ingest.matching import KnownImage
+from medssl_cli.engine.ingest.report import State
+from medssl_cli.engine.ingest.tasks import Failure, StoredLabel
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.source import Source
 

@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from medssl_cli.engine.ingest_options import IngestOptions
-from medssl_cli.engine.ingest_report import Ledger
-from medssl_cli.engine.ingest_tasks import ImageTask, LabelTask, StoredImage
+from medssl_cli.engine.ingest.options import IngestOptions
+from medssl_cli.engine.ingest.report import Ledger
+from medssl_cli.engine.ingest.tasks import ImageTask, LabelTask, StoredImage
 from medssl_cli.formats.layouts import Arrangement, ImageFile, LabelFile
 from medssl_cli.formats.patients import patients_of
 from medssl_cli.formats.source import Source

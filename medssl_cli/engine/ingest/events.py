@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from medssl_cli.engine.ingest_report import Entry
+from medssl_cli.engine.ingest.report import Entry
 from medssl_cli.files import storage_errors, sync_directory
 
 

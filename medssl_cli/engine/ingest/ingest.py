@@ -12,12 +12,12 @@ from typing import Final
 
 from medssl_cli.cache.marker import MARKER
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest_crew import Crew
-from medssl_cli.engine.ingest_events import EventLog
-from medssl_cli.engine.ingest_options import IngestOptions, PacsSource, Progress
-from medssl_cli.engine.ingest_report import IngestReport, Ledger
-from medssl_cli.engine.ingest_run import IngestRun
-from medssl_cli.engine.known_files import FILE_NAME, KnownFiles
+from medssl_cli.engine.ingest.crew import Crew
+from medssl_cli.engine.ingest.events import EventLog
+from medssl_cli.engine.ingest.known_files import FILE_NAME, KnownFiles
+from medssl_cli.engine.ingest.options import IngestOptions, PacsSource, Progress
+from medssl_cli.engine.ingest.report import IngestReport, Ledger
+from medssl_cli.engine.ingest.run import IngestRun
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.errors import InterruptedCleanlyError, MedsslError, StorageError, UsageError
 from medssl_cli.files import write_json
