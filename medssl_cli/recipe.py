@@ -24,6 +24,7 @@ from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_json
 from medssl_cli.plain_yaml import parse_yaml
 from medssl_cli.plugins import suggest
+from medssl_cli.strict import Strict
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -41,12 +42,6 @@ def _each_once(axes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Axes = Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], AfterValidator(_each_once)]
-
-
-class Strict(BaseModel):
-    """Base of every recipe section and every `Options`: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Preprocessing(Strict):

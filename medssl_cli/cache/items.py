@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from medssl_cli.formats import BurnedIn, SourceKind, SpacingKind
 from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.imaging.geometry import Affine
-from medssl_cli.recipe import Strict
+from medssl_cli.strict import Strict
 
 FORMAT_VERSION: Final = 1
 Key = Annotated[str, Field(pattern=r"^[a-z2-7]{26}$")]

@@ -12,7 +12,7 @@ from medssl_cli.cache.keys import KEY_FILE, Pseudonyms, create_key, load_key, si
 from medssl_cli.cache.records import publish_first, unreadable
 from medssl_cli.errors import GateError, UsageError
 from medssl_cli.files import TEMPORARY_PREFIX, remove_temporaries, storage_errors, sync_directory, write_json
-from medssl_cli.recipe import Strict
+from medssl_cli.strict import Strict
 
 MARKER: Final = "cache.json"
 Place = Literal["cache", "site", "file"]

@@ -23,7 +23,7 @@ from medssl_cli.cache.records import (
 )
 from medssl_cli.errors import GateError, StorageError, UsageError
 from medssl_cli.files import TEMPORARY_PREFIX, sha256_file, sha256_json, storage_errors, temporary_directory, write_json
-from medssl_cli.recipe import Strict
+from medssl_cli.strict import Strict
 
 SOURCES: Final = "sources.sqlite"
 CORRUPT: Final = "E_CACHE_CORRUPT"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medssl_cli.errors import UsageError
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.recipe import Strict
+from medssl_cli.strict import Strict
 
 
 @dataclass(frozen=True)

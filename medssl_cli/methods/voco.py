@@ -40,7 +40,8 @@ from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.crops import Size, augment_, base_crops, crops_at, draw_augmentation, draw_offsets
 from medssl_cli.nn.momentum import freeze, update_teacher
 from medssl_cli.nn.projector import Projector
-from medssl_cli.recipe import PositiveInt, Probability, Strict
+from medssl_cli.recipe import PositiveInt, Probability
+from medssl_cli.strict import Strict
 
 EPSILON: Final = 1e-6
 Projections = tuple[Tensor, Tensor]  # of random crops [B, R, P] and of base crops [B, G, P]

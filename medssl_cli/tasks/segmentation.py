@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.decoder import UNetDecoder
-from medssl_cli.recipe import PositiveInt, Probability, Strict
+from medssl_cli.recipe import PositiveInt, Probability
+from medssl_cli.strict import Strict
 from medssl_cli.tasks import TaskLosses
 
 

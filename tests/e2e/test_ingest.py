@@ -389,8 +389,11 @@ def test_an_item_that_was_lost_is_stored_again(tmp_path):
     assert Cache.open(root).records() == [record]
 
 
-def test_a_killed_run_leaves_a_trail(tmp_path):
+def test_a_run_leaves_a_trail_and_clears_those_of_killed_runs(tmp_path):
     write_pair(tmp_path / "in", "p_1", 0)
+    Cache.open_or_create(tmp_path / "cache")
+    (tmp_path / "cache" / "reports").mkdir(exist_ok=True)
+    (tmp_path / "cache" / "reports" / "running-999999999.jsonl").write_text("")
     ingest([tmp_path / "in"], tmp_path / "cache", workers=1)
 
     [trail] = (tmp_path / "cache" / "reports").glob("*.jsonl")

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import IO
 
 from medssl_cli.engine.ingest.report import Entry
-from medssl_cli.files import storage_errors, sync_directory
+from medssl_cli.files import is_alive, storage_errors, sync_directory
 
 
 class EventLog:
@@ -47,11 +47,18 @@ class EventLog:
             self._stream.flush()
 
     def close_as(self, final: Path | None) -> None:
-        """Give the finished trail its final name, or remove it where the run changed nothing."""
+        """Give the finished trail its final name, or remove it where the run changed nothing.
+
+        Trails that killed runs left behind have served their purpose once a run has come to its end.
+        """
         if self._path is None or self._stream is None:
             return
         with storage_errors("the trail of the ingest"):
             self._stream.close()
+            for trail in self._path.parent.glob("running-*.jsonl"):
+                owner = trail.stem.removeprefix("running-")
+                if owner.isdigit() and not is_alive(int(owner)):
+                    trail.unlink(missing_ok=True)
             if final is None:
                 self._path.unlink()
             else:
