@@ -38,8 +38,8 @@ class Pseudonyms:
     def of(self, level: Level, *parts: str | bytes) -> str:
         """Key of an identity; the same identity gives unrelated keys on different levels."""
         message = b"\0".join(part if isinstance(part, bytes) else part.encode() for part in (level, *parts))
-        digest = hmac.new(self._key, message, hashlib.sha256).digest()
-        return base64.b32encode(digest).decode().lower()[:KEY_LENGTH]
+        digest = hmac.digest(self._key, message, "sha256")
+        return base64.b32encode(digest[:20]).decode().lower()[:KEY_LENGTH]
 
 
 def site_key_path() -> Path:
