@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 TIMED_OUT: Final = "timed out"
 DIED: Final = "died"
-RETIRE_ABOVE_BYTES: Final = 2**30
+RETIRE_ABOVE_BYTES: Final = 640 * 2**20
 START_TIMEOUT_S: Final = 120.0
 POLL_S: Final = 0.5
 DYING_S: Final = 5.0
