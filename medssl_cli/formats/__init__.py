@@ -1,11 +1,15 @@
 """Readers and writers of file formats: the only room that knows LPS, PixelSpacing, qform or photometric words."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
+
+import numpy as np
 
 from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.imaging.volume import Volume
 
+LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Turns affines and points of DICOM's world into ours; applied to ours it leads back, for it is its own inverse."""
 SourceKind = Literal["dicom", "nifti", "nrrd", "metaimage", "picture"]
 SpacingKind = Literal["patient", "detector", "unknown"]
 BurnedIn = Literal["not_expected", "no", "unknown", "accepted_risk"]

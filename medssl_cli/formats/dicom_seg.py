@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from medssl_cli import __version__
 from medssl_cli.errors import GateError, InputError
+from medssl_cli.formats import LPS_TO_RAS
 from medssl_cli.imaging.geometry import Affine, spacing_mm
 
-RAS_TO_LPS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_INDEX_ERROR: Final = 0.01
 NAMESPACE: Final = uuid.UUID("6f3c2a52-3a0e-5a86-9a55-6d2f1c0b7e41")
 ANATOMICAL_STRUCTURE: Final = ("91723000", "SCT", "Anatomical structure")
@@ -141,7 +141,7 @@ def read_segmentation(data: bytes, affine: Affine, shape: tuple[int, int, int]) 
     dataset = dcmread(io.BytesIO(data))
     frames = _unpacked_frames(dataset)
     shared = dataset.SharedFunctionalGroupsSequence[0]
-    to_index = np.linalg.inv(RAS_TO_LPS @ affine)
+    to_index = np.linalg.inv(LPS_TO_RAS @ affine)
     labels = np.zeros(shape, dtype=np.uint8)
     for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
         if not frame.any():
@@ -225,7 +225,7 @@ def _build(
 
     volume = hd.Volume(
         np.ascontiguousarray(labels.transpose(2, 1, 0)),
-        RAS_TO_LPS @ affine @ _ijk_from_kji(),
+        LPS_TO_RAS @ affine @ _ijk_from_kji(),
         coordinate_system="PATIENT",
         frame_of_reference_uid=str(images[0].FrameOfReferenceUID),
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats import Identity, LoadedImage, SourceKind
+from medssl_cli.formats import LPS_TO_RAS, Identity, LoadedImage, SourceKind
 from medssl_cli.formats.affines import MAX_MM, MAX_SIDE, Placement
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import MAX_FILE_BYTES, Source
@@ -160,5 +160,5 @@ def lps_to_ras(axes: NDArray[np.float64], origin: NDArray[np.float64]) -> NDArra
     """The RAS affine of columns `axes` `[3, 3]` in mm per voxel and the place `origin` of voxel 0, both in LPS."""
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = axes, origin
-    result: NDArray[np.float64] = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    result: NDArray[np.float64] = LPS_TO_RAS @ affine
     return result + 0.0

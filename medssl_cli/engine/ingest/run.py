@@ -232,12 +232,13 @@ class IngestRun:
     def _open_again(self, inputs: _Inputs, settled: Container[Source]) -> None:
         """Look at unchanged files after all, but for those that are settled."""
         unchanged, inputs.unchanged = inputs.unchanged, []
+        budget = self._budget
         for found in unchanged:
             if not isinstance(found.source, Path) or found.source in settled:
                 inputs.unchanged.append(found)
                 continue
             self.ledger.withdraw(found)
-            for again in classify(found.source, found.root, self.options.policy, max_archive_bytes=self._budget):
+            for again in classify(found.source, found.root, self.options.policy, max_archive_bytes=budget):
                 self.ledger.open(again)
                 self._sort(again, inputs)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
+from medssl_cli.formats import LPS_TO_RAS
 from medssl_cli.formats.dicom.headers import Header
 from medssl_cli.formats.dicom.repair import MAX_TILT_DEGREES, NO_REPAIR, Repair, slots_of, upright
 from medssl_cli.formats.policy import STRICT, Policy
@@ -21,7 +22,6 @@ from medssl_cli.imaging.geometry import Affine, displacement_limit_mm
 MAX_SLICES: Final = 20_000
 COSINE_TOLERANCE: Final = 1e-3
 JITTER_MM: Final = 0.01
-LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 REPAIRABLE: Final = frozenset({"CT", "MR", "PT"})
 
 _RETRIEVE: Final = "retrieve the series again"

@@ -25,7 +25,6 @@ MAX_CLASSES: Final = 255
 MAX_FINDINGS: Final = 200
 MAX_NAME: Final = 64
 MAX_MARKS: Final = 10_000
-RAS_TO_LPS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats.labels import RAS_TO_LPS, STRUCTURE_SET, MaskLabel, Reference
+from medssl_cli.formats import LPS_TO_RAS
+from medssl_cli.formats.labels import STRUCTURE_SET, MaskLabel, Reference
 from medssl_cli.formats.labels.objects import (
     decimals,
     integer,
@@ -140,7 +141,7 @@ def _points(contour: Any, max_count: int) -> NDArray[np.float64]:
     numbers = decimals(contour, "ContourData", max_count=max_count)
     if len(numbers) < 9 or len(numbers) % 3:
         raise InputError("E_CONTOUR", f"a closed contour of {len(numbers)} coordinates")
-    return numbers.reshape(-1, 3) * np.diag(RAS_TO_LPS)[:3]
+    return numbers.reshape(-1, 3) * np.diag(LPS_TO_RAS)[:3]
 
 
 def _reference(dataset: Any, drawn_on: frozenset[str]) -> Reference:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats.labels import LABEL_MAP_SEGMENTATION, RAS_TO_LPS, SEGMENTATION, MaskLabel, Reference
+from medssl_cli.formats import LPS_TO_RAS
+from medssl_cli.formats.labels import LABEL_MAP_SEGMENTATION, SEGMENTATION, MaskLabel, Reference
 from medssl_cli.formats.labels.objects import (
     decimals,
     integer,
@@ -214,7 +215,7 @@ def _frame_affine(shared: Any, groups: Any) -> Affine:
     affine[:3, 3] = position
     if not is_invertible(affine):
         raise InputError("E_VALUE_INVALID", "the axes of a frame do not span a plane")
-    return RAS_TO_LPS @ affine
+    return LPS_TO_RAS @ affine
 
 
 def _reference(dataset: Any) -> Reference:
