@@ -1,0 +1,92 @@
+"""Batches that are spread over processes, treated as one batch. Without a process group each function is the identity.
+
+Shapes: W processes, B rows of each process.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+def world_size() -> int:
+    """Processes that train together; 1 without a process group."""
+    return distributed.get_world_size() if _is_spread() else 1
+
+
+def rank() -> int:
+    """This process's place among them."""
+    return distributed.get_rank() if _is_spread() else 0
+
+
+def gather(rows: Tensor) -> Tensor:
+    """Rows of all processes in the order of their ranks, with gradients to the process that made them.
+
+    Args:
+        rows: [B, ...], of the same shape in every process.
+
+    Returns:
+        [W * B, ...].
+    """
+    return _Gather.apply(rows) if _is_spread() else rows
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Element-wise sum over processes; the gradient is summed over them too."""
+    return _Sum.apply(values) if _is_spread() else values
+
+
+class BatchNorm(nn.Module):
+    """Zero mean and unit variance over the rows of all processes; no learnt scale, no running statistics.
+
+    With one process it is `torch.nn.BatchNorm1d(affine=False, track_running_stats=False)`.
+
+    Args:
+        eps: Added to the variance.
+    """
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Normalise [B, E]; every process has the same B."""
+        wide = rows.float()
+        count = len(rows) * world_size()
+        mean = sum_over_processes(wide.sum(0)) / count
+        centred = wide - mean
+        variance = sum_over_processes(centred.square().sum(0)) / count
+        return (centred * torch.rsqrt(variance + self.eps)).to(rows.dtype)
+
+
+def _is_spread() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.num_rows = len(rows)
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous()
+        distributed.all_reduce(total)
+        return total[rank() * ctx.num_rows : (rank() + 1) * ctx.num_rows]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        distributed.all_reduce(total)
+        return total
