@@ -62,3 +62,17 @@ def test_voxels_come_back_exactly(tmp_path: Path, dtype: str) -> None:
 
     assert open_array(path).dtype == np.dtype(dtype)
     assert np.array_equal(read_array(path), voxels)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+@pytest.mark.parametrize("shape", [(150, 140, 70), (33, 9, 130), (1, 300, 5)], ids=str)
+def test_random_boxes_equal_those_of_the_whole(tmp_path: Path, dtype: str, shape: tuple[int, int, int]) -> None:
+    generator = np.random.default_rng(0)
+    path = tmp_path / "image.b2nd"
+    voxels = generator.normal(100, 30, shape).astype(dtype)
+    write_array(path, voxels)
+
+    for _ in range(30):
+        ends = [sorted(generator.integers(0, size + 1, 2)) for size in shape]
+        box = tuple(slice(int(low), int(high)) for low, high in ends)
+        assert np.array_equal(open_array(path)[box], voxels[box])
