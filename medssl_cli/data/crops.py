@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from medssl_cli.cache.arrays import open_array
+from medssl_cli.cache.arrays import open_array, refuse_damage
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.imaging.geometry import Shape, spacing_mm
 
@@ -145,10 +145,13 @@ class CropDataset(Dataset[Crop]):
         rng = np.random.default_rng([self._seed, 2, step, slot])
         start = crop_start(item, self._crop_size, rng, foreground_prob=self._foreground_prob)
         outside = float(item.intensity.low) if self._pad_with_low else None
-        image = item.intensity.apply(read_crop(open_array(item.image), start, self._crop_size, pad_value=outside))
+        with refuse_damage(item.image):
+            voxels = read_crop(open_array(item.image), start, self._crop_size, pad_value=outside)
+        image = item.intensity.apply(voxels)
         label = None
         if item.label is not None:
-            label = read_crop(open_array(item.label), start, self._crop_size, pad_value=0)
+            with refuse_damage(item.label):
+                label = read_crop(open_array(item.label), start, self._crop_size, pad_value=0)
         return Crop(image[None], label, item.item_id, spacing_mm(item.affine))
 
 

@@ -76,3 +76,16 @@ def test_random_boxes_equal_those_of_the_whole(tmp_path: Path, dtype: str, shape
         ends = [sorted(generator.integers(0, size + 1, 2)) for size in shape]
         box = tuple(slice(int(low), int(high)) for low, high in ends)
         assert np.array_equal(open_array(path)[box], voxels[box])
+
+
+def test_a_block_that_cannot_be_decoded_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "image.b2nd"
+    data = bytearray(encode(np.random.default_rng(0).normal(40, 30, (90, 80, 40)).astype(np.int16)))
+    middle = len(data) // 4
+    data[middle : 3 * middle] = b"\xff" * (2 * middle)
+    path.write_bytes(data)
+
+    with pytest.raises(GateError) as caught:
+        read_array(path)
+
+    assert caught.value.code == "E_CACHE_CORRUPT"
