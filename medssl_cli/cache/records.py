@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.errors import GateError, InputError, StorageError
-from medssl_cli.files import TEMPORARY_PREFIX, sha256_json, storage_errors, sync_directory, sync_file
+from medssl_cli.files import TEMPORARY_PREFIX, json_bytes, sha256_json, storage_errors, sync_directory, sync_file
 
 ITEM: Final = "item.json"
 IMAGE: Final = "image.b2nd"
@@ -166,7 +166,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 def _sealed(document: dict[str, Any]) -> bytes:
     whole = {**document, "record_sha256": sha256_json(document)}
-    return (json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+    return json_bytes(whole)
 
 
 def is_sound(path: Path, item_id: str | None = None) -> bool:

@@ -1,5 +1,6 @@
 """What `medssl ingest` leaves behind for people: tables, a page, a map, an exit code."""
 
+import json
 import os
 from collections import defaultdict
 from collections.abc import Callable
@@ -25,8 +26,9 @@ def write_page(report: "IngestReport", cache: Path, terminal: Terminal) -> Path 
     from medssl_cli.report.ingest import ingest_page
 
     page = report.written.with_suffix(".html")
+    document = json.loads(report.written.read_text(encoding="utf-8"))
     html = ingest_page(
-        report.to_json(), Cache.open(cache), progress=lambda done, total: terminal.progress("pictures", done, total)
+        document, Cache.open(cache), progress=lambda done, total: terminal.progress("pictures", done, total)
     )
     write_atomic(page, html.encode())
     return page

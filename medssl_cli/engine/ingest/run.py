@@ -318,7 +318,9 @@ class IngestRun:
             for image in result:
                 self.num_images += image.is_new and not self.options.dry_run
                 state: State = "accepted" if image.is_new else "duplicate"
-                self.ledger.settle(sources, state, id=identifier, item=image.item_id, warnings=image.warnings)
+                self.ledger.settle(
+                    sources, state, id=identifier, message=image.message, item=image.item_id, warnings=image.warnings
+                )
             self._keep(task, result)
 
     def _keep(self, task: ImageTask, images: tuple[StoredImage, ...]) -> None:

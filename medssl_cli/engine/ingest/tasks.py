@@ -72,7 +72,7 @@ class ImageTask:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A judged image: where it is and whether it is new."""
+    """A judged image: where it is, whether it is new, and what more there is to say about its warnings."""
 
     item_id: str
     series_key: str
@@ -80,6 +80,7 @@ class StoredImage:
     shape: Shape
     affine: Affine
     warnings: tuple[str, ...]
+    message: str = ""
 
     @classmethod
     def of(cls, record: ItemRecord) -> "StoredImage":
@@ -176,7 +177,8 @@ def _store(image: LoadedImage, cache: Cache, *, dry_run: bool) -> StoredImage:
     is_new = not is_known if dry_run else cache.add(volume, record)
     if not dry_run:
         found += tuple(_version_warnings(cache, record))
-    return StoredImage(record.item_id, record.series_key, is_new, volume.shape, volume.affine, found)
+    message = "; ".join(image.details)
+    return StoredImage(record.item_id, record.series_key, is_new, volume.shape, volume.affine, found, message)
 
 
 def _version_warnings(cache: Cache, record: ItemRecord) -> Iterator[str]:
