@@ -6,6 +6,7 @@ moment costs nothing: the same command finds what is stored and goes on.
 
 import contextlib
 import signal
+import time
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 HEADERS_PER_TASK: Final = 64
 HEADERS_TIMEOUT_S: Final = 120.0
 STORE_TIMEOUT_S: Final = 600.0
+SECOND_TRY_AFTER_S: Final = 2.0
 VOXEL_KINDS: Final = ("nifti", "nrrd", "metaimage", "picture")
 TEXT_KINDS: Final = ("json", "csv", "xml")
 
@@ -300,8 +302,9 @@ class IngestRun:
             for part in parts
         ]
 
-    def _store_images(self, tasks: Sequence[ImageTask]) -> None:
+    def _store_images(self, tasks: Sequence[ImageTask], *, is_second_try: bool = False) -> None:
         """Store all images, and keep where those of files went, for their labels."""
+        changed: list[ImageTask] = []
         for outcome in self.crew.map("images", store_images, tasks, timeout_s=STORE_TIMEOUT_S):
             task = outcome.task
             sources, identifier = [task.source], ""
@@ -310,7 +313,10 @@ class IngestRun:
                 identifier = self.ledger.series_id(task.source.identity.series.partition("#")[0])
             result = outcome.result if outcome.result is not None else crash(outcome.failure)
             if isinstance(result, Failure):
-                self.crew.refuse(sources, result, id=identifier)
+                if result.code == "E_CHANGED_DURING_READ" and not is_second_try and _can_be_read_again(task):
+                    changed.append(task)
+                else:
+                    self.crew.refuse(sources, result, id=identifier)
                 continue
             identifier = identifier or self.ledger.file_id(sources[0])
             if len(result) > 1:
@@ -322,6 +328,17 @@ class IngestRun:
                     sources, state, id=identifier, message=image.message, item=image.item_id, warnings=image.warnings
                 )
             self._keep(task, result)
+        if changed:
+            self._try_again(changed)
+
+    def _try_again(self, tasks: Sequence[ImageTask]) -> None:
+        """Once more, a little later: images of which a file changed while it was read; series from their headers on."""
+        until = time.monotonic() + SECOND_TRY_AFTER_S
+        while time.monotonic() < until and not self.crew.stop.is_set:
+            time.sleep(0.05)
+        slices = {header.source for task in tasks if task.kind == "dicom" for header in task.source.headers}
+        series = self._series_tasks(self._headers(sorted(slices, key=str)))
+        self._store_images([*series, *(task for task in tasks if task.kind != "dicom")], is_second_try=True)
 
     def _keep(self, task: ImageTask, images: tuple[StoredImage, ...]) -> None:
         """What labels need to find their images."""
@@ -357,6 +374,11 @@ class IngestRun:
         state: State = "accepted" if num_new else "duplicate"
         warnings = (*good[0].warnings, *(("W_LABEL_UNMATCHED",) if bad else ()))
         self.ledger.settle([source], state, item=item_id, warnings=warnings)
+
+
+def _can_be_read_again(task: ImageTask) -> bool:
+    """Whether an image can be judged again by itself: a part of a series cannot."""
+    return task.kind != "dicom" or "#" not in task.source.identity.series
 
 
 def _is_below(fate: Fate, folders: set[Path]) -> bool:
