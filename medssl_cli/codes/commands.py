@@ -60,6 +60,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "Reading or writing failed: disk full, read-only or damaged",
         "free space or fix permissions, then run the same command again",
     ),
+    "E_NO_SPACE": Code(
+        "There is not enough free space for what would be stored",
+        "free space, choose another --cache, or name only what is not in the cache yet",
+    ),
     "E_KEY": Code(
         "The site key is missing, damaged or another one than the cache was made with",
         "restore the key from its backup, name it with --key-file, or choose another --cache",

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from medssl_cli.imaging.geometry import corner_displacement_mm, reorient_to_ras
 from medssl_cli.imaging.volume import Volume
-from tests.dicom_factory import SERIES_UID, analytic_phantom, load, write_volume
+from tests.dicom_factory import SERIES_UID, analytic_phantom, edit, load, write_volume
 
 LIMIT_MM = 1e-3
 SHAPE = (14, 12, 7)
@@ -66,10 +66,12 @@ DIRECTIONS = directions()
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each direction."""
+    """A folder for each direction, whose slices are numbered in the order of the voxels."""
     root = tmp_path_factory.mktemp("series")
     for number, (name, matrix) in enumerate(DIRECTIONS.items()):
-        write_volume(root / name, phantom_of(matrix), series_uid=f"{SERIES_UID}.{number}")
+        files = write_volume(root / name, phantom_of(matrix), series_uid=f"{SERIES_UID}.{number}")
+        for k, file in enumerate(files, start=1):
+            edit(file, InstanceNumber=k)
     return root
 
 

@@ -50,7 +50,7 @@ def ingest(
 
     Raises:
         UsageError: An option or path is wrong; nothing was done.
-        StorageError: `E_IO`, the cache cannot be written.
+        StorageError: `E_IO`, the cache cannot be written; `E_NO_SPACE`, it could not hold the images.
         InterruptedCleanlyError: A signal asked to stop (`KeyboardInterrupt` for Ctrl-C); what is stored stays.
     """
     options = options or IngestOptions()

@@ -23,6 +23,7 @@ from medssl_cli.engine.ingest.matching import KnownImage
 from medssl_cli.engine.ingest.options import IngestOptions, PacsSource
 from medssl_cli.engine.ingest.plan import label_tasks, plan_files
 from medssl_cli.engine.ingest.report import IngestReport, Ledger, State
+from medssl_cli.engine.ingest.space import require_space
 from medssl_cli.engine.ingest.tasks import (
     Failure,
     ImageTask,
@@ -85,9 +86,10 @@ class IngestRun:
         files = [source for kind in VOXEL_KINDS for source in inputs.sources[kind]]
         arrangement = arrange([*files, *self.stored], inputs.datasets, roots=roots)
         images = [image for image in arrangement.images if image.source not in self.stored]
-        self._store_images(
-            [*series, *plan_files(images, arrangement, roots, self.cache.root, self.options, self.ledger)]
-        )
+        tasks = [*series, *plan_files(images, arrangement, roots, self.cache.root, self.options, self.ledger)]
+        if not self.options.dry_run:
+            require_space(tasks, self.cache)
+        self._store_images(tasks)
         for source, code in arrangement.skipped:
             self.ledger.refuse([source], code, "")
         self._store_labels([label for label in arrangement.labels if label.source not in self.stored])
