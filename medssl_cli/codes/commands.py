@@ -141,6 +141,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     "E_INTERRUPTED": Code(
         "Stopped cleanly on request; run the same command again to go on", "run the same command again to go on"
     ),
+    "E_NOT_SETTLED": Code(
+        "The input went on changing while the ingest waited for it to settle",
+        "run the same command again when the transfer is over, or with a shorter --settle",
+    ),
     "E_NOTHING_USABLE": Code(
         "Nothing in the input could be used",
         "name files or folders that hold images; the report says why each was refused",

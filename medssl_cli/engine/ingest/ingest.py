@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from medssl_cli.engine.ingest.known_files import FILE_NAME, KnownFiles
 from medssl_cli.engine.ingest.options import IngestOptions, PacsSource, Progress
 from medssl_cli.engine.ingest.report import IngestReport, Ledger
 from medssl_cli.engine.ingest.run import IngestRun
+from medssl_cli.engine.ingest.settle import wait_until_settled
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.errors import InterruptedCleanlyError, MedsslError, StorageError, UsageError
 from medssl_cli.files import json_bytes, storage_errors, write_json
@@ -51,7 +53,8 @@ def ingest(
     Raises:
         UsageError: An option or path is wrong; nothing was done.
         StorageError: `E_IO`, the cache cannot be written; `E_NO_SPACE`, it could not hold the images.
-        InterruptedCleanlyError: A signal asked to stop (`KeyboardInterrupt` for Ctrl-C); what is stored stays.
+        InterruptedCleanlyError: A signal asked to stop (`KeyboardInterrupt` for Ctrl-C), what is stored stays; or
+            `E_NOT_SETTLED`.
     """
     options = options or IngestOptions()
     if pacs is not None and options.dry_run:
@@ -73,6 +76,9 @@ def ingest(
         failure: MedsslError | None = None
         with contextlib.nullcontext() if options.dry_run else cache.writing():
             try:
+                if paths and options.settle_s:
+                    say = partial(crew.progress, "waiting", 0, None)
+                    wait_until_settled(paths, options.settle_s, cache.root, lambda: stop.is_set, say)
                 if paths:
                     run.run(paths)
                 if pacs is not None and not stop.is_set:
