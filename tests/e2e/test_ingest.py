@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -292,6 +293,16 @@ def test_a_lost_file_is_a_bug():
     with pytest.raises(AssertionError):
         report.to_json()
     assert ingest_report.STATES == ("accepted", "duplicate", "skipped", "quarantined")
+
+
+@pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGTERM", 75), ("SIGUSR1", 75)])
+def test_the_report_of_a_run_that_was_stopped_follows_the_schema(name, exit_code):
+    report = IngestReport((), 0, 0, 0, 0, "0" * 8, IngestOptions().recorded, "2026-01-01T00:00:00Z", 1.0)
+
+    document = replace(report, interrupted_by=name).to_json()
+
+    jsonschema.validate(document, report_schema())
+    assert (document["exit_code"], document["status"]) == (exit_code, "interrupted")
 
 
 def test_a_signal_stops_cleanly_and_the_same_command_completes(tmp_path):
