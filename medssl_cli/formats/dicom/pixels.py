@@ -178,7 +178,7 @@ def _units(part: SeriesPart) -> tuple[str, float, str]:
     if first.Modality != "PT":
         return ("HU" if first.Modality == "CT" else "a.u."), 1.0, ""
     suv = suv_factor(part.headers)
-    doubt = f"missing, unusable or contradictory: {', '.join(suv.missing)}" if suv.missing else ""
+    doubt = f"missing, unusable or contradictory: {', '.join(suv.missing)}" if suv.factor is None else ""
     if suv.uses_acquisition_time and "#p" in part.identity.series:
         doubt = "the earliest acquisition of one time point is not that of the series"
     if suv.factor is not None and not doubt:
