@@ -76,10 +76,9 @@ def ingest(
         failure: MedsslError | None = None
         with contextlib.nullcontext() if options.dry_run else cache.writing():
             try:
-                if paths and options.settle_s:
+                if paths:
                     say = partial(crew.progress, "waiting", 0, None)
                     wait_until_settled(paths, options.settle_s, cache.root, lambda: stop.is_set, say)
-                if paths:
                     run.run(paths)
                 if pacs is not None and not stop.is_set:
                     run.run_pacs(pacs)

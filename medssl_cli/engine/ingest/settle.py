@@ -22,7 +22,7 @@ def wait_until_settled(
 
     Args:
         paths: Files and folders.
-        settle_s: For how long nothing may change.
+        settle_s: For how long nothing may change; 0: do not even look.
         leave_out: The cache, resolved, wherever it lies.
         is_stopped: Asked again and again; ends the waiting.
         say: Called with each look.
@@ -32,7 +32,7 @@ def wait_until_settled(
     """
     begin = since = time.monotonic()
     state = b""
-    while not is_stopped():
+    while settle_s and not is_stopped():
         say()
         now, seen = time.monotonic(), _state(paths, leave_out)
         if seen != state:
