@@ -108,9 +108,10 @@ def finetune(
         InterruptedCleanlyError: A signal; the state is saved.
     """
     resolve_device(device)
-    if choices.encoder is not None and choices.encoder.backbone != recipe.backbone:
-        talk.note(f"backbone {choices.encoder.backbone.name} of --init replaces the recipe's")
-        recipe = recipe.model_copy(update={"backbone": choices.encoder.backbone})
+    backbone = recipe.backbone if choices.encoder is None else choices.encoder.backbone_for(recipe.backbone)
+    if backbone != recipe.backbone:
+        talk.note(f"backbone {backbone.name} of --init replaces the recipe's")
+        recipe = recipe.model_copy(update={"backbone": backbone})
     label_set = task_options(recipe).label_set
     labelled = select(cache, modality=recipe.data.modality, label_set=label_set, talk=talk)
     split = split_items(
@@ -122,7 +123,11 @@ def finetune(
         num_val=recipe.max_validation_patients,
     )
     num_seen = _test_patients_seen(split, choices.encoder)
-    if num_seen:
+    if num_seen is None:
+        talk.note(
+            "W_WEIGHTS_ORIGIN: it is not known whose images the weights have seen; test patients may be among them"
+        )
+    elif num_seen:
         talk.note(f"W_SPLIT_LEAK: pre-training has seen images (not labels) of {num_seen} test patients")
     arguments = {**choices.document(), "test_patients_seen_in_pretraining": num_seen}
     _check_labels(labelled, label_set, task_options(recipe).classes, talk)
@@ -170,10 +175,12 @@ def _check_labels(records: Sequence[ItemRecord], label_set: str, classes: dict[i
             talk.note(f"label {value} is {name!r} in the data set and {classes[value]!r} in the recipe")
 
 
-def _test_patients_seen(split: Split, encoder: Encoder | None) -> int:
-    """Labels may have come after pre-training, so that it could not know whom to leave out."""
+def _test_patients_seen(split: Split, encoder: Encoder | None) -> int | None:
+    """Labels may have come after pre-training, so that it could not know whom to leave out. None if nobody knows."""
+    if encoder is None:
+        return 0
     test = {record.patient_key for record in split.test}
-    return 0 if encoder is None else len(test & encoder.patients)
+    return None if encoder.patients is None else len(test & encoder.patients)
 
 
 def _counts(split: Split) -> str:

@@ -103,9 +103,7 @@ class ResidualBlock(nn.Module):
 class ResidualChain(nn.Module):
     """Residual blocks one after another; the first has the stride."""
 
-    def __init__(
-        self, spatial_dims: int, in_channels: int, out_channels: int, *, num_blocks: int, stride: int
-    ) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, *, num_blocks: int, stride: int) -> None:
         super().__init__()
         first = ResidualBlock(spatial_dims, in_channels, out_channels, stride=stride)
         rest = (ResidualBlock(spatial_dims, out_channels, out_channels) for _ in range(num_blocks - 1))

@@ -40,6 +40,4 @@ def build(
         ResidualChain(spatial_dims, width_in, width, num_blocks=count, stride=stride)
         for (width_in, width), stride, count in zip(widths, strides, num_blocks, strict=True)
     ]
-    return StagedEncoder(
-        "resenc", stages, channels=channels, strides=strides, use_checkpoint=use_checkpoint, stem=stem
-    )
+    return StagedEncoder("resenc", stages, channels=channels, strides=strides, use_checkpoint=use_checkpoint, stem=stem)
