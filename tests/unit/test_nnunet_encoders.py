@@ -17,7 +17,9 @@ BLOCKS = (1, 3, 4, 6, 6, 6)
 def conv_norm(name: str, in_channels: int, out_channels: int, kernel: int = 3) -> dict[str, tuple[int, ...]]:
     weight = (out_channels, in_channels, *(kernel,) * 3)
     bias = {} if kernel == 1 else {f"{name}.conv.bias": (out_channels,)}
-    return {f"{name}.conv.weight": weight, **bias} | {f"{name}.norm.{part}": (out_channels,) for part in ("weight", "bias")}
+    return {f"{name}.conv.weight": weight, **bias} | {
+        f"{name}.norm.{part}": (out_channels,) for part in ("weight", "bias")
+    }
 
 
 def plain_names() -> dict[str, tuple[int, ...]]:
@@ -68,7 +70,9 @@ def test_the_residual_encoder_has_nnunets_tensors() -> None:
     assert sum(math.prod(shape) for shape in expected.values()) == sum(p.numel() for p in resenc.build(1).parameters())
 
 
-def literal_conv_norm(state: dict[str, Tensor], name: str, x: Tensor, *, stride: int = 1, activate: bool = True) -> Tensor:
+def literal_conv_norm(
+    state: dict[str, Tensor], name: str, x: Tensor, *, stride: int = 1, activate: bool = True
+) -> Tensor:
     weight = state[f"{name}.conv.weight"]
     x = F.conv3d(x, weight, state.get(f"{name}.conv.bias"), stride=stride, padding=weight.shape[-1] // 2)
     mean, variance = x.mean((2, 3, 4), keepdim=True), x.var((2, 3, 4), keepdim=True, correction=0)

@@ -17,7 +17,7 @@ from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.engine.weights import DECODER, ENCODER, PROJECTOR, RECORD
 from medssl_cli.engine.weights.forms import Form, Parts, sort_tensors
 from medssl_cli.engine.weights.matching import Match, match_encoder
-from medssl_cli.engine.weights.reading import Contents, read_untrusted
+from medssl_cli.engine.weights.reading import BRANCHES, Contents, read_untrusted
 from medssl_cli.errors import GateError, UsageError
 from medssl_cli.files import (
     publish_directory,
@@ -30,6 +30,7 @@ from medssl_cli.files import (
 from medssl_cli.recipe import Named
 
 COPY: Final = "copy.safetensors"
+AXES: Final = ("xyz", "zyx")
 # What `--as` may say: the backbone, its width, and whether there must be a decoder.
 KINDS: Final[dict[str, tuple[str, int | None, bool]]] = {
     "voco-b": ("swinunetr", 48, False),
@@ -117,6 +118,12 @@ def import_weights(source: Path, out: Path, wishes: Wishes, *, show: Callable[[R
         UsageError: `E_OUTPUT_EXISTS`, `E_NOT_FOUND`, `E_WEIGHTS_FILE`, `E_WEIGHTS_FORM`, `E_WEIGHTS_BRANCH`.
         GateError: `E_WEIGHTS_COVERAGE`.
     """
+    if wishes.kind != "auto" and wishes.kind not in KINDS:
+        raise UsageError("E_USAGE", f"--as {wishes.kind} is not among: auto, {', '.join(KINDS)}")
+    if wishes.branch not in ("", *BRANCHES):
+        raise UsageError("E_USAGE", f"--branch {wishes.branch} is not among: {', '.join(BRANCHES)}")
+    if wishes.axes not in AXES:
+        raise UsageError("E_USAGE", f"--axes {wishes.axes} is not among: {', '.join(AXES)}")
     if out.exists():
         raise UsageError("E_OUTPUT_EXISTS", f"{out} exists already")
     with _scratch(out) as folder:
@@ -126,7 +133,7 @@ def import_weights(source: Path, out: Path, wishes: Wishes, *, show: Callable[[R
         if wishes.axes == "zyx":
             parts = _turned(form, parts)
         backbone, channels = form.describe(parts)
-        _check_kind(wishes.kind, backbone, parts)
+        backbone = _as_kind(wishes.kind, backbone, parts)
         match = match_encoder(parts.encoder, backbone, in_channels=wishes.in_channels, inputs=form.inputs)
         report = _report(backbone, channels, parts, match, contents, wishes, source)
         weights = match.weights
@@ -189,11 +196,10 @@ def reverse_axes(weight: Tensor) -> Tensor:
     return weight.permute(0, 1, *reversed(axes)).contiguous() if weight.ndim > 3 else weight
 
 
-def _check_kind(kind: str, backbone: Named, parts: Parts) -> None:
+def _as_kind(kind: str, backbone: Named, parts: Parts) -> Named:
+    """The backbone that a file must be of, to be what the caller says; VoCo's are all of version 2."""
     if kind == "auto":
-        return
-    if kind not in KINDS:
-        raise UsageError("E_USAGE", f"--as {kind} is not among: auto, {', '.join(KINDS)}")
+        return backbone
     name, width, needs_decoder = KINDS[kind]
     found = int(backbone.options.get("feature_size", 0)) or None
     if backbone.name != name or (width is not None and width != found):
@@ -201,6 +207,8 @@ def _check_kind(kind: str, backbone: Named, parts: Parts) -> None:
         raise UsageError("E_WEIGHTS_FORM", f"it holds a {backbone.name}{size}, not {kind}")
     if needs_decoder and not parts.decoder:
         raise UsageError("E_WEIGHTS_FORM", f"it has no decoder, which {kind} has")
+    is_voco = width is not None
+    return Named(**{k: v for k, v in backbone.model_dump().items() if k != "use_v2" or not is_voco})
 
 
 def _report(
@@ -236,7 +244,7 @@ def _notes(backbone: Named, parts: Parts, wishes: Wishes) -> Iterator[str]:
     if parts.decoder:
         yield "the decoder is kept in a file of its own; tasks here have a decoder of their own and begin it anew"
     if backbone.name == "swinunetr":
-        if backbone.options.get("use_v2") is False:
+        if not any(name.startswith("swinViT.layers1c.") for name in parts.encoder):
             yield "it lacks the 8 convolutions before the stages: a SwinUNETR of version 1 (use_v2=False)"
         return
     if wishes.axes == "xyz":
