@@ -22,7 +22,9 @@ from medssl_cli.cli.terminal import Terminal, result
 def finetune(
     task: TaskOption,
     cache: CacheOption = DEFAULT_CACHE,
-    init: Annotated[str, typer.Option(help="Run folder of `medssl pretrain`, or none to start from scratch.")] = "none",
+    init: Annotated[
+        str, typer.Option(help="Run of `medssl pretrain`, folder of `medssl weights import`, or none: from scratch.")
+    ] = "none",
     fraction: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the training patients to use.")] = 1.0,
     fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the training patients validates.")] = 0,
     max_minutes: Annotated[

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from medssl_cli.engine.weights.importing import Report
 
 app = typer.Typer(help="Import published weights, and export ours for MONAI and nnU-Net.", no_args_is_help=True)
+ALWAYS = ("loaded", "missing", "of another shape", "unexpected")
 MAX_NAMES = 12
 
 
@@ -96,11 +97,11 @@ def _show(report: "Report") -> None:
         "decoder, kept apart": report.decoder,
         "projector, kept apart": report.projector,
     }
-    rows = [(what, str(len(names))) for what, names in groups.items()]
-    rows += [("other names of the same", str(report.num_aliases)), ("other branch", str(report.num_dropped))]
-    share = 100 * report.coverage
-    rows.append(("parameters of the encoder", f"{report.num_covered} of {report.num_parameters} ({share:.2f} %)"))
-    table(f"{report.backbone['name']}, {report.in_channels} channels", ("what", "tensors"), rows)
+    counts = {what: len(names) for what, names in groups.items()}
+    counts |= {"other names of the same": report.num_aliases, "other branch": report.num_dropped}
+    rows = [(what, str(count)) for what, count in counts.items() if count or what in ALWAYS]
+    parameters = f"{report.num_covered} of {report.num_parameters} parameters ({100 * report.coverage:.2f} %)"
+    table(f"{report.backbone['name']}: {parameters}", ("what", "tensors"), rows)
     for what in ("missing", "of another shape", "unexpected"):
         names = groups[what]
         more = [f"... and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []

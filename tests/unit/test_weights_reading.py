@@ -88,6 +88,18 @@ def test_shared_values_are_written_once(tmp_path: Path) -> None:
     assert len(copy) == 2
     assert {*copy, *contents.aliases} == {"a", "b", "c"}
     assert {*contents.aliases, *contents.aliases.values()} == {"a", "b"}
+    assert torch.equal(copy["c"], torch.ones(10))
+
+
+def test_views_of_the_same_values_keep_their_shapes(tmp_path: Path) -> None:
+    tensor = torch.arange(6.0)
+    expected = {"a": tensor, "b": tensor.view(2, 3), "c": tensor.view(2, 3).T, "d": tensor[2:4]}
+
+    assert not verdict(saved(expected, tmp_path / "file.pt")).refusal
+
+    copy = load_file(tmp_path / "copy.safetensors")
+    assert copy.keys() == expected.keys()
+    assert all(torch.equal(copy[name], tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize("is_new", [True, False], ids=["zip", "old"])
@@ -133,6 +145,13 @@ def test_a_request_for_endless_memory_costs_the_child_only(tmp_path: Path) -> No
 
     with pytest.raises(UsageError, match="E_WEIGHTS_FILE: it asks for more memory than it may have"):
         read_untrusted(path, tmp_path / "copy.safetensors")
+
+
+def test_a_wrapper_that_holds_itself_has_an_end(tmp_path: Path) -> None:
+    document: dict[str, Any] = {"weight": torch.zeros(2)}
+    document["state_dict"] = document
+
+    assert verdict(saved(document, tmp_path / "file.pt")) == Contents(wrappers=("state_dict",) * 4, num_others=1)
 
 
 def test_endless_nesting_is_refused(tmp_path: Path) -> None:

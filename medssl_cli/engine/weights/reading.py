@@ -5,6 +5,7 @@ The child accepts tensors and nothing else. It writes them into a safetensors fi
 
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from medssl_cli.parallel import OUT_OF_MEMORY, TIMED_OUT, Outcome, supervised_ma
 
 WRAPPERS: Final = ("state_dict", "network_weights", "net", "model")
 BRANCHES: Final = ("student", "teacher")
+MAX_WRAPPERS: Final = 4
 MAX_TENSORS: Final = 20_000
 MAX_NAME: Final = 256
 NAME: Final = re.compile(r"[A-Za-z0-9_.\-]+")
@@ -189,7 +191,7 @@ def _unwrap(document: Any, branch: str) -> tuple[tuple[str, ...], dict[str, Any]
         The keys on the way, and what lies at its end.
     """
     wrappers: list[str] = []
-    while isinstance(document, Mapping):
+    while isinstance(document, Mapping) and len(wrappers) < MAX_WRAPPERS:  # one may hold itself
         branches = [name for name in BRANCHES if isinstance(document.get(name), Mapping)]
         if len(branches) == 2 and not branch:
             raise _Refused("it holds a student and a teacher", "E_WEIGHTS_BRANCH")
@@ -239,7 +241,12 @@ def _write(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:
     """Write every distinct tensor once; returns the names that are left out, each with the one that is written."""
     import safetensors.torch
 
-    distinct = {name: tensor.detach().clone().contiguous() for name, tensor in _distinct(tensors).items()}
-    safetensors.torch.save_file(distinct, path)
-    first = {_place(tensors[name]): name for name in distinct}
+    distinct = _distinct(tensors)
+    storages = Counter(tensor.untyped_storage().data_ptr() for tensor in distinct.values())
+    whole = {
+        name: tensor.detach() if storages[tensor.untyped_storage().data_ptr()] == 1 else tensor.detach().clone()
+        for name, tensor in distinct.items()
+    }
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in whole.items()}, path)
+    first = {_place(tensor): name for name, tensor in distinct.items()}
     return {name: first[_place(tensor)] for name, tensor in tensors.items() if name not in distinct}
