@@ -100,8 +100,8 @@ def _show(report: "Report") -> None:
     counts = {what: len(names) for what, names in groups.items()}
     counts |= {"other names of the same": report.num_aliases, "other branch": report.num_dropped}
     rows = [(what, str(count)) for what, count in counts.items() if count or what in ALWAYS]
-    parameters = f"{report.num_covered} of {report.num_parameters} parameters ({100 * report.coverage:.2f} %)"
-    table(f"{report.backbone['name']}: {parameters}", ("what", "tensors"), rows)
+    table(report.backbone["name"], ("what", "tensors"), rows)
+    typer.echo(f"{report.num_covered} of {report.num_parameters} parameters ({100 * report.coverage:.2f} %)")
     for what in ("missing", "of another shape", "unexpected"):
         names = groups[what]
         more = [f"... and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
