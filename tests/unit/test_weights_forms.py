@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -359,3 +360,42 @@ def test_files_of_unknown_networks_are_refused() -> None:
         fit({"swinViT.norm.weight": torch.zeros(1)})
     with pytest.raises(UsageError, match="E_WEIGHTS_FORM: its sizes make no swinunetr"):
         fit({"swinViT.patch_embed.proj.weight": torch.zeros(5, 1, 2, 2, 2)})
+
+
+def changed(tensors: dict[str, Tensor], random: np.random.Generator) -> dict[str, Tensor]:
+    """A few tensors gone, renamed, of another kind or shape: also shapes without numbers, which cost no bytes."""
+    names = list(tensors)
+    shapes = [(), (0,), (7,), (0, 10**9), (10**9, 0, 3, 3, 3), (10**9, 0, 2, 2, 2), (2197, 0), (2, 2), (3, 5, 3, 3, 3)]
+    result = dict(tensors)
+    for name in random.choice(names, size=4):
+        what = random.integers(4)
+        tensor = result.pop(name, torch.zeros(1))
+        if what == 1:
+            other = str(random.choice(names))
+            result[other if random.random() < 0.5 else name.replace("0", "99999999999")] = tensor
+        if what == 2:
+            result[name] = (tensor * 10).to(random.choice([torch.int32, torch.float16, torch.bool, torch.uint8]))
+        if what == 3:
+            result[name] = torch.zeros(shapes[random.integers(len(shapes))])
+    return result
+
+
+@pytest.mark.parametrize("kind", ["swinunetr", "plainconv", "resenc"])
+def test_whatever_is_changed_there_is_a_match_or_a_refusal(kind: str, encoder: dict[str, Tensor]) -> None:
+    nnunet = published.nnunet((4, 6, 8), (1, 2, 1), residual=kind == "resenc")
+    tensors = encoder if kind == "swinunetr" else published.with_nnunet_names(published.filled(nnunet))
+    leading = {"swinunetr": "swinViT.", "plainconv": "encoder.", "resenc": "encoder."}[kind]
+    first = {name: tensor for name, tensor in tensors.items() if name.startswith(leading)}
+    random = np.random.default_rng(0)
+    outcomes = []
+    for turn in range(40):
+        pool = {name: tensors[name] for name in list(first)[:8]} if turn % 2 else tensors
+        try:
+            rest = {name: tensor for name, tensor in tensors.items() if name not in pool}
+            _, _, match = fit(rest | changed(pool, random))
+            outcomes.append("complete" if match.is_complete else "incomplete")
+        except UsageError as error:
+            outcomes.append(error.code)
+
+    assert set(outcomes) <= {"complete", "incomplete", "E_WEIGHTS_FORM", "E_WEIGHTS_FILE"}
+    assert outcomes.count("complete") < 20

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-import torch
 from torch import Tensor
 
 from medssl_cli.engine.weights.reading import BRANCHES
@@ -118,6 +117,8 @@ def sort_tensors(tensors: Tensors, branch: str = "") -> tuple[Form, Parts]:
             num_aliases += _is_known(parts.projector, f"{origin}.{short}".lstrip("."), tensor)
         elif origin not in kept:
             num_dropped += 1
+        elif not tensor.numel():  # of a shape that costs nothing to claim
+            parts.unexpected[short] = tensor
         elif match := form.encoder.match(short):
             num_aliases += _is_known(parts.encoder, match[1], tensor)
         else:
@@ -131,9 +132,14 @@ def _is_known(group: dict[str, Tensor], name: str, tensor: Tensor) -> bool:
     if name not in group:
         group[name] = tensor
         return False
-    if group[name] is not tensor and not torch.equal(group[name], tensor):
+    if group[name] is not tensor and not same(group[name], tensor):
         raise UsageError("E_WEIGHTS_FILE", f"two different tensors claim to be {name}")
     return True
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether shapes and values are equal, whatever the kinds of number."""
+    return one.shape == other.shape and bool((one == other).all())
 
 
 def _swinunetr_options(encoder: Tensors, _: Tensors) -> dict[str, Any]:
@@ -147,7 +153,7 @@ def _swinunetr_options(encoder: Tensors, _: Tensors) -> dict[str, Any]:
             if name.startswith(f"swinViT.layers{stage}.0.blocks.") and name.endswith("relative_position_bias_table")
         ]
         depths.append(len(tables))
-        heads.append(int(tables[0].shape[-1]) if tables else SWIN_HEADS[stage - 1])
+        heads.append(int(tables[0].shape[-1]) if tables and tables[0].ndim else SWIN_HEADS[stage - 1])
     options |= {"depths": depths} if depths != SWIN_DEPTHS and all(depths) else {}
     options |= {"num_heads": heads} if heads != SWIN_HEADS else {}
     is_v2 = any(re.match(r"swinViT\.layers\dc\.", name) for name in encoder)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from medssl_cli.engine.build import build_backbone
+from medssl_cli.engine.weights.forms import same
 from medssl_cli.errors import UsageError
 from medssl_cli.recipe import Named
 
@@ -99,7 +100,7 @@ def match_encoder(
     for name, wanted in expected.items():
         given = encoder.get(name)
         is_parameter = wanted.is_floating_point()
-        if not is_parameter and (given is None or torch.equal(given, wanted)):
+        if not is_parameter and (given is None or same(given, wanted)):
             weights[name] = wanted.contiguous()
             groups["loaded"] += [name] * (given is not None)
         elif not is_parameter:

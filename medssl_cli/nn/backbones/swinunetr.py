@@ -52,7 +52,7 @@ def build(
     widths = [feature_size * 2**stage for stage in range(4)]
     if len(depths) != 4 or len(num_heads) != 4:
         raise UsageError("E_RECIPE", f"swinunetr has 4 stages; got {len(depths)} depths and {len(num_heads)} num_heads")
-    if feature_size < 1 or any(width % heads for width, heads in zip(widths, num_heads, strict=True)):
+    if min(feature_size, *num_heads) < 1 or any(width % heads for width, heads in zip(widths, num_heads, strict=True)):
         raise UsageError(
             "E_RECIPE",
             f"swinunetr cannot divide widths {widths} among {list(num_heads)} attention heads",
