@@ -1,5 +1,6 @@
 """Weights come in from other projects, are trained on, and go out to MONAI and nnU-Net."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from medssl_cli.engine.build import build_backbone
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.runs import Manifest, open_run, start_run
 from medssl_cli.engine.talk import Silence
-from medssl_cli.engine.weights import Encoder, initialise, load_encoder
+from medssl_cli.engine.weights import Encoder, importing, initialise, load_encoder
 from medssl_cli.engine.weights.importing import Report, Wishes, import_weights
 from medssl_cli.errors import Exit, GateError, UsageError
 from medssl_cli.nn.backbones import Backbone
@@ -184,14 +185,19 @@ def test_axes_of_monai_weights_cannot_be_turned(swin_file: Path, tmp_path: Path)
         import_weights(swin_file, tmp_path / "out", Wishes(branch="pupil"), show=lambda _: None)
 
 
-def test_notes_of_vocomni_nnunet_warn_of_what_was_published_with_it(tmp_path: Path) -> None:
+def test_vocomni_nnunet_is_known_by_its_digest_and_comes_with_warnings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     channels, depths = (32, 64, 128, 256, 320, 320), (2,) * 6
     torch.save(published.with_nnunet_names(published.filled(published.nnunet(channels, depths))), tmp_path / "file.pt")
+    digest = hashlib.md5((tmp_path / "file.pt").read_bytes()).hexdigest()
+    monkeypatch.setitem(importing.PUBLISHED, digest, "published.pt")
     shown: list[Report] = []
 
     import_weights(tmp_path / "file.pt", tmp_path / "out", Wishes(), show=shown.append)
 
     (report,) = shown
+    assert report.published_as == "published.pt"
     assert report.num_aliases == 292 - 108
     assert any("corrupt intensity statistics" in note for note in report.notes)
     assert any("transpconvs.0 may be untrained" in note for note in report.notes)
