@@ -53,20 +53,26 @@ class Choices:
     Args:
         fold: Which fifth of the training patients validates.
         fraction: Share of the training patients to use.
+        patients: Number of training patients to use, instead of a share.
+        draw: Which random order they are taken in; of one draw, the few are among the many.
         max_minutes: Time limit instead of the recipe's steps.
         encoder: Pre-trained weights, or None to start from scratch.
     """
 
     fold: int = 0
     fraction: float = 1.0
+    patients: int | None = None
+    draw: int = 0
     max_minutes: float | None = None
     encoder: Encoder | None = None
 
     def document(self) -> dict[str, Any]:
-        """For the manifest."""
+        """For the manifest; what came with a later version is named only where it is used, so that old runs go on."""
+        later = {"patients": self.patients, "draw": self.draw or None}
         return {
             "fold": self.fold,
             "fraction": self.fraction,
+            **{name: value for name, value in later.items() if value is not None},
             "max_minutes": self.max_minutes,
             "encoder_sha256": None if self.encoder is None else self.encoder.sha256,
         }
@@ -121,6 +127,8 @@ def finetune(
         fold=choices.fold,
         fraction=choices.fraction,
         num_val=recipe.max_validation_patients,
+        num_train=choices.patients,
+        draw=choices.draw,
     )
     num_seen = _test_patients_seen(split, choices.encoder)
     if num_seen is None:

@@ -142,6 +142,8 @@ def test_checking_builds_and_finds_what_the_text_cannot_show(name: str) -> None:
         ("voco-tiny", "method.base_gird=[3, 3, 1]", "E_RECIPE"),
         ("voco-tiny", "method.projector_dim=0", "E_RECIPE"),
         ("voco-tiny", "data.crop_size=[31, 32, 32]", "E_CANVAS"),
+        ("voco-tiny", "data.crop_size=[16, 16, 16]", "E_CANVAS"),
+        ("hippocampus-seg", "inference.tile_size=[16, 16, 16]", "E_CANVAS"),
     ],
 )
 def test_faults_of_options_are_usage_errors(name: str, override: str, code: str) -> None:
