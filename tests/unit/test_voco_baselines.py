@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medssl_cli.methods import voco
+from medssl_cli.nn import overlap
 
 CUBE = (64, 64, 64)
 EPS = 1e-6
@@ -20,12 +21,12 @@ def test_zero_logits_cost_4_minus_a_third_of_pi_squared() -> None:
     """
     midpoints = torch.arange(1, 512, 2)
     offsets = torch.cartesian_prod(midpoints, midpoints, torch.zeros(1, dtype=torch.int64))
-    targets = voco.overlap_fractions(offsets, (3, 3, 1), (512, 512, 64))
+    targets = overlap.overlap_fractions(offsets, (3, 3, 1), (512, 512, 64))
     zeros = torch.zeros_like(targets)
 
-    assert voco.overlap_loss(zeros, targets).item() == pytest.approx(4 - math.pi**2 / 3, abs=1e-4)
+    assert overlap.overlap_loss(zeros, targets).item() == pytest.approx(4 - math.pi**2 / 3, abs=1e-4)
     expected = 4 / 9 * (2 - math.pi**2 / 6)
-    assert voco.uniform_overlap_loss(zeros, targets).item() == pytest.approx(expected, abs=1e-4)
+    assert overlap.uniform_overlap_loss(zeros, targets).item() == pytest.approx(expected, abs=1e-4)
 
 
 def brute_force_v2_prediction(logit: float, size: int) -> float:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from medssl_cli.errors import UsageError
 from medssl_cli.methods import Views, voco
+from medssl_cli.nn import overlap_terms as terms
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.crops import draw_offsets
+from medssl_cli.nn.crops import draw_dropout, draw_offsets
 
 EPS = 1e-6
 
@@ -178,17 +179,20 @@ def test_impossible_options_are_refused(options: dict[str, object]) -> None:
 # Dropout.
 
 
-def test_dropout_zeroes_whole_rows() -> None:
-    dropped = voco.drop_rows(torch.ones(10, 6), 0.2, generator())
+def test_dropout_zeroes_whole_rows_or_single_elements() -> None:
+    rows = torch.ones(10, 6) * draw_dropout((10, 1), 0.2, generator())
+    elements = torch.ones(10, 6) * draw_dropout((10, 6), 0.2, generator())
 
-    assert (dropped == dropped[:, :1]).all()
-    assert set(dropped.flatten().tolist()) == {0.0, 1.25}
+    assert (rows == rows[:, :1]).all()
+    assert not (elements == elements[:, :1]).all()
+    for dropped in (rows, elements):
+        assert set(dropped.flatten().tolist()) == {0.0, 1.25}
 
 
 def test_dropout_hits_a_fifth_of_the_rows() -> None:
     rows = 20_000
 
-    share = (voco.drop_rows(torch.ones(rows, 1), 0.2, generator()) == 0).double().mean().item()
+    share = (draw_dropout((rows, 1), 0.2, generator()) == 0).double().mean().item()
 
     assert share == pytest.approx(0.2, abs=5 * math.sqrt(0.2 * 0.8 / rows))
 
@@ -198,12 +202,12 @@ def test_two_dropped_crops_of_different_volumes_put_a_floor_under_the_loss() -> 
     teacher = torch.eye(6, dtype=torch.float64).reshape(2, 3, 6)
     queries, bases = teacher[:, :1].clone(), teacher[:, 1:].clone()  # one random and two base crops per volume
     targets = torch.tensor([[[0.5, 0.5]], [[0.5, 0.5]]], dtype=torch.float64)
-    at_rest = voco.v2_losses((queries, bases), (queries, bases), targets)["inter"].item()
+    at_rest = terms.v2_terms((queries, bases), (queries, bases), targets)["inter"].item()
     dropped = torch.ones(6, dtype=torch.float64)
     student_queries, student_bases = queries.clone(), bases.clone()
     student_queries[0, 0], student_bases[1, 0] = dropped, dropped
 
-    inter = voco.v2_losses((student_queries, student_bases), (queries, bases), targets)["inter"].item()
+    inter = terms.v2_terms((student_queries, student_bases), (queries, bases), targets)["inter"].item()
 
     assert at_rest == pytest.approx(0, abs=3e-6)
     # volume 0: query dropped, so 1 / sqrt(6) to the other base; volume 1: its query touches no dropped base
