@@ -102,7 +102,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "W_CANVAS": Code(
         "Much of what a step of pre-training reads is padding",
-        "medssl recipes plan proposes spacing, grid and crop size for the cache",
+        "take the spacing, grid and crop size that medssl recipes plan proposes for the cache",
     ),
     "E_NO_RUN": Code("The folder is not a medssl run", "name a folder under ./runs"),
     "E_RUN_UNFINISHED": Code(

@@ -227,6 +227,7 @@ class Method(MethodBase):
         Raises:
             UsageError: `E_CANVAS`, images are not what `views` asks for; `E_USAGE`, fewer than 16 crops to normalise.
         """
+        self._require_rows(len(views.images))
         student, teacher, targets = self._project(views, drops=self.training)
         with torch.autocast(targets.device.type, enabled=False):  # it spares float64, but not float32
             parts = self._terms(student, teacher, targets)
@@ -290,15 +291,7 @@ class Method(MethodBase):
                 teacher = _split(self.teacher(seen), targets)
         return student, teacher, targets
 
-    def _canvas(self, images: Tensor) -> Tensor:
-        """Canvases [B, C, X, Y, Z] that crops are cut from."""
-        size, (batch, num_views) = self.views().size, images.shape[:2]
-        if num_views != 1 or tuple(images.shape[3:]) != size:
-            raise UsageError(
-                "E_CANVAS",
-                f"voco needs one view of {size} voxels per item and got {num_views} of {tuple(images.shape[3:])}",
-                hint="the size is method.base_grid x data.crop_size; change one of them, or the spacing",
-            )
+    def _require_rows(self, batch: int) -> None:
         per_volume = self.options.num_random_crops + prod(self.options.base_grid)
         num_volumes = batch * (distributed.world_size() if self.options.sync_norm else 1)
         if num_volumes * per_volume < MIN_ROWS:
@@ -307,6 +300,16 @@ class Method(MethodBase):
                 f"{num_volumes} volumes of {per_volume} crops are {num_volumes * per_volume} rows for batch "
                 f"normalisation; voco needs {MIN_ROWS}",
                 hint="raise data.batch_size or method.num_random_crops",
+            )
+
+    def _canvas(self, images: Tensor) -> Tensor:
+        """Canvases [B, C, X, Y, Z] that crops are cut from."""
+        size, num_views = self.views().size, images.shape[1]
+        if num_views != 1 or tuple(images.shape[3:]) != size:
+            raise UsageError(
+                "E_CANVAS",
+                f"voco needs one view of {size} voxels per item and got {num_views} of {tuple(images.shape[3:])}",
+                hint="the size is method.base_grid x data.crop_size; change one of them, or the spacing",
             )
         target = _times(self.options.base_grid, self._cut_size)
         return images[:, 0] if target == size else F.interpolate(images[:, 0], target, mode="trilinear")
