@@ -105,8 +105,8 @@ def test_labels_do_not_depend_on_the_unit_of_length() -> None:
     torch.testing.assert_close(at_64, at_96)
 
 
-@pytest.mark.parametrize(("objective", "last"), [("v2", 127), ("paper", 128)])
-def test_v2_never_draws_the_last_legal_start(objective: str, last: int) -> None:
+@pytest.mark.parametrize(("objective", "last"), [("v1", 127), ("v2", 127), ("paper", 128), ("fixed", 128)])
+def test_the_released_code_never_draws_the_last_legal_start(objective: str, last: int) -> None:
     num_starts = voco._num_starts(voco.Options.model_validate({"objective": objective}), CUBE)
 
     starts = draw_offsets((50_000,), num_starts, generator())
