@@ -31,6 +31,7 @@ Differences from the papers and the released code:
 """
 
 import copy
+from functools import partial
 from math import prod
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -162,7 +163,7 @@ class Options(Strict):
     def _fits_together(self) -> Self:
         for name in OBJECTIVE_ONLY:
             if getattr(self, name) is not None and name not in PRESETS[self.objective]:
-                owners = " and ".join(objective for objective, preset in PRESETS.items() if name in preset)
+                owners = ", ".join(objective for objective, preset in PRESETS.items() if name in preset)
                 raise ValueError(f"{name} belongs to {owners}; objective {self.objective} has none (null removes it)")
         if self.resize is not None and self.network_size is None:
             raise ValueError("resize does nothing without network_size")
@@ -191,15 +192,13 @@ class Method(MethodBase):
         super().__init__(backbone, options, options.network_size or crop_size)
         self.options = options
         self.cell_size = crop_size
-        self.student = Projector(backbone.embedding_dim, options.projector_dim, sync_norm=options.sync_norm)
+        projector = partial(Projector, backbone.embedding_dim, options.projector_dim, sync_norm=options.sync_norm)
+        self.student = projector()
         self.teacher: Projector | None = None
         self.teacher_backbone: Backbone | None = None
         if options.momentum is not None:
-            if options.rules.teacher_start == "student":
-                self.teacher = freeze(copy.deepcopy(self.student))
-            else:
-                sync_norm = options.sync_norm
-                self.teacher = freeze(Projector(backbone.embedding_dim, options.projector_dim, sync_norm=sync_norm))
+            is_copy = options.rules.teacher_start == "student"
+            self.teacher = freeze(copy.deepcopy(self.student) if is_copy else projector())
         if options.objective == "v1":
             self.teacher_backbone = freeze(random_like(backbone))
 

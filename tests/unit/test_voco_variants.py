@@ -67,8 +67,8 @@ def test_what_options_resolve_to_are_options(objective: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "paper", "momentum": 0.9}, "momentum belongs to v1 and v2 and fixed; objective paper has none"),
-        ({"objective": "v1", "dropout_prob": 0.2}, "dropout_prob belongs to v2 and fixed; objective v1 has none"),
+        ({"objective": "paper", "momentum": 0.9}, "momentum belongs to v1, v2, fixed; objective paper has none"),
+        ({"objective": "v1", "dropout_prob": 0.2}, "dropout_prob belongs to v2, fixed; objective v1 has none"),
         ({"objective": "v2", "corrections": {"dropout": "elements"}}, "corrections belongs to fixed"),
         ({"resize": "crops"}, "resize does nothing without network_size"),
         ({"objective": "fixed", "corrections": {"negative_slope": 2}}, "less than or equal to 1"),
