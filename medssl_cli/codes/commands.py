@@ -119,6 +119,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "Crop size, grid and image size do not fit together",
         "choose sizes that fit with --set, and try them with medssl recipes check",
     ),
+    "W_CANVAS": Code(
+        "Much of what a step of pre-training reads is padding",
+        "take the spacing, grid and crop size that medssl recipes plan proposes for the cache",
+    ),
     "E_NO_RUN": Code("The folder is not a medssl run", "name a folder under ./runs"),
     "E_RUN_UNFINISHED": Code(
         "The run has no checkpoint that could be used", "run the command that made it again until it is finished"
