@@ -54,9 +54,7 @@ def encode(voxels: NDArray[np.generic]) -> bytes:
     return b"".join((frame[: _THREADS.start], _DEFAULT_THREADS, memoryview(frame)[_THREADS.stop :]))
 
 
-def _chunks(
-    voxels: NDArray[np.generic], chunks: Sequence[int], blocks: Sequence[int]
-) -> Iterator[NDArray[np.generic]]:
+def _chunks(voxels: NDArray[np.generic], chunks: Sequence[int], blocks: Sequence[int]) -> Iterator[NDArray[np.generic]]:
     """Chunks as they are compressed: block after block, filled up with zeros to whole blocks (Blosc2's NDim format).
 
     The library would cut them itself, row by row of each block, which takes as long as compressing them. Here such a

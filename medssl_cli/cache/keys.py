@@ -10,7 +10,7 @@ import secrets
 from pathlib import Path
 from typing import Final, Literal
 
-from medssl_cli.cache.records import publish_first, unreadable
+from medssl_cli.cache.publish import publish_first, unreadable
 from medssl_cli.errors import GateError
 from medssl_cli.files import storage_errors
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from medssl_cli import __version__
-from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.keys import Pseudonyms
+from medssl_cli.cache.words import ALLOW_LIST_VERSION, RECORD_VERSION
 from medssl_cli.errors import Exit, InputError
 from medssl_cli.files import sha256_json
 from medssl_cli.formats.discover import Found
@@ -255,8 +255,8 @@ class IngestReport:
             "command": "ingest",
             "status": self.status,
             "exit_code": int(self.exit_code),
-            "tool": {"version": __version__, "allow_list": Provenance.model_fields["allow_list_version"].default},
-            "cache_format": ItemRecord.model_fields["format_version"].default,
+            "tool": {"version": __version__, "allow_list": ALLOW_LIST_VERSION},
+            "cache_format": RECORD_VERSION,
             "key_id": self.key_id,
             "key_is_ephemeral": self.key_is_ephemeral,
             "started": self.started,

@@ -1,11 +1,9 @@
 """What the child processes of an ingest do. Values go in and come out; voxels never leave the child."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import wraps
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,11 +12,12 @@ from medssl_cli.cache.fingerprints import fingerprint
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
-from medssl_cli.errors import InputError, MedsslError, StorageError
-from medssl_cli.formats import LoadedImage
+from medssl_cli.engine.ingest.failures import Failure, as_values
+from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.labels.recognise import kind_of_object
 from medssl_cli.formats.layouts import LabelFile
+from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.nifti import read_nifti, read_nifti_series
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Source
@@ -29,18 +28,6 @@ HU_RANGE: Final = (-8192, 32767)
 MAX_LABEL: Final = 255
 NEAR_A_FACE: Final = ("unknown", "HEAD", "BRAIN", "SKULL", "NECK", "CSPINE", "WHOLEBODY")
 _UNFILLED: Final = "0" * 64
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a task has no result; `is_fatal` ends the whole ingest: the disk, not the input, is at fault."""
-
-    code: str
-    message: str
-    hint: str = ""
-    is_fatal: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,23 +101,6 @@ class StoredLabel:
 
     is_new: bool
     warnings: tuple[str, ...]
-
-
-def as_values(function: Callable[[Task], Result]) -> Callable[[Task], Result | Failure]:
-    """Return failures instead of raising them; silence libraries, whose warnings quote headers and paths."""
-
-    @wraps(function)
-    def guarded(task: Task) -> Result | Failure:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return function(task)
-        except MedsslError as error:
-            return Failure(error.code, error.message, error.hint, is_fatal=isinstance(error, StorageError))
-        except MemoryError:
-            return Failure("E_TOO_BIG", "the image does not fit into the memory of a worker")
-
-    return guarded
 
 
 @dataclass(frozen=True)
