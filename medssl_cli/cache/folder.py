@@ -5,11 +5,12 @@ A second ingest of unchanged files needs no more than this, so nothing here impo
 
 import contextlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 from medssl_cli.cache.keys import Pseudonyms
-from medssl_cli.cache.marker import MARKER, make_cache, read_marker, use_key_file
+from medssl_cli.cache.marker import MARKER, Marker, make_cache, read_marker, use_key_file
 from medssl_cli.cache.writers import catalog_is_behind, dead_marks, marked
 from medssl_cli.errors import StorageError, UsageError
 from medssl_cli.files import remove_temporaries
@@ -24,23 +25,30 @@ class CacheFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._pseudonyms: Pseudonyms | None = None
 
-    @property
+    @cached_property
+    def marker(self) -> Marker:
+        """What the cache says about itself.
+
+        Raises:
+            GateError: `E_CACHE_CORRUPT`.
+            UsageError: `E_CACHE_VERSION`.
+        """
+        return read_marker(self.root)
+
+    @cached_property
     def pseudonyms(self) -> Pseudonyms:
         """The site's pseudonyms; the key is not read before they are asked for.
 
         Raises:
             GateError: `E_KEY`.
         """
-        if self._pseudonyms is None:
-            self._pseudonyms = read_marker(self.root).load(self.root)
-        return self._pseudonyms
+        return self.marker.load(self.root)
 
     @property
     def key_is_ephemeral(self) -> bool:
         """Whether the key lies in the cache, so that its patients cannot be linked with those of other caches."""
-        return read_marker(self.root).is_ephemeral
+        return self.marker.is_ephemeral
 
     @classmethod
     def open(cls, root: Path, key_file: Path | None = None) -> Self:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
 from medssl_cli.cache.arrays import encode
@@ -22,7 +23,6 @@ from medssl_cli.cache.reading import ReadableCache
 from medssl_cli.cache.records import ANOTHER_SET, IMAGE, ITEM, label_file, new_entries, read_record, sealed_record
 from medssl_cli.cache.verify import Problem, verify_items
 from medssl_cli.cache.versions import find_successor
-from medssl_cli.cache.words import FORMAT_VERSION
 from medssl_cli.cache.writers import say_catalog_is_behind
 from medssl_cli.errors import InputError, StorageError
 from medssl_cli.files import publish_directory, storage_errors, sync_directory, temporary_directory
@@ -39,10 +39,15 @@ class Cache(ReadableCache):
     """
 
     def item_id(self, volume: Volume) -> str:
-        """Keyed hash of an image's content: voxels, place and modality."""
-        digest = hashlib.sha256(np.ascontiguousarray(volume.voxels).view(np.uint8).data).digest()
+        """Keyed hash of an image's content: voxels, place and modality.
+
+        Voxels are digested by BLAKE3, in caches of format 1 by SHA-256 (docs/decisions/0017-voxel-digest.md).
+        """
+        data = np.ascontiguousarray(volume.voxels).view(np.uint8).data
+        version = self.marker.format_version
+        digest = hashlib.sha256(data).digest() if version == 1 else blake3(data).digest()
         place = np.round(volume.affine, 6) + 0.0
-        header = f"{volume.voxels.dtype}|{volume.voxels.shape}|{volume.modality}|{volume.units}|v{FORMAT_VERSION}"
+        header = f"{volume.voxels.dtype}|{volume.voxels.shape}|{volume.modality}|{volume.units}|v{version}"
         return self.pseudonyms.of("item", digest, header, place.tobytes())
 
     def is_forgotten(self, patient_key: str) -> bool:

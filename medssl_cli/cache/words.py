@@ -2,7 +2,7 @@
 
 from typing import Final, Literal
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 RECORD_VERSION: Final = 1
 ALLOW_LIST_VERSION: Final = 1
 Modality = Literal["CT", "MR", "PT", "CR", "DX", "MG", "US", "XA", "unknown"]
