@@ -26,7 +26,10 @@ def write_page(report: "IngestReport", cache: Path, terminal: Terminal) -> Path 
 
     page = report.written.with_suffix(".html")
     html = ingest_page(
-        report.to_json(), Cache.open(cache), progress=lambda done, total: terminal.progress("pictures", done, total)
+        report.to_json(),
+        Cache.open(cache),
+        report.planes,
+        progress=lambda done, total: terminal.progress("pictures", done, total),
     )
     write_atomic(page, html.encode())
     return page

@@ -25,6 +25,7 @@ from medssl_cli.formats.source import Source
 
 if TYPE_CHECKING:
     from medssl_cli.engine.ingest.retrieve import RetrievedSeries, Spool
+    from medssl_cli.imaging.planes import Planes
 
 
 @dataclass
@@ -39,6 +40,7 @@ class IngestRun:
     num_images: int = 0
     num_labels: int = 0
     unremembered: set[Source] = field(default_factory=set)
+    planes: "dict[str, Planes]" = field(default_factory=dict)
 
     def run(self, paths: Sequence[Path]) -> None:
         """Do everything, or as much as a stop request leaves time for."""
@@ -135,4 +137,5 @@ class IngestRun:
             key_is_ephemeral=self.cache.key_is_ephemeral,
             interrupted_by=signal.Signals(self.crew.stop.signal_number).name if self.crew.stop.signal_number else None,
             sources=everything,
+            planes=self.planes,
         )

@@ -5,7 +5,7 @@ The work is done in child processes; what became of each source goes into the le
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ from medssl_cli.formats.source import Source, place_of
 HEADERS_PER_TASK: Final = 64
 HEADERS_TIMEOUT_S: Final = 120.0
 STORE_TIMEOUT_S: Final = 600.0
+MAX_PLANES: Final = 120
 
 
 @dataclass
@@ -177,7 +178,9 @@ class Stages:
                 self.books.num_images += image.is_new and not self.options.dry_run
                 state: State = "accepted" if image.is_new else "duplicate"
                 self.ledger.settle(sources, state, id=identifier, item=image.item_id, warnings=image.warnings)
-            self._keep(task, result)
+                if image.planes is not None and len(self.books.planes) < MAX_PLANES:
+                    self.books.planes[image.item_id] = image.planes
+            self._keep(task, tuple(replace(image, planes=None) for image in result))
 
     def _keep(self, task: ImageTask, images: tuple[StoredImage, ...]) -> None:
         """What labels need to find their images."""

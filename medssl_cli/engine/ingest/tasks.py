@@ -22,6 +22,7 @@ from medssl_cli.formats.nifti import read_nifti, read_nifti_series
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Source
 from medssl_cli.imaging.geometry import Affine, Shape, corner_displacement_mm, is_same_grid
+from medssl_cli.imaging.planes import Planes, middle_planes
 from medssl_cli.imaging.volume import Volume
 
 HU_RANGE: Final = (-8192, 32767)
@@ -59,7 +60,11 @@ class ImageTask:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A judged image: where it is and whether it is new."""
+    """A judged image: where it is and whether it is new.
+
+    Args:
+        planes: Of a new volume, for the page.
+    """
 
     item_id: str
     series_key: str
@@ -67,6 +72,7 @@ class StoredImage:
     shape: Shape
     affine: Affine
     warnings: tuple[str, ...]
+    planes: Planes | None = None
 
     @classmethod
     def of(cls, record: ItemRecord) -> "StoredImage":
@@ -146,7 +152,8 @@ def _store(image: LoadedImage, cache: Cache, *, dry_run: bool) -> StoredImage:
     is_new = not is_known if dry_run else cache.add(volume, record)
     if not dry_run:
         found += tuple(_version_warnings(cache, record))
-    return StoredImage(record.item_id, record.series_key, is_new, volume.shape, volume.affine, found)
+    planes = middle_planes(volume.voxels[0]) if is_new and record.is_volume else None
+    return StoredImage(record.item_id, record.series_key, is_new, volume.shape, volume.affine, found, planes)
 
 
 def _version_warnings(cache: Cache, record: ItemRecord) -> Iterator[str]:
