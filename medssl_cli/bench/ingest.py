@@ -155,6 +155,9 @@ def _runs(folder: Path, series: Sequence[Path], bytecode: Path) -> Iterator[Run]
         commands = [_conversion(tool, options, path, output / path.name) for path in series]
         yield total(" ".join([name, *options[:-1]]), [measured(name, command) for command in commands])
         shutil.rmtree(output, ignore_errors=True)
+        if options[-1] == "-o":
+            yield measured(f"{name}, all series at once", _conversion(tool, options, folder / "dicom", output))
+            shutil.rmtree(output, ignore_errors=True)
     workers = 2
     while workers <= min(available_cores(), len(series)):
         yield measured(f"medssl, {workers} workers", ingest_command(folder, cache, workers))
