@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import fcntl
+import mmap
 import os
 import secrets
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Final
 from medssl_cli.errors import StorageError
 from medssl_cli.files import TEMPORARY_PREFIX, storage_errors, sync_directory, sync_file
 
+PIECE_BYTES: Final = 2**22
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -50,9 +53,37 @@ def _link(mine: Path, path: Path) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a new file, mode 0600, whoever may make it durable and visible later."""
+    """Write a new file, mode 0600, whoever may make it durable and visible later.
+
+    Large files go past the page cache: they are synced before anyone sees them, so a copy in memory would only cost
+    time, and what lies there already stays.
+    """
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-        stream.write(data)
+        done = _write_directly(stream.fileno(), data) if len(data) >= PIECE_BYTES else 0
+        stream.write(memoryview(data)[done:])
+
+
+def _write_directly(descriptor: int, data: bytes) -> int:
+    """Write whole pages past the page cache where system and file system can (open(2), O_DIRECT).
+
+    Returns:
+        Bytes that are written.
+    """
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    whole, done = len(data) // mmap.PAGESIZE * mmap.PAGESIZE, 0
+    aligned = memoryview(mmap.mmap(-1, PIECE_BYTES))
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | getattr(os, "O_DIRECT", 0))
+        while done < whole:
+            size = min(PIECE_BYTES, whole - done)
+            aligned[:size] = memoryview(data)[done : done + size]
+            done += os.write(descriptor, aligned[:size])
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+    return done
 
 
 def unreadable(what: str, error: OSError) -> StorageError:
