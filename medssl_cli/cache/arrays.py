@@ -22,7 +22,7 @@ LEVEL: Final = 5
 MAX_OPEN: Final = 128
 _LENGTH: Final = slice(16, 24)
 _THREADS: Final = slice(62, 68)
-_DEFAULT_THREADS: Final = b"\xd1\x00\x00\xd1\x00\x01"
+_ONE_THREAD: Final = b"\xd1\x00\x01\xd1\x00\x01"
 
 
 def encode(voxels: NDArray[np.generic]) -> bytes:
@@ -45,13 +45,14 @@ def encode(voxels: NDArray[np.generic]) -> bytes:
         blocks=blocks,
         contiguous=True,
         cparams={"codec": blosc2.Codec.LZ4, "clevel": LEVEL, "filters": [shuffle], "nthreads": 1},
+        dparams={"nthreads": 1},
     )
     for number, chunk in enumerate(_chunks(voxels, chunks, blocks)):
         array.schunk.update_data(number, chunk, copy=False)
     frame: bytes = array.to_cframe()
-    if frame[_THREADS] == _DEFAULT_THREADS or frame[_THREADS.start] != _DEFAULT_THREADS[0]:
+    if frame[_THREADS] == _ONE_THREAD or frame[_THREADS.start] != _ONE_THREAD[0]:
         return frame  # the usual case, without another copy
-    return b"".join((frame[: _THREADS.start], _DEFAULT_THREADS, memoryview(frame)[_THREADS.stop :]))
+    return b"".join((frame[: _THREADS.start], _ONE_THREAD, memoryview(frame)[_THREADS.stop :]))
 
 
 def _chunks(voxels: NDArray[np.generic], chunks: Sequence[int], blocks: Sequence[int]) -> Iterator[NDArray[np.generic]]:
