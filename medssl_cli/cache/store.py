@@ -41,7 +41,7 @@ class Cache(ReadableCache):
     def item_id(self, volume: Volume) -> str:
         """Keyed hash of an image's content: voxels, place and modality.
 
-        Voxels are digested by BLAKE3, in caches of format 1 by SHA-256 (docs/decisions/0017-voxel-digest.md).
+        Voxels are digested by BLAKE3, in caches of format 1 by SHA-256 (docs/decisions/0018-voxel-digest.md).
         """
         data = np.ascontiguousarray(volume.voxels).view(np.uint8).data
         version = self.marker.format_version
