@@ -8,7 +8,6 @@ import numpy as np
 import pydicom
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats import LoadedImage
 from medssl_cli.formats.dicom import (
     Header,
     Refusal,
@@ -18,6 +17,7 @@ from medssl_cli.formats.dicom import (
     read_series,
     write_ct_series,
 )
+from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.imaging.geometry import Affine
 from medssl_cli.imaging.volume import Volume

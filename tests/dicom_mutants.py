@@ -28,8 +28,8 @@ from pydicom.uid import (
 )
 
 from medssl_cli.codes import CODES
+from medssl_cli.engine.ingest.failures import Failure
 from medssl_cli.engine.ingest.labels import ReadTask, read_annotations
-from medssl_cli.engine.ingest.tasks import Failure
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom import group_headers, read_headers, read_series
 from medssl_cli.formats.labels import MaskLabel

@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
 from pydicom.uid import RLELossless
 
-from medssl_cli.formats import LoadedImage
 from medssl_cli.formats.dicom import SeriesPart
+from medssl_cli.formats.loaded import LoadedImage
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 Array = NDArray[Any]

@@ -148,13 +148,16 @@ def _runs(folder: Path, series: Sequence[Path], bytecode: Path) -> Iterator[Run]
     yield measured("medssl, 1 worker", ingest_command(folder, cache, 1))
     yield measured("medssl, again", ingest_command(folder, cache, 1))
     shutil.rmtree(cache, ignore_errors=True)
-    for name, options in {"dcm2niix": ["-z", "n", "-b", "n", "-o"], "dicom2nifti": ["-C"]}.items():
+    for name, options in {"dcm2niix": ["-z", "n", "-b", "n", "-f", "%i", "-o"], "dicom2nifti": ["-C"]}.items():
         if (tool := shutil.which(name)) is None:
             continue
         output = folder / name
         commands = [_conversion(tool, options, path, output / path.name) for path in series]
-        yield total(" ".join([name, *options[:-1]]), [measured(name, command) for command in commands])
+        yield total(name, [measured(name, command) for command in commands])
         shutil.rmtree(output, ignore_errors=True)
+        if options[-1] == "-o":
+            yield measured(f"{name}, all series at once", _conversion(tool, options, folder / "dicom", output))
+            shutil.rmtree(output, ignore_errors=True)
     workers = 2
     while workers <= min(available_cores(), len(series)):
         yield measured(f"medssl, {workers} workers", ingest_command(folder, cache, workers))

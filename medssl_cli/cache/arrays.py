@@ -3,9 +3,10 @@
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ LEVEL: Final = 5
 MAX_OPEN: Final = 128
 _LENGTH: Final = slice(16, 24)
 _THREADS: Final = slice(62, 68)
-_DEFAULT_THREADS: Final = b"\xd1\x00\x00\xd1\x00\x01"
+_ONE_THREAD: Final = b"\xd1\x00\x01\xd1\x00\x01"
 
 
 def encode(voxels: NDArray[np.generic]) -> bytes:
@@ -37,16 +38,40 @@ def encode(voxels: NDArray[np.generic]) -> bytes:
     chunks = tuple(min(size, limit) for size, limit in zip(voxels.shape, CHUNK, strict=True))
     blocks = tuple(min(size, limit) for size, limit in zip(chunks, BLOCK, strict=True))
     shuffle = blosc2.Filter.SHUFFLE if voxels.itemsize > 1 else blosc2.Filter.BITSHUFFLE
-    array = blosc2.asarray(
-        np.ascontiguousarray(voxels),
+    array = blosc2.empty(
+        voxels.shape,
+        voxels.dtype,
         chunks=chunks,
         blocks=blocks,
+        contiguous=True,
         cparams={"codec": blosc2.Codec.LZ4, "clevel": LEVEL, "filters": [shuffle], "nthreads": 1},
+        dparams={"nthreads": 1},
     )
+    for number, chunk in enumerate(_chunks(voxels, chunks, blocks)):
+        array.schunk.update_data(number, chunk, copy=False)
     frame: bytes = array.to_cframe()
-    if frame[_THREADS] == _DEFAULT_THREADS or frame[_THREADS.start] != _DEFAULT_THREADS[0]:
+    if frame[_THREADS] == _ONE_THREAD or frame[_THREADS.start] != _ONE_THREAD[0]:
         return frame  # the usual case, without another copy
-    return b"".join((frame[: _THREADS.start], _DEFAULT_THREADS, memoryview(frame)[_THREADS.stop :]))
+    return b"".join((frame[: _THREADS.start], _ONE_THREAD, memoryview(frame)[_THREADS.stop :]))
+
+
+def _chunks(voxels: NDArray[np.generic], chunks: Sequence[int], blocks: Sequence[int]) -> Iterator[NDArray[np.generic]]:
+    """Chunks as they are compressed: block after block, filled up with zeros to whole blocks (Blosc2's NDim format).
+
+    The library would cut them itself, row by row of each block, which takes as long as compressing them. Here such a
+    row is one element of a transposed array.
+    """
+    counts = [-(-chunk // block) for chunk, block in zip(chunks, blocks, strict=True)]
+    padded = np.zeros([count * block for count, block in zip(counts, blocks, strict=True)], voxels.dtype)
+    rows = padded.view(np.dtype((np.void, blocks[2] * voxels.itemsize)))
+    in_blocks = rows.reshape(counts[0], blocks[0], counts[1], blocks[1], counts[2]).transpose(0, 2, 4, 1, 3)
+    starts = (range(0, size, chunk) for size, chunk in zip(voxels.shape, chunks, strict=True))
+    for x, y, z in product(*starts):
+        part = voxels[x : x + chunks[0], y : y + chunks[1], z : z + chunks[2]]
+        if part.shape != padded.shape:
+            padded[...] = 0
+        padded[: part.shape[0], : part.shape[1], : part.shape[2]] = part
+        yield np.ascontiguousarray(in_blocks)
 
 
 def write_array(path: Path, voxels: NDArray[np.generic]) -> str:

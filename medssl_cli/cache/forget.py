@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from medssl_cli.cache.records import item_directories, publish_first, read_record
+from medssl_cli.cache.publish import publish_first
+from medssl_cli.cache.records import item_directories, read_record
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.verify import forget_sources, remove_item
 from medssl_cli.cache.writers import say_catalog_is_behind

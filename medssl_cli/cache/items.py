@@ -1,19 +1,18 @@
 """What is recorded about an image: an allow-list. A field that is not here cannot be stored."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from medssl_cli.formats import BurnedIn, SourceKind, SpacingKind
+from medssl_cli.cache.words import ALLOW_LIST_VERSION, RECORD_VERSION, Modality, check_label_set
 from medssl_cli.formats.acquisition import Acquisition
+from medssl_cli.formats.loaded import BurnedIn, SourceKind, SpacingKind
 from medssl_cli.imaging.geometry import Affine
 from medssl_cli.strict import Strict
 
-FORMAT_VERSION: Final = 1
 Key = Annotated[str, Field(pattern=r"^[a-z2-7]{26}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Modality = Literal["CT", "MR", "PT", "CR", "DX", "MG", "US", "XA", "unknown"]
 Units = Literal["HU", "SUVbw", "Bq/ml", "a.u."]
 
 
@@ -48,7 +47,7 @@ class Provenance(Strict):
 
     source_kind: SourceKind
     num_files: int
-    allow_list_version: Literal[1] = 1
+    allow_list_version: Literal[1] = ALLOW_LIST_VERSION
     medssl_version: str
     key_id: str
     decoder: str = ""
@@ -60,7 +59,7 @@ class Provenance(Strict):
 class ItemRecord(Strict):
     """`item.json`: everything that is known about a stored image."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1] = RECORD_VERSION
     item_id: Key
     patient_key: Key
     study_key: Key
@@ -101,14 +100,3 @@ class ItemRecord(Strict):
     def affine_array(self) -> Affine:
         """`[4, 4]` float64."""
         return np.array(self.affine, dtype=np.float64)
-
-
-def check_label_set(name: str) -> str:
-    """A label set's name is a short word, because it becomes part of a file name.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if not (0 < len(name) <= 32 and name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
-        raise ValueError("a label set's name is 1 to 32 letters, digits, - and _")
-    return name

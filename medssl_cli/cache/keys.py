@@ -7,10 +7,11 @@ import base64
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
-from medssl_cli.cache.records import publish_first, unreadable
+from medssl_cli.cache.publish import publish_first, unreadable
 from medssl_cli.errors import GateError
 from medssl_cli.files import storage_errors
 
@@ -40,6 +41,11 @@ class Pseudonyms:
         message = b"\0".join(part if isinstance(part, bytes) else part.encode() for part in (level, *parts))
         digest = hmac.digest(self._key, message, "sha256")
         return base64.b32encode(digest[:20]).decode().lower()[:KEY_LENGTH]
+
+    def hasher(self, purpose: str) -> Callable[[bytes], str]:
+        """A keyed hash of 160 bits for one purpose, several times as fast as `of`: BLAKE2b with a derived key."""
+        key = hmac.digest(self._key, b"hasher\0" + purpose.encode(), "sha256")
+        return lambda data: hashlib.blake2b(data, key=key, digest_size=20).hexdigest()
 
 
 def site_key_path() -> Path:

@@ -2,23 +2,23 @@
 
 import json
 import os
+import re
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Any, Final, Literal, get_args
 
-from pydantic import Field, ValidationError
-
-from medssl_cli.cache.items import FORMAT_VERSION
 from medssl_cli.cache.keys import KEY_FILE, Pseudonyms, create_key, load_key, site_key_path
-from medssl_cli.cache.records import publish_first, unreadable
+from medssl_cli.cache.publish import publish_first, unreadable
+from medssl_cli.cache.words import FORMAT_VERSION
 from medssl_cli.errors import GateError, UsageError
 from medssl_cli.files import TEMPORARY_PREFIX, remove_temporaries, storage_errors, sync_directory, write_json
-from medssl_cli.strict import Strict
 
 MARKER: Final = "cache.json"
 Place = Literal["cache", "site", "file"]
 
 
-class Marker(Strict):
+@dataclass(frozen=True)
+class Marker:
     """What `cache.json` says.
 
     Args:
@@ -26,12 +26,22 @@ class Marker(Strict):
         key_id: Of the key that the pseudonyms are made with; empty if nobody has written it down.
         key_place: The key lies in the cache (ephemeral), at `site_key_path()`, or in the file `key_path`.
         key_path: Absolute.
+
+    Raises:
+        ValueError: It says something else.
     """
 
-    format_version: Annotated[int, Field(ge=1)]
-    key_id: Annotated[str, Field(pattern=r"^([0-9a-f]{8})?$")] = ""
+    format_version: int
+    key_id: str = ""
     key_place: Place = "cache"
     key_path: str | None = None
+
+    def __post_init__(self) -> None:
+        is_text = isinstance(self.key_id, str) and isinstance(self.key_path, str | None)
+        if type(self.format_version) is not int or self.format_version < 1 or self.key_place not in get_args(Place):
+            raise ValueError("format or place of the key")
+        if not is_text or not re.fullmatch("([0-9a-f]{8})?", self.key_id):
+            raise ValueError("key")
 
     @property
     def is_ephemeral(self) -> bool:
@@ -75,10 +85,10 @@ def read_marker(root: Path) -> Marker:
         version = int(document["format_version"])
         if version > FORMAT_VERSION:
             raise UsageError("E_CACHE_VERSION", f"cache format {version} is newer than this medssl ({FORMAT_VERSION})")
-        return Marker.model_validate(document)
+        return Marker(**document)
     except OSError as error:
         raise unreadable(MARKER, error) from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise GateError("E_CACHE_CORRUPT", f"{MARKER} is damaged", hint="restore it from a backup") from error
 
 
@@ -99,7 +109,7 @@ def make_cache(root: Path, key_file: Path | None) -> None:
         (root / "items").mkdir(exist_ok=True, mode=0o700)
         remove_temporaries(root)
     marker = _new_marker(root, key_file)
-    publish_first(root / MARKER, (json.dumps(marker.model_dump(), indent=2, sort_keys=True) + "\n").encode())
+    publish_first(root / MARKER, (json.dumps(asdict(marker), indent=2, sort_keys=True) + "\n").encode())
 
 
 def use_key_file(root: Path, key_file: Path) -> None:
@@ -111,21 +121,20 @@ def use_key_file(root: Path, key_file: Path) -> None:
     marker = read_marker(root)
     marker._checked(Pseudonyms(load_key(key_file)))
     if not marker.is_ephemeral and marker.key_file(root) != key_file.absolute():
-        moved = marker.model_copy(update=_place_of(key_file))
-        write_json(root / MARKER, moved.model_dump())
+        moved = replace(marker, **_place_of(key_file))
+        write_json(root / MARKER, asdict(moved))
 
 
 def _new_marker(root: Path, key_file: Path | None) -> Marker:
     if key_file is None and ((root / KEY_FILE).exists() or not site_key_path().is_file()):
         create_key(root / KEY_FILE)
-        marker = Marker(format_version=FORMAT_VERSION)
+        marker = Marker(FORMAT_VERSION)
     else:
-        place = _place_of(key_file or site_key_path())
-        marker = Marker.model_validate({"format_version": FORMAT_VERSION, **place})
-    return marker.model_copy(update={"key_id": marker.load(root).key_id})
+        marker = Marker(FORMAT_VERSION, **_place_of(key_file or site_key_path()))
+    return replace(marker, key_id=marker.load(root).key_id)
 
 
-def _place_of(key_file: Path) -> dict[str, str | None]:
+def _place_of(key_file: Path) -> dict[str, Any]:
     if key_file.absolute() == site_key_path():
         return {"key_place": "site", "key_path": None}
     return {"key_place": "file", "key_path": str(key_file.absolute())}

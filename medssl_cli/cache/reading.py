@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from medssl_cli.cache.arrays import open_array, read_array
 from medssl_cli.cache.catalog import Catalog, Row, row_of
+from medssl_cli.cache.folder import CacheFolder
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.records import IMAGE, item_directories, label_file, read_record
 from medssl_cli.cache.writers import BEHIND, catalog_is_behind, dead_marks, remove_leftovers
@@ -18,7 +19,7 @@ from medssl_cli.errors import GateError, NothingUsableError, StorageError, Usage
 from medssl_cli.imaging.volume import Volume
 
 
-class ReadableCache:
+class ReadableCache(CacheFolder):
     """The items of a cache folder.
 
     The catalog is only an index: where it is behind, damaged, locked or not to be had on a file system, the items
@@ -29,7 +30,7 @@ class ReadableCache:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        super().__init__(root)
         self.catalog = Catalog(root / "catalog.sqlite")
 
     def rebuild(self) -> int:
@@ -145,10 +146,6 @@ class ReadableCache:
     def replaced_by(self, item_id: str) -> list[str]:
         """Smaller versions of an item's series that it has superseded."""
         return [other.item_id for other in self.versions(self.record(item_id)) if other.superseded_by == item_id]
-
-    def item_directory(self, item_id: str) -> Path:
-        """Where an item lives."""
-        return self.root / "items" / item_id[:2] / item_id
 
     def image_path(self, record: ItemRecord) -> Path:
         """File of an item's image."""

@@ -5,19 +5,17 @@ that appears under its name by one link, which fails if the name is taken. So pr
 same time can neither overwrite nor lose anything of each other, on any file system, and no lock is needed.
 """
 
-import contextlib
-import errno
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from medssl_cli.cache.items import ItemRecord
-from medssl_cli.errors import GateError, InputError, StorageError
-from medssl_cli.files import TEMPORARY_PREFIX, json_bytes, sha256_json, storage_errors, sync_directory, sync_file
+from medssl_cli.cache.publish import unreadable
+from medssl_cli.errors import GateError, InputError
+from medssl_cli.files import json_bytes, sha256_json
 
 ITEM: Final = "item.json"
 IMAGE: Final = "image.b2nd"
@@ -26,54 +24,11 @@ FIELDS: Final = {"label": "labels", "boxes": "boxes", "findings": "findings"}
 ENTRY: Final = re.compile(r"(label|boxes|findings)-([A-Za-z0-9_-]{1,32})\.json")
 LABEL_ARRAY: Final = re.compile(r"label-([A-Za-z0-9_-]{1,32})-([0-9a-f]{12})\.b2nd")
 ANOTHER_SET: Final = "ingest all labels again under another --label-set, and train with --set task.label_set=NAME"
-_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def label_file(label_set: str, sha256: str) -> str:
     """Name of a label map's file: by content, so that two processes never write different bytes under one name."""
     return f"label-{label_set}-{sha256[:12]}.b2nd"
-
-
-def publish_first(path: Path, data: bytes) -> bool:
-    """Write a whole file durably under a name that nobody has taken; of several processes, the first wins.
-
-    Where the file system knows no links, a rename takes their place, and the check before it is not atomic.
-
-    Returns:
-        False if the name is taken; nothing is changed then.
-
-    Raises:
-        StorageError: `E_IO`.
-    """
-    if path.exists():
-        return False
-    mine = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
-    with storage_errors(path.name):
-        try:
-            write_private(mine, data)
-            sync_file(mine)
-            _link(mine, path)
-        except FileExistsError:
-            return False
-        finally:
-            mine.unlink(missing_ok=True)
-        sync_directory(path.parent)
-    return True
-
-
-def _link(mine: Path, path: Path) -> None:
-    try:
-        path.hardlink_to(mine)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        mine.rename(path)
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a new file, mode 0600, whoever may make it durable and visible later."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-        stream.write(data)
 
 
 def sealed_record(record: ItemRecord) -> bytes:
@@ -106,12 +61,6 @@ def read_record(directory: Path) -> ItemRecord:
         ) from error
     except OSError as error:
         raise unreadable(f"the record of item {directory.name}", error) from error
-
-
-def unreadable(what: str, error: OSError) -> StorageError:
-    """`E_IO` for something that is there and cannot be read now, which does not make it damaged."""
-    name = errno.errorcode.get(error.errno or 0, type(error).__name__)
-    return StorageError("E_IO", f"cannot read {what} ({name})", hint="fix the disk or the permissions, and try again")
 
 
 def new_entries(record: ItemRecord, wanted: ItemRecord) -> dict[str, bytes]:
@@ -183,10 +132,3 @@ def _entry(path: Path) -> Any:
     if document["item_id"] != path.parent.name:
         raise ValueError("item")
     return document["entry"]
-
-
-def remove_quietly(*paths: Path) -> None:
-    """Remove files that may be gone already."""
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()

@@ -29,7 +29,7 @@ class Split:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
 
-def shuffled(keys: Sequence[str], seed: int) -> list[str]:
+def shuffled(keys: Sequence[str], seed: int | str) -> list[str]:
     """Keys in an order that depends on nothing but the keys and the seed."""
     return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}|{key}".encode()).digest())
 
@@ -85,6 +85,8 @@ def split_items(
     fold: int,
     fraction: float = 1.0,
     num_val: int | None = None,
+    num_train: int | None = None,
+    draw: int = 0,
 ) -> Split:
     """Split the items that a task can use by patient; patients who share an image stay together.
 
@@ -95,6 +97,8 @@ def split_items(
         fold: 0 to 4; which fifth of the remaining patients validates.
         fraction: Share of the training patients to keep, at least one; validation and test do not change.
         num_val: Validate on so many patients of the fold at most; the others train.
+        num_train: Train on exactly so many patients, instead of a fraction of them.
+        draw: Which random order they are taken in. Of one draw, the few are among the many.
 
     Raises:
         NothingUsableError: `E_TOO_FEW_PATIENTS`.
@@ -106,13 +110,21 @@ def split_items(
     )
     val = patients[fold::NUM_FOLDS][:num_val]
     train = [patient for patient in patients if patient not in set(val)]
+    if draw:
+        train = shuffled(train, f"{seed}/{draw}")
     if not train or not val:
         raise NothingUsableError(
             "E_TOO_FEW_PATIENTS",
             f"{len(patients)} patients are left to train and validate on",
             hint="label more patients, try another --fold, or check --patient-pattern of ingest",
         )
-    kept = set(train[: max(1, round(len(train) * fraction))])
+    if num_train is not None and num_train > len(train):
+        raise NothingUsableError(
+            "E_TOO_FEW_PATIENTS",
+            f"{len(train)} patients are there to train on, {num_train} were asked for",
+            hint="ask for fewer --patients, or label more",
+        )
+    kept = set(train[: num_train or max(1, round(len(train) * fraction))])
     rest = [record for record in usable if record.patient_key not in test]
     return Split(
         train=tuple(record for record in rest if people[record.patient_key] in kept),

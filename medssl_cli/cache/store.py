@@ -4,7 +4,6 @@ An item is a directory that appears by one rename. Its identity is a keyed hash 
 twice is one item, whatever its files are called. Nothing here needs a file lock: see `cache/records.py`.
 """
 
-import contextlib
 import hashlib
 import shutil
 import sqlite3
@@ -14,34 +13,19 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
 from medssl_cli.cache.arrays import encode
-from medssl_cli.cache.items import FORMAT_VERSION, ItemRecord, LabelRecord
-from medssl_cli.cache.keys import Pseudonyms
-from medssl_cli.cache.marker import MARKER, make_cache, read_marker, use_key_file
+from medssl_cli.cache.items import ItemRecord, LabelRecord
+from medssl_cli.cache.publish import publish_first, write_private
 from medssl_cli.cache.reading import ReadableCache
-from medssl_cli.cache.records import (
-    ANOTHER_SET,
-    IMAGE,
-    ITEM,
-    label_file,
-    new_entries,
-    publish_first,
-    read_record,
-    sealed_record,
-    write_private,
-)
+from medssl_cli.cache.records import ANOTHER_SET, IMAGE, ITEM, label_file, new_entries, read_record, sealed_record
 from medssl_cli.cache.verify import Problem, verify_items
 from medssl_cli.cache.versions import find_successor
-from medssl_cli.cache.writers import (
-    catalog_is_behind,
-    dead_marks,
-    marked,
-    say_catalog_is_behind,
-)
-from medssl_cli.errors import InputError, StorageError, UsageError
-from medssl_cli.files import publish_directory, remove_temporaries, storage_errors, sync_directory, temporary_directory
+from medssl_cli.cache.writers import say_catalog_is_behind
+from medssl_cli.errors import InputError, StorageError
+from medssl_cli.files import publish_directory, storage_errors, sync_directory, temporary_directory
 from medssl_cli.imaging.volume import Volume
 
 MAX_ATTEMPTS: Final = 100
@@ -54,81 +38,16 @@ class Cache(ReadableCache):
         root: The folder; use `Cache.open` or `Cache.open_or_create`.
     """
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self._pseudonyms: Pseudonyms | None = None
-
-    @property
-    def pseudonyms(self) -> Pseudonyms:
-        """The site's pseudonyms; the key is not read before they are asked for.
-
-        Raises:
-            GateError: `E_KEY`.
-        """
-        if self._pseudonyms is None:
-            self._pseudonyms = read_marker(self.root).load(self.root)
-        return self._pseudonyms
-
-    @property
-    def key_is_ephemeral(self) -> bool:
-        """Whether the key lies in the cache, so that its patients cannot be linked with those of other caches."""
-        return read_marker(self.root).is_ephemeral
-
-    @classmethod
-    def open(cls, root: Path, key_file: Path | None = None) -> "Cache":
-        """Open an existing cache; the catalog is rebuilt first if a writer did not finish.
-
-        Args:
-            root: The folder.
-            key_file: Where the cache's key is now. Without it the key is looked for when a pseudonym is asked for.
-
-        Raises:
-            UsageError: `E_NO_CACHE`, `E_CACHE_VERSION`.
-            GateError: `E_CACHE_CORRUPT`; `E_KEY` if that is not the key that the cache was made with.
-        """
-        if not (root / MARKER).is_file():
-            raise UsageError("E_NO_CACHE", f"no medssl cache at {root}", hint="make one with: medssl ingest PATH")
-        read_marker(root)
-        if key_file is not None:
-            use_key_file(root, key_file)
-        cache = cls(root)
-        if not (root / "catalog.sqlite").exists() or catalog_is_behind(root) or dead_marks(root):
-            with contextlib.suppress(StorageError):
-                cache.rebuild()
-        return cache
-
-    @classmethod
-    def open_or_create(cls, root: Path, key_file: Path | None = None) -> "Cache":
-        """Open a cache, or make an empty one.
-
-        Args:
-            root: The folder.
-            key_file: The site's key. By default an existing cache has its own, and a new one takes the key at
-                `site_key_path()` or, if there is none, an ephemeral key that lies in the cache.
-
-        Raises:
-            UsageError: `E_NO_CACHE` if the folder exists and holds something else.
-            GateError: `E_KEY` if the key is missing or another one than the cache was made with.
-        """
-        if not (root / MARKER).is_file():
-            make_cache(root, key_file)
-        return cls.open(root, key_file)
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Around every change: a writer that dies leaves a mark, and the next reader rebuilds the catalog."""
-        if dead_marks(self.root):
-            with contextlib.suppress(StorageError):
-                self.rebuild()
-        remove_temporaries(self.root)
-        with marked(self.root):
-            yield
-
     def item_id(self, volume: Volume) -> str:
-        """Keyed hash of an image's content: voxels, place and modality."""
-        digest = hashlib.sha256(np.ascontiguousarray(volume.voxels).view(np.uint8).data).digest()
+        """Keyed hash of an image's content: voxels, place and modality.
+
+        Voxels are digested by BLAKE3, in caches of format 1 by SHA-256 (docs/decisions/0018-voxel-digest.md).
+        """
+        data = np.ascontiguousarray(volume.voxels).view(np.uint8).data
+        version = self.marker.format_version
+        digest = hashlib.sha256(data).digest() if version == 1 else blake3(data).digest()
         place = np.round(volume.affine, 6) + 0.0
-        header = f"{volume.voxels.dtype}|{volume.voxels.shape}|{volume.modality}|{volume.units}|v{FORMAT_VERSION}"
+        header = f"{volume.voxels.dtype}|{volume.voxels.shape}|{volume.modality}|{volume.units}|v{version}"
         return self.pseudonyms.of("item", digest, header, place.tobytes())
 
     def is_forgotten(self, patient_key: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from medssl_cli.cache.items import Digest, ItemRecord, Key
+from medssl_cli.cache.publish import remove_quietly
 from medssl_cli.cache.records import (
     ENTRY,
     IMAGE,
@@ -19,7 +20,6 @@ from medssl_cli.cache.records import (
     item_directories,
     label_file,
     read_record,
-    remove_quietly,
 )
 from medssl_cli.errors import GateError, StorageError, UsageError
 from medssl_cli.files import TEMPORARY_PREFIX, sha256_file, sha256_json, storage_errors, temporary_directory, write_json

@@ -10,6 +10,7 @@ from medssl_cli.cli import cache as cache_commands
 from medssl_cli.cli import key as key_commands
 from medssl_cli.cli import models as models_commands
 from medssl_cli.cli import recipes as recipes_commands
+from medssl_cli.cli import weights as weights_commands
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.demo import demo
 from medssl_cli.cli.doctor import doctor
@@ -40,6 +41,7 @@ for panel, commands in COMMANDS.items():
         app.command(rich_help_panel=panel)(guarded(command))
 app.add_typer(recipes_commands.app, name="recipes", rich_help_panel=HELPERS)
 app.add_typer(models_commands.app, name="models", rich_help_panel=HELPERS)
+app.add_typer(weights_commands.app, name="weights", rich_help_panel=HELPERS)
 app.add_typer(cache_commands.app, name="cache", rich_help_panel=HELPERS)
 app.add_typer(bench_commands.app, name="bench", rich_help_panel=HELPERS)
 app.add_typer(key_commands.app, name="key", rich_help_panel=HELPERS)

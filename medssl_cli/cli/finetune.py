@@ -22,8 +22,12 @@ from medssl_cli.cli.terminal import Terminal, result
 def finetune(
     task: TaskOption,
     cache: CacheOption = DEFAULT_CACHE,
-    init: Annotated[str, typer.Option(help="Run folder of `medssl pretrain`, or none to start from scratch.")] = "none",
+    init: Annotated[
+        str, typer.Option(help="Run of `medssl pretrain`, folder of `medssl weights import`, or none: from scratch.")
+    ] = "none",
     fraction: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the training patients to use.")] = 1.0,
+    patients: Annotated[int | None, typer.Option(min=1, help="Use exactly so many training patients instead.")] = None,
+    draw: Annotated[int, typer.Option(min=0, help="Another choice of these patients; few are among the many.")] = 0,
     fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the training patients validates.")] = 0,
     max_minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Time budget instead of the recipe's steps; the schedule fits it.")
@@ -58,11 +62,17 @@ def finetune(
         raise UsageError("E_RECIPE", f"{path.name} is a pre-training recipe", hint="use it with medssl pretrain")
     encoder = None if init == "none" else load_encoder(Path(init))
     parts = ["scratch" if encoder is None else Path(init).name, f"fold{fold}"]
+    if patients is not None and fraction < 1:
+        raise UsageError("E_USAGE", "--patients and --fraction say the same thing", hint="give one of them")
     parts += [f"{100 * fraction:g}pct"] if fraction < 1 else []
+    parts += [f"{patients}patients"] if patients is not None else []
+    parts += [f"draw{draw}"] if draw else []
     root = run or Path("runs") / run_name(path.stem, resolved, load_recipe(path), parts)
     terminal = Terminal(quiet=quiet)
     terminal.note(f"task {resolved.name} · cache {cache} · run {root} · init {init}")
-    choices = Choices(fold=fold, fraction=fraction, max_minutes=max_minutes, encoder=encoder)
+    choices = Choices(
+        fold=fold, fraction=fraction, patients=patients, draw=draw, max_minutes=max_minutes, encoder=encoder
+    )
     with terminal.running():
         summary = run_finetune(resolved, Cache.open(cache), root, choices, device=device, talk=terminal)
     text = (

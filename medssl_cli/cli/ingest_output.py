@@ -26,9 +26,11 @@ def write_page(report: "IngestReport", cache: Path, terminal: Terminal) -> Path 
     from medssl_cli.report.ingest import ingest_page
 
     page = report.written.with_suffix(".html")
-    document = json.loads(report.written.read_text(encoding="utf-8"))
     html = ingest_page(
-        document, Cache.open(cache), progress=lambda done, total: terminal.progress("pictures", done, total)
+        json.loads(report.written.read_text(encoding="utf-8")),
+        Cache.open(cache),
+        report.planes,
+        progress=lambda done, total: terminal.progress("pictures", done, total),
     )
     write_atomic(page, html.encode())
     return page

@@ -7,9 +7,10 @@ import typer
 
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.options import JsonOption, SetOption
+from medssl_cli.cli.recipes_plan import plan
 from medssl_cli.cli.terminal import result
 
-app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
+app = typer.Typer(help="List, show, copy, check and plan recipes.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")]
 
 
@@ -74,3 +75,6 @@ def check(name: Name, overrides: SetOption = None, json: JsonOption = False) -> 
     check_recipe(recipe)
     document = {"recipe": dump_recipe(recipe), "sha256": recipe_hash(recipe)}
     result(document, as_json=json, text=f"{name} is sound (sha256 {recipe_hash(recipe)[:12]})")
+
+
+app.command()(guarded(plan))

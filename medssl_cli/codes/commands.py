@@ -100,9 +100,32 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     "E_WEIGHTS_MISMATCH": Code(
         "The weights do not fit the network", "the encoder's backbone and the recipe's must be the same"
     ),
+    "E_WEIGHTS_FILE": Code(
+        "The file is damaged, or holds other things than the weights of a network",
+        "copy it again from where it came; never open a file that asks for code to be run",
+    ),
+    "E_WEIGHTS_FORM": Code(
+        "The weights are of no network that can be imported, or of another than --as says",
+        "try medssl weights import with --as auto; docs/guides/weights.md lists what can be imported",
+    ),
+    "E_WEIGHTS_BRANCH": Code(
+        "The file holds two encoders, a student and a teacher", "choose one: --branch student or --branch teacher"
+    ),
+    "E_WEIGHTS_COVERAGE": Code(
+        "The file does not hold every weight of the encoder",
+        "get the whole file, or accept random values for the rest with --allow-partial",
+    ),
+    "W_WEIGHTS_ORIGIN": Code(
+        "It is not known whose images the weights have seen; test patients may be among them",
+        "if the weights are published, read what they were trained on; docs/guides/weights.md lists VoCo's",
+    ),
     "E_CANVAS": Code(
         "Crop size, grid and image size do not fit together",
         "choose sizes that fit with --set, and try them with medssl recipes check",
+    ),
+    "W_CANVAS": Code(
+        "Much of what a step of pre-training reads is padding",
+        "take the spacing, grid and crop size that medssl recipes plan proposes for the cache",
     ),
     "E_NO_RUN": Code("The folder is not a medssl run", "name a folder under ./runs"),
     "E_RUN_UNFINISHED": Code(

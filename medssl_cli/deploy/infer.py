@@ -16,7 +16,7 @@ from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scans import Scan, find_scans
 from medssl_cli.errors import Exit, InputError, MedsslError, NothingUsableError, StorageError, UsageError
 from medssl_cli.files import storage_errors
-from medssl_cli.formats import LoadedImage
+from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.parallel import supervised_map
 

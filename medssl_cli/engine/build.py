@@ -1,6 +1,6 @@
 """From names and options in a recipe to networks; wrong options become recipe errors, all at once."""
 
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
@@ -10,6 +10,8 @@ from medssl_cli.errors import UsageError
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.recipe import Named, PretrainRecipe, Recipe, TaskRecipe, validate_model
+
+INSTANCE_NORMS: Final = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 def build_backbone(backbone: Named, *, in_channels: int = 1) -> Backbone:
@@ -85,9 +87,17 @@ def _check_crop(recipe: Recipe, backbone: Backbone) -> None:
     sizes = {"data.crop_size": recipe.data.crop_size}
     if isinstance(recipe, TaskRecipe):
         sizes["inference.tile_size"] = recipe.tile_size
+    multiple = backbone.crop_multiple
+    needs_two_voxels = any(isinstance(module, INSTANCE_NORMS) for module in backbone.modules())
     for name, size in sizes.items():
-        if any(length % backbone.crop_multiple for length in size):
+        if any(length % multiple for length in size):
+            raise UsageError(
+                "E_CANVAS", f"{name} {list(size)} must be multiples of {multiple} for {recipe.backbone.name}"
+            )
+        if needs_two_voxels and all(length == multiple for length in size):
             raise UsageError(
                 "E_CANVAS",
-                f"{name} {list(size)} must be multiples of {backbone.crop_multiple} for {recipe.backbone.name}",
+                f"{name} {list(size)} leaves one voxel at the coarsest level of {recipe.backbone.name}, "
+                "of which instance normalisation has no variance",
+                hint="choose larger crops, or smaller backbone.strides",
             )

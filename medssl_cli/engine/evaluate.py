@@ -158,15 +158,16 @@ def to_document(evaluation: Evaluation, about: dict[str, Any]) -> dict[str, Any]
             for case in evaluation.cases
         ],
     }
-    cleaned: dict[str, Any] = _without_nan(document)
+    cleaned: dict[str, Any] = without_nan(document)
     return cleaned
 
 
-def _without_nan(node: Any) -> Any:
+def without_nan(node: Any) -> Any:
+    """A document with null for every number that is not finite, which JSON cannot hold."""
     if isinstance(node, dict):
-        return {key: _without_nan(value) for key, value in node.items()}
+        return {key: without_nan(value) for key, value in node.items()}
     if isinstance(node, list):
-        return [_without_nan(value) for value in node]
+        return [without_nan(value) for value in node]
     if isinstance(node, float) and not math.isfinite(node):
         return None
     return node

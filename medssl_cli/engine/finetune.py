@@ -53,20 +53,26 @@ class Choices:
     Args:
         fold: Which fifth of the training patients validates.
         fraction: Share of the training patients to use.
+        patients: Number of training patients to use, instead of a share.
+        draw: Which random order they are taken in; of one draw, the few are among the many.
         max_minutes: Time limit instead of the recipe's steps.
         encoder: Pre-trained weights, or None to start from scratch.
     """
 
     fold: int = 0
     fraction: float = 1.0
+    patients: int | None = None
+    draw: int = 0
     max_minutes: float | None = None
     encoder: Encoder | None = None
 
     def document(self) -> dict[str, Any]:
-        """For the manifest."""
+        """For the manifest; what came with a later version is named only where it is used, so that old runs go on."""
+        later = {"patients": self.patients, "draw": self.draw or None}
         return {
             "fold": self.fold,
             "fraction": self.fraction,
+            **{name: value for name, value in later.items() if value is not None},
             "max_minutes": self.max_minutes,
             "encoder_sha256": None if self.encoder is None else self.encoder.sha256,
         }
@@ -108,9 +114,10 @@ def finetune(
         InterruptedCleanlyError: A signal; the state is saved.
     """
     resolve_device(device)
-    if choices.encoder is not None and choices.encoder.backbone != recipe.backbone:
-        talk.note(f"backbone {choices.encoder.backbone.name} of --init replaces the recipe's")
-        recipe = recipe.model_copy(update={"backbone": choices.encoder.backbone})
+    backbone = recipe.backbone if choices.encoder is None else choices.encoder.backbone_for(recipe.backbone)
+    if backbone != recipe.backbone:
+        talk.note(f"backbone {backbone.name} of --init replaces the recipe's")
+        recipe = recipe.model_copy(update={"backbone": backbone})
     label_set = task_options(recipe).label_set
     labelled = select(cache, modality=recipe.data.modality, label_set=label_set, talk=talk)
     split = split_items(
@@ -120,9 +127,15 @@ def finetune(
         fold=choices.fold,
         fraction=choices.fraction,
         num_val=recipe.max_validation_patients,
+        num_train=choices.patients,
+        draw=choices.draw,
     )
     num_seen = _test_patients_seen(split, choices.encoder)
-    if num_seen:
+    if num_seen is None:
+        talk.note(
+            "W_WEIGHTS_ORIGIN: it is not known whose images the weights have seen; test patients may be among them"
+        )
+    elif num_seen:
         talk.note(f"W_SPLIT_LEAK: pre-training has seen images (not labels) of {num_seen} test patients")
     arguments = {**choices.document(), "test_patients_seen_in_pretraining": num_seen}
     _check_labels(labelled, label_set, task_options(recipe).classes, talk)
@@ -170,10 +183,12 @@ def _check_labels(records: Sequence[ItemRecord], label_set: str, classes: dict[i
             talk.note(f"label {value} is {name!r} in the data set and {classes[value]!r} in the recipe")
 
 
-def _test_patients_seen(split: Split, encoder: Encoder | None) -> int:
-    """Labels may have come after pre-training, so that it could not know whom to leave out."""
+def _test_patients_seen(split: Split, encoder: Encoder | None) -> int | None:
+    """Labels may have come after pre-training, so that it could not know whom to leave out. None if nobody knows."""
+    if encoder is None:
+        return 0
     test = {record.patient_key for record in split.test}
-    return 0 if encoder is None else len(test & encoder.patients)
+    return None if encoder.patients is None else len(test & encoder.patients)
 
 
 def _counts(split: Split) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medssl_cli import __version__
 from medssl_cli.errors import GateError, InputError
-from medssl_cli.formats import LPS_TO_RAS
+from medssl_cli.formats.loaded import LPS_TO_RAS
 from medssl_cli.imaging.geometry import Affine, spacing_mm
 
 MAX_INDEX_ERROR: Final = 0.01

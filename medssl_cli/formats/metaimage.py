@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats import LoadedImage
 from medssl_cli.formats.affines import assumed_affine, assumed_repair, placed
+from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Source, read_bytes
 from medssl_cli.formats.text_headers import (

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from medssl_cli import __version__
 from medssl_cli.errors import GateError, InputError
 from medssl_cli.files import TEMPORARY_PREFIX, storage_errors, sync_directory, write_atomic
-from medssl_cli.formats import Identity, LoadedImage
 from medssl_cli.formats.affines import Placement
 from medssl_cli.formats.gzip_strict import MAGIC, gunzip, gzip_bytes, gzip_head
+from medssl_cli.formats.loaded import Identity, LoadedImage
 from medssl_cli.formats.nifti_header import (
     LARGEST_HEADER,
     NiftiHeader,

@@ -11,9 +11,9 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats import LoadedImage
 from medssl_cli.formats.affines import assumed_affine, assumed_repair, placed
 from medssl_cli.formats.gzip_strict import gunzip
+from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Source, read_bytes
 from medssl_cli.formats.text_headers import (

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats import BurnedIn, Identity, LoadedImage
 from medssl_cli.formats.acquisition import Acquisition
+from medssl_cli.formats.loaded import BurnedIn, Identity, LoadedImage
 from medssl_cli.formats.picture_checks import (
     COPY_AGAIN,
     MAX_PIXELS,

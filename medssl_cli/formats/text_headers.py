@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats import LPS_TO_RAS, Identity, LoadedImage, SourceKind
 from medssl_cli.formats.affines import MAX_MM, MAX_SIDE, Placement
+from medssl_cli.formats.loaded import LPS_TO_RAS, Identity, LoadedImage, SourceKind
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import MAX_FILE_BYTES, Source
 from medssl_cli.formats.stored_values import native_and_finite, storable

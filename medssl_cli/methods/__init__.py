@@ -33,11 +33,16 @@ class Views:
     Args:
         images: Preprocessed boxes, [B, V, C, X, Y, Z]. A method does not change them in place.
         generator: Source of all randomness in the loss; the engine seeds it from (seed, step), so a resumed run draws
-            the same numbers. It may live on the CPU while the images do not.
+            the same numbers. It may live on the CPU while the images do not. Every process that shares a step has the
+            same: a method draws for the whole batch of B * num_shards images and takes its own rows.
+        shard_index: This process's place among those that share the step's batch.
+        num_shards: How many share it.
     """
 
     images: Tensor
     generator: torch.Generator
+    shard_index: int = 0
+    num_shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -96,4 +101,8 @@ class MethodBase(nn.Module, ABC):
 
     def baselines(self) -> dict[str, float]:
         """Total loss of predictors that have learnt nothing, by name, to draw beside the loss curve."""
+        return {}
+
+    def matrices(self, views: Views) -> dict[str, Tensor]:
+        """Matrices worth a picture while training, values -1 to 1, by name; called by every process or by none."""
         return {}

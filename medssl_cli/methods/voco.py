@@ -4,30 +4,36 @@ The cells of a regular grid are the base crops. Cosines between a random crop an
 zero, must equal the fractions of the random crop inside each of them; base crops of one volume must differ.
 
 Wu et al., VoCo: A Simple-yet-Effective Volume Contrastive Learning Framework for 3D Medical Image Analysis, CVPR 2024,
-https://arxiv.org/abs/2402.17300 (`objective: paper`).
+https://arxiv.org/abs/2402.17300 (`objective: paper`; `v1`, as in the code that was released with it).
 Wu et al., Large-Scale 3D Medical Image Pre-training with Geometric Context Priors, https://arxiv.org/abs/2410.09890
 (`objective: v2`, as in the code that was released with it).
 
-Shapes: B batch, R random crops, G base crops, P projection, N offsets.
+Shapes: B batch, R random crops, G base crops, P projection, E embedding, N crops of any kind.
 
-Differences from the paper and the released code:
+Differences from the papers and the released code:
 
-- `v2` follows the released code where it departs from the paper: random crops never start at the last legal voxel; the
-  regulariser is the squared positive cosine and its second argument gets no gradient; "feature dropout" zeroes whole
-  rows, so a fifth of the student's crops get one and the same projection (here in training mode only). Two of them in
-  different volumes (4 % of pairs) have cosine 1 and cost 13.8 where the teacher sees 0, on average 0.55. In a small
-  trial on synthetic volumes the total passed below its trivial baselines with `dropout_prob: 0` only.
+- `v1` and `v2` follow the released code where it departs from its paper: random crops never start at the last legal
+  voxel; the regulariser is the squared positive cosine and its second argument gets no gradient; the teacher starts at
+  random. In `v2` "feature dropout" zeroes whole rows, so a fifth of the student's crops get one and the same projection
+  (here in training mode only). Two of them in different volumes (4 % of pairs) have cosine 1 and cost 13.8 where the
+  teacher sees 0, on average 0.55. In a small trial on synthetic volumes the total passed below its trivial baselines
+  with `dropout_prob: 0` only.
 - `paper` says nothing about cosines below 0 or |y - l| = 1. Its figure draws logits in 0...1, so they are ReLU(cos) as
-  in `v2`, and 1 - |y - l| is kept above 1e-6, so a base crop costs at most 13.8 and a perfect prediction exactly 0.
+  in the code, and 1 - |y - l| is kept above 1e-6, so a base crop costs at most 13.8 and a perfect prediction exactly 0.
   Random crops may start at every legal voxel. The weight of the regulariser is 1.
+- `fixed` is `v2` with `Corrections`, our own; none of them was tried by the authors.
 - The released code grids x and y only. Here z may have cells too; one cell along z is the published geometry.
 - Cosines that rounding lifted above 1 count as 1: the released code gives NaN where they exceed it by 1e-6.
-- The teacher moves once per optimiser step, which is once per forward pass unless gradients are accumulated.
+- The teacher moves once per optimiser step, which is once per forward pass unless gradients are accumulated. A random
+  teacher encoder is the student's with the entries of each tensor shuffled.
+- `v1` resizes crops of 96 voxels to 64 after cutting (`resize: crops`). By default the canvas is resized once, which
+  costs a fraction and puts every cell's border on a voxel's border; values differ a little between the two.
 """
 
+import copy
+from functools import partial
 from math import prod
-from operator import add
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -36,172 +42,139 @@ from torch.nn import functional as F
 
 from medssl_cli.errors import UsageError
 from medssl_cli.methods import Losses, MethodBase, ViewRequest, Views
+from medssl_cli.nn import distributed
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.crops import Size, augment_, base_crops, crops_at, draw_augmentation, draw_offsets
-from medssl_cli.nn.momentum import freeze, update_teacher
+from medssl_cli.nn.crops import Size, augment_, base_crops, crops_at, draw_augmentation, draw_dropout, draw_offsets
+from medssl_cli.nn.momentum import cosine_momentum, freeze, random_like, update_teacher
+from medssl_cli.nn.overlap import (
+    cosines,
+    overlap_fractions,
+    overlap_loss,
+    similarity,
+    squared_overlap_loss,
+    uniform_overlap_loss,
+)
+from medssl_cli.nn.overlap_terms import (
+    Projections,
+    Regulariser,
+    constant_predictors,
+    mutual_similarity,
+    paper_terms,
+    v1_terms,
+    v2_terms,
+)
 from medssl_cli.nn.projector import Projector
 from medssl_cli.recipe import PositiveInt, Probability
 from medssl_cli.strict import Strict
 
-EPSILON: Final = 1e-6
-Projections = tuple[Tensor, Tensor]  # of random crops [B, R, P] and of base crops [B, G, P]
 MIN_ROWS: Final = 16  # fewer make BatchNorm's statistics, and with them the projections, mostly noise
 
 
-class Options(Strict):
-    """Settings of VoCo; the defaults are those of the released `v2` code.
+class Corrections(Strict):
+    """What `fixed` does otherwise than the released code of `v2`; each can be set back to it on its own.
 
     Args:
-        objective: `v2` (momentum teacher, between-volume term) or `paper` (CVPR 2024, one network).
+        negative_slope: Share of its gradient that a cosine below 0 gets where the crops overlap. Published: 0.
+        dropout: Of single `elements` of the student's embeddings. Published: of whole `rows`.
+        regulariser: `squared` or `absolute` cosines, gradients to both of a pair. Published: `one_sided`.
+        inter_volume: `all_pairs` of volumes, over all processes. Published: the `next` volume only.
+        teacher_start: As a copy of the `student`. Published: `random`.
+        final_momentum: Where the teacher's momentum rises to, along half a cosine. Published: null, it stays.
+        float32_loss: Published: false, float64.
+        inclusive_offsets: Random crops may start at the last legal voxel too. Published: false.
+    """
+
+    negative_slope: Probability = 0.1
+    dropout: Literal["elements", "rows"] = "elements"
+    regulariser: Regulariser = "squared"
+    inter_volume: Literal["all_pairs", "next"] = "all_pairs"
+    teacher_start: Literal["student", "random"] = "student"
+    final_momentum: Probability | None = 0.996
+    float32_loss: bool = True
+    inclusive_offsets: bool = True
+
+
+PUBLISHED: Final = Corrections(
+    negative_slope=0.0,
+    dropout="rows",
+    regulariser="one_sided",
+    inter_volume="next",
+    teacher_start="random",
+    final_momentum=None,
+    float32_loss=False,
+    inclusive_offsets=False,
+)
+# What an objective has, and its value. A name that is missing keeps the default; see `OBJECTIVE_ONLY`.
+PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "paper": {},
+    "v1": {"projector_dim": 2048, "shift_prob": 0.1, "sync_norm": True, "momentum": 0.9},
+    "v2": {"momentum": 0.9, "dropout_prob": 0.2},
+    "fixed": {"sync_norm": True, "momentum": 0.9, "dropout_prob": 0.2, "corrections": {}},
+}
+OBJECTIVE_ONLY: Final = ("momentum", "dropout_prob", "corrections")
+
+
+class Options(Strict):
+    """Settings of VoCo. Where the released codes differ, a setting that is absent or null has the objective's value.
+
+    Args:
+        objective: `v2` (momentum teacher, between-volume term), `fixed` (`v2` corrected), `v1` (teacher encoder, no
+            between-volume term) or `paper` (CVPR 2024, one network).
         base_grid: Base crops along x, y, z. A step reads boxes of this many crops.
         num_random_crops: Per volume. More cost little, since the base crops are embedded once for all of them.
-        projector_dim: Width of the projector and its output; 2048 in the code of the first paper.
-        momentum: Of the teacher projector (`v2`).
-        dropout_prob: Share of the student's crops whose embedding is replaced by zeros (`v2`); see above for its price.
+        network_size: Voxels (x, y, z) that crops are resized to; [64, 64, 64] from 96 in `v1`. Null: no resizing.
+        resize: With `network_size`: the `canvas` once, or each of the `crops` after cutting, as published.
+        projector_dim: Width of the projector and its output; 2048 in `v1`.
+        sync_norm: Normalise projections over the crops of all processes; true in `v1` and `fixed`.
+        momentum: Of the teacher (`v1`, `v2`, `fixed`).
+        dropout_prob: Share of the student's crops whose embedding is replaced by zeros (`v2`; see above for its price),
+            or of elements of embeddings (`fixed`).
+        corrections: See `Corrections` (`fixed`).
         flip_prob: Per crop and axis.
         rot90_prob: Per crop, in the x-y plane; crops with unequal x and y are never turned.
-        shift_prob: Per crop; 0.1 in the code of the first paper.
+        shift_prob: Per crop; 0.1 in `v1`.
         shift: Largest intensity shift, on images scaled to 0...1.
     """
 
-    objective: Literal["v2", "paper"] = "v2"
+    objective: Literal["paper", "v1", "v2", "fixed"] = "v2"
     base_grid: tuple[PositiveInt, PositiveInt, PositiveInt] = (3, 3, 1)
     num_random_crops: PositiveInt = 2
+    network_size: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    resize: Literal["canvas", "crops"] | None = None
     projector_dim: PositiveInt = 1024
-    momentum: Probability = 0.9
-    dropout_prob: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    sync_norm: bool = False
+    momentum: Probability | None = None
+    dropout_prob: Annotated[float, Field(ge=0, lt=1)] | None = None
+    corrections: Corrections | None = None
     flip_prob: Probability = 0.2
     rot90_prob: Probability = 0.2
     shift_prob: Probability = 0.5
     shift: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_the_objective(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        preset = PRESETS.get(str(given.get("objective", "v2")), {})
+        return {**given, **{name: value for name, value in preset.items() if given.get(name) is None}}
+
     @model_validator(mode="after")
-    def _two_base_crops(self) -> Self:
+    def _fits_together(self) -> Self:
+        for name in OBJECTIVE_ONLY:
+            if getattr(self, name) is not None and name not in PRESETS[self.objective]:
+                owners = ", ".join(objective for objective, preset in PRESETS.items() if name in preset)
+                raise ValueError(f"{name} belongs to {owners}; objective {self.objective} has none (null removes it)")
+        if self.resize is not None and self.network_size is None:
+            raise ValueError("resize does nothing without network_size")
         if prod(self.base_grid) < 2:
             raise ValueError("base_grid needs at least two base crops: with one there is nothing to tell apart")
         return self
 
-
-def overlap_fractions(
-    offsets: Tensor, base_grid: Size, crop_size: Size, *, dtype: torch.dtype = torch.float64
-) -> Tensor:
-    """Fraction of each random crop inside each base crop.
-
-    Along one axis a crop that starts at o overlaps cell i by max(0, 1 - |o / size - i|); the fraction is the product
-    over the axes, so at most eight cells are touched and the fractions of a crop inside the canvas sum to 1.
-
-    Args:
-        offsets: First voxels, integers [..., 3].
-        base_grid: Cells along x, y, z.
-        crop_size: Size of a cell and of a crop in voxels.
-
-    Returns:
-        [..., G]; cell (i, j, k) has the index (i * gy + j) * gz + k.
-    """
-    x, y, z = (
-        _overlaps_along_axis(offsets[..., axis], cells, size).to(dtype) / size
-        for axis, (cells, size) in enumerate(zip(base_grid, crop_size, strict=True))
-    )
-    return torch.einsum("...i,...j,...k->...ijk", x, y, z).flatten(-3)
-
-
-def similarity(queries: Tensor, bases: Tensor) -> Tensor:
-    """Cosines of queries [..., R, P] to bases [..., G, P], clamped to 0...1: [..., R, G].
-
-    A cosine below 0 gets no gradient, even where the target is positive (so in the released code).
-    """
-    return _cosines(queries, bases).relu().clamp(max=1.0)
-
-
-def overlap_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Prediction loss of `v2`: overlap-weighted mean over touched base crops plus mean over untouched ones.
-
-    sum y c / (sum y + eps) + sum c [y = 0] / (number of y = 0 + eps) with c = -log(1 - |y - l| + eps), over R and G.
-
-    Args:
-        logits: In 0...1, [..., R, G].
-        targets: In 0...1, [..., R, G].
-
-    Returns:
-        Per volume, [...]; -2e-6 (by eps) where logits equal targets, at most 27.6.
-    """
-    over = (-2, -1)
-    costs = -torch.log(1.0 - (targets - logits).abs() + EPSILON)
-    is_untouched = (targets == 0).to(costs.dtype)
-    touched = (targets * costs).sum(over) / (targets.sum(over) + EPSILON)
-    untouched = (costs * is_untouched).sum(over) / (is_untouched.sum(over) + EPSILON)
-    return touched + untouched
-
-
-def uniform_overlap_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Prediction loss of `paper`, equation 3: mean over all base crops of -log(1 - |y - l|).
-
-    Args:
-        logits: In 0...1, [..., R, G].
-        targets: In 0...1, [..., R, G].
-
-    Returns:
-        Per volume, [...]; 0 where logits equal targets, at most -log(1e-6) = 13.8.
-    """
-    return -(1.0 - (targets - logits).abs()).clamp(min=EPSILON).log().mean((-2, -1))
-
-
-def one_sided_regulariser(bases: Tensor) -> Tensor:
-    """Regulariser of `v2`: mean over i < j of ReLU(cos(q_i, sg[q_j]))^2.
-
-    Only the first of each pair gets a gradient, so the last base crop gets none.
-
-    Args:
-        bases: Projected base crops, [..., G, P].
-
-    Returns:
-        Per volume, [...]; 0 for orthogonal or opposite base crops, 1 for identical ones.
-    """
-    return _pairs(_cosines(bases, bases.detach())).relu().square().mean(-1)
-
-
-def absolute_regulariser(bases: Tensor) -> Tensor:
-    """Regulariser of `paper`, equation 5: mean over i < j of |cos(q_i, q_j)|, for bases [..., G, P]."""
-    return _pairs(_cosines(bases, bases)).abs().mean(-1)
-
-
-def v2_losses(student: Projections, teacher: Projections, targets: Tensor) -> dict[str, Tensor]:
-    """The three terms of `v2`, each averaged over the batch.
-
-    Args:
-        student: Projections of random crops [B, R, P] and base crops [B, G, P].
-        teacher: The same by the teacher; gets no gradient.
-        targets: Overlap fractions, [B, R, G].
-    """
-    random, bases = student
-    teacher_random, teacher_bases = (projections.detach() for projections in teacher)
-    other_bases, teacher_other_bases = bases.roll(-1, dims=0), teacher_bases.roll(-1, dims=0)
-    other_targets = similarity(teacher_random, teacher_other_bases)
-    return {
-        "prediction": overlap_loss(similarity(random, teacher_bases), targets).mean(),
-        "inter": overlap_loss(similarity(random, other_bases), other_targets).mean(),
-        "regulariser": one_sided_regulariser(bases).mean(),
-    }
-
-
-def paper_losses(student: Projections, targets: Tensor) -> dict[str, Tensor]:
-    """The two terms of `paper`, each averaged over the batch; the prediction gives base crops no gradient.
-
-    Args:
-        student: Projections of random crops [B, R, P] and base crops [B, G, P].
-        targets: Overlap fractions, [B, R, G].
-    """
-    random, bases = student
-    return {
-        "prediction": uniform_overlap_loss(similarity(random, bases.detach()), targets).mean(),
-        "regulariser": absolute_regulariser(bases).mean(),
-    }
-
-
-def drop_rows(embeddings: Tensor, prob: float, generator: torch.Generator) -> Tensor:
-    """Zero whole rows of [N, E] with the given probability and scale the others by 1 / (1 - prob)."""
-    kept = torch.rand(len(embeddings), 1, generator=generator, device=generator.device) >= prob
-    return embeddings * (kept.to(embeddings) / (1.0 - prob))
+    @property
+    def rules(self) -> Corrections:
+        """What to do where the released code is corrected or not."""
+        return self.corrections or PUBLISHED
 
 
 class Method(MethodBase):
@@ -210,116 +183,176 @@ class Method(MethodBase):
     Args:
         backbone: Of three spatial dimensions.
         options: See `Options`.
-        crop_size: Voxels (x, y, z) of a base crop and of a random crop.
+        crop_size: Voxels (x, y, z) of a base crop and of a random crop, before any resizing.
     """
 
     dims = frozenset({3})
 
     def __init__(self, backbone: Backbone, options: Options, crop_size: Size) -> None:
-        super().__init__(backbone, options, crop_size)
+        super().__init__(backbone, options, options.network_size or crop_size)
         self.options = options
-        self.student = Projector(backbone.embedding_dim, options.projector_dim)
+        self.cell_size = crop_size
+        projector = partial(Projector, backbone.embedding_dim, options.projector_dim, sync_norm=options.sync_norm)
+        self.student = projector()
         self.teacher: Projector | None = None
-        if options.objective == "v2":
-            self.teacher = freeze(Projector(backbone.embedding_dim, options.projector_dim))
+        self.teacher_backbone: Backbone | None = None
+        if options.momentum is not None:
+            is_copy = options.rules.teacher_start == "student"
+            self.teacher = freeze(copy.deepcopy(self.student) if is_copy else projector())
+        if options.objective == "v1":
+            self.teacher_backbone = freeze(random_like(backbone))
 
     def views(self) -> ViewRequest:
         """One box per item: the base crops side by side."""
-        x, y, z = (cells * size for cells, size in zip(self.options.base_grid, self.crop_size, strict=True))
-        return ViewRequest((x, y, z))
+        return ViewRequest(_times(self.options.base_grid, self.cell_size))
 
     def before_step(self, progress: float) -> None:
         """Move the teacher, from the first step on and before the forward pass, as the released code does."""
-        if self.teacher is not None:
-            update_teacher(self.teacher, self.student, momentum=self.options.momentum)
+        momentum, last = self.options.momentum, self.options.rules.final_momentum
+        if self.teacher is None or momentum is None:
+            return
+        if last is not None:
+            momentum = cosine_momentum(progress, first=momentum, last=last)
+        update_teacher(self.teacher, self.student, momentum=momentum)
+        if self.teacher_backbone is not None:
+            update_teacher(self.teacher_backbone, self.backbone, momentum=momentum)
 
     def loss(self, views: Views, progress: float) -> Losses:
-        """Loss of one step, in float64 where the device has it.
+        """Loss of one step, in float64 where the device has it and `float32_loss` does not forbid it.
 
         So does the released code, since its targets are float64. At its minimum -log(1 - |y - l| + 1e-6) is -1e-6, of
         which float32 keeps one digit; the tensors have only B x R x G entries.
 
         Raises:
-            UsageError: `E_CANVAS`, images are not what `views` asks for; `E_USAGE`, fewer than 16 crops in the batch.
+            UsageError: `E_CANVAS`, images are not what `views` asks for; `E_USAGE`, fewer than 16 crops to normalise.
         """
-        canvas = self._canvas(views.images)
-        crops, targets = self._cut(canvas, views.generator)
-        embeddings = self.backbone.embed(crops)
-        features = embeddings
-        if self.teacher is not None and self.training:
-            features = drop_rows(embeddings, self.options.dropout_prob, views.generator)
-        student = _split(self.student(features), targets)
-        teacher = None if self.teacher is None else _split(self.teacher(embeddings.detach()), targets)
-        with torch.autocast(canvas.device.type, enabled=False):  # it spares float64, not the float32 of mps
-            parts = paper_losses(student, targets) if teacher is None else v2_losses(student, teacher, targets)
+        self._require_rows(len(views.images))
+        student, teacher, targets = self._project(views, drops=self.training)
+        with torch.autocast(targets.device.type, enabled=False):  # it spares float64, but not float32
+            parts = self._terms(student, teacher, targets)
         total = torch.stack(list(parts.values())).sum()
         return Losses(total, {name: part.detach() for name, part in parts.items()}, {"spread": _spread(student)})
 
     def baselines(self) -> dict[str, float]:
-        """Total loss without having learnt where a crop lies; see `trivial_losses`."""
-        return trivial_losses(self.options, self.crop_size)
+        """Total loss without having learnt where a crop lies; see `constant_predictors`."""
+        return trivial_losses(self.options, self._cut_size)
+
+    @torch.no_grad()
+    def matrices(self, views: Views) -> dict[str, Tensor]:
+        """Of the batch's first volume: cosines of its base crops [G, G], logits and overlaps of its crops [R, G]."""
+        student, teacher, targets = self._project(views, drops=False)
+        random, bases = student
+        if teacher is None:
+            logits = similarity(random, bases)
+        elif self.options.objective == "v1":
+            logits = mutual_similarity(student, teacher)
+        else:
+            logits = similarity(random, teacher[1])
+        return {"base_cosines": cosines(bases[0], bases[0]), "logits": logits[0], "overlaps": targets[0]}
+
+    @property
+    def _cut_size(self) -> Size:
+        """Size of a crop when it is cut; with `resize: crops` it changes afterwards."""
+        return self.cell_size if self.options.resize == "crops" else self.crop_size
+
+    def _terms(self, student: Projections, teacher: Projections | None, targets: Tensor) -> dict[str, Tensor]:
+        if teacher is None:
+            return paper_terms(student, targets)
+        if self.options.objective == "v1":
+            return v1_terms(student, teacher, targets)
+        rules = self.options.rules
+        return v2_terms(
+            student,
+            teacher,
+            targets,
+            negative_slope=rules.negative_slope,
+            has_all_pairs=rules.inter_volume == "all_pairs",
+            regulariser=rules.regulariser,
+        )
+
+    def _project(self, views: Views, *, drops: bool) -> tuple[Projections, Projections | None, Tensor]:
+        """Projections by student and teacher, and targets [B, R, G]. Random numbers are drawn for all processes."""
+        canvas = self._canvas(views.images)
+        rows = self._rows(views)
+        crops, targets = self._cut(canvas, views, rows)
+        embeddings = self.backbone.embed(crops)
+        features = embeddings
+        prob = self.options.dropout_prob
+        if prob and drops:
+            width = 1 if self.options.rules.dropout == "rows" else embeddings.shape[1]
+            factors = draw_dropout((len(rows) * views.num_shards, width), prob, views.generator)
+            features = embeddings * factors[rows].to(embeddings)
+        student = _split(self.student(features), targets)
+        teacher = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                seen = embeddings if self.teacher_backbone is None else self.teacher_backbone.embed(crops)
+                teacher = _split(self.teacher(seen), targets)
+        return student, teacher, targets
+
+    def _require_rows(self, batch: int) -> None:
+        per_volume = self.options.num_random_crops + prod(self.options.base_grid)
+        num_volumes = batch * (distributed.world_size() if self.options.sync_norm else 1)
+        if num_volumes * per_volume < MIN_ROWS:
+            raise UsageError(
+                "E_USAGE",
+                f"{num_volumes} volumes of {per_volume} crops are {num_volumes * per_volume} rows for batch "
+                f"normalisation; voco needs {MIN_ROWS}",
+                hint="raise data.batch_size or method.num_random_crops",
+            )
 
     def _canvas(self, images: Tensor) -> Tensor:
-        size, (batch, num_views) = self.views().size, images.shape[:2]
+        """Canvases [B, C, X, Y, Z] that crops are cut from."""
+        size, num_views = self.views().size, images.shape[1]
         if num_views != 1 or tuple(images.shape[3:]) != size:
             raise UsageError(
                 "E_CANVAS",
                 f"voco needs one view of {size} voxels per item and got {num_views} of {tuple(images.shape[3:])}",
                 hint="the size is method.base_grid x data.crop_size; change one of them, or the spacing",
             )
-        per_volume = self.options.num_random_crops + prod(self.options.base_grid)
-        if batch * per_volume < MIN_ROWS:
-            raise UsageError(
-                "E_USAGE",
-                f"{batch} volumes of {per_volume} crops are {batch * per_volume} rows for batch normalisation; "
-                f"voco needs {MIN_ROWS}",
-                hint="raise data.batch_size or method.num_random_crops",
-            )
-        return images[:, 0]
+        target = _times(self.options.base_grid, self._cut_size)
+        return images[:, 0] if target == size else F.interpolate(images[:, 0], target, mode="trilinear")
 
-    def _cut(self, canvas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _rows(self, views: Views) -> Tensor:
+        """Places of this process's crops among those of the step: random crops of all volumes, then base crops."""
+        batch, total = len(views.images), len(views.images) * views.num_shards
+        volumes = torch.arange(batch) + views.shard_index * batch
+        counts = self.options.num_random_crops, prod(self.options.base_grid)
+        random, bases = ((volumes[:, None] * count + torch.arange(count)).flatten() for count in counts)
+        return torch.cat([random, total * counts[0] + bases])
+
+    def _cut(self, canvas: Tensor, views: Views, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Augmented crops [B * R + B * G, C, x, y, z], random ones first, and the random crops' targets [B, R, G]."""
-        options, size = self.options, self.crop_size
-        offsets = draw_offsets((len(canvas), options.num_random_crops), _num_starts(options, size), generator)
+        options, size, batch = self.options, self._cut_size, len(canvas)
+        shape = batch * views.num_shards, options.num_random_crops
+        offsets = draw_offsets(shape, _num_starts(options, size), views.generator)
+        offsets = offsets[views.shard_index * batch : (views.shard_index + 1) * batch]
         crops = torch.cat([crops_at(canvas, offsets, size).flatten(0, 1), base_crops(canvas, size).flatten(0, 1)])
+        if size != self.crop_size:
+            crops = F.interpolate(crops, self.crop_size, mode="trilinear", align_corners=True)
         augmentation = draw_augmentation(
-            len(crops),
+            len(crops) * views.num_shards,
             flip_prob=options.flip_prob,
             rot90_prob=options.rot90_prob,
             shift_prob=options.shift_prob,
             shift=options.shift,
-            generator=generator,
+            generator=views.generator,
         )
-        dtype = torch.float32 if canvas.device.type == "mps" else torch.float64
+        is_single = options.rules.float32_loss or canvas.device.type == "mps"
+        dtype = torch.float32 if is_single else torch.float64
         targets = overlap_fractions(offsets, options.base_grid, size, dtype=dtype)
-        return augment_(crops, augmentation), targets.to(canvas.device)
+        return augment_(crops, augmentation[rows]), targets.to(canvas.device)
 
 
 def trivial_losses(options: Options, crop_size: Size) -> dict[str, float]:
-    """Expected total loss of predictors that do not look where a random crop lies, over the legal places.
-
-    Returns:
-        `zero_logits`: every crop orthogonal to every other; about 4 - pi^2 / 3 = 0.71 for `v2` on a flat grid.
-        `constant_logit`: base crops orthogonal, each random crop equally similar to all G of them, at the best of the
-            similarities that geometry allows (0 to 1 / sqrt(G)).
-        `collapsed`: all crops, base crops too, equally similar to one another, at the best similarity.
-    """
-    targets = _typical_targets(options, crop_size)
-    is_v2 = options.objective == "v2"
-    predict = overlap_loss if is_v2 else uniform_overlap_loss
-    logits = [step / 100 for step in range(100)]
-    predictions = []
-    for logit in logits:
-        constant = torch.full_like(targets, logit)
-        inter = overlap_loss(constant[:1], constant[:1]).item() if is_v2 else 0.0
-        predictions.append(predict(constant, targets).item() + inter)
-    regularisers = [logit**2 if is_v2 else logit for logit in logits]
-    highest = targets.shape[-1] ** -0.5
-    return {
-        "zero_logits": predictions[0],
-        "constant_logit": min(loss for logit, loss in zip(logits, predictions, strict=True) if logit <= highest),
-        "collapsed": min(map(add, predictions, regularisers)),
-    }
+    """Expected total loss of an objective for predictors that do not look where a random crop lies."""
+    predict = {"paper": uniform_overlap_loss, "v1": squared_overlap_loss}.get(options.objective, overlap_loss)
+    return constant_predictors(
+        _typical_targets(options, crop_size),
+        predict,
+        has_inter=options.objective in ("v2", "fixed"),
+        is_absolute=options.objective == "paper" or options.rules.regulariser == "absolute",
+    )
 
 
 def _typical_targets(options: Options, crop_size: Size, limit: int = 2**14) -> Tensor:
@@ -333,9 +366,14 @@ def _typical_targets(options: Options, crop_size: Size, limit: int = 2**14) -> T
 
 
 def _num_starts(options: Options, crop_size: Size) -> Size:
-    """Legal first voxels of a random crop along each axis; `v2` leaves out the last of several."""
-    last = 0 if options.objective == "v2" else 1
+    """Legal first voxels of a random crop along each axis; the released code leaves out the last of several."""
+    last = 1 if options.objective == "paper" or options.rules.inclusive_offsets else 0
     x, y, z = (max(1, (cells - 1) * size + last) for cells, size in zip(options.base_grid, crop_size, strict=True))
+    return x, y, z
+
+
+def _times(cells: Size, size: Size) -> Size:
+    x, y, z = (count * extent for count, extent in zip(cells, size, strict=True))
     return x, y, z
 
 
@@ -344,23 +382,6 @@ def _split(projections: Tensor, targets: Tensor) -> Projections:
     batch, num_random, num_bases = targets.shape
     random, bases = projections.to(targets.dtype).split([batch * num_random, batch * num_bases])
     return random.unflatten(0, (batch, num_random)), bases.unflatten(0, (batch, num_bases))
-
-
-def _overlaps_along_axis(offsets: Tensor, cells: int, size: int) -> Tensor:
-    """Voxels that segments of `size` share with each cell, integers [..., cells]."""
-    starts = torch.arange(cells, device=offsets.device) * size
-    return (size - (offsets[..., None] - starts).abs()).clamp(min=0)
-
-
-def _cosines(a: Tensor, b: Tensor) -> Tensor:
-    return F.normalize(a, dim=-1, eps=1e-8) @ F.normalize(b, dim=-1, eps=1e-8).mT
-
-
-def _pairs(square: Tensor) -> Tensor:
-    """Entries i < j of matrices [..., G, G] as [..., G (G - 1) / 2]."""
-    count = square.shape[-1]
-    rows, columns = torch.triu_indices(count, count, offset=1, device=square.device)
-    return square[..., rows, columns]
 
 
 @torch.no_grad()

@@ -28,6 +28,10 @@ class Augmentation:
     quarter_turns: Tensor
     shifts: Tensor
 
+    def __getitem__(self, rows: Tensor) -> "Augmentation":
+        """The changes of some of the crops, by index."""
+        return Augmentation(self.flips[rows], self.quarter_turns[rows], self.shifts[rows])
+
 
 def base_crops(canvas: Tensor, size: Size) -> Tensor:
     """Cut a canvas into the crops of the regular grid that fills it.
@@ -115,6 +119,12 @@ def augment_(crops: Tensor, augmentation: Augmentation) -> Tensor:
             rows = _rows(augmentation.quarter_turns == turns, crops)
             crops[rows] = crops[rows].rot90(turns, (2, 3))
     return crops.add_(augmentation.shifts.to(crops)[:, None, None, None, None])
+
+
+def draw_dropout(shape: tuple[int, ...], prob: float, generator: torch.Generator) -> Tensor:
+    """Factors of dropout: 0 with the given probability, else 1 / (1 - prob). A shape [N, 1] drops whole rows."""
+    kept = torch.rand(shape, generator=generator, device=generator.device) >= prob
+    return kept / (1.0 - prob)
 
 
 def _rows(is_chosen: Tensor, crops: Tensor) -> Tensor:

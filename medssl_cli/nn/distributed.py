@@ -51,7 +51,7 @@ class BatchNorm(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Normalise [B, E]; every process has the same B."""
-        wide = rows.float()
+        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
         count = len(rows) * world_size()
         mean = sum_over_processes(wide.sum(0)) / count
         centred = wide - mean

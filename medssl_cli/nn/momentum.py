@@ -1,5 +1,7 @@
 """Teachers that follow a student as an exponential moving average (EMA)."""
 
+import copy
+import math
 from typing import TypeVar
 
 import torch
@@ -11,6 +13,24 @@ Module = TypeVar("Module", bound=nn.Module)
 def freeze(module: Module) -> Module:
     """Take a module's parameters out of differentiation; returns the module."""
     return module.requires_grad_(False)
+
+
+@torch.no_grad()
+def random_like(module: Module) -> Module:
+    """A copy with other random weights: the entries of every parameter, shuffled with torch's own generator.
+
+    The entries of a fresh tensor are drawn alike, so a shuffled tensor is another draw. Constants stay what they are.
+    """
+    twin = copy.deepcopy(module)
+    for parameter in twin.parameters():
+        order = torch.randperm(parameter.numel()).to(parameter.device)
+        parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return twin
+
+
+def cosine_momentum(progress: float, *, first: float, last: float) -> float:
+    """Momentum that rises along half a cosine from `first` at progress 0 to `last` at progress 1."""
+    return last - (last - first) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @torch.no_grad()

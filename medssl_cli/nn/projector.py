@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from medssl_cli.nn.distributed import BatchNorm
+
 
 class Projector(nn.Module):
     """Linear, BatchNorm, ReLU, twice, then Linear: embedding [N, E] -> projection [N, P].
@@ -15,12 +17,13 @@ class Projector(nn.Module):
     Args:
         embedding_dim: E.
         projection_dim: P, also the width of the hidden layers.
+        sync_norm: Normalise over the rows of all processes instead of this one's.
     """
 
-    def __init__(self, embedding_dim: int, projection_dim: int) -> None:
+    def __init__(self, embedding_dim: int, projection_dim: int, *, sync_norm: bool = False) -> None:
         super().__init__()
-        self.layer1 = _hidden_layer(embedding_dim, projection_dim)
-        self.layer2 = _hidden_layer(projection_dim, projection_dim)
+        self.layer1 = _hidden_layer(embedding_dim, projection_dim, sync_norm)
+        self.layer2 = _hidden_layer(projection_dim, projection_dim, sync_norm)
         self.layer3 = nn.Sequential(nn.Linear(projection_dim, projection_dim))
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -29,6 +32,6 @@ class Projector(nn.Module):
         return projections
 
 
-def _hidden_layer(in_dim: int, out_dim: int) -> nn.Sequential:
-    norm = nn.BatchNorm1d(out_dim, affine=False, track_running_stats=False)
+def _hidden_layer(in_dim: int, out_dim: int, sync_norm: bool) -> nn.Sequential:
+    norm = BatchNorm() if sync_norm else nn.BatchNorm1d(out_dim, affine=False, track_running_stats=False)
     return nn.Sequential(nn.Linear(in_dim, out_dim), norm, nn.ReLU())

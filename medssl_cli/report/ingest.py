@@ -6,12 +6,13 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from medssl_cli.cache.arrays import open_array
+from medssl_cli.cache.arrays import open_array, read_array
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.codes import CODES
 from medssl_cli.errors import GateError
 from medssl_cli.imaging.geometry import spacing_mm
+from medssl_cli.imaging.planes import Planes, middle_planes
 from medssl_cli.report.page import Figure, Page
 from medssl_cli.report.pictures import automatic_window, thumbnail
 
@@ -22,13 +23,18 @@ CT_WINDOW: Final = (-160.0, 240.0)
 
 
 def ingest_page(
-    document: Mapping[str, Any], cache: Cache | None, *, progress: Callable[[int, int], None] | None = None
+    document: Mapping[str, Any],
+    cache: Cache | None,
+    planes: Mapping[str, Planes] | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> str:
     """HTML of an ingest.
 
     Args:
         document: The report.
         cache: Where the items are; None after a dry run, which stores nothing that could be drawn.
+        planes: Middle planes by item id, where they are at hand; others are read from the cache.
         progress: Called with the number of pictures drawn, and of how many.
     """
     counts = document["counts"]
@@ -64,12 +70,16 @@ def ingest_page(
             caption=_shortened(len(refused), MAX_LINES, "lines"),
         )
     if cache is not None:
-        _taken(page, document["items"], cache, progress or (lambda done, total: None))
+        _taken(page, document["items"], cache, planes or {}, progress or (lambda done, total: None))
     return page.render()
 
 
 def _taken(
-    page: Page, entries: Sequence[Mapping[str, Any]], cache: Cache, progress: Callable[[int, int], None]
+    page: Page,
+    entries: Sequence[Mapping[str, Any]],
+    cache: Cache,
+    planes: Mapping[str, Planes],
+    progress: Callable[[int, int], None],
 ) -> None:
     states = {entry["item"]: entry for entry in entries if entry.get("item")}
     records = {record.item_id: record for record in cache.records()}
@@ -79,8 +89,9 @@ def _taken(
         progress(number, min(len(order), MAX_PICTURES))
         try:
             record = records[item]
+            picture = _picture(cache, record, planes.get(item))
             caption = _caption(record, states[item].get("message", ""))
-            figures.append(Figure(_picture(cache, record), f"Middle planes of item {item}", caption))
+            figures.append(Figure(picture, f"Middle planes of item {item}", caption))
         except GateError as error:
             page.notice(f"`{item[:10]}`: {error.message}", kind="bad")
     if figures:
@@ -88,13 +99,13 @@ def _taken(
         page.figures(figures, columns=3)
 
 
-def _picture(cache: Cache, record: ItemRecord) -> Image.Image:
+def _picture(cache: Cache, record: ItemRecord, planes: Planes | None) -> Image.Image:
     """Middle planes of an item with true proportions; a projection as it is."""
-    array = open_array(cache.image_path(record))
     if record.is_volume:
+        planes = planes or middle_planes(open_array(cache.image_path(record)))
         window = CT_WINDOW if record.units == "HU" else None
-        return thumbnail(array, record.affine_array, window=window, max_size_px=THUMBNAIL_PX)
-    picture = array[:][:, :, 0].T
+        return thumbnail(planes, record.shape, record.affine_array, window=window, max_size_px=THUMBNAIL_PX)
+    picture = read_array(cache.image_path(record))[:, :, 0].T
     low, high = automatic_window(picture)
     grey = np.clip((picture.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
     spacing = spacing_mm(record.affine_array)

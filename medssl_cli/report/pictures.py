@@ -10,13 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from medssl_cli.imaging.geometry import Affine, reorient_to_ras, spacing_mm
+from medssl_cli.imaging.geometry import Affine, Shape, reorient_to_ras, spacing_mm
+from medssl_cli.imaging.planes import Planes, step
 from medssl_cli.report import Colour, structure_colours
 
 BACKGROUND: Final[Colour] = (13, 17, 23)
@@ -33,21 +34,9 @@ AUTOMATIC_WINDOW_PERCENTILES: Final = (1.0, 99.5)
 SMALLEST_RANGE: Final = 1e-12
 PERCENTILE_SAMPLES: Final = 1_000_000
 
-MAX_THUMBNAIL_VOXELS: Final = 160
 Voxels = NDArray[np.generic]
 Spacing = tuple[float, float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-
-class Readable(Protocol):
-    """What can be read in parts."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Size along each axis."""
-
-    def __getitem__(self, index: tuple[slice, ...], /) -> Voxels:
-        """A part."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +106,18 @@ def mid_planes(
 
 
 def thumbnail(
-    array: Readable,
+    planes: Planes,
+    shape: Shape,
     affine: Affine,
     *,
     window: tuple[float, float] | None = None,
     max_size_px: tuple[int, int] = (360, 240),
 ) -> Image.Image:
-    """Draw the three planes through the middle of a volume, of which nothing else is read.
+    """Draw the three planes through the middle of a volume.
 
     Args:
-        array: `[X, Y, Z]`, in memory or on disk.
+        planes: Its `middle_planes`.
+        shape: (X, Y, Z) voxels of the volume.
         affine: Voxel-centre index to RAS+ millimetres.
         window: Intensities shown as black and white; by default percentiles of the planes.
         max_size_px: Width and height.
@@ -134,22 +125,17 @@ def thumbnail(
     Returns:
         An RGB picture.
     """
-    slabs = []
-    for axis in range(3):
-        middle = array.shape[axis] // 2
-        slab = np.asarray(array[tuple(slice(middle, middle + 1) if at == axis else slice(None) for at in range(3))])
-        slabs.append(slab[tuple(slice(None, None, max(1, size // MAX_THUMBNAIL_VOXELS)) for size in slab.shape)])
-    window = window or automatic_window(np.concatenate([slab.reshape(-1) for slab in slabs]))
-    planes = []
-    for axis, slab in enumerate(slabs):
-        steps = [1.0 if at == axis else float(max(1, array.shape[at] // MAX_THUMBNAIL_VOXELS)) for at in range(3)]
-        image, ras_affine = reorient_to_ras(slab[np.newaxis], affine @ np.diag([*steps, 1.0]))
+    window = window or automatic_window(np.concatenate([plane.reshape(-1) for plane in planes]))
+    drawn = []
+    for axis, plane in enumerate(planes):
+        steps = [1.0 if at == axis else float(step(shape[at])) for at in range(3)]
+        image, ras_affine = reorient_to_ras(plane[np.newaxis], affine @ np.diag([*steps, 1.0]))
         fixed = next((at for at in range(3) if image.shape[1 + at] == 1), axis)
         whole = tuple(slice(0, size) for size in image.shape[1:])
         nothing = np.zeros(image.shape[1:], dtype=np.uint8)
-        planes.append(_plane(image[0], nothing, spacing_mm(ras_affine), fixed, (0, 0, 0), whole, window))
+        drawn.append(_plane(image[0], nothing, spacing_mm(ras_affine), fixed, (0, 0, 0), whole, window))
     order = {"axial": 0, "coronal": 1, "sagittal": 2}
-    return _arranged(sorted(planes, key=lambda plane: order[plane.name]), {}, max_size_px)
+    return _arranged(sorted(drawn, key=lambda plane: order[plane.name]), {}, max_size_px)
 
 
 def comparison(pictures: Sequence[tuple[str, Image.Image]], *, columns: int = 1, title: str = "") -> Image.Image:
@@ -289,7 +275,7 @@ def _drawn(plane: _Plane, colours: Mapping[int, Colour], scale: float, bar_mm: f
     grey = np.clip(_resized(plane.image, large, Image.Resampling.BICUBIC), 0, 1)
     pixels = np.repeat(grey[:, :, np.newaxis] * 255, 3, axis=2)
     labels = _resized_labels(plane.labels, large)
-    contour = _contour(labels)
+    contour = _contour(labels) if labels.any() else labels
     for value in np.unique(labels[labels > 0]).tolist():
         colour = np.array(colours[value], dtype=np.float32)
         inside = labels == value
@@ -309,6 +295,8 @@ def _resized(
 def _resized_labels(labels: NDArray[np.int64], size_px: tuple[int, int]) -> NDArray[np.int64]:
     """Enlarge a label map smoothly: each pixel takes the class that linear interpolation gives the largest share."""
     values = np.unique(labels)
+    if len(values) == 1:
+        return np.full(size_px[::-1], values[0], dtype=np.int64)
     shares = [
         _resized((labels == value).astype(np.float32), size_px, Image.Resampling.BILINEAR) for value in values.tolist()
     ]

@@ -65,6 +65,19 @@ class Group:
     estimate: Estimate
 
 
+@dataclass(frozen=True)
+class Level:
+    """The scores of one method at one size of its training set.
+
+    Args:
+        estimate: Mean over trainings and patients with its interval.
+        trainings: Mean of each training.
+    """
+
+    estimate: Estimate
+    trainings: Sequence[float]
+
+
 def loss_curves(
     curves: Mapping[str, Curve],
     *,
@@ -209,6 +222,48 @@ def structure_scores(
         if len(methods) > 1:
             handles = [axes.plot([], [], "o", color=colours[method], label=method)[0] for method in methods]
             axes.legend(handles=handles, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(methods))
+        return _saved(figure, image_format)
+
+
+def level_curves(
+    curves: Mapping[str, Mapping[int, Level]],
+    *,
+    title: str = "",
+    xlabel: str = "training patients",
+    ylabel: str = "Dice, mean of the structures",
+    image_format: ImageFormat = "svg",
+) -> bytes:
+    """Draw scores over the size of the training set, on a logarithmic axis: means with intervals, a dot per training.
+
+    Args:
+        curves: Name of the method to size to scores.
+        title: Written above.
+        xlabel: What the sizes count.
+        ylabel: What the scores are.
+        image_format: "svg" or "png".
+
+    Returns:
+        The file's bytes.
+    """
+    sizes = sorted({size for levels in curves.values() for size in levels})
+    with _style():
+        figure, axes = _figure(3.8, title)
+        for index, ((name, levels), colour) in enumerate(zip(curves.items(), _colours(len(curves)), strict=True)):
+            shift = 1 + 0.035 * (index - (len(curves) - 1) / 2)
+            places = {size: size * shift for size in sorted(levels)}
+            means = [levels[size].estimate.mean for size in places]
+            axes.plot(list(places.values()), means, color=colour, linewidth=1.4, label=name)
+            for size, place in places.items():
+                trainings = levels[size].trainings
+                axes.scatter([place] * len(trainings), trainings, s=16, color=colour, alpha=0.5, linewidths=0, zorder=2)
+                _draw_estimate(axes, levels[size].estimate, place, colour, is_upright=True)
+        axes.set_xscale("log")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.grid(axis="y", alpha=0.15)
+        axes.legend(frameon=False, loc="lower right")
         return _saved(figure, image_format)
 
 

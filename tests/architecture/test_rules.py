@@ -56,8 +56,21 @@ def test_only_the_command_line_reads_the_environment_and_prints() -> None:
 
 
 def test_nothing_is_pickled_or_evaluated() -> None:
-    pattern = re.compile(r"\bpickle\b(?!d)|torch\.load|joblib|allow_pickle=True|(?<![.\w])eval\(|extractall|shell=True")
+    pattern = re.compile(r"\bpickle\b(?!d)|joblib|allow_pickle=True|(?<![.\w])eval\(|extractall|shell=True")
     assert not [str(path) for path in MODULES if pattern.search(path.read_text(encoding="utf-8"))]
+
+
+def test_torch_loads_in_one_place_and_weights_only() -> None:
+    word = re.compile(r"torch\.load\b|torch\.serialization|from torch import .*\bload\b|import torch as")
+    users = [path for path in MODULES if word.search(path.read_text(encoding="utf-8"))]
+    assert [str(path.relative_to(PACKAGE)) for path in users] == ["engine/weights/reading.py"]
+    calls = [
+        {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        for node in ast.walk(ast.parse(users[0].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+    ]
+    assert [call["weights_only"] for call in calls] == ["True"]
+    assert users[0].read_text(encoding="utf-8").count("torch.load") == 1
 
 
 def test_every_code_in_the_source_is_registered_and_every_registered_code_is_explained() -> None:

@@ -183,6 +183,9 @@ WRONG = [
     ("recipes copy vocco mine.yaml", 2, "E_RECIPE_NOT_FOUND", "did you mean 'voco'?"),
     ("recipes copy voco names.txt", 2, "E_OUTPUT_EXISTS", ""),
     ("recipes copy voco no/such/folder.yaml", 74, "E_IO", "permissions"),
+    ("recipes plan --recipe vocco --cache cache", 2, "E_RECIPE_NOT_FOUND", "did you mean 'voco'?"),
+    ("recipes plan --recipe balls.yaml --cache cache", 2, "E_RECIPE", "pre-training"),
+    ("recipes plan --recipe voco-tiny --cache empty", 2, "E_NO_CACHE", "medssl ingest"),
     ("recipes check faulty.yaml", 2, "E_RECIPE", ""),
     ("recipes check latin.yaml", 2, "E_RECIPE", ""),
     ("recipes check voco-tiny --set method.objectiv=v2", 2, "E_RECIPE", ""),
@@ -286,7 +289,7 @@ def test_help_shows_examples_that_the_command_accepts(name: str) -> None:
 
 def test_there_are_as_many_commands_as_promised() -> None:
     promised = ["ingest", "pretrain", "finetune", "evaluate", "export", "infer", "demo", "doctor"]
-    helpers = {"recipes": "ls show copy check", "models": "ls show add remove", "cache": "ls show verify export"}
+    helpers = {"recipes": "ls show copy check plan", "models": "ls show add remove", "cache": "ls show verify export"}
     promised += [f"{group} {name}" for group, names in helpers.items() for name in names.split()]
 
     assert set(promised) <= set(COMMANDS)
@@ -412,6 +415,27 @@ def test_recipes_can_be_listed_shown_copied_and_checked(place: SimpleNamespace, 
     assert checked["recipe"]["name"] == parse_yaml(shipped, source="heart-seg")["name"]
     for name in (*listed["pretrain"], *listed["tasks"]):
         assert re.search(rf"{name} +\w", medssl("recipes", "ls").stdout)
+
+
+def test_a_plan_is_a_line_for_pretrain(place: SimpleNamespace) -> None:
+    """Cubes of 64 mm on a canvas of 384 x 384 x 128 mm: nearly all of it is padding."""
+    typed = ("recipes", "plan", "--recipe", "voco-tiny", "--cache", place.cache, "--set", "seed=3")
+
+    document = one_document(medssl(*typed, "--json"))
+    printed = medssl(*typed)
+
+    assert document["proposal"]["recipe_fit"]["padding"] > 0.9
+    assert document["proposal"]["fit"]["padding"] < 0.1
+    line = printed.stdout.splitlines()[-1]
+    assert line.startswith(f"next: medssl pretrain --recipe voco-tiny --cache {place.cache} --set seed=3")
+    settings = [part for part in shlex.split(line) if "=" in part]
+    assert settings == ["seed=3", *document["settings"]]
+    assert document["settings"][0].startswith("data.spacing_mm=")
+    rows = [part for setting in settings for part in ("--set", setting)]
+    changed = one_document(medssl("recipes", "check", "voco-tiny", *rows, "--json"))
+    assert changed["recipe"]["data"]["crop_size"] == document["proposal"]["canvas"]["crop_size"]
+    suits = medssl("recipes", "plan", "--recipe", "voco-tiny", "--cache", place.cache, *rows)
+    assert "the recipe's canvas suits this cache" in suits.stdout
 
 
 def test_any_file_can_be_shown() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -83,4 +84,16 @@ def test_ingest_imports_no_training(tmp_path: Path) -> None:
 
     loaded = imported_by(tmp_path, "ingest", tmp_path / "ct", "--cache", tmp_path / "cache")
 
-    assert not loaded & (TRAINING | {"onnxruntime", "nibabel"})
+    assert not loaded & (TRAINING | {"onnxruntime", "nibabel", "blosc2"})
+
+
+def test_an_ingest_of_unchanged_files_imports_nothing_that_could_read_one(tmp_path: Path) -> None:
+    write_volume(tmp_path / "ct", analytic_phantom())
+    time.sleep(1.1)  # what was changed less than a second ago is not remembered
+    command = ["ingest", tmp_path / "ct", "--cache", tmp_path / "cache"]
+    imported_by(tmp_path, *command)
+
+    loaded = imported_by(tmp_path, *command)
+
+    assert "medssl_cli.engine.ingest.run" in loaded
+    assert not loaded & ((HEAVY | {"PIL", "medssl_cli.engine.ingest.stages"}) - TYPERS_OWN)

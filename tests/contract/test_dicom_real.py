@@ -11,8 +11,8 @@ import pytest
 
 from medssl_cli.codes import CODES
 from medssl_cli.errors import InputError
-from medssl_cli.formats import LoadedImage
 from medssl_cli.formats.dicom import Refusal, group_headers, is_dicom, read_headers, read_series
+from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.imaging.geometry import corner_displacement_mm, reorient_to_ras
 

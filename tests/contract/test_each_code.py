@@ -20,7 +20,7 @@ from medssl_cli.deploy.bundle import patient_digest
 from medssl_cli.deploy.infer import infer
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.finetune import Choices, finetune
-from medssl_cli.engine.ingest.crew import crash
+from medssl_cli.engine.ingest.failures import crash
 from medssl_cli.engine.ingest.ingest import ingest
 from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.engine.optimisation import require_finite

@@ -160,7 +160,7 @@ def test_of_two_labels_of_one_series_the_first_file_wins_whatever_the_number_of_
 
 @pytest.mark.parametrize(("num_changes", "state"), [(1, "accepted"), (2, "quarantined")])
 def test_a_file_that_changes_between_two_looks_gets_a_second_try(tmp_path, monkeypatch, num_changes, state):
-    monkeypatch.setattr("medssl_cli.engine.ingest.run.SECOND_TRY_AFTER_S", 0.0)
+    monkeypatch.setattr("medssl_cli.engine.ingest.stages.SECOND_TRY_AFTER_S", 0.0)
     files = ct_series(tmp_path / "in")
     looks = []
 

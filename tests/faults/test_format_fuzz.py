@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from medssl_cli.codes import CODES
 from medssl_cli.errors import InputError
-from medssl_cli.formats import LoadedImage
+from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.metaimage import read_metaimage
 from medssl_cli.formats.nifti import encode_nifti, read_nifti
 from medssl_cli.formats.nrrd import read_nrrd

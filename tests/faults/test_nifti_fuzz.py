@@ -11,9 +11,9 @@ import pytest
 
 from medssl_cli.codes import CODES
 from medssl_cli.errors import InputError
-from medssl_cli.formats.discover import sniff
 from medssl_cli.formats.gzip_strict import gzip_bytes
 from medssl_cli.formats.nifti import decode_nifti, encode_nifti
+from medssl_cli.formats.sniff import sniff
 
 NUM_FLIPS = 400
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (6, 5, 4)).astype(np.int16)

@@ -68,13 +68,83 @@ def v2_total(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], tar
         soft = [[logit(q, b).detach() for b in teacher_bases[j]] for q in teacher_queries[i]]
         inter = [[logit(q, b) for b in bases[j]] for q in queries[i]]
         total = total + v2_volume_loss(intra, [list(row) for row in targets[i]]) + v2_volume_loss(inter, soft)
-        pairs = [
-            logit(bases[i][a], bases[i][b].detach()) ** 2
-            for a in range(len(bases[i]))
-            for b in range(a + 1, len(bases[i]))
-        ]
-        total = total + sum(pairs, ZERO) / len(pairs)
+        total = total + regulariser(bases[i], "one_sided")
     return total / batch
+
+
+def v1_total(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+    """Prediction in both directions at once, squares of untouched logits, one-sided regulariser."""
+    (queries, bases), (teacher_queries, teacher_bases) = student, teacher
+    total = ZERO
+    for i in range(len(queries)):
+        weighted, weights, negatives, num_negatives = ZERO, ZERO, ZERO, 0
+        for r in range(len(queries[i])):
+            for g in range(len(bases[i])):
+                forth = logit(queries[i][r], teacher_bases[i][g].detach())
+                back = logit(teacher_queries[i][r].detach(), bases[i][g])
+                value, target = (forth + back) / 2, targets[i][r][g]
+                weighted = weighted + target * -torch.log(1 - torch.abs(target - value) + EPSILON)
+                weights = weights + target
+                if target == 0:
+                    negatives, num_negatives = negatives + value * value, num_negatives + 1
+        total = total + weighted / (weights + EPSILON) + negatives / (num_negatives + EPSILON)
+        total = total + regulariser(bases[i], "one_sided")
+    return total / len(queries)
+
+
+def fixed_total(
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], targets: Tensor, *, slope: float, kind: str
+) -> Tensor:
+    """The terms of v2, with a slope below zero, every other volume's base crops, and two-sided regularisers."""
+    (queries, bases), (teacher_queries, teacher_bases) = student, teacher
+    batch = len(queries)
+    total = ZERO
+    for i in range(batch):
+        intra = [
+            [leaky_logit(q, b.detach(), targets[i][r][g], slope) for g, b in enumerate(teacher_bases[i])]
+            for r, q in enumerate(queries[i])
+        ]
+        total = total + v2_volume_loss(intra, [list(row) for row in targets[i]]) + regulariser(bases[i], kind)
+        for j in range(batch):
+            if j == i:
+                continue
+            soft = [[logit(q, b).detach() for b in teacher_bases[j]] for q in teacher_queries[i]]
+            inter = [
+                [leaky_logit(q, b, soft[r][g], slope) for g, b in enumerate(bases[j])] for r, q in enumerate(queries[i])
+            ]
+            total = total + v2_volume_loss(inter, soft) / (batch - 1)
+    return total / batch
+
+
+def leaky_logit(a: Tensor, b: Tensor, target: Tensor, slope: float) -> Tensor:
+    """As `logit`; where it is 0 because of the sign of a pair that overlaps, part of the cosine's gradient stays."""
+    value = cosine(a, b)
+    if value > 0:
+        return value
+    return slope * (value - value.detach()) if target > 0 else ZERO
+
+
+def regulariser(bases: Tensor, kind: str) -> Tensor:
+    """Mean over pairs of squared positive (`one_sided`, `squared`) or `absolute` cosines."""
+    pairs = []
+    for a in range(len(bases)):
+        for b in range(a + 1, len(bases)):
+            if kind == "absolute":
+                pairs.append(torch.abs(cosine(bases[a], bases[b])))
+            else:
+                pairs.append(logit(bases[a], bases[b].detach() if kind == "one_sided" else bases[b]) ** 2)
+    return sum(pairs, ZERO) / len(pairs)
+
+
+def resized(crop: np.ndarray, size: list[int]) -> np.ndarray:
+    """One crop [C, x, y, z] on another number of voxels between the same outermost voxel centres, axis by axis."""
+    for axis, count in enumerate(size):
+        lines = np.moveaxis(crop, 1 + axis, -1)
+        places = np.arange(count) * (lines.shape[-1] - 1) / (count - 1)
+        low = np.minimum(places.astype(int), lines.shape[-1] - 2)
+        lines = lines[..., low] * (1 - (places - low)) + lines[..., low + 1] * (places - low)
+        crop = np.moveaxis(lines, -1, 1 + axis)
+    return crop
 
 
 def paper_total(student: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
 
@@ -89,3 +90,17 @@ def test_a_block_that_cannot_be_decoded_is_refused(tmp_path: Path) -> None:
         read_array(path)
 
     assert caught.value.code == "E_CACHE_CORRUPT"
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 1), (33, 32, 8), (130, 129, 65), (260, 20, 70)])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+def test_chunks_are_cut_as_the_library_cuts_them(shape: tuple[int, int, int], dtype: str) -> None:
+    voxels = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    array = blosc2.ndarray_from_cframe(encode(voxels))
+    expected = blosc2.empty(shape, np.dtype(dtype), chunks=array.chunks, blocks=array.blocks, cparams=array.cparams)
+    expected[...] = voxels
+
+    assert np.array_equal(array[...], voxels)
+    assert [array.schunk.get_chunk(number) for number in range(array.schunk.nchunks)] == [
+        expected.schunk.get_chunk(number) for number in range(expected.schunk.nchunks)
+    ]

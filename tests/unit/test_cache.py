@@ -76,6 +76,22 @@ def test_content_place_and_modality_make_the_identity(cache):
     assert len({cache.item_id(other) for other in [volume, *others]}) == 1 + len(others)
 
 
+def test_a_cache_of_the_first_format_keeps_the_identities_that_it_has(cache):
+    volume = volume_of()
+    new = cache.item_id(volume)
+    marker = cache.root / "cache.json"
+    marker.write_text(marker.read_text().replace('"format_version": 2', '"format_version": 1'))
+    old = Cache.open(cache.root)
+    header = f"int16|{volume.voxels.shape}|CT|HU|v1"
+    place = (np.round(volume.affine, 6) + 0.0).tobytes()
+
+    assert old.item_id(volume) == old.pseudonyms.of(
+        "item", hashlib.sha256(volume.voxels.tobytes()).digest(), header, place
+    )
+    assert old.item_id(volume) != new
+    assert stored(old, volume).item_id == old.item_id(volume)
+
+
 def test_two_sites_give_unrelated_keys():
     first, second = Pseudonyms(b"1" * 32), Pseudonyms(b"2" * 32)
 

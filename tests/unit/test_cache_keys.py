@@ -49,7 +49,7 @@ def test_caches_made_with_the_site_key_share_pseudonyms_and_hold_no_key(tmp_path
     assert mode(site_key) == 0o600
     assert not list(tmp_path.glob("[ab]/site.key"))
     assert json.loads((tmp_path / "a" / "cache.json").read_text()) == {
-        "format_version": 1, "key_id": first.pseudonyms.key_id, "key_path": None, "key_place": "site",
+        "format_version": 2, "key_id": first.pseudonyms.key_id, "key_path": None, "key_place": "site",
     }  # fmt: skip
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medssl_cli.cache import reading, records
+from medssl_cli.cache import reading
 from medssl_cli.cache.catalog import Catalog
 from medssl_cli.cache.items import Box, ItemRecord
+from medssl_cli.cache.publish import publish_first
 from medssl_cli.cache.store import Cache
 from medssl_cli.errors import GateError, InputError, StorageError
 from tests.small_cache import label_of, record_of, stored, volume_of
@@ -105,7 +106,6 @@ def test_a_label_and_boxes_added_at_the_same_time_are_both_kept(cache):
 def test_the_loser_of_a_race_for_a_label_set_damages_nothing(cache, monkeypatch):
     """Both have looked and found no label; the other publishes first."""
     record = stored(cache, volume_of())
-    publish = records.publish_first
     is_first = True
 
     def late(path: Path, data: bytes) -> bool:
@@ -113,7 +113,7 @@ def test_the_loser_of_a_race_for_a_label_set_damages_nothing(cache, monkeypatch)
         if is_first:
             is_first = False
             Cache(cache.root).add_label(record.item_id, "seg", label_of(ones()), {1: "a"})
-        return publish(path, data)
+        return publish_first(path, data)
 
     monkeypatch.setattr("medssl_cli.cache.store.publish_first", late)
     with pytest.raises(InputError, match="E_LABEL_CONFLICT"):

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from medssl_cli.errors import UsageError
-from medssl_cli.formats.discover import discover, look, sniff
+from medssl_cli.formats.discover import discover, look
 from medssl_cli.formats.gzip_strict import gzip_bytes
 from medssl_cli.formats.nifti import encode_nifti
 from medssl_cli.formats.policy import Policy
+from medssl_cli.formats.sniff import sniff
 from tests.zip_factory import Raw, zip_bytes
 
 NIFTI = encode_nifti(np.zeros((2, 2, 2), dtype=np.uint8), np.eye(4))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from medssl_cli.codes import CODES
+from medssl_cli.engine.ingest.failures import Failure
 from medssl_cli.engine.ingest.labels import ReadTask, read_annotations
-from medssl_cli.engine.ingest.tasks import Failure
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind, BoxLabel, MaskLabel
 from medssl_cli.formats.labels.lidc import read_lidc

@@ -11,6 +11,7 @@ import pytest
 from medssl_cli.cache.annotations import add_boxes, add_findings
 from medssl_cli.cache.items import Box, ItemRecord, Provenance
 from medssl_cli.cache.store import Cache
+from medssl_cli.engine.ingest.failures import Failure
 from medssl_cli.engine.ingest.labels import (
     Annotation,
     Choice,
@@ -23,7 +24,7 @@ from medssl_cli.engine.ingest.labels import (
     verdict,
 )
 from medssl_cli.engine.ingest.matching import Index, KnownImage
-from medssl_cli.engine.ingest.tasks import Failure, StoredImage, StoredLabel
+from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind, MaskLabel, Reference
 from medssl_cli.imaging.volume import Volume

@@ -15,14 +15,17 @@ from medssl_cli.report.plots import (
     SERIES_COLOURS,
     Curve,
     Group,
+    Level,
     _smoothed,
     group_comparison,
+    level_curves,
     loss_curves,
     structure_scores,
 )
 
 GROUP = Group({"a": 0.7, "b": 0.8, "c": math.nan}, Estimate(0.75, 0.7, 0.8, 0.95, 2, 1))
 EMPTY = Group({}, Estimate(math.nan, math.nan, math.nan, 0.95, 0, 0))
+LEVEL = Level(GROUP.estimate, [0.72])
 CURVE = Curve(range(100), np.linspace(2, 0.5, 100).tolist())
 
 PLOTS = {
@@ -31,6 +34,10 @@ PLOTS = {
     ),
     "groups": lambda image_format: group_comparison(
         {"scratch": GROUP, "pre-trained": GROUP, "none": EMPTY}, image_format=image_format
+    ),
+    "levels": lambda image_format: level_curves(
+        {"scratch": {5: Level(GROUP.estimate, [0.7, 0.8]), 10: Level(EMPTY.estimate, [])}, "pre-trained": {5: LEVEL}},
+        image_format=image_format,
     ),
     "structures": lambda image_format: structure_scores(
         {"LV": {"scratch": GROUP, "pre-trained": EMPTY}, "RV": {"scratch": GROUP}},

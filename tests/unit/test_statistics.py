@@ -8,6 +8,7 @@ import pytest
 from medssl_cli.metrics.statistics import (
     Estimate,
     PairedTest,
+    bootstrap_crossed_mean,
     bootstrap_mean,
     holm_adjusted,
     paired_sign_flip_test,
@@ -164,3 +165,31 @@ def test_holm_stays_a_probability_and_skips_tests_without_pairs():
 
     assert (adjusted["a"], adjusted["b"]) == (1, 1)
     assert math.isnan(adjusted["c"])
+
+
+def test_trainings_that_agree_leave_the_uncertainty_of_patients_alone():
+    row = named([0.1, 0.4, 0.5, 0.8])
+
+    crossed = bootstrap_crossed_mean([row, row, row], num_resamples=20_000, rng=np.random.default_rng(1))
+    alone = bootstrap_mean(list(row.values()), list(row), num_resamples=20_000, rng=np.random.default_rng(2))
+
+    assert crossed.mean == pytest.approx(alone.mean)
+    assert (crossed.low, crossed.high) == pytest.approx((alone.low, alone.high), abs=0.02)
+
+
+def test_patients_that_agree_leave_the_uncertainty_of_trainings_alone(rng):
+    estimate = bootstrap_crossed_mean([named([0.2] * 5), named([0.5] * 5), named([0.8] * 5)], rng=rng)
+
+    # One training alone is drawn in 1/27 of the resamples, more than 2.5 %: the ends are the extreme trainings.
+    assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((0.5, 0.2, 0.8))
+
+
+def test_a_patient_without_a_value_in_one_training_is_left_out_of_all(rng):
+    estimate = bootstrap_crossed_mean([{"a": 1.0, "b": 0.0, "c": NAN}, {"a": 1.0, "b": 0.0}], rng=rng)
+
+    assert (estimate.mean, estimate.num_patients, estimate.num_missing) == (0.5, 2, 1)
+
+
+def test_crossed_means_without_enough_patients_have_no_interval(rng):
+    assert math.isnan(bootstrap_crossed_mean([{"a": NAN}], rng=rng).mean)
+    assert math.isnan(bootstrap_crossed_mean([{"a": 1.0}, {"a": 2.0}], rng=rng).low)

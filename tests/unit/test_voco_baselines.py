@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medssl_cli.methods import voco
+from medssl_cli.nn import overlap
 
 CUBE = (64, 64, 64)
 EPS = 1e-6
@@ -20,12 +21,12 @@ def test_zero_logits_cost_4_minus_a_third_of_pi_squared() -> None:
     """
     midpoints = torch.arange(1, 512, 2)
     offsets = torch.cartesian_prod(midpoints, midpoints, torch.zeros(1, dtype=torch.int64))
-    targets = voco.overlap_fractions(offsets, (3, 3, 1), (512, 512, 64))
+    targets = overlap.overlap_fractions(offsets, (3, 3, 1), (512, 512, 64))
     zeros = torch.zeros_like(targets)
 
-    assert voco.overlap_loss(zeros, targets).item() == pytest.approx(4 - math.pi**2 / 3, abs=1e-4)
+    assert overlap.overlap_loss(zeros, targets).item() == pytest.approx(4 - math.pi**2 / 3, abs=1e-4)
     expected = 4 / 9 * (2 - math.pi**2 / 6)
-    assert voco.uniform_overlap_loss(zeros, targets).item() == pytest.approx(expected, abs=1e-4)
+    assert overlap.uniform_overlap_loss(zeros, targets).item() == pytest.approx(expected, abs=1e-4)
 
 
 def brute_force_v2_prediction(logit: float, size: int) -> float:
@@ -68,3 +69,50 @@ def test_paper_baselines_cannot_be_worse_than_zero_logits() -> None:
     assert baselines["zero_logits"] == pytest.approx(4 / 9 * (2 - math.pi**2 / 6), abs=2e-3)
     assert 0 < baselines["constant_logit"] <= baselines["zero_logits"]
     assert baselines["collapsed"] <= baselines["zero_logits"]
+
+
+def brute_force(logit: float, *, size: int, num_starts: int, untouched: float) -> float:
+    """Overlap-weighted cost of a constant logit over all starts of a crop along both axes, plus a given other cost."""
+    total = 0.0
+    for x, y in product(range(num_starts), repeat=2):
+        s, t = x % size / size, y % size / size
+        for share in ((1 - s) * (1 - t), s * (1 - t), (1 - s) * t, s * t):  # of the up to four cells that it touches
+            total += share * -math.log(1 - abs(share - logit) + EPS)
+    return total / num_starts**2 + untouched
+
+
+def test_v1_baselines_square_the_untouched() -> None:
+    baselines = voco.trivial_losses(voco.Options(objective="v1"), (16, 16, 16))
+    logits = [step / 100 for step in range(100)]
+
+    costs = [brute_force(c, size=16, num_starts=32, untouched=c**2) for c in logits]
+
+    assert baselines["zero_logits"] == pytest.approx(costs[0], abs=5e-6)
+    assert baselines["constant_logit"] == pytest.approx(min(costs[:34]), abs=5e-6)  # 1 / sqrt(9) = 0.333
+    assert baselines["collapsed"] == pytest.approx(min(c + x**2 for c, x in zip(costs, logits, strict=True)), abs=5e-6)
+
+
+def test_v1_baselines_of_the_published_geometry() -> None:
+    """4 x 4 cells: the best constant logit is about 0.30, which sixteen orthogonal base crops do not allow."""
+    baselines = voco.trivial_losses(voco.Options(objective="v1", base_grid=(4, 4, 1)), CUBE)
+
+    at_030, at_050 = (brute_force(c, size=64, num_starts=192, untouched=c**2) for c in (0.3, 0.5))
+    assert 0.355 <= at_030 <= 0.365
+    assert 0.48 <= at_050 <= 0.49
+    at_025 = brute_force(0.25, size=64, num_starts=192, untouched=0.25**2)
+    assert baselines["constant_logit"] == pytest.approx(at_025, abs=3e-3)  # a sample of the starts
+    assert baselines["constant_logit"] > at_030
+
+
+@pytest.mark.parametrize("kind", ["squared", "absolute"])
+def test_fixed_baselines_count_the_last_start(kind: str) -> None:
+    options = voco.Options.model_validate({"objective": "fixed", "corrections": {"regulariser": kind}})
+    baselines = voco.trivial_losses(options, (16, 16, 16))
+    logits = [step / 100 for step in range(100)]
+
+    costs = [brute_force(c, size=16, num_starts=33, untouched=-math.log(1 - c + EPS)) for c in logits]
+
+    regularisers = logits if kind == "absolute" else [c**2 for c in logits]
+    assert baselines["zero_logits"] == pytest.approx(costs[0], abs=5e-6)
+    assert baselines["constant_logit"] == pytest.approx(min(costs[:34]), abs=5e-6)
+    assert baselines["collapsed"] == pytest.approx(min(map(sum, zip(costs, regularisers, strict=True))), abs=5e-6)

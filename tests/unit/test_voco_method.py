@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from medssl_cli.errors import UsageError
 from medssl_cli.methods import Views, voco
+from medssl_cli.nn import overlap
+from medssl_cli.nn import overlap_terms as terms
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.crops import draw_offsets
+from medssl_cli.nn.crops import draw_dropout, draw_offsets
 
 EPS = 1e-6
 
@@ -178,17 +180,20 @@ def test_impossible_options_are_refused(options: dict[str, object]) -> None:
 # Dropout.
 
 
-def test_dropout_zeroes_whole_rows() -> None:
-    dropped = voco.drop_rows(torch.ones(10, 6), 0.2, generator())
+def test_dropout_zeroes_whole_rows_or_single_elements() -> None:
+    rows = torch.ones(10, 6) * draw_dropout((10, 1), 0.2, generator())
+    elements = torch.ones(10, 6) * draw_dropout((10, 6), 0.2, generator())
 
-    assert (dropped == dropped[:, :1]).all()
-    assert set(dropped.flatten().tolist()) == {0.0, 1.25}
+    assert (rows == rows[:, :1]).all()
+    assert not (elements == elements[:, :1]).all()
+    for dropped in (rows, elements):
+        assert set(dropped.flatten().tolist()) == {0.0, 1.25}
 
 
 def test_dropout_hits_a_fifth_of_the_rows() -> None:
     rows = 20_000
 
-    share = (voco.drop_rows(torch.ones(rows, 1), 0.2, generator()) == 0).double().mean().item()
+    share = (draw_dropout((rows, 1), 0.2, generator()) == 0).double().mean().item()
 
     assert share == pytest.approx(0.2, abs=5 * math.sqrt(0.2 * 0.8 / rows))
 
@@ -198,14 +203,50 @@ def test_two_dropped_crops_of_different_volumes_put_a_floor_under_the_loss() -> 
     teacher = torch.eye(6, dtype=torch.float64).reshape(2, 3, 6)
     queries, bases = teacher[:, :1].clone(), teacher[:, 1:].clone()  # one random and two base crops per volume
     targets = torch.tensor([[[0.5, 0.5]], [[0.5, 0.5]]], dtype=torch.float64)
-    at_rest = voco.v2_losses((queries, bases), (queries, bases), targets)["inter"].item()
+    at_rest = terms.v2_terms((queries, bases), (queries, bases), targets)["inter"].item()
     dropped = torch.ones(6, dtype=torch.float64)
     student_queries, student_bases = queries.clone(), bases.clone()
     student_queries[0, 0], student_bases[1, 0] = dropped, dropped
 
-    inter = voco.v2_losses((student_queries, student_bases), (queries, bases), targets)["inter"].item()
+    inter = terms.v2_terms((student_queries, student_bases), (queries, bases), targets)["inter"].item()
 
     assert at_rest == pytest.approx(0, abs=3e-6)
     # volume 0: query dropped, so 1 / sqrt(6) to the other base; volume 1: its query touches no dropped base
     expected = (-math.log(EPS) - math.log(1 - 1 / math.sqrt(6))) / 2
     assert inter == pytest.approx(expected / 2, abs=2e-5)
+
+
+def test_dropped_rows_keep_even_an_oracle_away_from_zero() -> None:
+    """Projections that answer everything rightly, a fifth of them replaced by one and the same.
+
+    Prediction: a fifth of the random crops answer 0 everywhere, at 0.71 each, the price of zero logits. Regulariser:
+    4 % of the pairs are both dropped, with cosine 1. Between volumes: 4 % of the pairs cost -log(eps) where the
+    teacher sees 0.
+    """
+    volumes, num_random, num_bases = 64, 16, 9
+    offsets = draw_offsets((volumes, num_random), (128, 128, 1), generator())
+    targets = overlap.overlap_fractions(offsets, (3, 3, 1), (64, 64, 64))
+    width = num_bases + 1  # of a volume's own directions: its base crops, and one that completes crops to length 1
+    rest = (1 - targets.square().sum(-1, keepdim=True)).sqrt()
+    own_random = torch.cat([targets, rest], dim=-1)
+    own_bases = torch.eye(num_bases, width, dtype=torch.float64).expand(volumes, -1, -1)
+    # Volumes in turn have directions of their own; the last direction belongs to what is dropped.
+    random, bases = torch.zeros(volumes, num_random, 2 * width + 1), torch.zeros(volumes, num_bases, 2 * width + 1)
+    for parity in (0, 1):
+        random[parity::2, :, parity * width : (parity + 1) * width] = own_random[parity::2].float()
+        bases[parity::2, :, parity * width : (parity + 1) * width] = own_bases[parity::2].float()
+    oracle = random.double(), bases.double()
+    at_rest = terms.v2_terms(oracle, oracle, targets)
+    student = []
+    for rows in oracle:
+        is_dropped = torch.rand(rows.shape[:2], generator=generator(len(student))) < 0.2
+        replaced = rows.clone()
+        replaced[is_dropped] = torch.eye(2 * width + 1, dtype=torch.float64)[-1]
+        student.append(replaced)
+
+    parts = terms.v2_terms((student[0], student[1]), oracle, targets)
+
+    assert sum(part.item() for part in at_rest.values()) == pytest.approx(0, abs=1e-5)
+    assert parts["prediction"].item() == pytest.approx(0.2 * (4 - math.pi**2 / 3), abs=0.03)
+    assert parts["regulariser"].item() == pytest.approx(0.04, abs=0.01)
+    assert parts["inter"].item() == pytest.approx(0.04 * -math.log(EPS), abs=0.1)

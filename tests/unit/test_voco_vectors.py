@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from medssl_cli.methods import voco
+from medssl_cli.nn import overlap
+from medssl_cli.nn import overlap_terms as terms
 from medssl_cli.nn.crops import draw_offsets
 
 ROI = 64
@@ -15,7 +17,7 @@ CUBE = (ROI, ROI, ROI)
 
 
 def labels(offset: tuple[int, ...], grid: tuple[int, int, int] = (4, 4, 1)) -> Tensor:
-    return voco.overlap_fractions(torch.tensor([*offset, 0][:3]), grid, CUBE)
+    return overlap.overlap_fractions(torch.tensor([*offset, 0][:3]), grid, CUBE)
 
 
 def vector(entries: dict[int, float], length: int) -> Tensor:
@@ -67,7 +69,7 @@ def test_labels_in_three_dimensions() -> None:
 def all_labels(grid: tuple[int, int, int], size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     starts = [torch.arange((cells - 1) * extent + 1) for cells, extent in zip(grid, size, strict=True)]
     offsets = torch.cartesian_prod(*starts)
-    return offsets, voco.overlap_fractions(offsets, grid, size)
+    return offsets, overlap.overlap_fractions(offsets, grid, size)
 
 
 @pytest.mark.parametrize(("grid", "size"), [((3, 3, 1), (12, 12, 12)), ((4, 2, 1), (5, 7, 3)), ((2, 3, 2), (4, 3, 5))])
@@ -89,7 +91,7 @@ def test_labels_mirror_with_the_canvas() -> None:
         mirrored = offsets.clone()
         mirrored[:, axis] = largest[axis] - mirrored[:, axis]
 
-        cells = voco.overlap_fractions(mirrored, grid, size).unflatten(1, grid).flip(1 + axis).flatten(1)
+        cells = overlap.overlap_fractions(mirrored, grid, size).unflatten(1, grid).flip(1 + axis).flatten(1)
 
         torch.testing.assert_close(cells, fractions)
 
@@ -97,14 +99,14 @@ def test_labels_mirror_with_the_canvas() -> None:
 def test_labels_do_not_depend_on_the_unit_of_length() -> None:
     offset = torch.tensor([[32, 90, 0], [100, 6, 0]])
 
-    at_64 = voco.overlap_fractions(offset, (4, 4, 1), (64, 64, 64))
-    at_96 = voco.overlap_fractions(offset * 3 // 2, (4, 4, 1), (96, 96, 96))
+    at_64 = overlap.overlap_fractions(offset, (4, 4, 1), (64, 64, 64))
+    at_96 = overlap.overlap_fractions(offset * 3 // 2, (4, 4, 1), (96, 96, 96))
 
     torch.testing.assert_close(at_64, at_96)
 
 
-@pytest.mark.parametrize(("objective", "last"), [("v2", 127), ("paper", 128)])
-def test_v2_never_draws_the_last_legal_start(objective: str, last: int) -> None:
+@pytest.mark.parametrize(("objective", "last"), [("v1", 127), ("v2", 127), ("paper", 128), ("fixed", 128)])
+def test_the_released_code_never_draws_the_last_legal_start(objective: str, last: int) -> None:
     num_starts = voco._num_starts(voco.Options.model_validate({"objective": objective}), CUBE)
 
     starts = draw_offsets((50_000,), num_starts, generator())
@@ -121,8 +123,8 @@ QUARTERS, CORNER, FLAT = labels((32, 32)), labels((0, 0)), labels((16, 48), (3, 
 
 def test_a_perfect_prediction_costs_nothing() -> None:
     # v2's eps inside both logarithms leaves -log(1 + 1e-6) twice.
-    assert voco.overlap_loss(QUARTERS[None], QUARTERS[None]).item() == pytest.approx(-2e-6, abs=1e-9)
-    assert voco.uniform_overlap_loss(QUARTERS[None], QUARTERS[None]).item() == 0
+    assert overlap.overlap_loss(QUARTERS[None], QUARTERS[None]).item() == pytest.approx(-2e-6, abs=1e-9)
+    assert overlap.uniform_overlap_loss(QUARTERS[None], QUARTERS[None]).item() == 0
 
 
 def halves_on_a_wrong_base() -> Tensor:
@@ -162,8 +164,8 @@ ZEROS = torch.zeros(16, dtype=torch.float64)
 )
 def test_prediction_losses_by_hand(target: Tensor, logits: Tensor, v2: float, paper: float) -> None:
     # eps moves each logarithm of v2 by up to 1e-6 / (1 - d), and divides a loss of 13.8 by 1 + 1e-6
-    assert voco.overlap_loss(logits[None], target[None]).item() == pytest.approx(v2, abs=2e-5 if v2 > 1 else 5e-6)
-    assert voco.uniform_overlap_loss(logits[None], target[None]).item() == pytest.approx(paper, abs=1e-9)
+    assert overlap.overlap_loss(logits[None], target[None]).item() == pytest.approx(v2, abs=2e-5 if v2 > 1 else 5e-6)
+    assert overlap.uniform_overlap_loss(logits[None], target[None]).item() == pytest.approx(paper, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_v2_agrees_with_the_released_code_to_the_last_printed_digit(
     target: Tensor, logits: Tensor, published: float
 ) -> None:
     """Values that the released functions gave on these inputs; their derivation without eps is the test above."""
-    assert voco.overlap_loss(logits[None], target[None]).item() == pytest.approx(published, abs=1e-8)
+    assert overlap.overlap_loss(logits[None], target[None]).item() == pytest.approx(published, abs=1e-8)
 
 
 QUERIES = torch.tensor([[1, 1, 1, 1], [3, 4, 0, 0], [-1, 2, 2, 0]], dtype=torch.float64)
@@ -190,23 +192,23 @@ TOY_TARGETS = torch.tensor([[0.25] * 4, [0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0]], dty
 
 
 def test_three_queries_against_orthonormal_bases() -> None:
-    logits = voco.similarity(QUERIES, BASES)
+    logits = overlap.similarity(QUERIES, BASES)
 
     expected = torch.tensor([[0.5] * 4, [0.6, 0.8, 0, 0], [0, 2 / 3, 2 / 3, 0]], dtype=torch.float64)
     torch.testing.assert_close(logits, expected)
     # distances to the targets: 1/4 (weight 1/4) four times, 0.1 and 0.3 (weight 1/2), 1/6 (weight 1/2) twice
     touched = -(math.log(0.75) + 0.5 * math.log(0.9) + 0.5 * math.log(0.7) + math.log(5 / 6)) / 3
     paper = -(4 * math.log(0.75) + math.log(0.9) + math.log(0.7) + 2 * math.log(5 / 6)) / 12
-    assert voco.overlap_loss(logits, TOY_TARGETS).item() == pytest.approx(touched, abs=3e-6)
-    assert voco.overlap_loss(logits, TOY_TARGETS).item() == pytest.approx(0.23367144, abs=1e-8)
-    assert voco.uniform_overlap_loss(logits, TOY_TARGETS).item() == pytest.approx(paper, abs=1e-12)
+    assert overlap.overlap_loss(logits, TOY_TARGETS).item() == pytest.approx(touched, abs=3e-6)
+    assert overlap.overlap_loss(logits, TOY_TARGETS).item() == pytest.approx(0.23367144, abs=1e-8)
+    assert overlap.uniform_overlap_loss(logits, TOY_TARGETS).item() == pytest.approx(paper, abs=1e-12)
 
 
 def random_case(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     queries = torch.randn(2, 5, 7, generator=generator(seed), dtype=torch.float64)
     bases = torch.randn(2, 9, 7, generator=generator(seed + 1), dtype=torch.float64)
     offsets = draw_offsets((2, 5), (128, 128, 1), generator(seed + 2))
-    return queries, bases, voco.overlap_fractions(offsets, (3, 3, 1), CUBE)
+    return queries, bases, overlap.overlap_fractions(offsets, (3, 3, 1), CUBE)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -214,26 +216,26 @@ def test_logits_lie_between_0_and_1_and_ignore_lengths(seed: int) -> None:
     queries, bases, _ = random_case(seed)
     lengths = torch.rand(2, 9, 1, generator=generator(seed), dtype=torch.float64) + 0.1
 
-    logits = voco.similarity(queries, bases)
+    logits = overlap.similarity(queries, bases)
 
     assert ((logits >= 0) & (logits <= 1)).all()
-    torch.testing.assert_close(voco.similarity(queries * 3, bases * lengths), logits)
+    torch.testing.assert_close(overlap.similarity(queries * 3, bases * lengths), logits)
 
 
-@pytest.mark.parametrize("loss", [voco.overlap_loss, voco.uniform_overlap_loss])
+@pytest.mark.parametrize("loss", [overlap.overlap_loss, overlap.uniform_overlap_loss])
 @pytest.mark.parametrize("seed", range(3))
 def test_order_of_crops_does_not_matter(loss: type, seed: int) -> None:
     queries, bases, targets = random_case(seed)
     rows, columns = torch.randperm(5, generator=generator(seed)), torch.randperm(9, generator=generator(seed))
-    logits = voco.similarity(queries, bases)
+    logits = overlap.similarity(queries, bases)
 
-    torch.testing.assert_close(voco.similarity(queries, bases[:, columns]), logits[..., columns])
+    torch.testing.assert_close(overlap.similarity(queries, bases[:, columns]), logits[..., columns])
     shuffled = loss(logits[:, rows][..., columns], targets[:, rows][..., columns])
 
     torch.testing.assert_close(shuffled, loss(logits, targets))
 
 
-@pytest.mark.parametrize("loss", [voco.overlap_loss, voco.uniform_overlap_loss])
+@pytest.mark.parametrize("loss", [overlap.overlap_loss, overlap.uniform_overlap_loss])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_target_is_the_best_prediction(loss: type, seed: int) -> None:
     _, _, targets = random_case(seed)
@@ -247,7 +249,7 @@ def test_prediction_gives_base_crops_no_gradient() -> None:
     teacher = (queries.clone().requires_grad_(), bases.clone().requires_grad_())
     student = (queries.requires_grad_(), bases.requires_grad_())
 
-    for parts in (voco.v2_losses(student, teacher, targets), voco.paper_losses(student, targets)):
+    for parts in (terms.v2_terms(student, teacher, targets), terms.paper_terms(student, targets)):
         gradients = torch.autograd.grad(parts["prediction"], [*student, *teacher], allow_unused=True)
 
         assert gradients[0] is not None
@@ -258,7 +260,7 @@ def test_a_query_opposite_to_its_only_base_is_stuck() -> None:
     query = torch.tensor([[-1.0, 0.1]], dtype=torch.float64, requires_grad=True)
     target = torch.tensor([[1.0]], dtype=torch.float64)
 
-    loss = voco.overlap_loss(voco.similarity(query, torch.tensor([[1.0, 0.0]], dtype=torch.float64)), target)
+    loss = overlap.overlap_loss(overlap.similarity(query, torch.tensor([[1.0, 0.0]], dtype=torch.float64)), target)
     loss.backward()
 
     assert loss.item() == pytest.approx(-math.log(EPS), abs=2e-5)
@@ -269,11 +271,11 @@ def test_a_query_opposite_to_its_only_base_is_stuck() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_identical_directions_never_give_nan(dtype: torch.dtype) -> None:
     queries = torch.randn(64, 1, 33, generator=generator()).to(dtype).requires_grad_()
-    logits = voco.similarity(queries, queries.detach() * 7)
+    logits = overlap.similarity(queries, queries.detach() * 7)
     assert (logits <= 1).all()
     targets = torch.zeros_like(logits)
 
-    for loss in (voco.overlap_loss(logits, targets).sum(), voco.uniform_overlap_loss(logits, targets).sum()):
+    for loss in (overlap.overlap_loss(logits, targets).sum(), overlap.uniform_overlap_loss(logits, targets).sum()):
         (gradient,) = torch.autograd.grad(loss, queries, retain_graph=True)
         assert loss.isfinite()
         assert gradient.isfinite().all()
@@ -282,14 +284,14 @@ def test_identical_directions_never_give_nan(dtype: torch.dtype) -> None:
 def test_volumes_that_touch_every_base_have_no_negative_term() -> None:
     quarters = torch.full((1, 4), 0.25, dtype=torch.float64)
 
-    assert voco.overlap_loss(quarters, quarters).item() == pytest.approx(-EPS, abs=1e-9)
+    assert overlap.overlap_loss(quarters, quarters).item() == pytest.approx(-EPS, abs=1e-9)
 
 
 def test_between_volumes_a_student_that_equals_its_teacher_is_at_rest() -> None:
     queries, bases, targets = random_case(0)
     student = (queries.requires_grad_(), bases.requires_grad_())
 
-    inter = voco.v2_losses(student, (queries, bases), targets)["inter"]
+    inter = terms.v2_terms(student, (queries, bases), targets)["inter"]
     gradients = torch.autograd.grad(inter, student)
 
     assert inter.item() == pytest.approx(-2e-6, abs=1e-8)
@@ -300,15 +302,17 @@ def test_between_volumes_pairs_each_with_the_next() -> None:
     queries, bases, targets = random_case(0)
     teacher = random_case(50)[:2]
 
-    parts = voco.v2_losses((queries, bases), teacher, targets)
-    alone = voco.v2_losses((queries[:1], bases[:1]), (teacher[0][:1], teacher[1][:1]), targets[:1])
+    parts = terms.v2_terms((queries, bases), teacher, targets)
+    alone = terms.v2_terms((queries[:1], bases[:1]), (teacher[0][:1], teacher[1][:1]), targets[:1])
 
     expected = [
-        voco.overlap_loss(voco.similarity(queries[i], bases[j]), voco.similarity(teacher[0][i], teacher[1][j]))
+        overlap.overlap_loss(overlap.similarity(queries[i], bases[j]), overlap.similarity(teacher[0][i], teacher[1][j]))
         for i, j in ((0, 1), (1, 0))
     ]
     torch.testing.assert_close(parts["inter"], torch.stack(expected).mean())
-    own = voco.overlap_loss(voco.similarity(queries[0], bases[0]), voco.similarity(teacher[0][0], teacher[1][0]))
+    own = overlap.overlap_loss(
+        overlap.similarity(queries[0], bases[0]), overlap.similarity(teacher[0][0], teacher[1][0])
+    )
     torch.testing.assert_close(alone["inter"], own)  # a batch of one is its own neighbour
 
 
@@ -335,8 +339,8 @@ THIRDS = [[1.0, 0.0], [0.5, ROOT], [0.0, 1.0]]
 def test_regularisers_by_hand(bases: list[list[float]], v2: float, paper: float) -> None:
     vectors = torch.tensor(bases, dtype=torch.float64)
 
-    assert voco.one_sided_regulariser(vectors).item() == pytest.approx(v2, abs=1e-12)
-    assert voco.absolute_regulariser(vectors).item() == pytest.approx(paper, abs=1e-12)
+    assert overlap.one_sided_regulariser(vectors).item() == pytest.approx(v2, abs=1e-12)
+    assert overlap.absolute_regulariser(vectors).item() == pytest.approx(paper, abs=1e-12)
 
 
 def test_v2_regulariser_moves_only_the_first_of_each_pair() -> None:
@@ -347,7 +351,7 @@ def test_v2_regulariser_moves_only_the_first_of_each_pair() -> None:
     """
     bases = torch.tensor(THIRDS, dtype=torch.float64, requires_grad=True)
 
-    voco.one_sided_regulariser(bases).backward()
+    overlap.one_sided_regulariser(bases).backward()
 
     expected = torch.tensor([[0.0, ROOT / 3], [-0.25, ROOT / 6], [0.0, 0.0]], dtype=torch.float64)
     assert bases.grad is not None
@@ -361,7 +365,7 @@ def test_paper_regulariser_moves_both_of_each_pair() -> None:
     unit = bases.detach()
     cosines = unit @ unit.T
 
-    voco.absolute_regulariser(bases).backward()
+    overlap.absolute_regulariser(bases).backward()
 
     expected = torch.stack(
         [

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest.crew import Crew, crash
+from medssl_cli.engine.ingest.crew import Crew
+from medssl_cli.engine.ingest.failures import Failure, crash
 from medssl_cli.engine.ingest.labels import (
     Annotation,
     Choice,
@@ -17,7 +18,7 @@ from medssl_cli.engine.ingest.labels import (
 )
 from medssl_cli.engine.ingest.matching import KnownImage
 from medssl_cli.engine.ingest.report import State
-from medssl_cli.engine.ingest.tasks import Failure, StoredLabel
+from medssl_cli.engine.ingest.tasks import StoredLabel
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.source import Source
 

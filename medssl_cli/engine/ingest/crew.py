@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from medssl_cli.engine.ingest.failures import Failure
 from medssl_cli.engine.ingest.options import Progress
 from medssl_cli.engine.ingest.report import Ledger
-from medssl_cli.engine.ingest.tasks import Failure
 from medssl_cli.engine.signals import StopRequest
 from medssl_cli.errors import StorageError
 from medssl_cli.formats.source import Source
-from medssl_cli.parallel import OUT_OF_MEMORY, Outcome, TaskMap
+from medssl_cli.parallel import Outcome, TaskMap
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -68,12 +68,3 @@ class Crew:
         if failure.is_fatal:
             raise StorageError(failure.code, failure.message, hint=failure.hint)
         self.ledger.refuse(list(sources), failure.code, failure.message, failure.hint, id=id)
-
-
-def crash(failure: str) -> Failure:
-    """What the end of a child means for its task: a decoder that died or hung, or a fault of ours (its class)."""
-    if failure == OUT_OF_MEMORY:
-        return Failure("E_WORKER_OOM", "the process that read it ran out of memory")
-    if failure.startswith(("died", "timed out")):
-        return Failure("E_DECODER_CRASH", f"the process that read it {failure}")
-    return Failure("E_WORKER_CRASH", f"the process that read it failed with {failure}", "please report this")

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from medssl_cli.cache.folder import CacheFolder
 from medssl_cli.cache.marker import MARKER
-from medssl_cli.cache.records import publish_first
-from medssl_cli.cache.store import Cache
+from medssl_cli.cache.publish import publish_first
 from medssl_cli.engine.ingest.crew import Crew
 from medssl_cli.engine.ingest.events import EventLog
 from medssl_cli.engine.ingest.known_files import FILE_NAME, KnownFiles
@@ -102,15 +102,15 @@ def ingest(
 
 
 @contextlib.contextmanager
-def _cache_for(root: Path, options: IngestOptions) -> Iterator[Cache]:
+def _cache_for(root: Path, options: IngestOptions) -> Iterator[CacheFolder]:
     """The cache; for a dry run without one, an empty one with a key of its own that is thrown away."""
     if not options.dry_run:
-        yield Cache.open_or_create(root, key_file=options.key_file)
+        yield CacheFolder.open_or_create(root, key_file=options.key_file)
     elif (root / MARKER).is_file():
-        yield Cache.open(root, key_file=options.key_file)
+        yield CacheFolder.open(root, key_file=options.key_file)
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            yield Cache.open_or_create(Path(scratch))
+            yield CacheFolder.open_or_create(Path(scratch))
 
 
 def _workers(options: IngestOptions) -> AbstractContextManager[TaskMap]:
@@ -121,7 +121,7 @@ def _workers(options: IngestOptions) -> AbstractContextManager[TaskMap]:
     return Workers(options.workers or available_cores(), memory_limit_bytes=MEMORY_LIMIT_BYTES)
 
 
-def _write_report(report: IngestReport, cache: Cache, events: EventLog, options: IngestOptions) -> Path | None:
+def _write_report(report: IngestReport, cache: CacheFolder, events: EventLog, options: IngestOptions) -> Path | None:
     """The place of a new report in the cache, or of one that was left without its page; None where all is there."""
     document = report.to_json()
     if options.report_path is not None:

@@ -56,7 +56,7 @@ class KnownFiles:
 
     def __init__(self, path: Path, pseudonyms: Pseudonyms, rules: str) -> None:
         self._path = path
-        self._pseudonyms = pseudonyms
+        self._hash_place, self._hash_stamp = pseudonyms.hasher("place"), pseudonyms.hasher("stamp")
         self._rules = rules
         self._files: dict[str, tuple[str, str, int]] = {}
         self._stamps: dict[Path, tuple[str, bool]] = {}
@@ -76,7 +76,7 @@ class KnownFiles:
     def peek(self, path: Path, status: os.stat_result) -> bool:
         """Remember a file's stamp; whether it is known and unchanged."""
         numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        stamp = self._pseudonyms.of("source", "stamp", repr(numbers))
+        stamp = self._hash_stamp(repr(numbers).encode())
         is_settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED_AFTER_NS
         self._stamps[path] = (stamp, is_settled)
         known = self._files.get(self._place(path))
@@ -86,7 +86,7 @@ class KnownFiles:
         return True
 
     def _place(self, path: Path) -> str:
-        return self._pseudonyms.of("source", "place", os.fsencode(path))
+        return self._hash_place(os.fsencode(path))
 
     def fates(self, is_held: Callable[[str], bool]) -> list[Fate]:
         """Groups of which every file was seen unchanged; a group whose item is gone is not among them.

@@ -14,8 +14,9 @@ from typing import Final
 from medssl_cli.cache.annotations import add_boxes, add_findings
 from medssl_cli.cache.items import Box
 from medssl_cli.cache.store import Cache
+from medssl_cli.engine.ingest.failures import Failure, as_values
 from medssl_cli.engine.ingest.matching import Index, KnownImage
-from medssl_cli.engine.ingest.tasks import Failure, StoredImage, StoredLabel, as_values
+from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
 from medssl_cli.formats.labels import AnnotationKind, BoxLabel, FindingsLabel, Label, MaskLabel
 from medssl_cli.formats.source import Source
 from medssl_cli.imaging.volume import Volume

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from medssl_cli import __version__
-from medssl_cli.cache.items import Modality, check_label_set
+from medssl_cli.cache.words import Modality, check_label_set
 from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_json
-from medssl_cli.formats.patients import patient_from_name
 from medssl_cli.formats.policy import Policy
 
 if TYPE_CHECKING:
@@ -85,6 +84,8 @@ class IngestOptions:
         if self.modality is not None and self.modality not in modalities:
             raise UsageError("E_USAGE", f"unknown modality {self.modality!r}", hint=f"one of {', '.join(modalities)}")
         if self.patient_pattern is not None:
+            from medssl_cli.formats.patients import patient_from_name
+
             patient_from_name("", self.patient_pattern)
         letters = (self.policy.assume_orientation or "RAS").upper()
         if sorted("RLAPIS".find(letter) // 2 for letter in letters) != [0, 1, 2]:

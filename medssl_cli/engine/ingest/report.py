@@ -2,18 +2,21 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from medssl_cli import __version__
-from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.keys import Pseudonyms
+from medssl_cli.cache.words import ALLOW_LIST_VERSION, RECORD_VERSION
 from medssl_cli.errors import Exit, InputError
 from medssl_cli.files import sha256_json
 from medssl_cli.formats.discover import Found
 from medssl_cli.formats.source import Source
+
+if TYPE_CHECKING:
+    from medssl_cli.imaging.planes import Planes
 
 State = Literal["accepted", "duplicate", "skipped", "quarantined"]
 MAX_TEXT: Final = 300
@@ -186,6 +189,7 @@ class IngestReport:
         written: Where the report is in the cache; None if an equal one was there already with its page, or after a dry
             run.
         sources: What each entry is in the clear, for a map that stays on site; never part of the report.
+        planes: Of some of the images stored, by item id, for the page.
     """
 
     entries: tuple[Entry, ...]
@@ -202,6 +206,7 @@ class IngestReport:
     interrupted_by: str | None = None
     written: Path | None = None
     sources: Sequence[tuple[Entry, tuple[Source, ...]]] = field(default=(), repr=False)
+    planes: "Mapping[str, Planes]" = field(default_factory=dict, repr=False)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -256,8 +261,8 @@ class IngestReport:
             "command": "ingest",
             "status": self.status,
             "exit_code": int(self.exit_code),
-            "tool": {"version": __version__, "allow_list": Provenance.model_fields["allow_list_version"].default},
-            "cache_format": ItemRecord.model_fields["format_version"].default,
+            "tool": {"version": __version__, "allow_list": ALLOW_LIST_VERSION},
+            "cache_format": RECORD_VERSION,
             "key_id": self.key_id,
             "key_is_ephemeral": self.key_is_ephemeral,
             "started": self.started,

@@ -1,11 +1,9 @@
 """What the child processes of an ingest do. Values go in and come out; voxels never leave the child."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import wraps
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,33 +12,23 @@ from medssl_cli.cache.fingerprints import fingerprint
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
-from medssl_cli.errors import InputError, MedsslError, StorageError
-from medssl_cli.formats import LoadedImage
+from medssl_cli.engine.ingest.failures import Failure, as_values
+from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.labels.recognise import kind_of_object
 from medssl_cli.formats.layouts import LabelFile
+from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.nifti import read_nifti, read_nifti_series
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Source
 from medssl_cli.imaging.geometry import Affine, Shape, corner_displacement_mm, is_same_grid
+from medssl_cli.imaging.planes import Planes, middle_planes
 from medssl_cli.imaging.volume import Volume
 
 HU_RANGE: Final = (-8192, 32767)
 MAX_LABEL: Final = 255
 NEAR_A_FACE: Final = ("unknown", "HEAD", "BRAIN", "SKULL", "NECK", "CSPINE", "WHOLEBODY")
 _UNFILLED: Final = "0" * 64
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a task has no result; `is_fatal` ends the whole ingest: the disk, not the input, is at fault."""
-
-    code: str
-    message: str
-    hint: str = ""
-    is_fatal: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,12 @@ class ImageTask:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A judged image: where it is, whether it is new, and what more there is to say about its warnings."""
+    """A judged image: where it is and whether it is new.
+
+    Args:
+        planes: Of a new volume, for the page.
+        message: What more there is to say about its warnings.
+    """
 
     item_id: str
     series_key: str
@@ -80,6 +73,7 @@ class StoredImage:
     shape: Shape
     affine: Affine
     warnings: tuple[str, ...]
+    planes: Planes | None = None
     message: str = ""
 
     @classmethod
@@ -115,23 +109,6 @@ class StoredLabel:
 
     is_new: bool
     warnings: tuple[str, ...]
-
-
-def as_values(function: Callable[[Task], Result]) -> Callable[[Task], Result | Failure]:
-    """Return failures instead of raising them; silence libraries, whose warnings quote headers and paths."""
-
-    @wraps(function)
-    def guarded(task: Task) -> Result | Failure:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return function(task)
-        except MedsslError as error:
-            return Failure(error.code, error.message, error.hint, is_fatal=isinstance(error, StorageError))
-        except MemoryError:
-            return Failure("E_TOO_BIG", "the image does not fit into the memory of a worker")
-
-    return guarded
 
 
 @dataclass(frozen=True)
@@ -177,8 +154,9 @@ def _store(image: LoadedImage, cache: Cache, *, dry_run: bool) -> StoredImage:
     is_new = not is_known if dry_run else cache.add(volume, record)
     if not dry_run:
         found += tuple(_version_warnings(cache, record))
+    planes = middle_planes(volume.voxels[0]) if is_new and record.is_volume else None
     message = "; ".join(image.details)
-    return StoredImage(record.item_id, record.series_key, is_new, volume.shape, volume.affine, found, message)
+    return StoredImage(record.item_id, record.series_key, is_new, volume.shape, volume.affine, found, planes, message)
 
 
 def _version_warnings(cache: Cache, record: ItemRecord) -> Iterator[str]:

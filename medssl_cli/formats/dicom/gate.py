@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats import LPS_TO_RAS
 from medssl_cli.formats.dicom.headers import Header
 from medssl_cli.formats.dicom.repair import MAX_TILT_DEGREES, NO_REPAIR, Repair, slots_of, upright
+from medssl_cli.formats.loaded import LPS_TO_RAS
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.imaging.geometry import Affine, displacement_limit_mm
 

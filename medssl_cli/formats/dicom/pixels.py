@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats import LoadedImage
 from medssl_cli.formats.dicom.frames import BYTE_ORDER_OF, open_pixels, read_frames
 from medssl_cli.formats.dicom.headers import Header
 from medssl_cli.formats.dicom.loss import is_lossy, loss_ratio
@@ -19,6 +18,7 @@ from medssl_cli.formats.dicom.repair import repaired
 from medssl_cli.formats.dicom.scaling import invert, mask_bits, rescale, span_of
 from medssl_cli.formats.dicom.series import SeriesPart
 from medssl_cli.formats.dicom.suv import suv_factor
+from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Source
 from medssl_cli.imaging.volume import Volume

@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats import BurnedIn, SpacingKind
 from medssl_cli.formats.dicom.headers import Header
 from medssl_cli.formats.dicom.tags import RADIOGRAPHS, SECONDARY_CAPTURE
+from medssl_cli.formats.loaded import BurnedIn, SpacingKind
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.imaging.geometry import Affine
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats import BurnedIn, Identity, SpacingKind
 from medssl_cli.formats.dicom.gate import JITTER_MM, REPAIRABLE, Fit
 from medssl_cli.formats.dicom.headers import Header, content_digest
 from medssl_cli.formats.dicom.projection import burned_in, check_picture, is_projection, picture_affine, spacing_of
 from medssl_cli.formats.dicom.repair import NO_REPAIR, Repair
 from medssl_cli.formats.dicom.split import by, instance_order, resolve
+from medssl_cli.formats.loaded import BurnedIn, Identity, SpacingKind
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Source
 from medssl_cli.imaging.geometry import Affine

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats import LPS_TO_RAS
 from medssl_cli.formats.labels import STRUCTURE_SET, MaskLabel, Reference
 from medssl_cli.formats.labels.objects import (
     decimals,
@@ -27,6 +26,7 @@ from medssl_cli.formats.labels.objects import (
     uids,
 )
 from medssl_cli.formats.labels.polygons import fill_contours
+from medssl_cli.formats.loaded import LPS_TO_RAS
 from medssl_cli.formats.source import Source
 from medssl_cli.imaging.geometry import Affine, Shape, spacing_mm
 

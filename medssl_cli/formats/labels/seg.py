@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats import LPS_TO_RAS
 from medssl_cli.formats.labels import LABEL_MAP_SEGMENTATION, SEGMENTATION, MaskLabel, Reference
 from medssl_cli.formats.labels.objects import (
     decimals,
@@ -27,6 +26,7 @@ from medssl_cli.formats.labels.objects import (
     uid,
     uids,
 )
+from medssl_cli.formats.loaded import LPS_TO_RAS
 from medssl_cli.formats.source import Source
 from medssl_cli.imaging.geometry import Affine, Shape, displacement_limit_mm, is_invertible
 

@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from medssl_cli.errors import UsageError
+
 
 class Backbone(nn.Module, ABC):
     """What pre-training teaches and every task starts from: image in, feature maps out.
@@ -71,3 +73,24 @@ class Backbone(nn.Module, ABC):
         """
         maps = self(x)
         return torch.cat([maps[level].flatten(2).mean(dim=2) for level in self.embedding_levels], dim=1)
+
+
+def require_canvas(x: Tensor, multiple: int, name: str) -> None:
+    """Refuse images that a backbone with instance norms cannot take.
+
+    Args:
+        x: Images [B, C, X, Y, Z].
+        multiple: What every size must be a multiple of; the coarsest map then has size / `multiple` cells.
+        name: Of the backbone.
+
+    Raises:
+        UsageError: `E_CANVAS`, a size is no multiple, or the coarsest map has one cell: nothing to normalise over.
+    """
+    size = tuple(x.shape[2:])
+    if any(extent % multiple for extent in size) or all(extent == multiple for extent in size):
+        raise UsageError(
+            "E_CANVAS",
+            f"{name} cannot take crops of {size} voxels: every size must be a multiple of {multiple}, "
+            f"one of them at least {2 * multiple}",
+            hint="change data.crop_size, or use a backbone with fewer levels",
+        )

@@ -2,7 +2,7 @@
 
 SwinUNETR: Hatamizadeh et al., BrainLes 2021, https://arxiv.org/abs/2201.01266; SwinUNETR-V2: He et al., MICCAI 2023,
 https://doi.org/10.1007/978-3-031-43901-8_40. Parts have the names and shapes of `monai.networks.nets.SwinUNETR` with
-`use_v2=True`, so published encoders (VoCo and others) load by name.
+`use_v2=True` (or False, on request), so published encoders (VoCo and others) load by name.
 
 Shapes: B batch, C channels, X Y Z space.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medssl_cli.errors import UsageError
-from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.backbones import Backbone, require_canvas
 
 Stages = tuple[int, int, int, int]
 WINDOW = 7
@@ -32,9 +32,10 @@ def build(
     feature_size: int = 48,
     depths: Stages = (2, 2, 2, 2),
     num_heads: Stages = (3, 6, 12, 24),
+    use_v2: bool = True,
     use_checkpoint: bool = False,
 ) -> Backbone:
-    """Build a SwinUNETR-v2 encoder; its embedding has 24 x `feature_size` numbers.
+    """Build a SwinUNETR encoder; its embedding has 24 x `feature_size` numbers.
 
     Args:
         in_channels: Channels of the image.
@@ -42,6 +43,7 @@ def build(
         feature_size: Width of the finest level: 48, 96 and 192 are the published sizes B, L and H.
         depths: Attention blocks per stage.
         num_heads: Attention heads per stage; each divides its stage's width, `feature_size` times 1, 2, 4, 8.
+        use_v2: A convolution block before each stage, as in SwinUNETR-v2 and all weights of VoCo.
         use_checkpoint: Compute activations twice instead of keeping them: slower, less memory.
 
     Raises:
@@ -50,13 +52,13 @@ def build(
     widths = [feature_size * 2**stage for stage in range(4)]
     if len(depths) != 4 or len(num_heads) != 4:
         raise UsageError("E_RECIPE", f"swinunetr has 4 stages; got {len(depths)} depths and {len(num_heads)} num_heads")
-    if feature_size < 1 or any(width % heads for width, heads in zip(widths, num_heads, strict=True)):
+    if min(feature_size, *num_heads) < 1 or any(width % heads for width, heads in zip(widths, num_heads, strict=True)):
         raise UsageError(
             "E_RECIPE",
             f"swinunetr cannot divide widths {widths} among {list(num_heads)} attention heads",
             hint="make backbone.feature_size a multiple of 12, or change backbone.num_heads",
         )
-    return SwinUNETREncoder(in_channels, spatial_dims, feature_size, depths, num_heads, use_checkpoint)
+    return SwinUNETREncoder(in_channels, spatial_dims, feature_size, depths, num_heads, use_v2, use_checkpoint)
 
 
 class SwinUNETREncoder(Backbone):
@@ -69,6 +71,7 @@ class SwinUNETREncoder(Backbone):
         feature_size: int,
         depths: Stages,
         num_heads: Stages,
+        use_v2: bool,
         use_checkpoint: bool,
     ) -> None:
         channels = tuple(width * feature_size for width in WIDTHS)
@@ -85,7 +88,7 @@ class SwinUNETREncoder(Backbone):
             num_heads=num_heads,
             use_checkpoint=use_checkpoint,
             spatial_dims=spatial_dims,
-            use_v2=True,
+            use_v2=use_v2,
         )
 
         def block(width_in: int, width: int) -> nn.Module:
@@ -108,14 +111,7 @@ class SwinUNETREncoder(Backbone):
         Raises:
             UsageError: `E_CANVAS`, a size is no multiple of 32, or all are 32 and leave one cell to normalise over.
         """
-        size = tuple(x.shape[2:])
-        if any(extent % self.crop_multiple for extent in size) or all(extent == self.crop_multiple for extent in size):
-            raise UsageError(
-                "E_CANVAS",
-                f"swinunetr cannot take crops of {size} voxels: every size must be a multiple of {self.crop_multiple}, "
-                f"one of them at least {2 * self.crop_multiple}",
-                hint="change data.crop_size, or use the backbone unet",
-            )
+        require_canvas(x, self.crop_multiple, "swinunetr")
         hidden = self.swinViT(x, normalize=True)
         return [
             self._block(self.encoder1, x),

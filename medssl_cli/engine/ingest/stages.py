@@ -1,0 +1,261 @@
+"""The stages of work on what an ingest found: headers, grouping, images, labels, annotations.
+
+The work is done in child processes; what became of each source goes into the ledger of the run.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from medssl_cli.cache.store import Cache
+from medssl_cli.engine.ingest.annotations import store_all
+from medssl_cli.engine.ingest.failures import Failure, crash
+from medssl_cli.engine.ingest.inputs import VOXEL_KINDS, Inputs
+from medssl_cli.engine.ingest.known_files import Fate
+from medssl_cli.engine.ingest.labels import Choice
+from medssl_cli.engine.ingest.matching import KnownImage
+from medssl_cli.engine.ingest.plan import label_tasks, plan_files
+from medssl_cli.engine.ingest.report import State
+from medssl_cli.engine.ingest.run import IngestRun
+from medssl_cli.engine.ingest.space import require_space
+from medssl_cli.engine.ingest.tasks import (
+    ImageTask,
+    LabelObject,
+    StoredImage,
+    StoredLabel,
+    read_header_batch,
+    store_images,
+    store_labels,
+)
+from medssl_cli.formats.layouts import LabelFile, arrange
+from medssl_cli.formats.source import Source, place_of
+
+HEADERS_PER_TASK: Final = 64
+HEADERS_TIMEOUT_S: Final = 120.0
+STORE_TIMEOUT_S: Final = 600.0
+SECOND_TRY_AFTER_S: Final = 2.0
+MAX_PLANES: Final = 120
+
+
+@dataclass
+class Stages:
+    """The work of one run, in order.
+
+    Args:
+        books: The run: its options, its ledger, its children.
+        inputs: What was found.
+        roots: Where it was looked for.
+    """
+
+    books: IngestRun
+    inputs: Inputs
+    roots: Sequence[Path]
+    stored: dict[Source, tuple[StoredImage, ...]] = field(default_factory=dict)
+    images: list[KnownImage] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.cache = Cache(self.books.cache.root)
+        self.ledger, self.options, self.crew = self.books.ledger, self.books.options, self.books.crew
+
+    def run(self, fates: list[Fate]) -> None:
+        """Do everything, or as much as a stop request leaves time for.
+
+        Args:
+            fates: What became of the unchanged files.
+        """
+        series = self._series(fates)
+        files = [source for kind in VOXEL_KINDS for source in self.inputs.sources[kind]]
+        arrangement = arrange([*files, *self.stored], self.inputs.datasets, roots=self.roots)
+        images = [image for image in arrangement.images if image.source not in self.stored]
+        files_of_their_own = plan_files(images, arrangement, self.roots, self.cache.root, self.options, self.ledger)
+        tasks = [*series, *files_of_their_own]
+        if not self.options.dry_run:
+            require_space(tasks, self.cache)
+        self._store_images(tasks)
+        for source, code in arrangement.skipped:
+            self.ledger.refuse([source], code, "")
+        self._store_labels([label for label in arrangement.labels if label.source not in self.stored])
+        self.books.unremembered.update(self.inputs.annotations)
+        if not self.crew.stop.is_set:
+            self.books.num_labels += store_all(
+                self.inputs.annotations,
+                self.images,
+                self.crew,
+                self.cache,
+                Choice(self.options.label_set, self.options.structures, self.options.seg_fraction),
+                dry_run=self.options.dry_run,
+            )
+
+    def _series(self, fates: list[Fate]) -> list[ImageTask]:
+        """Tasks for all DICOM images; files that have not changed are settled, unless what they depend on has."""
+        inputs = self.inputs
+        fates = [fate for fate in fates if not _is_below(fate, inputs.redescribed)]
+        inputs.open_again({source for fate in fates for source in fate.sources})
+        outdated = _labels_of_new_images(inputs, fates, self.roots)
+        fates = [fate for fate in fates if outdated.isdisjoint(fate.sources)]
+        inputs.open_again({source for fate in fates for source in fate.sources})
+        headers = self._headers(inputs.sources["dicom"])
+        changed = {self.ledger.series_id(header.SeriesInstanceUID) for header in headers}
+        for fate in fates:
+            if fate.entry.id in changed:
+                headers += self._headers(fate.sources)
+            else:
+                self._recall(fate)
+        return self._series_tasks(headers)
+
+    def _recall(self, fate: Fate) -> None:
+        self.ledger.recall(fate.entry, fate.sources)
+        if fate.entry.item is not None and fate.kind in VOXEL_KINDS:
+            image = StoredImage.of(self.cache.record(fate.entry.item))
+            self.stored |= dict.fromkeys(fate.sources, (image,))
+
+    def _headers(self, sources: Sequence[Source]) -> list[Any]:
+        """Headers of DICOM files; refusals are booked. A batch whose child died is read file by file."""
+        headers: list[Any] = []
+        again: list[Source] = []
+        for pending, size in ((sources, HEADERS_PER_TASK), (again, 1)):
+            tasks = [
+                (tuple(pending[first : first + size]), self.options.policy) for first in range(0, len(pending), size)
+            ]
+            outcomes = self.crew.map(
+                "headers", read_header_batch, tasks, timeout_s=HEADERS_TIMEOUT_S, sizes=lambda task: len(task[0])
+            )
+            for outcome in outcomes:
+                batch = outcome.task[0]
+                if outcome.result is None and size > 1:
+                    again += batch
+                elif outcome.result is None:
+                    self.crew.refuse(batch, crash(outcome.failure))
+                else:
+                    for source, result in zip(batch, outcome.result, strict=True):
+                        if isinstance(result, Failure):
+                            self.crew.refuse([source], result)
+                        elif isinstance(result, LabelObject):
+                            self.inputs.annotations[source] = result.kind
+                        else:
+                            headers += result
+        return headers
+
+    def _series_tasks(self, headers: list[Any]) -> list[ImageTask]:
+        """Group slices into images; refusals are booked."""
+        if self.crew.stop.is_set or not headers:
+            return []
+        from medssl_cli.formats.dicom import group_headers
+
+        series_of = {header.source: header.SeriesInstanceUID for header in headers}
+        parts, refusals = group_headers(headers, self.options.policy)
+        groups: Counter[Source] = Counter()
+        for part in parts:
+            groups.update({header.source for header in part.headers})
+        groups.update(source for refusal in refusals for source in refusal.files)
+        self.ledger.share(source for source, number in groups.items() if number > 1)
+        for refusal in refusals:
+            members: dict[str, list[Source]] = defaultdict(list)
+            for source in refusal.files:
+                members[series_of[source]].append(source)
+            for uid, sources in members.items():
+                identifier = self.ledger.series_id(uid)
+                self.ledger.refuse(sources, refusal.code, refusal.message, refusal.hint, id=identifier)
+        return [
+            ImageTask(part, "dicom", self.cache.root, self.options.policy, dry_run=self.options.dry_run)
+            for part in parts
+        ]
+
+    def _store_images(self, tasks: Sequence[ImageTask], *, is_second_try: bool = False) -> None:
+        """Store all images, and keep where those of files went, for their labels."""
+        changed: list[ImageTask] = []
+        for outcome in self.crew.map("images", store_images, tasks, timeout_s=STORE_TIMEOUT_S):
+            task = outcome.task
+            sources, identifier = [task.source], ""
+            if task.kind == "dicom":
+                sources = sorted({header.source for header in task.source.headers}, key=str)
+                identifier = self.ledger.series_id(task.source.identity.series.partition("#")[0])
+            result = outcome.result if outcome.result is not None else crash(outcome.failure)
+            if isinstance(result, Failure):
+                if result.code == "E_CHANGED_DURING_READ" and not is_second_try and _can_be_read_again(task):
+                    changed.append(task)
+                else:
+                    self.crew.refuse(sources, result, id=identifier)
+                continue
+            identifier = identifier or self.ledger.file_id(sources[0])
+            if len(result) > 1:
+                self.ledger.share(sources)
+            for image in result:
+                self.books.num_images += image.is_new and not self.options.dry_run
+                state: State = "accepted" if image.is_new else "duplicate"
+                self.ledger.settle(
+                    sources, state, id=identifier, message=image.message, item=image.item_id, warnings=image.warnings
+                )
+                if image.planes is not None and len(self.books.planes) < MAX_PLANES:
+                    self.books.planes[image.item_id] = image.planes
+            self._keep(task, tuple(replace(image, planes=None) for image in result))
+        if changed:
+            self._try_again(changed)
+
+    def _try_again(self, tasks: Sequence[ImageTask]) -> None:
+        """Once more, a little later: images of which a file changed while it was read; series from their headers on."""
+        until = time.monotonic() + SECOND_TRY_AFTER_S
+        while time.monotonic() < until and not self.crew.stop.is_set:
+            time.sleep(0.05)
+        slices = {header.source for task in tasks if task.kind == "dicom" for header in task.source.headers}
+        series = self._series_tasks(self._headers(sorted(slices, key=str)))
+        self._store_images([*series, *(task for task in tasks if task.kind != "dicom")], is_second_try=True)
+
+    def _keep(self, task: ImageTask, images: tuple[StoredImage, ...]) -> None:
+        """What labels need to find their images."""
+        if task.kind == "dicom":
+            self.images += [KnownImage.of_series(image, task.source.headers) for image in images]
+        else:
+            self.images += [KnownImage.of_file(image, task.source, task.patient) for image in images]
+            self.stored[task.source] = images
+
+    def _store_labels(self, labels: Sequence[LabelFile]) -> None:
+        """Store label maps; all labels of one item are one task, so no two processes change one record."""
+        tasks, orphans, num_items = label_tasks(labels, self.stored, self.cache.root, self.options, self.ledger)
+        for label in orphans:
+            what = "its image was refused" if label.images else "no image belongs to it"
+            self.ledger.refuse([label.source], "E_LABEL_WITHOUT_IMAGE", what)
+        answers: dict[Source, list[StoredLabel | Failure]] = defaultdict(list)
+        for outcome in self.crew.map("labels", store_labels, tasks, timeout_s=STORE_TIMEOUT_S):
+            results = outcome.result or [crash(outcome.failure)] * len(outcome.task.labels)
+            for (label, _), result in zip(outcome.task.labels, results, strict=True):
+                answers[label.source].append(result)
+                if len(answers[label.source]) == num_items[label.source]:
+                    self._settle_label(label.source, answers[label.source], outcome.task.image.item_id)
+
+    def _settle_label(self, source: Source, answers: Sequence[StoredLabel | Failure], item_id: str) -> None:
+        """One state for a label file, whatever the number of channels that it belongs to."""
+        good = [answer for answer in answers if isinstance(answer, StoredLabel)]
+        num_new = sum(answer.is_new for answer in good)
+        self.books.num_labels += 0 if self.options.dry_run else num_new
+        bad = [answer for answer in answers if isinstance(answer, Failure)]
+        if not good or any(answer.is_fatal for answer in bad):
+            self.crew.refuse([source], bad[0])
+            return
+        state: State = "accepted" if num_new else "duplicate"
+        warnings = (*good[0].warnings, *(("W_LABEL_UNMATCHED",) if bad else ()))
+        self.ledger.settle([source], state, item=item_id, warnings=warnings)
+
+
+def _can_be_read_again(task: ImageTask) -> bool:
+    """Whether an image can be judged again by itself: a part of a series cannot."""
+    return task.kind != "dicom" or "#" not in task.source.identity.series
+
+
+def _is_below(fate: Fate, folders: set[Path]) -> bool:
+    """Whether the file of a fate lies below one of some folders, whose description is new."""
+    return bool(folders) and fate.kind in VOXEL_KINDS and not folders.isdisjoint(place_of(fate.sources[0]).parents)
+
+
+def _labels_of_new_images(inputs: Inputs, fates: Sequence[Fate], roots: Sequence[Path]) -> set[Source]:
+    """Unchanged label maps of images that are new or have changed: what became of them is no longer true."""
+    new = [source for kind in VOXEL_KINDS for source in inputs.sources[kind]]
+    known = [source for fate in fates if fate.kind in VOXEL_KINDS for source in fate.sources]
+    if not new or not known:
+        return set()
+    labels = arrange([*new, *known], inputs.datasets, roots=roots).labels
+    are_new = set(new)
+    return {label.source for label in labels if label.source not in are_new and not are_new.isdisjoint(label.images)}

@@ -1,0 +1,69 @@
+"""What a format reader returns, and the few words that all of them share."""
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import numpy as np
+
+from medssl_cli.formats.acquisition import Acquisition
+from medssl_cli.imaging.volume import Volume
+
+LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Turns affines and points of DICOM's world into ours; applied to ours it leads back, for it is its own inverse."""
+SourceKind = Literal["dicom", "nifti", "nrrd", "metaimage", "picture"]
+SpacingKind = Literal["patient", "detector", "unknown"]
+BurnedIn = Literal["not_expected", "no", "unknown", "accepted_risk"]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who and what an image is, in the clear. Lives in memory only; the cache stores keyed hashes of it.
+
+    Args:
+        patient: PatientID with its issuer, or a file name's patient part; None where there is no usable identity.
+        study: StudyInstanceUID or the best substitute.
+        series: SeriesInstanceUID or the best substitute.
+        frame_of_reference: FrameOfReferenceUID.
+    """
+
+    patient: str | None
+    study: str
+    series: str
+    frame_of_reference: str | None = None
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """One image as a format reader returns it: trustworthy, or the reader raised `InputError`.
+
+    Args:
+        volume: One channel, native grid; CT in Hounsfield units with an integer dtype where values are whole.
+            A projection X-ray or picture is a volume of depth 1 whose affine is diag(spacing) and no place in a world.
+        identity: In the clear, for pseudonyms.
+        source_kind: Which family of formats it came from.
+        num_files: Files that it was assembled from.
+        decoder: Library and version that decompressed the pixels, "" where none was needed.
+        warnings: `W_` codes, each at most once.
+        max_corner_displacement_mm: How far the source's own positions are from the affine.
+        repairs: What a `Policy` changed, as "gaps=interpolate".
+        spacing_kind: None for a volume; for a projection, where its spacing was measured: in the patient, on the
+            detector, or not at all (the affine then says 1 mm).
+        burned_in: Whether writing may be burned into the picture.
+        inverted: The stored values were inverted (MONOCHROME1).
+        acquisition: How it was made.
+        details: What more there is to say about some of the warnings, each as "CODE: text".
+    """
+
+    volume: Volume
+    identity: Identity
+    source_kind: SourceKind
+    num_files: int = 1
+    decoder: str = ""
+    warnings: tuple[str, ...] = ()
+    max_corner_displacement_mm: float = 0.0
+    repairs: tuple[str, ...] = ()
+    spacing_kind: SpacingKind | None = None
+    burned_in: BurnedIn = "not_expected"
+    inverted: bool = False
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    details: tuple[str, ...] = ()

@@ -1,0 +1,43 @@
+"""nnU-Net's residual encoder, ResEnc: by default the shape of nnU-Net's presets M and L for images with cubic voxels.
+
+Residual encoders: Isensee et al., MICCAI 2024, https://arxiv.org/abs/2404.09556. Parts have the names of nnU-Net's
+`ResidualEncoderUNet` without the leading `encoder.` and without its aliases.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.nnunet import ConvChain, ResidualChain, StagedEncoder, require_levels
+
+
+def build(
+    in_channels: int,
+    spatial_dims: int = 3,
+    *,
+    channels: Sequence[int] = (32, 64, 128, 256, 320, 320),
+    strides: Sequence[int] = (1, 2, 2, 2, 2, 2),
+    num_blocks: Sequence[int] = (1, 3, 4, 6, 6, 6),
+    use_checkpoint: bool = False,
+) -> Backbone:
+    """Build nnU-Net's residual encoder; its embedding is the coarsest map's mean.
+
+    Args:
+        in_channels: Channels of the image.
+        spatial_dims: 2 or 3.
+        channels: Channels of each level, fine to coarse.
+        strides: Down-sampling of each level relative to the one before, the same along all axes.
+        num_blocks: Residual blocks of each level.
+        use_checkpoint: Compute activations twice instead of keeping them: slower, less memory.
+
+    Raises:
+        ValueError: The lists do not go together.
+    """
+    require_levels(channels, strides, num_blocks, "num_blocks")
+    stem = ConvChain(spatial_dims, in_channels, channels[0], num_convs=1)
+    widths = pairwise((channels[0], *channels))
+    stages = [
+        ResidualChain(spatial_dims, width_in, width, num_blocks=count, stride=stride)
+        for (width_in, width), stride, count in zip(widths, strides, num_blocks, strict=True)
+    ]
+    return StagedEncoder("resenc", stages, channels=channels, strides=strides, use_checkpoint=use_checkpoint, stem=stem)

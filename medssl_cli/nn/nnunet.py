@@ -1,0 +1,188 @@
+"""What nnU-Net's two encoders are made of; parts have nnU-Net's names without its aliases, so its weights load by name.
+
+nnU-Net: Isensee et al., Nature Methods 2021, https://doi.org/10.1038/s41592-020-01008-z; residual encoders: Isensee et
+al., MICCAI 2024, https://arxiv.org/abs/2404.09556.
+
+Shapes: B batch, C channels, X Y Z space (X Y in 2D).
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from operator import mul
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from medssl_cli.nn.backbones import Backbone, require_canvas
+
+NORM_EPSILON = 1e-5
+NEGATIVE_SLOPE = 0.01
+
+
+class ConvNorm(nn.Module):
+    """Convolution, affine instance normalisation and, unless switched off, a leaky ReLU.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Channels in.
+        out_channels: Channels out.
+        kernel_size: 3, or 1 in a short cut.
+        stride: Of the convolution.
+        has_bias: Of the convolution. The norm subtracts it again; published weights have it all the same.
+        is_activated: Whether the leaky ReLU follows.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        has_bias: bool = True,
+        is_activated: bool = True,
+    ) -> None:
+        super().__init__()
+        convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        norm = nn.InstanceNorm2d if spatial_dims == 2 else nn.InstanceNorm3d
+        self.conv = convolution(
+            in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=has_bias
+        )
+        self.norm = norm(out_channels, eps=NORM_EPSILON, affine=True)
+        self.nonlin = nn.LeakyReLU(NEGATIVE_SLOPE) if is_activated else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, X, Y, Z] to [B, out_channels, X / stride, Y / stride, Z / stride]."""
+        return cast(Tensor, self.nonlin(self.norm(self.conv(x))))
+
+
+class ConvChain(nn.Module):
+    """Convolutions one after another; the first has the stride."""
+
+    def __init__(
+        self, spatial_dims: int, in_channels: int, out_channels: int, *, num_convs: int, stride: int = 1
+    ) -> None:
+        super().__init__()
+        widths = (in_channels, *(out_channels,) * num_convs)
+        self.convs = nn.Sequential(
+            *(
+                ConvNorm(spatial_dims, width_in, width, stride=stride if index == 0 else 1)
+                for index, (width_in, width) in enumerate(pairwise(widths))
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, X, Y, Z] to [B, out_channels, X / stride, Y / stride, Z / stride]."""
+        return cast(Tensor, self.convs(x))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a short cut, which averages where there is a stride and projects where widths differ."""
+
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(spatial_dims, in_channels, out_channels, stride=stride)
+        self.conv2 = ConvNorm(spatial_dims, out_channels, out_channels, is_activated=False)
+        self.nonlin2 = nn.LeakyReLU(NEGATIVE_SLOPE)
+        pool = nn.AvgPool2d if spatial_dims == 2 else nn.AvgPool3d
+        short_cut: list[nn.Module] = [pool(stride, stride)] if stride > 1 else []
+        if in_channels != out_channels:
+            short_cut.append(
+                ConvNorm(spatial_dims, in_channels, out_channels, kernel_size=1, has_bias=False, is_activated=False)
+            )
+        self.skip = nn.Sequential(*short_cut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, X, Y, Z] to [B, out_channels, X / stride, Y / stride, Z / stride]."""
+        return cast(Tensor, self.nonlin2(self.conv2(self.conv1(x)) + self.skip(x)))
+
+
+class ResidualChain(nn.Module):
+    """Residual blocks one after another; the first has the stride."""
+
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, *, num_blocks: int, stride: int) -> None:
+        super().__init__()
+        first = ResidualBlock(spatial_dims, in_channels, out_channels, stride=stride)
+        rest = (ResidualBlock(spatial_dims, out_channels, out_channels) for _ in range(num_blocks - 1))
+        self.blocks = nn.Sequential(first, *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, X, Y, Z] to [B, out_channels, X / stride, Y / stride, Z / stride]."""
+        return cast(Tensor, self.blocks(x))
+
+
+class StagedEncoder(Backbone):
+    """Stages one after another; the output of each is a feature map. The coarsest map is the embedding.
+
+    Args:
+        name: For messages.
+        stages: One module per level.
+        channels: Of each level.
+        strides: Of each level relative to the one before.
+        use_checkpoint: Compute activations twice instead of keeping them.
+        stem: Before the first stage.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stages: Sequence[nn.Module],
+        *,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        use_checkpoint: bool,
+        stem: nn.Module | None = None,
+    ) -> None:
+        total = tuple(accumulate(strides, mul))
+        super().__init__(
+            channels=tuple(channels), strides=total, embedding_levels=(len(channels) - 1,), crop_multiple=total[-1]
+        )
+        self.name = name
+        self.use_checkpoint = use_checkpoint
+        self.stem = stem
+        self.stages = nn.Sequential(*stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """See `Backbone.forward`.
+
+        Raises:
+            UsageError: `E_CANVAS`.
+        """
+        require_canvas(x, self.crop_multiple, self.name)
+        if self.stem is not None:
+            x = self._run(self.stem, x)
+        maps = []
+        for stage in self.stages:
+            x = self._run(stage, x)
+            maps.append(x)
+        return maps
+
+    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
+        if self.use_checkpoint and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(stage, x, use_reentrant=False))
+        return cast(Tensor, stage(x))
+
+
+def require_levels(channels: Sequence[int], strides: Sequence[int], depths: Sequence[int], what: str) -> None:
+    """Check that the options of an encoder describe the same levels.
+
+    Args:
+        channels: Channels of each level.
+        strides: Stride of each level.
+        depths: Convolutions or blocks of each level.
+        what: Name of `depths` in the recipe.
+
+    Raises:
+        ValueError: They do not go together, or a stride differs between axes.
+    """
+    if not channels or not len(channels) == len(strides) == len(depths):
+        raise ValueError(
+            f"{len(channels)} channels, {len(strides)} strides, {len(depths)} {what}: need one of each per level"
+        )
+    if not all(isinstance(stride, int) for stride in strides):
+        raise ValueError("strides are one whole number per level: axes with strides of their own are not supported")
+    if min(*channels, *strides, *depths) < 1:
+        raise ValueError(f"channels, strides and {what} are at least 1")

@@ -1,0 +1,128 @@
+"""`medssl bench labels` on toy images: it stops on request, goes on, skips what is done, and refuses leaks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from medssl_cli.cli.app import app
+from medssl_cli.engine.runs import open_run
+from tests.toy_cache import toy_cache
+
+BACKBONE = "{name: unet, channels: [4, 8], strides: [2, 2], num_res_units: 1}"
+PRETRAIN = f"""
+schema: 1
+backbone: {BACKBONE}
+method: {{name: voco, base_grid: [2, 2, 1], num_random_crops: 4, projector_dim: 16, dropout_prob: 0.0}}
+data: {{window_hu: [-200, 300], crop_size: [8, 8, 8], batch_size: 2}}
+optimizer: {{learning_rate: 1.0e-3}}
+steps: 2
+"""
+TASK = """
+schema: 1
+name: balls
+backbone: {name: unet, channels: [8, 16], strides: [1, 2], num_res_units: 1}
+task: {name: segmentation, classes: {1: ball_1, 2: ball_2}}
+data: {modality: CT, window_hu: [-200, 300], crop_size: [32, 32, 32], batch_size: 2}
+augmentation: {flip_prob: 0.0}
+optimizer: {learning_rate: 1.0e-2}
+steps: 3
+validate_every: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache and one pre-training for each of two seeds."""
+    root = tmp_path_factory.mktemp("site")
+    toy_cache(root / "cache", num_patients=14)
+    (root / "pretrain.yaml").write_text(PRETRAIN)
+    (root / "task.yaml").write_text(TASK)
+    for seed in (0, 1):
+        words = ["--recipe", str(root / "pretrain.yaml"), "--set", f"seed={seed}", "--run", str(root / f"voco-{seed}")]
+        assert CliRunner().invoke(app, ["pretrain", "--cache", str(root / "cache"), *words, "-q"]).exit_code == 0
+    return root
+
+
+def words(site: Path, out: Path) -> list[str]:
+    return [
+        "bench", "labels", "--task", str(site / "task.yaml"), "--cache", str(site / "cache"),
+        "--init", str(site / "voco-{seed}"), "--patients", "2,4", "--seeds", "2", "--out", str(out), "--device", "cpu",
+    ]  # fmt: skip
+
+
+def test_it_stops_on_request_and_goes_on_to_the_same_results(site: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "medssl_cli", *words(site, tmp_path / "stopped")]
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=quiet, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("training 3 of 8"):
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 75
+    assert "E_INTERRUPTED" in rest
+    assert not (tmp_path / "stopped" / "results.json").exists()
+
+    resumed = CliRunner().invoke(app, words(site, tmp_path / "stopped"))
+    straight = CliRunner().invoke(app, words(site, tmp_path / "straight"))
+
+    assert (resumed.exit_code, straight.exit_code) == (0, 0)
+    assert "is finished already" in resumed.stderr
+    assert (tmp_path / "stopped" / "results.csv").read_bytes() == (tmp_path / "straight" / "results.csv").read_bytes()
+    assert (tmp_path / "straight" / "plot.svg").is_file()
+    assert (tmp_path / "straight" / "page.html").is_file()
+
+
+def test_arms_share_everything_but_the_initial_weights(site: Path, tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, [*words(site, tmp_path), "-q"]).exit_code == 0
+
+    for number in (2, 4):
+        scratch, voco = (open_run(tmp_path / f"{arm}-{number}-seed1") for arm in ("scratch", "voco"))
+        assert scratch.recipe == voco.recipe
+        assert scratch.recipe.backbone.options["channels"] == [4, 8]  # the encoder's, not the recipe's
+        assert scratch.manifest["splits"] == voco.manifest["splits"]
+        assert len(scratch.manifest["splits"]["train"]) == number
+        best = json.loads((tmp_path / f"scratch-{number}-seed1" / "summary.json").read_bytes())
+        assert best["best_step"] == best["steps"] == 3
+    few, many = (open_run(tmp_path / f"scratch-{number}-seed1").manifest["splits"]["train"] for number in (2, 4))
+    other = open_run(tmp_path / "scratch-4-seed0").manifest["splits"]["train"]
+    assert all(item in many for item in few)
+    assert other != many
+
+
+def test_an_encoder_that_has_seen_test_patients_is_refused(site: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        (tmp_path / f"voco-{seed}").symlink_to(site / f"voco-{seed}")
+    command = words(site, tmp_path / "out")
+    command[command.index("--init") + 1] = str(tmp_path / "voco-{seed}")
+
+    leaking = CliRunner().invoke(app, [*command, "--set", "split_seed=1"])
+
+    assert leaking.exit_code == 5
+    assert "E_SPLIT_LEAK" in leaking.stderr
+
+
+def test_encoders_of_different_networks_are_not_compared(site: Path, tmp_path: Path) -> None:
+    other = ["--recipe", str(site / "pretrain.yaml"), "--set", "backbone.channels=[4, 4]", "--run", str(tmp_path / "o")]
+    assert CliRunner().invoke(app, ["pretrain", "--cache", str(site / "cache"), *other, "-q"]).exit_code == 0
+
+    mixed = CliRunner().invoke(app, [*words(site, tmp_path / "out"), "--init", str(tmp_path / "o")])
+
+    assert mixed.exit_code == 2
+    assert "E_WEIGHTS_MISMATCH" in mixed.stderr
+
+
+def test_a_number_and_a_share_of_patients_at_once_are_refused(site: Path) -> None:
+    task = ["finetune", "--task", str(site / "task.yaml"), "--cache", str(site / "cache")]
+
+    both = CliRunner().invoke(app, [*task, "--patients", "2", "--fraction", "0.5"])
+
+    assert both.exit_code == 2
+    assert "E_USAGE" in both.stderr

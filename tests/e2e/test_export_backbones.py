@@ -1,0 +1,32 @@
+"""Networks of nnU-Net's kind export to ONNX with the answers that torch gives."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from medssl_cli.deploy.export import onnx_graph
+from medssl_cli.nn.backbones import plainconv, resenc
+from medssl_cli.tasks.segmentation import Options, Task
+
+SIZES = {"channels": (4, 6, 8), "strides": (1, 2, 2)}
+TILE = (16, 8, 16)
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [resenc.build(1, **SIZES, num_blocks=(1, 2, 1)), plainconv.build(1, **SIZES, num_convs=(1, 2, 1))],
+    ids=["resenc", "plainconv"],
+)
+def test_onnx_gives_torchs_logits(backbone: torch.nn.Module, tmp_path: Path) -> None:
+    task = Task(backbone, Options.model_validate({"classes": {1: "bright"}})).eval()
+
+    graph = onnx_graph(task, in_channels=1, tile=TILE)
+
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    tiles = np.random.default_rng(0).random((3, 1, *TILE), dtype=np.float32)
+    with torch.no_grad():
+        expected = task(torch.from_numpy(tiles)).numpy()
+    np.testing.assert_allclose(session.run(None, {"image": tiles})[0], expected, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,88 @@
+"""VoCo on two processes: the mean of their losses and of their gradients is what one process gets from the batch."""
+
+import multiprocessing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+
+from medssl_cli.methods import Views, voco
+from medssl_cli.nn.backbones import Backbone
+
+# `v2` compares with the next volume of the process: with volumes a, b, a, b that is the next of the whole batch too.
+CASES: dict[str, dict[str, Any]] = {
+    "fixed": {"objective": "fixed"},
+    "fixed in float64": {"objective": "fixed", "corrections": {"float32_loss": False, "regulariser": "absolute"}},
+    "v1": {"objective": "v1"},
+    "v2": {"objective": "v2", "sync_norm": True, "flip_prob": 0, "rot90_prob": 0, "shift_prob": 0, "dropout_prob": 0},
+    "paper": {"objective": "paper", "sync_norm": True},
+}
+WORLD = 2
+
+
+class TinyBackbone(Backbone):
+    def __init__(self) -> None:
+        super().__init__(channels=(5,), strides=(2,), embedding_levels=(0,), crop_multiple=2)
+        self.conv = nn.Conv3d(1, 5, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.conv(x).tanh()]
+
+
+def step(settings: dict[str, Any], shard: int, num_shards: int) -> tuple[Tensor, list[Tensor]]:
+    """Loss and gradients of this shard's volumes."""
+    torch.manual_seed(0)
+    options = voco.Options.model_validate({"projector_dim": 8, "num_random_crops": 3, **settings})
+    method = voco.Method(TinyBackbone(), options, (4, 4, 4)).double().train()
+    method.before_step(0.0)
+    shape = 2, 1, 1, *method.views().size
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).repeat(2, 1, 1, 1, 1, 1)
+    own = images.chunk(num_shards)[shard]
+    views = Views(own, torch.Generator().manual_seed(2), shard_index=shard, num_shards=num_shards)
+    total = method.loss(views, progress=0.0).total
+    trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    return total.detach(), list(torch.autograd.grad(total, trained))
+
+
+def work(rank: int, store: str, results: str) -> None:
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
+    )
+    torch.save({name: step(settings, rank, WORLD) for name, settings in CASES.items()}, f"{results}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[Tensor, list[Tensor]]]]:
+    """Results of each process, in order of rank."""
+    folder = tmp_path_factory.mktemp("spread")
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=(rank, f"{folder}/store", str(folder))) for rank in range(WORLD)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+        assert process.exitcode == 0
+    return [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_are_one(name: str, spread: list[dict[str, tuple[Tensor, list[Tensor]]]]) -> None:
+    total, gradients = step(CASES[name], 0, 1)
+    losses, parts = zip(*(results[name] for results in spread), strict=True)
+
+    torch.testing.assert_close(torch.stack(losses).mean(), total, rtol=1e-5, atol=1e-5)
+    for together, *apart in zip(gradients, *parts, strict=True):
+        torch.testing.assert_close(torch.stack(apart).mean(0), together, rtol=1e-5, atol=1e-5)
+
+
+def test_normalising_each_process_alone_gives_something_else() -> None:
+    """So the test above would notice: the same two halves without a process group."""
+    settings = CASES["fixed"]
+
+    halves = [step(settings, shard, WORLD)[0] for shard in range(WORLD)]
+
+    assert abs(torch.stack(halves).mean() - step(settings, 0, 1)[0]) > 1e-4
