@@ -4,7 +4,8 @@ Its costs are kept on purpose: crops are cut and changed one by one on the CPU, 
 pair, the loss is float64 and read back several times, the encoder computes its activations twice, and two random crops
 share the work of embedding all base crops. Nothing of the package uses it.
 
-`v1`: the code of Wu et al., CVPR 2024, https://arxiv.org/abs/2402.17300; crops are resized, the teacher is a whole network.
+`v1`: the code of Wu et al., CVPR 2024, https://arxiv.org/abs/2402.17300; crops are resized, the teacher is a
+whole network.
 `v2`: the code of https://arxiv.org/abs/2410.09890; the teacher is a projector, and a term compares volumes.
 
 Shapes: B volumes, R random crops, G base crops, P projection.

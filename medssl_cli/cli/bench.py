@@ -14,6 +14,7 @@ from medssl_cli.cli.terminal import result, table
 app = typer.Typer(help="Measure speed and size on this machine.", no_args_is_help=True)
 app.command()(guarded(labels))
 app.command()(guarded(bench_training.pretrain))
+app.command()(guarded(bench_training.catalog))
 
 
 @app.command()

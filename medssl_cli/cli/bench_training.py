@@ -34,3 +34,20 @@ def pretrain(
         return
     table(f"{found.batch_size} volumes per step, {found.device}, {found.num_threads} threads", COLUMNS, found.rows())
     table("prepared images, from the page cache", LOADER_COLUMNS, found.loader_rows())
+
+
+def catalog(
+    items: Annotated[int, typer.Option(min=1, help="Items of the synthetic cache.")] = 160_000,
+    json: JsonOption = False,
+) -> None:
+    """Measure what very many items cost before the first step of a pre-training.
+
+    Example: medssl bench catalog --items 10000
+    """
+    from medssl_cli.bench.catalog import COLUMNS, bench_catalog
+
+    found = bench_catalog(items)
+    if json:
+        result([vars(stage) for stage in found], as_json=True, text="")
+    else:
+        table(f"{items} items", COLUMNS, [stage.row() for stage in found])

@@ -1,4 +1,4 @@
-"""The benchmark's restatement of the released step computes what our method computes, for the same crops and weights."""
+"""The benchmark's restatement of the released step computes what our method does, for the same crops and weights."""
 
 import numpy as np
 import pytest
