@@ -8,9 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -19,11 +17,14 @@ import numpy as np
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.prepared import PreparedItems, prepare
 from medssl_cli.cache.store import Cache
+from medssl_cli.errors import MedsslError
+from medssl_cli.parallel import supervised_map
 from medssl_cli.recipe import Preprocessing
 
 COLUMNS: Final = ("stage", "s", "CPU s", "peak above the start, MB")
 PREPROCESSING: Final = Preprocessing(spacing_mm=(1.5, 1.5, 1.5), window_hu=(-175, 250))
 LABELLED_EVERY: Final = 10
+TIMEOUT_S: Final = 3600.0
 T = TypeVar("T")
 
 
@@ -60,8 +61,10 @@ def bench_catalog(num_items: int) -> list[Stage]:
     with tempfile.TemporaryDirectory(prefix="medssl-bench-") as scratch:
         root = Path(scratch) / "cache"
         write_records(root, num_items)
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(measure, root).result()
+        (outcome,) = supervised_map(measure, [root], num_workers=1, timeout_s=TIMEOUT_S)
+    if outcome.result is None:
+        raise MedsslError("E_WORKER_CRASH", f"measuring {num_items} items {outcome.failure}")
+    return outcome.result
 
 
 def write_records(root: Path, num_items: int) -> None:

@@ -167,11 +167,7 @@ def _contenders(setting: Setting, device: str) -> Iterator[tuple[str, tuple[int,
     for name, form, cell in ((RELEASED_V1, V1, cell_v1), (RELEASED_V2, V2, setting.crop_size)):
         network = released_network(setting.feature_size, use_checkpoint=True)
         released = PublishedStep(network, form, cell=cell, crop_size=setting.crop_size, device=device)
-        rng = np.random.default_rng(0)
-        yield (
-            name,
-            (NUM_QUERIES, released.canvas_size, lambda canvases, _, it=released, rng=rng: it.step(canvases, rng)),
-        )
+        yield name, (NUM_QUERIES, released.canvas_size, released.step)
     networks: list[tuple[str, int, Backbone]] = [
         ("our step, network as released", NUM_QUERIES, released_network(setting.feature_size, use_checkpoint=True)),
         ("+ activations kept", NUM_QUERIES, released_network(setting.feature_size, use_checkpoint=False)),
@@ -222,7 +218,7 @@ class OurStep:
         views = Views(canvases.to(self.device)[:, None], torch.Generator().manual_seed(number))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             losses = self.method.loss(views, 0.0)
-        losses.total.backward()
+        torch.autograd.backward(losses.total)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(0.0)
@@ -235,11 +231,13 @@ def _canvases(count: int, size: Size, *, seed: int) -> Tensor:
 
 def _timed(step: Step, canvases: Tensor, number: int, device: str) -> tuple[float, float]:
     """Wall-clock and CPU seconds."""
-    synchronise = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    synchronise()
+    is_cuda = device.startswith("cuda")
+    if is_cuda:
+        torch.cuda.synchronize()
     wall, cpu = time.perf_counter(), time.process_time()
     step(canvases, number)
-    synchronise()
+    if is_cuda:
+        torch.cuda.synchronize()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 

@@ -90,13 +90,13 @@ class PublishedStep:
         x, y, z = self.cell
         return self.form.grid * x, self.form.grid * y, z
 
-    def step(self, canvases: Tensor, rng: np.random.Generator) -> list[float]:
+    def step(self, canvases: Tensor, number: int) -> list[float]:
         """One optimiser step on canvases [B, 1, X, Y, Z]; returns the terms of the loss, read back one by one."""
-        crops, labels = self.cut(canvases, rng)
+        crops, labels = self.cut(canvases, np.random.default_rng(number))
         with torch.autocast("cuda", torch.float16, enabled=self.is_cuda):
             terms = self.losses(crops.to(self.device), labels)
         read = [term.item() for term in terms]
-        self.scaler.scale(sum(terms[1:], terms[0])).backward()
+        torch.autograd.backward(self.scaler.scale(torch.stack(terms).sum()))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
@@ -105,7 +105,9 @@ class PublishedStep:
     def cut(self, canvases: Tensor, rng: np.random.Generator) -> tuple[Tensor, list[NDArray[np.float64]]]:
         """Crops [B * R + B * G, 1, x, y, z], random ones first, and labels [R, G] of each volume."""
         x, y, _ = self.cell
-        random, bases, labels = [], [], []
+        random: list[Tensor] = []
+        bases: list[Tensor] = []
+        labels = []
         for canvas in canvases:
             rows = []
             for _ in range(NUM_QUERIES):

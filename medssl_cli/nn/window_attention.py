@@ -90,8 +90,8 @@ def window_groups(sizes: Sizes, window: Sizes, shift: Sizes) -> tuple[WindowGrou
         names = np.unique(region, return_inverse=True)[1]
         alike[(mine >= 0).tobytes(), names.tobytes()].append(mine)
     groups = []
-    for (real, names), windows in alike.items():
-        is_real, region = np.frombuffer(real, bool), np.frombuffer(names, np.int64)
+    for (real, zones), windows in alike.items():
+        is_real, region = np.frombuffer(real, bool), np.frombuffer(zones, np.int64)
         places = np.flatnonzero(is_real)
         mask = np.where(region[places, None] == region[None], 0, MASKED).astype(np.float32)
         groups.append(WindowGroup(np.stack(windows)[:, places], places, np.flatnonzero(~is_real), mask))
