@@ -42,7 +42,7 @@ def chunked_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tenso
         queries: [W, H, Q, D].
         keys: [W, H, K, D].
         values: [W, H, K, D].
-        bias: The same for all windows, [H, Q, K].
+        bias: The same for all windows, [H, Q, K]; scores have its precision.
 
     Returns:
         [W, H, Q, D].
@@ -133,7 +133,7 @@ class _Block(SwinTransformerBlock):
         index = attention.relative_position_index[: np.prod(window), : np.prod(window)]
         bias = attention.relative_position_bias_table[index.reshape(-1)].unflatten(0, index.shape).permute(2, 0, 1)
         groups = window_groups(tuple(sizes), window, shift)
-        attended = [_attend(qkv, attention.qkv.bias, bias.float(), group, heads) for group in groups]
+        attended = [_attend(qkv, attention.qkv.bias, bias.to(_wide(qkv)), group, heads) for group in groups]
         order = np.argsort(np.concatenate([group.tokens.reshape(-1) for group in groups]))
         gathered = torch.cat(attended, dim=1)[:, torch.from_numpy(order).to(x.device)]
         return cast(Tensor, attention.proj(gathered).reshape(x.shape))
@@ -194,8 +194,8 @@ class _ChunkedAttention(torch.autograd.Function):
                 query, key, d_out = queries[chunk], keys[chunk], gradients[0][chunk]
                 weights = _weights(query, key, bias)
                 d_values[chunk] = weights.to(d_out.dtype).mT @ d_out
-                d_scores = (d_out @ values[chunk].mT).float()
-                d_scores.sub_((d_out.float() * attended[chunk]).sum(-1, keepdim=True)).mul_(weights)
+                d_scores = (d_out @ values[chunk].mT).to(d_bias.dtype)
+                d_scores.sub_((d_out.to(d_bias.dtype) * attended[chunk]).sum(-1, keepdim=True)).mul_(weights)
                 d_bias += d_scores.sum(0)
                 d_scores = d_scores.to(query.dtype)
                 d_queries[chunk] = d_scores @ (key * scale)
@@ -203,8 +203,13 @@ class _ChunkedAttention(torch.autograd.Function):
         return d_queries, d_keys, d_values, d_bias
 
 
+def _wide(tensor: Tensor) -> torch.dtype:
+    """What scores are computed in: halves are too narrow for a softmax."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
 def _weights(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
-    scores = ((queries * queries.shape[-1] ** -0.5) @ keys.mT).float().add_(bias)
+    scores = ((queries * queries.shape[-1] ** -0.5) @ keys.mT).to(bias.dtype).add_(bias)
     return torch.softmax(scores, dim=-1, out=scores)
 
 

@@ -55,13 +55,13 @@ def test_results_and_gradients_are_monais(
         sum(level.pow(3).sum() for level in maps).backward()
 
     for level, other in zip(expected, found, strict=True):
-        torch.testing.assert_close(other, level, atol=1e-5, rtol=1e-5)  # weights are float32 in between
+        torch.testing.assert_close(other, level, atol=1e-9, rtol=1e-9)
     assert list(ours.state_dict()) == list(monai.state_dict())
     for (name, parameter), other in zip(monai.named_parameters(), ours.parameters(), strict=True):
         if parameter.grad is not None:
             assert other.grad is not None, name
             scale = parameter.grad.abs().max()
-            torch.testing.assert_close(other.grad, parameter.grad, atol=1e-5 * float(scale), rtol=1e-4)
+            torch.testing.assert_close(other.grad, parameter.grad, atol=1e-9 * float(scale), rtol=1e-7)
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (3, 3), (3, 0)])
