@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from medssl_cli.cli.bench_labels import labels
 from medssl_cli.cli import bench_training
+from medssl_cli.cli.bench_labels import labels
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.options import JsonOption, require_path
 from medssl_cli.cli.terminal import result, table
