@@ -152,7 +152,7 @@ def _for_all_arms(recipe: TaskRecipe, encoders: Sequence[Encoder]) -> TaskRecipe
 
 def _require_unseen(cache: Cache, recipe: TaskRecipe, encoders: Sequence[Encoder]) -> None:
     held_out = held_out_patients(cache.records(), recipe.split_seed)
-    seen = held_out & frozenset().union(*(encoder.patients for encoder in encoders))
+    seen = held_out & frozenset().union(*(encoder.patients or frozenset() for encoder in encoders))
     if seen:
         raise GateError(
             "E_SPLIT_LEAK",

@@ -2,6 +2,9 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from medssl_cli.cli.options import (
     DEFAULT_CACHE,
@@ -22,6 +25,7 @@ def pretrain(
     overrides: SetOption = None,
     run: RunOption = None,
     device: DeviceOption = "auto",
+    profile: Annotated[int, typer.Option(min=0, help="Time the parts of so many steps, for RUN/profile.json.")] = 0,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -49,7 +53,7 @@ def pretrain(
     terminal = Terminal(quiet=quiet)
     terminal.note(f"recipe {path.stem} · cache {cache} · run {root}")
     with terminal.running():
-        summary = run_pretrain(resolved, Cache.open(cache), root, device=device, talk=terminal)
+        summary = run_pretrain(resolved, Cache.open(cache), root, device=device, talk=terminal, profile_steps=profile)
     verdict = "below" if summary.has_learnt else "NOT below"
     lines = [f"  {name}: {value:.4f}" for name, value in summary.baselines.items()]
     text = f"loss {summary.loss:.4f} after {summary.steps} steps, {verdict} every trivial predictor:\n" + "\n".join(

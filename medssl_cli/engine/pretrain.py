@@ -19,9 +19,10 @@ from medssl_cli.engine.checkpoints import Checkpoint, optimizer_tensors, prefixe
 from medssl_cli.engine.devices import lay_out, make_fabric, resolve_device
 from medssl_cli.engine.metrics_log import MetricsLog, read_metrics
 from medssl_cli.engine.optimisation import build_optimizer, learning_rate, require_finite, set_learning_rate
+from medssl_cli.engine.profile import Profile
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
 from medssl_cli.engine.runs import Manifest, Run, start_run
-from medssl_cli.engine.selection import select
+from medssl_cli.engine.selection import volumes_of
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.engine.talk import Talk
 from medssl_cli.errors import NothingUsableError
@@ -51,10 +52,13 @@ class PretrainSummary:
     has_learnt: bool
 
 
-def pretrain(recipe: PretrainRecipe, cache: Cache, root: Path, *, device: str, talk: Talk) -> PretrainSummary:
+def pretrain(
+    recipe: PretrainRecipe, cache: Cache, root: Path, *, device: str, talk: Talk, profile_steps: int = 0
+) -> PretrainSummary:
     """Train a recipe's method on the cache's images, or go on where an earlier call stopped.
 
     Labelled test patients are left out. After any kill, the same call ends with the same weights (bit for bit on CPU).
+    The parts of the first `profile_steps` steps are timed for RUN/profile.json.
 
     Raises:
         UsageError: Wrong recipe, device or run folder.
@@ -63,9 +67,9 @@ def pretrain(recipe: PretrainRecipe, cache: Cache, root: Path, *, device: str, t
         InterruptedCleanlyError: A signal; the state is saved.
     """
     resolve_device(device)
-    everything = cache.records()
+    everything = cache.entries()
     held_out = held_out_patients(everything, recipe.split_seed)
-    usable = select(cache, modality=recipe.data.modality, talk=talk)
+    usable = volumes_of(everything, modality=recipe.data.modality, talk=talk)
     records = [record for record in usable if record.patient_key not in held_out]
     if not records:
         raise NothingUsableError("E_CACHE_EMPTY", "every image belongs to a labelled test patient")
@@ -85,18 +89,26 @@ def pretrain(recipe: PretrainRecipe, cache: Cache, root: Path, *, device: str, t
         seed=recipe.seed,
         pad_with_low=True,
     )
-    _loop(recipe, run, method, dataset, device=device, talk=talk)
+    _loop(recipe, run, method, dataset, device=device, talk=talk, profile_steps=profile_steps)
     _finish(run, method)
     return _summary(run)
 
 
 def _loop(
-    recipe: PretrainRecipe, run: Run, method: MethodBase, dataset: CropDataset, *, device: str, talk: Talk
+    recipe: PretrainRecipe,
+    run: Run,
+    method: MethodBase,
+    dataset: CropDataset,
+    *,
+    device: str,
+    talk: Talk,
+    profile_steps: int,
 ) -> None:
     fabric = make_fabric(device, recipe.precision)
     lay_out(method, channels_last=recipe.channels_last)
     optimizer = build_optimizer(method, recipe.optimizer)
     first = _restore(run, method, optimizer, talk)
+    profile = Profile(min(profile_steps, recipe.steps - first - 1), device=resolve_device(device))
     module, optimizer = fabric.setup(method, optimizer)
     module.mark_forward_method("loss")
     module.train()
@@ -115,35 +127,44 @@ def _loop(
             rate = learning_rate(progress, recipe.optimizer.learning_rate, recipe.schedule)
             set_learning_rate(optimizer, rate)
             method.before_step(progress)
-            losses = _accumulated_step(recipe, fabric, module, batches, step, progress)
-            if recipe.optimizer.max_grad_norm is not None:
-                fabric.clip_gradients(module, optimizer, max_norm=recipe.optimizer.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            method.after_step(progress)
+            losses = _accumulated_step(recipe, fabric, module, batches, step, progress, profile)
+            with profile("optimiser"):
+                if recipe.optimizer.max_grad_norm is not None:
+                    fabric.clip_gradients(module, optimizer, max_norm=recipe.optimizer.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                method.after_step(progress)
             done = step + 1
-            if done % recipe.log_every == 0 or done == recipe.steps:
-                values = {name: float(value) for name, value in (losses.parts | losses.diagnostics).items()}
-                log.write(done, {"loss": float(losses.total.detach()), **values, "learning_rate": rate, **baselines})
-            talk.progress("pre-training", done, recipe.steps, f"loss {float(losses.total.detach()):.4f}")
-            if done % recipe.checkpoint_every == 0 or done == recipe.steps or stop.is_set:
-                _save(run, method, optimizer, done)
+            with profile("log"):
+                if done % recipe.log_every == 0 or done == recipe.steps:
+                    values = {name: float(value) for name, value in (losses.parts | losses.diagnostics).items()}
+                    log.write(
+                        done, {"loss": float(losses.total.detach()), **values, "learning_rate": rate, **baselines}
+                    )
+                talk.progress("pre-training", done, recipe.steps, f"loss {float(losses.total.detach()):.4f}")
+                if done % recipe.checkpoint_every == 0 or done == recipe.steps or stop.is_set:
+                    _save(run, method, optimizer, done)
+            if profile.end_step():
+                talk.note(profile.write(run.root / "profile.json"))
             if stop.is_set and done < recipe.steps:
                 stop.raise_interrupted(f"pre-training stopped after step {done} of {recipe.steps}")
 
 
 def _accumulated_step(
-    recipe: PretrainRecipe, fabric: Any, module: Any, batches: Any, step: int, progress: float
+    recipe: PretrainRecipe, fabric: Any, module: Any, batches: Any, step: int, progress: float, profile: Profile
 ) -> Losses:
     """Forward and backward of one optimiser step; returns the last micro-batch's losses."""
     for micro in range(recipe.accumulate):
-        batch: CropBatch = next(batches)
+        with profile("data"):
+            batch: CropBatch = next(batches)
         index = step * recipe.accumulate + micro
-        views = Views(fabric.to_device(batch.images)[:, None], generator(recipe.seed, Purpose.LOSS, index))
-        with implicit_randomness(recipe.seed, Purpose.NETWORK, index):
+        with profile("to_device"):
+            views = Views(fabric.to_device(batch.images)[:, None], generator(recipe.seed, Purpose.LOSS, index))
+        with profile("forward"), implicit_randomness(recipe.seed, Purpose.NETWORK, index):
             losses: Losses = module.loss(views, progress)
-        require_finite(losses.total, step, batch.item_ids)
-        fabric.backward(losses.total / recipe.accumulate)
+            require_finite(losses.total, step, batch.item_ids)
+        with profile("backward"):
+            fabric.backward(losses.total / recipe.accumulate)
     return losses
 
 
