@@ -2,13 +2,13 @@
 
 import base64
 import hashlib
-import pickle
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -111,7 +111,7 @@ def measure(root: Path) -> list[Stage]:
     stage("manifest", lambda: Manifest({"train": train}, {}).document())
     items = stage("find what is prepared", lambda: prepare(cache, train, PREPROCESSING))
     dataset = CropDataset(items, (192, 192, 64), batch_size=4, seed=0)
-    stage("send the data set to a worker", lambda: pickle.dumps(dataset))
+    stage("send the data set to a worker", lambda: ForkingPickler.dumps(dataset))
     stage("order an epoch", lambda: item_of(0, 0, batch_size=4, num_items=len(items), seed=0))
     return stages
 
