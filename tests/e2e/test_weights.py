@@ -258,12 +258,12 @@ def test_monai_loads_what_we_export_and_computes_what_we_compute(swin: Path, tmp
     assert done.exit_code == Exit.OK, done.stderr
     assert json.loads(done.stdout)["num_tensors"] == 167
     assert json.loads(done.stdout)["num_fresh"] == 2  # the last layer has 3 classes, not 21; the decoder was imported
-    network = SwinUNETR(1, 3, feature_size=FS, use_v2=True).eval()
+    network = SwinUNETR(1, 3, feature_size=FS, use_v2=True).double().eval()
     load: Callable[[Path], Any] = safetensors.torch.load_file if suffix == "safetensors" else torch.load
     network.load_state_dict(load(path), strict=True)
-    x = torch.rand(1, 1, 64, 32, 32, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(1, 1, 64, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        maps = network_of(load_encoder(swin))(x)
+        maps = network_of(load_encoder(swin)).double()(x)
         hidden = network.swinViT(x, True)
         theirs = [
             network.encoder1(x),
@@ -273,7 +273,8 @@ def test_monai_loads_what_we_export_and_computes_what_we_compute(swin: Path, tmp
             hidden[3],
             network.encoder10(hidden[4]),
         ]
-    assert all(torch.equal(a, b) for a, b in zip(maps, theirs, strict=True))
+    for ours, reference in zip(maps, theirs, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
 
 
 def test_vocomni_goes_out_as_it_came_in(swin: Path, swin_file: Path, tmp_path: Path) -> None:
