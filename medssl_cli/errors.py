@@ -27,11 +27,15 @@ class MedsslError(Exception):
         message: What happened and where, with numbers; never a patient's data or a path of the source.
         hint: What to do about it; without one, the code's remedy.
 
+    Attributes:
+        is_shared: Every one of several processes that work together raises it, so only the main one says it.
+
     Raises:
         KeyError: The code is not registered.
     """
 
     exit_code: Exit = Exit.BUG
+    is_shared: bool = False
 
     def __init__(self, code: str, message: str, *, hint: str = "") -> None:
         if code not in CODES:

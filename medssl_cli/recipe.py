@@ -108,21 +108,38 @@ class Augmentation(Strict):
 
 
 class Optimizer(Strict):
-    """Optimiser and step size. Weight decay spares norms and biases."""
+    """Optimiser and step size. Weight decay spares norms and biases.
+
+    Args:
+        amsgrad: Of AdamW: divide by the largest second moment so far (published VoCo).
+    """
 
     name: Literal["adamw", "sgd"] = "adamw"
     learning_rate: PositiveFloat
     weight_decay: NonNegativeFloat = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    amsgrad: bool = False
     max_grad_norm: PositiveFloat | None = 12.0
 
 
 class Schedule(Strict):
-    """How the learning rate moves from 0 over its peak back to `final_fraction` of it."""
+    """How the learning rate moves from 0 over its peak back to `final_fraction` of it.
+
+    Args:
+        warmup_fraction: Share of the steps until the peak.
+        warmup_steps: The same in steps, instead of the share.
+    """
 
     name: Literal["warmup_cosine"] = "warmup_cosine"
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
     final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    def warmup(self, steps: int | None) -> float:
+        """Share of a training of so many steps until the peak."""
+        if self.warmup_steps is None or steps is None:
+            return self.warmup_fraction
+        return self.warmup_steps / steps
 
 
 class Inference(Strict):
@@ -155,12 +172,26 @@ class Training(Strict):
     log_every: PositiveInt = 10
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> Self:
+        if (self.schedule.warmup_steps or 0) >= self.steps:
+            raise ValueError(f"schedule.warmup_steps must be fewer than steps ({self.steps})")
+        return self
 
 
 class PretrainRecipe(Training):
-    """Self-supervised pre-training: a method on unlabelled volumes."""
+    """Self-supervised pre-training: a method on unlabelled volumes. `batch_size` counts over all devices.
+
+    Args:
+        compile: Compile the backbone with `torch.compile`: minutes at the start, faster steps.
+        health_every: Steps between looks at how well the embeddings spread and what they tell apart.
+    """
 
     method: Named
+    compile: bool = False
+    health_every: PositiveInt = 500
 
 
 class TaskRecipe(Training):
@@ -169,7 +200,6 @@ class TaskRecipe(Training):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
     task: Named
     augmentation: Augmentation = Augmentation()
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     foreground_prob: Probability = 0.5
     validate_every: PositiveInt = 500
     max_validation_patients: PositiveInt | None = None

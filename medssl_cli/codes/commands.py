@@ -89,6 +89,25 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The loss is not a finite number",
         "lower optimizer.learning_rate, or look at these items with medssl cache show",
     ),
+    "W_COLLAPSE": Code(
+        "The embeddings have become nearly the same for all images",
+        "lower optimizer.learning_rate or raise data.batch_size; a restart is needed, this will not recover",
+    ),
+    "W_NOT_LEARNING": Code(
+        "Well into the run the loss is still above that of a predictor that looks at nothing",
+        "try a higher optimizer.learning_rate, more data or easier options of the method",
+    ),
+    "E_PROCESS_LOST": Code(
+        "Another process of the same training ended before its time",
+        "look for its error above or in its log, then run the same command again to go on from the last checkpoint",
+    ),
+    "E_COMPILE": Code(
+        "torch.compile does not work on this machine",
+        "install a C++ compiler (g++) that torch can find, or use --set compile=false",
+    ),
+    "E_EXTRA_MISSING": Code(
+        "An optional package that an option needs is not installed", "install the extra that the message names"
+    ),
     "E_CHECKPOINT_CORRUPT": Code("No checkpoint of the run is intact", "remove the run folder and train again"),
     "W_CHECKPOINT_FALLBACK": Code(
         "The last checkpoint is damaged; the one before it was used", "nothing; look at the disk if it happens again"

@@ -1,24 +1,27 @@
-"""Checkpoints that survive: one safetensors file each, never pickled, digested, the last few kept.
+"""Checkpoints that survive: one safetensors file each, never pickled, its digest in its name, the last few kept.
 
-`index.json` is written last and names the files that count, with their SHA-256. A damaged file is skipped for the one
-before it, never for a silent start from nothing.
+A file counts if its bytes have the digest that its name says, so there is no index that could be damaged or out of
+step. A damaged file is skipped for the one before it, never for a silent start from nothing.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from medssl_cli.errors import GateError, StorageError
-from medssl_cli.files import remove_temporaries, sha256_file, storage_errors, write_atomic, write_json
+from medssl_cli.errors import GateError
+from medssl_cli.files import remove_temporaries, sha256_file, storage_errors, write_atomic
 
 KEEP: Final = 3
-BEST: Final = "best"
+Kind = Literal["step", "best"]
+NAME: Final = re.compile(r"(step|best)-(\d{8,})-([0-9a-f]{64})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,15 @@ class Checkpoint:
     values: dict[str, Any]
 
 
+class _Stored(NamedTuple):
+    """One file: kind, step and digest are its name's."""
+
+    step: int
+    path: Path
+    kind: str
+    sha256: str
+
+
 class CheckpointFolder:
     """The checkpoints of one run.
 
@@ -50,7 +62,7 @@ class CheckpointFolder:
         remove_temporaries(folder)
 
     def save(self, checkpoint: Checkpoint, *, is_best: bool = False) -> None:
-        """Write a checkpoint durably, then the index, then remove what the index no longer names.
+        """Write a checkpoint durably, then remove those that it replaces.
 
         Raises:
             StorageError: `E_IO`; earlier checkpoints are intact.
@@ -58,20 +70,15 @@ class CheckpointFolder:
         import safetensors.torch
 
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-        data = safetensors.torch.save(tensors, metadata={"values": json.dumps(checkpoint.values)})
-        name = f"{BEST if is_best else 'step'}-{checkpoint.step:08d}.safetensors"
-        write_atomic(self._folder / name, data)
-        entry = {"file": name, "step": checkpoint.step, "sha256": hashlib.sha256(data).hexdigest()}
-        index = self._index()
-        if is_best:
-            index[BEST] = [entry]
-        else:
-            index["last"] = [*(old for old in index["last"] if old["step"] < checkpoint.step), entry][-KEEP:]
-        write_json(self._folder / "index.json", index)
-        named = {entry["file"] for entries in index.values() for entry in entries}
-        for path in self._folder.glob("*.safetensors"):
-            if path.name not in named:
-                path.unlink(missing_ok=True)
+        values = json.dumps(checkpoint.values)
+        data = safetensors.torch.save(tensors, metadata={"step": str(checkpoint.step), "values": values})
+        kind: Kind = "best" if is_best else "step"
+        path = self._folder / f"{kind}-{checkpoint.step:08d}-{hashlib.sha256(data).hexdigest()}.safetensors"
+        write_atomic(path, data)
+        others = [stored for stored in self._stored(kind) if stored.path != path]
+        earlier = [] if is_best else [stored for stored in others if stored.step < checkpoint.step]
+        for stored in set(others) - set(earlier[-(KEEP - 1) :]):
+            stored.path.unlink(missing_ok=True)
 
     def load_last(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """The newest intact checkpoint, or None if there never was one.
@@ -82,15 +89,16 @@ class CheckpointFolder:
         Raises:
             GateError: `E_CHECKPOINT_CORRUPT` if all are damaged.
         """
-        entries = self._index()["last"]
-        for position, entry in enumerate(reversed(entries)):
-            checkpoint = self._load(entry)
+        candidates = self._stored("step")
+        for stored in reversed(candidates):
+            checkpoint = _load(stored)
             if checkpoint is not None:
-                if position:
+                if stored != candidates[-1]:
                     warn(f"W_CHECKPOINT_FALLBACK: the last checkpoint is damaged, going on from step {checkpoint.step}")
                 return checkpoint
-        if entries:
-            raise GateError("E_CHECKPOINT_CORRUPT", f"all {len(entries)} checkpoints of the run are damaged")
+        if candidates or self._unreadable_names():
+            number = len(candidates) + len(self._unreadable_names())
+            raise GateError("E_CHECKPOINT_CORRUPT", f"all {number} checkpoints of the run are damaged")
         return None
 
     def load_best(self) -> Checkpoint | None:
@@ -99,41 +107,45 @@ class CheckpointFolder:
         Raises:
             GateError: `E_CHECKPOINT_CORRUPT`.
         """
-        entries = self._index()[BEST]
-        if not entries:
+        candidates = self._stored("best")
+        if not candidates:
             return None
-        checkpoint = self._load(entries[0])
+        checkpoint = _load(candidates[-1])
         if checkpoint is None:
             raise GateError("E_CHECKPOINT_CORRUPT", "the best checkpoint of the run is damaged")
         return checkpoint
 
-    def _index(self) -> dict[str, list[dict[str, Any]]]:
-        path = self._folder / "index.json"
-        if not path.is_file():
-            return {"last": [], BEST: []}
-        try:
-            index: dict[str, list[dict[str, Any]]] = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise StorageError("E_CHECKPOINT_CORRUPT", "the checkpoint index of the run cannot be read") from error
-        return index
+    def _stored(self, kind: Kind) -> list[_Stored]:
+        """Files of a kind by rising step."""
+        found = []
+        for path in self._folder.iterdir():
+            match = NAME.fullmatch(path.name)
+            if match is not None and match[1] == kind:
+                found.append(_Stored(int(match[2]), path, match[1], match[3]))
+        return sorted(found)
 
-    def _load(self, entry: dict[str, Any]) -> Checkpoint | None:
-        from safetensors import safe_open
+    def _unreadable_names(self) -> list[Path]:
+        return [path for path in self._folder.glob("*.safetensors") if not NAME.fullmatch(path.name)]
 
-        path = self._folder / entry["file"]
-        if not path.is_file() or sha256_file(path) != entry["sha256"]:
-            return None
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-            values = json.loads(file.metadata()["values"])
-        return Checkpoint(entry["step"], tensors, values)
+
+def _load(stored: _Stored) -> Checkpoint | None:
+    from safetensors import safe_open
+
+    if sha256_file(stored.path) != stored.sha256:
+        return None
+    with safe_open(stored.path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+        metadata = file.metadata()
+    if int(metadata["step"]) != stored.step:
+        return None
+    return Checkpoint(stored.step, tensors, json.loads(metadata["values"]))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state as named tensors; its settings come from the recipe."""
+    """An optimiser's state as named tensors; its settings come from the recipe. All processes must call it."""
     state = optimizer.state_dict()["state"]
     return {
-        f"optimizer.{index}.{name}": torch.as_tensor(value)
+        f"optimizer.{index}.{name}": whole(torch.as_tensor(value))
         for index, entry in state.items()
         for name, value in entry.items()
         if value is not None
@@ -142,12 +154,37 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Undo `optimizer_tensors`."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
+            own = parameters[int(index)]
+            state.setdefault(int(index), {})[key] = laid_out_as(own, tensor) if tensor.shape == own.shape else tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def module_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """A network's parameters and buffers, whole also where processes hold parts. All processes must call it."""
+    return {name: whole(tensor) for name, tensor in module.state_dict().items()}
+
+
+def restore_module(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Undo `module_tensors`."""
+    own = module.state_dict()
+    module.load_state_dict({name: laid_out_as(own[name], value) for name, value in tensors.items()})
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which each process may hold a part, in one piece."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def laid_out_as(own: Tensor, tensor: Tensor) -> Tensor:
+    """A whole tensor, cut as another one is."""
+    if not isinstance(own, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(own.device), own.device_mesh, own.placements)
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

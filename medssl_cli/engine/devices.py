@@ -1,14 +1,17 @@
 """Which device trains, in which precision, and a process prepared for it."""
 
+import contextlib
 import ctypes
 import sys
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
+from medssl_cli.engine.processes import TIMEOUT, Spread
 from medssl_cli.errors import UsageError
+from medssl_cli.nn.backbones import Backbone
 
-PRECISIONS: Final = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
@@ -35,23 +38,102 @@ def resolve_device(request: str) -> str:
     return f"cuda:{int(index or 0)}"
 
 
-def make_fabric(device: str, precision: str) -> Any:
-    """A Lightning Fabric on one device.
+def make_fabric(device: str, precision: str, spread: Spread | None = None) -> Any:
+    """A Lightning Fabric, not yet launched.
 
     Args:
-        device: See `resolve_device`.
+        device: See `resolve_device`; without a number where there are several.
         precision: fp32, bf16 or fp16.
+        spread: One device unless given.
+
+    Raises:
+        UsageError: `E_DEVICE`, there are not that many.
     """
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins import MixedPrecision
 
+    spread = spread or Spread()
     resolved = resolve_device(device)
-    is_cuda = resolved.startswith("cuda")
+    kind, _, index = resolved.partition(":")
+    _check_spread(device, kind, precision, spread)
     tune_process()
+    mixed = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
+    # Made here because Fabric silently turns fp16 into bf16 on the CPU.
+    plugins = [MixedPrecision(mixed[precision], kind)] if precision in mixed else None
     return Fabric(
-        accelerator="cuda" if is_cuda else "cpu",
-        devices=[int(resolved.partition(":")[2])] if is_cuda else 1,
-        precision=PRECISIONS[precision],
+        accelerator=kind,
+        devices=[int(index)] if kind == "cuda" and spread.size == 1 else spread.num_devices,
+        num_nodes=spread.num_nodes,
+        strategy=_strategy(spread),
+        plugins=plugins,
     )
+
+
+def _check_spread(device: str, kind: str, precision: str, spread: Spread) -> None:
+    if spread.size == 1 and spread.strategy != "fsdp":
+        return
+    if ":" in device:
+        raise UsageError("E_DEVICE", f"--device {device} names one device, but {spread.size} processes are asked for")
+    if kind == "cuda" and spread.num_devices > torch.cuda.device_count():
+        raise UsageError(
+            "E_DEVICE", f"torch sees {torch.cuda.device_count()} CUDA devices, --devices asks for {spread.num_devices}"
+        )
+    if spread.strategy == "fsdp" and precision == "fp16":
+        raise UsageError("E_DEVICE", "--strategy fsdp does not go with precision fp16", hint="use precision: bf16")
+    if spread.strategy == "fsdp" and spread.size == 1:
+        raise UsageError("E_DEVICE", "--strategy fsdp needs more than one device", hint="raise --devices")
+
+
+def _strategy(spread: Spread) -> Any:
+    if spread.size == 1:
+        return "auto"
+    from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
+
+    if spread.strategy == "fsdp":
+        return ModelParallelStrategy(
+            shard, data_parallel_size=spread.size, tensor_parallel_size=1, timeout=TIMEOUT
+        )
+    return DDPStrategy(timeout=TIMEOUT, gradient_as_bucket_view=True)
+
+
+def shard(module: torch.nn.Module, mesh: Any) -> torch.nn.Module:
+    """Leave each process of a mesh its part of every parameter (FSDP2), block by block; returns the module.
+
+    Args:
+        module: Its blocks are the children of every `backbone` inside, or its own.
+        mesh: Has the dimension `data_parallel`.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    backbones = [inner for inner in module.modules() if isinstance(inner, Backbone)]
+    for block in [block for backbone in backbones for block in _blocks(backbone)]:
+        fully_shard(block, mesh=mesh["data_parallel"])
+    fully_shard(module, mesh=mesh["data_parallel"])
+    return module
+
+
+def _blocks(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    for child in module.children():
+        if isinstance(child, torch.nn.ModuleList | torch.nn.ModuleDict):
+            yield from _blocks(child)
+        elif any(True for _ in child.parameters()):
+            yield child
+
+
+@contextlib.contextmanager
+def compile_errors() -> Iterator[None]:
+    """Around what a compiled network computes.
+
+    Raises:
+        UsageError: `E_COMPILE`.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        what = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UsageError("E_COMPILE", f"torch.compile failed: {what}") from error
 
 
 def lay_out(network: torch.nn.Module, *, channels_last: bool) -> torch.memory_format:

@@ -13,8 +13,17 @@ from medssl_cli.nn.momentum import freeze, update_teacher
 from medssl_cli.recipe import Optimizer, Schedule
 
 
-def build_optimizer(module: nn.Module, options: Optimizer) -> torch.optim.Optimizer:
-    """Optimiser over the parameters that need gradients; norms, biases and other vectors do not decay."""
+NAMED_ITEMS = 8
+
+
+def build_optimizer(module: nn.Module, options: Optimizer, *, is_fused: bool = False) -> torch.optim.Optimizer:
+    """Optimiser over the parameters that need gradients; norms, biases and other vectors do not decay.
+
+    Args:
+        module: Being trained.
+        options: Of the recipe.
+        is_fused: One kernel for all parameters; of AdamW only.
+    """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
@@ -24,18 +33,19 @@ def build_optimizer(module: nn.Module, options: Optimizer) -> torch.optim.Optimi
     if options.name == "sgd":
         momentum = options.momentum
         return torch.optim.SGD(groups, lr=options.learning_rate, momentum=momentum, nesterov=momentum > 0)
-    return torch.optim.AdamW(groups, lr=options.learning_rate)
+    return torch.optim.AdamW(groups, lr=options.learning_rate, amsgrad=options.amsgrad, fused=is_fused or None)
 
 
-def learning_rate(progress: float, peak: float, schedule: Schedule) -> float:
+def learning_rate(progress: float, peak: float, schedule: Schedule, *, steps: int | None = None) -> float:
     """Linear warm-up, then half a cosine.
 
     Args:
         progress: Share of the training that is done, [0, 1].
         peak: Largest learning rate.
         schedule: Shape.
+        steps: Of the recipe, for a warm-up that is given in steps.
     """
-    warmup = schedule.warmup_fraction
+    warmup = schedule.warmup(steps)
     if progress < warmup:
         return peak * progress / warmup
     through = min(1.0, (progress - warmup) / (1 - warmup))
@@ -100,15 +110,22 @@ class AveragedWeights:
         update_teacher(self.network, network, momentum=min(self._decay, (1 + step) / (10 + step)))
 
 
-def require_finite(loss: torch.Tensor, step: int, item_ids: list[str]) -> None:
+def require_finite(loss: torch.Tensor | float, step: int, item_ids: list[str], *, what: str = "loss") -> None:
     """Stop a training that has diverged before it spoils the weights.
+
+    Args:
+        loss: Scalar.
+        step: Steps done before this one.
+        item_ids: Of the batch.
+        what: What the scalar is.
 
     Raises:
         GateError: `E_DIVERGED`, with the items of the batch.
     """
-    if not math.isfinite(float(loss.detach())):
+    if not math.isfinite(float(loss.detach() if isinstance(loss, torch.Tensor) else loss)):
+        shown = ", ".join(item_ids[:NAMED_ITEMS]) + (" ..." if len(item_ids) > NAMED_ITEMS else "")
         raise GateError(
             "E_DIVERGED",
-            f"the loss of step {step + 1} is not finite; items {', '.join(item_ids)}",
+            f"the {what} of step {step + 1} is not finite; items {shown}",
             hint="lower optimizer.learning_rate, or look at these items with medssl cache show",
         )

@@ -2,32 +2,40 @@
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+import safetensors.torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from medssl_cli.cache.prepared import prepare
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
 from medssl_cli.engine.build import build_method
-from medssl_cli.engine.checkpoints import Checkpoint, optimizer_tensors, prefixed, restore_optimizer, unprefixed
-from medssl_cli.engine.devices import lay_out, make_fabric, resolve_device
-from medssl_cli.engine.metrics_log import MetricsLog, read_metrics
-from medssl_cli.engine.optimisation import build_optimizer, learning_rate, require_finite, set_learning_rate
+from medssl_cli.engine.devices import compile_errors, make_fabric, resolve_device
+from medssl_cli.engine.feed import Feed
+from medssl_cli.engine.health import Health, Page, alarms, run_document, say_new
+from medssl_cli.engine.metrics_log import MetricsLog, NoLog, Sink, read_metrics
+from medssl_cli.engine.optimisation import learning_rate, require_finite, set_learning_rate
+from medssl_cli.engine.probe import Probe, build_probe
+from medssl_cli.engine.processes import Processes, Spread, agreed, launched
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
 from medssl_cli.engine.runs import Manifest, Run, start_run
 from medssl_cli.engine.selection import select
 from medssl_cli.engine.signals import stop_on_signals
-from medssl_cli.engine.talk import Talk
+from medssl_cli.engine.state import TrainingState, total_norm
+from medssl_cli.engine.talk import Silence, Talk
 from medssl_cli.errors import NothingUsableError
 from medssl_cli.files import write_atomic, write_json
-from medssl_cli.methods import Losses, MethodBase, Views
-from medssl_cli.recipe import PretrainRecipe
+from medssl_cli.methods import Losses, Views
+from medssl_cli.recipe import PretrainRecipe, dump_recipe
 
 SUMMARY_FRACTION = 0.1
 
@@ -42,6 +50,7 @@ class PretrainSummary:
         loss: Mean over the last tenth of the logged steps.
         baselines: Losses of predictors that have learnt nothing.
         has_learnt: Whether the loss is below all of them.
+        alarms: Codes of what gives cause for concern.
     """
 
     root: Path
@@ -49,140 +58,242 @@ class PretrainSummary:
     loss: float
     baselines: dict[str, float]
     has_learnt: bool
+    alarms: list[str] = field(default_factory=list)
 
 
-def pretrain(recipe: PretrainRecipe, cache: Cache, root: Path, *, device: str, talk: Talk) -> PretrainSummary:
+@dataclass(frozen=True)
+class Outlets:
+    """Where a training shows itself beside its run folder.
+
+    Args:
+        page: Turns the run's facts into `page.html`.
+        sinks: Get the numbers too.
+    """
+
+    page: Page | None = None
+    sinks: Sequence[Sink] = ()
+
+
+def pretrain(
+    recipe: PretrainRecipe,
+    cache: Cache,
+    root: Path,
+    *,
+    device: str,
+    talk: Talk,
+    spread: Spread | None = None,
+    outlets: Outlets | None = None,
+) -> PretrainSummary:
     """Train a recipe's method on the cache's images, or go on where an earlier call stopped.
 
     Labelled test patients are left out. After any kill, the same call ends with the same weights (bit for bit on CPU).
+    Over how many processes a run is spread may change with every call, and the result does not depend on it.
 
     Raises:
         UsageError: Wrong recipe, device or run folder.
         NothingUsableError: `E_CACHE_EMPTY`.
         GateError: `E_DIVERGED`.
+        StorageError: `E_PROCESS_LOST`, `E_WORKER_CRASH`.
         InterruptedCleanlyError: A signal; the state is saved.
     """
     resolve_device(device)
-    everything = cache.records()
-    held_out = held_out_patients(everything, recipe.split_seed)
+    fabric = make_fabric(device, recipe.precision, spread)
+    with stop_on_signals(is_immediate=True), launched(fabric) as processes:
+        talk = talk if processes.is_main else Silence()
+        run, records = processes.main_first(lambda _: _open(recipe, cache, root, talk))
+        if run.is_finished:
+            talk.note(f"{root} is finished already")
+        else:
+            _Training(recipe, cache, run, records, processes, talk, outlets or Outlets()).train()
+        summary = processes.of_main(lambda: json.loads(run.summary_path.read_bytes()))
+    return PretrainSummary(root=root, **summary)
+
+
+def _open(recipe: PretrainRecipe, cache: Cache, root: Path, talk: Talk) -> tuple[Run, list[ItemRecord]]:
+    """The run's folder and the items that it trains on."""
+    held_out = held_out_patients(cache.records(), recipe.split_seed)
     usable = select(cache, modality=recipe.data.modality, talk=talk)
     records = [record for record in usable if record.patient_key not in held_out]
     if not records:
         raise NothingUsableError("E_CACHE_EMPTY", "every image belongs to a labelled test patient")
-    run = start_run(root, "pretrain", recipe, Manifest({"train": records}, {}))
-    if run.is_finished:
-        talk.note(f"{root} is finished already")
-        return _summary(run)
     talk.note(f"{len(records)} images ({len(usable) - len(records)} of labelled test patients left out)")
-    method = build_method(recipe)
-    items = prepare(
-        cache, records, recipe.data.preprocessing, progress=lambda done, total: talk.progress("preparing", done, total)
-    )
-    dataset = CropDataset(
-        items,
-        method.views().size,
-        batch_size=recipe.data.batch_size,
-        seed=recipe.seed,
-        pad_with_low=True,
-    )
-    _loop(recipe, run, method, dataset, device=device, talk=talk)
-    _finish(run, method)
-    return _summary(run)
+    return start_run(root, "pretrain", recipe, Manifest({"train": records}, {})), records
 
 
-def _loop(
-    recipe: PretrainRecipe, run: Run, method: MethodBase, dataset: CropDataset, *, device: str, talk: Talk
-) -> None:
-    fabric = make_fabric(device, recipe.precision)
-    lay_out(method, channels_last=recipe.channels_last)
-    optimizer = build_optimizer(method, recipe.optimizer)
-    first = _restore(run, method, optimizer, talk)
-    module, optimizer = fabric.setup(method, optimizer)
-    module.mark_forward_method("loss")
-    module.train()
-    loader = crop_loader(
-        dataset,
-        first_step=first * recipe.accumulate,
-        num_steps=recipe.steps * recipe.accumulate,
-        batch_size=recipe.data.batch_size,
-        num_workers=recipe.data.num_workers,
-    )
-    batches = iter(loader)
-    baselines = {f"baseline/{name}": value for name, value in method.baselines().items()}
-    with stop_on_signals() as stop, closing(MetricsLog(run.root, resume_step=first)) as log:
-        for step in range(first, recipe.steps):
-            progress = step / recipe.steps
-            rate = learning_rate(progress, recipe.optimizer.learning_rate, recipe.schedule)
-            set_learning_rate(optimizer, rate)
-            method.before_step(progress)
-            losses = _accumulated_step(recipe, fabric, module, batches, step, progress)
-            if recipe.optimizer.max_grad_norm is not None:
-                fabric.clip_gradients(module, optimizer, max_norm=recipe.optimizer.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            method.after_step(progress)
-            done = step + 1
-            if done % recipe.log_every == 0 or done == recipe.steps:
-                values = {name: float(value) for name, value in (losses.parts | losses.diagnostics).items()}
-                log.write(done, {"loss": float(losses.total.detach()), **values, "learning_rate": rate, **baselines})
-            talk.progress("pre-training", done, recipe.steps, f"loss {float(losses.total.detach()):.4f}")
-            if done % recipe.checkpoint_every == 0 or done == recipe.steps or stop.is_set:
-                _save(run, method, optimizer, done)
-            if stop.is_set and done < recipe.steps:
-                stop.raise_interrupted(f"pre-training stopped after step {done} of {recipe.steps}")
+class _Training:
+    """One pre-training, from its recipe to its encoder."""
+
+    def __init__(
+        self,
+        recipe: PretrainRecipe,
+        cache: Cache,
+        run: Run,
+        records: list[ItemRecord],
+        processes: Processes,
+        talk: Talk,
+        outlets: Outlets,
+    ) -> None:
+        self._recipe, self._run, self._processes, self._talk, self._outlets = recipe, run, processes, talk, outlets
+        self._share = processes.share_of(recipe.data.batch_size)
+        method = build_method(recipe)
+        self._baselines = method.baselines()
+        self._box_size = method.views().size
+        self._items, probe = processes.main_first(partial(self._prepare, cache, records))
+        self._state = TrainingState(recipe, method, processes)
+        self._state.compute.train()
+        self._checkpoints = run.checkpoints
+        self._state.restore(self._checkpoints, talk)
+        self._health = Health(run.root, self._state, probe, processes, seed=recipe.seed)
+        self._said: set[str] = set()
+
+    def train(self) -> None:
+        """Steps until the recipe's number, with looks at the network's health and checkpoints."""
+        recipe, state, talk = self._recipe, self._state, self._talk
+        with stop_on_signals() as stop, closing(self._log()) as log, compile_errors():
+            feed = Feed(self._loader(), recipe.accumulate, stop, is_alone=self._processes.size == 1)
+            if state.step == 0:
+                self._look(log)
+            is_stopping = False
+            while state.step < recipe.steps and not is_stopping:
+                batches = feed.next()
+                if batches is None:
+                    break
+                numbers = self._step(batches, is_asked_to_stop=stop.is_set)
+                is_stopping = numbers.pop("stop") > 0
+                is_last = state.step == recipe.steps
+                talk.progress("pre-training", state.step, recipe.steps, f"loss {numbers['loss']:.4f}")
+                if state.step % recipe.log_every == 0 or is_last:
+                    log.write(state.step, numbers | {f"baseline/{key}": loss for key, loss in self._baselines.items()})
+                if state.step % recipe.health_every == 0 or is_last:
+                    self._look(log)
+                if state.step % recipe.checkpoint_every == 0 or is_last:
+                    state.save(self._checkpoints)
+            state.save(self._checkpoints)
+        if state.step < recipe.steps:
+            with agreed():
+                stop.raise_interrupted(f"pre-training stopped after step {state.step} of {recipe.steps}")
+        self._finish()
+
+    def _step(self, batches: list[CropBatch], *, is_asked_to_stop: bool) -> dict[str, float]:
+        """One step of the optimiser; returns its numbers, averaged over batches and processes."""
+        recipe, state, fabric = self._recipe, self._state, self._processes.fabric
+        progress = state.step / recipe.steps
+        rate = learning_rate(progress, recipe.optimizer.learning_rate, recipe.schedule, steps=recipe.steps)
+        set_learning_rate(state.optimizer, rate)
+        state.method.before_step(progress)
+        parts = [self._backward(batch, micro, progress) for micro, batch in enumerate(batches)]
+        norm = 0.0
+        if recipe.optimizer.max_grad_norm is not None:
+            limit = recipe.optimizer.max_grad_norm
+            total = fabric.clip_gradients(state.compute, state.optimizer, max_norm=limit, error_if_nonfinite=False)
+            norm = 0.0 if state.has_scaler else total_norm(total)  # scaled steps with infinite gradients are skipped
+        means = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+        numbers = self._processes.mean(means | {"stop": float(is_asked_to_stop)})
+        self._require_finite(numbers["loss"], norm, batches)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.method.after_step(progress)
+        if state.average is not None:
+            state.average.update(state.method.backbone, state.step)
+        state.step += 1
+        return numbers | {"learning_rate": rate}
+
+    def _backward(self, batch: CropBatch, micro: int, progress: float) -> dict[str, float]:
+        """Forward and backward of one batch of a step; returns its loss and what it shows."""
+        recipe, processes, compute = self._recipe, self._processes, self._state.compute
+        index = self._state.step * recipe.accumulate + micro
+        images = processes.fabric.to_device(batch.images)[:, None]
+        views = Views(images, generator(recipe.seed, Purpose.LOSS, index), processes.rank, processes.size)
+        is_last = micro + 1 == recipe.accumulate
+        with processes.fabric.no_backward_sync(compute, enabled=not is_last):
+            with implicit_randomness(recipe.seed, Purpose.NETWORK, index, processes.rank):
+                total, shown = compute(lambda method: _plain(method.loss(views, progress)))
+            processes.fabric.backward(total / recipe.accumulate)
+        return {"loss": float(total.detach()), **{name: float(value) for name, value in shown.items()}}
+
+    def _require_finite(self, loss: float, norm: float, batches: list[CropBatch]) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        item_ids = self._processes.from_all([item for batch in batches for item in batch.item_ids])
+        with agreed():
+            require_finite(loss, self._state.step, item_ids)
+            require_finite(norm, self._state.step, item_ids, what="gradient")
+
+    def _look(self, log: MetricsLog | NoLog) -> None:
+        """Record the embeddings' health, say what is wrong, draw the page."""
+        log.write(self._state.step, self._health.look())
+        if not self._processes.is_main:
+            return
+        root, progress = self._run.root, self._state.step / self._recipe.steps
+        say_new(alarms(root, self._baselines, progress), self._said, self._talk)
+        if self._outlets.page is not None:
+            document = run_document(root, dump_recipe(self._recipe), self._baselines, progress)
+            write_atomic(root / "page.html", self._outlets.page(document).encode())
+
+    def _prepare(
+        self, cache: Cache, records: list[ItemRecord], beat: Callable[[], None]
+    ) -> tuple[list[PreparedItem], Probe]:
+        """Bring items onto the recipe's grid and choose the crops of the health figures."""
+
+        def progress(done: int, total: int) -> None:
+            self._talk.progress("preparing", done, total)
+            beat()
+
+        data = self._recipe.data
+        items = prepare(cache, records, data.preprocessing, progress=progress)
+        probe = build_probe(
+            cache,
+            records,
+            items,
+            data.preprocessing,
+            crop_size=data.crop_size,
+            box_size=self._box_size,
+            seed=self._recipe.seed,
+            beat=progress,
+        )
+        return items, probe
+
+    def _loader(self) -> DataLoader[Any]:
+        recipe, step = self._recipe, self._state.step
+        dataset = CropDataset(
+            self._items, self._box_size, batch_size=recipe.data.batch_size, seed=recipe.seed, pad_with_low=True
+        )
+        return crop_loader(
+            dataset,
+            first_step=step * recipe.accumulate,
+            num_steps=recipe.steps * recipe.accumulate,
+            batch_size=self._share,
+            num_workers=recipe.data.num_workers,
+            rank=self._processes.rank,
+        )
+
+    def _log(self) -> MetricsLog | NoLog:
+        if not self._processes.is_main:
+            return NoLog()
+        return MetricsLog(self._run.root, resume_step=self._state.step, sinks=self._outlets.sinks)
+
+    def _finish(self) -> None:
+        """Write what the run was for: the encoder, and how it went."""
+        weights = self._state.encoder_tensors()
+        if not self._processes.is_main:
+            return
+        run, recipe = self._run, self._recipe
+        described = {"backbone": json.dumps(recipe.backbone.model_dump()), "ema_decay": str(recipe.ema_decay)}
+        data = safetensors.torch.save({name: value.cpu().contiguous() for name, value in weights.items()}, described)
+        write_atomic(run.encoder_path, data)
+        logged = [entry["loss"] for entry in read_metrics(run.root) if entry["loss"] is not None]
+        tail = logged[-max(1, math.ceil(len(logged) * SUMMARY_FRACTION)) :]
+        loss = sum(tail) / len(tail)
+        summary = {
+            "steps": recipe.steps,
+            "loss": loss,
+            "baselines": self._baselines,
+            "has_learnt": all(loss < value for value in self._baselines.values()),
+            "alarms": [alarm.code for alarm in alarms(run.root, self._baselines, 1.0)],
+        }
+        write_json(run.summary_path, summary)
 
 
-def _accumulated_step(
-    recipe: PretrainRecipe, fabric: Any, module: Any, batches: Any, step: int, progress: float
-) -> Losses:
-    """Forward and backward of one optimiser step; returns the last micro-batch's losses."""
-    for micro in range(recipe.accumulate):
-        batch: CropBatch = next(batches)
-        index = step * recipe.accumulate + micro
-        views = Views(fabric.to_device(batch.images)[:, None], generator(recipe.seed, Purpose.LOSS, index))
-        with implicit_randomness(recipe.seed, Purpose.NETWORK, index):
-            losses: Losses = module.loss(views, progress)
-        require_finite(losses.total, step, batch.item_ids)
-        fabric.backward(losses.total / recipe.accumulate)
-    return losses
-
-
-def _save(run: Run, method: MethodBase, optimizer: Any, step: int) -> None:
-    raw = getattr(optimizer, "optimizer", optimizer)
-    tensors = prefixed("method", method.state_dict()) | optimizer_tensors(raw)
-    run.checkpoints.save(Checkpoint(step, tensors, {}))
-
-
-def _restore(run: Run, method: MethodBase, optimizer: torch.optim.Optimizer, talk: Talk) -> int:
-    checkpoint = run.checkpoints.load_last(talk.note)
-    if checkpoint is None:
-        return 0
-    method.load_state_dict(unprefixed("method", checkpoint.tensors))
-    restore_optimizer(optimizer, checkpoint.tensors)
-    talk.note(f"resuming after step {checkpoint.step}")
-    return checkpoint.step
-
-
-def _finish(run: Run, method: MethodBase) -> None:
-    import safetensors.torch
-
-    weights: dict[str, Tensor] = {
-        name: value.cpu().contiguous() for name, value in method.backbone.state_dict().items()
-    }
-    described = {"backbone": json.dumps(run.recipe.backbone.model_dump())}
-    write_atomic(run.encoder_path, safetensors.torch.save(weights, metadata=described))
-    logged = [entry for entry in read_metrics(run.root) if entry["loss"] is not None]
-    tail = logged[-max(1, math.ceil(len(logged) * SUMMARY_FRACTION)) :]
-    loss = sum(entry["loss"] for entry in tail) / len(tail)
-    baselines = method.baselines()
-    summary = {
-        "steps": run.recipe.steps,
-        "loss": loss,
-        "baselines": baselines,
-        "has_learnt": all(loss < value for value in baselines.values()),
-    }
-    write_json(run.summary_path, summary)
-
-
-def _summary(run: Run) -> PretrainSummary:
-    return PretrainSummary(root=run.root, **json.loads(run.summary_path.read_bytes()))
+def _plain(losses: Losses) -> tuple[Tensor, dict[str, Tensor]]:
+    """Losses as what DDP and FSDP can look into."""
+    return losses.total, losses.parts | losses.diagnostics

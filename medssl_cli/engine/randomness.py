@@ -15,6 +15,7 @@ class Purpose(IntEnum):
     LOSS = 11
     NETWORK = 12
     AUGMENTATION = 13
+    HEALTH = 14
 
 
 def stream_seed(seed: int, purpose: Purpose, step: int = 0, rank: int = 0) -> int:
@@ -31,7 +32,7 @@ def generator(seed: int, purpose: Purpose, step: int = 0, rank: int = 0) -> torc
 @contextlib.contextmanager
 def implicit_randomness(seed: int, purpose: Purpose, step: int = 0, rank: int = 0) -> Iterator[None]:
     """Make what draws from torch's own generator (weight initialisation, dropout) a function of the stream too."""
-    devices = range(torch.cuda.device_count())
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.random.manual_seed(stream_seed(seed, purpose, step, rank))
         yield

@@ -4,8 +4,15 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from types import FrameType
+from typing import Final
 
 from medssl_cli.errors import InterruptedCleanlyError
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class WaitEndedError(Exception):
+    """A signal came while nothing was done that would have to be finished."""
 
 
 class StopRequest:
@@ -13,11 +20,14 @@ class StopRequest:
 
     Args:
         outer: Request of the block around this one, which must not miss a signal that this one does not act on.
+        is_immediate: Whether a signal ends the work at once, because nothing would have to be saved.
     """
 
-    def __init__(self, outer: "StopRequest | None" = None) -> None:
+    def __init__(self, outer: "StopRequest | None" = None, *, is_immediate: bool = False) -> None:
         self._outer = outer
         self.signal_number = None if outer is None else outer.signal_number
+        self._is_immediate = is_immediate
+        self._is_waiting = False
 
     @property
     def is_set(self) -> bool:
@@ -33,6 +43,25 @@ class StopRequest:
         while request is not None:
             request.signal_number = number
             request = request._outer
+        if self._is_waiting:
+            raise WaitEndedError
+        if self._is_immediate:
+            self.raise_interrupted("stopped before the first step")
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around a wait that a signal should end at once.
+
+        Raises:
+            WaitEndedError: There is or was a signal.
+        """
+        self._is_waiting = True
+        try:
+            if self.is_set:
+                raise WaitEndedError
+            yield
+        finally:
+            self._is_waiting = False
 
     def raise_interrupted(self, what: str) -> None:
         """End the command after its state was saved.
@@ -47,12 +76,12 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(*, is_immediate: bool = False) -> Iterator[StopRequest]:
     """Catch SIGTERM, SIGINT and SIGUSR1 inside the block; a second one of them ends the process at once."""
     handler = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    request = StopRequest(handler if isinstance(handler, StopRequest) else None)
-    caught = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
-    previous = {number: signal.signal(number, request.handle) for number in caught}
+    outer = handler if isinstance(handler, StopRequest) else None
+    request = StopRequest(outer, is_immediate=is_immediate)
+    previous = {number: signal.signal(number, request.handle) for number in STOP_SIGNALS}
     try:
         yield request
     finally:

@@ -1,0 +1,217 @@
+"""Looks at a pre-training while it runs: do embeddings spread, what do they tell apart, and is the loss worth anything.
+
+Nothing here changes the training: the network is put back as it was, and random numbers come from streams of their own.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from medssl_cli.engine.metrics_log import read_health, read_metrics
+from medssl_cli.engine.probe import Probe, Question
+from medssl_cli.engine.processes import Processes
+from medssl_cli.engine.randomness import Purpose, generator
+from medssl_cli.engine.state import TrainingState
+from medssl_cli.engine.talk import Talk
+from medssl_cli.files import write_atomic
+from medssl_cli.methods import MethodBase, Views
+from medssl_cli.nn.health import embedding_std, linear_accuracy, mean_cosine, neighbour_accuracy, rank_me
+
+COLLAPSED_STD: Final = 0.1
+COLLAPSED_RANK: Final = 0.1
+COLLAPSED_COSINE: Final = 0.98
+JUDGED_FROM: Final = 0.5
+RECENT_SHARE: Final = 0.1
+MICRO_BATCH: Final = 8
+CELL_PX: Final = 24
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something that a user should act on.
+
+    Args:
+        code: `W_COLLAPSE` or `W_NOT_LEARNING`.
+        message: With the numbers.
+    """
+
+    code: str
+    message: str
+
+
+class Health:
+    """The figures of one run.
+
+    Args:
+        root: Run folder.
+        state: Of the training.
+        probe: Crops to look at.
+        processes: All compute, the main one writes.
+        seed: Of the recipe.
+    """
+
+    def __init__(self, root: Path, state: TrainingState, probe: Probe, processes: Processes, *, seed: int) -> None:
+        self._root = root
+        self._state = state
+        self._probe = probe
+        self._processes = processes
+        self._seed = seed
+
+    def look(self) -> dict[str, float]:
+        """Figures of the embeddings at this step, by name. All processes call it; the network stays as it is."""
+        method = self._state.method
+        was_training = method.training
+        method.eval()
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            embeddings = torch.cat([self._embed(part) for part in self._probe.crops.split(MICRO_BATCH)])
+            matrices = self._matrices()
+        method.train(was_training)
+        if self._processes.is_main:
+            for name, matrix in matrices.items():
+                write_matrix(self._root / "plots", name, matrix, is_first=self._state.step == 0)
+        return figures(embeddings, self._probe.questions, matrices)
+
+    def _embed(self, crops: Tensor) -> Tensor:
+        on_device = self._processes.fabric.to_device(crops)
+        embeddings: Tensor = self._state.compute(lambda method: method.backbone.embed(on_device))
+        return embeddings.float().cpu()
+
+    def _matrices(self) -> dict[str, Tensor]:
+        boxes = self._processes.fabric.to_device(self._probe.boxes)
+
+        def draw(method: MethodBase) -> dict[str, Tensor]:
+            return method.matrices(Views(boxes, generator(self._seed, Purpose.HEALTH)))
+
+        return {name: matrix.float().cpu() for name, matrix in self._state.compute(draw).items()}
+
+
+def figures(
+    embeddings: Tensor, questions: Mapping[str, Question], matrices: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Everything that is measured on embeddings [N, E].
+
+    Args:
+        embeddings: Of the probe's crops.
+        questions: What to read off them.
+        matrices: Of the method; of square ones called `...cosines` the mean is taken.
+    """
+    found = {
+        "health/std": embedding_std(embeddings),
+        "health/std_evenly_spread": embeddings.shape[1] ** -0.5,
+        "health/rank": rank_me(embeddings),
+    }
+    for name, matrix in matrices.items():
+        if name.endswith("cosines") and matrix.shape[0] == matrix.shape[1] > 1:
+            found[f"health/{name}"] = mean_cosine(matrix)
+    for name, question in questions.items():
+        asked = embeddings[question.is_asked], question.classes[question.is_asked], question.is_fitted[question.is_asked]
+        found[f"probe/{name}/neighbours"] = neighbour_accuracy(*asked)
+        found[f"probe/{name}/linear"] = linear_accuracy(*asked)
+        found[f"probe/{name}/chance"] = 1 / len(asked[1].unique())
+    return found
+
+
+def collapse_alarms(first: Mapping[str, float], now: Mapping[str, float]) -> list[Alarm]:
+    """`W_COLLAPSE`, if embeddings have fallen together since the start.
+
+    Args:
+        first: Figures of the untrained network.
+        now: Of the present one.
+    """
+    std, rank = now["health/std"], now["health/rank"]
+    reasons = []
+    if std < COLLAPSED_STD * first["health/std"]:
+        reasons.append(f"their standard deviation fell from {first['health/std']:.2g} to {std:.2g}")
+    if rank - 1 < COLLAPSED_RANK * (first["health/rank"] - 1):
+        reasons.append(f"their effective rank fell from {first['health/rank']:.1f} to {rank:.1f}")
+    cosines = {name: value for name, value in now.items() if name.endswith("cosines")}
+    for name, value in cosines.items():
+        if value > COLLAPSED_COSINE:
+            reasons.append(f"{name.removeprefix('health/')} have a mean of {value:.3f}")
+    return [Alarm("W_COLLAPSE", "embeddings of all images are nearly the same: " + ", ".join(reasons))] if reasons else []
+
+
+def learning_alarms(losses: Sequence[float], baselines: Mapping[str, float], progress: float) -> list[Alarm]:
+    """`W_NOT_LEARNING`, if half of the run is over and the loss is not below the best predictor that looks at nothing.
+
+    Args:
+        losses: Logged so far.
+        baselines: Of the method.
+        progress: Share of the run that is done.
+    """
+    if not losses or not baselines or progress < JUDGED_FROM:
+        return []
+    recent = losses[-max(1, round(len(losses) * RECENT_SHARE)) :]
+    loss, (name, best) = sum(recent) / len(recent), min(baselines.items(), key=lambda item: item[1])
+    if loss < best:
+        return []
+    return [Alarm("W_NOT_LEARNING", f"after {progress:.0%} of the steps the loss is {loss:.4f}, {name} has {best:.4f}")]
+
+
+def alarms(root: Path, baselines: Mapping[str, float], progress: float) -> list[Alarm]:
+    """What a run's records give cause for."""
+    looks = read_health(root)
+    losses = [entry["loss"] for entry in read_metrics(root) if entry["loss"] is not None]
+    found = collapse_alarms(looks[0], looks[-1]) if len(looks) > 1 else []
+    return found + learning_alarms(losses, baselines, progress)
+
+
+def say_new(found: Sequence[Alarm], said: set[str], talk: Talk) -> None:
+    """Tell each alarm once as long as it lasts; what has passed may be told again."""
+    for alarm in found:
+        if alarm.code not in said:
+            talk.note(f"{alarm.code}: {alarm.message}")
+    said.clear()
+    said.update(alarm.code for alarm in found)
+
+
+def write_matrix(folder: Path, name: str, matrix: Tensor, *, is_first: bool) -> None:
+    """Draw a matrix with entries in -1...1: 0 is white, 1 blue, -1 red. The untrained network's stays beside it.
+
+    Args:
+        folder: For `<name>.png` and `<name>-start.png`.
+        name: Of the matrix.
+        matrix: [rows, columns].
+        is_first: Whether the network is untrained.
+    """
+    import io
+
+    values = np.clip(matrix.numpy().astype(np.float64), -1, 1)[..., None]
+    blue, red, white = np.array([31, 99, 168.0]), np.array([200, 60, 40.0]), np.array([255, 255, 255.0])
+    colours = white + np.where(values > 0, values * (blue - white), -values * (red - white))
+    picture = Image.fromarray(colours.round().astype(np.uint8), "RGB")
+    scale = max(1, CELL_PX * 16 // max(values.shape[:2]))
+    picture = picture.resize((values.shape[1] * scale, values.shape[0] * scale), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    folder.mkdir(exist_ok=True, mode=0o700)
+    write_atomic(folder / f"{name}{'-start' * is_first}.png", buffer.getvalue())
+
+
+def run_document(root: Path, recipe: Mapping[str, Any], baselines: Mapping[str, float], progress: float) -> dict[str, Any]:
+    """Everything that a page about a run shows, as plain data."""
+    import json
+
+    manifest = json.loads((root / "manifest.json").read_bytes())
+    return {
+        "run": root.name,
+        "recipe": recipe,
+        "progress": progress,
+        "baselines": dict(baselines),
+        "alarms": [asdict(alarm) for alarm in alarms(root, baselines, progress)],
+        "metrics": read_metrics(root),
+        "health": read_health(root),
+        "matrices": sorted((root / "plots").glob("*.png")),
+        "environment": json.loads((root / "environment.json").read_bytes()),
+        "num_items": len(manifest["splits"]["train"]),
+        "num_patients": len({entry["patient"] for entry in manifest["splits"]["train"]}),
+    }
+
+
+Page = Callable[[Mapping[str, Any]], str]

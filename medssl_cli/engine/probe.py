@@ -1,0 +1,168 @@
+"""A fixed set of crops with whatever the cache knows about them, to ask again and again what embeddings tell apart.
+
+Everything is a function of the recipe's seed and the items, so figures of a resumed run compare.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medssl_cli.cache.arrays import open_array
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.prepared import PreparedItem, prepare
+from medssl_cli.cache.store import Cache
+from medssl_cli.data.crops import crop_start, read_crop
+from medssl_cli.imaging.geometry import Shape
+from medssl_cli.recipe import Preprocessing
+
+PROBE_CROPS: Final = 96
+PROBE_VOXELS: Final = 2**25
+DRAWN_BOXES: Final = 2
+MIN_CROPS_PER_CLASS: Final = 4
+STREAM: Final = 3
+"""Of the seed; 1 and 2 are the training's order and crops."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something that embeddings may tell.
+
+    Args:
+        classes: Per crop, 0...K-1, [N].
+        is_fitted: Crops of the patients that a probe is fitted on, [N]; the other patients score it.
+        is_asked: Crops for which the answer is known, [N].
+    """
+
+    classes: Tensor
+    is_fitted: Tensor
+    is_asked: Tensor
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The crops and what is asked about them.
+
+    Args:
+        crops: Network input, [N, 1, X, Y, Z].
+        boxes: Boxes as the method wants them, [B, 1, 1, X, Y, Z], for its matrices.
+        questions: By name.
+    """
+
+    crops: Tensor
+    boxes: Tensor
+    questions: dict[str, Question]
+
+
+def build_probe(
+    cache: Cache,
+    records: Sequence[ItemRecord],
+    items: Sequence[PreparedItem],
+    preprocessing: Preprocessing,
+    *,
+    crop_size: Shape,
+    box_size: Shape,
+    seed: int,
+    beat: Callable[[int, int], None],
+) -> Probe:
+    """Choose crops of the training items; half of those with labels show a structure in their middle.
+
+    Args:
+        cache: Of the items.
+        records: Of the training items.
+        items: The same, prepared.
+        preprocessing: Of the recipe.
+        crop_size: Of the backbone's input.
+        box_size: Of the method's input.
+        seed: Of the recipe.
+        beat: Told (done, total) while labels are prepared.
+    """
+    rng = np.random.default_rng([seed, STREAM])
+    number = int(np.clip(PROBE_VOXELS // np.prod(crop_size), 16, PROBE_CROPS))
+    order = rng.permutation(len(items))
+    chosen = [int(order[index % len(order)]) for index in range(number)]
+    label_set = _label_set([records[index] for index in chosen])
+    labelled = {}
+    if label_set is not None:
+        having = [records[index] for index in sorted(set(chosen)) if label_set in records[index].labels]
+        prepared = prepare(cache, having, preprocessing, label_set=label_set, progress=beat)
+        labelled = {item.item_id: item for item in prepared}
+    crops, centres = [], []
+    for turn, index in enumerate(chosen):
+        item = labelled.get(items[index].item_id, items[index])
+        start = _start(item, crop_size, turn // len(order) + turn, rng)
+        crops.append(_read(item, start, crop_size))
+        centres.append(_class_at_centre(item, start, crop_size))
+    boxes = [_read(item, crop_start(item, box_size, rng, foreground_prob=0), box_size) for item in items[:DRAWN_BOXES]]
+    answers = {f"centre of {label_set}": centres} | _record_answers([records[index] for index in chosen])
+    patients = [records[index].patient_key for index in chosen]
+    return Probe(
+        torch.from_numpy(np.stack(crops))[:, None],
+        torch.from_numpy(np.stack(boxes))[:, None, None],
+        _questions(answers, patients, rng),
+    )
+
+
+def _label_set(records: Sequence[ItemRecord]) -> str | None:
+    """The label set that most of the items have."""
+    counts = Counter(name for record in records for name in record.labels)
+    return min(counts, key=lambda name: (-counts[name], name)) if counts else None
+
+
+def _start(item: PreparedItem, crop_size: Shape, turn: int, rng: np.random.Generator) -> tuple[int, int, int]:
+    """Where a crop begins: in turn anywhere, and with a voxel of each class in the middle."""
+    classes = [0, *sorted(item.points)]
+    wanted = classes[turn % len(classes)]
+    if wanted == 0:
+        return crop_start(item, crop_size, rng, foreground_prob=0)
+    point = item.points[wanted][rng.integers(len(item.points[wanted]))]
+    x, y, z = (int(voxel) - length // 2 for voxel, length in zip(point, crop_size, strict=True))
+    return x, y, z
+
+
+def _read(item: PreparedItem, start: tuple[int, int, int], size: Shape) -> NDArray[np.float32]:
+    return item.intensity.apply(read_crop(open_array(item.image), start, size, pad_value=float(item.intensity.low)))
+
+
+def _class_at_centre(item: PreparedItem, start: tuple[int, int, int], size: Shape) -> int | None:
+    if item.label is None:
+        return None
+    x, y, z = (first + length // 2 for first, length in zip(start, size, strict=True))
+    return int(read_crop(open_array(item.label), (x, y, z), (1, 1, 1), pad_value=0).item())
+
+
+def _record_answers(records: Sequence[ItemRecord]) -> dict[str, list[int | None]]:
+    modalities = sorted({record.modality for record in records})
+    answers: dict[str, list[int | None]] = {"modality": [modalities.index(record.modality) for record in records]}
+    findings = sorted({(group, name) for record in records for group in record.findings for name in record.findings[group]})
+    for group, name in findings:
+        values = [record.findings.get(group, {}).get(name) for record in records]
+        answers[f"finding {name}"] = [None if value is None else int(value > 0) for value in values]
+    return answers
+
+
+def _questions(
+    answers: dict[str, list[int | None]], patients: Sequence[str], rng: np.random.Generator
+) -> dict[str, Question]:
+    """Those with at least two classes on either side of a split by patient."""
+    keys = sorted(set(patients))
+    fitted = {keys[index] for index in rng.permutation(len(keys))[: len(keys) // 2]}
+    is_fitted = torch.tensor([patient in fitted for patient in patients])
+    found = {}
+    for name, values in answers.items():
+        is_asked = torch.tensor([value is not None for value in values])
+        classes = torch.tensor([0 if value is None else value for value in values])
+        enough = [
+            value
+            for value in classes[is_asked].unique().tolist()
+            if all(int(((classes == value) & is_asked & side).sum()) >= MIN_CROPS_PER_CLASS for side in (is_fitted, ~is_fitted))
+        ]
+        if len(enough) > 1:
+            is_asked &= torch.isin(classes, torch.tensor(enough))
+            found[name] = Question(torch.searchsorted(torch.tensor(enough), classes), is_fitted, is_asked)
+    return found
