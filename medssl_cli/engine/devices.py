@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -57,6 +58,7 @@ def make_fabric(device: str, precision: str, spread: Spread | None = None) -> An
     kind, _, index = resolved.partition(":")
     _check_spread(device, kind, precision, spread)
     tune_process()
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every process
     mixed = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
     # Made here because Fabric silently turns fp16 into bf16 on the CPU.
     plugins = [MixedPrecision(mixed[precision], kind)] if precision in mixed else None
@@ -108,7 +110,8 @@ def shard(module: torch.nn.Module, mesh: Any) -> torch.nn.Module:
     backbones = [inner for inner in module.modules() if isinstance(inner, Backbone)]
     for block in [block for backbone in backbones for block in _blocks(backbone)]:
         fully_shard(block, mesh=mesh["data_parallel"])
-    fully_shard(module, mesh=mesh["data_parallel"])
+    # Sharded again after a forward pass without a backward one too: else hooks between steps would change a copy.
+    fully_shard(module, mesh=mesh["data_parallel"], reshard_after_forward=True)
     return module
 
 

@@ -191,12 +191,17 @@ def test_an_ingest_killed_again_and_again_gets_there(scans: Path, tmp_path: Path
 
 
 def test_a_pretraining_killed_at_any_moment_ends_with_the_same_weights(tmp_path: Path) -> None:
-    """Bit for bit on the CPU, with the same logged losses; each kill also meets a cache without prepared images."""
+    """Bit for bit on the CPU, with the same logged losses, with and without processes that read crops.
+
+    Every second kill also meets a cache without prepared images.
+    """
     settings = [part for setting in PRETRAIN for part in ("--set", setting)]
     caches = toy_cache(tmp_path / "cache", num_patients=6, size=32).root
 
-    def command(cache: Path, run: Path) -> tuple[object, ...]:
-        return ("pretrain", "--recipe", "voco-tiny", *settings, "--cache", cache, "--run", run, "--device", "cpu")
+    def command(cache: Path, run: Path, workers: int = 0) -> tuple[object, ...]:
+        readers = ("--set", f"data.num_workers={workers}")
+        where = ("--cache", cache, "--run", run, "--device", "cpu")
+        return ("pretrain", "--recipe", "voco-tiny", *settings, *readers, *where)
 
     whole = tmp_path / "whole"
     timing = timed((whole / "recipe.lock.yaml").exists, *command(caches, whole))
@@ -209,11 +214,12 @@ def test_a_pretraining_killed_at_any_moment_ends_with_the_same_weights(tmp_path:
         if number % 2:
             for path in sorted((caches / "prepared").rglob("*.json")):
                 path.unlink()
-        num_killed += kill_at(delay, *command(caches, run), is_whole_group=number % 4 == 1)
+        workers = number % 2 * 2
+        num_killed += kill_at(delay, *command(caches, run, workers), is_whole_group=number % 4 == 1)
 
-        complete(*command(caches, run))
+        complete(*command(caches, run, workers))
 
-        what = f"kill {number} after {delay:.3f} s"
+        what = f"kill {number} after {delay:.3f} s with {workers} readers"
         assert weights(run) == encoder, what
         assert [entry["loss"] for entry in read_metrics(run)] == losses, what
         assert content(caches / "items") == items, what

@@ -1,0 +1,20 @@
+"""`medssl` with the method of this folder beside the real ones, for tests that start processes."""
+
+import os
+import sys
+from pathlib import Path
+
+from medssl_cli import methods
+from medssl_cli.cli.app import main
+
+if __name__ == "__main__":
+    methods.__path__ = [*methods.__path__, str(Path(__file__).parent / "methods")]
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == os.environ.get("MEDSSL_TEST_FAIL_RANK"):
+        from medssl_cli.engine import optimisation
+
+        def fail(*_: object) -> None:
+            raise MemoryError
+
+        optimisation.AveragedWeights.update = fail  # type: ignore[method-assign]
+    sys.argv[0] = "medssl"
+    main()

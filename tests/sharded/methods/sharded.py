@@ -1,0 +1,48 @@
+"""A method whose loss is a function of the whole batch, however many processes share it: noise and a contrast."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from medssl_cli.methods import Losses, MethodBase, Views
+from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.distributed import BatchNorm, gather
+from medssl_cli.nn.momentum import freeze, update_teacher
+from medssl_cli.strict import Strict
+
+
+class Options(Strict):
+    noise_std: float = 0.1
+    not_finite_from: float = 2.0
+
+
+class Method(MethodBase):
+    dims = frozenset({3})
+
+    def __init__(self, backbone: Backbone, options: Options, crop_size: tuple[int, int, int]) -> None:
+        super().__init__(backbone, options, crop_size)
+        self.options = options
+        self.head = nn.Sequential(nn.Linear(backbone.embedding_dim, 8), BatchNorm(), nn.Linear(8, 4))
+        self.teacher = freeze(nn.Linear(backbone.embedding_dim, 4))
+        self.student = nn.Linear(backbone.embedding_dim, 4)
+
+    def before_step(self, progress: float) -> None:
+        update_teacher(self.teacher, self.student, momentum=0.9)
+
+    def loss(self, views: Views, progress: float) -> Losses:
+        images = views.images[:, 0]
+        rows = slice(views.shard_index * len(images), (views.shard_index + 1) * len(images))
+        shape = (len(images) * views.num_shards, *images.shape[1:])
+        noise = torch.randn(shape, generator=views.generator, device=views.generator.device)[rows].to(images)
+        embeddings = self.backbone.embed(images + self.options.noise_std * noise)
+        error = F.mse_loss(self.student(embeddings), self.teacher(embeddings.detach()) + images.flatten(1).mean(1, keepdim=True))
+        projections = F.normalize(self.head(embeddings), dim=1)
+        contrast = (projections @ gather(projections).T).square().mean()
+        total = error + contrast
+        if progress >= self.options.not_finite_from and views.shard_index == views.num_shards - 1:
+            total = total / 0.0
+        return Losses(total, {"error": error.detach(), "contrast": contrast.detach()})
+
+    def matrices(self, views: Views) -> dict[str, torch.Tensor]:
+        projections = F.normalize(self.head(self.backbone.embed(views.images[:, 0])), dim=1)
+        return {"cosines": projections @ projections.T}
