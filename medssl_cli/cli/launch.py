@@ -9,7 +9,7 @@ import typer
 
 from medssl_cli.errors import Exit, MedsslError
 
-RANKS: Final = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+RANKS: Final = ("RANK", "SLURM_PROCID")
 SAID_BY_MAIN: Final = (Exit.USAGE, Exit.NOTHING)
 
 
@@ -43,12 +43,14 @@ def main_speaks() -> Iterator[None]:
     except MedsslError as error:
         if is_main() or not (error.is_shared or error.exit_code in SAID_BY_MAIN):
             raise
-        was_started_by_us = "RANK" not in os.environ and "SLURM_PROCID" not in os.environ
+        was_started_by_us = _number("LOCAL_RANK") > 0 and not any(name in os.environ for name in RANKS)
         raise typer.Exit(0 if was_started_by_us else int(error.exit_code)) from None
 
 
 def _rank() -> int:
-    return next((_number(name) for name in RANKS if name in os.environ), 0)
+    """Place among all processes; where medssl starts them, at least whether it is the first."""
+    started = [_number(name) for name in RANKS if name in os.environ]
+    return started[0] if started else _number("NODE_RANK") or _number("LOCAL_RANK")
 
 
 def _number(name: str) -> int:

@@ -102,7 +102,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "look for its error above or in its log, then run the same command again to go on from the last checkpoint",
     ),
     "E_COMPILE": Code(
-        "torch.compile does not work on this machine",
+        "The network cannot be compiled on this machine",
         "install a C++ compiler (g++) that torch can find, or use --set compile=false",
     ),
     "E_EXTRA_MISSING": Code(

@@ -14,6 +14,11 @@ from medssl_cli.report.plots import Curve, loss_curves
 Entries = Sequence[Mapping[str, Any]]
 NOT_PARTS: Final = ("step", "loss", "learning_rate")
 CHANCE: Final = "chance"
+HEALTH_WORDS: Final = {
+    "std": "standard deviation",
+    "std_evenly_spread": "standard deviation of evenly spread directions",
+    "rank": "effective rank (RankMe)",
+}
 READ_BY: Final = {"neighbours": "nearest neighbours", "linear": "linear probe"}
 
 
@@ -48,20 +53,17 @@ def run_page(document: Mapping[str, Any]) -> str:
         _matrices(page, document["matrices"])
     environment = document["environment"]
     packages = "\n".join(f"{name} {version}" for name, version in environment["packages"].items())
-    page.heading("Recipe and environment").code(yaml.safe_dump(dict(recipe), sort_keys=False), caption="Recipe")
+    page.heading("Recipe and environment").code(yaml.safe_dump(dict(recipe), sort_keys=False, default_flow_style=None, width=100), caption="Recipe")
     head = f"medssl {environment['medssl']}\npython {environment['python']} on {environment['platform']}"
     page.code(f"{head}\n{packages}", caption="Versions")
     return page.render()
 
 
 def _state(document: Mapping[str, Any]) -> str:
-    losses = [entry["loss"] for entry in document["metrics"] if entry["loss"] is not None]
-    best = min(document["baselines"].values(), default=math.inf)
     if document["progress"] < 1:
         return "In progress; nothing gives cause for concern so far."
-    recent = losses[-max(1, math.ceil(len(losses) * 0.1)) :]
-    verdict = "below that of every predictor that looks at nothing" if sum(recent) / len(recent) < best else "finite"
-    return f"Finished; the embeddings have not collapsed and the loss is {verdict}."
+    learnt = ", and the loss is below that of every predictor that looks at nothing" if document["baselines"] else ""
+    return f"Finished; the embeddings have not collapsed{learnt}."
 
 
 def _losses(page: Page, metrics: Entries, baselines: Mapping[str, float]) -> None:
@@ -114,7 +116,7 @@ def _figures(now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in now:
         group, _, rest = key.partition("/")
         if group == "health":
-            yield key, {"std": "standard deviation", "std_evenly_spread": "of evenly spread directions"}.get(rest, rest)
+            yield key, HEALTH_WORDS.get(rest, f"mean of {rest} off the diagonal")
         elif group == "probe":
             question, _, reader = rest.rpartition("/")
             yield key, f"{question}, {READ_BY.get(reader, reader)}"

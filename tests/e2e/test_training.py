@@ -1,10 +1,6 @@
 """Pre-training and fine-tuning end to end on toy images: they learn, resume exactly, and refuse what they should."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,29 +67,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 def weights(run: Path) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(run / "encoder.safetensors")
-
-
-def run_pretrain_process(cache: Cache, run: Path, steps: int) -> subprocess.Popen[bytes]:
-    code = (
-        "from pathlib import Path; from tests.e2e.test_training import *;"
-        f"pretrain(pretrain_recipe({steps}), Cache.open(Path({str(cache.root)!r})), Path({str(run)!r}),"
-        " device='cpu', talk=Silence())"
-    )
-    root = Path(__file__).parents[2]
-    return subprocess.Popen([sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
-
-
-def test_sigterm_saves_a_checkpoint_and_asks_to_be_run_again(cache: Cache, tmp_path: Path) -> None:
-    process = run_pretrain_process(cache, tmp_path / "run", 100_000)
-    while not (tmp_path / "run" / "checkpoints" / "index.json").is_file() and process.poll() is None:
-        pass
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
-
-    entries = json.loads((tmp_path / "run" / "checkpoints" / "index.json").read_text())["last"]
-    metrics = read_metrics(tmp_path / "run")
-    assert entries[-1]["step"] == metrics[-1]["step"]
-    assert process.returncode != 0
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(cache: Cache, tmp_path: Path) -> None:

@@ -63,6 +63,33 @@ def test_without_warm_up_training_begins_at_the_peak() -> None:
     assert learning_rate(0, PEAK, Schedule(warmup_fraction=0)) == PEAK
 
 
+@pytest.mark.parametrize(("step", "share"), [(0, 0), (1, 0.0002), (2500, 0.5), (5000, 1), (127_500, 0.5), (250_000, 0)])
+def test_a_warm_up_in_steps_gives_the_published_rates(step: int, share: float) -> None:
+    # 5,000 steps up; down over 245,000, half of which are over at 127,500, where the cosine is at a half.
+    schedule = Schedule(warmup_steps=5000)
+
+    assert learning_rate(step / 250_000, PEAK, schedule, steps=250_000) == pytest.approx(PEAK * share, abs=1e-12)
+
+
+def test_amsgrad_divides_by_the_largest_second_moment() -> None:
+    def moved(amsgrad: bool) -> list[float]:
+        module = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(module.weight)
+        optimizer = build_optimizer(module, Optimizer(learning_rate=0.1, weight_decay=0, amsgrad=amsgrad))
+        places = [0.0]
+        for gradient in (10.0, *[0.1] * 300):
+            module.weight.grad = torch.full((1, 1), gradient)
+            optimizer.step()
+            places.append(module.weight.item())
+        return places
+
+    # After one large gradient the plain second moment decays by 0.999 a step and steps grow again; amsgrad keeps its
+    # largest value, so with bias correction (it grows) its last step is the smaller one.
+    plain, kept = moved(amsgrad=False), moved(amsgrad=True)
+    assert plain[1] == pytest.approx(kept[1])
+    assert abs(kept[-1] - kept[-2]) < 0.95 * abs(plain[-1] - plain[-2])
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4), nn.PReLU(), nn.Flatten(), nn.Linear(4, 2))

@@ -13,6 +13,7 @@ from medssl_cli.strict import Strict
 
 class Options(Strict):
     noise_std: float = 0.1
+    contrast: float = 1.0
     not_finite_from: float = 2.0
 
 
@@ -38,7 +39,7 @@ class Method(MethodBase):
         error = F.mse_loss(self.student(embeddings), self.teacher(embeddings.detach()) + images.flatten(1).mean(1, keepdim=True))
         projections = F.normalize(self.head(embeddings), dim=1)
         contrast = (projections @ gather(projections).T).square().mean()
-        total = error + contrast
+        total = error + self.options.contrast * contrast
         if progress >= self.options.not_finite_from and views.shard_index == views.num_shards - 1:
             total = total / 0.0
         return Losses(total, {"error": error.detach(), "contrast": contrast.detach()})
