@@ -30,7 +30,8 @@ def pretrain(
     run: RunOption = None,
     device: DeviceOption = "auto",
     devices: Annotated[
-        int, typer.Option("--devices", min=0, help="Devices per machine; 0: as many as torchrun or SLURM started, or 1.")
+        int,
+        typer.Option("--devices", min=0, help="Devices per machine; 0: as many as torchrun or SLURM started, or 1."),
     ] = 0,
     num_nodes: Annotated[
         int, typer.Option("--num-nodes", min=0, help="Machines; 0: as many as torchrun or SLURM started on, or 1.")

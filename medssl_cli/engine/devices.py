@@ -92,9 +92,7 @@ def _strategy(spread: Spread) -> Any:
     from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 
     if spread.strategy == "fsdp":
-        return ModelParallelStrategy(
-            shard, data_parallel_size=spread.size, tensor_parallel_size=1, timeout=TIMEOUT
-        )
+        return ModelParallelStrategy(shard, data_parallel_size=spread.size, tensor_parallel_size=1, timeout=TIMEOUT)
     return DDPStrategy(timeout=TIMEOUT, gradient_as_bucket_view=True)
 
 

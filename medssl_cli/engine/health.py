@@ -91,9 +91,7 @@ class Health:
         return {name: matrix.float().cpu() for name, matrix in self._state.compute(draw).items()}
 
 
-def figures(
-    embeddings: Tensor, questions: Mapping[str, Question], matrices: Mapping[str, Tensor]
-) -> dict[str, float]:
+def figures(embeddings: Tensor, questions: Mapping[str, Question], matrices: Mapping[str, Tensor]) -> dict[str, float]:
     """Everything that is measured on embeddings [N, E].
 
     Args:
@@ -110,7 +108,11 @@ def figures(
         if name.endswith("cosines") and matrix.shape[0] == matrix.shape[1] > 1:
             found[f"health/{name}"] = mean_cosine(matrix)
     for name, question in questions.items():
-        asked = embeddings[question.is_asked], question.classes[question.is_asked], question.is_fitted[question.is_asked]
+        asked = (
+            embeddings[question.is_asked],
+            question.classes[question.is_asked],
+            question.is_fitted[question.is_asked],
+        )
         found[f"probe/{name}/neighbours"] = neighbour_accuracy(*asked)
         found[f"probe/{name}/linear"] = linear_accuracy(*asked)
         found[f"probe/{name}/chance"] = 1 / len(asked[1].unique())
@@ -134,7 +136,9 @@ def collapse_alarms(first: Mapping[str, float], now: Mapping[str, float]) -> lis
     for name, value in cosines.items():
         if value > COLLAPSED_COSINE:
             reasons.append(f"{name.removeprefix('health/')} have a mean of {value:.3f}")
-    return [Alarm("W_COLLAPSE", "embeddings of all images are nearly the same: " + ", ".join(reasons))] if reasons else []
+    return (
+        [Alarm("W_COLLAPSE", "embeddings of all images are nearly the same: " + ", ".join(reasons))] if reasons else []
+    )
 
 
 def learning_alarms(losses: Sequence[float], baselines: Mapping[str, float], progress: float) -> list[Alarm]:
@@ -194,7 +198,9 @@ def write_matrix(folder: Path, name: str, matrix: Tensor, *, is_first: bool) -> 
     write_atomic(folder / f"{name}{'-start' * is_first}.png", buffer.getvalue())
 
 
-def run_document(root: Path, recipe: Mapping[str, Any], baselines: Mapping[str, float], progress: float) -> dict[str, Any]:
+def run_document(
+    root: Path, recipe: Mapping[str, Any], baselines: Mapping[str, float], progress: float
+) -> dict[str, Any]:
     """Everything that a page about a run shows, as plain data."""
     import json
 

@@ -12,7 +12,6 @@ from medssl_cli.errors import GateError
 from medssl_cli.nn.momentum import freeze, update_teacher
 from medssl_cli.recipe import Optimizer, Schedule
 
-
 NAMED_ITEMS = 8
 
 

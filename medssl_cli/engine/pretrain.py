@@ -239,19 +239,9 @@ class _Training:
             self._talk.progress("preparing", done, total)
             beat()
 
-        data = self._recipe.data
+        data, seed = self._recipe.data, self._recipe.seed
         items = prepare(cache, records, data.preprocessing, progress=progress)
-        probe = build_probe(
-            cache,
-            records,
-            items,
-            data.preprocessing,
-            crop_size=data.crop_size,
-            box_size=self._box_size,
-            seed=self._recipe.seed,
-            beat=progress,
-        )
-        return items, probe
+        return items, build_probe(cache, records, items, data, box_size=self._box_size, seed=seed, beat=progress)
 
     def _loader(self) -> DataLoader[Any]:
         recipe, step = self._recipe, self._state.step

@@ -19,10 +19,13 @@ from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.crops import crop_start, read_crop
 from medssl_cli.imaging.geometry import Shape
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.recipe import Data
 
+MIN_PROBE_CROPS: Final = 16
 PROBE_CROPS: Final = 96
 PROBE_VOXELS: Final = 2**25
+PROBE_STEPS: Final = 4
+"""Voxels of the probe in those of a step: a look is a forward pass only, so it costs about as much as a step."""
 DRAWN_BOXES: Final = 2
 MIN_CROPS_PER_CLASS: Final = 4
 STREAM: Final = 3
@@ -63,9 +66,8 @@ def build_probe(
     cache: Cache,
     records: Sequence[ItemRecord],
     items: Sequence[PreparedItem],
-    preprocessing: Preprocessing,
+    data: Data,
     *,
-    crop_size: Shape,
     box_size: Shape,
     seed: int,
     beat: Callable[[int, int], None],
@@ -76,28 +78,28 @@ def build_probe(
         cache: Of the items.
         records: Of the training items.
         items: The same, prepared.
-        preprocessing: Of the recipe.
-        crop_size: Of the backbone's input.
+        data: Of the recipe.
         box_size: Of the method's input.
         seed: Of the recipe.
         beat: Told (done, total) while labels are prepared.
     """
     rng = np.random.default_rng([seed, STREAM])
-    number = int(np.clip(PROBE_VOXELS // np.prod(crop_size), 16, PROBE_CROPS))
+    voxels = min(PROBE_VOXELS, PROBE_STEPS * data.batch_size * np.prod(box_size))
+    number = int(np.clip(voxels // np.prod(data.crop_size), MIN_PROBE_CROPS, PROBE_CROPS))
     order = rng.permutation(len(items))
     chosen = [int(order[index % len(order)]) for index in range(number)]
     label_set = _label_set([records[index] for index in chosen])
     labelled = {}
     if label_set is not None:
         having = [records[index] for index in sorted(set(chosen)) if label_set in records[index].labels]
-        prepared = prepare(cache, having, preprocessing, label_set=label_set, progress=beat)
+        prepared = prepare(cache, having, data.preprocessing, label_set=label_set, progress=beat)
         labelled = {item.item_id: item for item in prepared}
     crops, centres = [], []
     for turn, index in enumerate(chosen):
         item = labelled.get(items[index].item_id, items[index])
-        start = _start(item, crop_size, turn // len(order) + turn, rng)
-        crops.append(_read(item, start, crop_size))
-        centres.append(_class_at_centre(item, start, crop_size))
+        start = _start(item, data.crop_size, turn // len(order) + turn, rng)
+        crops.append(_read(item, start, data.crop_size))
+        centres.append(_class_at_centre(item, start, data.crop_size))
     boxes = [_read(item, crop_start(item, box_size, rng, foreground_prob=0), box_size) for item in items[:DRAWN_BOXES]]
     answers = {f"centre of {label_set}": centres} | _record_answers([records[index] for index in chosen])
     patients = [records[index].patient_key for index in chosen]
@@ -119,7 +121,7 @@ def _start(item: PreparedItem, crop_size: Shape, turn: int, rng: np.random.Gener
     classes = [0, *sorted(item.points)]
     wanted = classes[turn % len(classes)]
     if wanted == 0:
-        return crop_start(item, crop_size, rng, foreground_prob=0)
+        return crop_start(item, data.crop_size, rng, foreground_prob=0)
     point = item.points[wanted][rng.integers(len(item.points[wanted]))]
     x, y, z = (int(voxel) - length // 2 for voxel, length in zip(point, crop_size, strict=True))
     return x, y, z
@@ -139,7 +141,9 @@ def _class_at_centre(item: PreparedItem, start: tuple[int, int, int], size: Shap
 def _record_answers(records: Sequence[ItemRecord]) -> dict[str, list[int | None]]:
     modalities = sorted({record.modality for record in records})
     answers: dict[str, list[int | None]] = {"modality": [modalities.index(record.modality) for record in records]}
-    findings = sorted({(group, name) for record in records for group in record.findings for name in record.findings[group]})
+    findings = sorted(
+        {(group, name) for record in records for group in record.findings for name in record.findings[group]}
+    )
     for group, name in findings:
         values = [record.findings.get(group, {}).get(name) for record in records]
         answers[f"finding {name}"] = [None if value is None else int(value > 0) for value in values]
@@ -160,7 +164,10 @@ def _questions(
         enough = [
             value
             for value in classes[is_asked].unique().tolist()
-            if all(int(((classes == value) & is_asked & side).sum()) >= MIN_CROPS_PER_CLASS for side in (is_fitted, ~is_fitted))
+            if all(
+                int(((classes == value) & is_asked & side).sum()) >= MIN_CROPS_PER_CLASS
+                for side in (is_fitted, ~is_fitted)
+            )
         ]
         if len(enough) > 1:
             is_asked &= torch.isin(classes, torch.tensor(enough))

@@ -53,7 +53,9 @@ def run_page(document: Mapping[str, Any]) -> str:
         _matrices(page, document["matrices"])
     environment = document["environment"]
     packages = "\n".join(f"{name} {version}" for name, version in environment["packages"].items())
-    page.heading("Recipe and environment").code(yaml.safe_dump(dict(recipe), sort_keys=False, default_flow_style=None, width=100), caption="Recipe")
+    page.heading("Recipe and environment").code(
+        yaml.safe_dump(dict(recipe), sort_keys=False, default_flow_style=None, width=100), caption="Recipe"
+    )
     head = f"medssl {environment['medssl']}\npython {environment['python']} on {environment['platform']}"
     page.code(f"{head}\n{packages}", caption="Versions")
     return page.render()
@@ -77,7 +79,9 @@ def _losses(page: Page, metrics: Entries, baselines: Mapping[str, float]) -> Non
     figures = []
     if parts:
         drawn = loss_curves({name: _curve(metrics, name) for name in parts}, ylabel="value")
-        figures.append(Figure(drawn, "Parts of the loss and diagnostics over steps", "Parts of the loss and diagnostics"))
+        figures.append(
+            Figure(drawn, "Parts of the loss and diagnostics over steps", "Parts of the loss and diagnostics")
+        )
     rate = loss_curves({"learning rate": _curve(metrics, "learning_rate")}, ylabel="learning rate")
     figures.append(Figure(rate, "Learning rate over steps", "Learning rate"))
     page.figures(figures)
@@ -86,9 +90,9 @@ def _losses(page: Page, metrics: Entries, baselines: Mapping[str, float]) -> Non
 def _health(page: Page, health: Entries) -> None:
     first, now = health[0], health[-1]
     page.heading("Health of the embeddings").paragraph(
-        "Measured on the same crops of training images every time. The standard deviation of unit embeddings is 0 where "
-        "all images look the same to the network; the effective rank (RankMe) counts the directions in use. Step 0 is "
-        "the randomly initialised network."
+        "Measured on the same crops of training images every time. The standard deviation of unit embeddings is 0 "
+        "where all images look the same to the network; the effective rank (RankMe) counts the directions in use. "
+        "Step 0 is the randomly initialised network."
     )
     rows = [(name, first.get(key), now.get(key)) for key, name in _figures(now)]
     page.table(("figure", f"step {first['step']}", f"step {now['step']}"), rows)

@@ -169,26 +169,6 @@ def test_without_a_compiler_the_recipe_is_refused_with_what_to_do(
     assert "compile=false" in caught.value.hint
 
 
-def test_activations_computed_twice_give_the_same_losses(
-    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = Path(__file__).parents[1] / "sharded" / "methods"
-    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
-    kept, again = (
-        run(
-            cache,
-            tmp_path / str(is_checkpointed),
-            steps=2,
-            method="{name: sharded}",
-            backbone=f"{{name: swinunetr, feature_size: 12, use_checkpoint: {str(is_checkpointed).lower()}}}",
-            **{"data.crop_size": [64, 32, 32]},
-        )
-        for is_checkpointed in (False, True)
-    )
-
-    np.testing.assert_allclose(losses(again), losses(kept), rtol=1e-5)
-
-
 def test_the_embeddings_are_looked_at_at_the_start_now_and_then_and_at_the_end(cache: Cache, tmp_path: Path) -> None:
     root = tmp_path / "run"
     recipe = pretrain_recipe(5, health_every=2)

@@ -221,5 +221,3 @@ def test_a_signal_to_the_main_process_stops_both_after_a_checkpoint(cache: Path,
     assert time.monotonic() - begun < 20
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert int(checkpoint.name[5:13]) == read_metrics(tmp_path / "run")[-1]["step"]
-
-

@@ -50,6 +50,15 @@ def slow(*_):
     time.sleep(600)
 prepared.to_grid = slow
 """
+SLOW_IMPORT = """
+import importlib.abc
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print("waiting", flush=True, file=sys.stderr)
+            time.sleep(600)
+sys.meta_path.insert(0, Slow())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +151,9 @@ def test_a_run_that_was_stopped_while_waiting_ends_like_an_undisturbed_one(cache
         _, talk = start(cache, tmp_path / run, *settings).communicate(timeout=300)
         assert (tmp_path / run / "summary.json").is_file(), talk
 
-    stopped, whole = (safetensors.numpy.load_file(tmp_path / run / "encoder.safetensors") for run in ("stopped", "whole"))
+    stopped, whole = (
+        safetensors.numpy.load_file(tmp_path / run / "encoder.safetensors") for run in ("stopped", "whole")
+    )
 
     assert all(np.array_equal(stopped[name], value) for name, value in whole.items())
     losses = [[entry["loss"] for entry in read_metrics(tmp_path / run)] for run in ("stopped", "whole")]
@@ -160,10 +171,7 @@ def test_a_signal_while_images_are_prepared_ends_at_once(cache: Path, tmp_path: 
 
 
 def test_a_signal_while_libraries_are_loaded_ends_at_once(cache: Path, tmp_path: Path) -> None:
-    patch = "import importlib.abc\nclass Slow(importlib.abc.MetaPathFinder):\n    def find_spec(self, name, *_):\n        "
-    patch += "if name == 'torch':\n            print('waiting', flush=True, file=sys.stderr); time.sleep(600)\n"
-    patch += "sys.meta_path.insert(0, Slow())\n"
-    process = start(cache, tmp_path / "run", patch=patch)
+    process = start(cache, tmp_path / "run", patch=SLOW_IMPORT)
     wait_for_word(process, "waiting")
 
     stop(process, signal.SIGTERM)

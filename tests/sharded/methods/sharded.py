@@ -36,7 +36,8 @@ class Method(MethodBase):
         shape = (len(images) * views.num_shards, *images.shape[1:])
         noise = torch.randn(shape, generator=views.generator, device=views.generator.device)[rows].to(images)
         embeddings = self.backbone.embed(images + self.options.noise_std * noise)
-        error = F.mse_loss(self.student(embeddings), self.teacher(embeddings.detach()) + images.flatten(1).mean(1, keepdim=True))
+        means = images.flatten(1).mean(1, keepdim=True)
+        error = F.mse_loss(self.student(embeddings), self.teacher(embeddings.detach()) + means)
         projections = F.normalize(self.head(embeddings), dim=1)
         contrast = (projections @ gather(projections).T).square().mean()
         total = error + self.options.contrast * contrast
