@@ -72,7 +72,7 @@ def build_probe(
     seed: int,
     beat: Callable[[int, int], None],
 ) -> Probe:
-    """Choose crops of the training items; half of those with labels show a structure in their middle.
+    """Choose crops of the training items; where there are labels, each class takes its turn in the middle.
 
     Args:
         cache: Of the items.
@@ -121,7 +121,7 @@ def _start(item: PreparedItem, crop_size: Shape, turn: int, rng: np.random.Gener
     classes = [0, *sorted(item.points)]
     wanted = classes[turn % len(classes)]
     if wanted == 0:
-        return crop_start(item, data.crop_size, rng, foreground_prob=0)
+        return crop_start(item, crop_size, rng, foreground_prob=0)
     point = item.points[wanted][rng.integers(len(item.points[wanted]))]
     x, y, z = (int(voxel) - length // 2 for voxel, length in zip(point, crop_size, strict=True))
     return x, y, z

@@ -1,4 +1,4 @@
-"""The batch scripts of the guide for clusters: they are bash, name commands that exist, and requeue what they should."""
+"""The batch scripts of the guide for clusters: they are bash, name commands that exist, requeue what they should."""
 
 import os
 import signal
