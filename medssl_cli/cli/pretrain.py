@@ -63,8 +63,9 @@ def pretrain(
     with main_speaks(), stop_at_once():
         from medssl_cli.cache.store import Cache
         from medssl_cli.cli.training_logs import open_sinks
-        from medssl_cli.engine.pretrain import Outlets, Spread
+        from medssl_cli.engine.pretrain import Outlets
         from medssl_cli.engine.pretrain import pretrain as run_pretrain
+        from medssl_cli.engine.processes import Spread
         from medssl_cli.engine.runs import run_name
         from medssl_cli.errors import UsageError
         from medssl_cli.recipe import PretrainRecipe, find_recipe, load_recipe
