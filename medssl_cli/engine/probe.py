@@ -6,6 +6,7 @@ Everything is a function of the recipe's seed and the items, so figures of a res
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -84,14 +85,15 @@ def build_probe(
         beat: Told (done, total) while labels are prepared.
     """
     rng = np.random.default_rng([seed, STREAM])
-    voxels = min(PROBE_VOXELS, PROBE_STEPS * data.batch_size * np.prod(box_size))
-    number = int(np.clip(voxels // np.prod(data.crop_size), MIN_PROBE_CROPS, PROBE_CROPS))
+    voxels = min(PROBE_VOXELS, PROBE_STEPS * data.batch_size * prod(box_size))
+    number = min(max(voxels // prod(data.crop_size), MIN_PROBE_CROPS), PROBE_CROPS)
     order = rng.permutation(len(items))
     chosen = [int(order[index % len(order)]) for index in range(number)]
-    label_set = _label_set([records[index] for index in chosen])
+    known = {index: cache.record(records[index].item_id) for index in sorted(set(chosen))}
+    label_set = _label_set([known[index] for index in chosen])
     labelled = {}
     if label_set is not None:
-        having = [records[index] for index in sorted(set(chosen)) if label_set in records[index].labels]
+        having = [record for record in known.values() if label_set in record.labels]
         prepared = prepare(cache, having, data.preprocessing, label_set=label_set, progress=beat)
         labelled = {item.item_id: item for item in prepared}
     crops, centres = [], []
@@ -101,8 +103,8 @@ def build_probe(
         crops.append(_read(item, start, data.crop_size))
         centres.append(_class_at_centre(item, start, data.crop_size))
     boxes = [_read(item, crop_start(item, box_size, rng, foreground_prob=0), box_size) for item in items[:DRAWN_BOXES]]
-    answers = {f"centre of {label_set}": centres} | _record_answers([records[index] for index in chosen])
-    patients = [records[index].patient_key for index in chosen]
+    answers = {f"centre of {label_set}": centres} | _record_answers([known[index] for index in chosen])
+    patients = [known[index].patient_key for index in chosen]
     return Probe(
         torch.from_numpy(np.stack(crops))[:, None],
         torch.from_numpy(np.stack(boxes))[:, None, None],
