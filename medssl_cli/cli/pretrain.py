@@ -58,9 +58,9 @@ def pretrain(
 
         medssl pretrain --recipe voco --cache CACHE --set steps=1000 --set data.batch_size=2 --run runs/try
     """
-    from medssl_cli.engine.signals import stop_at_once
+    from medssl_cli.engine.signals import stop_on_signals
 
-    with main_speaks(), stop_at_once():
+    with main_speaks(), stop_on_signals(is_immediate=True):
         from medssl_cli.cache.store import Cache
         from medssl_cli.cli.training_logs import open_sinks
         from medssl_cli.engine.pretrain import Outlets

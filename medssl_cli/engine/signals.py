@@ -25,7 +25,7 @@ class StopRequest:
 
     def __init__(self, outer: "StopRequest | None" = None, *, is_immediate: bool = False) -> None:
         self._outer = outer
-        self.signal_number = None if outer is None else outer.signal_number
+        self.signal_number: int | None = None if outer is None else outer.signal_number
         self._is_immediate = is_immediate
         self._is_waiting = False
 
