@@ -4,6 +4,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from medssl_cli.cache.records import IMAGE, item_directories, label_file, read_r
 from medssl_cli.cache.writers import BEHIND, catalog_is_behind, dead_marks, remove_leftovers
 from medssl_cli.errors import GateError, NothingUsableError, StorageError, UsageError
 from medssl_cli.imaging.volume import Volume
+
+NAMED_SETS: Final = 5
 
 
 class ReadableCache(CacheFolder):
@@ -108,10 +111,13 @@ class ReadableCache(CacheFolder):
         records = self.records(modality=modality, label_set=label_set)
         if records:
             return records
-        if label_set is not None and self.records(modality=modality):
+        others = self.records(modality=modality) if label_set is not None else []
+        if others:
+            sets = sorted({name for record in others for name in record.labels})
+            known = ", ".join(sets[:NAMED_SETS]) + (" ..." if len(sets) > NAMED_SETS else "")
             raise NothingUsableError(
                 "E_NO_LABELS",
-                f"no item of the cache has labels of the set {label_set!r}",
+                f"no item of the cache has labels of the set {label_set!r}; it has {known or 'no label maps at all'}",
                 hint="ingest a folder with images/ and labels/, or name the set with --label-set",
             )
         raise NothingUsableError(
