@@ -152,9 +152,8 @@ def _for_all_arms(recipe: TaskRecipe, encoders: Sequence[Encoder]) -> TaskRecipe
 
 def _require_unseen(cache: Cache, recipe: TaskRecipe, encoders: Sequence[Encoder]) -> None:
     held_out = held_out_patients(cache.records(), recipe.split_seed)
-    labelled = {record.patient_key for record in cache.records()} & frozenset().union(
-        *(encoder.labelled_patients for encoder in encoders)
-    )
+    known = {patient for encoder in encoders for patient in encoder.labelled_patients}
+    labelled = known & {record.patient_key for record in cache.records()}
     if labelled:
         raise GateError(
             "E_SPLIT_LEAK",

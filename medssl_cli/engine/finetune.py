@@ -183,7 +183,7 @@ def _validation_labels_seen(split: Split, encoder: Encoder | None, talk: Talk) -
         raise GateError(
             "E_SPLIT_LEAK",
             f"pre-training has learnt from labels of {len(test)} test patients",
-            hint="pre-train again on this cache and with the split_seed of this recipe: test patients are left out then",
+            hint="pre-train again on this cache with the split_seed of this recipe: test patients are left out then",
         )
     if val:
         talk.note(f"W_LABELS_SEEN: pre-training has learnt from labels of {len(val)} of the patients to validate on")

@@ -88,7 +88,7 @@ def pretrain(
 ) -> PretrainSummary:
     """Train a recipe's method on the cache's images, or go on where an earlier call stopped.
 
-    Labelled test patients are left out, images and labels. After any kill, the same call ends with the same weights (bit for bit on CPU).
+    Labelled test patients are left out. After any kill, the same call ends with the same weights (bit for bit on CPU).
     Over how many processes a run is spread may change with every call, and the result does not depend on it.
 
     Raises:
@@ -130,7 +130,9 @@ def _open(recipe: PretrainRecipe, cache: Cache, root: Path, request: LabelReques
         raise NothingUsableError("E_CACHE_EMPTY", "every image belongs to a labelled test patient")
     talk.note(f"{len(records)} images ({len(usable) - len(records)} of labelled test patients left out)")
     labelled = [] if request is None else labelled_records(cache, recipe, request, held_out, talk)
-    splits = {"train": records} | ({} if request is None else {"labelled": labelled})
+    splits: dict[str, Sequence[ItemRecord]] = {"train": records}
+    if request is not None:
+        splits["labelled"] = labelled
     return _Start(start_run(root, "pretrain", recipe, Manifest(splits, {})), records, labelled)
 
 
@@ -153,14 +155,12 @@ class _Training:
         self._box_size, self._request = method.views().size, method.views().labelled
         if warning := canvas_warning(recipe, self._box_size, start.records):
             talk.note(warning)
-        self._items, probe = processes.main_first(partial(self._prepare, cache, start.records))
+        self._items, labelled, probe = processes.main_first(partial(self._prepare, cache, start))
         self._labelled, labels = None, None
         if self._request is not None:
-            items = processes.main_first(partial(self._prepare_labelled, cache, start.labelled, self._request))
-            dataset = labelled_crops(items, self._request, recipe.seed)
-            option = f"{self._request.option}.batch_size"
-            self._labelled = Share(dataset, processes.share_of(self._request.batch_size, option))
-            labels = first_labels(dataset, self._request.batch_size)
+            share = processes.share_of(self._request.batch_size, f"{self._request.option}.batch_size")
+            self._labelled = Share(labelled_crops(labelled, self._request, recipe.seed), share)
+            labels = first_labels(self._labelled.dataset, self._request.batch_size)
         self._baselines = method.baselines(labels)
         self._state = TrainingState(recipe, method, processes)
         self._state.compute.train()
@@ -226,9 +226,9 @@ class _Training:
         recipe, processes, compute = self._recipe, self._processes, self._state.compute
         index = self._state.step * recipe.accumulate + micro
         images = processes.fabric.to_device(batch.images)[:, None]
-        labelled = batch.labelled and Labelled(
-            *processes.fabric.to_device((batch.labelled.images, batch.labelled.labels))
-        )
+        labelled = None
+        if batch.labelled is not None:
+            labelled = Labelled(*processes.fabric.to_device((batch.labelled.images, batch.labelled.labels)))
         views = Views(images, generator(recipe.seed, Purpose.LOSS, index), processes.rank, processes.size, labelled)
         is_last = micro + 1 == recipe.accumulate
         with processes.fabric.no_backward_sync(compute, enabled=not is_last):
@@ -258,26 +258,20 @@ class _Training:
             write_atomic(root / "page.html", self._outlets.page(document).encode())
 
     def _prepare(
-        self, cache: Cache, records: list[ItemRecord], beat: Callable[[], None]
-    ) -> tuple[list[PreparedItem], Probe]:
-        """Bring items onto the recipe's grid and choose the crops of the health figures."""
-        progress = self._progress(beat)
-        data, seed = self._recipe.data, self._recipe.seed
-        items = prepare(cache, records, data.preprocessing, progress=progress)
-        return items, build_probe(cache, records, items, data, box_size=self._box_size, seed=seed, beat=progress)
+        self, cache: Cache, start: _Start, beat: Callable[[], None]
+    ) -> tuple[list[PreparedItem], list[PreparedItem], Probe]:
+        """Bring items and labels onto the recipe's grid and choose the crops of the health figures."""
 
-    def _prepare_labelled(
-        self, cache: Cache, records: list[ItemRecord], request: LabelRequest, beat: Callable[[], None]
-    ) -> list[PreparedItem]:
-        preprocessing = self._recipe.data.preprocessing
-        return prepare(cache, records, preprocessing, label_set=request.label_set, progress=self._progress(beat))
-
-    def _progress(self, beat: Callable[[], None]) -> Callable[[int, int], None]:
         def progress(done: int, total: int) -> None:
             self._talk.progress("preparing", done, total)
             beat()
 
-        return progress
+        data, seed, records = self._recipe.data, self._recipe.seed, start.records
+        items = prepare(cache, records, data.preprocessing, progress=progress)
+        label_set = self._request and self._request.label_set
+        labelled = prepare(cache, start.labelled, data.preprocessing, label_set=label_set, progress=progress)
+        probe = build_probe(cache, records, items, data, box_size=self._box_size, seed=seed, beat=progress)
+        return items, labelled, probe
 
     def _loader(self) -> DataLoader[Any]:
         recipe, step = self._recipe, self._state.step
