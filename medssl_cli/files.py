@@ -55,7 +55,12 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, document: Any) -> None:
     """Write canonical, human-readable JSON atomically; NaN is refused."""
-    write_atomic(path, (json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+    write_atomic(path, json_bytes(document))
+
+
+def json_bytes(document: Any) -> bytes:
+    """Canonical, human-readable JSON; NaN is refused."""
+    return (json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def sync_file(path: Path) -> None:

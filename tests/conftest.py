@@ -2,8 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests import given_codes
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -33,3 +36,24 @@ def _private_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.delenv("MEDSSL_KEY_FILE", raising=False)
     monkeypatch.setenv("MEDSSL_MODELS", str(tmp_path / "installed-models"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def pytest_configure() -> None:
+    """Watch what the program says. `MEDSSL_CHECK_CODES=1` fails a run of all tests that left a code out."""
+    given_codes.watch()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Collect what a worker of pytest-xdist has seen."""
+    given_codes.given.update(getattr(node, "workeroutput", {}).get("given_codes", ()))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over as a worker, judge as the one that started them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["given_codes"] = sorted(given_codes.given)
+    elif os.environ.get("MEDSSL_CHECK_CODES") and (missing := given_codes.missing()):
+        print("\ncodes that no test has made the program give:", *missing)  # noqa: T201
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

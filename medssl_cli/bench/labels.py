@@ -160,7 +160,7 @@ def _require_unseen(cache: Cache, recipe: TaskRecipe, encoders: Sequence[Encoder
             f"a pre-training has learnt from labels of {len(labelled)} patients of this cache",
             hint="the comparison counts labelled patients: pre-train without labels, or with labels of another cache",
         )
-    seen = held_out & frozenset().union(*(encoder.patients for encoder in encoders))
+    seen = held_out & frozenset().union(*(encoder.patients or frozenset() for encoder in encoders))
     if seen:
         raise GateError(
             "E_SPLIT_LEAK",

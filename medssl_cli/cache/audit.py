@@ -36,7 +36,7 @@ KNOWN: Final = tuple(
         r"items(/[a-z2-7]{2}(/KEY(/ITEM)?)?)?",
         r"prepared(/[0-9a-f]{16}(/[a-z2-7]{2}(/KEY(-SET-[0-9a-f]{12})?\.(b2nd|npz))?)?)?",
         r"prepared/[0-9a-f]{16}/[a-z2-7]{2}/KEY-[0-9a-f]{8}(-SET-[0-9a-f]{12})?\.json",
-        r"reports(/[a-z]+-[0-9a-f]{16}\.(json|jsonl|html)|/running-\d+\.jsonl)?",
+        r"reports(/[a-z]+-[0-9a-f]{16}(-\d+)?\.(json|jsonl|html)|/running-\d+\.jsonl)?",
         r"forgotten(/KEY)?",
     )
     for pattern in [

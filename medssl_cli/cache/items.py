@@ -1,6 +1,6 @@
 """What is recorded about an image: an allow-list. A field that is not here cannot be stored."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from medssl_cli.cache.words import ALLOW_LIST_VERSION, RECORD_VERSION, Modality, check_label_set
 from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.formats.loaded import BurnedIn, SourceKind, SpacingKind
-from medssl_cli.imaging.geometry import Affine
+from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.strict import Strict
 
 Key = Annotated[str, Field(pattern=r"^[a-z2-7]{26}$")]
@@ -89,6 +89,11 @@ class ItemRecord(Strict):
         """Whether it has a place in the patient; a projection X-ray or a picture has not."""
         return self.spacing_kind is None
 
+    @property
+    def label_digests(self) -> dict[str, str]:
+        """SHA-256 of each label map, by its set."""
+        return {name: label.sha256 for name, label in self.labels.items()}
+
     @field_validator("labels", "boxes", "findings")
     @classmethod
     def _label_set_names(cls, labels: dict[str, Any]) -> dict[str, Any]:
@@ -100,3 +105,30 @@ class ItemRecord(Strict):
     def affine_array(self) -> Affine:
         """`[4, 4]` float64."""
         return np.array(self.affine, dtype=np.float64)
+
+
+class Entry(NamedTuple):
+    """The little of a record that training needs, for caches of very many items: a tenth of its memory."""
+
+    item_id: str
+    patient_key: str
+    modality: str
+    shape: Shape
+    fingerprint: str | None
+    image_sha256: str
+    is_volume: bool
+    label_digests: dict[str, str]
+
+
+def entry_of(record: ItemRecord) -> Entry:
+    """The light form of a record."""
+    return Entry(
+        record.item_id,
+        record.patient_key,
+        record.modality,
+        record.shape,
+        record.fingerprint,
+        record.image_sha256,
+        record.is_volume,
+        record.label_digests,
+    )

@@ -4,18 +4,23 @@ Only geometry is stored, so every recipe with the same orientation and spacing s
 the wanted grid already is used where it lies.
 """
 
+import contextlib
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.cache.arrays import write_array
-from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.items import Entry, ItemRecord
+from medssl_cli.cache.reading import ReadableCache
+from medssl_cli.cache.records import IMAGE, label_file
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.writers import make_private
 from medssl_cli.errors import MedsslError
@@ -30,6 +35,7 @@ VERSION: Final = 1
 MAX_POINTS_PER_CLASS: Final = 1000
 TIMEOUT_S: Final = 600.0
 INLINE_LIMIT: Final = 400
+MAX_LOADED: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -58,20 +64,22 @@ class PreparedItem:
 @dataclass(frozen=True)
 class _Task:
     cache_root: Path
-    record: ItemRecord
+    item_id: str
+    shape: Shape
     preprocessing: Preprocessing
     label_set: str | None
+    label_sha256: str = ""
 
 
 def prepare(
     cache: Cache,
-    records: Sequence[ItemRecord],
+    records: Sequence[ItemRecord | Entry],
     preprocessing: Preprocessing,
     *,
     label_set: str | None = None,
     num_workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[PreparedItem]:
+) -> "PreparedItems":
     """Bring items onto a recipe's grid; what was prepared before is not touched.
 
     Args:
@@ -85,27 +93,105 @@ def prepare(
     Raises:
         MedsslError: The first item's failure; prepared items stay.
     """
-    tasks = [_Task(cache.root, record, preprocessing, label_set) for record in records]
-    missing = [task for task in tasks if not _meta_path(task).is_file()]
-    done = len(tasks) - len(missing)
+    prepared = PreparedItems(
+        cache.root,
+        preprocessing,
+        np.array([record.item_id for record in records], dtype=bytes),
+        None if label_set is None else (label_set, [record.label_digests[label_set] for record in records]),
+    )
+    present = prepared.present()
+    missing = [prepared.task(place, record.shape) for place, record in enumerate(records) if place not in present]
+    done = len(records) - len(missing)
     for outcome in _run(cache, missing, num_workers or available_cores()):
         if isinstance(outcome, MedsslError):
             raise outcome
         done += 1
         if progress is not None:
-            progress(done, len(tasks))
-    return [_load(cache, task) for task in tasks]
+            progress(done, len(records))
+    return prepared
+
+
+class PreparedItems(Sequence[PreparedItem]):
+    """Prepared items by place. Their descriptions are read when asked for; the last few stay.
+
+    So very many items take little memory, here and in each worker of a loader.
+
+    Args:
+        cache_root: Of the cache.
+        preprocessing: What they were prepared for.
+        item_ids: Which, `[N]`, as bytes.
+        labels: A label set and its digest for each item.
+    """
+
+    def __init__(
+        self,
+        cache_root: Path,
+        preprocessing: Preprocessing,
+        item_ids: NDArray[np.bytes_],
+        labels: tuple[str, list[str]] | None,
+    ) -> None:
+        self._cache_root = cache_root
+        self._preprocessing = preprocessing
+        self._item_ids = item_ids
+        self._labels = labels
+        self._loaded: dict[int, PreparedItem] = {}
+
+    def __len__(self) -> int:
+        return len(self._item_ids)
+
+    @overload
+    def __getitem__(self, place: int) -> PreparedItem: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[PreparedItem]: ...
+
+    def __getitem__(self, place: int | slice) -> PreparedItem | list[PreparedItem]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        index = range(len(self))[place]
+        if index not in self._loaded:
+            if len(self._loaded) >= MAX_LOADED:
+                self._loaded.pop(next(iter(self._loaded)))
+            self._loaded[index] = _load(self.task(index))
+        return self._loaded[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_loaded": {}}
+
+    def task(self, place: int, shape: Shape = (0, 0, 0)) -> _Task:
+        """How to prepare or load one."""
+        label_set, digests = self._labels or (None, None)
+        sha256 = "" if digests is None else digests[place]
+        item_id = self._item_ids[place].decode()
+        return _Task(self._cache_root, item_id, shape, self._preprocessing, label_set, sha256)
+
+    def description(self, place: int) -> Path:
+        """The file whose being there makes one count as prepared."""
+        return _meta_path(self.task(place))
+
+    def present(self) -> set[int]:
+        """Places of those that are prepared already; lists folders instead of asking for every file."""
+        names: dict[Path, set[str]] = {}
+        found = set()
+        for place in range(len(self)):
+            path = self.description(place)
+            if path.parent not in names:
+                with contextlib.suppress(FileNotFoundError), os.scandir(path.parent) as entries:
+                    names[path.parent] = {entry.name for entry in entries}
+            if path.name in names.setdefault(path.parent, set()):
+                found.add(place)
+        return found
 
 
 def _run(cache: Cache, tasks: list[_Task], num_workers: int) -> Any:
     """Few or small images are not worth starting processes for."""
-    voxels = sum(float(np.prod(task.record.shape)) for task in tasks)
+    voxels = sum(float(np.prod(task.shape)) for task in tasks)
     if num_workers == 1 or voxels < INLINE_LIMIT * 64**3:
         yield from (_prepare_one(task, cache) for task in tasks)
         return
     for outcome in supervised_map(_prepare_in_child, tasks, num_workers=num_workers, timeout_s=TIMEOUT_S):
         if outcome.failure:
-            yield MedsslError("E_WORKER_CRASH", f"preparing item {outcome.task.record.item_id} {outcome.failure}")
+            yield MedsslError("E_WORKER_CRASH", f"preparing item {outcome.task.item_id} {outcome.failure}")
         else:
             yield outcome.result
 
@@ -117,7 +203,8 @@ def _prepare_in_child(task: _Task) -> MedsslError | None:
 def _prepare_one(task: _Task, cache: Cache) -> MedsslError | None:
     """Write the prepared files of one item; its `.json` comes last and makes them count."""
     try:
-        image = cache.read_image(task.record)
+        record = cache.record(task.item_id)
+        image = cache.read_image(record)
         meta = _meta_path(task)
         with storage_errors("a prepared image"):
             make_private(meta.parent, below=task.cache_root)
@@ -127,7 +214,7 @@ def _prepare_one(task: _Task, cache: Cache) -> MedsslError | None:
         if is_stored and not _image_path(task).exists():
             write_array(_image_path(task), gridded.voxels[0])
         if task.label_set is not None:
-            _prepare_label(task, cache, is_stored=is_stored)
+            _prepare_label(task, cache, record, is_stored=is_stored)
         rule = intensity_of(gridded.voxels, task.preprocessing)
         document = {
             "shape": gridded.shape,
@@ -141,8 +228,8 @@ def _prepare_one(task: _Task, cache: Cache) -> MedsslError | None:
     return None
 
 
-def _prepare_label(task: _Task, cache: Cache, *, is_stored: bool) -> None:
-    label = to_grid(cache.read_label(task.record, str(task.label_set)), task.preprocessing, is_label=True)
+def _prepare_label(task: _Task, cache: Cache, record: ItemRecord, *, is_stored: bool) -> None:
+    label = to_grid(cache.read_label(record, str(task.label_set)), task.preprocessing, is_label=True)
     if is_stored:
         write_array(_label_path(task), label.voxels[0])
     points = {f"class_{value}": found for value, found in _points(label).items()}
@@ -162,55 +249,65 @@ def _points(label: Volume) -> dict[int, NDArray[np.int32]]:
     return found
 
 
-def _load(cache: Cache, task: _Task) -> PreparedItem:
+def _load(task: _Task) -> PreparedItem:
     meta = json.loads(_meta_path(task).read_text())
     x, y, z = meta["shape"]
+    item = ReadableCache(task.cache_root).item_directory(task.item_id)
     points: dict[int, NDArray[np.int32]] = {}
     label: Path | None = None
     if task.label_set is not None:
         with np.load(_points_path(task), allow_pickle=False) as archive:
             points = {int(name.removeprefix("class_")): archive[name] for name in archive.files}
-        label = _label_path(task) if meta["is_stored"] else cache.label_path(task.record, task.label_set)
+        native = item / label_file(task.label_set, task.label_sha256)
+        label = _label_path(task) if meta["is_stored"] else native
     return PreparedItem(
-        item_id=task.record.item_id,
+        item_id=task.item_id,
         shape=(x, y, z),
         affine=np.array(meta["affine"], dtype=np.float64),
         intensity=Intensity(*meta["intensity"]),
-        image=_image_path(task) if meta["is_stored"] else cache.image_path(task.record),
+        image=_image_path(task) if meta["is_stored"] else item / IMAGE,
         label=label,
         points=points,
     )
 
 
 def _folder(task: _Task) -> Path:
+    return task.cache_root / "prepared" / _geometry_tag(task.preprocessing) / task.item_id[:2]
+
+
+@lru_cache(maxsize=8)
+def _geometry_tag(preprocessing: Preprocessing) -> str:
     geometry = {
-        "orientation": task.preprocessing.orientation,
-        "spacing_mm": task.preprocessing.spacing_mm,
+        "orientation": preprocessing.orientation,
+        "spacing_mm": preprocessing.spacing_mm,
         "version": VERSION,
     }
-    item_id = task.record.item_id
-    return task.cache_root / "prepared" / sha256_json(geometry)[:16] / item_id[:2]
+    return sha256_json(geometry)[:16]
+
+
+@lru_cache(maxsize=8)
+def _intensity_tag(preprocessing: Preprocessing) -> str:
+    return sha256_json({"window": preprocessing.window_hu, "zscore": preprocessing.zscore})[:8]
 
 
 def _image_path(task: _Task) -> Path:
-    return _folder(task) / f"{task.record.item_id}.b2nd"
+    return _folder(task) / f"{task.item_id}.b2nd"
 
 
 def _label_path(task: _Task) -> Path:
-    return _folder(task) / f"{task.record.item_id}-{_label_tag(task)}.b2nd"
+    return _folder(task) / f"{task.item_id}-{_label_tag(task)}.b2nd"
 
 
 def _points_path(task: _Task) -> Path:
-    return _folder(task) / f"{task.record.item_id}-{_label_tag(task)}.npz"
+    return _folder(task) / f"{task.item_id}-{_label_tag(task)}.npz"
 
 
 def _label_tag(task: _Task) -> str:
     """A label map by name and content, so that a replaced label is prepared anew."""
-    name = str(task.label_set)
-    return f"{name}-{task.record.labels[name].sha256[:12]}"
+    return f"{task.label_set}-{task.label_sha256[:12]}"
 
 
 def _meta_path(task: _Task) -> Path:
-    rule = sha256_json({"window": task.preprocessing.window_hu, "zscore": task.preprocessing.zscore})[:8]
+    rule = _intensity_tag(task.preprocessing)
     label = "" if task.label_set is None else f"-{_label_tag(task)}"
-    return _folder(task) / f"{task.record.item_id}-{rule}{label}.json"
+    return _folder(task) / f"{task.item_id}-{rule}{label}.json"

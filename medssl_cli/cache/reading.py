@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from medssl_cli.cache.arrays import open_array, read_array
 from medssl_cli.cache.catalog import Catalog, Row, row_of
 from medssl_cli.cache.folder import CacheFolder
-from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.items import Entry, ItemRecord, entry_of
 from medssl_cli.cache.records import IMAGE, item_directories, label_file, read_record
 from medssl_cli.cache.writers import BEHIND, catalog_is_behind, dead_marks, remove_leftovers
 from medssl_cli.errors import GateError, NothingUsableError, StorageError, UsageError
@@ -71,6 +71,15 @@ class ReadableCache(CacheFolder):
             found = [row_of(record) for record in self.scan()]
         yield from (row for row in found if row.superseded_by is None)
 
+    def entries(self) -> list[Entry]:
+        """What training needs of all items that are not superseded, in order of their ids."""
+        try:
+            if catalog_is_behind(self.root):
+                raise sqlite3.OperationalError("the catalog is behind")
+            return list(self.catalog.entries())
+        except sqlite3.Error:
+            return [entry_of(record) for record in self.scan() if record.superseded_by is None]
+
     def iterate(self, *, include_superseded: bool = False) -> Iterator[ItemRecord]:
         """Items in order of their ids, one at a time in memory; from the items where the catalog cannot be read."""
         last = ""
@@ -113,18 +122,8 @@ class ReadableCache(CacheFolder):
             return records
         others = self.records(modality=modality) if label_set is not None else []
         if others:
-            sets = sorted({name for record in others for name in record.labels})
-            known = ", ".join(sets[:NAMED_SETS]) + (" ..." if len(sets) > NAMED_SETS else "")
-            raise NothingUsableError(
-                "E_NO_LABELS",
-                f"no item of the cache has labels of the set {label_set!r}; it has {known or 'no label maps at all'}",
-                hint="ingest a folder with images/ and labels/, or name the set with --label-set",
-            )
-        raise NothingUsableError(
-            "E_CACHE_EMPTY",
-            f"the cache holds no {modality or 'usable'} images",
-            hint="medssl cache ls shows what it has",
-        )
+            raise no_labels(str(label_set), {name for record in others for name in record.labels})
+        raise no_images(modality)
 
     def find(self, prefix: str) -> ItemRecord:
         """The one item whose id begins so.
@@ -176,3 +175,21 @@ class ReadableCache(CacheFolder):
         if array.shape != record.shape:
             raise GateError("E_CACHE_CORRUPT", f"{path.name} of item {record.item_id} has another shape than recorded")
         return read_array(path)
+
+
+def no_images(modality: str | None) -> NothingUsableError:
+    """`E_CACHE_EMPTY`, of a modality if one is named."""
+    return NothingUsableError(
+        "E_CACHE_EMPTY", f"the cache holds no {modality or 'usable'} images", hint="medssl cache ls shows what it has"
+    )
+
+
+def no_labels(label_set: str, known: set[str]) -> NothingUsableError:
+    """`E_NO_LABELS`, with the names of the label sets that are there."""
+    names = sorted(known)
+    shown = ", ".join(names[:NAMED_SETS]) + (" ..." if len(names) > NAMED_SETS else "")
+    return NothingUsableError(
+        "E_NO_LABELS",
+        f"no item of the cache has labels of the set {label_set!r}; it has {shown or 'no label maps at all'}",
+        hint="ingest a folder with images/ and labels/, or name the set with --label-set",
+    )

@@ -15,7 +15,7 @@ from typing import Any, Final
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.publish import unreadable
 from medssl_cli.errors import GateError, InputError
-from medssl_cli.files import sha256_json
+from medssl_cli.files import json_bytes, sha256_json
 
 ITEM: Final = "item.json"
 IMAGE: Final = "image.b2nd"
@@ -115,7 +115,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 def _sealed(document: dict[str, Any]) -> bytes:
     whole = {**document, "record_sha256": sha256_json(document)}
-    return (json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+    return json_bytes(whole)
 
 
 def is_sound(path: Path, item_id: str | None = None) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from medssl_cli.cache.fingerprints import NO_CONTENT
-from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.errors import NothingUsableError
 from medssl_cli.imaging.geometry import Shape
 
@@ -34,7 +34,7 @@ def shuffled(keys: Sequence[str], seed: int | str) -> list[str]:
     return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}|{key}".encode()).digest())
 
 
-def held_out_patients(records: Sequence[ItemRecord], seed: int) -> set[str]:
+def held_out_patients(records: Sequence[ItemRecord | Entry], seed: int) -> set[str]:
     """Every fifth labelled patient, stratified by the label sets a patient has; unlabelled patients never.
 
     Pre-training leaves these out, so that no evaluation sees an image that any training has seen. Patients who share
@@ -43,7 +43,7 @@ def held_out_patients(records: Sequence[ItemRecord], seed: int) -> set[str]:
     people = same_people(records)
     sets: dict[str, set[str]] = defaultdict(set)
     for record in records:
-        sets[people[record.patient_key]] |= set(record.labels)
+        sets[people[record.patient_key]] |= set(record.label_digests)
     strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for person, names in sets.items():
         if names:
@@ -52,7 +52,7 @@ def held_out_patients(records: Sequence[ItemRecord], seed: int) -> set[str]:
     return {patient for patient, person in people.items() if person in held_out}
 
 
-def same_people(records: Sequence[ItemRecord]) -> dict[str, str]:
+def same_people(records: Sequence[ItemRecord | Entry]) -> dict[str, str]:
     """For each patient key the smallest key among those that share an image with it.
 
     The same fingerprint and shape under two identities is one person twice, or one of the identities is wrong. Either

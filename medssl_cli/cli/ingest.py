@@ -32,6 +32,9 @@ def ingest(
     cluster: Annotated[str | None, typer.Option(help="Address of a Dask scheduler that does the work instead.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Judge everything, write nothing.")] = False,
     reread: Annotated[bool, typer.Option(help="Open unchanged files again, too.")] = False,
+    settle: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="First wait until the folders stay the same for so long.")
+    ] = 0.0,
     report: Annotated[Path | None, typer.Option(help="Also write report.json here.")] = None,
     private_map: Annotated[
         Path | None, typer.Option(help="Write which file has which key, in the clear (mode 0600). Keep it on site.")
@@ -90,7 +93,7 @@ def ingest(
     )  # fmt: skip
     options = IngestOptions(
         label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file,
-        names_of(structures), seg_fraction,
+        names_of(structures), seg_fraction, settle,
     )  # fmt: skip
     tolerated = tolerance(max_quarantine)
     terminal.note(f"cache {cache}" + (" (dry run: nothing is written)" if dry_run else ""))

@@ -1,5 +1,6 @@
 """What `medssl ingest` leaves behind for people: tables, a page, a map, an exit code."""
 
+import json
 import os
 from collections import defaultdict
 from collections.abc import Callable
@@ -26,7 +27,7 @@ def write_page(report: "IngestReport", cache: Path, terminal: Terminal) -> Path 
 
     page = report.written.with_suffix(".html")
     html = ingest_page(
-        report.to_json(),
+        json.loads(report.written.read_text(encoding="utf-8")),
         Cache.open(cache),
         report.planes,
         progress=lambda done, total: terminal.progress("pictures", done, total),

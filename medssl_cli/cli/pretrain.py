@@ -43,6 +43,7 @@ def pretrain(
     log: Annotated[
         list[str] | None, typer.Option("--log", metavar="mlflow|wandb", help="Send the numbers there too; repeatable.")
     ] = None,
+    profile: Annotated[int, typer.Option(min=0, help="Time the parts of so many steps, for RUN/profile.json.")] = 0,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -82,7 +83,16 @@ def pretrain(
         terminal.note(f"recipe {path.stem} · cache {cache} · run {root}")
         opened = Cache.open(cache)
         with terminal.running():
-            summary = run_pretrain(resolved, opened, root, device=device, talk=terminal, spread=spread, outlets=outlets)
+            summary = run_pretrain(
+                resolved,
+                opened,
+                root,
+                device=device,
+                talk=terminal,
+                spread=spread,
+                outlets=outlets,
+                profile_steps=profile,
+            )
     if is_main():
         document = {**asdict(summary), "root": str(root)}
         result(document, as_json=json, text=_text(summary, root))

@@ -64,6 +64,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "Reading or writing failed: disk full, read-only or damaged",
         "free space or fix permissions, then run the same command again",
     ),
+    "E_NO_SPACE": Code(
+        "There is not enough free space for what would be stored",
+        "free space, choose another --cache, or name only what is not in the cache yet",
+    ),
     "E_KEY": Code(
         "The site key is missing, damaged or another one than the cache was made with",
         "restore the key from its backup, name it with --key-file, or choose another --cache",
@@ -182,6 +186,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "E_INTERRUPTED": Code(
         "Stopped cleanly on request; run the same command again to go on", "run the same command again to go on"
+    ),
+    "E_NOT_SETTLED": Code(
+        "The input went on changing while the ingest waited for it to settle",
+        "run the same command again when the transfer is over, or with a shorter --settle",
     ),
     "E_NOTHING_USABLE": Code(
         "Nothing in the input could be used",

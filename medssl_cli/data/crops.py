@@ -138,7 +138,7 @@ class CropDataset(Dataset[Crop]):
         foreground_prob: float = 0,
         pad_with_low: bool = False,
     ) -> None:
-        self._items = list(items)
+        self._items = items
         self._crop_size = crop_size
         self._batch_size = batch_size
         self._seed = seed

@@ -7,39 +7,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.prepared import PreparedItem
+from medssl_cli.cache.reading import no_labels
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.crops import CropDataset
 from medssl_cli.engine.randomness import Purpose, stream_seed
-from medssl_cli.engine.selection import select
-from medssl_cli.engine.talk import Silence, Talk
+from medssl_cli.engine.talk import Talk
 from medssl_cli.errors import NothingUsableError, UsageError
 from medssl_cli.methods import LabelRequest
-from medssl_cli.recipe import PretrainRecipe
 
 BASELINE_STEPS: Final = 8
 
 
-def labelled_records(
-    cache: Cache, recipe: PretrainRecipe, request: LabelRequest, held_out: set[str], talk: Talk
-) -> list[ItemRecord]:
-    """Items whose labels a pre-training may see: never those of test patients.
+def labelled_entries(
+    cache: Cache, usable: Sequence[Entry], request: LabelRequest, held_out: set[str], talk: Talk
+) -> list[Entry]:
+    """Those of the usable items whose labels a pre-training may see: never those of test patients.
 
     Raises:
         NothingUsableError: `E_NO_LABELS`, `E_TOO_FEW_PATIENTS`.
         UsageError: `E_LABEL_VALUES`.
     """
-    found = select(cache, modality=recipe.data.modality, label_set=request.label_set, talk=Silence())
-    records = [record for record in found if record.patient_key not in held_out]
-    if not records:
+    found = [entry for entry in usable if request.label_set in entry.label_digests]
+    if not found:
+        raise no_labels(request.label_set, {name for entry in usable for name in entry.label_digests})
+    entries = [entry for entry in found if entry.patient_key not in held_out]
+    if not entries:
         raise NothingUsableError(
             "E_TOO_FEW_PATIENTS", f"all patients with labels of the set {request.label_set!r} are test patients"
         )
+    records = [cache.record(entry.item_id) for entry in entries]
     check_labels(records, request.label_set, request.classes, talk, option=f"{request.option}.classes")
-    patients = len({record.patient_key for record in records})
-    talk.note(f"labels of {len(records)} images, {patients} patients, set {request.label_set!r}")
-    return records
+    patients = len({entry.patient_key for entry in entries})
+    talk.note(f"labels of {len(entries)} images, {patients} patients, set {request.label_set!r}")
+    return entries
 
 
 def check_labels(

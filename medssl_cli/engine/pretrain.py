@@ -13,7 +13,7 @@ import safetensors.torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
@@ -23,14 +23,15 @@ from medssl_cli.engine.canvas import canvas_warning
 from medssl_cli.engine.devices import compile_errors, make_fabric, resolve_device
 from medssl_cli.engine.feed import Feed
 from medssl_cli.engine.health import Health, Page, alarms, run_document, say_new
-from medssl_cli.engine.labelled import first_labels, labelled_crops, labelled_records
+from medssl_cli.engine.labelled import first_labels, labelled_crops, labelled_entries
 from medssl_cli.engine.metrics_log import MetricsLog, NoLog, Sink, read_metrics
 from medssl_cli.engine.optimisation import learning_rate, require_finite, set_learning_rate
 from medssl_cli.engine.probe import Probe, build_probe
 from medssl_cli.engine.processes import Processes, Spread, agreed, launched
+from medssl_cli.engine.profile import Profile
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
 from medssl_cli.engine.runs import Manifest, Run, start_run
-from medssl_cli.engine.selection import select
+from medssl_cli.engine.selection import volumes_of
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.engine.state import TrainingState, total_norm
 from medssl_cli.engine.talk import Silence, Talk
@@ -40,6 +41,7 @@ from medssl_cli.methods import Labelled, LabelRequest, Losses, MethodBase, Views
 from medssl_cli.recipe import PretrainRecipe, dump_recipe
 
 SUMMARY_FRACTION = 0.1
+MEASURED_IMAGES = 200  # at most, for a median
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,13 @@ def pretrain(
     talk: Talk,
     spread: Spread | None = None,
     outlets: Outlets | None = None,
+    profile_steps: int = 0,
 ) -> PretrainSummary:
     """Train a recipe's method on the cache's images, or go on where an earlier call stopped.
 
     Labelled test patients are left out. After any kill, the same call ends with the same weights (bit for bit on CPU).
     Over how many processes a run is spread may change with every call, and the result does not depend on it.
+    The parts of the first `profile_steps` steps are timed for RUN/profile.json.
 
     Raises:
         UsageError: Wrong recipe, device or run folder.
@@ -108,7 +112,7 @@ def pretrain(
         if start.run.is_finished:
             talk.note(f"{root} is finished already")
         else:
-            _Training(recipe, cache, start, method, processes, talk, outlets or Outlets()).train()
+            _Training(recipe, cache, start, method, processes, talk, outlets or Outlets()).train(profile_steps)
         summary = processes.of_main(lambda: json.loads(start.run.summary_path.read_bytes()))
     return PretrainSummary(root=root, **summary)
 
@@ -118,19 +122,20 @@ class _Start:
     """The run's folder, the items that it trains on, and those of them whose labels it sees."""
 
     run: Run
-    records: list[ItemRecord]
-    labelled: list[ItemRecord]
+    records: list[Entry]
+    labelled: list[Entry]
 
 
 def _open(recipe: PretrainRecipe, cache: Cache, root: Path, request: LabelRequest | None, talk: Talk) -> _Start:
-    held_out = held_out_patients(cache.records(), recipe.split_seed)
-    usable = select(cache, modality=recipe.data.modality, talk=talk)
+    everything = cache.entries()
+    held_out = held_out_patients(everything, recipe.split_seed)
+    usable = volumes_of(everything, modality=recipe.data.modality, talk=talk)
     records = [record for record in usable if record.patient_key not in held_out]
     if not records:
         raise NothingUsableError("E_CACHE_EMPTY", "every image belongs to a labelled test patient")
     talk.note(f"{len(records)} images ({len(usable) - len(records)} of labelled test patients left out)")
-    labelled = [] if request is None else labelled_records(cache, recipe, request, held_out, talk)
-    splits: dict[str, Sequence[ItemRecord]] = {"train": records}
+    labelled = [] if request is None else labelled_entries(cache, usable, request, held_out, talk)
+    splits: dict[str, Sequence[ItemRecord | Entry]] = {"train": records}
     if request is not None:
         splits["labelled"] = labelled
     return _Start(start_run(root, "pretrain", recipe, Manifest(splits, {})), records, labelled)
@@ -153,8 +158,6 @@ class _Training:
         self._recipe, self._run, self._processes, self._talk, self._outlets = recipe, run, processes, talk, outlets
         self._share = processes.share_of(recipe.data.batch_size)
         self._box_size, self._request = method.views().size, method.views().labelled
-        if warning := canvas_warning(recipe, self._box_size, start.records):
-            talk.note(warning)
         self._items, labelled, probe = processes.main_first(partial(self._prepare, cache, start))
         self._labelled, labels = None, None
         if self._request is not None:
@@ -168,73 +171,93 @@ class _Training:
         self._state.restore(self._checkpoints, talk)
         self._health = Health(run.root, self._state, probe, processes, seed=recipe.seed)
         self._said: set[str] = set()
+        self._profile = Profile()
 
-    def train(self) -> None:
+    def train(self, profile_steps: int) -> None:
         """Steps until the recipe's number, with looks at the network's health and checkpoints."""
         recipe, state, talk = self._recipe, self._state, self._talk
+        device = str(self._processes.fabric.device)
+        self._profile = profile = Profile(min(profile_steps, recipe.steps - state.step - 1), device=device)
         with stop_on_signals() as stop, closing(self._log()) as log, compile_errors():
             feed = Feed(self._loader(), recipe.accumulate, stop, is_alone=self._processes.size == 1)
             if state.step == 0:
                 self._look(log)
             is_stopping = False
             while state.step < recipe.steps and not is_stopping:
-                batches = feed.next()
+                with profile("data"):
+                    batches = feed.next()
                 if batches is None:
                     break
                 numbers = self._step(batches, is_asked_to_stop=stop.is_set)
                 is_stopping = numbers.pop("stop") > 0
                 is_last = state.step == recipe.steps
                 talk.progress("pre-training", state.step, recipe.steps, f"loss {numbers['loss']:.4f}")
-                if state.step % recipe.log_every == 0 or is_last:
-                    log.write(state.step, numbers | {f"baseline/{key}": loss for key, loss in self._baselines.items()})
-                if state.step % recipe.health_every == 0 or is_last:
-                    self._look(log)
-                if state.step % recipe.checkpoint_every == 0 or is_last:
-                    state.save(self._checkpoints)
+                with profile("log"):
+                    self._record(log, numbers, is_last=is_last)
+                if profile.end_step() and self._processes.is_main:
+                    talk.note(profile.write(self._run.root / "profile.json"))
             state.save(self._checkpoints)
         if state.step < recipe.steps:
             with agreed():
                 stop.raise_interrupted(f"pre-training stopped after step {state.step} of {recipe.steps}")
         self._finish()
 
+    def _record(self, log: MetricsLog | NoLog, numbers: dict[str, float], *, is_last: bool) -> None:
+        """What is due after a step: numbers, a look at the network's health, a checkpoint."""
+        recipe, state = self._recipe, self._state
+        if state.step % recipe.log_every == 0 or is_last:
+            log.write(state.step, numbers | {f"baseline/{key}": loss for key, loss in self._baselines.items()})
+        if state.step % recipe.health_every == 0 or is_last:
+            self._look(log)
+        if state.step % recipe.checkpoint_every == 0 or is_last:
+            state.save(self._checkpoints)
+
     def _step(self, batches: list[CropBatch], *, is_asked_to_stop: bool) -> dict[str, float]:
         """One step of the optimiser; returns its numbers, averaged over batches and processes."""
-        recipe, state, fabric = self._recipe, self._state, self._processes.fabric
+        recipe, state = self._recipe, self._state
         progress = state.step / recipe.steps
         rate = learning_rate(progress, recipe.optimizer.learning_rate, recipe.schedule, steps=recipe.steps)
         set_learning_rate(state.optimizer, rate)
         state.method.before_step(progress)
         parts = [self._backward(batch, micro, progress) for micro, batch in enumerate(batches)]
-        norm = 0.0
-        if recipe.optimizer.max_grad_norm is not None:
-            limit = recipe.optimizer.max_grad_norm
-            total = fabric.clip_gradients(state.compute, state.optimizer, max_norm=limit, error_if_nonfinite=False)
-            norm = 0.0 if state.has_scaler else total_norm(total)  # scaled steps with infinite gradients are skipped
         means = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
         numbers = self._processes.mean(means | {"stop": float(is_asked_to_stop)})
-        self._require_finite(numbers["loss"], norm, batches)
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
-        state.method.after_step(progress)
-        if state.average is not None:
-            state.average.update(state.method.backbone, state.step)
+        with self._profile("optimiser"):
+            self._require_finite(numbers["loss"], self._clip(), batches)
+            state.optimizer.step()
+            state.optimizer.zero_grad(set_to_none=True)
+            state.method.after_step(progress)
+            if state.average is not None:
+                state.average.update(state.method.backbone, state.step)
         state.step += 1
         return numbers | {"learning_rate": rate}
+
+    def _clip(self) -> float:
+        """Limit the gradient's norm, and return it; 0 where nobody needs to know."""
+        limit, state = self._recipe.optimizer.max_grad_norm, self._state
+        if limit is None:
+            return 0.0
+        norm = self._processes.fabric.clip_gradients(
+            state.compute, state.optimizer, max_norm=limit, error_if_nonfinite=False
+        )
+        return 0.0 if state.has_scaler else total_norm(norm)  # scaled steps with infinite gradients are skipped
 
     def _backward(self, batch: CropBatch, micro: int, progress: float) -> dict[str, float]:
         """Forward and backward of one batch of a step; returns its loss and what it shows."""
         recipe, processes, compute = self._recipe, self._processes, self._state.compute
         index = self._state.step * recipe.accumulate + micro
-        images = processes.fabric.to_device(batch.images)[:, None]
         labelled = None
-        if batch.labelled is not None:
-            labelled = Labelled(*processes.fabric.to_device((batch.labelled.images, batch.labelled.labels)))
+        with self._profile("to_device"):
+            images = processes.fabric.to_device(batch.images)[:, None]
+            if batch.labelled is not None:
+                labelled = Labelled(*processes.fabric.to_device((batch.labelled.images, batch.labelled.labels)))
         views = Views(images, generator(recipe.seed, Purpose.LOSS, index), processes.rank, processes.size, labelled)
         is_last = micro + 1 == recipe.accumulate
         with processes.fabric.no_backward_sync(compute, enabled=not is_last):
-            with implicit_randomness(recipe.seed, Purpose.NETWORK, index, processes.rank):
+            with self._profile("forward"), implicit_randomness(recipe.seed, Purpose.NETWORK, index, processes.rank):
                 total, shown = compute(lambda method: _plain(method.loss(views, progress)))
-            processes.fabric.backward(total / recipe.accumulate)
+            with self._profile("backward"):
+                processes.fabric.backward(total / recipe.accumulate)
         return {"loss": float(total.detach()), **{name: float(value) for name, value in shown.items()}}
 
     def _require_finite(self, loss: float, norm: float, batches: list[CropBatch]) -> None:
@@ -259,7 +282,7 @@ class _Training:
 
     def _prepare(
         self, cache: Cache, start: _Start, beat: Callable[[], None]
-    ) -> tuple[list[PreparedItem], list[PreparedItem], Probe]:
+    ) -> tuple[Sequence[PreparedItem], Sequence[PreparedItem], Probe]:
         """Bring items and labels onto the recipe's grid and choose the crops of the health figures."""
 
         def progress(done: int, total: int) -> None:
@@ -267,6 +290,9 @@ class _Training:
             beat()
 
         data, seed, records = self._recipe.data, self._recipe.seed, start.records
+        some = [cache.record(entry.item_id) for entry in records[:: -(-len(records) // MEASURED_IMAGES)]]
+        if warning := canvas_warning(self._recipe, self._box_size, some):
+            self._talk.note(warning)
         items = prepare(cache, records, data.preprocessing, progress=progress)
         label_set = self._request and self._request.label_set
         labelled = prepare(cache, start.labelled, data.preprocessing, label_set=label_set, progress=progress)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medssl_cli.cache.arrays import open_array
-from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.crops import crop_start, read_crop
@@ -65,7 +65,7 @@ class Probe:
 
 def build_probe(
     cache: Cache,
-    records: Sequence[ItemRecord],
+    records: Sequence[ItemRecord | Entry],
     items: Sequence[PreparedItem],
     data: Data,
     *,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from medssl_cli import __version__
-from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.engine.checkpoints import CheckpointFolder
 from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_json, storage_errors, write_atomic, write_json
@@ -34,7 +34,7 @@ class Manifest:
         arguments: Other choices that decide what is trained (fold, fraction, initial weights, budget).
     """
 
-    splits: dict[str, Sequence[ItemRecord]]
+    splits: dict[str, Sequence[ItemRecord | Entry]]
     arguments: dict[str, Any]
 
     def document(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Manifest:
                         "item": record.item_id,
                         "patient": record.patient_key,
                         "image_sha256": record.image_sha256,
-                        "label_sha256": {key: label.sha256 for key, label in sorted(record.labels.items())},
+                        "label_sha256": dict(sorted(record.label_digests.items())),
                     }
                     for record in records
                 ]

@@ -51,6 +51,7 @@ class LoadedImage:
         burned_in: Whether writing may be burned into the picture.
         inverted: The stored values were inverted (MONOCHROME1).
         acquisition: How it was made.
+        details: What more there is to say about some of the warnings, each as "CODE: text".
     """
 
     volume: Volume
@@ -65,3 +66,4 @@ class LoadedImage:
     burned_in: BurnedIn = "not_expected"
     inverted: bool = False
     acquisition: Acquisition = field(default_factory=Acquisition)
+    details: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
+from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.formats.loaded import BurnedIn, Identity, LoadedImage
 from medssl_cli.formats.picture_checks import (
     COPY_AGAIN,
@@ -79,7 +80,9 @@ def read_picture(source: Source, *, modality: str = "unknown", policy: Policy = 
     import PIL
 
     burned_in = _burned_in(policy)
-    picture = _picture(read_bytes(source, max_bytes=MAX_PICTURE_BYTES))
+    data = read_bytes(source, max_bytes=MAX_PICTURE_BYTES)
+    picture = _picture(data)
+    ratio = picture.rows.nbytes / len(data) if picture.is_lossy else None
     stem = source.name.rpartition(".")[0] or source.name
     voxels = np.ascontiguousarray(picture.rows.T)[None, :, :, None]
     return LoadedImage(
@@ -92,6 +95,8 @@ def read_picture(source: Source, *, modality: str = "unknown", policy: Policy = 
         spacing_kind="unknown",
         burned_in=burned_in,
         inverted=picture.is_inverted,
+        acquisition=Acquisition(lossy_ratio=ratio),
+        details=() if ratio is None else (f"W_LOSSY: ratio {ratio:.3g}",),
     )
 
 

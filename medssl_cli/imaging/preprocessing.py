@@ -26,8 +26,11 @@ class Intensity:
 
     def apply(self, voxels: NDArray[np.generic]) -> NDArray[np.float32]:
         """Network input of the same shape, float32."""
-        values = np.clip(voxels.astype(np.float32), np.float32(self.low), np.float32(self.high))
-        return (values - np.float32(self.shift)) * np.float32(self.scale)
+        values = voxels.astype(np.float32)
+        np.clip(values, np.float32(self.low), np.float32(self.high), out=values)
+        values -= np.float32(self.shift)
+        values *= np.float32(self.scale)
+        return values
 
 
 def needs_new_grid(volume: Volume, preprocessing: Preprocessing) -> bool:

@@ -90,7 +90,8 @@ def _taken(
         try:
             record = records[item]
             picture = _picture(cache, record, planes.get(item))
-            figures.append(Figure(picture, f"Middle planes of item {item}", _caption(record)))
+            caption = _caption(record, states[item].get("message", ""))
+            figures.append(Figure(picture, f"Middle planes of item {item}", caption))
         except GateError as error:
             page.notice(f"`{item[:10]}`: {error.message}", kind="bad")
     if figures:
@@ -114,12 +115,14 @@ def _picture(cache: Cache, record: ItemRecord, planes: Planes | None) -> Image.I
     return Image.fromarray((grey * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
 
 
-def _caption(record: ItemRecord) -> str:
+def _caption(record: ItemRecord, message: str) -> str:
     size = " x ".join(map(str, record.shape))
     spacing = " x ".join(f"{value:.2f}" for value in spacing_mm(record.affine_array))
     place = f"{spacing} mm" if record.spacing_kind != "unknown" else "spacing unknown"
     words = [f"`{record.item_id[:10]}` {record.modality}, {size}, {place}", *record.labels, *record.boxes]
-    return "; ".join([*words, *record.findings, *record.provenance.repairs, *record.provenance.warnings])
+    said = {part.partition(":")[0]: part for part in message.split("; ") if part}
+    warnings = [said.get(code, code) for code in record.provenance.warnings]
+    return "; ".join([*words, *record.findings, *record.provenance.repairs, *warnings])
 
 
 def _shortened(number: int, limit: int, what: str) -> str:

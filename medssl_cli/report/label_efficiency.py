@@ -67,4 +67,5 @@ def label_page(document: Mapping[str, Any]) -> str:
 
 def _estimate(entry: Mapping[str, Any]) -> Estimate:
     names = ("mean", "low", "high", "confidence", "num_patients", "num_missing")
-    return Estimate(**{name: float("nan") if entry[name] is None else entry[name] for name in names})
+    values: dict[str, Any] = {name: float("nan") if entry[name] is None else entry[name] for name in names}
+    return Estimate(**values)

@@ -255,7 +255,8 @@ def level_curves(
             axes.plot(list(places.values()), means, color=colour, linewidth=1.4, label=name)
             for size, place in places.items():
                 trainings = levels[size].trainings
-                axes.scatter([place] * len(trainings), trainings, s=16, color=colour, alpha=0.5, linewidths=0, zorder=2)
+                beside = [place * 0.987] * len(trainings)
+                axes.scatter(beside, trainings, s=16, color=colour, alpha=0.7, linewidths=0, zorder=2)
                 _draw_estimate(axes, levels[size].estimate, place, colour, is_upright=True)
         axes.set_xscale("log")
         axes.set_xticks(sizes, [str(size) for size in sizes])

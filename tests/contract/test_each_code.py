@@ -50,6 +50,7 @@ class WaitFor(Silence):
         self.word = word
 
     def note(self, text: str) -> None:
+        super().note(text)
         if text.startswith(self.word):
             raise Heard(text)
 

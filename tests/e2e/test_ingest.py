@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -14,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medssl_cli.cache.audit import audit_cache
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.ingest import report as ingest_report
 from medssl_cli.engine.ingest.ingest import ingest as run_ingest
@@ -21,7 +23,8 @@ from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.engine.ingest.report import Entry, IngestReport, report_schema
 from medssl_cli.errors import Exit, InterruptedCleanlyError, UsageError
 from medssl_cli.formats.nifti import write_nifti
-from tests.dicom_factory import analytic_phantom, ct_series, write_volume
+from medssl_cli.report.ingest import ingest_page
+from tests.dicom_factory import analytic_phantom, ct_series, edit, write_volume
 
 AFFINE = np.diag([-1.0, 1.0, 2.0, 1.0])
 
@@ -173,6 +176,18 @@ def test_the_report_follows_its_schema_and_names_nothing(tmp_path):
     assert places[refused["id"]] == ((tmp_path / "in" / "patient_18.nii").resolve(),)
 
 
+@pytest.mark.usefixtures("remembers_at_once")
+def test_the_report_says_more_about_a_warning_also_when_it_is_recalled(tmp_path):
+    for path in ct_series(tmp_path / "in"):
+        edit(path, LossyImageCompression="01", LossyImageCompressionRatio="12.5")
+
+    (_, first), (stages, again) = (stages_of([tmp_path / "in"], tmp_path / "cache") for _ in range(2))
+
+    assert stages == set()
+    assert [entry.message for entry in (*first.entries, *again.entries)] == ["W_LOSSY: ratio 12.5"] * 2
+    assert "W_LOSSY: ratio 12.5" in ingest_page(first.to_json(), Cache.open(tmp_path / "cache"))
+
+
 def test_classes_and_modality_come_from_dataset_json_and_undeclared_values_are_refused(tmp_path):
     write_pair(tmp_path / "in", "case_1", 0)
     write_pair(tmp_path / "in", "case_2", 1)
@@ -278,6 +293,16 @@ def test_a_lost_file_is_a_bug():
     with pytest.raises(AssertionError):
         report.to_json()
     assert ingest_report.STATES == ("accepted", "duplicate", "skipped", "quarantined")
+
+
+@pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGTERM", 75), ("SIGUSR1", 75)])
+def test_the_report_of_a_run_that_was_stopped_follows_the_schema(name, exit_code):
+    report = IngestReport((), 0, 0, 0, 0, "0" * 8, IngestOptions().recorded, "2026-01-01T00:00:00Z", 1.0)
+
+    document = replace(report, interrupted_by=name).to_json()
+
+    jsonschema.validate(document, report_schema())
+    assert (document["exit_code"], document["status"]) == (exit_code, "interrupted")
 
 
 def test_a_signal_stops_cleanly_and_the_same_command_completes(tmp_path):
@@ -387,6 +412,10 @@ def test_an_item_that_was_lost_is_stored_again(tmp_path):
 
     assert report.counts["accepted"] == 5
     assert Cache.open(root).records() == [record]
+    ingest([tmp_path / "in"], root, workers=1)
+    first, second = sorted((root / "reports").glob("*.json"), key=lambda path: len(path.name))
+    assert second.name == f"{first.stem}-2.json"
+    assert not audit_cache(root).problems
 
 
 def test_a_run_leaves_a_trail_and_clears_those_of_killed_runs(tmp_path):

@@ -1,6 +1,7 @@
 """What happens to an input between two ingests: files are added, replaced, corrected and described."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.engine.ingest.report import IngestReport
 from medssl_cli.formats.nifti import write_nifti
 from tests import every_kind as kinds
-from tests.dicom_factory import SERIES_UID, write_volume
+from tests.dicom_factory import SERIES_UID, ct_series, edit, write_volume
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +156,40 @@ def test_of_two_labels_of_one_series_the_first_file_wins_whatever_the_number_of_
     assert codes(report) == {"E_LABEL_CONFLICT": 3}
     [record] = Cache.open(tmp_path / "cache").records()
     assert record.labels["seg"].voxels_per_class == {1: 2 * 4}
+
+
+@pytest.mark.parametrize(("num_changes", "state"), [(1, "accepted"), (2, "quarantined")])
+def test_a_file_that_changes_between_two_looks_gets_a_second_try(tmp_path, monkeypatch, num_changes, state):
+    monkeypatch.setattr("medssl_cli.engine.ingest.stages.SECOND_TRY_AFTER_S", 0.0)
+    files = ct_series(tmp_path / "in")
+    looks = []
+
+    def change(stage: str, done: int, total: int | None) -> None:
+        if (stage, done) == ("images", 0):  # all headers are read, no pixel is
+            looks.append(stage)
+            if len(looks) <= num_changes:
+                os.utime(files[2], ns=(0, len(looks)))
+
+    report = run_ingest([tmp_path / "in"], tmp_path / "cache", IngestOptions(workers=1), progress=change)
+
+    assert len(looks) == 2
+    assert [(entry.state, entry.num_files) for entry in report.entries] == [(state, 5)]
+    assert codes(report) == ({} if state == "accepted" else {"E_CHANGED_DURING_READ": 5})
+
+
+def test_a_part_of_a_series_that_changes_is_refused_at_once(tmp_path):
+    """Its other parts are judged already, and without them it would be judged otherwise."""
+    for echo in (1, 2):
+        for number, path in enumerate(ct_series(tmp_path / "in" / str(echo))):
+            edit(path, AcquisitionNumber=echo, InstanceNumber=5 * echo + number, SOPInstanceUID=f"1.2.{echo}.{number}")
+
+    def change(stage: str, done: int, total: int | None) -> None:
+        if (stage, done) == ("images", 0):
+            os.utime(path, ns=(0, 1))
+
+    report = run_ingest([tmp_path / "in"], tmp_path / "cache", IngestOptions(workers=1), progress=change)
+
+    assert sorted((entry.state, entry.code) for entry in report.entries) == [
+        ("accepted", ""),
+        ("quarantined", "E_CHANGED_DURING_READ"),
+    ]

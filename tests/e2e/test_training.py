@@ -166,3 +166,12 @@ def test_a_time_budget_ends_the_training(cache: Cache, tmp_path: Path) -> None:
 
     assert 0 < summary.steps < 10**6
     assert read_metrics(tmp_path / "run")[-1]["val_dice"] == pytest.approx(summary.best_dice)
+
+
+def test_a_profile_says_where_the_time_of_a_step_goes(cache: Cache, tmp_path: Path) -> None:
+    pretrain(pretrain_recipe(3), cache, tmp_path / "run", device="cpu", talk=Silence(), profile_steps=10)
+
+    found = json.loads((tmp_path / "run" / "profile.json").read_text())
+    assert found["steps"] == 2  # all but the first
+    assert set(found["parts"]) == {"data", "to_device", "forward", "backward", "optimiser", "log", "rest"}
+    assert found["bottleneck"] in found["parts"]

@@ -208,6 +208,7 @@ class Notes(Silence):
         self.notes: list[str] = []
 
     def note(self, text: str) -> None:
+        super().note(text)
         self.notes.append(text)
 
 

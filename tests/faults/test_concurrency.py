@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from medssl_cli.cache.store import Cache
+from tests.dicom_factory import ct_series
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -116,3 +118,32 @@ def test_processes_that_make_a_cache_at_once_agree_on_one_key(tmp_path):
     key_ids = {process.communicate()[0].strip() for process in processes}
 
     assert key_ids == {Cache.open(tmp_path / "cache").pseudonyms.key_id}
+
+
+def test_ingests_of_one_input_at_once_each_keep_a_report_of_what_they_stored(tmp_path):
+    for number in range(IMAGES):
+        heights = [number + 5 * k for k in range(4)]
+        ct_series(tmp_path / "in" / str(number), positions_mm=heights, series_uid=f"1.2.{number}")
+    root = tmp_path / "cache"
+    Cache.open_or_create(root)
+    command = [
+        sys.executable,
+        "-m",
+        "medssl_cli",
+        "ingest",
+        tmp_path / "in",
+        "--cache",
+        root,
+        "--workers",
+        "1",
+        "--json",
+    ]
+
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT) for _ in range(PROCESSES)]
+    said = [json.loads(process.communicate()[0]) for process in processes]
+    kept = [json.loads(path.read_text()) for path in (root / "reports").glob("*.json")]
+
+    assert [process.returncode for process in processes] == [0] * PROCESSES
+    assert sum(report["stored"]["images"] for report in said) == IMAGES
+    assert all(report in kept for report in said if report["stored"]["images"])
+    assert len(list((root / "reports").glob("*.html"))) == len(kept)

@@ -1,7 +1,8 @@
 """kill -9 at any moment costs nothing: the same command again ends where an undisturbed one would have ended.
 
 The moments are random with a fixed seed, over the whole life of an undisturbed run, half of them after its first
-file appeared. `MEDSSL_KILLS` sets how many there are of each kind (2 by default, 20 for a release).
+file appeared. `MEDSSL_KILLS` sets how many there are of each kind (2 by default, 500 for a release), and
+`MEDSSL_KILLS_SEED` which, so that a long run can be made in parts.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from tests.toy_cache import toy_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("MEDSSL_KILLS", "2"))
+SEED = int(os.environ.get("MEDSSL_KILLS_SEED", "0"))
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 PRETRAIN = [
     "backbone={name: unet, channels: [4, 8, 16], strides: [2, 2, 2], num_res_units: 1}",
@@ -100,7 +102,7 @@ def kill_at(delay_s: float, *arguments: object, is_whole_group: bool) -> bool:
 
 def moments(timing: Timing, seed: int) -> list[float]:
     """Delays until the kill, alternately in the run's whole life and after its first file."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, SEED])
     lows = [timing.first_file_s if index % 2 == 0 else 0.0 for index in range(KILLS)]
     return [float(rng.uniform(low, timing.total_s)) for low in lows]
 

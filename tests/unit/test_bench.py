@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from medssl_cli.bench import pretrain
+from medssl_cli.bench.catalog import COLUMNS as CATALOG_COLUMNS
+from medssl_cli.bench.catalog import bench_catalog
 from medssl_cli.bench.ingest import COLUMNS, IngestBenchmark, Run, bench_ingest, timed, total
 from medssl_cli.bench.memory import COLUMNS as MEMORY_COLUMNS
 from medssl_cli.bench.memory import Peak, bench_memory
@@ -142,3 +145,45 @@ def test_small_files_are_images_of_their_own(tmp_path: Path) -> None:
     assert refusals == []
     assert len({read_series(part).volume.voxels.tobytes() for part in parts}) == 3
     assert len({part.identity.patient for part in parts}) == 3
+
+
+def test_steps_are_timed_in_turn_and_set_against_the_released_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[str] = []
+
+    def contender(name: str, queries: int) -> tuple[str, tuple[int, tuple[int, int, int], object]]:
+        return name, (queries, (6, 6, 4), lambda canvases, number: turns.append(f"{name} {tuple(canvases.shape)}"))
+
+    kinds = [contender(pretrain.RELEASED_V2, 2), contender("ours", 8)]
+    monkeypatch.setattr(pretrain, "_contenders", lambda setting, device: iter(kinds))
+    monkeypatch.setattr(pretrain, "_loader_rates", lambda *sizes: {0: 4.0, 2: 6.0})
+
+    found = pretrain.bench_pretrain(pretrain.Setting(12, (2, 2, 4)), rounds=2)
+
+    assert turns == ["released v2 (2, 1, 6, 6, 4)", "ours (2, 1, 6, 6, 4)"] * 2
+    assert [step.queries for step in found.steps] == [4, 16]
+    assert all(len(row) == len(pretrain.COLUMNS) for row in found.rows())
+    assert found.rows()[0][-2:] == ("1.00", "1.00")
+    assert json.loads(json.dumps(found.to_json()))["steps"][1]["queries"] == 16
+
+
+def test_ratios_count_queries_not_steps() -> None:
+    released = pretrain.StepTime("released", 2, wall_s=1.0, cpu_s=2.0)
+    ours = pretrain.StepTime("ours", 8, wall_s=2.0, cpu_s=2.0)
+
+    assert ours.ratios(released) == (2.0, 4.0)  # 4 times the queries in twice the time, in the same CPU time
+
+
+def test_the_loader_delivers_whole_canvases_with_and_without_workers() -> None:
+    rates = pretrain._loader_rates((8, 8, 4), batch_size=1, volumes=2, num_batches=2)
+
+    assert list(rates) == [0, 2]
+    assert min(rates.values()) > 0
+
+
+def test_a_cache_of_very_many_items_is_measured_stage_by_stage() -> None:
+    stages = bench_catalog(40)
+
+    assert stages[0].name == "open the catalog"
+    assert all(len(stage.row()) == len(CATALOG_COLUMNS) for stage in stages)
+    peaks = [stage.peak_bytes for stage in stages]
+    assert peaks == sorted(peaks)

@@ -17,9 +17,21 @@ from medssl_cli.engine.checkpoints import (
     unprefixed,
 )
 from medssl_cli.engine.optimisation import build_optimizer
+from medssl_cli.engine.talk import Silence
 from medssl_cli.errors import GateError
 from medssl_cli.files import sha256_file
 from medssl_cli.recipe import Optimizer
+
+
+class Listener(Silence):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        super().note(text)
+        self.told.append(text)
 
 
 def checkpoint(step: int, value: float | None = None) -> Checkpoint:
@@ -116,15 +128,15 @@ def test_a_damaged_last_one_falls_back_to_the_one_before_and_says_so(root: Path)
         folder.save(checkpoint(step))
     damage(file(root, "step-00000030"))
     file(root, "step-00000020").unlink()
-    told: list[str] = []
+    listener = Listener()
 
-    back = folder.load_last(told.append)
+    back = folder.load_last(listener.note)
 
     assert back is not None
     assert back.step == 10
-    assert len(told) == 1
-    assert told[0].startswith("W_CHECKPOINT_FALLBACK")
-    assert "step 10" in told[0]
+    assert len(listener.told) == 1
+    assert listener.told[0].startswith("W_CHECKPOINT_FALLBACK")
+    assert "step 10" in listener.told[0]
 
 
 def test_work_that_is_done_again_replaces_what_was_damaged(root: Path) -> None:

@@ -163,6 +163,8 @@ def test_a_uniform_cylinder_has_its_uptake(tmp_path, attributes, units, mean):
     assert image.volume.units == units
     assert float(filled.mean()) == pytest.approx(mean, rel=0.005)
     assert ("W_SUV_UNAVAILABLE" in image.warnings) == (units != "SUVbw")
+    why = "W_SUV_UNAVAILABLE: missing, unusable or contradictory: PatientWeight"
+    assert image.details == (() if units == "SUVbw" else (why,))
 
 
 def _make_pet(path):

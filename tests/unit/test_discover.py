@@ -70,6 +70,12 @@ def test_content_decides(content, name, expected):
     assert sniff(content, name) == expected
 
 
+def test_archives_other_than_zip_are_named(tmp_path):
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(b"a" * 600))
+
+    assert found(tmp_path) == {"a.tar.gz": ("other", "S_ARCHIVE")}
+
+
 def test_pipes_are_not_opened_and_links_stay_inside(tmp_path):
     root = tmp_path / "in"
     (root / "sub").mkdir(parents=True)

@@ -165,15 +165,17 @@ def test_an_alarm_is_told_once_until_it_has_passed() -> None:
             self.notes: list[str] = []
 
         def note(self, text: str) -> None:
+            super().note(text)
             self.notes.append(text)
 
     talk, said = Heard(), set[str]()
-    found = learning_alarms([1.0], {"constant": 0.6}, 1.0)
+    late = learning_alarms([1.0], {"constant": 0.6}, 1.0)
+    collapsed = collapse_alarms(look(normal(64, 16), torch.eye(5)), look(torch.ones(64, 16), torch.ones(5, 5)))
 
-    for alarms in (found, found, [], found):
-        say_new(alarms, said, talk)
+    for found in (late, late + collapsed, late, [], late):
+        say_new(found, said, talk)
 
-    assert len(talk.notes) == 2
+    assert [note.split(":")[0] for note in talk.notes] == ["W_NOT_LEARNING", "W_COLLAPSE", "W_NOT_LEARNING"]
     assert talk.notes[0].startswith("W_NOT_LEARNING: after 100% of the steps the loss is 1.0000")
 
 

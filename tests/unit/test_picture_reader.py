@@ -96,6 +96,8 @@ def test_a_jpeg_is_read_as_its_decoder_gives_it_and_called_lossy(tmp_path):
     image = read(tmp_path, data)
 
     assert "W_LOSSY" in image.warnings
+    assert image.acquisition.lossy_ratio == GREY.size / len(data)
+    assert image.details == (f"W_LOSSY: ratio {GREY.size / len(data):.3g}",)
     assert np.array_equal(rows_of(image), np.asarray(Image.open(io.BytesIO(data))))
     assert "W_LOSSY" not in read(tmp_path, png(GREY)).warnings
 

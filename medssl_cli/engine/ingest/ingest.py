@@ -1,26 +1,30 @@
 """Files in, a cache out. Running it again stores nothing and writes nothing."""
 
 import contextlib
+import itertools
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from medssl_cli.cache.folder import CacheFolder
 from medssl_cli.cache.marker import MARKER
+from medssl_cli.cache.publish import publish_first
 from medssl_cli.engine.ingest.crew import Crew
 from medssl_cli.engine.ingest.events import EventLog
 from medssl_cli.engine.ingest.known_files import FILE_NAME, KnownFiles
 from medssl_cli.engine.ingest.options import IngestOptions, PacsSource, Progress
 from medssl_cli.engine.ingest.report import IngestReport, Ledger
 from medssl_cli.engine.ingest.run import IngestRun
+from medssl_cli.engine.ingest.settle import wait_until_settled
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.errors import InterruptedCleanlyError, MedsslError, StorageError, UsageError
-from medssl_cli.files import write_json
+from medssl_cli.files import json_bytes, storage_errors, write_json
 from medssl_cli.parallel import TaskMap, Workers, available_cores
 
 MEMORY_LIMIT_BYTES: Final = 32 * 2**30
@@ -37,7 +41,7 @@ def ingest(
     """Bring every image and label under some paths into a cache.
 
     Running it again stores nothing and writes no report: a report's name in `reports/` depends on the input and on
-    what became of it, and an existing one is left alone.
+    what became of it, and an existing one is left alone. A run that stored something always keeps a report of its own.
 
     Args:
         paths: Files and folders.
@@ -48,8 +52,9 @@ def ingest(
 
     Raises:
         UsageError: An option or path is wrong; nothing was done.
-        StorageError: `E_IO`, the cache cannot be written.
-        InterruptedCleanlyError: A signal asked to stop (`KeyboardInterrupt` for Ctrl-C); what is stored stays.
+        StorageError: `E_IO`, the cache cannot be written; `E_NO_SPACE`, it could not hold the images.
+        InterruptedCleanlyError: A signal asked to stop (`KeyboardInterrupt` for Ctrl-C), what is stored stays; or
+            `E_NOT_SETTLED`.
     """
     options = options or IngestOptions()
     if pacs is not None and options.dry_run:
@@ -72,6 +77,8 @@ def ingest(
         with contextlib.nullcontext() if options.dry_run else cache.writing():
             try:
                 if paths:
+                    say = partial(crew.progress, "waiting", 0, None)
+                    wait_until_settled(paths, options.settle_s, cache.root, lambda: stop.is_set, say)
                     run.run(paths)
                 if pacs is not None and not stop.is_set:
                     run.run_pacs(pacs)
@@ -121,10 +128,26 @@ def _write_report(report: IngestReport, cache: CacheFolder, events: EventLog, op
         write_json(options.report_path, document)
     if report.dry_run or not report.seen:
         return None
-    target = cache.root / "reports" / f"ingest-{report.fingerprint[:16]}.json"
-    is_new = bool(report.num_images or report.num_labels or not target.exists())
-    if is_new:
-        target.parent.mkdir(mode=0o700, exist_ok=True)
-        write_json(target, document)
+    folder = cache.root / "reports"
+    with storage_errors("the report"):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    target, is_new = _publish(report, folder, json_bytes(document))
     events.close_as(target.with_suffix(".jsonl") if is_new else None)
     return target if is_new or not target.with_suffix(".html").exists() else None
+
+
+def _publish(report: IngestReport, folder: Path, data: bytes) -> tuple[Path, bool]:
+    """A name that no other report has: of runs over the same input, each that stored something keeps its own.
+
+    Returns:
+        The place, and whether it was written; not if nothing was stored and a report of the same outcome is there.
+    """
+    stem = f"ingest-{report.fingerprint[:16]}"
+    target = folder / f"{stem}.json"
+    is_new = publish_first(target, data)
+    for number in itertools.count(2):
+        if is_new or not (report.num_images or report.num_labels):
+            break
+        target = folder / f"{stem}-{number}.json"
+        is_new = publish_first(target, data)
+    return target, is_new

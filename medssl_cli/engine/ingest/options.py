@@ -55,6 +55,7 @@ class IngestOptions:
         key_file: The site's key; by default where the cache says.
         structures: Of DICOM SEG and RTSTRUCT: these only; the first becomes value 1.
         seg_fraction: From which share of the maximum on a fractional DICOM SEG counts.
+        settle_s: Wait until the folders have not changed for so long.
 
     Raises:
         UsageError: `E_USAGE`.
@@ -72,6 +73,7 @@ class IngestOptions:
     key_file: Path | None = None
     structures: tuple[str, ...] | None = None
     seg_fraction: float | None = None
+    settle_s: float = 0.0
 
     def __post_init__(self) -> None:
         try:

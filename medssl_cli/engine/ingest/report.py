@@ -34,7 +34,8 @@ class Entry:
         state: Where all of its files ended.
         num_files: How many files it consists of; 0 for the further images of files that hold several.
         code: Why, if it was skipped or quarantined.
-        message: Numbers; no value of the source that could identify anyone.
+        message: Numbers; no value of the source that could identify anyone. Of an image that was taken, what more there
+            is to say about its warnings.
         hint: What to do about it.
         item: Id of the cached item, if there is one.
         warnings: `W_` codes.

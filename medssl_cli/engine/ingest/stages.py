@@ -3,6 +3,7 @@
 The work is done in child processes; what became of each source goes into the ledger of the run.
 """
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from medssl_cli.engine.ingest.matching import KnownImage
 from medssl_cli.engine.ingest.plan import label_tasks, plan_files
 from medssl_cli.engine.ingest.report import State
 from medssl_cli.engine.ingest.run import IngestRun
+from medssl_cli.engine.ingest.space import require_space
 from medssl_cli.engine.ingest.tasks import (
     ImageTask,
     LabelObject,
@@ -34,6 +36,7 @@ from medssl_cli.formats.source import Source, place_of
 HEADERS_PER_TASK: Final = 64
 HEADERS_TIMEOUT_S: Final = 120.0
 STORE_TIMEOUT_S: Final = 600.0
+SECOND_TRY_AFTER_S: Final = 2.0
 MAX_PLANES: Final = 120
 
 
@@ -67,9 +70,11 @@ class Stages:
         files = [source for kind in VOXEL_KINDS for source in self.inputs.sources[kind]]
         arrangement = arrange([*files, *self.stored], self.inputs.datasets, roots=self.roots)
         images = [image for image in arrangement.images if image.source not in self.stored]
-        self._store_images(
-            [*series, *plan_files(images, arrangement, self.roots, self.cache.root, self.options, self.ledger)]
-        )
+        files_of_their_own = plan_files(images, arrangement, self.roots, self.cache.root, self.options, self.ledger)
+        tasks = [*series, *files_of_their_own]
+        if not self.options.dry_run:
+            require_space(tasks, self.cache)
+        self._store_images(tasks)
         for source, code in arrangement.skipped:
             self.ledger.refuse([source], code, "")
         self._store_labels([label for label in arrangement.labels if label.source not in self.stored])
@@ -159,8 +164,9 @@ class Stages:
             for part in parts
         ]
 
-    def _store_images(self, tasks: Sequence[ImageTask]) -> None:
+    def _store_images(self, tasks: Sequence[ImageTask], *, is_second_try: bool = False) -> None:
         """Store all images, and keep where those of files went, for their labels."""
+        changed: list[ImageTask] = []
         for outcome in self.crew.map("images", store_images, tasks, timeout_s=STORE_TIMEOUT_S):
             task = outcome.task
             sources, identifier = [task.source], ""
@@ -169,7 +175,10 @@ class Stages:
                 identifier = self.ledger.series_id(task.source.identity.series.partition("#")[0])
             result = outcome.result if outcome.result is not None else crash(outcome.failure)
             if isinstance(result, Failure):
-                self.crew.refuse(sources, result, id=identifier)
+                if result.code == "E_CHANGED_DURING_READ" and not is_second_try and _can_be_read_again(task):
+                    changed.append(task)
+                else:
+                    self.crew.refuse(sources, result, id=identifier)
                 continue
             identifier = identifier or self.ledger.file_id(sources[0])
             if len(result) > 1:
@@ -177,10 +186,23 @@ class Stages:
             for image in result:
                 self.books.num_images += image.is_new and not self.options.dry_run
                 state: State = "accepted" if image.is_new else "duplicate"
-                self.ledger.settle(sources, state, id=identifier, item=image.item_id, warnings=image.warnings)
+                self.ledger.settle(
+                    sources, state, id=identifier, message=image.message, item=image.item_id, warnings=image.warnings
+                )
                 if image.planes is not None and len(self.books.planes) < MAX_PLANES:
                     self.books.planes[image.item_id] = image.planes
             self._keep(task, tuple(replace(image, planes=None) for image in result))
+        if changed:
+            self._try_again(changed)
+
+    def _try_again(self, tasks: Sequence[ImageTask]) -> None:
+        """Once more, a little later: images of which a file changed while it was read; series from their headers on."""
+        until = time.monotonic() + SECOND_TRY_AFTER_S
+        while time.monotonic() < until and not self.crew.stop.is_set:
+            time.sleep(0.05)
+        slices = {header.source for task in tasks if task.kind == "dicom" for header in task.source.headers}
+        series = self._series_tasks(self._headers(sorted(slices, key=str)))
+        self._store_images([*series, *(task for task in tasks if task.kind != "dicom")], is_second_try=True)
 
     def _keep(self, task: ImageTask, images: tuple[StoredImage, ...]) -> None:
         """What labels need to find their images."""
@@ -216,6 +238,11 @@ class Stages:
         state: State = "accepted" if num_new else "duplicate"
         warnings = (*good[0].warnings, *(("W_LABEL_UNMATCHED",) if bad else ()))
         self.ledger.settle([source], state, item=item_id, warnings=warnings)
+
+
+def _can_be_read_again(task: ImageTask) -> bool:
+    """Whether an image can be judged again by itself: a part of a series cannot."""
+    return task.kind != "dicom" or "#" not in task.source.identity.series
 
 
 def _is_below(fate: Fate, folders: set[Path]) -> bool:

@@ -64,6 +64,7 @@ class StoredImage:
 
     Args:
         planes: Of a new volume, for the page.
+        message: What more there is to say about its warnings.
     """
 
     item_id: str
@@ -73,6 +74,7 @@ class StoredImage:
     affine: Affine
     warnings: tuple[str, ...]
     planes: Planes | None = None
+    message: str = ""
 
     @classmethod
     def of(cls, record: ItemRecord) -> "StoredImage":
@@ -153,7 +155,8 @@ def _store(image: LoadedImage, cache: Cache, *, dry_run: bool) -> StoredImage:
     if not dry_run:
         found += tuple(_version_warnings(cache, record))
     planes = middle_planes(volume.voxels[0]) if is_new and record.is_volume else None
-    return StoredImage(record.item_id, record.series_key, is_new, volume.shape, volume.affine, found, planes)
+    message = "; ".join(image.details)
+    return StoredImage(record.item_id, record.series_key, is_new, volume.shape, volume.affine, found, planes, message)
 
 
 def _version_warnings(cache: Cache, record: ItemRecord) -> Iterator[str]:

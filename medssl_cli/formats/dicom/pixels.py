@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom.frames import BYTE_ORDER_OF, open_pixels, read_frames
 from medssl_cli.formats.dicom.headers import Header
+from medssl_cli.formats.dicom.loss import is_lossy, loss_ratio
 from medssl_cli.formats.dicom.repair import repaired
 from medssl_cli.formats.dicom.scaling import invert, mask_bits, rescale, span_of
 from medssl_cli.formats.dicom.series import SeriesPart
@@ -24,7 +25,6 @@ from medssl_cli.imaging.volume import Volume
 
 PLAUSIBLE_HU: Final = (-1100.0, 4000.0)
 
-_ALWAYS_LOSSY: Final = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # JPEG baseline and extended
 _MAX_SAMPLES: Final = 200_000
 _LINE_BYTES: Final = 64
 
@@ -59,14 +59,19 @@ def read_series(part: SeriesPart, policy: Policy = STRICT) -> LoadedImage:
     if x * y * z * 4 > policy.max_volume_bytes:
         raise InputError("E_TOO_BIG", f"the volume is larger than {policy.max_volume_bytes} bytes")
     scales = [_scale(header) for header in part.headers]
-    units, factor, found = _units(part)
+    units, factor, doubt = _units(part)
+    found, details = (["W_SUV_UNAVAILABLE"], [f"W_SUV_UNAVAILABLE: {doubt}"]) if doubt else ([], [])
+    acquisition = first.acquisition
     stored, decoder, has_high_bits = _stored(part)
     if has_high_bits:
         found.append("W_HIGH_BITS")
     if units == "HU" and not _is_plausible(part.headers, stored, scales):
         found.append("W_HU_IMPLAUSIBLE")
-    if any(_is_lossy(header) for header in part.headers):
+    if is_lossy(part.headers):
         found.append("W_LOSSY")
+        if ratio := loss_ratio(part.headers):
+            details.append(f"W_LOSSY: ratio {ratio:.3g}")
+            acquisition = acquisition.model_copy(update={"lossy_ratio": ratio})
     spans = [span_of(values) for values in stored]
     scales = [(slope * factor, intercept * factor) for slope, intercept in scales]
     if (
@@ -89,7 +94,8 @@ def read_series(part: SeriesPart, policy: Policy = STRICT) -> LoadedImage:
         spacing_kind=part.spacing_kind,
         burned_in=part.burned_in,
         inverted=any(_is_inverted(header, part) for header in part.headers),
-        acquisition=first.acquisition,
+        acquisition=acquisition,
+        details=tuple(details),
     )
 
 
@@ -166,21 +172,18 @@ def _scale(header: Header) -> tuple[float, float]:
     return slope, intercept
 
 
-def _units(part: SeriesPart) -> tuple[str, float, list[str]]:
-    """Units of the finished volume, what scaled values are multiplied by, and warnings."""
+def _units(part: SeriesPart) -> tuple[str, float, str]:
+    """Units of the finished volume, what scaled values are multiplied by, and why there are no uptake values."""
     first = part.headers[0]
     if first.Modality != "PT":
-        return ("HU" if first.Modality == "CT" else "a.u."), 1.0, []
+        return ("HU" if first.Modality == "CT" else "a.u."), 1.0, ""
     suv = suv_factor(part.headers)
-    # The earliest acquisition of one time point is not that of the series.
-    is_known = not (suv.uses_acquisition_time and "#p" in part.identity.series)
-    if suv.factor is not None and is_known:
-        return "SUVbw", suv.factor, []
-    return ("Bq/ml" if first.Units == "BQML" else "a.u."), 1.0, ["W_SUV_UNAVAILABLE"]
-
-
-def _is_lossy(header: Header) -> bool:
-    return header.LossyImageCompression == "01" or header.TransferSyntaxUID in _ALWAYS_LOSSY
+    doubt = f"missing, unusable or contradictory: {', '.join(suv.missing)}" if suv.factor is None else ""
+    if suv.uses_acquisition_time and "#p" in part.identity.series:
+        doubt = "the earliest acquisition of one time point is not that of the series"
+    if suv.factor is not None and not doubt:
+        return "SUVbw", suv.factor, ""
+    return ("Bq/ml" if first.Units == "BQML" else "a.u."), 1.0, doubt
 
 
 def _is_plausible(headers: Sequence[Header], stored: Voxels, scales: Sequence[tuple[float, float]]) -> bool:

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medssl_cli.errors import UsageError
 from medssl_cli.nn.backbones import Backbone, require_canvas
+from medssl_cli.nn.window_attention import attend_in_chunks
 
 Stages = tuple[int, int, int, int]
 WINDOW = 7
@@ -90,6 +91,7 @@ class SwinUNETREncoder(Backbone):
             spatial_dims=spatial_dims,
             use_v2=use_v2,
         )
+        attend_in_chunks(self.swinViT)
 
         def block(width_in: int, width: int) -> nn.Module:
             return cast(

@@ -1,0 +1,67 @@
+"""Which codes the program gave while tests ran in this process: those of errors, ledgers, images, results and notes.
+
+A test that makes an error itself proves nothing: only what modules of the program make counts. What a test makes in
+another process is seen only if it comes back as a value, as everything from the children of an ingest does. A code that
+only a command in a process of its own gives needs a test of the part that gives it.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
+
+import typer
+
+from medssl_cli.codes import CODES
+from medssl_cli.deploy.infer import ScanResult
+from medssl_cli.engine.ingest.failures import Failure
+from medssl_cli.engine.ingest.report import Entry
+from medssl_cli.engine.ingest.tasks import StoredLabel
+from medssl_cli.engine.talk import Silence
+from medssl_cli.errors import MedsslError
+from medssl_cli.formats.dicom import Refusal, SeriesPart
+from medssl_cli.formats.discover import Found
+from medssl_cli.formats.loaded import LoadedImage
+
+_WORD = re.compile(r"\b[EWS]_[A-Z0-9_]+\b")
+_PASS_ON = ("medssl_cli.errors", "medssl_cli.cli.boundary")  # what others made
+given: set[str] = set()
+
+
+def watch() -> None:
+    """Note the codes of everything that is made from now on."""
+    for kind in (MedsslError, Failure, Refusal, Found):
+        _after(kind, "__init__", lambda one, *_: [one.code])
+    for kind in (LoadedImage, SeriesPart, StoredLabel, ScanResult):
+        _after(kind, "__init__", lambda one, *_: one.warnings)
+    _after(Entry, "__init__", lambda entry, *_: [entry.code, *entry.warnings])
+    _after(Silence, "note", lambda _, text: _WORD.findall(text), is_overridden=True)
+    _after(typer, "echo", lambda text="", *_: _WORD.findall(str(text)))
+
+
+def missing() -> list[str]:
+    """Codes in use that were not given."""
+    return sorted(name for name, code in CODES.items() if not code.is_retired and name not in given)
+
+
+def _after(place: Any, name: str, codes: Callable[..., Iterable[str]], *, is_overridden: bool = False) -> None:
+    """Note codes after each call of a function or method by the program.
+
+    Args:
+        place: Where it is.
+        name: What it is called.
+        codes: Gets the arguments of the call.
+        is_overridden: A class of a test stands between the program and the method.
+    """
+    original = getattr(place, name)
+
+    @wraps(original)
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        maker = sys._getframe(2 if is_overridden else 1).f_globals.get("__name__", "")
+        if maker.startswith("medssl_cli.") and maker not in _PASS_ON:
+            given.update(codes(*args))
+        return result
+
+    setattr(place, name, noting)
