@@ -294,7 +294,7 @@ class _Training:
         if warning := canvas_warning(self._recipe, self._box_size, some):
             self._talk.note(warning)
         items = prepare(cache, records, data.preprocessing, progress=progress)
-        label_set = self._request and self._request.label_set
+        label_set = None if self._request is None else self._request.label_set
         labelled = prepare(cache, start.labelled, data.preprocessing, label_set=label_set, progress=progress)
         probe = build_probe(cache, records, items, data, box_size=self._box_size, seed=seed, beat=progress)
         return items, labelled, probe
