@@ -86,6 +86,8 @@ MEANINGS: Final = {
     "evaluation.nsd_tolerance_mm": "Surface distance that counts as agreement in the NSD.",
     "voco.dropout_prob": "Share of the student's crops whose embedding is replaced by zeros (`v2`); "
     "its price is in [methods](../concepts/methods.md).",
+    "voco.omni": "What labels add, where the cache has some; below.",
+    "voco.omni.decoder": "As `task.decoder`, below.",
     "segmentation.decoder": "Below.",
     "segmentation.decoder.widths": "Channels per level, fine to coarse; none takes those of the backbone.",
     "segmentation.decoder.num_res_units": "Convolutions in each level's residual unit; 0 for one plain convolution.",
@@ -188,7 +190,10 @@ def recipe_page() -> str:
         ("`evaluation` (task recipes)", "evaluation.", recipe.Evaluation, ()),
     ]
     for name in plugins.names("method"):
-        sections.append((f"`method: {{name: {name}}}`", f"{name}.", plugins.load("method", name).Options, ()))
+        module = plugins.load("method", name)
+        sections.append((f"`method: {{name: {name}}}`", f"{name}.", module.Options, ()))
+        if hasattr(module, "Omni"):
+            sections.append(("`method.omni`", f"{name}.omni.", module.Omni, ()))
     for name in plugins.names("task"):
         module = plugins.load("task", name)
         sections.append((f"`task: {{name: {name}}}`", f"{name}.", module.Options, ()))

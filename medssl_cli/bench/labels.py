@@ -105,7 +105,7 @@ def compare_labels(plan: Plan, cache: Cache, folder: Path, *, device: str, talk:
 
     Raises:
         UsageError: Of a recipe, device or run folder; `E_WEIGHTS_MISMATCH` if the encoders are of different networks.
-        GateError: `E_SPLIT_LEAK` if a pre-training has seen a test patient.
+        GateError: `E_SPLIT_LEAK` if a pre-training has seen a test patient, or labels of anyone in the cache.
         InterruptedCleanlyError: A signal; the same call goes on.
     """
     encoders = {(arm, seed): load_encoder(path) for arm, seed, path in _init_paths(plan)}
@@ -152,6 +152,14 @@ def _for_all_arms(recipe: TaskRecipe, encoders: Sequence[Encoder]) -> TaskRecipe
 
 def _require_unseen(cache: Cache, recipe: TaskRecipe, encoders: Sequence[Encoder]) -> None:
     held_out = held_out_patients(cache.records(), recipe.split_seed)
+    known = {patient for encoder in encoders for patient in encoder.labelled_patients}
+    labelled = known & {record.patient_key for record in cache.records()}
+    if labelled:
+        raise GateError(
+            "E_SPLIT_LEAK",
+            f"a pre-training has learnt from labels of {len(labelled)} patients of this cache",
+            hint="the comparison counts labelled patients: pre-train without labels, or with labels of another cache",
+        )
     seen = held_out & frozenset().union(*(encoder.patients or frozenset() for encoder in encoders))
     if seen:
         raise GateError(

@@ -4,6 +4,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from medssl_cli.cache.records import IMAGE, item_directories, label_file, read_r
 from medssl_cli.cache.writers import BEHIND, catalog_is_behind, dead_marks, remove_leftovers
 from medssl_cli.errors import GateError, NothingUsableError, StorageError, UsageError
 from medssl_cli.imaging.volume import Volume
+
+NAMED_SETS: Final = 5
 
 
 class ReadableCache(CacheFolder):
@@ -117,12 +120,9 @@ class ReadableCache(CacheFolder):
         records = self.records(modality=modality, label_set=label_set)
         if records:
             return records
-        if label_set is not None and self.records(modality=modality):
-            raise NothingUsableError(
-                "E_NO_LABELS",
-                f"no item of the cache has labels of the set {label_set!r}",
-                hint="ingest a folder with images/ and labels/, or name the set with --label-set",
-            )
+        others = self.records(modality=modality) if label_set is not None else []
+        if others:
+            raise no_labels(str(label_set), {name for record in others for name in record.labels})
         raise no_images(modality)
 
     def find(self, prefix: str) -> ItemRecord:
@@ -181,4 +181,15 @@ def no_images(modality: str | None) -> NothingUsableError:
     """`E_CACHE_EMPTY`, of a modality if one is named."""
     return NothingUsableError(
         "E_CACHE_EMPTY", f"the cache holds no {modality or 'usable'} images", hint="medssl cache ls shows what it has"
+    )
+
+
+def no_labels(label_set: str, known: set[str]) -> NothingUsableError:
+    """`E_NO_LABELS`, with the names of the label sets that are there."""
+    names = sorted(known)
+    shown = ", ".join(names[:NAMED_SETS]) + (" ..." if len(names) > NAMED_SETS else "")
+    return NothingUsableError(
+        "E_NO_LABELS",
+        f"no item of the cache has labels of the set {label_set!r}; it has {shown or 'no label maps at all'}",
+        hint="ingest a folder with images/ and labels/, or name the set with --label-set",
     )

@@ -56,6 +56,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "Pre-training has seen images (not labels) of test patients",
         "to be strict, pre-train again: its labelled patients are left out now",
     ),
+    "W_LABELS_SEEN": Code(
+        "Pre-training has learnt from labels of the patients to validate on: validation looks better than it is",
+        "judge by the test patients, who are left out of pre-training; or pre-train without labels",
+    ),
     "E_IO": Code(
         "Reading or writing failed: disk full, read-only or damaged",
         "free space or fix permissions, then run the same command again",

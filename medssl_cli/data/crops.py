@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,12 +35,14 @@ class CropBatch:
         labels: `[B, X, Y, Z]` int64, or None for unlabelled data.
         item_ids: Where each came from.
         spacing_mm: `[B, 3]`, of the crops' axes.
+        labelled: Crops of a second data set that the step wants beside them.
     """
 
     images: Tensor
     labels: Tensor | None
     item_ids: list[str]
     spacing_mm: Tensor
+    labelled: "CropBatch | None" = None
 
 
 class Crop(NamedTuple):
@@ -194,14 +196,72 @@ def collate(samples: list[Crop]) -> CropBatch:
     )
 
 
+@dataclass(frozen=True)
+class Share:
+    """Crops that each process gets of a data set in every step."""
+
+    dataset: CropDataset
+    batch_size: int
+
+
+class _Datasets(Dataset[Crop]):
+    """Several data sets as one, by (data set, step, slot)."""
+
+    def __init__(self, datasets: Sequence[CropDataset]) -> None:
+        self._datasets = datasets
+
+    def __getitem__(self, index: tuple[int, int, int]) -> Crop:
+        number, step, slot = index
+        return self._datasets[number][step, slot]
+
+
+class _JointSampler(Sampler[list[tuple[int, int, int]]]):
+    """For each step the samples of every data set, one data set after the other."""
+
+    def __init__(self, samplers: Sequence[StepSampler]) -> None:
+        self._samplers = samplers
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        for parts in zip(*self._samplers, strict=True):
+            yield [(number, *index) for number, part in enumerate(parts) for index in part]
+
+    def __len__(self) -> int:
+        return len(self._samplers[0])
+
+
+def _collate_both(samples: list[Crop], *, number: int) -> CropBatch:
+    """Stack the first samples, and the others beside them."""
+    return replace(collate(samples[:number]), labelled=collate(samples[number:]) if samples[number:] else None)
+
+
 def crop_loader(
-    dataset: CropDataset, *, first_step: int, num_steps: int, batch_size: int, num_workers: int, rank: int = 0
+    dataset: CropDataset,
+    *,
+    first_step: int,
+    num_steps: int,
+    batch_size: int,
+    num_workers: int,
+    rank: int = 0,
+    labelled: Share | None = None,
 ) -> DataLoader[Any]:
-    """Loader of batches `first_step` to `num_steps`; arrays are opened in the workers only."""
+    """Loader of batches `first_step` to `num_steps`; arrays are opened in the workers only.
+
+    Args:
+        dataset: Of the batches.
+        first_step: Where to begin.
+        num_steps: Where to end.
+        batch_size: Samples per process.
+        num_workers: Processes that read.
+        rank: This process.
+        labelled: Labelled crops beside each batch.
+    """
+    shares = [Share(dataset, batch_size)] + ([] if labelled is None else [labelled])
     return DataLoader(
-        dataset,
-        batch_sampler=StepSampler(first_step, num_steps, batch_size, rank=rank),
-        collate_fn=collate,
+        _Datasets([share.dataset for share in shares]),
+        batch_sampler=_JointSampler(
+            [StepSampler(first_step, num_steps, share.batch_size, rank=rank) for share in shares]
+        ),
+        collate_fn=partial(_collate_both, number=batch_size),
         num_workers=num_workers,
         timeout=BATCH_TIMEOUT_S if num_workers else 0,
         multiprocessing_context="spawn" if num_workers else None,

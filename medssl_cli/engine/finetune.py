@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
 from medssl_cli.engine.build import build_task, task_options
 from medssl_cli.engine.checkpoints import Checkpoint, optimizer_tensors, prefixed, restore_optimizer, unprefixed
 from medssl_cli.engine.devices import lay_out, make_fabric, resolve_device
+from medssl_cli.engine.labelled import check_labels
 from medssl_cli.engine.metrics_log import MetricsLog
 from medssl_cli.engine.optimisation import (
     AveragedWeights,
@@ -37,7 +38,7 @@ from medssl_cli.engine.selection import select
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.engine.talk import Talk
 from medssl_cli.engine.weights import Encoder, initialise
-from medssl_cli.errors import UsageError
+from medssl_cli.errors import GateError, UsageError
 from medssl_cli.files import sha256_json, write_json
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.imaging.tiling import Predict
@@ -110,7 +111,7 @@ def finetune(
     Raises:
         UsageError: Wrong recipe, device, weights or run folder.
         NothingUsableError: `E_NO_LABELS`, `E_TOO_FEW_PATIENTS`.
-        GateError: `E_DIVERGED`.
+        GateError: `E_DIVERGED`, `E_SPLIT_LEAK`.
         InterruptedCleanlyError: A signal; the state is saved.
     """
     resolve_device(device)
@@ -130,6 +131,7 @@ def finetune(
         num_train=choices.patients,
         draw=choices.draw,
     )
+    num_labelled = _validation_labels_seen(split, choices.encoder, talk)
     num_seen = _test_patients_seen(split, choices.encoder)
     if num_seen is None:
         talk.note(
@@ -138,7 +140,9 @@ def finetune(
     elif num_seen:
         talk.note(f"W_SPLIT_LEAK: pre-training has seen images (not labels) of {num_seen} test patients")
     arguments = {**choices.document(), "test_patients_seen_in_pretraining": num_seen}
-    _check_labels(labelled, label_set, task_options(recipe).classes, talk)
+    if num_labelled:
+        arguments["validation_patients_labelled_in_pretraining"] = num_labelled
+    check_labels(labelled, label_set, task_options(recipe).classes, talk, option="task.classes")
     manifest = Manifest({"train": split.train, "val": split.val, "test": split.test}, arguments)
     run = start_run(root, "finetune", recipe, manifest)
     if run.is_finished:
@@ -167,20 +171,23 @@ def finetune(
     return _summary(run)
 
 
-def _check_labels(records: Sequence[ItemRecord], label_set: str, classes: dict[int, str], talk: Talk) -> None:
-    """Values that the recipe does not name are refused now, not after the training; other names are said aloud."""
-    labels = [record.labels[label_set] for record in records]
-    stray = sorted({value for label in labels for value in label.voxels_per_class} - set(classes))
-    if stray:
-        raise UsageError(
-            "E_LABEL_VALUES",
-            f"labels hold the values {stray}, which the recipe does not name",
-            hint="name every value under task.classes",
+def _validation_labels_seen(split: Split, encoder: Encoder | None, talk: Talk) -> int:
+    """Number of validation patients whose labels pre-training has seen: it knows the test patients, but not the fold.
+
+    Raises:
+        GateError: `E_SPLIT_LEAK`, it has seen labels of test patients.
+    """
+    known = frozenset() if encoder is None else encoder.labelled_patients
+    test, val = (known & {record.patient_key for record in records} for records in (split.test, split.val))
+    if test:
+        raise GateError(
+            "E_SPLIT_LEAK",
+            f"pre-training has learnt from labels of {len(test)} test patients",
+            hint="pre-train again on this cache with the split_seed of this recipe: test patients are left out then",
         )
-    declared = {item for label in labels for item in label.classes.items() if item[1] != f"class_{item[0]}"}
-    for value, name in sorted(declared - set(classes.items())):
-        if value in classes:
-            talk.note(f"label {value} is {name!r} in the data set and {classes[value]!r} in the recipe")
+    if val:
+        talk.note(f"W_LABELS_SEEN: pre-training has learnt from labels of {len(val)} of the patients to validate on")
+    return len(val)
 
 
 def _test_patients_seen(split: Split, encoder: Encoder | None) -> int | None:

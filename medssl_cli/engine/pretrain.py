@@ -13,15 +13,17 @@ import safetensors.torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from medssl_cli.cache.items import Entry
+from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
+from medssl_cli.data.crops import CropBatch, CropDataset, Share, crop_loader
 from medssl_cli.engine.build import build_method
+from medssl_cli.engine.canvas import canvas_warning
 from medssl_cli.engine.devices import compile_errors, make_fabric, resolve_device
 from medssl_cli.engine.feed import Feed
 from medssl_cli.engine.health import Health, Page, alarms, run_document, say_new
+from medssl_cli.engine.labelled import first_labels, labelled_crops, labelled_entries
 from medssl_cli.engine.metrics_log import MetricsLog, NoLog, Sink, read_metrics
 from medssl_cli.engine.optimisation import learning_rate, require_finite, set_learning_rate
 from medssl_cli.engine.probe import Probe, build_probe
@@ -35,10 +37,11 @@ from medssl_cli.engine.state import TrainingState, total_norm
 from medssl_cli.engine.talk import Silence, Talk
 from medssl_cli.errors import NothingUsableError
 from medssl_cli.files import write_atomic, write_json
-from medssl_cli.methods import Losses, Views
+from medssl_cli.methods import Labelled, LabelRequest, Losses, MethodBase, Views
 from medssl_cli.recipe import PretrainRecipe, dump_recipe
 
 SUMMARY_FRACTION = 0.1
+MEASURED_IMAGES = 200  # at most, for a median
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def pretrain(
 
     Raises:
         UsageError: Wrong recipe, device or run folder.
-        NothingUsableError: `E_CACHE_EMPTY`.
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`, `E_TOO_FEW_PATIENTS`.
         GateError: `E_DIVERGED`.
         StorageError: `E_PROCESS_LOST`, `E_WORKER_CRASH`.
         InterruptedCleanlyError: A signal; the state is saved.
@@ -103,17 +106,27 @@ def pretrain(
     fabric = make_fabric(device, recipe.precision, spread)
     with stop_on_signals(is_immediate=True), launched(fabric) as processes:
         talk = talk if processes.is_main else Silence()
-        run, records = processes.main_first(lambda _: _open(recipe, cache, root, talk))
-        if run.is_finished:
+        with agreed():
+            method = build_method(recipe)
+        start = processes.main_first(lambda _: _open(recipe, cache, root, method.views().labelled, talk))
+        if start.run.is_finished:
             talk.note(f"{root} is finished already")
         else:
-            _Training(recipe, cache, run, records, processes, talk, outlets or Outlets()).train(profile_steps)
-        summary = processes.of_main(lambda: json.loads(run.summary_path.read_bytes()))
+            _Training(recipe, cache, start, method, processes, talk, outlets or Outlets()).train(profile_steps)
+        summary = processes.of_main(lambda: json.loads(start.run.summary_path.read_bytes()))
     return PretrainSummary(root=root, **summary)
 
 
-def _open(recipe: PretrainRecipe, cache: Cache, root: Path, talk: Talk) -> tuple[Run, list[Entry]]:
-    """The run's folder and the items that it trains on."""
+@dataclass(frozen=True)
+class _Start:
+    """The run's folder, the items that it trains on, and those of them whose labels it sees."""
+
+    run: Run
+    records: list[Entry]
+    labelled: list[Entry]
+
+
+def _open(recipe: PretrainRecipe, cache: Cache, root: Path, request: LabelRequest | None, talk: Talk) -> _Start:
     everything = cache.entries()
     held_out = held_out_patients(everything, recipe.split_seed)
     usable = volumes_of(everything, modality=recipe.data.modality, talk=talk)
@@ -121,7 +134,11 @@ def _open(recipe: PretrainRecipe, cache: Cache, root: Path, talk: Talk) -> tuple
     if not records:
         raise NothingUsableError("E_CACHE_EMPTY", "every image belongs to a labelled test patient")
     talk.note(f"{len(records)} images ({len(usable) - len(records)} of labelled test patients left out)")
-    return start_run(root, "pretrain", recipe, Manifest({"train": records}, {})), records
+    labelled = [] if request is None else labelled_entries(cache, usable, request, held_out, talk)
+    splits: dict[str, Sequence[ItemRecord | Entry]] = {"train": records}
+    if request is not None:
+        splits["labelled"] = labelled
+    return _Start(start_run(root, "pretrain", recipe, Manifest(splits, {})), records, labelled)
 
 
 class _Training:
@@ -131,18 +148,23 @@ class _Training:
         self,
         recipe: PretrainRecipe,
         cache: Cache,
-        run: Run,
-        records: list[Entry],
+        start: _Start,
+        method: MethodBase,
         processes: Processes,
         talk: Talk,
         outlets: Outlets,
     ) -> None:
+        run = start.run
         self._recipe, self._run, self._processes, self._talk, self._outlets = recipe, run, processes, talk, outlets
         self._share = processes.share_of(recipe.data.batch_size)
-        method = build_method(recipe)
-        self._baselines = method.baselines()
-        self._box_size = method.views().size
-        self._items, probe = processes.main_first(partial(self._prepare, cache, records))
+        self._box_size, self._request = method.views().size, method.views().labelled
+        self._items, labelled, probe = processes.main_first(partial(self._prepare, cache, start))
+        self._labelled, labels = None, None
+        if self._request is not None:
+            share = processes.share_of(self._request.batch_size, f"{self._request.option}.batch_size")
+            self._labelled = Share(labelled_crops(labelled, self._request, recipe.seed), share)
+            labels = first_labels(self._labelled.dataset, self._request.batch_size)
+        self._baselines = method.baselines(labels)
         self._state = TrainingState(recipe, method, processes)
         self._state.compute.train()
         self._checkpoints = run.checkpoints
@@ -224,9 +246,12 @@ class _Training:
         """Forward and backward of one batch of a step; returns its loss and what it shows."""
         recipe, processes, compute = self._recipe, self._processes, self._state.compute
         index = self._state.step * recipe.accumulate + micro
+        labelled = None
         with self._profile("to_device"):
             images = processes.fabric.to_device(batch.images)[:, None]
-        views = Views(images, generator(recipe.seed, Purpose.LOSS, index), processes.rank, processes.size)
+            if batch.labelled is not None:
+                labelled = Labelled(*processes.fabric.to_device((batch.labelled.images, batch.labelled.labels)))
+        views = Views(images, generator(recipe.seed, Purpose.LOSS, index), processes.rank, processes.size, labelled)
         is_last = micro + 1 == recipe.accumulate
         with processes.fabric.no_backward_sync(compute, enabled=not is_last):
             with self._profile("forward"), implicit_randomness(recipe.seed, Purpose.NETWORK, index, processes.rank):
@@ -238,7 +263,8 @@ class _Training:
     def _require_finite(self, loss: float, norm: float, batches: list[CropBatch]) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        item_ids = self._processes.from_all([item for batch in batches for item in batch.item_ids])
+        parts = [part for batch in batches for part in (batch, batch.labelled) if part is not None]
+        item_ids = self._processes.from_all([item for part in parts for item in part.item_ids])
         with agreed():
             require_finite(loss, self._state.step, item_ids)
             require_finite(norm, self._state.step, item_ids, what="gradient")
@@ -255,17 +281,23 @@ class _Training:
             write_atomic(root / "page.html", self._outlets.page(document).encode())
 
     def _prepare(
-        self, cache: Cache, records: list[Entry], beat: Callable[[], None]
-    ) -> tuple[Sequence[PreparedItem], Probe]:
-        """Bring items onto the recipe's grid and choose the crops of the health figures."""
+        self, cache: Cache, start: _Start, beat: Callable[[], None]
+    ) -> tuple[Sequence[PreparedItem], Sequence[PreparedItem], Probe]:
+        """Bring items and labels onto the recipe's grid and choose the crops of the health figures."""
 
         def progress(done: int, total: int) -> None:
             self._talk.progress("preparing", done, total)
             beat()
 
-        data, seed = self._recipe.data, self._recipe.seed
+        data, seed, records = self._recipe.data, self._recipe.seed, start.records
+        some = [cache.record(entry.item_id) for entry in records[:: -(-len(records) // MEASURED_IMAGES)]]
+        if warning := canvas_warning(self._recipe, self._box_size, some):
+            self._talk.note(warning)
         items = prepare(cache, records, data.preprocessing, progress=progress)
-        return items, build_probe(cache, records, items, data, box_size=self._box_size, seed=seed, beat=progress)
+        label_set = None if self._request is None else self._request.label_set
+        labelled = prepare(cache, start.labelled, data.preprocessing, label_set=label_set, progress=progress)
+        probe = build_probe(cache, records, items, data, box_size=self._box_size, seed=seed, beat=progress)
+        return items, labelled, probe
 
     def _loader(self) -> DataLoader[Any]:
         recipe, step = self._recipe, self._state.step
@@ -279,6 +311,7 @@ class _Training:
             batch_size=self._share,
             num_workers=recipe.data.num_workers,
             rank=self._processes.rank,
+            labelled=self._labelled,
         )
 
     def _log(self) -> MetricsLog | NoLog:

@@ -60,8 +60,12 @@ class Processes:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
-    def share_of(self, batch_size: int) -> int:
+    def share_of(self, batch_size: int, option: str = "data.batch_size") -> int:
         """Samples of a batch that each process computes.
+
+        Args:
+            batch_size: Of all processes together.
+            option: Where a recipe sets it.
 
         Raises:
             UsageError: `E_USAGE`, they cannot be dealt out evenly.
@@ -69,8 +73,8 @@ class Processes:
         if batch_size % self.size:
             raise UsageError(
                 "E_USAGE",
-                f"data.batch_size {batch_size} cannot be dealt out to {self.size} processes",
-                hint="it counts the volumes of a step on all devices together: make it a multiple of their number",
+                f"{option} {batch_size} cannot be dealt out to {self.size} processes",
+                hint="it counts what a step sees on all devices together: make it a multiple of their number",
             )
         return batch_size // self.size
 

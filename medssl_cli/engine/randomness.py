@@ -16,6 +16,7 @@ class Purpose(IntEnum):
     NETWORK = 12
     AUGMENTATION = 13
     HEALTH = 14
+    LABELLED = 15
 
 
 def stream_seed(seed: int, purpose: Purpose, step: int = 0, rank: int = 0) -> int:

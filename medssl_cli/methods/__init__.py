@@ -3,7 +3,7 @@
 A method asks for views, turns them into a loss and keeps what only training needs (projectors, teachers, prototypes).
 It never reads files, moves tensors, steps optimisers or logs. `docs/guides/add-a-method.md` walks through one.
 
-Shapes: B batch, V views, C channels, X Y Z space, N items, E embedding.
+Shapes: B batch, V views, L labelled crops, C channels, X Y Z space, N items, E embedding.
 """
 
 from abc import ABC, abstractmethod
@@ -19,11 +19,47 @@ from medssl_cli.strict import Strict
 
 
 @dataclass(frozen=True)
+class LabelRequest:
+    """Labelled crops that a method wants beside the views of each step.
+
+    Args:
+        label_set: Name of the label maps in the cache.
+        classes: Names by value; a cache with other values is refused.
+        size: Of a crop in voxels (x, y, z).
+        batch_size: Crops per batch on all devices together.
+        foreground_prob: Share of crops that show a random voxel of a random class.
+        option: Where a recipe sets this, for messages.
+    """
+
+    label_set: str
+    classes: dict[int, str]
+    size: tuple[int, int, int]
+    batch_size: int
+    foreground_prob: float
+    option: str
+
+
+@dataclass(frozen=True)
 class ViewRequest:
-    """What a method wants from the loader: boxes of `size` voxels (x, y, z), `num_views` of each item."""
+    """What a method wants from the loader.
+
+    Args:
+        size: Of a box in voxels (x, y, z).
+        num_views: Boxes of each item.
+        labelled: Labelled crops, if it learns from labels too.
+    """
 
     size: tuple[int, int, int]
     num_views: int = 1
+    labelled: LabelRequest | None = None
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled crops of one step: images [L, C, X, Y, Z] and their classes, int64 [L, X, Y, Z]."""
+
+    images: Tensor
+    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -37,12 +73,14 @@ class Views:
             same: a method draws for the whole batch of B * num_shards images and takes its own rows.
         shard_index: This process's place among those that share the step's batch.
         num_shards: How many share it.
+        labelled: This process's labelled crops, if the method asked for some.
     """
 
     images: Tensor
     generator: torch.Generator
     shard_index: int = 0
     num_shards: int = 1
+    labelled: Labelled | None = None
 
 
 @dataclass(frozen=True)
@@ -99,8 +137,12 @@ class MethodBase(nn.Module, ABC):
     def after_step(self, progress: float) -> None:
         """Called after every optimiser step."""
 
-    def baselines(self) -> dict[str, float]:
-        """Total loss of predictors that have learnt nothing, by name, to draw beside the loss curve."""
+    def baselines(self, labels: Tensor | None = None) -> dict[str, float]:
+        """Total loss of predictors that have learnt nothing, by name, to draw beside the loss curve.
+
+        Args:
+            labels: Of the labelled crops of some steps, int64 [N, L, X, Y, Z], if the method asks for labelled crops.
+        """
         return {}
 
     def matrices(self, views: Views) -> dict[str, Tensor]:

@@ -8,6 +8,8 @@ https://arxiv.org/abs/2402.17300 (`objective: paper`; `v1`, as in the code that 
 Wu et al., Large-Scale 3D Medical Image Pre-training with Geometric Context Priors, https://arxiv.org/abs/2410.09890
 (`objective: v2`, as in the code that was released with it).
 
+With `omni`, labels of part of the images teach the encoder too: see `medssl_cli/nn/omni.py`.
+
 Shapes: B batch, R random crops, G base crops, P projection, E embedding, N crops of any kind.
 
 Differences from the papers and the released code:
@@ -41,11 +43,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medssl_cli.errors import UsageError
-from medssl_cli.methods import Losses, MethodBase, ViewRequest, Views
-from medssl_cli.nn import distributed
+from medssl_cli.methods import LabelRequest, Losses, MethodBase, ViewRequest, Views
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.crops import Size, augment_, base_crops, crops_at, draw_augmentation, draw_dropout, draw_offsets
+from medssl_cli.nn.crops import (
+    Augmentation,
+    Size,
+    augment_,
+    base_crops,
+    crops_at,
+    draw_augmentation,
+    draw_dropout,
+    draw_offsets,
+    own_rows,
+)
 from medssl_cli.nn.momentum import cosine_momentum, freeze, random_like, update_teacher
+from medssl_cli.nn.omni import Branches, augmented
+from medssl_cli.nn.omni import Options as Omni
 from medssl_cli.nn.overlap import (
     cosines,
     overlap_fractions,
@@ -54,56 +67,22 @@ from medssl_cli.nn.overlap import (
     squared_overlap_loss,
     uniform_overlap_loss,
 )
+from medssl_cli.nn.overlap_rules import PUBLISHED, Corrections
 from medssl_cli.nn.overlap_terms import (
     Projections,
-    Regulariser,
     constant_predictors,
     mutual_similarity,
     paper_terms,
+    split_projections,
+    spread_of,
+    typical_targets,
     v1_terms,
     v2_terms,
 )
-from medssl_cli.nn.projector import Projector
+from medssl_cli.nn.projector import Projector, require_rows
 from medssl_cli.recipe import PositiveInt, Probability
 from medssl_cli.strict import Strict
 
-MIN_ROWS: Final = 16  # fewer make BatchNorm's statistics, and with them the projections, mostly noise
-
-
-class Corrections(Strict):
-    """What `fixed` does otherwise than the released code of `v2`; each can be set back to it on its own.
-
-    Args:
-        negative_slope: Share of its gradient that a cosine below 0 gets where the crops overlap. Published: 0.
-        dropout: Of single `elements` of the student's embeddings. Published: of whole `rows`.
-        regulariser: `squared` or `absolute` cosines, gradients to both of a pair. Published: `one_sided`.
-        inter_volume: `all_pairs` of volumes, over all processes. Published: the `next` volume only.
-        teacher_start: As a copy of the `student`. Published: `random`.
-        final_momentum: Where the teacher's momentum rises to, along half a cosine. Published: null, it stays.
-        float32_loss: Published: false, float64.
-        inclusive_offsets: Random crops may start at the last legal voxel too. Published: false.
-    """
-
-    negative_slope: Probability = 0.1
-    dropout: Literal["elements", "rows"] = "elements"
-    regulariser: Regulariser = "squared"
-    inter_volume: Literal["all_pairs", "next"] = "all_pairs"
-    teacher_start: Literal["student", "random"] = "student"
-    final_momentum: Probability | None = 0.996
-    float32_loss: bool = True
-    inclusive_offsets: bool = True
-
-
-PUBLISHED: Final = Corrections(
-    negative_slope=0.0,
-    dropout="rows",
-    regulariser="one_sided",
-    inter_volume="next",
-    teacher_start="random",
-    final_momentum=None,
-    float32_loss=False,
-    inclusive_offsets=False,
-)
 # What an objective has, and its value. A name that is missing keeps the default; see `OBJECTIVE_ONLY`.
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "paper": {},
@@ -134,6 +113,7 @@ class Options(Strict):
         rot90_prob: Per crop, in the x-y plane; crops with unequal x and y are never turned.
         shift_prob: Per crop; 0.1 in `v1`.
         shift: Largest intensity shift, on images scaled to 0...1.
+        omni: What labels add, where the cache has some.
     """
 
     objective: Literal["paper", "v1", "v2", "fixed"] = "v2"
@@ -150,6 +130,7 @@ class Options(Strict):
     rot90_prob: Probability = 0.2
     shift_prob: Probability = 0.5
     shift: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    omni: Omni | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -169,6 +150,8 @@ class Options(Strict):
             raise ValueError("resize does nothing without network_size")
         if prod(self.base_grid) < 2:
             raise ValueError("base_grid needs at least two base crops: with one there is nothing to tell apart")
+        if self.omni is not None and self.network_size is not None:
+            raise ValueError("omni does not go with network_size: labelled crops are not resized")
         return self
 
     @property
@@ -196,18 +179,30 @@ class Method(MethodBase):
         self.student = projector()
         self.teacher: Projector | None = None
         self.teacher_backbone: Backbone | None = None
-        if options.momentum is not None:
+        self.learns_itself = options.omni is None or options.omni.self_weight > 0
+        if not self.learns_itself:
+            freeze(self.student)
+        elif options.momentum is not None:
             is_copy = options.rules.teacher_start == "student"
             self.teacher = freeze(copy.deepcopy(self.student) if is_copy else projector())
-        if options.objective == "v1":
+        if options.objective == "v1" and self.learns_itself:
             self.teacher_backbone = freeze(random_like(backbone))
+        self.branches = None if options.omni is None else Branches(backbone, options.omni)
 
     def views(self) -> ViewRequest:
-        """One box per item: the base crops side by side."""
-        return ViewRequest(_times(self.options.base_grid, self.cell_size))
+        """One box per item: the base crops side by side; with `omni` labelled crops too."""
+        box, omni = _times(self.options.base_grid, self.cell_size), self.options.omni
+        if omni is None:
+            return ViewRequest(box)
+        labelled = LabelRequest(
+            omni.label_set, omni.classes, self.crop_size, omni.batch_size, omni.foreground_prob, option="method.omni"
+        )
+        return ViewRequest(box if omni.needs_unlabelled else self.crop_size, labelled=labelled)
 
     def before_step(self, progress: float) -> None:
         """Move the teacher, from the first step on and before the forward pass, as the released code does."""
+        if self.branches is not None:
+            self.branches.before_step(progress, self.backbone)
         momentum, last = self.options.momentum, self.options.rules.final_momentum
         if self.teacher is None or momentum is None:
             return
@@ -226,21 +221,54 @@ class Method(MethodBase):
         Raises:
             UsageError: `E_CANVAS`, images are not what `views` asks for; `E_USAGE`, fewer than 16 crops to normalise.
         """
-        self._require_rows(len(views.images))
-        student, teacher, targets = self._project(views, drops=self.training)
-        with torch.autocast(targets.device.type, enabled=False):  # it spares float64, but not float32
-            parts = self._terms(student, teacher, targets)
+        options = self.options
+        if self.learns_itself:
+            require_rows(
+                len(views.images), options.num_random_crops + prod(options.base_grid), sync_norm=options.sync_norm
+            )
+        crops, targets = self._cut(views)
+        parts: dict[str, Tensor] = {}
+        shown: dict[str, Tensor] = {}
+        if self.branches is None:
+            maps = self.backbone(crops)
+        else:
+            images, labels = self._labelled(views)
+            shown["supervised_constant"] = torch.tensor(self.branches.constant_loss(labels[None]))
+            to_label = self.branches.to_label(crops[: targets.shape[:2].numel()])
+            maps = self.backbone(torch.cat([crops if self.learns_itself else to_label, images]))
+            parts = self.branches.losses(maps, labels, to_label)
+        if self.learns_itself:
+            student, teacher = self._project(maps, crops, targets, views, drops=self.training)
+            with torch.autocast(targets.device.type, enabled=False):  # it spares float64, but not float32
+                terms = self._terms(student, teacher, targets)
+            weight = 1.0 if options.omni is None else options.omni.self_weight
+            parts |= {name: weight * term for name, term in terms.items()}
+            shown["spread"] = spread_of(student)
         total = torch.stack(list(parts.values())).sum()
-        return Losses(total, {name: part.detach() for name, part in parts.items()}, {"spread": _spread(student)})
+        return Losses(total, {name: part.detach() for name, part in parts.items()}, shown)
 
-    def baselines(self) -> dict[str, float]:
-        """Total loss without having learnt where a crop lies; see `constant_predictors`."""
-        return trivial_losses(self.options, self._cut_size)
+    def baselines(self, labels: Tensor | None = None) -> dict[str, float]:
+        """Total loss without having learnt where a crop lies (`constant_predictors`) nor what it shows.
+
+        Pseudo-labels have no baseline: they count as 0 here.
+        """
+        if self.branches is None:
+            return trivial_losses(self.options, self._cut_size)
+        if labels is None:
+            return {}
+        constant = self.branches.constant_loss(labels)
+        if not self.learns_itself:
+            return {"constant_labels": constant}
+        own, weight = trivial_losses(self.options, self._cut_size), self.branches.options.self_weight
+        return {name: weight * loss + constant for name, loss in own.items()}
 
     @torch.no_grad()
     def matrices(self, views: Views) -> dict[str, Tensor]:
         """Of the batch's first volume: cosines of its base crops [G, G], logits and overlaps of its crops [R, G]."""
-        student, teacher, targets = self._project(views, drops=False)
+        if not self.learns_itself:
+            return {}
+        crops, targets = self._cut(views)
+        student, teacher = self._project(self.backbone(crops), crops, targets, views, drops=False)
         random, bases = student
         if teacher is None:
             logits = similarity(random, bases)
@@ -270,36 +298,24 @@ class Method(MethodBase):
             regulariser=rules.regulariser,
         )
 
-    def _project(self, views: Views, *, drops: bool) -> tuple[Projections, Projections | None, Tensor]:
-        """Projections by student and teacher, and targets [B, R, G]. Random numbers are drawn for all processes."""
-        canvas = self._canvas(views.images)
-        rows = self._rows(views)
-        crops, targets = self._cut(canvas, views, rows)
-        embeddings = self.backbone.embed(crops)
+    def _project(
+        self, maps: list[Tensor], crops: Tensor, targets: Tensor, views: Views, *, drops: bool
+    ) -> tuple[Projections, Projections | None]:
+        """Projections of the crops, whose maps come first, by student and teacher."""
+        embeddings = self.backbone.pool([level[: len(crops)] for level in maps])
         features = embeddings
         prob = self.options.dropout_prob
         if prob and drops:
             width = 1 if self.options.rules.dropout == "rows" else embeddings.shape[1]
-            factors = draw_dropout((len(rows) * views.num_shards, width), prob, views.generator)
-            features = embeddings * factors[rows].to(embeddings)
-        student = _split(self.student(features), targets)
+            factors = draw_dropout((len(crops) * views.num_shards, width), prob, views.generator)
+            features = embeddings * factors[self._rows(views)].to(embeddings)
+        student = split_projections(self.student(features), targets)
         teacher = None
         if self.teacher is not None:
             with torch.no_grad():
                 seen = embeddings if self.teacher_backbone is None else self.teacher_backbone.embed(crops)
-                teacher = _split(self.teacher(seen), targets)
-        return student, teacher, targets
-
-    def _require_rows(self, batch: int) -> None:
-        per_volume = self.options.num_random_crops + prod(self.options.base_grid)
-        num_volumes = batch * (distributed.world_size() if self.options.sync_norm else 1)
-        if num_volumes * per_volume < MIN_ROWS:
-            raise UsageError(
-                "E_USAGE",
-                f"{num_volumes} volumes of {per_volume} crops are {num_volumes * per_volume} rows for batch "
-                f"normalisation; voco needs {MIN_ROWS}",
-                hint="raise data.batch_size or method.num_random_crops",
-            )
+                teacher = split_projections(self.teacher(seen), targets)
+        return student, teacher
 
     def _canvas(self, images: Tensor) -> Tensor:
         """Canvases [B, C, X, Y, Z] that crops are cut from."""
@@ -315,54 +331,60 @@ class Method(MethodBase):
 
     def _rows(self, views: Views) -> Tensor:
         """Places of this process's crops among those of the step: random crops of all volumes, then base crops."""
-        batch, total = len(views.images), len(views.images) * views.num_shards
-        volumes = torch.arange(batch) + views.shard_index * batch
         counts = self.options.num_random_crops, prod(self.options.base_grid)
-        random, bases = ((volumes[:, None] * count + torch.arange(count)).flatten() for count in counts)
-        return torch.cat([random, total * counts[0] + bases])
+        return own_rows(len(views.images), counts, views.shard_index, views.num_shards)
 
-    def _cut(self, canvas: Tensor, views: Views, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Augmented crops [B * R + B * G, C, x, y, z], random ones first, and the random crops' targets [B, R, G]."""
-        options, size, batch = self.options, self._cut_size, len(canvas)
+    def _labelled(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Augmented labelled crops [L, C, x, y, z] and their classes [L, x, y, z]."""
+        if views.labelled is None or self.options.omni is None:
+            raise ValueError("voco with omni needs labelled crops")
+        count = len(views.labelled.images)
+        draws = self._draw(count * views.num_shards, self.options.omni.flip_prob, views.generator)
+        rows = own_rows(count, [1], views.shard_index, views.num_shards)
+        return augmented(views.labelled.images, views.labelled.labels, draws[rows])
+
+    def _cut(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Augmented crops [B * R + B * G, C, x, y, z], random ones first, and the random crops' targets [B, R, G].
+
+        Random numbers are drawn for all processes. There are none where labels are all that counts.
+        """
+        options, size, batch = self.options, self._cut_size, len(views.images)
+        if options.omni is not None and not options.omni.needs_unlabelled:
+            return views.images[:0, 0], torch.empty(0, options.num_random_crops, prod(options.base_grid))
+        canvas = self._canvas(views.images)
         shape = batch * views.num_shards, options.num_random_crops
         offsets = draw_offsets(shape, _num_starts(options, size), views.generator)
         offsets = offsets[views.shard_index * batch : (views.shard_index + 1) * batch]
         crops = torch.cat([crops_at(canvas, offsets, size).flatten(0, 1), base_crops(canvas, size).flatten(0, 1)])
         if size != self.crop_size:
             crops = F.interpolate(crops, self.crop_size, mode="trilinear", align_corners=True)
-        augmentation = draw_augmentation(
-            len(crops) * views.num_shards,
-            flip_prob=options.flip_prob,
-            rot90_prob=options.rot90_prob,
-            shift_prob=options.shift_prob,
-            shift=options.shift,
-            generator=views.generator,
-        )
+        augmentation = self._draw(len(crops) * views.num_shards, options.flip_prob, views.generator)
         is_single = options.rules.float32_loss or canvas.device.type == "mps"
         dtype = torch.float32 if is_single else torch.float64
         targets = overlap_fractions(offsets, options.base_grid, size, dtype=dtype)
-        return augment_(crops, augmentation[rows]), targets.to(canvas.device)
+        return augment_(crops, augmentation[self._rows(views)]), targets.to(canvas.device)
+
+    def _draw(self, count: int, flip_prob: float, generator: torch.Generator) -> Augmentation:
+        options = self.options
+        return draw_augmentation(
+            count,
+            flip_prob=flip_prob,
+            rot90_prob=options.rot90_prob,
+            shift_prob=options.shift_prob,
+            shift=options.shift,
+            generator=generator,
+        )
 
 
 def trivial_losses(options: Options, crop_size: Size) -> dict[str, float]:
     """Expected total loss of an objective for predictors that do not look where a random crop lies."""
     predict = {"paper": uniform_overlap_loss, "v1": squared_overlap_loss}.get(options.objective, overlap_loss)
     return constant_predictors(
-        _typical_targets(options, crop_size),
+        typical_targets(_num_starts(options, crop_size), options.base_grid, crop_size),
         predict,
         has_inter=options.objective in ("v2", "fixed"),
         is_absolute=options.objective == "paper" or options.rules.regulariser == "absolute",
     )
-
-
-def _typical_targets(options: Options, crop_size: Size, limit: int = 2**14) -> Tensor:
-    """Targets [N, G] at all legal places of a random crop, or at `limit` of them drawn with a fixed seed."""
-    num_starts = _num_starts(options, crop_size)
-    if prod(num_starts) <= limit:
-        offsets = torch.cartesian_prod(*(torch.arange(count) for count in num_starts))
-    else:
-        offsets = draw_offsets((limit,), num_starts, torch.Generator().manual_seed(0))
-    return overlap_fractions(offsets, options.base_grid, crop_size)
 
 
 def _num_starts(options: Options, crop_size: Size) -> Size:
@@ -375,17 +397,3 @@ def _num_starts(options: Options, crop_size: Size) -> Size:
 def _times(cells: Size, size: Size) -> Size:
     x, y, z = (count * extent for count, extent in zip(cells, size, strict=True))
     return x, y, z
-
-
-def _split(projections: Tensor, targets: Tensor) -> Projections:
-    """Projections [B * R + B * G, P] as [B, R, P] and [B, G, P], in the precision of the targets [B, R, G]."""
-    batch, num_random, num_bases = targets.shape
-    random, bases = projections.to(targets.dtype).split([batch * num_random, batch * num_bases])
-    return random.unflatten(0, (batch, num_random)), bases.unflatten(0, (batch, num_bases))
-
-
-@torch.no_grad()
-def _spread(projections: Projections) -> Tensor:
-    """Standard deviation of the unit projections over crops, scaled: 1 for independent directions, 0 when collapsed."""
-    unit = F.normalize(torch.cat([part.flatten(0, 1) for part in projections]), dim=-1)
-    return (unit.var(dim=0, correction=0).sum()).sqrt()

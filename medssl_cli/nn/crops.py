@@ -127,6 +127,23 @@ def draw_dropout(shape: tuple[int, ...], prob: float, generator: torch.Generator
     return kept / (1.0 - prob)
 
 
+def own_rows(volumes: int, counts: Sequence[int], shard_index: int, num_shards: int) -> Tensor:
+    """Places of one process's crops among those of a step, where crops of each kind follow one another.
+
+    Args:
+        volumes: Of each process.
+        counts: Crops of each kind per volume.
+        shard_index: The process.
+        num_shards: Processes.
+    """
+    own = torch.arange(volumes) + shard_index * volumes
+    rows, first = [], 0
+    for count in counts:
+        rows.append(first + (own[:, None] * count + torch.arange(count)).flatten())
+        first += volumes * num_shards * count
+    return torch.cat(rows)
+
+
 def _rows(is_chosen: Tensor, crops: Tensor) -> Tensor:
     return is_chosen.nonzero().squeeze(1).to(crops.device)
 

@@ -5,10 +5,25 @@ Shape legend: B batch, C channels, X Y Z space (X Y in 2D).
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from monai.networks.blocks.convolutions import Convolution, ResidualUnit
+from pydantic import Field
 from torch import Tensor, nn
+
+from medssl_cli.recipe import PositiveInt, Probability
+from medssl_cli.strict import Strict
+
+
+class Decoder(Strict):
+    """Shape of a decoder; see `UNetDecoder`."""
+
+    widths: tuple[PositiveInt, ...] | None = None
+    num_res_units: Annotated[int, Field(ge=0)] = 0
+    norm: str = "instance"
+    activation: str = "prelu"
+    dropout_prob: Probability = 0.0
 
 
 class UNetDecoder(nn.Module):

@@ -4,17 +4,21 @@ Shapes: B volumes of this process, M of all processes, R random crops, G base cr
 """
 
 from collections.abc import Callable
+from math import prod
 from operator import add
 from typing import Final, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from medssl_cli.nn import distributed
+from medssl_cli.nn.crops import Size, draw_offsets
 from medssl_cli.nn.overlap import (
     absolute_regulariser,
     leaky_similarity,
     one_sided_regulariser,
+    overlap_fractions,
     overlap_loss,
     similarity,
     squared_overlap_loss,
@@ -154,3 +158,32 @@ def constant_predictors(
         "constant_logit": min(loss for logit, loss in zip(logits, predictions, strict=True) if logit <= highest),
         "collapsed": min(map(add, predictions, regularisers)),
     }
+
+
+def split_projections(projections: Tensor, targets: Tensor) -> Projections:
+    """Projections [B * R + B * G, P] as [B, R, P] and [B, G, P], in the precision of the targets [B, R, G]."""
+    batch, num_random, num_bases = targets.shape
+    random, bases = projections.to(targets.dtype).split([batch * num_random, batch * num_bases])
+    return random.unflatten(0, (batch, num_random)), bases.unflatten(0, (batch, num_bases))
+
+
+@torch.no_grad()
+def spread_of(projections: Projections) -> Tensor:
+    """Standard deviation of the unit projections over crops, scaled: 1 for independent directions, 0 when collapsed."""
+    unit = F.normalize(torch.cat([part.flatten(0, 1) for part in projections]), dim=-1)
+    return (unit.var(dim=0, correction=0).sum()).sqrt()
+
+
+def typical_targets(num_starts: Size, base_grid: Size, crop_size: Size, *, limit: int = 2**14) -> Tensor:
+    """Targets [N, G] at all legal places of a random crop, or at `limit` of them drawn with a fixed seed.
+
+    Args:
+        num_starts: Legal first voxels of a random crop along each axis.
+        base_grid: Base crops along each axis.
+        crop_size: In voxels.
+    """
+    if prod(num_starts) <= limit:
+        offsets = torch.cartesian_prod(*(torch.arange(count) for count in num_starts))
+    else:
+        offsets = draw_offsets((limit,), num_starts, torch.Generator().manual_seed(0))
+    return overlap_fractions(offsets, base_grid, crop_size)

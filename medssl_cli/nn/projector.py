@@ -1,8 +1,13 @@
 """The MLP between a pooled embedding and a self-supervised loss."""
 
+from typing import Final
+
 from torch import Tensor, nn
 
-from medssl_cli.nn.distributed import BatchNorm
+from medssl_cli.errors import UsageError
+from medssl_cli.nn.distributed import BatchNorm, world_size
+
+MIN_ROWS: Final = 16  # fewer make BatchNorm's statistics, and with them the projections, mostly noise
 
 
 class Projector(nn.Module):
@@ -35,3 +40,19 @@ class Projector(nn.Module):
 def _hidden_layer(in_dim: int, out_dim: int, sync_norm: bool) -> nn.Sequential:
     norm = BatchNorm() if sync_norm else nn.BatchNorm1d(out_dim, affine=False, track_running_stats=False)
     return nn.Sequential(nn.Linear(in_dim, out_dim), norm, nn.ReLU())
+
+
+def require_rows(num_volumes: int, per_volume: int, *, sync_norm: bool) -> None:
+    """Refuse batches with too few crops to normalise.
+
+    Raises:
+        UsageError: `E_USAGE`.
+    """
+    volumes = num_volumes * (world_size() if sync_norm else 1)
+    if volumes * per_volume < MIN_ROWS:
+        raise UsageError(
+            "E_USAGE",
+            f"{volumes} volumes of {per_volume} crops are {volumes * per_volume} rows for batch normalisation; "
+            f"voco needs {MIN_ROWS}",
+            hint="raise data.batch_size or method.num_random_crops",
+        )

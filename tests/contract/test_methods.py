@@ -18,13 +18,20 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from medssl_cli import methods, plugins
-from medssl_cli.methods import Losses, MethodBase, Views
+from medssl_cli.methods import Labelled, Losses, MethodBase, Views
 from medssl_cli.nn.backbones import Backbone
 
 TOY_METHODS = Path(__file__).parent / "toy_methods"
 TOY_NAMES = [module.name for module in pkgutil.iter_modules([str(TOY_METHODS)])]
 NAMES = [*plugins.names("method"), *TOY_NAMES]
-each_method = pytest.mark.parametrize("name", NAMES)
+OMNI = {"classes": {1: "bright", 2: "brighter"}, "batch_size": 3}
+VARIANTS = {
+    "voco with labels": {"omni": {**OMNI, "pseudo_weight": 0}},
+    "voco with pseudo-labels": {"omni": {**OMNI, "pseudo_from": 0.0}},
+    "voco semi-supervised": {"omni": {**OMNI, "pseudo_from": 0.0, "self_weight": 0, "pseudo_trains_encoder": True}},
+    "voco supervised": {"omni": {**OMNI, "self_weight": 0, "pseudo_weight": 0}},
+}
+each_method = pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
 BATCH = 2
 
 
@@ -51,11 +58,11 @@ def toy_methods_lie_beside_the_real_ones(monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def build(name: str, seed: int = 0) -> MethodBase:
-    module = plugins.load("method", name)
+    module = plugins.load("method", name.split()[0])
     torch.manual_seed(seed)
     spatial_dims = max(module.Method.dims)
     crop_size = (8, 8, 8) if spatial_dims == 3 else (8, 8, 1)
-    return module.Method(TinyBackbone(spatial_dims), module.Options(), crop_size).train()
+    return module.Method(TinyBackbone(spatial_dims), module.Options(**VARIANTS.get(name, {})), crop_size).train()
 
 
 def images_for(method: MethodBase) -> Tensor:
@@ -66,8 +73,18 @@ def images_for(method: MethodBase) -> Tensor:
     return (noise + ramp) / 2
 
 
+def labelled_for(method: MethodBase) -> Labelled | None:
+    """Smooth random crops whose classes are their brightness, if the method asks for some."""
+    request = method.views().labelled
+    if request is None:
+        return None
+    images = torch.rand(request.batch_size, 1, *request.size, generator=torch.Generator().manual_seed(2))
+    images = images + torch.linspace(0, 1, request.size[0])[:, None, None]
+    return Labelled(images, (images[:, 0] * 1.5).long().clamp_max(len(request.classes)))
+
+
 def loss_of(method: MethodBase, images: Tensor, seed: int = 0) -> Losses:
-    return method.loss(Views(images, torch.Generator().manual_seed(seed)), progress=0.0)
+    return method.loss(Views(images, torch.Generator().manual_seed(seed), labelled=labelled_for(method)), progress=0.0)
 
 
 def test_the_toy_method_is_found_without_being_listed() -> None:
@@ -78,7 +95,7 @@ def test_the_toy_method_is_found_without_being_listed() -> None:
 
 @each_method
 def test_options_have_defaults_and_refuse_unknown_keys(name: str) -> None:
-    options = plugins.load("method", name).Options
+    options = plugins.load("method", name.split()[0]).Options
 
     assert options() == options.model_validate({})
     with pytest.raises(ValidationError, match="no_such_option"):
@@ -87,7 +104,7 @@ def test_options_have_defaults_and_refuse_unknown_keys(name: str) -> None:
 
 @each_method
 def test_dims_are_two_or_three(name: str) -> None:
-    dims = plugins.load("method", name).Method.dims
+    dims = plugins.load("method", name.split()[0]).Method.dims
 
     assert isinstance(dims, frozenset)
     assert dims
@@ -117,6 +134,8 @@ def test_loss_is_a_finite_scalar_with_detached_parts(name: str) -> None:
         assert value.shape == ()
         assert math.isfinite(value.item())
         assert not value.requires_grad
+    parts = torch.stack(list(losses.parts.values())).sum()
+    torch.testing.assert_close(losses.total.detach(), parts)
 
 
 @each_method
@@ -194,7 +213,12 @@ def test_a_few_steps_on_one_batch_lower_the_loss(name: str) -> None:
 
 @each_method
 def test_baselines_are_finite_numbers(name: str) -> None:
-    for key, value in build(name).baselines().items():
+    method = build(name)
+    labelled = labelled_for(method)
+
+    baselines = method.baselines() if labelled is None else method.baselines(labelled.labels[None])
+
+    for key, value in baselines.items():
         assert isinstance(value, float), key
         assert math.isfinite(value), key
 

@@ -40,6 +40,7 @@ PRETRAIN = [
     "log_every=1",
     "steps=10",
 ]
+OMNI = ["method.omni={classes: {1: ball_1, 2: ball_2}, batch_size: 2, pseudo_from: 0.4}"]
 
 
 @dataclass(frozen=True)
@@ -192,12 +193,13 @@ def test_an_ingest_killed_again_and_again_gets_there(scans: Path, tmp_path: Path
     )
 
 
-def test_a_pretraining_killed_at_any_moment_ends_with_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", [[], OMNI], ids=["unlabelled", "labels and pseudo-labels"])
+def test_a_pretraining_killed_at_any_moment_ends_with_the_same_weights(tmp_path: Path, extra: list[str]) -> None:
     """Bit for bit on the CPU, with the same logged losses, with and without processes that read crops.
 
     Every second kill also meets a cache without prepared images.
     """
-    settings = [part for setting in PRETRAIN for part in ("--set", setting)]
+    settings = [part for setting in PRETRAIN + extra for part in ("--set", setting)]
     caches = toy_cache(tmp_path / "cache", num_patients=6, size=32).root
 
     def command(cache: Path, run: Path, workers: int = 0) -> tuple[object, ...]:

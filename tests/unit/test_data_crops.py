@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,18 @@ import torch
 
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared import PreparedItem
-from medssl_cli.data.crops import Crop, CropDataset, StepSampler, collate, crop_loader, crop_start, item_of, read_crop
+from medssl_cli.data.crops import (
+    Crop,
+    CropBatch,
+    CropDataset,
+    Share,
+    StepSampler,
+    collate,
+    crop_loader,
+    crop_start,
+    item_of,
+    read_crop,
+)
 from medssl_cli.imaging.preprocessing import Intensity
 
 CROP = (4, 3, 5)
@@ -210,3 +222,34 @@ def test_resuming_gives_the_batches_that_were_still_to_come(tmp_path: Path) -> N
     for before, after in zip(whole[4:], rest, strict=True):
         assert torch.equal(before.images, after.images)
         assert before.item_ids == after.item_ids
+
+
+def test_labelled_crops_come_beside_the_batch_the_same_for_any_start_and_number_of_processes(tmp_path: Path) -> None:
+    plain = [replace(prepared(tmp_path, f"p{index}"), label=None) for index in range(3)]
+    dataset = CropDataset(plain, CROP, batch_size=4, seed=0)
+    labelled = CropDataset([prepared(tmp_path, f"l{index}") for index in range(2)], (2, 2, 2), batch_size=2, seed=1)
+
+    def batches(first: int, size: int, rank: int) -> list[tuple[CropBatch, CropBatch]]:
+        share = Share(labelled, 2 // size)
+        loader = crop_loader(
+            dataset, first_step=first, num_steps=3, batch_size=4 // size, num_workers=0, rank=rank, labelled=share
+        )
+        return [(batch, batch.labelled) for batch in loader]
+
+    whole = batches(0, 1, 0)
+
+    assert len(whole) == 3
+    for step, (batch, beside) in enumerate(whole):
+        assert batch.labels is None
+        for slot in range(4):
+            assert np.array_equal(batch.images[slot], dataset[step, slot].image)
+        for slot in range(2):
+            crop = labelled[step, slot]
+            assert np.array_equal(beside.images[slot], crop.image)
+            assert np.array_equal(np.asarray(beside.labels)[slot], np.asarray(crop.label))
+    (later, later_beside), (same, same_beside) = batches(2, 1, 0)[0], whole[2]
+    assert torch.equal(later.images, same.images)
+    assert torch.equal(later_beside.images, same_beside.images)
+    for one, *halves in zip(whole, batches(0, 2, 0), batches(0, 2, 1), strict=True):
+        for kind in (0, 1):
+            assert torch.equal(torch.cat([half[kind].images for half in halves]), one[kind].images)

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.tasks.segmentation import Options, Task, dice_loss
+from medssl_cli.nn.segmentation import dice_loss
+from medssl_cli.tasks.segmentation import Options, Task
 
 CLASSES = {1: "ball", 2: "cube"}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 
-from medssl_cli.methods import Views, voco
+from medssl_cli.methods import Labelled, Views, voco
 from medssl_cli.nn.backbones import Backbone
 
 # `v2` compares with the next volume of the process: with volumes a, b, a, b that is the next of the whole batch too.
@@ -19,6 +19,10 @@ CASES: dict[str, dict[str, Any]] = {
     "v1": {"objective": "v1"},
     "v2": {"objective": "v2", "sync_norm": True, "flip_prob": 0, "rot90_prob": 0, "shift_prob": 0, "dropout_prob": 0},
     "paper": {"objective": "paper", "sync_norm": True},
+    "labels": {
+        "objective": "fixed",
+        "omni": {"classes": {1: "a", 2: "b"}, "batch_size": 4, "pseudo_from": 0.0, "pseudo_trains_encoder": True},
+    },
 }
 WORLD = 2
 
@@ -41,7 +45,9 @@ def step(settings: dict[str, Any], shard: int, num_shards: int) -> tuple[Tensor,
     shape = 2, 1, 1, *method.views().size
     images = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).repeat(2, 1, 1, 1, 1, 1)
     own = images.chunk(num_shards)[shard]
-    views = Views(own, torch.Generator().manual_seed(2), shard_index=shard, num_shards=num_shards)
+    crops = torch.rand(4, 1, 4, 4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    labelled = Labelled(crops.chunk(num_shards)[shard], (3 * crops[:, 0]).long().chunk(num_shards)[shard])
+    views = Views(own, torch.Generator().manual_seed(2), shard_index=shard, num_shards=num_shards, labelled=labelled)
     total = method.loss(views, progress=0.0).total
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
     return total.detach(), list(torch.autograd.grad(total, trained))

@@ -122,8 +122,8 @@ def test_spread_tells_collapsed_from_spread_out_projections() -> None:
     same = torch.ones(1, 4, 16), torch.ones(1, 4, 16)
     orthogonal = torch.eye(8).reshape(2, 1, 4, 8).unbind()
 
-    assert voco._spread(same).item() == pytest.approx(0, abs=1e-4)
-    assert voco._spread((orthogonal[0], orthogonal[1])).item() == pytest.approx(math.sqrt(1 - 1 / 8))
+    assert terms.spread_of(same).item() == pytest.approx(0, abs=1e-4)
+    assert terms.spread_of((orthogonal[0], orthogonal[1])).item() == pytest.approx(math.sqrt(1 - 1 / 8))
 
 
 def test_bf16_autocast_leaves_the_loss_in_full_precision() -> None:

@@ -1,7 +1,7 @@
 """Pre-trained weights on their way into a task's network, with a report and no silent misses."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +26,9 @@ class Encoder:
         backbone: Name and options.
         weights: Its tensors by name.
         sha256: Of the file.
-        patients: Whose images (not labels) it has seen; None if nobody knows.
+        patients: Whose images it has seen; None if nobody knows.
         in_channels: Of its images.
+        labelled_patients: Whose labels it has seen too.
     """
 
     backbone: Named
@@ -35,6 +36,7 @@ class Encoder:
     sha256: str
     patients: frozenset[str] | None
     in_channels: int = 1
+    labelled_patients: frozenset[str] = frozenset()
 
     def backbone_for(self, wanted: Named) -> Named:
         """This encoder's backbone, with those options of a recipe's that change no weight."""
@@ -61,7 +63,9 @@ def load_encoder(path: Path) -> Encoder:
             f"{path} has no encoder.safetensors yet",
             hint="run its medssl pretrain command again until it is finished",
         )
-    return _read(run.encoder_path, frozenset(entry["patient"] for entry in run.manifest["splits"]["train"]))
+    splits = run.manifest["splits"]
+    seen, labelled = (frozenset(entry["patient"] for entry in splits.get(name, ())) for name in ("train", "labelled"))
+    return replace(_read(run.encoder_path, seen), labelled_patients=labelled)
 
 
 def _read(path: Path, patients: frozenset[str] | None) -> Encoder:

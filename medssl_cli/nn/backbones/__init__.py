@@ -71,7 +71,10 @@ class Backbone(nn.Module, ABC):
         Returns:
             Embeddings [B, embedding_dim].
         """
-        maps = self(x)
+        return self.pool(self(x))
+
+    def pool(self, maps: list[Tensor]) -> Tensor:
+        """Embeddings [B, embedding_dim] of images whose feature maps are known already."""
         return torch.cat([maps[level].flatten(2).mean(dim=2) for level in self.embedding_levels], dim=1)
 
 
