@@ -36,6 +36,27 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return _Sum.apply(values) if _is_spread() else values
 
 
+@torch.no_grad()
+def max_over_processes(values: Tensor) -> Tensor:
+    """Element-wise maximum over processes, without gradients."""
+    largest = values.clone()
+    if _is_spread():
+        distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+    return largest
+
+
+def own_share(rows: Tensor) -> Tensor:
+    """This process's part of rows that every process holds: consecutive rows, the parts in the order of the ranks.
+
+    Args:
+        rows: [B, ...], equal in every process.
+
+    Returns:
+        A view, [B / W, ...]; the first parts are one row longer where W does not divide B.
+    """
+    return rows.tensor_split(world_size())[rank()]
+
+
 class BatchNorm(nn.Module):
     """Zero mean and unit variance over the rows of all processes; no learnt scale, no running statistics.
 

@@ -1,0 +1,126 @@
+"""Layer-wise adaptive rates for large batches, and the learning-rate schedule that SwAV trains with.
+
+You et al., Large Batch Training of Convolutional Networks, https://arxiv.org/abs/1708.03888
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+
+class Lars(torch.optim.Optimizer):
+    """SGD with momentum on gradients that are scaled to a fraction of their parameter's length.
+
+    For a parameter p with the gradient g: a = trust |p| / (|g| + decay |p| + eps), u = a (g + decay p),
+    v <- momentum v + u, p <- p - rate v. A parameter or gradient of length 0 gives u = g.
+
+    So is NVIDIA Apex's LARC around SGD, which the released SwAV and DeepCluster-V2 use on all parameters. The paper's
+    momentum runs over rate times u instead, which is the same while the rate is.
+
+    A parameter group with `is_adapted: False` gets u = g + decay p: some recipes leave norms and biases out.
+
+    Args:
+        params: Parameters or groups of them.
+        lr: Rate.
+        momentum: In [0, 1).
+        weight_decay: Decay.
+        trust: Share of its length that a parameter moves per step at rate 1.
+        clip: Never scale up past plain SGD: a becomes min(a / rate, 1). Apex's default, and off in SwAV.
+        eps: Guards the division.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 1e-3,
+        clip: bool = False,
+        eps: float = 1e-8,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust": trust,
+            "clip": clip,
+            "eps": eps,
+            "is_adapted": True,
+        }
+        super().__init__(params, defaults)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Move all parameters that have a gradient.
+
+        Args:
+            closure: Computes the loss and its gradients anew.
+
+        Returns:
+            The loss of the closure.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, group)
+        return loss
+
+    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        update = _update(parameter, group)
+        if group["momentum"]:
+            state = self.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            update = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
+        parameter.sub_(update * group["lr"])
+
+
+def warmup_cosine(
+    step: int, *, start: float, base: float, final: float, num_warmup_steps: int, num_steps: int
+) -> float:
+    """Learning rate of one step as in the released SwAV: a straight line, then half a cosine.
+
+    The line reaches `base` at its last step, the cosine begins with `base` again and would reach `final` one step after
+    the last.
+
+    Args:
+        step: 0 ... num_steps - 1.
+        start: Rate of the first step.
+        base: Largest rate.
+        final: Rate after the end.
+        num_warmup_steps: Steps of the line; 0 for none.
+        num_steps: Of the whole training.
+    """
+    if step < num_warmup_steps:
+        return start + (base - start) * step / max(1, num_warmup_steps - 1)
+    share = (step - num_warmup_steps) / (num_steps - num_warmup_steps)
+    return final + (base - final) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _update(parameter: Tensor, group: dict[str, Any]) -> Tensor:
+    """Gradient with decay, scaled; without waiting for the device."""
+    gradient, decay = parameter.grad, group["weight_decay"]
+    assert gradient is not None
+    decayed = gradient + decay * parameter
+    if not group["is_adapted"]:
+        return decayed
+    length, slope = torch.linalg.vector_norm(parameter), torch.linalg.vector_norm(gradient)
+    factor = group["trust"] * length / (slope + decay * length + group["eps"])
+    if group["clip"]:
+        factor = (factor / group["lr"]).clamp(max=1.0)
+    return torch.where((length > 0) & (slope > 0), factor * decayed, gradient)
