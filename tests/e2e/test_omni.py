@@ -18,20 +18,11 @@ from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
 from tests.e2e.test_training import TINY_UNET, pretrain_recipe, task_recipe
+from tests.listener import Listener
 from tests.small_cache import stored, volume_of
 from tests.toy_cache import toy_cache
 
 OMNI = "classes: {1: ball_1, 2: ball_2}, batch_size: 4"
-
-
-class Notes(Silence):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -136,14 +127,14 @@ def test_fine_tuning_tells_of_known_validation_patients_and_refuses_known_test_p
     cache: Cache, tmp_path: Path
 ) -> None:
     train(cache, tmp_path / "ssl", 1, backbone=json.dumps(TINY_UNET))
-    choices, notes = Choices(encoder=load_encoder(tmp_path / "ssl")), Notes()
+    choices, notes = Choices(encoder=load_encoder(tmp_path / "ssl")), Listener()
 
     finetune(task_recipe(1), cache, tmp_path / "run", choices, device="cpu", talk=notes)
 
-    assert [line for line in notes.lines if line.startswith("W_LABELS_SEEN")] == [
+    assert [line for line in notes.notes if line.startswith("W_LABELS_SEEN")] == [
         "W_LABELS_SEEN: pre-training has learnt from labels of 2 of the patients to validate on"
     ]
-    assert not any("SPLIT_LEAK" in line for line in notes.lines)
+    assert not any("SPLIT_LEAK" in line for line in notes.notes)
     arguments = json.loads((tmp_path / "run" / "manifest.json").read_text())["arguments"]
     assert arguments["validation_patients_labelled_in_pretraining"] == 2
     other = task_recipe(1).model_copy(update={"split_seed": 1})
@@ -160,9 +151,9 @@ def test_a_comparison_by_number_of_labels_refuses_encoders_that_know_labels(cach
 
 
 def test_a_box_that_is_mostly_padding_is_said_before_the_training(cache: Cache, tmp_path: Path) -> None:
-    notes = Notes()
+    notes = Listener()
 
     pretrain(pretrain_recipe(1, **{"data.crop_size": [32, 32, 32]}), cache, tmp_path / "run", device="cpu", talk=notes)
 
-    (warning,) = [line for line in notes.lines if line.startswith("W_CANVAS")]
+    (warning,) = [line for line in notes.notes if line.startswith("W_CANVAS")]
     assert "89% of a step's 192 x 192 x 64 mm is padding" in warning  # 1 - (1 / 3)^2 of the images' 64 mm

@@ -17,7 +17,6 @@ from medssl_cli.cli.app import app
 from medssl_cli.engine.build import build_backbone
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.runs import Manifest, open_run, start_run
-from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import Encoder, importing, initialise, load_encoder
 from medssl_cli.engine.weights.importing import Report, Wishes, import_weights
 from medssl_cli.errors import Exit, GateError, UsageError
@@ -25,6 +24,7 @@ from medssl_cli.nn.backbones import Backbone
 from medssl_cli.recipe import Named, find_recipe, load_recipe
 from tests import published_weights as published
 from tests.e2e.test_training import task_recipe
+from tests.listener import Listener
 from tests.toy_cache import toy_cache
 
 FS = 12
@@ -203,20 +203,11 @@ def test_vocomni_nnunet_is_known_by_its_digest_and_comes_with_warnings(
     assert any("transpconvs.0 may be untrained" in note for note in report.notes)
 
 
-class Notes(Silence):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        super().note(text)
-        self.notes.append(text)
-
-
 def test_a_task_starts_from_imported_weights(nnunet: Path, tmp_path: Path) -> None:
     cache: Cache = toy_cache(tmp_path / "cache", num_patients=7, size=16)
     recipe = task_recipe(1).model_copy(update={"backbone": Named(name="plainconv", use_checkpoint=True)})
     data = recipe.data.model_copy(update={"crop_size": (16, 16, 16), "batch_size": 1})
-    talk = Notes()
+    talk = Listener()
 
     finetune(
         recipe.model_copy(update={"data": data}),

@@ -17,21 +17,10 @@ from medssl_cli.engine.checkpoints import (
     unprefixed,
 )
 from medssl_cli.engine.optimisation import build_optimizer
-from medssl_cli.engine.talk import Silence
 from medssl_cli.errors import GateError
 from medssl_cli.files import sha256_file
 from medssl_cli.recipe import Optimizer
-
-
-class Listener(Silence):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def note(self, text: str) -> None:
-        super().note(text)
-        self.told.append(text)
+from tests.listener import Listener
 
 
 def checkpoint(step: int, value: float | None = None) -> Checkpoint:
@@ -134,9 +123,9 @@ def test_a_damaged_last_one_falls_back_to_the_one_before_and_says_so(root: Path)
 
     assert back is not None
     assert back.step == 10
-    assert len(listener.told) == 1
-    assert listener.told[0].startswith("W_CHECKPOINT_FALLBACK")
-    assert "step 10" in listener.told[0]
+    assert len(listener.notes) == 1
+    assert listener.notes[0].startswith("W_CHECKPOINT_FALLBACK")
+    assert "step 10" in listener.notes[0]
 
 
 def test_work_that_is_done_again_replaces_what_was_damaged(root: Path) -> None:

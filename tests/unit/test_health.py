@@ -11,7 +11,6 @@ from torch import Tensor
 
 from medssl_cli.engine.health import collapse_alarms, figures, learning_alarms, say_new, write_matrix
 from medssl_cli.engine.probe import Question, _questions
-from medssl_cli.engine.talk import Silence
 from medssl_cli.nn.health import (
     balanced_accuracy,
     embedding_std,
@@ -20,6 +19,7 @@ from medssl_cli.nn.health import (
     neighbour_accuracy,
     rank_me,
 )
+from tests.listener import Listener
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -160,15 +160,7 @@ def test_a_loss_above_the_best_trivial_one_raises_an_alarm(
 
 
 def test_an_alarm_is_told_once_until_it_has_passed() -> None:
-    class Heard(Silence):
-        def __init__(self) -> None:
-            self.notes: list[str] = []
-
-        def note(self, text: str) -> None:
-            super().note(text)
-            self.notes.append(text)
-
-    talk, said = Heard(), set[str]()
+    talk, said = Listener(), set[str]()
     late = learning_alarms([1.0], {"constant": 0.6}, 1.0)
     collapsed = collapse_alarms(look(normal(64, 16), torch.eye(5)), look(torch.ones(64, 16), torch.ones(5, 5)))
 

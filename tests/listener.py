@@ -1,0 +1,14 @@
+"""A talk that keeps what the engine tells."""
+
+from medssl_cli.engine.talk import Silence
+
+
+class Listener(Silence):
+    """Keeps notes, and passes them on, so that the codes in them count as given."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        super().note(text)
+        self.notes.append(text)
