@@ -80,19 +80,34 @@ def _confine(parent: int, memory_limit_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory_limit_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
+    die_with_parent(parent)
+    _keep_memory()
+
+
+def die_with_parent(parent: int) -> None:
+    """End this process when its parent ends, or now if it has ended already (Linux, prctl(2)).
+
+    Args:
+        parent: Process number of the parent, as the parent knows it.
+    """
+    import signal
+
     if sys.platform == "linux":
         import ctypes
 
-        library = ctypes.CDLL(None)
         set_parent_death_signal = 1
-        library.prctl(set_parent_death_signal, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-        _keep_memory(library)
 
 
-def _keep_memory(library: Any) -> None:
+def _keep_memory() -> None:
     """Use the memory of one volume again for the next: new pages cost more than the work done in them (mallopt(3))."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    library = ctypes.CDLL(None)
     with contextlib.suppress(AttributeError):  # glibc only
         library.mallopt(_M_MMAP_MAX, 0)
         library.mallopt(_M_TRIM_THRESHOLD, KEEP_BYTES)

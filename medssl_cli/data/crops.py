@@ -3,10 +3,8 @@
 Worker count, interruptions and resuming change nothing: sample (step, slot) is the same crop everywhere.
 """
 
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -20,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medssl_cli.cache.arrays import open_array, refuse_damage
 from medssl_cli.cache.prepared import PreparedItem
+from medssl_cli.child import die_with_parent
 from medssl_cli.imaging.geometry import Shape, spacing_mm
 
 BATCH_TIMEOUT_S = 600
-SET_PARENT_DEATH_SIGNAL = 1
 
 
 @dataclass(frozen=True)
@@ -266,11 +264,11 @@ def crop_loader(
         timeout=BATCH_TIMEOUT_S if num_workers else 0,
         multiprocessing_context="spawn" if num_workers else None,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_serve if num_workers else None,
+        worker_init_fn=partial(_serve, parent=os.getpid()) if num_workers else None,
     )
 
 
-def _serve(number: int) -> None:
+def _serve(number: int, *, parent: int) -> None:
     """A worker ends with its parent and leaves signals that reach the whole group to it.
 
     It exits with 0 on SIGTERM: with another status torch would interrupt the parent in the middle of a step.
@@ -278,5 +276,4 @@ def _serve(number: int) -> None:
     for name in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(name, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    die_with_parent(parent)

@@ -1,10 +1,8 @@
 """Processes that train together: started by ourselves, torchrun or SLURM, they fail together and only one speaks."""
 
 import contextlib
-import ctypes
-import signal
+import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +10,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import torch
 
+from medssl_cli.child import die_with_parent
 from medssl_cli.errors import MedsslError, StorageError, UsageError
 
 Strategy = Literal["auto", "ddp", "fsdp"]
@@ -19,7 +18,6 @@ T = TypeVar("T")
 TIMEOUT: Final = timedelta(minutes=30)
 CHILDREN_END_WITHIN_S: Final = 20.0
 BUSY: Final = "busy"
-SET_PARENT_DEATH_SIGNAL: Final = 1
 WORDS_OF_A_LOST_PEER: Final = ("gloo", "nccl", "connection closed", "connection reset", "timed out", "broken pipe")
 
 
@@ -159,7 +157,7 @@ def launched(fabric: Any) -> Iterator[Processes]:
         raise UsageError("E_DEVICE", f"the processes cannot be started: {str(error).splitlines()[0][:200]}") from error
     processes = Processes(fabric)
     if processes.size > 1 and fabric.local_rank > 0:
-        _die_with_parent()
+        die_with_parent(os.getppid())
     try:
         yield processes
         _part(processes)
@@ -190,11 +188,6 @@ def _end_children(fabric: Any) -> None:
             child.wait(CHILDREN_END_WITHIN_S)
         except subprocess.TimeoutExpired:
             child.kill()
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _lost() -> StorageError:

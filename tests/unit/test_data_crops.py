@@ -1,6 +1,8 @@
 """Training crops: a function of (seed, step, slot) and of nothing else."""
 
 import math
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -253,3 +255,14 @@ def test_labelled_crops_come_beside_the_batch_the_same_for_any_start_and_number_
     for one, *halves in zip(whole, batches(0, 2, 0), batches(0, 2, 1), strict=True):
         for kind in (0, 1):
             assert torch.equal(torch.cat([half[kind].images for half in halves]), one[kind].images)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end a process with its parent")
+@pytest.mark.parametrize(("parent", "said"), [("os.getppid()", b"at work\n"), ("os.getpid()", b"")])
+def test_a_reader_whose_parent_is_gone_already_ends(parent: str, said: bytes) -> None:
+    """torch takes whoever adopted it for its parent, and would wait for work for ever."""
+    code = f"import os; from medssl_cli.data.crops import _serve; _serve(0, parent={parent}); print('at work')"
+
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0 if said else 1, said, b"")
