@@ -1,9 +1,6 @@
 """Clustering on two processes gives what one process gets from the whole batch."""
 
-import multiprocessing
 from collections.abc import Callable
-from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +12,8 @@ from medssl_cli.nn.distributed import own_share
 from medssl_cli.nn.kmeans import draw_start, spherical_kmeans
 from medssl_cli.nn.memory import MemoryBank, Queue, cluster_bank
 from medssl_cli.nn.sinkhorn import sinkhorn_codes
+from tests.two_processes import WORLD, results_of_each
 
-WORLD = 2
 IMAGES = 8
 
 
@@ -117,26 +114,14 @@ CASES: dict[str, Callable[[], Results]] = {
 }
 
 
-def work(rank: int, store: str, results: str) -> None:
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD, timeout=timedelta(seconds=120)
-    )
-    torch.save({name: case() for name, case in CASES.items()}, f"{results}/{rank}.pt")
-    distributed.destroy_process_group()
+def compute(rank: int) -> dict[str, Results]:
+    return {name: case() for name, case in CASES.items()}
 
 
 @pytest.fixture(scope="module")
 def spread(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Results]]:
     """Results of each process, in order of rank."""
-    folder = tmp_path_factory.mktemp("spread")
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=(rank, f"{folder}/store", str(folder))) for rank in range(WORLD)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=240)
-        assert process.exitcode == 0
-    return [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(WORLD)]
+    return results_of_each(tmp_path_factory.mktemp("spread"), compute)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,16 +1,14 @@
 """VoCo on two processes: the mean of their losses and of their gradients is what one process gets from the batch."""
 
-import multiprocessing
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from medssl_cli.methods import Labelled, Views, voco
 from medssl_cli.nn.backbones import Backbone
+from tests.two_processes import WORLD, results_of_each
 
 # `v2` compares with the next volume of the process: with volumes a, b, a, b that is the next of the whole batch too.
 CASES: dict[str, dict[str, Any]] = {
@@ -24,7 +22,6 @@ CASES: dict[str, dict[str, Any]] = {
         "omni": {"classes": {1: "a", 2: "b"}, "batch_size": 4, "pseudo_from": 0.0, "pseudo_trains_encoder": True},
     },
 }
-WORLD = 2
 
 
 class TinyBackbone(Backbone):
@@ -53,26 +50,14 @@ def step(settings: dict[str, Any], shard: int, num_shards: int) -> tuple[Tensor,
     return total.detach(), list(torch.autograd.grad(total, trained))
 
 
-def work(rank: int, store: str, results: str) -> None:
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
-    )
-    torch.save({name: step(settings, rank, WORLD) for name, settings in CASES.items()}, f"{results}/{rank}.pt")
-    distributed.destroy_process_group()
+def compute(rank: int) -> dict[str, tuple[Tensor, list[Tensor]]]:
+    return {name: step(settings, rank, WORLD) for name, settings in CASES.items()}
 
 
 @pytest.fixture(scope="module")
 def spread(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[Tensor, list[Tensor]]]]:
     """Results of each process, in order of rank."""
-    folder = tmp_path_factory.mktemp("spread")
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=(rank, f"{folder}/store", str(folder))) for rank in range(WORLD)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-        assert process.exitcode == 0
-    return [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(WORLD)]
+    return results_of_each(tmp_path_factory.mktemp("spread"), compute)
 
 
 @pytest.mark.parametrize("name", CASES)
