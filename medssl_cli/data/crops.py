@@ -260,12 +260,19 @@ def crop_loader(
             [StepSampler(first_step, num_steps, share.batch_size, rank=rank) for share in shares]
         ),
         collate_fn=partial(_collate_both, number=batch_size),
-        num_workers=num_workers,
-        timeout=BATCH_TIMEOUT_S if num_workers else 0,
-        multiprocessing_context="spawn" if num_workers else None,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=partial(_serve, parent=os.getpid()) if num_workers else None,
+        **worker_options(num_workers),
     )
+
+
+def worker_options(num_workers: int) -> dict[str, Any]:
+    """How every loader starts and ends the processes that read for it."""
+    return {
+        "num_workers": num_workers,
+        "timeout": BATCH_TIMEOUT_S if num_workers else 0,
+        "multiprocessing_context": "spawn" if num_workers else None,
+        "pin_memory": torch.cuda.is_available(),
+        "worker_init_fn": partial(_serve, parent=os.getpid()) if num_workers else None,
+    }
 
 
 def _serve(number: int, *, parent: int) -> None:

@@ -1,0 +1,194 @@
+"""Random views of 2D images on the device: crops of two sizes, flips, brightness, contrast, gamma and blur.
+
+Multi-crop: Caron et al., SwAV, NeurIPS 2020, section 3.3, https://arxiv.org/abs/2006.09882. Instead of colours, which
+medical images do not have, only intensities change. Parameters are drawn first, from a given generator, then applied.
+
+Shapes: B images, S slices of each that are changed alike, C channels, X Y pixels.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Annotated, Final, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from medssl_cli.recipe import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+from medssl_cli.strict import Strict
+
+Share = Annotated[float, Field(gt=0, le=1)]
+ASPECT: Final = (3 / 4, 4 / 3)
+REFERENCE_PX: Final = 224  # blur is given for pictures of this size
+SPARE: Final = 1.15  # canvas edge per pixel of a global view: crops of the whole of it hardly alias
+
+
+class SliceAugmentation(Strict):
+    """Views of a 2D image.
+
+    Args:
+        num_global: Large views, which are assigned to clusters.
+        num_local: Small views.
+        global_scale: Share of the canvas's area that a large view shows (least, most).
+        local_scale: The same of a small view.
+        local_size: Edge of a small view in pixels; None for 3/7 of a large one.
+        flip_prob: Of a flip along each axis.
+        contrast: Factor 1 - contrast to 1 + contrast.
+        brightness: Added, up to this many standard units.
+        gamma_range: Exponent of intensities between their least and largest.
+        intensity_prob: Of changes of contrast, brightness and gamma.
+        blur_prob: Of a Gaussian blur.
+        blur_sigma: Its width in pixels of a view of 224.
+    """
+
+    num_global: Annotated[int, Field(ge=2)] = 2
+    num_local: Annotated[int, Field(ge=0)] = 6
+    global_scale: tuple[Share, Share] = (0.3, 1.0)
+    local_scale: tuple[Share, Share] = (0.05, 0.3)
+    local_size: PositiveInt | None = None
+    flip_prob: Probability = 0.5
+    contrast: NonNegativeFloat = 0.4
+    brightness: NonNegativeFloat = 0.4
+    gamma_range: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
+    intensity_prob: Probability = 0.8
+    blur_prob: Probability = 0.5
+    blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+
+    @model_validator(mode="after")
+    def _least_first(self) -> Self:
+        for name in ("global_scale", "local_scale", "gamma_range", "blur_sigma"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must be (least, largest)")
+        return self
+
+    def small(self, large: int) -> int:
+        """Edge of a small view in pixels, a multiple of 8, where a large one has `large`."""
+        return self.local_size or max(8, round(large * 3 / 7 / 8) * 8)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Parameters of one view of each of B images, `[B]` each.
+
+    Args:
+        centre: Of the crop as a share of the canvas, `[B, 2]`.
+        extent: Of the crop as a share of the canvas, `[B, 2]`.
+        flip: 1 or -1, `[B, 2]`.
+        contrast: Factor.
+        brightness: Addend.
+        gamma: Exponent.
+        blur: Standard deviation in pixels of a view of 224; 0 for none.
+    """
+
+    centre: Tensor
+    extent: Tensor
+    flip: Tensor
+    contrast: Tensor
+    brightness: Tensor
+    gamma: Tensor
+    blur: Tensor
+
+    def rows(self, start: int, number: int) -> "Drawn":
+        """Some of the images."""
+        return Drawn(**{field.name: getattr(self, field.name)[start : start + number] for field in fields(self)})
+
+
+def draw(number: int, scale: tuple[float, float], options: SliceAugmentation, generator: torch.Generator) -> Drawn:
+    """Parameters of a view of each of `number` images whose crop covers a share of the area in `scale`."""
+
+    def uniform(low: float, high: float, *size: int) -> Tensor:
+        return torch.rand(number, *size, generator=generator) * (high - low) + low
+
+    log_gamma = math.log(options.gamma_range[0]), math.log(options.gamma_range[1])
+    area, aspect = uniform(*scale), uniform(math.log(ASPECT[0]), math.log(ASPECT[1])).exp()
+    extent = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], dim=1).clamp(max=1.0)
+    flip = torch.where(uniform(0, 1, 2) < options.flip_prob, -1.0, 1.0)
+    is_changed = uniform(0, 1) < options.intensity_prob
+    is_blurred = uniform(0, 1) < options.blur_prob
+    return Drawn(
+        centre=0.5 + (uniform(0, 1, 2) - 0.5) * (1 - extent),
+        extent=extent,
+        flip=flip,
+        contrast=torch.where(is_changed, uniform(1 - options.contrast, 1 + options.contrast), 1.0),
+        brightness=torch.where(is_changed, uniform(-options.brightness, options.brightness), 0.0),
+        gamma=torch.where(is_changed, uniform(*log_gamma).exp(), 1.0),
+        blur=torch.where(is_blurred, uniform(*options.blur_sigma), 0.0),
+    )
+
+
+def apply(images: Tensor, drawn: Drawn, size: int) -> Tensor:
+    """The view of each image, all its slices alike.
+
+    Args:
+        images: `[B, S, C, X, Y]`.
+        drawn: Parameters.
+        size: Edge in pixels.
+
+    Returns:
+        `[B, S, C, size, size]`.
+    """
+    drawn = Drawn(**{field.name: getattr(drawn, field.name).to(images.device) for field in fields(drawn)})
+    batch, slices, channels = images.shape[:3]
+    scale, shift = drawn.extent * drawn.flip, 2 * drawn.centre - 1
+    theta = torch.zeros(batch, 2, 3, device=images.device)
+    theta[:, 0, 0], theta[:, 0, 2] = scale[:, 1], shift[:, 1]
+    theta[:, 1, 1], theta[:, 1, 2] = scale[:, 0], shift[:, 0]
+    grid = F.affine_grid(theta, [batch, slices * channels, size, size], align_corners=False)
+    views = F.grid_sample(images.flatten(1, 2), grid.to(images.dtype), padding_mode="border", align_corners=False)
+    views = _blur(views, drawn.blur * (size / REFERENCE_PX))
+    low, high = views.amin(dim=(1, 2, 3), keepdim=True), views.amax(dim=(1, 2, 3), keepdim=True)
+    span = (high - low).clamp_min(1e-6)
+    gamma, contrast, brightness = (
+        each[:, None, None, None] for each in (drawn.gamma, drawn.contrast, drawn.brightness)
+    )
+    views = ((views - low) / span).clamp(0, 1).pow(gamma) * span + low
+    return (views * contrast + brightness).unflatten(1, (slices, channels))
+
+
+def _blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur of `[B, C, X, Y]` with a width in pixels of each, `[B]`; 0 leaves an image as it is."""
+    batch, channels = images.shape[:2]
+    radius = max(1, math.ceil(3 * float(sigma.max())))
+    places = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    kernels = torch.exp(-0.5 * (places / sigma.to(images.dtype).clamp_min(1e-3)[:, None]).square())
+    kernels = (kernels / kernels.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
+    rows = images.reshape(1, batch * channels, *images.shape[2:])
+    for shape, sides in (((-1, 1, 1), (0, 0, radius, radius)), ((1, -1), (radius, radius, 0, 0))):
+        padded = F.pad(rows, sides, mode="replicate")
+        kernel = kernels[:, None, :, None] if shape == (-1, 1, 1) else kernels[:, None, None, :]
+        rows = F.conv2d(padded, kernel, groups=batch * channels)
+    return rows.reshape(images.shape)
+
+
+def multi_crop(
+    images: Tensor,
+    options: SliceAugmentation,
+    generator: torch.Generator,
+    *,
+    size: int,
+    shard: tuple[int, int] = (0, 1),
+) -> list[Tensor]:
+    """All views of each image: large ones first, then small ones.
+
+    Args:
+        images: Of this process, `[B, S, C, X, Y]`.
+        options: See `SliceAugmentation`.
+        generator: In the same state in every process; numbers are drawn for the images of all of them.
+        size: Edge of a large view in pixels.
+        shard: This process's place and how many there are.
+
+    Returns:
+        Per view `[B, S, C, edge, edge]`.
+    """
+    batch, (rank, number) = len(images), shard
+    kinds = [(options.global_scale, size)] * options.num_global
+    kinds += [(options.local_scale, options.small(size))] * options.num_local
+    drawn = [(draw(batch * number, scale, options, generator).rows(rank * batch, batch), edge) for scale, edge in kinds]
+    return [apply(images, parameters, edge) for parameters, edge in drawn]
+
+
+def canvas_for(size: int) -> int:
+    """Edge of the canvas that global views of `size` pixels are cut from."""
+    return math.ceil(size * SPARE)

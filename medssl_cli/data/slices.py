@@ -1,0 +1,343 @@
+"""From prepared items to batches of 2D images: radiographs, single slices, and whole volumes as stacks of slices.
+
+Every random choice is a function of (seed, step, slot), as in `data.crops`. All processes take the same turn: a step
+shows single images to all of them or volumes to all of them.
+
+Shapes: B batch, S slices, X Y pixels, N images.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from medssl_cli.cache.arrays import open_array, refuse_damage
+from medssl_cli.cache.prepared import PreparedItem
+from medssl_cli.data.crops import item_of, worker_options
+from medssl_cli.imaging.geometry import spacing_mm
+
+MAX_REPEATS: Final = 4  # of a modality per epoch, so that balancing does not wear out a few images
+TRIES: Final = 4  # for a slice that shows something
+
+
+class Stack(NamedTuple):
+    """One sample: network input `[S, 1, X, Y]`, place in the training set, positions `[S]` in mm, item."""
+
+    images: Tensor
+    place: int
+    positions_mm: Tensor
+    item_id: str
+    is_volume: bool
+
+
+@dataclass(frozen=True)
+class SliceBatch:
+    """Images of one step.
+
+    Args:
+        images: `[B, S, 1, X, Y]` float32 network input, 0 where a slice is padding.
+        is_present: bool `[B, S]`.
+        positions_mm: `[B, S]` along the slices' normal.
+        places: Of each image, or volume, in the training set, int64 `[B]`.
+        item_ids: Where each came from.
+        are_volumes: Whether these are stacks.
+    """
+
+    images: Tensor
+    is_present: Tensor
+    positions_mm: Tensor
+    places: Tensor
+    item_ids: list[str]
+    are_volumes: bool
+
+
+class ImageIndex:
+    """The images of a training set by number: a radiograph is one, a volume `per_volume` ranges of its slices.
+
+    Args:
+        are_volumes: Of each item, `[items]`.
+        groups: Of each item, such as its modality.
+        per_volume: Ranges.
+        balance: Images of a group of n are drawn in proportion to n ** balance.
+        seed: Of the run.
+    """
+
+    def __init__(
+        self, are_volumes: Sequence[bool], groups: Sequence[str], *, per_volume: int, balance: float, seed: int
+    ) -> None:
+        is_volume = np.asarray(are_volumes, dtype=bool)
+        counts = np.where(is_volume, per_volume, 1)
+        self.volumes = np.flatnonzero(is_volume)
+        self.per_volume = per_volume
+        self._first = np.concatenate([[0], np.cumsum(counts)])
+        self._is_volume = is_volume
+        self._groups = _members(groups, counts)
+        self._draws = _draws([len(members) for members in self._groups], balance)
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def find(self, place: int) -> tuple[int, int, int]:
+        """Item of an image, which of its ranges it is, and how many the item has."""
+        item = int(np.searchsorted(self._first, place, side="right")) - 1
+        return item, place - int(self._first[item]), self.per_volume if self._is_volume[item] else 1
+
+    def place_of(self, draw: int) -> int:
+        """Image that draw number `draw` of the whole training shows."""
+        epoch, offset = divmod(draw, self.epoch_length)
+        return int(_epoch_order(self, epoch)[offset])
+
+    @property
+    def epoch_length(self) -> int:
+        """Draws after which all groups have been shown in proportion."""
+        return sum(self._draws)
+
+    def shuffled(self, epoch: int) -> NDArray[np.int64]:
+        """Images of an epoch in random order; a group that is drawn in part goes on where the last epoch stopped."""
+        parts = []
+        for number, (members, count) in enumerate(zip(self._groups, self._draws, strict=True)):
+            cycles, offsets = np.divmod(np.arange(epoch * count, (epoch + 1) * count), len(members))
+            for cycle in np.unique(cycles):
+                order = np.random.default_rng([self._seed, 3, number, int(cycle)]).permutation(members)
+                parts.append(order[offsets[cycles == cycle]])
+        return np.random.default_rng([self._seed, 4, epoch]).permutation(np.concatenate(parts))
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(index: ImageIndex, epoch: int) -> NDArray[np.int64]:
+    return index.shuffled(epoch)
+
+
+def _members(groups: Sequence[str], counts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Images of each group, by the group's name."""
+    names, codes = np.unique(np.asarray(groups), return_inverse=True)
+    of_image = np.repeat(codes, counts)
+    return [np.flatnonzero(of_image == code) for code in range(len(names))]
+
+
+def _draws(sizes: Sequence[int], balance: float) -> list[int]:
+    """Draws per epoch of groups of these sizes: about as many as there are images in all, in balanced shares."""
+    weights = np.asarray(sizes, dtype=np.float64) ** balance
+    wanted = np.round(weights / weights.sum() * sum(sizes)).astype(int)
+    return [int(np.clip(draws, 1, MAX_REPEATS * size)) for draws, size in zip(wanted, sizes, strict=True)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which steps show volumes, and how many of each kind a step shows on all devices together.
+
+    Args:
+        batch_size: Single images.
+        volume_batch_size: Volumes; 0 for none.
+        every: Of so many steps one shows volumes.
+    """
+
+    batch_size: int
+    volume_batch_size: int = 0
+    every: int = 0
+
+    def turn(self, step: int) -> tuple[bool, int]:
+        """Whether a step shows volumes, and how many steps of its kind came before."""
+        if not self.every:
+            return False, step
+        rounds, place = divmod(step, self.every)
+        return (True, rounds) if place == self.every - 1 else (False, step - rounds)
+
+    def size(self, step: int) -> int:
+        """Samples of a step."""
+        return self.volume_batch_size if self.turn(step)[0] else self.batch_size
+
+
+class SliceDataset(Dataset[Stack]):
+    """Images and stacks by (step, slot).
+
+    Args:
+        items: Prepared items.
+        index: Of the same items.
+        plan: Of the steps.
+        canvas: Edge of the square that each slice is brought to, pixels.
+        max_slices: Of a stack.
+        seed: Of the run.
+    """
+
+    def __init__(
+        self, items: Sequence[PreparedItem], index: ImageIndex, plan: Plan, *, canvas: int, max_slices: int, seed: int
+    ) -> None:
+        self._items, self._index, self._plan = items, index, plan
+        self._canvas, self._max_slices, self._seed = canvas, max_slices, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Stack:
+        step, slot = key
+        is_volume, turn = self._plan.turn(step)
+        rng = np.random.default_rng([self._seed, 5, step, slot])
+        if not is_volume:
+            return self.image(self._index.place_of(turn * self._plan.batch_size + slot), rng)
+        size, number = self._plan.volume_batch_size, len(self._index.volumes)
+        return self.volume(item_of(turn, slot, batch_size=size, num_items=number, seed=self._seed), rng)
+
+    def image(self, place: int, rng: np.random.Generator | None) -> Stack:
+        """An image by its number; of a range of slices a random one, or the middle one."""
+        number, part, parts = self._index.find(place)
+        item = self._items[number]
+        images, shown = None, 0
+        for _ in range(TRIES if rng is not None else 1):
+            shown = int((part + (0.5 if rng is None else rng.random())) * item.shape[2] / parts)
+            images = read_slices(item, range(shown, shown + 1), self._canvas)
+            if images.std() > 0:
+                break
+        assert images is not None
+        return Stack(images, place, torch.zeros(1), item.item_id, is_volume=False)
+
+    def volume(self, place: int, rng: np.random.Generator | None) -> Stack:
+        """A volume by its number: a random window of every or every second ... slice, or the whole of it, thinned."""
+        item = self._items[int(self._index.volumes[place])]
+        window = choose_window(item.shape[2], self._max_slices, rng)
+        positions = torch.tensor(window, dtype=torch.float32) * spacing_mm(item.affine)[2]
+        return Stack(read_slices(item, window, self._canvas), place, positions, item.item_id, is_volume=True)
+
+
+def choose_window(num_slices: int, max_slices: int, rng: np.random.Generator | None) -> range:
+    """At most `max_slices` of a volume's slices, equally far apart.
+
+    Args:
+        num_slices: Of the volume.
+        max_slices: Of the window.
+        rng: Draws the distance and the first slice; without it the window covers the volume.
+    """
+    widest = -(-num_slices // max_slices)
+    stride = widest if rng is None else int(rng.integers(1, widest + 1))
+    length = min(max_slices, -(-num_slices // stride))
+    spare = num_slices - (length - 1) * stride - 1
+    first = spare // 2 if rng is None else int(rng.integers(spare + 1))
+    return range(first, first + (length - 1) * stride + 1, stride)
+
+
+def read_slices(item: PreparedItem, window: range, canvas: int) -> Tensor:
+    """Slices as network input on squares of `canvas` pixels, `[S, 1, canvas, canvas]`.
+
+    Their proportions in millimetres stay; what is outside of the image has its lowest value.
+    """
+    with refuse_damage(item.image):
+        voxels = np.asarray(open_array(item.image)[:, :, window.start : window[-1] + 1])[:, :, :: window.step]
+    images = torch.from_numpy(np.ascontiguousarray(item.intensity.apply(voxels).transpose(2, 0, 1)))[:, None]
+    width, height = (length * each for length, each in zip(item.shape[:2], spacing_mm(item.affine)[:2], strict=True))
+    scale = canvas / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    if size != item.shape[:2]:
+        images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+    spare = canvas - size[0], canvas - size[1]
+    sides = (spare[1] // 2, spare[1] - spare[1] // 2, spare[0] // 2, spare[0] - spare[0] // 2)
+    outside = float(item.intensity.apply(np.array([item.intensity.low]))[0])
+    return F.pad(images, sides, value=outside) if any(sides) else images
+
+
+class _Everything(Dataset[Stack]):
+    """Every single image, or every volume, by its number and without randomness."""
+
+    def __init__(self, dataset: SliceDataset, *, are_volumes: bool) -> None:
+        self._dataset = dataset
+        self._are_volumes = are_volumes
+
+    def __getitem__(self, place: int) -> Stack:
+        return self._dataset.volume(place, None) if self._are_volumes else self._dataset.image(place, None)
+
+
+class _PlanSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (step, slot) of one of several processes."""
+
+    def __init__(self, plan: Plan, steps: range, rank: int, num_processes: int) -> None:
+        self._plan, self._steps, self._rank, self._num_processes = plan, steps, rank, num_processes
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in self._steps:
+            share = self._plan.size(step) // self._num_processes
+            yield [(step, slot) for slot in range(self._rank * share, (self._rank + 1) * share)]
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+
+class _RoundSampler(Sampler[list[int]]):
+    """Batches that show one of several processes its share of everything; at the end it begins anew to fill up."""
+
+    def __init__(self, number: int, batch_size: int, rank: int, num_processes: int) -> None:
+        self._number, self._batch_size, self._rank, self._num_processes = number, batch_size, rank, num_processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in range(len(self)):
+            first = (batch * self._num_processes + self._rank) * self._batch_size
+            yield [place % self._number for place in range(first, first + self._batch_size)]
+
+    def __len__(self) -> int:
+        return math.ceil(self._number / (self._batch_size * self._num_processes))
+
+
+def collate(samples: list[Stack]) -> SliceBatch:
+    """Stack samples into a batch, padding those with fewer slices."""
+    lengths = torch.tensor([len(sample.images) for sample in samples])
+    longest = int(lengths.max())
+    images = [F.pad(sample.images, (0, 0, 0, 0, 0, 0, 0, longest - len(sample.images))) for sample in samples]
+    positions = [F.pad(sample.positions_mm, (0, longest - len(sample.positions_mm))) for sample in samples]
+    return SliceBatch(
+        images=torch.stack(images),
+        is_present=torch.arange(longest) < lengths[:, None],
+        positions_mm=torch.stack(positions),
+        places=torch.tensor([sample.place for sample in samples]),
+        item_ids=[sample.item_id for sample in samples],
+        are_volumes=samples[0].is_volume,
+    )
+
+
+def slice_loader(
+    dataset: SliceDataset, plan: Plan, steps: range, *, num_workers: int, rank: int = 0, num_processes: int = 1
+) -> DataLoader[Any]:
+    """Loader of one batch per step; arrays are opened in the workers only.
+
+    Args:
+        dataset: Of the batches.
+        plan: The same as the data set's.
+        steps: Which.
+        num_workers: Processes that read.
+        rank: This process.
+        num_processes: That share each step.
+    """
+    return _loader(dataset, _PlanSampler(plan, steps, rank, num_processes), num_workers)
+
+
+def everything_loader(
+    dataset: SliceDataset,
+    index: ImageIndex,
+    batch_size: int,
+    *,
+    are_volumes: bool,
+    num_workers: int,
+    rank: int = 0,
+    num_processes: int = 1,
+) -> DataLoader[Any]:
+    """Loader that shows this process's share of all single images or all volumes once.
+
+    Args:
+        dataset: Of the images.
+        index: Of the data set.
+        batch_size: Of this process.
+        are_volumes: Which.
+        num_workers: Processes that read.
+        rank: This process.
+        num_processes: That share the work.
+    """
+    number = len(index.volumes) if are_volumes else len(index)
+    sampler = _RoundSampler(number, batch_size, rank, num_processes)
+    return _loader(_Everything(dataset, are_volumes=are_volumes), sampler, num_workers)
+
+
+def _loader(dataset: Dataset[Stack], sampler: Any, num_workers: int) -> DataLoader[Any]:
+    return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, **worker_options(num_workers))
