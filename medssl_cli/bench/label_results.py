@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from medssl_cli.bench.labels import SCRATCH, Scored
-from medssl_cli.engine.evaluate import without_nan
+from medssl_cli.engine.results import without_nan
 from medssl_cli.metrics.statistics import (
     bootstrap_crossed_mean,
     bootstrap_mean,

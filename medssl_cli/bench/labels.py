@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.evaluate import dump, evaluate, to_csv, to_document
 from medssl_cli.engine.finetune import Choices, finetune
+from medssl_cli.engine.results import dump
 from medssl_cli.engine.signals import StopRequest, stop_on_signals
 from medssl_cli.engine.subject import subject_of_run
+from medssl_cli.engine.supervision import supervision_of
 from medssl_cli.engine.talk import Talk
 from medssl_cli.engine.weights import Encoder, load_encoder
 from medssl_cli.errors import GateError, UsageError
@@ -104,10 +105,17 @@ def compare_labels(plan: Plan, cache: Cache, folder: Path, *, device: str, talk:
         talk: Progress.
 
     Raises:
-        UsageError: Of a recipe, device or run folder; `E_WEIGHTS_MISMATCH` if the encoders are of different networks.
+        UsageError: Of a recipe (no segmentation), device or run folder; `E_WEIGHTS_MISMATCH` if the encoders are of
+            different networks.
         GateError: `E_SPLIT_LEAK` if a pre-training has seen a test patient, or labels of anyone in the cache.
         InterruptedCleanlyError: A signal; the same call goes on.
     """
+    if supervision_of(plan.recipe).score != "dice":
+        raise UsageError(
+            "E_RECIPE",
+            f"{plan.recipe.name} is no segmentation: its figure has no value per patient that could be paired",
+            hint="run medssl finetune with --fraction and medssl evaluate for each arm",
+        )
     encoders = {(arm, seed): load_encoder(path) for arm, seed, path in _init_paths(plan)}
     recipe = _for_all_arms(plan.recipe, list(encoders.values()))
     _require_unseen(cache, recipe, list(encoders.values()))
@@ -180,20 +188,10 @@ def _scores(root: Path, cache: Cache, *, device: str, talk: Talk, stop: StopRequ
             if stop.is_set:
                 stop.raise_interrupted("stopped in an evaluation")
 
-        evaluation = evaluate(
-            subject.segment,
-            cache,
-            subject.records,
-            label_set=subject.label_set,
-            classes=subject.classes,
-            nsd_tolerance_mm=subject.nsd_tolerance_mm,
-            talk=talk,
-            on_case=stop_between_cases,
-        )
-        document = to_document(evaluation, {"model": root.name, "split": "test", "task": subject.task})
+        results = subject.score(cache, split="test", talk=talk, on_case=stop_between_cases)
         with storage_errors("the results"):
             folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "scores.csv", to_csv(evaluation).encode())
-        write_atomic(path, dump(document).encode())
+        write_atomic(folder / "scores.csv", results.csv.encode())
+        write_atomic(path, dump(results.document).encode())
     scores: dict[str, Any] = json.loads(path.read_bytes())
     return scores

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from medssl_cli.cache.items import Entry, ItemRecord
+from medssl_cli.cache.items import Entry, ItemRecord, annotation_names
 from medssl_cli.imaging.geometry import Shape
 
 VERSION: Final = 2
@@ -32,8 +32,10 @@ _LIGHT: Final = "item_id, patient_key, series_key, modality, x, y, z, fingerprin
 _ENTRY: Final = """
     item_id, patient_key, modality, x, y, z, fingerprint, json_extract(document, '$.image_sha256'),
     json_extract(document, '$.spacing_kind') IS NULL,
-    CASE label_sets WHEN '' THEN NULL ELSE json_extract(document, '$.labels') END
+    CASE label_sets WHEN '' THEN NULL ELSE json_extract(document, '$.labels') END,
+    json_extract(document, '$.boxes', '$.findings')
 """
+_NO_ANNOTATIONS: Final = "[{},{}]"
 _NO_LABELS: Final[dict[str, str]] = {}
 
 
@@ -157,14 +159,15 @@ class Catalog:
     def entries(self) -> Iterator[Entry]:
         """What training needs of the items that are not superseded, in order of their ids."""
         with self._connection() as connection:
-            for item, patient, modality, *shape, print_, image, is_volume, labels in connection.execute(
+            for item, patient, modality, *shape, print_, image, is_volume, labels, others in connection.execute(
                 f"SELECT {_ENTRY} FROM items WHERE superseded_by IS NULL ORDER BY item_id"
             ):
                 x, y, z = shape
                 digests = (
                     {name: label["sha256"] for name, label in json.loads(labels).items()} if labels else _NO_LABELS
                 )
-                yield Entry(item, patient, sys.intern(modality), (x, y, z), print_, image, bool(is_volume), digests)
+                known = (item, patient, sys.intern(modality), (x, y, z), print_, image, bool(is_volume), digests)
+                yield Entry(*known, () if others == _NO_ANNOTATIONS else annotation_names(*json.loads(others)))
 
 
 _INSERT: Final = f"INSERT OR REPLACE INTO items VALUES ({', '.join('?' * 11)})"

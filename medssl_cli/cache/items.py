@@ -1,5 +1,6 @@
 """What is recorded about an image: an allow-list. A field that is not here cannot be stored."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -94,6 +95,11 @@ class ItemRecord(Strict):
         """SHA-256 of each label map, by its set."""
         return {name: label.sha256 for name, label in self.labels.items()}
 
+    @property
+    def annotation_sets(self) -> tuple[str, ...]:
+        """Kinds and names of what is known beside label maps, such as `findings/nih`."""
+        return annotation_names(self.boxes, self.findings)
+
     @field_validator("labels", "boxes", "findings")
     @classmethod
     def _label_set_names(cls, labels: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +124,7 @@ class Entry(NamedTuple):
     image_sha256: str
     is_volume: bool
     label_digests: dict[str, str]
+    annotation_sets: tuple[str, ...] = ()
 
 
 def entry_of(record: ItemRecord) -> Entry:
@@ -131,4 +138,10 @@ def entry_of(record: ItemRecord) -> Entry:
         record.image_sha256,
         record.is_volume,
         record.label_digests,
+        record.annotation_sets,
     )
+
+
+def annotation_names(boxes: Iterable[str], findings: Iterable[str]) -> tuple[str, ...]:
+    """Names of sets of boxes and of findings, each with its kind."""
+    return *(f"boxes/{name}" for name in sorted(boxes)), *(f"findings/{name}" for name in sorted(findings))

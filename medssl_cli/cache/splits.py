@@ -38,15 +38,17 @@ def held_out_patients(records: Sequence[ItemRecord | Entry], seed: int) -> set[s
     """Every fifth labelled patient, stratified by the label sets a patient has; unlabelled patients never.
 
     Pre-training leaves these out, so that no evaluation sees an image that any training has seen. Patients who share
-    an image count as one.
+    an image count as one. Sets of boxes and findings count for those who have no label maps.
     """
     people = same_people(records)
-    sets: dict[str, set[str]] = defaultdict(set)
+    maps: dict[str, set[str]] = defaultdict(set)
+    others: dict[str, set[str]] = defaultdict(set)
     for record in records:
-        sets[people[record.patient_key]] |= set(record.label_digests)
+        maps[people[record.patient_key]] |= set(record.label_digests)
+        others[people[record.patient_key]] |= set(record.annotation_sets)
     strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for person, names in sets.items():
-        if names:
+    for person, own in maps.items():
+        if names := own or others[person]:
             strata[tuple(sorted(names))].append(person)
     held_out = {person for members in strata.values() for person in shuffled(members, seed)[::TEST_EVERY]}
     return {patient for patient, person in people.items() if person in held_out}

@@ -1,6 +1,5 @@
 """`medssl finetune`."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -76,8 +75,8 @@ def finetune(
     with terminal.running():
         summary = run_finetune(resolved, Cache.open(cache), root, choices, device=device, talk=terminal)
     text = (
-        f"best validation Dice {summary.best_dice:.4f} at step {summary.best_step} of {summary.steps}, "
+        f"best validation {summary.score} {summary.best_score:.4f} at step {summary.best_step} of {summary.steps}, "
         f"{summary.num_train_patients} training patients\n"
-        f"next: medssl evaluate {root}   then: medssl export {root} --install"
+        f"next: medssl evaluate {root}" + f"   then: medssl export {root} --install" * summary.is_exportable
     )
-    result({**asdict(summary), "root": str(root)}, as_json=json, text=text)
+    result(summary.document(), as_json=json, text=text)

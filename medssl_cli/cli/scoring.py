@@ -1,16 +1,21 @@
 """What `medssl evaluate` scores (a run or an exported model), and where its results go."""
 
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from medssl_cli.cache.splits import split_items
 from medssl_cli.cache.store import Cache
 from medssl_cli.deploy.runtime import OnnxModel
-from medssl_cli.engine.evaluate import Evaluation, dump, to_csv
-from medssl_cli.engine.subject import Subject, subject_of_run
+from medssl_cli.engine.results import Results, Subject, dump
+from medssl_cli.engine.subject import subject_of_run
+from medssl_cli.engine.supervision.label_maps import SegmentationSubject
 from medssl_cli.errors import GateError, UsageError
 from medssl_cli.files import storage_errors, write_atomic
+from medssl_cli.report.classification import classification_page
 from medssl_cli.report.evaluation import Gallery, evaluation_page
+
+GATES: Final = {"dice": "E_GATE_DICE", "auroc": "E_GATE_AUROC"}
+TITLES: Final = {"dice": "Dice", "auroc": "AUROC"}
 
 
 def load_subject(path: Path, cache: Cache, *, split: str, device: str) -> Subject:
@@ -36,7 +41,7 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str) -> Subjec
             f"the model has seen {len(leaked)} of the cache's test patients",
             hint="evaluate its run folder instead: it knows its own test patients",
         )
-    return Subject(
+    return SegmentationSubject(
         name=path.name,
         task=bundle.task,
         folder=path.parent / path.stem,
@@ -48,14 +53,38 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str) -> Subjec
     )
 
 
-def write_results(folder: Path, document: dict[str, Any], scores: Evaluation, gallery: Gallery) -> None:
+def write_results(folder: Path, results: Results, gallery: Gallery) -> None:
     """`scores.json`, `scores.csv` and `page.html`.
 
     Raises:
         StorageError: `E_IO`.
     """
+    document = results.document
+    is_segmentation = results.score == "dice"
+    page = evaluation_page(document, gallery.pictures()) if is_segmentation else classification_page(document)
     with storage_errors("the results"):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "scores.json", dump(document).encode())
-    write_atomic(folder / "scores.csv", to_csv(scores).encode())
-    write_atomic(folder / "page.html", evaluation_page(document, gallery.pictures()).encode())
+    write_atomic(folder / "scores.csv", results.csv.encode())
+    write_atomic(folder / "page.html", page.encode())
+
+
+def require_scores(results: Results, limits: dict[str, float | None]) -> None:
+    """Refuse results that are below a limit.
+
+    Args:
+        results: Of the evaluation.
+        limits: By the name of a figure; None for no limit.
+
+    Raises:
+        GateError: `E_GATE_DICE`, `E_GATE_AUROC`.
+        UsageError: `E_USAGE`, a limit for a figure that this kind of task does not have.
+    """
+    for name, limit in limits.items():
+        if limit is None:
+            continue
+        if name != results.score:
+            hint = f"its figure is the {TITLES[results.score]}"
+            raise UsageError("E_USAGE", f"this task has no {TITLES[name]}", hint=hint)
+        if not results.value >= limit:
+            raise GateError(GATES[name], f"mean {TITLES[name]} {results.value:.4f} is below {limit:g}")

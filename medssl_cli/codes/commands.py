@@ -174,6 +174,12 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "choose from: auto, cpu, cuda, cuda:N; medssl doctor says what this machine has",
     ),
     "E_GATE_DICE": Code("The Dice is below the required minimum", "the page of the evaluation shows the worst images"),
+    "E_GATE_AUROC": Code(
+        "The AUROC is below the required minimum", "the page of the evaluation shows every finding by itself"
+    ),
+    "E_TASK_EXPORT": Code(
+        "Models of this task cannot be exported yet", "score the run folder with medssl evaluate instead"
+    ),
     "E_OUTPUT_CHECK": Code(
         "The written mask does not read back identically", "run the command again; if it stays so, please report it"
     ),

@@ -35,6 +35,21 @@ def augment(
     return _intensity(images, options, generator), labels
 
 
+def augment_images(images: Tensor, options: Augmentation, generator: torch.Generator) -> Tensor:
+    """The same for images without label maps, `[B, C, X, Y, Z]` or `[B, C, X, Y]`, of equal spacing along all axes.
+
+    A 2D image stays in its plane: it turns about the third axis only.
+
+    Args:
+        images: Network input.
+        options: What may happen, and how strongly.
+        generator: CPU generator; the only source of randomness.
+    """
+    boxes = images if images.ndim == 5 else images[..., None]
+    changed, _ = augment(boxes, torch.zeros_like(boxes[:, 0], dtype=torch.int64), options, generator)
+    return changed.reshape(images.shape)
+
+
 def _uniform(generator: torch.Generator, size: tuple[int, ...], low: float, high: float) -> Tensor:
     return torch.rand(size, generator=generator) * (high - low) + low
 
@@ -55,6 +70,8 @@ def _affine(
     batch = len(images)
     degrees = _uniform(generator, (batch, 3), -options.rotate_degrees, options.rotate_degrees)
     scale = _uniform(generator, (batch, 1, 1), math.log(options.scale_range[0]), math.log(options.scale_range[1])).exp()
+    if images.shape[4] == 1:
+        degrees[:, :2] = 0
     is_moved = torch.rand(batch, generator=generator) < options.affine_prob
     if not is_moved.any():
         return images, labels

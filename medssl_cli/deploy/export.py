@@ -41,7 +41,7 @@ SEEN_SPLITS: Final = ("train", "val")
 
 
 class TrainedRun(Protocol):
-    """What export needs of a fine-tuned run; `engine.finetune.FineTunedRun` is one."""
+    """What export needs of a fine-tuned run; `engine.finetuned.FineTunedRun` is one."""
 
     @property
     def recipe(self) -> TaskRecipe:
@@ -89,14 +89,22 @@ def export_run(
 
     Raises:
         UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`, `E_NO_CACHE`, `E_OUTPUT_EXISTS` if another kind of file is there.
+        UsageError: `E_TASK_EXPORT`, the run is of a task whose models are not exported yet.
         NothingUsableError: `E_CACHE_EMPTY` if the cache has none of the run's images.
         GateError: `E_PARITY`; no file is written.
         StorageError: `E_IO`.
     """
-    from medssl_cli.engine.finetune import load_finetuned
+    from medssl_cli.engine.finetuned import load_finetuned
 
+    run = load_finetuned(run_dir)
+    if not run.is_exportable:
+        raise UsageError(
+            "E_TASK_EXPORT",
+            f"models of the task {run.recipe.task.name} are not exported yet",
+            hint="medssl evaluate scores the run folder itself",
+        )
     return export_network(
-        load_finetuned(run_dir),
+        run,
         model_path,
         cache=Cache.open(cache_root),
         cases=cases,

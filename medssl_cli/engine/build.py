@@ -83,18 +83,30 @@ def check_recipe(recipe: Recipe) -> None:
         build_task(recipe)
 
 
+def spatial_dims(network: nn.Module) -> int:
+    """2 for a network of 2D images, 3 for one of volumes."""
+    return 3 if any(isinstance(module, nn.Conv3d) for module in network.modules()) else 2
+
+
 def _check_crop(recipe: Recipe, backbone: Backbone) -> None:
     sizes = {"data.crop_size": recipe.data.crop_size}
     if isinstance(recipe, TaskRecipe):
         sizes["inference.tile_size"] = recipe.tile_size
-    multiple = backbone.crop_multiple
+    multiple, dims = backbone.crop_multiple, spatial_dims(backbone)
     needs_two_voxels = any(isinstance(module, INSTANCE_NORMS) for module in backbone.modules())
     for name, size in sizes.items():
-        if any(length % multiple for length in size):
+        if (dims == 2) != (size[2] == 1):
+            raise UsageError(
+                "E_CANVAS",
+                f"{name} {list(size)} is not for {recipe.backbone.name}, a network of {dims}D images",
+                hint="2D images have a third size of 1 and a backbone with spatial_dims: 2; volumes neither",
+            )
+        extents = size[:dims]
+        if any(length % multiple for length in extents):
             raise UsageError(
                 "E_CANVAS", f"{name} {list(size)} must be multiples of {multiple} for {recipe.backbone.name}"
             )
-        if needs_two_voxels and all(length == multiple for length in size):
+        if needs_two_voxels and all(length == multiple for length in extents):
             raise UsageError(
                 "E_CANVAS",
                 f"{name} {list(size)} leaves one voxel at the coarsest level of {recipe.backbone.name}, "

@@ -138,14 +138,17 @@ def compile_errors() -> Iterator[None]:
 
 
 def lay_out(network: torch.nn.Module, *, channels_last: bool) -> torch.memory_format:
-    """Lay out a network's 3D kernels in memory; channels last is faster for many convolutions.
+    """Lay out a network's 3D kernels, or its 2D ones, in memory; channels last is faster for many convolutions.
 
     Returns:
         The format that its inputs should have.
     """
-    layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+    dimensions = 5 if any(parameter.ndim == 5 for parameter in network.parameters()) else 4
+    layout = torch.contiguous_format
+    if channels_last:
+        layout = torch.channels_last_3d if dimensions == 5 else torch.channels_last
     for parameter in network.parameters():
-        if parameter.ndim == 5:
+        if parameter.ndim == dimensions:
             parameter.data = parameter.data.contiguous(memory_format=layout)
     return layout
 

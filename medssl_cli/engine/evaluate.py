@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
+from medssl_cli.engine.results import without_nan
 from medssl_cli.engine.talk import Talk
 from medssl_cli.errors import InputError, NothingUsableError
 from medssl_cli.imaging.volume import Volume
@@ -162,17 +162,6 @@ def to_document(evaluation: Evaluation, about: dict[str, Any]) -> dict[str, Any]
     return cleaned
 
 
-def without_nan(node: Any) -> Any:
-    """A document with null for every number that is not finite, which JSON cannot hold."""
-    if isinstance(node, dict):
-        return {key: without_nan(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [without_nan(value) for value in node]
-    if isinstance(node, float) and not math.isfinite(node):
-        return None
-    return node
-
-
 def to_csv(evaluation: Evaluation) -> str:
     """One row per item and structure."""
     buffer = io.StringIO()
@@ -202,8 +191,3 @@ def split_of_manifest(cache: Cache, manifest: dict[str, Any], split: str) -> lis
             hint="name the cache that the run was trained on with --cache",
         )
     return [records[item] for item in wanted]
-
-
-def dump(document: dict[str, Any]) -> str:
-    """JSON text without NaN."""
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"

@@ -1,28 +1,19 @@
 """Supervised training of a task on few labels: one loop for every task."""
 
 import json
-import math
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from medssl_cli.cache.items import ItemRecord
-from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.splits import Split, split_items
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.augment import augment
-from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
-from medssl_cli.engine.build import build_task, task_options
+from medssl_cli.engine.build import build_task
 from medssl_cli.engine.checkpoints import Checkpoint, optimizer_tensors, prefixed, restore_optimizer, unprefixed
 from medssl_cli.engine.devices import lay_out, make_fabric, resolve_device
-from medssl_cli.engine.labelled import check_labels
 from medssl_cli.engine.metrics_log import MetricsLog
 from medssl_cli.engine.optimisation import (
     AveragedWeights,
@@ -32,17 +23,15 @@ from medssl_cli.engine.optimisation import (
     require_finite,
     set_learning_rate,
 )
+from medssl_cli.engine.predict import torch_predict
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
-from medssl_cli.engine.runs import Manifest, Run, open_run, start_run
-from medssl_cli.engine.selection import select
+from medssl_cli.engine.runs import Manifest, Run, start_run
 from medssl_cli.engine.signals import stop_on_signals
+from medssl_cli.engine.supervision import SupervisionBase, Validate, supervision_of
 from medssl_cli.engine.talk import Talk
 from medssl_cli.engine.weights import Encoder, initialise
-from medssl_cli.errors import GateError, UsageError
-from medssl_cli.files import sha256_json, write_json
-from medssl_cli.imaging.segment import segment_volume
-from medssl_cli.imaging.tiling import Predict
-from medssl_cli.metrics.overlap import dice
+from medssl_cli.errors import GateError
+from medssl_cli.files import write_json
 from medssl_cli.recipe import TaskRecipe
 from medssl_cli.tasks import TaskLosses
 
@@ -81,26 +70,25 @@ class Choices:
 
 @dataclass(frozen=True)
 class FinetuneSummary:
-    """How a fine-tuning ended: steps done and the best validation's mean Dice and step."""
+    """How a fine-tuning ended: steps done and the best validation's figure, its name and its step."""
 
     root: Path
     steps: int
-    best_dice: float
+    score: str
+    best_score: float
     best_step: int
     num_train_patients: int
+    is_exportable: bool = True
 
-
-@dataclass(frozen=True)
-class FineTunedRun:
-    """A finished (or at least validated) run, ready to predict."""
-
-    root: Path
-    recipe: TaskRecipe
-    classes: dict[int, str]
-    network: nn.Module
-    manifest: dict[str, Any]
-    weights_sha256: str
-    in_channels: int = 1
+    def document(self) -> dict[str, Any]:
+        """For JSON; the figure under its own name, such as `best_dice`."""
+        return {
+            "root": str(self.root),
+            "steps": self.steps,
+            f"best_{self.score}": self.best_score,
+            "best_step": self.best_step,
+            "num_train_patients": self.num_train_patients,
+        }
 
 
 def finetune(
@@ -119,8 +107,8 @@ def finetune(
     if backbone != recipe.backbone:
         talk.note(f"backbone {backbone.name} of --init replaces the recipe's")
         recipe = recipe.model_copy(update={"backbone": backbone})
-    label_set = task_options(recipe).label_set
-    labelled = select(cache, modality=recipe.data.modality, label_set=label_set, talk=talk)
+    supervision = supervision_of(recipe)
+    labelled = supervision.usable(cache, talk)
     split = split_items(
         cache.records(),
         labelled,
@@ -142,33 +130,21 @@ def finetune(
     arguments = {**choices.document(), "test_patients_seen_in_pretraining": num_seen}
     if num_labelled:
         arguments["validation_patients_labelled_in_pretraining"] = num_labelled
-    check_labels(labelled, label_set, task_options(recipe).classes, talk, option="task.classes")
+    arguments |= supervision.check(labelled, split, talk)
     manifest = Manifest({"train": split.train, "val": split.val, "test": split.test}, arguments)
     run = start_run(root, "finetune", recipe, manifest)
     if run.is_finished:
         talk.note(f"{root} is finished already")
-        return _summary(run)
+        return _summary(run, supervision)
     talk.note(_counts(split))
     task = build_task(recipe)
     if choices.encoder is not None:
         talk.note("from --init: " + initialise(task.get_submodule("backbone"), choices.encoder))
-    items = prepare(
-        cache,
-        split.train,
-        recipe.data.preprocessing,
-        label_set=label_set,
-        progress=lambda done, total: talk.progress("preparing", done, total),
-    )
-    dataset = CropDataset(
-        items,
-        recipe.data.crop_size,
-        batch_size=recipe.data.batch_size,
-        seed=recipe.seed,
-        foreground_prob=recipe.foreground_prob,
-    )
-    validate = _validator(recipe, cache, split.val, label_set)
-    _Loop(recipe, run, task, talk, device=device, max_minutes=choices.max_minutes).train(dataset, validate)
-    return _summary(run)
+    dataset = supervision.dataset(cache, split.train, talk)
+    supervision.begin(task, dataset)
+    loop = _Loop(recipe, run, task, supervision, talk, device=device, max_minutes=choices.max_minutes)
+    loop.train(dataset, supervision.validator(cache, split.val))
+    return _summary(run, supervision)
 
 
 def _validation_labels_seen(split: Split, encoder: Encoder | None, talk: Talk) -> int:
@@ -206,64 +182,43 @@ def _counts(split: Split) -> str:
     return f"patients: {counts['train']} train, {counts['val']} validation, {counts['test']} test (held out)"
 
 
-Validate = Callable[[Predict], float]
-
-
-def _validator(recipe: TaskRecipe, cache: Cache, records: tuple[ItemRecord, ...], label_set: str) -> Validate:
-    """Mean Dice over structures and patients on the native grid; a structure absent from both counts for nothing."""
-    values = sorted(task_options(recipe).classes)
-
-    def validate(predict: Predict) -> float:
-        scores = []
-        for record in records:
-            labels = segment_volume(
-                predict,
-                cache.read_image(record),
-                preprocessing=recipe.data.preprocessing,
-                tile=recipe.tile_size,
-                overlap=recipe.inference.overlap,
-            )
-            reference = cache.read_label(record, label_set).voxels[0]
-            scores += [dice(labels == value, reference == value) for value in values]
-        known = [score for score in scores if not math.isnan(score)]
-        return float(np.mean(known)) if known else 0.0
-
-    return validate
-
-
 class _Loop:
     """The state of one fine-tuning between steps."""
 
     def __init__(
-        self, recipe: TaskRecipe, run: Run, task: nn.Module, talk: Talk, *, device: str, max_minutes: float | None
+        self,
+        recipe: TaskRecipe,
+        run: Run,
+        task: nn.Module,
+        supervision: SupervisionBase,
+        talk: Talk,
+        *,
+        device: str,
+        max_minutes: float | None,
     ) -> None:
         self._recipe = recipe
         self._run = run
+        self._supervision = supervision
+        self._score = supervision.score
         self._talk = talk
         self._fabric = make_fabric(device, recipe.precision)
         self._layout = lay_out(task, channels_last=recipe.channels_last)
         optimizer = build_optimizer(task, recipe.optimizer)
         self._task = task
         self._average = AveragedWeights(task, recipe.ema_decay) if recipe.ema_decay else None
-        self._best = {"dice": -1.0, "step": 0}
+        self._best = {self._score: -1.0, "step": 0}
         self._budget = Budget(recipe.steps, max_minutes)
         self._first = self._restore(optimizer)
         self._module, self._optimizer = self._fabric.setup(task, optimizer)
         if self._average is not None:
             self._average.network.to(self._fabric.device)
 
-    def train(self, dataset: CropDataset, validate: Validate) -> None:
+    def train(self, dataset: Any, validate: Validate) -> None:
         """Steps until the budget is spent, with validation and checkpoints."""
         recipe, budget = self._recipe, self._budget
-        batches = iter(
-            crop_loader(
-                dataset,
-                first_step=self._first * recipe.accumulate,
-                num_steps=budget.last_step * recipe.accumulate,
-                batch_size=recipe.data.batch_size,
-                num_workers=recipe.data.num_workers,
-            )
-        )
+        first, last = self._first * recipe.accumulate, budget.last_step * recipe.accumulate
+        batches = iter(self._supervision.loader(dataset, first_step=first, num_steps=last))
+        validation = f"val_{self._score}"
         step = self._first
         with stop_on_signals() as stop, closing(MetricsLog(self._run.root, resume_step=self._first)) as log:
             is_last = step >= budget.last_step
@@ -276,8 +231,8 @@ class _Loop:
                 values = {"loss": float(losses.total.detach()), "learning_rate": rate}
                 self._talk.progress("fine-tuning", budget.progress(step), 1.0, f"loss {values['loss']:.4f}")
                 if step % recipe.validate_every == 0 or is_last:
-                    values["val_dice"] = self._validate(validate, step)
-                if step % recipe.log_every == 0 or "val_dice" in values:
+                    values[validation] = self._validate(validate, step)
+                if step % recipe.log_every == 0 or validation in values:
                     log.write(step, values | {name: float(part.detach()) for name, part in losses.parts.items()})
                 if step % recipe.checkpoint_every == 0 or is_last or stop.is_set:
                     self._save(step)
@@ -285,7 +240,7 @@ class _Loop:
                     stop.raise_interrupted(f"fine-tuning stopped after step {step}")
         summary = {
             "steps": step,
-            "best_dice": self._best["dice"],
+            f"best_{self._score}": self._best[self._score],
             "best_step": self._best["step"],
             "num_train_patients": len({entry["patient"] for entry in self._run.manifest["splits"]["train"]}),
         }
@@ -296,19 +251,13 @@ class _Loop:
         self._module.train()
         set_learning_rate(self._optimizer, rate)
         for micro in range(recipe.accumulate):
-            batch: CropBatch = next(batches)
+            batch = next(batches)
             index = step * recipe.accumulate + micro
             random = generator(recipe.seed, Purpose.AUGMENTATION, index)
-            images, labels = augment(
-                fabric.to_device(batch.images),
-                fabric.to_device(batch.labels),
-                recipe.augmentation,
-                random,
-                spacing_mm=batch.spacing_mm,
-            )
+            images, targets = self._supervision.inputs(batch, random, fabric.to_device)
             with implicit_randomness(recipe.seed, Purpose.NETWORK, index):
                 logits = self._module(images.contiguous(memory_format=self._layout))
-            losses: TaskLosses = self._task.loss(logits, labels)  # type: ignore[operator]
+            losses: TaskLosses = self._task.loss(logits, targets)  # type: ignore[operator]
             require_finite(losses.total, step, batch.item_ids)
             fabric.backward(losses.total / recipe.accumulate)
         if recipe.optimizer.max_grad_norm is not None:
@@ -324,11 +273,11 @@ class _Loop:
 
     def _validate(self, validate: Validate, step: int) -> float:
         score = validate(torch_predict(self._predictor(), str(self._fabric.device)))
-        if score > self._best["dice"]:
-            self._best = {"dice": score, "step": step}
+        if score > self._best[self._score]:
+            self._best = {self._score: score, "step": step}
             tensors = prefixed("network", self._predictor().state_dict())
-            self._run.checkpoints.save(Checkpoint(step, tensors, {"dice": score}), is_best=True)
-        self._talk.note(f"step {step}: validation Dice {score:.4f} (best {self._best['dice']:.4f})")
+            self._run.checkpoints.save(Checkpoint(step, tensors, {self._score: score}), is_best=True)
+        self._talk.note(f"step {step}: validation {self._score} {score:.4f} (best {self._best[self._score]:.4f})")
         return score
 
     def _save(self, step: int) -> None:
@@ -353,44 +302,7 @@ class _Loop:
         return checkpoint.step
 
 
-def torch_predict(network: nn.Module, device: str) -> Predict:
-    """A network as the sliding window wants it: float32 tiles in, float32 logits out."""
-    network.eval()
-
-    @torch.inference_mode()
-    def predict(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = network(torch.from_numpy(tiles).to(device)).float().cpu().numpy()
-        return logits
-
-    return predict
-
-
-def load_finetuned(root: Path) -> FineTunedRun:
-    """The best network of a fine-tuning run.
-
-    Raises:
-        UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`.
-        GateError: `E_CHECKPOINT_CORRUPT`.
-    """
-    run = open_run(root)
-    if not isinstance(run.recipe, TaskRecipe):
-        raise UsageError("E_NO_RUN", f"{root} is a pre-training run", hint="name a run of medssl finetune")
-    checkpoint = run.checkpoints.load_best()
-    if checkpoint is None:
-        raise UsageError("E_RUN_UNFINISHED", f"{root} has not been validated yet", hint="let medssl finetune go on")
-    network = build_task(run.recipe)
-    weights = unprefixed("network", checkpoint.tensors)
-    network.load_state_dict(weights)
-    digest = sha256_json({name: sha256_tensor(value) for name, value in sorted(weights.items())})
-    return FineTunedRun(root, run.recipe, task_options(run.recipe).classes, network.eval(), run.manifest, digest)
-
-
-def sha256_tensor(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's bytes."""
-    import hashlib
-
-    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-
-
-def _summary(run: Run) -> FinetuneSummary:
-    return FinetuneSummary(root=run.root, **json.loads(run.summary_path.read_bytes()))
+def _summary(run: Run, supervision: SupervisionBase) -> FinetuneSummary:
+    stored, score = json.loads(run.summary_path.read_bytes()), supervision.score
+    best = stored.pop(f"best_{score}")
+    return FinetuneSummary(run.root, score=score, best_score=best, is_exportable=supervision.is_exportable, **stored)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from medssl_cli.cache.items import Entry, ItemRecord
-from medssl_cli.cache.reading import no_images
+from medssl_cli.cache.reading import NAMED_SETS, no_images
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.talk import Talk
 from medssl_cli.errors import NothingUsableError
@@ -35,7 +35,52 @@ def volumes_of(found: Sequence[Item], *, modality: str | None, talk: Talk) -> li
         raise NothingUsableError("E_CACHE_EMPTY", f"{len(wanted)} images are projections or pictures, none is a volume")
     if len(volumes) < len(wanted):
         talk.note(f"{len(wanted) - len(volumes)} projections and pictures are left out")
-    unknown = sum(item.modality == "unknown" for item in volumes)
-    if modality is not None and unknown:
-        talk.note(f"W_UNKNOWN_MODALITY: {unknown} of {len(volumes)} images are taken as {modality}; they do not say so")
+    _say_unknown(volumes, modality, talk)
     return volumes
+
+
+def with_findings(cache: Cache, label_set: str, *, modality: str | None, is_flat: bool, talk: Talk) -> list[ItemRecord]:
+    """Items of a modality that have findings of a set, said aloud.
+
+    Args:
+        cache: Where they are.
+        label_set: Of the findings.
+        modality: Images of this one and of unknown modality; None for all.
+        is_flat: Single 2D images instead of volumes.
+        talk: Told what is left out.
+
+    Raises:
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
+    """
+    found = cache.require_records(modality=modality)
+    labelled = [record for record in found if label_set in record.findings]
+    if not labelled:
+        raise no_findings(label_set, {name for record in found for name in record.findings})
+    wanted = [record for record in labelled if (record.shape[2] == 1) == is_flat]
+    if not wanted:
+        kind, size = ("a single 2D image", "1") if is_flat else ("a volume", "more than 1")
+        raise NothingUsableError(
+            "E_CACHE_EMPTY",
+            f"none of the {len(labelled)} images with findings is {kind}",
+            hint=f"the third number of data.crop_size is {size}: take the other kind of network, or another cache",
+        )
+    if len(wanted) < len(labelled):
+        talk.note(f"{len(labelled) - len(wanted)} {'volumes' if is_flat else 'single 2D images'} are left out")
+    _say_unknown(wanted, modality, talk)
+    return wanted
+
+
+def no_findings(label_set: str, known: set[str]) -> NothingUsableError:
+    """`E_NO_LABELS`, with the names of the sets of findings that are there."""
+    others = ", ".join(sorted(known)[:NAMED_SETS]) or "none at all"
+    return NothingUsableError(
+        "E_NO_LABELS",
+        f"no image has findings of the set {label_set!r}; the cache has {others}",
+        hint="ingest a table of findings beside the images, with --label-set for its name",
+    )
+
+
+def _say_unknown(items: Sequence[Item], modality: str | None, talk: Talk) -> None:
+    unknown = sum(item.modality == "unknown" for item in items)
+    if modality is not None and unknown:
+        talk.note(f"W_UNKNOWN_MODALITY: {unknown} of {len(items)} images are taken as {modality}; they do not say so")

@@ -1,40 +1,13 @@
-"""What an evaluation scores: something that segments, and the images to try it on."""
+"""What an evaluation of a run scores: its best network, on a split of its own manifest."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.build import task_options
 from medssl_cli.engine.devices import resolve_device
-from medssl_cli.engine.evaluate import Segment, split_of_manifest
-from medssl_cli.engine.finetune import load_finetuned, torch_predict
-from medssl_cli.imaging.segment import segment_volume
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model, the images to score it on, and how.
-
-    Args:
-        name: Of the run or file.
-        task: Name of the task.
-        folder: Where results go by default.
-        segment: Image to label map.
-        records: The split.
-        label_set: Name of the reference labels.
-        classes: Names by value.
-        nsd_tolerance_mm: Surface distance that counts as agreement.
-    """
-
-    name: str
-    task: str
-    folder: Path
-    segment: Segment
-    records: list[ItemRecord]
-    label_set: str
-    classes: dict[int, str]
-    nsd_tolerance_mm: float
+from medssl_cli.engine.evaluate import split_of_manifest
+from medssl_cli.engine.finetuned import load_finetuned
+from medssl_cli.engine.results import Subject
+from medssl_cli.engine.supervision import supervision_of
 
 
 def subject_of_run(path: Path, cache: Cache, *, split: str, device: str) -> Subject:
@@ -46,22 +19,7 @@ def subject_of_run(path: Path, cache: Cache, *, split: str, device: str) -> Subj
     """
     run = load_finetuned(path)
     place = resolve_device(device)
-    predict = torch_predict(run.network.to(place), place)
-    recipe = run.recipe
-    return Subject(
-        name=path.name,
-        task=recipe.name,
-        folder=path,
-        segment=lambda volume: segment_volume(
-            predict,
-            volume,
-            preprocessing=recipe.data.preprocessing,
-            tile=recipe.tile_size,
-            overlap=recipe.inference.overlap,
-            mirror_axes=recipe.inference.mirror_axes,
-        ),
-        records=split_of_manifest(cache, run.manifest, split),
-        label_set=task_options(recipe).label_set,
-        classes=run.classes,
-        nsd_tolerance_mm=recipe.evaluation.nsd_tolerance_mm,
+    records = split_of_manifest(cache, run.manifest, split)
+    return supervision_of(run.recipe).subject(
+        run.network.to(place), place, name=path.name, folder=path, records=records
     )

@@ -1,4 +1,4 @@
-"""How sure one can be of a mean over patients.
+"""How sure one can be of a mean over patients, or of another figure of theirs.
 
 The patient is the unit: several images of one patient are averaged first, so that they do not count as evidence twice.
 NaN means "not applicable" (see `metrics.overlap`); such values are left out of means and counted.
@@ -6,7 +6,7 @@ NaN means "not applicable" (see `metrics.overlap`); such values are left out of 
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 
 ROUNDING: Final = 1e-12
 """Two means of the same numbers in another order of summation may differ by this fraction."""
+CHUNK: Final = 2**22
+"""Weights that a bootstrap holds in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over patients and how far it could lie from the truth.
+    """A mean over patients (or another figure of theirs) and how far it could lie from the truth.
 
     Args:
-        mean: NaN without patients.
+        mean: The figure itself; NaN without patients.
         low: Lower end of the confidence interval; NaN with fewer than two patients.
         high: Upper end.
         confidence: Of the interval, 0 to 1.
@@ -109,6 +111,47 @@ def bootstrap_mean(
     resampled = means[rng.integers(len(means), size=(num_resamples, len(means)))].mean(axis=1)
     low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(float(means.mean()), float(low), float(high), confidence, len(means), num_missing)
+
+
+def bootstrap_figure(
+    figure: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    patients: Sequence[str],
+    *,
+    num_resamples: int = 2000,
+    confidence: float = 0.95,
+    rng: np.random.Generator,
+    has_interval: bool = True,
+) -> Estimate:
+    """A figure of all images that is no mean, such as a rank statistic, with its percentile bootstrap interval.
+
+    Patients are drawn with replacement; all images of a patient come as often as the patient does. Resamples in which
+    the figure does not exist are left out; if it does not in half of them, there is no interval.
+
+    Args:
+        figure: Of weights `[R, N]`, how often each resample has each image, to `[R]`.
+        patients: Whose image each one is, N.
+        num_resamples: Drawn sets of patients.
+        confidence: Of the interval, 0 to 1.
+        rng: Draws the patients.
+        has_interval: Whether there are patients enough for one.
+    """
+    keys, places = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    number = len(keys)
+    value = float(figure(np.ones((1, len(places))))[0]) if number else math.nan
+    if number < 2 or math.isnan(value) or not has_interval:
+        return Estimate(value, math.nan, math.nan, confidence, number, 0)
+    per_chunk = max(1, CHUNK // len(places))
+    parts = []
+    for first in range(0, num_resamples, per_chunk):
+        size = min(per_chunk, num_resamples - first)
+        counts = rng.multinomial(number, np.full(number, 1 / number), size=size).astype(np.float64)
+        parts.append(figure(counts[:, places]))
+    drawn = np.concatenate(parts)
+    known = drawn[~np.isnan(drawn)]
+    if 2 * len(known) < num_resamples:
+        return Estimate(value, math.nan, math.nan, confidence, number, 0)
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(value, float(low), float(high), confidence, number, 0)
 
 
 def bootstrap_crossed_mean(

@@ -3,6 +3,8 @@
 Shapes: B batch, K classes with background, X Y Z space.
 """
 
+from typing import Final
+
 from torch import Tensor, nn
 
 from medssl_cli.nn.backbones import Backbone
@@ -10,6 +12,8 @@ from medssl_cli.nn.decoder import Decoder, UNetDecoder
 from medssl_cli.nn.segmentation import Classes, segmentation_losses
 from medssl_cli.strict import Strict
 from medssl_cli.tasks import TaskLosses
+
+SUPERVISION: Final = "label_maps"
 
 
 class Options(Strict):

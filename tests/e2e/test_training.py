@@ -9,8 +9,10 @@ import safetensors.numpy
 
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.evaluate import evaluate, split_of_manifest
-from medssl_cli.engine.finetune import Choices, finetune, load_finetuned, torch_predict
+from medssl_cli.engine.finetune import Choices, finetune
+from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.metrics_log import read_metrics
+from medssl_cli.engine.predict import torch_predict
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import load_encoder
@@ -165,7 +167,7 @@ def test_a_time_budget_ends_the_training(cache: Cache, tmp_path: Path) -> None:
     )
 
     assert 0 < summary.steps < 10**6
-    assert read_metrics(tmp_path / "run")[-1]["val_dice"] == pytest.approx(summary.best_dice)
+    assert read_metrics(tmp_path / "run")[-1]["val_dice"] == pytest.approx(summary.best_score)
 
 
 def test_a_profile_says_where_the_time_of_a_step_goes(cache: Cache, tmp_path: Path) -> None:

@@ -116,4 +116,4 @@ def initialise(backbone: nn.Module, encoder: Encoder) -> str:
         )
     backbone.load_state_dict(encoder.weights)
     count = sum(tensor.numel() for tensor in encoder.weights.values())
-    return f"{len(own)} tensors, {count / 1e6:.2f} M parameters: the whole encoder; the decoder starts anew"
+    return f"{len(own)} tensors, {count / 1e6:.2f} M parameters: the whole encoder; the rest starts anew"

@@ -1,0 +1,174 @@
+"""Whole images with what is to be said about each: radiographs on a square, volumes on one grid for all of them.
+
+Which image sample (step, slot) shows is a function of the seed, as in `data.crops`.
+
+Shapes: B batch, X Y Z space, K classes, N images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from medssl_cli.cache.arrays import read_array, refuse_damage
+from medssl_cli.cache.prepared import PreparedItem
+from medssl_cli.data.crops import StepSampler, item_of, worker_options
+from medssl_cli.data.slices import read_slices
+from medssl_cli.imaging.geometry import Shape, spacing_mm
+
+STREAM: Final = 6
+"""Of the seed, so that other orders of the same seed are others."""
+
+
+class Whole(NamedTuple):
+    """One sample: network input `[1, X, Y]` or `[1, X, Y, Z]`, targets `[K]`, its item."""
+
+    image: Tensor
+    targets: NDArray[np.float32]
+    item_id: str
+
+
+@dataclass(frozen=True)
+class WholeBatch:
+    """Images of one step.
+
+    Args:
+        images: `[B, 1, X, Y]` or `[B, 1, X, Y, Z]` float32 network input.
+        targets: `[B, K]` float32; NaN where nobody knows.
+        item_ids: Where each came from.
+    """
+
+    images: Tensor
+    targets: Tensor
+    item_ids: list[str]
+
+
+class WholeDataset(Dataset[Whole]):
+    """Whole images by (step, slot).
+
+    Args:
+        items: Prepared items.
+        targets: `[N, K]` float32.
+        size: Voxels (x, y, z) that each is brought to; z 1 for 2D images.
+        batch_size: Samples per step.
+        seed: Of the run.
+    """
+
+    def __init__(
+        self, items: Sequence[PreparedItem], targets: NDArray[np.float32], size: Shape, *, batch_size: int, seed: int
+    ) -> None:
+        self._items, self.targets, self._size = items, targets, size
+        self._batch_size, self._seed = batch_size, stream(seed)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: tuple[int, int]) -> Whole:
+        step, slot = index
+        return self.at(item_of(step, slot, batch_size=self._batch_size, num_items=len(self._items), seed=self._seed))
+
+    def at(self, place: int) -> Whole:
+        """An image by its number."""
+        item = self._items[place]
+        return Whole(read_whole(item, self._size), self.targets[place], item.item_id)
+
+
+class _Each(Dataset[Whole]):
+    """Every image once, in order."""
+
+    def __init__(self, dataset: WholeDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, place: int) -> Whole:
+        return self._dataset.at(place)
+
+
+def stream(seed: int) -> int:
+    """A seed of its own for the order of whole images."""
+    return int(np.random.SeedSequence([seed, STREAM]).generate_state(1)[0])
+
+
+def read_whole(item: PreparedItem, size: Shape) -> Tensor:
+    """A whole image as network input, `[1, X, Y]` if z is 1 and `[1, X, Y, Z]` else.
+
+    Its proportions in millimetres stay; what is outside of the image has its lowest value.
+
+    Args:
+        item: A 2D image if z is 1, else a volume.
+        size: Voxels (x, y, z).
+    """
+    if size[2] == 1:
+        return read_slices(item, range(1), size[0])[0]
+    with refuse_damage(item.image):
+        voxels = torch.from_numpy(item.intensity.apply(read_array(item.image)))[None, None]
+    lengths = [length * each for length, each in zip(item.shape, spacing_mm(item.affine), strict=True)]
+    scale = min(extent / length for extent, length in zip(size, lengths, strict=True))
+    fitted = [min(extent, max(1, round(length * scale))) for extent, length in zip(size, lengths, strict=True)]
+    if tuple(fitted) != item.shape:
+        voxels = _shrunk(voxels, fitted)
+        voxels = F.interpolate(voxels, size=fitted, mode="trilinear", align_corners=False)
+    spare = [extent - length for extent, length in zip(size, fitted, strict=True)]
+    sides = [side for each in reversed(spare) for side in (each // 2, each - each // 2)]
+    outside = float(item.intensity.apply(np.array([item.intensity.low]))[0])
+    return F.pad(voxels, sides, value=outside)[0]
+
+
+def _shrunk(voxels: Tensor, size: list[int]) -> Tensor:
+    """Average whole blocks of voxels first, so that nothing is skipped when an image becomes much smaller."""
+    blocks = [max(1, length // wanted) for length, wanted in zip(voxels.shape[2:], size, strict=True)]
+    return F.avg_pool3d(voxels, blocks, ceil_mode=True) if max(blocks) > 1 else voxels
+
+
+def collate_whole(samples: list[Whole]) -> WholeBatch:
+    """Stack samples into a batch."""
+    return WholeBatch(
+        images=torch.stack([sample.image for sample in samples]),
+        targets=torch.from_numpy(np.stack([sample.targets for sample in samples])),
+        item_ids=[sample.item_id for sample in samples],
+    )
+
+
+def whole_loader(
+    dataset: WholeDataset, *, first_step: int, num_steps: int, batch_size: int, num_workers: int
+) -> DataLoader[Any]:
+    """Loader of batches `first_step` to `num_steps`; arrays are opened in the workers only.
+
+    Args:
+        dataset: Of the batches.
+        first_step: Where to begin.
+        num_steps: Where to end.
+        batch_size: Samples per step.
+        num_workers: Processes that read.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=StepSampler(first_step, num_steps, batch_size),
+        collate_fn=collate_whole,
+        **worker_options(num_workers),
+    )
+
+
+def each_loader(dataset: WholeDataset, *, batch_size: int, num_workers: int) -> DataLoader[Any]:
+    """Loader that shows every image once, in order; it can be gone through again and again.
+
+    Args:
+        dataset: Of the images.
+        batch_size: At most.
+        num_workers: Processes that read; they stay between passes.
+    """
+    return DataLoader(
+        _Each(dataset),
+        batch_size=batch_size,
+        collate_fn=collate_whole,
+        persistent_workers=num_workers > 0,
+        **worker_options(num_workers),
+    )

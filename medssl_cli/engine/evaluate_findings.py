@@ -1,0 +1,152 @@
+"""Honest scores of a classification: every class by itself, over the images of which it is known, patient by patient.
+
+Shapes: N images, K classes.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.engine.results import shown, without_nan
+from medssl_cli.metrics.classification import (
+    auroc,
+    balanced_accuracy,
+    calibration_error,
+    finding_estimates,
+    sensitivity,
+    specificity,
+)
+from medssl_cli.metrics.statistics import Estimate, bootstrap_figure
+
+SCHEMA: Final = "medssl.classification/1"
+BOOTSTRAP_SEED: Final = 0
+THRESHOLD: Final = 0.5
+Array = NDArray[np.float64]
+
+
+def evaluate_findings(
+    probabilities: Array,
+    targets: NDArray[np.float32],
+    records: Sequence[ItemRecord],
+    classes: Sequence[str],
+    *,
+    is_exclusive: bool,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """The document of an evaluation; numbers that do not apply are null.
+
+    Args:
+        probabilities: `[N, K]`.
+        targets: `[N, K]`, 1 present, 0 absent, NaN unknown.
+        records: Of the images.
+        classes: Names.
+        is_exclusive: Every image is of exactly one class.
+        about: Facts to write beside the scores.
+    """
+    patients = np.array([record.patient_key for record in records])
+    document = {
+        "schema": SCHEMA,
+        **about,
+        "num_patients": len(set(patients.tolist())),
+        "num_items": len(records),
+        "threshold": THRESHOLD,
+        "mean_auroc": asdict(_mean_auroc(probabilities, targets, patients)),
+        "balanced_accuracy": asdict(_accuracy(probabilities, targets, patients)) if is_exclusive else None,
+        "classes": {
+            name: _class_scores(probabilities[:, place], targets[:, place], patients)
+            for place, name in enumerate(classes)
+        },
+        "cases": [
+            {
+                "item": record.item_id,
+                "patient": record.patient_key,
+                "probability": dict(zip(classes, probabilities[place].tolist(), strict=True)),
+                "target": dict(zip(classes, targets[place].tolist(), strict=True)),
+            }
+            for place, record in enumerate(records)
+        ],
+    }
+    cleaned: dict[str, Any] = without_nan(document)
+    return cleaned
+
+
+def _class_scores(probabilities: Array, targets: NDArray[np.float32], patients: NDArray[np.str_]) -> dict[str, Any]:
+    is_known = ~np.isnan(targets)
+    scores, is_positive, known = probabilities[is_known], targets[is_known] == 1, patients[is_known].tolist()
+    estimates = finding_estimates(scores, is_positive, known, rng=np.random.default_rng(BOOTSTRAP_SEED))
+    return {
+        **{name: asdict(estimate) for name, estimate in estimates.items()},
+        "sensitivity": float(sensitivity(scores, is_positive, THRESHOLD)),
+        "specificity": float(specificity(scores, is_positive, THRESHOLD)),
+        "calibration_error": calibration_error(scores, is_positive),
+        "num_known": int(is_known.sum()),
+        "num_positive": int(is_positive.sum()),
+        "num_positive_patients": len(set(patients[is_known][is_positive].tolist())),
+    }
+
+
+def _mean_auroc(probabilities: Array, targets: NDArray[np.float32], patients: NDArray[np.str_]) -> Estimate:
+    """Over the classes that have an AUROC."""
+    known = [~np.isnan(column) for column in targets.T]
+    places = [place for place, each in enumerate(known) if len(set((targets[each, place] == 1).tolist())) == 2]
+
+    def figure(weights: Array) -> Array:
+        values = [
+            auroc(probabilities[known[place], place], targets[known[place], place] == 1, weights[:, known[place]])
+            for place in places
+        ]
+        mean: Array = np.mean(values, axis=0) if values else np.full(len(weights), np.nan)
+        return mean
+
+    return bootstrap_figure(figure, patients.tolist(), rng=np.random.default_rng(BOOTSTRAP_SEED))
+
+
+def _accuracy(probabilities: Array, targets: NDArray[np.float32], patients: NDArray[np.str_]) -> Estimate:
+    is_known = ~np.isnan(targets).any(axis=1)
+    predicted, classes = probabilities[is_known].argmax(axis=1), targets[is_known].argmax(axis=1)
+    return bootstrap_figure(
+        lambda weights: balanced_accuracy(predicted, classes, weights),
+        patients[is_known].tolist(),
+        rng=np.random.default_rng(BOOTSTRAP_SEED),
+    )
+
+
+def estimate_of(entry: dict[str, Any]) -> Estimate:
+    """An estimate from a document, in which null stands for what does not apply."""
+    values: dict[str, Any] = {key: math.nan if value is None else value for key, value in entry.items()}
+    return Estimate(**values)
+
+
+def to_rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row per class, for a table."""
+    return [
+        (
+            name,
+            f"{scores['num_positive']} of {scores['num_known']}",
+            shown(estimate_of(scores["auroc"])),
+            shown(estimate_of(scores["average_precision"])),
+            *("n/a" if scores[key] is None else f"{scores[key]:.3f}" for key in ("sensitivity", "specificity")),
+        )
+        for name, scores in document["classes"].items()
+    ]
+
+
+def to_csv(document: dict[str, Any]) -> str:
+    """One row per item and class."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("item", "patient", "class", "probability", "target"))
+    for case in document["cases"]:
+        for name, probability in case["probability"].items():
+            target = case["target"][name]
+            writer.writerow(
+                (case["item"], case["patient"], name, f"{probability:.6f}", "" if target is None else target)
+            )
+    return buffer.getvalue()

@@ -1,0 +1,66 @@
+"""A fine-tuned run, ready to predict."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medssl_cli.engine.build import build_task
+from medssl_cli.engine.checkpoints import unprefixed
+from medssl_cli.engine.runs import open_run
+from medssl_cli.engine.supervision import supervision_of
+from medssl_cli.errors import UsageError
+from medssl_cli.files import sha256_json
+from medssl_cli.recipe import TaskRecipe
+
+
+@dataclass(frozen=True)
+class FineTunedRun:
+    """A finished (or at least validated) run, ready to predict."""
+
+    root: Path
+    recipe: TaskRecipe
+    classes: dict[int, str]
+    network: nn.Module
+    manifest: dict[str, Any]
+    weights_sha256: str
+    in_channels: int = 1
+    is_exportable: bool = True
+
+
+def load_finetuned(root: Path) -> FineTunedRun:
+    """The best network of a fine-tuning run.
+
+    Raises:
+        UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`.
+        GateError: `E_CHECKPOINT_CORRUPT`.
+    """
+    run = open_run(root)
+    if not isinstance(run.recipe, TaskRecipe):
+        raise UsageError("E_NO_RUN", f"{root} is a pre-training run", hint="name a run of medssl finetune")
+    checkpoint = run.checkpoints.load_best()
+    if checkpoint is None:
+        raise UsageError("E_RUN_UNFINISHED", f"{root} has not been validated yet", hint="let medssl finetune go on")
+    network = build_task(run.recipe)
+    weights = unprefixed("network", checkpoint.tensors)
+    network.load_state_dict(weights)
+    digest = sha256_json({name: sha256_tensor(value) for name, value in sorted(weights.items())})
+    supervision = supervision_of(run.recipe)
+    return FineTunedRun(
+        root,
+        run.recipe,
+        supervision.classes,
+        network.eval(),
+        run.manifest,
+        digest,
+        is_exportable=supervision.is_exportable,
+    )
+
+
+def sha256_tensor(tensor: torch.Tensor) -> str:
+    """SHA-256 of a tensor's bytes."""
+    import hashlib
+
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,127 @@
+"""What a task learns from and is scored by, one kind of labels per file: which images, which batches, which figure.
+
+A task names its kind (`SUPERVISION`); the loop of `engine.finetune` and `medssl evaluate` are the same for all.
+"""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from medssl_cli import plugins
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.splits import Split
+from medssl_cli.cache.store import Cache
+from medssl_cli.engine.build import task_options
+from medssl_cli.engine.results import Subject
+from medssl_cli.engine.talk import Talk
+from medssl_cli.imaging.tiling import Predict
+from medssl_cli.recipe import TaskRecipe
+
+Validate = Callable[[Predict], float]
+"""A network to the figure that chooses the best weights."""
+
+
+class SupervisionBase(ABC):
+    """What every `Supervision` offers. It keeps nothing but the recipe.
+
+    Args:
+        recipe: Of the task.
+    """
+
+    is_exportable: ClassVar[bool] = False
+    """Whether `medssl export` and `medssl infer` know what to do with the network's answers."""
+
+    def __init__(self, recipe: TaskRecipe) -> None:
+        self.recipe = recipe
+        self.options: Any = task_options(recipe)
+
+    @property
+    @abstractmethod
+    def classes(self) -> dict[int, str]:
+        """Names by value."""
+
+    @property
+    @abstractmethod
+    def score(self) -> str:
+        """Name of the validation's figure: a key of logs, such as `dice`; more is better."""
+
+    @abstractmethod
+    def usable(self, cache: Cache, talk: Talk) -> list[ItemRecord]:
+        """Items with labels that the task can learn from or be tested on.
+
+        Raises:
+            NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
+            UsageError: Labels and recipe do not go together.
+        """
+
+    @abstractmethod
+    def check(self, usable: Sequence[ItemRecord], split: Split, talk: Talk) -> dict[str, Any]:
+        """Refuse what would fail later, and tell what the run's manifest should remember of the labels.
+
+        Args:
+            usable: All of the items.
+            split: Who trains, validates and tests.
+            talk: Told what is worth knowing.
+
+        Raises:
+            MedsslError: The labels cannot be used.
+        """
+
+    @abstractmethod
+    def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> Dataset[Any]:
+        """Samples by (step, slot) of the training items."""
+
+    @abstractmethod
+    def begin(self, task: nn.Module, dataset: Any) -> None:
+        """Let a new network know the training labels."""
+
+    @abstractmethod
+    def loader(self, dataset: Any, *, first_step: int, num_steps: int) -> DataLoader[Any]:
+        """Loader of the batches of these steps."""
+
+    @abstractmethod
+    def inputs(
+        self, batch: Any, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Augmented images and their targets, on the device.
+
+        Args:
+            batch: Of the loader.
+            random: The only source of randomness.
+            to_device: Brings a tensor to where the network is.
+        """
+
+    @abstractmethod
+    def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
+        """What scores a network on the validation items."""
+
+    @abstractmethod
+    def subject(
+        self, network: nn.Module, device: str, *, name: str, folder: Path, records: Sequence[ItemRecord]
+    ) -> Subject:
+        """A trained network with the images to score it on.
+
+        Args:
+            network: The task, on the device.
+            device: Where it computes.
+            name: Of the run.
+            folder: Of the run.
+            records: The images.
+        """
+
+
+def supervision_of(recipe: TaskRecipe) -> SupervisionBase:
+    """What the task of a recipe learns from.
+
+    Raises:
+        UsageError: `E_UNKNOWN_NAME` or `E_RECIPE`.
+    """
+    kind = plugins.load("task", recipe.task.name).SUPERVISION
+    supervision: SupervisionBase = importlib.import_module(f"{__name__}.{kind}").Supervision(recipe)
+    return supervision

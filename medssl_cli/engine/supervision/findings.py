@@ -1,0 +1,232 @@
+"""Tasks that learn from findings: whole images, scored by the AUROC of each class.
+
+Shapes: B batch, N images, K classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from medssl_cli.cache.findings import Definition, finding_names, targets_of
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.prepared import prepare
+from medssl_cli.cache.splits import Split
+from medssl_cli.cache.store import Cache
+from medssl_cli.data.augment import augment_images
+from medssl_cli.data.whole import WholeBatch, WholeDataset, each_loader, whole_loader
+from medssl_cli.engine.evaluate_findings import evaluate_findings, to_csv, to_rows
+from medssl_cli.engine.predict import torch_predict
+from medssl_cli.engine.results import OnCase, Results, Subject
+from medssl_cli.engine.selection import with_findings
+from medssl_cli.engine.supervision import SupervisionBase, Validate
+from medssl_cli.engine.talk import Silence, Talk
+from medssl_cli.errors import NothingUsableError, UsageError
+from medssl_cli.files import sha256_json
+from medssl_cli.imaging.tiling import Predict
+from medssl_cli.metrics.classification import auroc, balanced_accuracy
+from medssl_cli.plugins import suggest
+
+
+class Supervision(SupervisionBase):
+    """Whole images with what is known of each class."""
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """Names by place."""
+        return dict(enumerate(self.options.classes))
+
+    @property
+    def score(self) -> str:
+        """Mean AUROC over classes, or balanced accuracy of classes that exclude each other."""
+        return "balanced_accuracy" if self.options.is_exclusive else "auroc"
+
+    def usable(self, cache: Cache, talk: Talk) -> list[ItemRecord]:
+        """See `SupervisionBase.usable`: 2D images or volumes of which some class is known."""
+        size, modality = self.recipe.data.crop_size, self.recipe.data.modality
+        if size[2] == 1 and size[0] != size[1]:
+            raise UsageError(
+                "E_CANVAS",
+                f"2D images are brought to a square; data.crop_size is {list(size)}",
+                hint="make x and y equal",
+            )
+        label_set = self.options.label_set
+        found = with_findings(cache, label_set, modality=modality, is_flat=size[2] == 1, talk=talk)
+        names = finding_names(cache.records(), label_set)
+        for wanted in (name for each in self.options.classes.values() if not isinstance(each, str) for name in each):
+            if wanted not in names:
+                raise UsageError(
+                    "E_RECIPE", f"the set {label_set!r} has no finding {wanted!r}", hint=suggest(wanted, names)
+                )
+        is_known = np.isfinite(self.targets(cache, found)).any(axis=1).tolist()
+        kept = [record for record, is_one in zip(found, is_known, strict=True) if is_one]
+        if not kept:
+            raise NothingUsableError("E_NO_LABELS", f"no class of the task is known of any of {len(found)} images")
+        if len(kept) < len(found):
+            talk.note(f"{len(found) - len(kept)} of {len(found)} images are left out: nothing is known of any class")
+        return kept
+
+    def targets(self, cache: Cache, records: Sequence[ItemRecord]) -> NDArray[np.float32]:
+        """What is known of each image, `[N, K]`, NaN for what is not."""
+        names = finding_names(cache.records(), self.options.label_set)
+        return _targets(self.options, records, names)
+
+    def check(self, usable: Sequence[ItemRecord], split: Split, talk: Talk) -> dict[str, Any]:
+        """See `SupervisionBase.check`: training and validation need a class that some show and others do not."""
+        names = finding_names(usable, self.options.label_set)
+        for name, records in (("training", split.train), ("validation", split.val)):
+            targets = _targets(self.options, records, names)
+            has_both = (targets == 1).any(axis=0) & (targets == 0).any(axis=0)
+            if not has_both.any():
+                raise NothingUsableError(
+                    "E_TOO_FEW_PATIENTS",
+                    f"no class is both present and absent among the {name} images",
+                    hint="label more patients, use more of them, or try another --fold or --draw",
+                )
+            for place in np.flatnonzero(~has_both):
+                talk.note(f"{self.classes[int(place)]} is not both present and absent among the {name} images")
+        rows = _targets(self.options, usable, names).tolist()
+        known = {record.item_id: [None if value != value else value for value in row]
+                 for record, row in zip(usable, rows, strict=True)}  # fmt: skip
+        return {"targets_sha256": sha256_json(known)}
+
+    def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> WholeDataset:
+        """See `SupervisionBase.dataset`."""
+        data = self.recipe.data
+        items = prepare(
+            cache, records, data.preprocessing, progress=lambda done, total: talk.progress("preparing", done, total)
+        )
+        return WholeDataset(
+            items,
+            self.targets(cache, records),
+            data.crop_size,
+            batch_size=data.batch_size,
+            seed=self.recipe.seed,
+        )
+
+    def begin(self, task: nn.Module, dataset: WholeDataset) -> None:
+        """See `SupervisionBase.begin`: weights of rare and common classes."""
+        task.balance(torch.from_numpy(dataset.targets))  # type: ignore[operator]
+
+    def loader(self, dataset: WholeDataset, *, first_step: int, num_steps: int) -> DataLoader[Any]:
+        """See `SupervisionBase.loader`."""
+        data = self.recipe.data
+        return whole_loader(
+            dataset,
+            first_step=first_step,
+            num_steps=num_steps,
+            batch_size=data.batch_size,
+            num_workers=data.num_workers,
+        )
+
+    def inputs(
+        self, batch: WholeBatch, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """See `SupervisionBase.inputs`; targets are `[B, K]`."""
+        images = augment_images(to_device(batch.images), self.recipe.augmentation, random)
+        return images, to_device(batch.targets)
+
+    def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
+        """Mean AUROC over the classes that have one, or balanced accuracy."""
+        loader, targets = self._each(cache, records, Silence()), self.targets(cache, records)
+
+        def validate(predict: Predict) -> float:
+            logits = _logits(predict, loader)
+            if self.options.is_exclusive:
+                return float(balanced_accuracy(logits.argmax(axis=1), targets.argmax(axis=1)))
+            return mean_auroc(logits, targets)
+
+        return validate
+
+    def _each(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> DataLoader[Any]:
+        data = self.recipe.data
+        return each_loader(self.dataset(cache, records, talk), batch_size=data.batch_size, num_workers=data.num_workers)
+
+    def subject(
+        self, network: nn.Module, device: str, *, name: str, folder: Path, records: Sequence[ItemRecord]
+    ) -> "ClassificationSubject":
+        """See `SupervisionBase.subject`."""
+        predict = torch_predict(network, device)
+
+        def probabilities(cache: Cache, talk: Talk) -> NDArray[np.float64]:
+            logits = torch.from_numpy(_logits(predict, self._each(cache, records, talk), talk, len(records)))
+            found: NDArray[np.float64] = network.probabilities(logits).double().numpy()  # type: ignore[operator]
+            return found
+
+        return ClassificationSubject(
+            name=name,
+            task=self.recipe.name,
+            folder=folder,
+            records=records,
+            classes=self.classes,
+            probabilities=probabilities,
+            targets=lambda cache: self.targets(cache, records),
+            is_exclusive=self.options.is_exclusive,
+        )
+
+
+@dataclass(frozen=True)
+class ClassificationSubject(Subject):
+    """A model that says what images show.
+
+    Args:
+        probabilities: Of all images and classes, `[N, K]`.
+        targets: What is known of them, `[N, K]`.
+        is_exclusive: Every image is of exactly one class.
+    """
+
+    probabilities: Callable[[Cache, Talk], NDArray[np.float64]]
+    targets: Callable[[Cache], NDArray[np.float32]]
+    is_exclusive: bool
+
+    def score(self, cache: Cache, *, split: str, talk: Talk, on_case: OnCase | None = None) -> Results:
+        """See `Subject.score`: AUROC and average precision per class."""
+        if not self.records:
+            raise NothingUsableError("E_TOO_FEW_PATIENTS", "the split holds no patients")
+        document = evaluate_findings(
+            self.probabilities(cache, talk),
+            self.targets(cache),
+            self.records,
+            list(self.classes.values()),
+            is_exclusive=self.is_exclusive,
+            about={"model": self.name, "split": split, "task": self.task},
+        )
+        mean = document["mean_auroc"]["mean"]
+        columns = ("class", "positive", "AUROC", "average precision", "sensitivity", "specificity")
+        return Results(
+            document, to_csv(document), columns, to_rows(document), "auroc", np.nan if mean is None else mean
+        )
+
+
+def mean_auroc(scores: NDArray[Any], targets: NDArray[np.float32]) -> float:
+    """Mean over the classes that are both present and absent; 0.5 if there is none.
+
+    Args:
+        scores: `[N, K]`.
+        targets: `[N, K]`, NaN unknown.
+    """
+    known = [~np.isnan(column) for column in targets.T]
+    values = [float(auroc(scores[each, place].astype(np.float64), targets[each, place] == 1))
+              for place, each in enumerate(known)]  # fmt: skip
+    return float(np.nanmean(values)) if not np.isnan(values).all() else 0.5
+
+
+def _targets(options: Any, records: Sequence[ItemRecord], names: Sequence[str]) -> NDArray[np.float32]:
+    classes: Mapping[str, Definition] = options.classes
+    return targets_of(records, options.label_set, classes, names, is_exclusive=options.is_exclusive)
+
+
+def _logits(predict: Predict, loader: DataLoader[Any], talk: Talk | None = None, total: int = 0) -> NDArray[np.float32]:
+    """Of every image, `[N, K]`."""
+    parts: list[NDArray[np.float32]] = []
+    for batch in loader:
+        parts.append(predict(batch.images.numpy()))
+        if talk is not None:
+            talk.progress("evaluating", sum(map(len, parts)), total)
+    return np.concatenate(parts)

@@ -1,0 +1,185 @@
+"""Tasks that learn from label maps: crops of volumes, scored by Dice on the images' own grids."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.prepared import prepare
+from medssl_cli.cache.splits import Split
+from medssl_cli.cache.store import Cache
+from medssl_cli.data.augment import augment
+from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
+from medssl_cli.engine.evaluate import Case, Segment, evaluate, to_csv, to_document
+from medssl_cli.engine.labelled import check_labels
+from medssl_cli.engine.predict import torch_predict
+from medssl_cli.engine.results import OnCase, Results, Subject, shown
+from medssl_cli.engine.selection import select
+from medssl_cli.engine.supervision import SupervisionBase, Validate
+from medssl_cli.engine.talk import Talk
+from medssl_cli.imaging.segment import segment_volume
+from medssl_cli.imaging.tiling import Predict
+from medssl_cli.metrics.overlap import dice
+
+COLUMNS: Final = ("structure", "Dice", "HD95 mm", "NSD", "Dice of marking all")
+
+
+class Supervision(SupervisionBase):
+    """Crops with their label maps."""
+
+    is_exportable = True
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """Names by label value."""
+        names: dict[int, str] = self.options.classes
+        return names
+
+    @property
+    def score(self) -> str:
+        """Mean Dice."""
+        return "dice"
+
+    def usable(self, cache: Cache, talk: Talk) -> list[ItemRecord]:
+        """See `SupervisionBase.usable`: volumes with a label map of the set."""
+        return select(cache, modality=self.recipe.data.modality, label_set=self.options.label_set, talk=talk)
+
+    def check(self, usable: Sequence[ItemRecord], split: Split, talk: Talk) -> dict[str, Any]:
+        """See `SupervisionBase.check`; the manifest knows the digests of the label maps anyway."""
+        check_labels(usable, self.options.label_set, self.options.classes, talk, option="task.classes")
+        return {}
+
+    def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> CropDataset:
+        """See `SupervisionBase.dataset`."""
+        data = self.recipe.data
+        items = prepare(
+            cache,
+            records,
+            data.preprocessing,
+            label_set=self.options.label_set,
+            progress=lambda done, total: talk.progress("preparing", done, total),
+        )
+        return CropDataset(
+            items,
+            data.crop_size,
+            batch_size=data.batch_size,
+            seed=self.recipe.seed,
+            foreground_prob=self.recipe.foreground_prob,
+        )
+
+    def begin(self, task: nn.Module, dataset: Any) -> None:
+        """Nothing: the loss of label maps knows no weights."""
+
+    def loader(self, dataset: Any, *, first_step: int, num_steps: int) -> DataLoader[Any]:
+        """See `SupervisionBase.loader`."""
+        data = self.recipe.data
+        return crop_loader(
+            dataset,
+            first_step=first_step,
+            num_steps=num_steps,
+            batch_size=data.batch_size,
+            num_workers=data.num_workers,
+        )
+
+    def inputs(
+        self, batch: CropBatch, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """See `SupervisionBase.inputs`; targets are `[B, X, Y, Z]` int64."""
+        assert batch.labels is not None
+        images, labels = to_device(batch.images), to_device(batch.labels)
+        return augment(images, labels, self.recipe.augmentation, random, spacing_mm=batch.spacing_mm)
+
+    def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
+        """Mean Dice over structures and patients; a structure absent from both counts for nothing."""
+        recipe, values = self.recipe, sorted(self.options.classes)
+
+        def validate(predict: Predict) -> float:
+            scores = []
+            for record in records:
+                labels = segment_volume(
+                    predict,
+                    cache.read_image(record),
+                    preprocessing=recipe.data.preprocessing,
+                    tile=recipe.tile_size,
+                    overlap=recipe.inference.overlap,
+                )
+                reference = cache.read_label(record, self.options.label_set).voxels[0]
+                scores += [dice(labels == value, reference == value) for value in values]
+            known = [score for score in scores if not math.isnan(score)]
+            return float(np.mean(known)) if known else 0.0
+
+        return validate
+
+    def subject(
+        self, network: nn.Module, device: str, *, name: str, folder: Path, records: Sequence[ItemRecord]
+    ) -> "SegmentationSubject":
+        """See `SupervisionBase.subject`."""
+        recipe, predict = self.recipe, torch_predict(network, device)
+        return SegmentationSubject(
+            name=name,
+            task=recipe.name,
+            folder=folder,
+            records=records,
+            classes=self.classes,
+            segment=lambda volume: segment_volume(
+                predict,
+                volume,
+                preprocessing=recipe.data.preprocessing,
+                tile=recipe.tile_size,
+                overlap=recipe.inference.overlap,
+                mirror_axes=recipe.inference.mirror_axes,
+            ),
+            label_set=self.options.label_set,
+            nsd_tolerance_mm=recipe.evaluation.nsd_tolerance_mm,
+        )
+
+
+@dataclass(frozen=True)
+class SegmentationSubject(Subject):
+    """A model that segments.
+
+    Args:
+        segment: Image to label map.
+        label_set: Name of the reference labels.
+        nsd_tolerance_mm: Surface distance that counts as agreement.
+    """
+
+    segment: Segment
+    label_set: str
+    nsd_tolerance_mm: float
+
+    def score(self, cache: Cache, *, split: str, talk: Talk, on_case: OnCase | None = None) -> Results:
+        """See `Subject.score`: Dice, HD95 and NSD per structure."""
+
+        def tell(case: Case, image: Any, prediction: Any, reference: Any) -> None:
+            if on_case is not None:
+                on_case(case.item_id, case.mean_dice, image, prediction, reference)
+
+        scores = evaluate(
+            self.segment,
+            cache,
+            self.records,
+            label_set=self.label_set,
+            classes=self.classes,
+            nsd_tolerance_mm=self.nsd_tolerance_mm,
+            talk=talk,
+            on_case=tell,
+        )
+        return Results(
+            document=to_document(scores, {"model": self.name, "split": split, "task": self.task}),
+            csv=to_csv(scores),
+            columns=COLUMNS,
+            rows=[
+                (name, *(shown(metrics[key]) for key in metrics), f"{scores.constant_dice[name]:.3f}")
+                for name, metrics in scores.estimates.items()
+            ],
+            score="dice",
+            value=scores.mean_dice,
+        )

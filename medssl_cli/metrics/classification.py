@@ -1,0 +1,154 @@
+"""How well scores tell images with a finding from images without it.
+
+Every figure takes weights, so that a bootstrap over patients (`statistics.bootstrap_figure`) draws an image twice by
+giving it the weight 2. A figure that does not exist because one of the two kinds is absent is NaN, never a guess.
+
+Shapes: N images, R resamples (any leading axes of weights), T distinct scores.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.metrics.statistics import Estimate, bootstrap_figure
+
+Array = NDArray[np.float64]
+NUM_BINS: Final = 10
+
+
+def auroc(scores: Array, is_positive: NDArray[np.bool_], weights: Array | None = None) -> Array:
+    """Share of the pairs of a positive and a negative in which the positive has the higher score; ties count half.
+
+    Args:
+        scores: `[N]`.
+        is_positive: `[N]`.
+        weights: `[..., N]`, not negative; 1 if not given.
+
+    Returns:
+        `[...]`; NaN without positives or without negatives.
+    """
+    true, false = _found(scores, is_positive, weights)
+    steps = np.diff(false, axis=-1, prepend=0.0)
+    before = np.concatenate([np.zeros_like(true[..., :1]), true[..., :-1]], axis=-1)
+    area = (steps * (before + true) / 2).sum(axis=-1)
+    return _ratio(area, true[..., -1] * false[..., -1])
+
+
+def average_precision(scores: Array, is_positive: NDArray[np.bool_], weights: Array | None = None) -> Array:
+    """Mean over the positives of the precision at their score: sum over thresholds of (R_t - R_t-1) P_t.
+
+    Images of the same score are found together. By chance it is the share of positives.
+
+    Args:
+        scores: `[N]`.
+        is_positive: `[N]`.
+        weights: `[..., N]`, not negative; 1 if not given.
+
+    Returns:
+        `[...]`; NaN without positives or without negatives.
+    """
+    true, false = _found(scores, is_positive, weights)
+    steps = np.diff(true, axis=-1, prepend=0.0)
+    precision = np.divide(true, true + false, out=np.zeros_like(true), where=true + false > 0)
+    average = _ratio((steps * precision).sum(axis=-1), true[..., -1])
+    return np.where(false[..., -1] > 0, average, np.nan)
+
+
+def sensitivity(scores: Array, is_positive: NDArray[np.bool_], threshold: float, weights: Array | None = None) -> Array:
+    """Share of the positives whose score is at least the threshold, `[...]`; NaN without positives."""
+    weighed = _weights(scores, weights)
+    positives = weighed * is_positive
+    return _ratio((positives * (scores >= threshold)).sum(axis=-1), positives.sum(axis=-1))
+
+
+def specificity(scores: Array, is_positive: NDArray[np.bool_], threshold: float, weights: Array | None = None) -> Array:
+    """Share of the negatives whose score is below the threshold, `[...]`; NaN without negatives."""
+    return sensitivity(-scores, ~is_positive, float(np.nextafter(-threshold, np.inf)), weights)
+
+
+def balanced_accuracy(predicted: NDArray[np.int64], classes: NDArray[np.int64], weights: Array | None = None) -> Array:
+    """Mean over the classes present of the share that is recognised; 1 / K by chance.
+
+    Args:
+        predicted: `[N]`.
+        classes: `[N]`.
+        weights: `[..., N]`, not negative; 1 if not given.
+
+    Returns:
+        `[...]`; NaN without images.
+    """
+    weighed = _weights(predicted, weights)
+    present = [weighed * (classes == value) for value in np.unique(classes)]
+    shares = np.array([_ratio((each * (predicted == classes)).sum(axis=-1), each.sum(axis=-1)) for each in present])
+    if not len(shares):
+        return np.full(weighed.shape[:-1], np.nan)
+    known = ~np.isnan(shares)
+    return _ratio(np.where(known, shares, 0.0).sum(axis=0), known.sum(axis=0).astype(np.float64))
+
+
+def calibration_error(probabilities: Array, is_positive: NDArray[np.bool_]) -> float:
+    """Expected calibration error: in ten bins of equal width, |share of positives - mean probability|, by their size.
+
+    Guo et al., ICML 2017, equation 3: https://arxiv.org/abs/1706.04599, for the probability of the finding itself.
+
+    Args:
+        probabilities: `[N]`, 0 to 1.
+        is_positive: `[N]`.
+    """
+    if not len(probabilities):
+        return float("nan")
+    bins = np.minimum((probabilities * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    excess = np.bincount(bins, is_positive - probabilities, minlength=NUM_BINS)
+    return float(np.abs(excess).sum() / len(probabilities))
+
+
+def finding_estimates(
+    scores: Array, is_positive: NDArray[np.bool_], patients: Sequence[str], *, rng: np.random.Generator
+) -> dict[str, Estimate]:
+    """AUROC and average precision with intervals over patients.
+
+    Args:
+        scores: `[N]`; higher for the finding.
+        is_positive: `[N]`.
+        patients: Whose image each one is.
+        rng: Draws patients; both figures see the same ones.
+    """
+    seed = int(rng.integers(2**32))
+    is_certain = all(len({p for p, is_one in zip(patients, kind, strict=True) if is_one}) > 1
+                     for kind in (is_positive, ~is_positive))  # fmt: skip
+    found = {}
+    for name, figure in (("auroc", auroc), ("average_precision", average_precision)):
+        found[name] = bootstrap_figure(
+            lambda weights, figure=figure: figure(scores, is_positive, weights),  # type: ignore[misc]
+            patients,
+            rng=np.random.default_rng(seed),
+            has_interval=is_certain,
+        )
+    return found
+
+
+def _weights(scores: NDArray[np.generic], weights: Array | None) -> Array:
+    return np.ones(len(scores)) if weights is None else weights
+
+
+def _found(scores: Array, is_positive: NDArray[np.bool_], weights: Array | None) -> tuple[Array, Array]:
+    """Weight of the positives and of the negatives that score at least as much, per distinct score, `[..., T]`."""
+    weighed = _weights(scores, weights)
+    order = np.argsort(-scores, kind="stable")
+    if not len(order):
+        nothing = np.zeros((*weighed.shape[:-1], 1))
+        return nothing, nothing
+    last_of_ties = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    sorted_weights, positive = weighed[..., order], is_positive[order]
+    true = np.cumsum(sorted_weights * positive, axis=-1)[..., last_of_ties]
+    false = np.cumsum(sorted_weights * ~positive, axis=-1)[..., last_of_ties]
+    return true, false
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """A quotient, NaN where there is nothing to divide by."""
+    part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    quotient: Array = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    return quotient

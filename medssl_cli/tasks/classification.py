@@ -1,0 +1,128 @@
+"""Classification: what a whole image shows, as findings that may come together or as classes that exclude each other.
+
+An embedding of the image, dropout, one linear layer. Images of which nobody knows whether they show a finding say
+nothing about that finding and still teach the others.
+
+Shapes: B batch, N images, C channels, X Y Z space, E embedding, K classes.
+"""
+
+from typing import Annotated, Final, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import BeforeValidator, Field, model_validator
+from torch import Tensor, nn
+
+from medssl_cli.cache.findings import Definition
+from medssl_cli.nn.backbones import Backbone
+from medssl_cli.recipe import Probability
+from medssl_cli.strict import Strict
+from medssl_cli.tasks import TaskLosses
+
+SUPERVISION: Final = "findings"
+MAX_WEIGHT: Final = 100.0
+
+
+def _each_by_itself(classes: object) -> object:
+    """A list of findings stands for classes of the same names."""
+    return {str(name): (name,) for name in classes} if isinstance(classes, list | tuple) else classes
+
+
+ClassName = Annotated[str, Field(pattern=r"^[\w .+/-]{1,64}$")]
+Definitions = Annotated[dict[ClassName, Definition], Field(min_length=1), BeforeValidator(_each_by_itself)]
+
+
+class Options(Strict):
+    """What to tell apart.
+
+    Args:
+        label_set: Name of the set of findings in the cache.
+        classes: By name, the findings of which any makes the class, or `any` finding of the set, or `none`. A list of
+            findings makes each a class of its own.
+        is_exclusive: Every image is of exactly one class; images of none or of several are left out.
+        class_weights: `balanced` weighs classes so that rare ones count as much as common ones, by the training images.
+        dropout_prob: Of a number of the embedding, before the last layer.
+    """
+
+    label_set: str
+    classes: Definitions
+    is_exclusive: bool = False
+    class_weights: Literal["none", "balanced"] = "balanced"
+    dropout_prob: Probability = 0.0
+
+    @model_validator(mode="after")
+    def _can_be_told_apart(self) -> Self:
+        if self.is_exclusive and len(self.classes) < 2:
+            raise ValueError("is_exclusive needs at least two classes")
+        if any(definition == () for definition in self.classes.values()):
+            raise ValueError("a class needs at least one finding")
+        return self
+
+
+class Task(nn.Module):
+    """A backbone with a linear layer on its embedding, and its loss.
+
+    Args:
+        backbone: Maps `[B, C, X, Y]` or `[B, C, X, Y, Z]` to an embedding `[B, E]`.
+        options: See `Options`.
+    """
+
+    positive_weights: Tensor
+    class_weights: Tensor
+
+    def __init__(self, backbone: Backbone, options: Options) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.options = options
+        self.dropout = nn.Dropout(options.dropout_prob)
+        self.head = nn.Linear(backbone.embedding_dim, len(options.classes))
+        self.register_buffer("positive_weights", torch.ones(len(options.classes)))
+        self.register_buffer("class_weights", torch.ones(len(options.classes)))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings `[B, E]` of images."""
+        return self.backbone.embed(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[B, K]` of images `[B, C, X, Y]` or `[B, C, X, Y, Z]`."""
+        logits: Tensor = self.head(self.dropout(self.embed(images)))
+        return logits
+
+    def balance(self, targets: Tensor) -> None:
+        """Take the weights of the loss from the training images; without effect if the options say so.
+
+        Args:
+            targets: `[N, K]`, 1 present, 0 absent, NaN unknown.
+        """
+        if self.options.class_weights == "none":
+            return
+        present, absent = (targets == 1).sum(dim=0), (targets == 0).sum(dim=0)
+        ratio = (absent / present.clamp(min=1)).clamp(1 / MAX_WEIGHT, MAX_WEIGHT)
+        self.positive_weights.copy_(torch.where((present > 0) & (absent > 0), ratio, 1.0))
+        shares = present.sum() / (len(present) * present.clamp(min=1))
+        self.class_weights.copy_(torch.where(present > 0, shares.clamp(1 / MAX_WEIGHT, MAX_WEIGHT), 1.0))
+
+    def loss(self, logits: Tensor, targets: Tensor) -> TaskLosses:
+        """Cross-entropy in float32, of each class by itself or of all together, over what is known.
+
+        Args:
+            logits: `[B, K]`.
+            targets: `[B, K]`, 1 present, 0 absent, NaN unknown.
+        """
+        values = logits.float()
+        is_known = ~targets.isnan()
+        answers = torch.where(is_known, targets, 0.0).to(values)
+        if self.options.is_exclusive:
+            weights = (answers * self.class_weights).sum(dim=1)
+            terms = -(answers * values.log_softmax(dim=1)).sum(dim=1)
+            loss = (weights * terms).sum() / weights.sum().clamp(min=1e-6)
+        else:
+            terms = F.binary_cross_entropy_with_logits(
+                values, answers, pos_weight=self.positive_weights, reduction="none"
+            )
+            loss = (terms * is_known).sum() / is_known.sum().clamp(min=1)
+        return TaskLosses(loss, {"cross_entropy": loss})
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of each class, `[B, K]`."""
+        return logits.float().softmax(dim=1) if self.options.is_exclusive else logits.float().sigmoid()
