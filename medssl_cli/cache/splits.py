@@ -54,6 +54,23 @@ def held_out_patients(records: Sequence[ItemRecord | Entry], seed: int) -> set[s
     return {patient for patient, person in people.items() if person in held_out}
 
 
+def probe_patients(records: Sequence[ItemRecord | Entry], *, seed: int, is_pseudo: bool) -> set[str]:
+    """Whom a probe of a pre-trained encoder is scored on: the held-out patients.
+
+    Args:
+        records: Every item of the cache.
+        seed: Of the shuffle.
+        is_pseudo: What is asked needs no labels, so that every fifth unlabelled patient is tested too.
+    """
+    test = held_out_patients(records, seed)
+    if not is_pseudo:
+        return test
+    people = same_people(records)
+    labelled = {people[record.patient_key] for record in records if record.label_digests or record.annotation_sets}
+    rest = set(shuffled(sorted(set(people.values()) - labelled), seed)[::TEST_EVERY])
+    return test | {patient for patient, person in people.items() if person in rest}
+
+
 def same_people(records: Sequence[ItemRecord | Entry]) -> dict[str, str]:
     """For each patient key the smallest key among those that share an image with it.
 

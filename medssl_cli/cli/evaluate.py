@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, DeviceOption, JsonOption, QuietOption, require_path
+from medssl_cli.cli.probing import Asked
+from medssl_cli.cli.probing import probe as run_probe
 from medssl_cli.cli.terminal import Terminal, result, table
 
 
@@ -16,6 +18,15 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results; default: in the run.")] = None,
     min_dice: Annotated[float | None, typer.Option(help="Exit with code 5 if the mean Dice is lower.")] = None,
     min_auroc: Annotated[float | None, typer.Option(help="Exit with code 5 if the mean AUROC is lower.")] = None,
+    probe: Annotated[
+        Literal["linear", "knn"] | None, typer.Option(help="Probe the frozen encoder of a run of `medssl pretrain`.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Of a probe: a set of findings, or modality, or level (third of a volume).")
+    ] = None,
+    finding: Annotated[
+        str | None, typer.Option(help="Of a probe: one finding, or any; default: each, and any of them.")
+    ] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Show so many of the worst and best images on the page.")] = 3,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -25,16 +36,26 @@ def evaluate(
 
     A structure that is missed counts as the worst value. Writes scores.json, scores.csv and page.html.
 
+    With --probe the encoder of a pre-training is asked what its embeddings tell, beside the same network untrained.
+
     Examples:
 
         medssl evaluate runs/heart-seg-scratch-fold0 --split test
 
         medssl evaluate model.onnx --cache CACHE --min-dice 0.85
+
+        medssl evaluate runs/swav --probe linear --labels nih --finding any
     """
     from medssl_cli.cache.store import Cache
     from medssl_cli.cli.scoring import TITLES, load_subject, require_scores, write_results
     from medssl_cli.report.evaluation import Gallery
 
+    limits = {"dice": min_dice, "auroc": min_auroc}
+    asked = Asked(probe, labels, finding)
+    if asked.is_given:
+        folder = require_path(model)
+        run_probe(folder, cache, asked, split=split, out=out, limits=limits, device=device, json=json, quiet=quiet)
+        return
     opened = Cache.open(cache)
     subject = load_subject(require_path(model), opened, split=split, device=device)
     folder = out or subject.folder / f"evaluation-{split}"
@@ -50,4 +71,4 @@ def evaluate(
         title = f"{results.document['num_patients']} patients, mean and 95 % interval over patients"
         table(title, results.columns, results.rows)
         typer.echo(f"mean {TITLES[results.score]} {results.value:.4f}\npage: {folder / 'page.html'}")
-    require_scores(results, {"dice": min_dice, "auroc": min_auroc})
+    require_scores(results, limits)

@@ -7,6 +7,7 @@ Shapes: N images, R resamples (any leading axes of weights), T distinct scores.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -116,17 +117,21 @@ def finding_estimates(
         rng: Draws patients; both figures see the same ones.
     """
     seed = int(rng.integers(2**32))
-    is_certain = all(len({p for p, is_one in zip(patients, kind, strict=True) if is_one}) > 1
-                     for kind in (is_positive, ~is_positive))  # fmt: skip
     found = {}
     for name, figure in (("auroc", auroc), ("average_precision", average_precision)):
         found[name] = bootstrap_figure(
-            lambda weights, figure=figure: figure(scores, is_positive, weights),  # type: ignore[misc]
+            partial(figure, scores, is_positive),
             patients,
             rng=np.random.default_rng(seed),
-            has_interval=is_certain,
+            has_interval=has_patients_enough(is_positive, patients),
         )
     return found
+
+
+def has_patients_enough(is_positive: NDArray[np.bool_], patients: Sequence[str]) -> bool:
+    """Whether at least two patients show the finding and two do not: with fewer, drawing patients says nothing."""
+    answers = list(zip(patients, is_positive.tolist(), strict=True))
+    return all(len({patient for patient, answer in answers if answer is kind}) > 1 for kind in (True, False))
 
 
 def _weights(scores: NDArray[np.generic], weights: Array | None) -> Array:

@@ -64,8 +64,8 @@ class Supervision(SupervisionBase):
                 raise UsageError(
                     "E_RECIPE", f"the set {label_set!r} has no finding {wanted!r}", hint=suggest(wanted, names)
                 )
-        is_known = np.isfinite(self.targets(cache, found)).any(axis=1).tolist()
-        kept = [record for record, is_one in zip(found, is_known, strict=True) if is_one]
+        targets = self.targets(cache, found)
+        kept = [record for record, row in zip(found, targets, strict=True) if np.isfinite(row).any()]
         if not kept:
             raise NothingUsableError("E_NO_LABELS", f"no class of the task is known of any of {len(found)} images")
         if len(kept) < len(found):
