@@ -71,7 +71,7 @@ def _affine(
     degrees = _uniform(generator, (batch, 3), -options.rotate_degrees, options.rotate_degrees)
     scale = _uniform(generator, (batch, 1, 1), math.log(options.scale_range[0]), math.log(options.scale_range[1])).exp()
     if images.shape[4] == 1:
-        degrees[:, :2] = 0
+        degrees[:, 1:] = 0  # grids count axes from the last: the first angle is about the third axis
     is_moved = torch.rand(batch, generator=generator) < options.affine_prob
     if not is_moved.any():
         return images, labels
