@@ -58,7 +58,8 @@ MEANINGS: Final = {
     "intended_use": "Written into the exported model, at most 500 characters.",
     "data.orientation": "Axes of the prepared volume; there is one choice.",
     "data.modality": "Take images of this DICOM modality and of unknown modality; none takes all.",
-    "data.crop_size": "Voxels (x, y, z) of a training crop. A multiple of what the backbone can halve.",
+    "data.crop_size": "Voxels (x, y, z) of a training crop, a multiple of what the backbone can halve; z is 1 for 2D "
+    "images. Of `classification`, what every whole image is brought to.",
     "data.batch_size": "Crops per batch on all devices together; for `voco`, volumes.",
     "data.num_workers": "Processes that read crops; 0 reads in the training process. The result does not depend on it.",
     "optimizer.name": "AdamW, or SGD with Nesterov momentum.",
@@ -197,7 +198,8 @@ def recipe_page() -> str:
     for name in plugins.names("task"):
         module = plugins.load("task", name)
         sections.append((f"`task: {{name: {name}}}`", f"{name}.", module.Options, ()))
-        sections.append(("`task.decoder`", f"{name}.decoder.", module.Decoder, ()))
+        if hasattr(module, "Decoder"):
+            sections.append(("`task.decoder`", f"{name}.decoder.", module.Decoder, ()))
     for title, prefix, model, left_out in sections:
         fields = [(name, field) for name, field in model.model_fields.items() if name not in left_out]
         rows = [_field(name, field, prefix, model) for name, field in fields]

@@ -123,6 +123,17 @@ def test_an_interrupted_training_ends_with_the_same_weights(cache: Cache, run: P
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_worker_processes_change_nothing(cache: Cache, tmp_path: Path) -> None:
+    recipe = task_recipe(4)
+    busy = recipe.model_copy(update={"data": recipe.data.model_copy(update={"num_workers": 1})})
+
+    for name, each in (("inline", recipe), ("worker", busy)):
+        finetune(each, cache, tmp_path / name, Choices(), device="cpu", talk=Silence())
+
+    inline, worker = (load_finetuned(tmp_path / name).network.state_dict() for name in ("inline", "worker"))
+    assert all(torch.equal(inline[name], worker[name]) for name in inline)
+
+
 def test_volumes_are_classified_too(tmp_path: Path) -> None:
     volumes = finding_cache(tmp_path / "cache", num_patients=20, shape=(12, 12, 8), modality="CT")
 
@@ -225,9 +236,8 @@ def test_commands_evaluate_gate_and_refuse_to_export(cache: Cache, run: Path, tm
 def test_label_counts_are_compared_for_segmentations_only(cache: Cache, run: Path, tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text("# Toy.\n" + to_yaml(dump_recipe(task_recipe())))
 
-    done = medssl(
-        "bench", "labels", "--task", tmp_path / "toy.yaml", "--cache", cache.root, "--init", run, "--patients", 5
-    )
+    where = ("--cache", cache.root, "--init", run, "--patients", 5)
+    done = medssl("bench", "labels", "--task", tmp_path / "toy.yaml", *where)
 
     assert done.exit_code == Exit.USAGE
     assert "error: E_RECIPE: toy is no segmentation" in done.stderr

@@ -96,9 +96,8 @@ def test_balanced_weights_make_a_rare_finding_weigh_as_much_as_its_absence() -> 
     logits = torch.zeros(4, 2, requires_grad=True)
     own.loss(logits, targets).total.backward()
     assert logits.grad is not None
-    assert logits.grad.sum(dim=0).tolist() == pytest.approx(
-        [0, 0], abs=1e-6
-    )  # no pull on the bias: both sides weigh the same
+    # No pull on the bias: both sides weigh the same.
+    assert logits.grad.sum(dim=0).tolist() == pytest.approx([0, 0], abs=1e-6)
 
 
 def test_a_class_without_one_of_its_kinds_keeps_its_weight() -> None:
