@@ -142,6 +142,8 @@ def _value_name(hint: Any) -> str:
     kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not type(None)]
     if typing.get_origin(hint) is typing.Literal:
         return "\\|".join(map(str, kinds))
+    if typing.get_origin(kinds[0]) is typing.Literal:
+        return _value_name(kinds[0])
     if issubclass(kinds[0], StrEnum):
         return "\\|".join(kinds[0])
     return {Path: "PATH", int: "N", float: "X", str: "TEXT"}[kinds[0]]

@@ -47,7 +47,7 @@ def evaluate(
         medssl evaluate runs/swav --probe linear --labels nih --finding any
     """
     from medssl_cli.cache.store import Cache
-    from medssl_cli.cli.scoring import TITLES, load_subject, require_scores, write_results
+    from medssl_cli.cli.scoring import TITLES, limit_of, load_subject, require_mean, write_results
     from medssl_cli.report.evaluation import Gallery
 
     limits = {"dice": min_dice, "auroc": min_auroc}
@@ -58,17 +58,18 @@ def evaluate(
         return
     opened = Cache.open(cache)
     subject = load_subject(require_path(model), opened, split=split, device=device)
+    limit, figure = limit_of(subject, limits), subject.figure
     folder = out or subject.folder / f"evaluation-{split}"
     terminal = Terminal(quiet=quiet)
     terminal.note(f"model {model} · cache {cache} · {len(subject.records)} images of split {split} · results {folder}")
     gallery = Gallery(subject.classes, limit=pictures)
     with terminal.running():
         results = subject.score(opened, split=split, talk=terminal, on_case=gallery.add)
-    write_results(folder, results, gallery)
+    write_results(folder, results, gallery, figure=figure)
     if json:
         result(results.document, as_json=True, text="")
     else:
         title = f"{results.document['num_patients']} patients, mean and 95 % interval over patients"
         table(title, results.columns, results.rows)
-        typer.echo(f"mean {TITLES[results.score]} {results.value:.4f}\npage: {folder / 'page.html'}")
-    require_scores(results, limits)
+        typer.echo(f"mean {TITLES[figure]} {results.value:.4f}\npage: {folder / 'page.html'}")
+    require_mean(figure, results.value, limit)

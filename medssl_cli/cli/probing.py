@@ -7,7 +7,7 @@ from typing import Any, Literal
 import typer
 
 from medssl_cli.cli.terminal import Terminal, result, table
-from medssl_cli.errors import GateError, UsageError
+from medssl_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ def probe(
     if split != "test" or limits["dice"] is not None:
         raise UsageError("E_USAGE", "a probe is scored on the test patients by its AUROC", hint="see --min-auroc")
     from medssl_cli.cache.store import Cache
+    from medssl_cli.cli.scoring import require_mean
     from medssl_cli.engine.evaluate_probe import probe_run
     from medssl_cli.engine.results import dump
     from medssl_cli.files import storage_errors, write_atomic
@@ -67,7 +68,7 @@ def probe(
         result(document, as_json=True, text="")
     else:
         _show(document)
-    _require(document["mean_auroc"]["pretrained"], limits["auroc"])
+    require_mean("auroc", document["mean_auroc"]["pretrained"], limits["auroc"])
 
 
 def _show(document: dict[str, Any]) -> None:
@@ -84,8 +85,3 @@ def _show(document: dict[str, Any]) -> None:
     table(title, columns, rows)
     means = document["mean_auroc"]
     typer.echo(f"mean AUROC {means['pretrained']:.4f}, of the untrained network {means['random']:.4f}")
-
-
-def _require(mean: float, limit: float | None) -> None:
-    if limit is not None and not mean >= limit:
-        raise GateError("E_GATE_AUROC", f"mean AUROC {mean:.4f} is below {limit:g}")

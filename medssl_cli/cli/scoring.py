@@ -53,15 +53,14 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str) -> Subjec
     )
 
 
-def write_results(folder: Path, results: Results, gallery: Gallery) -> None:
+def write_results(folder: Path, results: Results, gallery: Gallery, *, figure: str) -> None:
     """`scores.json`, `scores.csv` and `page.html`.
 
     Raises:
         StorageError: `E_IO`.
     """
     document = results.document
-    is_segmentation = results.score == "dice"
-    page = evaluation_page(document, gallery.pictures()) if is_segmentation else classification_page(document)
+    page = evaluation_page(document, gallery.pictures()) if figure == "dice" else classification_page(document)
     with storage_errors("the results"):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "scores.json", dump(document).encode())
@@ -69,22 +68,28 @@ def write_results(folder: Path, results: Results, gallery: Gallery) -> None:
     write_atomic(folder / "page.html", page.encode())
 
 
-def require_scores(results: Results, limits: dict[str, float | None]) -> None:
-    """Refuse results that are below a limit.
+def limit_of(subject: Subject, limits: dict[str, float | None]) -> float | None:
+    """The least mean that is asked for.
 
     Args:
-        results: Of the evaluation.
-        limits: By the name of a figure; None for no limit.
+        subject: What is scored.
+        limits: By the name of a figure.
 
     Raises:
-        GateError: `E_GATE_DICE`, `E_GATE_AUROC`.
         UsageError: `E_USAGE`, a limit for a figure that this kind of task does not have.
     """
     for name, limit in limits.items():
-        if limit is None:
-            continue
-        if name != results.score:
-            hint = f"its figure is the {TITLES[results.score]}"
-            raise UsageError("E_USAGE", f"this task has no {TITLES[name]}", hint=hint)
-        if not results.value >= limit:
-            raise GateError(GATES[name], f"mean {TITLES[name]} {results.value:.4f} is below {limit:g}")
+        if limit is not None and name != subject.figure:
+            hint = f"its figure is the {TITLES[subject.figure]}"
+            raise UsageError("E_USAGE", f"{subject.task} has no {TITLES[name]}", hint=hint)
+    return limits[subject.figure]
+
+
+def require_mean(figure: str, mean: float, limit: float | None) -> None:
+    """Refuse results that are below a limit.
+
+    Raises:
+        GateError: `E_GATE_DICE`, `E_GATE_AUROC`.
+    """
+    if limit is not None and not mean >= limit:
+        raise GateError(GATES[figure], f"mean {TITLES[figure]} {mean:.4f} is below {limit:g}")

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
@@ -23,15 +23,13 @@ class Results:
         csv: One row per item and class.
         columns: Of the table; the first is text.
         rows: Of the table.
-        score: Name of the figure that one looks at first.
-        value: That figure.
+        value: The figure that one looks at first, a mean over classes.
     """
 
     document: dict[str, Any]
     csv: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
-    score: str
     value: float
 
 
@@ -50,6 +48,9 @@ class Subject(ABC):
         records: The split.
         classes: Names by value.
     """
+
+    figure: ClassVar[str]
+    """Name of what one looks at first: `dice` or `auroc`."""
 
     name: str
     task: str

@@ -170,7 +170,7 @@ WRONG = [
     ("evaluate unfinished --cache cache --labels nih", 2, "E_USAGE", "--labels nih"),
     ("evaluate unfinished --cache cache --probe knn --labels nih", 2, "E_RUN_UNFINISHED", "medssl pretrain"),
     ("evaluate unfinished-task --cache cache --probe knn --labels nih", 2, "E_NO_RUN", "medssl pretrain"),
-    ("evaluate toy.onnx --cache cache --min-auroc 0.5 --out empty/x", 2, "E_USAGE", "Dice"),
+    ("evaluate toy.onnx --cache cache --min-auroc 0.5", 2, "E_USAGE", "Dice"),
     ("evaluate junk.onnx --cache cache", 2, "E_MODEL_INVALID", "medssl export"),
     ("evaluate damaged.onnx --cache cache", 5, "E_MODEL_CORRUPT", ""),
     ("export unfinished-task", 2, "E_USAGE", "--install"),

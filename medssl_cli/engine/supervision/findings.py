@@ -181,6 +181,8 @@ class ClassificationSubject(Subject):
         is_exclusive: Every image is of exactly one class.
     """
 
+    figure = "auroc"
+
     probabilities: Callable[[Cache, Talk], NDArray[np.float64]]
     targets: Callable[[Cache], NDArray[np.float32]]
     is_exclusive: bool
@@ -199,9 +201,7 @@ class ClassificationSubject(Subject):
         )
         mean = document["mean_auroc"]["mean"]
         columns = ("class", "positive", "AUROC", "average precision", "sensitivity", "specificity")
-        return Results(
-            document, to_csv(document), columns, to_rows(document), "auroc", np.nan if mean is None else mean
-        )
+        return Results(document, to_csv(document), columns, to_rows(document), np.nan if mean is None else mean)
 
 
 def mean_auroc(scores: NDArray[Any], targets: NDArray[np.float32]) -> float:

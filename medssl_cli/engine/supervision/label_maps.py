@@ -151,6 +151,8 @@ class SegmentationSubject(Subject):
         nsd_tolerance_mm: Surface distance that counts as agreement.
     """
 
+    figure = "dice"
+
     segment: Segment
     label_set: str
     nsd_tolerance_mm: float
@@ -180,6 +182,5 @@ class SegmentationSubject(Subject):
                 (name, *(shown(metrics[key]) for key in metrics), f"{scores.constant_dice[name]:.3f}")
                 for name, metrics in scores.estimates.items()
             ],
-            score="dice",
             value=scores.mean_dice,
         )
