@@ -130,7 +130,7 @@ def finetune(
     arguments = {**choices.document(), "test_patients_seen_in_pretraining": num_seen}
     if num_labelled:
         arguments["validation_patients_labelled_in_pretraining"] = num_labelled
-    arguments |= supervision.check(labelled, split, talk)
+    arguments |= supervision.check(cache, labelled, split, talk)
     manifest = Manifest({"train": split.train, "val": split.val, "test": split.test}, arguments)
     run = start_run(root, "finetune", recipe, manifest)
     if run.is_finished:

@@ -28,7 +28,7 @@ Validate = Callable[[Predict], float]
 
 
 class SupervisionBase(ABC):
-    """What every `Supervision` offers. It keeps nothing but the recipe.
+    """What every `Supervision` offers.
 
     Args:
         recipe: Of the task.
@@ -61,10 +61,11 @@ class SupervisionBase(ABC):
         """
 
     @abstractmethod
-    def check(self, usable: Sequence[ItemRecord], split: Split, talk: Talk) -> dict[str, Any]:
+    def check(self, cache: Cache, usable: Sequence[ItemRecord], split: Split, talk: Talk) -> dict[str, Any]:
         """Refuse what would fail later, and tell what the run's manifest should remember of the labels.
 
         Args:
+            cache: Of the items.
             usable: All of the items.
             split: Who trains, validates and tests.
             talk: Told what is worth knowing.

@@ -32,10 +32,15 @@ from medssl_cli.files import sha256_json
 from medssl_cli.imaging.tiling import Predict
 from medssl_cli.metrics.classification import auroc, balanced_accuracy
 from medssl_cli.plugins import suggest
+from medssl_cli.recipe import TaskRecipe
 
 
 class Supervision(SupervisionBase):
     """Whole images with what is known of each class."""
+
+    def __init__(self, recipe: TaskRecipe) -> None:
+        super().__init__(recipe)
+        self._known_names: dict[Path, list[str]] = {}
 
     @property
     def classes(self) -> dict[int, str]:
@@ -58,7 +63,7 @@ class Supervision(SupervisionBase):
             )
         label_set = self.options.label_set
         found = with_findings(cache, label_set, modality=modality, is_flat=size[2] == 1, talk=talk)
-        names = finding_names(cache.records(), label_set)
+        names = self._names(cache)
         for wanted in (name for each in self.options.classes.values() if not isinstance(each, str) for name in each):
             if wanted not in names:
                 raise UsageError(
@@ -74,14 +79,20 @@ class Supervision(SupervisionBase):
 
     def targets(self, cache: Cache, records: Sequence[ItemRecord]) -> NDArray[np.float32]:
         """What is known of each image, `[N, K]`, NaN for what is not."""
-        names = finding_names(cache.records(), self.options.label_set)
-        return _targets(self.options, records, names)
+        options = self.options
+        classes: Mapping[str, Definition] = options.classes
+        return targets_of(records, options.label_set, classes, self._names(cache), is_exclusive=options.is_exclusive)
 
-    def check(self, usable: Sequence[ItemRecord], split: Split, talk: Talk) -> dict[str, Any]:
+    def _names(self, cache: Cache) -> list[str]:
+        """All findings of the set in a cache, asked for once."""
+        if cache.root not in self._known_names:
+            self._known_names[cache.root] = finding_names(cache.records(), self.options.label_set)
+        return self._known_names[cache.root]
+
+    def check(self, cache: Cache, usable: Sequence[ItemRecord], split: Split, talk: Talk) -> dict[str, Any]:
         """See `SupervisionBase.check`: training and validation need a class that some show and others do not."""
-        names = finding_names(usable, self.options.label_set)
         for name, records in (("training", split.train), ("validation", split.val)):
-            targets = _targets(self.options, records, names)
+            targets = self.targets(cache, records)
             has_both = (targets == 1).any(axis=0) & (targets == 0).any(axis=0)
             if not has_both.any():
                 raise NothingUsableError(
@@ -91,7 +102,7 @@ class Supervision(SupervisionBase):
                 )
             for place in np.flatnonzero(~has_both):
                 talk.note(f"{self.classes[int(place)]} is not both present and absent among the {name} images")
-        rows = _targets(self.options, usable, names).tolist()
+        rows = self.targets(cache, usable).tolist()
         known = {record.item_id: [None if value != value else value for value in row]
                  for record, row in zip(usable, rows, strict=True)}  # fmt: skip
         return {"targets_sha256": sha256_json(known)}
@@ -134,7 +145,8 @@ class Supervision(SupervisionBase):
 
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
         """Mean AUROC over the classes that have one, or balanced accuracy."""
-        loader, targets = self._each(cache, records, Silence()), self.targets(cache, records)
+        dataset = self.dataset(cache, records, Silence())
+        loader, targets = self._each(dataset), dataset.targets
 
         def validate(predict: Predict) -> float:
             logits = _logits(predict, loader)
@@ -144,9 +156,9 @@ class Supervision(SupervisionBase):
 
         return validate
 
-    def _each(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> DataLoader[Any]:
+    def _each(self, dataset: WholeDataset) -> DataLoader[Any]:
         data = self.recipe.data
-        return each_loader(self.dataset(cache, records, talk), batch_size=data.batch_size, num_workers=data.num_workers)
+        return each_loader(dataset, batch_size=data.batch_size, num_workers=data.num_workers)
 
     def subject(
         self, network: nn.Module, device: str, *, name: str, folder: Path, records: Sequence[ItemRecord]
@@ -155,7 +167,9 @@ class Supervision(SupervisionBase):
         predict = torch_predict(network, device)
 
         def probabilities(cache: Cache, talk: Talk) -> NDArray[np.float64]:
-            logits = torch.from_numpy(_logits(predict, self._each(cache, records, talk), talk, len(records)))
+            logits = torch.from_numpy(
+                _logits(predict, self._each(self.dataset(cache, records, talk)), talk, len(records))
+            )
             found: NDArray[np.float64] = network.probabilities(logits).double().numpy()  # type: ignore[operator]
             return found
 
@@ -215,11 +229,6 @@ def mean_auroc(scores: NDArray[Any], targets: NDArray[np.float32]) -> float:
     values = [float(auroc(scores[each, place].astype(np.float64), targets[each, place] == 1))
               for place, each in enumerate(known)]  # fmt: skip
     return float(np.nanmean(values)) if not np.isnan(values).all() else 0.5
-
-
-def _targets(options: Any, records: Sequence[ItemRecord], names: Sequence[str]) -> NDArray[np.float32]:
-    classes: Mapping[str, Definition] = options.classes
-    return targets_of(records, options.label_set, classes, names, is_exclusive=options.is_exclusive)
 
 
 def _logits(predict: Predict, loader: DataLoader[Any], talk: Talk | None = None, total: int = 0) -> NDArray[np.float32]:

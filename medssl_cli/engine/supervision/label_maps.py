@@ -51,7 +51,7 @@ class Supervision(SupervisionBase):
         """See `SupervisionBase.usable`: volumes with a label map of the set."""
         return select(cache, modality=self.recipe.data.modality, label_set=self.options.label_set, talk=talk)
 
-    def check(self, usable: Sequence[ItemRecord], split: Split, talk: Talk) -> dict[str, Any]:
+    def check(self, cache: Cache, usable: Sequence[ItemRecord], split: Split, talk: Talk) -> dict[str, Any]:
         """See `SupervisionBase.check`; the manifest knows the digests of the label maps anyway."""
         check_labels(usable, self.options.label_set, self.options.classes, talk, option="task.classes")
         return {}
