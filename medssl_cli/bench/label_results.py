@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from medssl_cli.bench.labels import SCRATCH, Scored
+from medssl_cli.bench.ranking_results import ranking_tables
 from medssl_cli.engine.results import without_nan
 from medssl_cli.metrics.statistics import (
     bootstrap_crossed_mean,
@@ -32,12 +33,31 @@ def label_results(scored: Sequence[Scored], about: Mapping[str, Any]) -> dict[st
 
     Every difference is pre-trained minus scratch, training by training with the same seed and patient by patient. Its
     interval draws trainings and patients; the p-value is of the patients' means over the seeds, adjusted for the number
-    of comparisons (Holm), and holds for these trainings only.
+    of comparisons (Holm), and holds for these trainings only. Of classifications the figure is the AUROC; see
+    `bench.ranking_results`.
 
     Args:
         scored: All cells of a plan.
         about: Facts to write beside them.
     """
+    is_ranking = "classes" in scored[0].scores
+    tables = ranking_tables(scored) if is_ranking else _dice_tables(scored)
+    whole, differences = tables["levels"][0]["structure"], tables["differences"]
+    main = {f"{entry['arm']} {entry['patients']}": entry for entry in differences if entry["structure"] == whole}
+    for name, p_value in holm_adjusted({name: entry["p_value"] for name, entry in main.items()}).items():
+        main[name]["p_holm"] = p_value
+    document = {
+        "schema": SCHEMA,
+        **about,
+        "num_test_patients": scored[0].scores["num_patients"],
+        **tables,
+    }
+    cleaned: dict[str, Any] = without_nan(document)
+    return cleaned
+
+
+def _dice_tables(scored: Sequence[Scored]) -> dict[str, Any]:
+    """Levels, differences and runs of segmentations."""
     dice = {entry.cell: _structure_dice(entry.scores) for entry in scored}
     arms = list(dict.fromkeys(cell.arm for cell in dice))
     numbers = sorted({cell.patients for cell in dice})
@@ -59,33 +79,23 @@ def label_results(scored: Sequence[Scored], about: Mapping[str, Any]) -> dict[st
                 for arm in arms
                 if arm != SCRATCH
             ]
-    main = {
-        f"{entry['arm']} {entry['patients']}": entry for entry in differences if entry["structure"] == ALL_STRUCTURES
-    }
-    for name, p_value in holm_adjusted({name: entry["p_value"] for name, entry in main.items()}).items():
-        main[name]["p_holm"] = p_value
-    document = {
-        "schema": SCHEMA,
-        **about,
-        "num_test_patients": scored[0].scores["num_patients"],
-        "runs": [_run(entry) for entry in scored],
-        "levels": levels,
-        "differences": differences,
-    }
-    cleaned: dict[str, Any] = without_nan(document)
-    return cleaned
+    return {"figure": "Dice", "runs": [_run(entry) for entry in scored], "levels": levels, "differences": differences}
 
 
-def results_csv(scored: Sequence[Scored]) -> str:
-    """One row per training and structure, with the interval over patients."""
+def results_csv(document: Mapping[str, Any]) -> str:
+    """One row per training and structure, with the interval over patients.
+
+    Args:
+        document: As `label_results` returns it.
+    """
     buffer = io.StringIO()
-    columns = ["arm", "patients", "seed", "structure", "dice", "low", "high"]
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    for entry in scored:
-        for structure, estimate in _run(entry)["structures"].items():
-            values = {"dice": estimate["mean"], "low": estimate["low"], "high": estimate["high"]}
-            writer.writerow({**asdict(entry.cell), "structure": structure, **values})
+    figure = str(document["figure"]).lower()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("arm", "patients", "seed", "structure", figure, "low", "high"))
+    for run in document["runs"]:
+        for structure, estimate in run["structures"].items():
+            values = (estimate[key] for key in ("mean", "low", "high"))
+            writer.writerow((run["arm"], run["patients"], run["seed"], structure, *values))
     return buffer.getvalue()
 
 

@@ -18,7 +18,6 @@ from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.results import dump
 from medssl_cli.engine.signals import StopRequest, stop_on_signals
 from medssl_cli.engine.subject import subject_of_run
-from medssl_cli.engine.supervision import supervision_of
 from medssl_cli.engine.talk import Talk
 from medssl_cli.engine.weights import Encoder, load_encoder
 from medssl_cli.errors import GateError, UsageError
@@ -105,17 +104,10 @@ def compare_labels(plan: Plan, cache: Cache, folder: Path, *, device: str, talk:
         talk: Progress.
 
     Raises:
-        UsageError: Of a recipe (no segmentation), device or run folder; `E_WEIGHTS_MISMATCH` if the encoders are of
-            different networks.
+        UsageError: Of a recipe, device or run folder; `E_WEIGHTS_MISMATCH` if the encoders are of different networks.
         GateError: `E_SPLIT_LEAK` if a pre-training has seen a test patient, or labels of anyone in the cache.
         InterruptedCleanlyError: A signal; the same call goes on.
     """
-    if supervision_of(plan.recipe).score != "dice":
-        raise UsageError(
-            "E_RECIPE",
-            f"{plan.recipe.name} is no segmentation: its figure has no value per patient that could be paired",
-            hint="run medssl finetune with --fraction and medssl evaluate for each arm",
-        )
     encoders = {(arm, seed): load_encoder(path) for arm, seed, path in _init_paths(plan)}
     recipe = _for_all_arms(plan.recipe, list(encoders.values()))
     _require_unseen(cache, recipe, list(encoders.values()))

@@ -64,7 +64,7 @@ def labels(
     about = {"task": recipe.name, "steps": recipe.steps, "num_seeds": seeds, "recipe_sha256": recipe_hash(recipe)}
     document = label_results(scored, about)
     write_atomic(folder / "results.json", dump(document).encode())
-    write_atomic(folder / "results.csv", results_csv(scored).encode())
+    write_atomic(folder / "results.csv", results_csv(document).encode())
     write_atomic(folder / "plot.svg", label_plot(document))
     write_atomic(folder / "page.html", label_page(document).encode())
     if json:
@@ -83,7 +83,7 @@ def _show(document: dict[str, Any]) -> None:
             difference = differences.get((level["arm"], level["patients"], main))
             rows.append((level["arm"], str(level["patients"]), _interval(level, ""), _interval(difference, "+")))
     title = f"{document['num_test_patients']} test patients, mean and 95 % interval over seeds and patients"
-    table(title, ("arm", "patients", "mean Dice", "minus scratch"), rows)
+    table(title, ("arm", "patients", f"mean {document['figure']}", "minus scratch"), rows)
 
 
 def _interval(entry: dict[str, Any] | None, sign: str) -> str:

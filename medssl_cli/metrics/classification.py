@@ -12,8 +12,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
-from medssl_cli.metrics.statistics import Estimate, bootstrap_figure
+from medssl_cli.metrics.statistics import ROUNDING, Estimate, bootstrap_figure
 
 Array = NDArray[np.float64]
 NUM_BINS: Final = 10
@@ -126,6 +127,54 @@ def finding_estimates(
             has_interval=has_patients_enough(is_positive, patients),
         )
     return found
+
+
+def swap_test(
+    first: Array,
+    second: Array,
+    targets: Array,
+    patients: Sequence[str],
+    *,
+    num_resamples: int = 2000,
+    rng: np.random.Generator,
+) -> float:
+    """Two-sided p-value of the hypothesis that two methods rank the same images equally well by AUROC.
+
+    If they do, their answers about a patient can be exchanged. Scores become ranks first, so that they can. Figures are
+    means over trainings and classes; a patient's answers change sides in all of them together.
+
+    Bandos et al., Stat. Med. 24 (2005): https://doi.org/10.1002/sim.2149
+
+    Args:
+        first: Scores of one method, `[S, N, K]` of S trainings and K classes.
+        second: Of the other.
+        targets: `[N, K]`, 1 present, 0 absent, NaN unknown; every class is both.
+        patients: Whose image each one is.
+        num_resamples: Exchanges to draw; the observed one is counted too.
+        rng: Draws them.
+    """
+    keys, places = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    is_swapped = rng.random((num_resamples, len(keys))) < 0.5
+    is_swapped = np.concatenate([np.zeros((1, len(keys)), dtype=bool), is_swapped])[:, places]
+    total = np.zeros(num_resamples + 1)
+    for place, column in enumerate(targets.T):
+        known = np.isfinite(column)
+        is_positive, swapped = column[known] == 1, is_swapped[:, known]
+        for one, other in zip(first[:, known, place], second[:, known, place], strict=True):
+            ranks = rankdata(one), rankdata(other)
+            total += _areas(np.where(swapped, ranks[1], ranks[0]), is_positive)
+            total -= _areas(np.where(swapped, ranks[0], ranks[1]), is_positive)
+    observed = abs(total[0])
+    return float(np.count_nonzero(np.abs(total) >= observed - ROUNDING * max(1.0, observed)) / len(total))
+
+
+def _areas(scores: Array, is_positive: NDArray[np.bool_]) -> Array:
+    """AUROC of many rankings of the same images, `[R, N]` to `[R]`: Mann and Whitney's statistic."""
+    ranks = rankdata(scores, axis=1)
+    number = int(is_positive.sum())
+    wins = ranks[:, is_positive].sum(axis=1) - number * (number + 1) / 2
+    areas: Array = wins / (number * (len(is_positive) - number))
+    return areas
 
 
 def has_patients_enough(is_positive: NDArray[np.bool_], patients: Sequence[str]) -> bool:

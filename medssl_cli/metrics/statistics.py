@@ -113,8 +113,12 @@ def bootstrap_mean(
     return Estimate(float(means.mean()), float(low), float(high), confidence, len(means), num_missing)
 
 
+Figure = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Of weights `[R, N]`, how often each of R resamples has each of N images, to `[R]`."""
+
+
 def bootstrap_figure(
-    figure: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    figure: Figure,
     patients: Sequence[str],
     *,
     num_resamples: int = 2000,
@@ -128,28 +132,64 @@ def bootstrap_figure(
     the figure does not exist are left out; if it does not in half of them, there is no interval.
 
     Args:
-        figure: Of weights `[R, N]`, how often each resample has each image, to `[R]`.
+        figure: See `Figure`.
         patients: Whose image each one is, N.
         num_resamples: Drawn sets of patients.
         confidence: Of the interval, 0 to 1.
         rng: Draws the patients.
         has_interval: Whether there are patients enough for one.
     """
+    return bootstrap_crossed_figure(
+        [figure],
+        patients,
+        num_resamples=num_resamples,
+        confidence=confidence,
+        rng=rng,
+        has_interval=has_interval,
+    )
+
+
+def bootstrap_crossed_figure(
+    figures: Sequence[Figure],
+    patients: Sequence[str],
+    *,
+    num_resamples: int = 2000,
+    confidence: float = 0.95,
+    rng: np.random.Generator,
+    has_interval: bool = True,
+) -> Estimate:
+    """Mean over trainings of a figure that is no mean over patients; trainings and patients are drawn on their own.
+
+    What `bootstrap_crossed_mean` is to means. With few trainings the interval is too narrow, as there.
+
+    Args:
+        figures: One per training, see `Figure`.
+        patients: Whose image each one is, N.
+        num_resamples: Drawn sets.
+        confidence: Of the interval, 0 to 1.
+        rng: Draws patients and trainings.
+        has_interval: Whether there are patients enough for one.
+    """
     keys, places = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     number = len(keys)
-    value = float(figure(np.ones((1, len(places))))[0]) if number else math.nan
+    whole = np.ones((1, len(places)))
+    value = float(np.mean([figure(whole)[0] for figure in figures])) if number else math.nan
+    nothing = Estimate(value, math.nan, math.nan, confidence, number, 0)
     if number < 2 or math.isnan(value) or not has_interval:
-        return Estimate(value, math.nan, math.nan, confidence, number, 0)
+        return nothing
     per_chunk = max(1, CHUNK // len(places))
-    parts = []
+    rows = []
     for first in range(0, num_resamples, per_chunk):
         size = min(per_chunk, num_resamples - first)
         counts = rng.multinomial(number, np.full(number, 1 / number), size=size).astype(np.float64)
-        parts.append(figure(counts[:, places]))
-    drawn = np.concatenate(parts)
+        weights = counts[:, places]
+        rows.append(np.stack([figure(weights) for figure in figures], axis=1))
+    height = len(figures)
+    shares = rng.multinomial(height, np.full(height, 1 / height), size=num_resamples) / height
+    drawn = (np.concatenate(rows) * shares).sum(axis=1)
     known = drawn[~np.isnan(drawn)]
     if 2 * len(known) < num_resamples:
-        return Estimate(value, math.nan, math.nan, confidence, number, 0)
+        return nothing
     low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(value, float(low), float(high), confidence, number, 0)
 

@@ -9,7 +9,7 @@ from medssl_cli.report.plots import Level, level_curves
 
 
 def label_plot(document: Mapping[str, Any]) -> bytes:
-    """Mean Dice over the number of labelled patients, as SVG.
+    """Mean Dice or AUROC over the number of labelled patients, as SVG.
 
     Args:
         document: As `bench.label_results.label_results` returns it.
@@ -19,7 +19,7 @@ def label_plot(document: Mapping[str, Any]) -> bytes:
     for entry in document["levels"]:
         if entry["structure"] == main:
             curves.setdefault(entry["arm"], {})[entry["patients"]] = Level(_estimate(entry), entry["per_seed"])
-    return level_curves(curves, xlabel="labelled patients", ylabel=f"Dice, {main}")
+    return level_curves(curves, xlabel="labelled patients", ylabel=f"{document['figure']}, {main}")
 
 
 def label_page(document: Mapping[str, Any]) -> str:
@@ -33,7 +33,11 @@ def label_page(document: Mapping[str, Any]) -> str:
         f"{document['num_seeds']} seeds, {document['steps']} steps, {document['num_test_patients']} test patients "
         "that no training has seen. Intervals of 95 % draw seeds and patients; with few seeds they are too narrow."
     )
-    page.figure(label_plot(document), alt="Dice over labelled patients, one line per arm", caption="A dot per seed")
+    page.figure(
+        label_plot(document),
+        alt=f"{document['figure']} over labelled patients, one line per arm",
+        caption="A dot per seed",
+    )
     page.heading("Pre-trained minus scratch").table(
         ("arm", "patients", "structure", "difference", "each seed", "p over patients", "p adjusted"),
         [
@@ -49,7 +53,7 @@ def label_page(document: Mapping[str, Any]) -> str:
             for entry in document["differences"]
         ],
     )
-    page.heading("Dice").table(
+    page.heading(document["figure"]).table(
         ("arm", "patients", "structure", "mean", "each seed"),
         [
             (

@@ -233,14 +233,30 @@ def test_commands_evaluate_gate_and_refuse_to_export(cache: Cache, run: Path, tm
     assert re.search(r"<td[^>]*>Haze</td>", page)
 
 
-def test_label_counts_are_compared_for_segmentations_only(cache: Cache, run: Path, tmp_path: Path) -> None:
-    (tmp_path / "toy.yaml").write_text("# Toy.\n" + to_yaml(dump_recipe(task_recipe())))
+def test_arms_are_compared_at_several_numbers_of_labelled_patients(cache: Cache, tmp_path: Path) -> None:
+    unseen = Manifest({"train": []}, {})
+    encoder = encoder_run(tmp_path / "ssl", pretrain_recipe(FLAT, (24, 24, 1)), unseen, seed=0)
+    (tmp_path / "toy.yaml").write_text("# Toy.\n" + to_yaml(dump_recipe(task_recipe(15))))
 
-    where = ("--cache", cache.root, "--init", run, "--patients", 5)
-    done = medssl("bench", "labels", "--task", tmp_path / "toy.yaml", *where)
+    where = ("--cache", cache.root, "--init", encoder, "--out", tmp_path / "out", "--device", "cpu")
+    ask = ("bench", "labels", "--task", tmp_path / "toy.yaml", "--patients", "6,20", "--seeds", 2, *where)
+    document = json.loads(medssl(*ask, "--json").stdout)
+    shown = medssl(*ask)  # everything is done already
 
-    assert done.exit_code == Exit.USAGE
-    assert "error: E_RECIPE: toy is no segmentation" in done.stderr
+    assert document["figure"] == "AUROC"
+    assert len(document["runs"]) == 2 * 2 * 2
+    level = next(entry for entry in document["levels"] if entry["patients"] == 20)
+    assert (level["structure"], level["arm"], len(level["per_seed"])) == ("mean of classes", "scratch", 2)
+    scores = [
+        json.loads((tmp_path / "out" / f"scratch-20-seed{seed}" / "evaluation-test" / "scores.json").read_text())
+        for seed in range(2)
+    ]
+    assert level["per_seed"] == pytest.approx([each["mean_auroc"]["mean"] for each in scores])
+    difference = next(entry for entry in document["differences"] if entry["patients"] == 20)
+    assert difference["low"] <= difference["mean"] <= difference["high"]
+    assert 0 < difference["p_value"] <= 1
+    assert "mean AUROC" in shown.stdout
+    assert (tmp_path / "out" / "results.csv").read_text().startswith("arm,patients,seed,structure,auroc,low,high")
 
 
 def pretrain_recipe(backbone: dict[str, Any], size: tuple[int, int, int]) -> PretrainRecipe:
@@ -259,9 +275,9 @@ def pretrain_recipe(backbone: dict[str, Any], size: tuple[int, int, int]) -> Pre
     return recipe
 
 
-def encoder_run(root: Path, recipe: PretrainRecipe, cache: Cache, *, seed: int, teacher: Path | None = None) -> Path:
+def encoder_run(root: Path, recipe: PretrainRecipe, seen: Manifest, *, seed: int, teacher: Path | None = None) -> Path:
     """A finished pre-training with random weights, or with those of a fine-tuned network."""
-    run = start_run(root, "pretrain", recipe, Manifest({"train": cache.entries()[:4]}, {}))
+    run = start_run(root, "pretrain", recipe, seen)
     with implicit_randomness(seed, Purpose.INITIALISATION):
         backbone = build_backbone(recipe.backbone)
     if teacher is not None:
@@ -272,9 +288,14 @@ def encoder_run(root: Path, recipe: PretrainRecipe, cache: Cache, *, seed: int, 
     return root
 
 
+def first_of(cache: Cache) -> Manifest:
+    """That a pre-training has seen the first images of a cache."""
+    return Manifest({"train": cache.entries()[:4]}, {})
+
+
 @pytest.mark.parametrize("kind", ["linear", "knn"])
 def test_a_probe_finds_what_an_encoder_has_learnt(cache: Cache, run: Path, tmp_path: Path, kind: Any) -> None:
-    encoder = encoder_run(tmp_path / "ssl", pretrain_recipe(FLAT, (24, 24, 1)), cache, seed=0, teacher=run)
+    encoder = encoder_run(tmp_path / "ssl", pretrain_recipe(FLAT, (24, 24, 1)), first_of(cache), seed=0, teacher=run)
     notes = Notes()
 
     document = probe_run(encoder, cache, kind=kind, labels="toy", finding=None, device="cpu", talk=notes)
@@ -289,7 +310,7 @@ def test_a_probe_finds_what_an_encoder_has_learnt(cache: Cache, run: Path, tmp_p
 
 @pytest.mark.parametrize("kind", ["linear", "knn"])
 def test_an_encoder_that_never_trained_gains_nothing(cache: Cache, tmp_path: Path, kind: Any) -> None:
-    encoder = encoder_run(tmp_path / "ssl", pretrain_recipe(FLAT, (24, 24, 1)), cache, seed=0)
+    encoder = encoder_run(tmp_path / "ssl", pretrain_recipe(FLAT, (24, 24, 1)), first_of(cache), seed=0)
 
     document = probe_run(encoder, cache, kind=kind, labels="toy", finding="Ball", device="cpu", talk=Silence())
 
@@ -300,7 +321,7 @@ def test_an_encoder_that_never_trained_gains_nothing(cache: Cache, tmp_path: Pat
 
 def test_volumes_are_described_by_their_boxes(tmp_path: Path) -> None:
     volumes = finding_cache(tmp_path / "cache", num_patients=30, shape=(16, 16, 8), modality="CT")
-    encoder = encoder_run(tmp_path / "ssl", pretrain_recipe(SOLID, (8, 8, 8)), volumes, seed=1)
+    encoder = encoder_run(tmp_path / "ssl", pretrain_recipe(SOLID, (8, 8, 8)), first_of(volumes), seed=1)
 
     document = probe_run(encoder, volumes, kind="linear", labels="toy", finding="any", device="cpu", talk=Silence())
 
@@ -312,7 +333,7 @@ def test_volumes_are_described_by_their_boxes(tmp_path: Path) -> None:
 def test_modality_and_level_need_no_labels(tmp_path: Path) -> None:
     mixed = finding_cache(tmp_path / "cache", num_patients=20, shape=(16, 16, 12), modality="CT", label_set=None)
     finding_cache(tmp_path / "cache", num_patients=20, shape=(16, 16, 1), modality="DX", label_set=None)
-    encoder = encoder_run(tmp_path / "ssl", pretrain_recipe(FLAT, (16, 16, 1)), mixed, seed=1)
+    encoder = encoder_run(tmp_path / "ssl", pretrain_recipe(FLAT, (16, 16, 1)), first_of(mixed), seed=1)
     notes = Notes()
 
     modality = probe_run(encoder, mixed, kind="knn", labels="modality", finding=None, device="cpu", talk=notes)
@@ -326,7 +347,7 @@ def test_modality_and_level_need_no_labels(tmp_path: Path) -> None:
 
 
 def test_probes_are_commands(cache: Cache, run: Path, tmp_path: Path) -> None:
-    encoder = encoder_run(tmp_path / "ssl", pretrain_recipe(FLAT, (24, 24, 1)), cache, seed=0, teacher=run)
+    encoder = encoder_run(tmp_path / "ssl", pretrain_recipe(FLAT, (24, 24, 1)), first_of(cache), seed=0, teacher=run)
     ask = ("evaluate", encoder, "--cache", cache.root, "--device", "cpu", "--probe", "knn", "--labels")
 
     document = medssl(*ask, "toy", "--json", "--finding", "Ball")
@@ -351,7 +372,7 @@ def test_probes_are_commands(cache: Cache, run: Path, tmp_path: Path) -> None:
 
 
 def test_a_pretrained_encoder_of_2d_images_arrives_whole(cache: Cache, run: Path, tmp_path: Path) -> None:
-    encoder = load_encoder(encoder_run(tmp_path / "ssl", pretrain_recipe(FLAT, (24, 24, 1)), cache, seed=7))
+    encoder = load_encoder(encoder_run(tmp_path / "ssl", pretrain_recipe(FLAT, (24, 24, 1)), first_of(cache), seed=7))
     notes = Notes()
 
     finetune(task_recipe(1), cache, tmp_path / "run", Choices(encoder=encoder), device="cpu", talk=notes)
@@ -364,7 +385,7 @@ def test_a_pretrained_encoder_of_2d_images_arrives_whole(cache: Cache, run: Path
 
 
 def test_a_pretraining_that_has_learnt_from_labels_of_test_patients_is_refused(cache: Cache, tmp_path: Path) -> None:
-    root = encoder_run(tmp_path / "ssl", pretrain_recipe(FLAT, (24, 24, 1)), cache, seed=7)
+    root = encoder_run(tmp_path / "ssl", pretrain_recipe(FLAT, (24, 24, 1)), first_of(cache), seed=7)
     test = held_out_patients(cache.entries(), 0)
     manifest = json.loads((root / "manifest.json").read_text())
     manifest["splits"]["labelled"] = [{"patient": patient} for patient in test]

@@ -111,7 +111,7 @@ def test_equal_arms_differ_by_nothing(study: list[Scored]) -> None:
 
 
 def test_the_table_has_a_row_per_training_and_structure(study: list[Scored]) -> None:
-    lines = results_csv(study).splitlines()
+    lines = results_csv(label_results(study, {})).splitlines()
 
     assert lines[0] == "arm,patients,seed,structure,dice,low,high"
     assert len(lines) == 1 + len(study) * 3

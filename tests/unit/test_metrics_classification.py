@@ -16,6 +16,7 @@ from medssl_cli.metrics.classification import (
     finding_estimates,
     sensitivity,
     specificity,
+    swap_test,
 )
 from medssl_cli.metrics.statistics import bootstrap_figure
 
@@ -188,3 +189,45 @@ def test_the_interval_covers_the_true_auroc_about_as_often_as_it_says() -> None:
         hits += estimate.low <= truth <= estimate.high
 
     assert 87 <= hits <= 100  # 95 expected; 100 trials have a standard deviation of 2.2
+
+
+def two_methods(gain: float, *, number: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Scores of two methods on the same images, the first of which is better by a gain."""
+    rng = np.random.default_rng(0)
+    targets = (np.arange(number) % 2).astype(float)
+    shared = rng.normal(size=number)
+    first, second = (shared + rng.normal(0, 0.5, number) + each * targets for each in (0.5 + gain, 0.5))
+    return first[None, :, None], second[None, :, None], targets[:, None], [str(place) for place in range(number)]
+
+
+def test_equal_methods_cannot_be_told_apart_and_a_much_better_one_can() -> None:
+    rng = np.random.default_rng(1)
+    better, worse, targets, patients = two_methods(2.0)
+
+    assert swap_test(better, better, targets, patients, rng=rng) == 1
+    assert swap_test(better, worse, targets, patients, num_resamples=500, rng=rng) < 0.01
+    assert swap_test(worse, better, targets, patients, num_resamples=500, rng=rng) < 0.01
+
+
+def test_a_method_that_ranks_the_same_way_on_another_scale_is_the_same() -> None:
+    first, _, targets, patients = two_methods(0.0)
+
+    assert swap_test(first, np.exp(3 * first), targets, patients, rng=np.random.default_rng(1)) == 1
+
+
+def test_false_alarms_are_as_rare_as_the_p_value_says() -> None:
+    rng, alarms = np.random.default_rng(2), 0
+    targets = (np.arange(40) % 2).astype(float)[:, None]
+    patients = [str(place) for place in range(40)]
+    for _ in range(200):
+        first, second = (rng.normal(size=(1, 40, 1)) + targets[None] for _ in range(2))
+        alarms += swap_test(first, second, targets, patients, num_resamples=99, rng=rng) <= 0.1
+
+    assert 8 <= alarms <= 34  # 20 expected; 200 trials have a standard deviation of 4.2
+
+
+def test_images_of_one_patient_change_sides_together_so_they_count_once() -> None:
+    # One patient with all images: both exchanges give the same absolute difference.
+    better, worse, targets, _ = two_methods(2.0)
+
+    assert swap_test(better, worse, targets, ["one"] * 60, rng=np.random.default_rng(1)) == 1
