@@ -93,7 +93,8 @@ def _strategy(spread: Spread) -> Any:
 
     if spread.strategy == "fsdp":
         return ModelParallelStrategy(shard, data_parallel_size=spread.size, tensor_parallel_size=1, timeout=TIMEOUT)
-    return DDPStrategy(timeout=TIMEOUT, gradient_as_bucket_view=True)
+    # Memories of methods are buffers, equal everywhere: sending them around at every step would cost more than it.
+    return DDPStrategy(timeout=TIMEOUT, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 def shard(module: torch.nn.Module, mesh: Any) -> torch.nn.Module:
@@ -138,7 +139,7 @@ def compile_errors() -> Iterator[None]:
 
 
 def lay_out(network: torch.nn.Module, *, channels_last: bool) -> torch.memory_format:
-    """Lay out a network's 3D kernels in memory; channels last is faster for many convolutions.
+    """Lay out a network's kernels in memory; channels last is faster for many convolutions.
 
     Returns:
         The format that its inputs should have.
@@ -147,6 +148,8 @@ def lay_out(network: torch.nn.Module, *, channels_last: bool) -> torch.memory_fo
     for parameter in network.parameters():
         if parameter.ndim == 5:
             parameter.data = parameter.data.contiguous(memory_format=layout)
+        elif parameter.ndim == 4 and channels_last:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return layout
 
 

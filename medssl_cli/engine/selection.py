@@ -27,9 +27,7 @@ def volumes_of(found: Sequence[Item], *, modality: str | None, talk: Talk) -> li
     Raises:
         NothingUsableError: `E_CACHE_EMPTY`.
     """
-    wanted = [item for item in found if modality is None or item.modality in (modality, "unknown")]
-    if not wanted:
-        raise no_images(modality)
+    wanted = images_of(found, modality=modality)
     volumes = [item for item in wanted if item.is_volume]
     if not volumes:
         raise NothingUsableError("E_CACHE_EMPTY", f"{len(wanted)} images are projections or pictures, none is a volume")
@@ -39,3 +37,15 @@ def volumes_of(found: Sequence[Item], *, modality: str | None, talk: Talk) -> li
     if modality is not None and unknown:
         talk.note(f"W_UNKNOWN_MODALITY: {unknown} of {len(volumes)} images are taken as {modality}; they do not say so")
     return volumes
+
+
+def images_of(found: Sequence[Item], *, modality: str | None) -> list[Item]:
+    """Items of a modality, volumes or not.
+
+    Raises:
+        NothingUsableError: `E_CACHE_EMPTY`.
+    """
+    wanted = [item for item in found if modality is None or item.modality in (modality, "unknown")]
+    if not wanted:
+        raise no_images(modality)
+    return wanted

@@ -6,6 +6,7 @@ https://arxiv.org/abs/2006.09882. Views change intensities where the paper chang
 Shapes: B images of this process, C channels, X Y pixels.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from medssl_cli.data.slice_views import SliceAugmentation, canvas_for, multi_crop
 from medssl_cli.methods import Losses, MethodBase, Passes, SliceRequest, TrainingSet, ViewRequest, Views
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.cluster_heads import ClusterHead, ClusterOptions, ImageProjector, shown
+from medssl_cli.nn.cluster_heads import ClusterHead, ClusterOptions, ImageProjector, concerns, shown
 from medssl_cli.nn.view_groups import embed_views
 from medssl_cli.recipe import NonNegativeFloat, PositiveInt
 
@@ -100,3 +101,7 @@ class Method(MethodBase):
     def baselines(self, labels: Tensor | None = None) -> dict[str, float]:
         """Predictions that say nothing."""
         return {"no_information": self.head.baseline}
+
+    def concerns(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
+        """See `cluster_heads.concerns`."""
+        return concerns(logged)

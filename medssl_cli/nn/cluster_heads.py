@@ -7,7 +7,7 @@ Shapes: B images of this process, V views, A assigning views (the large ones), E
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medssl_cli.errors import UsageError
-from medssl_cli.nn.cluster_health import ClusterHealth, cluster_health
+from medssl_cli.nn.cluster_health import ClusterHealth, alarms, cluster_health
 from medssl_cli.nn.clustering import UNLABELLED, Prototypes, cluster_prediction_loss, swapped_prediction_loss
 from medssl_cli.nn.memory import MemoryBank, Queue, cluster_bank
 from medssl_cli.nn.sinkhorn import entropy_floor, most_prototypes, queue_length, sinkhorn_codes
@@ -24,6 +24,7 @@ from medssl_cli.recipe import PositiveFloat, PositiveInt, Probability
 from medssl_cli.strict import Strict
 
 PROJECTION_DIM: Final = 128
+JUDGED_STEPS: Final = 10  # logged ones
 
 
 class ImageProjector(nn.Module):
@@ -243,3 +244,17 @@ def shown(health: ClusterHealth, prefix: str = "") -> dict[str, Tensor]:
     """The figures as diagnostics of a step."""
     figures = {"usage": health.usage, "used": health.used_share, "entropy": health.entropy, "spread": health.spread}
     return {f"{prefix}{name}": torch.tensor(value) for name, value in figures.items()}
+
+
+def concerns(logged: Sequence[Mapping[str, float]], *, prefix: str = "") -> list[str]:
+    """What is wrong with clusters, by the means of the last logged steps.
+
+    Args:
+        logged: Diagnostics as `shown` names them, and more.
+        prefix: See `shown`.
+    """
+    last = [entry for entry in logged if f"{prefix}usage" in entry][-JUDGED_STEPS:]
+    if len(last) < JUDGED_STEPS:
+        return []
+    names = "usage", "used", "entropy", "spread"
+    return alarms(ClusterHealth(*(sum(entry[prefix + name] for entry in last) / len(last) for name in names)))
