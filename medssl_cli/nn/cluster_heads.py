@@ -76,7 +76,7 @@ class SwappedOptions(Strict):
     freeze_steps: Annotated[int, Field(ge=0)] = 313
 
     def require_batch(self, batch_size: int, *, where: str) -> None:
-        """Refuse batches that cannot be spread over the prototypes.
+        """Refuse batches that cannot be spread over the prototypes in the published ratio of 3000 to 4096.
 
         Args:
             batch_size: Images that are assigned at once, of all processes.
@@ -87,15 +87,13 @@ class SwappedOptions(Strict):
         """
         assigned = batch_size + self.queue_length
         if self.num_prototypes > most_prototypes(assigned):
-            floor = entropy_floor(self.num_prototypes, assigned)
+            most, floor = most_prototypes(assigned), entropy_floor(self.num_prototypes, assigned)
             raise UsageError(
                 "E_RECIPE",
-                f"{where}.num_prototypes {self.num_prototypes} is too many for {assigned} images that are assigned "
-                f"together (a batch of {batch_size} and a queue of {self.queue_length}); at most "
-                f"{most_prototypes(assigned)} keep the published ratio of 3000 to 4096"
-                + (f", and the loss could never fall below {floor:.2f}" if floor else ""),
+                f"{where}.num_prototypes {self.num_prototypes}: a batch of {batch_size} and a queue of "
+                f"{self.queue_length} carry {most}" + f"; the loss stays above {floor:.2f}" * (floor > 0),
                 hint=f"set {where}.queue_length to {queue_length(self.num_prototypes, batch_size)}, "
-                f"or {where}.num_prototypes to {most_prototypes(assigned)}, or raise the batch size",
+                f"or {where}.num_prototypes to {most}, or raise the batch size",
             )
         if self.queue_length % batch_size:
             raise UsageError(
