@@ -88,12 +88,12 @@ class SwappedOptions(Strict):
         assigned = batch_size + self.queue_length
         if self.num_prototypes > most_prototypes(assigned):
             most, floor = most_prototypes(assigned), entropy_floor(self.num_prototypes, assigned)
+            wanted = queue_length(self.num_prototypes, batch_size)
             raise UsageError(
                 "E_RECIPE",
-                f"{where}.num_prototypes {self.num_prototypes}: a batch of {batch_size} and a queue of "
-                f"{self.queue_length} carry {most}" + f"; the loss stays above {floor:.2f}" * (floor > 0),
-                hint=f"set {where}.queue_length to {queue_length(self.num_prototypes, batch_size)}, "
-                f"or {where}.num_prototypes to {most}, or raise the batch size",
+                f"{where}.num_prototypes {self.num_prototypes}: {assigned} images assigned at once carry {most}"
+                + f"; the loss stays above {floor:.2f}" * (floor > 0),
+                hint=f"lower it, raise the batch size of {batch_size}, or set {where}.queue_length to {wanted}",
             )
         if self.queue_length % batch_size:
             raise UsageError(
