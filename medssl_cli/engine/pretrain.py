@@ -229,7 +229,7 @@ class _Training:
         set_learning_rate(state.optimizer, rate)
         state.method.before_step(progress)
         parts = [self._backward(batch, micro, progress) for micro, batch in enumerate(batches)]
-        means = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+        means = _means(parts)
         numbers = self._processes.mean(means | {"stop": float(is_asked_to_stop)})
         state.method.after_backward(progress)
         with self._profile("optimiser"):
@@ -327,3 +327,10 @@ def _plain(losses: Losses) -> tuple[Tensor, dict[str, Tensor]]:
 
 def _file_of(tensors: dict[str, Tensor], described: dict[str, str]) -> bytes:
     return safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()}, described)
+
+
+def _means(parts: list[dict[str, float]]) -> dict[str, float]:
+    """Of numbers by name, each over those that have it."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    having = {name: [part[name] for part in parts if name in part] for name in names}
+    return {name: sum(values) / len(values) for name, values in having.items()}

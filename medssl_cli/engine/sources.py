@@ -158,7 +158,7 @@ class SliceSource(Source):
         stacks = request.stacks
         self._stacks_per_step = 0 if stacks is None else stacks.batch_size
         processes.share_of(recipe.data.batch_size)
-        processes.share_of(self._stacks_per_step, "method.volume_batch_size")
+        processes.share_of(self._stacks_per_step, "method.stacks.batch_size")
         self._index = ImageIndex(
             [record.is_volume for record in records],
             [record.modality for record in records],

@@ -76,14 +76,13 @@ class Method(MethodBase):
         if epoch == 0:
             for views in everything():
                 assert views.slices is not None
-                projections = self._project(views, self._large)
-                self.head.bank.store(views.slices.ids, torch.stack(projections))
+                self.head.remember(views.slices.ids, self._project(views, self._large))
         self.head.cluster(generator)
 
     def loss(self, views: Views, progress: float) -> Losses:
         """Prediction of clusters from all views."""
         assert views.slices is not None
-        loss, health = self.head.loss(views.slices.ids, self._project(views, self.options.views))
+        loss, health = self.head.loss(views.slices.ids, self._project(views, self.options.views), progress)
         return Losses(loss, {"cluster_prediction": loss.detach()}, shown(health))
 
     def _project(self, views: Views, augmentation: SliceAugmentation) -> list[Tensor]:

@@ -88,7 +88,8 @@ class Method(MethodBase):
         shard = views.shard_index, views.num_shards
         cut = multi_crop(views.images, self.options.views, views.generator, size=self.crop_size[0], shard=shard)
         projections = self.projector(embed_views(self.backbone, [view[:, 0] for view in cut]))
-        loss, health = self.head.loss(projections.split(len(views.images)), progress)
+        assert views.slices is not None
+        loss, health = self.head.loss(views.slices.ids, projections.split(len(views.images)), progress)
         return Losses(loss, {"swapped_prediction": loss.detach()}, shown(health))
 
     def baselines(self, labels: Tensor | None = None) -> dict[str, float]:

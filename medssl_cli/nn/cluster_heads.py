@@ -7,6 +7,7 @@ Shapes: B images of this process, V views, A assigning views (the large ones), E
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
@@ -52,6 +53,64 @@ class ImageProjector(nn.Module):
         """Project all views of a step at once, so that the norm sees them all."""
         projections: Tensor = self.layers(embeddings)
         return projections
+
+
+class AgreementHead(nn.Module, ABC):
+    """Asks the views of an image for one cluster, whoever finds the clusters.
+
+    Args:
+        num_assigning: A, leading views that are assigned to clusters.
+    """
+
+    prototypes: Prototypes
+
+    def __init__(self, num_assigning: int) -> None:
+        super().__init__()
+        self.num_assigning = num_assigning
+
+    @property
+    @abstractmethod
+    def baseline(self) -> float:
+        """Loss of predictions that say nothing."""
+
+    @abstractmethod
+    def loss(self, ids: Tensor, projections: Sequence[Tensor], progress: float) -> tuple[Tensor, ClusterHealth]:
+        """Agreement of the views, and how the clusters look.
+
+        Args:
+            ids: Places of the images in the training set, [B].
+            projections: Per view [B, E], assigning views first.
+            progress: Share of the training that is done.
+        """
+
+    def begin(self, num_images: int, *, where: str) -> None:
+        """Make room for what is kept of every image.
+
+        Args:
+            num_images: In the training set.
+            where: Name of the section of the recipe.
+        """
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether it wants to see everything before the first step, and to cluster it once per epoch."""
+        return False
+
+    def remember(self, ids: Tensor, projections: Sequence[Tensor]) -> None:
+        """Keep the projections of the assigning views, as `loss` does."""
+
+    def cluster(self, generator: torch.Generator) -> None:
+        """Find the clusters of all images anew; all processes get the same."""
+
+    def before_step(self) -> None:
+        """What the prototypes need before a forward pass."""
+
+    def after_backward(self, step: int) -> None:
+        """What the prototypes need before the optimiser moves them.
+
+        Args:
+            step: From 0.
+        """
 
 
 class SwappedOptions(Strict):
@@ -102,7 +161,7 @@ class SwappedOptions(Strict):
             )
 
 
-class SwappedHead(nn.Module):
+class SwappedHead(AgreementHead):
     """Prototypes that learn, codes by Sinkhorn's algorithm, and a queue where batches are small.
 
     Args:
@@ -112,9 +171,8 @@ class SwappedHead(nn.Module):
     """
 
     def __init__(self, options: SwappedOptions, *, num_assigning: int, embedding_dim: int = PROJECTION_DIM) -> None:
-        super().__init__()
+        super().__init__(num_assigning)
         self.options = options
-        self.num_assigning = num_assigning
         self.prototypes = Prototypes(embedding_dim, [options.num_prototypes])
         self.queue = Queue(num_assigning, options.queue_length, embedding_dim) if options.queue_length else None
 
@@ -123,13 +181,8 @@ class SwappedHead(nn.Module):
         """Loss of predictions that say nothing: log K."""
         return math.log(self.options.num_prototypes)
 
-    def loss(self, projections: Sequence[Tensor], progress: float) -> tuple[Tensor, ClusterHealth]:
-        """Swapped prediction between views, and how the codes look.
-
-        Args:
-            projections: Per view [B, E], assigning views first.
-            progress: Share of the training that is done.
-        """
+    def loss(self, ids: Tensor, projections: Sequence[Tensor], progress: float) -> tuple[Tensor, ClusterHealth]:
+        """Swapped prediction between views; see `AgreementHead.loss`."""
         options, assigning = self.options, self.num_assigning
         scores = [self.prototypes(view)[0] for view in projections]
         loss = swapped_prediction_loss(
@@ -175,7 +228,7 @@ class ClusterOptions(Strict):
     num_rounds: PositiveInt = 10
 
 
-class ClusterHead(nn.Module):
+class ClusterHead(AgreementHead):
     """A bank with the last projections of every image, and prototypes that k-means writes once per epoch.
 
     Args:
@@ -187,9 +240,8 @@ class ClusterHead(nn.Module):
     labels: Tensor
 
     def __init__(self, options: ClusterOptions, *, num_assigning: int, embedding_dim: int = PROJECTION_DIM) -> None:
-        super().__init__()
+        super().__init__(num_assigning)
         self.options = options
-        self.num_assigning = num_assigning
         self.embedding_dim = embedding_dim
         self.prototypes = Prototypes(embedding_dim, options.num_prototypes, is_trained=False)
         self.bank = MemoryBank(num_assigning, 0, embedding_dim)
@@ -217,23 +269,27 @@ class ClusterHead(nn.Module):
         self.bank = MemoryBank(self.num_assigning, num_images, self.embedding_dim).to(device)
         self.labels = torch.full((len(self.prototypes.heads), num_images), UNLABELLED, device=device)
 
+    @property
+    def looks_back(self) -> bool:
+        """See `AgreementHead.looks_back`."""
+        return True
+
+    def remember(self, ids: Tensor, projections: Sequence[Tensor]) -> None:
+        """See `AgreementHead.remember`."""
+        self.bank.store(ids, torch.stack([view.detach() for view in projections[: self.num_assigning]]))
+
     def cluster(self, generator: torch.Generator) -> None:
-        """Find the clusters of the bank anew; all processes get the same."""
+        """See `AgreementHead.cluster`."""
         rounds = self.options.num_rounds
         self.labels.copy_(cluster_bank(self.bank, self.prototypes, generator, num_rounds=rounds))
 
-    def loss(self, ids: Tensor, projections: Sequence[Tensor]) -> tuple[Tensor, ClusterHealth]:
-        """Prediction of each image's cluster from each of its views, and how the clusters look.
-
-        Args:
-            ids: Places of the images in the bank, [B].
-            projections: Per view [B, E], assigning views first.
-        """
+    def loss(self, ids: Tensor, projections: Sequence[Tensor], progress: float) -> tuple[Tensor, ClusterHealth]:
+        """Prediction of each image's cluster from each of its views; see `AgreementHead.loss`."""
         labels = self.labels[:, ids.to(self.labels.device)]
         scores = self.prototypes(torch.stack(list(projections)))
         loss = cluster_prediction_loss(scores, labels, temperature=self.options.temperature)
         if self.training:
-            self.bank.store(ids, torch.stack([view.detach() for view in projections[: self.num_assigning]]))
+            self.remember(ids, projections)
         codes = F.one_hot(labels[0].clamp(min=0), len(self.prototypes.heads[0])).float()
         return loss, cluster_health(codes, projections[0].detach().float())
 

@@ -32,10 +32,27 @@ VARIANTS = {
     "voco semi-supervised": {"omni": {**OMNI, "pseudo_from": 0.0, "self_weight": 0, "pseudo_trains_encoder": True}},
     "voco supervised": {"omni": {**OMNI, "self_weight": 0, "pseudo_weight": 0}},
 }
+SLICE_NETWORK = {"embedding_dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0}
+JOINT = {
+    "swapped": {
+        "images": {"num_prototypes": 4, "freeze_steps": 0},
+        "volumes": {"num_prototypes": 4, "freeze_steps": 0},
+    },
+    "clusters": {"images": {"num_prototypes": [2]}, "volumes": {"num_prototypes": [2, 2]}},
+    "relation": SLICE_NETWORK,
+}
+VARIANTS |= {
+    "joint clusters": {**JOINT, "variant": "deepcluster"},
+    "joint volumes": {**JOINT, "stage": "volumes"},
+    "joint volumes clusters": {**JOINT, "stage": "volumes", "variant": "deepcluster"},
+    "joint chunks": {**JOINT, "stage": "volumes", "stacks": {"chunk_size": 3}},
+    "joint volumes alone": {**JOINT, "relation": {**SLICE_NETWORK, "relation": "none", "pooling": "attention"}},
+}
 # As few prototypes as there are images here; by default there are thousands.
 FEW = {
     "swav": {"num_prototypes": 4, "freeze_steps": 0},
     "deepclusterv2": {"num_prototypes": [2, 2]},
+    "joint": JOINT,
 }
 each_method = pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
 BATCH = 2
@@ -77,27 +94,36 @@ def build(name: str, seed: int = 0) -> MethodBase:
 
 
 def everything(method: MethodBase) -> Iterator[Views]:
-    """A pass over a training set of two images."""
-    if method.views().slices is not None:
-        yield views_of(method, images_for(method), seed=7)
+    """A pass over a training set of two images, and of two volumes where volumes are asked for."""
+    request = method.views().slices
+    for are_volumes in [] if request is None else [False, True][: 1 + (request.stacks is not None)]:
+        yield views_of(method, images_for(method, are_volumes=are_volumes), seed=7)
+
+
+def shows_volumes(method: MethodBase) -> bool:
+    """Whether its first step shows volumes."""
+    request = method.views().slices
+    return request is not None and request.stacks is not None and request.stacks.every == 1
 
 
 def views_of(method: MethodBase, images: Tensor, seed: int = 0) -> Views:
     """A step with these images."""
     known = None
     if method.views().slices is not None:
-        ids = torch.arange(len(images))
-        known = Slices(ids, torch.ones(images.shape[:2], dtype=torch.bool), torch.zeros(images.shape[:2]), False)
+        positions = 3.0 * torch.arange(images.shape[1]).repeat(len(images), 1)
+        is_present = torch.ones(images.shape[:2], dtype=torch.bool)
+        known = Slices(torch.arange(len(images)), is_present, positions, are_volumes=images.shape[1] > 1)
     random = torch.Generator().manual_seed(seed)
     return Views(images, random, labelled=labelled_for(method), slices=known)
 
 
-def images_for(method: MethodBase) -> Tensor:
+def images_for(method: MethodBase, *, are_volumes: bool | None = None) -> Tensor:
     """Smooth random images in 0...1, of exactly the number and size that the method asks for."""
     request = method.views()
     if request.slices is not None:
         edge = request.slices.canvas
-        noise = torch.rand(BATCH, 1, 1, edge, edge, generator=torch.Generator().manual_seed(1))
+        slices = 5 if (shows_volumes(method) if are_volumes is None else are_volumes) else 1
+        noise = torch.rand(BATCH, slices, 1, edge, edge, generator=torch.Generator().manual_seed(1))
         return (noise + torch.linspace(0, 1, edge)[:, None]) / 2
     noise = torch.rand(BATCH, request.num_views, 1, *request.size, generator=torch.Generator().manual_seed(1))
     ramp = torch.linspace(0, 1, request.size[0])[:, None, None]
