@@ -32,6 +32,7 @@ from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.engine.sources import BoxSource, SliceSource, Source
 from medssl_cli.engine.state import TrainingState, total_norm
 from medssl_cli.engine.talk import Silence, Talk
+from medssl_cli.engine.weights import Encoder, begin_with, load_encoder
 from medssl_cli.errors import NothingUsableError
 from medssl_cli.files import write_atomic, write_json
 from medssl_cli.methods import Losses, MethodBase, ViewRequest
@@ -85,12 +86,13 @@ def pretrain(
     spread: Spread | None = None,
     outlets: Outlets | None = None,
     profile_steps: int = 0,
+    init: Path | None = None,
 ) -> PretrainSummary:
     """Train a recipe's method on the cache's images, or go on where an earlier call stopped.
 
     Labelled test patients are left out. After any kill, the same call ends with the same weights (bit for bit on CPU).
     Over how many processes a run is spread may change with every call, and the result does not depend on it.
-    The parts of the first `profile_steps` steps are timed for RUN/profile.json.
+    The parts of the first `profile_steps` steps are timed for RUN/profile.json. It begins with the encoder of `init`.
 
     Raises:
         UsageError: Wrong recipe, device or run folder.
@@ -104,8 +106,11 @@ def pretrain(
     with stop_on_signals(is_immediate=True), launched(fabric) as processes:
         talk = talk if processes.is_main else Silence()
         with agreed():
+            encoder = None if init is None else load_encoder(init)
             method = build_method(recipe)
-        start = processes.main_first(lambda _: _open(recipe, cache, root, method.views(), talk))
+            if encoder is not None:
+                talk.note("from --init: " + begin_with(method, encoder))
+        start = processes.main_first(lambda _: _open(recipe, cache, root, method.views(), encoder, talk))
         if start.run.is_finished:
             talk.note(f"{root} is finished already")
         else:
@@ -123,7 +128,9 @@ class _Start:
     labelled: list[Entry]
 
 
-def _open(recipe: PretrainRecipe, cache: Cache, root: Path, views: ViewRequest, talk: Talk) -> _Start:
+def _open(
+    recipe: PretrainRecipe, cache: Cache, root: Path, views: ViewRequest, encoder: Encoder | None, talk: Talk
+) -> _Start:
     everything, request = cache.entries(), views.labelled
     held_out = held_out_patients(everything, recipe.split_seed)
     if views.slices is None:
@@ -138,7 +145,8 @@ def _open(recipe: PretrainRecipe, cache: Cache, root: Path, views: ViewRequest, 
     splits: dict[str, Sequence[ItemRecord | Entry]] = {"train": records}
     if request is not None:
         splits["labelled"] = labelled
-    return _Start(start_run(root, "pretrain", recipe, Manifest(splits, {})), records, labelled)
+    arguments = {} if encoder is None else {"init": encoder.origin()}
+    return _Start(start_run(root, "pretrain", recipe, Manifest(splits, arguments)), records, labelled)
 
 
 class _Training:
