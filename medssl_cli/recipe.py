@@ -108,22 +108,25 @@ class Augmentation(Strict):
 
 
 class Optimizer(Strict):
-    """Optimiser and step size. Weight decay spares norms and biases.
+    """Optimiser and step size. Weight decay spares norms, biases and prototypes.
 
     Args:
+        name: `lars` is SGD on gradients scaled to their parameters, for large batches (published SwAV).
         amsgrad: Of AdamW: divide by the largest second moment so far (published VoCo).
+        trust: Of LARS: share of its length that a parameter moves per step at rate 1.
     """
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
     learning_rate: PositiveFloat
     weight_decay: NonNegativeFloat = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
     amsgrad: bool = False
+    trust: PositiveFloat = 1e-3
     max_grad_norm: PositiveFloat | None = 12.0
 
 
 class Schedule(Strict):
-    """How the learning rate moves from 0 over its peak back to `final_fraction` of it.
+    """How the learning rate moves from `start_fraction` of its peak over the peak back to `final_fraction` of it.
 
     Args:
         warmup_fraction: Share of the steps until the peak.
@@ -133,6 +136,7 @@ class Schedule(Strict):
     name: Literal["warmup_cosine"] = "warmup_cosine"
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    start_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def warmup(self, steps: int | None) -> float:

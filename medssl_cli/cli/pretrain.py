@@ -28,6 +28,9 @@ def pretrain(
     cache: CacheOption = DEFAULT_CACHE,
     overrides: SetOption = None,
     run: RunOption = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Begin with the encoder of another pre-training run, or imported weights.")
+    ] = None,
     device: DeviceOption = "auto",
     devices: Annotated[
         int,
@@ -56,6 +59,8 @@ def pretrain(
         medssl pretrain --recipe voco
 
         medssl pretrain --recipe voco --devices 4
+
+        medssl pretrain --recipe joint-volumes --init runs/joint-masked
 
         medssl pretrain --recipe voco --cache CACHE --set steps=1000 --set data.batch_size=2 --run runs/try
     """
@@ -92,6 +97,7 @@ def pretrain(
                 spread=spread,
                 outlets=outlets,
                 profile_steps=profile,
+                init=init,
             )
     if is_main():
         document = {**asdict(summary), "root": str(root)}

@@ -101,6 +101,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The embeddings have become nearly the same for all images",
         "lower optimizer.learning_rate or raise data.batch_size; a restart is needed, this will not recover",
     ),
+    "W_CLUSTERS": Code(
+        "A method that learns by clusters uses few of them, or its codes or embeddings say nothing",
+        "fewer method.num_prototypes, a smaller method.epsilon, prototypes frozen for longer, or a lower learning rate",
+    ),
     "W_NOT_LEARNING": Code(
         "Well into the run the loss is still above that of a predictor that looks at nothing",
         "try a higher optimizer.learning_rate, more data or easier options of the method",

@@ -38,13 +38,28 @@ def build_method(recipe: PretrainRecipe) -> MethodBase:
     options = validate_model(module.Options, recipe.method.options, source=f"method {recipe.method.name}")
     with implicit_randomness(recipe.seed, Purpose.INITIALISATION):
         backbone = build_backbone(recipe.backbone)
+        _check_dims(recipe, backbone, module.Method.dims)
         _check_crop(recipe, backbone)
         method: MethodBase = module.Method(backbone, options, recipe.data.crop_size)
-    if method.views().num_views != 1:
+    request = method.views()
+    if request.num_views != 1:
         raise UsageError(
             "E_RECIPE", f"{recipe.method.name} asks for several views per image, which no loader gives yet"
         )
+    if request.slices is not None:
+        _check_slices(recipe)
+    method.require_batch(recipe.data.batch_size)
     return method
+
+
+def _check_slices(recipe: PretrainRecipe) -> None:
+    """What a recipe cannot ask of slices."""
+    if recipe.data.spacing_mm is not None:
+        raise UsageError(
+            "E_RECIPE",
+            f"data.spacing_mm does not go with {recipe.method.name}: slices are scaled to data.crop_size",
+            hint="leave data.spacing_mm out",
+        )
 
 
 def build_task(recipe: TaskRecipe) -> nn.Module:
@@ -83,16 +98,22 @@ def check_recipe(recipe: Recipe) -> None:
         build_task(recipe)
 
 
-def spatial_dims(network: nn.Module) -> int:
-    """2 for a network of 2D images, 3 for one of volumes."""
-    return 3 if any(isinstance(module, nn.Conv3d) for module in network.modules()) else 2
+def _check_dims(recipe: PretrainRecipe, backbone: Backbone, dims: frozenset[int]) -> None:
+    if backbone.spatial_dims not in dims:
+        wanted = " or ".join(str(number) for number in sorted(dims))
+        raise UsageError(
+            "E_RECIPE",
+            f"{recipe.method.name} needs a backbone of {wanted} spatial dimensions, "
+            f"{recipe.backbone.name} has {backbone.spatial_dims}",
+            hint=f"set backbone.spatial_dims to {wanted}",
+        )
 
 
 def _check_crop(recipe: Recipe, backbone: Backbone) -> None:
     sizes = {"data.crop_size": recipe.data.crop_size}
     if isinstance(recipe, TaskRecipe):
         sizes["inference.tile_size"] = recipe.tile_size
-    multiple, dims = backbone.crop_multiple, spatial_dims(backbone)
+    multiple, dims = backbone.crop_multiple, backbone.spatial_dims
     needs_two_voxels = any(isinstance(module, INSTANCE_NORMS) for module in backbone.modules())
     for name, size in sizes.items():
         if (dims == 2) != (size[2] == 1):

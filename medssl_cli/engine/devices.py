@@ -93,7 +93,8 @@ def _strategy(spread: Spread) -> Any:
 
     if spread.strategy == "fsdp":
         return ModelParallelStrategy(shard, data_parallel_size=spread.size, tensor_parallel_size=1, timeout=TIMEOUT)
-    return DDPStrategy(timeout=TIMEOUT, gradient_as_bucket_view=True)
+    # Memories of methods are buffers, equal everywhere: sending them around at every step would cost more than it.
+    return DDPStrategy(timeout=TIMEOUT, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 def shard(module: torch.nn.Module, mesh: Any) -> torch.nn.Module:
@@ -138,19 +139,19 @@ def compile_errors() -> Iterator[None]:
 
 
 def lay_out(network: torch.nn.Module, *, channels_last: bool) -> torch.memory_format:
-    """Lay out a network's 3D kernels, or its 2D ones, in memory; channels last is faster for many convolutions.
+    """Lay out a network's kernels in memory; channels last is faster for many convolutions.
 
     Returns:
         The format that its inputs should have.
     """
-    dimensions = 5 if any(parameter.ndim == 5 for parameter in network.parameters()) else 4
-    layout = torch.contiguous_format
-    if channels_last:
-        layout = torch.channels_last_3d if dimensions == 5 else torch.channels_last
-    for parameter in network.parameters():
-        if parameter.ndim == dimensions:
+    parameters, formats = list(network.parameters()), {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in parameters:
+        if parameter.ndim in formats:
+            layout = formats[parameter.ndim] if channels_last else torch.contiguous_format
             parameter.data = parameter.data.contiguous(memory_format=layout)
-    return layout
+    if not channels_last:
+        return torch.contiguous_format
+    return formats[5 if any(parameter.ndim == 5 for parameter in parameters) else 4]
 
 
 def tune_process() -> None:

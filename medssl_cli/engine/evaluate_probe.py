@@ -21,7 +21,7 @@ from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.splits import NUM_FOLDS, probe_patients, same_people, shuffled
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.pieces import piece_loader
-from medssl_cli.engine.build import build_backbone, spatial_dims
+from medssl_cli.engine.build import build_backbone
 from medssl_cli.engine.devices import resolve_device
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.engine.results import without_nan
@@ -96,7 +96,7 @@ def probe_run(
     encoder, recipe = load_encoder(root), run.recipe
     networks = {PRETRAINED: _untrained(recipe), UNTRAINED: _untrained(recipe)}
     initialise(networks[PRETRAINED], encoder)
-    asked = _questions(cache, recipe, labels, finding, is_flat=spatial_dims(networks[PRETRAINED]) == 2)
+    asked = _questions(cache, recipe, labels, finding, is_flat=networks[PRETRAINED].spatial_dims == 2)
     test = probe_patients(cache.entries(), seed=recipe.split_seed, is_pseudo=asked.is_pseudo)
     seen = len(test & (encoder.patients or frozenset()) & {record.patient_key for record in asked.records})
     if seen:

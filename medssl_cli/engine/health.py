@@ -37,7 +37,7 @@ class Alarm:
     """Something that a user should act on.
 
     Args:
-        code: `W_COLLAPSE` or `W_NOT_LEARNING`.
+        code: `W_COLLAPSE`, `W_CLUSTERS` or `W_NOT_LEARNING`.
         message: With the numbers.
     """
 
@@ -158,11 +158,25 @@ def learning_alarms(losses: Sequence[float], baselines: Mapping[str, float], pro
     return [Alarm("W_NOT_LEARNING", f"after {progress:.0%} of the steps the loss is {loss:.4f}, {name} has {best:.4f}")]
 
 
-def alarms(root: Path, baselines: Mapping[str, float], progress: float) -> list[Alarm]:
-    """What a run's records give cause for."""
-    looks = read_health(root)
-    losses = [entry["loss"] for entry in read_metrics(root) if entry["loss"] is not None]
+Concerns = Callable[[Sequence[Mapping[str, float]]], list[str]]
+
+
+def alarms(
+    root: Path, baselines: Mapping[str, float], progress: float, concerns: Concerns = lambda _: []
+) -> list[Alarm]:
+    """What a run's records give cause for.
+
+    Args:
+        root: Run folder.
+        baselines: Of the method.
+        progress: Share of the run that is done.
+        concerns: What the method says of its logged steps.
+    """
+    looks, logged = read_health(root), read_metrics(root)
+    losses = [entry["loss"] for entry in logged if entry["loss"] is not None]
     found = collapse_alarms(looks[0], looks[-1]) if len(looks) > 1 else []
+    if worries := concerns(logged):
+        found.append(Alarm("W_CLUSTERS", "; ".join(worries)))
     return found + learning_alarms(losses, baselines, progress)
 
 
@@ -199,7 +213,11 @@ def write_matrix(folder: Path, name: str, matrix: Tensor, *, is_first: bool) -> 
 
 
 def run_document(
-    root: Path, recipe: Mapping[str, Any], baselines: Mapping[str, float], progress: float
+    root: Path,
+    recipe: Mapping[str, Any],
+    baselines: Mapping[str, float],
+    progress: float,
+    concerns: Concerns = lambda _: [],
 ) -> dict[str, Any]:
     """Everything that a page about a run shows, as plain data."""
     import json
@@ -210,7 +228,7 @@ def run_document(
         "recipe": recipe,
         "progress": progress,
         "baselines": dict(baselines),
-        "alarms": [asdict(alarm) for alarm in alarms(root, baselines, progress)],
+        "alarms": [asdict(alarm) for alarm in alarms(root, baselines, progress, concerns)],
         "metrics": read_metrics(root),
         "health": read_health(root),
         "matrices": sorted((root / "plots").glob("*.png")),

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from medssl_cli.errors import GateError
+from medssl_cli.nn.clustering import Prototypes
+from medssl_cli.nn.lars import Lars
 from medssl_cli.nn.momentum import freeze, update_teacher
 from medssl_cli.recipe import Optimizer, Schedule
 
@@ -16,7 +18,7 @@ NAMED_ITEMS = 8
 
 
 def build_optimizer(module: nn.Module, options: Optimizer, *, is_fused: bool = False) -> torch.optim.Optimizer:
-    """Optimiser over the parameters that need gradients; norms, biases and other vectors do not decay.
+    """Optimiser over the parameters that need gradients; norms, biases, other vectors and prototypes do not decay.
 
     Args:
         module: Being trained.
@@ -24,11 +26,16 @@ def build_optimizer(module: nn.Module, options: Optimizer, *, is_fused: bool = F
         is_fused: One kernel for all parameters; of AdamW only.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    prototypes = {id(p) for part in module.modules() if isinstance(part, Prototypes) for p in part.parameters()}
+    decayed = [p for p in trained if p.ndim > 1 and id(p) not in prototypes]
+    spared = [p for p in trained if p.ndim <= 1 or id(p) in prototypes]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": options.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if options.name == "lars":
+        return Lars(groups, lr=options.learning_rate, momentum=options.momentum, trust=options.trust)
     if options.name == "sgd":
         momentum = options.momentum
         return torch.optim.SGD(groups, lr=options.learning_rate, momentum=momentum, nesterov=momentum > 0)
@@ -46,7 +53,8 @@ def learning_rate(progress: float, peak: float, schedule: Schedule, *, steps: in
     """
     warmup = schedule.warmup(steps)
     if progress < warmup:
-        return peak * progress / warmup
+        start = schedule.start_fraction
+        return peak * (start + (1 - start) * progress / warmup)
     through = min(1.0, (progress - warmup) / (1 - warmup))
     final = schedule.final_fraction
     return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * through)))

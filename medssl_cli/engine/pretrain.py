@@ -2,42 +2,40 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from medssl_cli.cache.items import Entry, ItemRecord
-from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.crops import CropBatch, CropDataset, Share, crop_loader
 from medssl_cli.engine.build import build_method
-from medssl_cli.engine.canvas import canvas_warning
+from medssl_cli.engine.checkpoints import module_tensors
 from medssl_cli.engine.devices import compile_errors, make_fabric, resolve_device
 from medssl_cli.engine.feed import Feed
 from medssl_cli.engine.health import Health, Page, alarms, run_document, say_new
-from medssl_cli.engine.labelled import first_labels, labelled_crops, labelled_entries
+from medssl_cli.engine.labelled import labelled_entries
 from medssl_cli.engine.metrics_log import MetricsLog, NoLog, Sink, read_metrics
 from medssl_cli.engine.optimisation import learning_rate, require_finite, set_learning_rate
-from medssl_cli.engine.probe import Probe, build_probe
 from medssl_cli.engine.processes import Processes, Spread, agreed, launched
 from medssl_cli.engine.profile import Profile
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
 from medssl_cli.engine.runs import Manifest, Run, start_run
-from medssl_cli.engine.selection import volumes_of
+from medssl_cli.engine.selection import images_of, volumes_of
 from medssl_cli.engine.signals import stop_on_signals
+from medssl_cli.engine.sources import BoxSource, SliceSource, Source
 from medssl_cli.engine.state import TrainingState, total_norm
 from medssl_cli.engine.talk import Silence, Talk
+from medssl_cli.engine.weights import Encoder, begin_with, load_encoder
 from medssl_cli.errors import NothingUsableError
 from medssl_cli.files import write_atomic, write_json
-from medssl_cli.methods import Labelled, LabelRequest, Losses, MethodBase, Views
+from medssl_cli.methods import Losses, MethodBase, ViewRequest
 from medssl_cli.recipe import PretrainRecipe, dump_recipe
 
 SUMMARY_FRACTION = 0.1
@@ -88,12 +86,13 @@ def pretrain(
     spread: Spread | None = None,
     outlets: Outlets | None = None,
     profile_steps: int = 0,
+    init: Path | None = None,
 ) -> PretrainSummary:
     """Train a recipe's method on the cache's images, or go on where an earlier call stopped.
 
     Labelled test patients are left out. After any kill, the same call ends with the same weights (bit for bit on CPU).
     Over how many processes a run is spread may change with every call, and the result does not depend on it.
-    The parts of the first `profile_steps` steps are timed for RUN/profile.json.
+    The parts of the first `profile_steps` steps are timed for RUN/profile.json. It begins with the encoder of `init`.
 
     Raises:
         UsageError: Wrong recipe, device or run folder.
@@ -107,8 +106,11 @@ def pretrain(
     with stop_on_signals(is_immediate=True), launched(fabric) as processes:
         talk = talk if processes.is_main else Silence()
         with agreed():
+            encoder = None if init is None else load_encoder(init)
             method = build_method(recipe)
-        start = processes.main_first(lambda _: _open(recipe, cache, root, method.views().labelled, talk))
+            if encoder is not None:
+                talk.note("from --init: " + begin_with(method, encoder))
+        start = processes.main_first(lambda _: _open(recipe, cache, root, method.views(), encoder, talk))
         if start.run.is_finished:
             talk.note(f"{root} is finished already")
         else:
@@ -126,10 +128,15 @@ class _Start:
     labelled: list[Entry]
 
 
-def _open(recipe: PretrainRecipe, cache: Cache, root: Path, request: LabelRequest | None, talk: Talk) -> _Start:
-    everything = cache.entries()
+def _open(
+    recipe: PretrainRecipe, cache: Cache, root: Path, views: ViewRequest, encoder: Encoder | None, talk: Talk
+) -> _Start:
+    everything, request = cache.entries(), views.labelled
     held_out = held_out_patients(everything, recipe.split_seed)
-    usable = volumes_of(everything, modality=recipe.data.modality, talk=talk)
+    if views.slices is None:
+        usable = volumes_of(everything, modality=recipe.data.modality, talk=talk)
+    else:
+        usable = images_of(everything, modality=recipe.data.modality)
     records = [record for record in usable if record.patient_key not in held_out]
     if not records:
         raise NothingUsableError("E_CACHE_EMPTY", "every image belongs to a labelled test patient")
@@ -138,7 +145,8 @@ def _open(recipe: PretrainRecipe, cache: Cache, root: Path, request: LabelReques
     splits: dict[str, Sequence[ItemRecord | Entry]] = {"train": records}
     if request is not None:
         splits["labelled"] = labelled
-    return _Start(start_run(root, "pretrain", recipe, Manifest(splits, {})), records, labelled)
+    arguments = {} if encoder is None else {"init": encoder.origin()}
+    return _Start(start_run(root, "pretrain", recipe, Manifest(splits, arguments)), records, labelled)
 
 
 class _Training:
@@ -156,20 +164,19 @@ class _Training:
     ) -> None:
         run = start.run
         self._recipe, self._run, self._processes, self._talk, self._outlets = recipe, run, processes, talk, outlets
-        self._share = processes.share_of(recipe.data.batch_size)
-        self._box_size, self._request = method.views().size, method.views().labelled
-        self._items, labelled, probe = processes.main_first(partial(self._prepare, cache, start))
-        self._labelled, labels = None, None
-        if self._request is not None:
-            share = processes.share_of(self._request.batch_size, f"{self._request.option}.batch_size")
-            self._labelled = Share(labelled_crops(labelled, self._request, recipe.seed), share)
-            labels = first_labels(self._labelled.dataset, self._request.batch_size)
-        self._baselines = method.baselines(labels)
+        views = method.views()
+        if views.slices is None:
+            self._source: Source = BoxSource(recipe, processes, cache, start.records, start.labelled, views, talk)
+        else:
+            self._source = SliceSource(recipe, processes, cache, start.records, views.slices, talk)
+        with agreed():
+            method.begin(self._source.training_set)
+        self._baselines = method.baselines(self._source.labels)
         self._state = TrainingState(recipe, method, processes)
         self._state.compute.train()
         self._checkpoints = run.checkpoints
         self._state.restore(self._checkpoints, talk)
-        self._health = Health(run.root, self._state, probe, processes, seed=recipe.seed)
+        self._health = Health(run.root, self._state, self._source.probe, processes, seed=recipe.seed)
         self._said: set[str] = set()
         self._profile = Profile()
 
@@ -179,7 +186,7 @@ class _Training:
         device = str(self._processes.fabric.device)
         self._profile = profile = Profile(min(profile_steps, recipe.steps - state.step - 1), device=device)
         with stop_on_signals() as stop, closing(self._log()) as log, compile_errors():
-            feed = Feed(self._loader(), recipe.accumulate, stop, is_alone=self._processes.size == 1)
+            feed = Feed(self._source.loader(state.step), recipe.accumulate, stop, is_alone=self._processes.size == 1)
             if state.step == 0:
                 self._look(log)
             is_stopping = False
@@ -188,6 +195,7 @@ class _Training:
                     batches = feed.next()
                 if batches is None:
                     break
+                self._begin_epoch()
                 numbers = self._step(batches, is_asked_to_stop=stop.is_set)
                 is_stopping = numbers.pop("stop") > 0
                 is_last = state.step == recipe.steps
@@ -202,6 +210,15 @@ class _Training:
                 stop.raise_interrupted(f"pre-training stopped after step {state.step} of {recipe.steps}")
         self._finish()
 
+    def _begin_epoch(self) -> None:
+        """Let the method look back at what it has seen, if an epoch begins with this step."""
+        epoch, seed = self._source.epoch(self._state.step), self._recipe.seed
+        if epoch is None:
+            return
+        source, random = self._source, generator(seed, Purpose.CLUSTERS, epoch)
+        with self._profile("epoch"), torch.no_grad(), implicit_randomness(seed, Purpose.CLUSTERS, epoch):
+            self._state.compute(lambda method: method.before_epoch(epoch, source.everything, random))
+
     def _record(self, log: MetricsLog | NoLog, numbers: dict[str, float], *, is_last: bool) -> None:
         """What is due after a step: numbers, a look at the network's health, a checkpoint."""
         recipe, state = self._recipe, self._state
@@ -212,7 +229,7 @@ class _Training:
         if state.step % recipe.checkpoint_every == 0 or is_last:
             state.save(self._checkpoints)
 
-    def _step(self, batches: list[CropBatch], *, is_asked_to_stop: bool) -> dict[str, float]:
+    def _step(self, batches: list[Any], *, is_asked_to_stop: bool) -> dict[str, float]:
         """One step of the optimiser; returns its numbers, averaged over batches and processes."""
         recipe, state = self._recipe, self._state
         progress = state.step / recipe.steps
@@ -220,8 +237,9 @@ class _Training:
         set_learning_rate(state.optimizer, rate)
         state.method.before_step(progress)
         parts = [self._backward(batch, micro, progress) for micro, batch in enumerate(batches)]
-        means = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+        means = _means(parts)
         numbers = self._processes.mean(means | {"stop": float(is_asked_to_stop)})
+        state.method.after_backward(progress)
         with self._profile("optimiser"):
             self._require_finite(numbers["loss"], self._clip(), batches)
             state.optimizer.step()
@@ -242,16 +260,12 @@ class _Training:
         )
         return 0.0 if state.has_scaler else total_norm(norm)  # scaled steps with infinite gradients are skipped
 
-    def _backward(self, batch: CropBatch, micro: int, progress: float) -> dict[str, float]:
+    def _backward(self, batch: Any, micro: int, progress: float) -> dict[str, float]:
         """Forward and backward of one batch of a step; returns its loss and what it shows."""
         recipe, processes, compute = self._recipe, self._processes, self._state.compute
         index = self._state.step * recipe.accumulate + micro
-        labelled = None
         with self._profile("to_device"):
-            images = processes.fabric.to_device(batch.images)[:, None]
-            if batch.labelled is not None:
-                labelled = Labelled(*processes.fabric.to_device((batch.labelled.images, batch.labelled.labels)))
-        views = Views(images, generator(recipe.seed, Purpose.LOSS, index), processes.rank, processes.size, labelled)
+            views = self._source.views(batch, index)
         is_last = micro + 1 == recipe.accumulate
         with processes.fabric.no_backward_sync(compute, enabled=not is_last):
             with self._profile("forward"), implicit_randomness(recipe.seed, Purpose.NETWORK, index, processes.rank):
@@ -260,10 +274,10 @@ class _Training:
                 processes.fabric.backward(total / recipe.accumulate)
         return {"loss": float(total.detach()), **{name: float(value) for name, value in shown.items()}}
 
-    def _require_finite(self, loss: float, norm: float, batches: list[CropBatch]) -> None:
+    def _require_finite(self, loss: float, norm: float, batches: list[Any]) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        parts = [part for batch in batches for part in (batch, batch.labelled) if part is not None]
+        parts = [part for batch in batches for part in (batch, getattr(batch, "labelled", None)) if part is not None]
         item_ids = self._processes.from_all([item for part in parts for item in part.item_ids])
         with agreed():
             require_finite(loss, self._state.step, item_ids)
@@ -275,44 +289,13 @@ class _Training:
         if not self._processes.is_main:
             return
         root, progress = self._run.root, self._state.step / self._recipe.steps
-        say_new(alarms(root, self._baselines, progress), self._said, self._talk)
+        concerns = self._state.method.concerns
+        say_new(alarms(root, self._baselines, progress, concerns), self._said, self._talk)
         if self._outlets.page is not None:
-            document = run_document(root, dump_recipe(self._recipe), self._baselines, progress)
+            document = run_document(
+                root, dump_recipe(self._recipe), self._baselines, progress, self._state.method.concerns
+            )
             write_atomic(root / "page.html", self._outlets.page(document).encode())
-
-    def _prepare(
-        self, cache: Cache, start: _Start, beat: Callable[[], None]
-    ) -> tuple[Sequence[PreparedItem], Sequence[PreparedItem], Probe]:
-        """Bring items and labels onto the recipe's grid and choose the crops of the health figures."""
-
-        def progress(done: int, total: int) -> None:
-            self._talk.progress("preparing", done, total)
-            beat()
-
-        data, seed, records = self._recipe.data, self._recipe.seed, start.records
-        some = [cache.record(entry.item_id) for entry in records[:: -(-len(records) // MEASURED_IMAGES)]]
-        if warning := canvas_warning(self._recipe, self._box_size, some):
-            self._talk.note(warning)
-        items = prepare(cache, records, data.preprocessing, progress=progress)
-        label_set = None if self._request is None else self._request.label_set
-        labelled = prepare(cache, start.labelled, data.preprocessing, label_set=label_set, progress=progress)
-        probe = build_probe(cache, records, items, data, box_size=self._box_size, seed=seed, beat=progress)
-        return items, labelled, probe
-
-    def _loader(self) -> DataLoader[Any]:
-        recipe, step = self._recipe, self._state.step
-        dataset = CropDataset(
-            self._items, self._box_size, batch_size=recipe.data.batch_size, seed=recipe.seed, pad_with_low=True
-        )
-        return crop_loader(
-            dataset,
-            first_step=step * recipe.accumulate,
-            num_steps=recipe.steps * recipe.accumulate,
-            batch_size=self._share,
-            num_workers=recipe.data.num_workers,
-            rank=self._processes.rank,
-            labelled=self._labelled,
-        )
 
     def _log(self) -> MetricsLog | NoLog:
         if not self._processes.is_main:
@@ -322,12 +305,16 @@ class _Training:
     def _finish(self) -> None:
         """Write what the run was for: the encoder, and how it went."""
         weights = self._state.encoder_tensors()
+        kept = {name: module_tensors(module) for name, module in self._state.method.kept().items()}
         if not self._processes.is_main:
             return
         run, recipe = self._run, self._recipe
+        for name, tensors in kept.items():
+            write_atomic(
+                run.root / f"{name}.safetensors", _file_of(tensors, {"method": json.dumps(recipe.method.model_dump())})
+            )
         described = {"backbone": json.dumps(recipe.backbone.model_dump()), "ema_decay": str(recipe.ema_decay)}
-        data = safetensors.torch.save({name: value.cpu().contiguous() for name, value in weights.items()}, described)
-        write_atomic(run.encoder_path, data)
+        write_atomic(run.encoder_path, _file_of(weights, described))
         logged = [entry["loss"] for entry in read_metrics(run.root) if entry["loss"] is not None]
         tail = logged[-max(1, math.ceil(len(logged) * SUMMARY_FRACTION)) :]
         loss = sum(tail) / len(tail)
@@ -336,7 +323,7 @@ class _Training:
             "loss": loss,
             "baselines": self._baselines,
             "has_learnt": all(loss < value for value in self._baselines.values()),
-            "alarms": [alarm.code for alarm in alarms(run.root, self._baselines, 1.0)],
+            "alarms": [alarm.code for alarm in alarms(run.root, self._baselines, 1.0, self._state.method.concerns)],
         }
         write_json(run.summary_path, summary)
 
@@ -344,3 +331,14 @@ class _Training:
 def _plain(losses: Losses) -> tuple[Tensor, dict[str, Tensor]]:
     """Losses as what DDP and FSDP can look into."""
     return losses.total, losses.parts | losses.diagnostics
+
+
+def _file_of(tensors: dict[str, Tensor], described: dict[str, str]) -> bytes:
+    return safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()}, described)
+
+
+def _means(parts: list[dict[str, float]]) -> dict[str, float]:
+    """Of numbers by name, each over those that have it."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    having = {name: [part[name] for part in parts if name in part] for name in names}
+    return {name: sum(values) / len(values) for name, values in having.items()}

@@ -53,8 +53,8 @@ class Probe:
     """The crops and what is asked about them.
 
     Args:
-        crops: Network input, [N, 1, X, Y, Z].
-        boxes: Boxes as the method wants them, [B, 1, 1, X, Y, Z], for its matrices.
+        crops: Network input, [N, 1, X, Y, Z] or [N, 1, X, Y].
+        boxes: Boxes as the method wants them, [B, 1, 1, X, Y, Z], for its matrices; none for 2D images.
         questions: By name.
     """
 
@@ -103,12 +103,12 @@ def build_probe(
         crops.append(_read(item, start, data.crop_size))
         centres.append(_class_at_centre(item, start, data.crop_size))
     boxes = [_read(item, crop_start(item, box_size, rng, foreground_prob=0), box_size) for item in items[:DRAWN_BOXES]]
-    answers = {f"centre of {label_set}": centres} | _record_answers([known[index] for index in chosen])
+    answers = {f"centre of {label_set}": centres} | record_answers([known[index] for index in chosen])
     patients = [known[index].patient_key for index in chosen]
     return Probe(
         torch.from_numpy(np.stack(crops))[:, None],
         torch.from_numpy(np.stack(boxes))[:, None, None],
-        _questions(answers, patients, rng),
+        questions(answers, patients, rng),
     )
 
 
@@ -140,7 +140,8 @@ def _class_at_centre(item: PreparedItem, start: tuple[int, int, int], size: Shap
     return int(read_crop(open_array(item.label), (x, y, z), (1, 1, 1), pad_value=0).item())
 
 
-def _record_answers(records: Sequence[ItemRecord]) -> dict[str, list[int | None]]:
+def record_answers(records: Sequence[ItemRecord]) -> dict[str, list[int | None]]:
+    """Modality and findings of each record, as numbers."""
     modalities = sorted({record.modality for record in records})
     answers: dict[str, list[int | None]] = {"modality": [modalities.index(record.modality) for record in records]}
     findings = sorted(
@@ -152,7 +153,7 @@ def _record_answers(records: Sequence[ItemRecord]) -> dict[str, list[int | None]
     return answers
 
 
-def _questions(
+def questions(
     answers: dict[str, list[int | None]], patients: Sequence[str], rng: np.random.Generator
 ) -> dict[str, Question]:
     """Those with at least two classes on either side of a split by patient."""

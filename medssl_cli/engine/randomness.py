@@ -17,6 +17,8 @@ class Purpose(IntEnum):
     AUGMENTATION = 13
     HEALTH = 14
     LABELLED = 15
+    EVERYTHING = 16
+    CLUSTERS = 17
 
 
 def stream_seed(seed: int, purpose: Purpose, step: int = 0, rank: int = 0) -> int:

@@ -27,9 +27,7 @@ def volumes_of(found: Sequence[Item], *, modality: str | None, talk: Talk) -> li
     Raises:
         NothingUsableError: `E_CACHE_EMPTY`.
     """
-    wanted = [item for item in found if modality is None or item.modality in (modality, "unknown")]
-    if not wanted:
-        raise no_images(modality)
+    wanted = images_of(found, modality=modality)
     volumes = [item for item in wanted if item.is_volume]
     if not volumes:
         raise NothingUsableError("E_CACHE_EMPTY", f"{len(wanted)} images are projections or pictures, none is a volume")
@@ -37,6 +35,18 @@ def volumes_of(found: Sequence[Item], *, modality: str | None, talk: Talk) -> li
         talk.note(f"{len(wanted) - len(volumes)} projections and pictures are left out")
     _say_unknown(volumes, modality, talk)
     return volumes
+
+
+def images_of(found: Sequence[Item], *, modality: str | None) -> list[Item]:
+    """Items of a modality, volumes or not.
+
+    Raises:
+        NothingUsableError: `E_CACHE_EMPTY`.
+    """
+    wanted = [item for item in found if modality is None or item.modality in (modality, "unknown")]
+    if not wanted:
+        raise no_images(modality)
+    return wanted
 
 
 def with_findings(cache: Cache, label_set: str, *, modality: str | None, is_flat: bool, talk: Talk) -> list[ItemRecord]:

@@ -7,7 +7,7 @@ Shapes: B batch, V views, S slices, L labelled crops, C channels, X Y Z space, N
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -245,6 +245,14 @@ class MethodBase(nn.Module, ABC):
             labels: Of the labelled crops of some steps, int64 [N, L, X, Y, Z], if the method asks for labelled crops.
         """
         return {}
+
+    def concerns(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
+        """What is wrong with the training, in words.
+
+        Args:
+            logged: Loss, parts and diagnostics of the logged steps so far.
+        """
+        return []
 
     def kept(self) -> dict[str, nn.Module]:
         """Modules beside the backbone that outlive the training, by name."""

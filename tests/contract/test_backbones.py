@@ -16,6 +16,7 @@ from medssl_cli.nn.decoder import UNetDecoder
 NAMES = sorted(module.name for module in pkgutil.iter_modules(backbones.__path__))
 TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "plainconv": {"channels": (4, 8, 8), "strides": (1, 2, 2), "num_convs": (1, 2, 2)},
+    "resnet": {"depth": 18, "width": 8, "norm": "group"},
     "resenc": {"channels": (4, 8, 8), "strides": (1, 2, 2), "num_blocks": (1, 2, 1)},
     "swinunetr": {"feature_size": 12},
     "unet": {"channels": (4, 8, 8), "strides": (1, 2, 2), "num_res_units": 1},

@@ -9,6 +9,7 @@ import math
 import pkgutil
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +19,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from medssl_cli import methods, plugins
-from medssl_cli.methods import Labelled, Losses, MethodBase, Views
+from medssl_cli.methods import Labelled, Losses, MethodBase, Slices, TrainingSet, Views
 from medssl_cli.nn.backbones import Backbone
 
 TOY_METHODS = Path(__file__).parent / "toy_methods"
@@ -30,6 +31,28 @@ VARIANTS = {
     "voco with pseudo-labels": {"omni": {**OMNI, "pseudo_from": 0.0}},
     "voco semi-supervised": {"omni": {**OMNI, "pseudo_from": 0.0, "self_weight": 0, "pseudo_trains_encoder": True}},
     "voco supervised": {"omni": {**OMNI, "self_weight": 0, "pseudo_weight": 0}},
+}
+SLICE_NETWORK = {"embedding_dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0}
+JOINT = {
+    "swapped": {
+        "images": {"num_prototypes": 4, "freeze_steps": 0},
+        "volumes": {"num_prototypes": 4, "freeze_steps": 0},
+    },
+    "clusters": {"images": {"num_prototypes": [2]}, "volumes": {"num_prototypes": [2, 2]}},
+    "relation": SLICE_NETWORK,
+}
+VARIANTS |= {
+    "joint clusters": {**JOINT, "variant": "deepcluster"},
+    "joint volumes": {**JOINT, "stage": "volumes"},
+    "joint volumes clusters": {**JOINT, "stage": "volumes", "variant": "deepcluster"},
+    "joint chunks": {**JOINT, "stage": "volumes", "stacks": {"chunk_size": 3}},
+    "joint volumes alone": {**JOINT, "relation": {**SLICE_NETWORK, "relation": "none", "pooling": "attention"}},
+}
+# As few prototypes as there are images here; by default there are thousands.
+FEW = {
+    "swav": {"num_prototypes": 4, "freeze_steps": 0},
+    "deepclusterv2": {"num_prototypes": [2, 2]},
+    "joint": JOINT,
 }
 each_method = pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
 BATCH = 2
@@ -61,13 +84,47 @@ def build(name: str, seed: int = 0) -> MethodBase:
     module = plugins.load("method", name.split()[0])
     torch.manual_seed(seed)
     spatial_dims = max(module.Method.dims)
-    crop_size = (8, 8, 8) if spatial_dims == 3 else (8, 8, 1)
-    return module.Method(TinyBackbone(spatial_dims), module.Options(**VARIANTS.get(name, {})), crop_size).train()
+    crop_size = (8, 8, 8) if spatial_dims == 3 else (16, 16, 1)
+    options = module.Options(**VARIANTS.get(name, FEW.get(name, {})))
+    method: MethodBase = module.Method(TinyBackbone(spatial_dims), options, crop_size).train()
+    method.begin(TrainingSet(num_images=BATCH, num_volumes=BATCH, num_steps=100))
+    with torch.no_grad():
+        method.before_epoch(0, partial(everything, method), torch.Generator().manual_seed(seed))
+    return method
 
 
-def images_for(method: MethodBase) -> Tensor:
+def everything(method: MethodBase) -> Iterator[Views]:
+    """A pass over a training set of two images, and of two volumes where volumes are asked for."""
+    request = method.views().slices
+    for are_volumes in [] if request is None else [False, True][: 1 + (request.stacks is not None)]:
+        yield views_of(method, images_for(method, are_volumes=are_volumes), seed=7)
+
+
+def shows_volumes(method: MethodBase) -> bool:
+    """Whether its first step shows volumes."""
+    request = method.views().slices
+    return request is not None and request.stacks is not None and request.stacks.every == 1
+
+
+def views_of(method: MethodBase, images: Tensor, seed: int = 0) -> Views:
+    """A step with these images."""
+    known = None
+    if method.views().slices is not None:
+        positions = 3.0 * torch.arange(images.shape[1]).repeat(len(images), 1)
+        is_present = torch.ones(images.shape[:2], dtype=torch.bool)
+        known = Slices(torch.arange(len(images)), is_present, positions, are_volumes=images.shape[1] > 1)
+    random = torch.Generator().manual_seed(seed)
+    return Views(images, random, labelled=labelled_for(method), slices=known)
+
+
+def images_for(method: MethodBase, *, are_volumes: bool | None = None) -> Tensor:
     """Smooth random images in 0...1, of exactly the number and size that the method asks for."""
     request = method.views()
+    if request.slices is not None:
+        edge = request.slices.canvas
+        slices = 5 if (shows_volumes(method) if are_volumes is None else are_volumes) else 1
+        noise = torch.rand(BATCH, slices, 1, edge, edge, generator=torch.Generator().manual_seed(1))
+        return (noise + torch.linspace(0, 1, edge)[:, None]) / 2
     noise = torch.rand(BATCH, request.num_views, 1, *request.size, generator=torch.Generator().manual_seed(1))
     ramp = torch.linspace(0, 1, request.size[0])[:, None, None]
     return (noise + ramp) / 2
@@ -84,7 +141,7 @@ def labelled_for(method: MethodBase) -> Labelled | None:
 
 
 def loss_of(method: MethodBase, images: Tensor, seed: int = 0) -> Losses:
-    return method.loss(Views(images, torch.Generator().manual_seed(seed), labelled=labelled_for(method)), progress=0.0)
+    return method.loss(views_of(method, images, seed), progress=0.0)
 
 
 def test_the_toy_method_is_found_without_being_listed() -> None:
@@ -233,6 +290,7 @@ def train(method: MethodBase, images: Tensor, steps: int) -> list[float]:
         total = loss_of(method, images).total
         optimizer.zero_grad()
         total.backward()
+        method.after_backward(progress)
         optimizer.step()
         method.after_step(progress)
         losses.append(total.item())

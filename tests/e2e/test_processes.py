@@ -175,7 +175,7 @@ def test_two_tasks_of_slurm_with_a_part_of_the_network_each_train_what_one_train
 
     (status, _, talk), (other_status, other_out, other_talk) = [finish(task) for task in tasks]
 
-    assert (status, other_status) == (0, 0), talk
+    assert (status, other_status) == (0, 0), f"{talk}\n{other_talk}"
     assert (other_out, other_talk) == ("", "")
     assert_same(tmp_path / "run", whole)
 

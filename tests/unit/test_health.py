@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medssl_cli.engine.health import collapse_alarms, figures, learning_alarms, say_new, write_matrix
-from medssl_cli.engine.probe import Question, _questions
+from medssl_cli.engine.health import Alarm, alarms, collapse_alarms, figures, learning_alarms, say_new, write_matrix
+from medssl_cli.engine.probe import Question, questions
 from medssl_cli.nn.health import (
     balanced_accuracy,
     embedding_std,
@@ -93,7 +93,7 @@ def test_questions_are_split_by_patient_and_need_both_classes_on_both_sides() ->
         "with a rare class": [2 if index == 0 else index % 2 for index in range(64)],
     }
 
-    found = _questions(answers, patients, np.random.default_rng(0))
+    found = questions(answers, patients, np.random.default_rng(0))
 
     assert sorted(found) == ["asked", "known of half", "with a rare class"]
     for question in found.values():
@@ -181,3 +181,13 @@ def test_matrices_are_drawn_white_blue_and_red(tmp_path: Path) -> None:
     assert colours[0][2] > colours[0][0]  # blue
     assert colours[2][0] > colours[2][2]  # red
     assert colours[3] == tuple(round(255 + 0.5 * (end - 255)) for end in colours[0])
+
+
+def test_what_a_method_says_of_its_clusters_is_an_alarm(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0, "usage": 0.01}\n')
+
+    found = alarms(tmp_path, {}, 0.1, lambda logged: [f"usage {entry['usage']}" for entry in logged])
+
+    assert found == [Alarm("W_CLUSTERS", "usage 0.01")]
+    say_new(found, set(), listener := Listener())
+    assert listener.notes == ["W_CLUSTERS: usage 0.01"]

@@ -1,7 +1,7 @@
 """Pre-trained weights on their way into a task's network, with a report and no silent misses."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,12 +9,16 @@ from torch import nn
 
 from medssl_cli.engine.runs import open_run
 from medssl_cli.errors import UsageError
+from medssl_cli.methods import MethodBase
 from medssl_cli.recipe import Named
 
 ENCODER: Final = "encoder.safetensors"
 DECODER: Final = "decoder.safetensors"
 PROJECTOR: Final = "projector.safetensors"
 RECORD: Final = "weights.json"
+SLICES: Final = "slices"
+BESIDE: Final = (SLICES,)
+"""Modules that a pre-training may keep beside its encoder."""
 FREE_OPTIONS: Final = ("use_checkpoint",)
 
 
@@ -29,6 +33,7 @@ class Encoder:
         patients: Whose images it has seen; None if nobody knows.
         in_channels: Of its images.
         labelled_patients: Whose labels it has seen too.
+        beside: Other modules of its run, by name.
     """
 
     backbone: Named
@@ -37,6 +42,12 @@ class Encoder:
     patients: frozenset[str] | None
     in_channels: int = 1
     labelled_patients: frozenset[str] = frozenset()
+    beside: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def origin(self) -> dict[str, Any]:
+        """For the manifest of a run that begins with these weights: what they have seen, it has seen too."""
+        patients = None if self.patients is None else sorted(self.patients)
+        return {"sha256": self.sha256, "patients": patients, "labelled": sorted(self.labelled_patients)}
 
     def backbone_for(self, wanted: Named) -> Named:
         """This encoder's backbone, with those options of a recipe's that change no weight."""
@@ -65,24 +76,32 @@ def load_encoder(path: Path) -> Encoder:
         )
     splits = run.manifest["splits"]
     seen, labelled = (frozenset(entry["patient"] for entry in splits.get(name, ())) for name in ("train", "labelled"))
-    return replace(_read(run.encoder_path, seen), labelled_patients=labelled)
+    before = run.manifest["arguments"].get("init", {"patients": [], "labelled": []})
+    patients = None if before["patients"] is None else seen | set(before["patients"])
+    labelled |= set(before["labelled"])
+    beside = {name: _tensors(path)[0] for name in BESIDE if (path := run.root / f"{name}.safetensors").is_file()}
+    return replace(_read(run.encoder_path, patients), labelled_patients=labelled, beside=beside)
 
 
-def _read(path: Path, patients: frozenset[str] | None) -> Encoder:
+def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
-
-    from medssl_cli.files import sha256_file
 
     try:
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-            described = file.metadata() or {}
+            return weights, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UsageError(
             "E_WEIGHTS_FILE",
             f"{path.name} is no intact safetensors file",
             hint="weights of other projects enter through medssl weights import",
         ) from error
+
+
+def _read(path: Path, patients: frozenset[str] | None) -> Encoder:
+    from medssl_cli.files import sha256_file
+
+    weights, described = _tensors(path)
     if "backbone" not in described:
         raise UsageError(
             "E_WEIGHTS_FILE",
@@ -93,8 +112,13 @@ def _read(path: Path, patients: frozenset[str] | None) -> Encoder:
     return Encoder(backbone, weights, sha256_file(path), patients, int(described.get("in_channels", 1)))
 
 
-def initialise(backbone: nn.Module, encoder: Encoder) -> str:
+def initialise(backbone: nn.Module, encoder: Encoder, *, rest: str = "the rest") -> str:
     """Copy an encoder's weights into a backbone of the same architecture.
+
+    Args:
+        backbone: Gets the weights.
+        encoder: Has them.
+        rest: What is not transferred.
 
     Returns:
         One line that says what was transferred.
@@ -116,4 +140,30 @@ def initialise(backbone: nn.Module, encoder: Encoder) -> str:
         )
     backbone.load_state_dict(encoder.weights)
     count = sum(tensor.numel() for tensor in encoder.weights.values())
-    return f"{len(own)} tensors, {count / 1e6:.2f} M parameters: the whole encoder; the rest starts anew"
+    return f"{len(own)} tensors, {count / 1e6:.2f} M parameters: the whole encoder; {rest} starts anew"
+
+
+def begin_with(method: MethodBase, encoder: Encoder) -> str:
+    """Let a pre-training start from an encoder, and from what another run of its kind kept beside it.
+
+    Returns:
+        One line that says what was transferred.
+
+    Raises:
+        UsageError: `E_WEIGHTS_MISMATCH` unless every tensor fits.
+    """
+    said = initialise(method.backbone, encoder, rest="the method")
+    for name, module in method.kept().items():
+        if name not in encoder.beside:
+            continue
+        own, found = module.state_dict(), encoder.beside[name]
+        fitting = {key: found[key] for key in own if key in found and own[key].shape == found[key].shape}
+        if len(fitting) < len(own):
+            raise UsageError(
+                "E_WEIGHTS_MISMATCH",
+                f"{len(own) - len(fitting)} of {len(own)} tensors of {name} are missing or of another shape",
+                hint="set method.relation as in the recipe of --init",
+            )
+        module.load_state_dict(fitting)
+        said += f"; {len(own)} tensors of {name}"
+    return said

@@ -47,6 +47,11 @@ class Backbone(nn.Module, ABC):
         self.crop_multiple = crop_multiple
 
     @property
+    def spatial_dims(self) -> int:
+        """2 or 3, by its convolutions."""
+        return 3 if any(isinstance(module, nn.Conv3d) for module in self.modules()) else 2
+
+    @property
     def embedding_dim(self) -> int:
         """Length of the embedding that `embed` returns."""
         return sum(self.channels[level] for level in self.embedding_levels)

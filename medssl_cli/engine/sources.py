@@ -1,0 +1,249 @@
+"""What a pre-training shows its method: boxes of volumes, or 2D images and stacks of slices. The loop knows no more."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from medssl_cli.cache.items import Entry
+from medssl_cli.cache.prepared import PreparedItem, prepare
+from medssl_cli.cache.store import Cache
+from medssl_cli.data.crops import CropDataset, Share, crop_loader
+from medssl_cli.data.slices import ImageIndex, Plan, SliceBatch, SliceDataset, everything_loader, slice_loader
+from medssl_cli.engine.canvas import canvas_warning
+from medssl_cli.engine.labelled import first_labels, labelled_crops
+from medssl_cli.engine.probe import Probe, build_probe
+from medssl_cli.engine.processes import Processes
+from medssl_cli.engine.randomness import Purpose, generator
+from medssl_cli.engine.slice_probe import build_slice_probe
+from medssl_cli.engine.talk import Talk
+from medssl_cli.methods import Labelled, SliceRequest, Slices, TrainingSet, ViewRequest, Views
+from medssl_cli.recipe import PretrainRecipe
+
+MEASURED_IMAGES: Final = 200  # at most, for a median
+
+
+class Source(ABC):
+    """Steps of a pre-training as a method wants them.
+
+    Args:
+        recipe: How to train.
+        processes: Launched.
+    """
+
+    labels: Tensor | None = None
+    training_set: TrainingSet
+
+    def __init__(self, recipe: PretrainRecipe, processes: Processes) -> None:
+        self.recipe = recipe
+        self.processes = processes
+        self.probe: Probe
+
+    @abstractmethod
+    def loader(self, first_step: int) -> DataLoader[Any]:
+        """One batch per micro-step, from a step on."""
+
+    @abstractmethod
+    def views(self, batch: Any, index: int) -> Views:
+        """A batch on the device, with the random numbers of its micro-step."""
+
+    def epoch(self, step: int) -> int | None:
+        """Number of the epoch that begins with this step; None within one, and where there are none."""
+        return None
+
+    def everything(self) -> Iterator[Views]:
+        """See `methods.Passes`."""
+        return iter(())
+
+
+class BoxSource(Source):
+    """Boxes of volumes, with labelled crops beside them if the method wants some.
+
+    Args:
+        recipe: How to train.
+        processes: Launched.
+        cache: Of the items.
+        records: To train on.
+        labelled: Those whose labels it sees.
+        request: Of the method.
+        talk: Told what is odd.
+    """
+
+    def __init__(
+        self,
+        recipe: PretrainRecipe,
+        processes: Processes,
+        cache: Cache,
+        records: list[Entry],
+        labelled: list[Entry],
+        request: ViewRequest,
+        talk: Talk,
+    ) -> None:
+        super().__init__(recipe, processes)
+        self._request, self._talk = request, talk
+        self._share = processes.share_of(recipe.data.batch_size)
+        self.training_set = TrainingSet(0, len(records), recipe.steps)
+        self._items, crops, self.probe = processes.main_first(partial(self._prepare, cache, records, labelled))
+        self._labelled: Share | None = None
+        if request.labelled is not None:
+            share = processes.share_of(request.labelled.batch_size, f"{request.labelled.option}.batch_size")
+            self._labelled = Share(labelled_crops(crops, request.labelled, recipe.seed), share)
+            self.labels = first_labels(self._labelled.dataset, request.labelled.batch_size)
+
+    def _prepare(
+        self, cache: Cache, records: list[Entry], labelled: list[Entry], beat: Callable[[], None]
+    ) -> tuple[Sequence[PreparedItem], Sequence[PreparedItem], Probe]:
+        """Bring items and labels onto the recipe's grid and choose the crops of the health figures."""
+        data, seed, size = self.recipe.data, self.recipe.seed, self._request.size
+        progress = progress_of(self._talk, beat)
+        some = [cache.record(entry.item_id) for entry in records[:: -(-len(records) // MEASURED_IMAGES)]]
+        if warning := canvas_warning(self.recipe, size, some):
+            self._talk.note(warning)
+        items = prepare(cache, records, data.preprocessing, progress=progress)
+        label_set = None if self._request.labelled is None else self._request.labelled.label_set
+        crops = prepare(cache, labelled, data.preprocessing, label_set=label_set, progress=progress)
+        return items, crops, build_probe(cache, records, items, data, box_size=size, seed=seed, beat=progress)
+
+    def loader(self, first_step: int) -> DataLoader[Any]:
+        """See `Source.loader`."""
+        recipe = self.recipe
+        dataset = CropDataset(
+            self._items, self._request.size, batch_size=recipe.data.batch_size, seed=recipe.seed, pad_with_low=True
+        )
+        return crop_loader(
+            dataset,
+            first_step=first_step * recipe.accumulate,
+            num_steps=recipe.steps * recipe.accumulate,
+            batch_size=self._share,
+            num_workers=recipe.data.num_workers,
+            rank=self.processes.rank,
+            labelled=self._labelled,
+        )
+
+    def views(self, batch: Any, index: int) -> Views:
+        """See `Source.views`."""
+        to_device, labelled = self.processes.fabric.to_device, None
+        images = to_device(batch.images)[:, None]
+        if batch.labelled is not None:
+            labelled = Labelled(*to_device((batch.labelled.images, batch.labelled.labels)))
+        random = generator(self.recipe.seed, Purpose.LOSS, index)
+        return Views(images, random, self.processes.rank, self.processes.size, labelled)
+
+
+class SliceSource(Source):
+    """Radiographs, slices of volumes, and stacks of slices.
+
+    Args:
+        recipe: How to train.
+        processes: Launched.
+        cache: Of the items.
+        records: To train on.
+        request: Of the method.
+        talk: Told what is done.
+    """
+
+    def __init__(
+        self,
+        recipe: PretrainRecipe,
+        processes: Processes,
+        cache: Cache,
+        records: list[Entry],
+        request: SliceRequest,
+        talk: Talk,
+    ) -> None:
+        super().__init__(recipe, processes)
+        stacks = request.stacks
+        self._stacks_per_step = 0 if stacks is None else stacks.batch_size
+        processes.share_of(recipe.data.batch_size)
+        processes.share_of(self._stacks_per_step, "method.stacks.batch_size")
+        self._index = ImageIndex(
+            [record.is_volume for record in records],
+            [record.modality for record in records],
+            per_volume=request.slices_per_volume,
+            balance=request.balance,
+            seed=recipe.seed,
+        )
+        self._plan = Plan(recipe.data.batch_size, self._stacks_per_step, 0 if stacks is None else stacks.every)
+        self.training_set = TrainingSet(len(self._index), len(self._index.volumes), recipe.steps)
+        prepared = processes.main_first(partial(self._prepare, cache, records, request.canvas, talk))
+        items, self.probe = prepared
+        self._dataset = SliceDataset(
+            items,
+            self._index,
+            self._plan,
+            canvas=request.canvas,
+            max_slices=1 if stacks is None else stacks.max_slices,
+            seed=recipe.seed,
+        )
+
+    def _prepare(
+        self, cache: Cache, records: list[Entry], canvas: int, talk: Talk, beat: Callable[[], None]
+    ) -> tuple[Sequence[PreparedItem], Probe]:
+        items = prepare(cache, records, self.recipe.data.preprocessing, progress=progress_of(talk, beat))
+        size = self.recipe.data.crop_size[0]
+        return items, build_slice_probe(cache, records, items, self._index, size=size, seed=self.recipe.seed)
+
+    def loader(self, first_step: int) -> DataLoader[Any]:
+        """See `Source.loader`."""
+        recipe, processes = self.recipe, self.processes
+        return slice_loader(
+            self._dataset,
+            self._plan,
+            range(first_step * recipe.accumulate, recipe.steps * recipe.accumulate),
+            num_workers=recipe.data.num_workers,
+            rank=processes.rank,
+            num_processes=processes.size,
+        )
+
+    def views(self, batch: SliceBatch, index: int) -> Views:
+        """See `Source.views`."""
+        return self._on_device(batch, Purpose.LOSS, index)
+
+    def _on_device(self, batch: SliceBatch, purpose: Purpose, index: int) -> Views:
+        to_device = self.processes.fabric.to_device
+        slices = Slices(
+            to_device(batch.places), to_device(batch.is_present), to_device(batch.positions_mm), batch.are_volumes
+        )
+        random = generator(self.recipe.seed, purpose, index)
+        return Views(to_device(batch.images), random, self.processes.rank, self.processes.size, slices=slices)
+
+    def epoch(self, step: int) -> int | None:
+        """See `Source.epoch`; counted in single images, or in volumes where nothing else is shown."""
+        is_volume, turn = self._plan.turn(step * self.recipe.accumulate)
+        if is_volume and self._plan.every > 1:
+            return None
+        number = self.training_set.num_volumes if is_volume else self._index.epoch_length
+        length = max(1, number // self._plan.size(step))
+        epoch, place = divmod(turn, length)
+        return epoch if place == 0 else None
+
+    def everything(self) -> Iterator[Views]:
+        """See `methods.Passes`."""
+        kinds = [(False, self.recipe.data.batch_size), (True, self._stacks_per_step)]
+        for are_volumes, size in kinds:
+            if size == 0 or (are_volumes and not self._index.volumes.size):
+                continue
+            loader = everything_loader(
+                self._dataset,
+                self._index,
+                size // self.processes.size,
+                are_volumes=are_volumes,
+                num_workers=self.recipe.data.num_workers,
+                rank=self.processes.rank,
+                num_processes=self.processes.size,
+            )
+            for number, batch in enumerate(loader):
+                yield self._on_device(batch, Purpose.EVERYTHING, 2 * number + are_volumes)
+
+
+def progress_of(talk: Talk, beat: Callable[[], None]) -> Callable[[int, int], None]:
+    """Tell how far preparing is, and let other processes wait on."""
+
+    def progress(done: int, total: int) -> None:
+        talk.progress("preparing", done, total)
+        beat()
+
+    return progress

@@ -1,0 +1,106 @@
+"""DeepCluster-V2 on radiographs and slices of volumes: every view of an image must tell the image's cluster.
+
+Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, NeurIPS 2020:
+https://arxiv.org/abs/2006.09882. Views change intensities where the paper changes colours. Needs no large batches.
+
+Shapes: B images of this process, C channels, X Y pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from medssl_cli.data.slice_views import SliceAugmentation, canvas_for, multi_crop
+from medssl_cli.methods import Losses, MethodBase, Passes, SliceRequest, TrainingSet, ViewRequest, Views
+from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.cluster_heads import ClusterHead, ClusterOptions, ImageProjector, concerns, shown
+from medssl_cli.nn.view_groups import embed_views
+from medssl_cli.recipe import NonNegativeFloat, PositiveInt
+
+
+class Options(ClusterOptions):
+    """See `ClusterOptions`.
+
+    Args:
+        views: Views of each image.
+        hidden_dim: Of the projector.
+        projection_dim: Of the projections.
+        slices_per_volume: A volume counts as at most so many images.
+        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
+    """
+
+    views: SliceAugmentation = SliceAugmentation()
+    hidden_dim: PositiveInt = 2048
+    projection_dim: PositiveInt = 128
+    slices_per_volume: PositiveInt = 8
+    balance: Annotated[NonNegativeFloat, Field(le=1)] = 0.5
+
+
+class Method(MethodBase):
+    """DeepCluster-V2 on square views of `crop_size` pixels.
+
+    Args:
+        backbone: Of two spatial dimensions.
+        options: See `Options`.
+        crop_size: Pixels (x, y, 1) of a large view.
+
+    Raises:
+        UsageError: `E_CANVAS`, views are not square.
+    """
+
+    dims = frozenset({2})
+
+    def __init__(self, backbone: Backbone, options: Options, crop_size: tuple[int, int, int]) -> None:
+        super().__init__(backbone, options, crop_size)
+        self.options = options
+        self.projector = ImageProjector(
+            backbone.embedding_dim, hidden_dim=options.hidden_dim, projection_dim=options.projection_dim
+        )
+        self.head = ClusterHead(options, num_assigning=options.views.num_global, embedding_dim=options.projection_dim)
+
+    def views(self) -> ViewRequest:
+        """Single images."""
+        canvas = canvas_for(self.crop_size[0])
+        request = SliceRequest(canvas, self.options.slices_per_volume, self.options.balance)
+        return ViewRequest(self.crop_size, slices=request)
+
+    def begin(self, training_set: TrainingSet) -> None:
+        """Make room in the bank."""
+        self.head.begin(training_set.num_images, where="method")
+
+    def before_epoch(self, epoch: int, everything: Passes, generator: torch.Generator) -> None:
+        """Look at all images before the first epoch, then cluster what is known of them."""
+        if epoch == 0:
+            for views in everything():
+                assert views.slices is not None
+                self.head.remember(views.slices.ids, self._project(views, self._large))
+        self.head.cluster(generator)
+
+    def loss(self, views: Views, progress: float) -> Losses:
+        """Prediction of clusters from all views."""
+        assert views.slices is not None
+        loss, health = self.head.loss(views.slices.ids, self._project(views, self.options.views), progress)
+        return Losses(loss, {"cluster_prediction": loss.detach()}, shown(health))
+
+    def _project(self, views: Views, augmentation: SliceAugmentation) -> list[Tensor]:
+        """Projections of each view, [B, E]."""
+        shard = views.shard_index, views.num_shards
+        cut = multi_crop(views.images, augmentation, views.generator, size=self.crop_size[0], shard=shard)
+        projections = self.projector(embed_views(self.backbone, [view[:, 0] for view in cut]))
+        return list(projections.split(len(views.images)))
+
+    @property
+    def _large(self) -> SliceAugmentation:
+        """The assigning views alone."""
+        return self.options.views.model_copy(update={"num_local": 0})
+
+    def baselines(self, labels: Tensor | None = None) -> dict[str, float]:
+        """Predictions that say nothing."""
+        return {"no_information": self.head.baseline}
+
+    def concerns(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
+        """See `cluster_heads.concerns`."""
+        return concerns(logged)

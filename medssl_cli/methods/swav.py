@@ -1,0 +1,101 @@
+"""SwAV on radiographs and slices of volumes: two views of one image must be assigned to the same prototypes.
+
+Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, NeurIPS 2020:
+https://arxiv.org/abs/2006.09882. Views change intensities where the paper changes colours.
+
+Shapes: B images of this process, C channels, X Y pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from medssl_cli.data.slice_views import SliceAugmentation, canvas_for, multi_crop
+from medssl_cli.methods import Losses, MethodBase, SliceRequest, TrainingSet, ViewRequest, Views
+from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.cluster_heads import ImageProjector, SwappedHead, SwappedOptions, concerns, shown
+from medssl_cli.nn.view_groups import embed_views
+from medssl_cli.recipe import NonNegativeFloat, PositiveInt
+
+
+class Options(SwappedOptions):
+    """See `SwappedOptions`.
+
+    Args:
+        views: Views of each image.
+        hidden_dim: Of the projector.
+        projection_dim: Of the projections.
+        slices_per_volume: A volume counts as at most so many images.
+        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
+    """
+
+    views: SliceAugmentation = SliceAugmentation()
+    hidden_dim: PositiveInt = 2048
+    projection_dim: PositiveInt = 128
+    slices_per_volume: PositiveInt = 8
+    balance: Annotated[NonNegativeFloat, Field(le=1)] = 0.5
+
+
+class Method(MethodBase):
+    """SwAV on square views of `crop_size` pixels.
+
+    Args:
+        backbone: Of two spatial dimensions.
+        options: See `Options`.
+        crop_size: Pixels (x, y, 1) of a large view.
+
+    Raises:
+        UsageError: `E_CANVAS`, views are not square.
+    """
+
+    dims = frozenset({2})
+
+    def __init__(self, backbone: Backbone, options: Options, crop_size: tuple[int, int, int]) -> None:
+        super().__init__(backbone, options, crop_size)
+        self.options = options
+        self.projector = ImageProjector(
+            backbone.embedding_dim, hidden_dim=options.hidden_dim, projection_dim=options.projection_dim
+        )
+        self.head = SwappedHead(options, num_assigning=options.views.num_global, embedding_dim=options.projection_dim)
+        self._num_steps = 0
+
+    def views(self) -> ViewRequest:
+        """Single images."""
+        canvas = canvas_for(self.crop_size[0])
+        request = SliceRequest(canvas, self.options.slices_per_volume, self.options.balance)
+        return ViewRequest(self.crop_size, slices=request)
+
+    def require_batch(self, batch_size: int) -> None:
+        """See `SwappedOptions.require_batch`."""
+        self.options.require_batch(batch_size, where="method")
+
+    def begin(self, training_set: TrainingSet) -> None:
+        """Remember how long the training is."""
+        self._num_steps = training_set.num_steps
+
+    def before_step(self, progress: float) -> None:
+        """Bring the prototypes back to length 1."""
+        self.head.before_step()
+
+    def after_backward(self, progress: float) -> None:
+        """Keep the prototypes where they are in the first steps."""
+        self.head.after_backward(round(progress * self._num_steps))
+
+    def loss(self, views: Views, progress: float) -> Losses:
+        """Swapped prediction over all views."""
+        shard = views.shard_index, views.num_shards
+        cut = multi_crop(views.images, self.options.views, views.generator, size=self.crop_size[0], shard=shard)
+        projections = self.projector(embed_views(self.backbone, [view[:, 0] for view in cut]))
+        assert views.slices is not None
+        loss, health = self.head.loss(views.slices.ids, projections.split(len(views.images)), progress)
+        return Losses(loss, {"swapped_prediction": loss.detach()}, shown(health))
+
+    def baselines(self, labels: Tensor | None = None) -> dict[str, float]:
+        """Predictions that say nothing."""
+        return {"no_information": self.head.baseline}
+
+    def concerns(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
+        """See `cluster_heads.concerns`."""
+        return concerns(logged)

@@ -1,0 +1,197 @@
+"""ResNet: the trunk of the 2D methods, with the parameter names that published weights have.
+
+He et al., Deep Residual Learning for Image Recognition, CVPR 2016, https://arxiv.org/abs/1512.03385, with the stride of
+a bottleneck on its 3x3 convolution, as SwAV, DeepCluster-V2, VISSL and LVM-Med have it. MONAI has a ResNet too, but
+weights are exchanged by torchvision's names (`layer1.0.conv1.weight`), which these modules have.
+
+Shapes: B batch, C channels, X Y pixels (and Z with three spatial dimensions).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from medssl_cli.nn.backbones import Backbone
+
+BLOCKS: Final = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+BOTTLENECK_FROM: Final = 50
+EXPANSION: Final = 4
+GROUPS: Final = 8
+STRIDES: Final = (4, 8, 16, 32)
+
+Norm = Callable[[int], nn.Module]
+
+
+def build(
+    in_channels: int,
+    spatial_dims: int = 2,
+    *,
+    depth: int = 50,
+    width: int = 64,
+    norm: Literal["batch", "group", "instance"] = "batch",
+    zero_init: bool = False,
+) -> Backbone:
+    """Build a ResNet without its classifier.
+
+    Args:
+        in_channels: Channels of the image.
+        spatial_dims: 2 or 3.
+        depth: 18, 34, 50 or 101 layers.
+        width: Channels of the first level; the published networks have 64.
+        norm: "batch" as published; "group" and "instance" do not mix the images of a batch.
+        zero_init: Start every block as the identity, by a last norm with scale 0.
+
+    Returns:
+        A backbone with four feature maps, of which the last is the embedding.
+
+    Raises:
+        ValueError: An option is not one of those above.
+    """
+    if depth not in BLOCKS:
+        raise ValueError(f"depth {depth} is not one of {', '.join(map(str, BLOCKS))}")
+    if spatial_dims not in (2, 3):
+        raise ValueError(f"spatial_dims {spatial_dims} is neither 2 nor 3")
+    if width < 1 or (norm == "group" and width % GROUPS):
+        raise ValueError(f"width {width} is not a positive multiple of {GROUPS}, which norm: group needs")
+    network = ResNet(in_channels, spatial_dims, depth, width, _norm(norm, spatial_dims))
+    network.initialise(zero_init=zero_init)
+    return network
+
+
+class ResNet(Backbone):
+    """Stem, then four levels of residual blocks; the output of each level is a feature map.
+
+    Sizes need not be multiples of the coarsest stride: as in torchvision, odd sizes are rounded up.
+
+    Args:
+        in_channels: Channels of the image.
+        spatial_dims: 2 or 3.
+        depth: See `BLOCKS`.
+        width: Channels of the first level before any expansion.
+        norm: Makes a normalisation of so many channels.
+    """
+
+    def __init__(self, in_channels: int, spatial_dims: int, depth: int, width: int, norm: Norm) -> None:
+        is_deep = depth >= BOTTLENECK_FROM
+        expansion = EXPANSION if is_deep else 1
+        channels = tuple(width * 2**level * expansion for level in range(4))
+        super().__init__(channels=channels, strides=STRIDES, embedding_levels=(3,), crop_multiple=STRIDES[-1])
+        convolution, pool = (nn.Conv2d, nn.MaxPool2d) if spatial_dims == 2 else (nn.Conv3d, nn.MaxPool3d)
+        self.conv1 = convolution(in_channels, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = norm(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = pool(3, stride=2, padding=1)
+        block = Bottleneck if is_deep else BasicBlock
+        before = width
+        for level, (number, after) in enumerate(zip(BLOCKS[depth], channels, strict=True)):
+            inner, stride = width * 2**level, 1 if level == 0 else 2
+            blocks = [block(convolution, norm, before, inner, after, stride)]
+            blocks += [block(convolution, norm, after, inner, after, 1) for _ in range(number - 1)]
+            self.add_module(f"layer{level + 1}", nn.Sequential(*blocks))
+            before = after
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """See `Backbone.forward`."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        maps = []
+        for level in range(len(STRIDES)):
+            x = self.get_submodule(f"layer{level + 1}")(x)
+            maps.append(x)
+        return maps
+
+    @torch.no_grad()
+    def initialise(self, *, zero_init: bool) -> None:
+        """As He et al., Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852, for the outputs."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif zero_init and isinstance(module, BasicBlock | Bottleneck):
+                last = module.get_submodule("bn3" if isinstance(module, Bottleneck) else "bn2")
+                nn.init.zeros_(last.get_parameter("weight"))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut.
+
+    Args:
+        convolution: Of two or three dimensions.
+        norm: Makes a normalisation.
+        before: Channels that come in.
+        inner: Channels between.
+        after: Channels that go out.
+        stride: Of the first convolution.
+    """
+
+    def __init__(
+        self, convolution: type[nn.Conv2d | nn.Conv3d], norm: Norm, before: int, inner: int, after: int, stride: int
+    ) -> None:
+        super().__init__()
+        self.conv1 = convolution(before, inner, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = norm(inner)
+        self.conv2 = convolution(inner, after, 3, padding=1, bias=False)
+        self.bn2 = norm(after)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(convolution, norm, before, after, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, before, X, Y] to [B, after, X / stride, Y / stride]."""
+        branch = self.relu(self.bn1(self.conv1(x)))
+        branch = self.bn2(self.conv2(branch))
+        result: Tensor = self.relu(branch + (x if self.downsample is None else self.downsample(x)))
+        return result
+
+
+class Bottleneck(nn.Module):
+    """A 1x1, a 3x3 and a 1x1 convolution beside a shortcut.
+
+    Args:
+        convolution: Of two or three dimensions.
+        norm: Makes a normalisation.
+        before: Channels that come in.
+        inner: Channels between.
+        after: Channels that go out.
+        stride: Of the 3x3 convolution.
+    """
+
+    def __init__(
+        self, convolution: type[nn.Conv2d | nn.Conv3d], norm: Norm, before: int, inner: int, after: int, stride: int
+    ) -> None:
+        super().__init__()
+        self.conv1 = convolution(before, inner, 1, bias=False)
+        self.bn1 = norm(inner)
+        self.conv2 = convolution(inner, inner, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = norm(inner)
+        self.conv3 = convolution(inner, after, 1, bias=False)
+        self.bn3 = norm(after)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(convolution, norm, before, after, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, before, X, Y] to [B, after, X / stride, Y / stride]."""
+        branch = self.relu(self.bn1(self.conv1(x)))
+        branch = self.relu(self.bn2(self.conv2(branch)))
+        branch = self.bn3(self.conv3(branch))
+        result: Tensor = self.relu(branch + (x if self.downsample is None else self.downsample(x)))
+        return result
+
+
+def _shortcut(
+    convolution: type[nn.Conv2d | nn.Conv3d], norm: Norm, before: int, after: int, stride: int
+) -> nn.Sequential | None:
+    if before == after and stride == 1:
+        return None
+    return nn.Sequential(convolution(before, after, 1, stride=stride, bias=False), norm(after))
+
+
+def _norm(name: str, spatial_dims: int) -> Norm:
+    kinds: dict[str, Norm] = {
+        "batch": nn.BatchNorm2d if spatial_dims == 2 else nn.BatchNorm3d,
+        "group": partial(nn.GroupNorm, GROUPS),
+        "instance": partial(nn.InstanceNorm2d if spatial_dims == 2 else nn.InstanceNorm3d, affine=True),
+    }
+    if name not in kinds:
+        raise ValueError(f"norm {name} is not one of {', '.join(kinds)}")
+    return kinds[name]

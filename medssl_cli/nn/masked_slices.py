@@ -1,0 +1,96 @@
+"""Predict the embeddings of hidden slices from the others.
+
+Nguyen et al., AAAI 2023, https://arxiv.org/abs/2212.01893, third signal. Unlike the released code, the loss covers the
+hidden slices only, and its targets are detached and standardised: else the network makes all slices alike.
+
+Shapes: B volumes of this process, S slices, E embedding.
+"""
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medssl_cli.nn.distributed import sum_over_processes, world_size
+from medssl_cli.strict import Strict
+
+
+class MaskOptions(Strict):
+    """Which slices are hidden.
+
+    Args:
+        ratio: Share of a volume's slices, rounded up; one at least, and one at least stays.
+        block: Hide neighbours, which cannot be guessed from both sides.
+    """
+
+    ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    block: bool = False
+
+
+def num_masked(num_present: Tensor, ratio: float) -> Tensor:
+    """Slices to hide of volumes with so many slices, [B]; none of a single slice."""
+    wanted = (num_present.double() * ratio - 1e-9).ceil().long()
+    return torch.minimum(wanted.clamp(min=1), (num_present - 1).clamp(min=0))
+
+
+def choose_masked(is_present: Tensor, options: MaskOptions, numbers: Tensor) -> Tensor:
+    """Which slices to hide, never padding.
+
+    Args:
+        is_present: Bool [B, S].
+        options: See `MaskOptions`.
+        numbers: Uniform random numbers in [0, 1), [B, S].
+
+    Returns:
+        Bool [B, S].
+    """
+    present = is_present.sum(dim=1)
+    count = num_masked(present, options.ratio)[:, None]
+    numbers = numbers.to(is_present.device)
+    if options.block:
+        first = (numbers[:, :1] * (present[:, None] - count + 1)).long()
+        place = is_present.cumsum(dim=1) - 1
+        return is_present & (place >= first) & (place < first + count)
+    order = numbers.masked_fill(~is_present, math.inf).argsort(dim=1, stable=True).argsort(dim=1)
+    return order < count
+
+
+class MaskedSlices(nn.Module):
+    """The token that stands for a hidden slice, and the linear map from a related slice to its embedding.
+
+    Args:
+        embedding_dim: E.
+    """
+
+    def __init__(self, embedding_dim: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(embedding_dim))
+        self.decoder = nn.Linear(embedding_dim, embedding_dim)
+
+    def hide(self, slices: Tensor, is_masked: Tensor) -> Tensor:
+        """Slices [B, S, E] with the token in the place of those that are masked, bool [B, S]."""
+        return torch.where(is_masked[..., None], self.token.to(slices.dtype), slices)
+
+    def loss(self, related: Tensor, slices: Tensor, is_masked: Tensor) -> Tensor:
+        """Mean squared distance per element between predictions and standardised targets.
+
+        Args:
+            related: Output of the slice encoder for hidden slices, [B, S, E].
+            slices: Embeddings before hiding, [B, S, E]; no gradient reaches them.
+            is_masked: Bool [B, S].
+
+        Returns:
+            Scalar whose mean over processes is the mean over all hidden slices of all processes; 0 if none is hidden.
+        """
+        count = sum_over_processes(is_masked.sum()).clamp(min=1) / world_size()
+        predicted = self.decoder(related[is_masked]).float()
+        return masked_distance(predicted, slices[is_masked]) / count
+
+
+def masked_distance(predicted: Tensor, targets: Tensor) -> Tensor:
+    """Sum over rows of the mean squared difference to targets [N, E], detached and standardised row by row."""
+    targets = F.layer_norm(targets.detach().float(), targets.shape[1:])
+    return (predicted - targets).square().mean(dim=1).sum()

@@ -1,0 +1,94 @@
+"""Hiding slices and predicting their embeddings. Vectors: counts and averages worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from medssl_cli.nn.masked_slices import MaskedSlices, MaskOptions, choose_masked, masked_distance, num_masked
+
+
+@pytest.mark.parametrize(
+    ("present", "ratio", "expected"), [(64, 0.1, 7), (32, 0.1, 4), (20, 0.15, 3), (2, 0.9, 1), (1, 0.5, 0), (0, 0.5, 0)]
+)
+def test_the_number_of_hidden_slices_is_rounded_up_and_one_stays(present: int, ratio: float, expected: int) -> None:
+    assert num_masked(torch.tensor([present]), ratio).tolist() == [expected]
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_padding_is_never_hidden_and_the_count_is_met(block: bool) -> None:
+    lengths = torch.tensor([1, 2, 7, 12])
+    is_present = torch.arange(12) < lengths[:, None]
+    options = MaskOptions(ratio=0.3, block=block)
+
+    for seed in range(50):
+        numbers = torch.rand(4, 12, generator=torch.Generator().manual_seed(seed))
+        is_masked = choose_masked(is_present, options, numbers)
+
+        assert not (is_masked & ~is_present).any()
+        assert is_masked.sum(1).tolist() == [0, 1, 3, 4]
+        if block:
+            for row in is_masked[1:]:
+                places = row.nonzero()[:, 0]
+                assert places[-1] - places[0] + 1 == len(places)
+
+
+def test_a_window_that_begins_late_hides_its_own_slices_only() -> None:
+    is_present = torch.tensor([[False, False, True, True, True, False]])
+
+    for block in (False, True):
+        is_masked = choose_masked(is_present, MaskOptions(ratio=0.5, block=block), torch.full((1, 6), 0.99))
+
+        assert is_masked.sum() == 2
+        assert not (is_masked & ~is_present).any()
+
+
+def test_the_average_is_over_all_hidden_slices_not_over_volumes() -> None:
+    torch.manual_seed(0)
+    masked = MaskedSlices(4)
+    slices = torch.randn(2, 3, 4)
+    is_masked = torch.tensor([[True, True, True], [True, False, False]])
+    related = torch.randn(2, 3, 4)
+    predicted, targets = masked.decoder(related), F.layer_norm(slices, (4,))
+    each = (predicted - targets).square().mean(-1)
+
+    loss = masked.loss(related, slices, is_masked)
+
+    literal = (each[0, 0] + each[0, 1] + each[0, 2] + each[1, 0]) / 4
+    assert loss.item() == pytest.approx(literal.item(), rel=1e-6)
+    assert loss.item() != pytest.approx(((each[0].mean() + each[1, 0]) / 2).item(), rel=1e-3)
+
+
+def test_what_was_hidden_does_not_matter_to_what_is_seen_and_visible_targets_do_not_matter_to_the_loss() -> None:
+    torch.manual_seed(0)
+    masked = MaskedSlices(4)
+    is_masked = torch.tensor([[True, False, True]])
+    slices, related = torch.randn(1, 3, 4), torch.randn(1, 3, 4)
+    others, visible = slices.clone(), slices.clone()
+    others[is_masked] = 100.0
+    visible[~is_masked] = 100.0
+
+    assert torch.equal(masked.hide(slices, is_masked), masked.hide(others, is_masked))
+    assert torch.equal(masked.loss(related, slices, is_masked), masked.loss(related, visible, is_masked))
+
+
+def test_nothing_hidden_costs_nothing_and_gives_no_nan() -> None:
+    masked = MaskedSlices(4)
+    related = torch.randn(1, 1, 4, requires_grad=True)
+
+    loss = masked.loss(related, torch.randn(1, 1, 4), torch.zeros(1, 1, dtype=torch.bool))
+    loss.backward()
+
+    assert loss.item() == 0
+    assert math.isfinite(related.grad.sum().item())
+
+
+def test_no_gradient_reaches_the_targets() -> None:
+    targets = torch.randn(3, 4, requires_grad=True)
+    predicted = torch.randn(3, 4, requires_grad=True)
+
+    masked_distance(predicted, targets).backward()
+
+    assert targets.grad is None
+    assert predicted.grad is not None
