@@ -111,7 +111,7 @@ def probe_run(
     scores = {}
     for name, network in networks.items():
         embeddings = _embed(network.to(place).eval(), items, recipe, asked, place, name, talk)
-        scores[name] = _scores(kind, embeddings, sides, f"{kind} probe of {name}", talk)
+        scores[name] = _scores(kind, embeddings.to(place), sides, f"{kind} probe of {name}", talk)
         network.cpu()
     about = {"run": root.name, "probe": kind, "labels": labels, "test_patients_seen_in_pretraining": seen}
     return _document(about, asked.classes, scores, sides)
@@ -232,18 +232,18 @@ def _embed(
 
 
 def _scores(kind: Kind, embeddings: Tensor, sides: _Sides, what: str, talk: Talk) -> NDArray[np.float64]:
-    """Of the tested rows, `[M, K]`."""
-    is_tested = torch.from_numpy(sides.is_tested)
-    answers = torch.from_numpy(sides.answers)[~is_tested]
+    """Of the tested rows, `[M, K]`; computed where the embeddings are."""
+    is_tested = torch.from_numpy(sides.is_tested).to(embeddings.device)
+    answers = torch.from_numpy(sides.answers).to(embeddings.device)[~is_tested]
     fitted, asked = embeddings[~is_tested], embeddings[is_tested]
     if kind == "knn":
         scores = neighbour_scores(fitted, answers, asked)
     else:
-        folds = torch.from_numpy(sides.folds)[~is_tested]
+        folds = torch.from_numpy(sides.folds).to(embeddings.device)[~is_tested]
         scores, _ = linear_scores(
             fitted, answers, asked, folds, beat=lambda done, total: talk.progress(what, done, total)
         )
-    found: NDArray[np.float64] = scores.numpy()
+    found: NDArray[np.float64] = scores.cpu().numpy()
     return found
 
 

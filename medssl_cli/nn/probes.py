@@ -42,7 +42,7 @@ def linear_scores(
     """
     known, wanted = _standardised(fitted, asked)
     numbers = folds.unique().tolist()
-    losses = torch.zeros(len(STRENGTHS), answers.shape[1], dtype=torch.float64)
+    losses = known.new_zeros(len(STRENGTHS), answers.shape[1])
     for done, number in enumerate(numbers):
         left_out = folds == number
         for place, weights in enumerate(_path(known[~left_out], answers[~left_out])):
@@ -51,7 +51,7 @@ def linear_scores(
     best = losses.argmin(dim=0)
     every = torch.stack([_logits(wanted, weights) for weights in _path(known, answers)])
     beat(len(numbers) + 1, len(numbers) + 1)
-    chosen = every[best, :, torch.arange(answers.shape[1])].T
+    chosen = every[best, :, torch.arange(answers.shape[1], device=best.device)].T
     return chosen, [STRENGTHS[place] for place in best.tolist()]
 
 
@@ -101,7 +101,7 @@ def _standardised(fitted: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
 
 def _path(features: Tensor, answers: Tensor) -> Sequence[Tensor]:
     """Weights with the bias in the last row, `[E + 1, K]`, for every strength."""
-    weights = torch.zeros(features.shape[1] + 1, answers.shape[1], dtype=torch.float64)
+    weights = features.new_zeros(features.shape[1] + 1, answers.shape[1])
     found = []
     for strength in STRENGTHS:
         weights = _fit(features, answers, strength, weights)

@@ -167,7 +167,7 @@ def test_classes_that_exclude_each_other_are_scored_by_balanced_accuracy(cache: 
 
 
 def test_any_finding_against_none(cache: Cache, tmp_path: Path) -> None:
-    recipe = task_recipe(1, classes={"abnormal": "any"})
+    recipe = task_recipe(1, classes={"abnormal": "any"}).model_copy(update={"channels_last": True, "ema_decay": 0.9})
 
     finetune(recipe, cache, tmp_path / "run", Choices(patients=10), device="cpu", talk=Silence())
 
