@@ -178,8 +178,8 @@ def launched(fabric: Any) -> Iterator[Processes]:
 def _part(processes: Processes) -> None:
     """Leave together, the main process last.
 
-    Without the barrier some processes abort after success (seen in 3 of 8 runs with gloo). The main process may hold the
-    store that the others still ask while they take their groups down, so it waits until they have.
+    Without the barrier some processes abort after success (seen in 3 of 8 runs with gloo). The main process may hold
+    the store that the others still ask while they take their groups down, so it waits until they have.
     """
     if processes.size == 1:
         return
