@@ -10,7 +10,7 @@ from medssl_cli.cli.terminal import Terminal, result
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder written by `medssl finetune`.")],
+    run: Annotated[Path, typer.Argument(help="Run folder of `medssl finetune`, or of joint pre-training.")],
     model: Annotated[Path | None, typer.Argument(help="ONNX file to write.")] = None,
     install: Annotated[bool, typer.Option(help="Put the model into the model store under its task's name.")] = False,
     cache: CacheOption = DEFAULT_CACHE,
@@ -23,7 +23,8 @@ def export(
 ) -> None:
     """Export a run to one ONNX file and prove that it gives the trained model's answers.
 
-    torch and ONNX Runtime segment whole cached images; if they differ, no file is written and the exit code is 5.
+    torch and ONNX Runtime segment whole cached images; if they differ, no file is written and the exit code is 5. Of a
+    pre-training with joint the encoder is exported: slices in, slice and volume embeddings out.
 
     Examples:
 
@@ -33,12 +34,16 @@ def export(
     """
     from medssl_cli.deploy.export import export_run
     from medssl_cli.deploy.store import ModelStore
+    from medssl_cli.engine.runs import is_pretraining
     from medssl_cli.errors import UsageError
 
     if model is None and not install:
         raise UsageError("E_USAGE", "nowhere to write to", hint="give an ONNX file, or --install")
     path = model or run / "model.onnx"
     terminal = Terminal(quiet=quiet)
+    if is_pretraining(run):
+        _export_encoder(run, path, terminal, cache=cache, cases=cases, install=install, as_json=json)
+        return
     terminal.note(f"run {run} · cache {cache} · {cases} cases · model {path}")
     with terminal.running():
         bundle = export_run(run, path, cache_root=cache, cases=cases, tolerance=tolerance, licence=licence)
@@ -54,3 +59,23 @@ def export(
         "installed": install,
     }
     result(document, as_json=json, text="\n".join(lines))
+
+
+def _export_encoder(
+    run: Path, path: Path, terminal: Terminal, *, cache: Path, cases: int, install: bool, as_json: bool
+) -> None:
+    from dataclasses import asdict
+
+    from medssl_cli.deploy.export_slices import export_slices
+    from medssl_cli.errors import UsageError
+
+    if install:
+        raise UsageError("E_USAGE", "an encoder is no task that could be installed", hint="leave --install out")
+    terminal.note(f"run {run} · cache {cache} · {cases} volumes · model {path}")
+    with terminal.running():
+        written = export_slices(run, path, cache_root=cache, cases=cases)
+    text = (
+        f"{path}: slices of {written.size} pixels to {written.embedding_dim} elements; "
+        f"embeddings of {written.num_cases} volumes differ from torch by {written.max_abs_difference:.1e}"
+    )
+    result({**asdict(written), "model": str(path)}, as_json=as_json, text=text)

@@ -185,7 +185,7 @@ def onnx_graph(network: nn.Module, *, in_channels: int, tile: tuple[int, int, in
     """
     network.eval()
     example = torch.zeros(EXAMPLE_BATCH, in_channels, *tile)
-    with _silence():
+    with silence():
         program = torch.onnx.export(
             network,
             (example,),
@@ -200,7 +200,7 @@ def onnx_graph(network: nn.Module, *, in_channels: int, tile: tuple[int, int, in
         if program is None:
             raise RuntimeError("torch.onnx.export returned nothing")
         proto = program.model_proto
-    _strip(proto)
+    strip(proto)
     serialised: bytes = proto.SerializeToString()
     return serialised
 
@@ -272,7 +272,7 @@ def _refuse_foreign_file(path: Path) -> None:
         raise UsageError("E_OUTPUT_EXISTS", f"{path.name} exists and is not a medssl model", hint="choose another name")
 
 
-def _strip(proto: Any) -> None:
+def strip(proto: Any) -> None:
     """Remove what the exporter notes about its own machine: stack traces with paths."""
     graph = proto.graph
     for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
@@ -281,7 +281,7 @@ def _strip(proto: Any) -> None:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Without the exporter's prints, warnings and logs; they are about its own future."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)

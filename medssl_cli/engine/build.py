@@ -60,6 +60,13 @@ def _check_slices(recipe: PretrainRecipe) -> None:
             f"data.spacing_mm does not go with {recipe.method.name}: slices are scaled to data.crop_size",
             hint="leave data.spacing_mm out",
         )
+    width, height, depth = recipe.data.crop_size
+    if width != height or depth != 1:
+        raise UsageError(
+            "E_RECIPE",
+            f"data.crop_size {list(recipe.data.crop_size)} is no square of one slice, as {recipe.method.name} needs",
+            hint=f"for example [{width}, {width}, 1]",
+        )
 
 
 def build_task(recipe: TaskRecipe) -> nn.Module:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,7 @@ T = TypeVar("T")
 TIMEOUT: Final = timedelta(minutes=30)
 CHILDREN_END_WITHIN_S: Final = 20.0
 BUSY: Final = "busy"
+PARTED: Final = "medssl/parted"
 WORDS_OF_A_LOST_PEER: Final = ("gloo", "nccl", "connection closed", "connection reset", "timed out", "broken pipe")
 
 
@@ -174,11 +176,22 @@ def launched(fabric: Any) -> Iterator[Processes]:
 
 
 def _part(processes: Processes) -> None:
-    """Without the barrier some processes abort after success (seen in 3 of 8 runs with gloo)."""
-    if processes.size > 1:
-        with contextlib.suppress(RuntimeError):
-            processes.fabric.barrier()
-            torch.distributed.destroy_process_group()
+    """Leave together, the main process last.
+
+    Without the barrier some processes abort after success (seen in 3 of 8 runs with gloo). The main process may hold
+    the store that the others still ask while they take their groups down, so it waits until they have.
+    """
+    if processes.size == 1:
+        return
+    with contextlib.suppress(RuntimeError):
+        store = torch.distributed.distributed_c10d._get_default_store()
+        processes.fabric.barrier()
+        torch.distributed.destroy_process_group()
+        deadline = time.monotonic() + CHILDREN_END_WITHIN_S
+        parted = store.add(PARTED, 0 if processes.is_main else 1)
+        while processes.is_main and parted < processes.size - 1 and time.monotonic() < deadline:
+            time.sleep(0.02)
+            parted = store.add(PARTED, 0)
 
 
 def _end_children(fabric: Any) -> None:

@@ -129,9 +129,15 @@ def open_run(root: Path) -> Run:
         raise UsageError("E_NO_RUN", f"{root} is not a run of medssl", hint="name a folder under ./runs")
     text = lock.read_text(encoding="utf-8")
     recipe = validate_recipe(parse_yaml(text, source=LOCK), source=LOCK)
-    kind: Kind = "pretrain" if text.startswith("# medssl pretrain") else "finetune"
+    kind: Kind = "pretrain" if is_pretraining(root) else "finetune"
     manifest = json.loads((root / "manifest.json").read_bytes())
     return Run(root, kind, recipe, manifest)
+
+
+def is_pretraining(root: Path) -> bool:
+    """Whether a folder is a run of `medssl pretrain`; decided without reading more than its first line."""
+    lock = root / LOCK
+    return lock.is_file() and lock.read_text(encoding="utf-8").startswith("# medssl pretrain")
 
 
 def environment() -> dict[str, Any]:

@@ -7,18 +7,17 @@ Shapes: B images of this process, C channels, X Y pixels.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from medssl_cli.data.slice_views import SliceAugmentation, canvas_for, multi_crop
 from medssl_cli.methods import Losses, MethodBase, Passes, SliceRequest, TrainingSet, ViewRequest, Views
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.cluster_heads import ClusterHead, ClusterOptions, ImageProjector, concerns, shown
+from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.view_groups import embed_views
-from medssl_cli.recipe import NonNegativeFloat, PositiveInt
+from medssl_cli.recipe import PositiveInt, Probability
 
 
 class Options(ClusterOptions):
@@ -30,13 +29,15 @@ class Options(ClusterOptions):
         projection_dim: Of the projections.
         slices_per_volume: A volume counts as at most so many images.
         balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
+        sync_norm: Batch norms see the images of all processes, as in the released code.
     """
 
     views: SliceAugmentation = SliceAugmentation()
     hidden_dim: PositiveInt = 2048
     projection_dim: PositiveInt = 128
     slices_per_volume: PositiveInt = 8
-    balance: Annotated[NonNegativeFloat, Field(le=1)] = 0.5
+    balance: Probability = 0.5
+    sync_norm: bool = True
 
 
 class Method(MethodBase):
@@ -46,9 +47,6 @@ class Method(MethodBase):
         backbone: Of two spatial dimensions.
         options: See `Options`.
         crop_size: Pixels (x, y, 1) of a large view.
-
-    Raises:
-        UsageError: `E_CANVAS`, views are not square.
     """
 
     dims = frozenset({2})
@@ -60,6 +58,8 @@ class Method(MethodBase):
             backbone.embedding_dim, hidden_dim=options.hidden_dim, projection_dim=options.projection_dim
         )
         self.head = ClusterHead(options, num_assigning=options.views.num_global, embedding_dim=options.projection_dim)
+        if options.sync_norm:
+            synchronise_norms(self)
 
     def views(self) -> ViewRequest:
         """Single images."""

@@ -42,6 +42,7 @@ from medssl_cli.nn.cluster_heads import (
     concerns,
     shown,
 )
+from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.idle import Idle
 from medssl_cli.nn.masked_slices import MaskedSlices, MaskOptions, choose_masked
 from medssl_cli.nn.momentum import freeze
@@ -121,6 +122,7 @@ class Options(Strict):
         projection_dim: Of both projectors.
         slices_per_volume: A volume counts as at most so many single images.
         balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
+        sync_norm: Batch norms see the images of all processes, as in the released code.
     """
 
     variant: Literal["swav", "deepcluster"] = "swav"
@@ -136,6 +138,7 @@ class Options(Strict):
     projection_dim: PositiveInt = 128
     slices_per_volume: PositiveInt = 8
     balance: Probability = 0.5
+    sync_norm: bool = True
 
     @property
     def shows_images(self) -> bool:
@@ -182,6 +185,8 @@ class Method(MethodBase):
         self._num_steps = 0
         if options.stage == "masked":
             freeze(backbone)
+        if options.sync_norm:
+            synchronise_norms(self)
 
     def _projector(self, embedding_dim: int) -> ImageProjector:
         options = self.options

@@ -7,17 +7,16 @@ Shapes: B images of this process, C channels, X Y pixels.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
 
-from pydantic import Field
 from torch import Tensor
 
 from medssl_cli.data.slice_views import SliceAugmentation, canvas_for, multi_crop
 from medssl_cli.methods import Losses, MethodBase, SliceRequest, TrainingSet, ViewRequest, Views
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.cluster_heads import ImageProjector, SwappedHead, SwappedOptions, concerns, shown
+from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.view_groups import embed_views
-from medssl_cli.recipe import NonNegativeFloat, PositiveInt
+from medssl_cli.recipe import PositiveInt, Probability
 
 
 class Options(SwappedOptions):
@@ -29,13 +28,15 @@ class Options(SwappedOptions):
         projection_dim: Of the projections.
         slices_per_volume: A volume counts as at most so many images.
         balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
+        sync_norm: Batch norms see the images of all processes, as in the released code.
     """
 
     views: SliceAugmentation = SliceAugmentation()
     hidden_dim: PositiveInt = 2048
     projection_dim: PositiveInt = 128
     slices_per_volume: PositiveInt = 8
-    balance: Annotated[NonNegativeFloat, Field(le=1)] = 0.5
+    balance: Probability = 0.5
+    sync_norm: bool = True
 
 
 class Method(MethodBase):
@@ -45,9 +46,6 @@ class Method(MethodBase):
         backbone: Of two spatial dimensions.
         options: See `Options`.
         crop_size: Pixels (x, y, 1) of a large view.
-
-    Raises:
-        UsageError: `E_CANVAS`, views are not square.
     """
 
     dims = frozenset({2})
@@ -60,6 +58,8 @@ class Method(MethodBase):
         )
         self.head = SwappedHead(options, num_assigning=options.views.num_global, embedding_dim=options.projection_dim)
         self._num_steps = 0
+        if options.sync_norm:
+            synchronise_norms(self)
 
     def views(self) -> ViewRequest:
         """Single images."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def world_size() -> int:
@@ -78,6 +79,61 @@ class BatchNorm(nn.Module):
         centred = wide - mean
         variance = sum_over_processes(centred.square().sum(0)) / count
         return (centred * torch.rsqrt(variance + self.eps)).to(rows.dtype)
+
+
+class _SynchronisedNorm(_BatchNorm):
+    """A batch norm over the images of all processes, each with equally many; with one process it is torch's."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise [B, C, ...]."""
+        if not self.training or world_size() == 1:
+            normalised: Tensor = super().forward(images)
+            return normalised
+        wide = images.to(torch.promote_types(images.dtype, torch.float32))
+        axes = [axis for axis in range(images.ndim) if axis != 1]
+        count = images.numel() // images.shape[1] * world_size()
+        mean = sum_over_processes(wide.sum(axes)) / count
+        shape = [1, -1, *[1] * (images.ndim - 2)]
+        centred = wide - mean.view(shape)
+        variance = sum_over_processes(centred.square().sum(axes)) / count
+        self._remember(mean.detach(), variance.detach() * count / max(1, count - 1))
+        result = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            result = result * self.weight.view(shape) + self.bias.view(shape)
+        return result.to(images.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean), momentum)
+        self.running_var.lerp_(variance.to(self.running_var), momentum)
+
+
+class _SynchronisedNorm1d(_SynchronisedNorm, nn.BatchNorm1d):
+    pass
+
+
+class _SynchronisedNorm2d(_SynchronisedNorm, nn.BatchNorm2d):
+    pass
+
+
+class _SynchronisedNorm3d(_SynchronisedNorm, nn.BatchNorm3d):
+    pass
+
+
+def synchronise_norms(module: nn.Module) -> None:
+    """Let all batch norms inside a module see the images of all processes. Works with gloo too, unlike torch's."""
+    kinds: dict[type[nn.Module], type[nn.Module]] = {
+        nn.BatchNorm1d: _SynchronisedNorm1d,
+        nn.BatchNorm2d: _SynchronisedNorm2d,
+        nn.BatchNorm3d: _SynchronisedNorm3d,
+    }
+    for part in module.modules():
+        if type(part) in kinds:
+            part.__class__ = kinds[type(part)]
 
 
 def _is_spread() -> bool:

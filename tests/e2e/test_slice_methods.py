@@ -1,0 +1,270 @@
+"""Methods of 2D images, slices and volumes, end to end on toy images: exact resume, two processes as one, transfer."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from medssl_cli.cache.store import Cache
+from medssl_cli.deploy.export_slices import INPUTS, METADATA, OUTPUTS, export_slices, load_network
+from medssl_cli.engine.build import build_method
+from medssl_cli.engine.metrics_log import read_health, read_metrics
+from medssl_cli.engine.pretrain import pretrain
+from medssl_cli.engine.runs import open_run
+from medssl_cli.engine.talk import Silence
+from medssl_cli.engine.weights import load_encoder
+from medssl_cli.errors import GateError, NothingUsableError, UsageError
+from medssl_cli.recipe import PretrainRecipe, validate_recipe
+from tests.listener import Listener
+from tests.slice_cache import slice_cache
+from tests.toy_cache import toy_cache
+from tests.two_processes import results_of_each
+
+STEPS = 6
+VIEWS = {"num_local": 2}
+SHORT = {"hidden_dim": 16, "projection_dim": 8, "views": VIEWS, "slices_per_volume": 3}
+SWAPPED = {"num_prototypes": 6, "queue_length": 8, "queue_starts": 0.3, "freeze_steps": 2}
+JOINT = {
+    **SHORT,
+    "name": "joint",
+    "stacks": {"every": 2, "batch_size": 4, "max_slices": 6},
+    "swapped": {"images": SWAPPED, "volumes": SWAPPED},
+    "clusters": {"images": {"num_prototypes": [5, 7]}, "volumes": {"num_prototypes": [2, 3]}},
+    "relation": {"embedding_dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0},
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "swav": {**SHORT, **SWAPPED, "name": "swav"},
+    "deepclusterv2": {**SHORT, "name": "deepclusterv2", "num_prototypes": [5, 7]},
+    "joint": JOINT,
+    "joint clusters": {**JOINT, "variant": "deepcluster"},
+}
+each_method = pytest.mark.parametrize("name", METHODS)
+
+
+def recipe(name: str, **changes: object) -> PretrainRecipe:
+    document = {
+        "schema": 1,
+        "backbone": {"name": "resnet", "depth": 18, "width": 8},
+        "method": METHODS[name],
+        "data": {"zscore": True, "crop_size": [32, 32, 1], "batch_size": 8},
+        "optimizer": {"learning_rate": 1e-2},
+        "accumulate": 2,
+        "steps": STEPS,
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "health_every": 3,
+        **changes,
+    }
+    found = validate_recipe(document, source="test")
+    assert isinstance(found, PretrainRecipe)
+    return found
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return slice_cache(tmp_path_factory.mktemp("slices") / "cache")
+
+
+def weights(root: Path) -> dict[str, np.ndarray]:
+    found = safetensors.numpy.load_file(root / "encoder.safetensors")
+    if (root / "slices.safetensors").is_file():
+        beside = safetensors.numpy.load_file(root / "slices.safetensors")
+        found |= {f"slices.{name}": value for name, value in beside.items()}
+    return found
+
+
+def losses(root: Path) -> list[float]:
+    return [entry["loss"] for entry in read_metrics(root)]
+
+
+@each_method
+def test_a_run_that_lost_its_later_checkpoints_ends_with_the_same_bits(name: str, cache: Cache, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    summary = pretrain(recipe(name), cache, whole, device="cpu", talk=Silence())
+    shutil.copytree(whole, broken)
+    for path in [broken / "summary.json", broken / "encoder.safetensors", *(broken / "checkpoints").iterdir()]:
+        if not path.name.startswith("step-00000002-"):
+            path.unlink()
+
+    pretrain(recipe(name), cache, broken, device="cpu", talk=Silence())
+
+    assert summary.steps == STEPS
+    assert losses(broken) == losses(whole)
+    expected = weights(whole)
+    for key, value in weights(broken).items():
+        np.testing.assert_array_equal(value, expected[key], err_msg=key)
+
+
+def test_the_number_of_workers_changes_nothing(cache: Cache, tmp_path: Path) -> None:
+    found = []
+    for number in (0, 1):
+        data = {"zscore": True, "crop_size": [32, 32, 1], "batch_size": 8, "num_workers": number}
+        changed = recipe("joint", data=data, steps=2)
+        pretrain(changed, cache, tmp_path / str(number), device="cpu", talk=Silence())
+        found.append(losses(tmp_path / str(number)))
+
+    assert found[0] == found[1]
+
+
+@each_method
+def test_health_asks_for_modality_and_level(name: str, cache: Cache, tmp_path: Path) -> None:
+    pretrain(recipe(name, steps=1), cache, tmp_path / "run", device="cpu", talk=Silence())
+
+    look = read_health(tmp_path / "run")[-1]
+
+    assert 0 <= look["probe/modality/linear"] <= 1
+    assert look["probe/level/chance"] == pytest.approx(1 / 3)
+
+
+def _train_one_of_two(rank: int, *, root: str, name: str) -> list[Tensor]:
+    """Losses and gradients of two micro-steps of one process of two, from batches that both know."""
+    return _losses_and_gradients(name, Path(root), rank=rank, size=2)
+
+
+def _losses_and_gradients(name: str, root: Path, *, rank: int, size: int) -> list[Tensor]:
+    from medssl_cli.methods import Slices, TrainingSet, Views
+
+    torch.manual_seed(0)
+    method = build_method(recipe(name)).double().train()
+    method.begin(TrainingSet(num_images=8, num_volumes=8, num_steps=10))
+    stored = torch.load(root / "batches.pt", weights_only=True)
+
+    def views(kind: int, seed: int) -> Views:
+        images, present, positions = (part.chunk(size)[rank] for part in stored[kind])
+        ids = torch.arange(8).chunk(size)[rank]
+        known = Slices(ids, present, positions, are_volumes=bool(kind))
+        return Views(images, torch.Generator().manual_seed(seed), rank, size, slices=known)
+
+    kinds = [0] if method.views().slices.stacks is None else [0, 1]
+    with torch.no_grad():
+        method.before_epoch(0, lambda: (views(kind, 5) for kind in kinds), torch.Generator().manual_seed(1))
+    found = []
+    for seed in range(2):
+        for kind in kinds:
+            method.before_step(0.5)
+            method.zero_grad()
+            total = method.loss(views(kind, seed), 0.5).total
+            total.backward()
+            found.append(total.detach())
+            found += [
+                torch.zeros(()) if parameter.grad is None else parameter.grad.clone()
+                for parameter in method.parameters()
+                if parameter.requires_grad
+            ]
+    return found
+
+
+@each_method
+def test_two_processes_have_the_loss_and_gradients_of_one(name: str, tmp_path: Path) -> None:
+    numbers = torch.Generator().manual_seed(2)
+    batches = [
+        (torch.rand(8, slices, 1, 37, 37, generator=numbers).double(), torch.ones(8, slices, dtype=torch.bool),
+         2.0 * torch.arange(slices).repeat(8, 1))
+        for slices in (1, 6)
+    ]  # fmt: skip
+    torch.save(batches, tmp_path / "batches.pt")
+
+    both = results_of_each(tmp_path, partial(_train_one_of_two, root=str(tmp_path), name=name))
+    expected = _losses_and_gradients(name, tmp_path, rank=0, size=1)
+
+    for one, other, whole in zip(*both, expected, strict=True):
+        torch.testing.assert_close((one + other) / 2, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_the_released_sequence_hands_trunk_and_slices_on(cache: Cache, tmp_path: Path) -> None:
+    runs, talk = {}, Listener()
+    for stage in ("images", "masked", "volumes"):
+        runs[stage] = tmp_path / stage
+        changed = recipe("joint", method={**JOINT, "stage": stage}, steps=2)
+        before = list(runs.values())[-2] if len(runs) > 1 else None
+        pretrain(changed, cache, runs[stage], device="cpu", talk=talk, init=before)
+
+    trunks = {stage: safetensors.numpy.load_file(run / "encoder.safetensors") for stage, run in runs.items()}
+    assert all(np.array_equal(trunks["images"][name], trunks["masked"][name]) for name in trunks["images"])
+    assert not np.array_equal(trunks["masked"]["conv1.weight"], trunks["volumes"]["conv1.weight"])
+    assert any("tensors of slices" in note for note in talk.notes)
+    assert load_encoder(runs["volumes"]).patients == load_encoder(runs["images"]).patients
+
+
+def test_a_sequence_of_other_sizes_is_refused(cache: Cache, tmp_path: Path) -> None:
+    masked = recipe("joint", method={**JOINT, "stage": "masked"}, steps=1)
+    pretrain(masked, cache, tmp_path / "masked", device="cpu", talk=Silence())
+    relation = {"embedding_dim": 32, "num_layers": 1, "num_heads": 2}
+    other = recipe("joint", method={**JOINT, "stage": "volumes", "relation": relation}, steps=1)
+
+    with pytest.raises(UsageError, match="of slices are missing or of another shape"):
+        pretrain(other, cache, tmp_path / "other", device="cpu", talk=Silence(), init=tmp_path / "masked")
+
+
+@pytest.fixture(scope="module")
+def joint_run(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("joint") / "run"
+    pretrain(recipe("joint", steps=2), cache, root, device="cpu", talk=Silence())
+    return root
+
+
+def test_an_exported_encoder_gives_the_embeddings_of_torch(joint_run: Path, cache: Cache, tmp_path: Path) -> None:
+    path = tmp_path / "encoder.onnx"
+
+    written = export_slices(joint_run, path, cache_root=cache.root, cases=2)
+
+    assert written.max_abs_difference < 1e-4
+    assert (written.embedding_dim, written.size, written.num_cases) == (16, 32, 2)
+    model = onnx.load(path)
+    assert [entry.name for entry in model.graph.input] == INPUTS
+    assert [entry.name for entry in model.graph.output] == OUTPUTS
+    facts = json.loads({entry.key: entry.value for entry in model.metadata_props}[METADATA])
+    assert facts["size"] == 32
+    assert facts["preprocessing"]["zscore"] is True
+    assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
+
+
+def test_an_exported_encoder_that_differs_is_not_written(joint_run: Path, cache: Cache, tmp_path: Path) -> None:
+    with pytest.raises(GateError, match="E_PARITY"):
+        export_slices(joint_run, tmp_path / "encoder.onnx", cache_root=cache.root, tolerance=-1.0)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_encoders_of_volumes_are_exported(joint_run: Path, cache: Cache, tmp_path: Path) -> None:
+    pretrain(recipe("swav", steps=1), cache, tmp_path / "flat", device="cpu", talk=Silence())
+    with pytest.raises(UsageError, match="E_USAGE"):
+        load_network(open_run(tmp_path / "flat"))
+    other = toy_cache(tmp_path / "other", num_patients=2)
+    with pytest.raises(NothingUsableError, match="E_CACHE_EMPTY"):
+        export_slices(joint_run, tmp_path / "encoder.onnx", cache_root=other.root)
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UsageError, match="E_OUTPUT_EXISTS"):
+        export_slices(joint_run, tmp_path / "letter.txt", cache_root=cache.root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"backbone": {"name": "unet"}}, "2 spatial dimensions"),
+        ({"data": {"zscore": True, "crop_size": [32, 64, 1], "batch_size": 8}}, "no square"),
+        ({"data": {"zscore": True, "crop_size": [32, 32, 1], "batch_size": 8, "spacing_mm": [1, 1, 1]}}, "spacing_mm"),
+        ({"method": {**METHODS["swav"], "num_prototypes": 30}}, "16 images assigned at once carry 11"),
+        ({"method": {**METHODS["swav"], "queue_length": 12}}, "multiple of the batch"),
+    ],
+)
+def test_recipes_that_cannot_work_are_refused_with_numbers(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match="E_RECIPE") as refused:
+        build_method(recipe("swav", **changes))
+
+    assert words in str(refused.value)
+
+
+def test_more_clusters_than_images_are_refused(cache: Cache, tmp_path: Path) -> None:
+    changed = recipe("deepclusterv2", method={**METHODS["deepclusterv2"], "num_prototypes": [500]})
+
+    with pytest.raises(UsageError, match="images to cluster"):
+        pretrain(changed, cache, tmp_path / "run", device="cpu", talk=Silence())
