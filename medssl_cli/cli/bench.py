@@ -7,12 +7,14 @@ import typer
 
 from medssl_cli.cli import bench_training
 from medssl_cli.cli.bench_labels import labels
+from medssl_cli.cli.bench_probes import probes
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.options import JsonOption, require_path
 from medssl_cli.cli.terminal import result, table
 
 app = typer.Typer(help="Measure speed and size on this machine.", no_args_is_help=True)
 app.command()(guarded(labels))
+app.command()(guarded(probes))
 app.command()(guarded(bench_training.pretrain))
 app.command()(guarded(bench_training.catalog))
 

@@ -268,6 +268,41 @@ def level_curves(
         return _saved(figure, image_format)
 
 
+def seed_dots(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str, image_format: ImageFormat = "svg"
+) -> bytes:
+    """Draw scores of several methods, a panel per measure: a dot per seed and a bar at their mean.
+
+    Args:
+        panels: Name of the measure to name of the method to a score per seed.
+        xlabel: What the scores are.
+        image_format: "svg" or "png".
+
+    Returns:
+        The file's bytes.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    longest = max(len(arms) for arms in panels.values())
+    with _style():
+        figure = Figure(figsize=(WIDTH_INCHES * 1.4, rows * (0.9 + 0.24 * longest)), layout="constrained")
+        for index, (name, arms) in enumerate(panels.items()):
+            axes = figure.add_subplot(rows, columns, index + 1)
+            for place, (values, colour) in enumerate(zip(arms.values(), _colours(len(arms)), strict=True)):
+                axes.scatter(values, [place] * len(values), s=18, color=colour, alpha=0.75, linewidths=0, zorder=2)
+                mean = sum(values) / len(values)
+                axes.plot((mean, mean), (place - 0.3, place + 0.3), color=colour, linewidth=1.6, zorder=3)
+            axes.set_yticks(range(len(arms)), list(arms))
+            axes.invert_yaxis()
+            axes.set_title(name, fontsize=9)
+            axes.grid(axis="x", alpha=0.15)
+            if index >= len(panels) - columns:
+                axes.set_xlabel(xlabel)
+        return _saved(figure, image_format)
+
+
 def _draw_estimate(axes: "Axes", estimate: Estimate, place: float, colour: str, *, is_upright: bool) -> None:
     """A ringed dot for the mean and a bar for the interval, which may be unknown."""
     if math.isnan(estimate.mean):
