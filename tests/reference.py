@@ -71,6 +71,8 @@ MEANINGS: Final = {
     "schedule.name": "Linear warm-up, then half a cosine.",
     "schedule.warmup_fraction": "Share of the training that warms up.",
     "schedule.warmup_steps": "The same in steps, instead of the share; published VoCo: 5000.",
+    "optimizer.trust": "Of LARS: share of its length that a parameter moves per step at rate 1.",
+    "schedule.start_fraction": "Learning rate at the start, as a share of the peak.",
     "schedule.final_fraction": "Learning rate at the end, as a share of the peak.",
     "augmentation.flip_prob": "Per axis.",
     "augmentation.flip_axes": "Axes that may be flipped. A flip of axis 0 swaps left and right.",
