@@ -148,7 +148,7 @@ def lay_out(network: torch.nn.Module, *, channels_last: bool) -> torch.memory_fo
     for parameter in parameters:
         if parameter.ndim in formats:
             layout = formats[parameter.ndim] if channels_last else torch.contiguous_format
-            parameter.data = parameter.data.contiguous(memory_format=layout)
+            parameter.data = parameter.data.to(memory_format=layout)  # contiguous would leave single channels
     if not channels_last:
         return torch.contiguous_format
     return formats[5 if any(parameter.ndim == 5 for parameter in parameters) else 4]
