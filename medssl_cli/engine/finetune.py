@@ -29,7 +29,7 @@ from medssl_cli.engine.runs import Manifest, Run, start_run
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.engine.supervision import SupervisionBase, Validate, supervision_of
 from medssl_cli.engine.talk import Talk
-from medssl_cli.engine.weights import Encoder, initialise
+from medssl_cli.engine.weights import Encoder, initialise_task
 from medssl_cli.errors import GateError
 from medssl_cli.files import write_json
 from medssl_cli.recipe import TaskRecipe
@@ -139,7 +139,7 @@ def finetune(
     talk.note(_counts(split))
     task = build_task(recipe)
     if choices.encoder is not None:
-        talk.note("from --init: " + initialise(task.get_submodule("backbone"), choices.encoder))
+        talk.note("from --init: " + initialise_task(task, choices.encoder))
     dataset = supervision.dataset(cache, split.train, talk)
     supervision.begin(task, dataset)
     loop = _Loop(recipe, run, task, supervision, talk, device=device, max_minutes=choices.max_minutes)

@@ -27,6 +27,7 @@ from medssl_cli.engine.talk import Talk
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.imaging.tiling import Predict
 from medssl_cli.metrics.overlap import dice
+from medssl_cli.recipe import TaskRecipe
 
 COLUMNS: Final = ("structure", "Dice", "HD95 mm", "NSD", "Dice of marking all")
 
@@ -35,6 +36,10 @@ class Supervision(SupervisionBase):
     """Crops with their label maps."""
 
     is_exportable = True
+
+    def __init__(self, recipe: TaskRecipe) -> None:
+        super().__init__(recipe)
+        self._spatial_dims = 3
 
     @property
     def classes(self) -> dict[int, str]:
@@ -75,7 +80,9 @@ class Supervision(SupervisionBase):
         )
 
     def begin(self, task: nn.Module, dataset: Any) -> None:
-        """Nothing: the loss of label maps knows no weights."""
+        """See `SupervisionBase.begin`: crops turn within what the network sees at once."""
+        backbone: Any = task.get_submodule("backbone")
+        self._spatial_dims = backbone.spatial_dims
 
     def loader(self, dataset: Any, *, first_step: int, num_steps: int) -> DataLoader[Any]:
         """See `SupervisionBase.loader`."""
@@ -94,7 +101,14 @@ class Supervision(SupervisionBase):
         """See `SupervisionBase.inputs`; targets are `[B, X, Y, Z]` int64."""
         assert batch.labels is not None
         images, labels = to_device(batch.images), to_device(batch.labels)
-        return augment(images, labels, self.recipe.augmentation, random, spacing_mm=batch.spacing_mm)
+        return augment(
+            images,
+            labels,
+            self.recipe.augmentation,
+            random,
+            spacing_mm=batch.spacing_mm,
+            spatial_dims=self._spatial_dims,
+        )
 
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
         """Mean Dice over structures and patients; a structure absent from both counts for nothing."""
