@@ -90,6 +90,8 @@ MEANINGS: Final = {
     "voco.omni": "What labels add, where the cache has some; below.",
     "voco.omni.decoder": "As `task.decoder`, below.",
     "segmentation.decoder": "Below.",
+    "segmentation.relation": "Of a backbone of 2D images: how slices know of each other, below; none segments each by "
+    "itself.",
     "segmentation.decoder.widths": "Channels per level, fine to coarse; none takes those of the backbone.",
     "segmentation.decoder.num_res_units": "Convolutions in each level's residual unit; 0 for one plain convolution.",
     "segmentation.decoder.norm": "`instance`, `batch` or another of MONAI's layer names.",
@@ -202,6 +204,8 @@ def recipe_page() -> str:
         sections.append((f"`task: {{name: {name}}}`", f"{name}.", module.Options, ()))
         if hasattr(module, "Decoder"):
             sections.append(("`task.decoder`", f"{name}.decoder.", module.Decoder, ()))
+        if hasattr(module, "Relation"):
+            sections.append(("`task.relation`", f"{name}.relation.", module.Relation, ()))
     for title, prefix, model, left_out in sections:
         fields = [(name, field) for name, field in model.model_fields.items() if name not in left_out]
         rows = [_field(name, field, prefix, model) for name, field in fields]

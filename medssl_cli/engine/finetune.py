@@ -202,7 +202,7 @@ class _Loop:
         self._score = supervision.score
         self._talk = talk
         self._fabric = make_fabric(device, recipe.precision)
-        self._layout = lay_out(task, channels_last=recipe.channels_last)
+        self._layouts = lay_out(task, channels_last=recipe.channels_last)
         optimizer = build_optimizer(task, recipe.optimizer)
         self._task = task
         self._average = AveragedWeights(task, recipe.ema_decay) if recipe.ema_decay else None
@@ -256,7 +256,7 @@ class _Loop:
             random = generator(recipe.seed, Purpose.AUGMENTATION, index)
             images, targets = self._supervision.inputs(batch, random, fabric.to_device)
             with implicit_randomness(recipe.seed, Purpose.NETWORK, index):
-                logits = self._module(images.contiguous(memory_format=self._layout))
+                logits = self._module(images.contiguous(memory_format=self._layouts[images.ndim]))
             losses: TaskLosses = self._task.loss(logits, targets)  # type: ignore[operator]
             require_finite(losses.total, step, batch.item_ids)
             fabric.backward(losses.total / recipe.accumulate)
