@@ -59,7 +59,8 @@ MEANINGS: Final = {
     "data.orientation": "Axes of the prepared volume; there is one choice.",
     "data.modality": "Take images of this DICOM modality and of unknown modality; none takes all.",
     "data.crop_size": "Voxels (x, y, z) of a training crop, a multiple of what the backbone can halve; z is 1 for 2D "
-    "images. Of `classification`, what every whole image is brought to.",
+    "images, and any number of slices where `segmentation` has a backbone of 2D images. Of `classification`, what every "
+    "whole image is brought to.",
     "data.batch_size": "Crops per batch on all devices together; for `voco`, volumes.",
     "data.num_workers": "Processes that read crops; 0 reads in the training process. The result does not depend on it.",
     "optimizer.name": "AdamW, or SGD with Nesterov momentum.",
@@ -81,7 +82,8 @@ MEANINGS: Final = {
     "augmentation.intensity_shift": "Largest shift, in units of the network's input.",
     "augmentation.gamma_range": "Smallest and largest exponent; (1, 1) is off.",
     "augmentation.noise_std": "Of Gaussian noise, in units of the network's input.",
-    "inference.tile_size": "Sliding window in voxels; none takes the training crop.",
+    "inference.tile_size": "Sliding window in voxels; none takes the training crop. A backbone of 2D images "
+    "takes tiles of any depth; deep ones are faster.",
     "inference.overlap": "Share of a tile that its neighbour covers too.",
     "inference.mirror_axes": "Average over flips along these axes; each doubles the time. Not used in validation.",
     "evaluation.nsd_tolerance_mm": "Surface distance that counts as agreement in the NSD.",

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.deploy.export import export_run
 from medssl_cli.deploy.runtime import OnnxModel
@@ -90,6 +91,13 @@ def run(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def model(cache: Cache, run: Path, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    export_run(run, path, cache_root=cache.root, cases=2)
+    return OnnxModel(path, "cpu")
+
+
+@pytest.fixture(scope="module")
 def joint(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     document = {
         "schema": 1,
@@ -115,21 +123,31 @@ def test_fine_tuning_learns_the_balls(cache: Cache, run: Path, tmp_path: Path) -
     results = subject.score(cache, split="test", talk=Silence())
 
     shares = [structure["constant_predictor_dice"] for structure in results.document["structures"].values()]
-    print("VAL", results.value); assert results.value > 0.8
+    assert results.value > 0.8
     assert max(shares) < 0.1
 
 
-def test_the_exported_model_gives_the_same_masks_on_scans_of_any_size(cache: Cache, run: Path, tmp_path: Path) -> None:
-    bundle = export_run(run, tmp_path / "model.onnx", cache_root=cache.root, cases=2)
-
-    model = OnnxModel(tmp_path / "model.onnx", "cpu")
-    assert bundle.tile_size == (32, 16, 5)
-    assert bundle.parity is not None
-    assert bundle.parity.max_abs_difference < 1e-3
+def test_the_exported_model_gives_the_same_masks_and_takes_scans_of_any_size(model: OnnxModel) -> None:
+    assert model.bundle.tile_size == (32, 16, 5)
+    assert model.bundle.parity is not None
+    assert model.bundle.parity.max_abs_difference < 1e-3
     for shape in [(7, 40, 1), (33, 16, 12)]:
         voxels = np.random.default_rng(0).integers(-200, 300, (1, *shape), dtype=np.int16)
         mask = model.segment(Volume(voxels, np.diag([2.0, 2, 2, 1]), "CT", "HU"))
         assert mask.shape == shape
+
+
+def test_slices_that_are_not_as_far_apart_as_the_recipe_says_are_told_of(cache: Cache) -> None:
+    talk = Listener()
+    wrong = recipe(task={"relation": {**RELATION, "slice_spacing_mm": 10.0}})
+    for told in (recipe(), wrong):
+        supervision = supervision_of(told)
+        records = supervision.usable(cache, Silence())
+        supervision.check(cache, records, Split(tuple(records), (), ()), talk)
+
+    assert [note for note in talk.notes if "mm apart" in note] == [
+        "slices of 14 of 14 images are not 10 mm apart, as task.relation.slice_spacing_mm says; they are 2 to 2 mm"
+    ]
 
 
 def test_tiles_of_one_slice_do_as_well(cache: Cache, run: Path) -> None:
@@ -204,10 +222,9 @@ def test_what_does_not_go_together_is_refused_before_the_work(changes: dict[str,
 
 
 @pytest.mark.real_data
-def test_a_heart_is_segmented_slice_by_slice(shared_data: Path, run: Path, cache: Cache, tmp_path: Path) -> None:
-    export_run(run, tmp_path / "model.onnx", cache_root=cache.root, cases=1)
+def test_a_heart_is_segmented_slice_by_slice(shared_data: Path, model: OnnxModel) -> None:
     path = sorted((shared_data / "acdc" / "images").glob("*.nii.gz"))[0]
     image = nibabel.load(path)
     volume = Volume(image.get_fdata()[None].astype(np.float32), image.affine, "MR")
 
-    assert OnnxModel(tmp_path / "model.onnx", "cpu").segment(volume).shape == image.shape
+    assert model.segment(volume).shape == image.shape
