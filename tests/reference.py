@@ -59,8 +59,8 @@ MEANINGS: Final = {
     "data.orientation": "Axes of the prepared volume; there is one choice.",
     "data.modality": "Take images of this DICOM modality and of unknown modality; none takes all.",
     "data.crop_size": "Voxels (x, y, z) of a training crop, a multiple of what the backbone can halve; z is 1 for 2D "
-    "images, and any number of slices where `segmentation` has a backbone of 2D images. Of `classification`, what every "
-    "whole image is brought to.",
+    "images, and any number of slices where `segmentation` has a backbone of 2D images. Of `classification`, what "
+    "every whole image is brought to.",
     "data.batch_size": "Crops per batch on all devices together; for `voco`, volumes.",
     "data.num_workers": "Processes that read crops; 0 reads in the training process. The result does not depend on it.",
     "optimizer.name": "AdamW, or SGD with Nesterov momentum.",
@@ -72,6 +72,8 @@ MEANINGS: Final = {
     "schedule.name": "Linear warm-up, then half a cosine.",
     "schedule.warmup_fraction": "Share of the training that warms up.",
     "schedule.warmup_steps": "The same in steps, instead of the share; published VoCo: 5000.",
+    "optimizer.trust": "Of LARS: share of its length that a parameter moves per step at rate 1.",
+    "schedule.start_fraction": "Learning rate at the start, as a share of the peak.",
     "schedule.final_fraction": "Learning rate at the end, as a share of the peak.",
     "augmentation.flip_prob": "Per axis.",
     "augmentation.flip_axes": "Axes that may be flipped. A flip of axis 0 swaps left and right.",
@@ -92,6 +94,11 @@ MEANINGS: Final = {
     "voco.omni": "What labels add, where the cache has some; below.",
     "voco.omni.decoder": "As `task.decoder`, below.",
     "segmentation.decoder": "Below.",
+    "segmentation.relation.embedding_dim": "Length of a slice's embedding.",
+    "segmentation.relation.pooling": "Without effect here, where slices are not pooled; `method.relation` can be copied.",
+    "segmentation.relation.pre_norm": "Norms before attention and perceptron, else behind them, as in the released code.",
+    "segmentation.relation.reference_spacing_mm": "If given, attention measures its offsets in so many millimetres, else "
+    "in slices.",
     "segmentation.relation": "Of a backbone of 2D images: how slices know of each other, below; none segments each by "
     "itself.",
     "segmentation.decoder.widths": "Channels per level, fine to coarse; none takes those of the backbone.",

@@ -27,12 +27,14 @@ def import_weights(
         str,
         typer.Option(
             "--as",
-            help="auto, voco-b, voco-l, voco-h, vocomni-b, -l, -h, swinunetr, nnunet-plain, nnunet-resenc.",
+            help="auto, voco-b, voco-l, voco-h, vocomni-b, -l, -h, swinunetr, nnunet-plain, nnunet-resenc, resnet.",
         ),
     ] = "auto",
     branch: Annotated[str, typer.Option(help="student or teacher, where the file holds both.")] = "",
     in_channels: Annotated[int, typer.Option(min=1, help="Channels of your images.")] = 1,
-    axes: Annotated[str, typer.Option(help="Arrays of nnU-Net weights: xyz (VoComni) or zyx (nnU-Net's own).")] = "xyz",
+    axes: Annotated[
+        str, typer.Option(help="Arrays of the weights: xyz (as here, VoComni) or zyx (nnU-Net's own, pictures).")
+    ] = "xyz",
     allow_partial: Annotated[bool, typer.Option(help="Let weights that the file lacks be random.")] = False,
     json: JsonOption = False,
 ) -> None:

@@ -139,7 +139,8 @@ def finetune(
     talk.note(_counts(split))
     task = build_task(recipe)
     if choices.encoder is not None:
-        talk.note("from --init: " + initialise_task(task, choices.encoder))
+        how = recipe.backbone.options.get("inflation", "mean")
+        talk.note("from --init: " + initialise_task(task, choices.encoder, how=how))
     dataset = supervision.dataset(cache, split.train, talk)
     supervision.begin(task, dataset)
     loop = _Loop(recipe, run, task, supervision, talk, device=device, max_minutes=choices.max_minutes)

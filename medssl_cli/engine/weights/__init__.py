@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from torch import nn
 
 from medssl_cli.engine.runs import open_run
 from medssl_cli.errors import UsageError
 from medssl_cli.methods import MethodBase
+from medssl_cli.nn.backbones.resnet import inflate
 from medssl_cli.recipe import Named
 from medssl_cli.tasks import SLICES, TaskBase
 
@@ -20,7 +21,9 @@ PROJECTOR: Final = "projector.safetensors"
 RECORD: Final = "weights.json"
 BESIDE: Final = (SLICES,)
 """Modules that a pre-training may keep beside its encoder."""
-FREE_OPTIONS: Final = ("use_checkpoint",)
+FREE_OPTIONS: Final = ("use_checkpoint", "inflation")
+INFLATED: Final = "resnet"
+"""Of two dimensions it can become one of three."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,14 @@ class Encoder:
         """This encoder's backbone, with those options of a recipe's that change no weight."""
         if wanted.name != self.backbone.name:
             return self.backbone
-        kept = {name: wanted.options[name] for name in FREE_OPTIONS if name in wanted.options}
+        free = (*FREE_OPTIONS, *(("spatial_dims",) if self._inflates(wanted) else ()))
+        kept = {name: wanted.options[name] for name in free if name in wanted.options}
         return Named(**{**self.backbone.model_dump(), **kept})
+
+    def _inflates(self, wanted: Named) -> bool:
+        """Whether this is a 2D ResNet and a 3D one is wanted."""
+        is_flat = self.backbone.options.get("spatial_dims", 2) == 2
+        return self.backbone.name == INFLATED and is_flat and wanted.options.get("spatial_dims") == 3
 
 
 def load_encoder(path: Path) -> Encoder:
@@ -113,13 +122,16 @@ def _read(path: Path, patients: frozenset[str] | None) -> Encoder:
     return Encoder(backbone, weights, sha256_file(path), patients, int(described.get("in_channels", 1)))
 
 
-def initialise(backbone: nn.Module, encoder: Encoder, *, rest: str = "the rest") -> str:
+def initialise(
+    backbone: nn.Module, encoder: Encoder, *, rest: str = "the decoder", how: Literal["mean", "centre"] = "mean"
+) -> str:
     """Copy an encoder's weights into a backbone of the same architecture.
 
     Args:
         backbone: Gets the weights.
         encoder: Has them.
         rest: What is not transferred.
+        how: 2D kernels become 3D ones, see `nn.backbones.resnet.inflate`.
 
     Returns:
         One line that says what was transferred.
@@ -128,20 +140,30 @@ def initialise(backbone: nn.Module, encoder: Encoder, *, rest: str = "the rest")
         UsageError: `E_WEIGHTS_MISMATCH` unless every tensor fits.
     """
     own = backbone.state_dict()
-    missing = sorted(set(own) - set(encoder.weights))
-    unexpected = sorted(set(encoder.weights) - set(own))
-    misshapen = sorted(
-        name for name in set(own) & set(encoder.weights) if own[name].shape != encoder.weights[name].shape
-    )
+    weights, num_inflated = _inflated(encoder, own, how)
+    missing = sorted(set(own) - set(weights))
+    unexpected = sorted(set(weights) - set(own))
+    misshapen = sorted(name for name in set(own) & set(weights) if own[name].shape != weights[name].shape)
     if missing or unexpected or misshapen:
         raise UsageError(
             "E_WEIGHTS_MISMATCH",
             f"{len(missing)} tensors missing, {len(unexpected)} unexpected, {len(misshapen)} of another shape",
             hint="the encoder's backbone and the recipe's must be the same",
         )
-    backbone.load_state_dict(encoder.weights)
-    count = sum(tensor.numel() for tensor in encoder.weights.values())
-    return f"{len(own)} tensors, {count / 1e6:.2f} M parameters: the whole encoder; {rest} starts anew"
+    backbone.load_state_dict(weights)
+    count = sum(tensor.numel() for tensor in weights.values())
+    said = f"{len(own)} tensors, {count / 1e6:.2f} M parameters: the whole encoder; {rest} starts anew"
+    return said + (f"; {num_inflated} convolutions inflated from 2D to 3D by {how}" if num_inflated else "")
+
+
+def _inflated(encoder: Encoder, own: dict[str, Any], how: Literal["mean", "centre"]) -> tuple[dict[str, Any], int]:
+    """An encoder's weights, and how many 2D kernels among them became 3D ones, where a ResNet of 3D has them."""
+    weights, num_inflated = dict(encoder.weights), 0
+    for name, tensor in encoder.weights.items():
+        if encoder.backbone.name == INFLATED and name in own and (tensor.ndim, own[name].ndim) == (4, 5):
+            weights[name] = inflate(tensor, own[name].shape[-1], how)
+            num_inflated += 1
+    return weights, num_inflated
 
 
 def begin_with(method: MethodBase, encoder: Encoder) -> str:
@@ -157,12 +179,13 @@ def begin_with(method: MethodBase, encoder: Encoder) -> str:
     return said + _take_beside(method.kept(), encoder, hint="set method.relation as in the recipe of --init")
 
 
-def initialise_task(task: nn.Module, encoder: Encoder) -> str:
+def initialise_task(task: nn.Module, encoder: Encoder, *, how: Literal["mean", "centre"] = "mean") -> str:
     """Let a task start from an encoder, and from what its run kept beside it where the task has a place for it.
 
     Args:
         task: With a `backbone`.
         encoder: Has the weights.
+        how: See `initialise`.
 
     Returns:
         One line that says what was transferred.
@@ -171,7 +194,7 @@ def initialise_task(task: nn.Module, encoder: Encoder) -> str:
         UsageError: `E_WEIGHTS_MISMATCH` unless every tensor fits.
     """
     kept = task.kept() if isinstance(task, TaskBase) else {}
-    said = initialise(task.get_submodule("backbone"), encoder)
+    said = initialise(task.get_submodule("backbone"), encoder, how=how)
     said += _take_beside(kept, encoder, hint="set task.relation as method.relation in the recipe of --init")
     anew = sorted(set(kept) - set(encoder.beside))
     return said + "".join(f"; it has no weights of {name}, which start anew too" for name in anew)

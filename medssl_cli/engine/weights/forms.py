@@ -13,11 +13,25 @@ from torch import Tensor
 
 from medssl_cli.engine.weights.reading import BRANCHES
 from medssl_cli.errors import UsageError
+from medssl_cli.nn.backbones.resnet import BLOCKS, BOTTLENECK_FROM
 from medssl_cli.recipe import Named
 
 Tensors = Mapping[str, Tensor]
-PREFIXES: Final = ("module", "_orig_mod", "backbone")
-PROJECTOR: Final = re.compile(r"proj_head\.|layer\d+(\.\d+)?\.(weight|bias)$")
+PREFIXES: Final = ("module", "_orig_mod", "backbone", "model", "trunk", "intra", "_feature_blocks", "resnet")
+PROJECTOR: Final = re.compile(r"proj_head\.|projection_head\.|prototypes|layer\d+(\.\d+)?\.(weight|bias)$")
+# Names of Hugging Face's ResNet, and torchvision's.
+HUGGING_FACE: Final = (
+    (r"^embedder\.embedder\.convolution\.", "conv1."),
+    (r"^embedder\.embedder\.normalization\.", "bn1."),
+    (r"^(layer\d\.\d+)\.layer\.0\.convolution\.", r"\1.conv1."),
+    (r"^(layer\d\.\d+)\.layer\.0\.normalization\.", r"\1.bn1."),
+    (r"^(layer\d\.\d+)\.layer\.1\.convolution\.", r"\1.conv2."),
+    (r"^(layer\d\.\d+)\.layer\.1\.normalization\.", r"\1.bn2."),
+    (r"^(layer\d\.\d+)\.layer\.2\.convolution\.", r"\1.conv3."),
+    (r"^(layer\d\.\d+)\.layer\.2\.normalization\.", r"\1.bn3."),
+    (r"^(layer\d\.\d+)\.shortcut\.convolution\.", r"\1.downsample.0."),
+    (r"^(layer\d\.\d+)\.shortcut\.normalization\.", r"\1.downsample.1."),
+)
 SWIN_DEPTHS, SWIN_HEADS = [2, 2, 2, 2], [3, 6, 12, 24]
 
 
@@ -87,6 +101,9 @@ def canonical(name: str) -> tuple[str, str]:
         head, _, rest = name.partition(".")
     name = re.sub(r"^swin_vit\.", "swinViT.", name)
     name = re.sub(r"^decoder\.encoder\.", "encoder.", name)
+    name = re.sub(r"^encoder\.stages\.(\d)\.layers\.", lambda match: f"layer{int(match[1]) + 1}.", name)
+    for pattern, ours in HUGGING_FACE:
+        name = re.sub(pattern, ours, name)
     name = re.sub(r"\.all_modules\.0\.", ".conv.", name)
     return branch, re.sub(r"\.all_modules\.\d+\.", ".norm.", name)
 
@@ -189,6 +206,21 @@ def _nnunet_options(what: str, last: str) -> Callable[[Tensors, Tensors], dict[s
     return options
 
 
+def _resnet_options(encoder: Tensors, _: Tensors) -> dict[str, Any]:
+    """Depth from the blocks of each level and of what they are made, width from the stem."""
+    blocks = tuple(
+        len({m[1] for name in encoder if (m := re.match(rf"layer{level}\.(\d+)\.", name))}) for level in range(1, 5)
+    )
+    is_deep = "layer1.0.conv3.weight" in encoder
+    depths = [each for each, number in BLOCKS.items() if number == blocks and (each >= BOTTLENECK_FROM) == is_deep]
+    if not depths:
+        known = ", ".join(map(str, BLOCKS))
+        raise UsageError("E_WEIGHTS_FORM", f"its {blocks} blocks make no ResNet of {known} layers")
+    stem = encoder["conv1.weight"]
+    width = {} if len(stem) == 64 else {"width": len(stem)}
+    return {"depth": depths[0], **width, **({"spatial_dims": 3} if stem.ndim == 5 else {})}
+
+
 def _strides(decoder: Tensors, count: int) -> list[int]:
     """Of each level but the first, from the decoder's up-samplings, coarse to fine; 2 if there is no decoder."""
     strides = []
@@ -231,5 +263,13 @@ FORMS: Final = (
         decoder=re.compile(r"decoder\."),
         inputs=("stem.convs.0.conv.weight",),
         options=_nnunet_options("num_blocks", r"stages\.(\d+)\.blocks\.(\d+)\.conv1\.conv\.weight"),
+    ),
+    Form(
+        name="resnet",
+        sign=re.compile(r"layer1\.0\.conv1\.weight"),
+        encoder=re.compile(r"((?:conv1|bn1|layer[1-4])\..+)"),
+        decoder=re.compile(r"(?!)"),
+        inputs=("conv1.weight",),
+        options=_resnet_options,
     ),
 )

@@ -42,6 +42,7 @@ KINDS: Final[dict[str, tuple[str, int | None, bool]]] = {
     "swinunetr": ("swinunetr", None, False),
     "nnunet-plain": ("plainconv", None, False),
     "nnunet-resenc": ("resenc", None, False),
+    "resnet": ("resnet", None, False),
 }
 # Digests that others published of files that they downloaded from https://huggingface.co/Luffy503/VoCo
 PUBLISHED: Final = {
@@ -246,6 +247,12 @@ def _notes(backbone: Named, parts: Parts, wishes: Wishes) -> Iterator[str]:
     if backbone.name == "swinunetr":
         if not any(name.startswith("swinViT.layers1c.") for name in parts.encoder):
             yield "it lacks the 8 convolutions before the stages: a SwinUNETR of version 1 (use_v2=False)"
+        return
+    if backbone.name == "resnet":
+        if wishes.axes == "xyz":
+            yield "taken as trained on pictures [X, Y]; others train on [Y, X]: --axes zyx turns their kernels"
+        if wishes.in_channels == 1 and parts.encoder["conv1.weight"].shape[1] == 3:
+            yield "the colours of the first kernels were added: a grey picture gives the answer that it gave as three"
         return
     if wishes.axes == "xyz":
         yield "taken as trained on arrays [X, Y, Z]; nnU-Net's own are [Z, Y, X]: --axes zyx turns those"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from medssl_cli.engine.build import build_backbone
 from medssl_cli.engine.weights.forms import same
 from medssl_cli.errors import UsageError
 from medssl_cli.recipe import Named
+
+COUNTER: Final = "num_batches_tracked"
+"""Of batch norms; files of old versions of torch lack it, and nothing depends on it."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,10 @@ def match_encoder(
     for name, wanted in expected.items():
         given = encoder.get(name)
         is_parameter = wanted.is_floating_point()
-        if not is_parameter and (given is None or same(given, wanted)):
+        if name.endswith(COUNTER):
+            weights[name] = (wanted if given is None else given.to(wanted.dtype)).contiguous()
+            groups["loaded"] += [name] * (given is not None)
+        elif not is_parameter and (given is None or same(given, wanted)):
             weights[name] = wanted.contiguous()
             groups["loaded"] += [name] * (given is not None)
         elif not is_parameter:

@@ -17,7 +17,9 @@ from torch import Tensor
 from medssl_cli.errors import UsageError
 from medssl_cli.parallel import OUT_OF_MEMORY, TIMED_OUT, Outcome, supervised_map
 
-WRAPPERS: Final = ("state_dict", "network_weights", "net", "model")
+WRAPPERS: Final = (
+    "state_dict", "network_weights", "net", "classy_state_dict", "base_model", "model_state_dict", "model", "trunk"
+)  # fmt: skip
 BRANCHES: Final = ("student", "teacher")
 MAX_WRAPPERS: Final = 4
 MAX_TENSORS: Final = 20_000

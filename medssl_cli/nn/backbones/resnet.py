@@ -33,6 +33,7 @@ def build(
     width: int = 64,
     norm: Literal["batch", "group", "instance"] = "batch",
     zero_init: bool = False,
+    inflation: Literal["mean", "centre"] = "mean",
 ) -> Backbone:
     """Build a ResNet without its classifier.
 
@@ -43,6 +44,7 @@ def build(
         width: Channels of the first level; the published networks have 64.
         norm: "batch" as published; "group" and "instance" do not mix the images of a batch.
         zero_init: Start every block as the identity, by a last norm with scale 0.
+        inflation: How kernels of a 2D encoder become those of a 3D one, if `--init` names one; see `inflate`.
 
     Returns:
         A backbone with four feature maps, of which the last is the embedding.
@@ -52,6 +54,8 @@ def build(
     """
     if depth not in BLOCKS:
         raise ValueError(f"depth {depth} is not one of {', '.join(map(str, BLOCKS))}")
+    if inflation not in ("mean", "centre"):
+        raise ValueError(f"inflation {inflation} is neither mean nor centre")
     if spatial_dims not in (2, 3):
         raise ValueError(f"spatial_dims {spatial_dims} is neither 2 nor 3")
     if width < 1 or (norm == "group" and width % GROUPS):
@@ -59,6 +63,25 @@ def build(
     network = ResNet(in_channels, spatial_dims, depth, width, _norm(norm, spatial_dims))
     network.initialise(zero_init=zero_init)
     return network
+
+
+def inflate(kernel: Tensor, thickness: int, how: Literal["mean", "centre"]) -> Tensor:
+    """A kernel for volumes from one for pictures.
+
+    Args:
+        kernel: [C_out, C_in, X, Y].
+        thickness: Z.
+        how: `mean` spreads it evenly over Z, so that a volume of equal slices gives the answer of the slice; `centre`
+            puts it in the middle, so that every slice gives the answer that it gave alone.
+
+    Returns:
+        [C_out, C_in, X, Y, Z].
+    """
+    if how == "mean":
+        return (kernel / thickness)[..., None].repeat(1, 1, 1, 1, thickness)
+    volume = kernel.new_zeros(*kernel.shape, thickness)
+    volume[..., thickness // 2] = kernel
+    return volume
 
 
 class ResNet(Backbone):
