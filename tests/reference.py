@@ -95,10 +95,11 @@ MEANINGS: Final = {
     "voco.omni.decoder": "As `task.decoder`, below.",
     "segmentation.decoder": "Below.",
     "segmentation.relation.embedding_dim": "Length of a slice's embedding.",
-    "segmentation.relation.pooling": "Without effect here, where slices are not pooled; `method.relation` can be copied.",
-    "segmentation.relation.pre_norm": "Norms before attention and perceptron, else behind them, as in the released code.",
-    "segmentation.relation.reference_spacing_mm": "If given, attention measures its offsets in so many millimetres, else "
-    "in slices.",
+    "segmentation.relation.pooling": "Without effect, as slices are not pooled here; `method.relation` can be copied.",
+    "segmentation.relation.pre_norm": "Norms before attention and perceptron; else behind them, as in the released "
+    "code.",
+    "segmentation.relation.reference_spacing_mm": "If given, attention measures its offsets in so many millimetres, "
+    "else in slices.",
     "segmentation.relation": "Of a backbone of 2D images: how slices know of each other, below; none segments each by "
     "itself.",
     "segmentation.decoder.widths": "Channels per level, fine to coarse; none takes those of the backbone.",
