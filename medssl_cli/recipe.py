@@ -94,11 +94,17 @@ class Data(Preprocessing):
 
 
 class Augmentation(Strict):
-    """Random changes of training crops, applied to whole batches on the device."""
+    """Random changes of training crops, applied to whole batches on the device.
+
+    Args:
+        affine_axes: Axes along which voxels may move when a crop turns and scales; none lets them move within what the
+            network sees at once: [0, 1] for a network of 2D images, else all three.
+    """
 
     flip_prob: Probability = 0.5
     flip_axes: Axes = (0, 1, 2)
     affine_prob: Probability = 0.0
+    affine_axes: Axes | None = None
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
     scale_range: tuple[PositiveFloat, PositiveFloat] = (0.85, 1.2)
     intensity_scale: NonNegativeFloat = 0.1

@@ -59,7 +59,8 @@ MEANINGS: Final = {
     "data.orientation": "Axes of the prepared volume; there is one choice.",
     "data.modality": "Take images of this DICOM modality and of unknown modality; none takes all.",
     "data.crop_size": "Voxels (x, y, z) of a training crop, a multiple of what the backbone can halve; z is 1 for 2D "
-    "images. Of `classification`, what every whole image is brought to.",
+    "images, and any number of slices where `segmentation` has a backbone of 2D images. Of `classification`, what "
+    "every whole image is brought to.",
     "data.batch_size": "Crops per batch on all devices together; for `voco`, volumes.",
     "data.num_workers": "Processes that read crops; 0 reads in the training process. The result does not depend on it.",
     "optimizer.name": "AdamW, or SGD with Nesterov momentum.",
@@ -83,7 +84,8 @@ MEANINGS: Final = {
     "augmentation.intensity_shift": "Largest shift, in units of the network's input.",
     "augmentation.gamma_range": "Smallest and largest exponent; (1, 1) is off.",
     "augmentation.noise_std": "Of Gaussian noise, in units of the network's input.",
-    "inference.tile_size": "Sliding window in voxels; none takes the training crop.",
+    "inference.tile_size": "Sliding window in voxels; none takes the training crop. A backbone of 2D images "
+    "takes tiles of any depth; deep ones are faster.",
     "inference.overlap": "Share of a tile that its neighbour covers too.",
     "inference.mirror_axes": "Average over flips along these axes; each doubles the time. Not used in validation.",
     "evaluation.nsd_tolerance_mm": "Surface distance that counts as agreement in the NSD.",
@@ -92,6 +94,14 @@ MEANINGS: Final = {
     "voco.omni": "What labels add, where the cache has some; below.",
     "voco.omni.decoder": "As `task.decoder`, below.",
     "segmentation.decoder": "Below.",
+    "segmentation.relation.embedding_dim": "Length of a slice's embedding.",
+    "segmentation.relation.pooling": "Without effect, as slices are not pooled here; `method.relation` can be copied.",
+    "segmentation.relation.pre_norm": "Norms before attention and perceptron; else behind them, as in the released "
+    "code.",
+    "segmentation.relation.reference_spacing_mm": "If given, attention measures its offsets in so many millimetres, "
+    "else in slices.",
+    "segmentation.relation": "Of a backbone of 2D images: how slices know of each other, below; none segments each by "
+    "itself.",
     "segmentation.decoder.widths": "Channels per level, fine to coarse; none takes those of the backbone.",
     "segmentation.decoder.num_res_units": "Convolutions in each level's residual unit; 0 for one plain convolution.",
     "segmentation.decoder.norm": "`instance`, `batch` or another of MONAI's layer names.",
@@ -204,6 +214,8 @@ def recipe_page() -> str:
         sections.append((f"`task: {{name: {name}}}`", f"{name}.", module.Options, ()))
         if hasattr(module, "Decoder"):
             sections.append(("`task.decoder`", f"{name}.decoder.", module.Decoder, ()))
+        if hasattr(module, "Relation"):
+            sections.append(("`task.relation`", f"{name}.relation.", module.Relation, ()))
     for title, prefix, model, left_out in sections:
         fields = [(name, field) for name, field in model.model_fields.items() if name not in left_out]
         rows = [_field(name, field, prefix, model) for name, field in fields]

@@ -16,6 +16,7 @@ def augment(
     generator: torch.Generator,
     *,
     spacing_mm: Tensor | None = None,
+    spatial_dims: int = 3,
 ) -> tuple[Tensor, Tensor]:
     """Flip, turn, scale and change the intensities of crops, each sample on its own.
 
@@ -25,13 +26,15 @@ def augment(
         options: What may happen, and how strongly.
         generator: CPU generator; the only source of randomness.
         spacing_mm: `[B, 3]`, so that rotations are rotations in the patient; None means equal along all axes.
+        spatial_dims: Of the network. Slices of a 2D network stay in their planes, unless the options say otherwise.
 
     Returns:
         Images and labels of the same shapes.
     """
     images, labels = _flip(images, labels, options, generator)
     if options.affine_prob > 0:
-        images, labels = _affine(images, labels, options, generator, spacing_mm)
+        axes = tuple(range(spatial_dims)) if options.affine_axes is None else options.affine_axes
+        images, labels = _affine(images, labels, options, generator, spacing_mm, axes)
     return _intensity(images, options, generator), labels
 
 
@@ -64,19 +67,26 @@ def _flip(images: Tensor, labels: Tensor, options: Augmentation, generator: torc
 
 
 def _affine(
-    images: Tensor, labels: Tensor, options: Augmentation, generator: torch.Generator, spacing_mm: Tensor | None
+    images: Tensor,
+    labels: Tensor,
+    options: Augmentation,
+    generator: torch.Generator,
+    spacing_mm: Tensor | None,
+    axes: tuple[int, ...],
 ) -> tuple[Tensor, Tensor]:
     """One resampling for rotation and scale about the crop's centre: linear for images, nearest for labels."""
     batch = len(images)
     degrees = _uniform(generator, (batch, 3), -options.rotate_degrees, options.rotate_degrees)
     scale = _uniform(generator, (batch, 1, 1), math.log(options.scale_range[0]), math.log(options.scale_range[1])).exp()
-    if images.shape[4] == 1:
-        degrees[:, 1:] = 0  # grids count axes from the last: the first angle is about the third axis
+    moves = [axis in axes and images.shape[axis + 2] > 1 for axis in (2, 1, 0)]  # grids count axes from the last
+    for axis in range(3):
+        if sum(moves) - moves[axis] < 2:
+            degrees[:, axis] = 0
     is_moved = torch.rand(batch, generator=generator) < options.affine_prob
     if not is_moved.any():
         return images, labels
     picks = is_moved.nonzero()[:, 0]
-    matrices = rotation_matrices(degrees[picks].deg2rad()) / scale[picks]
+    matrices = rotation_matrices(degrees[picks].deg2rad()) / torch.where(torch.tensor(moves), scale[picks], 1.0)
     spacing = torch.ones(batch, 3) if spacing_mm is None else spacing_mm.cpu()
     half_mm = torch.tensor(images.shape[:1:-1], dtype=torch.float32) / 2 * spacing[picks].flip(1)
     normalised = matrices * half_mm[:, None, :] / half_mm[:, :, None]

@@ -26,12 +26,13 @@ from medssl_cli.data.slices import read_slices
 from medssl_cli.deploy.export import OPSET, silence, strip
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.runs import Run, open_run
-from medssl_cli.engine.weights import SLICES, begin_with, load_encoder
+from medssl_cli.engine.weights import begin_with, load_encoder
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.files import storage_errors, write_atomic
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.nn.volume_encoder import SliceNetwork
 from medssl_cli.recipe import PretrainRecipe, recipe_hash
+from medssl_cli.tasks import SLICES
 
 METADATA: Final = "medssl.slices"
 INPUTS: Final = ["images", "is_present", "positions_mm"]

@@ -79,7 +79,8 @@ def build_task(recipe: TaskRecipe) -> nn.Module:
     options = task_options(recipe)
     with implicit_randomness(recipe.seed, Purpose.INITIALISATION):
         backbone = build_backbone(recipe.backbone)
-        _check_crop(recipe, backbone)
+        _check_crop(recipe, backbone, takes_stacks=module.Task.takes_stacks)
+        _check_slice_spacing(recipe, options)
         try:
             task: nn.Module = module.Task(backbone, options)
         except ValueError as error:
@@ -116,14 +117,26 @@ def _check_dims(recipe: PretrainRecipe, backbone: Backbone, dims: frozenset[int]
         )
 
 
-def _check_crop(recipe: Recipe, backbone: Backbone) -> None:
+def _check_slice_spacing(recipe: TaskRecipe, options: Any) -> None:
+    """Positions in millimetres must be those of the voxels that the network gets."""
+    relation, spacing = getattr(options, "relation", None), recipe.data.spacing_mm
+    if relation is not None and spacing is not None and relation.slice_spacing_mm != spacing[2]:
+        raise UsageError(
+            "E_RECIPE",
+            f"task.relation.slice_spacing_mm is {relation.slice_spacing_mm:g}, data.spacing_mm has {spacing[2]:g}",
+            hint=f"set task.relation.slice_spacing_mm to {spacing[2]:g}",
+        )
+
+
+def _check_crop(recipe: Recipe, backbone: Backbone, *, takes_stacks: bool = False) -> None:
     sizes = {"data.crop_size": recipe.data.crop_size}
     if isinstance(recipe, TaskRecipe):
         sizes["inference.tile_size"] = recipe.tile_size
     multiple, dims = backbone.crop_multiple, backbone.spatial_dims
     needs_two_voxels = any(isinstance(module, INSTANCE_NORMS) for module in backbone.modules())
     for name, size in sizes.items():
-        if (dims == 2) != (size[2] == 1):
+        is_suitable = size[2] > 1 if dims == 3 else size[2] == 1 or takes_stacks
+        if not is_suitable:
             raise UsageError(
                 "E_CANVAS",
                 f"{name} {list(size)} is not for {recipe.backbone.name}, a network of {dims}D images",

@@ -138,20 +138,20 @@ def compile_errors() -> Iterator[None]:
         raise UsageError("E_COMPILE", f"torch.compile failed: {what}") from error
 
 
-def lay_out(network: torch.nn.Module, *, channels_last: bool) -> torch.memory_format:
+def lay_out(network: torch.nn.Module, *, channels_last: bool) -> dict[int, torch.memory_format]:
     """Lay out a network's kernels in memory; channels last is faster for many convolutions.
 
     Returns:
-        The format that its inputs should have.
+        The format that its inputs should have, by their number of axes.
     """
-    parameters, formats = list(network.parameters()), {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in parameters:
-        if parameter.ndim in formats:
-            layout = formats[parameter.ndim] if channels_last else torch.contiguous_format
-            parameter.data = parameter.data.to(memory_format=layout)  # contiguous would leave single channels
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     if not channels_last:
-        return torch.contiguous_format
-    return formats[5 if any(parameter.ndim == 5 for parameter in parameters) else 4]
+        formats = dict.fromkeys(formats, torch.contiguous_format)
+    for parameter in network.parameters():
+        if parameter.ndim in formats:
+            # `contiguous` would leave kernels of a single channel as they are, and with them all that follows.
+            parameter.data = parameter.data.to(memory_format=formats[parameter.ndim])
+    return formats
 
 
 def tune_process() -> None:

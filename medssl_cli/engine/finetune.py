@@ -29,7 +29,7 @@ from medssl_cli.engine.runs import Manifest, Run, start_run
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.engine.supervision import SupervisionBase, Validate, supervision_of
 from medssl_cli.engine.talk import Talk
-from medssl_cli.engine.weights import Encoder, initialise
+from medssl_cli.engine.weights import Encoder, initialise_task
 from medssl_cli.errors import GateError
 from medssl_cli.files import write_json
 from medssl_cli.recipe import TaskRecipe
@@ -140,7 +140,7 @@ def finetune(
     task = build_task(recipe)
     if choices.encoder is not None:
         how = recipe.backbone.options.get("inflation", "mean")
-        talk.note("from --init: " + initialise(task.get_submodule("backbone"), choices.encoder, how=how))
+        talk.note("from --init: " + initialise_task(task, choices.encoder, how=how))
     dataset = supervision.dataset(cache, split.train, talk)
     supervision.begin(task, dataset)
     loop = _Loop(recipe, run, task, supervision, talk, device=device, max_minutes=choices.max_minutes)
@@ -203,7 +203,7 @@ class _Loop:
         self._score = supervision.score
         self._talk = talk
         self._fabric = make_fabric(device, recipe.precision)
-        self._layout = lay_out(task, channels_last=recipe.channels_last)
+        self._layouts = lay_out(task, channels_last=recipe.channels_last)
         optimizer = build_optimizer(task, recipe.optimizer)
         self._task = task
         self._average = AveragedWeights(task, recipe.ema_decay) if recipe.ema_decay else None
@@ -257,7 +257,7 @@ class _Loop:
             random = generator(recipe.seed, Purpose.AUGMENTATION, index)
             images, targets = self._supervision.inputs(batch, random, fabric.to_device)
             with implicit_randomness(recipe.seed, Purpose.NETWORK, index):
-                logits = self._module(images.contiguous(memory_format=self._layout))
+                logits = self._module(images.contiguous(memory_format=self._layouts[images.ndim]))
             losses: TaskLosses = self._task.loss(logits, targets)  # type: ignore[operator]
             require_finite(losses.total, step, batch.item_ids)
             fabric.backward(losses.total / recipe.accumulate)

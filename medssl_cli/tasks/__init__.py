@@ -4,9 +4,25 @@ A task module defines `Options`, `Task`, and `SUPERVISION`: the module of `engin
 makes its batches and scores it. The engine knows nothing else about it.
 """
 
+from abc import ABC
 from dataclasses import dataclass
+from typing import ClassVar, Final
 
-from torch import Tensor
+from torch import Tensor, nn
+
+SLICES: Final = "slices"
+"""What joint pre-training calls the modules that make volumes of slices."""
+
+
+class TaskBase(nn.Module, ABC):
+    """What every `Task` offers beside its `backbone`, `forward` and `loss`."""
+
+    takes_stacks: ClassVar[bool] = False
+    """Whether a backbone of 2D images gets images with several slices, one slice at a time."""
+
+    def kept(self) -> dict[str, nn.Module]:
+        """Modules beside the backbone that pre-training may have learnt, by the names that it keeps them under."""
+        return {}
 
 
 @dataclass(frozen=True)

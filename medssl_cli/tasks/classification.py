@@ -17,7 +17,7 @@ from medssl_cli.cache.findings import Definition
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.recipe import Probability
 from medssl_cli.strict import Strict
-from medssl_cli.tasks import TaskLosses
+from medssl_cli.tasks import TaskBase, TaskLosses
 
 SUPERVISION: Final = "findings"
 MAX_WEIGHT: Final = 100.0
@@ -59,7 +59,7 @@ class Options(Strict):
         return self
 
 
-class Task(nn.Module):
+class Task(TaskBase):
     """A backbone with a linear layer on its embedding, and its loss.
 
     Args:

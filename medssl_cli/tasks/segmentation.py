@@ -1,6 +1,9 @@
 """Segmentation: one class per voxel, trained with soft Dice and cross-entropy.
 
-Shapes: B batch, K classes with background, X Y Z space.
+A backbone of two dimensions segments slice by slice: slices go through it as a batch, and their answers are stacked
+again. With `relation` they know of each other.
+
+Shapes: B batch, C channels, K classes with background, X Y Z space.
 """
 
 from typing import Final
@@ -10,8 +13,9 @@ from torch import Tensor, nn
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.decoder import Decoder, UNetDecoder
 from medssl_cli.nn.segmentation import Classes, segmentation_losses
+from medssl_cli.nn.slice_relation import Relation, SliceRelation
 from medssl_cli.strict import Strict
-from medssl_cli.tasks import TaskLosses
+from medssl_cli.tasks import SLICES, TaskBase, TaskLosses
 
 SUPERVISION: Final = "label_maps"
 
@@ -24,34 +28,60 @@ class Options(Strict):
         classes: Names by label value, background left out; values run from 1 without gaps.
         decoder: Shape of the decoder.
         include_background_in_dice: Count background as a structure of the Dice loss.
+        relation: Of a backbone of 2D images: how slices know of each other; none segments each by itself.
     """
 
     label_set: str = "seg"
     classes: Classes
     decoder: Decoder = Decoder()
     include_background_in_dice: bool = False
+    relation: Relation | None = None
 
 
-class Task(nn.Module):
+class Task(TaskBase):
     """A backbone with a decoder, and its loss.
 
     Args:
-        backbone: Maps `[B, C, X, Y, Z]` to feature maps.
+        backbone: Maps `[B, C, X, Y, Z]` to feature maps, or slices `[B, C, X, Y]`.
         options: See `Options`.
+
+    Raises:
+        ValueError: Options and backbone do not go together.
     """
+
+    takes_stacks = True
 
     def __init__(self, backbone: Backbone, options: Options) -> None:
         super().__init__()
         self.backbone = backbone
         self.options = options
+        self.spatial_dims = backbone.spatial_dims
         self.decoder = UNetDecoder(
-            backbone.channels, backbone.strides, len(options.classes) + 1, **options.decoder.model_dump()
+            backbone.channels,
+            backbone.strides,
+            len(options.classes) + 1,
+            spatial_dims=self.spatial_dims,
+            **options.decoder.model_dump(),
         )
+        if options.relation is not None and self.spatial_dims != 2:
+            raise ValueError("relation needs a backbone of 2D images: set backbone.spatial_dims to 2")
+        self.relation = None if options.relation is None else SliceRelation(backbone.channels, options.relation)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, K, X, Y, Z]` of images `[B, C, X, Y, Z]`."""
-        logits: Tensor = self.decoder(self.backbone(images))
-        return logits
+        if self.spatial_dims == 3:
+            logits: Tensor = self.decoder(self.backbone(images))
+            return logits
+        num_slices = images.shape[-1]
+        maps = self.backbone(images.movedim(-1, 1).flatten(0, 1))
+        if self.relation is not None:
+            maps = self.relation(maps, num_slices)
+        stacked: Tensor = self.decoder(maps).unflatten(0, (-1, num_slices)).movedim(1, -1)
+        return stacked
+
+    def kept(self) -> dict[str, nn.Module]:
+        """The slice encoder, which joint pre-training keeps under the same name."""
+        return {} if self.relation is None else {SLICES: self.relation.volume_encoder}
 
     def loss(self, logits: Tensor, labels: Tensor) -> TaskLosses:
         """Soft Dice plus cross-entropy, both in float32.

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from medssl_cli import plugins
 from medssl_cli.engine.supervision import SupervisionBase
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.tasks import TaskLosses
+from medssl_cli.tasks import TaskBase, TaskLosses
 
 NAMES = plugins.names("task")
 SIZE = (8, 8, 8)
-each_task = pytest.mark.parametrize("name", NAMES)
+SLICES = "slices of "
+each_name = pytest.mark.parametrize("name", NAMES)
 
 
 @dataclass(frozen=True)
@@ -36,29 +37,37 @@ def brightness(images: Tensor) -> Tensor:
     return torch.where(means > means.min(), (means > means.median()).float(), torch.nan)[:, None]
 
 
-EXAMPLES = {
+EXAMPLES: dict[str, Example] = {
     "segmentation": Example({"classes": {1: "bright"}}, lambda images: (images[:, 0] > 0).long()),
     "classification": Example({"label_set": "toy", "classes": ["bright"]}, brightness),
 }
 
 
+STACKING = [name for name in NAMES if plugins.load("task", name).Task.takes_stacks]
+each_task = pytest.mark.parametrize("name", [*NAMES, *(SLICES + name for name in STACKING)])
+
+
 class TinyBackbone(Backbone):
     """Two convolutions without a norm, so that every image is on its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, spatial_dims: int) -> None:
         super().__init__(channels=(6, 8), strides=(1, 2), embedding_levels=(0, 1), crop_multiple=2)
-        self.fine = nn.Conv3d(1, 6, 3, padding=1)
-        self.coarse = nn.Conv3d(6, 8, 2, stride=2)
+        convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        self.fine = convolution(1, 6, 3, padding=1)
+        self.coarse = convolution(6, 8, 2, stride=2)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         fine = self.fine(x).relu()
         return [fine, self.coarse(fine).tanh()]
 
 
-def build(name: str, seed: int = 0) -> nn.Module:
-    module = plugins.load("task", name)
+def build(name: str, seed: int = 0) -> TaskBase:
+    """A task on a network of volumes, or on one of slices where its name says so."""
+    plain = name.removeprefix(SLICES)
+    module = plugins.load("task", plain)
     torch.manual_seed(seed)
-    task: nn.Module = module.Task(TinyBackbone(), module.Options.model_validate(EXAMPLES[name].options))
+    backbone = TinyBackbone(3 if plain == name else 2)
+    task: TaskBase = module.Task(backbone, module.Options.model_validate(EXAMPLES[plain].options))
     return task
 
 
@@ -66,9 +75,13 @@ def images(batch: int = 2) -> Tensor:
     return torch.randn(batch, 1, *SIZE, generator=torch.Generator().manual_seed(1))
 
 
+def targets_of(name: str, batch: Tensor) -> Tensor:
+    return EXAMPLES[name.removeprefix(SLICES)].targets(batch)
+
+
 def loss_of(task: nn.Module, name: str) -> TaskLosses:
     batch = images(4)
-    losses: TaskLosses = task.loss(task(batch), EXAMPLES[name].targets(batch))  # type: ignore[operator]
+    losses: TaskLosses = task.loss(task(batch), targets_of(name, batch))  # type: ignore[operator]
     return losses
 
 
@@ -77,13 +90,13 @@ def test_tasks_are_found_and_each_has_an_example() -> None:
     assert set(NAMES) == set(EXAMPLES)
 
 
-@each_task
+@each_name
 def test_options_refuse_unknown_keys(name: str) -> None:
     with pytest.raises(ValidationError, match="no_such_option"):
         plugins.load("task", name).Options.model_validate({**EXAMPLES[name].options, "no_such_option": 1})
 
 
-@each_task
+@each_name
 def test_options_name_the_label_set_and_the_classes_for_the_engine(name: str) -> None:
     options = plugins.load("task", name).Options.model_validate(EXAMPLES[name].options)
 
@@ -91,12 +104,16 @@ def test_options_name_the_label_set_and_the_classes_for_the_engine(name: str) ->
     assert options.classes
 
 
-@each_task
+@each_name
 def test_what_it_learns_from_is_a_module_of_the_engine(name: str) -> None:
     kind = plugins.load("task", name).SUPERVISION
     supervision = importlib.import_module(f"medssl_cli.engine.supervision.{kind}").Supervision
 
     assert issubclass(supervision, SupervisionBase)
+
+
+def test_stacks_of_slices_are_tried() -> None:
+    assert "segmentation" in STACKING
 
 
 @each_task
@@ -106,6 +123,14 @@ def test_the_backbone_is_an_attribute_that_pretrained_weights_can_enter(name: st
     assert isinstance(task.backbone, TinyBackbone)
     assert any(key.startswith("backbone.") for key in task.state_dict())
     assert any(not key.startswith("backbone.") for key in task.state_dict())
+
+
+@each_task
+def test_it_says_what_pretraining_may_have_learnt_beside_the_backbone(name: str) -> None:
+    task = build(name)
+
+    own = {id(part) for part in task.modules()}
+    assert all(id(module) in own for module in task.kept().values())
 
 
 @each_task
@@ -180,7 +205,7 @@ def test_a_few_steps_on_one_batch_lower_the_loss(name: str) -> None:
 def test_neither_inputs_nor_targets_change(name: str) -> None:
     task = build(name).train()
     batch = images()
-    targets = EXAMPLES[name].targets(batch)
+    targets = targets_of(name, batch)
     before = batch.clone(), targets.clone()
 
     task.loss(task(batch), targets).total.backward()  # type: ignore[operator]

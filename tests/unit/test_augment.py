@@ -244,3 +244,44 @@ def test_rotations_are_rotations_in_millimetres_where_slices_are_thick(seed: int
 
     before_mm, after_mm = torch.tensor(offset) * spacing[0], centre_of_mass(turned[0, 0]) * spacing[0]
     assert torch.linalg.norm(after_mm).item() == pytest.approx(torch.linalg.norm(before_mm).item(), abs=0.2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_for_a_network_of_slices_every_slice_stays_in_its_plane_and_all_turn_alike(seed: int) -> None:
+    planes = torch.arange(6.0).expand(2, 1, 16, 16, 6).clone()
+    pictures = blob(2)[..., 6:7].expand(-1, -1, -1, -1, 5)
+    moving = options(affine_prob=1.0, rotate_degrees=40.0, scale_range=(0.7, 1.4))
+    spacing = torch.tensor([[1.5, 1.5, 10.0]]).expand(2, 3)
+
+    kept, _ = augment(planes, labels_of(planes), moving, generator(seed), spacing_mm=spacing, spatial_dims=2)
+    turned, _ = augment(pictures, labels_of(pictures), moving, generator(seed), spacing_mm=spacing, spatial_dims=2)
+    tilted, _ = augment(planes, labels_of(planes), moving, generator(seed), spacing_mm=spacing)
+
+    torch.testing.assert_close(kept, planes, rtol=0, atol=1e-4)
+    assert (turned - pictures).abs().max() > 0.1
+    torch.testing.assert_close(turned, turned[..., :1].expand_as(turned), rtol=0, atol=1e-4)
+    assert (tilted - planes).abs().max() > 0.1
+
+
+def test_a_turn_in_the_plane_is_the_turn_of_a_single_slice() -> None:
+    stack, moving = blob(3), options(affine_prob=1.0, rotate_degrees=40.0, scale_range=(0.7, 1.4))
+
+    together, _ = augment(stack, labels_of(stack), moving, generator(1), spatial_dims=2)
+
+    for place in (0, 5, 11):
+        single = stack[..., place : place + 1]
+        alone, _ = augment(single, labels_of(single), moving, generator(1))
+        torch.testing.assert_close(together[..., place : place + 1], alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("axes", "moved"), [((0, 1, 2), {0, 1, 2}), ((1, 2), {1, 2}), ((2,), {2}), ((), set())], ids=str
+)
+def test_named_axes_are_those_along_which_voxels_move(axes: tuple[int, ...], moved: set[int]) -> None:
+    image = point_cloud((4.0, -3.0, 3.0))
+    moving = options(affine_prob=1.0, rotate_degrees=20.0, scale_range=(1.2, 1.2), affine_axes=axes)
+
+    changed, _ = augment(image, labels_of(image), moving, generator(1), spatial_dims=2)
+
+    way = (centre_of_mass(changed[0, 0]) - centre_of_mass(image[0, 0])).abs()
+    assert {axis for axis in range(3) if way[axis] > 0.05} == moved

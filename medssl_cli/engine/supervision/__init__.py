@@ -80,7 +80,7 @@ class SupervisionBase(ABC):
 
     @abstractmethod
     def begin(self, task: nn.Module, dataset: Any) -> None:
-        """Let a new network know the training labels."""
+        """Let network and labels know of each other before the first step."""
 
     @abstractmethod
     def loader(self, dataset: Any, *, first_step: int, num_steps: int) -> DataLoader[Any]:

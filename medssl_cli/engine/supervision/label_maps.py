@@ -24,10 +24,13 @@ from medssl_cli.engine.results import OnCase, Results, Subject, shown
 from medssl_cli.engine.selection import select
 from medssl_cli.engine.supervision import SupervisionBase, Validate
 from medssl_cli.engine.talk import Talk
+from medssl_cli.imaging.geometry import ras_index_affine, spacing_mm
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.imaging.tiling import Predict
 from medssl_cli.metrics.overlap import dice
+from medssl_cli.recipe import TaskRecipe
 
+SPACING_TOLERANCE: Final = 0.2
 COLUMNS: Final = ("structure", "Dice", "HD95 mm", "NSD", "Dice of marking all")
 
 
@@ -35,6 +38,10 @@ class Supervision(SupervisionBase):
     """Crops with their label maps."""
 
     is_exportable = True
+
+    def __init__(self, recipe: TaskRecipe) -> None:
+        super().__init__(recipe)
+        self._spatial_dims = 3
 
     @property
     def classes(self) -> dict[int, str]:
@@ -54,6 +61,9 @@ class Supervision(SupervisionBase):
     def check(self, cache: Cache, usable: Sequence[ItemRecord], split: Split, talk: Talk) -> dict[str, Any]:
         """See `SupervisionBase.check`; the manifest knows the digests of the label maps anyway."""
         check_labels(usable, self.options.label_set, self.options.classes, talk, option="task.classes")
+        relation = getattr(self.options, "relation", None)
+        if relation is not None and self.recipe.data.spacing_mm is None:
+            _tell_spacings(usable, relation.slice_spacing_mm, talk)
         return {}
 
     def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> CropDataset:
@@ -75,7 +85,9 @@ class Supervision(SupervisionBase):
         )
 
     def begin(self, task: nn.Module, dataset: Any) -> None:
-        """Nothing: the loss of label maps knows no weights."""
+        """See `SupervisionBase.begin`: crops turn within what the network sees at once."""
+        backbone: Any = task.get_submodule("backbone")
+        self._spatial_dims = backbone.spatial_dims
 
     def loader(self, dataset: Any, *, first_step: int, num_steps: int) -> DataLoader[Any]:
         """See `SupervisionBase.loader`."""
@@ -94,7 +106,14 @@ class Supervision(SupervisionBase):
         """See `SupervisionBase.inputs`; targets are `[B, X, Y, Z]` int64."""
         assert batch.labels is not None
         images, labels = to_device(batch.images), to_device(batch.labels)
-        return augment(images, labels, self.recipe.augmentation, random, spacing_mm=batch.spacing_mm)
+        return augment(
+            images,
+            labels,
+            self.recipe.augmentation,
+            random,
+            spacing_mm=batch.spacing_mm,
+            spatial_dims=self._spatial_dims,
+        )
 
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
         """Mean Dice over structures and patients; a structure absent from both counts for nothing."""
@@ -139,6 +158,23 @@ class Supervision(SupervisionBase):
             label_set=self.options.label_set,
             nsd_tolerance_mm=recipe.evaluation.nsd_tolerance_mm,
         )
+
+
+def _tell_spacings(records: Sequence[ItemRecord], expected_mm: float, talk: Talk) -> None:
+    """Say which images have slices that are further apart or closer than the recipe says."""
+    found = [_slice_spacing(record) for record in records]
+    others = [spacing for spacing in found if abs(spacing / expected_mm - 1) > SPACING_TOLERANCE]
+    if others:
+        talk.note(
+            f"slices of {len(others)} of {len(found)} images are not {expected_mm:g} mm apart, as "
+            f"task.relation.slice_spacing_mm says; they are {min(others):.3g} to {max(others):.3g} mm"
+        )
+
+
+def _slice_spacing(record: ItemRecord) -> float:
+    """Millimetres between slices of a prepared image without a new spacing: along the axis that RAS makes the third."""
+    order = np.abs(ras_index_affine(record.affine_array, record.shape)[:3, :3])
+    return float((np.array(spacing_mm(record.affine_array)) @ order)[2])
 
 
 @dataclass(frozen=True)

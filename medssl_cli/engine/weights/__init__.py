@@ -1,6 +1,7 @@
 """Pre-trained weights on their way into a task's network, with a report and no silent misses."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -12,12 +13,12 @@ from medssl_cli.errors import UsageError
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones.resnet import inflate
 from medssl_cli.recipe import Named
+from medssl_cli.tasks import SLICES, TaskBase
 
 ENCODER: Final = "encoder.safetensors"
 DECODER: Final = "decoder.safetensors"
 PROJECTOR: Final = "projector.safetensors"
 RECORD: Final = "weights.json"
-SLICES: Final = "slices"
 BESIDE: Final = (SLICES,)
 """Modules that a pre-training may keep beside its encoder."""
 FREE_OPTIONS: Final = ("use_checkpoint", "inflation")
@@ -175,7 +176,34 @@ def begin_with(method: MethodBase, encoder: Encoder) -> str:
         UsageError: `E_WEIGHTS_MISMATCH` unless every tensor fits.
     """
     said = initialise(method.backbone, encoder, rest="the method")
-    for name, module in method.kept().items():
+    return said + _take_beside(method.kept(), encoder, hint="set method.relation as in the recipe of --init")
+
+
+def initialise_task(task: nn.Module, encoder: Encoder, *, how: Literal["mean", "centre"] = "mean") -> str:
+    """Let a task start from an encoder, and from what its run kept beside it where the task has a place for it.
+
+    Args:
+        task: With a `backbone`.
+        encoder: Has the weights.
+        how: See `initialise`.
+
+    Returns:
+        One line that says what was transferred.
+
+    Raises:
+        UsageError: `E_WEIGHTS_MISMATCH` unless every tensor fits.
+    """
+    kept = task.kept() if isinstance(task, TaskBase) else {}
+    said = initialise(task.get_submodule("backbone"), encoder, how=how)
+    said += _take_beside(kept, encoder, hint="set task.relation as method.relation in the recipe of --init")
+    anew = sorted(set(kept) - set(encoder.beside))
+    return said + "".join(f"; it has no weights of {name}, which start anew too" for name in anew)
+
+
+def _take_beside(kept: Mapping[str, nn.Module], encoder: Encoder, *, hint: str) -> str:
+    """Fill modules with what an encoder's run kept under their names, and say so."""
+    said = ""
+    for name, module in kept.items():
         if name not in encoder.beside:
             continue
         own, found = module.state_dict(), encoder.beside[name]
@@ -184,7 +212,7 @@ def begin_with(method: MethodBase, encoder: Encoder) -> str:
             raise UsageError(
                 "E_WEIGHTS_MISMATCH",
                 f"{len(own) - len(fitting)} of {len(own)} tensors of {name} are missing or of another shape",
-                hint="set method.relation as in the recipe of --init",
+                hint=hint,
             )
         module.load_state_dict(fitting)
         said += f"; {len(own)} tensors of {name}"
