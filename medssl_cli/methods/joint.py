@@ -326,11 +326,9 @@ class Method(MethodBase):
         """Embeddings of the slices of both views [2 B, S, E], 0 where absent, and which are present [2 B, S]."""
         options, known, batch = self.options.stacks, _known(views), len(views.images)
         present = keep_window(known.is_present.repeat(NUM_VIEWS, 1), _own_numbers(views, 2), keep=options.keep)
-        rows = slice(views.shard_index * batch, (views.shard_index + 1) * batch)
-        drawn = [
-            draw(batch * views.num_shards, options.scale, self.options.views, views.generator) for _ in range(NUM_VIEWS)
-        ]
-        cut = torch.cat([apply(views.images, each.rows(rows.start, batch), self.crop_size[0]) for each in drawn])
+        number, first = batch * views.num_shards, batch * views.shard_index
+        drawn = [draw(number, options.scale, self.options.views, views.generator) for _ in range(NUM_VIEWS)]
+        cut = torch.cat([apply(views.images, each.rows(first, batch), self.crop_size[0]) for each in drawn])
         was_training = self.backbone.training
         if options.norms == "frozen":
             self.backbone.eval()
