@@ -101,6 +101,8 @@ def test_turns_are_shared_and_count_their_own_kind() -> None:
         (False, 0), (False, 1), (True, 0), (False, 2), (False, 3), (True, 1), (False, 4),
     ]  # fmt: skip
     assert [plan.size(step) for step in range(3)] == [8, 8, 2]
+    assert [plan.shown(step, are_volumes=True) for step in range(7)] == [0, 0, 0, 1, 1, 1, 2]
+    assert [plan.shown(step, are_volumes=False) for step in range(7)] == [0, 1, 2, 2, 3, 4, 4]
     assert Plan(8).turn(5) == (False, 5)
     assert Plan(8, 2, 1).turn(5) == (True, 5)
 
