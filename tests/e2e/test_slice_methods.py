@@ -1,7 +1,10 @@
 """Methods of 2D images, slices and volumes, end to end on toy images: exact resume, two processes as one, transfer."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from medssl_cli.engine.runs import open_run
 from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
-from medssl_cli.recipe import PretrainRecipe, validate_recipe
+from medssl_cli.recipe import PretrainRecipe, dump_recipe, to_yaml, validate_recipe
 from tests.listener import Listener
 from tests.slice_cache import slice_cache
 from tests.toy_cache import toy_cache
@@ -199,6 +202,28 @@ def test_two_processes_have_the_loss_and_gradients_of_one(name: str, tmp_path: P
 
     for one, other, whole in zip(*both, expected, strict=True):
         torch.testing.assert_close((one + other) / 2, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["joint", "joint clusters"])
+def test_two_processes_of_the_command_train_what_one_trains(name: str, cache: Cache, tmp_path: Path) -> None:
+    chosen = recipe(name, steps=3)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(to_yaml(dump_recipe(chosen)))
+    pretrain(chosen, cache, tmp_path / "one", device="cpu", talk=Silence())
+    command = ["-m", "medssl_cli", "pretrain", "--recipe", str(file), "--cache", str(cache.root), "--device", "cpu"]
+
+    done = subprocess.run(
+        [sys.executable, *command, "--devices", "2", "--run", str(tmp_path / "two")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-3)
 
 
 def test_the_released_sequence_hands_trunk_and_slices_on(cache: Cache, tmp_path: Path) -> None:
