@@ -16,6 +16,7 @@ app = typer.Typer(help="Measure speed and size on this machine.", no_args_is_hel
 app.command()(guarded(labels))
 app.command()(guarded(probes))
 app.command()(guarded(bench_training.pretrain))
+app.command()(guarded(bench_training.slices))
 app.command()(guarded(bench_training.catalog))
 
 

@@ -36,6 +36,35 @@ def pretrain(
     table("prepared images, from the page cache", LOADER_COLUMNS, found.loader_rows())
 
 
+def slices(
+    size: Annotated[
+        Literal["small", "medium", "full"],
+        typer.Option(help="small: a narrow ResNet-18 at 64 pixels. medium, full: ResNet-50 at 96 and 224 pixels."),
+    ] = "small",
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each kind.")] = 5,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: its own choice.")] = None,
+    device: DeviceOption = "cpu",
+    json: JsonOption = False,
+) -> None:
+    """Time steps of SwAV as released and as here, in turn on the same pictures, and joint steps beside their trunk.
+
+    Everything in one process, loading too: nothing hides behind anything.
+
+    Example: medssl bench slices --threads 1
+    """
+    import torch
+
+    from medssl_cli.bench.slices import COLUMNS, SETTINGS, bench_slices
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    found = bench_slices(SETTINGS[size], device=device, rounds=rounds)
+    if json:
+        result(found.to_json(), as_json=True, text="")
+        return
+    table(f"{found.device}, {found.num_threads} threads, medians of {rounds}", COLUMNS, found.rows())
+
+
 def catalog(
     items: Annotated[int, typer.Option(min=1, help="Items of the synthetic cache.")] = 160_000,
     json: JsonOption = False,

@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Final, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -129,37 +128,36 @@ def apply(images: Tensor, drawn: Drawn, size: int) -> Tensor:
     Returns:
         `[B, S, C, size, size]`.
     """
-    drawn = Drawn(**{field.name: getattr(drawn, field.name).to(images.device) for field in fields(drawn)})
-    batch, slices, channels = images.shape[:3]
-    scale, shift = drawn.extent * drawn.flip, 2 * drawn.centre - 1
-    theta = torch.zeros(batch, 2, 3, device=images.device)
-    theta[:, 0, 0], theta[:, 0, 2] = scale[:, 1], shift[:, 1]
-    theta[:, 1, 1], theta[:, 1, 2] = scale[:, 0], shift[:, 0]
-    grid = F.affine_grid(theta, [batch, slices * channels, size, size], align_corners=False)
-    views = F.grid_sample(images.flatten(1, 2), grid.to(images.dtype), padding_mode="border", align_corners=False)
-    views = _blur(views, drawn.blur * (size / REFERENCE_PX))
+    rows, columns = (resampling(drawn, axis, images.shape[3], size).to(images) for axis in (0, 1))
+    views = (rows[:, None] @ images.flatten(1, 2)) @ columns.mT[:, None]
     low, high = views.amin(dim=(1, 2, 3), keepdim=True), views.amax(dim=(1, 2, 3), keepdim=True)
     span = (high - low).clamp_min(1e-6)
     gamma, contrast, brightness = (
-        each[:, None, None, None] for each in (drawn.gamma, drawn.contrast, drawn.brightness)
+        each.to(images)[:, None, None, None] for each in (drawn.gamma, drawn.contrast, drawn.brightness)
     )
-    views = ((views - low) / span).clamp(0, 1).pow(gamma) * span + low
-    return (views * contrast + brightness).unflatten(1, (slices, channels))
+    views = ((views - low) / span).clamp(0, 1).pow(gamma) * (span * contrast) + (low * contrast + brightness)
+    return views.unflatten(1, images.shape[1:3])
 
 
-def _blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of `[B, C, X, Y]` with a width in pixels of each, `[B]`; 0 leaves an image as it is."""
-    batch, channels = images.shape[:2]
-    radius = max(1, math.ceil(3 * float(sigma.max())))
-    places = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-    kernels = torch.exp(-0.5 * (places / sigma.to(images.dtype).clamp_min(1e-3)[:, None]).square())
-    kernels = (kernels / kernels.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
-    rows = images.reshape(1, batch * channels, *images.shape[2:])
-    for shape, sides in (((-1, 1, 1), (0, 0, radius, radius)), ((1, -1), (radius, radius, 0, 0))):
-        padded = F.pad(rows, sides, mode="replicate")
-        kernel = kernels[:, None, :, None] if shape == (-1, 1, 1) else kernels[:, None, None, :]
-        rows = F.conv2d(padded, kernel, groups=batch * channels)
-    return rows.reshape(images.shape)
+def resampling(drawn: Drawn, axis: int, canvas: int, size: int) -> Tensor:
+    """Crop, flip, resampling and blur along one axis, as matrices `[B, size, canvas]`; rows sum to 1.
+
+    All of them are separable, so two products of matrices do a whole view. Resampling is linear; where a view has fewer
+    pixels than its crop, the triangle is as wide as a pixel of the view.
+    """
+    extent, centre, flip = drawn.extent[:, axis, None], drawn.centre[:, axis, None], drawn.flip[:, axis, None]
+    spread = (2 * torch.arange(size) + 1) / size - 1
+    places = ((centre + 0.5 * extent * flip * spread) * canvas - 0.5).clamp(0, canvas - 1)
+    width = (extent * canvas / size).clamp(min=1.0)[..., None]
+    weights = (1 - (places[..., None] - torch.arange(canvas)).abs() / width).clamp(min=0)
+    weights = weights / weights.sum(dim=2, keepdim=True)
+    is_blurred = drawn.blur > 0
+    if is_blurred.any():
+        gaps = torch.arange(size)[:, None] - torch.arange(size)
+        sigma = drawn.blur[is_blurred, None, None] * (size / REFERENCE_PX)
+        kernel = torch.exp(-0.5 * (gaps / sigma).square())
+        weights[is_blurred] = (kernel / kernel.sum(dim=2, keepdim=True)) @ weights[is_blurred]
+    return weights
 
 
 def multi_crop(

@@ -149,7 +149,8 @@ def lay_out(network: torch.nn.Module, *, channels_last: bool) -> dict[int, torch
         formats = dict.fromkeys(formats, torch.contiguous_format)
     for parameter in network.parameters():
         if parameter.ndim in formats:
-            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
+            # `contiguous` would leave kernels of a single channel as they are, and with them all that follows.
+            parameter.data = parameter.data.to(memory_format=formats[parameter.ndim])
     return formats
 
 

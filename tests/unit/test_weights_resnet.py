@@ -172,8 +172,8 @@ def test_an_inflated_trunk_answers_to_equal_slices_as_to_one(how: Any) -> None:
     assert f"20 convolutions inflated from 2D to 3D by {how}" in said
     with torch.no_grad():
         expected, found = flat.eval()(picture), deep.eval()(volume)
-    for one, other in zip(found, expected, strict=True):
-        middle = one[..., one.shape[-1] // 2]  # far from where the ends of the volume are padded
+    for one, other in zip(found[:3], expected[:3], strict=True):  # the last level sees the padding at both ends
+        middle = one[..., one.shape[-1] // 2]
         torch.testing.assert_close(middle, other, rtol=1e-4, atol=1e-5)
 
 
