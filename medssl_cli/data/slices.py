@@ -152,6 +152,11 @@ class Plan:
         rounds, place = divmod(step, self.every)
         return (True, rounds) if place == self.every - 1 else (False, step - rounds)
 
+    def shown(self, step: int, *, are_volumes: bool) -> int:
+        """Steps of a kind before a step."""
+        volumes = step // self.every if self.every else 0
+        return volumes if are_volumes else step - volumes
+
     def size(self, step: int) -> int:
         """Samples of a step."""
         return self.volume_batch_size if self.turn(step)[0] else self.batch_size

@@ -212,13 +212,16 @@ class SliceSource(Source):
 
     def epoch(self, step: int) -> int | None:
         """See `Source.epoch`; counted in single images, or in volumes where nothing else is shown."""
-        is_volume, turn = self._plan.turn(step * self.recipe.accumulate)
-        if is_volume and self._plan.every > 1:
-            return None
-        number = self.training_set.num_volumes if is_volume else self._index.epoch_length
-        length = max(1, number // self._plan.size(step))
-        epoch, place = divmod(turn, length)
-        return epoch if place == 0 else None
+        shows_images = self._plan.every != 1
+        number = self._index.epoch_length if shows_images else self.training_set.num_volumes
+        size = self.recipe.data.batch_size if shows_images else self._stacks_per_step
+        length = max(1, number // size)
+
+        def epoch_at(micro_step: int) -> int:
+            return self._plan.shown(micro_step, are_volumes=not shows_images) // length
+
+        epoch = epoch_at(step * self.recipe.accumulate)
+        return epoch if step == 0 or epoch > epoch_at((step - 1) * self.recipe.accumulate) else None
 
     def everything(self) -> Iterator[Views]:
         """See `methods.Passes`."""

@@ -44,7 +44,7 @@ from medssl_cli.nn.cluster_heads import (
 )
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.idle import Idle
-from medssl_cli.nn.masked_slices import MaskedSlices, MaskOptions, choose_masked
+from medssl_cli.nn.masked_slices import MaskedSlices, MaskOptions, choose_masked, constant_distance
 from medssl_cli.nn.momentum import freeze
 from medssl_cli.nn.view_groups import embed_views
 from medssl_cli.nn.volume_encoder import VolumeEncoder, VolumeOptions
@@ -52,7 +52,6 @@ from medssl_cli.recipe import NonNegativeFloat, PositiveInt, Probability
 from medssl_cli.strict import Strict
 
 NUM_VIEWS = 2  # of a volume
-HIDDEN_SLICE_LOSS = 1.0  # of predicting the mean of standardised targets
 
 
 class Swapped(Strict):
@@ -296,7 +295,9 @@ class Method(MethodBase):
             figures = shown(health, "volumes/")
             used += [self.volume_projector, self.volume_head]
         if options.masked_weight > 0:
-            parts["masked"] = options.masked_weight * self._masked_loss(slices, present, views)
+            loss, constant = self._masked_loss(slices, present, views)
+            parts["masked"] = options.masked_weight * loss
+            figures["masked/constant"] = options.masked_weight * constant
             used.append(self.masked)
         return parts, figures, used
 
@@ -313,23 +314,21 @@ class Method(MethodBase):
         projections = self.volume_projector(self.volume_encoder.pool(related, present))
         return list(projections.split(len(known.ids)))
 
-    def _masked_loss(self, slices: Tensor, present: Tensor, views: Views) -> Tensor:
-        """Of hidden slices in both views."""
+    def _masked_loss(self, slices: Tensor, present: Tensor, views: Views) -> tuple[Tensor, Tensor]:
+        """Of hidden slices in both views, and what the best constant guess would cost."""
         numbers = _own_numbers(views, self.options.stacks.max_slices)[:, : present.shape[1]]
         is_masked = choose_masked(present, self.options.mask, numbers)
         positions = _known(views).positions_mm.repeat(NUM_VIEWS, 1)
         related = self.volume_encoder.relate(self.masked.hide(slices, is_masked), present, positions)
-        return self.masked.loss(related, slices, is_masked)
+        return self.masked.loss(related, slices, is_masked), constant_distance(slices[is_masked])
 
     def _slices(self, views: Views) -> tuple[Tensor, Tensor]:
         """Embeddings of the slices of both views [2 B, S, E], 0 where absent, and which are present [2 B, S]."""
         options, known, batch = self.options.stacks, _known(views), len(views.images)
         present = keep_window(known.is_present.repeat(NUM_VIEWS, 1), _own_numbers(views, 2), keep=options.keep)
-        rows = slice(views.shard_index * batch, (views.shard_index + 1) * batch)
-        drawn = [
-            draw(batch * views.num_shards, options.scale, self.options.views, views.generator) for _ in range(NUM_VIEWS)
-        ]
-        cut = torch.cat([apply(views.images, each.rows(rows.start, batch), self.crop_size[0]) for each in drawn])
+        number, first = batch * views.num_shards, batch * views.shard_index
+        drawn = [draw(number, options.scale, self.options.views, views.generator) for _ in range(NUM_VIEWS)]
+        cut = torch.cat([apply(views.images, each.rows(first, batch), self.crop_size[0]) for each in drawn])
         was_training = self.backbone.training
         if options.norms == "frozen":
             self.backbone.eval()
@@ -344,10 +343,15 @@ class Method(MethodBase):
         return embedded
 
     def baselines(self, labels: Tensor | None = None) -> dict[str, float]:
-        """Predictions that say nothing, in a step whose micro-steps show images and volumes in turn."""
+        """Predictions of clusters that say nothing, in a step whose micro-steps show images and volumes in turn.
+
+        Hidden slices count as 0: their targets move, and the best constant guess with them (`masked/constant`).
+        """
         options = self.options
         images = options.weights.images * self.image_head.baseline
-        volumes = options.volume_weight * self.volume_head.baseline + options.masked_weight * HIDDEN_SLICE_LOSS
+        volumes = options.volume_weight * self.volume_head.baseline
+        if options.stage == "masked":
+            return {}
         if not options.shows_volumes:
             return {"no_information": images}
         if not options.shows_images:

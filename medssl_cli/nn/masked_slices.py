@@ -94,3 +94,10 @@ def masked_distance(predicted: Tensor, targets: Tensor) -> Tensor:
     """Sum over rows of the mean squared difference to targets [N, E], detached and standardised row by row."""
     targets = F.layer_norm(targets.detach().float(), targets.shape[1:])
     return (predicted - targets).square().mean(dim=1).sum()
+
+
+@torch.no_grad()
+def constant_distance(targets: Tensor) -> Tensor:
+    """Mean squared distance per element of the best constant prediction of targets [N, E]; 0 of fewer than two."""
+    targets = F.layer_norm(targets.float(), targets.shape[1:])
+    return targets.var(dim=0, correction=0).mean() if len(targets) else targets.new_zeros(())

@@ -131,7 +131,7 @@ def loss_curves(
         axes.set_ylabel(ylabel)
         axes.grid(axis="y", alpha=0.15)
         if len(curves) > 1:
-            axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 1.16), ncols=len(curves))
+            axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 1.16), ncols=min(len(curves), 5))
         return _saved(figure, image_format)
 
 

@@ -77,11 +77,12 @@ def _losses(page: Page, metrics: Entries, baselines: Mapping[str, float]) -> Non
     page.figure(total, alt="Loss over steps beside the losses of trivial predictors")
     parts = [key for key in metrics[-1] if key not in NOT_PARTS and not key.startswith("baseline/")]
     figures = []
-    if parts:
-        drawn = loss_curves({name: _curve(metrics, name) for name in parts}, ylabel="value")
-        figures.append(
-            Figure(drawn, "Parts of the loss and diagnostics over steps", "Parts of the loss and diagnostics")
-        )
+    groups = dict.fromkeys(name.rpartition("/")[0] for name in parts)
+    for group in groups:
+        names = [name for name in parts if name.rpartition("/")[0] == group]
+        drawn = loss_curves({name.rpartition("/")[2]: _curve(metrics, name) for name in names}, ylabel="value")
+        caption = f"Diagnostics of {group}" if group else "Parts of the loss and diagnostics"
+        figures.append(Figure(drawn, f"{caption} over steps", caption))
     rate = loss_curves({"learning rate": _curve(metrics, "learning_rate")}, ylabel="learning rate")
     figures.append(Figure(rate, "Learning rate over steps", "Learning rate"))
     page.figures(figures)

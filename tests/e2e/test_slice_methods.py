@@ -103,6 +103,28 @@ def test_a_run_that_lost_its_later_checkpoints_ends_with_the_same_bits(name: str
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2, 3, 5])
+def test_an_epoch_begins_once_whatever_the_number_of_micro_steps(
+    accumulate: int, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medssl_cli.methods import deepclusterv2
+
+    begun: list[int] = []
+    original = deepclusterv2.Method.before_epoch
+
+    def noted(self: Any, epoch: int, *rest: Any) -> None:
+        begun.append(epoch)
+        original(self, epoch, *rest)
+
+    monkeypatch.setattr(deepclusterv2.Method, "before_epoch", noted)
+    steps = 30 // accumulate
+    changed = recipe("deepclusterv2", accumulate=accumulate, steps=steps, checkpoint_every=100, health_every=100)
+    pretrain(changed, cache, tmp_path / "run", device="cpu", talk=Silence())
+
+    length = (24 + 3 * 11) // 8  # micro-steps: pictures, and three ranges of each volume of which nobody is tested
+    assert begun == list(range((accumulate * (steps - 1)) // length + 1))
+
+
 def test_the_number_of_workers_changes_nothing(cache: Cache, tmp_path: Path) -> None:
     found = []
     for number in (0, 1):

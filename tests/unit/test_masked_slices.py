@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medssl_cli.nn.masked_slices import MaskedSlices, MaskOptions, choose_masked, masked_distance, num_masked
+from medssl_cli.nn.masked_slices import (
+    MaskedSlices,
+    MaskOptions,
+    choose_masked,
+    constant_distance,
+    masked_distance,
+    num_masked,
+)
 
 
 @pytest.mark.parametrize(
@@ -92,3 +99,12 @@ def test_no_gradient_reaches_the_targets() -> None:
 
     assert targets.grad is None
     assert predicted.grad is not None
+
+
+def test_the_best_constant_guess_is_the_mean_of_the_targets() -> None:
+    targets = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    standardised = F.layer_norm(targets, (4,))
+    guess = standardised.mean(dim=0).expand(5, 4)
+
+    assert constant_distance(targets).item() == pytest.approx(masked_distance(guess, targets).item() / 5, rel=1e-6)
+    assert constant_distance(targets[:1]).item() == constant_distance(targets[:0]).item() == 0
