@@ -6,9 +6,9 @@ Shapes: B volumes, S slices, N = slices of all volumes, E embedding, C channels,
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medssl_cli.nn.backbones import Backbone
@@ -46,6 +46,12 @@ class VolumeOptions(Strict):
     has_positions: bool = True
     reference_spacing_mm: PositiveFloat | None = None
     pooling: Literal["mean", "attention"] = "mean"
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.embedding_dim % self.num_heads or self.embedding_dim % 2:
+            raise ValueError(f"embedding_dim {self.embedding_dim} must be even, and a multiple of num_heads")
+        return self
 
 
 class VolumeEncoder(nn.Module):

@@ -109,7 +109,7 @@ def test_there_is_no_golden_file_without_a_recipe() -> None:
     assert {path.name for path in GOLDEN.iterdir()} == expected
 
 
-@pytest.mark.parametrize("name", ["voco-tiny", "hippocampus-seg"])
+@pytest.mark.parametrize("name", ["voco-tiny", "hippocampus-seg", "heart-slices"])
 def test_checking_builds_and_finds_what_the_text_cannot_show(name: str) -> None:
     check_recipe(load_recipe(find_recipe(name)))
 
@@ -140,6 +140,10 @@ def test_checking_builds_and_finds_what_the_text_cannot_show(name: str) -> None:
         ("voco-tiny", "data.crop_size=[31, 32, 32]", "E_CANVAS"),
         ("voco-tiny", "data.crop_size=[16, 16, 16]", "E_CANVAS"),
         ("hippocampus-seg", "inference.tile_size=[16, 16, 16]", "E_CANVAS"),
+        ("heart-slices", "data.crop_size=[150, 160, 8]", "E_CANVAS"),
+        ("heart-slices", "data.spacing_mm=[1.5, 1.5, 8]", "E_RECIPE"),
+        ("heart-slices", "task.relation.num_heads=7", "E_RECIPE"),
+        ("joint-tiny", "method.relation={embedding_dim: 33, num_heads: 3}", "E_RECIPE"),
     ],
 )
 def test_faults_of_options_are_usage_errors(name: str, override: str, code: str) -> None:
