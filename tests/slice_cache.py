@@ -14,6 +14,8 @@ AFFINE = np.eye(4)
 
 def slice_cache(root: Path, *, num_volumes: int = 14, num_pictures: int = 24, size: int = 24) -> Cache:
     """Volumes of modality CT with labels, and pictures of modality DX: a bright disc on a slope."""
+    root.mkdir()
+    (root / "site.key").write_bytes(b"k" * 32)  # decides who is a test patient
     cache = toy_cache(root, num_patients=num_volumes, size=size)
     key = cache.pseudonyms.of
     with cache.writing():
