@@ -14,6 +14,7 @@ from medssl_cli.files import write_json
 ADVICE: Final = {
     "data": "raise data.num_workers, or put the cache on a faster disk",
     "to_device": "copies take longest: train with fewer, larger steps",
+    "epoch": "the clustering between epochs takes longest: fewer prototypes, or fewer epochs",
     "forward": "the network takes longest, as it should; precision bf16 or a smaller backbone are faster",
     "backward": "the network takes longest, as it should; precision bf16 or a smaller backbone are faster",
     "optimiser": "the optimiser takes longest: a larger batch, or accumulate, calls it less often",
