@@ -147,10 +147,8 @@ class Plan:
 
     def turn(self, step: int) -> tuple[bool, int]:
         """Whether a step shows volumes, and how many steps of its kind came before."""
-        if not self.every:
-            return False, step
-        rounds, place = divmod(step, self.every)
-        return (True, rounds) if place == self.every - 1 else (False, step - rounds)
+        is_volume = self.every > 0 and step % self.every == self.every - 1
+        return is_volume, self.shown(step, are_volumes=is_volume)
 
     def shown(self, step: int, *, are_volumes: bool) -> int:
         """Steps of a kind before a step."""

@@ -1,6 +1,7 @@
 """The page of a pre-training: losses beside those of trivial predictors, the embeddings' health, what was run."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -76,11 +77,13 @@ def _losses(page: Page, metrics: Entries, baselines: Mapping[str, float]) -> Non
     total = loss_curves({"loss": _curve(metrics, "loss")}, baselines=baselines)
     page.figure(total, alt="Loss over steps beside the losses of trivial predictors")
     parts = [key for key in metrics[-1] if key not in NOT_PARTS and not key.startswith("baseline/")]
+    groups: dict[str, dict[str, Curve]] = defaultdict(dict)
+    for part in parts:
+        group, _, name = part.rpartition("/")
+        groups[group][name] = _curve(metrics, part)
     figures = []
-    groups = dict.fromkeys(name.rpartition("/")[0] for name in parts)
-    for group in groups:
-        names = [name for name in parts if name.rpartition("/")[0] == group]
-        drawn = loss_curves({name.rpartition("/")[2]: _curve(metrics, name) for name in names}, ylabel="value")
+    for group, curves in groups.items():
+        drawn = loss_curves(curves, ylabel="value")
         caption = f"Diagnostics of {group}" if group else "Parts of the loss and diagnostics"
         figures.append(Figure(drawn, f"{caption} over steps", caption))
     rate = loss_curves({"learning rate": _curve(metrics, "learning_rate")}, ylabel="learning rate")
