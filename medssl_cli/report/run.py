@@ -84,7 +84,7 @@ def _losses(page: Page, metrics: Entries, baselines: Mapping[str, float]) -> Non
     figures = []
     for group, curves in groups.items():
         drawn = loss_curves(curves, ylabel="value")
-        caption = f"Diagnostics of {group}" if group else "Parts of the loss and diagnostics"
+        caption = f"Diagnostics of {group}: {', '.join(curves)}" if group else "Parts of the loss and diagnostics"
         figures.append(Figure(drawn, f"{caption} over steps", caption))
     rate = loss_curves({"learning rate": _curve(metrics, "learning_rate")}, ylabel="learning rate")
     figures.append(Figure(rate, "Learning rate over steps", "Learning rate"))
