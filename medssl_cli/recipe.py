@@ -197,11 +197,13 @@ class PretrainRecipe(Training):
     Args:
         compile: Compile the backbone with `torch.compile`: minutes at the start, faster steps.
         health_every: Steps between looks at how well the embeddings spread and what they tell apart.
+        max_skipped: Steps in a row whose loss or gradient is not finite that are left out; one more ends the run.
     """
 
     method: Named
     compile: bool = False
     health_every: PositiveInt = 500
+    max_skipped: Annotated[int, Field(ge=0)] = 3
 
 
 class TaskRecipe(Training):

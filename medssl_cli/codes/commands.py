@@ -97,6 +97,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The loss is not a finite number",
         "lower optimizer.learning_rate, or look at these items with medssl cache show",
     ),
+    "W_STEP_SKIPPED": Code(
+        "The loss or the gradient of a pre-training step is not finite, so the step is left out",
+        "nothing if it stays the only one; its images and numbers are in RUN/skipped",
+    ),
     "W_COLLAPSE": Code(
         "The embeddings have become nearly the same for all images",
         "lower optimizer.learning_rate or raise data.batch_size; a restart is needed, this will not recover",

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -117,7 +118,12 @@ class AveragedWeights:
         update_teacher(self.network, network, momentum=min(self._decay, (1 + step) / (10 + step)))
 
 
-def require_finite(loss: torch.Tensor | float, step: int, item_ids: list[str], *, what: str = "loss") -> None:
+def named_items(item_ids: Sequence[str]) -> str:
+    """The first few, for a message."""
+    return ", ".join(item_ids[:NAMED_ITEMS]) + (" ..." if len(item_ids) > NAMED_ITEMS else "")
+
+
+def require_finite(loss: torch.Tensor | float, step: int, item_ids: Sequence[str], *, what: str = "loss") -> None:
     """Stop a training that has diverged before it spoils the weights.
 
     Args:
@@ -130,9 +136,8 @@ def require_finite(loss: torch.Tensor | float, step: int, item_ids: list[str], *
         GateError: `E_DIVERGED`, with the items of the batch.
     """
     if not math.isfinite(float(loss.detach() if isinstance(loss, torch.Tensor) else loss)):
-        shown = ", ".join(item_ids[:NAMED_ITEMS]) + (" ..." if len(item_ids) > NAMED_ITEMS else "")
         raise GateError(
             "E_DIVERGED",
-            f"the {what} of step {step + 1} is not finite; items {shown}",
+            f"the {what} of step {step + 1} is not finite; items {named_items(item_ids)}",
             hint="lower optimizer.learning_rate, or look at these items with medssl cache show",
         )

@@ -22,13 +22,14 @@ from medssl_cli.engine.feed import Feed
 from medssl_cli.engine.health import Health, Page, alarms, run_document, say_new
 from medssl_cli.engine.labelled import labelled_entries
 from medssl_cli.engine.metrics_log import MetricsLog, NoLog, Sink, read_metrics
-from medssl_cli.engine.optimisation import learning_rate, require_finite, set_learning_rate
+from medssl_cli.engine.optimisation import learning_rate, set_learning_rate
 from medssl_cli.engine.processes import Processes, Spread, agreed, launched
 from medssl_cli.engine.profile import Profile
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
 from medssl_cli.engine.runs import Manifest, Run, start_run
 from medssl_cli.engine.selection import images_of, volumes_of
 from medssl_cli.engine.signals import stop_on_signals
+from medssl_cli.engine.skipped import SkippedSteps
 from medssl_cli.engine.sources import BoxSource, SliceSource, Source
 from medssl_cli.engine.state import TrainingState, total_norm
 from medssl_cli.engine.talk import Silence, Talk
@@ -177,6 +178,7 @@ class _Training:
         self._checkpoints = run.checkpoints
         self._state.restore(self._checkpoints, talk)
         self._health = Health(run.root, self._state, self._source.probe, processes, seed=recipe.seed)
+        self._skipped = SkippedSteps(method, run.root / "skipped", recipe.max_skipped, processes, talk)
         self._said: set[str] = set()
         self._profile = Profile()
 
@@ -236,17 +238,20 @@ class _Training:
         rate = learning_rate(progress, recipe.optimizer.learning_rate, recipe.schedule, steps=recipe.steps)
         set_learning_rate(state.optimizer, rate)
         state.method.before_step(progress)
+        self._skipped.before_step()
         parts = [self._backward(batch, micro, progress) for micro, batch in enumerate(batches)]
         means = _means(parts)
         numbers = self._processes.mean(means | {"stop": float(is_asked_to_stop)})
         state.method.after_backward(progress)
         with self._profile("optimiser"):
-            self._require_finite(numbers["loss"], self._clip(), batches)
-            state.optimizer.step()
+            is_left_out = self._skipped.is_left_out(state.step, numbers, self._clip(), _item_ids(batches))
+            if not is_left_out:
+                state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
-            state.method.after_step(progress)
-            if state.average is not None:
-                state.average.update(state.method.backbone, state.step)
+            if not is_left_out:
+                state.method.after_step(progress)
+                if state.average is not None:
+                    state.average.update(state.method.backbone, state.step)
         state.step += 1
         return numbers | {"learning_rate": rate}
 
@@ -273,15 +278,6 @@ class _Training:
             with self._profile("backward"):
                 processes.fabric.backward(total / recipe.accumulate)
         return {"loss": float(total.detach()), **{name: float(value) for name, value in shown.items()}}
-
-    def _require_finite(self, loss: float, norm: float, batches: list[Any]) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        parts = [part for batch in batches for part in (batch, getattr(batch, "labelled", None)) if part is not None]
-        item_ids = self._processes.from_all([item for part in parts for item in part.item_ids])
-        with agreed():
-            require_finite(loss, self._state.step, item_ids)
-            require_finite(norm, self._state.step, item_ids, what="gradient")
 
     def _look(self, log: MetricsLog | NoLog) -> None:
         """Record the embeddings' health, say what is wrong, draw the page."""
@@ -335,6 +331,11 @@ def _plain(losses: Losses) -> tuple[Tensor, dict[str, Tensor]]:
 
 def _file_of(tensors: dict[str, Tensor], described: dict[str, str]) -> bytes:
     return safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()}, described)
+
+
+def _item_ids(batches: list[Any]) -> list[str]:
+    parts = [part for batch in batches for part in (batch, getattr(batch, "labelled", None)) if part is not None]
+    return [item for part in parts for item in part.item_ids]
 
 
 def _means(parts: list[dict[str, float]]) -> dict[str, float]:

@@ -44,7 +44,7 @@ from medssl_cli.nn.cluster_heads import (
 )
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.idle import Idle
-from medssl_cli.nn.masked_slices import MaskedSlices, MaskOptions, choose_masked, constant_distance
+from medssl_cli.nn.masked_slices import MaskedSlices, MaskOptions, choose_masked
 from medssl_cli.nn.momentum import freeze
 from medssl_cli.nn.view_groups import embed_views
 from medssl_cli.nn.volume_encoder import VolumeEncoder, VolumeOptions
@@ -179,7 +179,7 @@ class Method(MethodBase):
         self.volume_encoder = VolumeEncoder(backbone.channels, options.relation)
         self.volume_projector = self._projector(options.relation.embedding_dim)
         self.volume_head = self._head(options.swapped.volumes, options.clusters.volumes, NUM_VIEWS)
-        self.masked = MaskedSlices(options.relation.embedding_dim)
+        self.masked = MaskedSlices(options.relation.embedding_dim, centred=options.mask.centred)
         self._idle = Idle(self)
         self._num_steps = 0
         if options.stage == "masked":
@@ -320,7 +320,7 @@ class Method(MethodBase):
         is_masked = choose_masked(present, self.options.mask, numbers)
         positions = _known(views).positions_mm.repeat(NUM_VIEWS, 1)
         related = self.volume_encoder.relate(self.masked.hide(slices, is_masked), present, positions)
-        return self.masked.loss(related, slices, is_masked), constant_distance(slices[is_masked])
+        return self.masked.loss(related, slices, is_masked)
 
     def _slices(self, views: Views) -> tuple[Tensor, Tensor]:
         """Embeddings of the slices of both views [2 B, S, E], 0 where absent, and which are present [2 B, S]."""

@@ -67,6 +67,8 @@ class AgreementHead(nn.Module, ABC):
     def __init__(self, num_assigning: int) -> None:
         super().__init__()
         self.num_assigning = num_assigning
+        self.last: dict[str, Tensor] = {}
+        """Scores and codes [B, K] of the first view in the last step, of the first head."""
 
     @property
     @abstractmethod
@@ -196,6 +198,7 @@ class SwappedHead(AgreementHead):
         if self.queue is not None and self.training:
             self.queue.push(torch.stack([view.detach() for view in projections[:assigning]]))
         codes = sinkhorn_codes(scores[0].detach(), epsilon=options.epsilon, num_iterations=options.num_iterations)
+        self.last = {"scores": scores[0].detach(), "codes": codes}
         return loss, cluster_health(codes, projections[0].detach().float())
 
     def _queued_scores(self, progress: float) -> list[Tensor] | None:
@@ -291,6 +294,7 @@ class ClusterHead(AgreementHead):
         if self.training:
             self.remember(ids, projections)
         codes = F.one_hot(labels[0].clamp(min=0), len(self.prototypes.heads[0])).float()
+        self.last = {"scores": scores[0][0].detach(), "codes": codes}
         return loss, cluster_health(codes, projections[0].detach().float())
 
 

@@ -6,7 +6,7 @@ Shapes: B images of this process, E embedding, K prototypes.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medssl_cli.nn.distributed import max_over_processes, sum_over_processes
+from medssl_cli.nn.distributed import sum_over_processes
 
 STUCK_STEPS: Final = 200
 STUCK_DISTANCE: Final = 1e-3
@@ -80,14 +80,3 @@ def is_stuck(losses: Sequence[float], num_prototypes: int) -> bool:
     last = losses[-STUCK_STEPS:]
     limit = math.log(num_prototypes)
     return len(last) == STUCK_STEPS and all(abs(loss - limit) < STUCK_DISTANCE for loss in last)
-
-
-@torch.no_grad()
-def is_finite_everywhere(tensors: Iterable[Tensor]) -> bool:
-    """Whether all numbers are finite in all processes, so that all skip a step or none does.
-
-    Args:
-        tensors: At least one, of any shapes.
-    """
-    is_bad = torch.stack([(~tensor.isfinite()).any() for tensor in tensors]).any()
-    return not bool(max_over_processes(is_bad.to(torch.uint8)))

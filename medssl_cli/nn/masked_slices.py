@@ -24,10 +24,13 @@ class MaskOptions(Strict):
     Args:
         ratio: Share of a volume's slices, rounded up; one at least, and one at least stays.
         block: Hide neighbours, which cannot be guessed from both sides.
+        centred: Take what all hidden slices of the batch share out of their targets first: young networks embed slices
+            nearly alike, and leave little to predict.
     """
 
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
     block: bool = False
+    centred: bool = False
 
 
 def num_masked(num_present: Tensor, ratio: float) -> Tensor:
@@ -63,10 +66,12 @@ class MaskedSlices(nn.Module):
 
     Args:
         embedding_dim: E.
+        centred: See `MaskOptions`.
     """
 
-    def __init__(self, embedding_dim: int) -> None:
+    def __init__(self, embedding_dim: int, *, centred: bool = False) -> None:
         super().__init__()
+        self.centred = centred
         self.token = nn.Parameter(torch.randn(embedding_dim))
         self.decoder = nn.Linear(embedding_dim, embedding_dim)
 
@@ -74,7 +79,7 @@ class MaskedSlices(nn.Module):
         """Slices [B, S, E] with the token in the place of those that are masked, bool [B, S]."""
         return torch.where(is_masked[..., None], self.token.to(slices.dtype), slices)
 
-    def loss(self, related: Tensor, slices: Tensor, is_masked: Tensor) -> Tensor:
+    def loss(self, related: Tensor, slices: Tensor, is_masked: Tensor) -> tuple[Tensor, Tensor]:
         """Mean squared distance per element between predictions and standardised targets.
 
         Args:
@@ -83,21 +88,32 @@ class MaskedSlices(nn.Module):
             is_masked: Bool [B, S].
 
         Returns:
-            Scalar whose mean over processes is the mean over all hidden slices of all processes; 0 if none is hidden.
+            Scalar whose mean over processes is the mean over all hidden slices of all processes, 0 if none is hidden;
+            and what the best constant prediction for the slices of this process would cost.
         """
         count = sum_over_processes(is_masked.sum()).clamp(min=1) / world_size()
         predicted = self.decoder(related[is_masked]).float()
-        return masked_distance(predicted, slices[is_masked]) / count
-
-
-def masked_distance(predicted: Tensor, targets: Tensor) -> Tensor:
-    """Sum over rows of the mean squared difference to targets [N, E], detached and standardised row by row."""
-    targets = F.layer_norm(targets.detach().float(), targets.shape[1:])
-    return (predicted - targets).square().mean(dim=1).sum()
+        targets = standardised(slices[is_masked], centred=self.centred)
+        return (predicted - targets).square().mean(dim=1).sum() / count, constant_distance(targets)
 
 
 @torch.no_grad()
+def standardised(targets: Tensor, *, centred: bool = False) -> Tensor:
+    """Targets [N, E] to zero mean and unit variance row by row, in float32.
+
+    Args:
+        targets: Of this process; N may differ between processes.
+        centred: Bring every element to zero mean and unit variance over the rows of all processes first.
+    """
+    targets = targets.float()
+    if centred:
+        count = sum_over_processes(targets.new_tensor(len(targets))).clamp(min=1)
+        targets = targets - sum_over_processes(targets.sum(dim=0)) / count
+        variance = sum_over_processes(targets.square().sum(dim=0)) / count
+        targets = targets * variance.clamp(min=torch.finfo(variance.dtype).tiny).rsqrt()
+    return F.layer_norm(targets, targets.shape[1:])
+
+
 def constant_distance(targets: Tensor) -> Tensor:
-    """Mean squared distance per element of the best constant prediction of targets [N, E]; 0 of fewer than two."""
-    targets = F.layer_norm(targets.float(), targets.shape[1:])
+    """Mean squared distance per element of the best constant prediction of targets [N, E]; 0 of none."""
     return targets.var(dim=0, correction=0).mean() if len(targets) else targets.new_zeros(())

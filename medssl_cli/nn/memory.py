@@ -48,9 +48,12 @@ class Queue(nn.Module):
         """Put the batch of all processes in front and drop the oldest rows.
 
         Args:
-            embeddings: [A, B, E] with the same B in every process; stored with length 1.
+            embeddings: [A, B, E] with the same B in every process; stored with length 1. Nothing is stored if any
+                number is not finite: the step is left out then.
         """
         newest = gather(F.normalize(embeddings.transpose(0, 1).to(self.rows.dtype), dim=-1)).transpose(0, 1)
+        if not newest.isfinite().all():
+            return
         length = self.rows.shape[1]
         self.rows.copy_(torch.cat([newest, self.rows], dim=1)[:, :length])
         self.num_filled.add_(newest.shape[1]).clamp_(max=length)
@@ -79,12 +82,13 @@ class MemoryBank(nn.Module):
 
         Args:
             ids: Numbers of the images, different ones in all processes, integers [B] with the same B in each.
-            embeddings: [A, B, E]; stored with length 1.
+            embeddings: [A, B, E]; stored with length 1. Images whose numbers are not finite keep what they had.
         """
         rows = gather(F.normalize(embeddings.transpose(0, 1).to(self.embeddings.dtype), dim=-1)).transpose(0, 1)
         places = gather(ids.to(self.is_filled.device))
-        self.embeddings[:, places] = rows
-        self.is_filled[places] = True
+        is_finite = rows.isfinite().all(dim=2).all(dim=0)
+        self.embeddings[:, places[is_finite]] = rows[:, is_finite]
+        self.is_filled[places[is_finite]] = True
 
 
 @torch.no_grad()

@@ -181,7 +181,9 @@ def test_two_tasks_of_slurm_with_a_part_of_the_network_each_train_what_one_train
 
 
 def test_a_loss_that_diverges_in_one_process_ends_both_and_names_the_items_of_both(cache: Path, tmp_path: Path) -> None:
-    arguments = command(cache, tmp_path / "run", "--devices", "2", method="{name: sharded, not_finite_from: 0.5}")
+    arguments = command(
+        cache, tmp_path / "run", "--devices", "2", method="{name: sharded, not_finite_from: 0.5}", max_skipped=0
+    )
 
     status, _, talk = finish(start(arguments))
 

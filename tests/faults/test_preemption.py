@@ -190,7 +190,7 @@ def loss(self, views, progress):
     return type(losses)(losses.total * (1.0 if progress < 0.5 else float("nan")), losses.parts)
 voco.Method.loss = loss
 """
-    settings = ("steps=10", "checkpoint_every=2")
+    settings = ("steps=10", "checkpoint_every=2", "max_skipped=0")
     process = start(cache, tmp_path / "run", *settings, patch=bad)
     _, talk = process.communicate(timeout=300)
     before = {path: path.read_bytes() for path in (tmp_path / "run" / "checkpoints").iterdir()}

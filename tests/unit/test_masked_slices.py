@@ -11,8 +11,8 @@ from medssl_cli.nn.masked_slices import (
     MaskOptions,
     choose_masked,
     constant_distance,
-    masked_distance,
     num_masked,
+    standardised,
 )
 
 
@@ -60,7 +60,7 @@ def test_the_average_is_over_all_hidden_slices_not_over_volumes() -> None:
     predicted, targets = masked.decoder(related), F.layer_norm(slices, (4,))
     each = (predicted - targets).square().mean(-1)
 
-    loss = masked.loss(related, slices, is_masked)
+    loss, _ = masked.loss(related, slices, is_masked)
 
     literal = (each[0, 0] + each[0, 1] + each[0, 2] + each[1, 0]) / 4
     assert loss.item() == pytest.approx(literal.item(), rel=1e-6)
@@ -77,34 +77,44 @@ def test_what_was_hidden_does_not_matter_to_what_is_seen_and_visible_targets_do_
     visible[~is_masked] = 100.0
 
     assert torch.equal(masked.hide(slices, is_masked), masked.hide(others, is_masked))
-    assert torch.equal(masked.loss(related, slices, is_masked), masked.loss(related, visible, is_masked))
+    assert torch.equal(masked.loss(related, slices, is_masked)[0], masked.loss(related, visible, is_masked)[0])
 
 
 def test_nothing_hidden_costs_nothing_and_gives_no_nan() -> None:
     masked = MaskedSlices(4)
     related = torch.randn(1, 1, 4, requires_grad=True)
 
-    loss = masked.loss(related, torch.randn(1, 1, 4), torch.zeros(1, 1, dtype=torch.bool))
+    loss, constant = masked.loss(related, torch.randn(1, 1, 4), torch.zeros(1, 1, dtype=torch.bool))
     loss.backward()
 
-    assert loss.item() == 0
+    assert loss.item() == constant.item() == 0
     assert math.isfinite(related.grad.sum().item())
 
 
-def test_no_gradient_reaches_the_targets() -> None:
-    targets = torch.randn(3, 4, requires_grad=True)
-    predicted = torch.randn(3, 4, requires_grad=True)
+@pytest.mark.parametrize("centred", [False, True])
+def test_no_gradient_reaches_the_targets(centred: bool) -> None:
+    masked = MaskedSlices(4, centred=centred)
+    slices = torch.randn(1, 3, 4, requires_grad=True)
+    related = torch.randn(1, 3, 4, requires_grad=True)
 
-    masked_distance(predicted, targets).backward()
+    masked.loss(related, slices, torch.ones(1, 3, dtype=torch.bool))[0].backward()
 
-    assert targets.grad is None
-    assert predicted.grad is not None
+    assert slices.grad is None
+    assert related.grad is not None
 
 
 def test_the_best_constant_guess_is_the_mean_of_the_targets() -> None:
     targets = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-    standardised = F.layer_norm(targets, (4,))
-    guess = standardised.mean(dim=0).expand(5, 4)
+    guess = targets.mean(dim=0)
 
-    assert constant_distance(targets).item() == pytest.approx(masked_distance(guess, targets).item() / 5, rel=1e-6)
+    assert constant_distance(targets).item() == pytest.approx((targets - guess).square().mean().item(), rel=1e-6)
     assert constant_distance(targets[:1]).item() == constant_distance(targets[:0]).item() == 0
+
+
+def test_a_constant_says_nothing_of_centred_targets_however_much_all_slices_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    slices = 5 * torch.randn(16, generator=generator) + 0.1 * torch.randn(200, 16, generator=generator)
+
+    assert constant_distance(standardised(slices)).item() < 0.01
+    assert constant_distance(standardised(slices, centred=True)).item() == pytest.approx(1, abs=0.02)
+    assert torch.equal(standardised(slices[:1], centred=True), torch.zeros(1, 16))
