@@ -8,6 +8,7 @@ from medssl_cli.cache.annotations import add_findings
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.store import Cache
 from medssl_cli.imaging.volume import Volume
+from tests.environment import give_known_key
 
 
 def finding_cache(
@@ -23,6 +24,7 @@ def finding_cache(
 
     Of every fifth image nobody knows about the haze.
     """
+    give_known_key(root)
     cache = Cache.open_or_create(root)
     with cache.writing():
         for number in range(num_patients * images):

@@ -7,6 +7,7 @@ import numpy as np
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.store import Cache
 from medssl_cli.imaging.volume import Volume
+from tests.environment import give_known_key
 from tests.toy_cache import toy_cache
 
 AFFINE = np.eye(4)
@@ -14,8 +15,7 @@ AFFINE = np.eye(4)
 
 def slice_cache(root: Path, *, num_volumes: int = 14, num_pictures: int = 24, size: int = 24) -> Cache:
     """Volumes of modality CT with labels, and pictures of modality DX: a bright disc on a slope."""
-    root.mkdir()
-    (root / "site.key").write_bytes(b"k" * 32)  # decides who is a test patient
+    give_known_key(root)
     cache = toy_cache(root, num_patients=num_volumes, size=size)
     key = cache.pseudonyms.of
     with cache.writing():

@@ -38,7 +38,9 @@ def augment(
     return _intensity(images, options, generator), labels
 
 
-def augment_images(images: Tensor, options: Augmentation, generator: torch.Generator) -> Tensor:
+def augment_images(
+    images: Tensor, options: Augmentation, generator: torch.Generator, *, spatial_dims: int = 3
+) -> Tensor:
     """The same for images without label maps, `[B, C, X, Y, Z]` or `[B, C, X, Y]`, of equal spacing along all axes.
 
     A 2D image stays in its plane: it turns about the third axis only.
@@ -47,9 +49,11 @@ def augment_images(images: Tensor, options: Augmentation, generator: torch.Gener
         images: Network input.
         options: What may happen, and how strongly.
         generator: CPU generator; the only source of randomness.
+        spatial_dims: Of the network; slices of a 2D network stay in their planes.
     """
     boxes = images if images.ndim == 5 else images[..., None]
-    changed, _ = augment(boxes, torch.zeros_like(boxes[:, 0], dtype=torch.int64), options, generator)
+    nothing = torch.zeros_like(boxes[:, 0], dtype=torch.int64)
+    changed, _ = augment(boxes, nothing, options, generator, spatial_dims=spatial_dims)
     return changed.reshape(images.shape)
 
 

@@ -1,8 +1,9 @@
-"""Whole images with what is to be said about each: radiographs on a square, volumes on one grid for all of them.
+"""Whole images with what is to be said about each: radiographs on a square, volumes on one grid for all of them, or as
+stacks of their own slices.
 
 Which image sample (step, slot) shows is a function of the seed, as in `data.crops`.
 
-Shapes: B batch, X Y Z space, K classes, N images.
+Shapes: B batch, X Y Z space, S slices, K classes, N images.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from medssl_cli.cache.arrays import read_array, refuse_damage
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.crops import StepSampler, item_of, worker_options
-from medssl_cli.data.slices import read_slices
+from medssl_cli.data.slices import choose_window, read_slices
 from medssl_cli.imaging.geometry import Shape, spacing_mm
 
 STREAM: Final = 6
@@ -27,11 +28,16 @@ STREAM: Final = 6
 
 
 class Whole(NamedTuple):
-    """One sample: network input `[1, X, Y]` or `[1, X, Y, Z]`, targets `[K]`, its item."""
+    """One sample: network input `[1, X, Y]`, `[1, X, Y, Z]` or `[1, X, Y, S]`, targets `[K]`, its item.
+
+    Of a stack of slices also which slices are there, bool `[S]`, and their positions in mm, `[S]`.
+    """
 
     image: Tensor
     targets: NDArray[np.float32]
     item_id: str
+    is_present: Tensor | None = None
+    positions_mm: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,17 @@ class WholeBatch:
     """Images of one step.
 
     Args:
-        images: `[B, 1, X, Y]` or `[B, 1, X, Y, Z]` float32 network input.
+        images: `[B, 1, X, Y]`, `[B, 1, X, Y, Z]` or `[B, 1, X, Y, S]` float32 network input.
         targets: `[B, K]` float32; NaN where nobody knows.
         item_ids: Where each came from.
+        beside: What a network of stacks is told too: bool `[B, S]`, which slices are there, and float32 `[B, S]`, their
+            positions in mm.
     """
 
     images: Tensor
     targets: Tensor
     item_ids: list[str]
+    beside: tuple[Tensor, ...] = ()
 
 
 class WholeDataset(Dataset[Whole]):
@@ -58,12 +67,20 @@ class WholeDataset(Dataset[Whole]):
         size: Voxels (x, y, z) that each is brought to; z 1 for 2D images.
         batch_size: Samples per step.
         seed: Of the run.
+        as_stacks: Volumes are stacks of at most z of their own slices.
     """
 
     def __init__(
-        self, items: Sequence[PreparedItem], targets: NDArray[np.float32], size: Shape, *, batch_size: int, seed: int
+        self,
+        items: Sequence[PreparedItem],
+        targets: NDArray[np.float32],
+        size: Shape,
+        *,
+        batch_size: int,
+        seed: int,
+        as_stacks: bool = False,
     ) -> None:
-        self._items, self.targets, self._size = items, targets, size
+        self._items, self.targets, self._size, self._as_stacks = items, targets, size, as_stacks
         self._batch_size, self._seed = batch_size, stream(seed)
 
     def __len__(self) -> int:
@@ -76,7 +93,10 @@ class WholeDataset(Dataset[Whole]):
     def at(self, place: int) -> Whole:
         """An image by its number."""
         item = self._items[place]
-        return Whole(read_whole(item, self._size), self.targets[place], item.item_id)
+        if not self._as_stacks:
+            return Whole(read_whole(item, self._size), self.targets[place], item.item_id)
+        image, is_present, positions_mm = read_stack(item, self._size)
+        return Whole(image, self.targets[place], item.item_id, is_present, positions_mm)
 
 
 class _Each(Dataset[Whole]):
@@ -122,6 +142,24 @@ def read_whole(item: PreparedItem, size: Shape) -> Tensor:
     return F.pad(voxels, sides, value=outside)[0]
 
 
+def read_stack(item: PreparedItem, size: Shape) -> tuple[Tensor, Tensor, Tensor]:
+    """A volume as slices on squares; of more than z every second, third ... over its whole depth.
+
+    Args:
+        item: A volume.
+        size: Pixels of the square, twice, and the number of slices S.
+
+    Returns:
+        Network input `[1, X, X, S]`, the slices and then zeros; which slices are there, bool `[S]`; their positions in
+        mm, `[S]`.
+    """
+    window = choose_window(item.shape[2], size[2], None)
+    spare = size[2] - len(window)
+    slices = read_slices(item, window, size[0]).permute(1, 2, 3, 0)
+    positions = torch.tensor(window, dtype=torch.float32) * spacing_mm(item.affine)[2]
+    return F.pad(slices, (0, spare)), torch.arange(size[2]) < len(window), F.pad(positions, (0, spare))
+
+
 def _shrunk(voxels: Tensor, size: list[int]) -> Tensor:
     """Average whole blocks of voxels first, so that nothing is skipped when an image becomes much smaller."""
     blocks = [max(1, length // wanted) for length, wanted in zip(voxels.shape[2:], size, strict=True)]
@@ -130,10 +168,13 @@ def _shrunk(voxels: Tensor, size: list[int]) -> Tensor:
 
 def collate_whole(samples: list[Whole]) -> WholeBatch:
     """Stack samples into a batch."""
+    each = [(sample.is_present, sample.positions_mm) for sample in samples]
+    stacks = [(present, positions) for present, positions in each if present is not None and positions is not None]
     return WholeBatch(
         images=torch.stack([sample.image for sample in samples]),
         targets=torch.from_numpy(np.stack([sample.targets for sample in samples])),
         item_ids=[sample.item_id for sample in samples],
+        beside=tuple(torch.stack(parts) for parts in zip(*stacks, strict=True)),
     )
 
 

@@ -9,6 +9,7 @@ from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.errors import UsageError
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.slice_relation import Relation
 from medssl_cli.recipe import Named, PretrainRecipe, Recipe, TaskRecipe, validate_model
 
 INSTANCE_NORMS: Final = (nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -120,7 +121,7 @@ def _check_dims(recipe: PretrainRecipe, backbone: Backbone, dims: frozenset[int]
 def _check_slice_spacing(recipe: TaskRecipe, options: Any) -> None:
     """Positions in millimetres must be those of the voxels that the network gets."""
     relation, spacing = getattr(options, "relation", None), recipe.data.spacing_mm
-    if relation is not None and spacing is not None and relation.slice_spacing_mm != spacing[2]:
+    if isinstance(relation, Relation) and spacing is not None and relation.slice_spacing_mm != spacing[2]:
         raise UsageError(
             "E_RECIPE",
             f"task.relation.slice_spacing_mm is {relation.slice_spacing_mm:g}, data.spacing_mm has {spacing[2]:g}",

@@ -255,9 +255,9 @@ class _Loop:
             batch = next(batches)
             index = step * recipe.accumulate + micro
             random = generator(recipe.seed, Purpose.AUGMENTATION, index)
-            images, targets = self._supervision.inputs(batch, random, fabric.to_device)
+            (images, *beside), targets = self._supervision.inputs(batch, random, fabric.to_device)
             with implicit_randomness(recipe.seed, Purpose.NETWORK, index):
-                logits = self._module(images.contiguous(memory_format=self._layouts[images.ndim]))
+                logits = self._module(images.contiguous(memory_format=self._layouts[images.ndim]), *beside)
             losses: TaskLosses = self._task.loss(logits, targets)  # type: ignore[operator]
             require_finite(losses.total, step, batch.item_ids)
             fabric.backward(losses.total / recipe.accumulate)

@@ -3,7 +3,11 @@
 An embedding of the image, dropout, one linear layer. Images of which nobody knows whether they show a finding say
 nothing about that finding and still teach the others.
 
-Shapes: B batch, N images, C channels, X Y Z space, E embedding, K classes.
+A backbone of two dimensions takes volumes too, slice by slice: the embedding is the mean of its slices, or, with
+`relation`, what f_intra and f_inter of joint pre-training make of them (Nguyen et al., AAAI 2023,
+https://arxiv.org/abs/2212.01893).
+
+Shapes: B batch, N images, C channels, X Y Z space, S slices, E embedding, K classes.
 """
 
 from typing import Annotated, Final, Literal, Self
@@ -15,9 +19,11 @@ from torch import Tensor, nn
 
 from medssl_cli.cache.findings import Definition
 from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.slice_encoder import mean_pool
+from medssl_cli.nn.volume_encoder import VolumeEncoder, VolumeOptions
 from medssl_cli.recipe import Probability
 from medssl_cli.strict import Strict
-from medssl_cli.tasks import TaskBase, TaskLosses
+from medssl_cli.tasks import SLICES, TaskBase, TaskLosses
 
 SUPERVISION: Final = "findings"
 MAX_WEIGHT: Final = 100.0
@@ -42,6 +48,8 @@ class Options(Strict):
         is_exclusive: Every image is of exactly one class; images of none or of several are left out.
         class_weights: `balanced` weighs classes so that rare ones count as much as common ones, by the training images.
         dropout_prob: Of a number of the embedding, before the last layer.
+        relation: Of a backbone of 2D images: how slices become a volume; as `method.relation` of the joint pre-training
+            whose weights are used. None takes the mean of the slices.
     """
 
     label_set: str
@@ -49,6 +57,7 @@ class Options(Strict):
     is_exclusive: bool = False
     class_weights: Literal["none", "balanced"] = "balanced"
     dropout_prob: Probability = 0.0
+    relation: VolumeOptions | None = None
 
     @model_validator(mode="after")
     def _can_be_told_apart(self) -> Self:
@@ -65,8 +74,12 @@ class Task(TaskBase):
     Args:
         backbone: Maps `[B, C, X, Y]` or `[B, C, X, Y, Z]` to an embedding `[B, E]`.
         options: See `Options`.
+
+    Raises:
+        ValueError: Options and backbone do not go together.
     """
 
+    takes_stacks = True
     positive_weights: Tensor
     class_weights: Tensor
 
@@ -74,19 +87,46 @@ class Task(TaskBase):
         super().__init__()
         self.backbone = backbone
         self.options = options
+        if options.relation is not None and backbone.spatial_dims != 2:
+            raise ValueError("relation needs a backbone of 2D images: set backbone.spatial_dims to 2")
+        self.volume_encoder = None if options.relation is None else VolumeEncoder(backbone.channels, options.relation)
+        embedding_dim = backbone.embedding_dim if options.relation is None else options.relation.embedding_dim
         self.dropout = nn.Dropout(options.dropout_prob)
-        self.head = nn.Linear(backbone.embedding_dim, len(options.classes))
+        self.head = nn.Linear(embedding_dim, len(options.classes))
         self.register_buffer("positive_weights", torch.ones(len(options.classes)))
         self.register_buffer("class_weights", torch.ones(len(options.classes)))
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Embeddings `[B, E]` of images."""
-        return self.backbone.embed(images)
+    def embed(self, images: Tensor, is_present: Tensor | None = None, positions_mm: Tensor | None = None) -> Tensor:
+        """Embeddings `[B, E]`; see `forward`."""
+        if self.volume_encoder is None and images.ndim == self.backbone.spatial_dims + 2:
+            return self.backbone.embed(images)
+        stack = images if images.ndim == 5 else images[..., None]
+        if is_present is None or positions_mm is None:
+            is_present = torch.ones(len(stack), stack.shape[-1], dtype=torch.bool, device=stack.device)
+            positions_mm = torch.zeros(is_present.shape, device=stack.device)
+        present = stack.movedim(-1, 1)[is_present]
+        encoder = self.volume_encoder
+        flat = self.backbone.embed(present) if encoder is None else encoder.embedding(self.backbone(present))
+        slices = flat.new_zeros(*is_present.shape, flat.shape[1])
+        slices[is_present] = flat
+        if encoder is None:
+            return mean_pool(slices, is_present)
+        return encoder.pool(encoder.relate(slices, is_present, positions_mm), is_present)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits `[B, K]` of images `[B, C, X, Y]` or `[B, C, X, Y, Z]`."""
-        logits: Tensor = self.head(self.dropout(self.embed(images)))
+    def forward(self, images: Tensor, is_present: Tensor | None = None, positions_mm: Tensor | None = None) -> Tensor:
+        """Logits `[B, K]`.
+
+        Args:
+            images: `[B, C, X, Y]`, or `[B, C, X, Y, Z]`, or slices for a backbone of 2D images, `[B, C, X, Y, S]`.
+            is_present: Which slices are there, bool `[B, S]`; None for all of them.
+            positions_mm: Of the slices along their normal, `[B, S]`.
+        """
+        logits: Tensor = self.head(self.dropout(self.embed(images, is_present, positions_mm)))
         return logits
+
+    def kept(self) -> dict[str, nn.Module]:
+        """What makes volumes of slices, which joint pre-training keeps under the same name."""
+        return {} if self.volume_encoder is None else {SLICES: self.volume_encoder}
 
     def balance(self, targets: Tensor) -> None:
         """Take the weights of the loss from the training images; without effect if the options say so.

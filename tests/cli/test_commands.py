@@ -24,12 +24,11 @@ from medssl_cli.errors import Exit
 from medssl_cli.formats.nifti import read_nifti, write_nifti
 from medssl_cli.recipe import load_recipe, parse_yaml
 from tests.dicom_factory import ct_series
+from tests.environment import ENVIRONMENT, ROOT
 from tests.toy_cache import toy_cache
 from tests.toy_model import write_toy_model
 
-ROOT = Path(__file__).resolve().parents[2]
 MAIN = [sys.executable, "-m", "medssl_cli"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 TINY = "{name: unet, channels: [4, 8, 8], strides: [1, 2, 2], num_res_units: 1}"
 TASK_RECIPE = f"""# Two balls.
 schema: 1

@@ -191,7 +191,7 @@ def test_a_few_steps_on_one_batch_lower_the_loss(name: str) -> None:
     task = build(name).train()
     optimizer = torch.optim.AdamW(task.parameters(), lr=1e-2)
     losses = []
-    for _ in range(30):
+    for _ in range(90):
         total = loss_of(task, name).total
         optimizer.zero_grad()
         total.backward()

@@ -25,7 +25,7 @@ from medssl_cli.engine.subject import subject_of_run
 from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import Exit, GateError, NothingUsableError, UsageError
-from medssl_cli.recipe import PretrainRecipe, TaskRecipe, dump_recipe, to_yaml, validate_recipe
+from medssl_cli.recipe import Named, PretrainRecipe, TaskRecipe, dump_recipe, to_yaml, validate_recipe
 from tests.finding_cache import finding_cache
 
 FLAT = {"name": "unet", "spatial_dims": 2, "channels": [8, 16], "strides": [2, 2], "num_res_units": 1, "norm": "batch"}
@@ -148,6 +148,29 @@ def test_volumes_are_classified_too(tmp_path: Path) -> None:
 
     assert isinstance(summary, FinetuneSummary)
     assert summary.best_score > 0.9
+
+
+@pytest.mark.parametrize("relation", [None, {"embedding_dim": 16, "num_layers": 1, "num_heads": 2}])
+def test_volumes_are_classified_slice_by_slice(relation: dict[str, int] | None, tmp_path: Path) -> None:
+    volumes = finding_cache(tmp_path / "cache", num_patients=20, shape=(12, 12, 8), modality="CT")
+    recipe = task_recipe(30, size=(16, 16, 6), classes={"ball": ["Ball"]}, relation=relation)
+    recipe = recipe.model_copy(update={"backbone": Named(**FLAT)})
+
+    summary = finetune(recipe, volumes, tmp_path / "run", Choices(), device="cpu", talk=Silence())
+    results = subject_of_run(tmp_path / "run", volumes, split="test", device="cpu").score(
+        volumes, split="test", talk=Silence()
+    )
+
+    assert summary.best_score > 0.9
+    assert results.value > 0.9
+
+
+def test_slices_are_brought_to_a_square(tmp_path: Path) -> None:
+    volumes = finding_cache(tmp_path / "cache", num_patients=6, shape=(12, 12, 8), modality="CT")
+    recipe = task_recipe(1, size=(16, 24, 6)).model_copy(update={"backbone": Named(**FLAT)})
+
+    with pytest.raises(UsageError, match="E_CANVAS: 2D images and slices are brought to a square"):
+        finetune(recipe, volumes, tmp_path / "run", Choices(), device="cpu", talk=Silence())
 
 
 def test_classes_that_exclude_each_other_are_scored_by_balanced_accuracy(cache: Cache, tmp_path: Path) -> None:

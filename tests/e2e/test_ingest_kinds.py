@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,11 +21,10 @@ from medssl_cli.cli.app import app
 from medssl_cli.engine.ingest.report import report_schema
 from tests import every_kind as kinds
 from tests.dicom_factory import SERIES_UID
+from tests.environment import ENVIRONMENT
 
-ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ("--modality", "MR", "--burned-in", "accept-risk")
 IN_A_PROCESS = [sys.executable, "-m", "medssl_cli"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def medssl(*arguments: object, exit_code: int = 0) -> Any:

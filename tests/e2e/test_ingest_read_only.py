@@ -1,6 +1,5 @@
 """Scans on media that cannot be written, and a cache that cannot: what needs no writing works, the rest says why."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.dicom_factory import ct_series
+from tests.environment import ENVIRONMENT
 
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 IN_A_MOUNT_SPACE = ["unshare", "-rm", "sh", "-c"]
 MAKE_READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1"'
 

@@ -18,6 +18,7 @@ from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
 from tests.e2e.test_training import TINY_UNET, pretrain_recipe, task_recipe
+from tests.environment import give_known_key
 from tests.listener import Listener
 from tests.small_cache import stored, volume_of
 from tests.toy_cache import toy_cache
@@ -28,8 +29,7 @@ OMNI = "classes: {1: ball_1, 2: ball_2}, batch_size: 4"
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     root = tmp_path_factory.mktemp("toy") / "cache"
-    root.mkdir()
-    (root / "site.key").write_bytes(b"k" * 32)
+    give_known_key(root)
     return toy_cache(root, num_patients=10)
 
 

@@ -21,6 +21,7 @@ from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import UsageError
 from medssl_cli.report.run import run_page
 from tests.e2e.test_training import pretrain_recipe
+from tests.environment import give_known_key
 from tests.toy_cache import toy_cache
 
 STEPS = 6
@@ -29,8 +30,7 @@ STEPS = 6
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     root = tmp_path_factory.mktemp("toy") / "cache"
-    root.mkdir()
-    (root / "site.key").write_bytes(b"k" * 32)
+    give_known_key(root)
     return toy_cache(root, num_patients=6)
 
 

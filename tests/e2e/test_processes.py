@@ -19,9 +19,9 @@ import safetensors.numpy
 
 from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.errors import Exit
+from tests.environment import ROOT, give_known_key
 from tests.toy_cache import toy_cache
 
-ROOT = Path(__file__).parents[2]
 STEPS = 6
 LIMIT_S = 300
 PLAIN = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -43,8 +43,7 @@ Process = subprocess.Popen[str]
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("toy") / "cache"
-    root.mkdir()
-    (root / "site.key").write_bytes(b"k" * 32)
+    give_known_key(root)
     return toy_cache(root, num_patients=8).root
 
 

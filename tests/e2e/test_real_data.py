@@ -1,7 +1,6 @@
 """Real images through the real commands: nothing is lost, patients are patients, and references agree."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,10 +15,9 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.codes import CODES
 from medssl_cli.errors import Exit
 from medssl_cli.imaging.geometry import corner_displacement_mm, reorient_to_ras
+from tests.environment import ENVIRONMENT
 
 pytestmark = pytest.mark.real_data
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def ingest(source: Path, cache: Path, *options: str) -> tuple[int, dict[str, Any]]:

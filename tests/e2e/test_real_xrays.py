@@ -1,7 +1,6 @@
 """Chest X-rays and their table of findings through the real commands, from files to scores."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 import pytest
 
 from medssl_cli.cache.store import Cache
+from tests.environment import ENVIRONMENT
 
 pytestmark = pytest.mark.real_data
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 SMALL = [
     "backbone={name: resnet, depth: 18, width: 8}",
     "data.crop_size=[32, 32, 1]",

@@ -1,7 +1,6 @@
 """Methods of 2D images, slices and volumes, end to end on toy images: exact resume, two processes as one, transfer."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.recipe import PretrainRecipe, dump_recipe, to_yaml, validate_recipe
+from tests.environment import ENVIRONMENT
 from tests.listener import Listener
 from tests.slice_cache import slice_cache
 from tests.toy_cache import toy_cache
@@ -215,7 +215,7 @@ def test_two_processes_of_the_command_train_what_one_trains(name: str, cache: Ca
 
     done = subprocess.run(
         [sys.executable, *command, "--devices", "2", "--run", str(tmp_path / "two")],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=240,

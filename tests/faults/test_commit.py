@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 
 from medssl_cli.cache.store import Cache
+from tests.environment import ENVIRONMENT, ROOT, give_known_key
 from tests.faults.commit_server import ACKNOWLEDGEMENT, commit
 from tests.faults.test_syscalls import can_trace
 from tests.faults.trace_lint import CALL, findings
 
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "BLOSC_NTHREADS": "1"}
 CALLS = "openat,write,fsync,rename,link,close,unlink,mkdir,pwrite64,fdatasync,ftruncate"
 FAILING = {
     "ENOSPC": "openat,write,pwrite64,fsync,link,mkdir,rename,ftruncate",
@@ -90,8 +89,7 @@ def commits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commits]:
 
 def new_cache(root: Path) -> Path:
     """A folder with a known key, so that two caches of the same images are equal."""
-    root.mkdir()
-    (root / "site.key").write_bytes(b"k" * 32)
+    give_known_key(root)
     return root
 
 

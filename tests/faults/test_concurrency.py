@@ -15,9 +15,8 @@ import pytest
 
 from medssl_cli.cache.store import Cache
 from tests.dicom_factory import ct_series
+from tests.environment import ENVIRONMENT, give_known_key
 
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 PROCESSES, IMAGES, REPETITIONS = map(int, os.environ.get("MEDSSL_CONCURRENCY", "4x8x2").split("x"))
 WRITER = """
 import random, sys
@@ -52,8 +51,7 @@ def content(root: Path) -> dict[str, str]:
 
 def write_with(root: Path, numbers: list[int], *, at_once: bool) -> Counter[str]:
     """Let writers fill a cache, one after the other or all at once; how often each answer was given."""
-    root.mkdir()
-    (root / "site.key").write_bytes(b"k" * 32)
+    give_known_key(root)
     answers: Counter[str] = Counter()
     groups = [numbers] if at_once else [[number] for number in numbers]
     for group in groups:

@@ -24,12 +24,11 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.formats.nifti import write_nifti
 from tests.dicom_factory import ct_series
+from tests.environment import ENVIRONMENT, give_known_key
 from tests.toy_cache import toy_cache
 
-ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("MEDSSL_KILLS", "2"))
 SEED = int(os.environ.get("MEDSSL_KILLS_SEED", "0"))
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 PRETRAIN = [
     "backbone={name: unet, channels: [4, 8, 16], strides: [2, 2, 2], num_res_units: 1}",
     "data.spacing_mm=[3.0, 3.0, 3.0]",
@@ -143,8 +142,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def new_cache(root: Path) -> Path:
     """A folder with a known key, so that two caches of the same scans are equal."""
-    root.mkdir()
-    (root / "site.key").write_bytes(b"k" * 32)
+    give_known_key(root)
     return root
 
 

@@ -15,9 +15,9 @@ import safetensors.numpy
 
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.errors import Exit
+from tests.environment import ENVIRONMENT, give_known_key
 from tests.toy_cache import toy_cache
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
     "backbone={name: unet, channels: [4, 8, 16], strides: [2, 2, 2], num_res_units: 1}",
     "data.spacing_mm=[3.0, 3.0, 3.0]",
@@ -64,8 +64,7 @@ sys.meta_path.insert(0, Slow())
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("toy") / "cache"
-    root.mkdir()
-    (root / "site.key").write_bytes(b"k" * 32)
+    give_known_key(root)
     return toy_cache(root, num_patients=6).root
 
 
@@ -74,7 +73,7 @@ def start(cache: Path, run: Path, *settings: str, patch: str = "") -> "subproces
     where = ["--cache", str(cache), "--run", str(run), "--device", "cpu"]
     return subprocess.Popen(
         [sys.executable, "-c", SLOW.format(patch=patch), "pretrain", "--recipe", "voco-tiny", *parts, *where],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -2,7 +2,6 @@
 
 import gzip
 import itertools
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,9 +15,8 @@ from pydicom.dataset import Dataset
 
 from medssl_cli.errors import Exit
 from tests.dicom_factory import ct_series
+from tests.environment import ENVIRONMENT
 
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 WORDS = [
     "PatientName",
     "PatientID",

@@ -16,9 +16,8 @@ import pytest
 from medssl_cli.cache.store import Cache
 from medssl_cli.errors import Exit
 from medssl_cli.formats.nifti import write_nifti
+from tests.environment import ENVIRONMENT
 
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "BLOSC_NTHREADS": "1"}
 MOST = 60
 FEW = {"fsync": (1, 3, 6), "rename": (1, 2, 3), "mkdir": (1, 3), "pwrite64": (1,), "ftruncate": (1,)}
 

@@ -18,12 +18,12 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.build import task_options
+from medssl_cli.engine.predict import Answer
 from medssl_cli.engine.results import Subject
 from medssl_cli.engine.talk import Talk
-from medssl_cli.imaging.tiling import Predict
 from medssl_cli.recipe import TaskRecipe
 
-Validate = Callable[[Predict], float]
+Validate = Callable[[Answer], float]
 """A network to the figure that chooses the best weights."""
 
 
@@ -89,8 +89,8 @@ class SupervisionBase(ABC):
     @abstractmethod
     def inputs(
         self, batch: Any, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Augmented images and their targets, on the device.
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """What the network gets, augmented images first, and the targets, on the device.
 
         Args:
             batch: Of the loader.

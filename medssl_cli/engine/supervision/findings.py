@@ -5,6 +5,7 @@ Shapes: B batch, N images, K classes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.augment import augment_images
 from medssl_cli.data.whole import WholeBatch, WholeDataset, each_loader, whole_loader
+from medssl_cli.engine.build import build_backbone
 from medssl_cli.engine.evaluate_findings import evaluate_findings, to_csv, to_rows
-from medssl_cli.engine.predict import torch_predict
+from medssl_cli.engine.predict import Answer, torch_predict
 from medssl_cli.engine.results import OnCase, Results, Subject
 from medssl_cli.engine.selection import with_findings
 from medssl_cli.engine.supervision import SupervisionBase, Validate
 from medssl_cli.engine.talk import Silence, Talk
 from medssl_cli.errors import NothingUsableError, UsageError
 from medssl_cli.files import sha256_json
-from medssl_cli.imaging.tiling import Predict
 from medssl_cli.metrics.classification import auroc, balanced_accuracy
 from medssl_cli.plugins import suggest
 from medssl_cli.recipe import TaskRecipe
@@ -55,10 +56,10 @@ class Supervision(SupervisionBase):
     def usable(self, cache: Cache, talk: Talk) -> list[ItemRecord]:
         """See `SupervisionBase.usable`: 2D images or volumes of which some class is known."""
         size, modality = self.recipe.data.crop_size, self.recipe.data.modality
-        if size[2] == 1 and size[0] != size[1]:
+        if (size[2] == 1 or self._as_stacks) and size[0] != size[1]:
             raise UsageError(
                 "E_CANVAS",
-                f"2D images are brought to a square; data.crop_size is {list(size)}",
+                f"2D images and slices are brought to a square; data.crop_size is {list(size)}",
                 hint="make x and y equal",
             )
         label_set = self.options.label_set
@@ -119,7 +120,13 @@ class Supervision(SupervisionBase):
             data.crop_size,
             batch_size=data.batch_size,
             seed=self.recipe.seed,
+            as_stacks=self._as_stacks,
         )
+
+    @cached_property
+    def _as_stacks(self) -> bool:
+        """Whether a network of 2D images gets volumes, as stacks of slices."""
+        return self.recipe.data.crop_size[2] > 1 and build_backbone(self.recipe.backbone).spatial_dims == 2
 
     def begin(self, task: nn.Module, dataset: WholeDataset) -> None:
         """See `SupervisionBase.begin`: weights of rare and common classes."""
@@ -138,17 +145,18 @@ class Supervision(SupervisionBase):
 
     def inputs(
         self, batch: WholeBatch, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
         """See `SupervisionBase.inputs`; targets are `[B, K]`."""
-        images = augment_images(to_device(batch.images), self.recipe.augmentation, random)
-        return images, to_device(batch.targets)
+        dims = 2 if self._as_stacks else 3
+        images = augment_images(to_device(batch.images), self.recipe.augmentation, random, spatial_dims=dims)
+        return (images, *map(to_device, batch.beside)), to_device(batch.targets)
 
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
         """Mean AUROC over the classes that have one, or balanced accuracy."""
         dataset = self.dataset(cache, records, Silence())
         loader, targets = self._each(dataset), dataset.targets
 
-        def validate(predict: Predict) -> float:
+        def validate(predict: Answer) -> float:
             logits = _logits(predict, loader)
             if self.options.is_exclusive:
                 return float(balanced_accuracy(logits.argmax(axis=1), targets.argmax(axis=1)))
@@ -231,11 +239,11 @@ def mean_auroc(scores: NDArray[Any], targets: NDArray[np.float32]) -> float:
     return float(np.nanmean(values)) if not np.isnan(values).all() else 0.5
 
 
-def _logits(predict: Predict, loader: DataLoader[Any], talk: Talk | None = None, total: int = 0) -> NDArray[np.float32]:
+def _logits(predict: Answer, loader: DataLoader[Any], talk: Talk | None = None, total: int = 0) -> NDArray[np.float32]:
     """Of every image, `[N, K]`."""
     parts: list[NDArray[np.float32]] = []
     for batch in loader:
-        parts.append(predict(batch.images.numpy()))
+        parts.append(predict(*(part.numpy() for part in (batch.images, *batch.beside))))
         if talk is not None:
             talk.progress("evaluating", sum(map(len, parts)), total)
     return np.concatenate(parts)

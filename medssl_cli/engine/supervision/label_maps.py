@@ -19,14 +19,13 @@ from medssl_cli.data.augment import augment
 from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
 from medssl_cli.engine.evaluate import Case, Segment, evaluate, to_csv, to_document
 from medssl_cli.engine.labelled import check_labels
-from medssl_cli.engine.predict import torch_predict
+from medssl_cli.engine.predict import Answer, torch_predict
 from medssl_cli.engine.results import OnCase, Results, Subject, shown
 from medssl_cli.engine.selection import select
 from medssl_cli.engine.supervision import SupervisionBase, Validate
 from medssl_cli.engine.talk import Talk
 from medssl_cli.imaging.geometry import ras_index_affine, spacing_mm
 from medssl_cli.imaging.segment import segment_volume
-from medssl_cli.imaging.tiling import Predict
 from medssl_cli.metrics.overlap import dice
 from medssl_cli.recipe import TaskRecipe
 
@@ -102,11 +101,11 @@ class Supervision(SupervisionBase):
 
     def inputs(
         self, batch: CropBatch, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
         """See `SupervisionBase.inputs`; targets are `[B, X, Y, Z]` int64."""
         assert batch.labels is not None
         images, labels = to_device(batch.images), to_device(batch.labels)
-        return augment(
+        images, labels = augment(
             images,
             labels,
             self.recipe.augmentation,
@@ -114,12 +113,13 @@ class Supervision(SupervisionBase):
             spacing_mm=batch.spacing_mm,
             spatial_dims=self._spatial_dims,
         )
+        return (images,), labels
 
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
         """Mean Dice over structures and patients; a structure absent from both counts for nothing."""
         recipe, values = self.recipe, sorted(self.options.classes)
 
-        def validate(predict: Predict) -> float:
+        def validate(predict: Answer) -> float:
             scores = []
             for record in records:
                 labels = segment_volume(
