@@ -25,6 +25,7 @@ from medssl_cli.files import storage_errors, write_atomic
 from medssl_cli.recipe import TaskRecipe
 
 SCRATCH: Final = "scratch"
+COMPARED: Final = ("segmentation", "classification")
 SEED_FIELD: Final = "{seed}"
 
 
@@ -108,6 +109,8 @@ def compare_labels(plan: Plan, cache: Cache, folder: Path, *, device: str, talk:
         GateError: `E_SPLIT_LEAK` if a pre-training has seen a test patient, or labels of anyone in the cache.
         InterruptedCleanlyError: A signal; the same call goes on.
     """
+    if plan.recipe.task.name not in COMPARED:
+        raise UsageError("E_USAGE", f"bench labels compares {' and '.join(COMPARED)}, not {plan.recipe.task.name}")
     encoders = {(arm, seed): load_encoder(path) for arm, seed, path in _init_paths(plan)}
     recipe = _for_all_arms(plan.recipe, list(encoders.values()))
     _require_unseen(cache, recipe, list(encoders.values()))

@@ -18,6 +18,9 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results; default: in the run.")] = None,
     min_dice: Annotated[float | None, typer.Option(help="Exit with code 5 if the mean Dice is lower.")] = None,
     min_auroc: Annotated[float | None, typer.Option(help="Exit with code 5 if the mean AUROC is lower.")] = None,
+    min_ap: Annotated[
+        float | None, typer.Option(help="Exit with code 5 if the mean average precision is lower.")
+    ] = None,
     probe: Annotated[
         Literal["linear", "knn"] | None, typer.Option(help="Probe the frozen encoder of a run of `medssl pretrain`.")
     ] = None,
@@ -32,8 +35,9 @@ def evaluate(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Score a model on held-out patients, with confidence intervals: Dice, HD95, NSD per structure, or AUROC per class.
+    """Score a model on held-out patients, with confidence intervals.
 
+    Dice, HD95 and NSD per structure, AUROC per class, or average precision and sensitivity of boxes per class.
     A structure that is missed counts as the worst value. Writes scores.json, scores.csv and page.html.
 
     With --probe the encoder of a pre-training is asked what its embeddings tell, beside the same network untrained.
@@ -47,10 +51,9 @@ def evaluate(
         medssl evaluate runs/swav --probe linear --labels nih --finding any
     """
     from medssl_cli.cache.store import Cache
-    from medssl_cli.cli.scoring import TITLES, limit_of, load_subject, require_mean, write_results
-    from medssl_cli.report.evaluation import Gallery
+    from medssl_cli.cli.scoring import TITLES, gallery_of, limit_of, load_subject, require_mean, write_results
 
-    limits = {"dice": min_dice, "auroc": min_auroc}
+    limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap}
     asked = Asked(probe, labels, finding)
     if asked.is_given:
         folder = require_path(model)
@@ -62,7 +65,7 @@ def evaluate(
     folder = out or subject.folder / f"evaluation-{split}"
     terminal = Terminal(quiet=quiet)
     terminal.note(f"model {model} · cache {cache} · {len(subject.records)} images of split {split} · results {folder}")
-    gallery = Gallery(subject.classes, limit=pictures)
+    gallery = gallery_of(subject, limit=pictures)
     with terminal.running():
         results = subject.score(opened, split=split, talk=terminal, on_case=gallery.add)
     write_results(folder, results, gallery, figure=figure)

@@ -72,8 +72,8 @@ def probe(
 
 
 def _show(document: dict[str, Any]) -> None:
-    from medssl_cli.engine.evaluate_findings import estimate_of
     from medssl_cli.engine.results import shown
+    from medssl_cli.metrics.statistics import estimate_of
 
     rows = []
     for name, scores in document["classes"].items():

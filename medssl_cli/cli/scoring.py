@@ -12,10 +12,11 @@ from medssl_cli.engine.supervision.label_maps import SegmentationSubject
 from medssl_cli.errors import GateError, UsageError
 from medssl_cli.files import storage_errors, write_atomic
 from medssl_cli.report.classification import classification_page
-from medssl_cli.report.evaluation import Gallery, evaluation_page
+from medssl_cli.report.detection import detection_page
+from medssl_cli.report.evaluation import Gallery, box_picture, evaluation_page, segmentation_picture
 
-GATES: Final = {"dice": "E_GATE_DICE", "auroc": "E_GATE_AUROC"}
-TITLES: Final = {"dice": "Dice", "auroc": "AUROC"}
+GATES: Final = {"dice": "E_GATE_DICE", "auroc": "E_GATE_AUROC", "average_precision": "E_GATE_AP"}
+TITLES: Final = {"dice": "Dice", "auroc": "AUROC", "average_precision": "average precision"}
 
 
 def load_subject(path: Path, cache: Cache, *, split: str, device: str) -> Subject:
@@ -53,6 +54,17 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str) -> Subjec
     )
 
 
+def gallery_of(subject: Subject, *, limit: int) -> Gallery:
+    """What keeps the pictures of the worst and best images.
+
+    Args:
+        subject: What is scored.
+        limit: How many of each.
+    """
+    draw = box_picture if subject.figure == "average_precision" else segmentation_picture
+    return Gallery(draw(subject.classes), limit=limit)
+
+
 def write_results(folder: Path, results: Results, gallery: Gallery, *, figure: str) -> None:
     """`scores.json`, `scores.csv` and `page.html`.
 
@@ -60,7 +72,10 @@ def write_results(folder: Path, results: Results, gallery: Gallery, *, figure: s
         StorageError: `E_IO`.
     """
     document = results.document
-    page = evaluation_page(document, gallery.pictures()) if figure == "dice" else classification_page(document)
+    if figure == "auroc":
+        page = classification_page(document)
+    else:
+        page = {"dice": evaluation_page, "average_precision": detection_page}[figure](document, gallery.pictures())
     with storage_errors("the results"):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "scores.json", dump(document).encode())
@@ -89,7 +104,7 @@ def require_mean(figure: str, mean: float, limit: float | None) -> None:
     """Refuse results that are below a limit.
 
     Raises:
-        GateError: `E_GATE_DICE`, `E_GATE_AUROC`.
+        GateError: `E_GATE_DICE`, `E_GATE_AUROC`, `E_GATE_AP`.
     """
     if limit is not None and not mean >= limit:
         raise GateError(GATES[figure], f"mean {TITLES[figure]} {mean:.4f} is below {limit:g}")

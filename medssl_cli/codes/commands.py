@@ -182,6 +182,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "choose from: auto, cpu, cuda, cuda:N; medssl doctor says what this machine has",
     ),
     "E_GATE_DICE": Code("The Dice is below the required minimum", "the page of the evaluation shows the worst images"),
+    "E_GATE_AP": Code(
+        "The mean average precision is below the required one",
+        "do not use the result; the page shows the worst images",
+    ),
     "E_GATE_AUROC": Code(
         "The AUROC is below the required minimum", "the page of the evaluation shows every finding by itself"
     ),

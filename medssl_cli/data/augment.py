@@ -1,6 +1,7 @@
 """Random changes of whole batches on the device. Parameters are drawn first, from a given generator, then applied."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +32,9 @@ def augment(
     Returns:
         Images and labels of the same shapes.
     """
-    images, labels = _flip(images, labels, options, generator)
-    if options.affine_prob > 0:
-        axes = tuple(range(spatial_dims)) if options.affine_axes is None else options.affine_axes
-        images, labels = _affine(images, labels, options, generator, spacing_mm, axes)
-    return _intensity(images, options, generator), labels
+    geometry = _draw(images.shape, options, generator, spacing_mm, spatial_dims)
+    labels = _move(labels[:, None].float(), geometry, are_classes=True)[:, 0].long()
+    return _intensity(_move(images, geometry), options, generator), labels
 
 
 def augment_images(
@@ -51,56 +50,124 @@ def augment_images(
         generator: CPU generator; the only source of randomness.
         spatial_dims: Of the network; slices of a 2D network stay in their planes.
     """
-    boxes = images if images.ndim == 5 else images[..., None]
-    nothing = torch.zeros_like(boxes[:, 0], dtype=torch.int64)
-    changed, _ = augment(boxes, nothing, options, generator, spatial_dims=spatial_dims)
-    return changed.reshape(images.shape)
+    volumes = images if images.ndim == 5 else images[..., None]
+    geometry = _draw(volumes.shape, options, generator, spatial_dims=spatial_dims)
+    return _intensity(_move(volumes, geometry), options, generator).reshape(images.shape)
+
+
+def augment_boxes(
+    images: Tensor, boxes: Tensor, options: Augmentation, generator: torch.Generator, *, min_visible: float = 0.25
+) -> tuple[Tensor, Tensor]:
+    """The same for 2D images with boxes, of which those that mostly leave the image are dropped.
+
+    Args:
+        images: `[B, C, X, Y]` network input.
+        boxes: `[B, M, 5]` on the CPU: low x, low y, high x, high y in pixel edges, and the class, negative for none.
+        options: What may happen, and how strongly.
+        generator: CPU generator; the only source of randomness.
+        min_visible: Least share of a box that must stay on the image.
+
+    Returns:
+        Images and boxes of the same shapes; a turned box becomes the upright one around it.
+    """
+    geometry = _draw(images[..., None].shape, options, generator)
+    changed = _intensity(_move(images[..., None], geometry), options, generator)[..., 0]
+    places = _move_boxes(boxes[..., :4], geometry, (images.shape[2], images.shape[3]))
+    scale = torch.ones(len(boxes))
+    scale[geometry.moved] = 1 / torch.linalg.det(geometry.matrices).abs()
+    is_visible = _areas(places) >= min_visible * _areas(boxes[..., :4]) * scale[:, None]
+    classes = torch.where(is_visible, boxes[..., 4], -1.0)
+    return changed, torch.cat([places, classes[..., None]], dim=-1)
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2:4] - boxes[..., :2]).prod(dim=-1)
 
 
 def _uniform(generator: torch.Generator, size: tuple[int, ...], low: float, high: float) -> Tensor:
     return torch.rand(size, generator=generator) * (high - low) + low
 
 
-def _flip(images: Tensor, labels: Tensor, options: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    chosen = torch.rand((len(images), 3), generator=generator) < options.flip_prob
-    for axis in options.flip_axes:
-        picks = chosen[:, axis].to(images.device)
-        images = torch.where(picks[:, None, None, None, None], images.flip(axis + 2), images)
-        labels = torch.where(picks[:, None, None, None], labels.flip(axis + 1), labels)
-    return images, labels
+@dataclass(frozen=True)
+class _Geometry:
+    """How each sample is flipped, then turned and scaled about its centre.
+
+    Args:
+        is_flipped: bool `[B, 3]`.
+        moved: Numbers of the samples that turn or scale, `[M]`.
+        matrices: Of these, from changed to original coordinates that run from -1 to 1 over each axis, the last axis
+            first, `[M, 3, 3]`.
+    """
+
+    is_flipped: Tensor
+    moved: Tensor
+    matrices: Tensor
 
 
-def _affine(
-    images: Tensor,
-    labels: Tensor,
+def _draw(
+    size: torch.Size,
     options: Augmentation,
     generator: torch.Generator,
-    spacing_mm: Tensor | None,
-    axes: tuple[int, ...],
-) -> tuple[Tensor, Tensor]:
-    """One resampling for rotation and scale about the crop's centre: linear for images, nearest for labels."""
-    batch = len(images)
+    spacing_mm: Tensor | None = None,
+    spatial_dims: int = 3,
+) -> _Geometry:
+    """Draw for images of size `[B, C, X, Y, Z]`."""
+    batch = size[0]
+    is_flipped = torch.rand((batch, 3), generator=generator) < options.flip_prob
+    is_flipped &= torch.tensor([axis in options.flip_axes for axis in range(3)])
+    nothing = _Geometry(is_flipped, torch.empty(0, dtype=torch.int64), torch.empty(0, 3, 3))
+    if options.affine_prob == 0:
+        return nothing
+    axes = tuple(range(spatial_dims)) if options.affine_axes is None else options.affine_axes
     degrees = _uniform(generator, (batch, 3), -options.rotate_degrees, options.rotate_degrees)
     scale = _uniform(generator, (batch, 1, 1), math.log(options.scale_range[0]), math.log(options.scale_range[1])).exp()
-    moves = [axis in axes and images.shape[axis + 2] > 1 for axis in (2, 1, 0)]  # grids count axes from the last
+    moves = [axis in axes and size[axis + 2] > 1 for axis in (2, 1, 0)]  # grids count axes from the last
     for axis in range(3):
         if sum(moves) - moves[axis] < 2:
             degrees[:, axis] = 0
     is_moved = torch.rand(batch, generator=generator) < options.affine_prob
     if not is_moved.any():
-        return images, labels
+        return nothing
     picks = is_moved.nonzero()[:, 0]
     matrices = rotation_matrices(degrees[picks].deg2rad()) / torch.where(torch.tensor(moves), scale[picks], 1.0)
     spacing = torch.ones(batch, 3) if spacing_mm is None else spacing_mm.cpu()
-    half_mm = torch.tensor(images.shape[:1:-1], dtype=torch.float32) / 2 * spacing[picks].flip(1)
-    normalised = matrices * half_mm[:, None, :] / half_mm[:, :, None]
-    theta = torch.cat([normalised, torch.zeros(len(picks), 3, 1)], dim=2).to(images.device)
-    picks = picks.to(images.device)
+    half_mm = torch.tensor(size[:1:-1], dtype=torch.float32) / 2 * spacing[picks].flip(1)
+    return _Geometry(is_flipped, picks, matrices * half_mm[:, None, :] / half_mm[:, :, None])
+
+
+def _move(images: Tensor, geometry: _Geometry, *, are_classes: bool = False) -> Tensor:
+    """Flip, turn and scale `[B, C, X, Y, Z]`; what lies outside is an image's border, or no class."""
+    for axis in range(3):
+        picks = geometry.is_flipped[:, axis]
+        if picks.any():
+            images = torch.where(picks.to(images.device)[:, None, None, None, None], images.flip(axis + 2), images)
+    if not len(geometry.moved):
+        return images
+    picks = geometry.moved.to(images.device)
+    theta = torch.cat([geometry.matrices, torch.zeros(len(picks), 3, 1)], dim=2).to(images.device)
     moved = images[picks]
     grid = F.affine_grid(theta, list(moved.shape), align_corners=False)
-    turned = F.grid_sample(moved, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    classes = F.grid_sample(labels[picks][:, None].float(), grid, mode="nearest", align_corners=False)
-    return images.index_copy(0, picks, turned), labels.index_copy(0, picks, classes[:, 0].long())
+    mode, around = ("nearest", "zeros") if are_classes else ("bilinear", "border")
+    changed = F.grid_sample(moved, grid, mode=mode, padding_mode=around, align_corners=False)
+    return images.index_copy(0, picks, changed)
+
+
+def _move_boxes(boxes: Tensor, geometry: _Geometry, size: tuple[int, int]) -> Tensor:
+    """The smallest upright boxes around flipped, turned and scaled ones, as they lie on the image.
+
+    Args:
+        boxes: `[B, M, 4]`, low x, low y, high x, high y, in pixel edges.
+        geometry: Of 2D images.
+        size: Pixels along x and y.
+    """
+    extent = torch.tensor(size, dtype=boxes.dtype)
+    corners = torch.stack([boxes[..., [x, y]] for x in (0, 2) for y in (1, 3)], dim=2) / extent * 2 - 1
+    corners = torch.where(geometry.is_flipped[:, None, None, :2], -corners, corners)
+    if len(geometry.moved):
+        back = torch.linalg.inv(geometry.matrices[:, 1:, 1:].to(boxes.dtype)).flip(1, 2)
+        corners[geometry.moved] = torch.einsum("bij,bmcj->bmci", back, corners[geometry.moved])
+    places = ((corners + 1) / 2).clamp(0, 1) * extent
+    return torch.cat([places.amin(dim=2), places.amax(dim=2)], dim=-1)
 
 
 def rotation_matrices(angles: Tensor) -> Tensor:

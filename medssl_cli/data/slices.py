@@ -232,15 +232,20 @@ def read_slices(item: PreparedItem, window: range, canvas: int) -> Tensor:
     with refuse_damage(item.image):
         voxels = np.asarray(open_array(item.image)[:, :, window.start : window[-1] + 1])[:, :, :: window.step]
     images = torch.from_numpy(np.ascontiguousarray(item.intensity.apply(voxels).transpose(2, 0, 1)))[:, None]
+    size, first = place_on_canvas(item, canvas)
+    if size != item.shape[:2]:
+        images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+    sides = (first[1], canvas - size[1] - first[1], first[0], canvas - size[0] - first[0])
+    outside = float(item.intensity.apply(np.array([item.intensity.low]))[0])
+    return F.pad(images, sides, value=outside) if any(sides) else images
+
+
+def place_on_canvas(item: PreparedItem, canvas: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """How large a slice is on a square of `canvas` pixels, (x, y), and which pixel of the square its first one is."""
     width, height = (length * each for length, each in zip(item.shape[:2], spacing_mm(item.affine)[:2], strict=True))
     scale = canvas / max(width, height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    if size != item.shape[:2]:
-        images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
-    spare = canvas - size[0], canvas - size[1]
-    sides = (spare[1] // 2, spare[1] - spare[1] // 2, spare[0] // 2, spare[0] - spare[0] // 2)
-    outside = float(item.intensity.apply(np.array([item.intensity.low]))[0])
-    return F.pad(images, sides, value=outside) if any(sides) else images
+    return size, ((canvas - size[0]) // 2, (canvas - size[1]) // 2)
 
 
 class _Everything(Dataset[Stack]):

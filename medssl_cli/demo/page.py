@@ -25,7 +25,7 @@ from medssl_cli.files import write_atomic
 from medssl_cli.formats.dicom import group_headers, read_headers, read_series
 from medssl_cli.imaging.geometry import Affine, reorient_to_ras
 from medssl_cli.metrics.overlap import dice
-from medssl_cli.metrics.statistics import Estimate, bootstrap_mean
+from medssl_cli.metrics.statistics import bootstrap_mean, estimate_of
 from medssl_cli.report.page import Page
 from medssl_cli.report.pictures import comparison, mid_planes
 from medssl_cli.report.plots import Curve, Group, group_comparison, loss_curves, structure_scores
@@ -98,7 +98,7 @@ def _score_rows(result: DemoResult) -> list[tuple[str, ...]]:
 
 def _group(scores: dict[str, Any], structure: str) -> Group:
     values = {case["patient"]: _number(case["scores"][structure]["dice"]) for case in scores["cases"]}
-    return Group(values, _estimate(scores["structures"][structure]["dice"]))
+    return Group(values, estimate_of(scores["structures"][structure]["dice"]))
 
 
 def _mean_group(scores: dict[str, Any]) -> Group:
@@ -108,11 +108,6 @@ def _mean_group(scores: dict[str, Any]) -> Group:
         for case in scores["cases"]
     }
     return Group(values, bootstrap_mean(list(values.values()), list(values), rng=np.random.default_rng(0)))
-
-
-def _estimate(document: dict[str, Any]) -> Estimate:
-    known: dict[str, Any] = {name: math.nan if value is None else value for name, value in document.items()}
-    return Estimate(**known)
 
 
 def _number(value: float | None) -> float:

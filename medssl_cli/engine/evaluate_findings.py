@@ -5,7 +5,6 @@ Shapes: N images, K classes.
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -23,7 +22,7 @@ from medssl_cli.metrics.classification import (
     sensitivity,
     specificity,
 )
-from medssl_cli.metrics.statistics import Estimate, bootstrap_figure
+from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of
 
 SCHEMA: Final = "medssl.classification/1"
 BOOTSTRAP_SEED: Final = 0
@@ -116,12 +115,6 @@ def _accuracy(probabilities: Array, targets: NDArray[np.float32], patients: NDAr
         patients[is_known].tolist(),
         rng=np.random.default_rng(BOOTSTRAP_SEED),
     )
-
-
-def estimate_of(entry: dict[str, Any]) -> Estimate:
-    """An estimate from a document, in which null stands for what does not apply."""
-    values: dict[str, Any] = {key: math.nan if value is None else value for key, value in entry.items()}
-    return Estimate(**values)
 
 
 def to_rows(document: dict[str, Any]) -> list[tuple[str, ...]]:

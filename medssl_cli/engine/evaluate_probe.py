@@ -26,7 +26,7 @@ from medssl_cli.engine.devices import resolve_device
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.engine.results import without_nan
 from medssl_cli.engine.runs import open_run
-from medssl_cli.engine.selection import no_findings
+from medssl_cli.engine.selection import no_annotations
 from medssl_cli.engine.talk import Talk
 from medssl_cli.engine.weights import initialise, load_encoder
 from medssl_cli.errors import NothingUsableError, UsageError
@@ -138,7 +138,9 @@ def _questions(cache: Cache, recipe: PretrainRecipe, labels: str, finding: str |
         return _levels(usable) if labels == LEVEL else _modalities(usable)
     having = [record for record in usable if labels in record.findings]
     if not having:
-        raise no_findings(labels, {name for record in found for name in record.findings} | {MODALITY, LEVEL})
+        raise no_annotations(
+            "findings", labels, {name for record in found for name in record.findings} | {MODALITY, LEVEL}
+        )
     names = finding_names(having, labels)
     if finding is not None and finding not in (ANY, *names):
         raise UsageError("E_USAGE", f"the set {labels!r} has no finding {finding!r}", hint=suggest(finding, names))

@@ -50,7 +50,7 @@ class Subject(ABC):
     """
 
     figure: ClassVar[str]
-    """Name of what one looks at first: `dice` or `auroc`."""
+    """Name of what one looks at first: `dice`, `auroc` or `average_precision`."""
 
     name: str
     task: str

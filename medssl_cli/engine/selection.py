@@ -1,7 +1,7 @@
 """Which items of a cache a training or an evaluation uses, said aloud."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.reading import NAMED_SETS, no_images
@@ -49,12 +49,21 @@ def images_of(found: Sequence[Item], *, modality: str | None) -> list[Item]:
     return wanted
 
 
-def with_findings(cache: Cache, label_set: str, *, modality: str | None, is_flat: bool, talk: Talk) -> list[ItemRecord]:
-    """Items of a modality that have findings of a set, said aloud.
+def with_annotations(
+    cache: Cache,
+    kind: Literal["findings", "boxes"],
+    label_set: str,
+    *,
+    modality: str | None,
+    is_flat: bool,
+    talk: Talk,
+) -> list[ItemRecord]:
+    """Items of a modality that have findings or boxes of a set, said aloud.
 
     Args:
         cache: Where they are.
-        label_set: Of the findings.
+        kind: Findings, or boxes.
+        label_set: Of these.
         modality: Images of this one and of unknown modality; None for all.
         is_flat: Single 2D images instead of volumes.
         talk: Told what is left out.
@@ -63,15 +72,15 @@ def with_findings(cache: Cache, label_set: str, *, modality: str | None, is_flat
         NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
     """
     found = cache.require_records(modality=modality)
-    labelled = [record for record in found if label_set in record.findings]
+    labelled = [record for record in found if label_set in getattr(record, kind)]
     if not labelled:
-        raise no_findings(label_set, {name for record in found for name in record.findings})
+        raise no_annotations(kind, label_set, {name for record in found for name in getattr(record, kind)})
     wanted = [record for record in labelled if (record.shape[2] == 1) == is_flat]
     if not wanted:
-        kind, size = ("a single 2D image", "1") if is_flat else ("a volume", "more than 1")
+        wish, size = ("a single 2D image", "1") if is_flat else ("a volume", "more than 1")
         raise NothingUsableError(
             "E_CACHE_EMPTY",
-            f"none of the {len(labelled)} images with findings is {kind}",
+            f"none of the {len(labelled)} images with {kind} is {wish}",
             hint=f"the third number of data.crop_size is {size}: take the other kind of network, or another cache",
         )
     if len(wanted) < len(labelled):
@@ -80,13 +89,13 @@ def with_findings(cache: Cache, label_set: str, *, modality: str | None, is_flat
     return wanted
 
 
-def no_findings(label_set: str, known: set[str]) -> NothingUsableError:
-    """`E_NO_LABELS`, with the names of the sets of findings that are there."""
+def no_annotations(kind: Literal["findings", "boxes"], label_set: str, known: set[str]) -> NothingUsableError:
+    """`E_NO_LABELS`, with the names of the sets of findings or boxes that are there."""
     others = ", ".join(sorted(known)[:NAMED_SETS]) or "none at all"
     return NothingUsableError(
         "E_NO_LABELS",
-        f"no image has findings of the set {label_set!r}; the cache has {others}",
-        hint="ingest a table of findings beside the images, with --label-set for its name",
+        f"no image has {kind} of the set {label_set!r}; the cache has {others}",
+        hint=f"ingest a table of {kind} beside the images, with --label-set for its name",
     )
 
 

@@ -7,8 +7,8 @@ NaN means "not applicable" (see `metrics.overlap`); such values are left out of 
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,13 @@ class Estimate:
     confidence: float
     num_patients: int
     num_missing: int
+
+
+def estimate_of(entry: Mapping[str, Any]) -> Estimate:
+    """An estimate from a document, in which null stands for what does not apply and there may be more."""
+    names = [each.name for each in fields(Estimate)]
+    values: dict[str, Any] = {name: math.nan if entry[name] is None else entry[name] for name in names}
+    return Estimate(**values)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """The page of a classification's evaluation: each class with its intervals, and every image."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from medssl_cli.metrics.statistics import Estimate
+from medssl_cli.metrics.statistics import estimate_of
 from medssl_cli.report.page import Page
 
 MAX_IMAGES: Final = 2000
@@ -23,9 +22,9 @@ def classification_page(document: Mapping[str, Any]) -> str:
         f"{document['num_items']} images of {document['num_patients']} patients. 95 % intervals draw patients, not "
         "images. A class is scored over the images of which it is known; if all or none show it, it has no AUROC."
     )
-    means: dict[str, Any] = {"mean AUROC": _estimate(document["mean_auroc"])}
+    means: dict[str, Any] = {"mean AUROC": estimate_of(document["mean_auroc"])}
     if document["balanced_accuracy"] is not None:
-        means["balanced accuracy"] = _estimate(document["balanced_accuracy"])
+        means["balanced accuracy"] = estimate_of(document["balanced_accuracy"])
     page.heading("Scores").key_values(means)
     page.table(
         ("class", "positive", "known", "AUROC", "average precision", "share of positives"),
@@ -34,8 +33,8 @@ def classification_page(document: Mapping[str, Any]) -> str:
                 name,
                 scores["num_positive"],
                 scores["num_known"],
-                _estimate(scores["auroc"]),
-                _estimate(scores["average_precision"]),
+                estimate_of(scores["auroc"]),
+                estimate_of(scores["average_precision"]),
                 scores["num_positive"] / max(1, scores["num_known"]),
             )
             for name, scores in classes.items()
@@ -68,8 +67,3 @@ def classification_page(document: Mapping[str, Any]) -> str:
 
 def _word(target: float | None) -> str:
     return {1.0: "yes", 0.0: "no"}.get(target, "?") if target is not None else "?"
-
-
-def _estimate(entry: Mapping[str, Any]) -> Estimate:
-    values: dict[str, Any] = {key: math.nan if value is None else value for key, value in entry.items()}
-    return Estimate(**values)

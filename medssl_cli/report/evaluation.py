@@ -1,6 +1,6 @@
 """The page of an evaluation: scores with their intervals, every patient, and the worst and best pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.metrics.statistics import Estimate
+from medssl_cli.metrics.statistics import estimate_of
 from medssl_cli.report.page import Figure, Page
 from medssl_cli.report.pictures import comparison, mid_planes
 from medssl_cli.report.plots import Group, structure_scores
+from medssl_cli.report.projections import box_comparison
 
 CONTEXT_MM = 30.0
 
@@ -22,7 +23,7 @@ class Shown:
     """One image with its reference and prediction, drawn."""
 
     item_id: str
-    mean_dice: float
+    figure: float
     picture: Image.Image
 
 
@@ -30,31 +31,31 @@ class Gallery:
     """Keeps the pictures of the worst and best images while an evaluation runs.
 
     Args:
-        classes: Names by label value.
+        draw: Picture of an image with what was found and what is there, see `segmentation_picture` and `box_picture`.
         limit: How many of each to keep.
     """
 
-    def __init__(self, classes: dict[int, str], *, limit: int) -> None:
-        self._classes = classes
+    def __init__(self, draw: Callable[[Volume, Any, Any], Image.Image], *, limit: int) -> None:
+        self._draw = draw
         self._limit = limit
         self._shown: list[Shown] = []
 
     def add(
         self,
         item_id: str,
-        mean_dice: float,
+        figure: float,
         image: Volume,
-        prediction: NDArray[np.uint8],
-        reference: NDArray[np.uint8],
+        prediction: Any,
+        reference: Any,
     ) -> None:
         """Draw an image if it is among the worst or best so far."""
-        if not self._limit or np.isnan(mean_dice):
+        if not self._limit or np.isnan(figure):
             return
-        ranked = sorted(shown.mean_dice for shown in self._shown)
-        if len(ranked) >= 2 * self._limit and ranked[self._limit - 1] <= mean_dice <= ranked[-self._limit]:
+        ranked = sorted(shown.figure for shown in self._shown)
+        if len(ranked) >= 2 * self._limit and ranked[self._limit - 1] <= figure <= ranked[-self._limit]:
             return
-        self._shown.append(Shown(item_id, mean_dice, self._draw(image, prediction, reference)))
-        self._shown.sort(key=lambda shown: (shown.mean_dice, shown.item_id))
+        self._shown.append(Shown(item_id, figure, self._draw(image, prediction, reference)))
+        self._shown.sort(key=lambda shown: (shown.figure, shown.item_id))
         if len(self._shown) > 2 * self._limit:
             del self._shown[self._limit]
 
@@ -62,7 +63,15 @@ class Gallery:
         """Worst first."""
         return self._shown
 
-    def _draw(self, image: Volume, prediction: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Image.Image:
+
+def segmentation_picture(classes: dict[int, str]) -> Callable[[Volume, Any, Any], Image.Image]:
+    """Reference and model, label maps `[X, Y, Z]`, one above the other.
+
+    Args:
+        classes: Names by label value.
+    """
+
+    def draw(image: Volume, prediction: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Image.Image:
         window = (-200.0, 600.0) if image.units == "HU" else None
         rows = [
             (
@@ -71,7 +80,7 @@ class Gallery:
                     image.voxels[0],
                     image.affine,
                     mask=mask,
-                    classes=self._classes,
+                    classes=classes,
                     window=window,
                     focus=reference,
                     margin_mm=CONTEXT_MM,
@@ -81,6 +90,21 @@ class Gallery:
             for name, mask in (("reference", reference), ("model", prediction))
         ]
         return comparison(rows)
+
+    return draw
+
+
+def box_picture(classes: dict[int, str]) -> Callable[[Volume, Any, Any], Image.Image]:
+    """Reference and model, lists of boxes on a 2D image, side by side; see `projections.box_comparison`.
+
+    Args:
+        classes: Names, by numbers that choose the colours.
+    """
+
+    def draw(image: Volume, found: Any, there: Any) -> Image.Image:
+        return box_comparison(image.voxels[0, :, :, 0], image.spacing_mm[:2], found, there, classes)
+
+    return draw
 
 
 def evaluation_page(document: Mapping[str, Any], pictures: list[Shown]) -> str:
@@ -99,7 +123,7 @@ def evaluation_page(document: Mapping[str, Any], pictures: list[Shown]) -> str:
     page.heading("Scores").table(
         ("structure", "Dice", "HD95 mm", "NSD", "Dice of marking every voxel"),
         [
-            (name, *(_estimate(scores[key]) for key in ("dice", "hd95_mm", "nsd")), scores["constant_predictor_dice"])
+            (name, *(estimate_of(scores[key]) for key in ("dice", "hd95_mm", "nsd")), scores["constant_predictor_dice"])
             for name, scores in structures.items()
         ],
         decimals={"HD95 mm": 1},
@@ -126,12 +150,7 @@ def evaluation_page(document: Mapping[str, Any], pictures: list[Shown]) -> str:
 
 
 def _caption(shown: Shown) -> str:
-    return f"`{shown.item_id[:8]}` mean Dice {shown.mean_dice:.3f}"
-
-
-def _estimate(entry: Mapping[str, Any]) -> Estimate:
-    values: dict[str, Any] = {key: float("nan") if value is None else value for key, value in entry.items()}
-    return Estimate(**values)
+    return f"`{shown.item_id[:8]}` mean Dice {shown.figure:.3f}"
 
 
 def _group(document: Mapping[str, Any], structure: str) -> Group:
@@ -140,4 +159,4 @@ def _group(document: Mapping[str, Any], structure: str) -> Group:
         dice = case["scores"][structure]["dice"]
         values.setdefault(case["patient"], []).append(float("nan") if dice is None else dice)
     means = {patient: float(np.mean(scores)) for patient, scores in values.items()}
-    return Group(means, _estimate(document["structures"][structure]["dice"]))
+    return Group(means, estimate_of(document["structures"][structure]["dice"]))

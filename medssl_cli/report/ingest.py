@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
 from PIL import Image
 
 from medssl_cli.cache.arrays import open_array, read_array
@@ -14,7 +13,8 @@ from medssl_cli.errors import GateError
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.imaging.planes import Planes, middle_planes
 from medssl_cli.report.page import Figure, Page
-from medssl_cli.report.pictures import automatic_window, thumbnail
+from medssl_cli.report.pictures import thumbnail
+from medssl_cli.report.projections import projection
 
 MAX_PICTURES: Final = 120
 MAX_LINES: Final = 500
@@ -105,14 +105,8 @@ def _picture(cache: Cache, record: ItemRecord, planes: Planes | None) -> Image.I
         planes = planes or middle_planes(open_array(cache.image_path(record)))
         window = CT_WINDOW if record.units == "HU" else None
         return thumbnail(planes, record.shape, record.affine_array, window=window, max_size_px=THUMBNAIL_PX)
-    picture = read_array(cache.image_path(record))[:, :, 0].T
-    low, high = automatic_window(picture)
-    grey = np.clip((picture.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
-    spacing = spacing_mm(record.affine_array)
-    width, height = record.shape[0] * spacing[0], record.shape[1] * spacing[1]
-    scale = min(THUMBNAIL_PX[0] / width, THUMBNAIL_PX[1] / height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return Image.fromarray((grey * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+    pixels = read_array(cache.image_path(record))[:, :, 0]
+    return projection(pixels, spacing_mm(record.affine_array)[:2], max_size_px=THUMBNAIL_PX)
 
 
 def _caption(record: ItemRecord, message: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from medssl_cli.metrics.statistics import Estimate
+from medssl_cli.metrics.statistics import estimate_of
 from medssl_cli.report.page import Page
 from medssl_cli.report.plots import Level, level_curves
 
@@ -18,7 +18,7 @@ def label_plot(document: Mapping[str, Any]) -> bytes:
     curves: dict[str, dict[int, Level]] = {}
     for entry in document["levels"]:
         if entry["structure"] == main:
-            curves.setdefault(entry["arm"], {})[entry["patients"]] = Level(_estimate(entry), entry["per_seed"])
+            curves.setdefault(entry["arm"], {})[entry["patients"]] = Level(estimate_of(entry), entry["per_seed"])
     return level_curves(curves, xlabel="labelled patients", ylabel=f"{document['figure']}, {main}")
 
 
@@ -45,7 +45,7 @@ def label_page(document: Mapping[str, Any]) -> str:
                 entry["arm"],
                 entry["patients"],
                 entry["structure"],
-                _estimate(entry),
+                estimate_of(entry),
                 ", ".join(f"{value:+.3f}" for value in entry["per_seed"]),
                 entry["p_value"],
                 entry.get("p_holm"),
@@ -60,16 +60,10 @@ def label_page(document: Mapping[str, Any]) -> str:
                 entry["arm"],
                 entry["patients"],
                 entry["structure"],
-                _estimate(entry),
+                estimate_of(entry),
                 ", ".join(f"{value:.3f}" for value in entry["per_seed"]),
             )
             for entry in document["levels"]
         ],
     )
     return page.render()
-
-
-def _estimate(entry: Mapping[str, Any]) -> Estimate:
-    names = ("mean", "low", "high", "confidence", "num_patients", "num_missing")
-    values: dict[str, Any] = {name: float("nan") if entry[name] is None else entry[name] for name in names}
-    return Estimate(**values)

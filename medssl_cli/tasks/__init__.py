@@ -6,12 +6,22 @@ makes its batches and scores it. The engine knows nothing else about it.
 
 from abc import ABC
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 SLICES: Final = "slices"
 """What joint pre-training calls the modules that make volumes of slices."""
+
+ClassName = Annotated[str, Field(pattern=r"^[\w .+/-]{1,64}$")]
+BoxNames = Literal["any"] | tuple[str, ...]
+"""A class of boxes takes those of any name, or those of the names that are given."""
+
+
+def each_by_itself(classes: object) -> object:
+    """A list of names stands for classes of the same names."""
+    return {str(name): (name,) for name in classes} if isinstance(classes, list | tuple) else classes
 
 
 class TaskBase(nn.Module, ABC):

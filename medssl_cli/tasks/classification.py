@@ -23,19 +23,13 @@ from medssl_cli.nn.slice_encoder import mean_pool
 from medssl_cli.nn.volume_encoder import VolumeEncoder, VolumeOptions
 from medssl_cli.recipe import Probability
 from medssl_cli.strict import Strict
-from medssl_cli.tasks import SLICES, TaskBase, TaskLosses
+from medssl_cli.tasks import SLICES, ClassName, TaskBase, TaskLosses, each_by_itself
 
 SUPERVISION: Final = "findings"
 MAX_WEIGHT: Final = 100.0
 
 
-def _each_by_itself(classes: object) -> object:
-    """A list of findings stands for classes of the same names."""
-    return {str(name): (name,) for name in classes} if isinstance(classes, list | tuple) else classes
-
-
-ClassName = Annotated[str, Field(pattern=r"^[\w .+/-]{1,64}$")]
-Definitions = Annotated[dict[ClassName, Definition], Field(min_length=1), BeforeValidator(_each_by_itself)]
+Definitions = Annotated[dict[ClassName, Definition], Field(min_length=1), BeforeValidator(each_by_itself)]
 
 
 class Options(Strict):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medssl_cli import plugins
 from medssl_cli.engine.supervision import SupervisionBase
 from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.detection import Grid, assign
 from medssl_cli.tasks import TaskBase, TaskLosses
 
 NAMES = plugins.names("task")
@@ -29,6 +30,7 @@ class Example:
 
     options: dict[str, Any]
     targets: Callable[[Tensor], Tensor]
+    spatial_dims: int = 3
 
 
 def brightness(images: Tensor) -> Tensor:
@@ -37,9 +39,16 @@ def brightness(images: Tensor) -> Tensor:
     return torch.where(means > means.min(), (means > means.median()).float(), torch.nan)[:, None]
 
 
+def bright_quarter(images: Tensor) -> Tensor:
+    """What places of maps of 1, 2 and 4 pixels should say where each image has a box of 3 x 4 pixels."""
+    boxes = torch.tensor([[[1.0, 2, 4, 6, 0], [0, 0, 0, 0, -1]]]).expand(len(images), -1, -1)
+    return assign(Grid.of((SIZE[0], SIZE[1]), (1, 2, 4)), boxes)
+
+
 EXAMPLES: dict[str, Example] = {
     "segmentation": Example({"classes": {1: "bright"}}, lambda images: (images[:, 0] > 0).long()),
     "classification": Example({"label_set": "toy", "classes": ["bright"]}, brightness),
+    "detection": Example({"label_set": "toy", "classes": ["ball"], "num_levels": 2, "width": 8}, bright_quarter, 2),
 }
 
 
@@ -66,13 +75,14 @@ def build(name: str, seed: int = 0) -> TaskBase:
     plain = name.removeprefix(SLICES)
     module = plugins.load("task", plain)
     torch.manual_seed(seed)
-    backbone = TinyBackbone(3 if plain == name else 2)
+    backbone = TinyBackbone(EXAMPLES[plain].spatial_dims if plain == name else 2)
     task: TaskBase = module.Task(backbone, module.Options.model_validate(EXAMPLES[plain].options))
     return task
 
 
-def images(batch: int = 2) -> Tensor:
-    return torch.randn(batch, 1, *SIZE, generator=torch.Generator().manual_seed(1))
+def images(name: str, batch: int = 2) -> Tensor:
+    size = SIZE[: EXAMPLES[name.removeprefix(SLICES)].spatial_dims]
+    return torch.randn(batch, 1, *size, generator=torch.Generator().manual_seed(1))
 
 
 def targets_of(name: str, batch: Tensor) -> Tensor:
@@ -80,7 +90,7 @@ def targets_of(name: str, batch: Tensor) -> Tensor:
 
 
 def loss_of(task: nn.Module, name: str) -> TaskLosses:
-    batch = images(4)
+    batch = images(name, 4)
     losses: TaskLosses = task.loss(task(batch), targets_of(name, batch))  # type: ignore[operator]
     return losses
 
@@ -158,7 +168,7 @@ def test_answers_and_losses_are_deterministic_in_evaluation(name: str) -> None:
     task = build(name).eval()
 
     with torch.no_grad():
-        first, again = task(images()), task(images())
+        first, again = task(images(name)), task(images(name))
 
     assert torch.equal(first, again)
     assert torch.equal(loss_of(task, name).total, loss_of(task, name).total)
@@ -167,7 +177,7 @@ def test_answers_and_losses_are_deterministic_in_evaluation(name: str) -> None:
 @each_task
 def test_images_of_a_batch_do_not_see_each_other_in_evaluation(name: str) -> None:
     task = build(name).eval()
-    batch = images(3)
+    batch = images(name, 3)
 
     with torch.no_grad():
         together = task(batch)
@@ -204,7 +214,7 @@ def test_a_few_steps_on_one_batch_lower_the_loss(name: str) -> None:
 @each_task
 def test_neither_inputs_nor_targets_change(name: str) -> None:
     task = build(name).train()
-    batch = images()
+    batch = images(name)
     targets = targets_of(name, batch)
     before = batch.clone(), targets.clone()
 

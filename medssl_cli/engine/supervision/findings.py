@@ -26,7 +26,7 @@ from medssl_cli.engine.build import build_backbone
 from medssl_cli.engine.evaluate_findings import evaluate_findings, to_csv, to_rows
 from medssl_cli.engine.predict import Answer, torch_predict
 from medssl_cli.engine.results import OnCase, Results, Subject
-from medssl_cli.engine.selection import with_findings
+from medssl_cli.engine.selection import with_annotations
 from medssl_cli.engine.supervision import SupervisionBase, Validate
 from medssl_cli.engine.talk import Silence, Talk
 from medssl_cli.errors import NothingUsableError, UsageError
@@ -63,7 +63,8 @@ class Supervision(SupervisionBase):
                 hint="make x and y equal",
             )
         label_set = self.options.label_set
-        found = with_findings(cache, label_set, modality=modality, is_flat=size[2] == 1, talk=talk)
+        is_flat = size[2] == 1
+        found = with_annotations(cache, "findings", label_set, modality=modality, is_flat=is_flat, talk=talk)
         names = self._names(cache)
         for wanted in (name for each in self.options.classes.values() if not isinstance(each, str) for name in each):
             if wanted not in names:

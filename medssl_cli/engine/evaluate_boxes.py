@@ -1,0 +1,202 @@
+"""Honest scores of a detection: every class by itself, with images on which nothing is, patient by patient.
+
+Shapes: N images, M boxes of an image.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.engine.results import shown, without_nan
+from medssl_cli.metrics.detection import (
+    FALSE_PER_IMAGE,
+    Marks,
+    average_precision,
+    marks_of,
+    mean_sensitivity,
+    overlaps,
+    sensitivity_at,
+)
+from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of
+
+SCHEMA: Final = "medssl.detection/1"
+BOOTSTRAP_SEED: Final = 0
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes of one image, in voxel edges of the stored image.
+
+    Args:
+        corners: Low x, low y, high x, high y, `[M, 4]`.
+        classes: `[M]`.
+        scores: `[M]`; 1 of boxes that are there.
+    """
+
+    corners: Array
+    classes: NDArray[np.int64]
+    scores: Array
+
+    def of(self, place: int) -> "Boxes":
+        """Those of one class."""
+        chosen = self.classes == place
+        return Boxes(self.corners[chosen], self.classes[chosen], self.scores[chosen])
+
+
+def class_marks(found: Sequence[Boxes], truth: Sequence[Boxes], place: int, *, min_overlap: float) -> Marks:
+    """Marks of one class on all images."""
+    own, there = [boxes.of(place) for boxes in found], [boxes.of(place) for boxes in truth]
+    return marks_of(
+        [boxes.corners for boxes in own],
+        [boxes.scores for boxes in own],
+        [boxes.corners for boxes in there],
+        min_overlap=min_overlap,
+    )
+
+
+def mean_average_precision(
+    found: Sequence[Boxes], truth: Sequence[Boxes], num_classes: int, *, min_overlap: float
+) -> float:
+    """Over the classes of which there is a box; 0 if there is none."""
+    each = [
+        average_precision(class_marks(found, truth, place, min_overlap=min_overlap)) for place in range(num_classes)
+    ]
+    values = np.array(each, dtype=np.float64)
+    return float(np.nanmean(values)) if not np.isnan(values).all() else 0.0
+
+
+def evaluate_boxes(
+    found: Sequence[Boxes],
+    truth: Sequence[Boxes],
+    records: Sequence[ItemRecord],
+    classes: Sequence[str],
+    *,
+    min_overlap: float,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """The document of an evaluation; numbers that do not apply are null.
+
+    Args:
+        found: Of each image.
+        truth: Of each image.
+        records: The images.
+        classes: Names.
+        min_overlap: Least intersection over union at which a box counts as found.
+        about: Facts to write beside the scores.
+    """
+    patients = [record.patient_key for record in records]
+    each = [class_marks(found, truth, place, min_overlap=min_overlap) for place in range(len(classes))]
+    document = {
+        "schema": SCHEMA,
+        **about,
+        "num_patients": len(set(patients)),
+        "num_items": len(records),
+        "match_overlap": min_overlap,
+        "mean_average_precision": asdict(_mean(each, patients)),
+        "classes": {
+            name: _scores(marks, patients) | {"constant_predictor": _constant(truth, records, place, min_overlap)}
+            for place, (name, marks) in enumerate(zip(classes, each, strict=True))
+        },
+        "cases": [
+            {
+                "item": record.item_id,
+                "patient": record.patient_key,
+                "mean_overlap": mean_overlap(own, there),
+                "found": _rows(own, classes),
+                "there": _rows(there, classes),
+            }
+            for record, own, there in zip(records, found, truth, strict=True)
+        ],
+    }
+    cleaned: dict[str, Any] = without_nan(document)
+    return cleaned
+
+
+def mean_overlap(found: Boxes, truth: Boxes) -> float:
+    """Mean over the boxes that are there of the best overlap with one of the same class; NaN without boxes."""
+    best: list[float] = []
+    for place in np.unique(truth.classes):
+        pairs = overlaps(found.of(place).corners, truth.of(place).corners)
+        best += pairs.max(axis=0).tolist() if len(pairs) else [0.0] * pairs.shape[1]
+    return float(np.mean(best)) if best else float("nan")
+
+
+def _scores(marks: Marks, patients: Sequence[str]) -> dict[str, Any]:
+    rng = partial(np.random.default_rng, BOOTSTRAP_SEED)
+    return {
+        "average_precision": asdict(bootstrap_figure(partial(average_precision, marks), patients, rng=rng())),
+        "mean_sensitivity": asdict(bootstrap_figure(partial(mean_sensitivity, marks), patients, rng=rng())),
+        "sensitivity": {f"{rate:g}": float(sensitivity_at(marks, rate)) for rate in FALSE_PER_IMAGE},
+        "num_boxes": int(marks.num_boxes.sum()),
+        "num_images": int((marks.num_boxes > 0).sum()),
+        "num_marks": len(marks.scores),
+    }
+
+
+def _constant(truth: Sequence[Boxes], records: Sequence[ItemRecord], place: int, min_overlap: float) -> float:
+    """Average precision of the same box on every image: the median of those that are there, by the image's size."""
+    sizes = [np.array([*record.shape[:2], *record.shape[:2]], dtype=np.float64) for record in records]
+    there = [boxes.of(place).corners for boxes in truth]
+    shares = np.concatenate([own / size for own, size in zip(there, sizes, strict=True)])
+    if not len(shares):
+        return float("nan")
+    median = np.median(shares, axis=0)
+    same = [(median * size)[None] for size in sizes]
+    return float(average_precision(marks_of(same, [np.ones(1)] * len(same), there, min_overlap=min_overlap)))
+
+
+def _mean(each: Sequence[Marks], patients: Sequence[str]) -> Estimate:
+    """Over the classes of which there is a box."""
+    present = [marks for marks in each if marks.num_boxes.any()]
+
+    def figure(weights: Array) -> Array:
+        values = [average_precision(marks, weights) for marks in present]
+        mean: Array = np.mean(values, axis=0) if values else np.full(len(weights), np.nan)
+        return mean
+
+    return bootstrap_figure(figure, patients, rng=np.random.default_rng(BOOTSTRAP_SEED))
+
+
+def _rows(boxes: Boxes, classes: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"class": classes[place], "score": score, "corners": corners}
+        for corners, place, score in zip(
+            boxes.corners.tolist(), boxes.classes.tolist(), boxes.scores.tolist(), strict=True
+        )
+    ]
+
+
+def to_rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row per class, for a table."""
+    return [
+        (
+            name,
+            f"{scores['num_boxes']} on {scores['num_images']} images",
+            shown(estimate_of(scores["average_precision"])),
+            "n/a" if scores["constant_predictor"] is None else f"{scores['constant_predictor']:.3f}",
+            shown(estimate_of(scores["mean_sensitivity"])),
+        )
+        for name, scores in document["classes"].items()
+    ]
+
+
+def to_csv(document: dict[str, Any]) -> str:
+    """One row per box, found or there; corners in voxel edges of the stored image."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("item", "patient", "kind", "class", "score", "low_x", "low_y", "high_x", "high_y"))
+    for case in document["cases"]:
+        for kind in ("found", "there"):
+            for box in case[kind]:
+                corners = [f"{value:.2f}" for value in box["corners"]]
+                score = f"{box['score']:.6f}" if kind == "found" else ""
+                writer.writerow((case["item"], case["patient"], kind, box["class"], score, *corners))
+    return buffer.getvalue()

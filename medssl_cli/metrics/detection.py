@@ -1,0 +1,145 @@
+"""How well boxes with scores find boxes that are there: average precision, and sensitivity by false marks per image.
+
+Every figure takes weights of the images, so that a bootstrap over patients (`statistics.bootstrap_figure`) draws an
+image twice by giving it the weight 2. Images without any box count: every mark on them is a false one.
+
+Shapes: N images, M boxes of an image, T marks of all images, R resamples (any leading axes of weights).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Figure = Callable[[Array, Array, Array, Array], Array]
+FALSE_PER_IMAGE: Final = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
+"""Of the LUNA16 challenge: Setio et al., Medical Image Analysis 42 (2017), https://arxiv.org/abs/1612.08012."""
+BLOCK: Final = 2**24
+"""Numbers that a figure holds in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Marks of one class on all images, best first.
+
+    Args:
+        scores: `[T]`, falling.
+        is_true: Whether each finds a box that no better mark of its image has found, `[T]`.
+        images: Number of its image, `[T]`.
+        num_boxes: Boxes that are there, of each image, `[N]`.
+    """
+
+    scores: Array
+    is_true: NDArray[np.bool_]
+    images: NDArray[np.int64]
+    num_boxes: NDArray[np.int64]
+
+
+def overlaps(first: Array, second: Array) -> Array:
+    """Intersection over union of every pair of boxes `[M, 4]` and `[L, 4]`, `[M, L]`."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    common = (high - low).clip(min=0).prod(axis=-1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=-1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1][None] - common
+    ratio: Array = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    return ratio
+
+
+def match(boxes: Array, scores: Array, truth: Array, *, min_overlap: float) -> NDArray[np.bool_]:
+    """Which marks of an image find a box: the best mark first, each takes the free box that it overlaps most.
+
+    Args:
+        boxes: `[M, 4]`.
+        scores: `[M]`.
+        truth: Boxes that are there, `[L, 4]`.
+        min_overlap: Least intersection over union.
+
+    Returns:
+        `[M]`, in the order of the marks.
+    """
+    is_true = np.zeros(len(boxes), dtype=bool)
+    pairs = overlaps(boxes, truth)
+    for mark in np.argsort(-scores, kind="stable"):
+        if not len(truth):
+            break
+        found = int(pairs[mark].argmax())
+        if pairs[mark, found] >= min_overlap:
+            is_true[mark] = True
+            pairs[:, found] = -1.0
+    return is_true
+
+
+def marks_of(boxes: Sequence[Array], scores: Sequence[Array], truth: Sequence[Array], *, min_overlap: float) -> Marks:
+    """Marks of one class on N images; see `match`."""
+    each = [match(*image, min_overlap=min_overlap) for image in zip(boxes, scores, truth, strict=True)]
+    values = np.concatenate([np.zeros(0), *scores])
+    order = np.argsort(-values, kind="stable")
+    images = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
+    is_true = np.concatenate([np.zeros(0, dtype=bool), *each])
+    return Marks(values[order], is_true[order], images[order], np.array([len(own) for own in truth], dtype=np.int64))
+
+
+def average_precision(marks: Marks, weights: Array | None = None) -> Array:
+    """Area under the precision by recall, where the precision at a recall is the best at any higher one.
+
+    As PASCAL VOC since 2010: Everingham et al., IJCV 111 (2015), https://doi.org/10.1007/s11263-014-0733-5
+
+    Args:
+        marks: See `Marks`.
+        weights: `[..., N]`, not negative; 1 if not given.
+
+    Returns:
+        `[...]`; NaN where no box is there.
+    """
+
+    def figure(true: Array, false: Array, boxes: Array, _: Array) -> Array:
+        if not true.shape[-1]:
+            return np.where(boxes > 0, 0.0, np.nan)
+        precision = np.divide(true, true + false, out=np.zeros_like(true), where=true + false > 0)
+        best = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
+        steps = np.diff(true, axis=-1, prepend=0.0)
+        return _ratio((steps * best).sum(axis=-1), boxes)
+
+    return _in_blocks(figure, marks, weights)
+
+
+def sensitivity_at(marks: Marks, false_per_image: float, weights: Array | None = None) -> Array:
+    """Share of the boxes that is found while false marks are at most so many per image, `[...]`; NaN without boxes."""
+
+    def figure(true: Array, false: Array, boxes: Array, images: Array) -> Array:
+        if not true.shape[-1]:
+            return np.where(boxes > 0, 0.0, np.nan)
+        allowed = false <= false_per_image * images[..., None] + 1e-9
+        return _ratio(np.where(allowed, true, 0.0).max(axis=-1), boxes)
+
+    return _in_blocks(figure, marks, weights)
+
+
+def mean_sensitivity(marks: Marks, weights: Array | None = None) -> Array:
+    """Mean of the sensitivities at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false marks per image: LUNA16's score, `[...]`."""
+    each = [sensitivity_at(marks, rate, weights) for rate in FALSE_PER_IMAGE]
+    mean: Array = np.mean(each, axis=0)
+    return mean
+
+
+def _in_blocks(figure: Figure, marks: Marks, weights: Array | None) -> Array:
+    """A figure of the weight of true and false marks up to each, of all boxes, and of all images."""
+    given = np.ones(len(marks.num_boxes)) if weights is None else weights
+    rows = given.reshape(-1, given.shape[-1])
+    size = max(1, BLOCK // max(1, len(marks.images)))
+    parts = []
+    for first in range(0, len(rows), size):
+        block = rows[first : first + size]
+        of_marks = block[:, marks.images]
+        true, false = (np.cumsum(of_marks * kind, axis=-1) for kind in (marks.is_true, ~marks.is_true))
+        parts.append(figure(true, false, block @ marks.num_boxes.astype(np.float64), block.sum(axis=-1)))
+    return np.concatenate(parts).reshape(given.shape[:-1])
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    quotient: Array = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+    return quotient
