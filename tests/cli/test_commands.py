@@ -154,6 +154,7 @@ WRONG = [
     ("finetune --task balls.yaml --cache cache --set task.label_set=other", 4, "E_NO_LABELS", "--label-set"),
     ("finetune --task balls.yaml --cache cache --set task.name=segment", 2, "E_UNKNOWN_NAME", "'segmentation'"),
     ("finetune --task xray-abnormal --cache cache", 4, "E_NO_LABELS", "table of findings"),
+    ("finetune --task xray-boxes --cache cache", 4, "E_NO_LABELS", "table of boxes"),
     ("finetune --task balls.yaml --cache cache --device cuda:99 --run r-cuda", 2, "E_DEVICE", "doctor"),
     ("cache audit --cache empty", 2, "E_NO_CACHE", "medssl ingest"),
     ("cache duplicates --cache empty", 2, "E_NO_CACHE", "medssl ingest"),
