@@ -192,7 +192,7 @@ class _Ours:
         size = (setting.size, setting.size, 1)
         self.method: MethodBase = module.Method(_network(setting), module.Options(**options), size).to(device).train()
         lay_out(self.method, channels_last=True)
-        self.method.begin(TrainingSet(len(items), len(items), 1000))
+        self.method.begin(TrainingSet(torch.zeros(len(items)).long(), torch.zeros(len(items)).long(), 1000))
         self.device, self.setting = torch.device(device), setting
         request = self.method.views().slices
         assert request is not None

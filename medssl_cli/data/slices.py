@@ -79,7 +79,10 @@ class ImageIndex:
         self.per_volume = per_volume
         self._first = np.concatenate([[0], np.cumsum(counts)])
         self._is_volume = is_volume
-        self._groups = _members(groups, counts)
+        codes = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+        self.image_groups = np.repeat(codes, counts)
+        self.volume_groups = codes[self.volumes]
+        self._groups = [np.flatnonzero(self.image_groups == code) for code in range(codes.max(initial=-1) + 1)]
         self._draws = _draws([len(members) for members in self._groups], balance)
         self._seed = seed
 
@@ -115,13 +118,6 @@ class ImageIndex:
 @lru_cache(maxsize=2)
 def _epoch_order(index: ImageIndex, epoch: int) -> NDArray[np.int64]:
     return index.shuffled(epoch)
-
-
-def _members(groups: Sequence[str], counts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Images of each group, by the group's name."""
-    names, codes = np.unique(np.asarray(groups), return_inverse=True)
-    of_image = np.repeat(codes, counts)
-    return [np.flatnonzero(of_image == code) for code in range(len(names))]
 
 
 def _draws(sizes: Sequence[int], balance: float) -> list[int]:

@@ -245,7 +245,7 @@ class _Training:
         state.method.after_backward(progress)
         with self._profile("optimiser"):
             is_left_out = self._skipped.is_left_out(state.step, numbers, self._clip(), _item_ids(batches))
-            if not is_left_out:
+            if not is_left_out or state.has_scaler:  # the scaler leaves it out itself, and scales less next time
                 state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
             if not is_left_out:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -85,7 +86,7 @@ class BoxSource(Source):
         super().__init__(recipe, processes)
         self._request, self._talk = request, talk
         self._share = processes.share_of(recipe.data.batch_size)
-        self.training_set = TrainingSet(0, len(records), recipe.steps)
+        self.training_set = TrainingSet(torch.zeros(0).long(), torch.zeros(len(records)).long(), recipe.steps)
         self._items, crops, self.probe = processes.main_first(partial(self._prepare, cache, records, labelled))
         self._labelled: Share | None = None
         if request.labelled is not None:
@@ -167,7 +168,8 @@ class SliceSource(Source):
             seed=recipe.seed,
         )
         self._plan = Plan(recipe.data.batch_size, self._stacks_per_step, 0 if stacks is None else stacks.every)
-        self.training_set = TrainingSet(len(self._index), len(self._index.volumes), recipe.steps)
+        image_groups, volume_groups = self._index.image_groups, self._index.volume_groups
+        self.training_set = TrainingSet(torch.from_numpy(image_groups), torch.from_numpy(volume_groups), recipe.steps)
         prepared = processes.main_first(partial(self._prepare, cache, records, request.canvas, talk))
         items, self.probe = prepared
         self._dataset = SliceDataset(
@@ -213,7 +215,7 @@ class SliceSource(Source):
     def epoch(self, step: int) -> int | None:
         """See `Source.epoch`; counted in single images, or in volumes where nothing else is shown."""
         shows_images = self._plan.every != 1
-        number = self._index.epoch_length if shows_images else self.training_set.num_volumes
+        number = self._index.epoch_length if shows_images else len(self.training_set.volume_groups)
         size = self.recipe.data.batch_size if shows_images else self._stacks_per_step
         length = max(1, number // size)
 

@@ -120,13 +120,14 @@ class TrainingSet:
     """How much there is to learn from.
 
     Args:
-        num_images: Radiographs, and slices as a `SliceRequest` counts them; their ids run from 0.
-        num_volumes: Volumes; their ids run from 0.
+        image_groups: Number of the modality of each radiograph, and of each slice as a `SliceRequest` counts them,
+            int64 [images]; their ids are their places.
+        volume_groups: Of each volume, int64 [volumes].
         num_steps: Of the whole training.
     """
 
-    num_images: int
-    num_volumes: int
+    image_groups: Tensor
+    volume_groups: Tensor
     num_steps: int
 
 

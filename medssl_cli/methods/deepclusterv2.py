@@ -69,7 +69,7 @@ class Method(MethodBase):
 
     def begin(self, training_set: TrainingSet) -> None:
         """Make room in the bank."""
-        self.head.begin(training_set.num_images, where="method")
+        self.head.begin(training_set.image_groups, where="method")
 
     def before_epoch(self, epoch: int, everything: Passes, generator: torch.Generator) -> None:
         """Look at all images before the first epoch, then cluster what is known of them."""

@@ -229,9 +229,9 @@ class Method(MethodBase):
         """Make room in the banks."""
         self._num_steps = training_set.num_steps
         if self.options.shows_images:
-            self.image_head.begin(training_set.num_images, where="method.clusters.images")
+            self.image_head.begin(training_set.image_groups, where="method.clusters.images")
         if self.options.volume_weight > 0:
-            self.volume_head.begin(training_set.num_volumes, where="method.clusters.volumes")
+            self.volume_head.begin(training_set.volume_groups, where="method.clusters.volumes")
 
     def before_epoch(self, epoch: int, everything: Passes, generator: torch.Generator) -> None:
         """Look at all images and volumes before the first epoch, then cluster what is known of them."""

@@ -72,8 +72,9 @@ class Method(MethodBase):
         self.options.require_batch(batch_size, where="method")
 
     def begin(self, training_set: TrainingSet) -> None:
-        """Remember how long the training is."""
+        """Remember how long the training is, and the images' modalities."""
         self._num_steps = training_set.num_steps
+        self.head.begin(training_set.image_groups, where="method")
 
     def before_step(self, progress: float) -> None:
         """Bring the prototypes back to length 1."""

@@ -9,6 +9,7 @@ Shapes: B images of this process, V views, A assigning views (the large ones), E
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, replace
 from typing import Annotated, Final
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from medssl_cli.errors import UsageError
 from medssl_cli.nn.cluster_health import ClusterHealth, alarms, cluster_health
 from medssl_cli.nn.clustering import UNLABELLED, Prototypes, cluster_prediction_loss, swapped_prediction_loss
+from medssl_cli.nn.group_table import GroupTable
 from medssl_cli.nn.memory import MemoryBank, Queue, cluster_bank
 from medssl_cli.nn.sinkhorn import entropy_floor, most_prototypes, queue_length, sinkhorn_codes
 from medssl_cli.recipe import PositiveFloat, PositiveInt, Probability
@@ -26,6 +28,8 @@ from medssl_cli.strict import Strict
 
 PROJECTION_DIM: Final = 128
 JUDGED_STEPS: Final = 10  # logged ones
+FIGURES: Final = ("usage", "used", "entropy", "spread", "groups")
+"""Names of the fields of `ClusterHealth` in logs."""
 
 
 class ImageProjector(nn.Module):
@@ -60,13 +64,15 @@ class AgreementHead(nn.Module, ABC):
 
     Args:
         num_assigning: A, leading views that are assigned to clusters.
+        num_clusters: K of the first head.
     """
 
     prototypes: Prototypes
 
-    def __init__(self, num_assigning: int) -> None:
+    def __init__(self, num_assigning: int, num_clusters: int) -> None:
         super().__init__()
         self.num_assigning = num_assigning
+        self.table = GroupTable(num_clusters)
         self.last: dict[str, Tensor] = {}
         """Scores and codes [B, K] of the first view in the last step, of the first head."""
 
@@ -85,13 +91,21 @@ class AgreementHead(nn.Module, ABC):
             progress: Share of the training that is done.
         """
 
-    def begin(self, num_images: int, *, where: str) -> None:
+    def begin(self, groups: Tensor, *, where: str) -> None:
         """Make room for what is kept of every image.
 
         Args:
-            num_images: In the training set.
+            groups: Number of the modality of each image of the training set, [N].
             where: Name of the section of the recipe.
         """
+        self.table.begin(groups)
+
+    def _health(self, ids: Tensor, scores: Tensor, codes: Tensor, projections: Tensor) -> ClusterHealth:
+        """Look at the first view of a step."""
+        self.last = {"scores": scores.detach(), "codes": codes}
+        if self.training:
+            self.table.add(ids, codes)
+        return replace(cluster_health(codes, projections.detach().float()), groups=self.table.information())
 
     @property
     def looks_back(self) -> bool:
@@ -173,7 +187,7 @@ class SwappedHead(AgreementHead):
     """
 
     def __init__(self, options: SwappedOptions, *, num_assigning: int, embedding_dim: int = PROJECTION_DIM) -> None:
-        super().__init__(num_assigning)
+        super().__init__(num_assigning, options.num_prototypes)
         self.options = options
         self.prototypes = Prototypes(embedding_dim, [options.num_prototypes])
         self.queue = Queue(num_assigning, options.queue_length, embedding_dim) if options.queue_length else None
@@ -198,8 +212,7 @@ class SwappedHead(AgreementHead):
         if self.queue is not None and self.training:
             self.queue.push(torch.stack([view.detach() for view in projections[:assigning]]))
         codes = sinkhorn_codes(scores[0].detach(), epsilon=options.epsilon, num_iterations=options.num_iterations)
-        self.last = {"scores": scores[0].detach(), "codes": codes}
-        return loss, cluster_health(codes, projections[0].detach().float())
+        return loss, self._health(ids, scores[0], codes, projections[0])
 
     def _queued_scores(self, progress: float) -> list[Tensor] | None:
         if self.queue is None or progress < self.options.queue_starts or not self.queue.is_full:
@@ -243,7 +256,7 @@ class ClusterHead(AgreementHead):
     labels: Tensor
 
     def __init__(self, options: ClusterOptions, *, num_assigning: int, embedding_dim: int = PROJECTION_DIM) -> None:
-        super().__init__(num_assigning)
+        super().__init__(num_assigning, options.num_prototypes[0])
         self.options = options
         self.embedding_dim = embedding_dim
         self.prototypes = Prototypes(embedding_dim, options.num_prototypes, is_trained=False)
@@ -255,12 +268,14 @@ class ClusterHead(AgreementHead):
         """Loss of predictions that say nothing: the mean of log K over the heads."""
         return sum(map(math.log, self.options.num_prototypes)) / len(self.options.num_prototypes)
 
-    def begin(self, num_images: int, *, where: str) -> None:
-        """Make room for so many images.
+    def begin(self, groups: Tensor, *, where: str) -> None:
+        """See `AgreementHead.begin`.
 
         Raises:
             UsageError: `E_RECIPE`, there are more prototypes than images.
         """
+        super().begin(groups, where=where)
+        num_images = len(groups)
         most = max(self.options.num_prototypes)
         if most > num_images:
             raise UsageError(
@@ -285,6 +300,7 @@ class ClusterHead(AgreementHead):
         """See `AgreementHead.cluster`."""
         rounds = self.options.num_rounds
         self.labels.copy_(cluster_bank(self.bank, self.prototypes, generator, num_rounds=rounds))
+        self.table.forget()
 
     def loss(self, ids: Tensor, projections: Sequence[Tensor], progress: float) -> tuple[Tensor, ClusterHealth]:
         """Prediction of each image's cluster from each of its views; see `AgreementHead.loss`."""
@@ -294,14 +310,12 @@ class ClusterHead(AgreementHead):
         if self.training:
             self.remember(ids, projections)
         codes = F.one_hot(labels[0].clamp(min=0), len(self.prototypes.heads[0])).float()
-        self.last = {"scores": scores[0][0].detach(), "codes": codes}
-        return loss, cluster_health(codes, projections[0].detach().float())
+        return loss, self._health(ids, scores[0][0], codes, projections[0])
 
 
 def shown(health: ClusterHealth, prefix: str = "") -> dict[str, Tensor]:
     """The figures as diagnostics of a step."""
-    figures = {"usage": health.usage, "used": health.used_share, "entropy": health.entropy, "spread": health.spread}
-    return {f"{prefix}{name}": torch.tensor(value) for name, value in figures.items()}
+    return {f"{prefix}{name}": torch.tensor(value) for name, value in zip(FIGURES, astuple(health), strict=True)}
 
 
 def concerns(logged: Sequence[Mapping[str, float]], *, prefix: str = "") -> list[str]:
@@ -311,8 +325,7 @@ def concerns(logged: Sequence[Mapping[str, float]], *, prefix: str = "") -> list
         logged: Diagnostics as `shown` names them, and more.
         prefix: See `shown`.
     """
-    last = [entry for entry in logged if f"{prefix}usage" in entry][-JUDGED_STEPS:]
+    last = [entry for entry in logged if prefix + FIGURES[-1] in entry][-JUDGED_STEPS:]
     if len(last) < JUDGED_STEPS:
         return []
-    names = "usage", "used", "entropy", "spread"
-    return alarms(ClusterHealth(*(sum(entry[prefix + name] for entry in last) / len(last) for name in names)))
+    return alarms(ClusterHealth(*(sum(entry[prefix + name] for entry in last) / len(last) for name in FIGURES)))

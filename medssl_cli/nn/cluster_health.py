@@ -21,6 +21,7 @@ STUCK_DISTANCE: Final = 1e-3
 MIN_USAGE: Final = 0.1
 MIN_SPREAD: Final = 0.1
 MAX_ENTROPY: Final = 0.95
+MAX_GROUPS: Final = 0.8
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,14 @@ class ClusterHealth:
         entropy: Mean entropy of the codes divided by log K: 0 for hard codes, 1 for codes that say nothing.
         spread: Standard deviation of the unit embeddings' elements, times sqrt(E): about 1 if they point everywhere,
             0 if they are all equal.
+        groups: How much the clusters say of the images' modality and of nothing else, see `GroupTable.information`.
     """
 
     usage: float
     used_share: float
     entropy: float
     spread: float
+    groups: float = 0.0
 
 
 @torch.no_grad()
@@ -70,6 +73,7 @@ def alarms(health: ClusterHealth) -> list[str]:
     checks = [
         (health.usage < MIN_USAGE, f"only {health.usage:.1%} of the prototypes carry the codes"),
         (health.spread < MIN_SPREAD, f"embeddings are nearly equal: spread {health.spread:.3f} of 1"),
+        (health.groups > MAX_GROUPS, f"clusters say little but the modality: information {health.groups:.2f} of 1"),
         (health.entropy > MAX_ENTROPY, f"codes are nearly uniform: {health.entropy:.1%} of the largest entropy"),
     ]
     return [text for is_wrong, text in checks if is_wrong]

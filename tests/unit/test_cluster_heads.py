@@ -1,6 +1,7 @@
 """What learning by clusters adds to a backbone: when queue, bank and prototypes count, and batches that are refused."""
 
 import math
+from dataclasses import astuple
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from medssl_cli.errors import UsageError
 from medssl_cli.nn.cluster_heads import (
+    FIGURES,
     ClusterHead,
     ClusterOptions,
     ImageProjector,
@@ -108,7 +110,7 @@ def test_batches_carry_so_many_prototypes(prototypes: int, queue: int, batch: in
 def cluster_head() -> ClusterHead:
     torch.manual_seed(0)
     clusters = ClusterHead(ClusterOptions(num_prototypes=(2, 3)), num_assigning=2, embedding_dim=8)
-    clusters.begin(4, where="method")
+    clusters.begin(torch.tensor([0, 0, 1, 1]), where="method")
     return clusters
 
 
@@ -149,15 +151,29 @@ def test_more_clusters_than_images_are_refused() -> None:
     clusters = ClusterHead(ClusterOptions(num_prototypes=(2, 9)), num_assigning=2, embedding_dim=8)
 
     with pytest.raises(UsageError, match="a head of 9, but there are only 4 images"):
-        clusters.begin(4, where="method")
+        clusters.begin(torch.tensor([0, 0, 1, 1]), where="method")
 
 
 def test_few_used_prototypes_are_a_concern_after_some_lines_only() -> None:
-    line = {"usage": 0.05, "used": 0.05, "entropy": 0.2, "spread": 0.9}
+    line = {"usage": 0.05, "used": 0.05, "entropy": 0.2, "spread": 0.9, "groups": 0.1}
 
     assert concerns([line] * 9) == []
     assert concerns([line] * 10) == ["only 5.0% of the prototypes carry the codes"]
     assert concerns([{f"images/{name}": value for name, value in line.items()}] * 10, prefix="images/") != []
+
+
+def test_clusters_that_say_nothing_but_the_modality_are_a_concern() -> None:
+    swapped = head()
+    swapped.begin(torch.tensor([0, 0, 1, 1]), where="method")
+    with torch.no_grad():
+        swapped.prototypes.heads[0].copy_(torch.eye(3, 8))
+    apart = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
+
+    for _ in range(20):
+        _, health = swapped.loss(IDS, [F.pad(apart, (0, 6))] * 2, 0.0)
+
+    assert health.groups > 0.8
+    assert concerns([dict(zip(FIGURES, astuple(health), strict=True))] * 10)[-1].startswith("clusters say little but")
 
 
 def test_a_projector_without_norm_is_two_linear_maps() -> None:

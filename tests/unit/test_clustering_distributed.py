@@ -9,6 +9,7 @@ from torch import Tensor, distributed
 from medssl_cli.nn.cluster_health import cluster_health
 from medssl_cli.nn.clustering import UNLABELLED, Prototypes, cluster_prediction_loss, swapped_prediction_loss
 from medssl_cli.nn.distributed import own_share
+from medssl_cli.nn.group_table import GroupTable
 from medssl_cli.nn.kmeans import draw_start, spherical_kmeans
 from medssl_cli.nn.memory import MemoryBank, Queue, cluster_bank
 from medssl_cli.nn.sinkhorn import sinkhorn_codes
@@ -96,9 +97,13 @@ def kmeans() -> Results:
 
 def health() -> Results:
     figures = cluster_health(sinkhorn_codes(own(scores(3))), own(random(IMAGES, 4, seed=1)))
+    table = GroupTable(5)
+    table.begin(torch.arange(IMAGES) % 2)
+    table.add(own(torch.arange(IMAGES)), sinkhorn_codes(own(scores(3))))
     return {
         "same": {
             "figures": torch.tensor([figures.usage, figures.used_share, figures.entropy, figures.spread]),
+            "table": table.counts,
         }
     }
 
