@@ -192,12 +192,13 @@ class _Ours:
         size = (setting.size, setting.size, 1)
         self.method: MethodBase = module.Method(_network(setting), module.Options(**options), size).to(device).train()
         lay_out(self.method, channels_last=True)
-        self.method.begin(TrainingSet(torch.zeros(len(items)).long(), torch.zeros(len(items)).long(), 1000))
         self.device, self.setting = torch.device(device), setting
         request = self.method.views().slices
         assert request is not None
         are_volumes = [item.shape[2] > 1 for item in items]
         index = ImageIndex(are_volumes, ["all"] * len(items), per_volume=8, balance=1.0, seed=0)
+        groups = [torch.from_numpy(part) for part in (index.image_groups, index.volume_groups)]
+        self.method.begin(TrainingSet(groups[0], groups[1], 1000))
         plan = Plan(setting.batch_size, setting.volumes, 2)
         self._data = SliceDataset(items, index, plan, canvas=request.canvas, max_slices=STACK, seed=0)
         self.optimizer = build_optimizer(

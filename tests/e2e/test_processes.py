@@ -194,6 +194,19 @@ def test_a_loss_that_diverges_in_one_process_ends_both_and_names_the_items_of_bo
     assert sorted(path.name[:13] for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000002"]
 
 
+def test_steps_that_are_not_finite_in_one_process_are_left_out_by_both(cache: Path, tmp_path: Path) -> None:
+    method = "{name: sharded, not_finite_from: 0.5}"
+    arguments = command(cache, tmp_path / "run", "--devices", "2", method=method, max_skipped=3)
+
+    status, _, talk = finish(start(arguments))
+
+    assert status == 0, talk
+    assert talk.count("W_STEP_SKIPPED") == 3
+    assert [entry["loss"] is None for entry in read_metrics(tmp_path / "run")] == [False] * 3 + [True] * 3
+    facts = json.loads((tmp_path / "run" / "skipped" / "step-00000004.json").read_text())
+    assert len(set(facts["items"])) > 2
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_fails_alone_does_not_leave_the_others_waiting(cache: Path, tmp_path: Path, rank: int) -> None:
     begun = time.monotonic()

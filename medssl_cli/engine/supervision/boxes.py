@@ -13,15 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from medssl_cli.cache.items import ItemRecord
-from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.augment import augment_boxes
 from medssl_cli.data.boxes import boxes_of, class_of, from_canvas, stacked, to_canvas
-from medssl_cli.data.whole import WholeBatch, WholeDataset, each_loader, whole_loader
+from medssl_cli.data.whole import WholeBatch, WholeDataset
 from medssl_cli.engine.evaluate_boxes import (
     Boxes,
     evaluate_boxes,
@@ -32,7 +30,8 @@ from medssl_cli.engine.evaluate_boxes import (
 from medssl_cli.engine.predict import Answer, torch_predict
 from medssl_cli.engine.results import OnCase, Results, Subject
 from medssl_cli.engine.selection import with_annotations
-from medssl_cli.engine.supervision import SupervisionBase, Validate
+from medssl_cli.engine.supervision import Validate
+from medssl_cli.engine.supervision.whole import WholeSupervision
 from medssl_cli.engine.talk import Silence, Talk
 from medssl_cli.errors import NothingUsableError, UsageError
 from medssl_cli.files import sha256_json
@@ -43,7 +42,7 @@ from medssl_cli.recipe import TaskRecipe
 COLUMNS: Final = ("class", "boxes", "AP", "AP of a constant box", "mean sensitivity")
 
 
-class Supervision(SupervisionBase):
+class Supervision(WholeSupervision):
     """Whole 2D images with their boxes."""
 
     def __init__(self, recipe: TaskRecipe) -> None:
@@ -104,15 +103,9 @@ class Supervision(SupervisionBase):
     def _boxes(self, record: ItemRecord) -> NDArray[np.float64]:
         return boxes_of(record, self.options.label_set, self.options.classes)
 
-    def _prepared(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> Sequence[PreparedItem]:
-        data = self.recipe.data
-        return prepare(
-            cache, records, data.preprocessing, progress=lambda done, total: talk.progress("preparing", done, total)
-        )
-
     def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> WholeDataset:
         """See `SupervisionBase.dataset`; targets are boxes on the square, `[N, M, 5]`."""
-        items, data = self._prepared(cache, records, talk), self.recipe.data
+        items, data = self.prepared(cache, records, talk), self.recipe.data
         boxes = [
             to_canvas(self._boxes(record), record, item, self._canvas)
             for record, item in zip(records, items, strict=True)
@@ -126,17 +119,6 @@ class Supervision(SupervisionBase):
     def _grid_of(self, task: nn.Module) -> Grid:
         grid: Grid = task.grid((self._canvas, self._canvas))  # type: ignore[operator]
         return grid
-
-    def loader(self, dataset: WholeDataset, *, first_step: int, num_steps: int) -> DataLoader[Any]:
-        """See `SupervisionBase.loader`."""
-        data = self.recipe.data
-        return whole_loader(
-            dataset,
-            first_step=first_step,
-            num_steps=num_steps,
-            batch_size=data.batch_size,
-            num_workers=data.num_workers,
-        )
 
     def inputs(
         self, batch: WholeBatch, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
@@ -165,10 +147,10 @@ class Supervision(SupervisionBase):
         self, cache: Cache, records: Sequence[ItemRecord], talk: Talk
     ) -> Callable[[Answer, Grid, Talk], list[Boxes]]:
         """What a network finds on images, in voxel edges of the stored images."""
-        items, data, options = self._prepared(cache, records, talk), self.recipe.data, self.options
+        items, data, options = self.prepared(cache, records, talk), self.recipe.data, self.options
         nothing = np.zeros((len(items), 0), dtype=np.float32)
         dataset = WholeDataset(items, nothing, data.crop_size, batch_size=data.batch_size, seed=self.recipe.seed)
-        loader = each_loader(dataset, batch_size=data.batch_size, num_workers=data.num_workers)
+        loader = self.each(dataset)
 
         def find(predict: Answer, grid: Grid, talk: Talk) -> list[Boxes]:
             found: list[Boxes] = []

@@ -17,17 +17,17 @@ from torch.utils.data import DataLoader
 
 from medssl_cli.cache.findings import Definition, finding_names, targets_of
 from medssl_cli.cache.items import ItemRecord
-from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.augment import augment_images
-from medssl_cli.data.whole import WholeBatch, WholeDataset, each_loader, whole_loader
+from medssl_cli.data.whole import WholeBatch, WholeDataset
 from medssl_cli.engine.build import build_backbone
 from medssl_cli.engine.evaluate_findings import evaluate_findings, to_csv, to_rows
 from medssl_cli.engine.predict import Answer, torch_predict
 from medssl_cli.engine.results import OnCase, Results, Subject
 from medssl_cli.engine.selection import with_annotations
-from medssl_cli.engine.supervision import SupervisionBase, Validate
+from medssl_cli.engine.supervision import Validate
+from medssl_cli.engine.supervision.whole import WholeSupervision
 from medssl_cli.engine.talk import Silence, Talk
 from medssl_cli.errors import NothingUsableError, UsageError
 from medssl_cli.files import sha256_json
@@ -36,7 +36,7 @@ from medssl_cli.plugins import suggest
 from medssl_cli.recipe import TaskRecipe
 
 
-class Supervision(SupervisionBase):
+class Supervision(WholeSupervision):
     """Whole images with what is known of each class."""
 
     def __init__(self, recipe: TaskRecipe) -> None:
@@ -112,11 +112,8 @@ class Supervision(SupervisionBase):
     def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> WholeDataset:
         """See `SupervisionBase.dataset`."""
         data = self.recipe.data
-        items = prepare(
-            cache, records, data.preprocessing, progress=lambda done, total: talk.progress("preparing", done, total)
-        )
         return WholeDataset(
-            items,
+            self.prepared(cache, records, talk),
             self.targets(cache, records),
             data.crop_size,
             batch_size=data.batch_size,
@@ -133,17 +130,6 @@ class Supervision(SupervisionBase):
         """See `SupervisionBase.begin`: weights of rare and common classes."""
         task.balance(torch.from_numpy(dataset.targets))  # type: ignore[operator]
 
-    def loader(self, dataset: WholeDataset, *, first_step: int, num_steps: int) -> DataLoader[Any]:
-        """See `SupervisionBase.loader`."""
-        data = self.recipe.data
-        return whole_loader(
-            dataset,
-            first_step=first_step,
-            num_steps=num_steps,
-            batch_size=data.batch_size,
-            num_workers=data.num_workers,
-        )
-
     def inputs(
         self, batch: WholeBatch, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
     ) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -155,7 +141,7 @@ class Supervision(SupervisionBase):
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
         """Mean AUROC over the classes that have one, or balanced accuracy."""
         dataset = self.dataset(cache, records, Silence())
-        loader, targets = self._each(dataset), dataset.targets
+        loader, targets = self.each(dataset), dataset.targets
 
         def validate(predict: Answer) -> float:
             logits = _logits(predict, loader)
@@ -165,10 +151,6 @@ class Supervision(SupervisionBase):
 
         return validate
 
-    def _each(self, dataset: WholeDataset) -> DataLoader[Any]:
-        data = self.recipe.data
-        return each_loader(dataset, batch_size=data.batch_size, num_workers=data.num_workers)
-
     def subject(
         self, network: nn.Module, device: str, *, name: str, folder: Path, records: Sequence[ItemRecord]
     ) -> "ClassificationSubject":
@@ -177,7 +159,7 @@ class Supervision(SupervisionBase):
 
         def probabilities(cache: Cache, talk: Talk) -> NDArray[np.float64]:
             logits = torch.from_numpy(
-                _logits(predict, self._each(self.dataset(cache, records, talk)), talk, len(records))
+                _logits(predict, self.each(self.dataset(cache, records, talk)), talk, len(records))
             )
             found: NDArray[np.float64] = network.probabilities(logits).double().numpy()  # type: ignore[operator]
             return found
