@@ -16,7 +16,7 @@ from medssl_cli import __version__
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.engine.checkpoints import CheckpointFolder
 from medssl_cli.errors import UsageError
-from medssl_cli.files import sha256_json, storage_errors, write_atomic, write_json
+from medssl_cli.files import remove_temporaries, sha256_json, storage_errors, write_atomic, write_json
 from medssl_cli.plain_yaml import parse_yaml
 from medssl_cli.recipe import Recipe, dump_recipe, to_yaml, validate_recipe
 
@@ -88,7 +88,7 @@ class Run:
 
 
 def start_run(root: Path, kind: Kind, recipe: Recipe, manifest: Manifest) -> Run:
-    """Make a run folder, or open the one that the same command made before.
+    """Make a run folder, or open the one that the same command made before, and remove what a killed one left behind.
 
     Raises:
         UsageError: `E_RECIPE_CHANGED` if the folder belongs to another recipe or to other data.
@@ -100,14 +100,21 @@ def start_run(root: Path, kind: Kind, recipe: Recipe, manifest: Manifest) -> Run
             _refuse(root, "another recipe")
         if run.manifest["sha256"] != document["sha256"]:
             _refuse(root, "other items or options")
+        _tidy(root)
         return run
     with storage_errors("the run"):
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _tidy(root)
     write_json(root / "environment.json", environment())
     write_json(root / "manifest.json", document)
     header = f"# medssl {kind}\n"
     write_atomic(root / LOCK, (header + to_yaml(dump_recipe(recipe))).encode())
     return Run(root, kind, recipe, document)
+
+
+def _tidy(root: Path) -> None:
+    for folder in (root, *(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())):
+        remove_temporaries(folder)
 
 
 def _refuse(root: Path, what: str) -> None:

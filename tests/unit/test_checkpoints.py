@@ -1,5 +1,6 @@
 """Checkpoints: exact, digested, a few kept, and a damaged one costs a few steps instead of the run."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from medssl_cli.engine.checkpoints import (
     unprefixed,
 )
 from medssl_cli.engine.optimisation import build_optimizer
+from medssl_cli.engine.runs import Manifest, start_run
 from medssl_cli.errors import GateError
 from medssl_cli.files import sha256_file
-from medssl_cli.recipe import Optimizer
+from medssl_cli.recipe import Optimizer, find_recipe, load_recipe
 from tests.listener import Listener
 
 
@@ -271,3 +273,18 @@ def test_prefixes_undo_each_other_and_do_not_mix() -> None:
 
     assert unprefixed("task", both) == tensors
     assert unprefixed("average", both) == {}
+
+
+def test_what_a_killed_process_left_in_a_run_is_removed_when_it_goes_on(tmp_path: Path) -> None:
+    recipe = load_recipe(find_recipe("voco-tiny"))
+    run = start_run(tmp_path / "run", "pretrain", recipe, Manifest({"train": []}, {}))
+    (run.root / "plots").mkdir()
+    mine = run.root / "plots" / f".tmp-{os.getpid()}-b"
+    left = [run.root / ".tmp-999999999-a", run.root / "plots" / ".tmp-999999999-a"]
+    for path in (mine, *left):
+        path.write_bytes(b"half")
+
+    start_run(tmp_path / "run", "pretrain", recipe, Manifest({"train": []}, {}))
+
+    assert mine.exists()
+    assert not any(path.exists() for path in left)
