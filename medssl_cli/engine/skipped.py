@@ -1,6 +1,5 @@
 """Steps of a pre-training whose loss or gradient is not finite: left out by all processes, and written down."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,8 +85,7 @@ class SkippedSteps:
         write_json(self._folder / f"{name}.json", {"step": step, "items": list(item_ids), **shown})
         evidence = _evidence(self._method)
         if evidence:
-            about = {"step": json.dumps(step)}
-            write_atomic(self._folder / f"{name}.safetensors", safetensors.torch.save(evidence, about))
+            write_atomic(self._folder / f"{name}.safetensors", safetensors.torch.save(evidence))
 
 
 def _evidence(method: nn.Module) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from medssl_cli.metrics.statistics import ROUNDING, Estimate, bootstrap_figure
+from medssl_cli.metrics.statistics import ROUNDING, Estimate, bootstrap_figure, ratio
 
 Array = NDArray[np.float64]
 NUM_BINS: Final = 10
@@ -35,7 +35,7 @@ def auroc(scores: Array, is_positive: NDArray[np.bool_], weights: Array | None =
     steps = np.diff(false, axis=-1, prepend=0.0)
     before = np.concatenate([np.zeros_like(true[..., :1]), true[..., :-1]], axis=-1)
     area = (steps * (before + true) / 2).sum(axis=-1)
-    return _ratio(area, true[..., -1] * false[..., -1])
+    return ratio(area, true[..., -1] * false[..., -1])
 
 
 def average_precision(scores: Array, is_positive: NDArray[np.bool_], weights: Array | None = None) -> Array:
@@ -54,7 +54,7 @@ def average_precision(scores: Array, is_positive: NDArray[np.bool_], weights: Ar
     true, false = _found(scores, is_positive, weights)
     steps = np.diff(true, axis=-1, prepend=0.0)
     precision = np.divide(true, true + false, out=np.zeros_like(true), where=true + false > 0)
-    average = _ratio((steps * precision).sum(axis=-1), true[..., -1])
+    average = ratio((steps * precision).sum(axis=-1), true[..., -1])
     return np.where(false[..., -1] > 0, average, np.nan)
 
 
@@ -62,7 +62,7 @@ def sensitivity(scores: Array, is_positive: NDArray[np.bool_], threshold: float,
     """Share of the positives whose score is at least the threshold, `[...]`; NaN without positives."""
     weighed = _weights(scores, weights)
     positives = weighed * is_positive
-    return _ratio((positives * (scores >= threshold)).sum(axis=-1), positives.sum(axis=-1))
+    return ratio((positives * (scores >= threshold)).sum(axis=-1), positives.sum(axis=-1))
 
 
 def specificity(scores: Array, is_positive: NDArray[np.bool_], threshold: float, weights: Array | None = None) -> Array:
@@ -83,11 +83,11 @@ def balanced_accuracy(predicted: NDArray[np.int64], classes: NDArray[np.int64], 
     """
     weighed = _weights(predicted, weights)
     present = [weighed * (classes == value) for value in np.unique(classes)]
-    shares = np.array([_ratio((each * (predicted == classes)).sum(axis=-1), each.sum(axis=-1)) for each in present])
+    shares = np.array([ratio((each * (predicted == classes)).sum(axis=-1), each.sum(axis=-1)) for each in present])
     if not len(shares):
         return np.full(weighed.shape[:-1], np.nan)
     known = ~np.isnan(shares)
-    return _ratio(np.where(known, shares, 0.0).sum(axis=0), known.sum(axis=0).astype(np.float64))
+    return ratio(np.where(known, shares, 0.0).sum(axis=0), known.sum(axis=0).astype(np.float64))
 
 
 def calibration_error(probabilities: Array, is_positive: NDArray[np.bool_]) -> float:
@@ -199,10 +199,3 @@ def _found(scores: Array, is_positive: NDArray[np.bool_], weights: Array | None)
     true = np.cumsum(sorted_weights * positive, axis=-1)[..., last_of_ties]
     false = np.cumsum(sorted_weights * ~positive, axis=-1)[..., last_of_ties]
     return true, false
-
-
-def _ratio(part: Array, whole: Array) -> Array:
-    """A quotient, NaN where there is nothing to divide by."""
-    part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
-    quotient: Array = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
-    return quotient

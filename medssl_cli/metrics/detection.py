@@ -13,6 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.metrics.statistics import ratio
+
 Array = NDArray[np.float64]
 Figure = Callable[[Array, Array, Array, Array], Array]
 FALSE_PER_IMAGE: Final = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
@@ -102,7 +104,7 @@ def average_precision(marks: Marks, weights: Array | None = None) -> Array:
         precision = np.divide(true, true + false, out=np.zeros_like(true), where=true + false > 0)
         best = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
         steps = np.diff(true, axis=-1, prepend=0.0)
-        return _ratio((steps * best).sum(axis=-1), boxes)
+        return ratio((steps * best).sum(axis=-1), boxes)
 
     return _in_blocks(figure, marks, weights)
 
@@ -114,7 +116,7 @@ def sensitivity_at(marks: Marks, false_per_image: float, weights: Array | None =
         if not true.shape[-1]:
             return np.where(boxes > 0, 0.0, np.nan)
         allowed = false <= false_per_image * images[..., None] + 1e-9
-        return _ratio(np.where(allowed, true, 0.0).max(axis=-1), boxes)
+        return ratio(np.where(allowed, true, 0.0).max(axis=-1), boxes)
 
     return _in_blocks(figure, marks, weights)
 
@@ -138,8 +140,3 @@ def _in_blocks(figure: Figure, marks: Marks, weights: Array | None) -> Array:
         true, false = (np.cumsum(of_marks * kind, axis=-1) for kind in (marks.is_true, ~marks.is_true))
         parts.append(figure(true, false, block @ marks.num_boxes.astype(np.float64), block.sum(axis=-1)))
     return np.concatenate(parts).reshape(given.shape[:-1])
-
-
-def _ratio(part: Array, whole: Array) -> Array:
-    quotient: Array = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
-    return quotient

@@ -66,6 +66,13 @@ class PairedTest:
     is_exact: bool
 
 
+def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A quotient, NaN where there is nothing to divide by."""
+    part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    quotient: NDArray[np.float64] = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    return quotient
+
+
 def patient_means(values: Sequence[float], patients: Sequence[str]) -> dict[str, float]:
     """Average the values of each patient, leaving out those that are not applicable.
 

@@ -97,18 +97,18 @@ class Grid(NamedTuple):
     sizes: Tensor
 
     @classmethod
-    def of(cls, size: tuple[int, int], strides: Sequence[int], device: torch.device | str = "cpu") -> "Grid":
+    def of(cls, size: tuple[int, int], strides: Sequence[int]) -> "Grid":
         """Places of maps of an image of X x Y pixels, in the order of `DetectionHead`."""
         places, steps, sizes = [], [], []
         low = 0.0
         for place, stride in enumerate(strides):
             counts = [-(-extent // stride) for extent in size]
-            axes = [(torch.arange(count, device=device) + 0.5) * stride for count in counts]
+            axes = [(torch.arange(count) + 0.5) * stride for count in counts]
             own = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 2)
             high = math.inf if place + 1 == len(strides) else float(SIZE_PER_STRIDE * stride)
             places.append(own)
-            steps.append(torch.full((len(own),), float(stride), device=device))
-            sizes.append(torch.tensor([low, high], device=device).expand(len(own), 2))
+            steps.append(torch.full((len(own),), float(stride)))
+            sizes.append(torch.tensor([low, high]).expand(len(own), 2))
             low = high
         return cls(torch.cat(places), torch.cat(steps), torch.cat(sizes))
 
