@@ -1,8 +1,10 @@
 """Every kind of image and label through the command line: what a hospital types, and what it finds afterwards."""
 
+import contextlib
 import hashlib
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -230,6 +232,24 @@ def test_the_same_command_again_finds_duplicates_and_changes_nothing(done):
     assert again["counts"] == {**done.report["counts"], "accepted": 0, "duplicate": done.report["counts"]["seen"] - 1}
     assert again["stored"] == {"images": 0, "labels": 0}
     assert tree(done.cache) == before
+
+
+def test_a_file_that_is_looked_at_again_by_itself_is_judged_as_it_was_with_the_others(done, tmp_path, monkeypatch):
+    monkeypatch.setattr("medssl_cli.engine.ingest.known_files.SETTLED_AFTER_NS", -(10**18))
+    cache = shutil.copytree(done.cache, tmp_path / "cache")
+    command = (done.images, done.labels, "--cache", cache, *OPTIONS)
+    first = ingest(*command)["items"]
+    with contextlib.closing(sqlite3.connect(cache / "sources.sqlite")) as connection:
+        fates = dict(connection.execute("SELECT fate, entry FROM fates"))
+    together = [fate for fate, key in fates.items() if any("nnunet/" in s or "organs/" in s for s in done.map[key])]
+    known = (cache / "sources.sqlite").read_bytes()
+
+    assert len(together) == 7
+    for fate in together:
+        (cache / "sources.sqlite").write_bytes(known)
+        with contextlib.closing(sqlite3.connect(cache / "sources.sqlite")) as connection, connection:
+            connection.execute("DELETE FROM files WHERE fate = ?", (fate,))
+        assert ingest(*command)["items"] == first
 
 
 @pytest.mark.parametrize("command", ["verify", "audit", "duplicates", "ls"])

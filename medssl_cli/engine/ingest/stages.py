@@ -5,7 +5,7 @@ The work is done in child processes; what became of each source goes into the le
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -94,7 +94,7 @@ class Stages:
         inputs = self.inputs
         fates = [fate for fate in fates if not _is_below(fate, inputs.redescribed)]
         inputs.open_again({source for fate in fates for source in fate.sources})
-        outdated = _labels_of_new_images(inputs, fates, self.roots)
+        outdated = _outdated_labels(inputs, fates, self.roots)
         fates = [fate for fate in fates if outdated.isdisjoint(fate.sources)]
         inputs.open_again({source for fate in fates for source in fate.sources})
         headers = self._headers(inputs.sources["dicom"])
@@ -218,16 +218,17 @@ class Stages:
         for label in orphans:
             what = "its image was refused" if label.images else "no image belongs to it"
             self.ledger.refuse([label.source], "E_LABEL_WITHOUT_IMAGE", what)
-        answers: dict[Source, list[StoredLabel | Failure]] = defaultdict(list)
+        answers: dict[Source, dict[str, StoredLabel | Failure]] = defaultdict(dict)
         for outcome in self.crew.map("labels", store_labels, tasks, timeout_s=STORE_TIMEOUT_S):
             results = outcome.result or [crash(outcome.failure)] * len(outcome.task.labels)
             for (label, _), result in zip(outcome.task.labels, results, strict=True):
-                answers[label.source].append(result)
+                answers[label.source][outcome.task.image.item_id] = result
                 if len(answers[label.source]) == num_items[label.source]:
-                    self._settle_label(label.source, answers[label.source], outcome.task.image.item_id)
+                    self._settle_label(label.source, answers[label.source])
 
-    def _settle_label(self, source: Source, answers: Sequence[StoredLabel | Failure], item_id: str) -> None:
-        """One state for a label file, whatever the number of channels that it belongs to."""
+    def _settle_label(self, source: Source, by_item: Mapping[str, StoredLabel | Failure]) -> None:
+        """One state for a label file, whatever the number of channels that it belongs to; it names the first item."""
+        answers = [by_item[item_id] for item_id in sorted(by_item)]
         good = [answer for answer in answers if isinstance(answer, StoredLabel)]
         num_new = sum(answer.is_new for answer in good)
         self.books.num_labels += 0 if self.options.dry_run else num_new
@@ -237,7 +238,7 @@ class Stages:
             return
         state: State = "accepted" if num_new else "duplicate"
         warnings = (*good[0].warnings, *(("W_LABEL_UNMATCHED",) if bad else ()))
-        self.ledger.settle([source], state, item=item_id, warnings=warnings)
+        self.ledger.settle([source], state, item=min(by_item), warnings=warnings)
 
 
 def _can_be_read_again(task: ImageTask) -> bool:
@@ -250,12 +251,13 @@ def _is_below(fate: Fate, folders: set[Path]) -> bool:
     return bool(folders) and fate.kind in VOXEL_KINDS and not folders.isdisjoint(place_of(fate.sources[0]).parents)
 
 
-def _labels_of_new_images(inputs: Inputs, fates: Sequence[Fate], roots: Sequence[Path]) -> set[Source]:
-    """Unchanged label maps of images that are new or have changed: what became of them is no longer true."""
+def _outdated_labels(inputs: Inputs, fates: Sequence[Fate], roots: Sequence[Path]) -> set[Source]:
+    """Unchanged label maps of images that are new, or that have a new label map beside: they are judged together."""
     new = [source for kind in VOXEL_KINDS for source in inputs.sources[kind]]
     known = [source for fate in fates if fate.kind in VOXEL_KINDS for source in fate.sources]
     if not new or not known:
         return set()
     labels = arrange([*new, *known], inputs.datasets, roots=roots).labels
     are_new = set(new)
-    return {label.source for label in labels if label.source not in are_new and not are_new.isdisjoint(label.images)}
+    touched = are_new | {image for label in labels if label.source in are_new for image in label.images}
+    return {label.source for label in labels if label.source not in are_new and not touched.isdisjoint(label.images)}
