@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from medssl_cli import plugins
 from medssl_cli.bench.published_swav import Crops, PublishedStep
@@ -23,6 +23,7 @@ from medssl_cli.engine.optimisation import build_optimizer
 from medssl_cli.imaging.preprocessing import Intensity
 from medssl_cli.methods import MethodBase, Slices, TrainingSet, Views
 from medssl_cli.nn.backbones import resnet
+from medssl_cli.nn.convolution import Conv2d
 from medssl_cli.recipe import Optimizer
 
 PICTURE: Final = 320
@@ -135,7 +136,9 @@ def _contenders(setting: Setting, device: str, folder: Path) -> dict[str, tuple[
     pictures, items = _pictures(folder, (PICTURE, PICTURE, 1), NUM_PICTURES)
     _, volumes = _pictures(folder, (PICTURE // 2, PICTURE // 2, STACK), NUM_VOLUMES)
     crops = Crops(2, setting.num_local, setting.size, setting.local_size)
-    released = PublishedStep(_network(setting), hidden_dim=512, num_prototypes=24, crops=crops, device=device)
+    released = PublishedStep(
+        _network(setting, nn.Conv2d), hidden_dim=512, num_prototypes=24, crops=crops, device=device
+    )
     ours = _Ours("swav", _swav_options(setting), setting, [*items, *volumes], device)
     joint = _Ours("joint", _joint_options(setting), setting, [*items, *volumes], device)
     trunk = _network(setting).to(device).train()
@@ -164,11 +167,8 @@ def _contenders(setting: Setting, device: str, folder: Path) -> dict[str, tuple[
     }
 
 
-def _network(setting: Setting) -> resnet.ResNet:
-    torch.manual_seed(0)
-    network = resnet.build(1, depth=setting.depth, width=setting.width)
-    assert isinstance(network, resnet.ResNet)
-    return network
+def _network(setting: Setting, convolution: resnet.Convolution = Conv2d) -> resnet.ResNet:
+    return resnet.ResNet(1, setting.depth, setting.width, convolution, nn.BatchNorm2d)
 
 
 def _swav_options(setting: Setting) -> dict[str, Any]:

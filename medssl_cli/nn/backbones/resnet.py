@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.convolution import Conv2d
 
 BLOCKS: Final = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 BOTTLENECK_FROM: Final = 50
@@ -22,6 +23,7 @@ EXPANSION: Final = 4
 GROUPS: Final = 8
 STRIDES: Final = (4, 8, 16, 32)
 
+Convolution = type[nn.Conv2d | nn.Conv3d]
 Norm = Callable[[int], nn.Module]
 
 
@@ -60,7 +62,8 @@ def build(
         raise ValueError(f"spatial_dims {spatial_dims} is neither 2 nor 3")
     if width < 1 or (norm == "group" and width % GROUPS):
         raise ValueError(f"width {width} is not a positive multiple of {GROUPS}, which norm: group needs")
-    network = ResNet(in_channels, spatial_dims, depth, width, _norm(norm, spatial_dims))
+    convolution = Conv2d if spatial_dims == 2 else nn.Conv3d
+    network = ResNet(in_channels, depth, width, convolution, _norm(norm, spatial_dims))
     network.initialise(zero_init=zero_init)
     return network
 
@@ -91,18 +94,18 @@ class ResNet(Backbone):
 
     Args:
         in_channels: Channels of the image.
-        spatial_dims: 2 or 3.
         depth: See `BLOCKS`.
         width: Channels of the first level before any expansion.
+        convolution: Of two or three dimensions.
         norm: Makes a normalisation of so many channels.
     """
 
-    def __init__(self, in_channels: int, spatial_dims: int, depth: int, width: int, norm: Norm) -> None:
+    def __init__(self, in_channels: int, depth: int, width: int, convolution: Convolution, norm: Norm) -> None:
         is_deep = depth >= BOTTLENECK_FROM
         expansion = EXPANSION if is_deep else 1
         channels = tuple(width * 2**level * expansion for level in range(4))
         super().__init__(channels=channels, strides=STRIDES, embedding_levels=(3,), crop_multiple=STRIDES[-1])
-        convolution, pool = (nn.Conv2d, nn.MaxPool2d) if spatial_dims == 2 else (nn.Conv3d, nn.MaxPool3d)
+        pool = nn.MaxPool2d if issubclass(convolution, nn.Conv2d) else nn.MaxPool3d
         self.conv1 = convolution(in_channels, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(width)
         self.relu = nn.ReLU(inplace=True)
@@ -148,9 +151,7 @@ class BasicBlock(nn.Module):
         stride: Of the first convolution.
     """
 
-    def __init__(
-        self, convolution: type[nn.Conv2d | nn.Conv3d], norm: Norm, before: int, inner: int, after: int, stride: int
-    ) -> None:
+    def __init__(self, convolution: Convolution, norm: Norm, before: int, inner: int, after: int, stride: int) -> None:
         super().__init__()
         self.conv1 = convolution(before, inner, 3, stride=stride, padding=1, bias=False)
         self.bn1 = norm(inner)
@@ -163,7 +164,7 @@ class BasicBlock(nn.Module):
         """[B, before, X, Y] to [B, after, X / stride, Y / stride]."""
         branch = self.relu(self.bn1(self.conv1(x)))
         branch = self.bn2(self.conv2(branch))
-        result: Tensor = self.relu(branch + (x if self.downsample is None else self.downsample(x)))
+        result: Tensor = self.relu(branch.add_(x if self.downsample is None else self.downsample(x)))
         return result
 
 
@@ -179,9 +180,7 @@ class Bottleneck(nn.Module):
         stride: Of the 3x3 convolution.
     """
 
-    def __init__(
-        self, convolution: type[nn.Conv2d | nn.Conv3d], norm: Norm, before: int, inner: int, after: int, stride: int
-    ) -> None:
+    def __init__(self, convolution: Convolution, norm: Norm, before: int, inner: int, after: int, stride: int) -> None:
         super().__init__()
         self.conv1 = convolution(before, inner, 1, bias=False)
         self.bn1 = norm(inner)
@@ -197,13 +196,11 @@ class Bottleneck(nn.Module):
         branch = self.relu(self.bn1(self.conv1(x)))
         branch = self.relu(self.bn2(self.conv2(branch)))
         branch = self.bn3(self.conv3(branch))
-        result: Tensor = self.relu(branch + (x if self.downsample is None else self.downsample(x)))
+        result: Tensor = self.relu(branch.add_(x if self.downsample is None else self.downsample(x)))
         return result
 
 
-def _shortcut(
-    convolution: type[nn.Conv2d | nn.Conv3d], norm: Norm, before: int, after: int, stride: int
-) -> nn.Sequential | None:
+def _shortcut(convolution: Convolution, norm: Norm, before: int, after: int, stride: int) -> nn.Sequential | None:
     if before == after and stride == 1:
         return None
     return nn.Sequential(convolution(before, after, 1, stride=stride, bias=False), norm(after))
