@@ -31,7 +31,7 @@ from medssl_cli.methods import (
     Views,
 )
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.chunks import in_chunks
+from medssl_cli.nn.chunks import in_chunks, in_mode
 from medssl_cli.nn.cluster_heads import (
     AgreementHead,
     ClusterHead,
@@ -329,17 +329,14 @@ class Method(MethodBase):
         number, first = batch * views.num_shards, batch * views.shard_index
         drawn = [draw(number, options.scale, self.options.views, views.generator) for _ in range(NUM_VIEWS)]
         cut = torch.cat([apply(views.images, each.rows(first, batch), self.crop_size[0]) for each in drawn])
-        was_training = self.backbone.training
-        if options.norms == "frozen":
-            self.backbone.eval()
         flat = in_chunks(self.backbone, self._embed, cut[present], options.chunk_size)
-        self.backbone.train(was_training)
         slices = flat.new_zeros(*present.shape, flat.shape[1])
         slices[present] = flat
         return slices, present
 
     def _embed(self, images: Tensor) -> Tensor:
-        embedded: Tensor = self.volume_encoder.embedding(self.backbone(images))
+        with in_mode(self.backbone, training=self.backbone.training and self.options.stacks.norms == "train"):
+            embedded: Tensor = self.volume_encoder.embedding(self.backbone(images))
         return embedded
 
     def baselines(self, labels: Tensor | None = None) -> dict[str, float]:

@@ -49,7 +49,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "joint": JOINT,
     "joint clusters": {**JOINT, "variant": "deepcluster"},
 }
-each_method = pytest.mark.parametrize("name", METHODS)
+each_method = pytest.mark.parametrize("name", list(METHODS))
+METHODS["joint in chunks"] = {**JOINT, "stacks": {**JOINT["stacks"], "chunk_size": 5}}
 
 
 def recipe(name: str, **changes: object) -> PretrainRecipe:
@@ -187,21 +188,35 @@ def _losses_and_gradients(name: str, root: Path, *, rank: int, size: int) -> lis
     return found
 
 
-@each_method
-def test_two_processes_have_the_loss_and_gradients_of_one(name: str, tmp_path: Path) -> None:
+def _keep_batches(root: Path) -> None:
+    """Of images and of volumes, for `_losses_and_gradients`."""
     numbers = torch.Generator().manual_seed(2)
     batches = [
         (torch.rand(8, slices, 1, 37, 37, generator=numbers).double(), torch.ones(8, slices, dtype=torch.bool),
          2.0 * torch.arange(slices).repeat(8, 1))
         for slices in (1, 6)
     ]  # fmt: skip
-    torch.save(batches, tmp_path / "batches.pt")
+    torch.save(batches, root / "batches.pt")
+
+
+@each_method
+def test_two_processes_have_the_loss_and_gradients_of_one(name: str, tmp_path: Path) -> None:
+    _keep_batches(tmp_path)
 
     both = results_of_each(tmp_path, partial(_train_one_of_two, root=str(tmp_path), name=name))
     expected = _losses_and_gradients(name, tmp_path, rank=0, size=1)
 
     for one, other, whole in zip(*both, expected, strict=True):
         torch.testing.assert_close((one + other) / 2, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_slices_in_chunks_have_the_loss_and_gradients_of_all_at_once(tmp_path: Path) -> None:
+    _keep_batches(tmp_path)
+
+    found, expected = (_losses_and_gradients(name, tmp_path, rank=0, size=1) for name in ("joint in chunks", "joint"))
+
+    for chunks, at_once in zip(found, expected, strict=True):
+        torch.testing.assert_close(chunks, at_once)
 
 
 @pytest.mark.slow
