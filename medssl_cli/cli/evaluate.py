@@ -51,7 +51,8 @@ def evaluate(
         medssl evaluate runs/swav --probe linear --labels nih --finding any
     """
     from medssl_cli.cache.store import Cache
-    from medssl_cli.cli.scoring import TITLES, gallery_of, limit_of, load_subject, require_mean, write_results
+    from medssl_cli.cli.scoring import gallery_of, limit_of, load_subject, require_mean, write_results
+    from medssl_cli.report.figures import FIGURES
 
     limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap}
     asked = Asked(probe, labels, finding)
@@ -74,5 +75,5 @@ def evaluate(
     else:
         title = f"{results.document['num_patients']} patients, mean and 95 % interval over patients"
         table(title, results.columns, results.rows)
-        typer.echo(f"mean {TITLES[figure]} {results.value:.4f}\npage: {folder / 'page.html'}")
+        typer.echo(f"mean {FIGURES[figure].title} {results.value:.4f}\npage: {folder / 'page.html'}")
     require_mean(figure, results.value, limit)

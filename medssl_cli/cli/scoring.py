@@ -1,7 +1,6 @@
 """What `medssl evaluate` scores (a run or an exported model), and where its results go."""
 
 from pathlib import Path
-from typing import Final
 
 from medssl_cli.cache.splits import split_items
 from medssl_cli.cache.store import Cache
@@ -11,12 +10,8 @@ from medssl_cli.engine.subject import subject_of_run
 from medssl_cli.engine.supervision.label_maps import SegmentationSubject
 from medssl_cli.errors import GateError, UsageError
 from medssl_cli.files import storage_errors, write_atomic
-from medssl_cli.report.classification import classification_page
-from medssl_cli.report.detection import detection_page
-from medssl_cli.report.evaluation import Gallery, box_picture, evaluation_page, segmentation_picture
-
-GATES: Final = {"dice": "E_GATE_DICE", "auroc": "E_GATE_AUROC", "average_precision": "E_GATE_AP"}
-TITLES: Final = {"dice": "Dice", "auroc": "AUROC", "average_precision": "average precision"}
+from medssl_cli.report.evaluation import Gallery
+from medssl_cli.report.figures import FIGURES
 
 
 def load_subject(path: Path, cache: Cache, *, split: str, device: str) -> Subject:
@@ -61,8 +56,7 @@ def gallery_of(subject: Subject, *, limit: int) -> Gallery:
         subject: What is scored.
         limit: How many of each.
     """
-    draw = box_picture if subject.figure == "average_precision" else segmentation_picture
-    return Gallery(draw(subject.classes), limit=limit)
+    return Gallery(FIGURES[subject.figure].draw(subject.classes), limit=limit)
 
 
 def write_results(folder: Path, results: Results, gallery: Gallery, *, figure: str) -> None:
@@ -72,10 +66,7 @@ def write_results(folder: Path, results: Results, gallery: Gallery, *, figure: s
         StorageError: `E_IO`.
     """
     document = results.document
-    if figure == "auroc":
-        page = classification_page(document)
-    else:
-        page = {"dice": evaluation_page, "average_precision": detection_page}[figure](document, gallery.pictures())
+    page = FIGURES[figure].page(document, gallery.pictures())
     with storage_errors("the results"):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "scores.json", dump(document).encode())
@@ -95,8 +86,8 @@ def limit_of(subject: Subject, limits: dict[str, float | None]) -> float | None:
     """
     for name, limit in limits.items():
         if limit is not None and name != subject.figure:
-            hint = f"its figure is the {TITLES[subject.figure]}"
-            raise UsageError("E_USAGE", f"{subject.task} has no {TITLES[name]}", hint=hint)
+            hint = f"its figure is the {FIGURES[subject.figure].title}"
+            raise UsageError("E_USAGE", f"{subject.task} has no {FIGURES[name].title}", hint=hint)
     return limits[subject.figure]
 
 
@@ -107,4 +98,4 @@ def require_mean(figure: str, mean: float, limit: float | None) -> None:
         GateError: `E_GATE_DICE`, `E_GATE_AUROC`, `E_GATE_AP`.
     """
     if limit is not None and not mean >= limit:
-        raise GateError(GATES[figure], f"mean {TITLES[figure]} {mean:.4f} is below {limit:g}")
+        raise GateError(FIGURES[figure].gate, f"mean {FIGURES[figure].title} {mean:.4f} is below {limit:g}")

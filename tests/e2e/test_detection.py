@@ -113,7 +113,7 @@ def test_it_starts_from_a_trunk_of_joint_pretraining_and_says_so(cache: Cache, t
     finetune(recipe(1), cache, tmp_path / "run", Choices(encoder=encoder), device="cpu", talk=talk)
 
     assert any(
-        re.match(r"from --init: \d+ tensors, .* the whole encoder; the decoder starts anew", note)
+        re.match(r"from --init: \d+ tensors, .* the whole encoder; the rest of the task starts anew", note)
         for note in talk.notes
     )
 

@@ -123,7 +123,11 @@ def _read(path: Path, patients: frozenset[str] | None) -> Encoder:
 
 
 def initialise(
-    backbone: nn.Module, encoder: Encoder, *, rest: str = "the decoder", how: Literal["mean", "centre"] = "mean"
+    backbone: nn.Module,
+    encoder: Encoder,
+    *,
+    rest: str = "the rest of the task",
+    how: Literal["mean", "centre"] = "mean",
 ) -> str:
     """Copy an encoder's weights into a backbone of the same architecture.
 
