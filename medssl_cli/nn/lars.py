@@ -81,13 +81,15 @@ class Lars(torch.optim.Optimizer):
         return loss
 
     def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        update = _update(parameter, group)
-        if group["momentum"]:
-            state = self.state[parameter]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-            update = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
-        parameter.sub_(update * group["lr"])
+        gradient = parameter.grad
+        assert gradient is not None
+        factor, decay = _shares(parameter, gradient, group)
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer = state["momentum_buffer"].mul_(group["momentum"])
+        buffer.addcmul_(gradient, factor).addcmul_(parameter, factor * decay)
+        parameter.add_(buffer, alpha=-group["lr"])
 
 
 def warmup_cosine(
@@ -112,15 +114,14 @@ def warmup_cosine(
     return final + (base - final) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def _update(parameter: Tensor, group: dict[str, Any]) -> Tensor:
-    """Gradient with decay, scaled; without waiting for the device."""
-    gradient, decay = parameter.grad, group["weight_decay"]
-    assert gradient is not None
-    decayed = gradient + decay * parameter
+def _shares(parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Of the update u = a (g + decay p): a and the decay, without waiting for the device."""
+    decay = parameter.new_full((), group["weight_decay"])
     if not group["is_adapted"]:
-        return decayed
+        return torch.ones_like(decay), decay
     length, slope = torch.linalg.vector_norm(parameter), torch.linalg.vector_norm(gradient)
     factor = group["trust"] * length / (slope + decay * length + group["eps"])
     if group["clip"]:
         factor = (factor / group["lr"]).clamp(max=1.0)
-    return torch.where((length > 0) & (slope > 0), factor * decayed, gradient)
+    has_length = (length > 0) & (slope > 0)
+    return torch.where(has_length, factor, 1.0), torch.where(has_length, decay, 0.0)
