@@ -52,7 +52,9 @@ def kernel_gradient(gradient: Tensor, images: Tensor, edge: int, stride: int, pa
     Returns:
         [C_out, C_in, edge, edge].
     """
-    pixels = F.pad(images.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding)).contiguous()
+    pixels = images.permute(0, 2, 3, 1).contiguous()
+    if padding:
+        pixels = F.pad(pixels, (0, 0, padding, padding, padding, padding))
     batch, channels_out, height, width = gradient.shape
     over_batch, over_rows, over_columns, over_channels = pixels.stride()
     patches = pixels.as_strided(
