@@ -1,7 +1,6 @@
 """What each command imports before it can answer: start-up time is spent on imports, and imports can be counted."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -12,9 +11,9 @@ import pytest
 
 from medssl_cli.formats.nifti import write_nifti
 from tests.dicom_factory import analytic_phantom, write_volume
+from tests.environment import ENVIRONMENT
 from tests.toy_model import write_toy_model
 
-ROOT = Path(__file__).resolve().parents[2]
 SPY = """
 import atexit, json, sys
 from pathlib import Path
@@ -33,8 +32,7 @@ def imported_by(folder: Path, *arguments: object) -> set[str]:
     """Modules that a real process has loaded when the command ends."""
     listing = folder / "modules.json"
     command = [sys.executable, "-c", SPY, str(listing), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     return set(json.loads(listing.read_text()))
 
@@ -50,9 +48,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path, arguments: list[str]) -> Non
 def test_completing_a_command_line_imports_nothing_heavy(tmp_path: Path) -> None:
     environment = {"COMP_WORDS": "medssl inf", "COMP_CWORD": "1", "_MEDSSL_COMPLETE": "complete_bash"}
     command = [sys.executable, "-c", SPY, str(tmp_path / "modules.json")]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | environment)
 
     assert done.stdout.split() == ["infer"]
     assert not set(json.loads((tmp_path / "modules.json").read_text())) & (HEAVY - TYPERS_OWN)

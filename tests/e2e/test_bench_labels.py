@@ -1,7 +1,6 @@
 """`medssl bench labels` on toy images: it stops on request, goes on, skips what is done, and refuses leaks."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typer.testing import CliRunner
 
 from medssl_cli.cli.app import app
 from medssl_cli.engine.runs import open_run
+from tests.environment import ENVIRONMENT
 from tests.toy_cache import toy_cache
 
 BACKBONE = "{name: unet, channels: [4, 8], strides: [2, 2], num_res_units: 1}"
@@ -58,8 +58,9 @@ def words(site: Path, out: Path) -> list[str]:
 
 def test_it_stops_on_request_and_goes_on_to_the_same_results(site: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "medssl_cli", *words(site, tmp_path / "stopped")]
-    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=quiet, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("training 3 of 8"):

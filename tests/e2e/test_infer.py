@@ -21,6 +21,7 @@ from medssl_cli.formats.dicom_seg import read_segmentation
 from medssl_cli.formats.nifti import encode_nifti, read_nifti, write_nifti
 from medssl_cli.imaging.geometry import reorient_to_ras
 from medssl_cli.imaging.volume import Volume
+from tests.environment import ENVIRONMENT
 from tests.toy_model import write_toy_model
 
 AFFINE = np.array([[-0.9, 0, 0, 12], [0, 0.7, 0, -30], [0, 0, 2.5, 5], [0, 0, 0, 1]], dtype=np.float64)
@@ -262,7 +263,6 @@ def test_inference_imports_no_torch(tmp_path: Path, model: Path) -> None:
         f"infer([Path({str(tmp_path / 'ct')!r})], Path({str(model)!r}), out=Path({str(tmp_path / 'out')!r}));"
         "assert not {'torch', 'monai', 'onnx', 'matplotlib'} & sys.modules.keys()"
     )
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(root)})
+    subprocess.run([sys.executable, "-c", code], check=True, env=ENVIRONMENT)
 
     assert (tmp_path / "out" / "ct_toy-seg.dcm").is_file()

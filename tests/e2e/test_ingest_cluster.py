@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,15 +13,13 @@ import pytest
 
 from medssl_cli.formats.nifti import write_nifti
 from tests.dicom_factory import ct_series
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.environment import ENVIRONMENT
 
 
 def ingest(place: Path, *options: str) -> dict[str, Any]:
     """`medssl ingest in --cache cache --json` inside a folder, with the site's key beside it."""
     command = [sys.executable, "-m", "medssl_cli", "ingest", "in", "--cache", "cache", "--json", "--key-file", "key"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment, cwd=place)
+    done = subprocess.run([*command, *options], capture_output=True, text=True, env=ENVIRONMENT, cwd=place)
     assert done.returncode == 3, done.stderr
     return dict(json.loads(done.stdout))
 

@@ -19,12 +19,11 @@ import safetensors.numpy
 
 from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.errors import Exit
-from tests.environment import ROOT, give_known_key
+from tests.environment import ENVIRONMENT, ROOT, give_known_key
 from tests.toy_cache import toy_cache
 
 STEPS = 6
 LIMIT_S = 300
-PLAIN = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 SETTINGS = {
     "backbone": "{name: unet, channels: [4, 8, 16], strides: [2, 2, 2], num_res_units: 1}",
     "method": "{name: sharded}",
@@ -54,7 +53,7 @@ def command(cache: Path, run: Path, *options: str, **settings: object) -> list[s
     return ["-m", "tests.sharded", "pretrain", "--recipe", "voco-tiny", *parts, *where, *options]
 
 
-def start(arguments: list[str], environment: Mapping[str, str] = PLAIN) -> Process:
+def start(arguments: list[str], environment: Mapping[str, str] = ENVIRONMENT) -> Process:
     return subprocess.Popen(
         [sys.executable, *arguments],
         env=environment,
@@ -169,7 +168,8 @@ def test_two_tasks_of_slurm_with_a_part_of_the_network_each_train_what_one_train
     }
     arguments = command(cache, tmp_path / "run", "--strategy", "fsdp")
     tasks = [
-        start(arguments, {**PLAIN, **slurm, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}) for rank in (0, 1)
+        start(arguments, {**ENVIRONMENT, **slurm, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
+        for rank in (0, 1)
     ]
 
     (status, _, talk), (other_status, other_out, other_talk) = [finish(task) for task in tasks]
@@ -212,7 +212,7 @@ def test_a_process_that_fails_alone_does_not_leave_the_others_waiting(cache: Pat
     begun = time.monotonic()
 
     status, _, talk = finish(
-        start(command(cache, tmp_path / "run", "--devices", "2"), {**PLAIN, "MEDSSL_TEST_FAIL_RANK": str(rank)})
+        start(command(cache, tmp_path / "run", "--devices", "2"), {**ENVIRONMENT, "MEDSSL_TEST_FAIL_RANK": str(rank)})
     )
 
     assert status not in (0, Exit.INTERRUPTED), talk

@@ -25,6 +25,7 @@ from medssl_cli.errors import CODES
 from tests.dicom_mutants import POLICY
 from tests.dicom_mutants import mutant_of as dicom_mutant
 from tests.dicom_mutants import seeds as dicom_seeds
+from tests.environment import ENVIRONMENT
 from tests.faults.test_format_fuzz import SOUND, chunk
 from tests.faults.test_format_fuzz import mutant_of as format_mutant
 from tests.faults.test_zip_fuzz import mutant_of as zip_mutant
@@ -32,7 +33,6 @@ from tests.mutants import damaged
 from tests.unit.test_labels_fuzz import SEEDS as LABELS
 from tests.zip_factory import zeros
 
-ROOT = Path(__file__).resolve().parents[2]
 SCALE = int(os.environ.get("MEDSSL_FUZZ", "1"))
 FIRST = int(os.environ.get("MEDSSL_FUZZ_SEED", "0"))
 CANARY = b"Xq7"
@@ -126,9 +126,8 @@ def test_small_files_that_claim_much_cost_little(tmp_path):
     expected = write_claims(folder)
     assert max(path.stat().st_size for path in folder.iterdir()) <= 10 * 2**20
 
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", _MEASURE, str(folder), str(tmp_path / "cache")]
-    done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=True, text=True)
 
     by_code, counts, peaks = json.loads(done.stdout)
     assert max(peaks) <= 2 * GIB, [f"{peak / GIB:.2f} GiB" for peak in peaks]

@@ -14,6 +14,7 @@ import pytest
 
 from medssl_cli.errors import MedsslError
 from medssl_cli.parallel import Outcome, Workers
+from tests.environment import ENVIRONMENT
 
 HANG_S = 600.0
 LIMIT_BYTES = 4 << 30
@@ -270,8 +271,7 @@ def test_a_cluster_that_loses_its_workers_is_e_cluster(monkeypatch: pytest.Monke
     monkeypatch.setattr(cluster, "FETCH_TIMEOUT_S", 2.0)
     with distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=50) as local:
         command = [sys.executable, "-m", "dask", "worker", local.scheduler_address, "--no-nanny", "--nthreads", "1"]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-        worker = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        worker = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             with cluster.cluster_workers(local.scheduler_address) as workers:
                 outcomes = workers.map(hang, ITEMS, timeout_s=HANG_S)

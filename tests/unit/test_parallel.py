@@ -12,6 +12,7 @@ import pytest
 
 from medssl_cli.errors import MedsslError
 from medssl_cli.parallel import Outcome, Workers, _quota_cores, available_cores, supervised_map
+from tests.environment import ENVIRONMENT
 
 HANG_S = 600.0
 PARENT = """
@@ -124,9 +125,7 @@ def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
     note = tmp_path / "child"
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    parent = subprocess.Popen([sys.executable, str(script), str(note)], env=environment, stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen([sys.executable, str(script), str(note)], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (note.exists() and note.read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
