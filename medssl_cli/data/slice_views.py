@@ -118,7 +118,7 @@ def draw(number: int, scale: tuple[float, float], options: SliceAugmentation, ge
 
 
 def apply(images: Tensor, drawn: Drawn, size: int) -> Tensor:
-    """The view of each image, all its slices alike.
+    """The view of each image, all its slices alike; in the precision of the images, also under autocast.
 
     Args:
         images: `[B, S, C, X, Y]`.
@@ -128,14 +128,15 @@ def apply(images: Tensor, drawn: Drawn, size: int) -> Tensor:
     Returns:
         `[B, S, C, size, size]`.
     """
-    rows, columns = (resampling(drawn, axis, images.shape[3], size).to(images) for axis in (0, 1))
-    views = (rows[:, None] @ images.flatten(1, 2)) @ columns.mT[:, None]
-    low, high = views.amin(dim=(1, 2, 3), keepdim=True), views.amax(dim=(1, 2, 3), keepdim=True)
-    span = (high - low).clamp_min(1e-6)
-    gamma, contrast, brightness = (
-        each.to(images)[:, None, None, None] for each in (drawn.gamma, drawn.contrast, drawn.brightness)
-    )
-    views = ((views - low) / span).clamp(0, 1).pow(gamma) * (span * contrast) + (low * contrast + brightness)
+    with torch.autocast(images.device.type, enabled=False):
+        rows, columns = (resampling(drawn, axis, images.shape[3], size).to(images) for axis in (0, 1))
+        views = (rows[:, None] @ images.flatten(1, 2)) @ columns.mT[:, None]
+        low, high = views.amin(dim=(1, 2, 3), keepdim=True), views.amax(dim=(1, 2, 3), keepdim=True)
+        span = (high - low).clamp_min(1e-6)
+        gamma, contrast, brightness = (
+            each.to(images)[:, None, None, None] for each in (drawn.gamma, drawn.contrast, drawn.brightness)
+        )
+        views = ((views - low) / span).clamp(0, 1).pow(gamma) * (span * contrast) + (low * contrast + brightness)
     return views.unflatten(1, images.shape[1:3])
 
 

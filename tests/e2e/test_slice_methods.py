@@ -107,6 +107,19 @@ def test_a_run_that_lost_its_later_checkpoints_ends_with_the_same_bits(name: str
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", METHODS)
+def test_mixed_precision_is_near_full_precision_and_not_the_same(
+    name: str, precision: str, cache: Cache, tmp_path: Path
+) -> None:
+    for folder, kind in (("mixed", precision), ("full", "fp32")):
+        pretrain(recipe(name, precision=kind, steps=2), cache, tmp_path / folder, device="cpu", talk=Silence())
+
+    first, expected = losses(tmp_path / "mixed")[0], losses(tmp_path / "full")[0]
+    assert first != expected
+    assert first == pytest.approx(expected, rel=0.1)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 5])
 def test_an_epoch_begins_once_whatever_the_number_of_micro_steps(
     accumulate: int, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
