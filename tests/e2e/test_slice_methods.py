@@ -233,7 +233,7 @@ def test_slices_in_chunks_have_the_loss_and_gradients_of_all_at_once(tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["joint", "joint clusters"])
+@pytest.mark.parametrize("name", ["joint in chunks", "joint clusters"])
 def test_two_processes_of_the_command_train_what_one_trains(name: str, cache: Cache, tmp_path: Path) -> None:
     chosen = recipe(name, steps=3)
     file = tmp_path / "recipe.yaml"
