@@ -81,7 +81,7 @@ class Prototypes(nn.Module):
     """Unit cluster centres of one or more heads.
 
     Trained prototypes (SwAV) leave the unit sphere with every step: call `normalise_` before each forward pass. Those
-    that k-means writes (DeepCluster-V2) get no gradient, so that nothing moves them in between.
+    that k-means writes (DeepCluster-V2) are buffers: nothing moves them in between, and every process has them whole.
 
     Args:
         embedding_dim: E.
@@ -91,10 +91,18 @@ class Prototypes(nn.Module):
 
     def __init__(self, embedding_dim: int, counts: Sequence[int], *, is_trained: bool = True) -> None:
         super().__init__()
-        self.heads = nn.ParameterList(
-            nn.Parameter(F.normalize(torch.randn(count, embedding_dim), dim=1), requires_grad=is_trained)
-            for count in counts
-        )
+        self._num_heads = len(counts)
+        for number, count in enumerate(counts):
+            centres = F.normalize(torch.randn(count, embedding_dim), dim=1)
+            if is_trained:
+                self.register_parameter(f"head{number}", nn.Parameter(centres))
+            else:
+                self.register_buffer(f"head{number}", centres)
+
+    @property
+    def heads(self) -> list[Tensor]:
+        """Centres of each head, [K, E]."""
+        return [getattr(self, f"head{number}") for number in range(self._num_heads)]
 
     def forward(self, embeddings: Tensor) -> list[Tensor]:
         """Cosines of embeddings [..., E] of any length to the prototypes, [..., K] per head.

@@ -233,8 +233,10 @@ def test_slices_in_chunks_have_the_loss_and_gradients_of_all_at_once(tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["joint in chunks", "joint clusters"])
-def test_two_processes_of_the_command_train_what_one_trains(name: str, cache: Cache, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "strategy"), [("joint in chunks", "ddp"), ("joint clusters", "fsdp")])
+def test_two_processes_of_the_command_train_what_one_trains(
+    name: str, strategy: str, cache: Cache, tmp_path: Path
+) -> None:
     chosen = recipe(name, steps=3)
     file = tmp_path / "recipe.yaml"
     file.write_text(to_yaml(dump_recipe(chosen)))
@@ -242,7 +244,7 @@ def test_two_processes_of_the_command_train_what_one_trains(name: str, cache: Ca
     command = ["-m", "medssl_cli", "pretrain", "--recipe", str(file), "--cache", str(cache.root), "--device", "cpu"]
 
     done = subprocess.run(
-        [sys.executable, *command, "--devices", "2", "--run", str(tmp_path / "two")],
+        [sys.executable, *command, "--devices", "2", "--strategy", strategy, "--run", str(tmp_path / "two")],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
