@@ -22,6 +22,7 @@ from medssl_cli.engine.talk import Talk
 from medssl_cli.files import write_atomic
 from medssl_cli.methods import MethodBase, Views
 from medssl_cli.nn.health import embedding_std, linear_accuracy, mean_cosine, neighbour_accuracy, rank_me
+from medssl_cli.nn.modes import in_mode
 
 COLLAPSED_STD: Final = 0.1
 COLLAPSED_RANK: Final = 0.1
@@ -66,12 +67,9 @@ class Health:
     def look(self) -> dict[str, float]:
         """Figures of the embeddings at this step, by name. All processes call it; the network stays as it is."""
         method = self._state.method
-        was_training = method.training
-        method.eval()
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with in_mode(method, training=False), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             embeddings = torch.cat([self._embed(part) for part in self._probe.crops.split(MICRO_BATCH)])
             matrices = self._matrices()
-        method.train(was_training)
         if self._processes.is_main:
             for name, matrix in matrices.items():
                 write_matrix(self._root / "plots", name, matrix, is_first=self._state.step == 0)

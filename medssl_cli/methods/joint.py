@@ -31,7 +31,7 @@ from medssl_cli.methods import (
     Views,
 )
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.chunks import in_chunks, in_mode
+from medssl_cli.nn.chunks import in_chunks
 from medssl_cli.nn.cluster_heads import (
     AgreementHead,
     ClusterHead,
@@ -45,6 +45,7 @@ from medssl_cli.nn.cluster_heads import (
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.idle import Idle
 from medssl_cli.nn.masked_slices import MaskedSlices, MaskOptions, choose_masked
+from medssl_cli.nn.modes import in_mode
 from medssl_cli.nn.momentum import freeze
 from medssl_cli.nn.view_groups import embed_views
 from medssl_cli.nn.volume_encoder import VolumeEncoder, VolumeOptions

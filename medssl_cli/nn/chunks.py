@@ -20,7 +20,7 @@ def in_chunks(network: nn.Module, embed: Callable[[Tensor], Tensor], images: Ten
 
     Args:
         network: That `embed` calls.
-        embed: Images [n, ...] to embeddings [n, E]; called again in the backward pass, so it sets modes by `in_mode`.
+        embed: Images [n, ...] to embeddings [n, E]; called again in the backward pass: modes by `in_mode`.
         images: [N, ...].
         size: Images per chunk; None for all at once, keeping all activations.
 
@@ -35,17 +35,6 @@ def in_chunks(network: nn.Module, embed: Callable[[Tensor], Tensor], images: Ten
 
     parts = [checkpoint(embed, chunk, use_reentrant=False, context_fn=contexts) for chunk in images.split(size)]
     return torch.cat(parts)
-
-
-@contextlib.contextmanager
-def in_mode(network: nn.Module, *, training: bool) -> Iterator[None]:
-    """A network in a mode for a while; computing a chunk again leaves by an exception once it has enough."""
-    was_training = network.training
-    network.train(training)
-    try:
-        yield
-    finally:
-        network.train(was_training)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
 """A 2D convolution whose kernel gradient is a matrix product where that is faster on a CPU.
 
-The gradient of a kernel, dL/dW[o, c, i, j] = sum over images and places of dL/dy[o, p, q] x[c, sp + i, sq + j], is a
-product of two matrices. The library's own kernels for it fall to a tenth of the speed of a product where maps are small
-and channels many, as in the late levels of a ResNet. The values are the same but for the order of summation.
+The gradient of a kernel, dL/dW[o, c, i, j] = sum over images and places of dL/dy[o, p, q] x[c, sp + i, sq + j] with the
+stride s, is a product of two matrices. The library's own kernels for it fall to a tenth of the speed of a product where
+maps are small and channels many, as in the late levels of a ResNet. Values differ by the order of summation only.
 
-Shapes: B batch, C channels, H W pixels, K edge of a kernel, S stride.
+Shapes: B batch, C channels, X Y pixels.
 """
 
 from typing import Any
@@ -43,8 +43,8 @@ def kernel_gradient(gradient: Tensor, images: Tensor, edge: int, stride: int, pa
     """The gradient of a convolution's kernel, as one matrix product.
 
     Args:
-        gradient: [B, C_out, H_out, W_out] of the output.
-        images: [B, C_in, H, W], the input.
+        gradient: [B, C_out, X_out, Y_out] of the output.
+        images: [B, C_in, X, Y], the input.
         edge: Of the kernel.
         stride: Of the kernel.
         padding: Zeros on each side of the input.

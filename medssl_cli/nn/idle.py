@@ -27,8 +27,9 @@ class Idle:
             used: By the loss that this is added to.
         """
         now = {id(parameter) for module in used for parameter in module.parameters()}
-        self._used.update(name for name, parameter in self._parameters() if id(parameter) in now)
-        others = [each for _, each in self._parameters() if each.requires_grad and id(each) not in now]
+        everything = list(self._parameters())
+        self._used.update(name for name, each in everything if id(each) in now)
+        others = [each for _, each in everything if each.requires_grad and id(each) not in now]
         return 0.0 * torch.stack([each.sum() for each in others]).sum() if others else 0.0
 
     def drop_gradients(self) -> None:
