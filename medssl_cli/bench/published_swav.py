@@ -8,7 +8,10 @@ everywhere here.
 
 import math
 import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,10 +75,20 @@ class PublishedStep:
         num_prototypes: K.
         crops: See `Crops`.
         device: Of the network.
+        autocast: Entered for the forward pass.
     """
 
-    def __init__(self, backbone: Backbone, *, hidden_dim: int, num_prototypes: int, crops: Crops, device: str) -> None:
-        self.crops, self.device = crops, device
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        hidden_dim: int,
+        num_prototypes: int,
+        crops: Crops,
+        device: str,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.crops, self.device, self.autocast = crops, device, autocast
         self.backbone = backbone.to(device)
         self.head = nn.Sequential(
             nn.Linear(backbone.embedding_dim, hidden_dim),
@@ -97,12 +110,8 @@ class PublishedStep:
         batch = len(crops[0])
         with torch.no_grad():
             self.prototypes.weight.copy_(F.normalize(self.prototypes.weight.clone(), dim=1))
-        on_device = [crop.to(self.device) for crop in crops]
-        large = self.backbone.embed(torch.cat(on_device[: self.crops.num_global]))
-        embeddings = large
-        if self.crops.num_local:
-            embeddings = torch.cat([large, self.backbone.embed(torch.cat(on_device[self.crops.num_global :]))])
-        scores = self.prototypes(F.normalize(self.head(embeddings), dim=1))
+        with self.autocast():
+            scores = self._scores([crop.to(self.device) for crop in crops]).float()
         loss = torch.zeros((), device=self.device)
         for assigned in range(self.crops.num_global):
             codes = plain_sinkhorn(scores[batch * assigned : batch * (assigned + 1)].detach())
@@ -118,6 +127,14 @@ class PublishedStep:
         larc(self.optimizer)
         self.optimizer.step()
         return loss.item()
+
+    def _scores(self, crops: list[Tensor]) -> Tensor:
+        embeddings = self.backbone.embed(torch.cat(crops[: self.crops.num_global]))
+        if self.crops.num_local:
+            small = self.backbone.embed(torch.cat(crops[self.crops.num_global :]))
+            embeddings = torch.cat([embeddings, small])
+        scores: Tensor = self.prototypes(F.normalize(self.head(embeddings), dim=1))
+        return scores
 
 
 def plain_sinkhorn(scores: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """Steps of SwAV as released and as here, and of joint learning beside its trunk alone, in turn on the same pictures."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -31,6 +33,8 @@ NUM_PICTURES: Final = 64
 STACK: Final = 16
 NUM_VOLUMES: Final = 8
 COLUMNS: Final = ("step", "s/step", "CPU s/step", "steps per s, ratio", "steps per CPU s, ratio")
+
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class SliceBenchmark:
     """All lines."""
 
     device: str
+    precision: Precision
     num_threads: int
     steps: tuple[Timed, ...]
 
@@ -98,16 +103,20 @@ class SliceBenchmark:
 
 
 RELEASED: Final = "SwAV as released, loading and step"
+RELEASED_STEP: Final = "SwAV as released, step alone"
 TRUNK: Final = "forward and backward of the joint step's trunk"
 
 
-def bench_slices(setting: Setting, *, device: str = "cpu", rounds: int = 3) -> SliceBenchmark:
+def bench_slices(
+    setting: Setting, *, device: str = "cpu", rounds: int = 3, precision: Precision = "fp32"
+) -> SliceBenchmark:
     """Time every kind of step in turn.
 
     Args:
         setting: Network, crops and batch.
         device: As for `medssl pretrain`.
         rounds: Steps of each kind, after one that is not counted.
+        precision: Of all forward passes; bf16 by autocast.
 
     Raises:
         UsageError: `E_DEVICE`.
@@ -115,7 +124,7 @@ def bench_slices(setting: Setting, *, device: str = "cpu", rounds: int = 3) -> S
     resolved = resolve_device(device)
     tune_process()
     with TemporaryDirectory() as folder:
-        contenders = _contenders(setting, resolved, Path(folder))
+        contenders = _contenders(setting, resolved, Path(folder), precision)
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
         for number in range(rounds + 1):
             for name, (work, _) in contenders.items():
@@ -126,21 +135,22 @@ def bench_slices(setting: Setting, *, device: str = "cpu", rounds: int = 3) -> S
     for name, (_, reference) in contenders.items():
         wall_s, cpu_s = (median(column) for column in zip(*times[name], strict=True))
         steps.append(Timed(name, wall_s, cpu_s, reference))
-    return SliceBenchmark(resolved, torch.get_num_threads(), tuple(steps))
+    return SliceBenchmark(resolved, precision, torch.get_num_threads(), tuple(steps))
 
 
 Work = Callable[[int], object]
 
 
-def _contenders(setting: Setting, device: str, folder: Path) -> dict[str, tuple[Work, str]]:
+def _contenders(setting: Setting, device: str, folder: Path, precision: Precision) -> dict[str, tuple[Work, str]]:
     pictures, items = _pictures(folder, (PICTURE, PICTURE, 1), NUM_PICTURES)
     _, volumes = _pictures(folder, (PICTURE // 2, PICTURE // 2, STACK), NUM_VOLUMES)
+    autocast = partial(torch.autocast, torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
     crops = Crops(2, setting.num_local, setting.size, setting.local_size)
     released = PublishedStep(
-        _network(setting, nn.Conv2d), hidden_dim=512, num_prototypes=24, crops=crops, device=device
+        _network(setting, nn.Conv2d), hidden_dim=512, num_prototypes=24, crops=crops, device=device, autocast=autocast
     )
-    ours = _Ours("swav", _swav_options(setting), setting, [*items, *volumes], device)
-    joint = _Ours("joint", _joint_options(setting), setting, [*items, *volumes], device)
+    ours = _Ours("swav", _swav_options(setting), setting, [*items, *volumes], device, autocast)
+    joint = _Ours("joint", _joint_options(setting), setting, [*items, *volumes], device, autocast)
     trunk = _network(setting).to(device).train()
     lay_out(trunk, channels_last=True)
     # The trunk sees what it sees in a joint step: two views of every slice, as a batch.
@@ -150,20 +160,27 @@ def _contenders(setting: Setting, device: str, folder: Path) -> dict[str, tuple[
         first = number * setting.batch_size
         return [pictures[place % len(pictures)] for place in range(first, first + setting.batch_size)]
 
+    loaded, views = released.load(of_batch(0)), ours.load(0, are_volumes=False)
+    stacks = joint.load(0, are_volumes=True)
+
     def trunk_step(_: int) -> None:
-        maps = trunk(seen)
-        torch.autograd.backward(torch.stack([level.mean() for level in maps]).sum())
+        with autocast():
+            maps = trunk(seen)
+        torch.autograd.backward(torch.stack([level.float().mean() for level in maps]).sum())
 
     return {
         RELEASED: (lambda number: released.step(released.load(of_batch(number))), RELEASED),
         "loading alone, as released": (lambda number: released.load(of_batch(number)), RELEASED),
         "SwAV here, loading and step": (lambda number: ours.step(ours.load(number, are_volumes=False)), RELEASED),
         "loading alone, here": (lambda number: ours.load(number, are_volumes=False), RELEASED),
+        RELEASED_STEP: (lambda _: released.step(loaded), RELEASED_STEP),
+        "SwAV here, step alone": (lambda _: ours.step(views), RELEASED_STEP),
         TRUNK: (trunk_step, TRUNK),
         "joint step with volumes, loading and step": (
             lambda number: joint.step(joint.load(number, are_volumes=True)),
             TRUNK,
         ),
+        "joint step with volumes, step alone": (lambda _: joint.step(stacks), TRUNK),
     }
 
 
@@ -186,13 +203,19 @@ class _Ours:
     """What `medssl pretrain` does in a step, without its loop."""
 
     def __init__(
-        self, name: str, options: dict[str, Any], setting: Setting, items: list[PreparedItem], device: str
+        self,
+        name: str,
+        options: dict[str, Any],
+        setting: Setting,
+        items: list[PreparedItem],
+        device: str,
+        autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         module = plugins.load("method", name)
         size = (setting.size, setting.size, 1)
         self.method: MethodBase = module.Method(_network(setting), module.Options(**options), size).to(device).train()
         lay_out(self.method, channels_last=True)
-        self.device, self.setting = torch.device(device), setting
+        self.device, self.setting, self.autocast = torch.device(device), setting, autocast
         request = self.method.views().slices
         assert request is not None
         are_volumes = [item.shape[2] > 1 for item in items]
@@ -216,7 +239,8 @@ class _Ours:
     def step(self, views: Views) -> float:
         """One step; returns the loss."""
         self.method.before_step(0.5)
-        total = self.method.loss(views, 0.5).total
+        with self.autocast():
+            total = self.method.loss(views, 0.5).total
         torch.autograd.backward(total)
         self.method.after_backward(0.5)
         self.optimizer.step()

@@ -44,6 +44,7 @@ def slices(
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each kind.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: its own choice.")] = None,
     device: DeviceOption = "cpu",
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of all forward passes.")] = "fp32",
     json: JsonOption = False,
 ) -> None:
     """Time steps of SwAV as released and as here, in turn on the same pictures, and joint steps beside their trunk.
@@ -58,11 +59,12 @@ def slices(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    found = bench_slices(SETTINGS[size], device=device, rounds=rounds)
+    found = bench_slices(SETTINGS[size], device=device, rounds=rounds, precision=precision)
     if json:
         result(found.to_json(), as_json=True, text="")
         return
-    table(f"{found.device}, {found.num_threads} threads, medians of {rounds}", COLUMNS, found.rows())
+    title = f"{found.device}, {precision}, {found.num_threads} threads, medians of {rounds}"
+    table(title, COLUMNS, found.rows())
 
 
 def catalog(

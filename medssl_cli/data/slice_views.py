@@ -20,6 +20,7 @@ from medssl_cli.strict import Strict
 Share = Annotated[float, Field(gt=0, le=1)]
 ASPECT: Final = (3 / 4, 4 / 3)
 REFERENCE_PX: Final = 224  # blur is given for pictures of this size
+LEAST_EXPONENT: Final = -80.0  # smaller powers of e are nothing beside 1, and slow
 SPARE: Final = 1.15  # canvas edge per pixel of a global view: crops of the whole of it hardly alias
 
 
@@ -89,9 +90,9 @@ class Drawn:
     gamma: Tensor
     blur: Tensor
 
-    def rows(self, start: int, number: int) -> "Drawn":
+    def rows(self, places: Tensor) -> "Drawn":
         """Some of the images."""
-        return Drawn(**{field.name: getattr(self, field.name)[start : start + number] for field in fields(self)})
+        return Drawn(**{field.name: getattr(self, field.name)[places] for field in fields(self)})
 
 
 def draw(number: int, scale: tuple[float, float], options: SliceAugmentation, generator: torch.Generator) -> Drawn:
@@ -129,7 +130,9 @@ def apply(images: Tensor, drawn: Drawn, size: int) -> Tensor:
         `[B, S, C, size, size]`.
     """
     with torch.autocast(images.device.type, enabled=False):
-        rows, columns = (resampling(drawn, axis, images.shape[3], size).to(images) for axis in (0, 1))
+        rows, columns = (
+            resampling(drawn, axis, images.shape[3], size, images.device).to(images.dtype) for axis in (0, 1)
+        )
         views = (rows[:, None] @ images.flatten(1, 2)) @ columns.mT[:, None]
         low, high = views.amin(dim=(1, 2, 3), keepdim=True), views.amax(dim=(1, 2, 3), keepdim=True)
         span = (high - low).clamp_min(1e-6)
@@ -140,25 +143,57 @@ def apply(images: Tensor, drawn: Drawn, size: int) -> Tensor:
     return views.unflatten(1, images.shape[1:3])
 
 
-def resampling(drawn: Drawn, axis: int, canvas: int, size: int) -> Tensor:
-    """Crop, flip, resampling and blur along one axis, as matrices `[B, size, canvas]`; rows sum to 1.
+def resampling(drawn: Drawn, axis: int, canvas: int, size: int, device: torch.device | None = None) -> Tensor:
+    """Crop, flip, resampling and blur along one axis, as matrices `[B, size, canvas]` on `device`; rows sum to 1.
 
     All of them are separable, so two products of matrices do a whole view. Resampling is linear; where a view has fewer
     pixels than its crop, the triangle is as wide as a pixel of the view.
     """
-    extent, centre, flip = drawn.extent[:, axis, None], drawn.centre[:, axis, None], drawn.flip[:, axis, None]
-    spread = (2 * torch.arange(size) + 1) / size - 1
+    extent, centre, flip = (each[:, axis, None].to(device) for each in (drawn.extent, drawn.centre, drawn.flip))
+    pixels, canvas_pixels = (torch.arange(edge, dtype=extent.dtype, device=device) for edge in (size, canvas))
+    spread = (2 * pixels + 1) / size - 1
     places = ((centre + 0.5 * extent * flip * spread) * canvas - 0.5).clamp(0, canvas - 1)
     width = (extent * canvas / size).clamp(min=1.0)[..., None]
-    weights = (1 - (places[..., None] - torch.arange(canvas)).abs() / width).clamp(min=0)
+    weights = (1 - (places[..., None] - canvas_pixels).abs() / width).clamp(min=0)
     weights = weights / weights.sum(dim=2, keepdim=True)
-    is_blurred = drawn.blur > 0
-    if is_blurred.any():
-        gaps = torch.arange(size)[:, None] - torch.arange(size)
-        sigma = drawn.blur[is_blurred, None, None] * (size / REFERENCE_PX)
-        kernel = torch.exp(-0.5 * (gaps / sigma).square())
-        weights[is_blurred] = (kernel / kernel.sum(dim=2, keepdim=True)) @ weights[is_blurred]
+    [blurred] = drawn.blur.nonzero(as_tuple=True)
+    if len(blurred):
+        sigma, blurred = drawn.blur[blurred].to(device) * (size / REFERENCE_PX), blurred.to(device)
+        kernel = torch.exp(
+            (-0.5 * ((pixels[:, None] - pixels) / sigma[:, None, None]).square()).clamp(min=LEAST_EXPONENT)
+        )
+        weights[blurred] = (kernel / kernel.sum(dim=2, keepdim=True)) @ weights[blurred]
     return weights
+
+
+def cut_views(
+    images: Tensor,
+    number: int,
+    scale: tuple[float, float],
+    options: SliceAugmentation,
+    generator: torch.Generator,
+    *,
+    size: int,
+    shard: tuple[int, int] = (0, 1),
+) -> Tensor:
+    """Several views of each image that show shares of its area in `scale`.
+
+    Args:
+        images: Of this process, `[B, S, C, X, Y]`.
+        number: Views.
+        scale: Least and most.
+        options: See `SliceAugmentation`.
+        generator: In the same state in every process; numbers are drawn for the images of all of them.
+        size: Edge in pixels.
+        shard: This process's place and how many there are.
+
+    Returns:
+        `[number * B, S, C, size, size]`, one view after the other.
+    """
+    batch, (rank, num_shards) = len(images), shard
+    drawn = draw(number * num_shards * batch, scale, options, generator)
+    own = torch.arange(number * num_shards * batch).view(number, num_shards, batch)[:, rank].flatten()
+    return apply(images.repeat(number, 1, 1, 1, 1), drawn.rows(own), size)
 
 
 def multi_crop(
@@ -169,23 +204,19 @@ def multi_crop(
     size: int,
     shard: tuple[int, int] = (0, 1),
 ) -> list[Tensor]:
-    """All views of each image: large ones first, then small ones.
-
-    Args:
-        images: Of this process, `[B, S, C, X, Y]`.
-        options: See `SliceAugmentation`.
-        generator: In the same state in every process; numbers are drawn for the images of all of them.
-        size: Edge of a large view in pixels.
-        shard: This process's place and how many there are.
+    """All views of each image: large ones, then small ones; see `cut_views`.
 
     Returns:
-        Per view `[B, S, C, edge, edge]`.
+        `[num_global * B, S, C, size, size]` and, if there are any, `[num_local * B, S, C, edge, edge]`; together where
+        their sizes are equal.
     """
-    batch, (rank, number) = len(images), shard
-    kinds = [(options.global_scale, size)] * options.num_global
-    kinds += [(options.local_scale, options.small(size))] * options.num_local
-    drawn = [(draw(batch * number, scale, options, generator).rows(rank * batch, batch), edge) for scale, edge in kinds]
-    return [apply(images, parameters, edge) for parameters, edge in drawn]
+    kinds = [(options.num_global, options.global_scale, size)]
+    if options.num_local:
+        kinds.append((options.num_local, options.local_scale, options.small(size)))
+    groups = [
+        cut_views(images, number, scale, options, generator, size=edge, shard=shard) for number, scale, edge in kinds
+    ]
+    return [torch.cat(groups)] if len({edge for _, _, edge in kinds}) == 1 else groups
 
 
 def canvas_for(size: int) -> int:

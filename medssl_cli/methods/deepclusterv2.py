@@ -88,8 +88,8 @@ class Method(MethodBase):
     def _project(self, views: Views, augmentation: SliceAugmentation) -> list[Tensor]:
         """Projections of each view, [B, E]."""
         shard = views.shard_index, views.num_shards
-        cut = multi_crop(views.images, augmentation, views.generator, size=self.crop_size[0], shard=shard)
-        projections = self.projector(embed_views(self.backbone, [view[:, 0] for view in cut]))
+        groups = multi_crop(views.images, augmentation, views.generator, size=self.crop_size[0], shard=shard)
+        projections = self.projector(embed_views(self.backbone, groups))
         return list(projections.split(len(views.images)))
 
     @property

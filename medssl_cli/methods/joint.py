@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medssl_cli.data.slice_views import SliceAugmentation, apply, canvas_for, draw, multi_crop
+from medssl_cli.data.slice_views import SliceAugmentation, canvas_for, cut_views, multi_crop
 from medssl_cli.methods import (
     Losses,
     MethodBase,
@@ -305,8 +305,8 @@ class Method(MethodBase):
     def _project_images(self, views: Views, augmentation: SliceAugmentation) -> list[Tensor]:
         """Projections of the views of single images, [B, P] each."""
         shard = views.shard_index, views.num_shards
-        cut = multi_crop(views.images, augmentation, views.generator, size=self.crop_size[0], shard=shard)
-        embeddings = embed_views(self.backbone, [view[:, 0] for view in cut])
+        groups = multi_crop(views.images, augmentation, views.generator, size=self.crop_size[0], shard=shard)
+        embeddings = embed_views(self.backbone, groups)
         return list(self.image_projector(embeddings).split(len(views.images)))
 
     def _project_volumes(self, slices: Tensor, present: Tensor, known: Slices) -> list[Tensor]:
@@ -325,11 +325,11 @@ class Method(MethodBase):
 
     def _slices(self, views: Views) -> tuple[Tensor, Tensor]:
         """Embeddings of the slices of both views [2 B, S, E], 0 where absent, and which are present [2 B, S]."""
-        options, known, batch = self.options.stacks, _known(views), len(views.images)
+        options, known = self.options.stacks, _known(views)
         present = keep_window(known.is_present.repeat(NUM_VIEWS, 1), _own_numbers(views, 2), keep=options.keep)
-        number, first = batch * views.num_shards, batch * views.shard_index
-        drawn = [draw(number, options.scale, self.options.views, views.generator) for _ in range(NUM_VIEWS)]
-        cut = torch.cat([apply(views.images, each.rows(first, batch), self.crop_size[0]) for each in drawn])
+        shard, size = (views.shard_index, views.num_shards), self.crop_size[0]
+        augmentation, generator = self.options.views, views.generator
+        cut = cut_views(views.images, NUM_VIEWS, options.scale, augmentation, generator, size=size, shard=shard)
         flat = in_chunks(self.backbone, self._embed, cut[present], options.chunk_size)
         slices = flat.new_zeros(*present.shape, flat.shape[1])
         slices[present] = flat

@@ -87,8 +87,8 @@ class Method(MethodBase):
     def loss(self, views: Views, progress: float) -> Losses:
         """Swapped prediction over all views."""
         shard = views.shard_index, views.num_shards
-        cut = multi_crop(views.images, self.options.views, views.generator, size=self.crop_size[0], shard=shard)
-        projections = self.projector(embed_views(self.backbone, [view[:, 0] for view in cut]))
+        groups = multi_crop(views.images, self.options.views, views.generator, size=self.crop_size[0], shard=shard)
+        projections = self.projector(embed_views(self.backbone, groups))
         assert views.slices is not None
         loss, health = self.head.loss(views.slices.ids, projections.split(len(views.images)), progress)
         return Losses(loss, {"swapped_prediction": loss.detach()}, shown(health))

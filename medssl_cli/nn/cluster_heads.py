@@ -200,7 +200,7 @@ class SwappedHead(AgreementHead):
     def loss(self, ids: Tensor, projections: Sequence[Tensor], progress: float) -> tuple[Tensor, ClusterHealth]:
         """Swapped prediction between views; see `AgreementHead.loss`."""
         options, assigning = self.options, self.num_assigning
-        scores = [self.prototypes(view)[0] for view in projections]
+        scores = self.prototypes(torch.stack(list(projections)))[0].unbind()
         loss = swapped_prediction_loss(
             scores,
             num_global=assigning,

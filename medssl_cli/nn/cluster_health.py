@@ -55,17 +55,18 @@ def cluster_health(codes: Tensor, embeddings: Tensor) -> ClusterHealth:
     num_prototypes = codes.shape[1]
     num_images = sum_over_processes(codes.new_tensor(len(codes)))
     mean_code = sum_over_processes(codes.sum(0)) / num_images
-    first_choices = sum_over_processes(torch.bincount(codes.argmax(1), minlength=num_prototypes))
+    first_choices = sum_over_processes(F.one_hot(codes.argmax(1), num_prototypes).sum(0))
     entropy = sum_over_processes(torch.special.entr(codes).sum()) / num_images
     unit = F.normalize(embeddings, dim=1)
     mean = sum_over_processes(unit.sum(0)) / num_images
     variance = sum_over_processes((unit - mean).square().sum(0)) / num_images
-    return ClusterHealth(
-        usage=float(torch.special.entr(mean_code).sum().exp()) / num_prototypes,
-        used_share=float((first_choices > 0).sum()) / num_prototypes,
-        entropy=float(entropy) / math.log(num_prototypes),
-        spread=float(variance.sqrt().mean()) * math.sqrt(embeddings.shape[1]),
-    )
+    figures = [
+        torch.special.entr(mean_code).sum().exp() / num_prototypes,
+        (first_choices > 0).double().mean(),
+        entropy / math.log(num_prototypes),
+        variance.sqrt().mean() * math.sqrt(embeddings.shape[1]),
+    ]
+    return ClusterHealth(*torch.stack([figure.double() for figure in figures]).tolist())
 
 
 def alarms(health: ClusterHealth) -> list[str]:

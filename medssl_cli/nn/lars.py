@@ -4,7 +4,7 @@ You et al., Large Batch Training of Convolutional Networks, https://arxiv.org/ab
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, overload
 
 import torch
@@ -75,21 +75,23 @@ class Lars(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._move(parameter, group)
+            learning = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if learning:
+                self._move(learning, [parameter.grad for parameter in learning], group)
         return loss
 
-    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
-        factor, decay = _shares(parameter, gradient, group)
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        buffer = state["momentum_buffer"].mul_(group["momentum"])
-        buffer.addcmul_(gradient, factor).addcmul_(parameter, factor * decay)
-        parameter.add_(buffer, alpha=-group["lr"])
+    def _move(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        factors, decays = _shares(parameters, gradients, group)
+        torch._foreach_mul_(buffers, group["momentum"])
+        for parameter, gradient, buffer, factor, decay in zip(
+            parameters, gradients, buffers, factors, decays, strict=True
+        ):
+            buffer.addcmul_(gradient, factor).addcmul_(parameter, decay)
+        torch._foreach_add_(parameters, buffers, alpha=-group["lr"])
 
 
 def warmup_cosine(
@@ -114,14 +116,17 @@ def warmup_cosine(
     return final + (base - final) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def _shares(parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Of the update u = a (g + decay p): a and the decay, without waiting for the device."""
-    decay = parameter.new_full((), group["weight_decay"])
+def _shares(
+    parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Of the update u = a g + a decay p of each parameter: a and a decay, without waiting for the device."""
+    lengths, slopes = (torch.stack(torch._foreach_norm(each)) for each in (parameters, gradients))
+    decay = torch.full_like(lengths, group["weight_decay"])
     if not group["is_adapted"]:
-        return torch.ones_like(decay), decay
-    length, slope = torch.linalg.vector_norm(parameter), torch.linalg.vector_norm(gradient)
-    factor = group["trust"] * length / (slope + decay * length + group["eps"])
+        return torch.ones_like(lengths).unbind(), decay.unbind()
+    factors = group["trust"] * lengths / (slopes + decay * lengths + group["eps"])
     if group["clip"]:
-        factor = (factor / group["lr"]).clamp(max=1.0)
-    has_length = (length > 0) & (slope > 0)
-    return torch.where(has_length, factor, 1.0), torch.where(has_length, decay, 0.0)
+        factors = (factors / group["lr"]).clamp(max=1.0)
+    has_length = (lengths > 0) & (slopes > 0)
+    factors, decay = torch.where(has_length, factors, 1.0), torch.where(has_length, decay, 0.0)
+    return factors.unbind(), (factors * decay).unbind()

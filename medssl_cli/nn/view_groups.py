@@ -4,7 +4,6 @@ So the released SwAV does, and batch normalisation sees all views of a size as o
 """
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -12,15 +11,14 @@ from torch import Tensor
 from medssl_cli.nn.backbones import Backbone
 
 
-def embed_views(backbone: Backbone, views: Sequence[Tensor]) -> Tensor:
-    """Embed views, of which those of equal size follow each other.
+def embed_views(backbone: Backbone, groups: Sequence[Tensor]) -> Tensor:
+    """Embed views of single images.
 
     Args:
         backbone: Of two spatial dimensions.
-        views: Per view [B, C, X, Y].
+        groups: Per size [V * B, 1, C, X, Y], see `multi_crop`.
 
     Returns:
-        [V * B, embedding_dim], one view after the other.
+        [V * B of all groups, embedding_dim], one view after the other.
     """
-    groups = [list(group) for _, group in groupby(views, key=lambda view: view.shape[2:])]
-    return torch.cat([backbone.embed(torch.cat(group)) for group in groups])
+    return torch.cat([backbone.embed(group[:, 0]) for group in groups])

@@ -126,9 +126,20 @@ def test_processes_draw_what_one_draws() -> None:
         for rank in range(3)
     ]
 
-    assert [tuple(view.shape[-2:]) for view in whole] == [(12, 12), (12, 12), (8, 8), (8, 8)]
-    for number, view in enumerate(whole):
-        torch.testing.assert_close(torch.cat([part[number] for part in parts]), view)
+    assert [tuple(group.shape) for group in whole] == [(12, 3, 1, 12, 12), (12, 3, 1, 8, 8)]
+    for number, group in enumerate(whole):
+        views = [part[number].unflatten(0, (2, 2)) for part in parts]
+        torch.testing.assert_close(torch.cat(views, dim=1).flatten(0, 1), group)
+
+
+def test_views_of_one_size_stay_together() -> None:
+    options = SliceAugmentation(num_local=2, local_size=12)
+
+    [group] = multi_crop(images(3), options, torch.Generator().manual_seed(5), size=12)
+
+    assert group.shape == (12, 3, 1, 12, 12)
+    [only] = multi_crop(images(3), SliceAugmentation(num_local=0), torch.Generator().manual_seed(5), size=12)
+    torch.testing.assert_close(only, group[:6])
 
 
 def test_a_canvas_is_a_little_larger_than_a_view() -> None:
