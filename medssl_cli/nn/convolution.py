@@ -32,13 +32,13 @@ class Conv2d(nn.Conv2d):
         input, weight = input.to(precision), weight.to(precision)
         edge, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
         height, width = ((side + 2 * padding - edge) // stride + 1 for side in input.shape[2:])
-        if height * width <= FEW_PIXELS and min(weight.shape[:2]) >= MANY_CHANNELS:
+        # Of the pixels that a kernel of one pixel skips, nothing needs to be computed.
+        is_sparse = edge == 1 and stride > 1
+        is_small = height * width <= FEW_PIXELS and min(weight.shape[:2]) >= MANY_CHANNELS
+        if is_sparse or is_small:
             return _Convolution.apply(input, weight, stride, padding, True)
         if not _is_gradient_faster(edge, height * width, self.in_channels):
             return super()._conv_forward(input, weight, bias)
-        if edge == 1 and stride > 1 and not padding:
-            # Of the pixels that such a kernel skips, nothing needs to be computed.
-            input, stride = input[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last), 1
         return _Convolution.apply(input, weight, stride, padding, False)
 
     def _is_plain(self) -> bool:
