@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from medssl_cli.bench.probes import Asked, compare_probes, parse_asked, probes_csv
 from medssl_cli.bench.published_swav import Crops, PublishedStep, larc, plain_sinkhorn
-from medssl_cli.bench.slices import RELEASED, TRUNK, Setting, bench_slices
+from medssl_cli.bench.slices import RELEASED, RELEASED_STEP, TRUNK, Setting, bench_slices
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.talk import Silence
@@ -24,15 +25,19 @@ from tests.slice_cache import slice_cache
 TINY = Setting(depth=18, width=8, size=32, local_size=16, num_local=1, batch_size=4, volumes=1)
 
 
-def test_every_line_is_compared_with_its_own_reference() -> None:
-    found = bench_slices(TINY, rounds=1)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_line_is_compared_with_its_own_reference(precision: Literal["fp32", "bf16"]) -> None:
+    found = bench_slices(TINY, rounds=1, precision=precision)
 
+    assert found.to_json()["precision"] == precision
     references = {step.name: step.reference for step in found.steps}
     assert references[RELEASED] == RELEASED
     assert references["SwAV here, loading and step"] == RELEASED
+    assert references["SwAV here, step alone"] == RELEASED_STEP
     assert references["joint step with volumes, loading and step"] == TRUNK
+    assert references["joint step with volumes, step alone"] == TRUNK
     assert all(step.wall_s > 0 for step in found.steps)
-    assert [row[3] for row in found.rows() if row[0] in (RELEASED, TRUNK)] == ["1.00", "1.00"]
+    assert [row[3] for row in found.rows() if row[0] in (RELEASED, RELEASED_STEP, TRUNK)] == ["1.00"] * 3
 
 
 def test_the_opponent_has_our_codes_and_our_optimiser() -> None:
