@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+# Where all three products are faster: measured with AVX2, AVX-512 and AMX.
 FEW_PIXELS: Final = 9
 MANY_CHANNELS: Final = 256
 
