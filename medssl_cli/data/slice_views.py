@@ -130,9 +130,7 @@ def apply(images: Tensor, drawn: Drawn, size: int) -> Tensor:
         `[B, S, C, size, size]`.
     """
     with torch.autocast(images.device.type, enabled=False):
-        rows, columns = (
-            resampling(drawn, axis, images.shape[3], size, images.device).to(images.dtype) for axis in (0, 1)
-        )
+        rows, columns = resampling(drawn, images.shape[3], size, images.device).to(images.dtype)
         views = (rows[:, None] @ images.flatten(1, 2)) @ columns.mT[:, None]
         low, high = views.amin(dim=(1, 2, 3), keepdim=True), views.amax(dim=(1, 2, 3), keepdim=True)
         span = (high - low).clamp_min(1e-6)
@@ -143,26 +141,26 @@ def apply(images: Tensor, drawn: Drawn, size: int) -> Tensor:
     return views.unflatten(1, images.shape[1:3])
 
 
-def resampling(drawn: Drawn, axis: int, canvas: int, size: int, device: torch.device | None = None) -> Tensor:
-    """Crop, flip, resampling and blur along one axis, as matrices `[B, size, canvas]` on `device`; rows sum to 1.
+def resampling(drawn: Drawn, canvas: int, size: int, device: torch.device | None = None) -> Tensor:
+    """Crop, flip, resampling and blur along both axes, as matrices `[2, B, size, canvas]` on `device`; rows sum to 1.
 
     All of them are separable, so two products of matrices do a whole view. Resampling is linear; where a view has fewer
     pixels than its crop, the triangle is as wide as a pixel of the view.
     """
-    extent, centre, flip = (each[:, axis, None].to(device) for each in (drawn.extent, drawn.centre, drawn.flip))
+    extent, centre, flip = (each.T[..., None].to(device) for each in (drawn.extent, drawn.centre, drawn.flip))
     pixels, canvas_pixels = (torch.arange(edge, dtype=extent.dtype, device=device) for edge in (size, canvas))
     spread = (2 * pixels + 1) / size - 1
     places = ((centre + 0.5 * extent * flip * spread) * canvas - 0.5).clamp(0, canvas - 1)
     width = (extent * canvas / size).clamp(min=1.0)[..., None]
     weights = (1 - (places[..., None] - canvas_pixels).abs() / width).clamp(min=0)
-    weights = weights / weights.sum(dim=2, keepdim=True)
+    weights = weights / weights.sum(dim=3, keepdim=True)
     [blurred] = drawn.blur.nonzero(as_tuple=True)
     if len(blurred):
         sigma, blurred = drawn.blur[blurred].to(device) * (size / REFERENCE_PX), blurred.to(device)
         kernel = torch.exp(
             (-0.5 * ((pixels[:, None] - pixels) / sigma[:, None, None]).square()).clamp(min=LEAST_EXPONENT)
         )
-        weights[blurred] = (kernel / kernel.sum(dim=2, keepdim=True)) @ weights[blurred]
+        weights[:, blurred] = (kernel / kernel.sum(dim=2, keepdim=True)) @ weights[:, blurred]
     return weights
 
 

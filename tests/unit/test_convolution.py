@@ -104,9 +104,11 @@ def test_half_precision_is_as_near_to_full_precision_as_the_library_is(way, monk
 def test_the_way_depends_on_the_processor_and_the_size_of_the_map(capability, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     network = Conv2d(64, 4, 3, padding=1, bias=False)
+    of_few_channels = Conv2d(4, 4, 3, padding=1, bias=False)
 
     small, large = (network(torch.randn(1, 64, edge, edge)).grad_fn.name() for edge in (2, 8))
 
+    assert of_few_channels(torch.randn(1, 4, 8, 8)).grad_fn.name() != OWN
     assert (small, large) == (OWN, OWN if capability == "AVX2" else "ConvolutionBackward0")
 
 
