@@ -264,6 +264,10 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "No image belongs to this label",
         "ingest the image too, now or before; docs/concepts/annotations.md says how labels find images",
     ),
+    "E_NAME_COLLISION": Code(
+        "Two names of classes become the same once what may not be stored is left out",
+        "rename one of them; letters and digits of any script, space and ._+/- are kept, 64 characters at most",
+    ),
     "E_LABEL_CONFLICT": Code("The item has another label of the same set already", "use --label-set to keep both"),
     "E_LABEL_FORMAT": Code(
         "The file of labels cannot be read as what it says it is",

@@ -18,6 +18,7 @@ from medssl_cli.errors import InputError
 from medssl_cli.formats.beside import images_of_mask, is_mask_name, known_modality, modality_of_stem
 from medssl_cli.formats.bids import BidsName, parse_place
 from medssl_cli.formats.source import Source, place_of, read_bytes, stem_of
+from medssl_cli.names import safe_name
 
 __all__ = ["Arrangement", "DatasetJson", "ImageFile", "LabelFile", "arrange", "known_modality", "read_dataset_json"]
 
@@ -103,12 +104,7 @@ def _classes(labels: dict[str, Any]) -> dict[int, str]:
     """Both directions occur: `{"1": "liver"}` (MSD, nnU-Net 1) and `{"liver": 1}` (nnU-Net 2); regions are left out."""
     is_by_value = all(str(key).isdigit() for key in labels)
     pairs = [(key, name) if is_by_value else (name, key) for key, name in labels.items()]
-    return {int(value): _class_name(str(name)) for value, name in pairs if not isinstance(value, list) and int(value)}
-
-
-def _class_name(name: str) -> str:
-    """A class name becomes part of records and reports: letters, digits, space and `-_.+/` only, 64 at most."""
-    return re.sub(r"[^\w .+/-]", "", name, flags=re.ASCII).strip()[:64] or "unnamed"
+    return {int(value): safe_name(str(name)) for value, name in pairs if not isinstance(value, list) and int(value)}
 
 
 def arrange(
@@ -182,7 +178,7 @@ def _arrange_folders(files: Sequence["_File"], datasets: dict[Path, DatasetJson]
         dataset, organ = _nearest(file.place, datasets), None
         if not found and file.folder.is_label and _ORGAN_FOLDER.fullmatch(file.place.parent.name):
             found = _only_image(folders.get(str(file.place.parent.parent), ()))
-            organ = _class_name(file.stem) if found else None
+            organ = safe_name(file.stem) if found else None
         classes = dataset.classes if dataset and dataset.classes and organ is None else None
         arrangement.labels.append(LabelFile(file.source, found, classes, organ))
 

@@ -217,7 +217,7 @@ def test_chosen_structures_have_the_same_values_in_every_file(tmp_path: Path) ->
 def test_names_are_reduced_to_the_safe_alphabet(tmp_path: Path) -> None:
     path = seg(tmp_path / "seg.dcm", slices_of(blocks(), oblique()), names=("Doe^John <b>", "\xc4"))
 
-    assert read_seg(path).classes == {1: "DoeJohn b", 2: "unnamed"}
+    assert read_seg(path).classes == {1: "DoeJohn b", 2: "\xc4"}
 
 
 def test_a_label_map_segmentation_is_read(tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ REAL = {
     "totalsegmentator": (1, 1, {None: 1}),
     "pyradiomics": (1, 1, {None: 1}),
     "hippocampus": (180, 180, {None: 180}),
-    "acdc": (16, 16, {None: 16}),
+    "acdc": (144, 144, {None: 144}),
 }
 
 

@@ -5,7 +5,6 @@ position in the patient or by pixel, exactly or not at all.
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Final, Literal, Protocol
@@ -23,7 +22,6 @@ LABEL_MAP_SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.7"
 STRUCTURE_SET: Final = "1.2.840.10008.5.1.4.1.1.481.3"
 MAX_CLASSES: Final = 255
 MAX_FINDINGS: Final = 200
-MAX_NAME: Final = 64
 MAX_MARKS: Final = 10_000
 
 
@@ -162,28 +160,6 @@ class FindingsLabel:
 
 
 Label = MaskLabel | BoxLabel | FindingsLabel
-
-
-def safe_name(name: str) -> str:
-    """A name that may be stored: letters, digits, space and `-_.+/` only, at most 64; never empty."""
-    return re.sub(r"[^\w .+/-]", "", name, flags=re.ASCII).strip()[:MAX_NAME].strip() or "unnamed"
-
-
-def is_safe_name(name: str) -> bool:
-    """Whether a name may be stored as it is."""
-    return bool(name) and safe_name(name) == name
-
-
-def unique_names(names: Iterable[str]) -> list[str]:
-    """Safe names in order; of names that become equal, the later ones get a number."""
-    found: list[str] = []
-    for name in map(safe_name, names):
-        candidate, number = name, 2
-        while candidate in found:
-            candidate = f"{name[: MAX_NAME - 5]}_{number}"
-            number += 1
-        found.append(candidate)
-    return found
 
 
 def file_name(path: str) -> str:

@@ -16,10 +16,10 @@ from medssl_cli.formats.labels import (
     Reference,
     name_key,
     number_of,
-    unique_names,
 )
 from medssl_cli.formats.labels.boxes import MAX_PIXEL, PictureBoxes, checked_rectangle
 from medssl_cli.formats.source import Source, read_bytes
+from medssl_cli.names import unique_names
 
 MAX_FILE_BYTES: Final = 256 * 2**20
 MAX_IMAGES: Final = 2_000_000

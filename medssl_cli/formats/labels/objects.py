@@ -19,9 +19,10 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom.window import DEFLATED, inflate
-from medssl_cli.formats.labels import MAX_CLASSES, safe_name, unique_names
+from medssl_cli.formats.labels import MAX_CLASSES
 from medssl_cli.formats.labels.whole import BIG_ENDIAN, IMPLICIT, check_whole, read_meta
 from medssl_cli.formats.source import Source, read_bytes
+from medssl_cli.names import safe_name, unique_names
 
 MAX_COORDINATE_MM: Final = 1e5
 MAX_UIDS: Final = 100_000

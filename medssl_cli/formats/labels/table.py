@@ -24,14 +24,13 @@ from medssl_cli.formats.labels import (
     BoxLabel,
     FindingsLabel,
     Reference,
-    is_safe_name,
     name_key,
     parsed_number,
-    safe_name,
 )
 from medssl_cli.formats.labels.boxes import MAX_PIXEL, PictureBoxes, checked_rectangle
 from medssl_cli.formats.labels.csv_rows import read_rows
 from medssl_cli.formats.source import Source
+from medssl_cli.names import is_safe_name, safe_name
 
 NIH_SIDE: Final = 1024
 KEYS: Final[dict[str, str]] = {
