@@ -6,6 +6,8 @@ import pytest
 
 from tests.cases.check import NAMES, case_of, problems
 
+pytestmark = pytest.mark.slow
+
 INPUTS = [name for name in NAMES if hasattr(case_of(name), "build")]
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from tests.cases.check import NAMES, case_of, problems
 
+pytestmark = pytest.mark.slow
+
 PROCEDURES = [name for name in NAMES if hasattr(case_of(name), "run")]
 
 
