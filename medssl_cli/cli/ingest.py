@@ -58,6 +58,7 @@ def ingest(
     max_volume_gib: choices.MaxGibOption = 8.0,
     structures: choices.StructuresOption = None,
     seg_fraction: choices.FractionOption = None,
+    overlap: choices.OverlapOption = choices.Overlap.settle,
     date_from: choices.FromOption = None,
     date_to: choices.ToOption = None,
     patients: choices.PatientsOption = None,
@@ -93,7 +94,7 @@ def ingest(
     )  # fmt: skip
     options = IngestOptions(
         label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file,
-        names_of(structures), seg_fraction, settle,
+        names_of(structures), seg_fraction, settle, overlap.value,
     )  # fmt: skip
     tolerated = tolerance(max_quarantine)
     terminal.note(f"cache {cache}" + (" (dry run: nothing is written)" if dry_run else ""))

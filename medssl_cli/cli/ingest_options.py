@@ -48,6 +48,17 @@ class BurnedIn(StrEnum):
     accept_risk = "accept-risk"
 
 
+class Overlap(StrEnum):
+    """Who has voxels that several structures mark."""
+
+    settle = "settle"
+    first = "first"
+    last = "last"
+    smallest = "smallest"
+    parts = "parts"
+    refuse = "refuse"
+
+
 GapsOption = Annotated[Gaps, typer.Option(help="Missing slices: interpolate them.", rich_help_panel=REPAIRS)]
 TiltOption = Annotated[
     Resample, typer.Option(help="Gantry tilt: resample onto an upright grid.", rich_help_panel=REPAIRS)
@@ -93,6 +104,14 @@ MaxGibOption = Annotated[
 StructuresOption = Annotated[
     str | None,
     typer.Option(metavar="A,B", help="Of DICOM SEG and RTSTRUCT: only these, numbered so.", rich_help_panel=ACCEPTED),
+]
+OverlapOption = Annotated[
+    Overlap,
+    typer.Option(
+        help="Voxels that files of one organ each share: the last by name has them if each keeps half (settle), or "
+        "always the first, last or smallest; all, in several label sets (parts); or refuse.",
+        rich_help_panel=ACCEPTED,
+    ),
 ]
 FractionOption = Annotated[
     float | None,

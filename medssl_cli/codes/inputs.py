@@ -247,6 +247,18 @@ INPUT_CODES: Final[dict[str, Code]] = {
     ),
     "W_DERIVED": Code("A derived image was accepted", "look at the image before training on it"),
     "W_UNKNOWN_MODALITY": Code("The modality is not known", "pass --modality if you know it"),
+    "W_MODALITY_CHANGED": Code(
+        "The same voxels were in the cache under another modality; this one counts from now on",
+        "nothing if the new modality is right; else ingest once more with the right --modality",
+    ),
+    "W_CHANNELS": Code(
+        "Several images of one case are stored as an image each; networks of several channels are not trained yet",
+        "nothing; medssl cache show says which channel an image is",
+    ),
+    "W_PICTURE_OF_VOLUME": Code(
+        "A picture of a modality that makes volumes is stored by itself; pictures are not stacked",
+        "if it is a slice, convert the series from DICOM, where slices know their place",
+    ),
     "W_NO_PATIENT_KEY": Code(
         "No patient identity: grouped by study or file instead",
         "pass --patient-pattern if names of files tell patients apart",
@@ -280,6 +292,30 @@ INPUT_CODES: Final[dict[str, Code]] = {
     "E_SEGMENT_OVERLAP": Code(
         "Structures overlap; a label map holds one class per voxel",
         "name structures that do not overlap with --structures",
+    ),
+    "E_LABEL_AMBIGUOUS": Code(
+        "Several images could be the one that this label belongs to",
+        "give the label the name of its image, or list the pairs in dataset.json",
+    ),
+    "E_LABEL_LOSSY": Code(
+        "A picture that was compressed with loss is no label map: its values have changed",
+        "save the label map as PNG, from where it was drawn",
+    ),
+    "W_LABEL_BY_CONTENT": Code(
+        "No name says that this is a label map; its voxels and an image of its name on the same grid do",
+        "look at it with medssl cache show; folders called images and labels say it without a doubt",
+    ),
+    "W_LABEL_LIKE": Code(
+        "The image has few whole numbers and nothing else, as a label map has",
+        "if it is one, put it into a folder called labels with the name of its image, and ingest into a new cache",
+    ),
+    "W_LABEL_IGNORE": Code(
+        "Voxels of the label have the value that dataset.json calls ignore; they are no class",
+        "nothing; they take no part in losses and scores",
+    ),
+    "W_LABEL_OVERLAP": Code(
+        "Structures share voxels, which one of them has by the rule of --overlap",
+        "nothing if they are few; else choose another rule with --overlap",
     ),
     "W_LABEL_UNMATCHED": Code(
         "Some rows of a table of labels name no image of the input",

@@ -6,6 +6,7 @@ and "Derivatives: imaging".
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final
@@ -42,6 +43,7 @@ class BidsName:
         entities: Key and label in the order of the name, without the suffix.
         suffix: "T1w", "dseg", ...
         is_derivative: Whether it lies below `derivatives`.
+        pipeline: The folder below `derivatives`, "" if there is none.
     """
 
     dataset: PurePath
@@ -50,6 +52,7 @@ class BidsName:
     entities: tuple[tuple[str, str], ...]
     suffix: str
     is_derivative: bool
+    pipeline: str = ""
 
     @property
     def modality(self) -> str | None:
@@ -60,6 +63,22 @@ class BidsName:
     def is_label(self) -> bool:
         """Whether it is a label map: a discrete segmentation or a mask."""
         return self.suffix in LABEL_SUFFIXES
+
+    @property
+    def class_name(self) -> str | None:
+        """What a mask marks (`label-lesion`, else `desc-brain`); None of a segmentation, whose values have names."""
+        words = dict(self.entities)
+        return words.get("label", words.get("desc")) if self.suffix == "mask" else None
+
+    @property
+    def family(self) -> tuple[str, str, str]:
+        """Equal for label maps of one image that are parts of one whole: pipeline, words, suffix.
+
+        `label-` names a part; `desc-`, `seg-` and `atlas-` tell wholes apart ("Derivatives: imaging", common entities).
+        """
+        words = dict(self.entities)
+        own = "-".join(words[key] for key in ("seg", "atlas", "desc") if key in words)
+        return self.pipeline, own, self.suffix
 
     @property
     def is_derived(self) -> bool:
@@ -111,4 +130,23 @@ def parse_place(place: PurePath, stem: str, floor: int = 0) -> BidsName | None:
         entities=entities,
         suffix=suffix,
         is_derivative=level is not None,
+        pipeline="".join(top[level + 1 : level + 2]) if level is not None else "",
     )
+
+
+def set_names(labels: Collection[BidsName]) -> dict[tuple[str, str, str], str]:
+    """A name for each family of label maps of one data set, "" for the only one.
+
+    The shortest that tells them apart: the words, the words and the suffix, all of it.
+    """
+    families = sorted({label.family for label in labels})
+    if len(families) < 2:
+        return dict.fromkeys(families, "")
+    for parts in ((1,), (1, 2), (0, 1, 2)):
+        names = [
+            "-".join(filter(str.isalnum, (re.sub(r"[^A-Za-z0-9]", "", one[part]) for part in parts)))
+            for one in families
+        ]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(families, names, strict=True))

@@ -122,3 +122,45 @@ def reorient_like(voxels: NDArray[np.generic], affine: Affine) -> NDArray[np.gen
     flips = tuple(world + 1 for world in range(3) if backwards[world])
     inverse = [order.index(axis) + 1 for axis in range(3)]
     return np.flip(voxels, flips).transpose(0, *inverse)
+
+
+def turned_onto(voxels: NDArray[np.generic], affine: Affine, grid: Affine, shape: Shape) -> NDArray[np.generic] | None:
+    """Bring voxels onto a grid with the same voxel centres, whose axes may run in another order or direction.
+
+    Args:
+        voxels: `[C, X, Y, Z]`; no value changes.
+        affine: Theirs.
+        grid: Affine of the grid.
+        shape: Its size.
+
+    Returns:
+        A view of the voxels on the grid; None if any voxel centre of one is not one of the other.
+    """
+    _, x, y, z = voxels.shape
+    turn = _turn(affine, (x, y, z), grid, shape)
+    if turn is None:
+        return None
+    order, flips = turn
+    return np.flip(voxels.transpose(0, *(axis + 1 for axis in order)), tuple(axis + 1 for axis in flips))
+
+
+def is_turned_grid(affine: Affine, shape: Shape, grid: Affine, grid_shape: Shape) -> bool:
+    """Whether two grids have the same voxel centres, whatever the order and direction of their axes."""
+    return _turn(affine, shape, grid, grid_shape) is not None
+
+
+def _turn(
+    affine: Affine, shape: Shape, grid: Affine, grid_shape: Shape
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Which axis of an array runs along each axis of a grid, and along which it runs backwards."""
+    from_grid = np.linalg.solve(affine, grid)
+    order = tuple(int(axis) for axis in np.abs(from_grid[:3, :3]).argmax(axis=0))
+    if sorted(order) != [0, 1, 2] or tuple(shape[axis] for axis in order) != grid_shape:
+        return None
+    flips = tuple(axis for axis in range(3) if from_grid[order[axis], axis] < 0)
+    index = np.zeros((4, 4))
+    index[3, 3] = 1
+    for axis, source in enumerate(order):
+        index[source, axis] = -1 if axis in flips else 1
+        index[source, 3] = grid_shape[axis] - 1 if axis in flips else 0
+    return (order, flips) if is_same_grid(grid, affine @ index, grid_shape) else None

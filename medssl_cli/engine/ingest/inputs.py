@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from medssl_cli.engine.ingest.report import Ledger
+from medssl_cli.formats.dataset_json import DatasetJson, is_description, read_dataset_json
 from medssl_cli.formats.discover import Found, classify
-from medssl_cli.formats.layouts import DatasetJson, read_dataset_json
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import Source
 
@@ -51,14 +51,14 @@ class Inputs:
     def add(self, found: Found) -> None:
         """Book one source; what is not read is settled at once."""
         self.ledger.open(found)
-        is_description = found.source.name == "dataset.json"
+        may_describe = is_description(found.source.name)
         if found.kind == "known":
             self.unchanged.append(found)
-            if is_description and (dataset := read_dataset_json(found.source)):
+            if may_describe and (dataset := read_dataset_json(found.source)):
                 self.datasets.append(dataset)
         elif found.kind == "other":
             self.ledger.refuse([found.source], found.code, "")
-        elif is_description and (dataset := read_dataset_json(found.source)):
+        elif may_describe and (dataset := read_dataset_json(found.source)):
             self.datasets.append(dataset)
             self.redescribed.add(dataset.folder)
             self.ledger.refuse([found.source], "S_SIDECAR", "")

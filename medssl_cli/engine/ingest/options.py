@@ -12,6 +12,7 @@ from medssl_cli.files import sha256_json
 from medssl_cli.formats.policy import Policy
 
 if TYPE_CHECKING:
+    from medssl_cli.engine.ingest.tasks import Overlap
     from medssl_cli.formats.dicomweb import Credentials, PacsQuery, Patience
 
 Progress = Callable[[str, int, int | None], None]
@@ -56,6 +57,7 @@ class IngestOptions:
         structures: Of DICOM SEG and RTSTRUCT: these only; the first becomes value 1.
         seg_fraction: From which share of the maximum on a fractional DICOM SEG counts.
         settle_s: Wait until the folders have not changed for so long.
+        overlap: What becomes of voxels that files of one structure each share; see `label_maps.merge`.
 
     Raises:
         UsageError: `E_USAGE`.
@@ -74,6 +76,7 @@ class IngestOptions:
     structures: tuple[str, ...] | None = None
     seg_fraction: float | None = None
     settle_s: float = 0.0
+    overlap: "Overlap" = "settle"
 
     def __post_init__(self) -> None:
         try:
@@ -100,6 +103,7 @@ class IngestOptions:
             "has_patient_pattern": self.patient_pattern is not None,
             "structures": list(self.structures) if self.structures else None,
             "seg_fraction": self.seg_fraction,
+            "overlap": self.overlap,
             "departures": self.policy.departures,
         }
 

@@ -40,6 +40,10 @@ def plan_files(
             modality=image.modality or options.modality or "unknown",
             patient=patients[image.source],
             stem=image.stem,
+            channel=image.channel,
+            parts=image.parts,
+            notes=("W_CHANNELS",) if image.has_siblings else (),
+            partners=image.partners,
             dry_run=options.dry_run,
         )
         for image in images
@@ -83,6 +87,7 @@ def label_tasks(
             cache_root,
             options.label_set,
             options.policy,
+            options.overlap,
             dry_run=options.dry_run,
         )
         for members in by_item.values()

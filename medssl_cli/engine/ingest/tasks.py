@@ -1,18 +1,16 @@
 """What the child processes of an ingest do. Values go in and come out; voxels never leave the child."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
+from typing import Any, Final, Literal
 
 from medssl_cli import __version__
 from medssl_cli.cache.fingerprints import fingerprint
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest.failures import Failure, as_values
+from medssl_cli.engine.ingest.failures import as_values
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.labels.recognise import kind_of_object
@@ -21,13 +19,15 @@ from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.nifti import read_nifti, read_nifti_series
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Source
-from medssl_cli.imaging.geometry import Affine, Shape, corner_displacement_mm, is_same_grid
+from medssl_cli.imaging.geometry import Affine, Shape
+from medssl_cli.imaging.label_like import FEW, is_label_like
 from medssl_cli.imaging.planes import Planes, middle_planes
-from medssl_cli.imaging.volume import Volume
 
 HU_RANGE: Final = (-8192, 32767)
-MAX_LABEL: Final = 255
+VOLUMETRIC: Final = ("CT", "MR", "PT")
 NEAR_A_FACE: Final = ("unknown", "HEAD", "BRAIN", "SKULL", "NECK", "CSPINE", "WHOLEBODY")
+Overlap = Literal["settle", "first", "last", "smallest", "parts", "refuse"]
+"""What becomes of voxels that files of one structure each share; see `label_maps.merge`."""
 _UNFILLED: Final = "0" * 64
 
 
@@ -43,7 +43,10 @@ class ImageTask:
         modality: Of a file that does not say.
         patient: Of a file that does not say; None if nothing says.
         stem: Of a file, without channel number.
-        is_label: It is a label map: nothing is resampled or filled in.
+        channel: Of a file that is one of several images of a case.
+        parts: Modality ("" if unknown) and channel of each image of a 4D file, if they are declared.
+        notes: `W_` codes that its surroundings give rise to.
+        partners: Files of images that it may be a label map of; then it is looked at before it is stored.
         dry_run: Judge only.
     """
 
@@ -54,7 +57,10 @@ class ImageTask:
     modality: str = "unknown"
     patient: str | None = None
     stem: str = ""
-    is_label: bool = False
+    channel: str | None = None
+    parts: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    partners: tuple[Source, ...] = ()
     dry_run: bool = False
 
 
@@ -83,6 +89,19 @@ class StoredImage:
 
 
 @dataclass(frozen=True)
+class LabelLike:
+    """A file that may be a label map of one of its partners: nothing was stored of it.
+
+    Args:
+        shape: Of its grid.
+        affine: Of its grid.
+    """
+
+    shape: Shape
+    affine: Affine
+
+
+@dataclass(frozen=True)
 class LabelTask:
     """Read, judge and store the label maps of one item, one after the other.
 
@@ -92,6 +111,7 @@ class LabelTask:
         cache_root: Of an existing cache.
         label_set: Name of the set.
         policy: What is accepted.
+        overlap: What becomes of voxels that several structures share.
         dry_run: Judge only.
     """
 
@@ -100,15 +120,23 @@ class LabelTask:
     cache_root: Path
     label_set: str
     policy: Policy = STRICT
+    overlap: Overlap = "settle"
     dry_run: bool = False
 
 
 @dataclass(frozen=True)
 class StoredLabel:
-    """A judged label map."""
+    """A judged label map.
+
+    Args:
+        is_new: It was not there.
+        warnings: `W_` codes.
+        message: What more there is to say about them.
+    """
 
     is_new: bool
     warnings: tuple[str, ...]
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,33 +166,66 @@ def _read_dicom(arguments: tuple[Source, Policy]) -> Any:
 
 
 @as_values
-def store_images(task: ImageTask) -> tuple[StoredImage, ...]:
+def store_images(task: ImageTask) -> tuple[StoredImage, ...] | LabelLike:
     """Put what a source holds into the cache, or say why not; all of its images or none."""
     cache = Cache(task.cache_root)
-    return tuple(_store(image, cache, dry_run=task.dry_run) for image in _read_images(task))
+    images = _read_images(task)
+    if task.partners and len(images) == 1 and is_label_like((volume := images[0].volume).voxels[0]):
+        return LabelLike(volume.shape, volume.affine)
+    parts = task.parts if len(task.parts) == len(images) else ((task.modality, task.channel),) * len(images)
+    return tuple(
+        _store(_with_modality(image, modality), cache, channel=channel, dry_run=task.dry_run)
+        for image, (modality, channel) in zip(images, parts, strict=True)
+    )
 
 
-def _store(image: LoadedImage, cache: Cache, *, dry_run: bool) -> StoredImage:
+def _with_modality(image: LoadedImage, modality: str) -> LoadedImage:
+    """A part of a file, which is of its own modality if that is declared; DICOM says its own."""
+    if image.source_kind == "dicom" or modality in ("", image.volume.modality):
+        return image
+    volume = replace(image.volume, modality=modality, units="HU" if modality == "CT" else "a.u.")
+    return replace(image, volume=volume)
+
+
+def _store(image: LoadedImage, cache: Cache, *, channel: str | None, dry_run: bool) -> StoredImage:
     volume = image.volume
     found = tuple(dict.fromkeys((*image.warnings, *_content_warnings(image))))
-    record = _record(image, cache.item_id(volume), cache.pseudonyms, found)
+    record = _record(image, cache.item_id(volume), cache.pseudonyms, found, channel)
     if cache.is_forgotten(record.patient_key):
         raise InputError("E_FORGOTTEN", "the patient was removed from this cache on request")
+    twins = _twins(image, cache)
+    if twins and volume.modality == "unknown":
+        return StoredImage.of(twins[0])
     is_known = cache.item_directory(record.item_id).exists()
     is_new = not is_known if dry_run else cache.add(volume, record)
+    if twins:
+        found += ("W_MODALITY_CHANGED",)
     if not dry_run:
+        for twin in twins:
+            cache.correct(twin.item_id, record.item_id)
         found += tuple(_version_warnings(cache, record))
     planes = middle_planes(volume.voxels[0]) if is_new and record.is_volume else None
     message = "; ".join(image.details)
     return StoredImage(record.item_id, record.series_key, is_new, volume.shape, volume.affine, found, planes, message)
 
 
+def _twins(image: LoadedImage, cache: Cache) -> list[ItemRecord]:
+    """The same voxels under other modalities, as long as they count; DICOM says its own modality."""
+    if image.source_kind == "dicom":
+        return []
+    records = [cache.record(item_id) for item_id in cache.twins(image.volume).values()]
+    return [record for record in records if record.superseded_by is None]
+
+
 def _version_warnings(cache: Cache, record: ItemRecord) -> Iterator[str]:
-    """What an image has to do with others in the cache."""
+    """What an image has to do with larger and smaller versions, and with the same image of others."""
     held = cache.record(record.item_id)
     if held.patient_key != record.patient_key:
         yield "W_NEAR_DUPLICATE"
-    if held.superseded_by or cache.replaced_by(record.item_id):
+    smaller = [
+        other for other in cache.versions(held) if other.superseded_by == record.item_id and other.shape != record.shape
+    ]
+    if held.superseded_by or smaller:
         yield "W_SUPERSEDED"
 
 
@@ -173,41 +234,60 @@ def _read_images(task: ImageTask) -> list[LoadedImage]:
         from medssl_cli.formats.dicom import read_series
 
         return [read_series(task.source, task.policy)]
-    images = _READERS[task.kind](task)
+    images = read_file(task.source, task.kind, task.policy, modality=task.modality)
     study = task.patient or task.stem
-    return [replace(image, identity=replace(image.identity, patient=task.patient, study=study)) for image in images]
+    notes = (*task.notes, *(("W_CHANNELS",) if len(images) == len(task.parts) > 1 else ()))
+    return [
+        replace(
+            image,
+            identity=replace(image.identity, patient=task.patient, study=study),
+            warnings=(*image.warnings, *notes, *_file_warnings(image)),
+        )
+        for image in images
+    ]
 
 
-def _read_nifti(task: ImageTask) -> list[LoadedImage]:
-    if task.policy.split_4d and not task.is_label:
-        return read_nifti_series(task.source, modality=task.modality, policy=task.policy)
-    return [read_nifti(task.source, modality=task.modality, policy=task.policy, is_label=task.is_label).image]
+def read_file(
+    source: Source, kind: str, policy: Policy, *, modality: str = "unknown", is_label: bool = False
+) -> list[LoadedImage]:
+    """The images of a file that is no DICOM: one, or with the policy's `split_4d` those of a 4D NIfTI.
 
+    Args:
+        source: The file.
+        kind: Of the file, as `discover` calls it.
+        policy: What is accepted and repaired.
+        modality: Of a file that does not say.
+        is_label: It is a label map: nothing is resampled or filled in.
 
-def _read_nrrd(task: ImageTask) -> list[LoadedImage]:
-    from medssl_cli.formats.nrrd import read_nrrd
+    Raises:
+        InputError: The file cannot be trusted.
+    """
+    if kind == "nifti":
+        if policy.split_4d and not is_label:
+            return read_nifti_series(source, modality=modality, policy=policy)
+        return [read_nifti(source, modality=modality, policy=policy, is_label=is_label).image]
+    if kind == "nrrd":
+        from medssl_cli.formats.nrrd import read_nrrd
 
-    return [read_nrrd(task.source, modality=task.modality, policy=task.policy, is_label=task.is_label)]
+        return [read_nrrd(source, modality=modality, policy=policy, is_label=is_label)]
+    if kind == "metaimage":
+        from medssl_cli.formats.metaimage import read_metaimage
 
-
-def _read_metaimage(task: ImageTask) -> list[LoadedImage]:
-    from medssl_cli.formats.metaimage import read_metaimage
-
-    return [read_metaimage(task.source, modality=task.modality, policy=task.policy, is_label=task.is_label)]
-
-
-def _read_picture(task: ImageTask) -> list[LoadedImage]:
+        return [read_metaimage(source, modality=modality, policy=policy, is_label=is_label)]
     from medssl_cli.formats.pictures import read_picture
 
-    return [read_picture(task.source, modality=task.modality, policy=task.policy)]
+    return [read_picture(source, modality=modality, policy=policy, is_label=is_label)]
 
 
-_READERS: Final[dict[str, Callable[[ImageTask], list[LoadedImage]]]] = {
-    "nifti": _read_nifti,
-    "nrrd": _read_nrrd,
-    "metaimage": _read_metaimage,
-    "picture": _read_picture,
-}
+def _file_warnings(image: LoadedImage) -> list[str]:
+    """What the voxels of a file give rise to: a label map that nobody called one, a slice without its stack."""
+    volume = image.volume
+    is_slice = image.source_kind == "picture" and volume.modality in VOLUMETRIC
+    conditions = {
+        "W_LABEL_LIKE": is_label_like(volume.voxels[0], at_most=FEW) and volume.voxels.min() != volume.voxels.max(),
+        "W_PICTURE_OF_VOLUME": is_slice,
+    }
+    return [code for code, holds in conditions.items() if holds]
 
 
 def _content_warnings(image: LoadedImage) -> list[str]:
@@ -224,7 +304,9 @@ def _content_warnings(image: LoadedImage) -> list[str]:
     return [code for code, holds in conditions.items() if holds]
 
 
-def _record(image: LoadedImage, item_id: str, pseudonyms: Pseudonyms, found: tuple[str, ...]) -> ItemRecord:
+def _record(
+    image: LoadedImage, item_id: str, pseudonyms: Pseudonyms, found: tuple[str, ...], channel: str | None
+) -> ItemRecord:
     volume, identity = image.volume, image.identity
     place = identity.frame_of_reference
     who = (identity.patient,) if identity.patient else ("by study", identity.study)
@@ -237,6 +319,7 @@ def _record(image: LoadedImage, item_id: str, pseudonyms: Pseudonyms, found: tup
             "frame_of_reference_key": pseudonyms.of("frame_of_reference", place) if place else None,
             "has_patient_identity": bool(identity.patient),
             "modality": volume.modality,
+            "channel": channel,
             "units": volume.units,
             "shape": volume.shape,
             "dtype": volume.voxels.dtype.name,
@@ -266,82 +349,3 @@ def _visual_features(image: LoadedImage) -> str:
     """Whether a face could be drawn from the voxels: of a volume that is not known to lie elsewhere, yes."""
     is_elsewhere = image.acquisition.body_part not in NEAR_A_FACE
     return "not_expected" if image.spacing_kind is not None or is_elsewhere else "not_removed"
-
-
-def store_labels(task: LabelTask) -> list[StoredLabel | Failure]:
-    """Put the label maps of one item into the cache, or say why not, one answer per label.
-
-    Files that hold one structure each become one label map.
-    """
-    structures = tuple(pair for pair in task.labels if pair[0].class_name)
-    joint = _store_structures((task, structures)) if structures else None
-    return [
-        joint if joint is not None and label.class_name else _store_label((task, label, kind))
-        for label, kind in task.labels
-    ]
-
-
-@as_values
-def _store_label(arguments: tuple[LabelTask, LabelFile, str]) -> StoredLabel:
-    task, label, kind = arguments
-    loaded = _read_label(task, label, kind)
-    volume, present = _label_map(loaded, task.image)
-    classes = label.classes
-    if classes is not None and not present <= {0, *classes}:
-        undeclared = ", ".join(map(str, sorted(present - {0, *classes})[:10]))
-        raise InputError("E_LABEL_VALUES", f"values that dataset.json does not declare: {undeclared}")
-    names = classes if classes is not None else {value: f"class_{value}" for value in sorted(present - {0})}
-    return _published(task, volume, names, loaded.warnings)
-
-
-@as_values
-def _store_structures(arguments: tuple[LabelTask, tuple[tuple[LabelFile, str], ...]]) -> StoredLabel:
-    task, pairs = arguments
-    ordered = sorted(pairs, key=lambda pair: pair[0].class_name or "")
-    if len(ordered) > MAX_LABEL:
-        raise InputError("E_LABEL_VALUES", f"{len(ordered)} structures; a label map holds {MAX_LABEL}")
-    merged: Volume | None = None
-    warnings: tuple[str, ...] = ()
-    for value, (label, kind) in enumerate(ordered, start=1):
-        loaded = _read_label(task, label, kind)
-        volume, _ = _label_map(loaded, task.image)
-        inside = volume.voxels.astype(bool)
-        merged = merged or replace(volume, voxels=np.zeros_like(volume.voxels))
-        if merged.voxels[inside].any():
-            raise InputError("E_SEGMENT_OVERLAP", f"structure {value} of {len(ordered)} overlaps with another")
-        merged.voxels[inside] = value
-        warnings += loaded.warnings
-    if merged is None:
-        raise AssertionError("no structures")
-    names = {value: label.class_name or "" for value, (label, _) in enumerate(ordered, start=1)}
-    return _published(task, merged, names, tuple(dict.fromkeys(warnings)))
-
-
-def _published(task: LabelTask, volume: Volume, names: dict[int, str], warnings: tuple[str, ...]) -> StoredLabel:
-    found = warnings if volume.voxels.any() else (*warnings, "W_EMPTY_LABEL")
-    cache = Cache(task.cache_root)
-    is_new = cache.add_label(task.image.item_id, task.label_set, volume, names, dry_run=task.dry_run)
-    return StoredLabel(is_new, found)
-
-
-def _read_label(task: LabelTask, label: LabelFile, kind: str) -> LoadedImage:
-    """A label map; a picture of labels has no writing burned in."""
-    policy = replace(task.policy, burned_in="accept")
-    (image,) = _READERS[kind](ImageTask(label.source, kind, task.cache_root, policy, is_label=True))
-    return replace(image, warnings=tuple(code for code in image.warnings if code != "W_BURNED_IN_UNKNOWN"))
-
-
-def _label_map(loaded: LoadedImage, image: StoredImage) -> tuple[Volume, set[int]]:
-    """A uint8 map on the image's grid, and the values in it."""
-    volume = loaded.volume
-    if volume.shape != image.shape:
-        raise InputError("E_LABEL_GRID_MISMATCH", f"the label has {volume.shape} voxels, the image {image.shape}")
-    if not is_same_grid(image.affine, volume.affine, image.shape):
-        distance = corner_displacement_mm(image.affine, volume.affine, image.shape)
-        raise InputError("E_LABEL_GRID_MISMATCH", f"the label lies up to {distance:.3g} mm away from the image")
-    values = np.unique(volume.voxels)
-    if values[0] < 0 or values[-1] > MAX_LABEL or (values != np.rint(values)).any():
-        raise InputError(
-            "E_LABEL_VALUES", f"values from {values[0]:g} to {values[-1]:g} are not whole numbers from 0 to {MAX_LABEL}"
-        )
-    return replace(volume, voxels=volume.voxels.astype(np.uint8)), {int(value) for value in values}
