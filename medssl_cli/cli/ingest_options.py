@@ -108,8 +108,7 @@ StructuresOption = Annotated[
 OverlapOption = Annotated[
     Overlap,
     typer.Option(
-        help="Voxels that files of one organ each share: the last by name has them if each keeps half (settle), or "
-        "always the first, last or smallest; all, in several label sets (parts); or refuse.",
+        help="Who has voxels that files of organs share; settle: the last by name, if each keeps half.",
         rich_help_panel=ACCEPTED,
     ),
 ]

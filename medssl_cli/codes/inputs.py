@@ -255,9 +255,9 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "Several images of one case are stored as an image each; networks of several channels are not trained yet",
         "nothing; medssl cache show says which channel an image is",
     ),
-    "W_PICTURE_OF_VOLUME": Code(
-        "A picture of a modality that makes volumes is stored by itself; pictures are not stacked",
-        "if it is a slice, convert the series from DICOM, where slices know their place",
+    "W_PICTURE_SLICE": Code(
+        "The picture may be a slice of a volume; pictures are not stacked, each is an image of its own",
+        "if they are slices, ingest the series as DICOM or NIfTI, which know where each lies",
     ),
     "W_NO_PATIENT_KEY": Code(
         "No patient identity: grouped by study or file instead",

@@ -1,4 +1,5 @@
-"""Which images may belong together by their places alone: equal names in neighbouring folders, or one name and a word.
+"""Which images may belong together by their places alone: equal names in neighbouring folders, one name and a word,
+numbers in a row.
 
 Nothing here opens a file. A label map that no name gives away is found by its voxels (`imaging/label_like.py`); only
 files with a partner are looked at for that.
@@ -18,6 +19,9 @@ MAX_KINDS: Final = 8
 MAX_PARTNERS: Final = 8
 _LEVELS: Final = 3
 _SMALL_FOLDER: Final = 16
+_LEAST_SLICES: Final = 8
+_MOST_GAPS: Final = 1.5
+_NUMBERED: Final = re.compile(r"(\D*)(\d{1,9})")
 _DIGITS: Final = re.compile(r"\d+")
 _LAST_WORD: Final = re.compile(r"(?:(.+)[_\-. ])?([^\W\d_]+)")
 _FIRST_WORD: Final = re.compile(r"([^\W\d_]+)[_\-. ](.+)")
@@ -116,6 +120,24 @@ class Neighbours:
             if 2 <= len(members) <= MAX_PARTNERS + 1:
                 for kind, source in members:
                     yield source, [other for another, other in members if another != kind]
+
+
+def numbered(images: Iterable[tuple[Source, tuple[str, ...], str]]) -> set[Source]:
+    """Files that are numbered as the slices of a stack are: eight or more of a folder, hardly a number left out.
+
+    Args:
+        images: Source, parts of the folder and name without suffix of each.
+    """
+    runs: dict[tuple[tuple[str, ...], str], list[tuple[int, Source]]] = defaultdict(list)
+    for source, folder, stem in images:
+        if match := _NUMBERED.fullmatch(stem):
+            runs[folder, match[1]].append((int(match[2]), source))
+    found: set[Source] = set()
+    for members in runs.values():
+        numbers = [number for number, _ in members]
+        if len(members) >= _LEAST_SLICES and max(numbers) - min(numbers) < _MOST_GAPS * len(members):
+            found.update(source for _, source in members)
+    return found
 
 
 def _in_one_folder(stems: Mapping[str, object]) -> Iterable[tuple[str, list[str]]]:

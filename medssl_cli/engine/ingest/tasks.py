@@ -24,7 +24,6 @@ from medssl_cli.imaging.label_like import FEW, is_label_like
 from medssl_cli.imaging.planes import Planes, middle_planes
 
 HU_RANGE: Final = (-8192, 32767)
-VOLUMETRIC: Final = ("CT", "MR", "PT")
 NEAR_A_FACE: Final = ("unknown", "HEAD", "BRAIN", "SKULL", "NECK", "CSPINE", "WHOLEBODY")
 Overlap = Literal["settle", "first", "last", "smallest", "parts", "refuse"]
 """What becomes of voxels that files of one structure each share; see `label_maps.merge`."""
@@ -241,7 +240,7 @@ def _read_images(task: ImageTask) -> list[LoadedImage]:
         replace(
             image,
             identity=replace(image.identity, patient=task.patient, study=study),
-            warnings=(*image.warnings, *notes, *_file_warnings(image)),
+            warnings=(*image.warnings, *notes, *_label_warnings(image)),
         )
         for image in images
     ]
@@ -279,15 +278,11 @@ def read_file(
     return [read_picture(source, modality=modality, policy=policy, is_label=is_label)]
 
 
-def _file_warnings(image: LoadedImage) -> list[str]:
-    """What the voxels of a file give rise to: a label map that nobody called one, a slice without its stack."""
-    volume = image.volume
-    is_slice = image.source_kind == "picture" and volume.modality in VOLUMETRIC
-    conditions = {
-        "W_LABEL_LIKE": is_label_like(volume.voxels[0], at_most=FEW) and volume.voxels.min() != volume.voxels.max(),
-        "W_PICTURE_OF_VOLUME": is_slice,
-    }
-    return [code for code, holds in conditions.items() if holds]
+def _label_warnings(image: LoadedImage) -> tuple[str, ...]:
+    """Whether nothing but its name says that an image is no label map."""
+    voxels = image.volume.voxels[0]
+    is_noted = is_label_like(voxels, at_most=FEW) and voxels.min() != voxels.max()
+    return ("W_LABEL_LIKE",) if is_noted else ()
 
 
 def _content_warnings(image: LoadedImage) -> list[str]:
