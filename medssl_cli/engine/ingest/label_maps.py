@@ -92,12 +92,12 @@ def store_labels(task: LabelTask) -> list[StoredLabel | Failure]:
 def _store_label(arguments: tuple[LabelTask, LabelFile, str]) -> StoredLabel:
     task, label, kind = arguments
     loaded = _read_label(task, label, kind)
-    names = label.classes if label.classes is not None else _own_names(label, kind)
-    volume = _on_grid(loaded, task.image)
+    segments = _segments(label, kind)
+    names = label.classes if label.classes is not None else (segments or None)
+    volume = _on_grid(loaded, task.image, is_cropped=bool(segments))
+    if names is None or len(names) == 1:
+        volume = _white_as(volume, next(iter(names)) if names else 1, label.ignore)
     present = {int(value) for value in _values(volume)} - {0}
-    if len(present) == 1 and present <= {*_WHITE} - {label.ignore} and (names is None or len(names) == 1):
-        only = next(iter(names)) if names else 1
-        volume, present = replace(volume, voxels=np.where(volume.voxels != 0, only, 0)), {only}
     known = {label.ignore} if label.ignore is not None else set()
     if names is not None and not present <= {*names, *known}:
         undeclared = ", ".join(map(str, sorted(present - {*names, *known})[:10]))
@@ -109,13 +109,13 @@ def _store_label(arguments: tuple[LabelTask, LabelFile, str]) -> StoredLabel:
     return _published(task, label, volume, names, warnings)
 
 
-def _own_names(label: LabelFile, kind: str) -> dict[int, str] | None:
-    """Names of values that the file itself gives."""
+def _segments(label: LabelFile, kind: str) -> dict[int, str]:
+    """Names of values that the file itself gives, as 3D Slicer's do."""
     if kind != "nrrd":
-        return None
+        return {}
     from medssl_cli.formats.nrrd import read_segments
 
-    return read_segments(label.source) or None
+    return read_segments(label.source)
 
 
 @as_values
@@ -226,18 +226,26 @@ def _read_label(task: LabelTask, label: LabelFile, kind: str) -> LoadedImage:
     return image
 
 
-def _on_grid(loaded: LoadedImage, image: StoredImage) -> Volume:
-    """A label map turned onto the image's grid, if it has the same voxel centres."""
+def _on_grid(loaded: LoadedImage, image: StoredImage, *, is_cropped: bool = False) -> Volume:
+    """A label map turned onto the image's grid, if it has the same voxel centres; 3D Slicer may crop it."""
     volume = loaded.volume
     if volume.shape == image.shape and is_same_grid(image.affine, volume.affine, image.shape):
         return volume
-    turned = turned_onto(volume.voxels, volume.affine, image.affine, image.shape)
+    turned = turned_onto(volume.voxels, volume.affine, image.affine, image.shape, is_cropped=is_cropped)
     if turned is not None:
         return replace(volume, voxels=np.ascontiguousarray(turned), affine=image.affine)
     if volume.shape != image.shape:
         raise InputError("E_LABEL_GRID_MISMATCH", f"the label has {volume.shape} voxels, the image {image.shape}")
     distance = corner_displacement_mm(image.affine, volume.affine, image.shape)
     raise InputError("E_LABEL_GRID_MISMATCH", f"the label lies up to {distance:.3g} mm away from the image")
+
+
+def _white_as(volume: Volume, value: int, ignore: int | None) -> Volume:
+    """A mask of 0 and 255 (or 65,535), the white of pictures, has the value of its only class instead."""
+    found = np.unique(volume.voxels).tolist()
+    if found not in [[0, white] for white in _WHITE if white != ignore]:
+        return volume
+    return replace(volume, voxels=np.where(volume.voxels != 0, value, 0))
 
 
 def _values(volume: Volume) -> NDArray[np.generic]:
