@@ -193,7 +193,8 @@ def patients_from_places(places: Iterable[PurePath], pattern: str | None = None)
         pattern: See `patient_from_name`.
 
     Returns:
-        By place. If the default rule puts several files all into one patient it has failed, and all are None.
+        By place. If the default rule puts several files all into one patient, and no word says that it is a person,
+        it has failed, and all are None.
     """
     unique = list(dict.fromkeys(places))
     if pattern is not None:
@@ -207,24 +208,24 @@ def patients_from_places(places: Iterable[PurePath], pattern: str | None = None)
     is_repeated = any(len(parents) > 1 for parents in folders.values())
     has_number = any((unit := _unit_of(name)) and unit.rank > _Rank.FILE for name in folders)
     are_folders_first = is_repeated and num_folders >= len(folders) + has_number
-    patients = {place: _patient_of(place, are_folders_first=are_folders_first) for place in unique}
-    if len(patients) > 1 and len(set(patients.values())) == 1:
+    units = {place: _unit_of_place(place, are_folders_first=are_folders_first) for place in unique}
+    patients = {place: unit.text if unit else None for place, unit in units.items()}
+    is_sure = all(unit and unit.rank is _Rank.PERSON for unit in units.values())
+    if len(patients) > 1 and len(set(patients.values())) == 1 and not is_sure:
         return dict.fromkeys(patients)
     return patients
 
 
-def _patient_of(place: PurePath, *, are_folders_first: bool) -> str | None:
-    """By the best number of the name and of the outermost folders; where folders go first, also by their words."""
+def _unit_of_place(place: PurePath, *, are_folders_first: bool) -> _Unit | None:
+    """The best number of the name and of the outermost folders; where folders go first, also their words."""
     name = _unit_of(place.name)
     units = [unit for unit in map(_unit_of, place.parts[:-1]) if unit and unit.rank > _Rank.FILE]
     folder = max(units, key=lambda unit: unit.rank, default=None)
-    if are_folders_first:
-        words = "/".join(part for part in place.parts[:-1] if not _says_nothing(part))
-        is_better = name is not None and name.rank > _Rank.FILE
-        return folder.text if folder else name.text if name and is_better else words or (name.text if name else None)
-    if folder and (name is None or folder.rank > name.rank):
-        return folder.text
-    return name.text if name else None
+    if not are_folders_first:
+        return folder if folder and (name is None or folder.rank > name.rank) else name
+    words = "/".join(part for part in place.parts[:-1] if not _says_nothing(part))
+    is_file_only = name is None or name.rank is _Rank.FILE
+    return folder or (_Unit(_Rank.FILE, words, "", "") if words and is_file_only else name)
 
 
 def patients_of(
