@@ -34,7 +34,7 @@ class ImageFile:
 
     Args:
         source: Where it is.
-        stem: Its name without suffixes, and without its channel number if it has one.
+        stem: Its name without suffixes, and without the number or word of its channel among several.
         modality: If the surroundings say it.
         patient: If the layout says it (BIDS), in the clear.
         channel: Which image of its case it is: a word of `name_words.is_channel_word`.
@@ -158,9 +158,11 @@ def _mark_siblings(arrangement: Arrangement) -> None:
     siblings = {source for group in groups if len(group) > 1 for source in group}
     for index, image in enumerate(arrangement.images):
         if image.source in siblings:
-            words = image.stem.lower().replace("-", "_").rpartition("_")
-            named = image.channel or (words[2] if words[2] in MODALITY_WORDS else None)
-            arrangement.images[index] = replace(image, has_siblings=True, channel=named)
+            case, _, word = image.stem.replace("-", "_").rpartition("_")
+            is_named = image.channel is None and word.lower() in MODALITY_WORDS
+            stem = image.stem[: len(case)] if is_named and case else image.stem
+            channel = word.lower() if is_named else image.channel
+            arrangement.images[index] = replace(image, stem=stem, has_siblings=True, channel=channel)
 
 
 @dataclass(frozen=True)
