@@ -9,6 +9,7 @@ from medssl_cli.cli import ingest_options as choices
 from medssl_cli.cli.ingest_inputs import names_of, pacs_source, sort_inputs, tolerance
 from medssl_cli.cli.ingest_output import finish, print_report, write_map, write_page
 from medssl_cli.cli.key import KeyFileOption
+from medssl_cli.cli.label_options import Overlap, OverlapOption
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption
 from medssl_cli.cli.terminal import Terminal, result
 
@@ -58,7 +59,7 @@ def ingest(
     max_volume_gib: choices.MaxGibOption = 8.0,
     structures: choices.StructuresOption = None,
     seg_fraction: choices.FractionOption = None,
-    overlap: choices.OverlapOption = choices.Overlap.settle,
+    overlap: OverlapOption = Overlap.settle,
     date_from: choices.FromOption = None,
     date_to: choices.ToOption = None,
     patients: choices.PatientsOption = None,

@@ -48,17 +48,6 @@ class BurnedIn(StrEnum):
     accept_risk = "accept-risk"
 
 
-class Overlap(StrEnum):
-    """Who has voxels that several structures mark."""
-
-    settle = "settle"
-    first = "first"
-    last = "last"
-    smallest = "smallest"
-    parts = "parts"
-    refuse = "refuse"
-
-
 GapsOption = Annotated[Gaps, typer.Option(help="Missing slices: interpolate them.", rich_help_panel=REPAIRS)]
 TiltOption = Annotated[
     Resample, typer.Option(help="Gantry tilt: resample onto an upright grid.", rich_help_panel=REPAIRS)
@@ -104,13 +93,6 @@ MaxGibOption = Annotated[
 StructuresOption = Annotated[
     str | None,
     typer.Option(metavar="A,B", help="Of DICOM SEG and RTSTRUCT: only these, numbered so.", rich_help_panel=ACCEPTED),
-]
-OverlapOption = Annotated[
-    Overlap,
-    typer.Option(
-        help="Who has voxels that files of organs share; settle: the last by name, if each keeps half.",
-        rich_help_panel=ACCEPTED,
-    ),
 ]
 FractionOption = Annotated[
     float | None,
