@@ -9,8 +9,8 @@ the number of a channel.
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Final
 
@@ -195,3 +195,44 @@ class Files:
                 if known:
                     return tuple(known)
         return ()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What descriptions list, as sources.
+
+    Args:
+        labels: With their images and the description.
+        images: With their channel, None for the only one of a case.
+        faults: Labels that cannot be believed, with a code.
+    """
+
+    labels: dict[Source, tuple[tuple[Source, ...], DatasetJson]] = field(default_factory=dict)
+    images: dict[Source, int | None] = field(default_factory=dict)
+    faults: dict[Source, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, sources: Sequence[Source], datasets: Sequence[DatasetJson]) -> "Listing":
+        """Look up everything that is listed; entries of files that are not there say nothing."""
+        listing = cls()
+        if not any(dataset.listed for dataset in datasets):
+            return listing
+        files = Files(sources)
+        for dataset in datasets:
+            for entry in dataset.listed:
+                found = [files.find(dataset.folder, written) for written in entry.images]
+                images = tuple(dict.fromkeys(source for channel in found for source in channel))
+                labels = files.find(dataset.folder, entry.label) if entry.label else ()
+                is_case = len(entry.images) > 1
+                for index, channel in enumerate(found):
+                    listing.images.update(dict.fromkeys(channel, index if is_case else None))
+                for label in set(labels) - set(images):
+                    known, _ = listing.labels.setdefault(label, (images, dataset))
+                    if known != images or len(labels) > 1:
+                        listing.faults[label] = "E_LABEL_AMBIGUOUS"
+        for label in listing.labels.keys() & listing.images.keys():
+            listing.faults[label] = "E_LABEL_AMBIGUOUS"
+        return listing
+
+    def __contains__(self, source: Source) -> bool:
+        return source in self.labels or source in self.images

@@ -15,7 +15,7 @@ from typing import Final
 
 from medssl_cli.formats.beside import images_of_mask, is_mask_name
 from medssl_cli.formats.bids import BidsName, parse_place, set_names
-from medssl_cli.formats.dataset_json import CHANNEL, DatasetJson, Files, read_dataset_json
+from medssl_cli.formats.dataset_json import CHANNEL, DatasetJson, Listing, read_dataset_json
 from medssl_cli.formats.name_words import MODALITY_WORDS, core_of, folder_role, modality_of_stem
 from medssl_cli.formats.partners import Image, Neighbours
 from medssl_cli.formats.source import Source, place_of, stem_of
@@ -65,6 +65,7 @@ class LabelFile:
             with class names make up one label set.
         ignore: Value of voxels that nobody judged.
         set_name: Tells label sets of one image apart; "" for the only or main one.
+        names_below: A table below this folder may name its values (BIDS).
         is_by_content: Its voxels, and no name, say that it is a label map.
         fault: Code with which it is refused, whatever it holds.
     """
@@ -75,6 +76,7 @@ class LabelFile:
     class_name: str | None = None
     ignore: int | None = None
     set_name: str = ""
+    names_below: PurePath | None = None
     is_by_content: bool = False
     fault: str = ""
 
@@ -102,7 +104,7 @@ def arrange(
     top = set(roots)
     sources = list(sources)
     descriptions = sorted(datasets, key=lambda dataset: not dataset.classes)
-    listing = _Listing.of(sources, descriptions)
+    listing = Listing.of(sources, descriptions)
     arrangement = Arrangement()
     by_bids: list[tuple[Source, BidsName]] = []
     files: list[_File] = []
@@ -145,7 +147,8 @@ def _arrange_bids(files: Sequence[tuple[Source, BidsName]], arrangement: Arrange
         if name.is_label:
             found = tuple(images.get(name.key, ())) if name.key else ()
             set_name = sets[name.dataset][name.family]
-            arrangement.labels.append(LabelFile(source, found, class_name=name.class_name, set_name=set_name))
+            label = LabelFile(source, found, class_name=name.class_name, set_name=set_name, names_below=name.top)
+            arrangement.labels.append(label)
 
 
 def _mark_siblings(arrangement: Arrangement) -> None:
@@ -165,46 +168,6 @@ def _mark_siblings(arrangement: Arrangement) -> None:
             arrangement.images[index] = replace(image, stem=stem, has_siblings=True, channel=channel)
 
 
-@dataclass(frozen=True)
-class _Listing:
-    """What descriptions list, as sources.
-
-    Args:
-        labels: With their images and the description.
-        images: With their channel, None for the only one of a case.
-    """
-
-    labels: dict[Source, tuple[tuple[Source, ...], DatasetJson]] = field(default_factory=dict)
-    images: dict[Source, int | None] = field(default_factory=dict)
-    faults: dict[Source, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, sources: Sequence[Source], datasets: Sequence[DatasetJson]) -> "_Listing":
-        """Look up everything that is listed; entries of files that are not there say nothing."""
-        listing = cls()
-        if not any(dataset.listed for dataset in datasets):
-            return listing
-        files = Files(sources)
-        for dataset in datasets:
-            for entry in dataset.listed:
-                found = [files.find(dataset.folder, written) for written in entry.images]
-                images = tuple(dict.fromkeys(source for channel in found for source in channel))
-                labels = files.find(dataset.folder, entry.label) if entry.label else ()
-                is_case = len(entry.images) > 1
-                for index, channel in enumerate(found):
-                    listing.images.update(dict.fromkeys(channel, index if is_case else None))
-                for label in set(labels) - set(images):
-                    known, _ = listing.labels.setdefault(label, (images, dataset))
-                    if known != images or len(labels) > 1:
-                        listing.faults[label] = "E_LABEL_AMBIGUOUS"
-        for label in listing.labels.keys() & listing.images.keys():
-            listing.faults[label] = "E_LABEL_AMBIGUOUS"
-        return listing
-
-    def __contains__(self, source: Source) -> bool:
-        return source in self.labels or source in self.images
-
-
 class _Folders:
     """Files that names and folders sort, and not BIDS.
 
@@ -214,7 +177,7 @@ class _Folders:
         listing: What they list.
     """
 
-    def __init__(self, files: Sequence["_File"], datasets: Mapping[Path, DatasetJson], listing: _Listing) -> None:
+    def __init__(self, files: Sequence["_File"], datasets: Mapping[Path, DatasetJson], listing: Listing) -> None:
         self._files, self._datasets, self._listing = files, datasets, listing
         self._beside = _beside([file for file in files if file.source not in listing])
         self._by_key: dict[tuple[str, str], list[Source]] = defaultdict(list)

@@ -100,10 +100,12 @@ def read_nrrd(
     Raises:
         InputError: `E_NRRD_HEADER`, `E_DATATYPE`, `E_4D_INPUT`, `E_NO_ORIENTATION`, `E_GEOM_MISSING`,
             `E_VALUE_INVALID`, `E_AFFINE_INVALID`, `E_AFFINE_SHEAR`, `E_DETACHED_DATA`, `E_TOO_BIG`, `E_TRUNCATED`,
-            `E_PIXEL_LENGTH`, `E_NONFINITE_VOXELS`, the codes of gzip streams and of reading files.
+            `E_SEGMENT_OVERLAP`, `E_PIXEL_LENGTH`, `E_NONFINITE_VOXELS`, the codes of gzip streams and of reading files.
     """
     data = read_bytes(source)
     fields, start = _fields(data)
+    if is_label:
+        _check_layers(fields)
     layout = _layout(fields, policy)
     affine, repairs = _stated_affine(fields, policy)
     placement = placed(affine, layout.shape, policy, is_label=is_label)
@@ -221,6 +223,16 @@ def _check_axes(fields: dict[str, str], dimension: int) -> None:
         raise InputError("E_DATATYPE", "an axis holds colours, vectors or other parts of one voxel")
     if dimension > 3 or any(kind in _SEQUENCE_KINDS for kind in kinds):
         raise InputError("E_4D_INPUT", f"{dimension} axes, or one that is time or a list")
+
+
+def _check_layers(fields: dict[str, str]) -> None:
+    """Refuse segmentations whose segments overlap: 3D Slicer writes them in layers, along a first axis."""
+    if fields.get("kinds", "").lower().split()[:1] == ["list"]:
+        raise InputError(
+            "E_SEGMENT_OVERLAP",
+            "the segments overlap: the file holds several layers",
+            hint="in 3D Slicer, cut segments so that they do not overlap, or save them as a file each",
+        )
 
 
 def _stated_affine(fields: dict[str, str], policy: Policy) -> tuple[Affine, tuple[str, ...]]:

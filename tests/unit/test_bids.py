@@ -4,7 +4,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from medssl_cli.formats.bids import parse_place
+from medssl_cli.formats.bids import parse_place, read_value_names
 from medssl_cli.formats.layouts import arrange
 from medssl_cli.formats.source import stem_of
 
@@ -152,3 +152,31 @@ def test_the_name_of_a_set_is_of_the_data_set_and_not_of_one_image():
     )  # fmt: skip
 
     assert [label.set_name for label in found.labels] == ["brain", "", "brain"]
+
+
+TABLES = {
+    "beside": ("sub-01/anat/sub-01_desc-a_dseg.tsv", {1: "grey matter", 2: "blanche"}),
+    "inherited": ("desc-a_dseg.tsv", {1: "grey matter", 2: "blanche"}),
+    "inherited by all": ("dseg.tsv", {1: "grey matter", 2: "blanche"}),
+    "of another": ("desc-b_dseg.tsv", {}),
+    "above the data set": ("../dseg.tsv", {}),
+}
+
+
+@pytest.mark.parametrize(("place", "expected"), TABLES.values(), ids=list(TABLES))
+def test_a_table_names_the_values_of_a_segmentation(tmp_path, place, expected):
+    top = tmp_path / "derivatives/pipe"
+    segmentation = top / "sub-01/anat/sub-01_desc-a_dseg.nii.gz"
+    segmentation.parent.mkdir(parents=True)
+    (top / place).write_text("index\tname\tcolor\n0\tbackground\t#000\n1\tgrey matter\t#fff\n2\tblanche\t#f00\n")
+    name = parse_place(segmentation, stem_of(segmentation.name))
+    assert name is not None
+
+    assert read_value_names(segmentation, name.top) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a\tb\n1\tc\n", "index\tname\nx\ty\n1\n"])
+def test_a_table_of_something_else_names_nothing(tmp_path, text):
+    (tmp_path / "dseg.tsv").write_text(text)
+
+    assert read_value_names(tmp_path / "sub-01_dseg.nii", tmp_path) == {}

@@ -330,6 +330,15 @@ def test_segments_that_cannot_be_told_apart_are_refused(case, lines, code):
     assert codes(case.store(slicer(case.folder / "a.seg.nrrd", BLOCK, *lines), kind="nrrd")) == [code]
 
 
+def test_segments_in_layers_are_refused_by_name(case):
+    layers = np.zeros((2, *SHAPE), np.uint8)
+    label = slicer(case.folder / "a.seg.nrrd", layers, *LINES)
+    text = label.source.read_bytes().replace(b"dimension: 3", b"dimension: 4\nkinds: list domain domain domain")
+    label.source.write_bytes(text.replace(b"space directions: ", b"space directions: none "))
+
+    assert codes(case.store(label, kind="nrrd")) == ["E_SEGMENT_OVERLAP"]
+
+
 def test_one_segment_without_a_value_has_the_value_1(case):
     case.store(slicer(case.folder / "a.seg.nrrd", BLOCK, "Segment0_Name:=liver"), kind="nrrd")
 

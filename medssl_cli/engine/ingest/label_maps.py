@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Final, overload
 
 import numpy as np
@@ -93,7 +94,7 @@ def _store_label(arguments: tuple[LabelTask, LabelFile, str]) -> StoredLabel:
     task, label, kind = arguments
     loaded = _read_label(task, label, kind)
     segments = _segments(label, kind)
-    names = label.classes if label.classes is not None else (segments or None)
+    names = label.classes if label.classes is not None else segments or _names_beside(label) or None
     volume = _on_grid(loaded, task.image, is_cropped=bool(segments))
     if names is None or len(names) == 1:
         volume = _white_as(volume, next(iter(names)) if names else 1, label.ignore)
@@ -116,6 +117,15 @@ def _segments(label: LabelFile, kind: str) -> dict[int, str]:
     from medssl_cli.formats.nrrd import read_segments
 
     return read_segments(label.source)
+
+
+def _names_beside(label: LabelFile) -> dict[int, str]:
+    """Names of values that a table beside the file gives."""
+    if label.names_below is None or not isinstance(label.source, Path):
+        return {}
+    from medssl_cli.formats.bids import read_value_names
+
+    return read_value_names(label.source, label.names_below)
 
 
 @as_values
