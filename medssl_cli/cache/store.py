@@ -55,11 +55,11 @@ class Cache(ReadableCache):
         """
         return self._item_ids(volume, ((volume.modality, volume.units),))[0]
 
-    def twins(self, volume: Volume) -> dict[str, str]:
-        """Items with the same voxels in the same place that are held under other modalities: ids by modality."""
+    def twins(self, volume: Volume) -> list[str]:
+        """Items with the same voxels in the same place that are held under other modalities."""
         others = [name for name in get_args(Modality) if name != volume.modality]
-        ids = self._item_ids(volume, [(name, "HU" if name == "CT" else "a.u.") for name in others])
-        return {name: one for name, one in zip(others, ids, strict=True) if self.item_directory(one).exists()}
+        meanings = [(name, "a.u.") for name in others] + [("CT", "HU")] * ("CT" in others)
+        return [one for one in self._item_ids(volume, meanings) if self.item_directory(one).exists()]
 
     def _item_ids(self, volume: Volume, meanings: Sequence[tuple[str, str]]) -> list[str]:
         """Ids of the same voxels, one for each modality and units."""

@@ -184,6 +184,10 @@ class _Folders:
         self._by_core: dict[tuple[str, str], list[Source]] = defaultdict(list)
         self._by_folder: dict[str, list[_File]] = defaultdict(list)
         self._label_keys = {file.key for file in files if file.folder.is_label}
+        self._numbers: dict[tuple[str, str], set[int]] = defaultdict(set)
+        for file in files:
+            if CHANNEL.search(file.stem):
+                self._numbers[file.folder.key, CHANNEL.sub("", file.stem)].add(int(file.stem[-4:]))
         self._labelled = {image for found in self._beside.values() for image in found}
 
     def arrange(self, arrangement: Arrangement) -> None:
@@ -208,7 +212,7 @@ class _Folders:
         """What is known about an image; it can be found by its name from now on."""
         dataset = self._nearest(file)
         short = file.folder.key, CHANNEL.sub("", file.stem) or file.stem
-        is_declared = short in self._label_keys or bool(dataset and dataset.has_channels)
+        is_declared = short in self._label_keys or bool(dataset and self._are_channels(dataset, short))
         is_channel = short != file.key and file.key not in self._label_keys and is_declared
         key = short if is_channel else file.key
         self._by_key[key].append(file.source)
@@ -224,6 +228,11 @@ class _Folders:
         is_labelled = file.source in self._labelled
         modality = stated or modality_of_stem(file.stem, is_last_word_enough=is_labelled)
         return ImageFile(file.source, file.stem, modality, parts=_parts(dataset))
+
+    def _are_channels(self, dataset: DatasetJson, short: tuple[str, str]) -> bool:
+        """Whether names end in channel numbers: by declaration, or because there is one file for each channel."""
+        count = len(dataset.channels or ())
+        return dataset.has_channels or (count > 1 and self._numbers.get(short) == {*range(count)})
 
     def _label(self, file: "_File", neighbours: Neighbours) -> LabelFile:
         images: tuple[Source, ...] = ()

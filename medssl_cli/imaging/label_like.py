@@ -9,6 +9,8 @@ FEW: Final = 16
 MOST: Final = 256
 _LOOKED_AT: Final = 2**18
 _LARGEST: Final = 65_535
+_BLURRED: Final = 24
+_PURE: Final = 0.9
 
 
 def is_label_like(voxels: NDArray[np.generic], *, at_most: int = MOST) -> bool:
@@ -49,3 +51,11 @@ def _share_of_equal_neighbours(voxels: NDArray[np.generic]) -> float:
     first, second = voxels[:-1], voxels[1:]
     is_inside = (first != 0) | (second != 0)
     return float((first == second)[is_inside].mean()) if is_inside.any() else 1.0
+
+
+def is_black_and_white(voxels: NDArray[np.generic]) -> bool:
+    """Whether a picture of 8 bits has both colours and hardly a pixel between: a mask that JPEG has blurred."""
+    if voxels.dtype != np.uint8:
+        return False
+    black, white = float((voxels <= _BLURRED).mean()), float((voxels >= 255 - _BLURRED).mean())
+    return min(black, white) > 0 and black + white >= _PURE

@@ -193,3 +193,16 @@ def test_of_two_descriptions_in_a_folder_both_lists_count_and_classes_of_the_one
 
     assert pairs(arrangement, tmp_path) == {"b.nii": ["a.nii"], "d.nii": ["c.nii"]}
     assert [image.modality for image in arrangement.images] == ["CT", "CT"]
+
+
+def test_nnunet_1_has_channels_where_there_is_a_file_for_each(tmp_path):
+    two = {**MSD, "modality": {"0": "T1", "1": "T2"}}
+
+    channels = arranged(tmp_path, two, "imagesTs/a_0000.nii", "imagesTs/a_0001.nii").images
+    numbers = arranged(tmp_path, two, "imagesTs/a_0001.nii", "imagesTs/a_0002.nii").images
+
+    assert [(image.stem, image.channel, image.has_siblings) for image in channels] == [
+        ("a", "t1", True),
+        ("a", "t2", True),
+    ]
+    assert [(image.stem, image.channel) for image in numbers] == [("a_0001", None), ("a_0002", None)]

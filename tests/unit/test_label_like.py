@@ -1,9 +1,12 @@
 """Whether voxels look like a label map."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from medssl_cli.imaging.label_like import is_label_like
+from medssl_cli.imaging.label_like import is_black_and_white, is_label_like
 
 RNG = np.random.default_rng(0)
 BLOCKS = np.kron(RNG.integers(0, 200, (6, 6, 4)), np.ones((8, 8, 4)))  # 200 classes in blocks of 8
@@ -39,3 +42,18 @@ def test_whole_numbers_few_of_them_and_equal_neighbours(voxels, expected):
 
 def test_a_note_needs_fewer_values_than_a_partner():
     assert not is_label_like(BLOCKS.astype(np.uint8), at_most=16)
+
+
+def test_a_mask_that_jpeg_has_blurred_is_black_and_white_and_an_x_ray_is_not():
+    mask = np.zeros((48, 64), np.uint8)
+    mask[5:15, 10:30] = 255
+    stream = io.BytesIO()
+    Image.fromarray(mask).save(stream, "JPEG")
+    blurred = np.asarray(Image.open(stream))
+    ramp = np.linspace(0, 255, 48 * 64).astype(np.uint8).reshape(48, 64)
+
+    assert len(np.unique(blurred)) > 16
+    assert is_black_and_white(blurred)
+    assert not is_black_and_white(ramp)
+    assert not is_black_and_white(np.zeros((8, 8), np.uint8))
+    assert not is_black_and_white(mask.astype(np.int16))

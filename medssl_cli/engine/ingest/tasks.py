@@ -20,7 +20,7 @@ from medssl_cli.formats.nifti import read_nifti, read_nifti_series
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Source
 from medssl_cli.imaging.geometry import Affine, Shape
-from medssl_cli.imaging.label_like import FEW, is_label_like
+from medssl_cli.imaging.label_like import FEW, MOST, is_black_and_white, is_label_like
 from medssl_cli.imaging.planes import Planes, middle_planes
 
 HU_RANGE: Final = (-8192, 32767)
@@ -169,8 +169,8 @@ def store_images(task: ImageTask) -> tuple[StoredImage, ...] | LabelLike:
     """Put what a source holds into the cache, or say why not; all of its images or none."""
     cache = Cache(task.cache_root)
     images = _read_images(task)
-    if task.partners and len(images) == 1 and is_label_like((volume := images[0].volume).voxels[0]):
-        return LabelLike(volume.shape, volume.affine)
+    if task.partners and len(images) == 1 and _may_be_label(images[0]):
+        return LabelLike(images[0].volume.shape, images[0].volume.affine)
     parts = task.parts if len(task.parts) == len(images) else ((task.modality, task.channel),) * len(images)
     return tuple(
         _store(_with_modality(image, modality), cache, channel=channel, dry_run=task.dry_run)
@@ -212,7 +212,7 @@ def _twins(image: LoadedImage, cache: Cache) -> list[ItemRecord]:
     """The same voxels under other modalities, as long as they count; DICOM says its own modality."""
     if image.source_kind == "dicom":
         return []
-    records = [cache.record(item_id) for item_id in cache.twins(image.volume).values()]
+    records = [cache.record(item_id) for item_id in cache.twins(image.volume)]
     return [record for record in records if record.superseded_by is None]
 
 
@@ -278,11 +278,16 @@ def read_file(
     return [read_picture(source, modality=modality, policy=policy, is_label=is_label)]
 
 
-def _label_warnings(image: LoadedImage) -> tuple[str, ...]:
+def _may_be_label(image: LoadedImage, at_most: int = MOST) -> bool:
     """Whether nothing but its name says that an image is no label map."""
     voxels = image.volume.voxels[0]
-    is_noted = is_label_like(voxels, at_most=FEW) and voxels.min() != voxels.max()
-    return ("W_LABEL_LIKE",) if is_noted else ()
+    is_blurred = "W_LOSSY" in image.warnings and is_black_and_white(voxels)
+    return is_blurred or is_label_like(voxels, at_most=at_most)
+
+
+def _label_warnings(image: LoadedImage) -> tuple[str, ...]:
+    voxels = image.volume.voxels
+    return ("W_LABEL_LIKE",) if _may_be_label(image, FEW) and voxels.min() != voxels.max() else ()
 
 
 def _content_warnings(image: LoadedImage) -> list[str]:
