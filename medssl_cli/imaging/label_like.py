@@ -57,5 +57,6 @@ def is_black_and_white(voxels: NDArray[np.generic]) -> bool:
     """Whether a picture of 8 bits has both colours and hardly a pixel between: a mask that JPEG has blurred."""
     if voxels.dtype != np.uint8:
         return False
-    black, white = float((voxels <= _BLURRED).mean()), float((voxels >= 255 - _BLURRED).mean())
+    grey = np.bincount(voxels.ravel().astype(np.uint8), minlength=256) / voxels.size
+    black, white = float(grey[: _BLURRED + 1].sum()), float(grey[255 - _BLURRED :].sum())
     return min(black, white) > 0 and black + white >= _PURE
