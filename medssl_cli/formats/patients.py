@@ -7,7 +7,7 @@ much: that costs data, while grouping too little leaks patients between splits.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path, PurePath
@@ -206,9 +206,10 @@ def patients_from_places(places: Iterable[PurePath], pattern: str | None = None)
         folders[place.name].add(place.parent)
     num_folders = len({place.parent for place in unique})
     is_repeated = any(len(parents) > 1 for parents in folders.values())
-    has_number = any((unit := _unit_of(name)) and unit.rank > _Rank.FILE for name in folders)
+    known = {word: _unit_of(word) for word in {word for place in unique for word in place.parts}}
+    has_number = any((unit := known[name]) and unit.rank > _Rank.FILE for name in folders)
     are_folders_first = is_repeated and num_folders >= len(folders) + has_number
-    units = {place: _unit_of_place(place, are_folders_first=are_folders_first) for place in unique}
+    units = {place: _unit_of_place(place, known, are_folders_first=are_folders_first) for place in unique}
     patients = {place: unit.text if unit else None for place, unit in units.items()}
     is_sure = all(unit and unit.rank is _Rank.PERSON for unit in units.values())
     if len(patients) > 1 and len(set(patients.values())) == 1 and not is_sure:
@@ -216,10 +217,10 @@ def patients_from_places(places: Iterable[PurePath], pattern: str | None = None)
     return patients
 
 
-def _unit_of_place(place: PurePath, *, are_folders_first: bool) -> _Unit | None:
+def _unit_of_place(place: PurePath, known: Mapping[str, _Unit | None], *, are_folders_first: bool) -> _Unit | None:
     """The best number of the name and of the outermost folders; where folders go first, also their words."""
-    name = _unit_of(place.name)
-    units = [unit for unit in map(_unit_of, place.parts[:-1]) if unit and unit.rank > _Rank.FILE]
+    name = known[place.name]
+    units = [unit for part in place.parts[:-1] if (unit := known[part]) and unit.rank > _Rank.FILE]
     folder = max(units, key=lambda unit: unit.rank, default=None)
     if not are_folders_first:
         return folder if folder and (name is None or folder.rank > name.rank) else name
