@@ -38,7 +38,8 @@ MR = {"SOPClassUID": f"{STORAGE}4", "Modality": "MR"}
         ({"SOPClassUID": "9.9.9", "PixelData": None, "Rows": None}, "E_DICOM_PARSE"),
         ({"PixelData": None}, "E_TRUNCATED"),
         ({"Rows": None}, "E_VALUE_INVALID"),
-        ({"SeriesInstanceUID": ""}, "E_VALUE_INVALID"),
+        ({"SeriesInstanceUID": ""}, "E_NO_SERIES_UID"),
+        ({"StudyInstanceUID": None}, "E_NO_SERIES_UID"),
         ({"Modality": "MR"}, "E_VALUE_INVALID"),
         ({"HighBit": 15}, "E_VALUE_INVALID"),
         ({"BitsAllocated": 64}, "E_VALUE_INVALID"),
@@ -46,9 +47,8 @@ MR = {"SOPClassUID": f"{STORAGE}4", "Modality": "MR"}
         ({"Rows": 0}, "E_VALUE_INVALID"),
         ({"Columns": 40_000}, "E_VALUE_INVALID"),
         ({"NumberOfFrames": 0}, "E_VALUE_INVALID"),
-        ({"ModalityLUTSequence": []}, "E_VALUE_INVALID"),
+        ({"ModalityLUTSequence": [pydicom.Dataset()]}, "E_VALUE_INVALID"),
         ({"PixelSpacing": [1, 1, 1]}, "E_VALUE_INVALID"),
-        ({"InstanceNumber": "1\\2"}, "E_VALUE_INVALID"),
     ],
 )
 def test_objects_that_are_not_for_us_say_so(tmp_path, attributes, code):

@@ -76,7 +76,7 @@ def test_every_lossless_encoding_gives_the_same_voxels(tmp_path, syntax):
     image = load(series)
 
     np.testing.assert_array_equal(image.volume.voxels, phantom.voxels)
-    expected = {RLELossless: "pydicom/", JPEG2000Lossless: "pylibjpeg-openjpeg/"}.get(syntax, "")
+    expected = {RLELossless: "medssl/", JPEG2000Lossless: "pylibjpeg-openjpeg/"}.get(syntax, "")
     assert image.decoder.startswith(expected)
 
 

@@ -35,7 +35,8 @@ class _Picture:
 def check_codestream(header: Header, frames: Sequence[bytes]) -> None:
     """Refuse a picture whose size, precision, sign or number of components is not what the DICOM header says.
 
-    JPEG, JPEG-LS, JPEG 2000 and HTJ2K are looked at, the latter two also inside of JP2 boxes; RLE has no such header.
+    JPEG, JPEG-LS, JPEG 2000 and HTJ2K are looked at, the latter two also inside of JP2 boxes; run lengths have no such
+    header and are counted while they are decoded (`rle`).
 
     Args:
         header: Of the picture.

@@ -8,7 +8,14 @@ from typing import Final
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom.gate import JITTER_MM, REPAIRABLE, Fit
 from medssl_cli.formats.dicom.headers import Header, content_digest
-from medssl_cli.formats.dicom.projection import burned_in, check_picture, is_projection, picture_affine, spacing_of
+from medssl_cli.formats.dicom.projection import (
+    burned_in,
+    check_picture,
+    is_projection,
+    picture_affine,
+    polarity_is_doubtful,
+    spacing_of,
+)
 from medssl_cli.formats.dicom.repair import NO_REPAIR, Repair
 from medssl_cli.formats.dicom.split import by, instance_order, resolve
 from medssl_cli.formats.loaded import BurnedIn, Identity, SpacingKind
@@ -214,6 +221,8 @@ def _picture(frames: Sequence[Header], policy: Policy) -> SeriesPart:
         found.append("W_DERIVED")
     if writing == "unknown":
         found.append("W_BURNED_IN_UNKNOWN")
+    if polarity_is_doubtful(header):
+        found.append("W_POLARITY")
     return SeriesPart(
         headers=(header,),
         affine=picture_affine(spacing),
