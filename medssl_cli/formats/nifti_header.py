@@ -21,6 +21,9 @@ from medssl_cli.imaging.geometry import (
 
 LARGEST_HEADER: Final = 540
 MAX_SPACING_ERROR: Final = 1e-3
+HALF_TURN: Final = 1e-7  # of a*a, below which nifti1_io.c takes a rotation for a half turn
+ROUNDING: Final = 1.2e-7  # of a*a, where the other components of a unit quaternion have 24 significant bits
+MAX_SHEAR: Final = 0.1
 _TYPES: Final = {
     2: "u1",
     4: "i2",
@@ -199,6 +202,22 @@ def world_placement(header: NiftiHeader, policy: Policy = STRICT, *, is_label: b
     return replace(placement, repairs=(*repairs, *placement.repairs))
 
 
+def stated_placement(header: NiftiHeader) -> Placement:
+    """Where the header says that the voxels lie, with whatever shear: for checking what was written.
+
+    Raises:
+        InputError: As `world_placement`, without `E_AFFINE_SHEAR`.
+    """
+    return Placement(_stated_affine(header, STRICT)[0], header.shape)
+
+
+def geometry_bytes(head: bytes) -> tuple[bytes, ...]:
+    """All fields of a header that say where voxels lie, as they are."""
+    layout, order = _layout_of(head)
+    places = [layout.fields[name] for name in _GEOMETRY]
+    return tuple(head[offset : offset + struct.calcsize(order + code)] for code, offset in places)
+
+
 def _stated_affine(header: NiftiHeader, policy: Policy) -> tuple[Affine, tuple[str, ...]]:
     """The affine as stated, and how the policy chose it if there was a choice."""
     has_sform, has_qform = header.sform_code > 0, header.qform_code > 0
@@ -222,8 +241,9 @@ def _stated_affine(header: NiftiHeader, policy: Policy) -> tuple[Affine, tuple[s
 
 
 def _check_agreement(sform: Affine, header: NiftiHeader) -> None:
-    qform = checked(_qform(header))
-    distance = corner_displacement_mm(checked(sform), qform, header.shape)
+    checked(sform)
+    qforms = [checked(_qform(header, a)) for a in (None, *_within_rounding(header))]
+    distance = min(corner_displacement_mm(sform, qform, header.shape) for qform in qforms)
     if distance > displacement_limit_mm(sform):
         raise InputError(
             "E_SFORM_QFORM_CONFLICT",
@@ -245,16 +265,45 @@ def _lengths(header: NiftiHeader) -> tuple[float, float, float]:
     return x, y, 1.0 if header.num_dimensions < 3 and not z > 0 else z
 
 
-def _qform(header: NiftiHeader) -> Affine:
-    """nifti1.h, method 2: rotation from the quaternion, columns scaled by pixdim, the third one by its sign too."""
+def _within_rounding(header: NiftiHeader) -> list[float]:
+    """Other first components that a quaternion near a half turn may have had before the other three were rounded.
+
+    Components of 32 bits leave 1 - b*b - c*c - d*d uncertain by `ROUNDING`. That is nothing for most rotations; within
+    a few thousandths of a half turn it is all that is left of a*a.
+    """
+    square = _square(header)
+    if square > 100 * ROUNDING:
+        return []
+    low, high = (float(np.sqrt(max(square + error, 0.0))) for error in (-ROUNDING, ROUNDING))
+    return [float(a) for a in np.linspace(low, high, 5)]
+
+
+def _square(header: NiftiHeader) -> float:
+    """a * a of the unit quaternion (a, b, c, d)."""
     b, c, d = header.quaternion
-    square = 1.0 - (b * b + c * c + d * d)
-    lengths = _lengths(header)
+    return 1.0 - (b * b + c * c + d * d)
+
+
+def _qform(header: NiftiHeader, a: float | None = None) -> Affine:
+    """nifti1.h, method 2: rotation from the quaternion, columns scaled by pixdim, the third one by its sign too.
+
+    Args:
+        header: With a quaternion.
+        a: Its first component; None follows `nifti_quatern_to_mat44` of nifti1_io.c: a = 0 for what is a half turn
+            within rounding.
+
+    Raises:
+        InputError: `E_AFFINE_INVALID`.
+    """
+    square, lengths = _square(header), _lengths(header)
     if not square >= -1e-5 or not all(0 < length < np.inf for length in lengths):
         raise InputError("E_AFFINE_INVALID", "the quaternion or the voxel size is impossible")
-    a = float(np.sqrt(max(square, 0.0)))
-    if square < 0:
-        b, c, d = np.array((b, c, d)) / np.linalg.norm((b, c, d))
+    is_stated = a is None
+    if a is None:
+        a = 0.0 if square < HALF_TURN else float(np.sqrt(square))
+    b, c, d = header.quaternion
+    if square < HALF_TURN or not is_stated:
+        b, c, d = np.array((b, c, d)) * np.sqrt(1 - a * a) / np.linalg.norm((b, c, d))
     rotation = np.array(
         [
             [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
@@ -309,13 +358,16 @@ def encode_header(
 
 
 def _geometry_fields(affine: Affine, shape: Shape) -> dict[str, tuple[float, ...]]:
-    """Both affines of a header from one; a rotation that a 32-bit quaternion cannot hold leaves the qform unused."""
+    """Both affines of a header from one. What a rotation in 32 bits cannot hold leaves the qform unused.
+
+    The slices of a series may lean a little, which only the sform can say; nothing that leans a lot comes from here.
+    """
     checked(affine)
     straight = orthonormalised(affine)
     limit = displacement_limit_mm(affine)
-    shear = corner_displacement_mm(affine, straight, shape)
-    if shear > limit:
-        raise InputError("E_AFFINE_SHEAR", f"removing the shear would move a voxel by {shear:.3g} mm")
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if (shear := float(np.abs(axes.T @ axes - np.eye(3)).max())) > MAX_SHEAR:
+        raise InputError("E_AFFINE_SHEAR", f"cosines of up to {shear:.3g} between the axes")
     lengths = np.array(spacing_mm(straight), dtype=np.float32)
     rotation = straight[:3, :3] / np.array(spacing_mm(straight))
     handedness = -1.0 if np.linalg.det(rotation) < 0 else 1.0

@@ -112,6 +112,14 @@ class StoredLabel:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """A DICOM file that was refused, and the series that it says it belongs to."""
+
+    failure: Failure
+    file: Any
+
+
+@dataclass(frozen=True)
 class LabelObject:
     """A DICOM file that holds labels, and which reader takes it."""
 
@@ -119,9 +127,18 @@ class LabelObject:
 
 
 def read_header_batch(batch: tuple[tuple[Source, ...], Policy]) -> list[Any]:
-    """What several DICOM files are: headers, a tuple for each image file; a `LabelObject`; or a `Failure`."""
+    """What several DICOM files are: headers, a tuple for each image file; a `LabelObject`; a `Failure` or `Unread`."""
     sources, policy = batch
-    return [_read_dicom((source, policy)) for source in sources]
+    return [_read_header((source, policy)) for source in sources]
+
+
+def _read_header(arguments: tuple[Source, Policy]) -> Any:
+    from medssl_cli.formats.dicom import refused_file
+
+    found = _read_dicom(arguments)
+    if isinstance(found, Failure) and found.code.startswith("E_") and not found.is_fatal:
+        return Unread(found, refused_file(arguments[0], found.code))
+    return found
 
 
 @as_values

@@ -86,8 +86,8 @@ def _pet(values: Values) -> dict[str, Any]:
     for name in ("PatientWeight", "RadionuclideTotalDose", "RadionuclideHalfLife"):
         found[name] = lenient(values.decimal, name)
     for name in (
-        "Units", "SUVType", "DecayCorrection", "SeriesDate", "SeriesTime", "AcquisitionDate", "RadiopharmaceuticalStartTime",
-        "RadiopharmaceuticalStartDateTime",
+        "Units", "SUVType", "DecayCorrection", "SeriesDate", "SeriesTime", "AcquisitionDate",
+        "RadiopharmaceuticalStartTime", "RadiopharmaceuticalStartDateTime",
     ):  # fmt: skip
         found[name] = values.text(name)
     return found

@@ -165,7 +165,7 @@ def _is_inverted(header: Header, part: SeriesPart) -> bool:
 
 
 def _padding_of(header: Header, stored: Voxels, part: SeriesPart) -> NDArray[np.bool_] | None:
-    """Where a projection says that no X-ray was, `[1, Y, X]`, of its stored values; None for slices and without padding.
+    """Where a projection says that no X-ray was, `[1, Y, X]`, stored; None for slices and without padding.
 
     Args:
         header: Of the picture.

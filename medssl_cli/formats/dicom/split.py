@@ -196,7 +196,7 @@ def _phases(headers: Sequence[Header], policy: Policy) -> list[Fit] | None:
         times = [[order(header) for header in place] for place in places]
         if any(None in own or len(set(own)) < len(own) for own in times) or _passes_midnight(times, order):
             continue
-        ordered = [sorted(place, key=lambda header: order(header) or 0.0) for place in places]  # noqa: B023
+        ordered = [sorted(place, key=lambda header: order(header) or 0.0) for place in places]
         if fits := _volumes_of_one_grid([list(phase) for phase in zip(*ordered, strict=True)], policy):
             return fits
     return None

@@ -168,7 +168,8 @@ WANTED_TAGS: Final = (
 
 # Of Philips, within the functional groups: sequences with one item, and what is read of it; other makers and other
 # blocks may keep a plain value under the same number.
-PRIVATE_SEQUENCES: Final = frozenset(0x2005 << 16 | block << 8 | low for block in PRIVATE_BLOCKS for low in (0x0E, 0x0F))
+_PHILIPS_BLOCKS: Final = [0x2005 << 16 | block << 8 for block in PRIVATE_BLOCKS]
+PRIVATE_SEQUENCES: Final = frozenset(block | low for block in _PHILIPS_BLOCKS for low in (0x0E, 0x0F))
 _PRIVATE_CREATORS: Final = frozenset(0x2005 << 16 | block for block in PRIVATE_BLOCKS)
 INNER_TAGS: Final = (
     frozenset(TAGS.values()) | FUNCTIONAL_GROUPS | {GRADIENT_DIRECTION} | PRIVATE_SEQUENCES | _PRIVATE_CREATORS
