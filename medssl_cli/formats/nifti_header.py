@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.affines import MAX_SIDE, Placement, assumed_affine, assumed_repair, checked, placed
 from medssl_cli.formats.policy import STRICT, Policy
+from medssl_cli.formats.quaternions import quaternion_of, rotation_of, within_rounding
 from medssl_cli.imaging.geometry import (
     Affine,
     Shape,
@@ -21,8 +21,6 @@ from medssl_cli.imaging.geometry import (
 
 LARGEST_HEADER: Final = 540
 MAX_SPACING_ERROR: Final = 1e-3
-HALF_TURN: Final = 1e-7  # of a*a, below which nifti1_io.c takes a rotation for a half turn
-ROUNDING: Final = 1.2e-7  # of a*a, where the other components of a unit quaternion have 24 significant bits
 MAX_SHEAR: Final = 0.1
 _TYPES: Final = {
     2: "u1",
@@ -242,7 +240,7 @@ def _stated_affine(header: NiftiHeader, policy: Policy) -> tuple[Affine, tuple[s
 
 def _check_agreement(sform: Affine, header: NiftiHeader) -> None:
     checked(sform)
-    qforms = [checked(_qform(header, a)) for a in (None, *_within_rounding(header))]
+    qforms = [checked(_qform(header, a)) for a in (None, *within_rounding(header.quaternion))]
     distance = min(corner_displacement_mm(sform, qform, header.shape) for qform in qforms)
     if distance > displacement_limit_mm(sform):
         raise InputError(
@@ -265,52 +263,20 @@ def _lengths(header: NiftiHeader) -> tuple[float, float, float]:
     return x, y, 1.0 if header.num_dimensions < 3 and not z > 0 else z
 
 
-def _within_rounding(header: NiftiHeader) -> list[float]:
-    """Other first components that a quaternion near a half turn may have had before the other three were rounded.
-
-    Components of 32 bits leave 1 - b*b - c*c - d*d uncertain by `ROUNDING`. That is nothing for most rotations; within
-    a few thousandths of a half turn it is all that is left of a*a.
-    """
-    square = _square(header)
-    if square > 100 * ROUNDING:
-        return []
-    low, high = (float(np.sqrt(max(square + error, 0.0))) for error in (-ROUNDING, ROUNDING))
-    return [float(a) for a in np.linspace(low, high, 5)]
-
-
-def _square(header: NiftiHeader) -> float:
-    """a * a of the unit quaternion (a, b, c, d)."""
-    b, c, d = header.quaternion
-    return 1.0 - (b * b + c * c + d * d)
-
-
 def _qform(header: NiftiHeader, a: float | None = None) -> Affine:
     """nifti1.h, method 2: rotation from the quaternion, columns scaled by pixdim, the third one by its sign too.
 
     Args:
         header: With a quaternion.
-        a: Its first component; None follows `nifti_quatern_to_mat44` of nifti1_io.c: a = 0 for what is a half turn
-            within rounding.
+        a: Its first component, if not the one that follows from the others.
 
     Raises:
         InputError: `E_AFFINE_INVALID`.
     """
-    square, lengths = _square(header), _lengths(header)
-    if not square >= -1e-5 or not all(0 < length < np.inf for length in lengths):
+    lengths = _lengths(header)
+    rotation = rotation_of(header.quaternion, a)
+    if rotation is None or not all(0 < length < np.inf for length in lengths):
         raise InputError("E_AFFINE_INVALID", "the quaternion or the voxel size is impossible")
-    is_stated = a is None
-    if a is None:
-        a = 0.0 if square < HALF_TURN else float(np.sqrt(square))
-    b, c, d = header.quaternion
-    if square < HALF_TURN or not is_stated:
-        b, c, d = np.array((b, c, d)) * np.sqrt(1 - a * a) / np.linalg.norm((b, c, d))
-    rotation = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
-    )
     handedness = -1.0 if header.pixdim[0] == -1 else 1.0
     affine = np.eye(4)
     affine[:3, :3] = rotation * np.array([lengths[0], lengths[1], handedness * lengths[2]])
@@ -372,7 +338,7 @@ def _geometry_fields(affine: Affine, shape: Shape) -> dict[str, tuple[float, ...
     rotation = straight[:3, :3] / np.array(spacing_mm(straight))
     handedness = -1.0 if np.linalg.det(rotation) < 0 else 1.0
     rotation = rotation * np.array([1.0, 1.0, handedness])
-    quaternion = _quaternion(rotation).astype(np.float32)
+    quaternion = quaternion_of(rotation).astype(np.float32)
     offset = affine[:3, 3].astype(np.float32)
     fields: dict[str, tuple[float, ...]] = {
         "pixdim": (handedness, *map(float, lengths), 0, 0, 0, 0),
@@ -390,19 +356,3 @@ def _geometry_fields(affine: Affine, shape: Shape) -> dict[str, tuple[float, ...
     )  # fmt: skip
     is_held = corner_displacement_mm(_qform(blank), affine, shape) <= limit
     return {**fields, "qform_code": (_SCANNER if is_held else 0,)}
-
-
-def _quaternion(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(b, c, d) of the unit quaternion with a >= 0: eigenvector of Bar-Itzhack's symmetric matrix (2000)."""
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
-    matrix = np.array(
-        [
-            [xx - yy - zz, yx + xy, zx + xz, zy - yz],
-            [yx + xy, yy - xx - zz, zy + yz, xz - zx],
-            [zx + xz, zy + yz, zz - xx - yy, yx - xy],
-            [zy - yz, xz - zx, yx - xy, xx + yy + zz],
-        ]
-    )
-    vectors: NDArray[np.float64] = np.linalg.eigh(matrix)[1]
-    b, c, d, a = vectors[:, -1]
-    return np.array([b, c, d]) * (1.0 if a >= 0 else -1.0)

@@ -4,14 +4,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats.dicom.tags import FRAME_GROUPS, GRADIENT_DIRECTION, PLACING_GROUPS, PRIVATE, SHARED_GROUPS, TAGS
+from medssl_cli.formats.dicom.tags import (
+    FRAME_GROUPS,
+    GRADIENT_DIRECTION,
+    PLACING_GROUPS,
+    PRIVATE,
+    PRIVATE_ITEMS,
+    SHARED_GROUPS,
+    TAGS,
+)
 from medssl_cli.formats.dicom.values import Values
 
 MAX_FRAMES: Final = 20_000
 
 # What stands outside of the functional groups says nothing about the place of a frame.
 _PLACE: Final = tuple(TAGS[name] for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"))
-_PHILIPS_ITEMS: Final = ("philips_shared_item", "philips_frame_item")
 
 
 def frames(values: Mapping[int, Any], num_frames: int) -> Iterator[dict[int, Any]]:
@@ -76,7 +83,7 @@ def _philips_scale(group: Mapping[int, Any]) -> dict[int, bytes]:
     Philips keeps it in the item of a private sequence of each frame, whose other elements repeat public ones.
     """
     creator, number, low = PRIVATE["philips_scale_slope"]
-    for name in _PHILIPS_ITEMS:
+    for name in PRIVATE_ITEMS:
         slope = Values(_only(Values(group).private_raw(name))).private("philips_scale_slope")
         if slope:
             return {number << 16 | 0x10: creator, number << 16 | 0x10 << 8 | low: slope}

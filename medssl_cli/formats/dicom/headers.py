@@ -70,7 +70,6 @@ class Header:
         SOPInstanceUID: Where the data set lacks one, that of the meta information, else a stand-in made of the digest.
         DiffusionGradientOrientation: Unit vector of diffusion weighting, public or the vendor's own.
         DimensionIndexValues: Of a frame (PS3.3 C.7.6.17).
-        NominalPercentageOfCardiacPhase: Of a frame.
         FrameReferenceTime: Of a PET slice, ms.
         philips_suv_factor: SUV Scale Factor (7053,1000) of Philips PET.
         has_preamble: The 128 bytes before the signature are not all zero.
@@ -271,7 +270,7 @@ def _headers(source: Source, window: Window, elements: Elements, policy: Policy)
     common |= {
         "source": source,
         "digest": digest,
-        "SOPInstanceUID": values.text("SOPInstanceUID") or _text_of(raw, MEDIA_SOP_INSTANCE) or f"sha256:{digest}",
+        "SOPInstanceUID": values.text("SOPInstanceUID") or values.plain(MEDIA_SOP_INSTANCE) or f"sha256:{digest}",
         "pixel_offset": elements.pixel_offset,
         "pixel_length": elements.pixel_length,
         "TransferSyntaxUID": _transfer_syntax(elements),
@@ -314,7 +313,8 @@ def _image(values: Values, sop_class: str) -> dict[str, Any]:
             raise InputError(
                 "E_NO_SERIES_UID", "element (0020,000d) or (0020,000e) is missing: to which series does this belong?"
             )
-    found["PhotometricInterpretation"] = required("PhotometricInterpretation", values.text("PhotometricInterpretation"))
+    name = "PhotometricInterpretation"
+    found[name] = required(name, values.text(name))
     for name in ("PatientID", "IssuerOfPatientID"):
         found[name] = values.identity(name)
     for name in ("FrameOfReferenceUID", "LossyImageCompression"):
@@ -324,11 +324,6 @@ def _image(values: Values, sop_class: str) -> dict[str, Any]:
     found["NumberOfFrames"] = _num_frames(values)
     _check_image(found)
     return found
-
-
-def _text_of(raw: Mapping[int, Any], tag: int) -> str:
-    found = raw.get(tag, b"")
-    return found.decode("latin-1").strip(" \0") if isinstance(found, bytes) else ""
 
 
 def _num_frames(values: Values) -> int:

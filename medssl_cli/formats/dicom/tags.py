@@ -154,13 +154,15 @@ PRIVATE: Final[dict[str, tuple[bytes, int, int]]] = {
     "philips_frame_item": (b"Philips MR Imaging DD 005", 0x2005, 0x0F),
     "philips_suv_factor": (b"Philips PET Private Group", 0x7053, 0x00),
 }
+PRIVATE_ITEMS: Final = ("philips_shared_item", "philips_frame_item")  # sequences with one item each
 PRIVATE_BLOCKS: Final = range(0x10, 0x20)
 
 _PRIVATE_TAGS: Final = frozenset(
     tag
-    for _, group, low in PRIVATE.values()
+    for name, (_, group, low) in PRIVATE.items()
     for block in PRIVATE_BLOCKS
     for tag in (group << 16 | block, group << 16 | block << 8 | low)
+    if name not in PRIVATE_ITEMS
 )
 WANTED_TAGS: Final = (
     frozenset(TAGS.values()) | _PRIVATE_TAGS | {MODALITY_LUT, RADIOPHARMACEUTICAL, SHARED_GROUPS, FRAME_GROUPS}

@@ -45,6 +45,10 @@ class Values:
         """One string; Latin-1 gives every byte a character: unequal bytes stay unequal whatever the character set."""
         return _text(self._short_bytes(name))
 
+    def plain(self, tag: int) -> str:
+        """One string of an element without a keyword here."""
+        return _text(self.bytes_of(tag)[:MAX_TEXT_BYTES])
+
     def identity(self, name: str) -> str:
         """One string that says whose an image is.
 
