@@ -145,7 +145,6 @@ def read_frames(pixels: PixelFile, headers: Sequence[Header], targets: Sequence[
             known = _picture_number(header)
             frame = b"".join(pixels.read(*span) for span in spans[known])
             picture = _decompressed(_whole_picture(header), frame)
-            _check_bits(picture, header)
         target[...] = _tile(picture, header)
     return _decoder_name(headers[0].TransferSyntaxUID)
 
@@ -218,9 +217,11 @@ def _fragments(pixels: PixelFile, start: int) -> list[tuple[int, int]]:
 def _decompressed(header: Header, frame: bytes) -> Voxels:
     """One picture `[Y, X]` of unsigned words."""
     if header.TransferSyntaxUID == RLE:
-        check_codestream(header, [frame])
+        precision = check_codestream(header, [frame])
         size, width = header.Rows * header.Columns, header.BitsAllocated // 8
-        return decode_rle(frame, num_pixels=size, bytes_per_pixel=width).reshape(header.Rows, header.Columns)
+        words = decode_rle(frame, num_pixels=size, bytes_per_pixel=width).reshape(header.Rows, header.Columns)
+        _check_bits(words, header, precision)
+        return words
     from pydicom.pixels import get_decoder  # a third of a second that uncompressed series need not pay
     from pydicom.uid import UID
 
@@ -229,7 +230,7 @@ def _decompressed(header: Header, frame: bytes) -> Voxels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            check_codestream(header, [frame])
+            precision = check_codestream(header, [frame])
             pixels, _ = get_decoder(UID(header.TransferSyntaxUID)).as_array(
                 _ITEM + bytes(4) + item + _SEQUENCE_END + bytes(4),
                 raw=True,
@@ -251,23 +252,28 @@ def _decompressed(header: Header, frame: bytes) -> Voxels:
         raise InputError("E_PIXEL_DECODE", f"the pixel data cannot be decoded ({type(error).__name__})") from failure
     if pixels.shape != (header.Rows, header.Columns) or pixels.dtype.itemsize * 8 != header.BitsAllocated:
         raise InputError("E_CODESTREAM_MISMATCH", "the decoded picture has another size than its header says")
-    return np.ascontiguousarray(pixels).view(f"u{pixels.dtype.itemsize}")
+    words = np.ascontiguousarray(pixels).view(f"u{pixels.dtype.itemsize}")
+    _check_bits(words, header, precision)
+    return words
 
 
-def _check_bits(picture: Voxels, header: Header) -> None:
+def _check_bits(words: Voxels, header: Header, precision: int) -> None:
     """Refuse decompressed words that need more bits than the header says: cutting them would change values.
 
-    Nothing else can stand in these bits of a compressed picture; those of plain pixels may hold overlays.
+    Nothing else can stand in these bits of a compressed picture; those of plain pixels may hold overlays. A negative
+    number has its sign there, or, of all or none and where the codestream has no room for more, nothing.
     """
-    spare = picture.dtype.itemsize * 8 - header.BitsStored
+    spare = words.dtype.itemsize * 8 - header.BitsStored
     if not spare:
         return
-    high = picture >> header.BitsStored
-    is_unused = high == 0
+    high = words >> header.BitsStored
+    is_clear = high == 0
     if header.PixelRepresentation == 1:
-        is_negative = (picture >> (header.BitsStored - 1)) & 1 == 1
-        is_unused |= is_negative & (high == (1 << spare) - 1)
-    if not is_unused.all():
+        is_negative = (words >> (header.BitsStored - 1)) & 1 == 1
+        is_extended = is_negative & (high == (1 << spare) - 1)
+        is_plain = precision == header.BitsStored and not is_extended.any()
+        is_clear = is_extended | (is_clear & (is_plain | ~is_negative))
+    if not is_clear.all():
         raise InputError(
             "E_CODESTREAM_MISMATCH",
             f"decompressed values need more than the {header.BitsStored} bits that the header says",

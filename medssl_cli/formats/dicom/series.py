@@ -228,7 +228,7 @@ def _lost_slices(series: Sequence[Header], refusals: Iterable[Refusal]) -> list[
 def _incomplete(codes: Sequence[str]) -> InputError:
     return InputError(
         "E_INCOMPLETE_SERIES",
-        f"{len(codes)} files of the series, or beside it, were refused ({', '.join(sorted(set(codes)))})",
+        f"files of the series, or beside it, that were refused: {len(codes)} ({', '.join(sorted(set(codes)))})",
         hint="retrieve them again, or pass --gaps=interpolate to take what is left",
     )
 
