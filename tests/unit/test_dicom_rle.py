@@ -97,5 +97,5 @@ def test_a_header_that_lies_about_run_lengths_is_refused(tmp_path, lie):
     for path in series:
         edit(path, **LIES[lie])
 
-    with pytest.raises(InputError, match="E_CODESTREAM_MISMATCH|E_TRUNCATED"):
+    with pytest.raises(InputError, match=r"E_CODESTREAM_MISMATCH|E_TRUNCATED"):
         load(series)
