@@ -267,6 +267,33 @@ def test_vendors_diffusion_weightings_are_found_wherever_their_block_is(
     assert header.DiffusionBValue == header.acquisition.b_value == b_value
 
 
+@pytest.mark.parametrize(
+    ("creator", "group", "first", "values"),
+    [
+        ("SIEMENS MR HEADER", 0x0019, 0x0E, [("FD", [0.6, -0.8, 0.0])]),
+        ("GEMS_ACQU_01", 0x0019, 0xBB, [("DS", "0.6"), ("DS", "-0.8"), ("DS", "0")]),
+        ("Philips MR Imaging DD 001", 0x2005, 0xB0, [("FL", 0.6), ("FL", -0.8), ("FL", 0.0)]),
+    ],
+)
+def test_vendors_directions_of_diffusion_are_found_where_there_is_a_weighting(tmp_path, creator, group, first, values):
+    path = ct_series(tmp_path)[0]
+    edit(path, **MR)
+    dataset = pydicom.dcmread(path)
+    block = dataset.private_block(group, creator, create=True)
+    for place, (kind, value) in enumerate(values):
+        block.add_new(first + place, kind, value)
+    dataset.save_as(path)
+    without = read_headers(path)[0].DiffusionGradientOrientation
+    dataset.DiffusionBValue = 1000.0
+    dataset.save_as(path)
+    private = read_headers(path)[0].DiffusionGradientOrientation
+    dataset.DiffusionGradientOrientation = [0.0, 0.0, 1.0]
+    dataset.save_as(path)
+
+    assert (without, private) == (None, (0.6, -0.8, 0.0))
+    assert read_headers(path)[0].DiffusionGradientOrientation == (0.0, 0.0, 1.0)
+
+
 def test_the_public_diffusion_weighting_goes_first(tmp_path):
     path = ct_series(tmp_path)[0]
     dataset = pydicom.dcmread(path)

@@ -42,7 +42,7 @@ def slice_fields(values: Values, policy: Policy) -> dict[str, Any]:
         "NominalPercentageOfCardiacPhase": lenient(values.double, "NominalPercentageOfCardiacPhase"),
         "FrameReferenceTime": lenient(values.decimal, "FrameReferenceTime"),
         "DiffusionBValue": b_value,
-        "DiffusionGradientOrientation": _direction(values),
+        "DiffusionGradientOrientation": _direction(values, b_value),
         "DimensionIndexValues": values.indices("DimensionIndexValues"),
         "TemporalPositionIdentifier": _time_point(values),
         "AcquisitionNumber": _first(
@@ -109,10 +109,10 @@ def _b_value(values: Values) -> float | None:
     return values.private_single("philips_b_value")
 
 
-def _direction(values: Values) -> tuple[float, ...] | None:
+def _direction(values: Values, b_value: float | None) -> tuple[float, ...] | None:
     """Direction of diffusion weighting, rounded so that slices of one image agree; the vendors' own as for b-values."""
     found = values.doubles("DiffusionGradientOrientation", 3)
-    if found is None and values.text("Modality") == "MR":
+    if found is None and b_value and values.text("Modality") == "MR":
         found = values.private_doubles("siemens_direction", 3) or _private_direction(values)
     return None if found is None else tuple(round(number, _DIRECTION_DIGITS) + 0.0 for number in found)
 
