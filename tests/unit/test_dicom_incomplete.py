@@ -70,8 +70,9 @@ def test_of_several_series_beside_it_each_is_in_doubt():
         RefusedFile(Path("a/6.dcm"), "E_TRUNCATED", StudyInstanceUID="9.9"),
         RefusedFile(Path("a/6.dcm"), "E_TRUNCATED", Modality="MR"),
         RefusedFile(Path("a/6.dcm"), "E_TRUNCATED", SOPInstanceUID="1.3.2"),
+        RefusedFile(Path("a/6.dcm"), "E_DICOM_PARSE", SeriesInstanceUID="1.3", SOPClassUID="1.3.12.2.1107.5.9.1"),
     ],
-    ids=["text", "no-suffix", "hidden", "elsewhere", "other-study", "other-modality", "copy"],
+    ids=["text", "no-suffix", "hidden", "elsewhere", "other-study", "other-modality", "copy", "raw-data"],
 )
 def test_files_that_cannot_be_slices_of_a_series_do_not_count(file):
     assert outcome(headers(), file) == {"1.3": ()}
@@ -95,6 +96,13 @@ def test_projections_miss_nothing_when_another_one_is_refused():
     named = RefusedFile(Path("a/6.dcm"), "E_TRUNCATED", SeriesInstanceUID="1.3")
 
     assert set(outcome(slices, named, RefusedFile(Path("a/7.dcm"), "E_IO")).values()) == {()}
+
+
+def test_a_picture_of_an_unknown_kind_within_a_series_is_a_doubt():
+    """The kind may be what is damaged."""
+    odd = RefusedFile(Path("b/1"), "S_UNSUPPORTED_MODALITY", SeriesInstanceUID="1.3", SOPClassUID="1.2.841")
+
+    assert outcome(headers(), odd) == {"1.3": ("W_INCOMPLETE_SERIES",)}
 
 
 @pytest.mark.parametrize("place", [0, 3, 5])

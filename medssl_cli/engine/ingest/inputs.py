@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 VOXEL_KINDS: Final = ("nifti", "nrrd", "metaimage", "picture")
 TEXT_KINDS: Final = ("json", "csv", "xml")
-MAYBE_SLICES: Final = ("E_PERMISSION", "E_IO", "S_NOT_AN_IMAGE")
 
 
 @dataclass
@@ -62,7 +61,7 @@ class Inputs:
                 self.datasets.append(dataset)
         elif found.kind == "other":
             self.ledger.refuse([found.source], found.code, "")
-            if found.code in MAYBE_SLICES:
+            if found.code.startswith("E_") or found.code == "S_NOT_AN_IMAGE":
                 self.unread.append((found.source, found.code))
         elif is_description and (dataset := read_dataset_json(found.source)):
             self.datasets.append(dataset)

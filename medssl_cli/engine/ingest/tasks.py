@@ -136,7 +136,8 @@ def _read_header(arguments: tuple[Source, Policy]) -> Any:
     from medssl_cli.formats.dicom import refused_file
 
     found = _read_dicom(arguments)
-    if isinstance(found, Failure) and found.code.startswith("E_") and not found.is_fatal:
+    may_be_slice = isinstance(found, Failure) and found.code.startswith(("E_", "S_UNSUPPORTED_MODALITY"))
+    if may_be_slice and not found.is_fatal:
         return Unread(found, refused_file(arguments[0], found.code))
     return found
 

@@ -14,12 +14,13 @@ from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom.elements import walk
 from medssl_cli.formats.dicom.headers import Header, parse_failure
 from medssl_cli.formats.dicom.projection import is_projection
-from medssl_cli.formats.dicom.tags import TAGS
+from medssl_cli.formats.dicom.tags import CT_IMAGE, ENHANCED, MR_IMAGE, PET_IMAGE, TAGS
 from medssl_cli.formats.dicom.values import Values
 from medssl_cli.formats.dicom.window import open_window
 from medssl_cli.formats.source import Source, place_of
 
-_CLAIMS: Final = ("SeriesInstanceUID", "StudyInstanceUID", "SOPInstanceUID", "Modality")
+_CLAIMS: Final = ("SeriesInstanceUID", "StudyInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality")
+_SLICES: Final = frozenset(("", CT_IMAGE, MR_IMAGE, PET_IMAGE)) | ENHANCED
 _WANTED: Final = frozenset(TAGS[name] for name in _CLAIMS)
 _LONGEST_SUFFIX: Final = 4
 
@@ -30,10 +31,11 @@ class RefusedFile:
 
     Args:
         source: The file.
-        code: Why it was refused: an `E_` code, or an `S_` code of a file that may be no image at all.
+        code: Why it was refused: an `E_` code, or an `S_` code of a file that may be no slice at all.
         SeriesInstanceUID: "" where it cannot be read, like the others.
         StudyInstanceUID: See `Header`.
         SOPInstanceUID: See `Header`.
+        SOPClassUID: See `Header`.
         Modality: See `Header`.
     """
 
@@ -42,6 +44,7 @@ class RefusedFile:
     SeriesInstanceUID: str = ""
     StudyInstanceUID: str = ""
     SOPInstanceUID: str = ""
+    SOPClassUID: str = ""
     Modality: str = ""
 
 
@@ -88,7 +91,8 @@ def refused_file(source: Source, code: str) -> RefusedFile:
 def incomplete_series(headers: Sequence[Header], refused: Iterable[RefusedFile]) -> Incomplete:
     """Find the series that refused files belong to, or may belong to.
 
-    A file that names its series counts there, unless the same instance was read from another file. One that does not
+    A file that names its series counts there, unless the same instance was read from another file or it says that it is
+    another kind of object; one of an unknown kind, in words that may be damaged, is a doubt. A file that names no series
     counts in its folder, where files are named alike and it does not say otherwise: against the only series that there
     is, or, as a doubt, against each.
 
@@ -104,12 +108,13 @@ def incomplete_series(headers: Sequence[Header], refused: Iterable[RefusedFile])
     doubtful: dict[str, list[RefusedFile]] = defaultdict(list)
     homeless = []
     for file in refused:
-        if file.SOPInstanceUID and file.SOPInstanceUID in everywhere:
+        is_error = file.code.startswith("E_")
+        if file.SOPInstanceUID in everywhere or (is_error and file.SOPClassUID not in _SLICES):
             continue
         if not file.SeriesInstanceUID:
             homeless.append(file)
         elif file.SeriesInstanceUID in instances:
-            lost[file.SeriesInstanceUID].append(file)
+            (lost if is_error else doubtful)[file.SeriesInstanceUID].append(file)
     neighbours = _neighbours(headers, {_folder(file.source) for file in homeless})
     for file in homeless:
         possible = {near.SeriesInstanceUID for near in neighbours[_folder(file.source)] if _may_belong(file, near)}
