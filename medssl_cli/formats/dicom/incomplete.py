@@ -92,7 +92,7 @@ def incomplete_series(headers: Sequence[Header], refused: Iterable[RefusedFile])
     """Find the series that refused files belong to, or may belong to.
 
     A file that names its series counts there, unless the same instance was read from another file or it says that it is
-    another kind of object; one of an unknown kind, in words that may be damaged, is a doubt. A file that names no series
+    another kind of object; one of an unknown kind, which may be damage, is a doubt. A file that names no series
     counts in its folder, where files are named alike and it does not say otherwise: against the only series that there
     is, or, as a doubt, against each.
 
