@@ -234,6 +234,28 @@ def test_images_that_only_instance_numbers_tell_apart_are_split_with_a_warning()
     assert all("W_SPLIT_BY_INSTANCE" in part.warnings for part in parts)
 
 
+def test_images_that_are_numbered_slice_by_slice_are_split_with_a_warning():
+    """Number 3 k + n is image n at slice k, as cines are numbered."""
+    headers = _phases("AcquisitionNumber", (1, 1, 1), shuffled=False)
+    headers = [
+        replace(header, InstanceNumber=3 * (number % 5) + number // 5 + 1) for number, header in enumerate(headers)
+    ]
+
+    parts, refusals = group_headers(headers[::-1])
+
+    assert refusals == []
+    assert [[int(header.digest, 16) for header in part.headers] for part in parts] == [
+        [0, 1, 2, 3, 4],
+        [5, 6, 7, 8, 9],
+        [10, 11, 12, 13, 14],
+    ]
+    assert all("W_SPLIT_BY_INSTANCE" in part.warnings for part in parts)
+    headers[0], headers[6] = (
+        replace(headers[a], InstanceNumber=headers[b].InstanceNumber) for a, b in ((0, 6), (6, 0))
+    )
+    assert group_headers(headers)[1][0].code == "E_DUP_POSITION"
+
+
 def test_instance_numbers_in_no_order_do_not_split():
     headers = _phases("AcquisitionNumber", (1, 1, 1), shuffled=False)
     headers[0], headers[6] = (replace(headers[a], InstanceNumber=b) for a, b in ((0, 6), (6, 0)))

@@ -69,7 +69,8 @@ def resolve(headers: Sequence[Header], policy: Policy = STRICT) -> list[Fit]:
         fits = _split(headers, policy) if error.code == "E_DUP_POSITION" else None
         fits = fits or _stacks(headers, policy)
         if fits is None and error.code == "E_DUP_POSITION":
-            fits = _dimensions(headers, policy) or _runs(headers, policy) or _orders(headers, policy)
+            ways = (_dimensions, _runs, _orders, _visits)
+            fits = next((found for way in ways if (found := way(headers, policy))), None)
         if fits is None and error.code == "E_MISSING_SLICES" and policy.gaps == "interpolate":
             fits = [fit(headers, policy)]
         if fits is None:
@@ -236,15 +237,32 @@ def _runs(headers: Sequence[Header], policy: Policy) -> list[Fit] | None:
 
     Some scanners tell time points and directions of diffusion apart in no other way.
     """
-    numbers = {header.InstanceNumber for header in headers}
-    if None in numbers or len(numbers) < len(headers):
-        return None
-    ordered = sorted(headers, key=instance_order)
+    ordered = _numbered(headers)
     places = [header.ImagePositionPatient for header in ordered]
     size = len(set(places))
-    if len(places) % size or any(place != places[number % size] for number, place in enumerate(places)):
+    if not places or len(places) % size or any(place != places[k % size] for k, place in enumerate(places)):
         return None
-    fits = _volumes_of_one_grid([ordered[first : first + size] for first in range(0, len(ordered), size)], policy)
+    return _by_instance([ordered[first : first + size] for first in range(0, len(ordered), size)], policy)
+
+
+def _visits(headers: Sequence[Header], policy: Policy) -> list[Fit] | None:
+    """The n-th instance number of each slice, where all of one slice come before those of the next."""
+    ordered = _numbered(headers)
+    places = [header.ImagePositionPatient for header in ordered]
+    count = len(places) // max(1, len(set(places)))
+    if not places or any(place != places[k - k % count] for k, place in enumerate(places)):
+        return None
+    return _by_instance([ordered[first::count] for first in range(count)], policy)
+
+
+def _numbered(headers: Sequence[Header]) -> list[Header]:
+    """Slices by their instance numbers; none if these are missing or repeat."""
+    numbers = {header.InstanceNumber for header in headers}
+    return [] if None in numbers or len(numbers) < len(headers) else sorted(headers, key=instance_order)
+
+
+def _by_instance(groups: Sequence[Sequence[Header]], policy: Policy) -> list[Fit] | None:
+    fits = _volumes_of_one_grid(groups, policy)
     return [replace(fitted, warnings=("W_SPLIT_BY_INSTANCE",)) for fitted in fits] if fits else None
 
 
