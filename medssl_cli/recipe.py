@@ -382,6 +382,11 @@ def recipe_hash(recipe: Recipe) -> str:
     return sha256_json(dump_recipe(recipe))
 
 
+def flow_yaml(document: dict[str, Any]) -> str:
+    """YAML on one line, as `--set key=VALUE` takes it."""
+    return yaml.safe_dump(document, default_flow_style=True, sort_keys=False, width=10**6).strip()
+
+
 def to_yaml(document: dict[str, Any]) -> str:
     """YAML text in the order of the keys."""
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)

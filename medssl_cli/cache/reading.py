@@ -166,7 +166,7 @@ class ReadableCache(CacheFolder):
         return Volume(voxels[None], record.affine_array, record.modality, record.units)
 
     def read_label(self, record: ItemRecord, label_set: str) -> Volume:
-        """One of an item's label maps, uint8 on the image's grid, or `GateError`: `E_CACHE_CORRUPT`."""
+        """One of an item's label maps, uint8 or uint16 on the image's grid, or `GateError`: `E_CACHE_CORRUPT`."""
         voxels = self._checked(self.label_path(record, label_set), record)
         return Volume(voxels[None], record.affine_array, record.modality)
 
