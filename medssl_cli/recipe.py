@@ -5,8 +5,9 @@ No inheritance and no code. Every fault of a recipe is reported at once, with th
 
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -284,6 +285,11 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         UsageError: `E_RECIPE` with one line per fault.
     """
+    return validate_recipe(raw_recipe(path, overrides), source=path.name)
+
+
+def raw_recipe(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """A recipe's document as it is written, with overrides, not validated; see `load_recipe`."""
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -291,7 +297,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     document = parse_yaml(text, source=path.name)
     for override in overrides or []:
         apply_override(document, override)
-    return validate_recipe(document, source=path.name)
+    return document
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:
@@ -318,8 +324,12 @@ def validate_recipe(document: dict[str, Any], *, source: str) -> Recipe:
     Raises:
         UsageError: `E_RECIPE`.
     """
-    kind: type[Recipe] = PretrainRecipe if "method" in document else TaskRecipe
-    return validate_model(kind, document, source=source)
+    return validate_model(recipe_kind(document), document, source=source)
+
+
+def recipe_kind(document: dict[str, Any]) -> type[Recipe]:
+    """What a raw recipe is: `method:` makes it one of pre-training."""
+    return PretrainRecipe if "method" in document else TaskRecipe
 
 
 def validate_model(model: type[Model], document: dict[str, Any], *, source: str) -> Model:
@@ -331,7 +341,24 @@ def validate_model(model: type[Model], document: dict[str, Any], *, source: str)
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        faults = [_fault(model, fault) for fault in error.errors()]
+        refuse_faults([_fault(model, fault) for fault in error.errors()], source=source)
+
+
+def model_faults(model: type[BaseModel], document: dict[str, Any]) -> list[str]:
+    """Faults of data, rewritten for people; none if it is sound."""
+    try:
+        model.model_validate(document)
+    except ValidationError as error:
+        return [_fault(model, fault) for fault in error.errors()]
+    return []
+
+
+def refuse_faults(faults: Sequence[str], *, source: str) -> NoReturn:
+    """Refuse a recipe with all of its faults.
+
+    Raises:
+        UsageError: `E_RECIPE`.
+    """
     lines = "\n  ".join(faults)
     raise UsageError("E_RECIPE", f"{source} has {len(faults)} fault{'s' * (len(faults) > 1)}:\n  {lines}")
 

@@ -107,6 +107,19 @@ def check_recipe(recipe: Recipe) -> None:
         build_task(recipe)
 
 
+def check_canvas(recipe: Recipe, backbone: Backbone, module: Any) -> None:
+    """Refuse crops and dimensions that do not fit a backbone and a task or method.
+
+    Raises:
+        UsageError: `E_CANVAS` or `E_RECIPE`.
+    """
+    if isinstance(recipe, PretrainRecipe):
+        _check_dims(recipe, backbone, module.Method.dims)
+        _check_crop(recipe, backbone)
+    else:
+        _check_crop(recipe, backbone, takes_stacks=module.Task.takes_stacks)
+
+
 def _check_dims(recipe: PretrainRecipe, backbone: Backbone, dims: frozenset[int]) -> None:
     if backbone.spatial_dims not in dims:
         wanted = " or ".join(str(number) for number in sorted(dims))
