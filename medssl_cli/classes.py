@@ -22,6 +22,8 @@ MAX_VALUE: Final = 65_535
 IGNORE: Final = 255
 """What stands for "takes part in no loss and no score" where a network's classes are 0 to K."""
 MAX_CLASSES: Final = IGNORE - 1
+NOT_JUDGED: Final = "ignore"
+"""What nnU-Net calls, in dataset.json, the value of voxels that nobody judged."""
 
 Member = int | str
 """A value of a label map, or what a label map calls one."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.cache.items import LabelRecord
-from medssl_cli.classes import ANY, IGNORE, MAX_CLASSES, OVERLAP, Member, Members, WantedClasses, joined
+from medssl_cli.classes import ANY, IGNORE, MAX_CLASSES, NOT_JUDGED, OVERLAP, Member, Members, WantedClasses, joined
 from medssl_cli.errors import UsageError
 from medssl_cli.plugins import suggest
 
@@ -130,6 +130,7 @@ class LabelSurvey:
         for name, members in self.wanted.classes.items():
             if members != ANY:
                 self._refuse_unknown(name, members)
+        self._refuse_unknown("ignore", self.wanted.ignore)
 
     def refuse_two_names(self) -> None:
         """Refuse a value that is taken by number and that label maps call by different names.
@@ -157,7 +158,8 @@ class LabelSurvey:
     def notes(self) -> list[str]:
         """What a user should know of the way from values to classes, one line each."""
         lines = []
-        moved = {name: values for name, values in self._values_by_class.items() if len(values) > 1}
+        values_by_class = self._values_by_class
+        moved = {name: values_by_class[name] for name in self.wanted.classes if len(values_by_class.get(name, ())) > 1}
         if any(len(self._names.get(value, ())) > 1 for value in self._names) or self._is_moved:
             values = "; ".join(f"{name} is value {' or '.join(map(str, sorted(v)))}" for name, v in moved.items())
             lines.append(f"classes are matched by name, not by value{': ' * bool(values)}{values}")
@@ -170,8 +172,15 @@ class LabelSurvey:
 
     def unseen(self) -> list[str]:
         """Names of classes of which no label map has a voxel."""
-        seen = {place for label in self.labels for place in class_voxels(label, self.wanted)}
+        seen = {place for _, _, place in self._found}
         return [name for place, name in self.wanted.names.items() if place not in seen]
+
+    @cached_property
+    def _found(self) -> list[tuple[int, int, int]]:
+        """(number of the label map, value that it shows, class) of all of them."""
+        tables = tables_of(self.labels, self.wanted)
+        return [(number, value, int(tables[number][value]))
+                for number, label in enumerate(self.labels) for value in label.voxels_per_class]  # fmt: skip
 
     @cached_property
     def _names(self) -> Mapping[int, set[str]]:
@@ -185,7 +194,9 @@ class LabelSurvey:
 
     @cached_property
     def _written(self) -> list[str]:
-        return sorted({name for label in self.labels for name in label.classes.values()})
+        """All that label maps call anything, with the name that `LabelRecord.ignore` goes by."""
+        names = {name for label in self.labels for name in label.classes.values()}
+        return sorted(names | {NOT_JUDGED for label in self.labels if label.ignore is not None})
 
     @cached_property
     def _nameless(self) -> frozenset[int]:
@@ -197,11 +208,9 @@ class LabelSurvey:
     @cached_property
     def _values_by_class(self) -> dict[str, set[int]]:
         found: dict[str, set[int]] = defaultdict(set)
-        for label in self.labels:
-            table = table_of(label, self.wanted)
-            for value in label.voxels_per_class:
-                if name := self.wanted.names.get(int(table[value])):
-                    found[name].add(value)
+        for _, value, place in self._found:
+            if name := self.wanted.names.get(place):
+                found[name].add(value)
         return found
 
     @property
@@ -216,11 +225,9 @@ class LabelSurvey:
     @cached_property
     def _left_out(self) -> Counter[str]:
         """In how many images a name, or a value without one, is of no class."""
-        found: Counter[str] = Counter()
-        for label in self.labels:
-            table = table_of(label, self.wanted)
-            found.update({named(label, v) or f"value {v}" for v in label.voxels_per_class if table[v] == 0})
-        return found
+        missed = ((number, value) for number, value, place in self._found if place == 0)
+        images = {(number, named(self.labels[number], value) or f"value {value}") for number, value in missed}
+        return Counter(name for _, name in images)
 
     def _refuse_two_names(self, members: Sequence[Member]) -> None:
         """A value that is taken by number must be one thing."""
@@ -261,18 +268,20 @@ class LabelSurvey:
 
     def _refuse_nameless(self) -> None:
         """Label maps without any name say nothing to a recipe that goes by names."""
-        by_name = [name for name, members in self.wanted.classes.items()
-                   if members != ANY and not any(isinstance(member, int) for member in members)]  # fmt: skip
-        bare = [label for label in self.labels
-                if label.voxels_per_class and not any(named(label, value) for value in label.classes)]  # fmt: skip
-        unclear = {
-            value for label in bare for value in label.voxels_per_class if table_of(label, self.wanted)[value] == 0
-        }
+        bare = {number for number, label in enumerate(self.labels)
+                if not any(named(label, value) for value in label.classes)}  # fmt: skip
+        written = {name for number in bare for name in self.labels[number].classes.values()}
+        by_name = [
+            name
+            for name, members in self.wanted.classes.items()
+            if members != ANY and all(isinstance(member, str) and member not in written for member in members)
+        ]
+        unclear = sorted({value for number, value, place in self._found if number in bare and place == 0})
         if by_name and unclear:
-            values = ", ".join(map(str, sorted(unclear)[:8]))
+            values, name = ", ".join(map(str, unclear[:8])), by_name[0]
             raise UsageError(
                 "E_LABEL_CLASSES",
                 f"{len(bare)} of {len(self.labels)} label maps have no names, only values {values}: "
-                f"{by_name[0]!r} cannot be found by name",
-                hint=f"add the value, {self.option}: {{{by_name[0]}: [{by_name[0]}, {min(unclear)}]}}",
+                f"{name!r} cannot be found by name",
+                hint=f"add the value, {self.option}: {{{name}: [{name}, {unclear[0]}]}}",
             )

@@ -12,7 +12,7 @@ from medssl_cli.cache.fingerprints import fingerprint
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
-from medssl_cli.classes import MAX_VALUE
+from medssl_cli.classes import MAX_VALUE, NOT_JUDGED
 from medssl_cli.engine.ingest.failures import Failure, as_values
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind
@@ -27,8 +27,6 @@ from medssl_cli.imaging.planes import Planes, middle_planes
 from medssl_cli.imaging.volume import Volume
 
 HU_RANGE: Final = (-8192, 32767)
-NOT_JUDGED: Final = "ignore"
-"""What nnU-Net calls, in dataset.json, the value of voxels that nobody judged."""
 NEAR_A_FACE: Final = ("unknown", "HEAD", "BRAIN", "SKULL", "NECK", "CSPINE", "WHOLEBODY")
 _UNFILLED: Final = "0" * 64
 
