@@ -145,7 +145,7 @@ def make_bundle(run: TrainedRun, *, licence: str) -> Bundle:
         in_channels=run.in_channels,
         modality=recipe.data.modality,
         label_set=recipe.task.options.get("label_set", "seg"),
-        label_classes=parse_classes(recipe.task.options["classes"]),
+        label_classes=parse_classes(recipe.task.options.get("classes", run.classes)),
         label_ignore=parse_ignored(recipe.task.options.get("ignore", ())),
         tile_size=recipe.tile_size,
         overlap=recipe.inference.overlap,

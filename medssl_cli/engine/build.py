@@ -7,10 +7,11 @@ from torch import nn
 from medssl_cli import plugins
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.errors import UsageError
+from medssl_cli.faults import validate_model
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.slice_relation import Relation
-from medssl_cli.recipe import Named, PretrainRecipe, Recipe, TaskRecipe, validate_model
+from medssl_cli.recipe import Named, PretrainRecipe, Recipe, TaskRecipe
 
 INSTANCE_NORMS: Final = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 

@@ -15,7 +15,8 @@ from medssl_cli.engine.selection import images_of, volumes_of
 from medssl_cli.engine.supervision import supervision_of
 from medssl_cli.engine.talk import Talk
 from medssl_cli.errors import UsageError
-from medssl_cli.recipe import Named, Recipe, TaskRecipe, model_faults, raw_recipe, recipe_kind, refuse_faults
+from medssl_cli.faults import model_faults, refuse_faults
+from medssl_cli.recipe import Named, Recipe, TaskRecipe, raw_recipe, recipe_kind
 
 T = TypeVar("T")
 

@@ -42,7 +42,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from medssl_cli.classes import WantedClasses
 from medssl_cli.errors import UsageError
 from medssl_cli.methods import LabelRequest, Losses, MethodBase, ViewRequest, Views
 from medssl_cli.nn.backbones import Backbone
@@ -196,12 +195,7 @@ class Method(MethodBase):
         if omni is None:
             return ViewRequest(box)
         labelled = LabelRequest(
-            omni.label_set,
-            WantedClasses.of(omni),
-            self.crop_size,
-            omni.batch_size,
-            omni.foreground_prob,
-            option="method.omni",
+            omni.label_set, omni.wanted, self.crop_size, omni.batch_size, omni.foreground_prob, option="method.omni"
         )
         return ViewRequest(box if omni.needs_unlabelled else self.crop_size, labelled=labelled)
 

@@ -72,6 +72,11 @@ class Options(Strict):
         return self
 
     @property
+    def wanted(self) -> WantedClasses:
+        """Which labels make up which class."""
+        return WantedClasses.of(self)
+
+    @property
     def needs_unlabelled(self) -> bool:
         """Whether anything is learnt from images without their labels."""
         return self.self_weight > 0 or self.pseudo_weight > 0
