@@ -164,7 +164,9 @@ class LabelSurvey:
             values = "; ".join(f"{name} is value {' or '.join(map(str, sorted(v)))}" for name, v in moved.items())
             lines.append(f"classes are matched by name, not by value{': ' * bool(values)}{values}")
         if self._left_out:
-            counted = [f"{name} ({number} images)" for name, number in sorted(self._left_out.items())]
+            counted = [
+                f"{name} ({number} image{'s' * (number > 1)})" for name, number in sorted(self._left_out.items())
+            ]
             lines.append(
                 f"W_LABELS_LEFT_OUT: labels that the recipe does not name are background: {joined(counted, 8)}"
             )

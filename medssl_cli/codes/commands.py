@@ -16,7 +16,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "E_RECIPE_CHANGED": Code(
         "The run directory was started with another recipe or other data",
-        "choose another folder with --run, or remove this one",
+        "choose another folder with --run, or remove this one; more steps or minutes may be asked of the same run",
     ),
     "E_LABEL_CLASSES": Code(
         "The classes of a recipe and what label maps call their values contradict each other",

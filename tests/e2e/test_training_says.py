@@ -432,3 +432,25 @@ def test_a_model_is_scored_by_another_set_of_labels(tmp_path: Path) -> None:
     for case in results.document["cases"]:
         volume = case["scores"]["ball_1"]["reference_ml"]
         assert volume == pytest.approx(truth[case["item"]].sum() * 8 / 1000)
+
+
+def test_an_exported_model_is_scored_by_the_labels_that_make_up_its_classes(cache: Cache, tmp_path: Path) -> None:
+    # The order differs from that of names, of values, and of the bundle's sorted JSON.
+    recipe = recipe_with(tmp_path, "task.classes={second: [ball_2], first: [ball_1]}")
+    train(recipe, cache, tmp_path / "run")
+    export_run(tmp_path / "run", tmp_path / "model.onnx", cache_root=cache.root, cases=1)
+
+    of_run = load_subject(tmp_path / "run", cache, split="test", device="cpu")
+    of_model = load_subject(tmp_path / "model.onnx", cache, split="test", device="cpu")
+
+    assert of_run.classes == of_model.classes == {1: "second", 2: "first"}
+    volumes = [
+        {name: [case["scores"][name]["reference_ml"] for case in cases] for name in ("first", "second")}
+        for cases in (
+            subject.score(cache, split="test", talk=Silence()).document["cases"] for subject in (of_run, of_model)
+        )
+    ]
+    assert volumes[0] == volumes[1]
+    for name, value in (("first", 1), ("second", 2)):
+        expected = [record.labels["seg"].voxels_per_class[value] * 8 / 1000 for record in of_model.records]
+        assert volumes[0][name] == pytest.approx(expected)

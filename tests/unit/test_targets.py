@@ -171,7 +171,7 @@ def test_what_becomes_background_and_that_names_decide_is_said() -> None:
 
     assert notes == [
         "classes are matched by name, not by value: spleen is value 2 or 3",
-        "W_LABELS_LEFT_OUT: labels that the recipe does not name are background: liver (1 images)",
+        "W_LABELS_LEFT_OUT: labels that the recipe does not name are background: liver (1 image)",
     ]
     assert LabelSurvey([NAMELESS], wanted({1: "a", 2: "b", 3: "c"})).notes() == []
     assert LabelSurvey([WITH_LIVER], wanted({"any": "any"})).notes() == []
