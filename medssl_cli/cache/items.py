@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from medssl_cli.cache.words import ALLOW_LIST_VERSION, RECORD_VERSION, Modality, check_label_set
+from medssl_cli.classes import MAX_VALUE
 from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.formats.loaded import BurnedIn, SourceKind, SpacingKind
 from medssl_cli.imaging.geometry import Affine, Shape
@@ -14,6 +15,7 @@ from medssl_cli.strict import Strict
 
 Key = Annotated[str, Field(pattern=r"^[a-z2-7]{26}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Value = Annotated[int, Field(ge=0, le=MAX_VALUE)]
 Units = Literal["HU", "SUVbw", "Bq/ml", "a.u."]
 
 
@@ -28,9 +30,9 @@ class LabelRecord(Strict):
     """
 
     sha256: Digest
-    classes: dict[int, str]
-    voxels_per_class: dict[int, int]
-    ignore: int | None = None
+    classes: dict[Value, str]
+    voxels_per_class: dict[Value, int]
+    ignore: Value | None = None
 
     @model_serializer(mode="wrap")
     def _without_empty(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -43,7 +43,9 @@ def table_of(label: LabelRecord, wanted: WantedClasses) -> Table:
 
 def to_classes(voxels: NDArray[np.integer], table: Table) -> NDArray[np.uint8]:
     """Classes of stored label voxels, of the same shape; values that the label map does not know are background."""
-    classes: NDArray[np.uint8] = table.take(voxels, mode="clip")
+    classes = np.empty(voxels.shape, dtype=np.uint8)
+    for number, part in enumerate(voxels):  # part by part: the indices are eight times as large as the voxels
+        classes[number] = table.take(part, mode="clip")
     return classes
 
 

@@ -103,7 +103,8 @@ def evaluate(
             cache.read_label(record, label_set).voxels[0], table_of(record.labels[label_set], wanted)
         )
         prediction = segment(image)
-        prediction[reference == IGNORE] = reference[reference == IGNORE] = 0
+        is_ignored = reference == IGNORE
+        prediction[is_ignored] = reference[is_ignored] = 0
         scores = segmentation_scores(
             prediction, reference, classes=classes, spacing_mm=image.spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm
         )

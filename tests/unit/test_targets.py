@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from medssl_cli.cache.audit import audit_cache
 from medssl_cli.cache.items import LabelRecord
@@ -349,3 +350,9 @@ def test_what_is_ignored_changes_no_loss() -> None:
     everything = segmentation_losses(logits, torch.full_like(labels, IGNORE))
     assert everything["cross_entropy"].item() == 0
     assert everything["dice"].item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [-1, 65_536, 10**15])
+def test_a_record_whose_values_no_label_map_can_hold_is_damaged(value: int) -> None:
+    with pytest.raises(ValidationError):
+        label({value: "a"})

@@ -98,7 +98,7 @@ class Supervision(WholeSupervision):
                     hint="label more patients, use more of them, or try another --fold or --draw",
                 )
             for place in sorted(set(self.classes) - places):
-                talk.note(f"there is no {self.classes[place]} among the {name} images")
+                talk.note(f"W_CLASS_ABSENT: there is no {self.classes[place]} among the {name} images")
         boxes = {record.item_id: self._boxes(record).tolist() for record in usable}
         return {"boxes_sha256": sha256_json(boxes)}
 

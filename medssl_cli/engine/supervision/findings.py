@@ -105,7 +105,9 @@ class Supervision(WholeSupervision):
                     hint="label more patients, use more of them, or try another --fold or --draw",
                 )
             for place in np.flatnonzero(~has_both):
-                talk.note(f"{self.classes[int(place)]} is not both present and absent among the {name} images")
+                talk.note(
+                    f"W_CLASS_ABSENT: {self.classes[int(place)]} is not both present and absent among the {name} images"
+                )
         rows = self.targets(cache, usable).tolist()
         known = {record.item_id: [None if value != value else value for value in row]
                  for record, row in zip(usable, rows, strict=True)}  # fmt: skip

@@ -79,12 +79,10 @@ class TaskWeights:
     """What a fine-tuned network has beside its backbone.
 
     Args:
-        name: Of the task's kind, such as `segmentation`.
         classes: In the order of its outputs.
         weights: Its tensors by name.
     """
 
-    name: str
     classes: tuple[str, ...]
     weights: dict[str, Any]
 
@@ -137,7 +135,7 @@ def _of_finetuning(run: Run, recipe: TaskRecipe) -> Encoder:
         sha256_json({name: sha256_tensor(tensor) for name, tensor in sorted(network.items())}),
         None if before["patients"] is None else learnt | looked | set(before["patients"]),
         labelled_patients=learnt | set(before["labelled"]),
-        task=TaskWeights(recipe.task.name, tuple(task_options(recipe).classes), rest),
+        task=TaskWeights(tuple(task_options(recipe).classes), rest),
     )
 
 
