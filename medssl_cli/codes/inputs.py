@@ -281,7 +281,7 @@ INPUT_CODES: Final[dict[str, Code]] = {
     ),
     "E_LABEL_VALUES": Code(
         "The label is not a map of small whole numbers, or has undeclared classes",
-        "write whole numbers from 0 to 255, and name every one in the recipe or in dataset.json",
+        "write whole numbers from 0 to 65535, and name every one in dataset.json if there is one",
     ),
     "E_LABEL_WITHOUT_IMAGE": Code(
         "No image belongs to this label",
