@@ -155,8 +155,8 @@ class MaskLabel:
             there is left out as a whole.
 
         Raises:
-            InputError: Nothing is left: `E_LABEL_GRID_MISMATCH`, it was drawn on another grid; `E_CONTOUR`, contours lie
-                beside the slices. Or `E_SEGMENT_OVERLAP`, a voxel has several classes.
+            InputError: `E_LABEL_GRID_MISMATCH`, it was drawn on another grid; `E_CONTOUR`, contours of all structures
+                lie beside the slices; `E_SEGMENT_OVERLAP`, a voxel has several classes.
         """
         if self.painter is None:
             raise ValueError("this mask was read for its reference only")
