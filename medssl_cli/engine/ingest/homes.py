@@ -90,5 +90,6 @@ def _of_file(index: Index, reference: Reference, *, is_drawn_elsewhere: bool) ->
         found = [known for known in of_series if not (names_instances and known.sop_uids)]
     if not found and not series and not names_instances and reference.frame_of_reference:
         found = index.of_frame(reference.frame_of_reference)
+    found = [known for known in found if not known.is_superseded] or found
     by_item = {known.image.item_id: known.image for known in found}
     return tuple(by_item[item] for item in sorted(by_item))

@@ -28,6 +28,7 @@ class KnownImage:
         patients: PatientID, alone and with its issuer; of a file the patient part of its name.
         place: Of its file, where it is one file.
         frames: Its frames of objects that have several.
+        is_superseded: A larger version of it is in the cache.
     """
 
     image: StoredImage
@@ -38,6 +39,7 @@ class KnownImage:
     patients: tuple[str, ...] = ()
     place: PurePath | None = None
     frames: frozenset[Instance] = frozenset()
+    is_superseded: bool = False
 
     @classmethod
     def of_series(cls, image: StoredImage, headers: Sequence[Any]) -> "KnownImage":
@@ -178,7 +180,7 @@ def _read_keys(cache: Cache) -> dict[tuple[str, str], list[KnownImage]]:
     found: dict[tuple[str, str], list[KnownImage]] = defaultdict(list)
     for record in cache.iterate():
         patients = (record.patient_key,) if record.has_patient_identity else ()
-        known = KnownImage(StoredImage.of(record), patients=patients)
+        known = KnownImage(StoredImage.of(record), patients=patients, is_superseded=record.superseded_by is not None)
         found["series", record.series_key].append(known)
         found["study", record.study_key].append(known)
         found["patient", record.patient_key].append(known)

@@ -162,7 +162,8 @@ class MaskLabel:
             raise ValueError("this mask was read for its reference only")
         painting = self.painter.paint(shape, affine, self.classes, sources)
         painting = replace(painting, flaws=(*self.flaws, *painting.flaws))
-        if not painting.classes:
+        has_refusals = any(flaw.is_refusal for flaw in painting.flaws)
+        if not painting.classes or (has_refusals and not painting.labels.any()):
             raise refusal_of(painting.flaws)
         return painting
 

@@ -253,7 +253,7 @@ def number_structures(
         raise InputError(
             "E_LABEL_VALUES",
             f"none of its {len(names)} structures is one of the {len(structures)} that are asked for",
-            hint="--structures takes the names that the file has, letter by letter",
+            hint=_nearly(names, structures),
         )
     if not values or max(values.values()) > MAX_CLASSES:
         raise InputError(
@@ -262,6 +262,14 @@ def number_structures(
             hint="name the structures to take",
         )
     return values, classes
+
+
+def _nearly(names: dict[int, str], structures: Sequence[str]) -> str:
+    """A hint that says how many names would be right but for capitals, and none of them."""
+    wanted = {unicodedata.normalize("NFC", name).strip().casefold() for name in structures}
+    count = sum(unicodedata.normalize("NFC", name).casefold() in wanted for name in names.values())
+    also = f"; {count} of them differ from what is asked for in capitals only" if count else ""
+    return f"--structures takes the names that the file has, letter by letter{also}"
 
 
 def _chosen(names: dict[int, str], structures: Sequence[str]) -> tuple[dict[int, int], dict[int, str]]:

@@ -95,9 +95,10 @@ def unite_contours(contours: Sequence[NDArray[np.float64]], size: tuple[int, int
     around, num_overlaps = _relations(touching, patches, contours)
     regions = _regions(around, patches)
     mask = np.zeros(size, dtype=np.bool_)
-    for number, patch in enumerate(patches):
-        if not around.get(number):
-            mask[patch.place] |= regions.get(number, patch.inside)
+    alone = {number: patch.inside for number, patch in enumerate(patches) if not touches[number]}
+    outermost = {number: regions[number] for number, outer in around.items() if not outer}
+    for number, region in {**alone, **outermost}.items():
+        mask[patches[number].place] |= region
     return United(mask, sum(map(bool, around.values())), num_overlaps)
 
 

@@ -77,27 +77,40 @@ class SegFrames:
     def paint(
         self, shape: Shape, affine: Affine, classes: dict[int, str], sources: Collection[int] | None = None
     ) -> Painting:
-        """Label map `[X, Y, Z]`.
+        """Label map `[X, Y, Z]`; a segment of which a frame lies on no voxels of the grid is left out as a whole.
 
         Raises:
-            InputError: `E_LABEL_GRID_MISMATCH`, `E_SEGMENT_OVERLAP`, `E_LABEL_FORMAT`.
+            InputError: `E_SEGMENT_OVERLAP`, `E_LABEL_FORMAT`.
         """
         labels = np.zeros(shape, dtype=np.uint8)
         slices: dict[int, set[int]] = {}
+        refused: dict[int, Flaw] = {}
         frames = [index for index, source in enumerate(self.sources) if sources is None or source in sources]
         self._check_places(frames)
         for index in frames:
             for number, rows, columns in self._marked(index):
                 value = self.values[number]
-                voxels = _voxels_of(self.affines[index], rows, columns, self.pixels.shape, shape, affine)
-                taken = labels[tuple(voxels)]
-                if others := taken[(taken != 0) & (taken != value)].tolist():
-                    raise overlap_error(len(others), self._numbers(others[0]), [number])
-                labels[tuple(voxels)] = value
+                if value in refused:
+                    continue
+                try:
+                    voxels = _voxels_of(self.affines[index], rows, columns, self.pixels.shape, shape, affine)
+                except InputError as error:
+                    refused[value] = Flaw(error.code, error.message, (number,), error.hint)
+                    continue
+                self._mark(labels, voxels, number)
                 slices.setdefault(value, set()).update(np.unique(voxels[2]).tolist())
-        drawn = classes if sources is None else {value: classes[value] for value in sorted(self._values_of(frames))}
-        by_number = {min(self._numbers(value)): found for value, found in slices.items()}
-        return Painting(labels, drawn, gap_flaw(by_number))
+        for value in refused:
+            labels[labels == value] = 0
+        meant = classes if sources is None else {value: classes[value] for value in sorted(self._values_of(frames))}
+        drawn = {value: name for value, name in meant.items() if value not in refused}
+        by_number = {min(self._numbers(value)): found for value, found in slices.items() if value in drawn}
+        return Painting(labels, drawn, (*refused.values(), *gap_flaw(by_number)))
+
+    def _mark(self, labels: NDArray[np.uint8], voxels: Indices, number: int) -> None:
+        taken = labels[tuple(voxels)]
+        if others := taken[(taken != 0) & (taken != self.values[number])].tolist():
+            raise overlap_error(len(others), self._numbers(others[0]), [number])
+        labels[tuple(voxels)] = self.values[number]
 
     def _numbers(self, value: int) -> list[int]:
         """Segments that have a value in the label map."""
