@@ -1,5 +1,6 @@
 """A cache of small images with structure, made directly through the store: fast, and no file format involved."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,15 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.imaging.volume import Volume
 
 
-def toy_cache(root: Path, *, num_patients: int, size: int = 32, modality: str = "CT", num_classes: int = 2) -> Cache:
+def toy_cache(
+    root: Path,
+    *,
+    num_patients: int,
+    size: int = 32,
+    modality: str = "CT",
+    num_classes: int = 2,
+    series: Sequence[str] = (),
+) -> Cache:
     """Bright balls (class 1) with a darker ball beside them (class 2) on a gradient, at 2 mm, one per patient."""
     cache = Cache.open_or_create(root)
     with cache.writing():
@@ -22,7 +31,7 @@ def toy_cache(root: Path, *, num_patients: int, size: int = 32, modality: str = 
                 item_id=cache.item_id(volume),
                 patient_key=key("patient", str(index)),
                 study_key=key("study", str(index)),
-                series_key=key("series", str(index)),
+                series_key=key("series", series[index] if series else str(index)),
                 has_patient_identity=True,
                 modality=modality,
                 units=volume.units,
