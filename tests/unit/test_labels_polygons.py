@@ -210,8 +210,11 @@ def test_contours_in_and_beside_each_other_are_their_exclusive_or(seed: int) -> 
     assert united.num_overlaps == 0
 
 
-def test_contours_without_number_that_overlap_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polygons, "MAX_TOUCHING", 3)
+@pytest.mark.parametrize(("limit", "value"), [("MAX_TOUCHING", 3), ("MAX_PATCH_VOXELS", 100)])
+def test_contours_without_number_that_overlap_are_refused(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(polygons, limit, value)
 
     with pytest.raises(InputError, match="E_TOO_BIG"):
         unite_contours([rectangle(0, 0, 5 + number, 5) for number in range(4)], SIZE)

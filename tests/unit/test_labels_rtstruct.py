@@ -430,6 +430,14 @@ def written_as(path: Path, affine: Affine, names: Sequence[bytes], **attributes:
     return path
 
 
+def test_structures_without_a_name_are_called_by_their_number(tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(structure_set(tmp_path / "rt.dcm", {"x": [square(1, 1, 5, 5, 2)]}, oblique()))
+    dataset.StructureSetROISequence[0].ROIName = ""
+    dataset.save_as(tmp_path / "rt.dcm")
+
+    assert read_rtstruct(tmp_path / "rt.dcm").classes == {1: "structure 7"}
+
+
 def test_names_without_a_character_set_are_utf_8_or_read_byte_by_byte(tmp_path: Path) -> None:
     affine = oblique()
     names = ["左肺".encode(), "右肺".encode()]

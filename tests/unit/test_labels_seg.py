@@ -470,6 +470,24 @@ def test_labels_in_other_letters_keep_them(tmp_path: Path) -> None:
     assert refused(lambda: read_seg(path)) == "E_NAME_ENCODING"
 
 
+def test_segments_without_a_label_are_called_by_their_code_or_their_number(tmp_path: Path) -> None:
+    kind, liver, other = Dataset(), _segment(1, ""), _segment(2, "")
+    kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning = "10200004", "SCT", "Liver"
+    liver.SegmentedPropertyTypeCodeSequence = [kind]
+    path = seg(tmp_path / "seg.dcm", slices_of(blocks(), oblique()), SegmentSequence=[liver, other])
+
+    assert read_seg(path).classes == {1: "Liver", 2: "segment 2"}
+
+
+def test_a_picture_that_does_not_say_how_many_frames_it_has_is_one(tmp_path: Path) -> None:
+    path = seg(tmp_path / "seg.dcm", slices_of(blocks(), oblique())[:1])
+    dataset = pydicom.dcmread(path)
+    del dataset.NumberOfFrames
+    dataset.save_as(path)
+
+    assert read_seg(path).to_grid(SHAPE, oblique()).sum() == 9
+
+
 def test_two_items_in_a_functional_group_of_a_frame_are_refused(tmp_path: Path) -> None:
     groups = [_groups(number, place) for number, _, place in slices_of(blocks(), oblique())]
     groups[0].PlanePositionSequence.append(groups[1].PlanePositionSequence[0])

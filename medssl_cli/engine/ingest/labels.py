@@ -167,16 +167,24 @@ def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache
 
 def fit_annotation(task: FitTask) -> list[int | Failure]:
     """How an annotation fits each of several images: how many of its parts do not, or why nothing does; in a child."""
-    return [_fit((task, image)) for image in task.images]
+    annotation = task.annotation
+    labels = _read_again((annotation, task.choice))
+    if isinstance(labels, Failure):
+        return [labels] * len(task.images)
+    return [_fit((labels[annotation.index], annotation.sources, image)) for image in task.images]
 
 
 @as_values
-def _fit(arguments: tuple[FitTask, StoredImage]) -> int:
-    task, image = arguments
-    annotation = task.annotation
-    label = _read(annotation.source, annotation.kind, task.choice, frozenset())[annotation.index]
+def _read_again(arguments: tuple[Annotation, Choice]) -> Sequence[Label]:
+    annotation, choice = arguments
+    return _read(annotation.source, annotation.kind, choice, frozenset())
+
+
+@as_values
+def _fit(arguments: tuple[Label, frozenset[int] | None, StoredImage]) -> int:
+    label, sources, image = arguments
     if isinstance(label, MaskLabel):
-        return sum(flaw.is_refusal for flaw in label.on_grid(image.shape, image.affine, annotation.sources).flaws)
+        return sum(flaw.is_refusal for flaw in label.on_grid(image.shape, image.affine, sources).flaws)
     if isinstance(label, BoxLabel):
         return label.to_grid(image.shape, image.affine).num_outside
     raise AssertionError("findings fit every image")

@@ -82,7 +82,13 @@ def unite_contours(contours: Sequence[NDArray[np.float64]], size: tuple[int, int
     Raises:
         InputError: `E_TOO_BIG`, also for more than 1,000 contours that touch others.
     """
-    patches = [_filled(points, size) for points in contours]
+    patches: list[_Patch] = []
+    num_voxels = 0
+    for points in contours:
+        patches.append(_filled(points, size))
+        num_voxels += patches[-1].inside.size
+        if num_voxels > MAX_PATCH_VOXELS:
+            raise InputError("E_TOO_BIG", f"{len(contours)} contours of one slice are larger than what can be compared")
     count = np.zeros(size, dtype=np.int32)
     for patch in patches:
         count[patch.place] += patch.inside
@@ -90,7 +96,7 @@ def unite_contours(contours: Sequence[NDArray[np.float64]], size: tuple[int, int
         return United(count.astype(np.bool_))
     touches = [bool((count[patch.place] > 1)[patch.inside].any()) for patch in patches]
     touching = [number for number, one in enumerate(touches) if one]
-    if len(touching) > MAX_TOUCHING or sum(patches[number].inside.size for number in touching) > MAX_PATCH_VOXELS:
+    if len(touching) > MAX_TOUCHING:
         raise InputError("E_TOO_BIG", f"{len(touching)} contours of one slice overlap, more than can be told apart")
     around, num_overlaps = _relations(touching, patches, contours)
     regions = _regions(around, patches)

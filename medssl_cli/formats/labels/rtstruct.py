@@ -171,7 +171,7 @@ def _parse(dataset: Any, structures: Sequence[str] | None) -> MaskLabel:
 
 
 def _roi_names(dataset: Any) -> tuple[dict[int, str], dict[int, Flaw]]:
-    """ROIName by number, and structures whose name cannot be read."""
+    """ROIName by number, which may be empty, and structures whose name cannot be read."""
     names: dict[int, str] = {}
     flaws: dict[int, Flaw] = {}
     sets = character_sets(dataset)
@@ -180,7 +180,7 @@ def _roi_names(dataset: Any) -> tuple[dict[int, str], dict[int, Flaw]]:
         if number in names or number in flaws:
             raise InputError("E_LABEL_FORMAT", f"structure {number} is declared twice")
         try:
-            names[number] = name_text(roi, "ROIName", sets)
+            names[number] = name_text(roi, "ROIName", sets) or f"structure {number}"
         except InputError as error:
             flaws[number] = _flaw(error, number)
     return names, flaws

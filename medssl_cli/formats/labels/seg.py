@@ -39,7 +39,7 @@ from medssl_cli.formats.labels.objects import (
     uid,
     uids,
 )
-from medssl_cli.formats.labels.seg_pixels import StoredFrames, read_pixels
+from medssl_cli.formats.labels.seg_pixels import StoredFrames, num_frames, read_pixels
 from medssl_cli.formats.loaded import LPS_TO_RAS
 from medssl_cli.formats.source import Source
 from medssl_cli.imaging.geometry import Affine, Shape, displacement_limit_mm, is_invertible
@@ -181,12 +181,11 @@ def _parse(dataset: Any, structures: Sequence[str] | None, fraction: float | Non
     is_label_map = kind == "LABELMAP"
     threshold = _threshold(dataset, fraction) if kind == "FRACTIONAL" else 1
     pixels = read_pixels(dataset, kind)
-    num_frames = integer(dataset, "NumberOfFrames", low=1, high=MAX_SEGMENT * MAX_SEGMENT)
-    frames = _frames(dataset, num_frames, has_segments=not is_label_map)
+    frames = _frames(dataset, has_segments=not is_label_map)
     names, flaws = _segment_names(dataset)
     background = _background(dataset, names) if is_label_map else 0
     names.pop(background, None)
-    used = _values_in(pixels, num_frames) if is_label_map else set(frames.segments.tolist())
+    used = _values_in(pixels, len(frames.segments)) if is_label_map else set(frames.segments.tolist())
     if undeclared := used - {background} - names.keys() - flaws.keys():
         raise InputError("E_LABEL_VALUES", f"pixels of {len(undeclared)} segments that the object does not declare")
     told = tuple(flaws[number] for number in sorted(flaws)) if structures is None else ()
@@ -206,17 +205,17 @@ def _threshold(dataset: Any, fraction: float | None) -> int:
     return max(1, int(np.ceil(fraction * maximum)))
 
 
-def _values_in(pixels: StoredFrames, num_frames: int) -> set[int]:
+def _values_in(pixels: StoredFrames, count: int) -> set[int]:
     """Values that occur in a label map."""
     counts = np.zeros(MAX_SEGMENT + 1, dtype=np.int64)
-    for index in range(num_frames):
+    for index in range(count):
         frame = np.bincount(pixels[index].ravel())
         counts[: len(frame)] += frame
     return set(np.flatnonzero(counts).tolist())
 
 
 def _segment_names(dataset: Any) -> tuple[dict[int, str], dict[int, Flaw]]:
-    """SegmentNumber and SegmentLabel, and segments whose label cannot be read."""
+    """SegmentNumber and SegmentLabel, and segments whose label cannot be read; none is without a name."""
     names: dict[int, str] = {}
     flaws: dict[int, Flaw] = {}
     sets = character_sets(dataset)
@@ -225,10 +224,18 @@ def _segment_names(dataset: Any) -> tuple[dict[int, str], dict[int, Flaw]]:
         if number in names or number in flaws:
             raise InputError("E_LABEL_FORMAT", f"segment {number} is declared twice")
         try:
-            names[number] = name_text(segment, "SegmentLabel", sets)
+            names[number] = (
+                name_text(segment, "SegmentLabel", sets) or _name_of_kind(segment, sets) or f"segment {number}"
+            )
         except InputError as error:
             flaws[number] = Flaw(error.code, error.message, (number,), error.hint)
     return names, flaws
+
+
+def _name_of_kind(segment: Any, sets: Sequence[str]) -> str:
+    """What a segment without a label is by its code: the meaning of its SegmentedPropertyTypeCodeSequence."""
+    kinds = items(segment, "SegmentedPropertyTypeCodeSequence")
+    return next((name_text(kind, "CodeMeaning", sets) for kind in kinds), "")
 
 
 def _background(dataset: Any, names: dict[int, str]) -> int:
@@ -259,14 +266,15 @@ class _Frames:
     index_of: dict[frozenset[Instance], int]
 
 
-def _frames(dataset: Any, num_frames: int, *, has_segments: bool) -> _Frames:
+def _frames(dataset: Any, *, has_segments: bool) -> _Frames:
     """Segment number, affine and source images of each frame."""
+    count = num_frames(dataset)
     shared = next(iter(items(dataset, "SharedFunctionalGroupsSequence")), Dataset())
     per_frame = items(dataset, "PerFrameFunctionalGroupsSequence")
-    if len(per_frame) != num_frames:
-        raise InputError("E_LABEL_FORMAT", f"{len(per_frame)} descriptions of {num_frames} frames")
-    segments = np.zeros(num_frames, dtype=np.int64)
-    affines = np.zeros((num_frames, 4, 4))
+    if len(per_frame) != count:
+        raise InputError("E_LABEL_FORMAT", f"{len(per_frame)} descriptions of {count} frames")
+    segments = np.zeros(count, dtype=np.int64)
+    affines = np.zeros((count, 4, 4))
     index_of: dict[frozenset[Instance], int] = {}
     sources: list[int] = []
     num_references = 0

@@ -106,6 +106,11 @@ def read_pixels(dataset: Any, kind: str) -> StoredFrames:
     return frames
 
 
+def num_frames(dataset: Any) -> int:
+    """NumberOfFrames; a picture that does not say is one."""
+    return integer(dataset, "NumberOfFrames", low=1, high=MAX_FRAMES) if "NumberOfFrames" in dataset else 1
+
+
 def _coding(dataset: Any, kind: str) -> Coding:
     bits = integer(dataset, "BitsAllocated", low=1, high=16)
     if bits not in _BITS_OF.get(kind, ()):
@@ -118,7 +123,7 @@ def _coding(dataset: Any, kind: str) -> Coding:
         TransferSyntaxUID=str(dataset.file_meta.get("TransferSyntaxUID", "")),
         Rows=integer(dataset, "Rows", low=1, high=MAX_SIDE),
         Columns=integer(dataset, "Columns", low=1, high=MAX_SIDE),
-        NumberOfFrames=integer(dataset, "NumberOfFrames", low=1, high=MAX_FRAMES),
+        NumberOfFrames=num_frames(dataset),
         BitsAllocated=bits,
         BitsStored=stored,
         PhotometricInterpretation=text(dataset, "PhotometricInterpretation") or "MONOCHROME2",
