@@ -98,7 +98,9 @@ class SegFrames:
                     refused[value] = Flaw(error.code, error.message, (number,), error.hint)
                     continue
                 self._mark(labels, voxels, number)
-                slices.setdefault(value, set()).update(np.unique(voxels[2]).tolist())
+                across = voxels[2]
+                is_one_slice = bool((across == across[0]).all())
+                slices.setdefault(value, set()).update((across[:1] if is_one_slice else np.unique(across)).tolist())
         for value in refused:
             labels[labels == value] = 0
         meant = classes if sources is None else {value: classes[value] for value in sorted(self._values_of(frames))}
