@@ -107,6 +107,7 @@ def test_of_several_images_the_one_that_takes_most_of_a_mask_is_meant() -> None:
     assert the_image([A, B], [beside, 0]) == B
     assert the_image([A, B, C], [beside, 0, 2]) == B
     assert the_image([A, B], [beside, overlap]) == overlap
+    assert the_image([A, B], [overlap, 2]) == overlap  # it lies on A, and is refused there for another reason
     assert the_image([A, B], [beside, replace(beside, message="further")]) == beside
     two = the_image([A, B, C], [0, beside, 0])
     assert isinstance(two, Failure)

@@ -115,4 +115,6 @@ def _decided(
             answers[task.annotation.source].append(found)
         else:
             pairs.append((task.annotation, found))
+    order = {source: number for number, source in enumerate(answers)}
+    pairs.sort(key=lambda pair: (order[pair[0].source], pair[0].index))
     return replace(matches, pairs=tuple(pairs), undecided=(), refused=())

@@ -200,10 +200,11 @@ def the_image(images: Sequence[StoredImage], fits: Sequence[int | Failure]) -> S
     Returns:
         The image that takes more of it than all others; otherwise `E_LABEL_AMBIGUOUS`, or why it fits none.
     """
+    failures = [failure for failure in fits if isinstance(failure, Failure)]
+    in_its_place = [failure for failure in failures if failure.code not in _ANOTHER_GRID]
     missing = [number for number in fits if isinstance(number, int)]
-    if not missing:
-        failures = [failure for failure in fits if isinstance(failure, Failure)]
-        return next((failure for failure in failures if failure.code not in _ANOTHER_GRID), failures[0])
+    if in_its_place or not missing:
+        return (in_its_place or failures)[0]
     best = [image for image, number in zip(images, fits, strict=True) if number == min(missing)]
     if len(best) > 1:
         return Failure("E_LABEL_AMBIGUOUS", f"it fits {len(best)} of {len(images)} images that it may belong to")

@@ -114,8 +114,7 @@ class Index:
 
     def of_series(self, uid: str) -> list[KnownImage]:
         """Images of a series, also those that are parts of it (`SeriesPart.identity`)."""
-        found = self._of_series(uid)
-        if found:
+        if found := self._by_series.get(uid, []) or self._stored("series", uid):
             return found
         parts: list[KnownImage] = []
         while part := self._stored("series", f"{uid}#p{len(parts)}"):
