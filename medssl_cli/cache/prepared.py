@@ -34,7 +34,7 @@ from medssl_cli.imaging.volume import Volume
 from medssl_cli.parallel import available_cores, supervised_map
 from medssl_cli.recipe import Preprocessing
 
-VERSION: Final = 1
+VERSION: Final = 2  # 1: images of whole numbers were rounded
 MAX_POINTS_PER_CLASS: Final = 1000
 TIMEOUT_S: Final = 600.0
 INLINE_LIMIT: Final = 400
