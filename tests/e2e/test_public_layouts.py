@@ -199,8 +199,8 @@ def nnunet(root: Path) -> Expected:
 def mmwhs(root: Path) -> Expected:
     for kind in ("ct", "mr"):
         scan(root / f"{kind}_train/{kind}_train_1001_image.nii.gz", -1000 if kind == "ct" else 0)
-        labels(root / f"{kind}_train/{kind}_train_1001_label.nii.gz", 105, 250, dtype=np.int16)
-    named = sizes("class_105", "class_250")
+        labels(root / f"{kind}_train/{kind}_train_1001_label.nii.gz", 205, 500, 850, dtype=np.int16)
+    named = sizes("class_205", "class_500", "class_850")
     return Expected({f"{kind}_train/{kind}_train_1001_image.nii.gz": ("unknown", named, kind) for kind in ("ct", "mr")})
 
 

@@ -129,7 +129,8 @@ def test_ignore_is_no_class_and_undeclared_values_are_refused(case):
 
     assert codes(ignoring) == [("W_LABEL_IGNORE",)]
     assert codes(undeclared) == ["E_LABEL_VALUES"]
-    assert case.cache.record(case.image.item_id).labels["seg"].classes == {1: "liver"}
+    record = case.cache.record(case.image.item_id).labels["seg"]
+    assert (record.classes, record.voxels_per_class, record.ignore) == ({1: "liver"}, {1: 12}, 2)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.cache.store import Cache
+from medssl_cli.classes import MAX_VALUE
 from medssl_cli.engine.ingest.failures import Failure, as_values
 from medssl_cli.engine.ingest.tasks import LabelTask, Overlap, StoredImage, StoredLabel, read_file
 from medssl_cli.errors import InputError
@@ -21,7 +22,6 @@ from medssl_cli.imaging.geometry import Shape, corner_displacement_mm, is_same_g
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.names import unique_names
 
-MAX_LABEL: Final = 255
 MAX_SET_NAME: Final = 32
 LEAST_LEFT: Final = 0.5
 """Share of its voxels that a structure keeps where the next one takes what both mark, by the rule `settle`."""
@@ -135,8 +135,8 @@ def _store_structures(arguments: tuple[LabelTask, tuple[Pair, ...]]) -> StoredLa
     ordered = sorted(pairs, key=lambda pair: pair[0].class_name or "")
     written = list(dict.fromkeys(label.class_name or "" for label, _ in ordered))
     names = unique_names(written)
-    if len(names) > MAX_LABEL:
-        raise InputError("E_LABEL_VALUES", f"{len(names)} structures; a label map holds {MAX_LABEL}")
+    if len(names) > MAX_VALUE:
+        raise InputError("E_LABEL_VALUES", f"{len(names)} structures; a label map holds {MAX_VALUE}")
     masks = PackedMasks(task.image.shape)
     warnings: dict[str, None] = {}
     volume: Volume | None = None
@@ -227,7 +227,7 @@ def _published(
     found = warnings if volume.voxels.any() else (*warnings, "W_EMPTY_LABEL")
     cache = Cache(task.cache_root)
     label_set = f"{task.label_set}-{label.set_name}"[:MAX_SET_NAME] if label.set_name else task.label_set
-    is_new = cache.add_label(task.image.item_id, label_set, volume, names, dry_run=task.dry_run)
+    is_new = cache.add_label(task.image.item_id, label_set, volume, names, ignore=label.ignore, dry_run=task.dry_run)
     return StoredLabel(is_new, found)
 
 
@@ -261,8 +261,8 @@ def _white_as(volume: Volume, value: int, ignore: int | None) -> Volume:
 def _values(volume: Volume) -> NDArray[np.generic]:
     """The values of a label map, which must be whole numbers that it can hold."""
     values = np.unique(volume.voxels)
-    if values[0] < 0 or values[-1] > MAX_LABEL or (values != np.rint(values)).any():
+    if values[0] < 0 or values[-1] > MAX_VALUE or (values != np.rint(values)).any():
         raise InputError(
-            "E_LABEL_VALUES", f"values from {values[0]:g} to {values[-1]:g} are not whole numbers from 0 to {MAX_LABEL}"
+            "E_LABEL_VALUES", f"values from {values[0]:g} to {values[-1]:g} are not whole numbers from 0 to {MAX_VALUE}"
         )
     return values

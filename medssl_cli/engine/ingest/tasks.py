@@ -10,7 +10,7 @@ from medssl_cli.cache.fingerprints import fingerprint
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest.failures import as_values
+from medssl_cli.engine.ingest.failures import Failure, as_values
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.labels.recognise import kind_of_object
@@ -125,17 +125,25 @@ class LabelTask:
 
 @dataclass(frozen=True)
 class StoredLabel:
-    """A judged label map.
+    """A judged label.
 
     Args:
-        is_new: It was not there.
-        warnings: `W_` codes.
-        message: What more there is to say about them.
+        message: What more there is to say about its warnings.
+        refused: Parts of it that were not stored, such as one structure of a structure set.
     """
 
     is_new: bool
     warnings: tuple[str, ...]
     message: str = ""
+    refused: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A DICOM file that was refused, and the series that it says it belongs to."""
+
+    failure: Failure
+    file: Any
 
 
 @dataclass(frozen=True)
@@ -146,9 +154,19 @@ class LabelObject:
 
 
 def read_header_batch(batch: tuple[tuple[Source, ...], Policy]) -> list[Any]:
-    """What several DICOM files are: headers, a tuple for each image file; a `LabelObject`; or a `Failure`."""
+    """What several DICOM files are: headers, a tuple for each image file; a `LabelObject`; a `Failure` or `Unread`."""
     sources, policy = batch
-    return [_read_dicom((source, policy)) for source in sources]
+    return [_read_header((source, policy)) for source in sources]
+
+
+def _read_header(arguments: tuple[Source, Policy]) -> Any:
+    from medssl_cli.formats.dicom import refused_file
+
+    found = _read_dicom(arguments)
+    may_be_slice = isinstance(found, Failure) and found.code.startswith(("E_", "S_UNSUPPORTED_MODALITY"))
+    if may_be_slice and not found.is_fatal:
+        return Unread(found, refused_file(arguments[0], found.code))
+    return found
 
 
 @as_values
