@@ -4,6 +4,7 @@ A bare hash of a patient identity can be reversed by trying all of them; an HMAC
 """
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import secrets
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from medssl_cli.cache.publish import publish_first, unreadable
-from medssl_cli.errors import GateError
+from medssl_cli.errors import GateError, UsageError
 from medssl_cli.files import storage_errors
 
 Level = Literal["patient", "study", "series", "frame_of_reference", "item", "source"]
@@ -49,10 +50,29 @@ class Pseudonyms:
 
 
 def site_key_path() -> Path:
-    """Where a site's key lives unless told otherwise: the user's configuration folder, outside of every cache."""
+    """Where a site's key lives unless told otherwise: the user's configuration folder, outside of every cache.
+
+    Raises:
+        UsageError: `E_NO_HOME`, the user has no such folder.
+    """
     from platformdirs import user_config_path
 
-    return user_config_path("medssl", appauthor=False) / KEY_FILE
+    try:
+        return user_config_path("medssl", appauthor=False) / KEY_FILE
+    except RuntimeError as error:
+        raise UsageError(
+            "E_NO_HOME",
+            "this user has no home folder, so there is no place for the key of a site",
+            hint="name a file with --key-file, or set HOME or XDG_CONFIG_HOME",
+        ) from error
+
+
+def site_key_if_any() -> Path | None:
+    """The site's key, if it has been made."""
+    with contextlib.suppress(UsageError):
+        path = site_key_path()
+        return path if path.is_file() else None
+    return None
 
 
 def create_key(path: Path) -> bool:

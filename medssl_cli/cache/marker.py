@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from medssl_cli.cache.keys import KEY_FILE, Pseudonyms, create_key, load_key, site_key_path
+from medssl_cli.cache.keys import KEY_FILE, Pseudonyms, create_key, load_key, site_key_if_any, site_key_path
 from medssl_cli.cache.publish import publish_first, unreadable
 from medssl_cli.cache.words import FORMAT_VERSION
 from medssl_cli.errors import GateError, UsageError
@@ -126,16 +126,17 @@ def use_key_file(root: Path, key_file: Path) -> None:
 
 
 def _new_marker(root: Path, key_file: Path | None) -> Marker:
-    if key_file is None and ((root / KEY_FILE).exists() or not site_key_path().is_file()):
+    chosen = key_file or (None if (root / KEY_FILE).exists() else site_key_if_any())
+    if chosen is None:
         create_key(root / KEY_FILE)
         marker = Marker(FORMAT_VERSION)
     else:
-        marker = Marker(FORMAT_VERSION, **_place_of(key_file or site_key_path()))
+        marker = Marker(FORMAT_VERSION, **_place_of(chosen))
     return replace(marker, key_id=marker.load(root).key_id)
 
 
 def _place_of(key_file: Path) -> dict[str, Any]:
-    if key_file.absolute() == site_key_path():
+    if key_file.absolute() == site_key_if_any():
         return {"key_place": "site", "key_path": None}
     return {"key_place": "file", "key_path": str(key_file.absolute())}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.files import storage_errors
+from medssl_cli.files import make_output_folder
 from medssl_cli.formats.nifti import write_nifti
 
 
@@ -33,8 +33,7 @@ def export_items(
         InputError: `E_AFFINE_SHEAR`, the item's axes are not orthogonal.
         StorageError: `E_IO`.
     """
-    with storage_errors("the export folder"):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_output_folder(folder)
     written: list[Path] = []
     for done, record in enumerate(records):
         progress(done, len(records))

@@ -58,6 +58,7 @@ def ingest(
     max_volume_gib: choices.MaxGibOption = 8.0,
     structures: choices.StructuresOption = None,
     seg_fraction: choices.FractionOption = None,
+    predictions: choices.PredictionsOption = False,
     date_from: choices.FromOption = None,
     date_to: choices.ToOption = None,
     patients: choices.PatientsOption = None,
@@ -81,15 +82,18 @@ def ingest(
     """
     from medssl_cli.engine.ingest.ingest import ingest as run_ingest
     from medssl_cli.engine.ingest.options import IngestOptions
+    from medssl_cli.files import require_place_for_file
     from medssl_cli.formats.policy import Policy
 
+    if private_map is not None:
+        require_place_for_file(private_map)
     terminal = Terminal(quiet=quiet)
     paths, url = sort_inputs(inputs)
     pacs = pacs_source(url, modality, date_from, date_to, patients, ca_bundle, terminal)
     policy = Policy(
         gaps.value, tilt.value, shear.value, nifti_affine.value, assume_orientation, nonfinite.value, split_4d,
         min_slices, burned_in.value if burned_in else None, allow_headerless, allow_detached, keep_demographics,
-        int(max_volume_gib * 2**30),
+        int(max_volume_gib * 2**30), predictions,
     )  # fmt: skip
     options = IngestOptions(
         label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file,

@@ -26,6 +26,14 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "A path that the command needs does not exist", "check the spelling, and which folder you are in"
     ),
     "E_OUTPUT_EXISTS": Code("The output exists already and differs", "choose another name, or remove it first"),
+    "E_OUTPUT_SPECIAL": Code(
+        "An output would take the place of a device, a pipe, a link or a folder",
+        "name a file that does not exist yet, or a regular one",
+    ),
+    "E_NO_HOME": Code(
+        "The user has no home folder, and the command needs a place that is not named",
+        "name the place with its option, or set the variable HOME",
+    ),
     # Cache and store
     "E_NO_CACHE": Code(
         "The folder is not a medssl cache", "make one with: medssl ingest PATH; or name another with --cache"

@@ -20,6 +20,16 @@ INPUT_CODES: Final[dict[str, Code]] = {
     "S_UNSUPPORTED_MODALITY": Code(
         "An image of a modality that this version does not take", "nothing; convert it to NIfTI if you need it"
     ),
+    "S_PREDICTION": Code(
+        "A mask, segmentation or preview that medssl infer wrote: neither a scan nor a reference label",
+        "nothing; to learn from predictions, ingest them with --predictions",
+    ),
+    "S_LABEL_MAP": Code(
+        "By its name or folder a label map of another image, so it is not segmented", "name the file itself to segment it"
+    ),
+    "S_DUPLICATE": Code(
+        "The same file, or the same bytes, as another one that is taken", "nothing; it is taken once"
+    ),
     "S_SPECIAL_FILE": Code("Not a regular file (pipe, socket, device)", "nothing; only regular files are read"),
     "S_LINK_OUTSIDE": Code(
         "A symbolic link that leaves the input folder or leads nowhere", "name the folder it points to as another input"

@@ -25,7 +25,7 @@ from medssl_cli.deploy.bundle import Bundle, Parity, attach, patient_digest
 from medssl_cli.deploy.onnx_file import has_contract, unseal
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
-from medssl_cli.files import remove_temporaries, storage_errors, write_atomic
+from medssl_cli.files import make_output_folder, remove_temporaries, write_atomic
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.imaging.tiling import Predict
 from medssl_cli.imaging.volume import Volume
@@ -126,10 +126,9 @@ def export_network(
     parity = measure_parity(run.network, onnx_model, [cache.read_image(record) for record in records])
     _require(parity, tolerance)
     bundle = unproven.model_copy(update={"parity": parity})
-    with storage_errors(model_path.name):
-        model_path.parent.mkdir(parents=True, exist_ok=True)
+    make_output_folder(model_path.parent)
     remove_temporaries(model_path.parent)
-    write_atomic(model_path, attach(graph, bundle))
+    write_atomic(model_path, attach(graph, bundle), is_output=True)
     return bundle
 
 

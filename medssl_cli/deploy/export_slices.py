@@ -28,7 +28,7 @@ from medssl_cli.engine.build import build_method
 from medssl_cli.engine.runs import Run, open_run
 from medssl_cli.engine.weights import begin_with, load_encoder
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
-from medssl_cli.files import storage_errors, write_atomic
+from medssl_cli.files import make_output_folder, write_atomic
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.nn.volume_encoder import SliceNetwork
 from medssl_cli.recipe import PretrainRecipe, recipe_hash
@@ -107,9 +107,8 @@ def export_slices(
         "max_abs_difference": worst,
     }
     data = with_metadata(graph, facts)
-    with storage_errors(path.name):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, data)
+    make_output_folder(path.parent)
+    write_atomic(path, data, is_output=True)
     dim = network.volume_encoder.embedding_dim
     return SliceModel(path.name, dim, size, len(volumes), worst, hashlib.sha256(data).hexdigest())
 

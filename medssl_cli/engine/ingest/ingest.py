@@ -24,7 +24,7 @@ from medssl_cli.engine.ingest.run import IngestRun
 from medssl_cli.engine.ingest.settle import wait_until_settled
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.errors import InterruptedCleanlyError, MedsslError, StorageError, UsageError
-from medssl_cli.files import json_bytes, storage_errors, write_json
+from medssl_cli.files import json_bytes, require_place_for_file, storage_errors, write_json
 from medssl_cli.parallel import TaskMap, Workers, available_cores
 
 MEMORY_LIMIT_BYTES: Final = 32 * 2**30
@@ -63,6 +63,8 @@ def ingest(
         raise UsageError(
             "E_USAGE", "an input is the cache itself or lies in it", hint="name the scans, or another --cache"
         )
+    if options.report_path is not None:
+        require_place_for_file(options.report_path)
     started, clock = datetime.now(UTC), time.monotonic()
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(_cache_for(cache_root.resolve(), options))
@@ -125,7 +127,7 @@ def _write_report(report: IngestReport, cache: CacheFolder, events: EventLog, op
     """The place of a new report in the cache, or of one that was left without its page; None where all is there."""
     document = report.to_json()
     if options.report_path is not None:
-        write_json(options.report_path, document)
+        write_json(options.report_path, document, is_output=True)
     if report.dry_run or not report.seen:
         return None
     folder = cache.root / "reports"

@@ -20,11 +20,13 @@ from medssl_cli.formats.layouts import LabelFile
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.nifti import read_nifti, read_nifti_series
 from medssl_cli.formats.policy import STRICT, Policy
-from medssl_cli.formats.source import Source
+from medssl_cli.formats.predictions import is_prediction
+from medssl_cli.formats.source import Source, read_head
 from medssl_cli.imaging.geometry import Affine, Shape, corner_displacement_mm, is_same_grid
 from medssl_cli.imaging.planes import Planes, middle_planes
 from medssl_cli.imaging.volume import Volume
 
+HEAD_BYTES: Final = 4096
 HU_RANGE: Final = (-8192, 32767)
 MAX_LABEL: Final = 255
 NEAR_A_FACE: Final = ("unknown", "HEAD", "BRAIN", "SKULL", "NECK", "CSPINE", "WHOLEBODY")
@@ -179,6 +181,8 @@ def _read_images(task: ImageTask) -> list[LoadedImage]:
 
 
 def _read_nifti(task: ImageTask) -> list[LoadedImage]:
+    if not task.is_label and is_prediction(read_head(task.source, HEAD_BYTES)):
+        raise InputError("S_PREDICTION", "a mask of medssl infer that no image belongs to")
     if task.policy.split_4d and not task.is_label:
         return read_nifti_series(task.source, modality=task.modality, policy=task.policy)
     return [read_nifti(task.source, modality=task.modality, policy=task.policy, is_label=task.is_label).image]

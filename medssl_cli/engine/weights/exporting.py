@@ -92,7 +92,7 @@ def _export_nnunet(encoder: Encoder, source: Path, path: Path, out_channels: int
     digest = _write(path, {"network_weights": names})
     plan_path = path.with_suffix(".plan.json")
     data: Data | None = open_run(source).recipe.data if (source / LOCK).is_file() else None
-    write_json(plan_path, plan(encoder.backbone, data))
+    write_json(plan_path, plan(encoder.backbone, data), is_output=True)
     return Exported(path, digest, len(names), len(set(decoder) - set(known)), plan_path)
 
 
@@ -110,9 +110,10 @@ def _write(path: Path, document: dict[str, Any]) -> str:
     import safetensors.torch
 
     if path.suffix == ".safetensors":
-        write_atomic(path, safetensors.torch.save({name: tensor.contiguous() for name, tensor in document.items()}))
+        tensors = {name: tensor.contiguous() for name, tensor in document.items()}
+        write_atomic(path, safetensors.torch.save(tensors), is_output=True)
     else:
         buffer = io.BytesIO()
         torch.save(document, buffer)
-        write_atomic(path, buffer.getvalue())
+        write_atomic(path, buffer.getvalue(), is_output=True)
     return sha256_file(path)
