@@ -207,6 +207,13 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The series' headers do not allow a DICOM SEG; the NIfTI mask was written",
         "use the NIfTI mask; the code beside this one says what the headers lack",
     ),
+    "W_PREVIEW_NOT_WRITTEN": Code(
+        "The picture beside a mask could not be drawn; the mask was written", "nothing; --no-preview draws none"
+    ),
+    "E_SCAN_FAILED": Code(
+        "Something unexpected failed on one scan; the others are not affected",
+        "please report it, with the word that the message names",
+    ),
     "W_EMPTY_SEGMENTATION": Code(
         "The model found none of its structures", "nothing if it is true; else check the modality and the body part"
     ),

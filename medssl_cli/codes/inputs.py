@@ -25,11 +25,10 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "nothing; to learn from predictions, ingest them with --predictions",
     ),
     "S_LABEL_MAP": Code(
-        "By its name or folder a label map of another image, so it is not segmented", "name the file itself to segment it"
+        "By its name or folder a label map of another image, so it is not segmented",
+        "name the file itself to segment it",
     ),
-    "S_DUPLICATE": Code(
-        "The same file, or the same bytes, as another one that is taken", "nothing; it is taken once"
-    ),
+    "S_DUPLICATE": Code("The same file, or the same bytes, as another one that is taken", "nothing; it is taken once"),
     "S_SPECIAL_FILE": Code("Not a regular file (pipe, socket, device)", "nothing; only regular files are read"),
     "S_LINK_OUTSIDE": Code(
         "A symbolic link that leaves the input folder or leads nowhere", "name the folder it points to as another input"

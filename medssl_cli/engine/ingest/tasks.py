@@ -181,7 +181,7 @@ def _read_images(task: ImageTask) -> list[LoadedImage]:
 
 
 def _read_nifti(task: ImageTask) -> list[LoadedImage]:
-    if not task.is_label and is_prediction(read_head(task.source, HEAD_BYTES)):
+    if task.policy.predictions and not task.is_label and is_prediction(read_head(task.source, HEAD_BYTES)):
         raise InputError("S_PREDICTION", "a mask of medssl infer that no image belongs to")
     if task.policy.split_4d and not task.is_label:
         return read_nifti_series(task.source, modality=task.modality, policy=task.policy)
