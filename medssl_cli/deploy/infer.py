@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from medssl_cli.deploy.reading import ScanReader
-from medssl_cli.deploy.results import InferReport, ReportFile, ScanResult, placed
+from medssl_cli.deploy.results import InferReport, ReportFile, ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scan_task import Job, Output, Preview, Progress, ScanTask, StoppedError, Where, not_done
 from medssl_cli.deploy.scans import Findings, Reject, Scan, find_scans
@@ -166,15 +166,11 @@ class _Batch:
         )
 
     def _rejected(self, one: Reject) -> ScanResult:
-        task, place = self.job.model.bundle.task, placed(one.place)
-        blank = ScanResult(one.name, "refused", one.kind, one.key, task, files=one.num_files, **place)
-        return not_done(blank, one.code, one.message, one.hint)
+        return not_done(ScanResult.of(one, self.job.model.bundle.task), one.code, one.message, one.hint)
 
     def _result(self, scan: Scan, counter: str) -> ScanResult:
         """One scan. Its failure is its result, whatever it is."""
-        task, place = self.job.model.bundle.task, placed(scan.place)
-        blank = ScanResult(scan.name, "refused", scan.kind, scan.key, task, files=len(scan.sources), **place)
-        work = ScanTask(self.job, scan, blank)
+        work = ScanTask(self.job, scan, ScanResult.of(scan, self.job.model.bundle.task))
         try:
             return work.result(counter, time.monotonic())
         except StoppedError:

@@ -1,4 +1,4 @@
-"""What became of scans: one entry each, in a report that grows scan by scan and is shared by all calls into a folder."""
+"""What became of scans: one entry each, in a report that grows scan by scan and that all calls into a folder share."""
 
 import contextlib
 import fcntl
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from medssl_cli import __version__
-from medssl_cli.deploy.scans import Kind, Place
+from medssl_cli.deploy.scans import Kind, Reject, Scan
 from medssl_cli.errors import Exit, UsageError
 from medssl_cli.files import json_bytes, make_output_folder, write_atomic
 
@@ -77,6 +77,15 @@ class ScanResult:
     outputs_sha256: dict[str, str] = field(default_factory=dict)
     resumed: bool = False
 
+    @classmethod
+    def of(cls, one: Scan | Reject, task: str) -> Self:
+        """What is known of something that was found, before it is opened."""
+        place, files = one.place, len(one.sources) if isinstance(one, Scan) else one.num_files
+        return cls(
+            one.name, "refused", one.kind, one.key, task, path=place.path, place=place.below, study=place.study,
+            series=place.series, files=files,
+        )  # fmt: skip
+
     def to_json(self) -> dict[str, Any]:
         """The entry in the report; DICOM's attributes have their own names there."""
         return {_NAMES.get(one.name, one.name): getattr(self, one.name) for one in fields(self)}
@@ -100,11 +109,6 @@ _KINDS: Final[dict[str, type]] = {
     "model_sha256": str, "outputs": tuple, "outputs_sha256": dict, "options": dict, "warnings": tuple,
     "volumes_ml": dict, "message": str, "hint": str,
 }  # fmt: skip
-
-
-def placed(place: Place) -> dict[str, str]:
-    """A place, as a result states it."""
-    return {"path": place.path, "place": place.below, "study": place.study, "series": place.series}
 
 
 @dataclass(frozen=True)
@@ -211,13 +215,9 @@ class ReportFile:
         with _locked(self.path.parent):
             keys = {(one.task, one.key) for one in results}
             outputs = {output for one in results for output in one.outputs}
-            kept = [
-                one
-                for one in self._read()
-                if (one.task, one.key) not in keys
-                and outputs.isdisjoint(one.outputs)
-                and not (is_stale and is_stale(one))
-            ]
+            others = [one for one in self._read() if (one.task, one.key) not in keys]
+            others = [one for one in others if outputs.isdisjoint(one.outputs)]
+            kept = others if is_stale is None else [one for one in others if not is_stale(one)]
             self.entries = sorted([*kept, *results], key=lambda one: (one.path, one.name, one.key, one.task))
             data = json_bytes(_document(header, self.entries))
             if not (self.path.is_file() and self.path.read_bytes() == data):

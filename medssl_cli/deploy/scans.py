@@ -257,10 +257,8 @@ class _Search:
         """Of one source its own place, of several the innermost folder that holds all of them."""
         places = [place_of(source) for source in sources]
         root = self.root_of[next(iter(sources))]
-        if len(places) == 1:
-            path = places[0]
-        else:
-            path = Path(os.path.commonpath([str(place.parent) for place in places]))
+        folders = [str(place.parent) for place in places]
+        path = places[0] if len(places) == 1 else Path(os.path.commonpath(folders))
         base = root if root.is_dir() or root != places[0] else root.parent
         below = path.relative_to(base) if path.is_relative_to(base) else Path(path.name)
         return Place(readable(path), "" if str(below) == "." else readable(below))
