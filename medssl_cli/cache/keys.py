@@ -4,7 +4,6 @@ A bare hash of a patient identity can be reversed by trying all of them; an HMAC
 """
 
 import base64
-import contextlib
 import hashlib
 import hmac
 import secrets
@@ -65,14 +64,6 @@ def site_key_path() -> Path:
             "this user has no home folder, so there is no place for the key of a site",
             hint="name a file with --key-file, or set HOME or XDG_CONFIG_HOME",
         ) from error
-
-
-def site_key_if_any() -> Path | None:
-    """The site's key, if it has been made."""
-    with contextlib.suppress(UsageError):
-        path = site_key_path()
-        return path if path.is_file() else None
-    return None
 
 
 def create_key(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """`cache.json`: what makes a folder a cache, and which key its pseudonyms were made with."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from medssl_cli.cache.keys import KEY_FILE, Pseudonyms, create_key, load_key, site_key_if_any, site_key_path
+from medssl_cli.cache.keys import KEY_FILE, Pseudonyms, create_key, load_key, site_key_path
 from medssl_cli.cache.publish import publish_first, unreadable
 from medssl_cli.cache.words import FORMAT_VERSION
 from medssl_cli.errors import GateError, UsageError
@@ -126,7 +127,7 @@ def use_key_file(root: Path, key_file: Path) -> None:
 
 
 def _new_marker(root: Path, key_file: Path | None) -> Marker:
-    chosen = key_file or (None if (root / KEY_FILE).exists() else site_key_if_any())
+    chosen = key_file or (None if (root / KEY_FILE).exists() else _site_key())
     if chosen is None:
         create_key(root / KEY_FILE)
         marker = Marker(FORMAT_VERSION)
@@ -135,8 +136,16 @@ def _new_marker(root: Path, key_file: Path | None) -> Marker:
     return replace(marker, key_id=marker.load(root).key_id)
 
 
+def _site_key() -> Path | None:
+    """The site's key, if it has been made."""
+    with contextlib.suppress(UsageError):
+        path = site_key_path()
+        return path if path.is_file() else None
+    return None
+
+
 def _place_of(key_file: Path) -> dict[str, Any]:
-    if key_file.absolute() == site_key_if_any():
+    if key_file.absolute() == _site_key():
         return {"key_place": "site", "key_path": None}
     return {"key_place": "file", "key_path": str(key_file.absolute())}
 

@@ -93,7 +93,7 @@ def _finish(report: "InferReport") -> None:
     from medssl_cli.errors import Exit, NothingUsableError
 
     if report.exit_code == Exit.NOTHING:
-        hints = [scan.hint for scan in report.results if scan.hint]
+        hints = [scan.hint for scan in report.results if scan.status == "refused"]
         told = hints[0] if len(report.results) == 1 and hints else f"the report says why: {report.path}"
         hint = "the list above says why" if report.is_dry_run else told
         raise NothingUsableError("E_NOTHING_USABLE", f"none of {len(report.results)} scans got a mask", hint=hint)

@@ -238,7 +238,8 @@ class _Search:
         study, series = first.StudyInstanceUID, first.SeriesInstanceUID
         place = replace(self._place(sources), study=study, series=series)
         own = _part_digest(part) if part.identity.series != series else ""
-        key, name = f"{study}|{series}{own and '|' + own}", series_name(first.Modality, study, series, own)
+        uids = [study, series, *([own] if own else [])]
+        key, name = "|".join(uids), series_name(first.Modality, *uids)
         if part.spacing_kind is not None:
             message = "a projection; the model is for volumes"
             self.rejects.append(Reject(key, name, place, "E_NO_PATIENT_GEOMETRY", message, "", len(sources), "dicom"))
