@@ -693,13 +693,14 @@ def test_time_points_of_a_multi_frame_file_keep_their_names(tmp_path: Path) -> N
 
     assert [one.status for one in report.results] == ["done"] * 3
     assert len({one.name for one in report.results}) == 3
-    assert {one.volumes_ml["bright"] for one in report.results} == {pytest.approx(5 * 8 * 3 * 0.9 * 0.7 * 2.5 / 1000)}
+    expected_ml = 5 * 8 * 3 * 0.9 * 0.7 * 2.5 / 1000
+    assert [one.volumes_ml["bright"] for one in report.results] == pytest.approx([expected_ml] * 3)
 
 
-def test_the_description_of_a_damaged_character_set_costs_nothing(tmp_path: Path, model: Path) -> None:
+def test_a_description_that_is_no_text_costs_nothing(tmp_path: Path, model: Path) -> None:
     for path in write_series(tmp_path / "ct", 1):
         data = path.read_bytes()
-        assert data.count(b"ISO_IR 192") == 1
-        path.write_bytes(data.replace(b"ISO_IR 192", b"ISO_IR 999"))
+        assert data.count(b"phantom 1") == 1
+        path.write_bytes(data.replace(b"phantom 1", b"ph\xff\xfe\0\0\0 1"))
 
     assert run(tmp_path / "ct", model, tmp_path / "out", outputs=("nifti",)).count("done") == 1
