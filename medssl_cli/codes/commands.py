@@ -168,7 +168,14 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "E_NO_MODEL": Code("No installed model of that name", "medssl models ls lists those that are installed"),
     "E_MODEL_INVALID": Code("The ONNX file is not a medssl model", "write one with: medssl export RUN model.onnx"),
-    "E_RUNTIME": Code("ONNX Runtime failed while it computed", "free memory, or try --device cpu"),
+    "E_RUNTIME": Code(
+        "ONNX Runtime failed while it computed, or the model's output is wrong or not finite",
+        "look at the scan's values and at the model: medssl evaluate scores it, medssl export makes it anew",
+    ),
+    "E_MODEL_LIMIT": Code(
+        "The model takes more memory or time than a model of its size should",
+        "use only models that you trust; one that needs it gets more by --max-ram or --tile-timeout of medssl infer",
+    ),
     "E_MODEL_CORRUPT": Code(
         "The ONNX file does not match its recorded SHA-256",
         "copy the file again from where it came, or export it again",
