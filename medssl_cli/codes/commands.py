@@ -206,6 +206,14 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The series' headers do not allow a DICOM SEG; the NIfTI mask was written",
         "use the NIfTI mask; the code beside this one says what the headers lack",
     ),
+    "E_SEG_SOURCE": Code(
+        "The slices of the series have no UIDs that a DICOM SEG could name",
+        "use the NIfTI mask; or repair the UIDs in the archive, then run again",
+    ),
+    "W_SEG_ATTRIBUTES": Code(
+        "Attributes of the series break the DICOM standard: in the DICOM SEG they are repaired or left out",
+        "nothing for the mask; the message names the attributes, which are worth a look in the archive",
+    ),
     "W_EMPTY_SEGMENTATION": Code(
         "The model found none of its structures", "nothing if it is true; else check the modality and the body part"
     ),
