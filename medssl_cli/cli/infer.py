@@ -1,18 +1,14 @@
 """`medssl infer`. Imports no torch."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from medssl_cli.cli import ingest_options as choices
+from medssl_cli.cli.infer_output import finish, report_text
 from medssl_cli.cli.options import DeviceOption, JsonOption, ModelsOption, QuietOption, models_folder
 from medssl_cli.cli.terminal import Terminal, result
-
-if TYPE_CHECKING:
-    from medssl_cli.deploy.infer import InferReport
-
-MAX_LINES = 40
 
 
 def infer(
@@ -23,6 +19,11 @@ def infer(
     ] = None,
     models: ModelsOption = None,
     device: DeviceOption = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="On the CPU; default: all cores.")] = None,
+    max_ram_gib: Annotated[
+        float | None,
+        typer.Option("--max-ram", min=0.1, metavar="GIB", help="Most memory; default: most of what is free."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option(help="Replace what medssl made from another content or by another model.")
     ] = False,
@@ -75,6 +76,8 @@ def infer(
             model,
             out=out,
             device=device,
+            threads=threads,
+            max_ram_bytes=None if max_ram_gib is None else int(max_ram_gib * 2**30),
             overwrite=overwrite,
             preview=draw_preview if preview else None,
             progress=terminal.progress,
@@ -83,37 +86,7 @@ def infer(
             dry_run=dry_run,
             is_stopped=lambda: stop.is_set,
         )
-    result(report.document(), as_json=json, text=_text(report))
+    result(report.document(), as_json=json, text=report_text(report))
     if stop.is_set:
         stop.raise_interrupted(f"{report.count('done')} scans are done, {report.not_reached} are left")
-    _finish(report)
-
-
-def _finish(report: "InferReport") -> None:
-    from medssl_cli.errors import Exit, NothingUsableError
-
-    if report.exit_code == Exit.NOTHING:
-        hints = [scan.hint for scan in report.results if scan.status == "refused"]
-        told = hints[0] if len(report.results) == 1 and hints else f"the report says why: {report.path}"
-        hint = "the list above says why" if report.is_dry_run else told
-        raise NothingUsableError("E_NOTHING_USABLE", f"none of {len(report.results)} scans got a mask", hint=hint)
-    if report.exit_code:
-        raise typer.Exit(int(report.exit_code))
-
-
-def _text(report: "InferReport") -> str:
-    lines = []
-    skipped = [scan for scan in report.results if scan.status == "skipped"]
-    for scan in [*(scan for scan in report.results if scan.status != "skipped"), *skipped[:MAX_LINES]]:
-        if scan.status in ("refused", "skipped"):
-            lines.append(f"{scan.name}: {scan.status} {scan.code}: {scan.message}".rstrip(": "))
-            continue
-        volumes = ", ".join(f"{name} {volume:.1f} mL" for name, volume in scan.volumes_ml.items())
-        notes = (*scan.warnings, *(("done before",) if scan.resumed else ()))
-        told = f" [{', '.join(notes)}]" if notes else ""
-        lines.append(f"{scan.name}: {'to do' if scan.status == 'pending' else volumes or 'nothing found'}{told}")
-        lines += [f"  {report.folder / name}" for name in scan.outputs]
-    if len(skipped) > MAX_LINES:
-        lines.append(f"... and {len(skipped) - MAX_LINES} files more that are no scans")
-    lines.append("nothing is written" if report.is_dry_run else f"report: {report.path}")
-    return "\n".join(lines)
+    finish(report)

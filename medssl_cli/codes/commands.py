@@ -176,7 +176,14 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "E_NO_MODEL": Code("No installed model of that name", "medssl models ls lists those that are installed"),
     "E_MODEL_INVALID": Code("The ONNX file is not a medssl model", "write one with: medssl export RUN model.onnx"),
-    "E_RUNTIME": Code("ONNX Runtime failed while it computed", "free memory, or try --device cpu"),
+    "E_RUNTIME": Code(
+        "ONNX Runtime failed while it computed, or the model's output is wrong or not finite",
+        "look at the scan's values and at the model: medssl evaluate scores it, medssl export makes it anew",
+    ),
+    "E_MODEL_LIMIT": Code(
+        "The model takes more memory or time than a model of its size should",
+        "use only models that you trust; one that needs it gets more by --max-ram or --tile-timeout of medssl infer",
+    ),
     "E_MODEL_CORRUPT": Code(
         "The ONNX file does not match its recorded SHA-256",
         "copy the file again from where it came, or export it again",
@@ -213,6 +220,14 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     "E_SCAN_FAILED": Code(
         "Something unexpected failed on one scan; the others are not affected",
         "please report it, with the word that the message names",
+    ),
+    "E_SEG_SOURCE": Code(
+        "The slices of the series have no UIDs that a DICOM SEG could name",
+        "use the NIfTI mask; or repair the UIDs in the archive, then run again",
+    ),
+    "W_SEG_ATTRIBUTES": Code(
+        "Attributes of the series break the DICOM standard: in the DICOM SEG they are repaired or left out",
+        "nothing for the mask; the message names the attributes, which are worth a look in the archive",
     ),
     "W_EMPTY_SEGMENTATION": Code(
         "The model found none of its structures", "nothing if it is true; else check the modality and the body part"

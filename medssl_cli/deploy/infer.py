@@ -32,6 +32,8 @@ def infer(
     *,
     out: Path | None = None,
     device: str = "auto",
+    threads: int | None = None,
+    max_ram_bytes: int | None = None,
     overwrite: bool = False,
     outputs: Sequence[Output] = ALL_OUTPUTS,
     preview: Preview | None = None,
@@ -48,6 +50,8 @@ def infer(
         model_path: An exported model.
         out: A folder, or for a single scan the mask's file (`.nii.gz`, `.nii`); `./medssl-out` by default.
         device: See `OnnxModel`.
+        threads: See `OnnxModel`.
+        max_ram_bytes: See `OnnxModel`.
         overwrite: Replace outputs of medssl that were made from another content of a scan or by another model.
         outputs: NIfTI masks; DICOM SEG for DICOM scans; previews, if `preview` can draw them.
         preview: Draws a picture.
@@ -69,7 +73,7 @@ def infer(
     """
     where = Where.of(out)
     report = ReportFile(where.report)
-    model = OnnxModel(model_path, device)
+    model = OnnxModel(model_path, device, threads=threads, max_ram_bytes=max_ram_bytes)
     policy = replace(policy, burned_in="accept-risk", predictions=False)
     found = _chosen(find_scans(scans, policy, out=where.folder, is_stopped=is_stopped), only_series)
     if not found.scans and not found.rejects and not is_stopped():

@@ -2,10 +2,10 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from medssl_cli.deploy.scans import Scan, longer_name
 from medssl_cli.errors import InputError, MedsslError
 from medssl_cli.files import sha256_file
 from medssl_cli.imaging.volume import Volume
+
+if TYPE_CHECKING:
+    from medssl_cli.formats.dicom_seg import SegmentationObject
 
 Output = Literal["nifti", "seg", "preview"]
 Preview = Callable[[Volume, NDArray[np.uint8], Mapping[int, str]], bytes]
@@ -113,7 +116,7 @@ class ScanTask:
         require_replaceable(
             self._targets().values(),
             inputs=job.inputs,
-            recorded=self.known.outputs if self.known else (),
+            recorded=self._recorded(),
             overwrite=job.overwrite,
         )
         self._require_no_other_owner()
@@ -122,7 +125,7 @@ class ScanTask:
         read = job.reader.read(self.scan)
         labels = job.model.segment(read.image.volume, progress=self._progress(f"{counter} {self.scan.name}"))
         warnings = [*read.warnings, *(() if labels.any() else ("W_EMPTY_SEGMENTATION",))]
-        files, reasons = self._files(read.image.volume, read.header, labels, warnings, read.image.repairs)
+        files, reasons = self._files(read.image.volume, read.header, labels, warnings)
         publish(files, overwrite=job.overwrite)
         return replace(
             self.blank,
@@ -176,6 +179,13 @@ class ScanTask:
                 name = longer_name(self.scan)
         self.scan, self.blank = replace(self.scan, name=name), replace(self.blank, name=name)
 
+    def _recorded(self) -> set[str]:
+        """Outputs that are there by the report: the scan's, and of one file that was named, whosever they are."""
+        recorded = set(self.known.outputs if self.known is not None else ())
+        if self.job.where.mask is not None:
+            recorded |= {path.name for path in self._targets().values() if self.job.report.owner(path.name)}
+        return recorded
+
     def _is_finished(self, known: ScanResult, digest: str) -> bool:
         made_from = (known.input_sha256, known.model_sha256, known.options)
         if made_from != (digest, self.job.model.sha256, self._options()):
@@ -215,12 +225,7 @@ class ScanTask:
                 )
 
     def _files(
-        self,
-        volume: Volume,
-        header: bytes | None,
-        labels: NDArray[np.uint8],
-        warnings: list[str],
-        repairs: Sequence[str],
+        self, volume: Volume, header: bytes | None, labels: NDArray[np.uint8], warnings: list[str]
     ) -> tuple[dict[Path, bytes], list[str]]:
         """What is to be written, and why some of it is not; adds to the warnings."""
         files: dict[Path, bytes] = {}
@@ -231,7 +236,14 @@ class ScanTask:
                 files[path] = nifti_mask(labels, volume.affine, like_header=header, is_compressed=is_compressed)
                 continue
             try:
-                files[path] = self._seg(volume, labels, repairs) if kind == "seg" else self._picture(volume, labels)
+                if kind == "preview":
+                    files[path] = self._picture(volume, labels)
+                    continue
+                made = self._seg(volume, labels)
+                files[path] = made.data
+                if made.changed:
+                    warnings.append("W_SEG_ATTRIBUTES")
+                    reasons.append(f"W_SEG_ATTRIBUTES: repaired or left out: {', '.join(made.changed)}")
             except Exception as error:  # noqa: BLE001 - the mask is there all the same
                 code, told = _NOT_WRITTEN[kind], type(error).__name__
                 warnings.append(code)
@@ -246,17 +258,13 @@ class ScanTask:
             raise AssertionError("nobody can draw")
         return self.job.preview(volume, labels, self.job.model.bundle.classes)
 
-    def _seg(self, volume: Volume, labels: NDArray[np.uint8], repairs: Sequence[str]) -> bytes:
+    def _seg(self, volume: Volume, labels: NDArray[np.uint8]) -> "SegmentationObject":
         from medssl_cli.formats.dicom_seg import write_segmentation
 
-        if repairs:
-            raise InputError("E_OUTPUT_CHECK", f"{', '.join(repairs)} made another grid than that of the series")
-        bundle = self.job.model.bundle
-        headers = self.scan.series.headers if self.scan.series is not None else ()
-        sources = list(dict.fromkeys(header.source for header in headers if isinstance(header.source, Path)))
+        bundle, series = self.job.model.bundle, self.scan.series
         return write_segmentation(
             labels,
-            sources,
+            series.headers if series is not None else (),
             bundle.classes,
             affine=volume.affine,
             model_sha256=self.job.model.sha256,

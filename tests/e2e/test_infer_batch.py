@@ -433,6 +433,20 @@ def test_a_name_in_the_folder_stays_its_first_scans(tmp_path: Path, model: Path,
         np.testing.assert_array_equal(mask_of(tmp_path / "out", entry), phantom(number) > 50)
 
 
+def test_one_named_file_is_another_scans_only_if_that_is_said(tmp_path: Path, model: Path, calls: list[Any]) -> None:
+    for number in range(2):
+        write_nifti(tmp_path / f"{number}.nii.gz", phantom(number), AFFINE)
+    out = tmp_path / "out" / "mask.nii.gz"
+    run(tmp_path / "0.nii.gz", model, out)
+
+    assert run(tmp_path / "1.nii.gz", model, out).results[0].code == "E_OUTPUT_EXISTS"
+    assert len(calls) == 1
+    assert run(tmp_path / "1.nii.gz", model, out, overwrite=True).count("done") == 1
+    np.testing.assert_array_equal(read_nifti(out).image.volume.voxels[0] > 0, phantom(1) > 50)
+    entries = json.loads((out.parent / "mask.report.json").read_text())["results"]
+    assert [entry["name"] for entry in entries] == ["1"]
+
+
 def test_names_with_and_without_the_tasks_word_do_not_meet(tmp_path: Path) -> None:
     models = [write_toy_model(tmp_path / f"{n}.onnx", modality="CT", task=t) for n, t in (("1", "b_c"), ("2", "c"))]
     write_nifti(tmp_path / "a.nii.gz", phantom(0), AFFINE)

@@ -1,0 +1,51 @@
+"""Libraries that would report to their makers, or leave files in a user's home, are told not to before they load.
+
+medssl opens a connection only to a server that the user names (`dicomweb://`, a tracking service, a cluster). Some of
+the libraries below it decide otherwise unless their environment says no, and read it when they are imported: ONNX
+Runtime 1.31 keeps a device number and a queue of events under `~/.cache/Microsoft` and sends them. So this runs when
+`medssl_cli` itself is imported, before any of them; child processes inherit the environment.
+"""
+
+import atexit
+import os
+from typing import Final
+
+SWITCHES: Final = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+"""Reports of libraries to their makers: ONNX Runtime, MLflow, wandb, huggingface_hub (if MONAI finds it), and the
+convention that further ones follow. They are set whatever the environment says."""
+
+DOWNLOADS: Final = {"HF_HUB_OFFLINE": "1"}
+"""Downloads that no command of medssl asks for; a program that uses medssl as a library may set them otherwise."""
+
+CACHE_FOLDERS: Final = ("MPLCONFIGDIR", "XDG_CACHE_HOME", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
+"""Where matplotlib, fontconfig, torch and wandb keep what they could make anew; their default is the user's home."""
+
+
+def stay_offline() -> None:
+    """Set the switches of this process and of those that it will start."""
+    os.environ.update(SWITCHES)
+    for name, value in DOWNLOADS.items():
+        os.environ.setdefault(name, value)
+    unset = [name for name in CACHE_FOLDERS if not os.environ.get(name)]
+    if unset:
+        folder = os.path.join(_temporary_folder(), f"medssl-caches-{os.urandom(8).hex()}")  # noqa: PTH118 - imports
+        os.environ.update(dict.fromkeys(unset, folder))
+        atexit.register(_remove, folder, os.getpid())
+
+
+def _temporary_folder() -> str:
+    return os.environ.get("TMPDIR") or "/tmp"
+
+
+def _remove(folder: str, owner: int) -> None:
+    """Remove the caches, if a library made any; processes forked from this one leave them to it."""
+    if os.getpid() == owner and os.path.isdir(folder):  # noqa: PTH112 - pathlib costs every command its import
+        import shutil
+
+        shutil.rmtree(folder, ignore_errors=True)
