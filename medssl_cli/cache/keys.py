@@ -62,7 +62,7 @@ def site_key_path() -> Path:
         raise UsageError(
             "E_NO_HOME",
             "this user has no home folder, so there is no place for the key of a site",
-            hint="name a file with --key-file, or set HOME or XDG_CONFIG_HOME",
+            hint="name a file with medssl key init --key-file, or set HOME or XDG_CONFIG_HOME",
         ) from error
 
 
@@ -88,7 +88,9 @@ def load_key(path: Path) -> bytes:
         with path.open("rb") as stream:
             key = stream.read(KEY_BYTES + 1)
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise GateError("E_KEY", "the site key is gone", hint="restore it, or name it with --key-file") from error
+        raise GateError(
+            "E_KEY", "the site key is gone", hint="restore it, or name it with medssl ingest --key-file"
+        ) from error
     except OSError as error:
         raise unreadable("the site key", error) from error
     if len(key) != KEY_BYTES:

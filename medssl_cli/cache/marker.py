@@ -68,7 +68,7 @@ class Marker:
             raise GateError(
                 "E_KEY",
                 f"the cache was made with key {self.key_id}, this is {pseudonyms.key_id}",
-                hint="name the right one with --key-file, or choose another --cache",
+                hint="name the right one with medssl ingest --key-file, or choose another --cache",
             )
         return pseudonyms
 

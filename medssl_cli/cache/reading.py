@@ -191,5 +191,5 @@ def no_labels(label_set: str, known: set[str]) -> NothingUsableError:
     return NothingUsableError(
         "E_NO_LABELS",
         f"no item of the cache has labels of the set {label_set!r}; it has {shown or 'no label maps at all'}",
-        hint="ingest a folder with images/ and labels/, or name the set with --label-set",
+        hint="ingest images/ beside labels/; medssl ingest --label-set gives labels the set that the task asks for",
     )

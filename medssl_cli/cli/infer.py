@@ -21,8 +21,10 @@ def infer(
     device: DeviceOption = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="On the CPU; default: all cores.")] = None,
     max_ram_gib: Annotated[
-        float | None,
-        typer.Option("--max-ram", min=0.1, metavar="GIB", help="Most memory; default: most of what is free."),
+        float | None, typer.Option("--max-ram", min=0.1, metavar="GIB", help="Most memory; default: of what is free.")
+    ] = None,
+    tile_timeout: Annotated[
+        float | None, typer.Option(min=1, metavar="SECONDS", help="Longest time for one call of the network.")
     ] = None,
     overwrite: Annotated[
         bool, typer.Option(help="Replace what medssl made from another content or by another model.")
@@ -78,6 +80,7 @@ def infer(
             device=device,
             threads=threads,
             max_ram_bytes=None if max_ram_gib is None else int(max_ram_gib * 2**30),
+            tile_timeout_s=tile_timeout,
             overwrite=overwrite,
             preview=draw_preview if preview else None,
             progress=terminal.progress,

@@ -51,10 +51,11 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "E_NO_LABELS": Code(
         "The cache holds no labels of the set that the task asks for",
-        "ingest a folder with images/ and labels/, or name the set with --label-set",
+        "ingest images/ beside labels/; medssl ingest --label-set gives labels the set that the task asks for",
     ),
     "E_TOO_FEW_PATIENTS": Code(
-        "Too few patients to split", "label more patients, try another --fold, or check --patient-pattern of ingest"
+        "Too few patients to split",
+        "label more patients, try another medssl finetune --fold, or check medssl ingest --patient-pattern",
     ),
     "E_SPLIT_LEAK": Code(
         "The model has seen patients of the split that it would be evaluated on",
@@ -78,7 +79,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "E_KEY": Code(
         "The site key is missing, damaged or another one than the cache was made with",
-        "restore the key from its backup, name it with --key-file, or choose another --cache",
+        "restore the key from its backup, name it with medssl ingest --key-file, or choose another --cache",
     ),
     "W_EPHEMERAL_KEY": Code(
         "The cache has a key of its own: patients cannot be linked with other caches",
@@ -244,7 +245,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "name files or folders that hold images; the report says why each was refused",
     ),
     "E_WORKER_CRASH": Code(
-        "A worker process died", "run the same command again, with fewer --workers if memory is short"
+        "A worker process died", "run the same command again; if memory is short, with fewer processes at a time"
     ),
     "E_WORKER_OOM": Code(
         "A worker ran out of memory on this input",

@@ -22,7 +22,7 @@ INPUT_CODES: Final[dict[str, Code]] = {
     ),
     "S_PREDICTION": Code(
         "A mask, segmentation or preview that medssl infer wrote: neither a scan nor a reference label",
-        "nothing; to learn from predictions, ingest them with --predictions",
+        "nothing; medssl ingest --predictions takes them as labels",
     ),
     "S_LABEL_MAP": Code(
         "By its name or folder a label map of another image, so it is not segmented",
@@ -89,7 +89,7 @@ INPUT_CODES: Final[dict[str, Code]] = {
     ),
     "E_TOO_BIG": Code(
         "The image is larger than the limit",
-        "raise --max-volume-gib if it is real and the memory suffices; else leave it out",
+        "if it is real and the memory suffices, raise --max-volume-gib of medssl ingest or medssl infer",
     ),
     "E_PHOTOMETRIC": Code(
         "Colour, palette or an unknown photometric interpretation", "export the image in grey values"
@@ -277,7 +277,9 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "Two names of classes become the same once what may not be stored is left out",
         "rename one of them; letters and digits of any script, space and ._+/- are kept, 64 characters at most",
     ),
-    "E_LABEL_CONFLICT": Code("The item has another label of the same set already", "use --label-set to keep both"),
+    "E_LABEL_CONFLICT": Code(
+        "The item has another label of the same set already", "medssl ingest --label-set NAME keeps both"
+    ),
     "E_LABEL_FORMAT": Code(
         "The file of labels cannot be read as what it says it is",
         "export it again; docs/concepts/annotations.md says what is read",

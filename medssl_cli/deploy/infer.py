@@ -34,6 +34,7 @@ def infer(
     device: str = "auto",
     threads: int | None = None,
     max_ram_bytes: int | None = None,
+    tile_timeout_s: float | None = None,
     overwrite: bool = False,
     outputs: Sequence[Output] = ALL_OUTPUTS,
     preview: Preview | None = None,
@@ -52,6 +53,7 @@ def infer(
         device: See `OnnxModel`.
         threads: See `OnnxModel`.
         max_ram_bytes: See `OnnxModel`.
+        tile_timeout_s: See `OnnxModel`.
         overwrite: Replace outputs of medssl that were made from another content of a scan or by another model.
         outputs: NIfTI masks; DICOM SEG for DICOM scans; previews, if `preview` can draw them.
         preview: Draws a picture.
@@ -73,7 +75,7 @@ def infer(
     """
     where = Where.of(out)
     report = ReportFile(where.report)
-    model = OnnxModel(model_path, device, threads=threads, max_ram_bytes=max_ram_bytes)
+    model = OnnxModel(model_path, device, threads=threads, max_ram_bytes=max_ram_bytes, tile_timeout_s=tile_timeout_s)
     policy = replace(policy, burned_in="accept-risk", predictions=False)
     found = _chosen(find_scans(scans, policy, out=where.folder, is_stopped=is_stopped), only_series)
     if not found.scans and not found.rejects and not is_stopped():
