@@ -49,30 +49,30 @@ def said(process: "subprocess.Popen[str]") -> str:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_before_start_up_is_over(number: int, code: int) -> None:
-    process = started(SLOW_START, "--help")
-    assert said(process) == "starting"
+    with started(SLOW_START, "--help") as process:
+        assert said(process) == "starting"
 
-    process.send_signal(number)
+        process.send_signal(number)
 
-    assert process.wait(30) == code
+        assert process.wait(30) == code
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
 def test_a_second_one_ends_at_once(number: int, code: int) -> None:
-    process = started(STUBBORN)
-    assert said(process) == "working"
-    process.send_signal(signal.SIGTERM)
-    assert said(process) == "stopping"
+    with started(STUBBORN) as process:
+        assert said(process) == "working"
+        process.send_signal(signal.SIGTERM)
+        assert said(process) == "stopping"
 
-    process.send_signal(number)
+        process.send_signal(number)
 
-    assert process.wait(30) == code
+        assert process.wait(30) == code
 
 
 def test_a_command_that_has_nothing_to_save_ends_at_once() -> None:
-    process = started(SLOW_START.replace('"typer"', '"yaml"'), "recipes", "check", "heart-seg")
-    assert said(process) == "starting"
+    with started(SLOW_START.replace('"typer"', '"yaml"'), "recipes", "check", "heart-seg") as process:
+        assert said(process) == "starting"
 
-    process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
 
-    assert process.wait(30) == 75
+        assert process.wait(30) == 75
