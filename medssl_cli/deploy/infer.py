@@ -218,9 +218,8 @@ class _Job:
             try:
                 made = self._seg(scan.series, volume, labels)
                 files[mask.with_name(f"{stem}.dcm")] = made.data
-                if made.changed:
-                    warnings.append("W_SEG_ATTRIBUTES")
-                    message = f"in the DICOM SEG repaired or left out: {', '.join(made.changed)}"
+                message = made.note
+                warnings += ["W_SEG_ATTRIBUTES"] if message else []
             except InputError as error:
                 warnings += ["W_SEG_NOT_WRITTEN", error.code]
                 message = f"no DICOM SEG: {error.message}"
