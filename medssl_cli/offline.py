@@ -23,8 +23,16 @@ convention that further ones follow. They are set whatever the environment says.
 DOWNLOADS: Final = {"HF_HUB_OFFLINE": "1"}
 """Downloads that no command of medssl asks for; a program that uses medssl as a library may set them otherwise."""
 
-CACHE_FOLDERS: Final = ("MPLCONFIGDIR", "XDG_CACHE_HOME", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
-"""Where matplotlib, fontconfig, torch and wandb keep what they could make anew; their default is the user's home."""
+CACHE_FOLDERS: Final = (
+    "MPLCONFIGDIR",
+    "XDG_CACHE_HOME",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "WANDB_CACHE_DIR",
+    "WANDB_DATA_DIR",
+)
+"""Where matplotlib, fontconfig, torch and wandb keep what they could make anew: by default in the user's home, or in a
+temporary folder that nobody removes. Who names a folder keeps it, for compiled networks for example."""
 
 
 def stay_offline() -> None:

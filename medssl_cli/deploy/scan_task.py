@@ -241,9 +241,9 @@ class ScanTask:
                     continue
                 made = self._seg(volume, labels)
                 files[path] = made.data
-                if made.changed:
+                if made.note:
                     warnings.append("W_SEG_ATTRIBUTES")
-                    reasons.append(f"W_SEG_ATTRIBUTES: repaired or left out: {', '.join(made.changed)}")
+                    reasons.append(f"W_SEG_ATTRIBUTES: {made.note}")
             except Exception as error:  # noqa: BLE001 - the mask is there all the same
                 code, told = _NOT_WRITTEN[kind], type(error).__name__
                 warnings.append(code)

@@ -22,8 +22,10 @@ from medssl_cli import __version__
 from medssl_cli.errors import GateError, InputError
 from medssl_cli.formats.anatomy_codes import Code, StructureCode, structure_code
 from medssl_cli.formats.dicom import Header
+from medssl_cli.formats.dicom.tags import MR_IMAGE
 from medssl_cli.formats.loaded import LPS_TO_RAS
 from medssl_cli.formats.seg_attributes import (
+    MAX_BYTES,
     clean_attributes,
     clean_date,
     clean_text,
@@ -49,10 +51,20 @@ class SegmentationObject:
     Args:
         data: The file.
         changed: Keywords of attributes that were repaired or left out.
+        invalid: Keywords of UIDs that are not valid and are kept, since they name the source.
     """
 
     data: bytes
     changed: tuple[str, ...] = ()
+    invalid: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """What a report says about it; empty if there is nothing to say."""
+        parts = [f"repaired or left out: {', '.join(self.changed)}"] if self.changed else []
+        if self.invalid:
+            parts.append(f"kept as the series has it, though it is no valid UID: {', '.join(self.invalid)}")
+        return f"in the DICOM SEG {'; '.join(parts)}" if parts else ""
 
 
 def write_segmentation(
@@ -95,13 +107,13 @@ def write_segmentation(
     attributes, changed = clean_attributes(source)
     uids = _Uids(first.SeriesInstanceUID, model_sha256, labels)
     places = _places(slices, affine, labels.shape[2])
-    templates = _templates(labels, first, attributes, affine=affine, uids=uids)
     given = {name: structure_code(name, task=algorithm_name) for name in classes.values()} | dict(codes or {})
     listed = range(1, (int(labels.max()) or max(classes)) + 1)
     segments = [_description(value, classes[value], given[classes[value]], algorithm_name) for value in listed]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about oddities of the source that are none of the mask's business
+            templates = _templates(labels, first, attributes, affine=affine, uids=uids)
             segmentation = _build(labels, templates, segments, uids=uids, algorithm_name=algorithm_name)
             segmentation.SeriesNumber = _series_number(source, model_sha256)
             _make_deterministic(segmentation, source, uids)
@@ -117,7 +129,7 @@ def write_segmentation(
         ) from error
     data = buffer.getvalue()
     _check(data, labels, affine)
-    return SegmentationObject(data, tuple(dict.fromkeys([*invalid, *changed])))
+    return SegmentationObject(data, tuple(changed), tuple(invalid))
 
 
 def read_segmentation(data: bytes, affine: Affine, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -220,7 +232,10 @@ def _places(slices: Sequence[Header], affine: Affine, num_slices: int) -> dict[i
 def _templates(
     labels: NDArray[np.uint8], first: Header, attributes: Mapping[str, Any], *, affine: Affine, uids: _Uids
 ) -> list[Any]:
-    """A data set per slice of the label map, with its exact geometry: what highdicom sees of the series."""
+    """A data set per slice of the label map, with its exact geometry: what highdicom sees of the series.
+
+    They are of a kind that has one frame each, whatever the series is; `_name_sources` puts the true kind in.
+    """
     from pydicom import Dataset
 
     lps = LPS_TO_RAS @ affine
@@ -231,7 +246,7 @@ def _templates(
         for keyword, value in attributes.items():
             setattr(item, keyword, value)
         item.SpecificCharacterSet = "ISO_IR 192"
-        item.SOPClassUID, item.SOPInstanceUID = first.SOPClassUID, _uid("template", uids.series, str(k))
+        item.SOPClassUID, item.SOPInstanceUID = MR_IMAGE, _uid("template", uids.series, str(k))
         item.StudyInstanceUID, item.SeriesInstanceUID = first.StudyInstanceUID, first.SeriesInstanceUID
         reference = first.FrameOfReferenceUID
         item.FrameOfReferenceUID = reference if valid_uid(reference) else uids.frame_of_reference
@@ -280,7 +295,7 @@ def _description(number: int, name: str, code: StructureCode, algorithm_name: st
 
     description = SegmentDescription(
         segment_number=number,
-        segment_label=clean_text(name) or f"class {number}",
+        segment_label=_label(name, number),
         segmented_property_category=hd.sr.CodedConcept(*code.category),
         segmented_property_type=hd.sr.CodedConcept(*code.type),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -294,6 +309,12 @@ def _description(number: int, name: str, code: StructureCode, algorithm_name: st
         modifiers = [hd.sr.CodedConcept(*modifier) for modifier in code.modifiers]
         description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = modifiers
     return description
+
+
+def _label(name: str, number: int) -> str:
+    """A class's name; one that is too long ends in its number, so that no two are the same."""
+    whole, room = clean_text(name, 1000), clean_text(name)
+    return (room if whole == room else f"{clean_text(name, MAX_BYTES - 6)} #{number}") or f"class {number}"
 
 
 def _series_number(source: Any, model_sha256: str) -> int:

@@ -9,22 +9,25 @@ import math
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from datetime import date
 from typing import Any, Final
 
+MAX_BYTES: Final = 64
+"""Of a text or a name."""
 UNKNOWN_METHOD: Final = "not stated by the source images"
 Repair = Callable[[str], str | None]
 """A valid value, or None if there is none; the text is stripped and not empty."""
 
 
 def valid_uid(text: str) -> bool:
-    """Whether a text is a UID (PS3.5 section 9.1)."""
-    return bool(len(text) <= 64 and re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))*", text))
+    """Whether a text is a UID: below one of the three roots, no part with a leading zero (PS3.5 section 9.1)."""
+    is_formed = len(text) <= 64 and re.fullmatch(r"([01]\.[1-3]?\d|2\.(0|[1-9]\d*))(\.(0|[1-9]\d*))*", text)
+    return bool(is_formed)
 
 
 def usable_uid(text: str) -> bool:
-    """Whether a text could be stored as a UID, though a part of it may begin with a zero."""
+    """Whether a text can stand for a UID, valid or not: an object must name its source as the archive knows it."""
     return bool(re.fullmatch(r"[0-9.]{1,64}", text))
 
 
@@ -82,9 +85,12 @@ def clean_time(text: str) -> str | None:
     return digits if re.fullmatch(form, digits) else None
 
 
-def clean_text(text: str, limit: int = 64) -> str:
-    """A text of representation LO: no control characters, no backslash, not too long."""
-    return _printable(text).replace("\\", "/")[:limit].strip()
+def clean_text(text: str, limit: int = MAX_BYTES) -> str:
+    """A text of representation LO: no control characters, no backslash, not too long.
+
+    The standard counts characters; validators count bytes, so both are kept.
+    """
+    return _shortened(_printable(text).replace("\\", "/"), limit).strip()
 
 
 def _text(source: Any, keyword: str) -> str:
@@ -93,10 +99,11 @@ def _text(source: Any, keyword: str) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value = source.get(keyword)
-            text = value.decode("ascii", "replace") if isinstance(value, bytes) else str("" if value is None else value)
+            values = value if isinstance(value, MutableSequence) else [] if value is None else [value]
+            texts = [item.decode("ascii", "replace") if isinstance(item, bytes) else str(item) for item in values]
     except Exception:  # noqa: BLE001 - pydicom converts on access, and fails in many ways
         return ""
-    return text.strip(" \0")
+    return "\\".join(texts).strip(" \0")
 
 
 def _printable(text: str) -> str:
@@ -113,10 +120,15 @@ def _identifier(limit: int) -> Repair:
 
 
 def _name(text: str) -> str | None:
-    """Three groups of five components at most, each group of 64 characters (PN)."""
-    groups = _printable(text).replace("\\", " ").split("=")[:3]
-    short = ("^".join(group.split("^")[:5])[:64].rstrip(" ^") for group in groups)
-    return "=".join(short).rstrip("=") or None
+    """Three groups of five components at most, as many of them as there is room for (PN)."""
+    groups = ["^".join(group.split("^")[:5]) for group in _printable(text).replace("\\", " ").split("=")[:3]]
+    while len(groups) > 1 and len("=".join(groups).encode()) > MAX_BYTES:
+        groups.pop()
+    return _shortened("=".join(groups), MAX_BYTES).rstrip(" ^=") or None
+
+
+def _shortened(text: str, num_bytes: int) -> str:
+    return text.encode()[:num_bytes].decode(errors="ignore")
 
 
 def _sex(text: str) -> str | None:

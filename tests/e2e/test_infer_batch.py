@@ -24,6 +24,7 @@ from medssl_cli.errors import Exit, InputError, UsageError
 from medssl_cli.formats.nifti import read_nifti, write_nifti
 from medssl_cli.formats.policy import Policy
 from tests.batch import AFFINE, INSIDE_HU, SHAPE, make_batch, phantom, write_series
+from tests.dicom_factory import edit
 from tests.environment import ENVIRONMENT
 from tests.toy_model import write_toy_model
 
@@ -718,3 +719,21 @@ def test_a_description_that_is_no_text_costs_nothing(tmp_path: Path, model: Path
         path.write_bytes(data.replace(b"phantom 1", b"ph\xff\xfe\0\0\0 1"))
 
     assert run(tmp_path / "ct", model, tmp_path / "out", outputs=("nifti",)).count("done") == 1
+
+
+def test_what_the_segmentation_does_not_take_over_and_why_there_is_none_is_said(tmp_path: Path, model: Path) -> None:
+    for path in write_series(tmp_path / "in" / "odd", 1):
+        edit(path, PatientBirthDate="1.1.1970")
+    for number, path in enumerate(write_series(tmp_path / "in" / "nameless", 2)):
+        edit(path, SOPInstanceUID=f"no uid {number}")
+
+    run(tmp_path / "in", model, tmp_path / "out", **OUTPUTS)
+
+    odd, nameless = by_place(tmp_path / "out")["odd"], by_place(tmp_path / "out")["nameless"]
+    assert odd["status"] == nameless["status"] == "done"
+    assert "W_SEG_ATTRIBUTES" in odd["warnings"]
+    assert "PatientBirthDate" in odd["message"]
+    assert len(odd["outputs"]) == 2
+    assert {"W_SEG_NOT_WRITTEN", "E_SEG_SOURCE"} <= set(nameless["warnings"])
+    assert "SOPInstanceUID" in nameless["message"]
+    assert len(nameless["outputs"]) == 1
