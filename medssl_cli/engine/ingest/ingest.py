@@ -57,14 +57,7 @@ def ingest(
             `E_NOT_SETTLED`.
     """
     options = options or IngestOptions()
-    if pacs is not None and options.dry_run:
-        raise UsageError("E_USAGE", "a dry run writes nothing, so it cannot retrieve from a PACS")
-    if any(path.resolve().is_relative_to(cache_root.resolve()) for path in paths):
-        raise UsageError(
-            "E_USAGE", "an input is the cache itself or lies in it", hint="name the scans, or another --cache"
-        )
-    if options.report_path is not None:
-        require_place_for_file(options.report_path)
+    _require_sound(paths, cache_root, options, has_pacs=pacs is not None)
     started, clock = datetime.now(UTC), time.monotonic()
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(_cache_for(cache_root.resolve(), options))
@@ -101,6 +94,22 @@ def ingest(
         if stop.is_set:
             stop.raise_interrupted(f"{report.not_reached} of {report.seen} files are left")
     return report
+
+
+def _require_sound(paths: Sequence[Path], cache_root: Path, options: IngestOptions, *, has_pacs: bool) -> None:
+    """Refuse what cannot be done before anything is.
+
+    Raises:
+        UsageError: `E_USAGE`, `E_OUTPUT_SPECIAL`.
+    """
+    if has_pacs and options.dry_run:
+        raise UsageError("E_USAGE", "a dry run writes nothing, so it cannot retrieve from a PACS")
+    if any(path.resolve().is_relative_to(cache_root.resolve()) for path in paths):
+        raise UsageError(
+            "E_USAGE", "an input is the cache itself or lies in it", hint="name the scans, or another --cache"
+        )
+    if options.report_path is not None:
+        require_place_for_file(options.report_path)
 
 
 @contextlib.contextmanager
