@@ -138,6 +138,7 @@ class _Search:
         root_of: The input that each source was found under.
         roots: The inputs.
         set_aside: Sources that are other names of files that are taken.
+        unread: Files that could not be opened or are of no known kind: damaged slices may be among them.
     """
 
     policy: Policy
@@ -146,6 +147,7 @@ class _Search:
     scans: list[Scan] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     set_aside: set[Source] = field(default_factory=set)
+    unread: list[tuple[Source, str]] = field(default_factory=list)
 
     def sort(self, found: Sequence[Found]) -> None:
         """Take files of one image each, and set aside all that is neither that nor DICOM."""
@@ -164,6 +166,8 @@ class _Search:
             elif one.kind != "dicom":
                 code = one.code or "S_SIDECAR"
                 others[place_of(one.source).parent, code].append(one.source)
+                if code.startswith("E_") or code == "S_NOT_AN_IMAGE":
+                    self.unread.append((one.source, code))
         for (_, code), sources in others.items():
             together = len(sources) > UNNAMED_ABOVE and code in _NO_IMAGES
             for group in [sources] if together else [[source] for source in sources]:
@@ -202,9 +206,10 @@ class _Search:
         """Put DICOM files together as ingest does."""
         if not sources:
             return
-        from medssl_cli.formats.dicom import group_headers, read_headers
+        from medssl_cli.formats.dicom import RefusedFile, group_headers, incomplete_series, read_headers, refused_file
 
         headers: list[Header] = []
+        refused = [RefusedFile(source, code) for source, code in self.unread]
         failures: dict[tuple[Path, str, str, str], list[Source]] = defaultdict(list)
         for source in sources:
             if is_stopped():
@@ -213,9 +218,12 @@ class _Search:
                 headers += read_headers(source, self.policy)
             except InputError as error:
                 failures[place_of(source).parent, error.code, error.message, error.hint].append(source)
+                if error.code.startswith(("E_", "S_UNSUPPORTED_MODALITY")):
+                    refused.append(refused_file(source, error.code))
         for (_, code, message, hint), group in failures.items():
             self._reject(group, code, message, hint, kind="dicom")
-        parts, refusals = group_headers(headers, self.policy)
+        incomplete = incomplete_series(headers, refused)
+        parts, refusals = group_headers(headers, self.policy, incomplete=incomplete)
         series_of = {header.source: header for header in headers}
         for refusal in refusals:
             self._refuse_series(refusal, series_of)

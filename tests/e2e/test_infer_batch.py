@@ -737,3 +737,17 @@ def test_what_the_segmentation_does_not_take_over_and_why_there_is_none_is_said(
     assert {"W_SEG_NOT_WRITTEN", "E_SEG_SOURCE"} <= set(nameless["warnings"])
     assert "SOPInstanceUID" in nameless["message"]
     assert len(nameless["outputs"]) == 1
+
+
+@pytest.mark.parametrize("index", [0, 4, 9])
+def test_a_slice_that_is_refused_takes_its_series_with_it_wherever_it_lies(
+    tmp_path: Path, model: Path, index: int
+) -> None:
+    path = write_series(tmp_path / "in" / "ct", 1)[index]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    report = run(tmp_path / "in", model, tmp_path / "out")
+
+    assert report.exit_code == Exit.NOTHING
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+    assert {one.status for one in report.results} == {"refused"}
