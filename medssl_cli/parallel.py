@@ -324,9 +324,7 @@ class _Child:
         return end_child(self.process, grace_s=grace_s)
 
 
-def start_child(
-    module: str, *numbers: int, keep: Sequence[int] = ()
-) -> "tuple[subprocess.Popen[bytes], Connection]":
+def start_child(module: str, *numbers: int, keep: Sequence[int] = ()) -> "tuple[subprocess.Popen[bytes], Connection]":
     """Start a process with silent standard streams that calls `serve` of a module.
 
     Args:

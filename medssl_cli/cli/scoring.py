@@ -4,6 +4,7 @@ from pathlib import Path
 
 from medssl_cli.cache.splits import split_items
 from medssl_cli.cache.store import Cache
+from medssl_cli.cli.options import num_threads
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.results import Results, Subject, dump
 from medssl_cli.engine.subject import subject_of_run
@@ -25,7 +26,7 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str) -> Subjec
         return subject_of_run(path, cache, split=split, device=device)
     if split != "test":
         raise UsageError("E_USAGE", f"an exported model has no {split} split", hint="evaluate its run folder instead")
-    model = OnnxModel(path, device)
+    model = OnnxModel(path, device, threads=num_threads())
     bundle = model.bundle
     found = cache.require_records(modality=bundle.modality, label_set=bundle.label_set)
     usable = [record for record in found if record.is_volume]

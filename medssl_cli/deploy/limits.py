@@ -50,8 +50,9 @@ def limits_of(
     voxels = math.prod(bundle.tile_size)
     allowed = max_ram_bytes or int(FREE_SHARE * free_memory_bytes())
     plausible = BASE_BYTES + COPIES_OF_MODEL * num_model_bytes + FLOATS_PER_VOXEL * 4 * voxels
-    seconds = tile_timeout_s or BASE_S + SECONDS_PER_VOXEL * voxels
-    return Limits(allowed, min(allowed, plausible), seconds)
+    # Who says how much a command may take has decided for the model, too.
+    model_bytes = max_ram_bytes or min(allowed, plausible)
+    return Limits(allowed, model_bytes, tile_timeout_s or BASE_S + SECONDS_PER_VOXEL * voxels)
 
 
 def free_memory_bytes() -> int:

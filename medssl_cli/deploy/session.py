@@ -156,9 +156,7 @@ class _Tiles:
         self._descriptor = descriptor
         self._memory: mmap.mmap | None = None
 
-    def views(
-        self, input_shape: list[int], output_shape: list[int]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def views(self, input_shape: list[int], output_shape: list[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Input and output of a batch, which lie behind each other."""
         start, size = buffer_layout(input_shape, output_shape)
         if self._memory is None or len(self._memory) < size:
