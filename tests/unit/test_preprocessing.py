@@ -221,7 +221,7 @@ def test_an_intensity_rule_is_elementwise() -> None:
 
 
 def restored_by_resample(logits: np.ndarray, grid_affine: Affine, source_affine: Affine, shape: Shape) -> np.ndarray:
-    """`restore_labels` said plainly: each class resampled as a whole by ITK, then the largest, of equal ones the first."""
+    """`restore_labels` said plainly: each class resampled whole by ITK, then the largest, of equal ones the first."""
     to_ras = ras_index_affine(source_affine, shape)
     x, y, z = (int(size) for size in np.array(shape) @ np.abs(to_ras[:3, :3]))
     sampled = [resample(channel[None], grid_affine, source_affine @ to_ras, (x, y, z))[0] for channel in logits]
