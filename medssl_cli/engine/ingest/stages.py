@@ -26,6 +26,7 @@ from medssl_cli.engine.ingest.tasks import (
     LabelObject,
     StoredImage,
     StoredLabel,
+    Unread,
     read_header_batch,
     store_images,
     store_labels,
@@ -48,12 +49,16 @@ class Stages:
         books: The run: its options, its ledger, its children.
         inputs: What was found.
         roots: Where it was looked for.
+        stored: Images of files, by source.
+        refused: `RefusedFile`s, which may be slices of a series.
+        images: What labels may belong to.
     """
 
     books: IngestRun
     inputs: Inputs
     roots: Sequence[Path]
     stored: dict[Source, tuple[StoredImage, ...]] = field(default_factory=dict)
+    refused: list[Any] = field(default_factory=list)
     images: list[KnownImage] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -98,7 +103,7 @@ class Stages:
         fates = [fate for fate in fates if outdated.isdisjoint(fate.sources)]
         inputs.open_again({source for fate in fates for source in fate.sources})
         headers = self._headers(inputs.sources["dicom"])
-        changed = {self.ledger.series_id(header.SeriesInstanceUID) for header in headers}
+        changed = {self.ledger.series_id(file.SeriesInstanceUID) for file in (*headers, *self.refused)}
         for fate in fates:
             if fate.entry.id in changed:
                 headers += self._headers(fate.sources)
@@ -128,31 +133,51 @@ class Stages:
                 if outcome.result is None and size > 1:
                     again += batch
                 elif outcome.result is None:
-                    self.crew.refuse(batch, crash(outcome.failure))
+                    self._refuse_file(batch[0], crash(outcome.failure))
                 else:
                     for source, result in zip(batch, outcome.result, strict=True):
-                        if isinstance(result, Failure):
-                            self.crew.refuse([source], result)
-                        elif isinstance(result, LabelObject):
-                            self.inputs.annotations[source] = result.kind
-                        else:
-                            headers += result
+                        headers += self._headers_of(source, result)
         return headers
+
+    def _headers_of(self, source: Source, result: Any) -> Sequence[Any]:
+        """Book what one DICOM file is; the headers of an image."""
+        if isinstance(result, Unread):
+            self.refused.append(result.file)
+            self.crew.refuse([source], result.failure)
+        elif isinstance(result, Failure):
+            self.crew.refuse([source], result)
+        elif isinstance(result, LabelObject):
+            self.inputs.annotations[source] = result.kind
+        else:
+            return result
+        return ()
+
+    def _refuse_file(self, source: Source, failure: Failure) -> None:
+        """Book a file that nothing can be asked any more: reading it has cost a process."""
+        from medssl_cli.formats.dicom import RefusedFile
+
+        self.refused.append(RefusedFile(source, failure.code))
+        self.crew.refuse([source], failure)
 
     def _series_tasks(self, headers: list[Any]) -> list[ImageTask]:
         """Group slices into images; refusals are booked."""
         if self.crew.stop.is_set or not headers:
             return []
-        from medssl_cli.formats.dicom import group_headers
+        from medssl_cli.formats.dicom import RefusedFile, group_headers, incomplete_series
 
         series_of = {header.source: header.SeriesInstanceUID for header in headers}
-        parts, refusals = group_headers(headers, self.options.policy)
+        unread = [RefusedFile(source, code) for source, code in self.inputs.unread]
+        incomplete = incomplete_series(headers, [*self.refused, *unread])
+        self.books.unremembered.update(incomplete.sources)
+        parts, refusals = group_headers(headers, self.options.policy, incomplete=incomplete)
         groups: Counter[Source] = Counter()
         for part in parts:
             groups.update({header.source for header in part.headers})
         groups.update(source for refusal in refusals for source in refusal.files)
         self.ledger.share(source for source, number in groups.items() if number > 1)
         for refusal in refusals:
+            if refusal.code == "E_INCOMPLETE_SERIES":
+                self.books.unremembered.update(refusal.files)
             members: dict[str, list[Source]] = defaultdict(list)
             for source in refusal.files:
                 members[series_of[source]].append(source)

@@ -32,14 +32,18 @@ class _Picture:
     least_bytes: int = 0
 
 
-def check_codestream(header: Header, frames: Sequence[bytes]) -> None:
+def check_codestream(header: Header, frames: Sequence[bytes]) -> int:
     """Refuse a picture whose size, precision, sign or number of components is not what the DICOM header says.
 
-    JPEG, JPEG-LS, JPEG 2000 and HTJ2K are looked at, the latter two also inside of JP2 boxes; RLE has no such header.
+    JPEG, JPEG-LS, JPEG 2000 and HTJ2K are looked at, the latter two also inside of JP2 boxes; run lengths have no such
+    header and are counted while they are decoded (`rle`).
 
     Args:
         header: Of the picture.
         frames: The compressed data of one picture; exactly one is expected.
+
+    Returns:
+        Bits of the decoded values that carry meaning: the precision of the codestream, of run lengths BitsStored.
 
     Raises:
         InputError: `E_TRUNCATED` without exactly one frame or with fewer bytes than any picture of its size has,
@@ -50,7 +54,7 @@ def check_codestream(header: Header, frames: Sequence[bytes]) -> None:
     if header.Rows * header.Columns > MAX_PIXELS:
         raise InputError("E_TOO_BIG", f"a compressed picture of more than {MAX_PIXELS} pixels")
     if header.TransferSyntaxUID == _RLE:
-        return
+        return header.BitsStored
     picture = _picture(frames[0])
     if len(frames[0]) < picture.least_bytes:
         # The decoder would make up the rest.
@@ -63,6 +67,7 @@ def check_codestream(header: Header, frames: Sequence[bytes]) -> None:
     for precision in picture.precisions:
         if not header.BitsStored <= precision <= header.BitsAllocated:
             raise _mismatch(f"{precision} bits in the codestream, {header.BitsStored} in the header")
+    return max(picture.precisions)
 
 
 def _picture(frame: bytes) -> _Picture:
