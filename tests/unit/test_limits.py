@@ -31,6 +31,10 @@ def test_no_model_gets_more_than_a_share_of_what_is_free(monkeypatch: pytest.Mon
     assert found.model_bytes == found.max_ram_bytes == pytest.approx(4 * GIB)
 
 
+def test_a_tile_of_absurd_size_buys_no_time() -> None:
+    assert limits_of(toy_bundle(tile_size=(10**6, 10**6, 10**6)), 2**20).tile_s == 3600
+
+
 def test_the_user_decides() -> None:
     found = limits_of(toy_bundle(), 2**20, max_ram_bytes=7 * GIB, tile_timeout_s=3.5)
 
