@@ -8,7 +8,12 @@ Runtime 1.31 keeps a device number and a queue of events under `~/.cache/Microso
 
 import atexit
 import os
-from typing import Final
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any, Final
 
 SWITCHES: Final = {
     "ORT_DISABLE_TELEMETRY": "1",
@@ -35,11 +40,24 @@ CACHE_FOLDERS: Final = (
 temporary folder that nobody removes. Who names a folder keeps it, for compiled networks for example."""
 
 
+USER_NAMES: Final = ("LOGNAME", "USER", "USERNAME", "LNAME")
+"""Where Python looks for the user's name, of which MONAI makes a note; without one it asks the system, which may ask a
+server, and fails in a container whose user has no name."""
+
+SOCKET_OPENER: Final = "urllib3.util.connection"
+"""pydicom, highdicom and MONAI import it for downloads that they may be asked for; when it is imported it opens a
+socket and looks an address up, to see whether there is IPv6."""
+
+
 def stay_offline() -> None:
     """Set the switches of this process and of those that it will start."""
     os.environ.update(SWITCHES)
     for name, value in DOWNLOADS.items():
         os.environ.setdefault(name, value)
+    if not any(os.environ.get(name) for name in USER_NAMES):
+        os.environ[USER_NAMES[-1]] = "user"
+    if SOCKET_OPENER not in sys.modules:
+        sys.meta_path.insert(0, _WithoutSockets())
     unset = [name for name in CACHE_FOLDERS if not os.environ.get(name)]
     if unset:
         folder = os.path.join(_temporary_folder(), f"medssl-caches-{os.urandom(8).hex()}")  # noqa: PTH118 - imports
@@ -57,3 +75,42 @@ def _remove(folder: str, owner: int) -> None:
         import shutil
 
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class _WithoutSockets(MetaPathFinder):
+    """Finds urllib3's module that opens a socket when it is imported, and has it believe that there is IPv6."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module, to be imported without its trial; None for all others."""
+        if fullname != SOCKET_OPENER:
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Untried(spec.loader)
+        return spec
+
+
+class _Untried(Loader):
+    """Runs a module while Python says that it knows no IPv6; where that is untrue, a connection tries both anyway."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """As the module's own loader."""
+        created: ModuleType | None = self._loader.create_module(spec)
+        return created
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module."""
+        import socket
+
+        known, socket.has_ipv6 = socket.has_ipv6, False
+        try:
+            self._loader.exec_module(module)
+        finally:
+            socket.has_ipv6 = known
+        module.__dict__["HAS_IPV6"] = known

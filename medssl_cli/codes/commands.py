@@ -203,7 +203,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "E_MODEL_LIMIT": Code(
         "The model takes more memory or time than a model of its size should",
-        "use only models that you trust; one that needs it gets more by --max-ram or --tile-timeout of medssl infer",
+        "use only models that you trust; medssl infer --help says which options allow one more memory and time",
     ),
     "E_MODEL_CORRUPT": Code(
         "The ONNX file does not match its recorded SHA-256",

@@ -20,6 +20,9 @@ SECONDS_PER_VOXEL: Final = 3e-4
 """Half a minute, and five more for a tile of 96 voxels a side: for a SwinUNETR of 48 features on two cores, ten times
 what was measured."""
 
+MAX_S: Final = 3600.0
+"""Whatever size of a tile a bundle claims."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -50,8 +53,10 @@ def limits_of(
     voxels = math.prod(bundle.tile_size)
     allowed = max_ram_bytes or int(FREE_SHARE * free_memory_bytes())
     plausible = BASE_BYTES + COPIES_OF_MODEL * num_model_bytes + FLOATS_PER_VOXEL * 4 * voxels
-    seconds = tile_timeout_s or BASE_S + SECONDS_PER_VOXEL * voxels
-    return Limits(allowed, min(allowed, plausible), seconds)
+    # Who says how much a command may take has decided for the model, too.
+    model_bytes = max_ram_bytes or min(allowed, plausible)
+    seconds = tile_timeout_s or min(MAX_S, BASE_S + SECONDS_PER_VOXEL * voxels)
+    return Limits(allowed, model_bytes, seconds)
 
 
 def free_memory_bytes() -> int:

@@ -110,10 +110,6 @@ class OnnxModel:
             InputError: `E_RUNTIME`, ONNX Runtime failed or the output is not what the bundle says, or not finite;
                 `E_MODEL_LIMIT`, the model took more memory or time than it may.
         """
-        return self._predict(tiles).copy()
-
-    def _predict(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`predict`, as a view of the buffer that holds until the next call."""
         if len(self._failures) >= MAX_FAILURES:
             raise self._failures[-1]
         try:
@@ -129,7 +125,7 @@ class OnnxModel:
             self._failures.append(self._error_of(str(failure)))
             raise self._failures[-1] from None
         self._failures.clear()
-        return logits
+        return logits.copy()
 
     def segment(self, volume: Volume, *, progress: Progress | None = None) -> NDArray[np.uint8]:
         """Label map `[X, Y, Z]` of a volume, on its own grid; see `segment_volume`.
@@ -139,7 +135,7 @@ class OnnxModel:
         """
         self.require_memory(volume.shape, volume.affine, num_channels=len(volume.voxels))
         return segment_volume(
-            self._predict,
+            self.predict,
             volume,
             preprocessing=self.bundle.preprocessing,
             tile=self.bundle.tile_size,

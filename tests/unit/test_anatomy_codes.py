@@ -85,7 +85,8 @@ def test_a_lesion_is_no_anatomical_structure_and_says_where_it_lies() -> None:
 def test_parts_without_their_whole_mean_something_in_its_task_only() -> None:
     assert structure_code("anterior", task="medssl hippocampus-seg").type[2] == "Hippocampus"
     assert structure_code("posterior", task="medssl hippocampus-seg").modifiers == (MODIFIERS["posterior"],)
-    assert structure_code("head", task="medssl hippocampus-seg") == GENERIC or structure_code(
-        "head", task="medssl hippocampus-seg"
-    ).type[2] == "Hippocampus"
+    assert (
+        structure_code("head", task="medssl hippocampus-seg") == GENERIC
+        or structure_code("head", task="medssl hippocampus-seg").type[2] == "Hippocampus"
+    )
     assert structure_code("anterior", task="medssl prostate-zones") == GENERIC

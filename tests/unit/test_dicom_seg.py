@@ -18,7 +18,8 @@ from scipy.spatial.transform import Rotation
 from medssl_cli.errors import GateError, InputError
 from medssl_cli.formats.anatomy_codes import ANATOMICAL_STRUCTURE, StructureCode
 from medssl_cli.formats.dicom import Header, group_headers, read_headers, read_series, write_ct_series
-from medssl_cli.formats.dicom_seg import SegmentationObject, read_segmentation, write_segmentation
+from medssl_cli.formats.dicom_seg import SegmentationObject, write_segmentation
+from medssl_cli.formats.seg_frames import read_segmentation
 from medssl_cli.imaging.volume import Volume
 
 SHAPE = (24, 20, 14)
@@ -301,7 +302,10 @@ def test_a_series_that_has_no_uid_to_name_has_no_object_and_the_reason(tmp_path:
 
 def test_every_frame_names_the_slice_that_lies_where_it_lies(tmp_path: Path) -> None:
     paths, volume = series(tmp_path, oblique_affine())
-    places = {str(source.SOPInstanceUID): np.array(source.ImagePositionPatient, float) for source in map(pydicom.dcmread, paths)}
+    places = {
+        str(source.SOPInstanceUID): np.array(source.ImagePositionPatient, float)
+        for source in map(pydicom.dcmread, paths)
+    }
 
     found = pydicom.dcmread(io.BytesIO(write(blocks(), paths[::-1], volume)))
 

@@ -167,9 +167,7 @@ def endless() -> list[NodeProto]:
 YES = numpy_helper.from_array(np.array(True), "yes")
 BOMBS = {
     "ConstantOfShape": added([helper.make_node("ConstantOfShape", ["size"], ["bomb"])], integers("size", 6 * 2**28)),
-    "Expand": added(
-        [helper.make_node("Expand", ["image", "size"], ["bomb"])], integers("size", 2**20, 1, *TILE)
-    ),
+    "Expand": added([helper.make_node("Expand", ["image", "size"], ["bomb"])], integers("size", 2**20, 1, *TILE)),
     "Tile": added([helper.make_node("Tile", ["image", "times"], ["bomb"])], integers("times", 2**18, 1, 1, 1, 1)),
 }
 
