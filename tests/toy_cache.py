@@ -1,6 +1,6 @@
 """A cache of small images with structure, made directly through the store: fast, and no file format involved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ def toy_cache(
     modality: str = "CT",
     num_classes: int = 2,
     mark: Callable[[int, np.ndarray], Marked] | None = None,
+    series: Sequence[str] = (),
 ) -> Cache:
     """Bright balls (class 1) with a darker ball beside them (class 2) on a gradient, at 2 mm, one per patient.
 
@@ -43,7 +44,7 @@ def toy_cache(
                 item_id=cache.item_id(volume),
                 patient_key=key("patient", str(index)),
                 study_key=key("study", str(index)),
-                series_key=key("series", str(index)),
+                series_key=key("series", series[index] if series else str(index)),
                 has_patient_identity=True,
                 modality=modality,
                 units=volume.units,

@@ -291,6 +291,14 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "Two names of classes become the same once what may not be stored is left out",
         "rename one of them; letters and digits of any script, space and ._+/- are kept, 64 characters at most",
     ),
+    "E_NAME_ENCODING": Code(
+        "A name holds bytes that are not of the character set that the file declares",
+        "correct (0008,0005) where the file was made, or take other structures with --structures",
+    ),
+    "E_LABEL_AMBIGUOUS": Code(
+        "A label may belong to several images and does not say to which",
+        "export it with the images that it was drawn on, or ingest it together with that one image",
+    ),
     "E_LABEL_CONFLICT": Code("The item has another label of the same set already", "use --label-set to keep both"),
     "E_LABEL_FORMAT": Code(
         "The file of labels cannot be read as what it says it is",
@@ -300,13 +308,29 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "Contours do not lie on the slices of their series",
         "export the contours again on the series they were drawn on",
     ),
+    "W_CONTOUR_LEFT_OUT": Code(
+        "Contours without area (points, open lines, fewer than three corners) were left out",
+        "nothing if they are markers; else draw the structure again on these slices",
+    ),
+    "W_CONTOUR_NESTED": Code(
+        "A closed contour inside another one of the same structure was taken for a hole",
+        "look at the mask; if both were meant as one area, unite them in the planning system",
+    ),
+    "W_CONTOUR_OVERLAP": Code(
+        "Closed contours of one structure overlap in part on a slice; they were united",
+        "look at the mask; nothing if the structure is what both of them hold",
+    ),
+    "W_LABEL_GAPS": Code(
+        "A structure is missing on slices between others on which it is drawn",
+        "nothing if it has several parts; else interpolate it between slices where it was drawn, and export it again",
+    ),
     "E_SEGMENT_OVERLAP": Code(
         "Structures overlap; a label map holds one class per voxel",
         "name structures that do not overlap with --structures",
     ),
     "W_LABEL_UNMATCHED": Code(
-        "Some rows of a table of labels name no image of the input",
-        "ingest the images that are missing, or check the names in the table",
+        "Some rows or marks of a file of labels name no image of the input",
+        "ingest the images that are missing, or check the names in the file",
     ),
     "W_EMPTY_LABEL": Code("The label marks no voxel", "nothing if it is true; else export the label again"),
     # A PACS

@@ -15,7 +15,7 @@ from medssl_cli.engine.ingest.annotations import store_all
 from medssl_cli.engine.ingest.failures import Failure, crash
 from medssl_cli.engine.ingest.inputs import VOXEL_KINDS, Inputs
 from medssl_cli.engine.ingest.known_files import Fate
-from medssl_cli.engine.ingest.labels import Choice
+from medssl_cli.engine.ingest.labels import DRAWN_ON_IMAGES, Annotation, Choice
 from medssl_cli.engine.ingest.matching import KnownImage
 from medssl_cli.engine.ingest.plan import label_tasks, plan_files
 from medssl_cli.engine.ingest.report import State
@@ -91,6 +91,7 @@ class Stages:
                 self.crew,
                 self.cache,
                 Choice(self.options.label_set, self.options.structures, self.options.seg_fraction),
+                recalled=self._recalled_images,
                 dry_run=self.options.dry_run,
             )
 
@@ -116,6 +117,29 @@ class Stages:
         if fate.entry.item is not None and fate.kind in VOXEL_KINDS:
             image = StoredImage.of(self.cache.record(fate.entry.item))
             self.stored |= dict.fromkeys(fate.sources, (image,))
+
+    def _recalled_images(self, annotations: Sequence[Annotation]) -> list[KnownImage]:
+        """Unchanged series that masks name, with the identity of every slice: the cache does not keep those."""
+        references = [annotation.label.reference for annotation in annotations if annotation.kind in DRAWN_ON_IMAGES]
+        named = {self.ledger.series_id(uid) for reference in references for uid in reference.all_series}
+        members = {source for entry, sources in self.ledger.recalled if entry.id in named for source in sources}
+        sources = sorted(members, key=str)
+        if not sources or self.crew.stop.is_set:
+            return []
+        from medssl_cli.formats.dicom import group_headers
+
+        tasks = [
+            (tuple(sources[first : first + HEADERS_PER_TASK]), self.options.policy)
+            for first in range(0, len(sources), HEADERS_PER_TASK)
+        ]
+        headers: list[Any] = []
+        for outcome in self.crew.map("headers", read_header_batch, tasks, timeout_s=HEADERS_TIMEOUT_S):
+            for result in outcome.result or ():
+                headers += result if isinstance(result, tuple) else ()
+        parts, _ = group_headers(headers, self.options.policy)
+        part_of = {self.cache.pseudonyms.of("series", part.identity.series): part for part in parts}
+        records = [record for record in self.cache.iterate() if record.series_key in part_of]
+        return [KnownImage.of_series(StoredImage.of(one), part_of[one.series_key].headers) for one in records]
 
     def _headers(self, sources: Sequence[Source]) -> list[Any]:
         """Headers of DICOM files; refusals are booked. A batch whose child died is read file by file."""

@@ -105,10 +105,17 @@ class LabelTask:
 
 @dataclass(frozen=True)
 class StoredLabel:
-    """A judged label map."""
+    """A judged label.
+
+    Args:
+        message: What more there is to say about its warnings.
+        refused: Parts of it that were not stored, such as one structure of a structure set.
+    """
 
     is_new: bool
     warnings: tuple[str, ...]
+    message: str = ""
+    refused: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from medssl_cli import __version__
 from medssl_cli.errors import InputError
-from medssl_cli.formats.dicom.codestream import check_codestream
+from medssl_cli.formats.dicom.codestream import CodedPicture, check_codestream
 from medssl_cli.formats.dicom.headers import Header, dataset_bytes, parse_failure
 from medssl_cli.formats.dicom.rle import decode_rle
 from medssl_cli.formats.dicom.window import DEFLATED
@@ -149,6 +149,24 @@ def read_frames(pixels: PixelFile, headers: Sequence[Header], targets: Sequence[
     return _decoder_name(headers[0].TransferSyntaxUID)
 
 
+def decompress_all(data: bytes, picture: CodedPicture) -> Iterator[Voxels]:
+    """Decode the pictures of compressed pixel data that are in memory, one after the other.
+
+    Args:
+        data: Fragments and their delimiter, from `pixel_offset` on.
+        picture: Size and coding, the same for all of them; `NumberOfFrames` are expected.
+
+    Yields:
+        `[Y, X]`, unsigned words.
+
+    Raises:
+        InputError: As `read_frames`.
+    """
+    pixels = PixelFile(len(data), data=data)
+    for spans in _frame_spans(pixels, picture):
+        yield _decompressed(picture, b"".join(pixels.read(*span) for span in spans))
+
+
 def _read_native(pixels: PixelFile, headers: Sequence[Header], targets: Sequence[Voxels]) -> None:
     first = _whole_picture(headers[0])
     width = first.BitsAllocated // 8
@@ -177,7 +195,7 @@ def _read_native(pixels: PixelFile, headers: Sequence[Header], targets: Sequence
             target.byteswap(inplace=True)
 
 
-def _frame_spans(pixels: PixelFile, header: Header) -> list[list[tuple[int, int]]]:
+def _frame_spans(pixels: PixelFile, header: CodedPicture) -> list[list[tuple[int, int]]]:
     """Offset and length of the fragments of each frame; offset tables may lie and are not looked at (PS3.5 A.4)."""
     fragments = _fragments(pixels, header.pixel_offset)
     count = header.NumberOfFrames
@@ -214,7 +232,7 @@ def _fragments(pixels: PixelFile, start: int) -> list[tuple[int, int]]:
     raise InputError("E_DICOM_TOO_BIG", f"more than {MAX_FRAGMENTS} fragments of compressed pixel data")
 
 
-def _decompressed(header: Header, frame: bytes) -> Voxels:
+def _decompressed(header: CodedPicture, frame: bytes) -> Voxels:
     """One picture `[Y, X]` of unsigned words."""
     if header.TransferSyntaxUID == RLE:
         precision = check_codestream(header, [frame])
@@ -257,7 +275,7 @@ def _decompressed(header: Header, frame: bytes) -> Voxels:
     return words
 
 
-def _check_bits(words: Voxels, header: Header, precision: int) -> None:
+def _check_bits(words: Voxels, header: CodedPicture, precision: int) -> None:
     """Refuse decompressed words that need more bits than the header says: cutting them would change values.
 
     Nothing else can stand in these bits of a compressed picture; those of plain pixels may hold overlays. A negative
