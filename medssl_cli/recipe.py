@@ -21,8 +21,8 @@ from pydantic import (
 )
 
 from medssl_cli.errors import UsageError
-from medssl_cli.files import sha256_json
-from medssl_cli.plain_yaml import parse_yaml
+from medssl_cli.files import read_regular, sha256_json
+from medssl_cli.plain_yaml import MAX_BYTES, parse_yaml
 from medssl_cli.plugins import suggest
 from medssl_cli.strict import Strict
 
@@ -33,6 +33,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[PositiveInt, PositiveInt, PositiveInt]
 Triple = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 Model = TypeVar("Model", bound=BaseModel)
+MAX_QUOTED = 80
 
 
 def _each_once(axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -285,9 +286,11 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         UsageError: `E_RECIPE` with one line per fault.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_regular(path, max_bytes=MAX_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError("E_RECIPE", f"{path.name} is not text in UTF-8") from error
+    except ValueError as error:
+        raise UsageError("E_RECIPE", f"{path.name} is {error}") from error
     document = parse_yaml(text, source=path.name)
     for override in overrides or []:
         apply_override(document, override)
@@ -343,11 +346,10 @@ def _fault(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{where}: missing"
     message = str(fault["msg"]).removeprefix("Value error, ")
-    return (
-        f"{where}: {message} (got {fault['input']!r})"
-        if not isinstance(fault["input"], dict)
-        else f"{where}: {message}"
-    )
+    if isinstance(fault["input"], dict):
+        return f"{where}: {message}"
+    got = repr(fault["input"])
+    return f"{where}: {message} (got {got[:MAX_QUOTED]}{' ...' * (len(got) > MAX_QUOTED)})"
 
 
 def _valid_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

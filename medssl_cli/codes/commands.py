@@ -159,6 +159,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "take the spacing, grid and crop size that medssl recipes plan proposes for the cache",
     ),
     "E_NO_RUN": Code("The folder is not a medssl run", "name a folder under ./runs"),
+    "E_RUN_CORRUPT": Code(
+        "A file of the run is damaged, or was changed after it was written",
+        "restore the run folder from a copy, or remove it and train again",
+    ),
     "E_RUN_UNFINISHED": Code(
         "The run has no checkpoint that could be used", "run the command that made it again until it is finished"
     ),

@@ -11,6 +11,7 @@ from medssl_cli.engine.checkpoints import (
     module_tensors,
     optimizer_tensors,
     prefixed,
+    refuse_foreign_state,
     restore_module,
     restore_optimizer,
     unprefixed,
@@ -87,11 +88,12 @@ class TrainingState:
         checkpoint = self._processes.main_first(lambda _: folder.load_last(talk.note))
         if checkpoint is None:
             return
-        restore_module(self.method, unprefixed("method", checkpoint.tensors))
-        restore_optimizer(self._raw_optimizer, checkpoint.tensors)
-        if self.average is not None:
-            restore_module(self.average.network, unprefixed("average", checkpoint.tensors))
-        self._precision.load_state_dict(checkpoint.values["scaler"])
+        with refuse_foreign_state():
+            restore_module(self.method, unprefixed("method", checkpoint.tensors))
+            restore_optimizer(self._raw_optimizer, checkpoint.tensors)
+            if self.average is not None:
+                restore_module(self.average.network, unprefixed("average", checkpoint.tensors))
+            self._precision.load_state_dict(checkpoint.values["scaler"])
         self.step = self._saved_step = checkpoint.step
         talk.note(f"resuming after step {checkpoint.step}")
 
