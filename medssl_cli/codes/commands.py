@@ -170,6 +170,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The exported model does not give the trained model's answers",
         "no file was written; please report the recipe and the versions that medssl doctor prints",
     ),
+    "W_PROOF_EMPTY": Code(
+        "The exported model marks nothing in any image of the proof; masks were compared on noise only",
+        "look at the model with medssl evaluate; compare more images with --cases",
+    ),
     "E_NO_MODEL": Code("No installed model of that name", "medssl models ls lists those that are installed"),
     "E_MODEL_INVALID": Code("The ONNX file is not a medssl model", "write one with: medssl export RUN model.onnx"),
     "E_RUNTIME": Code("ONNX Runtime failed while it computed", "free memory, or try --device cpu"),
