@@ -175,6 +175,8 @@ def start_run(root: Path, kind: Kind, recipe: Recipe, manifest: Manifest) -> Run
             _refuse(root, "other items or options")
         _tidy(root)
         return run
+    if os.path.lexists(root / LOCK) or (root / "summary.json").exists() or any(root.glob("checkpoints/*.safetensors")):
+        raise damaged(LOCK, "it is gone, and the folder holds what a run has learnt")
     with storage_errors("the run"):
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
     _tidy(root)
