@@ -399,3 +399,15 @@ def test_whatever_is_changed_there_is_a_match_or_a_refusal(kind: str, encoder: d
 
     assert set(outcomes) <= {"complete", "incomplete", "E_WEIGHTS_FORM", "E_WEIGHTS_FILE"}
     assert outcomes.count("complete") < 20
+
+
+def test_statistics_of_batch_norms_are_no_parameters() -> None:
+    """A ResNet-50 of one channel: torchvision's 25,557,032, less its classifier and two of three colours."""
+    network = build_backbone(Named(name="resnet", depth=50))
+    expected = 25_557_032 - (2048 + 1) * 1000 - 64 * 2 * 7 * 7
+
+    match = match_encoder(
+        dict(network.state_dict()), Named(name="resnet", depth=50), in_channels=1, inputs=("conv1.weight",)
+    )
+
+    assert (match.num_parameters, match.num_covered) == (expected, expected) == (23_501_760, 23_501_760)
