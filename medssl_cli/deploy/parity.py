@@ -144,7 +144,7 @@ class Comparison:
             structures = f", volumes of {len(self.strays)} structures" if self.strays else ""
             raise GateError(
                 "E_PARITY",
-                f"on {self.num_cases} images the written model differs from torch: logits by {self.difference:.1e} "
+                f"on {self.num_cases} images the written model differs: logits by {self.difference:.1e} "
                 f"({tolerance:.0e} allowed), argmax agreement {self.agreement:.6f}, Dice {self.dice:.6f} "
                 f"({MIN_AGREEMENT} needed){structures}",
                 hint=HINT,
