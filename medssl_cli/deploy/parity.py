@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from medssl_cli.classes import parse_classes, parse_ignored
 from medssl_cli.deploy.bundle import Bundle, Parity, patient_digest
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.errors import GateError, MedsslError
@@ -78,6 +79,8 @@ def expected_contract(run: TrainedRun) -> dict[str, Any]:
         "in_channels": run.in_channels,
         "modality": recipe.data.modality,
         "label_set": recipe.task.options.get("label_set", "seg"),
+        "label_classes": parse_classes(recipe.task.options["classes"]),
+        "label_ignore": parse_ignored(recipe.task.options.get("ignore", ())),
         "tile_size": recipe.tile_size,
         "overlap": recipe.inference.overlap,
         "mirror_axes": recipe.inference.mirror_axes,

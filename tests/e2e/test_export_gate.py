@@ -43,6 +43,8 @@ LIES: dict[str, Any] = {
     "in_channels": 2,
     "modality": "MR",
     "label_set": "another",
+    "label_classes": {"ball_1": ("ball_2",), "ball_2": ("ball_1",)},
+    "label_ignore": ("ball_1",),
     "tile_size": (8, 16, 16),
     "overlap": 0.25,
     "mirror_axes": (1,),

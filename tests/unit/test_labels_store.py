@@ -161,7 +161,7 @@ def test_a_known_image_says_what_its_headers_say() -> None:
     headers = [
         SimpleNamespace(
             source=Path(f"in/{number}.dcm"), SeriesInstanceUID="1.1", FrameOfReferenceUID="", StudyInstanceUID="5.1",
-            SOPInstanceUID=f"1.1.{number}", PatientID="P1", IssuerOfPatientID="H",
+            SOPInstanceUID=f"1.1.{number}", PatientID="P1", IssuerOfPatientID="H", NumberOfFrames=1, frame=0,
         )
         for number in (1, 2)
     ]  # fmt: skip
@@ -279,7 +279,8 @@ def test_findings_reach_every_image_of_a_patient_and_rows_without_one_are_counte
     answers = store(matches, cache)
 
     assert matches.num_unmatched == {tmp_path / "t.csv": 1}
-    assert verdict(answers, 1) == StoredLabel(is_new=True, warnings=("W_LABEL_UNMATCHED",))
+    message = "W_LABEL_UNMATCHED: 1 labels, or images that they were drawn on, are not here"
+    assert verdict(answers, 1) == StoredLabel(is_new=True, warnings=("W_LABEL_UNMATCHED",), message=message)
     stored = {record.patient_key: record.findings for record in cache.records()}
     assert stored[cache.pseudonyms.of("patient", "B")] == {"seg": {"Mass": 1.0, "Edema": 0.0}}
     assert stored[cache.pseudonyms.of("patient", "A")] == {}
@@ -291,7 +292,7 @@ def test_one_answer_for_a_file_of_many_labels() -> None:
 
     assert verdict([old, old], 0) == old
     assert verdict([good, old], 0) == good
-    assert verdict([good, bad, bad], 0) == Failure("E_CONTOUR", "beside (2 of 3 labels)")
+    assert verdict([good, bad, bad], 0) == replace(good, refused=(bad, bad))
     assert verdict([bad], 0) == bad
     assert verdict([bad, fatal], 0) == Failure("E_IO", "disk full (2 of 2 labels)", is_fatal=True)
     without = verdict([], 5)
