@@ -188,12 +188,20 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "take the spacing, grid and crop size that medssl recipes plan proposes for the cache",
     ),
     "E_NO_RUN": Code("The folder is not a medssl run", "name a folder under ./runs"),
+    "E_RUN_CORRUPT": Code(
+        "A file of the run is damaged, or was changed after it was written",
+        "restore the run folder from a copy, or remove it and train again",
+    ),
     "E_RUN_UNFINISHED": Code(
         "The run has no checkpoint that could be used", "run the command that made it again until it is finished"
     ),
     "E_PARITY": Code(
         "The exported model does not give the trained model's answers",
         "no file was written; please report the recipe and the versions that medssl doctor prints",
+    ),
+    "W_PROOF_EMPTY": Code(
+        "The exported model marks nothing in any image of the proof; masks were compared on noise only",
+        "look at the model with medssl evaluate; compare more images with --cases",
     ),
     "E_NO_MODEL": Code("No installed model of that name", "medssl models ls lists those that are installed"),
     "E_MODEL_INVALID": Code("The ONNX file is not a medssl model", "write one with: medssl export RUN model.onnx"),

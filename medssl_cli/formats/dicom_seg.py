@@ -104,7 +104,7 @@ def write_segmentation(
     first = min(slices, key=lambda header: (str(header.source), header.frame))
     source = _read_without_pixels(first.source)
     attributes, changed = clean_attributes(source)
-    uids = _Uids(first.SeriesInstanceUID, model_sha256, labels)
+    uids = _Uids(slices, model_sha256, labels)
     places = _places(slices, affine, labels.shape[2])
     given = {name: structure_code(name, task=algorithm_name) for name in classes.values()} | dict(codes or {})
     listed = range(1, (int(labels.max()) or max(classes)) + 1)
@@ -132,10 +132,15 @@ def write_segmentation(
 
 
 class _Uids:
-    """UIDs as functions of the series, the model and, for the instance, the voxels."""
+    """UIDs as functions of the series, the model and, for the instance, the slices and the voxels.
 
-    def __init__(self, source_series: str, model_sha256: str, labels: NDArray[np.uint8]) -> None:
-        content = hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest()
+    A series may hold several images, phases for example, whose masks may be the same.
+    """
+
+    def __init__(self, slices: Sequence[Header], model_sha256: str, labels: NDArray[np.uint8]) -> None:
+        source_series = slices[0].SeriesInstanceUID
+        names = sorted(f"{header.SOPInstanceUID}#{header.frame}" for header in slices)
+        content = hashlib.sha256("|".join(names).encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()
         base = f"{source_series}|{model_sha256}"
         self.series = _uid("series", base)
         self.instance = _uid("instance", base, content)

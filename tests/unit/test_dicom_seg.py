@@ -453,3 +453,30 @@ def test_long_names_of_classes_are_valid_and_stay_different(tmp_path: Path) -> N
     labels = [segment.SegmentLabel for segment in pydicom.dcmread(io.BytesIO(found.data)).SegmentSequence]
     assert len(set(labels)) == 2
     assert faults_by_dciodvfy(found.data, tmp_path) == []
+
+
+def test_two_images_of_one_series_have_objects_of_different_names_though_their_masks_are_the_same(
+    tmp_path: Path,
+) -> None:
+    paths, volume = series(tmp_path, oblique_affine())
+    phases = [
+        [
+            replace(header, SOPInstanceUID="1.2.9", NumberOfFrames=28, frame=header_number + shift)
+            for header_number, header in enumerate(slices_of(paths))
+        ]
+        for shift in (0, 14)
+    ]
+
+    found = [
+        pydicom.dcmread(
+            io.BytesIO(
+                write_segmentation(
+                    blocks(), phase, CLASSES, affine=volume.affine, model_sha256="a" * 64, algorithm_name="medssl test"
+                ).data
+            )
+        )
+        for phase in phases
+    ]
+
+    assert found[0].SOPInstanceUID != found[1].SOPInstanceUID
+    assert found[0].SeriesInstanceUID == found[1].SeriesInstanceUID
