@@ -7,6 +7,9 @@ import typer
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption
 from medssl_cli.cli.terminal import announce, result, table
 
+COLUMNS = ("item", "patient", "kind", "voxels", "mm", "labels", "boxes", "findings")
+ALWAYS = 6  # columns that are shown even if they are empty
+
 if TYPE_CHECKING:
     from medssl_cli.cache.items import ItemRecord
 
@@ -24,8 +27,10 @@ def ls(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> None:
     if json:
         result([record.model_dump(mode="json") for record in shown], as_json=True, text="")
     else:
-        columns = ("item", "patient", "kind", "voxels", "mm", "label maps", "boxes", "findings")
-        table(f"{len(shown)} images in {cache}", columns, [_row(record) for record in shown])
+        rows = [_row(record) for record in shown]
+        kept = [place for place in range(len(COLUMNS)) if place < ALWAYS or any(row[place] for row in rows)]
+        columns, *cells = ([row[place] for place in kept] for row in (COLUMNS, *rows))
+        table(f"{len(shown)} images in {cache}", columns, cells)
     end(opened.damaged_items({record.item_id for record in records}))
 
 

@@ -207,6 +207,7 @@ WRONG = [
     ("models add junk.onnx", 2, "E_MODEL_INVALID", "medssl export"),
     ("models add damaged.onnx", 5, "E_MODEL_CORRUPT", ""),
     ("cache ls", 2, "E_NO_CACHE", "medssl ingest"),
+    ("cache labels --cache empty", 2, "E_NO_CACHE", "medssl ingest"),
     ("cache show abc --cache empty", 2, "E_NO_CACHE", "medssl ingest"),
     ("cache show 1 --cache cache", 2, "E_NOT_FOUND", "medssl cache ls"),
     ("cache verify --cache empty", 2, "E_NO_CACHE", "medssl ingest"),
