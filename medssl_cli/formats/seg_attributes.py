@@ -122,6 +122,8 @@ def _identifier(limit: int) -> Repair:
 def _name(text: str) -> str | None:
     """Three groups of five components at most, as many of them as there is room for (PN)."""
     groups = ["^".join(group.split("^")[:5]) for group in _printable(text).replace("\\", " ").split("=")[:3]]
+    if "=".join(groups) == text and len(text.encode()) <= MAX_BYTES:
+        return text
     while len(groups) > 1 and len("=".join(groups).encode()) > MAX_BYTES:
         groups.pop()
     return _shortened("=".join(groups), MAX_BYTES).rstrip(" ^=") or None

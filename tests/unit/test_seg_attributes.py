@@ -60,6 +60,7 @@ UTF_8 = text_of("SpecificCharacterSet", "ISO_IR 192")
         ("PatientName", "Ä" * 70 + "^B", "Ä" * 32),  # 64 bytes
         ("PatientName", "A" * 30 + "=" + "B" * 30 + "=" + "C" * 30, "A" * 30 + "=" + "B" * 30),
         ("PatientName", "山田^太郎", "山田^太郎"),
+        ("PatientName", "A^^^^", "A^^^^"),
         ("PatientName", "A^B^C^D^E^F^G", "A^B^C^D^E"),
         ("PatientName", "A=B=C=D", "A=B=C"),
         ("PatientName", "A\x1b\nB", "AB"),
