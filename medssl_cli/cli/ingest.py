@@ -58,6 +58,9 @@ def ingest(
     max_volume_gib: choices.MaxGibOption = 8.0,
     structures: choices.StructuresOption = None,
     seg_fraction: choices.FractionOption = None,
+    key_column: choices.KeyColumnOption = None,
+    label_column: choices.LabelColumnOption = None,
+    readers: choices.ReadersOption = choices.Readers.fuse,
     date_from: choices.FromOption = None,
     date_to: choices.ToOption = None,
     patients: choices.PatientsOption = None,
@@ -81,6 +84,7 @@ def ingest(
     """
     from medssl_cli.engine.ingest.ingest import ingest as run_ingest
     from medssl_cli.engine.ingest.options import IngestOptions
+    from medssl_cli.formats.labels.choice import TableChoice
     from medssl_cli.formats.policy import Policy
 
     terminal = Terminal(quiet=quiet)
@@ -94,6 +98,7 @@ def ingest(
     options = IngestOptions(
         label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file,
         names_of(structures), seg_fraction, settle,
+        tables=TableChoice(key_column, names_of(label_column), readers.value),
     )  # fmt: skip
     tolerated = tolerance(max_quarantine)
     terminal.note(f"cache {cache}" + (" (dry run: nothing is written)" if dry_run else ""))

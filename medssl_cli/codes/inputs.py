@@ -273,6 +273,22 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "The file of labels cannot be read as what it says it is",
         "export it again; docs/concepts/annotations.md says what is read",
     ),
+    "E_LABEL_AMBIGUOUS": Code(
+        "A label fits several images, or only a part of one, and nothing says which it means",
+        "write the folder into the file name, or add a column such as PatientID or StudyInstanceUID",
+    ),
+    "E_LABEL_KEYS": Code(
+        "Columns of one row name different images",
+        "correct the row, or name the column that counts with --key-column",
+    ),
+    "E_LABEL_COLUMN": Code(
+        "A column of findings holds something else in some of its rows, and was not taken",
+        "write 0, 1, a number between them or nothing; or name the columns to take with --label-column",
+    ),
+    "E_LABEL_ORIENTATION": Code(
+        "The picture was turned as its EXIF orientation says, and nothing says whether its label was drawn before",
+        "write the picture the right way up, without an EXIF orientation, and draw the label on it",
+    ),
     "E_CONTOUR": Code(
         "Contours do not lie on the slices of their series",
         "export the contours again on the series they were drawn on",
@@ -284,6 +300,22 @@ INPUT_CODES: Final[dict[str, Code]] = {
     "W_LABEL_UNMATCHED": Code(
         "Some rows of a table of labels name no image of the input",
         "ingest the images that are missing, or check the names in the table",
+    ),
+    "W_LABEL_NOT_TAKEN": Code(
+        "Parts of a file of labels were left out by rule; the report says which",
+        "nothing if they are no labels; --label-column NAME takes a column whatever it is called",
+    ),
+    "W_NAME_CHANGED": Code(
+        "Names of classes were stored without characters that may not be stored",
+        "nothing; the stored names are in the cache (`medssl cache ls --json`)",
+    ),
+    "W_READERS_FUSED": Code(
+        "What several readers say of one image was fused",
+        "nothing; --readers keep stores the boxes of all of them",
+    ),
+    "W_BOX_SIZE_UNKNOWN": Code(
+        "Boxes were taken as pixels of the stored picture: the file does not say how large the picture was",
+        "if the boxes were drawn on copies of another size, add the columns width and height of those",
     ),
     "W_EMPTY_LABEL": Code("The label marks no voxel", "nothing if it is true; else export the label again"),
     # A PACS

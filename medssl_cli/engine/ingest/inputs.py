@@ -10,7 +10,7 @@ from medssl_cli.engine.ingest.report import Ledger
 from medssl_cli.formats.discover import Found, classify
 from medssl_cli.formats.layouts import DatasetJson, read_dataset_json
 from medssl_cli.formats.policy import Policy
-from medssl_cli.formats.source import Source
+from medssl_cli.formats.source import IMAGE_SUFFIXES, Source
 
 if TYPE_CHECKING:
     from medssl_cli.formats.labels import AnnotationKind
@@ -32,6 +32,7 @@ class Inputs:
         datasets: Descriptions of data sets.
         redescribed: Folders of those that are new or have changed.
         annotations: Labels in files of their own kind.
+        named: Those that the user has named themselves: they must label something.
     """
 
     ledger: Ledger
@@ -42,6 +43,7 @@ class Inputs:
     datasets: list[DatasetJson] = field(default_factory=list)
     redescribed: set[Path] = field(default_factory=set)
     annotations: "dict[Source, AnnotationKind]" = field(default_factory=dict)
+    named: set[Source] = field(default_factory=set)
 
     def has_news(self, settled: Container[Source]) -> bool:
         """Whether there is anything to read but unchanged files that are settled."""
@@ -51,11 +53,15 @@ class Inputs:
     def add(self, found: Found) -> None:
         """Book one source; what is not read is settled at once."""
         self.ledger.open(found)
+        if found.source == found.root:
+            self.named.add(found.source)
         is_description = found.source.name == "dataset.json"
         if found.kind == "known":
             self.unchanged.append(found)
             if is_description and (dataset := read_dataset_json(found.source)):
                 self.datasets.append(dataset)
+        elif found.kind == "other" and found.source in self.named and _is_text_of_labels(found):
+            self._add_text(found)
         elif found.kind == "other":
             self.ledger.refuse([found.source], found.code, "")
         elif is_description and (dataset := read_dataset_json(found.source)):
@@ -70,7 +76,10 @@ class Inputs:
     def _add_text(self, found: Found) -> None:
         from medssl_cli.formats.labels.recognise import annotation_kind
 
-        if kind := annotation_kind(found.source, found.kind):
+        kind = annotation_kind(found.source, found.kind)
+        if kind is None and found.source in self.named and not _describes_an_image(found.source):
+            kind = "coco" if found.kind == "json" else "lidc" if found.kind == "xml" else "table"
+        if kind is not None:
             self.annotations[found.source] = kind
         else:
             self.ledger.refuse([found.source], "S_SIDECAR", "")
@@ -85,3 +94,24 @@ class Inputs:
             self.ledger.withdraw(found)
             for again in classify(found.source, found.root, self.policy, max_archive_bytes=self.max_archive_bytes):
                 self.add(again)
+
+
+def _is_text_of_labels(found: Found) -> bool:
+    """Whether a file that was not recognised is one that users write labels into.
+
+    A text is one if its header names images: most texts are something else.
+    """
+    from medssl_cli.formats.labels.recognise import is_keyed_table
+
+    if found.code not in ("S_SIDECAR", "S_NOT_AN_IMAGE"):
+        return False
+    suffix = found.source.name.lower().rpartition(".")[2]
+    return suffix in ("csv", "tsv", "json", "xml") or (suffix == "txt" and is_keyed_table(found.source))
+
+
+def _describes_an_image(source: Source) -> bool:
+    """Whether a file is the description of a data set, or of an image beside it that has its name."""
+    if not isinstance(source, Path) or source.name in ("dataset.json", "dataset_description.json", "participants.tsv"):
+        return True
+    stem = source.name.rpartition(".")[0]
+    return any(source.with_name(stem + suffix).exists() for suffix in IMAGE_SUFFIXES)

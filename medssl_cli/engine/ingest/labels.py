@@ -1,7 +1,7 @@
 """Annotations of an ingest: which images they belong to, and what the child processes do with them.
 
 The parent reads every annotation file in a child (`read_annotations`), finds images for what it holds (`match`), has it
-stored in children (`store_annotations`) and makes one answer for each file of it (`verdict`). References in the clear
+stored in children (`store_annotations`) and keeps a `Tally` of each file. References in the clear
 live in memory only.
 """
 
@@ -17,8 +17,11 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.engine.ingest.failures import Failure, as_values
 from medssl_cli.engine.ingest.matching import Index, KnownImage
 from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
-from medssl_cli.formats.labels import AnnotationKind, BoxLabel, FindingsLabel, Label, MaskLabel
-from medssl_cli.formats.source import Source
+from medssl_cli.errors import InputError
+from medssl_cli.formats.labels import AnnotationKind, BoxLabel, FindingsLabel, Label, MaskLabel, Reading
+from medssl_cli.formats.labels.boxes import PictureBoxes, upright
+from medssl_cli.formats.labels.choice import TableChoice
+from medssl_cli.formats.source import Source, place_of
 from medssl_cli.imaging.volume import Volume
 
 PAIRS_PER_TASK: Final = 256
@@ -32,11 +35,13 @@ class Choice:
         label_set: Name under which they are stored.
         structures: Of segmentations and structure sets: these only; the first becomes value 1.
         fraction: From which share of the maximum on a fractional segmentation counts.
+        table: What the columns of tables are.
     """
 
     label_set: str = "seg"
     structures: tuple[str, ...] | None = None
     fraction: float | None = None
+    table: TableChoice = field(default_factory=TableChoice)
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,14 @@ class ReadTask:
         kind: Which reader (`formats.labels.recognise`).
         choice: Of the user.
         known: `names_of` the images at hand, for tables whose key column has no known name.
+        is_named: The user has named the file itself, not a folder that it lies in.
     """
 
     source: Source
     kind: AnnotationKind
     choice: Choice = field(default_factory=Choice)
-    known: frozenset[str] = frozenset()
+    known: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    is_named: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,20 @@ class Annotation:
     kind: AnnotationKind
     index: int
     label: Label
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """What a file holds, and what of it was refused or left out when it was read."""
+
+    annotations: tuple[Annotation, ...]
+    reading: Reading
+
+    @property
+    def num_rows(self) -> int:
+        """Of all of its labels and of what was refused."""
+        labels = sum(max(len(annotation.label.rows), 1) for annotation in self.annotations)
+        return labels + sum(one.code != "E_LABEL_COLUMN" for one in self.reading.refused) + self.reading.num_silent
 
 
 @dataclass(frozen=True)
@@ -82,35 +103,42 @@ class Matches:
 
     Args:
         pairs: Annotations with their images; one annotation may have several.
-        num_unmatched: For each file, how many of its labels name no image, or several that cannot be told apart.
+        num_unmatched: For each file, how many of its rows name no image.
+        refused: Annotations that name images and not one that could be told.
     """
 
     pairs: tuple[tuple[Annotation, StoredImage], ...]
     num_unmatched: Mapping[Source, int]
+    refused: tuple[tuple[Annotation, Failure], ...] = ()
 
     def tasks(self, cache_root: Path, choice: Choice, *, dry_run: bool = False) -> list[AnnotationTask]:
-        """Work for children: all masks of an item in order, so that the first of two wins whatever the number of
-        workers; boxes and findings by the hundred."""
-        by_item: dict[str, list[tuple[Annotation, StoredImage]]] = defaultdict(list)
+        """Work for children: all labels of an item in order, so that the first of two wins whatever the number of
+        workers; masks item by item, boxes and findings by the hundred."""
+        masks: dict[str, list[tuple[Annotation, StoredImage]]] = defaultdict(list)
+        small: dict[str, list[tuple[Annotation, StoredImage]]] = defaultdict(list)
         for pair in self.pairs:
-            if isinstance(pair[0].label, MaskLabel):
-                by_item[pair[1].item_id].append(pair)
-        masks = map(tuple, by_item.values())
-        small = [pair for pair in self.pairs if not isinstance(pair[0].label, MaskLabel)]
-        batches = [tuple(small[first : first + PAIRS_PER_TASK]) for first in range(0, len(small), PAIRS_PER_TASK)]
-        return [AnnotationTask(pairs, cache_root, choice, dry_run) for pairs in (*masks, *batches)]
+            (masks if isinstance(pair[0].label, MaskLabel) else small)[pair[1].item_id].append(pair)
+        batches: list[list[tuple[Annotation, StoredImage]]] = list(masks.values())
+        batch: list[tuple[Annotation, StoredImage]] = []
+        for pairs in small.values():
+            batch += pairs
+            if len(batch) >= PAIRS_PER_TASK:
+                batches.append(batch)
+                batch = []
+        return [AnnotationTask(tuple(pairs), cache_root, choice, dry_run) for pairs in (*batches, batch) if pairs]
 
 
 @as_values
-def read_annotations(task: ReadTask) -> tuple[Annotation, ...]:
+def read_annotations(task: ReadTask) -> AnnotationFile:
     """What one file holds, in a child."""
-    labels = _read(task.source, task.kind, task.choice, task.known)
-    return tuple(
+    reading = _read(task.source, task.kind, task.choice, task.known, is_named=task.is_named)
+    annotations = tuple(
         Annotation(
             task.source, task.kind, index, replace(label, painter=None) if isinstance(label, MaskLabel) else label
         )
-        for index, label in enumerate(labels)
+        for index, label in enumerate(reading.labels)
     )
+    return AnnotationFile(annotations, replace(reading, labels=()))
 
 
 def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache: Cache | None = None) -> Matches:
@@ -123,18 +151,46 @@ def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache
     """
     index = Index(images, cache)
     pairs: list[tuple[Annotation, StoredImage]] = []
+    refused: list[tuple[Annotation, Failure]] = []
     num_unmatched: dict[Source, int] = defaultdict(int)
     for annotation in annotations:
-        size = annotation.label.size if isinstance(annotation.label, BoxLabel) else None
-        found = index.find(annotation.label.reference, size)
+        try:
+            found = _images_of(annotation, index)
+        except InputError as error:
+            refused.append((annotation, Failure(error.code, error.message, error.hint)))
+            continue
         pairs += [(annotation, image) for image in found]
-        num_unmatched[annotation.source] += not found
-    return Matches(tuple(pairs), {source: number for source, number in num_unmatched.items() if number})
+        if not found:
+            num_unmatched[annotation.source] += max(len(annotation.label.rows), 1)
+    return Matches(tuple(pairs), dict(num_unmatched), tuple(refused))
 
 
-def names_of(images: Iterable[KnownImage]) -> frozenset[str]:
-    """Whatever a table may call the images by."""
-    return frozenset(name for image in images for name in image.all_names)
+def _images_of(annotation: Annotation, index: Index) -> list[StoredImage]:
+    """Images that a label belongs to.
+
+    Raises:
+        InputError: `E_LABEL_AMBIGUOUS`, `E_LABEL_KEYS`.
+    """
+    label, near = annotation.label, place_of(annotation.source).parent
+    is_of_picture = isinstance(label, BoxLabel) and isinstance(label.placer, PictureBoxes)
+    found = index.find(
+        label.reference,
+        label.size if isinstance(label, BoxLabel) else None,
+        near,
+        is_whole=isinstance(label, FindingsLabel),
+    )
+    if is_of_picture and len(found) > 1:
+        raise InputError("E_LABEL_AMBIGUOUS", f"boxes of one picture, and {len(found)} images that are meant")
+    return found
+
+
+def names_of(images: Iterable[KnownImage]) -> dict[str, frozenset[str]]:
+    """Whatever a table may call the images by, for each level."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        for level, names in image.names.items():
+            found[level] |= names
+    return {level: frozenset(names) for level, names in found.items()}
 
 
 def store_annotations(task: AnnotationTask) -> list[StoredLabel | Failure]:
@@ -142,46 +198,21 @@ def store_annotations(task: AnnotationTask) -> list[StoredLabel | Failure]:
     return [_store((task, annotation, image)) for annotation, image in task.pairs]
 
 
-def verdict(answers: Sequence[StoredLabel | Failure], num_unmatched: int) -> StoredLabel | Failure:
-    """One answer for a file of annotations.
-
-    Args:
-        answers: Of all pairs of its labels with images.
-        num_unmatched: How many of its labels have no image.
-
-    Returns:
-        The first failure, with how many there are; otherwise whether anything is new, and all warnings, with
-        `W_LABEL_UNMATCHED` if some labels have no image. `E_LABEL_WITHOUT_IMAGE` if none has.
-    """
-    failures = [answer for answer in answers if isinstance(answer, Failure)]
-    if failures:
-        first = next((failure for failure in failures if failure.is_fatal), failures[0])
-        share = f" ({len(failures)} of {len(answers)} labels)" if len(answers) > 1 else ""
-        return replace(first, message=first.message + share)
-    if not answers:
-        return Failure(
-            "E_LABEL_WITHOUT_IMAGE", f"none of {num_unmatched} labels names one image of the input or the cache"
-        )
-    good = [answer for answer in answers if isinstance(answer, StoredLabel)]
-    found = dict.fromkeys(code for answer in good for code in answer.warnings)
-    if num_unmatched:
-        found["W_LABEL_UNMATCHED"] = None
-    return StoredLabel(any(answer.is_new for answer in good), tuple(found))
-
-
-def _read(source: Source, kind: AnnotationKind, choice: Choice, known: frozenset[str]) -> Sequence[Label]:
+def _read(
+    source: Source, kind: AnnotationKind, choice: Choice, known: Mapping[str, frozenset[str]], *, is_named: bool = True
+) -> Reading:
     if kind == "seg":
         from medssl_cli.formats.labels.seg import read_seg
 
-        return (read_seg(source, structures=choice.structures, fraction=choice.fraction),)
+        return Reading((read_seg(source, structures=choice.structures, fraction=choice.fraction),))
     if kind == "rtstruct":
         from medssl_cli.formats.labels.rtstruct import read_rtstruct
 
-        return (read_rtstruct(source, structures=choice.structures),)
+        return Reading((read_rtstruct(source, structures=choice.structures),))
     if kind == "lidc":
         from medssl_cli.formats.labels.lidc import read_lidc
 
-        return read_lidc(source)
+        return Reading(tuple(read_lidc(source)))
     if kind == "luna":
         from medssl_cli.formats.labels.luna import read_luna
 
@@ -192,7 +223,7 @@ def _read(source: Source, kind: AnnotationKind, choice: Choice, known: frozenset
         return read_coco(source)
     from medssl_cli.formats.labels.table import read_table
 
-    return read_table(source, known=known)
+    return read_table(source, known=known, choice=choice.table, is_named=is_named)
 
 
 @as_values
@@ -207,7 +238,7 @@ def _store(arguments: tuple[AnnotationTask, Annotation, StoredImage]) -> StoredL
 
 
 def _store_mask(task: AnnotationTask, annotation: Annotation, image: StoredImage) -> StoredLabel:
-    label = _read(annotation.source, annotation.kind, task.choice, frozenset())[annotation.index]
+    label = _read(annotation.source, annotation.kind, task.choice, {}).labels[annotation.index]
     if not isinstance(label, MaskLabel):
         raise AssertionError("the file changed its kind")
     voxels = label.to_grid(image.shape, image.affine)
@@ -220,6 +251,7 @@ def _store_mask(task: AnnotationTask, annotation: Annotation, image: StoredImage
 
 
 def _store_boxes(task: AnnotationTask, label: BoxLabel, image: StoredImage) -> StoredLabel:
+    label = upright(label, image.orientation, image.shape)
     placed = label.to_grid(image.shape, image.affine)
     boxes = [Box.model_validate(vars(mark)) for mark in placed.boxes]
     found = ("W_LABEL_UNMATCHED",) if placed.num_outside else ()

@@ -32,7 +32,8 @@ class Entry:
     Args:
         id: `s:` and a series key, or `f:` and a file key: never a name or a path.
         state: Where all of its files ended.
-        num_files: How many files it consists of; 0 for the further images of files that hold several.
+        num_files: How many files it consists of; 0 for the further images of files that hold several, and for what
+            else there is to say of a file.
         code: Why, if it was skipped or quarantined.
         message: Numbers; no value of the source that could identify anyone. Of an image that was taken, what more there
             is to say about its warnings.
@@ -222,10 +223,10 @@ class IngestReport:
 
     @property
     def by_code(self) -> dict[str, int]:
-        """Files refused or skipped per code, and images per warning."""
+        """Files refused or skipped per code, parts of files too, and images or files of labels per warning."""
         codes: Counter[str] = Counter()
         for entry in self.entries:
-            codes.update({entry.code: entry.num_files} if entry.code else {})
+            codes.update({entry.code: max(entry.num_files, 1)} if entry.code else {})
             codes.update(entry.warnings)
         return dict(sorted(codes.items()))
 

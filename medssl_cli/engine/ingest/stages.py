@@ -85,7 +85,8 @@ class Stages:
                 self.images,
                 self.crew,
                 self.cache,
-                Choice(self.options.label_set, self.options.structures, self.options.seg_fraction),
+                Choice(self.options.label_set, self.options.structures, self.options.seg_fraction, self.options.tables),
+                named=self.inputs.named,
                 dry_run=self.options.dry_run,
             )
 
@@ -111,6 +112,7 @@ class Stages:
         if fate.entry.item is not None and fate.kind in VOXEL_KINDS:
             image = StoredImage.of(self.cache.record(fate.entry.item))
             self.stored |= dict.fromkeys(fate.sources, (image,))
+            self.images += [KnownImage.of_file(image, source) for source in fate.sources]
 
     def _headers(self, sources: Sequence[Source]) -> list[Any]:
         """Headers of DICOM files; refusals are booked. A batch whose child died is read file by file."""

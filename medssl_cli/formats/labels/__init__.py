@@ -5,6 +5,7 @@ position in the patient or by pixel, exactly or not at all.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Final, Literal, Protocol
@@ -38,6 +39,9 @@ class Reference:
         name: File name of the image, possibly with folders; compared by `name_key`.
         study: StudyInstanceUID, for findings of a whole study.
         patient: PatientID, for findings of a patient.
+        num_shared: How many of the folders in front of `name` all names of the file of labels have in common. They
+            tell nothing apart, so the images may lie in folders that are called otherwise.
+        also: Less specific words of the same row, which must not speak of other images.
     """
 
     sop_uids: frozenset[str] = frozenset()
@@ -46,6 +50,8 @@ class Reference:
     name: str | None = None
     study: str | None = None
     patient: str | None = None
+    num_shared: int = 0
+    also: "Reference | None" = None
 
 
 class Painter(Protocol):
@@ -70,11 +76,13 @@ class MaskLabel:
         reference: Which image.
         classes: Names of its values, background left out.
         painter: Does it; None where only the reference is wanted.
+        rows: None: it is one thing.
     """
 
     reference: Reference
     classes: dict[int, str]
     painter: Painter | None = None
+    rows: tuple[int, ...] = ()
 
     def to_grid(self, shape: Shape, affine: Affine) -> NDArray[np.uint8]:
         """The label map on a grid, exact: no voxel is resampled.
@@ -130,11 +138,13 @@ class BoxLabel:
         reference: Which image.
         placer: Does it.
         size: Columns and rows of the picture that they were drawn on, where it is known.
+        rows: Where each of them stands in its file: a line of a table, or the number of an entry; see `RefusedRow`.
     """
 
     reference: Reference
     placer: Placer
     size: tuple[int, int] | None = None
+    rows: tuple[int, ...] = ()
 
     def to_grid(self, shape: Shape, affine: Affine) -> Placed:
         """The boxes in continuous voxel indices of an image.
@@ -153,13 +163,75 @@ class BoxLabel:
 
 @dataclass(frozen=True)
 class FindingsLabel:
-    """Findings of an image, a study or a patient: 1 present, 0 absent, between them a probability."""
+    """Findings of an image, a study or a patient: 1 present, 0 absent, between them a probability.
+
+    Args:
+        reference: Of whom or what.
+        findings: By name.
+        rows: Lines of the table that say so.
+    """
 
     reference: Reference
     findings: dict[str, float] = field(default_factory=dict)
+    rows: tuple[int, ...] = ()
 
 
 Label = MaskLabel | BoxLabel | FindingsLabel
+
+
+@dataclass(frozen=True)
+class RefusedRow:
+    """A part of a file of labels that was not taken, while the rest was.
+
+    Args:
+        row: A line of a table, from 1 for the first of the file; or the number of an entry, from 1; 0 for none.
+        code: Why.
+        reason: Why, with numbers; nothing of the file is quoted.
+        hint: What to do about it, where the code's own remedy does not say.
+    """
+
+    row: int
+    code: str
+    reason: str
+    hint: str = ""
+
+
+class MarkError(InputError):
+    """One mark of a label is at fault.
+
+    Args:
+        code: Stable code.
+        message: What is wrong with it.
+        hint: What to do about it.
+        row: Where it stands in its file; see `RefusedRow`.
+    """
+
+    def __init__(self, code: str, message: str, *, hint: str = "", row: int = 0) -> None:
+        super().__init__(code, message, hint=hint)
+        self.row = row
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file of labels says, and what of it was not taken.
+
+    Args:
+        labels: Each of one image, series, study or patient.
+        refused: Rows or columns that were refused.
+        notes: A `W_` code and what there is to say, for what is left out by rule or was changed.
+        num_silent: Rows that say nothing: all of their findings are unknown.
+    """
+
+    labels: tuple[Label, ...]
+    refused: tuple[RefusedRow, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
+    num_silent: int = 0
+
+
+def refusals(why: RefusedRow, rows: Iterable[int]) -> list[RefusedRow]:
+    """The row that is at fault first, then those that are refused with it."""
+    others = [row for row in rows if row != why.row]
+    return [why, *(RefusedRow(row, why.code, "it stands with a row that is refused", why.hint) for row in others)]
 
 
 def file_name(path: str) -> str:
@@ -170,6 +242,17 @@ def file_name(path: str) -> str:
 def name_key(name: str) -> str:
     """What the names of one image have in common: folders and the suffix of an image left out, lower case."""
     return stem_of(file_name(name)).lower()
+
+
+def num_shared_folders(names: Iterable[str]) -> int:
+    """How many leading folders all of some file names have in common; see `Reference`."""
+    folders = [PurePath(name.replace("\\", "/")).parts[:-1] for name in names]
+    if not folders:
+        return 0
+    first, last = min(folders), max(folders)
+    return next(
+        (index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
+    )
 
 
 def number_of(value: Any, *, limit: float = 1e6) -> float:
