@@ -84,6 +84,7 @@ class Index:
     def __init__(self, images: Sequence[KnownImage], cache: Cache | None) -> None:
         self._cache = cache
         self._by_pseudonym: dict[tuple[str, str], list[KnownImage]] | None = None
+        self._items = {image.image.item_id for image in images}
         self._by_sop = _grouped(images, lambda image: image.sop_uids)
         self._by_series = _grouped(images, lambda image: _words(image.series_uid))
         self._by_frame = _grouped(images, lambda image: _words(image.frame_of_reference))
@@ -164,8 +165,9 @@ class Index:
         if found := self._by_name.find(name, hints):
             return found
         last = file_name(name)
-        earlier = [known for word in dict.fromkeys((last, stem_of(last))) for known in self._stored("series", word)]
-        return the_one(earlier, name, hints)
+        stored = [known for word in dict.fromkeys((last, stem_of(last))) for known in self._stored("series", word)]
+        # Those of this run were judged by their folders.
+        return the_one([known for known in stored if known.image.item_id not in self._items], name, hints)
 
     def _of_group(self, level: Level, here: dict[str, list[KnownImage]], word: str | None) -> list[KnownImage]:
         """Findings of a study or patient are those of all its images, of this run and before."""

@@ -1,0 +1,97 @@
+"""What the ledger says of a file of labels: refusals by code with their number and the first row, and what was stored."""
+
+from medssl_cli.engine.ingest.failures import Failure
+from medssl_cli.engine.ingest.tally import Outcome, Tally
+from medssl_cli.engine.ingest.tasks import StoredLabel
+from medssl_cli.formats.labels import RefusedRow
+
+NEW, OLD = StoredLabel(is_new=True, warnings=("W_EMPTY_LABEL",)), StoredLabel(is_new=False, warnings=())
+
+
+def short(outcomes: list[Outcome]) -> list[tuple[str, str, str]]:
+    return [(one.state, one.code, one.message) for one in outcomes]
+
+
+def test_a_file_of_which_all_is_stored_has_one_entry() -> None:
+    tally = Tally("table", num_rows=2)
+    tally.store(OLD, "a")
+    assert short(tally.outcomes()) == [("duplicate", "", "")]
+
+    tally.store(NEW, "b")
+    (outcome,) = tally.outcomes()
+    assert (outcome.state, outcome.item, outcome.warnings) == ("accepted", "a", ("W_EMPTY_LABEL",))
+
+
+def test_refusals_are_counted_by_code_and_what_was_stored_is_said() -> None:
+    tally = Tally("table", 6, [RefusedRow(3, "E_LABEL_FORMAT", "a row without a key")])
+    tally.store(NEW, "a")
+    tally.refuse(Failure("E_LABEL_GRID_MISMATCH", "a box leaves the picture by 3 pixels", row=7), (5, 7))
+    tally.num_unmatched = 1
+
+    outcomes = tally.outcomes()
+
+    assert short(outcomes) == [
+        (
+            "quarantined", "E_LABEL_FORMAT",
+            "1 of 6 rows refused, the first in line 3: a row without a key; stored with 1 images",
+        ),
+        (
+            "quarantined", "E_LABEL_GRID_MISMATCH",
+            "2 of 6 rows refused, the first in line 7: a box leaves the picture by 3 pixels",
+        ),
+        ("accepted", "", "W_LABEL_UNMATCHED: 1 of 6 rows name no image"),
+    ]  # fmt: skip
+    assert outcomes[2].item == "a"
+    assert outcomes[2].warnings == ("W_EMPTY_LABEL", "W_LABEL_UNMATCHED")
+
+
+def test_a_refused_column_is_no_row() -> None:
+    tally = Tally("table", 4, [RefusedRow(5, "E_LABEL_COLUMN", "column 2 holds something else")])
+
+    assert short(tally.outcomes()) == [
+        (
+            "quarantined", "E_LABEL_COLUMN",
+            "1 columns refused, the first in line 5: column 2 holds something else; stored with 0 images",
+        ),
+    ]  # fmt: skip
+
+
+def test_a_file_that_labels_nothing_says_so() -> None:
+    unmatched = Tally("coco", 5, num_unmatched=5, notes=[("W_LABEL_NOT_TAKEN", "2 boxes of crowds")])
+    assert short(unmatched.outcomes()) == [
+        (
+            "quarantined", "E_LABEL_WITHOUT_IMAGE",
+            "none of 5 annotations names an image that is known; 2 boxes of crowds",
+        )
+    ]  # fmt: skip
+    silent = Tally("table", 3, num_silent=3)
+    assert short(silent.outcomes()) == [
+        ("quarantined", "E_LABEL_FORMAT", "none of 3 rows says anything about an image")
+    ]
+
+
+def test_a_row_is_refused_once_for_all_images_that_it_is_about() -> None:
+    tally = Tally("table", 1)
+    for _ in range(3):
+        tally.refuse(Failure("E_LABEL_CONFLICT", "other findings"), (2,))
+
+    assert short(tally.outcomes())[0][2].startswith("1 of 1 rows refused")
+
+
+def test_a_file_of_one_label_keeps_its_words() -> None:
+    tally = Tally("seg", 1)
+    tally.refuse(Failure("E_CONTOUR", "beside", "draw it again"), ())
+
+    (outcome,) = tally.outcomes()
+    assert (outcome.code, outcome.message, outcome.hint) == ("E_CONTOUR", "beside", "draw it again")
+
+
+def test_a_mask_that_fits_one_of_two_images_is_stored_there_and_refused_for_the_other() -> None:
+    tally = Tally("seg", 1)
+    tally.store(NEW, "a")
+    tally.refuse(Failure("E_LABEL_GRID_MISMATCH", "another grid"), ())
+
+    assert short(tally.outcomes()) == [
+        ("quarantined", "E_LABEL_GRID_MISMATCH", "another grid; stored with 1 images"),
+        ("accepted", "", ""),
+    ]
