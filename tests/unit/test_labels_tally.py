@@ -1,4 +1,4 @@
-"""What the ledger says of a file of labels: refusals by code with their number and the first row, and what was stored."""
+"""What the ledger says of a file of labels: refusals by code, with their number and first row, and what is stored."""
 
 from medssl_cli.engine.ingest.failures import Failure
 from medssl_cli.engine.ingest.tally import Outcome, Tally
