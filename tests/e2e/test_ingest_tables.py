@@ -204,13 +204,14 @@ def test_files_that_are_named_and_label_nothing_are_refused_with_a_reason(tmp_pa
     }
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
+    (tmp_path / "workbook.xlsx").write_bytes(b"PK\x03\x04" + bytes(26) + b"[Content_Types].xml")
     (tmp_path / "notes.txt").write_text("first, second\n")  # most texts are no tables
     (tmp_path / "in/p1.json").write_text('{"Modality": "DX"}')  # of the image beside it
 
-    report = ingest(tmp_path, "in", "in/p1.json", "notes.txt", *texts)
+    report = ingest(tmp_path, "in", "in/p1.json", "notes.txt", "workbook.xlsx", *texts)
 
     assert report.exit_code == Exit.PARTIAL
-    assert report.by_code["E_LABEL_FORMAT"] == len(texts)
+    assert report.by_code["E_LABEL_FORMAT"] == len(texts) + 1
     assert all(entry.message for entry in report.entries if entry.code == "E_LABEL_FORMAT")
     assert {entry.code for entry in report.entries} == {"", "E_LABEL_FORMAT", "S_SIDECAR", "S_NOT_AN_IMAGE"}
 
@@ -220,11 +221,21 @@ def test_a_table_in_a_folder_that_names_no_image_is_a_sidecar_and_one_that_does_
     (tmp_path / "in/other.csv").write_text("what,size\nroom,12\n")
     (tmp_path / "in/labels.csv").write_text("Aufnahme;abnormal\np1;1\np2;0,25\n")
     (tmp_path / "in/broken.csv").write_text('a,b\n"c,d\n')
+    (tmp_path / "in/participants.tsv").write_text("participant_id\tage\nsub-01\t40\n")
+    (tmp_path / "in/scans.tsv").write_text("filename\tquality\nsub-01.png\t1\n")
 
     report = ingest(tmp_path)
 
-    assert (report.exit_code, report.by_code["S_SIDECAR"]) == (Exit.OK, 2)
+    assert (report.exit_code, report.by_code["S_SIDECAR"]) == (Exit.OK, 4)
     assert [findings(tmp_path)[total] for total in sums] == [{"abnormal": 1.0}, {"abnormal": 0.25}]
+
+
+def test_a_text_as_a_spreadsheet_saves_it_is_read_beside_its_images(tmp_path: Path) -> None:
+    total = picture(tmp_path / "in/p1.png", 1)
+    (tmp_path / "in/labels.txt").write_text("Datei\tAuff\xe4llig\np1.png\t1\n", encoding="utf-16")
+
+    assert ingest(tmp_path).exit_code == Exit.OK
+    assert findings(tmp_path)[total] == {"Auff\xe4llig": 1.0}
 
 
 def test_options_name_the_key_and_the_labels_of_a_table_that_comes_later(tmp_path: Path) -> None:

@@ -32,6 +32,12 @@ def test_a_nodule_is_the_box_around_its_sphere(tmp_path: Path) -> None:
     assert (box.name, box.diameter_mm) == ("nodule", 8.0)
 
 
+def test_columns_that_are_not_taken_are_counted(tmp_path: Path) -> None:
+    path = table(tmp_path / "c.csv", "a,-1,-1,1,0.9", header="seriesuid,coordX,coordY,coordZ,probability")
+
+    assert read_luna(path).notes == (("W_LABEL_NOT_TAKEN", "1 of 5 columns"),)
+
+
 def test_candidates_keep_their_class(tmp_path: Path) -> None:
     path = table(
         tmp_path / "c.csv", "a,-1,-1,1,0", "b,-2,-2,2,1", "a,-3,-3,3,1", header="seriesuid,coordX,coordY,coordZ,class"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats.labels import FindingsLabel, Reading, name_key
+from medssl_cli.formats.labels import FindingsLabel, Reading, folders_of, name_key
 from medssl_cli.formats.labels.choice import TableChoice
 from medssl_cli.formats.labels.table import read_table
 
@@ -153,10 +153,14 @@ def test_a_row_without_a_key_costs_itself(tmp_path: Path) -> None:
     assert refused_lines(reading) == [3, 4]
 
 
-def test_what_all_names_of_a_table_have_in_common_is_counted(tmp_path: Path) -> None:
-    labels = read(tmp_path, "path,Mass", "set/train/p1/a.png,1", "set/train/p2/a.png,0").labels
+@pytest.mark.parametrize("before", ["", "/", "C:\\\\", "./", "../../"])
+def test_what_all_names_of_a_table_have_in_common_is_counted(tmp_path: Path, before: str) -> None:
+    before = before.replace("\\\\", "\\")
+
+    labels = read(tmp_path, "path,Mass", f"{before}set/train/p1/a.png,1", f"{before}set/train/p2/a.png,0").labels
 
     assert [label.reference.num_shared for label in labels] == [2, 2]
+    assert folders_of(f"{before}Set/train/p1/a.png") == ("set", "train", "p1")
 
 
 # What a table is written in

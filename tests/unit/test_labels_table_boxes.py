@@ -75,6 +75,8 @@ def test_boxes_in_any_usual_form_are_taken_and_never_become_findings(
         ("x,y,radius", "5,6,7"),
         ("x_min,y_min,x_max", "5,6,7"),
         ("bbox", '"[0.1, 0.2, 0.3, 0.4]"'),
+        ("boxes", "\"[{'x': 5, 'y': 6, 'width': 10, 'height': 12}]\""),
+        ("label", "opacity 1 5 6 15 18"),
     ],
 )
 def test_places_that_are_no_boxes_in_pixels_are_refused_and_never_become_findings(

@@ -72,7 +72,10 @@ def store_all(
                 tallies[annotation.source].refuse(answer, annotation.label.rows)
     if not crew.stop.is_set:
         for source, tally in tallies.items():
-            _settle(source, tally, crew)
+            if tally.items or tally.refused or _is_certain(source, kinds[source], named):
+                _settle(source, tally, crew)
+            else:
+                crew.ledger.refuse([source], "S_SIDECAR", "")
     return num_new
 
 
@@ -92,11 +95,20 @@ def _read_all(
     files: dict[Source, AnnotationFile] = {}
     for outcome in crew.map("annotations", read_annotations, tasks, timeout_s=TIMEOUT_S):
         result = outcome.result if outcome.result is not None else crash(outcome.failure)
-        if isinstance(result, Failure):
-            crew.refuse([outcome.task.source], result)
+        source = outcome.task.source
+        if isinstance(result, Failure) and result.code == "E_LABEL_FORMAT":
+            is_certain = _is_certain(source, outcome.task.kind, named)
+            crew.refuse([source], result if is_certain else Failure("S_SIDECAR", ""))
+        elif isinstance(result, Failure):
+            crew.refuse([source], result)
         else:
-            files[outcome.task.source] = result
+            files[source] = result
     return {source: files[source] for source in kinds if source in files}
+
+
+def _is_certain(source: Source, kind: AnnotationKind, named: Container[Source]) -> bool:
+    """Whether a file is one of labels: text files that nobody has named may be anything, such as lists of persons."""
+    return source in named or kind not in ("table", "luna") or not source.name.lower().endswith((".tsv", ".txt"))
 
 
 def _tally(kind: AnnotationKind, file: AnnotationFile) -> Tally:

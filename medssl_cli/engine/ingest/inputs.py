@@ -60,7 +60,7 @@ class Inputs:
             self.unchanged.append(found)
             if is_description and (dataset := read_dataset_json(found.source)):
                 self.datasets.append(dataset)
-        elif found.kind == "other" and found.source in self.named and _is_text_of_labels(found):
+        elif found.kind == "other" and _is_file_of_labels(found, is_named=found.source in self.named):
             self._add_text(found)
         elif found.kind == "other":
             self.ledger.refuse([found.source], found.code, "")
@@ -96,17 +96,20 @@ class Inputs:
                 self.add(again)
 
 
-def _is_text_of_labels(found: Found) -> bool:
+def _is_file_of_labels(found: Found, *, is_named: bool) -> bool:
     """Whether a file that was not recognised is one that users write labels into.
 
-    A text is one if its header names images: most texts are something else.
+    A text is one if its header names images: most texts are something else. A workbook is one if it is named, so that
+    it is refused with a reason.
     """
     from medssl_cli.formats.labels.recognise import is_keyed_table
 
     if found.code not in ("S_SIDECAR", "S_NOT_AN_IMAGE"):
         return False
     suffix = found.source.name.lower().rpartition(".")[2]
-    return suffix in ("csv", "tsv", "json", "xml") or (suffix == "txt" and is_keyed_table(found.source))
+    if is_named and suffix in ("csv", "tsv", "json", "xml", "xlsx", "xls", "ods"):
+        return True
+    return suffix in ("tsv", "txt") and is_keyed_table(found.source)
 
 
 def _describes_an_image(source: Source) -> bool:

@@ -23,7 +23,7 @@ class KnownImage:
 
     Args:
         image: Where it went.
-        series_uid: SeriesInstanceUID.
+        series_uid: SeriesInstanceUID; "" if it has one that is not known in the clear.
         frame_of_reference: FrameOfReferenceUID.
         sop_uids: SOPInstanceUIDs of its slices.
         study: StudyInstanceUID.
@@ -60,6 +60,17 @@ class KnownImage:
         """An image that is a file of its own."""
         return cls(image, patients=(patient,) if patient else (), place=place_of(source))
 
+    @classmethod
+    def recalled(cls, image: StoredImage, source: Source, *, has_uids: bool) -> "KnownImage":
+        """An image of an unchanged file that was not opened again: nothing is known in the clear but its place.
+
+        Args:
+            image: Where it went.
+            source: The file.
+            has_uids: It has identifiers of its own, which only the cache knows, as pseudonyms.
+        """
+        return cls(image, series_uid="" if has_uids else None, place=place_of(source))
+
     @property
     def names(self) -> dict[str, frozenset[str]]:
         """Everything that the value of a table may be, as `name_key`, by its level, the most specific first."""
@@ -84,7 +95,7 @@ class Index:
     def __init__(self, images: Sequence[KnownImage], cache: Cache | None) -> None:
         self._cache = cache
         self._by_pseudonym: dict[tuple[str, str], list[KnownImage]] | None = None
-        self._items = {image.image.item_id for image in images}
+        self._by_item = {image.image.item_id: image for image in images}
         self._by_sop = _grouped(images, lambda image: image.sop_uids)
         self._by_series = _grouped(images, lambda image: _words(image.series_uid))
         self._by_frame = _grouped(images, lambda image: _words(image.frame_of_reference))
@@ -167,11 +178,14 @@ class Index:
         last = file_name(name)
         stored = [known for word in dict.fromkeys((last, stem_of(last))) for known in self._stored("series", word)]
         # Those of this run were judged by their folders.
-        return the_one([known for known in stored if known.image.item_id not in self._items], name, hints)
+        return the_one([known for known in stored if known.image.item_id not in self._by_item], name, hints)
 
     def _of_group(self, level: Level, here: dict[str, list[KnownImage]], word: str | None) -> list[KnownImage]:
         """Findings of a study or patient are those of all its images, of this run and before."""
-        return [] if word is None else [*here.get(word, []), *self._stored(level, word)]
+        if word is None:
+            return []
+        stored = (self._by_item.get(known.image.item_id, known) for known in self._stored(level, word))
+        return [*here.get(word, []), *stored]
 
     def _stored(self, level: Level, *parts: str) -> list[KnownImage]:
         if self._cache is None:

@@ -5,6 +5,7 @@ must be those of the picture. What is left is one image, or the images of one fi
 """
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats.labels import file_name, name_key
+from medssl_cli.formats.labels import file_name, folders_of, name_key
 
 if TYPE_CHECKING:
     from medssl_cli.engine.ingest.matching import KnownImage
@@ -68,14 +69,16 @@ class NamedImages:
         Raises:
             InputError: `E_LABEL_AMBIGUOUS`.
         """
-        folders = _folders(name)
+        folders = folders_of(name)
         ends = tuple(dict.fromkeys((folders, folders[hints.num_shared :])))
         groups = [hints.narrowed(self._ending_in((*folders, name_key(name)))) for folders in ends]
         tiers: list[list[KnownImage]] = []
         if hints.near is not None:
             near = _lower(hints.near.parts)
-            beside = _lower(PurePath(os.path.normpath(hints.near / name.replace("\\", "/"))).parts[:-1])
-            named = hints.narrowed(self._ending_in((name_key(name),))) if ".." in name else groups[0]
+            beside, named = (*near, *folders), groups[0]
+            if ".." in name:
+                beside = _lower(PurePath(os.path.normpath(hints.near / name.replace("\\", "/"))).parts[:-1])
+                named = hints.narrowed(self._ending_in((name_key(name),)))
             tiers.append([known for known in named if _folder(known) == beside])
             tiers += [[known for known in group if _folder(known)[: len(near)] == near] for group in groups]
         found: list[KnownImage] = next(filter(None, [*tiers, *groups]), [])
@@ -116,16 +119,9 @@ def the_one(found: Sequence["KnownImage"], name: str, hints: Hints) -> list["Kno
     return left
 
 
-def _folders(name: str) -> Tail:
-    """Folders in front of a name, in lower case; a drive, `.` and everything up to a last `..` left out."""
-    parts = PurePath(name.replace("\\", "/")).parts[:-1]
-    last_up = max((index + 1 for index, part in enumerate(parts) if part == ".."), default=0)
-    return _lower(tuple(part for part in parts[last_up:] if part not in ("/", ".") and not part.endswith(":")))
-
-
 def _folder(known: "KnownImage") -> Tail:
     return () if known.place is None else _lower(known.place.parts[:-1])
 
 
 def _lower(parts: Sequence[str]) -> Tail:
-    return tuple(part.lower() for part in parts)
+    return tuple(unicodedata.normalize("NFC", part).lower() for part in parts)

@@ -109,10 +109,14 @@ class Stages:
 
     def _recall(self, fate: Fate) -> None:
         self.ledger.recall(fate.entry, fate.sources)
-        if fate.entry.item is not None and fate.kind in VOXEL_KINDS:
-            image = StoredImage.of(self.cache.record(fate.entry.item))
+        is_file = fate.kind in VOXEL_KINDS
+        if fate.entry.item is None or not (is_file or len(fate.sources) == 1):
+            return
+        image = StoredImage.of(self.cache.record(fate.entry.item))
+        if is_file:
             self.stored |= dict.fromkeys(fate.sources, (image,))
-            self.images += [KnownImage.of_file(image, source) for source in fate.sources]
+        if is_file or image.shape[2] == 1:
+            self.images += [KnownImage.recalled(image, source, has_uids=not is_file) for source in fate.sources]
 
     def _headers(self, sources: Sequence[Source]) -> list[Any]:
         """Headers of DICOM files; refusals are booked. A batch whose child died is read file by file."""

@@ -5,9 +5,9 @@ position in the patient or by pixel, exactly or not at all.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
@@ -236,17 +236,28 @@ def refusals(why: RefusedRow, rows: Iterable[int]) -> list[RefusedRow]:
 
 def file_name(path: str) -> str:
     """The last part of a path as any system writes it."""
-    return PurePath(path.replace("\\", "/")).name.strip()
+    return path.replace("\\", "/").rstrip("/").rpartition("/")[2].strip()
+
+
+def folders_of(path: str) -> tuple[str, ...]:
+    """Folders in front of a file name, as they are compared: lower case, Unicode form NFC.
+
+    A drive, `.` and everything up to a last `..` are left out: they depend on where the path was written.
+    """
+    parts = unicodedata.normalize("NFC", path).replace("\\", "/").lower().rstrip("/").split("/")[:-1]
+    if ".." in parts:
+        parts = parts[len(parts) - parts[::-1].index("..") :]
+    return tuple(part for part in parts if part not in ("", ".") and not part.endswith(":"))
 
 
 def name_key(name: str) -> str:
     """What the names of one image have in common: folders and the suffix of an image left out, lower case."""
-    return stem_of(file_name(name)).lower()
+    return unicodedata.normalize("NFC", stem_of(file_name(name))).lower()
 
 
 def num_shared_folders(names: Iterable[str]) -> int:
     """How many leading folders all of some file names have in common; see `Reference`."""
-    folders = [PurePath(name.replace("\\", "/")).parts[:-1] for name in names]
+    folders = [folders_of(name) for name in names]
     if not folders:
         return 0
     first, last = min(folders), max(folders)

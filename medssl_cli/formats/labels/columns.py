@@ -68,6 +68,7 @@ _PLACES: Final = (
     frozenset(_words("x xmin x0 x1 x2 xmax minx maxx cx xc xcenter xcentre centerx centrex xtl xbr xmid coordx")),
     frozenset(_words("y ymin y0 y1 y2 ymax miny maxy cy yc ycenter ycentre centery centrey ytl ybr ymid coordy")),
 )
+_LISTS: Final = frozenset(_words("boxes bboxes boundingboxes bboxlist boxlist predictionstring"))
 _PICTURE_SIZES: Final = (
     "imagewidth imageheight", "imgwidth imgheight", "imagew imageh", "imgw imgh", "picturewidth pictureheight",
     "bildbreite bildhohe", "columns rows", "cols rows", "width height",
@@ -196,13 +197,22 @@ def box_columns(table: Table) -> BoxColumns | None:
     for column, (name, rest) in enumerate(zip(header, without_prefix, strict=True)):
         if name != rest and rest in _ONE_COLUMN and any("," in row.fields[column] for row in table.rows):
             return BoxColumns((column,), _ONE_COLUMN[rest], _size_columns(header, (column,)))
-    if all(not names.isdisjoint(index) for names in _PLACES):
+    has_lists = any(
+        name in _LISTS and any(is_text_of_places(row.fields[column]) for row in table.rows)
+        for column, name in enumerate(header)
+    )
+    if has_lists or all(not names.isdisjoint(index) for names in _PLACES):
         raise InputError(
             "E_LABEL_FORMAT",
             "columns of places on pictures that are no boxes in pixels",
             hint="write left, top, right and bottom edges as x_min, y_min, x_max, y_max, in pixels",
         )
     return None
+
+
+def is_text_of_places(text: str) -> bool:
+    """Whether a field holds four numbers and more: a box or several, whatever is written around them."""
+    return len(re.findall(r"\d+(?:[.,]\d+)?", text)) >= 4
 
 
 def reader_column(table: Table) -> int | None:

@@ -107,7 +107,9 @@ def decoded(data: bytes, *, is_whole: bool = True) -> str:
         # Written without a mark: the first two characters are ASCII, so every second byte is zero.
         wide = "utf-16-le" if data[1:4:2] == b"\0\0" else "utf-16-be" if data[0:3:2] == b"\0\0" else None
         if wide is None:
-            raise InputError("E_LABEL_FORMAT", "the table is not text: it holds zero bytes")
+            raise InputError(
+                "E_LABEL_FORMAT", "the table is not text: it holds zero bytes", hint="save the table as CSV, UTF-8"
+            )
     for encoding in (wide,) if wide else ("utf-8-sig", "cp1252", "latin-1"):
         try:
             return codecs.getincrementaldecoder(encoding)().decode(data, final=is_whole)

@@ -8,11 +8,18 @@ it is never half taken. All other columns are left out, and counted.
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import MAX_FINDINGS, RefusedRow, parsed_number
-from medssl_cli.formats.labels.columns import column_of, is_about_persons_or_technique, names_column, plain
+from medssl_cli.formats.labels.columns import (
+    column_of,
+    is_about_persons_or_technique,
+    is_text_of_places,
+    names_column,
+    plain,
+)
 from medssl_cli.formats.labels.csv_rows import Row, Table
 from medssl_cli.names import is_safe_name, unique_names
 
@@ -55,7 +62,11 @@ def number_in(text: str, table: Table, *, limit: float = 1e6) -> float:
     Raises:
         InputError: `E_LABEL_FORMAT`.
     """
-    if table.has_decimal_commas and re.fullmatch(r"[+-]?\d*,\d+", text, flags=re.ASCII):
+    return _number(text, has_decimal_commas=table.has_decimal_commas, limit=limit)
+
+
+def _number(text: str, *, has_decimal_commas: bool, limit: float = 1e6) -> float:
+    if has_decimal_commas and re.fullmatch(r"[+-]?\d*,\d+", text, flags=re.ASCII):
         text = text.replace(",", ".")
     return parsed_number(text, limit=limit)
 
@@ -168,10 +179,15 @@ def _left_out(reasons: Mapping[int, str], num_columns: int) -> list[tuple[str, s
 
 def _finding(text: str, table: Table) -> float | None:
     """0 to 1, or -1 (uncertain, as in CheXpert); None for anything else."""
+    return _finding_of(text, table.has_decimal_commas)
+
+
+@lru_cache(maxsize=4096)
+def _finding_of(text: str, has_decimal_commas: bool) -> float | None:
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     try:
-        number = number_in(text, table)
+        number = _number(text, has_decimal_commas=has_decimal_commas)
     except InputError:
         return None
     return number if 0 <= number <= 1 or number == -1 else None
@@ -191,8 +207,8 @@ def _names_of(table: Table, column: int) -> list[str]:
 
 
 def is_finding_name(name: str) -> bool:
-    """Whether a word of a table may name a finding: letters of any script, and no sign that only free text has."""
-    return is_safe_name(name) and any(map(str.isalpha, name))
+    """Whether a word of a table may name a finding: letters of any script, no sign that only free text has, no box."""
+    return is_safe_name(name) and any(map(str.isalpha, name)) and not is_text_of_places(name)
 
 
 def _listed(row: Row, column: int, names: Sequence[str]) -> dict[str, float] | None:

@@ -119,7 +119,9 @@ def read_luna(source: Source) -> Reading:
         else:
             spheres = Spheres(tuple(sphere for sphere, _ in good), tuple(name for _, name in good), lines)
             labels.append(BoxLabel(Reference(series_uid=series), spheres, rows=lines))
-    return Reading(tuple(labels), tuple(refused))
+    num_others = len(table.header) - sum(name in column for name in (*COLUMNS, "diametermm", "class"))
+    notes = (("W_LABEL_NOT_TAKEN", f"{num_others} of {len(table.header)} columns"),) if num_others else ()
+    return Reading(tuple(labels), tuple(refused), notes)
 
 
 def _point(row: Row, table: Table, column: Mapping[str, int]) -> _Point:
