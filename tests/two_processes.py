@@ -1,7 +1,14 @@
-"""What two processes of one group compute, for comparison with one."""
+"""What two processes of one group compute, for comparison with one.
 
+The two live as long as the tests of this process: each has imported torch once.
+"""
+
+import atexit
+import functools
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +16,7 @@ import torch
 from torch import distributed, multiprocessing
 
 WORLD = 2
+LIMIT_S = 240
 
 
 def results_of_each(folder: Path, compute: Callable[[int], Any]) -> list[Any]:
@@ -18,19 +26,51 @@ def results_of_each(folder: Path, compute: Callable[[int], Any]) -> list[Any]:
         folder: For what they exchange.
         compute: Importable; returns tensors and containers of them.
     """
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_work, args=(rank, str(folder), compute)) for rank in range(WORLD)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=240)
-        assert process.exitcode == 0
+    pair = _pair()
+    try:
+        for _, connection in pair:
+            connection.send((str(folder), compute))
+        for _, connection in pair:
+            assert connection.poll(LIMIT_S), "a process has not answered"
+            assert connection.recv() == "done"
+    except (AssertionError, EOFError, OSError):
+        _end(pair)
+        _pair.cache_clear()
+        raise
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
-def _work(rank: int, folder: str, compute: Callable[[int], Any]) -> None:
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timedelta(seconds=120)
-    )
-    torch.save(compute(rank), f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
+@functools.cache
+def _pair() -> tuple[tuple[BaseProcess, Connection], ...]:
+    context = multiprocessing.get_context("spawn")
+    pair = []
+    for rank in range(WORLD):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(rank, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        pair.append((process, ours))
+    found = tuple(pair)
+    atexit.register(_end, found)
+    return found
+
+
+def _end(pair: tuple[tuple[BaseProcess, Connection], ...]) -> None:
+    for process, connection in pair:
+        connection.close()
+        process.kill()
+        process.join()
+
+
+def _work(rank: int, connection: Connection) -> None:
+    while True:
+        try:
+            folder, compute = connection.recv()
+        except EOFError:
+            return
+        distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timedelta(seconds=120)
+        )
+        torch.save(compute(rank), f"{folder}/{rank}.pt")
+        distributed.destroy_process_group()
+        connection.send("done")

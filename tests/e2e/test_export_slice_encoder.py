@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from medssl_cli.nn.deformable_attention import Sampler, use_sampler
 from medssl_cli.nn.slice_encoder import AttentionPool, SliceEncoder
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["slices", "is_present", "positions_mm"]
 LARGEST_DIFFERENCE = 1e-4
 
@@ -63,7 +65,6 @@ def graph(request: pytest.FixtureRequest) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-@pytest.mark.slow
 def test_onnx_gives_the_numbers_of_torch(graph: bytes) -> None:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     module = Volume().eval()

@@ -15,6 +15,8 @@ from medssl_cli.formats.nifti import write_nifti
 from tests.dicom_factory import ct_series
 from tests.environment import ENVIRONMENT
 
+pytestmark = pytest.mark.slow
+
 
 def ingest(place: Path, *options: str) -> dict[str, Any]:
     """`medssl ingest in --cache cache --json` inside a folder, with the site's key beside it."""

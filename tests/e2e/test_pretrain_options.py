@@ -24,6 +24,8 @@ from tests.e2e.test_training import pretrain_recipe
 from tests.environment import give_known_key
 from tests.toy_cache import toy_cache
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 
 
@@ -143,7 +145,6 @@ def test_channels_last_changes_nothing_but_rounding(cache: Cache, plain: Path, t
     np.testing.assert_allclose(losses(run(cache, tmp_path / "run", channels_last=True)), losses(plain), atol=1e-3)
 
 
-@pytest.mark.slow
 def test_a_compiled_backbone_gives_the_same_numbers(cache: Cache, tmp_path: Path) -> None:
     small = {"backbone": "{name: unet, channels: [4, 8], strides: [2, 4], num_res_units: 0}"}
     eager = run(cache, tmp_path / "eager", steps=2, **small)

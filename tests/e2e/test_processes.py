@@ -22,6 +22,8 @@ from medssl_cli.errors import Exit
 from tests.environment import ENVIRONMENT, ROOT, give_known_key
 from tests.toy_cache import toy_cache
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 LIMIT_S = 300
 SETTINGS = {

@@ -11,7 +11,7 @@ import pytest
 from medssl_cli.cache.store import Cache
 from tests.environment import ENVIRONMENT
 
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.slow]
 SMALL = [
     "backbone={name: resnet, depth: 18, width: 8}",
     "data.crop_size=[32, 32, 1]",

@@ -27,6 +27,8 @@ from tests.e2e.test_training import task_recipe
 from tests.listener import Listener
 from tests.toy_cache import toy_cache
 
+pytestmark = pytest.mark.slow
+
 FS = 12
 CHANNELS, DEPTHS = (4, 6, 8), (2, 2, 2)
 
@@ -78,7 +80,6 @@ def nnunet(nnunet_file: Path, folder: Path) -> Path:
     return folder / "nnunet"
 
 
-@pytest.mark.slow
 def test_voco_b_of_its_real_size_is_imported(tmp_path: Path) -> None:
     tensors = published.filled(published.swinunetr_encoder(48))
     torch.save(tensors, tmp_path / "VoCo_B_SSL_head.pt")

@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (*MODALITIES, "archive", "volumes", "pictures", "annotations")
 FEWEST_WORDS = 480
 KINDS = {"accented", "date", "time", "times of files"}
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
 
 class Site:

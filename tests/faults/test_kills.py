@@ -27,6 +27,8 @@ from tests.dicom_factory import ct_series
 from tests.environment import ENVIRONMENT, give_known_key
 from tests.toy_cache import toy_cache
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("MEDSSL_KILLS", "2"))
 SEED = int(os.environ.get("MEDSSL_KILLS_SEED", "0"))
 PRETRAIN = [

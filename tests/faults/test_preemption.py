@@ -183,6 +183,8 @@ def test_a_loss_that_is_not_finite_names_the_items_and_leaves_the_last_good_chec
 ) -> None:
     bad = """
 from medssl_cli.methods import voco
+
+pytestmark = pytest.mark.slow
 plain = voco.Method.loss
 def loss(self, views, progress):
     losses = plain(self, views, progress)

@@ -17,6 +17,8 @@ from medssl_cli.errors import Exit
 from tests.dicom_factory import ct_series
 from tests.environment import ENVIRONMENT
 
+pytestmark = pytest.mark.slow
+
 WORDS = [
     "PatientName",
     "PatientID",
