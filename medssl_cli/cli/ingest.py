@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medssl_cli.cli import ingest_options as choices
+from medssl_cli.cli import ingest_tables as tables
 from medssl_cli.cli.ingest_inputs import names_of, pacs_source, sort_inputs, tolerance
 from medssl_cli.cli.ingest_output import finish, print_report, write_map, write_page
 from medssl_cli.cli.key import KeyFileOption
@@ -58,9 +59,9 @@ def ingest(
     max_volume_gib: choices.MaxGibOption = 8.0,
     structures: choices.StructuresOption = None,
     seg_fraction: choices.FractionOption = None,
-    key_column: choices.KeyColumnOption = None,
-    label_column: choices.LabelColumnOption = None,
-    readers: choices.ReadersOption = choices.Readers.fuse,
+    key_column: tables.KeyColumnOption = None,
+    label_column: tables.LabelColumnOption = None,
+    readers: tables.ReadersOption = tables.Readers.fuse,
     date_from: choices.FromOption = None,
     date_to: choices.ToOption = None,
     patients: choices.PatientsOption = None,
@@ -84,8 +85,8 @@ def ingest(
     """
     from medssl_cli.engine.ingest.ingest import ingest as run_ingest
     from medssl_cli.engine.ingest.options import IngestOptions
-    from medssl_cli.formats.labels.choice import TableChoice
     from medssl_cli.formats.policy import Policy
+    from medssl_cli.formats.table_choice import TableChoice
 
     terminal = Terminal(quiet=quiet)
     paths, url = sort_inputs(inputs)

@@ -8,7 +8,6 @@ import typer
 
 ACCEPTED = "What is accepted"
 REPAIRS = "Repairs (each is recorded in the image)"
-TABLES = "Tables of labels"
 PACS = "A PACS as source (dicomweb://HOST/PATH)"
 
 
@@ -47,13 +46,6 @@ class BurnedIn(StrEnum):
     refuse = "refuse"
     accept = "accept"
     accept_risk = "accept-risk"
-
-
-class Readers(StrEnum):
-    """What becomes of the boxes and findings of several readers."""
-
-    fuse = "fuse"
-    keep = "keep"
 
 
 GapsOption = Annotated[Gaps, typer.Option(help="Missing slices: interpolate them.", rich_help_panel=REPAIRS)]
@@ -105,17 +97,6 @@ StructuresOption = Annotated[
 FractionOption = Annotated[
     float | None,
     typer.Option(min=0.0, max=1.0, help="Threshold for a fractional DICOM SEG.", rich_help_panel=ACCEPTED),
-]
-KeyColumnOption = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Of tables: the column that names file or patient.", rich_help_panel=TABLES),
-]
-LabelColumnOption = Annotated[
-    str | None,
-    typer.Option(metavar="A,B", help="Of tables: take these columns as labels, no others.", rich_help_panel=TABLES),
-]
-ReadersOption = Annotated[
-    Readers, typer.Option(help="Of tables: what several readers say of one image.", rich_help_panel=TABLES)
 ]
 FromOption = Annotated[
     str | None, typer.Option("--from", metavar="YYYY-MM-DD", help="First study date.", rich_help_panel=PACS)

@@ -15,8 +15,8 @@ from medssl_cli.engine.ingest.ingest import ingest as run_ingest
 from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.engine.ingest.report import IngestReport
 from medssl_cli.errors import Exit
-from medssl_cli.formats.labels.choice import TableChoice
 from medssl_cli.formats.policy import Policy
+from medssl_cli.formats.table_choice import TableChoice
 from tests import every_kind as kinds
 from tests.dicom_factory import ct_series
 

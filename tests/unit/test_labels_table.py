@@ -6,8 +6,8 @@ import pytest
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import FindingsLabel, Reading, folders_of, name_key
-from medssl_cli.formats.labels.choice import TableChoice
 from medssl_cli.formats.labels.table import read_table
+from medssl_cli.formats.table_choice import TableChoice
 
 
 def table(path: Path, *lines: str, encoding: str = "utf-8") -> Path:

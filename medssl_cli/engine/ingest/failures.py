@@ -7,8 +7,7 @@ from functools import wraps
 from typing import TypeVar
 
 from medssl_cli.child import OUT_OF_MEMORY
-from medssl_cli.errors import MedsslError, StorageError
-from medssl_cli.formats.labels import MarkError
+from medssl_cli.errors import MarkError, MedsslError, StorageError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

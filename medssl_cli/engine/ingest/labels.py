@@ -20,8 +20,8 @@ from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind, BoxLabel, FindingsLabel, Label, MaskLabel, Reading
 from medssl_cli.formats.labels.boxes import PictureBoxes, upright
-from medssl_cli.formats.labels.choice import TableChoice
 from medssl_cli.formats.source import Source, place_of
+from medssl_cli.formats.table_choice import TableChoice
 from medssl_cli.imaging.volume import Volume
 
 PAIRS_PER_TASK: Final = 256

@@ -9,8 +9,8 @@ from medssl_cli import __version__
 from medssl_cli.cache.words import Modality, check_label_set
 from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_json
-from medssl_cli.formats.labels.choice import TableChoice
 from medssl_cli.formats.policy import Policy
+from medssl_cli.formats.table_choice import TableChoice
 
 if TYPE_CHECKING:
     from medssl_cli.formats.dicomweb import Credentials, PacsQuery, Patience

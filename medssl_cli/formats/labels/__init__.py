@@ -196,21 +196,6 @@ class RefusedRow:
     hint: str = ""
 
 
-class MarkError(InputError):
-    """One mark of a label is at fault.
-
-    Args:
-        code: Stable code.
-        message: What is wrong with it.
-        hint: What to do about it.
-        row: Where it stands in its file; see `RefusedRow`.
-    """
-
-    def __init__(self, code: str, message: str, *, hint: str = "", row: int = 0) -> None:
-        super().__init__(code, message, hint=hint)
-        self.row = row
-
-
 @dataclass(frozen=True)
 class Reading:
     """What a file of labels says, and what of it was not taken.

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from medssl_cli.errors import InputError
-from medssl_cli.formats.labels import BoxLabel, BoxMark, MarkError, Placed
+from medssl_cli.errors import InputError, MarkError
+from medssl_cli.formats.labels import BoxLabel, BoxMark, Placed
 from medssl_cli.imaging.geometry import Affine, Shape
 
 Rectangle = tuple[float, float, float, float]

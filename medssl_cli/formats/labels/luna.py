@@ -11,12 +11,11 @@ from typing import Final
 
 import numpy as np
 
-from medssl_cli.errors import InputError
+from medssl_cli.errors import InputError, MarkError
 from medssl_cli.formats.labels import (
     MAX_MARKS,
     BoxLabel,
     BoxMark,
-    MarkError,
     Placed,
     Reading,
     Reference,

@@ -21,7 +21,6 @@ from typing import Final
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import FindingsLabel, Reading, Reference, RefusedRow, num_shared_folders, refusals
-from medssl_cli.formats.labels.choice import Readers, TableChoice
 from medssl_cli.formats.labels.columns import (
     LEVELS,
     BoxColumns,
@@ -40,6 +39,7 @@ from medssl_cli.formats.labels.findings import FindingColumns, finding_columns, 
 from medssl_cli.formats.labels.readers import Saying, averaged, united
 from medssl_cli.formats.labels.table_boxes import BoxTable, read_boxes
 from medssl_cli.formats.source import Source, read_head
+from medssl_cli.formats.table_choice import Readers, TableChoice
 
 NIH_SIDE: Final = 1024
 _NIH: Final = frozenset(("imageindex", "findinglabel"))
