@@ -221,12 +221,13 @@ def test_a_table_in_a_folder_that_names_no_image_is_a_sidecar_and_one_that_does_
     (tmp_path / "in/other.csv").write_text("what,size\nroom,12\n")
     (tmp_path / "in/labels.csv").write_text("Aufnahme;abnormal\np1;1\np2;0,25\n")
     (tmp_path / "in/broken.csv").write_text('a,b\n"c,d\n')
+    (tmp_path / "in/survival.csv").write_text("Brats18ID,Age,Survival\np1,60,289\np2,52,616\n")
     (tmp_path / "in/participants.tsv").write_text("participant_id\tage\nsub-01\t40\n")
     (tmp_path / "in/scans.tsv").write_text("filename\tquality\nsub-01.png\t1\n")
 
     report = ingest(tmp_path)
 
-    assert (report.exit_code, report.by_code["S_SIDECAR"]) == (Exit.OK, 4)
+    assert (report.exit_code, report.by_code["S_SIDECAR"]) == (Exit.OK, 5)
     assert [findings(tmp_path)[total] for total in sums] == [{"abnormal": 1.0}, {"abnormal": 0.25}]
 
 

@@ -155,12 +155,12 @@ def test_names_that_become_equal_are_refused_and_letters_of_every_script_are_kep
 
 
 def test_what_was_changed_or_left_out_is_counted(tmp_path: Path) -> None:
-    document = changed("images", 1, width=None, height=None)
+    document = changed("images", 0, width=None, height=None)
 
     assert read_coco(write(tmp_path / "c.json", document)).notes == (
         ("W_NAME_CHANGED", "of 1 of 2 categories"),
         ("W_LABEL_NOT_TAKEN", "1 boxes of crowds"),
-        ("W_BOX_SIZE_UNKNOWN", "of 1 of 2 pictures"),
+        ("W_BOX_SIZE_UNKNOWN", "of 1 of 1 pictures with boxes"),
     )
 
 

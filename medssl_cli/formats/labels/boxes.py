@@ -1,6 +1,6 @@
 """Boxes of pictures, in pixel edges, and how they become continuous voxel indices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -106,3 +106,10 @@ def checked_rectangle(left: float, top: float, width: float, height: float) -> R
     if width <= 0 or height <= 0:
         raise InputError("E_LABEL_FORMAT", f"a box of {width:g} x {height:g} pixels")
     return left, top, width, height
+
+
+def unknown_sizes(labels: Sequence[BoxLabel]) -> list[tuple[str, str]]:
+    """A note on pictures with boxes of which nobody says how large they were when the boxes were drawn."""
+    drawn = [label for label in labels if isinstance(label.placer, PictureBoxes) and label.placer.rectangles]
+    number = sum(label.size is None for label in drawn)
+    return [("W_BOX_SIZE_UNKNOWN", f"of {number} of {len(drawn)} pictures with boxes")] if number else []

@@ -24,7 +24,7 @@ from medssl_cli.formats.labels import (
     number_of,
     refusals,
 )
-from medssl_cli.formats.labels.boxes import MAX_PIXEL, PictureBoxes, Rectangle, checked_rectangle
+from medssl_cli.formats.labels.boxes import MAX_PIXEL, PictureBoxes, Rectangle, checked_rectangle, unknown_sizes
 from medssl_cli.formats.source import Source, read_bytes
 from medssl_cli.names import unique_names
 
@@ -95,8 +95,7 @@ def read_coco(source: Source) -> Reading:
             refused += refusals(picture.refused, picture.rows)
     if num_crowds:
         notes.append(("W_LABEL_NOT_TAKEN", f"{num_crowds} boxes of crowds"))
-    if num_unknown := sum(label.size is None for label in labels):
-        notes.append(("W_BOX_SIZE_UNKNOWN", f"of {num_unknown} of {len(labels)} pictures"))
+    notes += unknown_sizes(labels)
     return Reading(tuple(labels), tuple(refused), tuple(notes))
 
 

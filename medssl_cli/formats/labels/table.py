@@ -66,23 +66,27 @@ def read_table(
 
     Raises:
         InputError: `E_LABEL_FORMAT`: no key, nothing to take, or no table; `E_NAME_COLLISION`; `E_TOO_BIG`;
-            `S_SIDECAR`, nothing says that it is about images, and nobody has named it; or what `read_bytes` raises.
+            `S_SIDECAR` instead, if nobody has named the file, nor a column, and no column has the name of a key; or
+            what `read_bytes` raises.
     """
-    choice = choice or TableChoice()
     try:
-        table = read_rows(source)
-        keys = key_columns(table, known or {}, choice.key_column)
+        return _read(source, known or {}, choice or TableChoice())
     except InputError as error:
-        if error.code != "E_LABEL_FORMAT" or is_named or choice.key_column is not None or _is_keyed(source):
+        is_certain = is_named or choice not in (None, TableChoice()) or _is_keyed(source)
+        if is_certain or error.code not in ("E_LABEL_FORMAT", "E_NAME_COLLISION", "E_TOO_BIG"):
             raise
-        raise InputError("S_SIDECAR", "a table that names no image") from None
+        raise InputError("S_SIDECAR", "a table that labels no image") from None
+
+
+def _read(source: Source, known: Mapping[str, Set[str]], choice: TableChoice) -> Reading:
+    table = read_rows(source)
+    keys = key_columns(table, known, choice.key_column)
     references = _references(table, keys)
     columns = box_columns(table)
-    reading = (
-        _findings(table, keys, references, choice)
-        if columns is None
-        else _boxes(table, keys, columns, references, choice)
-    )
+    if columns is None:
+        reading = _findings(table, keys, references, choice)
+    else:
+        reading = _boxes(table, keys, columns, references, choice)
     return replace(reading, refused=(*table.refused, *reading.refused))
 
 

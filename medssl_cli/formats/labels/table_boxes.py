@@ -11,7 +11,7 @@ from typing import Final
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import MAX_FINDINGS, MAX_MARKS, BoxLabel, Reading, Reference, RefusedRow, refusals
-from medssl_cli.formats.labels.boxes import MAX_PIXEL, PictureBoxes, Rectangle, checked_rectangle
+from medssl_cli.formats.labels.boxes import MAX_PIXEL, PictureBoxes, Rectangle, checked_rectangle, unknown_sizes
 from medssl_cli.formats.labels.columns import BoxColumns, plain
 from medssl_cli.formats.labels.csv_rows import Row, Table
 from medssl_cli.formats.labels.findings import NOTHING, is_unknown, number_in
@@ -217,6 +217,4 @@ def _notes(boxes: BoxTable, pictures: Iterable[_Picture], labels: Sequence[BoxLa
     num_read = sum(picture.num_readers > 1 for picture in pictures)
     if num_read and boxes.readers == "fuse":
         notes.append(("W_READERS_FUSED", f"in {num_read} pictures"))
-    if num_unknown := sum(label.size is None for label in labels):
-        notes.append(("W_BOX_SIZE_UNKNOWN", f"of {num_unknown} of {len(labels)} pictures"))
-    return notes
+    return [*notes, *unknown_sizes(labels)]
