@@ -69,10 +69,12 @@ def read_table(
             `S_SIDECAR` instead, if nobody has named the file, nor a column, and no column has the name of a key; or
             what `read_bytes` raises.
     """
+    choice = choice or TableChoice()
     try:
-        return _read(source, known or {}, choice or TableChoice())
+        return _read(source, known or {}, choice)
     except InputError as error:
-        is_certain = is_named or choice not in (None, TableChoice()) or _is_keyed(source)
+        has_choice = choice.key_column is not None or choice.label_columns is not None
+        is_certain = is_named or has_choice or _is_keyed(source)
         if is_certain or error.code not in ("E_LABEL_FORMAT", "E_NAME_COLLISION", "E_TOO_BIG"):
             raise
         raise InputError("S_SIDECAR", "a table that labels no image") from None
