@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pydicom
 from PIL import Image
+from typer.testing import CliRunner
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
+from medssl_cli.cli.app import app
 from medssl_cli.engine.ingest.ingest import ingest as run_ingest
 from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.engine.ingest.report import IngestReport
 from medssl_cli.errors import Exit
 from medssl_cli.formats.policy import Policy
-from medssl_cli.formats.table_choice import TableChoice
 from tests import every_kind as kinds
 from tests.dicom_factory import ct_series
 
@@ -241,17 +242,21 @@ def test_a_text_as_a_spreadsheet_saves_it_is_read_beside_its_images(tmp_path: Pa
 
 def test_options_name_the_key_and_the_labels_of_a_table_that_comes_later(tmp_path: Path) -> None:
     total = picture(tmp_path / "in/p1.png", 1)
-    (tmp_path / "labels.csv").write_text("id,Age,score\np1,1,0.5\n")
+    (tmp_path / "labels.csv").write_text("id,Age,score,rater\np1,1,0.5,A\n")
     ingest(tmp_path)
 
     without = ingest(tmp_path, "labels.csv")
-    with_options = ingest(tmp_path, "labels.csv", tables=TableChoice("id", ("score",)))
+    options = ["--key-column", "id", "--label-column", "score", "--readers", "keep", "--workers", "1", "--json"]
+    done = CliRunner().invoke(
+        app, ["ingest", str(tmp_path / "labels.csv"), "--cache", str(tmp_path / "cache"), *options]
+    )
 
     assert set(said(without)) == {"E_LABEL_FORMAT"}
     assert "--key-column" in next(entry.hint for entry in without.entries)
-    assert (with_options.exit_code, with_options.num_labels) == (Exit.OK, 1)
+    assert done.exit_code == Exit.OK
+    policy = json.loads(done.stdout)["policy"]
+    assert [policy[name] for name in ("key_column", "label_columns", "readers")] == ["id", ["score"], "keep"]
     assert findings(tmp_path)[total] == {"score": 0.5}
-    assert with_options.policy["key_column"] == "id"
 
 
 def test_tables_that_contradict_each_other_are_refused_row_by_row(tmp_path: Path) -> None:
