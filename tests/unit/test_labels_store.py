@@ -385,6 +385,16 @@ def test_findings_reach_every_image_of_a_patient_and_rows_without_one_are_counte
     assert stored[cache.pseudonyms.of("patient", "A")] == {}
 
 
+def test_a_row_that_gives_boxes_and_a_finding_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("file,x,y,w,h,Target\na,1,2,3,4,1\na,5,6,7,8,1\nb,,,,,0\nc,,,,,1\n,1,2,3,4,1\n")
+
+    found = read_annotations(ReadTask(tmp_path / "t.csv", "table"))
+
+    assert not isinstance(found, Failure)
+    assert found.num_rows == 5
+    assert match(found.annotations, []).num_unmatched == {tmp_path / "t.csv": 4}
+
+
 def test_failures_of_reading_are_values(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a\n")
 

@@ -132,6 +132,26 @@ def test_a_column_of_0_and_1_beside_boxes_is_a_finding_and_says_which_pictures_h
     assert [one.row for one in reading.refused] == [5, 6]
 
 
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("class,x,y,w,h", ",,,,"),
+        ("class,x,y,w,h", "NA,NA,NA,NA,NA"),
+        ("x,y,w,h", ",,,"),
+        ("bbox,source", ",A"),
+        ("Target,x,y,w,h", ",,,,"),
+    ],
+)
+def test_a_row_without_name_and_box_says_nothing_and_makes_no_negative(tmp_path: Path, header: str, row: str) -> None:
+    good = {"class": "Mass", "source": "A", "bbox": '"[1,2,3,4]"', "Target": "1"}
+    values = ",".join(good.get(name, "5") for name in header.split(","))
+
+    reading = read(tmp_path, f"image_id,{header}", f"a,{values}", f"b,{row}")
+
+    assert set(boxes_of(reading)) == {"a"}
+    assert (reading.num_silent, reading.refused) == (1, ())
+
+
 def test_columns_about_boxes_are_no_findings_of_pictures(tmp_path: Path) -> None:
     reading = read(
         tmp_path, "filename,width,height,class,xmin,ymin,xmax,ymax,difficult,ragged",

@@ -72,6 +72,11 @@ class Annotation:
     index: int
     label: Label
 
+    @property
+    def rows(self) -> frozenset[int]:
+        """Rows of the file that give it; a label without rows counts as one of its own."""
+        return frozenset(self.label.rows or (-1 - self.index,))
+
 
 @dataclass(frozen=True)
 class AnnotationFile:
@@ -82,9 +87,10 @@ class AnnotationFile:
 
     @property
     def num_rows(self) -> int:
-        """Of all of its labels and of what was refused."""
-        labels = sum(max(len(annotation.label.rows), 1) for annotation in self.annotations)
-        return labels + sum(one.code != "E_LABEL_COLUMN" for one in self.reading.refused) + self.reading.num_silent
+        """Of all of its labels and of what was refused; a row that gives several labels counts once."""
+        rows = {row for annotation in self.annotations for row in annotation.rows}
+        refused = [one.row for one in self.reading.refused if one.code != "E_LABEL_COLUMN"]
+        return len(rows | set(filter(None, refused))) + refused.count(0) + self.reading.num_silent
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache
     index = Index(images, cache)
     pairs: list[tuple[Annotation, StoredImage]] = []
     refused: list[tuple[Annotation, Failure]] = []
-    num_unmatched: dict[Source, int] = defaultdict(int)
+    unmatched: dict[Source, set[int]] = defaultdict(set)
     for annotation in annotations:
         try:
             found = _images_of(annotation, index)
@@ -161,8 +167,8 @@ def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache
             continue
         pairs += [(annotation, image) for image in found]
         if not found:
-            num_unmatched[annotation.source] += max(len(annotation.label.rows), 1)
-    return Matches(tuple(pairs), dict(num_unmatched), tuple(refused))
+            unmatched[annotation.source] |= annotation.rows
+    return Matches(tuple(pairs), {source: len(rows) for source, rows in unmatched.items()}, tuple(refused))
 
 
 def _images_of(annotation: Annotation, index: Index) -> list[StoredImage]:

@@ -55,6 +55,10 @@ class NamedImages:
 
     images: Sequence["KnownImage"]
     _by_tail: dict[int, dict[Tail, list["KnownImage"]]] = field(default_factory=dict)
+    _most_parts: int = 0
+
+    def __post_init__(self) -> None:
+        self._most_parts = max((len(known.place.parts) for known in self.images if known.place is not None), default=0)
 
     def find(self, name: str, hints: Hints) -> list["KnownImage"]:
         """Images of the one file that a name means; none if no image is called so.
@@ -86,14 +90,14 @@ class NamedImages:
 
     def _ending_in(self, tail: Tail) -> list["KnownImage"]:
         length = len(tail)
+        if length > self._most_parts:
+            return []
         if length not in self._by_tail:
             index: dict[Tail, list[KnownImage]] = defaultdict(list)
             for known in self.images:
                 if known.place is not None and len(known.place.parts) >= length:
                     index[*_lower(known.place.parts[-length:-1]), name_key(known.place.name)].append(known)
-            self._by_tail[length] = index if index else {}
-            if not index:
-                return []
+            self._by_tail[length] = dict(index)
         return self._by_tail[length].get(tail, [])
 
 

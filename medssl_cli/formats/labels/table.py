@@ -205,7 +205,7 @@ def _boxes(
     if whole.values:
         findings = _grouped(table, whole, None, references, "keep")
         labels += findings.labels
-    return Reading(labels, (*found.refused, *refused), (*whole.notes, *notes))
+    return Reading(labels, (*found.refused, *refused), (*whole.notes, *notes), boxes.num_silent)
 
 
 def _box_names(table: Table, taken: Set[int], wanted: Sequence[str] | None) -> int | None:

@@ -90,13 +90,16 @@ def read_boxes(boxes: BoxTable, references: Sequence[Reference | RefusedRow]) ->
             picture.refused = picture.refused or RefusedRow(row.line, error.code, error.message)
     _check_units(pictures.values())
     labels: list[BoxLabel] = []
+    num_silent = 0
     for reference, picture in pictures.items():
         why = picture.refused or _contradiction(picture, boxes)
-        if why is None:
+        if why is None and not picture.boxes and not picture.says_nothing:
+            num_silent += len(picture.rows)
+        elif why is None:
             labels.append(_label(reference, picture, boxes))
         else:
             refused += refusals(why, picture.rows)
-    return Reading(tuple(labels), tuple(refused), tuple(_notes(boxes, pictures.values(), labels)))
+    return Reading(tuple(labels), tuple(refused), tuple(_notes(boxes, pictures.values(), labels)), num_silent)
 
 
 def _add(picture: _Picture, row: Row, boxes: BoxTable) -> None:
@@ -109,34 +112,36 @@ def _add(picture: _Picture, row: Row, boxes: BoxTable) -> None:
         size = [row.fields[column] for column in boxes.columns.size]
         if not all(map(is_unknown, size)):
             picture.sizes.add((_side(size[0], boxes.table), _side(size[1], boxes.table)))
-    name = _name(row, boxes)
-    rectangle = _rectangle(row, boxes)
-    if name is None:
-        if rectangle not in (None, _OF_NOTHING):
-            raise InputError("E_LABEL_FORMAT", _ROW_OF_NOTHING)
-        picture.says_nothing = True
-    elif rectangle is None:
-        if boxes.names is not None or boxes.present is not None:
+    name, rectangle = _name(row, boxes), _rectangle(row, boxes)
+    if rectangle is None and name is not None and name != UNNAMED:
+        if name:
             raise InputError("E_LABEL_FORMAT", _BOX_MISSING)
         picture.says_nothing = True
-    else:
+    elif rectangle is None:
+        return
+    elif name is None:
+        raise InputError("E_LABEL_FORMAT", "a box of which nothing says what it holds")
+    elif name:
         reader = "" if boxes.reader is None else row.fields[boxes.reader]
         picture.boxes.setdefault((name, rectangle, reader), ReadBox(name, rectangle, reader, row.line))
+    elif rectangle != _OF_NOTHING:
+        raise InputError("E_LABEL_FORMAT", _ROW_OF_NOTHING)
+    else:
+        picture.says_nothing = True
 
 
 def _name(row: Row, boxes: BoxTable) -> str | None:
-    """What the box of a row holds; None if the row says that nothing was found."""
+    """What the box of a row holds; "" if the row says that nothing was found, None if it does not know."""
     if boxes.names is not None:
         name = row.fields[boxes.names]
-        if is_unknown(name) and _rectangle(row, boxes) is not None:
-            raise InputError("E_LABEL_FORMAT", "a box without a name")
-        return None if is_unknown(name) or plain(name) in NOTHING else name
+        return None if is_unknown(name) else "" if plain(name) in NOTHING else name
     if boxes.present is None:
         return UNNAMED
     column, name = boxes.present
     text = row.fields[column].lower()
-    is_absent = text == "false" or (text != "true" and not is_unknown(text) and number_in(text, boxes.table) == 0)
-    return None if is_absent else name
+    if is_unknown(text):
+        return None
+    return "" if text == "false" or (text != "true" and number_in(text, boxes.table) == 0) else name
 
 
 def _rectangle(row: Row, boxes: BoxTable) -> Rectangle | None:
