@@ -3,10 +3,8 @@
 No inheritance and no code. Every fault of a recipe is reported at once, with the nearest valid name.
 """
 
-import types
-import typing
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -15,12 +13,12 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from medssl_cli.errors import UsageError
+from medssl_cli.faults import validate_model
 from medssl_cli.files import sha256_json
 from medssl_cli.plain_yaml import parse_yaml
 from medssl_cli.plugins import suggest
@@ -32,7 +30,6 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[PositiveInt, PositiveInt, PositiveInt]
 Triple = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-Model = TypeVar("Model", bound=BaseModel)
 
 
 def _each_once(axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -284,6 +281,11 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         UsageError: `E_RECIPE` with one line per fault.
     """
+    return validate_recipe(raw_recipe(path, overrides), source=path.name)
+
+
+def raw_recipe(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """A recipe's document as it is written, with overrides, not validated; see `load_recipe`."""
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -291,7 +293,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     document = parse_yaml(text, source=path.name)
     for override in overrides or []:
         apply_override(document, override)
-    return validate_recipe(document, source=path.name)
+    return document
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:
@@ -318,58 +320,12 @@ def validate_recipe(document: dict[str, Any], *, source: str) -> Recipe:
     Raises:
         UsageError: `E_RECIPE`.
     """
-    kind: type[Recipe] = PretrainRecipe if "method" in document else TaskRecipe
-    return validate_model(kind, document, source=source)
+    return validate_model(recipe_kind(document), document, source=source)
 
 
-def validate_model(model: type[Model], document: dict[str, Any], *, source: str) -> Model:
-    """Validate data against a pydantic model with faults rewritten for people.
-
-    Raises:
-        UsageError: `E_RECIPE`, all faults in one message.
-    """
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        faults = [_fault(model, fault) for fault in error.errors()]
-    lines = "\n  ".join(faults)
-    raise UsageError("E_RECIPE", f"{source} has {len(faults)} fault{'s' * (len(faults) > 1)}:\n  {lines}")
-
-
-def _fault(model: type[BaseModel], fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"]) or "recipe"
-    if fault["type"] == "extra_forbidden":
-        return f"{where}: unknown key; {suggest(str(fault['loc'][-1]), _valid_keys(model, fault['loc'][:-1]))}"
-    if fault["type"] == "missing":
-        return f"{where}: missing"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    return (
-        f"{where}: {message} (got {fault['input']!r})"
-        if not isinstance(fault["input"], dict)
-        else f"{where}: {message}"
-    )
-
-
-def _valid_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Keys that the section at a location may have."""
-    current: Any = model
-    for part in location:
-        field = (
-            current.model_fields.get(str(part))
-            if isinstance(current, type) and issubclass(current, BaseModel)
-            else None
-        )
-        if field is None:
-            return []
-        current = next((option for option in _options(field.annotation) if isinstance(option, type)), None)
-    if not (isinstance(current, type) and issubclass(current, BaseModel)):
-        return []
-    return [field.alias or name for name, field in current.model_fields.items()]
-
-
-def _options(annotation: Any) -> tuple[Any, ...]:
-    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    return typing.get_args(annotation) if is_union else (annotation,)
+def recipe_kind(document: dict[str, Any]) -> type[Recipe]:
+    """What a raw recipe is: `method:` makes it one of pre-training."""
+    return PretrainRecipe if "method" in document else TaskRecipe
 
 
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -380,6 +336,11 @@ def dump_recipe(recipe: Recipe) -> dict[str, Any]:
 def recipe_hash(recipe: Recipe) -> str:
     """SHA-256 of the resolved recipe's canonical JSON."""
     return sha256_json(dump_recipe(recipe))
+
+
+def flow_yaml(document: dict[str, Any]) -> str:
+    """YAML on one line, as `--set key=VALUE` takes it."""
+    return yaml.safe_dump(document, default_flow_style=True, sort_keys=False, width=10**6).strip()
 
 
 def to_yaml(document: dict[str, Any]) -> str:

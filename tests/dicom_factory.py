@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom import (
@@ -105,11 +108,22 @@ def edit(path: Path, **attributes: Any) -> None:
         for name, value in attributes.items():
             if value is None:
                 delattr(dataset, name)
+            elif name.startswith("PixelPadding"):
+                dataset.add_new(name, "SS" if dataset.PixelRepresentation else "US", value)
             else:
                 setattr(dataset, name, value)
         if "SOPInstanceUID" in attributes:
             dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         dataset.save_as(path)
+
+
+def edit_raw(path: Path, name: str, text: str) -> None:
+    """Set the bytes of one element as they are, whatever its value representation allows."""
+    dataset = pydicom.dcmread(path)
+    tag, value = Tag(name), text.encode()
+    value += b" " * (len(value) % 2)
+    dataset._dict[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+    dataset.save_as(path)
 
 
 def group(paths: Iterable[Path], policy: Policy = STRICT) -> tuple[list[SeriesPart], list[Refusal]]:

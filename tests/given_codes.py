@@ -22,6 +22,7 @@ from medssl_cli.engine.talk import Silence
 from medssl_cli.errors import MedsslError
 from medssl_cli.formats.dicom import Refusal, SeriesPart
 from medssl_cli.formats.discover import Found
+from medssl_cli.formats.labels import Flaw
 from medssl_cli.formats.loaded import LoadedImage
 
 _WORD = re.compile(r"\b[EWS]_[A-Z0-9_]+\b")
@@ -31,7 +32,7 @@ given: set[str] = set()
 
 def watch() -> None:
     """Note the codes of everything that is made from now on."""
-    for kind in (MedsslError, Failure, Refusal, Found):
+    for kind in (MedsslError, Failure, Refusal, Found, Flaw):
         _after(kind, "__init__", lambda one, *_: [one.code])
     for kind in (LoadedImage, SeriesPart, StoredLabel, ScanResult):
         _after(kind, "__init__", lambda one, *_: one.warnings)

@@ -5,6 +5,7 @@ Only what is ours goes in: names, help texts, defaults. How Typer lays out its h
 
 import inspect
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -274,7 +275,7 @@ def _kind(annotation: Any) -> str:
 
 
 def _many(annotation: Any) -> str:
-    return _kind(annotation).replace("number", "numbers", 1)
+    return re.sub(r"\bnumber\b", "numbers", _kind(annotation), count=1)
 
 
 def _limits(constraints: Sequence[Any]) -> str:

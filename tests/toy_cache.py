@@ -1,6 +1,8 @@
 """A cache of small images with structure, made directly through the store: fast, and no file format involved."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,8 +11,28 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.imaging.volume import Volume
 
 
-def toy_cache(root: Path, *, num_patients: int, size: int = 32, modality: str = "CT", num_classes: int = 2) -> Cache:
-    """Bright balls (class 1) with a darker ball beside them (class 2) on a gradient, at 2 mm, one per patient."""
+class Marked(NamedTuple):
+    """A label map, what it calls its values, and its value of voxels that nobody judged."""
+
+    voxels: np.ndarray
+    names: dict[int, str]
+    ignore: int | None = None
+
+
+def toy_cache(
+    root: Path,
+    *,
+    num_patients: int,
+    size: int = 32,
+    modality: str = "CT",
+    num_classes: int = 2,
+    mark: Callable[[int, np.ndarray], Marked] | None = None,
+    series: Sequence[str] = (),
+) -> Cache:
+    """Bright balls (class 1) with a darker ball beside them (class 2) on a gradient, at 2 mm, one per patient.
+
+    `mark` makes the label map of a patient from its number and the map of balls.
+    """
     cache = Cache.open_or_create(root)
     with cache.writing():
         for index in range(num_patients):
@@ -22,7 +44,7 @@ def toy_cache(root: Path, *, num_patients: int, size: int = 32, modality: str = 
                 item_id=cache.item_id(volume),
                 patient_key=key("patient", str(index)),
                 study_key=key("study", str(index)),
-                series_key=key("series", str(index)),
+                series_key=key("series", series[index] if series else str(index)),
                 has_patient_identity=True,
                 modality=modality,
                 units=volume.units,
@@ -36,7 +58,9 @@ def toy_cache(root: Path, *, num_patients: int, size: int = 32, modality: str = 
             )
             assert cache.add(volume, record)
             names = {value: f"ball_{value}" for value in range(1, num_classes + 1)}
-            cache.add_label(record.item_id, "seg", Volume(label[None], affine, modality), names)
+            marked = Marked(label, names) if mark is None else mark(index, label)
+            labels = Volume(marked.voxels[None], affine, modality)
+            cache.add_label(record.item_id, "seg", labels, marked.names, ignore=marked.ignore)
     return cache
 
 

@@ -179,7 +179,7 @@ def _array_problems(path: Path) -> Iterator[str]:
 def _points_problems(path: Path) -> Iterator[str]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            if not all(re.fullmatch(r"class_\d{1,3}", name) for name in archive.files):
+            if not all(re.fullmatch(r"class_\d{1,5}", name) for name in archive.files):
                 yield "a list of points has a name that is not on the list"
             if not all(archive[name].dtype == np.int32 for name in archive.files):
                 yield "a list of points holds something else"

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from medssl_cli.cache.words import ALLOW_LIST_VERSION, RECORD_VERSION, Modality, check_label_set
+from medssl_cli.classes import MAX_VALUE
 from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.formats.loaded import BurnedIn, SourceKind, SpacingKind
 from medssl_cli.imaging.geometry import Affine, Shape
@@ -14,15 +15,31 @@ from medssl_cli.strict import Strict
 
 Key = Annotated[str, Field(pattern=r"^[a-z2-7]{26}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Value = Annotated[int, Field(ge=0, le=MAX_VALUE)]
 Units = Literal["HU", "SUVbw", "Bq/ml", "a.u."]
 
 
 class LabelRecord(Strict):
-    """One label map of an item."""
+    """One label map of an item: whole numbers from 0 (background) to 65,535.
+
+    Args:
+        sha256: Of its file.
+        classes: What its values are called; `class_3` where nobody named the value 3.
+        voxels_per_class: Of the values that it shows, background and `ignore` left out.
+        ignore: Value of voxels that nobody judged; written only where there is one.
+    """
 
     sha256: Digest
-    classes: dict[int, str]
-    voxels_per_class: dict[int, int]
+    classes: dict[Value, str]
+    voxels_per_class: dict[Value, int]
+    ignore: Value | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = default(self)
+        if self.ignore is None:
+            del document["ignore"]
+        return document
 
 
 class Box(Strict):

@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,9 @@ from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.reading import ReadableCache
 from medssl_cli.cache.records import IMAGE, label_file
 from medssl_cli.cache.store import Cache
+from medssl_cli.cache.targets import Table, to_classes
 from medssl_cli.cache.writers import make_private
+from medssl_cli.classes import IGNORE
 from medssl_cli.errors import MedsslError
 from medssl_cli.files import remove_temporaries, sha256_json, storage_errors, write_atomic, write_json
 from medssl_cli.imaging.geometry import Affine, Shape
@@ -31,7 +34,7 @@ from medssl_cli.imaging.volume import Volume
 from medssl_cli.parallel import available_cores, supervised_map
 from medssl_cli.recipe import Preprocessing
 
-VERSION: Final = 1
+VERSION: Final = 2  # 1: images of whole numbers were rounded
 MAX_POINTS_PER_CLASS: Final = 1000
 TIMEOUT_S: Final = 600.0
 INLINE_LIMIT: Final = 400
@@ -48,8 +51,9 @@ class PreparedItem:
         affine: Of the prepared grid.
         intensity: Rule that turns stored values into network input.
         image: File of the voxels.
-        label: File of the label map, if one was asked for.
+        label: File of the label map as it is stored, if one was asked for.
         points: For each class present, some of its voxels `[N, 3]`.
+        table: From stored values of the label map to classes.
     """
 
     item_id: str
@@ -59,6 +63,7 @@ class PreparedItem:
     image: Path
     label: Path | None
     points: dict[int, NDArray[np.int32]]
+    table: Table | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ def prepare(
     preprocessing: Preprocessing,
     *,
     label_set: str | None = None,
+    tables: Sequence[Table] | None = None,
     num_workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> "PreparedItems":
@@ -87,6 +93,8 @@ def prepare(
         records: Which.
         preprocessing: The recipe's; its intensity rule is resolved per image, not stored.
         label_set: Prepare this label map too.
+        tables: From its values to the classes of a recipe, one for each record (`cache.targets`). Prepared files hold
+            what is stored, so recipes with other classes share them.
         num_workers: Child processes for new work; all cores by default.
         progress: Called with (done, total).
 
@@ -98,6 +106,7 @@ def prepare(
         preprocessing,
         np.array([record.item_id for record in records], dtype=bytes),
         None if label_set is None else (label_set, [record.label_digests[label_set] for record in records]),
+        tables,
     )
     present = prepared.present()
     missing = [prepared.task(place, record.shape) for place, record in enumerate(records) if place not in present]
@@ -121,6 +130,7 @@ class PreparedItems(Sequence[PreparedItem]):
         preprocessing: What they were prepared for.
         item_ids: Which, `[N]`, as bytes.
         labels: A label set and its digest for each item.
+        tables: From stored label values to classes, for each item.
     """
 
     def __init__(
@@ -129,11 +139,13 @@ class PreparedItems(Sequence[PreparedItem]):
         preprocessing: Preprocessing,
         item_ids: NDArray[np.bytes_],
         labels: tuple[str, list[str]] | None,
+        tables: Sequence[Table] | None = None,
     ) -> None:
         self._cache_root = cache_root
         self._preprocessing = preprocessing
         self._item_ids = item_ids
         self._labels = labels
+        self._tables = tables
         self._loaded: dict[int, PreparedItem] = {}
 
     def __len__(self) -> int:
@@ -152,7 +164,7 @@ class PreparedItems(Sequence[PreparedItem]):
         if index not in self._loaded:
             if len(self._loaded) >= MAX_LOADED:
                 self._loaded.pop(next(iter(self._loaded)))
-            self._loaded[index] = _load(self.task(index))
+            self._loaded[index] = _load(self.task(index), None if self._tables is None else self._tables[index])
         return self._loaded[index]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -249,7 +261,7 @@ def _points(label: Volume) -> dict[int, NDArray[np.int32]]:
     return found
 
 
-def _load(task: _Task) -> PreparedItem:
+def _load(task: _Task, table: Table | None) -> PreparedItem:
     meta = json.loads(_meta_path(task).read_text())
     x, y, z = meta["shape"]
     item = ReadableCache(task.cache_root).item_directory(task.item_id)
@@ -257,7 +269,7 @@ def _load(task: _Task) -> PreparedItem:
     label: Path | None = None
     if task.label_set is not None:
         with np.load(_points_path(task), allow_pickle=False) as archive:
-            points = {int(name.removeprefix("class_")): archive[name] for name in archive.files}
+            points = _of_classes({int(name.removeprefix("class_")): archive[name] for name in archive.files}, table)
         native = item / label_file(task.label_set, task.label_sha256)
         label = _label_path(task) if meta["is_stored"] else native
     return PreparedItem(
@@ -268,7 +280,20 @@ def _load(task: _Task) -> PreparedItem:
         image=_image_path(task) if meta["is_stored"] else item / IMAGE,
         label=label,
         points=points,
+        table=table,
     )
+
+
+def _of_classes(points: dict[int, NDArray[np.int32]], table: Table | None) -> dict[int, NDArray[np.int32]]:
+    """Points by class instead of by stored value; background and what is ignored have none."""
+    if table is None:
+        return points
+    found: dict[int, list[NDArray[np.int32]]] = defaultdict(list)
+    for value in sorted(points):
+        place = int(to_classes(np.array([value]), table)[0])
+        if place not in (0, IGNORE):
+            found[place].append(points[value])
+    return {place: np.concatenate(parts) for place, parts in found.items()}
 
 
 def _folder(task: _Task) -> Path:

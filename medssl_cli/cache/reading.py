@@ -2,7 +2,8 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -123,7 +124,7 @@ class ReadableCache(CacheFolder):
         others = self.records(modality=modality) if label_set is not None else []
         if others:
             raise no_labels(str(label_set), {name for record in others for name in record.labels})
-        raise no_images(modality)
+        raise no_images(modality, self.iterate())
 
     def find(self, prefix: str) -> ItemRecord:
         """The one item whose id begins so.
@@ -166,7 +167,7 @@ class ReadableCache(CacheFolder):
         return Volume(voxels[None], record.affine_array, record.modality, record.units)
 
     def read_label(self, record: ItemRecord, label_set: str) -> Volume:
-        """One of an item's label maps, uint8 on the image's grid, or `GateError`: `E_CACHE_CORRUPT`."""
+        """One of an item's label maps, uint8 or uint16 on the image's grid, or `GateError`: `E_CACHE_CORRUPT`."""
         voxels = self._checked(self.label_path(record, label_set), record)
         return Volume(voxels[None], record.affine_array, record.modality)
 
@@ -177,10 +178,27 @@ class ReadableCache(CacheFolder):
         return read_array(path)
 
 
-def no_images(modality: str | None) -> NothingUsableError:
-    """`E_CACHE_EMPTY`, of a modality if one is named."""
+def no_images(modality: str | None, others: Iterable[ItemRecord | Entry] = ()) -> NothingUsableError:
+    """`E_CACHE_EMPTY`, of a modality if one is named, with what a recipe needs for the most frequent one there is."""
+    items = list(others)
+    counts = Counter(item.modality for item in items if item.is_volume) or Counter(item.modality for item in items)
+    if modality is None or not counts:
+        return NothingUsableError(
+            "E_CACHE_EMPTY",
+            f"the cache holds no {modality or 'usable'} images",
+            hint="medssl cache ls shows what it has",
+        )
+    ordered = sorted(counts, key=lambda name: (-counts[name], name))
+    there = ", ".join(f"{counts[name]} {name}" for name in ordered)
+    rule = "data.zscore=false", "'data.window_hu=[-175, 250]'"
+    needed = (
+        f"data.modality={ordered[0]}",
+        *(rule if ordered[0] == "CT" else ("data.window_hu=null", "data.zscore=true")),
+    )
     return NothingUsableError(
-        "E_CACHE_EMPTY", f"the cache holds no {modality or 'usable'} images", hint="medssl cache ls shows what it has"
+        "E_CACHE_EMPTY",
+        f"the cache holds no {modality} images; it holds {there}",
+        hint=f"for those: {' '.join(f'--set {override}' for override in needed)}; look at sizes and spacing too",
     )
 
 

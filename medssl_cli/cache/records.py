@@ -23,7 +23,10 @@ SUPERSEDED: Final = "superseded.json"
 FIELDS: Final = {"label": "labels", "boxes": "boxes", "findings": "findings"}
 ENTRY: Final = re.compile(r"(label|boxes|findings)-([A-Za-z0-9_-]{1,32})\.json")
 LABEL_ARRAY: Final = re.compile(r"label-([A-Za-z0-9_-]{1,32})-([0-9a-f]{12})\.b2nd")
-ANOTHER_SET: Final = "ingest all labels again under another --label-set, and train with --set task.label_set=NAME"
+ANOTHER_SET: Final = (
+    "ingest all labels again under another --label-set NAME; train with --set task.label_set=NAME, and score a trained "
+    "model with medssl evaluate --label-set NAME"
+)
 
 
 def label_file(label_set: str, sha256: str) -> str:

@@ -24,6 +24,7 @@ from medssl_cli.cache.records import ANOTHER_SET, IMAGE, ITEM, label_file, new_e
 from medssl_cli.cache.verify import Problem, verify_items
 from medssl_cli.cache.versions import find_successor
 from medssl_cli.cache.writers import say_catalog_is_behind
+from medssl_cli.classes import MAX_VALUE
 from medssl_cli.errors import InputError, StorageError
 from medssl_cli.files import publish_directory, storage_errors, sync_directory, temporary_directory
 from medssl_cli.imaging.volume import Volume
@@ -147,7 +148,14 @@ class Cache(ReadableCache):
             say_catalog_is_behind(self.root)
 
     def add_label(
-        self, item_id: str, label_set: str, label: Volume, classes: dict[int, str], *, dry_run: bool = False
+        self,
+        item_id: str,
+        label_set: str,
+        label: Volume,
+        classes: dict[int, str],
+        *,
+        ignore: int | None = None,
+        dry_run: bool = False,
     ) -> bool:
         """Add a label map to an item; call inside `writing`.
 
@@ -156,44 +164,52 @@ class Cache(ReadableCache):
         Args:
             item_id: An item of the cache.
             label_set: Name of the set of classes.
-            label: uint8, one channel, on the item's grid.
+            label: Whole numbers from 0 to 65,535, one channel, on the item's grid; stored as uint8 where they fit.
             classes: Names of the values, background left out.
+            ignore: Value of voxels that nobody judged; it is no class.
             dry_run: Only say what would be; the item need not exist then.
 
         Returns:
             False if the identical label is there already.
 
         Raises:
-            InputError: `E_LABEL_CONFLICT` if another label of the set is there.
+            InputError: `E_LABEL_CONFLICT` if another label of the set is there; `E_LABEL_VALUES`.
         """
         directory = self.item_directory(item_id)
-        voxels = label.voxels[0].astype(np.uint8)
+        voxels = _smallest(label.voxels[0])
         if dry_run and not directory.exists():
             return True
-        if self._has_label(read_record(directory), label_set, voxels, classes):
+        if self._has_label(read_record(directory), label_set, voxels, classes, ignore):
             return False
         if dry_run:
             return True
         data = encode(voxels)
         digest = hashlib.sha256(data).hexdigest()
-        found = {value: int(count) for value, count in enumerate(np.bincount(voxels.ravel())) if value and count}
-        entry = LabelRecord(sha256=digest, classes=classes, voxels_per_class=found)
+        counts = enumerate(np.bincount(voxels.ravel()))
+        found = {value: int(count) for value, count in counts if count and value not in (0, ignore)}
+        entry = LabelRecord(sha256=digest, classes=classes, voxels_per_class=found, ignore=ignore)
         publish_first(directory / label_file(label_set, digest), data)
 
         def with_label(record: ItemRecord) -> ItemRecord:
-            if self._has_label(record, label_set, voxels, classes):
+            if self._has_label(record, label_set, voxels, classes, ignore):
                 return record
             return record.model_copy(update={"labels": {**record.labels, label_set: entry}})
 
         return self.update_record(item_id, with_label)
 
     def _has_label(
-        self, record: ItemRecord, label_set: str, voxels: NDArray[np.uint8], classes: dict[int, str]
+        self,
+        record: ItemRecord,
+        label_set: str,
+        voxels: NDArray[np.integer],
+        classes: dict[int, str],
+        ignore: int | None,
     ) -> bool:
         if label_set not in record.labels:
             return False
         is_same = np.array_equal(self.read_label(record, label_set).voxels[0], voxels)
-        if is_same and record.labels[label_set].classes == classes:
+        known = record.labels[label_set]
+        if is_same and known.classes == classes and known.ignore == ignore:
             return True
         what = "this label with other class names in" if is_same else "another label of"
         raise InputError(
@@ -205,3 +221,15 @@ class Cache(ReadableCache):
     def verify(self) -> Iterator[Problem | None]:
         """Check every stored byte; for each item its problems, or None where it is sound."""
         yield from verify_items(self.root)
+
+
+def _smallest(voxels: NDArray[np.generic]) -> NDArray[np.integer]:
+    """Label values in the smallest dtype that holds them.
+
+    Raises:
+        InputError: `E_LABEL_VALUES`.
+    """
+    low, high = (int(voxels.min()), int(voxels.max())) if voxels.size else (0, 0)
+    if low < 0 or high > MAX_VALUE:
+        raise InputError("E_LABEL_VALUES", f"values from {low} to {high} are not within 0 to {MAX_VALUE}")
+    return voxels.astype(np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16)

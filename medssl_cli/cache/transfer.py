@@ -5,6 +5,7 @@ from pathlib import Path
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
+from medssl_cli.errors import MedsslError, StorageError
 from medssl_cli.files import storage_errors
 from medssl_cli.formats.nifti import write_nifti
 
@@ -29,20 +30,35 @@ def export_items(
         The files written.
 
     Raises:
-        GateError: `E_CACHE_CORRUPT`, or `E_OUTPUT_CHECK` if a file does not read back identically.
-        InputError: `E_AFFINE_SHEAR`, the item's axes are not orthogonal.
-        StorageError: `E_IO`.
+        MedsslError: The first item's failure, by name, after all others are written: `E_CACHE_CORRUPT`, or
+            `E_OUTPUT_CHECK` if a file does not read back identically.
+        StorageError: `E_IO`, at once.
     """
     with storage_errors("the export folder"):
         folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
+    failures: list[tuple[str, MedsslError]] = []
     for done, record in enumerate(records):
         progress(done, len(records))
-        volumes = {record.item_id: cache.read_image(record)}
-        volumes |= {f"{record.item_id}_{name}": cache.read_label(record, name) for name in sorted(record.labels)}
-        for stem, volume in volumes.items():
-            path = folder / f"{stem}.nii.gz"
-            write_nifti(path, volume.voxels[0], volume.affine)
-            written.append(path)
+        try:
+            written += _export(cache, folder, record)
+        except StorageError:
+            raise
+        except MedsslError as error:
+            failures.append((record.item_id, error))
     progress(len(records), len(records))
+    if failures:
+        item_id, first = failures[0]
+        others = f"; {len(failures) - 1} other items failed too" if len(failures) > 1 else ""
+        message = f"{item_id}: {first.message}{others}; {len(written)} files are written"
+        raise type(first)(first.code, message, hint=first.hint) from first
     return written
+
+
+def _export(cache: Cache, folder: Path, record: ItemRecord) -> list[Path]:
+    volumes = {record.item_id: cache.read_image(record)}
+    volumes |= {f"{record.item_id}_{name}": cache.read_label(record, name) for name in sorted(record.labels)}
+    paths = {folder / f"{stem}.nii.gz": volume for stem, volume in volumes.items()}
+    for path, volume in paths.items():
+        write_nifti(path, volume.voxels[0], volume.affine)
+    return list(paths)

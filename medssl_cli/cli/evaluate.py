@@ -14,6 +14,9 @@ from medssl_cli.cli.terminal import Terminal, result, table
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Run folder of `medssl finetune`, or an exported model.onnx.")],
     cache: CacheOption = DEFAULT_CACHE,
+    label_set: Annotated[
+        str | None, typer.Option(help="Score by this set of labels, such as corrected ones; default: the recipe's.")
+    ] = None,
     split: Annotated[Literal["test", "val", "train"], typer.Option(help="Which patients.")] = "test",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results; default: in the run.")] = None,
     min_dice: Annotated[float | None, typer.Option(help="Exit with code 5 if the mean Dice is lower.")] = None,
@@ -48,22 +51,30 @@ def evaluate(
 
         medssl evaluate model.onnx --cache CACHE --min-dice 0.85
 
+        medssl evaluate runs/heart --label-set corrected
+
         medssl evaluate runs/swav --probe linear --labels nih --finding any
     """
     from medssl_cli.cache.store import Cache
     from medssl_cli.cli.scoring import gallery_of, limit_of, load_subject, require_mean, write_results
+    from medssl_cli.errors import UsageError
     from medssl_cli.report.figures import FIGURES
 
     limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap}
     asked = Asked(probe, labels, finding)
     if asked.is_given:
+        if label_set is not None:
+            raise UsageError(
+                "E_USAGE", "--label-set is for models of a task; a probe has --labels", hint="leave one out"
+            )
         folder = require_path(model)
         run_probe(folder, cache, asked, split=split, out=out, limits=limits, device=device, json=json, quiet=quiet)
         return
     opened = Cache.open(cache)
-    subject = load_subject(require_path(model), opened, split=split, device=device)
+    subject = load_subject(require_path(model), opened, split=split, device=device, label_set=label_set)
     limit, figure = limit_of(subject, limits), subject.figure
-    folder = out or subject.folder / f"evaluation-{split}"
+    name = f"evaluation-{split}" if label_set is None else f"evaluation-{split}-{label_set}"
+    folder = out or subject.folder / name
     terminal = Terminal(quiet=quiet)
     terminal.note(f"model {model} · cache {cache} · {len(subject.records)} images of split {split} · results {folder}")
     gallery = gallery_of(subject, limit=pictures)

@@ -22,7 +22,10 @@ def finetune(
     task: TaskOption,
     cache: CacheOption = DEFAULT_CACHE,
     init: Annotated[
-        str, typer.Option(help="Run of `medssl pretrain`, folder of `medssl weights import`, or none: from scratch.")
+        str,
+        typer.Option(
+            help="Run of `medssl pretrain` or `finetune`, folder of `medssl weights import`, or none: from scratch."
+        ),
     ] = "none",
     fraction: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the training patients to use.")] = 1.0,
     patients: Annotated[int | None, typer.Option(min=1, help="Use exactly so many training patients instead.")] = None,
@@ -39,7 +42,8 @@ def finetune(
 ) -> None:
     """Teach a task with few labels, from scratch or from a pre-trained encoder.
 
-    Patients are split into training, validation and test; test patients are never touched here.
+    Patients are split into training, validation and test; test patients are never touched here. The same command again
+    goes on where it stopped; with more steps or minutes it goes on for longer.
 
     Examples:
 
@@ -59,6 +63,8 @@ def finetune(
     resolved = load_recipe(path, overrides)
     if not isinstance(resolved, TaskRecipe):
         raise UsageError("E_RECIPE", f"{path.name} is a pre-training recipe", hint="use it with medssl pretrain")
+    if not fraction > 0:
+        raise UsageError("E_USAGE", "--fraction 0 leaves no patients to train on", hint="for example --fraction 0.1")
     encoder = None if init == "none" else load_encoder(Path(init))
     parts = ["scratch" if encoder is None else Path(init).name, f"fold{fold}"]
     if patients is not None and fraction < 1:
@@ -74,8 +80,9 @@ def finetune(
     )
     with terminal.running():
         summary = run_finetune(resolved, Cache.open(cache), root, choices, device=device, talk=terminal)
+    best = "unknown" if summary.best_score is None else f"{summary.best_score:.4f}"
     text = (
-        f"best validation {summary.score} {summary.best_score:.4f} at step {summary.best_step} of {summary.steps}, "
+        f"best validation {summary.score} {best} at step {summary.best_step} of {summary.steps}, "
         f"{summary.num_train_patients} training patients\n"
         f"next: medssl evaluate {root}" + f"   then: medssl export {root} --install" * summary.is_exportable
     )

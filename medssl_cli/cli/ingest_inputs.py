@@ -1,5 +1,6 @@
 """What `medssl ingest` makes of its arguments: paths, a PACS, a tolerance."""
 
+import csv
 import os
 from collections.abc import Callable
 from datetime import date
@@ -74,8 +75,8 @@ def _date(text: str | None) -> date | None:
 
 
 def names_of(text: str | None) -> tuple[str, ...] | None:
-    """Names separated by commas."""
-    return tuple(name.strip() for name in text.split(",")) if text else None
+    """Names separated by commas; one that holds a comma stands in double quotes."""
+    return tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True))) if text else None
 
 
 def tolerance(text: str) -> Callable[[int], float]:

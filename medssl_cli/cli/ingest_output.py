@@ -89,6 +89,5 @@ def finish(report: "IngestReport", tolerated: Callable[[int], float]) -> None:
     if report.exit_code == Exit.NOTHING:
         why = "the report says why each was refused" if report.seen else "name files or folders that hold images"
         raise NothingUsableError("E_NOTHING_USABLE", f"none of {report.seen} files could be used", hint=why)
-    counts = report.counts
-    if report.exit_code and counts["quarantined"] > tolerated(counts["seen"]):
+    if report.exit_code and report.num_refused > tolerated(report.seen):
         raise typer.Exit(int(report.exit_code))

@@ -29,7 +29,11 @@ def pretrain(
     overrides: SetOption = None,
     run: RunOption = None,
     init: Annotated[
-        Path | None, typer.Option(help="Begin with the encoder of another pre-training run, or imported weights.")
+        Path | None, typer.Option(help="Begin with the encoder of another run, or imported weights.")
+    ] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Time limit; it ends after the recipe's steps or after this, whichever is first."),
     ] = None,
     device: DeviceOption = "auto",
     devices: Annotated[
@@ -98,6 +102,7 @@ def pretrain(
                 outlets=outlets,
                 profile_steps=profile,
                 init=init,
+                max_minutes=max_minutes,
             )
     if is_main():
         document = {**asdict(summary), "root": str(root)}

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from medssl_cli.cli.boundary import guarded
-from medssl_cli.cli.options import JsonOption, SetOption
+from medssl_cli.cli.options import JsonOption, QuietOption, SetOption
 from medssl_cli.cli.recipes_plan import plan
-from medssl_cli.cli.terminal import result
+from medssl_cli.cli.terminal import Terminal, result
 
 app = typer.Typer(help="List, show, copy, check and plan recipes.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")]
@@ -63,18 +63,34 @@ def copy(name: Name, path: Annotated[Path, typer.Argument(help="File to write; i
 
 @app.command()
 @guarded
-def check(name: Name, overrides: SetOption = None, json: JsonOption = False) -> None:
-    """Check a recipe: keys, values, and that its network can be built.
+def check(
+    name: Name,
+    overrides: SetOption = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Check too that this cache has the images and labels it needs.")
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Check a recipe: keys, values, and that its network can be built. All faults are told at once.
 
-    Example: medssl recipes check my-heart.yaml
+    Examples:
+
+        medssl recipes check my-heart.yaml
+
+        medssl recipes check my-heart.yaml --cache CACHE
     """
-    from medssl_cli.engine.build import check_recipe
-    from medssl_cli.recipe import dump_recipe, find_recipe, load_recipe, recipe_hash
+    from medssl_cli.cache.store import Cache
+    from medssl_cli.engine.check import check_with_cache, checked_recipe
+    from medssl_cli.recipe import dump_recipe, find_recipe, recipe_hash
 
-    recipe = load_recipe(find_recipe(name), overrides)
-    check_recipe(recipe)
+    recipe = checked_recipe(find_recipe(name), overrides)
     document = {"recipe": dump_recipe(recipe), "sha256": recipe_hash(recipe)}
-    result(document, as_json=json, text=f"{name} is sound (sha256 {recipe_hash(recipe)[:12]})")
+    text = f"{name} is sound (sha256 {recipe_hash(recipe)[:12]})"
+    if cache is not None:
+        document["cache"] = check_with_cache(recipe, Cache.open(cache), Terminal(quiet=quiet))
+        text += f"\n{cache} has {document['cache']}"
+    result(document, as_json=json, text=text)
 
 
 app.command()(guarded(plan))

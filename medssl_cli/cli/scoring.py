@@ -14,20 +14,28 @@ from medssl_cli.report.evaluation import Gallery
 from medssl_cli.report.figures import FIGURES
 
 
-def load_subject(path: Path, cache: Cache, *, split: str, device: str) -> Subject:
+def load_subject(path: Path, cache: Cache, *, split: str, device: str, label_set: str | None = None) -> Subject:
     """A run folder, or an exported model whose split is made anew from the cache.
+
+    Args:
+        path: Of the run or the model.
+        cache: Holds the images.
+        split: Which patients.
+        device: Where to compute.
+        label_set: Score by these labels instead of those that it was trained on, such as corrected ones.
 
     Raises:
         UsageError: `E_USAGE` for another split of an exported model, which remembers only whom it has seen.
         GateError: `E_SPLIT_LEAK` if the exported model has seen a patient of the cache's test split.
     """
     if path.is_dir():
-        return subject_of_run(path, cache, split=split, device=device)
+        return subject_of_run(path, cache, split=split, device=device, label_set=label_set)
     if split != "test":
         raise UsageError("E_USAGE", f"an exported model has no {split} split", hint="evaluate its run folder instead")
     model = OnnxModel(path, device)
     bundle = model.bundle
-    found = cache.require_records(modality=bundle.modality, label_set=bundle.label_set)
+    label_set = label_set or bundle.label_set
+    found = cache.require_records(modality=bundle.modality, label_set=label_set)
     usable = [record for record in found if record.is_volume]
     records = list(split_items(cache.records(), usable, seed=bundle.split_seed, fold=bundle.fold).test)
     leaked = {record.patient_key for record in records if bundle.has_seen(record.patient_key)}
@@ -43,8 +51,9 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str) -> Subjec
         folder=path.parent / path.stem,
         segment=model.segment,
         records=records,
-        label_set=bundle.label_set,
+        label_set=label_set,
         classes=bundle.classes,
+        wanted=bundle.wanted,
         nsd_tolerance_mm=bundle.nsd_tolerance_mm,
     )
 

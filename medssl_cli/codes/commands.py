@@ -16,7 +16,27 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "E_RECIPE_CHANGED": Code(
         "The run directory was started with another recipe or other data",
-        "choose another folder with --run, or remove this one",
+        "choose another folder with --run, or remove this one; more steps or minutes may be asked of the same run",
+    ),
+    "E_LABEL_CLASSES": Code(
+        "The classes of a recipe and what label maps call their values contradict each other",
+        "name in task.classes the names that the label maps have: {kidneys: [left_kidney, right_kidney]}",
+    ),
+    "W_LABELS_LEFT_OUT": Code(
+        "The label maps mark structures that the recipe does not name: there they count as background",
+        "nothing if they shall; else name them in task.classes, or in task.ignore if they shall count for nothing",
+    ),
+    "W_CLASS_ABSENT": Code(
+        "No image of a split shows a class: it cannot be learnt there, or its score there says nothing",
+        "label more patients, take more of them, try another --fold, or leave the class out of the recipe",
+    ),
+    "W_VALIDATION_EMPTY": Code(
+        "The validation cannot tell good weights from bad ones; the last checkpoint is kept",
+        "try another --fold, or a larger max_validation_patients, so that validation images show the structures",
+    ),
+    "W_BACKBONE_REPLACED": Code(
+        "The network of --init replaces the recipe's: a training from scratch by the recipe is of another network",
+        "to compare fairly, give the training from scratch the same network, by the --set that the message prints",
     ),
     "E_UNKNOWN_NAME": Code(
         "No method, task or backbone of that name",

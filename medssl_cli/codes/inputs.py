@@ -85,8 +85,12 @@ INPUT_CODES: Final[dict[str, Code]] = {
     "E_PHOTOMETRIC": Code(
         "Colour, palette or an unknown photometric interpretation", "export the image in grey values"
     ),
+    "E_NO_SERIES_UID": Code(
+        "The file does not say to which study and series it belongs",
+        "export the series again from where it is archived; slices without these identifiers cannot be put together",
+    ),
     "E_VALUE_INVALID": Code(
-        "A header value that the geometry or the pixel scale needs is not a finite number",
+        "A header value that places or scales a voxel is missing, malformed or contradicts itself",
         "retrieve the file again, or have its header corrected where it was made",
     ),
     "E_ENHANCED_UNSUPPORTED": Code("Enhanced multi-frame DICOM is not supported yet", "export single-frame images"),
@@ -220,7 +224,18 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "Only instance numbers tell the time points or directions of this series apart",
         "look at one image of each part",
     ),
-    "E_INCOMPLETE_SERIES": Code("Fewer instances arrived than the series has", "retrieve the series again"),
+    "E_INCOMPLETE_SERIES": Code(
+        "A file of the series was refused, or fewer instances arrived than the series has",
+        "retrieve the series again, or pass --gaps=interpolate to take what is left",
+    ),
+    "W_INCOMPLETE_SERIES": Code(
+        "A file of this series, or one beside it that does not say of which, was refused: slices may be missing",
+        "compare the number of slices with the archive's; retrieve the refused files again",
+    ),
+    "W_SPLIT_BY_ORDER": Code(
+        "Only the order of times at each slice tells the phases of this series apart",
+        "look at one image of each part",
+    ),
     "E_NO_PATIENT_GEOMETRY": Code(
         "An image of this kind has no place in the patient that could be trusted",
         "nothing; films and pictures without a place are not volumes",
@@ -229,6 +244,14 @@ INPUT_CODES: Final[dict[str, Code]] = {
     "W_HU_IMPLAUSIBLE": Code(
         "CT values are outside of what Hounsfield units allow",
         "look at the image; a wrong rescale slope or an export program may be the cause",
+    ),
+    "W_POLARITY": Code(
+        "Photometric interpretation and presentation LUT shape disagree about what is bright",
+        "look at the picture: bone is bright; export it again with a header that agrees with itself",
+    ),
+    "W_PADDING": Code(
+        "Padding of the picture was brighter than what it shows and has its lowest value now",
+        "nothing; there was no X-ray",
     ),
     "W_HIGH_BITS": Code("Bits above BitsStored were set and masked", "nothing; overlays were drawn in these bits"),
     "W_LOSSY": Code("The image was compressed with loss", "if small detail matters, ask for the original"),
@@ -242,7 +265,7 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "look at the pictures in the page of the report; --burned-in=refuse leaves them out",
     ),
     "W_SUV_UNAVAILABLE": Code(
-        "A header element that the standardised uptake value needs is missing; values stay in Bq/ml",
+        "Uptake by body weight does not follow from the header; values stay as the scanner wrote them",
         "if you need SUV, retrieve the series with its complete header",
     ),
     "W_DERIVED": Code("A derived image was accepted", "look at the image before training on it"),
@@ -258,7 +281,7 @@ INPUT_CODES: Final[dict[str, Code]] = {
     ),
     "E_LABEL_VALUES": Code(
         "The label is not a map of small whole numbers, or has undeclared classes",
-        "write whole numbers from 0 to 255, and name every one in the recipe or in dataset.json",
+        "write whole numbers from 0 to 65535, and name every one in dataset.json if there is one",
     ),
     "E_LABEL_WITHOUT_IMAGE": Code(
         "No image belongs to this label",
@@ -268,14 +291,18 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "Two names of classes become the same once what may not be stored is left out",
         "rename one of them; letters and digits of any script, space and ._+/- are kept, 64 characters at most",
     ),
+    "E_NAME_ENCODING": Code(
+        "A name holds bytes that are not of the character set that the file declares",
+        "correct (0008,0005) where the file was made, or take other structures with --structures",
+    ),
+    "E_LABEL_AMBIGUOUS": Code(
+        "A label may belong to several images and does not say to which",
+        "ingest it together with the one image that it was drawn on; in a table, write folders in front of file names",
+    ),
     "E_LABEL_CONFLICT": Code("The item has another label of the same set already", "use --label-set to keep both"),
     "E_LABEL_FORMAT": Code(
         "The file of labels cannot be read as what it says it is",
         "export it again; docs/concepts/annotations.md says what is read",
-    ),
-    "E_LABEL_AMBIGUOUS": Code(
-        "A label fits several images, or only a part of one, and nothing says which it means",
-        "write the folder into the file name, or add a column such as PatientID or StudyInstanceUID",
     ),
     "E_LABEL_KEYS": Code(
         "Columns of one row name different images",
@@ -293,13 +320,29 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "Contours do not lie on the slices of their series",
         "export the contours again on the series they were drawn on",
     ),
+    "W_CONTOUR_LEFT_OUT": Code(
+        "Contours without area (points, open lines, fewer than three corners) were left out",
+        "nothing if they are markers; else draw the structure again on these slices",
+    ),
+    "W_CONTOUR_NESTED": Code(
+        "A closed contour inside another one of the same structure was taken for a hole",
+        "look at the mask; if both were meant as one area, unite them in the planning system",
+    ),
+    "W_CONTOUR_OVERLAP": Code(
+        "Closed contours of one structure overlap in part on a slice; they were united",
+        "look at the mask; nothing if the structure is what both of them hold",
+    ),
+    "W_LABEL_GAPS": Code(
+        "A structure is missing on slices between others on which it is drawn",
+        "nothing if it has several parts; else interpolate it between slices where it was drawn, and export it again",
+    ),
     "E_SEGMENT_OVERLAP": Code(
         "Structures overlap; a label map holds one class per voxel",
         "name structures that do not overlap with --structures",
     ),
     "W_LABEL_UNMATCHED": Code(
-        "Some rows of a table of labels name no image of the input",
-        "ingest the images that are missing, or check the names in the table",
+        "Some rows or marks of a file of labels name no image of the input",
+        "ingest the images that are missing, or check the names in the file",
     ),
     "W_LABEL_NOT_TAKEN": Code(
         "Parts of a file of labels were left out by rule; the report says which",

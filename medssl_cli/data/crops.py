@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medssl_cli.cache.arrays import open_array, refuse_damage
 from medssl_cli.cache.prepared import PreparedItem
+from medssl_cli.cache.targets import to_classes
 from medssl_cli.child import die_with_parent
 from medssl_cli.imaging.geometry import Shape, spacing_mm
 
@@ -30,7 +31,7 @@ class CropBatch:
 
     Args:
         images: `[B, C, X, Y, Z]` float32 network input.
-        labels: `[B, X, Y, Z]` int64, or None for unlabelled data.
+        labels: `[B, X, Y, Z]` int64 classes, `classes.IGNORE` among them, or None for unlabelled data.
         item_ids: Where each came from.
         spacing_mm: `[B, 3]`, of the crops' axes.
         labelled: Crops of a second data set that the step wants beside them.
@@ -47,7 +48,7 @@ class Crop(NamedTuple):
     """One sample: network input `[1, X, Y, Z]`, classes `[X, Y, Z]` or None, its item, and its spacing (x, y, z)."""
 
     image: NDArray[np.float32]
-    label: NDArray[np.uint8] | None
+    label: NDArray[np.integer] | None
     item_id: str
     spacing_mm: tuple[float, float, float]
 
@@ -114,6 +115,15 @@ def read_crop(array: Any, start: tuple[int, int, int], crop_size: Shape, *, pad_
     return np.pad(inside.astype(dtype), widths, constant_values=pad_value)
 
 
+def read_classes(item: PreparedItem, start: tuple[int, int, int], crop_size: Shape) -> NDArray[np.integer] | None:
+    """Classes of a box of an item's label map, background outside of it; None if the item was prepared without one."""
+    if item.label is None:
+        return None
+    with refuse_damage(item.label):
+        stored = read_crop(open_array(item.label), start, crop_size, pad_value=0)
+    return stored if item.table is None else to_classes(stored, item.table)
+
+
 class CropDataset(Dataset[Crop]):
     """Crops by (step, slot).
 
@@ -153,11 +163,7 @@ class CropDataset(Dataset[Crop]):
         with refuse_damage(item.image):
             voxels = read_crop(open_array(item.image), start, self._crop_size, pad_value=outside)
         image = item.intensity.apply(voxels)
-        label = None
-        if item.label is not None:
-            with refuse_damage(item.label):
-                label = read_crop(open_array(item.label), start, self._crop_size, pad_value=0)
-        return Crop(image[None], label, item.item_id, spacing_mm(item.affine))
+        return Crop(image[None], read_classes(item, start, self._crop_size), item.item_id, spacing_mm(item.affine))
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):

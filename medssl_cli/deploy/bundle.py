@@ -9,6 +9,7 @@ from typing import Annotated, BinaryIO, Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from medssl_cli.classes import Member, Members, WantedClasses
 from medssl_cli.deploy.onnx_file import MAX_BYTES, read_head, seal, unseal
 from medssl_cli.errors import StorageError, UsageError
 from medssl_cli.recipe import PositiveFloat, PositiveInt, Preprocessing, Size
@@ -43,6 +44,9 @@ class Bundle(Strict):
         classes: Names by label value, background (0) left out.
         modality: Of the training images; None for any.
         label_set: Name of the reference labels in a cache.
+        label_classes: By name, the names or values of labels that make up each class; None in models of medssl before
+            it knew them, whose labels had the values of `classes`.
+        label_ignore: Names or values of labels that count for nothing.
         nsd_tolerance_mm: The recipe's tolerance, so that evaluation of the model needs no recipe.
         weights_sha256: Of the weights that were exported.
         manifest_sha256: Of the run's list of items.
@@ -59,6 +63,8 @@ class Bundle(Strict):
     in_channels: PositiveInt = 1
     modality: str | None = None
     label_set: str = "seg"
+    label_classes: dict[str, Members] | None = None
+    label_ignore: tuple[Member, ...] = ()
     tile_size: Size
     overlap: Annotated[float, Field(ge=0, lt=1)]
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
@@ -86,6 +92,13 @@ class Bundle(Strict):
         if list(self.trained_on) != sorted(set(self.trained_on)):
             raise ValueError("trained_on must be sorted and without repetition")
         return self
+
+    @property
+    def wanted(self) -> WantedClasses:
+        """Which labels of a cache make up which class, in the order of the network's outputs."""
+        known = self.label_classes or {}
+        ordered = sorted(self.classes.items())
+        return WantedClasses({name: known.get(name, (name, value)) for value, name in ordered}, self.label_ignore)
 
     def has_seen(self, patient_key: str) -> bool:
         """Whether the model was trained or selected on a patient of this key."""

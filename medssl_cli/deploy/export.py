@@ -21,6 +21,7 @@ from torch import nn
 from medssl_cli import __version__
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
+from medssl_cli.classes import parse_classes, parse_ignored
 from medssl_cli.deploy.bundle import Bundle, Parity, attach, patient_digest
 from medssl_cli.deploy.onnx_file import has_contract, unseal
 from medssl_cli.deploy.runtime import OnnxModel
@@ -144,6 +145,8 @@ def make_bundle(run: TrainedRun, *, licence: str) -> Bundle:
         in_channels=run.in_channels,
         modality=recipe.data.modality,
         label_set=recipe.task.options.get("label_set", "seg"),
+        label_classes=parse_classes(recipe.task.options.get("classes", run.classes)),
+        label_ignore=parse_ignored(recipe.task.options.get("ignore", ())),
         tile_size=recipe.tile_size,
         overlap=recipe.inference.overlap,
         mirror_axes=recipe.inference.mirror_axes,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import GateError, InputError
+from medssl_cli.errors import InputError
 from medssl_cli.files import remove_temporaries, storage_errors, write_atomic
 from medssl_cli.imaging.geometry import Affine
 
@@ -29,18 +29,11 @@ def nifti_mask(
         InputError: `E_AFFINE_SHEAR`.
     """
     from medssl_cli.formats.gzip_strict import gzip_bytes
-    from medssl_cli.formats.nifti import decode_nifti, encode_nifti
+    from medssl_cli.formats.nifti import encode_nifti, prove_nifti
 
     plain = encode_nifti(labels, affine, like_header=like_header)
     data = gzip_bytes(plain) if is_compressed else plain
-    try:
-        _, voxels, place, _ = decode_nifti(data)
-    except InputError as error:
-        raise GateError("E_OUTPUT_CHECK", f"the mask does not read back: {error.code}") from error
-    tolerance_mm = 0.0 if like_header is not None else 1e-3
-    is_same_place = np.allclose(place, affine, rtol=0 if like_header is not None else 1e-6, atol=tolerance_mm)
-    if not np.array_equal(voxels, labels) or not is_same_place:
-        raise GateError("E_OUTPUT_CHECK", "the mask reads back differently")
+    prove_nifti(data, labels, affine, like_header=like_header)
     return data
 
 

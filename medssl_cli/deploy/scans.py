@@ -116,16 +116,19 @@ def _nifti_candidate(file: Path, root: Path) -> _Candidate:
 
 
 def _series(files: Sequence[Path], root: Path) -> tuple[list[_Candidate], list[Reject]]:
-    from medssl_cli.formats.dicom import group_headers, read_headers
+    from medssl_cli.formats.dicom import group_headers, incomplete_series, read_headers, refused_file
 
     headers: list[Header] = []
+    refused = []
     failures: dict[tuple[str, str, str], list[Path]] = {}
     for file in files:
         try:
             headers += read_headers(file)
         except MedsslError as error:
             failures.setdefault((error.code, error.message, error.hint), []).append(file)
-    parts, refusals = group_headers(headers)
+            if error.code.startswith("E_"):
+                refused.append(refused_file(file, error.code))
+    parts, refusals = group_headers(headers, incomplete=incomplete_series(headers, refused))
     failures |= {
         (item.code, item.message, item.hint): [place_of(file) for file in item.files]
         for item in refusals

@@ -7,10 +7,11 @@ from torch import nn
 from medssl_cli import plugins
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.errors import UsageError
+from medssl_cli.faults import validate_model
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.slice_relation import Relation
-from medssl_cli.recipe import Named, PretrainRecipe, Recipe, TaskRecipe, validate_model
+from medssl_cli.recipe import Named, PretrainRecipe, Recipe, TaskRecipe
 
 INSTANCE_NORMS: Final = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 
@@ -105,6 +106,19 @@ def check_recipe(recipe: Recipe) -> None:
         build_method(recipe)
     else:
         build_task(recipe)
+
+
+def check_canvas(recipe: Recipe, backbone: Backbone, module: Any) -> None:
+    """Refuse crops and dimensions that do not fit a backbone and a task or method.
+
+    Raises:
+        UsageError: `E_CANVAS` or `E_RECIPE`.
+    """
+    if isinstance(recipe, PretrainRecipe):
+        _check_dims(recipe, backbone, module.Method.dims)
+        _check_crop(recipe, backbone)
+    else:
+        _check_crop(recipe, backbone, takes_stacks=module.Task.takes_stacks)
 
 
 def _check_dims(recipe: PretrainRecipe, backbone: Backbone, dims: frozenset[int]) -> None:

@@ -16,9 +16,10 @@ from medssl_cli.engine.build import build_backbone
 from medssl_cli.engine.selection import select
 from medssl_cli.engine.talk import Talk
 from medssl_cli.errors import UsageError
+from medssl_cli.faults import validate_model
 from medssl_cli.imaging.canvas import Canvas, Fit, Limits, Proposal, measure, propose
 from medssl_cli.imaging.geometry import Shape, ras_index_affine, spacing_mm
-from medssl_cli.recipe import PretrainRecipe, validate_model
+from medssl_cli.recipe import PretrainRecipe
 
 Array = NDArray[np.float64]
 CODE: Final = "W_CANVAS"

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
+from medssl_cli.cache.targets import table_of, to_classes
+from medssl_cli.classes import IGNORE, WantedClasses
+from medssl_cli.engine.labelled import check_reference
 from medssl_cli.engine.results import without_nan
 from medssl_cli.engine.talk import Talk
-from medssl_cli.errors import InputError, NothingUsableError
+from medssl_cli.errors import NothingUsableError
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.statistics import Estimate, bootstrap_mean
 from medssl_cli.metrics.surface import StructureScores, segmentation_scores
@@ -67,7 +70,7 @@ def evaluate(
     records: Sequence[ItemRecord],
     *,
     label_set: str,
-    classes: dict[int, str],
+    wanted: WantedClasses,
     nsd_tolerance_mm: float,
     talk: Talk,
     on_case: Callable[[Case, Volume, NDArray[np.uint8], NDArray[np.uint8]], None] | None = None,
@@ -79,24 +82,29 @@ def evaluate(
         cache: Holds the items.
         records: The split.
         label_set: Which label maps are the reference.
-        classes: Names by value.
+        wanted: Which labels make up which class of the model.
         nsd_tolerance_mm: Surface distance that counts as agreement.
         talk: Progress.
         on_case: Called with the case, its image, prediction and reference, for pictures.
 
     Raises:
         NothingUsableError: `E_TOO_FEW_PATIENTS` for an empty split.
-        InputError: `E_LABEL_VALUES` if labels hold classes that the model does not know.
+        UsageError: `E_LABEL_CLASSES` if labels and classes contradict each other, or have no class in common.
     """
     if not records:
         raise NothingUsableError("E_TOO_FEW_PATIENTS", "the split holds no patients")
+    classes = wanted.names
+    check_reference(records, label_set, wanted, talk)
     cases: list[Case] = []
     constant: dict[str, list[float]] = {name: [] for name in classes.values()}
     for done, record in enumerate(records, start=1):
         image = cache.read_image(record)
-        reference = cache.read_label(record, label_set).voxels[0].astype(np.uint8)
-        _check_classes(reference, classes, record)
+        reference = to_classes(
+            cache.read_label(record, label_set).voxels[0], table_of(record.labels[label_set], wanted)
+        )
         prediction = segment(image)
+        is_ignored = reference == IGNORE
+        prediction[is_ignored] = reference[is_ignored] = 0
         scores = segmentation_scores(
             prediction, reference, classes=classes, spacing_mm=image.spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm
         )
@@ -110,16 +118,6 @@ def evaluate(
         talk.progress("evaluating", done, len(records))
     estimates = {name: _estimates(cases, name) for name in classes.values()}
     return Evaluation(cases, estimates, {name: _nanmean(values) for name, values in constant.items()})
-
-
-def _check_classes(reference: NDArray[np.uint8], classes: dict[int, str], record: ItemRecord) -> None:
-    unknown = sorted(int(value) for value in np.unique(reference) if value and value not in classes)
-    if unknown:
-        raise InputError(
-            "E_LABEL_VALUES",
-            f"the label of item {record.item_id} holds classes {unknown} that the model does not know",
-            hint="the recipe's task.classes must name every value of the labels",
-        )
 
 
 def _estimates(cases: list[Case], structure: str) -> dict[str, Estimate]:

@@ -1,6 +1,7 @@
 """Supervised training of a task on few labels: one loop for every task."""
 
 import json
+import math
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from medssl_cli.engine.talk import Talk
 from medssl_cli.engine.weights import Encoder, initialise_task
 from medssl_cli.errors import GateError
 from medssl_cli.files import write_json
-from medssl_cli.recipe import TaskRecipe
+from medssl_cli.recipe import Named, TaskRecipe, flow_yaml
 from medssl_cli.tasks import TaskLosses
 
 
@@ -65,19 +66,32 @@ class Choices:
             **{name: value for name, value in later.items() if value is not None},
             "max_minutes": self.max_minutes,
             "encoder_sha256": None if self.encoder is None else self.encoder.sha256,
+            **({} if self.encoder is None else {"init": self.encoder.origin()}),
         }
 
 
 @dataclass(frozen=True)
 class FinetuneSummary:
-    """How a fine-tuning ended: steps done and the best validation's figure, its name and its step."""
+    """How a fine-tuning ended.
+
+    Args:
+        root: Run folder.
+        steps: Steps done.
+        score: Name of the validation's figure.
+        best_score: The best one; None if the validation could not tell good from bad.
+        best_step: Its step.
+        num_train_patients: Who was learnt from.
+        max_minutes: Time limit that ended it, if one did.
+        is_exportable: Whether `medssl export` takes it.
+    """
 
     root: Path
     steps: int
     score: str
-    best_score: float
+    best_score: float | None
     best_step: int
     num_train_patients: int
+    max_minutes: float | None = None
     is_exportable: bool = True
 
     def document(self) -> dict[str, Any]:
@@ -88,6 +102,7 @@ class FinetuneSummary:
             f"best_{self.score}": self.best_score,
             "best_step": self.best_step,
             "num_train_patients": self.num_train_patients,
+            "max_minutes": self.max_minutes,
         }
 
 
@@ -105,7 +120,7 @@ def finetune(
     resolve_device(device)
     backbone = recipe.backbone if choices.encoder is None else choices.encoder.backbone_for(recipe.backbone)
     if backbone != recipe.backbone:
-        talk.note(f"backbone {backbone.name} of --init replaces the recipe's")
+        talk.note(_unfair(recipe.backbone, backbone))
         recipe = recipe.model_copy(update={"backbone": backbone})
     supervision = supervision_of(recipe)
     labelled = supervision.usable(cache, talk)
@@ -133,6 +148,8 @@ def finetune(
     arguments |= supervision.check(cache, labelled, split, talk)
     manifest = Manifest({"train": split.train, "val": split.val, "test": split.test}, arguments)
     run = start_run(root, "finetune", recipe, manifest)
+    if run.grown:
+        talk.note(f"this run goes on for longer: {run.grown}; its learning rate follows the new length from here on")
     if run.is_finished:
         talk.note(f"{root} is finished already")
         return _summary(run, supervision)
@@ -140,12 +157,21 @@ def finetune(
     task = build_task(recipe)
     if choices.encoder is not None:
         how = recipe.backbone.options.get("inflation", "mean")
-        talk.note("from --init: " + initialise_task(task, choices.encoder, how=how))
+        classes = tuple(supervision.classes.values())
+        talk.note("from --init: " + initialise_task(task, choices.encoder, how=how, classes=classes))
     dataset = supervision.dataset(cache, split.train, talk)
     supervision.begin(task, dataset)
     loop = _Loop(recipe, run, task, supervision, talk, device=device, max_minutes=choices.max_minutes)
     loop.train(dataset, supervision.validator(cache, split.val))
     return _summary(run, supervision)
+
+
+def _unfair(own: Named, other: Named) -> str:
+    """That weights brought their own network with them, and how to train the same one from scratch."""
+    return (
+        f"W_BACKBONE_REPLACED: backbone {other.name} of --init replaces the recipe's {own.name}; to compare with a "
+        f"training from scratch, give it the same network: --set 'backbone={flow_yaml(other.model_dump())}'"
+    )
 
 
 def _validation_labels_seen(split: Split, encoder: Encoder | None, talk: Talk) -> int:
@@ -207,7 +233,7 @@ class _Loop:
         optimizer = build_optimizer(task, recipe.optimizer)
         self._task = task
         self._average = AveragedWeights(task, recipe.ema_decay) if recipe.ema_decay else None
-        self._best = {self._score: -1.0, "step": 0}
+        self._best: dict[str, Any] = {self._score: None, "step": 0}
         self._budget = Budget(recipe.steps, max_minutes)
         self._first = self._restore(optimizer)
         self._module, self._optimizer = self._fabric.setup(task, optimizer)
@@ -225,14 +251,16 @@ class _Loop:
             is_last = step >= budget.last_step
             while not is_last:
                 progress = budget.progress(step)
-                rate = learning_rate(progress, recipe.optimizer.learning_rate, recipe.schedule)
+                rate = learning_rate(
+                    progress, recipe.optimizer.learning_rate, recipe.schedule, steps=budget.num_steps, step=step
+                )
                 losses = self._step(batches, step, rate)
                 step += 1
                 is_last = budget.progress(step) >= 1
                 values = {"loss": float(losses.total.detach()), "learning_rate": rate}
                 self._talk.progress("fine-tuning", budget.progress(step), 1.0, f"loss {values['loss']:.4f}")
                 if step % recipe.validate_every == 0 or is_last:
-                    values[validation] = self._validate(validate, step)
+                    values |= self._validate(validate, step)
                 if step % recipe.log_every == 0 or validation in values:
                     log.write(step, values | {name: float(part.detach()) for name, part in losses.parts.items()})
                 if step % recipe.checkpoint_every == 0 or is_last or stop.is_set:
@@ -244,8 +272,20 @@ class _Loop:
             f"best_{self._score}": self._best[self._score],
             "best_step": self._best["step"],
             "num_train_patients": len({entry["patient"] for entry in self._run.manifest["splits"]["train"]}),
+            "max_minutes": budget.max_minutes,
         }
+        self._say_end(step)
         write_json(self._run.summary_path, summary)
+
+    def _say_end(self, step: int) -> None:
+        """What a comparison with other trainings should know."""
+        if self._best[self._score] == 0:
+            self._talk.note(f"W_VALIDATION_EMPTY: every validation scored 0; the last one, step {step}, is kept")
+        if self._budget.max_minutes is not None:
+            self._talk.note(
+                f"{step} steps in {self._budget.max_minutes:g} minutes; compare it with trainings of as many: "
+                f"--set steps={step} instead of --max-minutes"
+            )
 
     def _step(self, batches: Any, step: int, rate: float) -> TaskLosses:
         recipe, fabric = self._recipe, self._fabric
@@ -272,14 +312,20 @@ class _Loop:
     def _predictor(self) -> nn.Module:
         return self._task if self._average is None else self._average.network
 
-    def _validate(self, validate: Validate, step: int) -> float:
-        score = validate(torch_predict(self._predictor(), str(self._fabric.device)))
-        if score > self._best[self._score]:
+    def _validate(self, validate: Validate, step: int) -> dict[str, float]:
+        """Numbers for the log. Of equally good weights, and where none can be called good, the later are kept."""
+        found = validate(torch_predict(self._predictor(), str(self._fabric.device)))
+        score, best = None if math.isnan(found.score) else found.score, self._best[self._score]
+        if best is None or (score is not None and score >= best):
             self._best = {self._score: score, "step": step}
             tensors = prefixed("network", self._predictor().state_dict())
             self._run.checkpoints.save(Checkpoint(step, tensors, {self._score: score}), is_best=True)
-        self._talk.note(f"step {step}: validation {self._score} {score:.4f} (best {self._best[self._score]:.4f})")
-        return score
+        known = {name: value for name, value in found.by_class.items() if not math.isnan(value)}
+        each = ", ".join(f"{name} {value:.4f}" for name, value in known.items()) if len(found.by_class) > 1 else ""
+        said = f"{found.score:.4f} (best {self._best[self._score]:.4f})" if score is not None else "says nothing"
+        self._talk.note(f"step {step}: validation {self._score} {said}{f': {each}' * bool(each)}")
+        figure = f"val_{self._score}"
+        return {figure: found.score, **{f"{figure}/{name}": value for name, value in known.items()}}
 
     def _save(self, step: int) -> None:
         raw = getattr(self._optimizer, "optimizer", self._optimizer)
@@ -298,6 +344,8 @@ class _Loop:
         if self._average is not None:
             self._average.network.load_state_dict(unprefixed("average", checkpoint.tensors))
         self._best = checkpoint.values["best"]
+        if self._best["step"] == 0:
+            self._best[self._score] = None  # earlier versions wrote -1
         self._budget.elapsed_s = checkpoint.values["elapsed_s"]
         self._talk.note(f"resuming after step {checkpoint.step}")
         return checkpoint.step

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from medssl_cli.engine.build import build_task
-from medssl_cli.engine.checkpoints import unprefixed
+from medssl_cli.engine.checkpoints import sha256_tensor, unprefixed
 from medssl_cli.engine.runs import open_run
 from medssl_cli.engine.supervision import supervision_of
 from medssl_cli.errors import UsageError
@@ -57,10 +56,3 @@ def load_finetuned(root: Path) -> FineTunedRun:
         digest,
         is_exportable=supervision.is_exportable,
     )
-
-
-def sha256_tensor(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's bytes."""
-    import hashlib
-
-    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -43,15 +43,23 @@ def build_optimizer(module: nn.Module, options: Optimizer, *, is_fused: bool = F
     return torch.optim.AdamW(groups, lr=options.learning_rate, amsgrad=options.amsgrad, fused=is_fused or None)
 
 
-def learning_rate(progress: float, peak: float, schedule: Schedule, *, steps: int | None = None) -> float:
+def learning_rate(
+    progress: float, peak: float, schedule: Schedule, *, steps: int | None = None, step: int | None = None
+) -> float:
     """Linear warm-up, then half a cosine.
 
     Args:
         progress: Share of the training that is done, [0, 1].
         peak: Largest learning rate.
         schedule: Shape.
-        steps: Of the recipe, for a warm-up that is given in steps.
+        steps: Of the training, for a warm-up that is given in steps; None if a time limit ends it.
+        step: Steps done. Within a time limit a warm-up in steps counts these, and the cosine spans all of the time.
     """
+    if steps is None and step is not None and schedule.warmup_steps is not None:
+        if step < schedule.warmup_steps:
+            start = schedule.start_fraction
+            return peak * (start + (1 - start) * step / schedule.warmup_steps)
+        schedule = schedule.model_copy(update={"warmup_steps": None, "warmup_fraction": 0.0})
     warmup = schedule.warmup(steps)
     if progress < warmup:
         start = schedule.start_fraction
@@ -88,6 +96,11 @@ class Budget:
     def spent_s(self) -> float:
         """Seconds of training in all sessions so far."""
         return self.elapsed_s + monotonic() - self._started
+
+    @property
+    def num_steps(self) -> int | None:
+        """How many steps there will be; None if a time limit decides."""
+        return self.steps if self.max_minutes is None else None
 
     @property
     def last_step(self) -> int:

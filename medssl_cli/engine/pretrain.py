@@ -33,7 +33,7 @@ from medssl_cli.engine.skipped import SkippedSteps
 from medssl_cli.engine.sources import BoxSource, SliceSource, Source
 from medssl_cli.engine.state import TrainingState, total_norm
 from medssl_cli.engine.talk import Silence, Talk
-from medssl_cli.engine.weights import Encoder, begin_with, load_encoder
+from medssl_cli.engine.weights import begin_with, load_encoder
 from medssl_cli.errors import NothingUsableError
 from medssl_cli.files import write_atomic, write_json
 from medssl_cli.methods import Losses, MethodBase, ViewRequest
@@ -88,12 +88,14 @@ def pretrain(
     outlets: Outlets | None = None,
     profile_steps: int = 0,
     init: Path | None = None,
+    max_minutes: float | None = None,
 ) -> PretrainSummary:
     """Train a recipe's method on the cache's images, or go on where an earlier call stopped.
 
     Labelled test patients are left out. After any kill, the same call ends with the same weights (bit for bit on CPU).
     Over how many processes a run is spread may change with every call, and the result does not depend on it.
     The parts of the first `profile_steps` steps are timed for RUN/profile.json. It begins with the encoder of `init`.
+    It ends after the recipe's steps or after `max_minutes`, whichever comes first; schedules follow the nearer.
 
     Raises:
         UsageError: Wrong recipe, device or run folder.
@@ -111,11 +113,18 @@ def pretrain(
             method = build_method(recipe)
             if encoder is not None:
                 talk.note("from --init: " + begin_with(method, encoder))
-        start = processes.main_first(lambda _: _open(recipe, cache, root, method.views(), encoder, talk))
+        before = {} if encoder is None else {"init": encoder.origin()}
+        arguments = before | ({} if max_minutes is None else {"max_minutes": max_minutes})
+        start = processes.main_first(lambda _: _open(recipe, cache, root, method.views(), arguments, talk))
+        if start.run.grown:
+            talk.note(
+                f"this run goes on for longer: {start.run.grown}; its schedules follow the new length from here on"
+            )
         if start.run.is_finished:
             talk.note(f"{root} is finished already")
         else:
-            _Training(recipe, cache, start, method, processes, talk, outlets or Outlets()).train(profile_steps)
+            training = _Training(recipe, cache, start, method, processes, talk, outlets or Outlets(), max_minutes)
+            training.train(profile_steps)
         summary = processes.of_main(lambda: json.loads(start.run.summary_path.read_bytes()))
     return PretrainSummary(root=root, **summary)
 
@@ -130,7 +139,7 @@ class _Start:
 
 
 def _open(
-    recipe: PretrainRecipe, cache: Cache, root: Path, views: ViewRequest, encoder: Encoder | None, talk: Talk
+    recipe: PretrainRecipe, cache: Cache, root: Path, views: ViewRequest, arguments: dict[str, Any], talk: Talk
 ) -> _Start:
     everything, request = cache.entries(), views.labelled
     held_out = held_out_patients(everything, recipe.split_seed)
@@ -146,7 +155,6 @@ def _open(
     splits: dict[str, Sequence[ItemRecord | Entry]] = {"train": records}
     if request is not None:
         splits["labelled"] = labelled
-    arguments = {} if encoder is None else {"init": encoder.origin()}
     return _Start(start_run(root, "pretrain", recipe, Manifest(splits, arguments)), records, labelled)
 
 
@@ -162,6 +170,7 @@ class _Training:
         processes: Processes,
         talk: Talk,
         outlets: Outlets,
+        max_minutes: float | None,
     ) -> None:
         run = start.run
         self._recipe, self._run, self._processes, self._talk, self._outlets = recipe, run, processes, talk, outlets
@@ -173,10 +182,12 @@ class _Training:
         with agreed():
             method.begin(self._source.training_set)
         self._baselines = method.baselines(self._source.labels)
-        self._state = TrainingState(recipe, method, processes)
+        self._state = TrainingState(recipe, method, processes, is_timed=max_minutes is not None)
         self._state.compute.train()
         self._checkpoints = run.checkpoints
         self._state.restore(self._checkpoints, talk)
+        self._max_minutes, self._progress = max_minutes, 0.0
+        self._advance(self._state.elapsed_s)
         self._health = Health(run.root, self._state, self._source.probe, processes, seed=recipe.seed)
         self._skipped = SkippedSteps(method, run.root / "skipped", recipe.max_skipped, processes, talk)
         self._said: set[str] = set()
@@ -192,7 +203,7 @@ class _Training:
             if state.step == 0:
                 self._look(log)
             is_stopping = False
-            while state.step < recipe.steps and not is_stopping:
+            while self._progress < 1 and not is_stopping:
                 with profile("data"):
                     batches = feed.next()
                 if batches is None:
@@ -200,14 +211,14 @@ class _Training:
                 self._begin_epoch()
                 numbers = self._step(batches, is_asked_to_stop=stop.is_set)
                 is_stopping = numbers.pop("stop") > 0
-                is_last = state.step == recipe.steps
+                is_last = self._progress >= 1
                 talk.progress("pre-training", state.step, recipe.steps, f"loss {numbers['loss']:.4f}")
                 with profile("log"):
                     self._record(log, numbers, is_last=is_last)
                 if profile.end_step() and self._processes.is_main:
                     talk.note(profile.write(self._run.root / "profile.json"))
             state.save(self._checkpoints)
-        if state.step < recipe.steps:
+        if self._progress < 1:
             with agreed():
                 stop.raise_interrupted(f"pre-training stopped after step {state.step} of {recipe.steps}")
         self._finish()
@@ -234,14 +245,17 @@ class _Training:
     def _step(self, batches: list[Any], *, is_asked_to_stop: bool) -> dict[str, float]:
         """One step of the optimiser; returns its numbers, averaged over batches and processes."""
         recipe, state = self._recipe, self._state
-        progress = state.step / recipe.steps
-        rate = learning_rate(progress, recipe.optimizer.learning_rate, recipe.schedule, steps=recipe.steps)
+        progress = self._progress
+        steps = recipe.steps if self._max_minutes is None else None
+        peak = recipe.optimizer.learning_rate
+        rate = learning_rate(progress, peak, recipe.schedule, steps=steps, step=state.step)
         set_learning_rate(state.optimizer, rate)
         state.method.before_step(progress)
         self._skipped.before_step()
         parts = [self._backward(batch, micro, progress) for micro, batch in enumerate(batches)]
         means = _means(parts)
-        numbers = self._processes.mean(means | {"stop": float(is_asked_to_stop)})
+        numbers = self._processes.mean(means | {"stop": float(is_asked_to_stop), "spent_s": state.spent_s})
+        spent_s = numbers.pop("spent_s")
         state.method.after_backward(progress)
         with self._profile("optimiser"):
             is_left_out = self._skipped.is_left_out(state.step, numbers, self._clip(), _item_ids(batches))
@@ -253,7 +267,14 @@ class _Training:
                 if state.average is not None:
                     state.average.update(state.method.backbone, state.step)
         state.step += 1
+        self._advance(spent_s)
         return numbers | {"learning_rate": rate}
+
+    def _advance(self, spent_s: float) -> None:
+        """Say how much is done: in steps, or in time where that is nearer its end. The same in all processes."""
+        by_steps = self._state.step / self._recipe.steps
+        by_time = 0.0 if self._max_minutes is None else spent_s / (60 * self._max_minutes)
+        self._progress = min(1.0, max(by_steps, by_time))
 
     def _clip(self) -> float:
         """Limit the gradient's norm, and return it; 0 where nobody needs to know."""
@@ -284,7 +305,7 @@ class _Training:
         log.write(self._state.step, self._health.look())
         if not self._processes.is_main:
             return
-        root, progress = self._run.root, self._state.step / self._recipe.steps
+        root, progress = self._run.root, self._progress
         concerns = self._state.method.concerns
         say_new(alarms(root, self._baselines, progress, concerns), self._said, self._talk)
         if self._outlets.page is not None:
@@ -315,7 +336,7 @@ class _Training:
         tail = logged[-max(1, math.ceil(len(logged) * SUMMARY_FRACTION)) :]
         loss = sum(tail) / len(tail)
         summary = {
-            "steps": recipe.steps,
+            "steps": self._state.step,
             "loss": loss,
             "baselines": self._baselines,
             "has_learnt": all(loss < value for value in self._baselines.values()),

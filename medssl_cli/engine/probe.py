@@ -18,7 +18,9 @@ from medssl_cli.cache.arrays import open_array
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.crops import crop_start, read_crop
+from medssl_cli.cache.targets import everything_in, tables_of
+from medssl_cli.classes import IGNORE
+from medssl_cli.data.crops import crop_start, read_classes, read_crop
 from medssl_cli.imaging.geometry import Shape
 from medssl_cli.recipe import Data
 
@@ -94,7 +96,9 @@ def build_probe(
     labelled = {}
     if label_set is not None:
         having = [record for record in known.values() if label_set in record.labels]
-        prepared = prepare(cache, having, data.preprocessing, label_set=label_set, progress=beat)
+        labels = [record.labels[label_set] for record in having]
+        tables = tables_of(labels, everything_in(labels))
+        prepared = prepare(cache, having, data.preprocessing, label_set=label_set, tables=tables, progress=beat)
         labelled = {item.item_id: item for item in prepared}
     crops, centres = [], []
     for turn, index in enumerate(chosen):
@@ -134,10 +138,9 @@ def _read(item: PreparedItem, start: tuple[int, int, int], size: Shape) -> NDArr
 
 
 def _class_at_centre(item: PreparedItem, start: tuple[int, int, int], size: Shape) -> int | None:
-    if item.label is None:
-        return None
     x, y, z = (first + length // 2 for first, length in zip(start, size, strict=True))
-    return int(read_crop(open_array(item.label), (x, y, z), (1, 1, 1), pad_value=0).item())
+    found = read_classes(item, (x, y, z), (1, 1, 1))
+    return None if found is None or found.item() == IGNORE else int(found.item())
 
 
 def record_answers(records: Sequence[ItemRecord]) -> dict[str, list[int | None]]:

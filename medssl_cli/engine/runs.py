@@ -7,7 +7,7 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from medssl_cli import __version__
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.engine.checkpoints import CheckpointFolder
+from medssl_cli.engine.resuming import argument_changes, described, longer, recipe_changes
 from medssl_cli.errors import UsageError
 from medssl_cli.files import remove_temporaries, sha256_json, storage_errors, write_atomic, write_json
 from medssl_cli.plain_yaml import parse_yaml
@@ -65,6 +66,8 @@ class Run:
     kind: Kind
     recipe: Recipe
     manifest: dict[str, Any]
+    grown: str = ""
+    """How much longer this call makes it, for a message."""
 
     @property
     def checkpoints(self) -> CheckpointFolder:
@@ -90,16 +93,18 @@ class Run:
 def start_run(root: Path, kind: Kind, recipe: Recipe, manifest: Manifest) -> Run:
     """Make a run folder, or open the one that the same command made before, and remove what a killed one left behind.
 
+    Keys that change nothing that is learnt may have changed since, and the training may have become longer; see
+    `engine.resuming`.
+
     Raises:
-        UsageError: `E_RECIPE_CHANGED` if the folder belongs to another recipe or to other data.
+        UsageError: `E_RECIPE_CHANGED` if the folder belongs to another recipe or to other data; it names what differs.
     """
     document = manifest.document()
     if (root / LOCK).is_file():
         run = open_run(root)
-        if run.kind != kind or dump_recipe(run.recipe) != dump_recipe(recipe):
-            _refuse(root, "another recipe")
-        if run.manifest["sha256"] != document["sha256"]:
-            _refuse(root, "other items or options")
+        if run.kind != kind:
+            _refuse(root, f"medssl {run.kind}")
+        run = _gone_on(run, recipe, document)
         _tidy(root)
         return run
     with storage_errors("the run"):
@@ -107,9 +112,31 @@ def start_run(root: Path, kind: Kind, recipe: Recipe, manifest: Manifest) -> Run
     _tidy(root)
     write_json(root / "environment.json", environment())
     write_json(root / "manifest.json", document)
-    header = f"# medssl {kind}\n"
-    write_atomic(root / LOCK, (header + to_yaml(dump_recipe(recipe))).encode())
+    _write_lock(root, kind, recipe)
     return Run(root, kind, recipe, document)
+
+
+def _gone_on(run: Run, recipe: Recipe, document: dict[str, Any]) -> Run:
+    """A run with what the present command may change of it."""
+    changes = recipe_changes(dump_recipe(run.recipe), dump_recipe(recipe))
+    options = argument_changes(run.manifest["arguments"], document["arguments"])
+    grown = longer(changes | options)
+    refused = {key: change for key, change in (changes | options).items() if key not in grown}
+    if refused:
+        _refuse(run.root, f"another recipe or other options: {described(refused)}")
+    if run.manifest["splits"] != document["splits"]:
+        _refuse(run.root, "other images or labels")
+    if not grown:
+        return replace(run, recipe=recipe)
+    run.summary_path.unlink(missing_ok=True)  # first: an interrupted change must not look finished
+    if options:
+        write_json(run.root / "manifest.json", document)
+    _write_lock(run.root, run.kind, recipe)
+    return Run(run.root, run.kind, recipe, document if options else run.manifest, described(grown))
+
+
+def _write_lock(root: Path, kind: Kind, recipe: Recipe) -> None:
+    write_atomic(root / LOCK, (f"# medssl {kind}\n" + to_yaml(dump_recipe(recipe))).encode())
 
 
 def _tidy(root: Path) -> None:

@@ -45,7 +45,7 @@ def images_of(found: Sequence[Item], *, modality: str | None) -> list[Item]:
     """
     wanted = [item for item in found if modality is None or item.modality in (modality, "unknown")]
     if not wanted:
-        raise no_images(modality)
+        raise no_images(modality, found)
     return wanted
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from medssl_cli.cache.items import Entry
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
+from medssl_cli.cache.targets import tables_of
 from medssl_cli.data.crops import CropDataset, Share, crop_loader
 from medssl_cli.data.slices import ImageIndex, Plan, SliceBatch, SliceDataset, everything_loader, slice_loader
 from medssl_cli.engine.canvas import canvas_warning
@@ -104,9 +105,18 @@ class BoxSource(Source):
         if warning := canvas_warning(self.recipe, size, some):
             self._talk.note(warning)
         items = prepare(cache, records, data.preprocessing, progress=progress)
-        label_set = None if self._request.labelled is None else self._request.labelled.label_set
-        crops = prepare(cache, labelled, data.preprocessing, label_set=label_set, progress=progress)
+        crops = self._labelled_items(cache, labelled, progress)
         return items, crops, build_probe(cache, records, items, data, box_size=size, seed=seed, beat=progress)
+
+    def _labelled_items(
+        self, cache: Cache, labelled: list[Entry], progress: Callable[[int, int], None]
+    ) -> Sequence[PreparedItem]:
+        request, preprocessing = self._request.labelled, self.recipe.data.preprocessing
+        if request is None:
+            return []
+        labels = [cache.record(entry.item_id).labels[request.label_set] for entry in labelled]
+        tables = tables_of(labels, request.wanted)
+        return prepare(cache, labelled, preprocessing, label_set=request.label_set, tables=tables, progress=progress)
 
     def loader(self, first_step: int) -> DataLoader[Any]:
         """See `Source.loader`."""

@@ -1,6 +1,7 @@
 """Everything that changes from step to step of a pre-training, and how it is saved and restored."""
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -49,9 +50,12 @@ class TrainingState:
         recipe: How to train.
         method: Freshly initialised; moved to the device here.
         processes: Launched.
+        is_timed: Checkpoints note how long it took; others are the same bytes for the same weights.
     """
 
-    def __init__(self, recipe: PretrainRecipe, method: MethodBase, processes: Processes) -> None:
+    def __init__(
+        self, recipe: PretrainRecipe, method: MethodBase, processes: Processes, *, is_timed: bool = False
+    ) -> None:
         fabric = processes.fabric
         lay_out(method, channels_last=recipe.channels_last)
         self.average = AveragedWeights(method.backbone, recipe.ema_decay) if recipe.ema_decay else None
@@ -68,6 +72,9 @@ class TrainingState:
         self._raw_optimizer = build_optimizer(method, recipe.optimizer, is_fused=is_fused)
         self.optimizer = fabric.setup_optimizers(self._raw_optimizer)
         self.step = 0
+        self.is_timed = is_timed
+        self.elapsed_s = 0.0
+        self._started = monotonic()
         self._processes = processes
         self._saved_step = 0
 
@@ -79,7 +86,8 @@ class TrainingState:
         if self.average is not None:
             tensors |= prefixed("average", module_tensors(self.average.network))
         if self._processes.is_main:
-            folder.save(Checkpoint(self.step, tensors, {"scaler": self._precision.state_dict()}))
+            values = {"scaler": self._precision.state_dict()} | ({"elapsed_s": self.spent_s} if self.is_timed else {})
+            folder.save(Checkpoint(self.step, tensors, values))
         self._saved_step = self.step
 
     def restore(self, folder: CheckpointFolder, talk: Talk) -> None:
@@ -92,8 +100,14 @@ class TrainingState:
         if self.average is not None:
             restore_module(self.average.network, unprefixed("average", checkpoint.tensors))
         self._precision.load_state_dict(checkpoint.values["scaler"])
+        self.elapsed_s = checkpoint.values.get("elapsed_s", 0.0)
         self.step = self._saved_step = checkpoint.step
         talk.note(f"resuming after step {checkpoint.step}")
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of training in all calls so far."""
+        return self.elapsed_s + monotonic() - self._started
 
     def encoder_tensors(self) -> dict[str, Tensor]:
         """Weights of the backbone to keep: the averaged ones, if there are any. All processes call it."""

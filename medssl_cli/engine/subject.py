@@ -8,18 +8,41 @@ from medssl_cli.engine.evaluate import split_of_manifest
 from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.results import Subject
 from medssl_cli.engine.supervision import supervision_of
+from medssl_cli.errors import NothingUsableError
+from medssl_cli.recipe import Named, TaskRecipe
 
 
-def subject_of_run(path: Path, cache: Cache, *, split: str, device: str) -> Subject:
+def subject_of_run(path: Path, cache: Cache, *, split: str, device: str, label_set: str | None = None) -> Subject:
     """The best network of a run, on a split of the run's own manifest.
+
+    Args:
+        path: Of the run.
+        cache: Holds the images.
+        split: Which patients.
+        device: Where to compute.
+        label_set: Score by these labels instead of the recipe's.
 
     Raises:
         UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`, `E_DEVICE`.
-        NothingUsableError: `E_CACHE_EMPTY`.
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
     """
     run = load_finetuned(path)
     place = resolve_device(device)
     records = split_of_manifest(cache, run.manifest, split)
-    return supervision_of(run.recipe).subject(
-        run.network.to(place), place, name=path.name, folder=path, records=records
-    )
+    recipe = run.recipe if label_set is None else with_label_set(run.recipe, label_set)
+    supervision = supervision_of(recipe)
+    lacking = [record for record in records if supervision.label_set not in getattr(record, supervision.annotation)]
+    if lacking:
+        raise NothingUsableError(
+            "E_NO_LABELS",
+            f"{len(lacking)} of the {len(records)} images of the {split} split have no {supervision.annotation} of the "
+            f"set {supervision.label_set!r}",
+            hint="ingest labels of all of them under one --label-set",
+        )
+    return supervision.subject(run.network.to(place), place, name=path.name, folder=path, records=records)
+
+
+def with_label_set(recipe: TaskRecipe, label_set: str) -> TaskRecipe:
+    """A recipe that learns from, or is scored by, another set of labels."""
+    task = Named.model_validate({**recipe.task.model_dump(), "label_set": label_set})
+    return recipe.model_copy(update={"task": task})

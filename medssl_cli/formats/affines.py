@@ -74,6 +74,11 @@ def placed(affine: Affine, shape: Shape, policy: Policy, *, is_label: bool = Fal
     checked(affine)
     straight = orthonormalised(affine)
     shear_mm = corner_displacement_mm(affine, straight, shape)
+    if shear_mm > displacement_limit_mm(affine):
+        # Where slices lean, turning wide slices by half of the lean moves their corners further than the lean does.
+        upright = _upright(affine)
+        upright_mm = corner_displacement_mm(affine, upright, shape)
+        straight, shear_mm = min((straight, shear_mm), (upright, upright_mm), key=lambda pair: pair[1])
     if shear_mm <= ROUNDING_MM:
         return Placement(affine, shape)
     if shear_mm <= displacement_limit_mm(affine):
@@ -129,11 +134,17 @@ def assumed_repair(policy: Policy) -> str:
     return f"assume-orientation={policy.assume_orientation}"
 
 
-def _upright_grid(affine: Affine, shape: Shape, max_bytes: int) -> tuple[Affine, Shape]:
-    """The orthogonal grid that keeps the first axis and the planes of the first two, and holds every voxel."""
+def _upright(affine: Affine) -> Affine:
+    """The affine with orthogonal axes that keeps voxel 0, the first axis and the planes of the first two."""
     rotation, upper = np.linalg.qr(affine[:3, :3])
     upright = affine.copy()
     upright[:3, :3] = rotation * np.diag(upper)
+    return upright
+
+
+def _upright_grid(affine: Affine, shape: Shape, max_bytes: int) -> tuple[Affine, Shape]:
+    """The orthogonal grid that keeps the first axis and the planes of the first two, and holds every voxel."""
+    upright = _upright(affine)
     corners = np.linalg.inv(upright) @ affine @ corner_indices(shape)
     low, high = (corners[:3].min(axis=1) + 1e-6), (corners[:3].max(axis=1) - 1e-6)
     first, last = np.floor(low), np.ceil(high)

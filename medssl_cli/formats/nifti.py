@@ -7,6 +7,7 @@ disagree with each other (`docs/concepts/geometry.md`). Field offsets: nifti1.h 
 import math
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,9 @@ from medssl_cli.formats.nifti_header import (
     LARGEST_HEADER,
     NiftiHeader,
     encode_header,
+    geometry_bytes,
     parse_header,
+    stated_placement,
     world_placement,
 )
 from medssl_cli.formats.policy import STRICT, Policy
@@ -114,7 +117,9 @@ class _Content:
 
 def _open(source: Source, policy: Policy, *, is_label: bool) -> _Content:
     data = read_bytes(source)
-    content = _content(data, policy, is_label=is_label)
+    content = _content(
+        data, policy, lambda header: world_placement(header, policy, is_label=is_label), is_label=is_label
+    )
     if data.startswith(MAGIC) == source.name.lower().endswith(".gz"):
         return content
     return replace(content, warnings=("W_EXTENSION_MISMATCH",))
@@ -143,12 +148,15 @@ def decode_nifti(data: bytes, policy: Policy = STRICT) -> tuple[NiftiHeader, NDA
     Raises:
         InputError: The bytes cannot be trusted.
     """
-    content = _content(data, replace(policy, split_4d=False), is_label=False)
+    policy = replace(policy, split_4d=False)
+    content = _content(data, policy, lambda header: world_placement(header, policy))
     voxels, warnings, _ = _voxels(content, 0)
     return content.header, voxels, content.placement.affine, (*content.placement.warnings, *warnings)
 
 
-def _content(data: bytes, policy: Policy, *, is_label: bool) -> _Content:
+def _content(
+    data: bytes, policy: Policy, place: Callable[[NiftiHeader], Placement], *, is_label: bool = False
+) -> _Content:
     """Everything that can be judged without touching a voxel, in an order that allocates nothing too early."""
     compressed = data.startswith(MAGIC)
     head = gzip_head(data, LARGEST_HEADER) if compressed else data[:LARGEST_HEADER]
@@ -161,7 +169,7 @@ def _content(data: bytes, policy: Policy, *, is_label: bool) -> _Content:
     end = header.voxel_offset + num_bytes
     if header.voxel_offset > MAX_OFFSET or (not compressed and len(data) < end):
         raise InputError("E_TRUNCATED", f"the voxels should end at byte {end}", hint="copy the file again")
-    placement = world_placement(header, policy, is_label=is_label)
+    placement = place(header)
     content = gunzip(data, limit=end + SLACK_BYTES) if compressed else data
     if len(content) < end:
         raise InputError("E_TRUNCATED", f"{len(content)} bytes of {end}", hint="copy the file again")
@@ -187,7 +195,8 @@ def encode_nifti(voxels: NDArray[np.generic], affine: Affine, *, like_header: by
 
     Args:
         voxels: Integers up to 64 bits or floats; scale 1.
-        affine: RAS millimetres. Both affines of the file are set from it, with code 1 (scanner).
+        affine: RAS millimetres. Both affines of the file are set from it, with code 1 (scanner); the sform alone where
+            a rotation cannot hold it, as for slices that lean.
         like_header: Header of a file with the same grid; its geometry (both affines, codes, spacing, units) is then
             copied bit for bit, in its byte order and NIfTI version, and `affine` is not written.
 
@@ -210,7 +219,7 @@ def write_nifti(path: Path, voxels: NDArray[np.generic], affine: Affine, *, like
     unproven = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}")
     try:
         write_atomic(unproven, data)
-        _check_output(unproven, voxels, affine, like_header)
+        prove_nifti(unproven.read_bytes(), voxels, affine, like_header=like_header)
         with storage_errors(path.name):
             unproven.replace(path)
             sync_directory(path.parent)
@@ -218,13 +227,27 @@ def write_nifti(path: Path, voxels: NDArray[np.generic], affine: Affine, *, like
         unproven.unlink(missing_ok=True)
 
 
-def _check_output(path: Path, voxels: NDArray[np.generic], affine: Affine, like_header: bytes | None) -> None:
+def prove_nifti(data: bytes, voxels: NDArray[np.generic], affine: Affine, *, like_header: bytes | None = None) -> None:
+    """Read an encoded file back and compare it with what it was made of.
+
+    Args:
+        data: The file, compressed or not.
+        voxels: `[X, Y, Z]`.
+        affine: RAS millimetres, within what 32 bits hold; a shear is compared, not judged.
+        like_header: As for `encode_nifti`; the geometry must then be the same bit for bit.
+
+    Raises:
+        GateError: `E_OUTPUT_CHECK`.
+    """
+    expected = Placement(affine, (voxels.shape[0], voxels.shape[1], voxels.shape[2]))
     try:
-        header, read, place, _ = decode_nifti(path.read_bytes())
+        content = _content(data, STRICT, stated_placement if like_header is None else lambda header: expected)
+        read, *_ = _voxels(content, 0)
     except InputError as error:
         raise GateError("E_OUTPUT_CHECK", f"the written file does not read back: {error.code}") from error
-    expected = affine if like_header is None else world_placement(parse_header(like_header)).affine
-    exact = like_header is not None
-    is_same_place = np.array_equal(place, expected) if exact else np.allclose(place, expected, rtol=1e-6, atol=1e-3)
-    if header.shape != voxels.shape or not np.array_equal(read, voxels) or not is_same_place:
+    if like_header is None:
+        is_same_place = np.allclose(content.placement.affine, affine, rtol=1e-6, atol=1e-3)
+    else:
+        is_same_place = geometry_bytes(content.header.raw) == geometry_bytes(like_header)
+    if content.header.shape != expected.shape or not np.array_equal(read, voxels) or not is_same_place:
         raise GateError("E_OUTPUT_CHECK", "the written file reads back differently")

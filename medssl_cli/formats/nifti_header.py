@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.affines import MAX_SIDE, Placement, assumed_affine, assumed_repair, checked, placed
 from medssl_cli.formats.policy import STRICT, Policy
+from medssl_cli.formats.quaternions import quaternion_of, rotation_of, within_rounding
 from medssl_cli.imaging.geometry import (
     Affine,
     Shape,
@@ -21,6 +21,7 @@ from medssl_cli.imaging.geometry import (
 
 LARGEST_HEADER: Final = 540
 MAX_SPACING_ERROR: Final = 1e-3
+MAX_SHEAR: Final = 0.1
 _TYPES: Final = {
     2: "u1",
     4: "i2",
@@ -199,6 +200,22 @@ def world_placement(header: NiftiHeader, policy: Policy = STRICT, *, is_label: b
     return replace(placement, repairs=(*repairs, *placement.repairs))
 
 
+def stated_placement(header: NiftiHeader) -> Placement:
+    """Where the header says that the voxels lie, with whatever shear: for checking what was written.
+
+    Raises:
+        InputError: As `world_placement`, without `E_AFFINE_SHEAR`.
+    """
+    return Placement(_stated_affine(header, STRICT)[0], header.shape)
+
+
+def geometry_bytes(head: bytes) -> tuple[bytes, ...]:
+    """All fields of a header that say where voxels lie, as they are."""
+    layout, order = _layout_of(head)
+    places = [layout.fields[name] for name in _GEOMETRY]
+    return tuple(head[offset : offset + struct.calcsize(order + code)] for code, offset in places)
+
+
 def _stated_affine(header: NiftiHeader, policy: Policy) -> tuple[Affine, tuple[str, ...]]:
     """The affine as stated, and how the policy chose it if there was a choice."""
     has_sform, has_qform = header.sform_code > 0, header.qform_code > 0
@@ -222,8 +239,9 @@ def _stated_affine(header: NiftiHeader, policy: Policy) -> tuple[Affine, tuple[s
 
 
 def _check_agreement(sform: Affine, header: NiftiHeader) -> None:
-    qform = checked(_qform(header))
-    distance = corner_displacement_mm(checked(sform), qform, header.shape)
+    checked(sform)
+    qforms = [checked(_qform(header, a)) for a in (None, *within_rounding(header.quaternion))]
+    distance = min(corner_displacement_mm(sform, qform, header.shape) for qform in qforms)
     if distance > displacement_limit_mm(sform):
         raise InputError(
             "E_SFORM_QFORM_CONFLICT",
@@ -245,23 +263,20 @@ def _lengths(header: NiftiHeader) -> tuple[float, float, float]:
     return x, y, 1.0 if header.num_dimensions < 3 and not z > 0 else z
 
 
-def _qform(header: NiftiHeader) -> Affine:
-    """nifti1.h, method 2: rotation from the quaternion, columns scaled by pixdim, the third one by its sign too."""
-    b, c, d = header.quaternion
-    square = 1.0 - (b * b + c * c + d * d)
+def _qform(header: NiftiHeader, a: float | None = None) -> Affine:
+    """nifti1.h, method 2: rotation from the quaternion, columns scaled by pixdim, the third one by its sign too.
+
+    Args:
+        header: With a quaternion.
+        a: Its first component, if not the one that follows from the others.
+
+    Raises:
+        InputError: `E_AFFINE_INVALID`.
+    """
     lengths = _lengths(header)
-    if not square >= -1e-5 or not all(0 < length < np.inf for length in lengths):
+    rotation = rotation_of(header.quaternion, a)
+    if rotation is None or not all(0 < length < np.inf for length in lengths):
         raise InputError("E_AFFINE_INVALID", "the quaternion or the voxel size is impossible")
-    a = float(np.sqrt(max(square, 0.0)))
-    if square < 0:
-        b, c, d = np.array((b, c, d)) / np.linalg.norm((b, c, d))
-    rotation = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
-    )
     handedness = -1.0 if header.pixdim[0] == -1 else 1.0
     affine = np.eye(4)
     affine[:3, :3] = rotation * np.array([lengths[0], lengths[1], handedness * lengths[2]])
@@ -309,18 +324,21 @@ def encode_header(
 
 
 def _geometry_fields(affine: Affine, shape: Shape) -> dict[str, tuple[float, ...]]:
-    """Both affines of a header from one; a rotation that a 32-bit quaternion cannot hold leaves the qform unused."""
+    """Both affines of a header from one. What a rotation in 32 bits cannot hold leaves the qform unused.
+
+    The slices of a series may lean a little, which only the sform can say; nothing that leans a lot comes from here.
+    """
     checked(affine)
     straight = orthonormalised(affine)
     limit = displacement_limit_mm(affine)
-    shear = corner_displacement_mm(affine, straight, shape)
-    if shear > limit:
-        raise InputError("E_AFFINE_SHEAR", f"removing the shear would move a voxel by {shear:.3g} mm")
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if (shear := float(np.abs(axes.T @ axes - np.eye(3)).max())) > MAX_SHEAR:
+        raise InputError("E_AFFINE_SHEAR", f"cosines of up to {shear:.3g} between the axes")
     lengths = np.array(spacing_mm(straight), dtype=np.float32)
     rotation = straight[:3, :3] / np.array(spacing_mm(straight))
     handedness = -1.0 if np.linalg.det(rotation) < 0 else 1.0
     rotation = rotation * np.array([1.0, 1.0, handedness])
-    quaternion = _quaternion(rotation).astype(np.float32)
+    quaternion = quaternion_of(rotation).astype(np.float32)
     offset = affine[:3, 3].astype(np.float32)
     fields: dict[str, tuple[float, ...]] = {
         "pixdim": (handedness, *map(float, lengths), 0, 0, 0, 0),
@@ -338,19 +356,3 @@ def _geometry_fields(affine: Affine, shape: Shape) -> dict[str, tuple[float, ...
     )  # fmt: skip
     is_held = corner_displacement_mm(_qform(blank), affine, shape) <= limit
     return {**fields, "qform_code": (_SCANNER if is_held else 0,)}
-
-
-def _quaternion(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(b, c, d) of the unit quaternion with a >= 0: eigenvector of Bar-Itzhack's symmetric matrix (2000)."""
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
-    matrix = np.array(
-        [
-            [xx - yy - zz, yx + xy, zx + xz, zy - yz],
-            [yx + xy, yy - xx - zz, zy + yz, xz - zx],
-            [zx + xz, zy + yz, zz - xx - yy, yx - xy],
-            [zy - yz, xz - zx, yx - xy, xx + yy + zz],
-        ]
-    )
-    vectors: NDArray[np.float64] = np.linalg.eigh(matrix)[1]
-    b, c, d, a = vectors[:, -1]
-    return np.array([b, c, d]) * (1.0 if a >= 0 else -1.0)

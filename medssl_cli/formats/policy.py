@@ -9,7 +9,8 @@ class Policy:
     """Rules for every reader of an ingest. The defaults refuse; each departure is recorded in item and report.
 
     Args:
-        gaps: What to do with missing slices (`E_MISSING_SLICES`): interpolate the missing positions linearly.
+        gaps: What to do with missing slices: interpolate the missing positions linearly (`E_MISSING_SLICES`), and take
+            what is left of a series of which files were refused (`E_INCOMPLETE_SERIES`).
         tilt: What to do with a leaning stack (`E_GANTRY_TILT`): resample onto an upright grid.
         shear: What to do with non-orthogonal axes of NIfTI, NRRD and MetaImage (`E_AFFINE_SHEAR`): resample.
         nifti_affine: Which affine counts where the two of a NIfTI file disagree (`E_SFORM_QFORM_CONFLICT`).

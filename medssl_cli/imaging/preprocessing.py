@@ -1,6 +1,6 @@
 """What a recipe's `Preprocessing` does to a volume, and how predictions find their way back.
 
-Two steps: geometry (`to_grid`: orientation and spacing, dtype kept) and intensity (`intensity_of`, elementwise).
+Two steps: geometry (`to_grid`: orientation and spacing) and intensity (`intensity_of`, elementwise).
 The cache keeps the result of the first; the second is applied to crops, tiles and whole volumes alike.
 """
 
@@ -40,7 +40,7 @@ def needs_new_grid(volume: Volume, preprocessing: Preprocessing) -> bool:
 
 
 def to_grid(volume: Volume, preprocessing: Preprocessing, *, is_label: bool = False) -> Volume:
-    """Orient to RAS and resample to the recipe's spacing; values keep their meaning and dtype."""
+    """Orient to RAS and resample to the recipe's spacing; values keep their meaning, sampled images are floats."""
     voxels, affine = reorient_to_ras(volume.voxels, volume.affine)
     target_affine, target_shape = _target_grid(volume, preprocessing)
     sampled = resample(voxels, affine, target_affine, target_shape, is_label=is_label)

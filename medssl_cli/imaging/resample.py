@@ -48,10 +48,12 @@ def resample(
         affine: Source affine.
         target_affine: Wanted affine.
         target_shape: Wanted size (X, Y, Z).
-        is_label: Nearest neighbour, dtype kept; otherwise linear, and whole-number dtypes are rounded.
+        is_label: Nearest neighbour, dtype kept; otherwise linear, in floating point whatever is stored: rounding would
+            make another image of whole numbers than of the same numbers as floats.
 
     Returns:
-        `[C, *target_shape]` in the dtype of the source.
+        `[C, *target_shape]`. Labels, and voxels that are on the wanted grid already, in the dtype of the source; other
+        images in floats that hold its numbers: 32 bits, 64 for integers of 32.
     """
     if voxels.shape[1:] == target_shape and np.allclose(affine, target_affine, rtol=0, atol=1e-9):
         return voxels
@@ -79,11 +81,7 @@ def _index_transform(matrix: Affine) -> Any:
 def _sample(sampler: Any, channel: NDArray[Any], *, is_label: bool) -> NDArray[Any]:
     import SimpleITK as sitk
 
-    dtype = channel.dtype
-    working = channel if is_label else channel.astype(np.result_type(dtype, np.float32))
+    working = channel if is_label else channel.astype(np.result_type(channel.dtype, np.float32))
     image = sitk.GetImageFromArray(np.ascontiguousarray(working.transpose(2, 1, 0)))
-    sampled = sitk.GetArrayFromImage(sampler.Execute(image)).transpose(2, 1, 0)
-    if np.issubdtype(dtype, np.integer) and not is_label:
-        limits = np.iinfo(dtype)
-        sampled = np.clip(np.rint(sampled), limits.min, limits.max)
-    return sampled.astype(dtype)
+    sampled: NDArray[Any] = sitk.GetArrayFromImage(sampler.Execute(image)).transpose(2, 1, 0)
+    return sampled.astype(working.dtype, copy=False)

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from medssl_cli.classes import WantedClasses
 from medssl_cli.errors import UsageError
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.strict import Strict
@@ -25,7 +26,7 @@ class LabelRequest:
 
     Args:
         label_set: Name of the label maps in the cache.
-        classes: Names by value; a cache with other values is refused.
+        wanted: Which of their names or values make up which class.
         size: Of a crop in voxels (x, y, z).
         batch_size: Crops per batch on all devices together.
         foreground_prob: Share of crops that show a random voxel of a random class.
@@ -33,7 +34,7 @@ class LabelRequest:
     """
 
     label_set: str
-    classes: dict[int, str]
+    wanted: WantedClasses
     size: tuple[int, int, int]
     batch_size: int
     foreground_prob: float

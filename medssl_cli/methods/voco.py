@@ -195,7 +195,7 @@ class Method(MethodBase):
         if omni is None:
             return ViewRequest(box)
         labelled = LabelRequest(
-            omni.label_set, omni.classes, self.crop_size, omni.batch_size, omni.foreground_prob, option="method.omni"
+            omni.label_set, omni.wanted, self.crop_size, omni.batch_size, omni.foreground_prob, option="method.omni"
         )
         return ViewRequest(box if omni.needs_unlabelled else self.crop_size, labelled=labelled)
 

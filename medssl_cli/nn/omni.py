@@ -19,17 +19,18 @@ Differences from the released code:
 """
 
 import copy
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from medssl_cli.classes import Classes, Ignored, WantedClasses
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.crops import Augmentation, augment_
 from medssl_cli.nn.decoder import Decoder, UNetDecoder
 from medssl_cli.nn.momentum import freeze, update_teacher
-from medssl_cli.nn.segmentation import Classes, best_constant_loss, frequencies, segmentation_losses
+from medssl_cli.nn.segmentation import best_constant_loss, frequencies, segmentation_losses
 from medssl_cli.recipe import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from medssl_cli.strict import Strict
 
@@ -39,7 +40,8 @@ class Options(Strict):
 
     Args:
         label_set: Name of the label maps in the cache.
-        classes: Names by label value, background left out; values run from 1 without gaps.
+        classes: By name, the names or values of labels that make up each, as `task.classes` of a segmentation.
+        ignore: Names or values of voxels that count for nothing.
         batch_size: Labelled crops per batch on all devices together.
         foreground_prob: Share of labelled crops that show a random voxel of a random class.
         flip_prob: Of labelled crops, per axis. A mirrored left kidney looks like a right one: 0 if classes have sides.
@@ -53,6 +55,7 @@ class Options(Strict):
 
     label_set: str = "seg"
     classes: Classes
+    ignore: Ignored = ()
     batch_size: PositiveInt = 4
     foreground_prob: Probability = 0.9
     flip_prob: Probability = 0.2
@@ -62,6 +65,16 @@ class Options(Strict):
     pseudo_from: Annotated[float, Field(ge=0, lt=1)] = 0.5
     pseudo_trains_encoder: bool = False
     decoder: Decoder = Decoder()
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        WantedClasses.of(self)
+        return self
+
+    @property
+    def wanted(self) -> WantedClasses:
+        """Which labels make up which class."""
+        return WantedClasses.of(self)
 
     @property
     def needs_unlabelled(self) -> bool:

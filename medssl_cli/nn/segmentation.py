@@ -1,29 +1,18 @@
-"""What every network that gives one class per voxel needs: names of classes, the loss, and its trivial value.
+"""What every network that gives one class per voxel needs: the loss, and its trivial value.
 
 Shapes: B batch, K classes with background, X Y Z space.
 """
 
-from typing import Annotated, Final
+from typing import Final
 
 import torch
 import torch.nn.functional as F
-from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from medssl_cli.classes import IGNORE
 from medssl_cli.nn.distributed import sum_over_processes
 
 SMOOTH: Final = 1e-5
-
-
-def _without_gaps(classes: dict[int, str]) -> dict[int, str]:
-    if sorted(classes) != list(range(1, len(classes) + 1)):
-        raise ValueError("label values must be 1, 2, 3 ... without gaps")
-    if len(set(classes.values())) != len(classes):
-        raise ValueError("class names must differ")
-    return classes
-
-
-Classes = Annotated[dict[int, str], Field(min_length=1), AfterValidator(_without_gaps)]
 
 
 def dice_loss(probabilities: Tensor, target: Tensor, *, smooth: float = SMOOTH) -> Tensor:
@@ -51,23 +40,27 @@ def segmentation_losses(logits: Tensor, labels: Tensor, *, include_background: b
 
     Args:
         logits: `[B, K, X, Y, Z]`.
-        labels: `[B, X, Y, Z]` int64; values beyond the classes count as background.
+        labels: `[B, X, Y, Z]` int64; `IGNORE` counts for nothing, other values beyond the classes as background.
         include_background: Count background as a structure of the Dice loss.
     """
     num_classes = logits.shape[1]
-    target = F.one_hot(_known(labels, num_classes), num_classes).movedim(-1, 1).float()
+    is_judged = (labels != IGNORE)[:, None].float()
+    target = F.one_hot(_known(labels, num_classes), num_classes).movedim(-1, 1).float() * is_judged
     log_probabilities = logits.float().log_softmax(dim=1)
+    probabilities = log_probabilities.exp() * is_judged
     first = 0 if include_background else 1
     return {
-        "cross_entropy": -(target * log_probabilities).sum(dim=1).mean(),
-        "dice": dice_loss(log_probabilities.exp()[:, first:], target[:, first:]),
+        "cross_entropy": -(target * log_probabilities).sum() / is_judged.sum().clamp(min=1),
+        "dice": dice_loss(probabilities[:, first:], target[:, first:]),
     }
 
 
 def frequencies(labels: Tensor, num_classes: int) -> Tensor:
-    """Share of voxels of each class in each batch of labels [N, ...], float64 [N, K]."""
-    counts = [torch.bincount(_known(batch, num_classes).flatten(), minlength=num_classes) for batch in labels]
-    return torch.stack(counts).double() / labels[0].numel()
+    """Share of the judged voxels of each class in each batch of labels [N, ...], float64 [N, K]."""
+    judged = [batch[batch != IGNORE] for batch in labels]
+    counts = [torch.bincount(_known(voxels, num_classes), minlength=num_classes) for voxels in judged]
+    numbers = torch.tensor([max(1, voxels.numel()) for voxels in judged], device=labels.device)
+    return torch.stack(counts).double() / numbers[:, None]
 
 
 def best_constant_loss(shares: Tensor, *, num_iterations: int = 10) -> Tensor:
@@ -98,5 +91,5 @@ def best_constant_loss(shares: Tensor, *, num_iterations: int = 10) -> Tensor:
 
 
 def _known(labels: Tensor, num_classes: int) -> Tensor:
-    """Values beyond the classes become background."""
+    """Values beyond the classes, `IGNORE` among them, become background."""
     return torch.where(labels < num_classes, labels, 0)

@@ -8,20 +8,34 @@ from abc import ABC
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator
 from torch import Tensor, nn
+
+from medssl_cli.names import is_safe_name
 
 SLICES: Final = "slices"
 """What joint pre-training calls the modules that make volumes of slices."""
 
-ClassName = Annotated[str, Field(pattern=r"^[\w .+/-]{1,64}$")]
+
+def _safe(name: str) -> str:
+    if not is_safe_name(name):
+        raise ValueError("a class name has letters, digits, space and ._+/-, at most 64 characters")
+    return name
+
+
+ClassName = Annotated[str, AfterValidator(_safe)]
 BoxNames = Literal["any"] | tuple[str, ...]
 """A class of boxes takes those of any name, or those of the names that are given."""
 
 
 def each_by_itself(classes: object) -> object:
-    """A list of names stands for classes of the same names."""
-    return {str(name): (name,) for name in classes} if isinstance(classes, list | tuple) else classes
+    """A list of names stands for classes of the same names; one name may stand without a list."""
+    if isinstance(classes, list | tuple):
+        return {str(name): (name,) for name in classes}
+    if not isinstance(classes, dict):
+        return classes
+    is_alone = {name: isinstance(own, str) and own not in ("any", "none") for name, own in classes.items()}
+    return {name: (own,) if is_alone[name] else own for name, own in classes.items()}
 
 
 class TaskBase(nn.Module, ABC):

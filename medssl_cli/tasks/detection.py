@@ -48,6 +48,13 @@ class Options(Strict):
     def _has_names(self) -> "Options":
         if any(names == () for names in self.classes.values()):
             raise ValueError("a class needs at least one name of boxes")
+        taken: dict[str, str] = {}
+        for own, names in self.classes.items():
+            if "any" in taken:
+                raise ValueError(f"all boxes are of {taken['any']!r}: put a class of any last")
+            for name in ("any",) if names == "any" else names:
+                if taken.setdefault(name, own) != own:
+                    raise ValueError(f"boxes {name!r} are of {taken[name]!r} and of {own!r}: a box has one class")
         return self
 
 

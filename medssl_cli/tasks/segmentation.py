@@ -6,13 +6,15 @@ again. With `relation` they know of each other.
 Shapes: B batch, C channels, K classes with background, X Y Z space.
 """
 
-from typing import Final
+from typing import Final, Self
 
+from pydantic import model_validator
 from torch import Tensor, nn
 
+from medssl_cli.classes import Classes, Ignored, WantedClasses
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.decoder import Decoder, UNetDecoder
-from medssl_cli.nn.segmentation import Classes, segmentation_losses
+from medssl_cli.nn.segmentation import segmentation_losses
 from medssl_cli.nn.slice_relation import Relation, SliceRelation
 from medssl_cli.strict import Strict
 from medssl_cli.tasks import SLICES, TaskBase, TaskLosses
@@ -25,7 +27,10 @@ class Options(Strict):
 
     Args:
         label_set: Name of the label maps in the cache.
-        classes: Names by label value, background left out; values run from 1 without gaps.
+        classes: By name, the names or values of labels that make up each: `{kidneys: [left_kidney, right_kidney]}`,
+            `{left_ventricle: [500]}`. A list of names makes each a class of its own; `{1: liver}` is liver by name, and
+            value 1 where labels have no names. The k-th is output k of the network; other labels are background.
+        ignore: Names or values of voxels that take part in no loss and no score.
         decoder: Shape of the decoder.
         include_background_in_dice: Count background as a structure of the Dice loss.
         relation: Of a backbone of 2D images: how slices know of each other; none segments each by itself.
@@ -33,9 +38,15 @@ class Options(Strict):
 
     label_set: str = "seg"
     classes: Classes
+    ignore: Ignored = ()
     decoder: Decoder = Decoder()
     include_background_in_dice: bool = False
     relation: Relation | None = None
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        WantedClasses.of(self)
+        return self
 
 
 class Task(TaskBase):
@@ -88,7 +99,7 @@ class Task(TaskBase):
 
         Args:
             logits: `[B, K, X, Y, Z]`.
-            labels: `[B, X, Y, Z]` int64; values beyond the classes count as background.
+            labels: `[B, X, Y, Z]` int64; see `nn.segmentation.segmentation_losses`.
         """
         parts = segmentation_losses(logits, labels, include_background=self.options.include_background_in_dice)
         return TaskLosses(parts["cross_entropy"] + parts["dice"], parts)

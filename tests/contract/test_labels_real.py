@@ -76,7 +76,7 @@ def test_contours_above_the_last_slice_are_refused(shared_data: Path) -> None:
     folder = shared_data / "rt_utils"
     mask = read_rtstruct(folder / "empty" / "dummy_rt.dcm", structures=["ROI-1"])
 
-    with pytest.raises(InputError, match="E_CONTOUR: a contour lies on slice 2; the image has 0 to 1"):
+    with pytest.raises(InputError, match="E_CONTOUR: structure 1: a contour lies on slice 2; the image has 0 to 1"):
         mask.to_grid((512, 512, 2), _affine_of(folder / "mock_data" / "ct_1.dcm", 5.0))
 
 

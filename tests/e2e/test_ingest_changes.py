@@ -14,6 +14,7 @@ from medssl_cli.engine.ingest.ingest import ingest as run_ingest
 from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.engine.ingest.report import IngestReport
 from medssl_cli.formats.nifti import write_nifti
+from medssl_cli.formats.policy import Policy
 from tests import every_kind as kinds
 from tests.dicom_factory import SERIES_UID, ct_series, edit, write_volume
 
@@ -193,3 +194,82 @@ def test_a_part_of_a_series_that_changes_is_refused_at_once(tmp_path):
         ("accepted", ""),
         ("quarantined", "E_CHANGED_DURING_READ"),
     ]
+
+
+@pytest.fixture
+def cut_at_the_end(tmp_path):
+    """Five slices, the last of which ends too early: 4 are sound."""
+    series = ct_series(tmp_path / "in")
+    whole = series[-1].read_bytes()
+    series[-1].write_bytes(whole[:-8])
+    return series[-1], whole
+
+
+def test_a_damaged_slice_at_the_end_counts_until_it_is_mended(cut_at_the_end):
+    damaged, whole = cut_at_the_end
+    for _ in range(2):
+        assert codes(ingest(damaged.parent)) == {"E_TRUNCATED": 1, "E_INCOMPLETE_SERIES": 4}
+    damaged.write_bytes(whole)
+
+    report = ingest(damaged.parent)
+
+    assert (codes(report), report.num_images) == ({}, 1)
+    assert Cache.open(damaged.parents[1] / "cache").records()[0].shape[2] == 5
+
+
+def test_a_damaged_slice_that_is_taken_away_counts_no_more(cut_at_the_end):
+    damaged, _ = cut_at_the_end
+    ingest(damaged.parent)
+    damaged.unlink()
+
+    report = ingest(damaged.parent)
+
+    assert (codes(report), report.num_images) == ({}, 1)
+
+
+def test_a_slice_that_arrives_damaged_speaks_against_the_series_that_was_stored(tmp_path):
+    series = ct_series(tmp_path / "in")
+    last = series[-1].read_bytes()
+    series[-1].unlink()
+    assert ingest(tmp_path / "in").num_images == 1
+    series[-1].write_bytes(last[:-8])
+
+    assert codes(ingest(tmp_path / "in")) == {"E_TRUNCATED": 1, "E_INCOMPLETE_SERIES": 4}
+
+
+def test_what_is_left_of_a_series_is_stored_with_a_note_where_the_site_says_so(cut_at_the_end):
+    damaged, _ = cut_at_the_end
+
+    for is_new in (True, False):
+        report = ingest(damaged.parent, policy=Policy(gaps="interpolate"))
+        assert (report.num_images, report.by_code) == (is_new, {"E_TRUNCATED": 1, "W_INCOMPLETE_SERIES": 1})
+    (record,) = Cache.open(damaged.parents[1] / "cache").records()
+    assert (record.shape[2], record.provenance.warnings) == (4, ("W_INCOMPLETE_SERIES",))
+
+
+def test_a_slice_that_cannot_be_opened_counts_like_a_damaged_one(tmp_path, monkeypatch):
+    series = ct_series(tmp_path / "in")
+    opened = os.open
+
+    def deny(path, *arguments, **options):
+        if Path(path) == series[-1]:
+            raise PermissionError
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr("medssl_cli.formats.discover.os.open", deny)
+
+    assert codes(ingest(tmp_path / "in")) == {"E_PERMISSION": 1, "E_INCOMPLETE_SERIES": 4}
+
+
+def test_an_empty_file_named_like_a_slice_is_a_doubt(tmp_path):
+    series = ct_series(tmp_path / "in")
+    series[-1].write_bytes(b"")
+
+    assert ingest(tmp_path / "in").by_code == {"S_NOT_AN_IMAGE": 1, "W_INCOMPLETE_SERIES": 1}
+
+
+def test_a_damaged_member_of_an_archive_takes_its_series_with_it(cut_at_the_end):
+    damaged, _ = cut_at_the_end
+    shutil.make_archive(str(damaged.parents[1] / "zipped/series"), "zip", damaged.parent)
+
+    assert codes(ingest(damaged.parents[1] / "zipped")) == {"E_TRUNCATED": 1, "E_INCOMPLETE_SERIES": 4}

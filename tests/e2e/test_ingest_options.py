@@ -135,7 +135,7 @@ def test_pictures_with_writing_are_taken_at_the_risk_of_the_site(source):
     assert report["policy"]["departures"] == {"burned_in": "accept-risk"}
 
 
-@pytest.mark.parametrize("structures", [None, "liver"])
+@pytest.mark.parametrize("structures", [None, "Liver"])
 def test_structures_that_are_asked_for_are_numbered_in_that_order(source, structures):
     write_volume(source, kinds.CT)
     kinds.structure_set(source.parent / "rt" / "rt.dcm", (1.5, 2.5, 6.5, 5.5), [3, 4])

@@ -93,7 +93,7 @@ def test_a_name_that_fits_two_pictures_costs_its_row_and_the_report_says_where(t
     }
     assert "W_LABEL_UNMATCHED: 1 of 3 rows name no image" in [entry.message for entry in report.entries]
     assert [findings(tmp_path)[total] for total in sums] == [{}, {}, {"Mass": 1.0}]
-    assert (report.num_labels, report.counts["quarantined"]) == (1, 1)
+    assert (report.num_labels, report.num_refused) == (1, 1)
 
 
 def test_columns_that_name_different_images_cost_the_row(tmp_path: Path) -> None:

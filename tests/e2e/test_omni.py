@@ -116,11 +116,11 @@ def test_labels_of_test_patients_only_are_too_few(tmp_path: Path) -> None:
         train(cache, tmp_path / "run", 1)
 
 
-def test_labels_that_the_recipe_does_not_name_are_refused(cache: Cache, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="E_LABEL_VALUES") as refusal:
-        train(cache, tmp_path / "run", 1, **{"method.omni": "{classes: {1: ball_1}}"})
+def test_names_that_no_label_map_has_are_refused(cache: Cache, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="E_LABEL_CLASSES: value 1 is 'bal' in the recipe and 'ball_1' in") as refusal:
+        train(cache, tmp_path / "run", 1, **{"method.omni": "{classes: {1: bal}}"})
 
-    assert "method.omni.classes" in refusal.value.hint
+    assert "method.omni.classes: {bal: [ball_1]}" in refusal.value.hint
 
 
 def test_fine_tuning_tells_of_known_validation_patients_and_refuses_known_test_patients(

@@ -162,7 +162,7 @@ def test_tiles_of_one_slice_do_as_well(cache: Cache, run: Path) -> None:
         with torch.inference_mode():
             return network.eval()(torch.from_numpy(tiles)).numpy()
 
-    assert 0 < validate(predict) <= 1
+    assert 0 < validate(predict).score <= 1
 
 
 def test_a_joint_run_gives_its_trunk_and_its_slice_encoder(cache: Cache, joint: Path, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 import safetensors.numpy
 
 from medssl_cli.cache.store import Cache
+from medssl_cli.classes import WantedClasses
+from medssl_cli.engine.build import task_options
 from medssl_cli.engine.evaluate import evaluate, split_of_manifest
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.finetuned import load_finetuned
@@ -90,7 +92,7 @@ def test_a_run_folder_refuses_another_recipe(cache: Cache, tmp_path: Path) -> No
     pretrain(pretrain_recipe(1), cache, tmp_path / "run", device="cpu", talk=Silence())
 
     with pytest.raises(UsageError, match="E_RECIPE_CHANGED"):
-        pretrain(pretrain_recipe(2), cache, tmp_path / "run", device="cpu", talk=Silence())
+        pretrain(pretrain_recipe(1, seed=1), cache, tmp_path / "run", device="cpu", talk=Silence())
 
 
 def test_worker_processes_change_nothing(cache: Cache, tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_fine_tuning_learns_the_balls(cache: Cache, finetuned: Path) -> None:
         cache,
         records,
         label_set="seg",
-        classes=run.classes,
+        wanted=WantedClasses.of(task_options(run.recipe)),
         nsd_tolerance_mm=2.0,
         talk=Silence(),
     )

@@ -188,7 +188,7 @@ def _dicom_claims() -> dict[str, tuple[bytes, str]]:
     many = b"".join(struct.pack("<HH2sH", 0x0009, 0x1100 + number % 0x4000, b"LO", 0) for number in range(300_000))
     return {
         **{kind: (_lying(kind, **huge), "E_TOO_BIG") for kind in ("rle", "j2k", "jpeg", "jpeg-ls")},
-        "rle-8k": (_lying("rle", **large), "E_PIXEL_DECODE"),
+        "rle-8k": (_lying("rle", **large), "E_TRUNCATED"),
         **{f"{kind}-8k": (_lying(kind, **large), "E_TRUNCATED") for kind in ("jpeg", "jpeg-ls")},
         "native": (_lying("ct", **huge), "E_PIXEL_LENGTH"),
         "wide": (_lying("ct", Rows=65535, Columns=65535), "E_VALUE_INVALID"),

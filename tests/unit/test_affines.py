@@ -6,7 +6,7 @@ import pytest
 from medssl_cli.errors import InputError, UsageError
 from medssl_cli.formats.affines import assumed_affine, placed
 from medssl_cli.formats.policy import STRICT, Policy
-from medssl_cli.imaging.geometry import corner_indices, orientation_code, orthonormalised
+from medssl_cli.imaging.geometry import corner_displacement_mm, corner_indices, orientation_code, orthonormalised
 
 SHAPE = (20, 16, 12)
 RESAMPLE = Policy(shear="resample")
@@ -98,10 +98,28 @@ def test_the_upright_grid_holds_every_voxel_and_keeps_the_planes_of_a_leaning_st
     assert np.allclose(placement.affine[:3, :2], PLAIN[:3, :2])
 
 
-def test_integers_stay_integers_when_they_are_resampled():
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_integers_are_resampled_like_the_same_numbers_as_floats(dtype):
     placement = placed(sheared(0.4), SHAPE, RESAMPLE)
+    voxels = np.random.default_rng(0).integers(0, 9, SHAPE).astype(dtype)
 
-    assert placement.apply(np.full(SHAPE, 7, dtype=np.int16)).dtype == np.int16
+    assert np.array_equal(placement.apply(voxels), placement.apply(voxels.astype(np.float32)))
+
+
+def test_slices_that_lean_less_than_is_accepted_are_straightened_however_wide_they_are():
+    """A lean of 0.09 mm over 30 mm: turning the axes by half of it would move the corners of 600 mm by 0.9 mm."""
+    affine = np.diag([2.0, 2.0, 5.0, 1.0])
+    affine[0, 2] = 0.09 / 6
+    shape = (300, 300, 7)
+
+    placement = placed(affine, shape, STRICT)
+
+    assert placement.warnings == ("W_AFFINE_ORTHONORMALISED",)
+    assert corner_displacement_mm(affine, placement.affine, shape) == pytest.approx(0.09)
+    assert np.allclose(placement.affine, np.diag([2.0, 2.0, 5.0, 1.0]))
+    affine[0, 2] = 0.11 / 6
+    with pytest.raises(InputError, match="E_AFFINE_SHEAR"):
+        placed(affine, shape, STRICT)
 
 
 def test_a_shear_that_needs_a_far_larger_grid_is_refused():

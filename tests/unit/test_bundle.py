@@ -7,7 +7,7 @@ import pytest
 from onnx import helper
 from pydantic import ValidationError
 
-from medssl_cli.deploy.bundle import attach, load_model, patient_digest, read_bundle
+from medssl_cli.deploy.bundle import Bundle, attach, load_model, patient_digest, read_bundle
 from medssl_cli.deploy.onnx_file import seal
 from medssl_cli.errors import GateError, UsageError
 from tests.toy_model import toy_bundle, toy_graph, write_toy_model
@@ -135,3 +135,15 @@ def test_the_model_knows_its_training_patients_without_their_keys() -> None:
 def test_impossible_bundles_cannot_be_made(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         toy_bundle(**changes)
+
+
+def test_a_model_from_before_classes_had_members_is_scored_by_name_or_else_by_value() -> None:
+    old = toy_bundle(classes={1: "liver", 2: "spleen"}, label_classes=None)
+    new = toy_bundle(
+        classes={1: "spleen", 2: "liver"}, label_classes={"liver": ("Leber", 6), "spleen": (7,)}, label_ignore=(9,)
+    )
+
+    assert dict(old.wanted.classes) == {"liver": ("liver", 1), "spleen": ("spleen", 2)}
+    assert list(new.wanted.classes.items()) == [("spleen", (7,)), ("liver", ("Leber", 6))]
+    assert new.wanted.ignore == (9,)
+    assert Bundle.model_validate_json(new.to_json()).wanted == new.wanted

@@ -250,6 +250,16 @@ def test_an_export_is_read_by_nibabel_as_it_is_in_the_cache(cache, tmp_path):
     assert np.array_equal(image.affine, label.affine)
 
 
+def test_an_item_that_cannot_be_exported_is_named_and_stops_no_other(cache, tmp_path):
+    items = [stored(cache, volume_of(seed)) for seed in (1, 2, 3)]
+    (cache.item_directory(items[1].item_id) / "image.b2nd").write_bytes(b"damaged")
+
+    with pytest.raises(GateError, match=f"E_CACHE_CORRUPT: {items[1].item_id}: .*2 files are written"):
+        export_items(cache, tmp_path / "out", items)
+
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{items[k].item_id}.nii.gz" for k in (0, 2)}
+
+
 def patients(records: tuple[ItemRecord, ...]) -> set[str]:
     return {record.patient_key for record in records}
 

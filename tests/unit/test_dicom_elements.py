@@ -263,7 +263,7 @@ def test_values_that_are_not_asked_for_are_not_kept(tmp_path):
     with open_window(path) as window:
         elements = walk(window, wanted=frozenset((SOP_CLASS,)))
 
-    assert set(elements.values) == {SOP_CLASS, 0x00020002, 0x00020010}
+    assert set(elements.values) == {SOP_CLASS, 0x00020002, 0x00020003, 0x00020010}
     assert MODALITY_LUT not in _walk(path).values
 
 

@@ -1,12 +1,15 @@
 """Multi-frame objects: every frame is placed by its functional groups, whatever the order of the frames."""
 
+import copy
+
 import numpy as np
 import pydicom
 import pytest
 from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom import read_headers
@@ -58,13 +61,91 @@ def test_diffusion_weightings_of_one_object_become_parts(tmp_path):
     assert [{header.DiffusionBValue for header in part.headers} for part in parts] == [{0}, {700}]
 
 
-def test_values_per_frame_go_before_shared_ones(tmp_path):
+PLACING = {
+    "PixelMeasuresSequence": {"PixelSpacing": ["3", "4"]},
+    "PlaneOrientationSequence": {"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]},
+    "PixelValueTransformationSequence": {"RescaleSlope": "3", "RescaleIntercept": "1", "RescaleType": "US"},
+}
+
+
+@pytest.mark.parametrize("name", PLACING)
+def test_a_group_that_stands_in_both_places_must_say_the_same_twice(tmp_path, name):
+    """PS3.3 C.7.6.16.1.1: shared or per frame, never both."""
     path = _enhanced_mr(tmp_path / "a.dcm")
     dataset = pydicom.dcmread(path)
-    dataset.PerFrameFunctionalGroupsSequence[2].PixelMeasuresSequence = [_item(PixelSpacing=[3, 4])]
+    frame = dataset.PerFrameFunctionalGroupsSequence[2]
+    setattr(frame, name, [copy.deepcopy(getattr(dataset.SharedFunctionalGroupsSequence[0], name)[0])])
+    dataset.save_as(path)
+    assert len(read_headers(path)) == len(HEIGHTS_MM)
+
+    setattr(frame, name, [_item(**PLACING[name])])
     dataset.save_as(path)
 
-    assert [header.PixelSpacing for header in read_headers(path)] == [(1.5, 1.25)] * 2 + [(3, 4), (1.5, 1.25)]
+    with pytest.raises(InputError, match="E_VALUE_INVALID"):
+        read_headers(path)
+
+
+@pytest.mark.parametrize("is_equal", [True, False])
+@pytest.mark.parametrize("where", ["shared", "frame"])
+@pytest.mark.parametrize("name", [*PLACING, "PlanePositionSequence", "FrameContentSequence"])
+def test_two_items_where_one_is_allowed_are_refused(tmp_path, name, where, is_equal):
+    path = _enhanced_mr(tmp_path / "a.dcm")
+    dataset = pydicom.dcmread(path)
+    groups = dataset.SharedFunctionalGroupsSequence if where == "shared" else dataset.PerFrameFunctionalGroupsSequence
+    one = _item(**PLACING.get(name, {"ImagePositionPatient": [0, 0, 1]}))
+    setattr(groups[0], name, [one, copy.deepcopy(one) if is_equal else _item(RescaleSlope="9")])
+    dataset.save_as(path)
+
+    with pytest.raises(InputError, match=r"E_VALUE_INVALID: element \(\w{4},\w{4}\) has 2 items"):
+        read_headers(path)
+
+
+def test_two_items_of_what_all_frames_share_are_refused(tmp_path):
+    path = _enhanced_mr(tmp_path / "a.dcm")
+    dataset = pydicom.dcmread(path)
+    dataset.SharedFunctionalGroupsSequence.append(copy.deepcopy(dataset.SharedFunctionalGroupsSequence[0]))
+    dataset.save_as(path)
+
+    with pytest.raises(InputError, match=r"E_VALUE_INVALID: element \(5200,9229\) has 2 items"):
+        read_headers(path)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+@pytest.mark.parametrize("where", ["frame", "shared", "object"])
+def test_the_scale_slope_of_philips_is_that_of_each_frame(tmp_path, where, syntax):
+    """Frame n has the slope n + 2, in the item of its private sequence; or all have that of the object."""
+    path = _enhanced_mr(tmp_path / "a.dcm", syntax=syntax)
+    dataset = pydicom.dcmread(path)
+    if where == "frame":
+        for number, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            _philips_item(groups, 0x0F, number + 2.0)
+    elif where == "shared":
+        _philips_item(dataset.SharedFunctionalGroupsSequence[0], 0x0E, 5.0)
+    else:
+        dataset.private_block(0x2005, "Philips MR Imaging DD 001", create=True).add_new(0x0E, "FL", 5.0)
+    dataset.save_as(path)
+
+    expected = [2.0, 3.0, 4.0, 5.0] if where == "frame" else [5.0] * 4
+    assert [header.philips_scale_slope for header in read_headers(path)] == expected
+
+
+def test_a_plain_private_value_under_the_number_of_the_sequence_is_no_sequence(tmp_path):
+    """In block DD 001 (2005,xx0F) is a plain number."""
+    path = _enhanced_mr(tmp_path / "a.dcm")
+    dataset = pydicom.dcmread(path)
+    block = dataset.PerFrameFunctionalGroupsSequence[0].private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+    block.add_new(0x0F, "DS", "1070")
+    dataset.save_as(path)
+
+    assert [header.philips_scale_slope for header in read_headers(path)] == [None] * 4
+
+
+def _philips_item(groups, low, slope):
+    inner = _item(ImageType=["DERIVED"], RescaleSlope="77")  # repeats of public elements count for nothing
+    inner.private_block(0x2005, "Philips MR Imaging DD 004", create=True).add_new(0x01, "FL", 99.0)
+    inner.private_block(0x2005, "Philips MR Imaging DD 001", create=True).add_new(0x0E, "FL", slope)
+    groups.private_block(0x2005, "Philips MR Imaging DD 003", create=True).add_new(0x01, "FL", 99.0)
+    groups.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(low, "SQ", Sequence([inner]))
 
 
 @pytest.mark.parametrize("lost", ["PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"])
@@ -104,7 +185,7 @@ def test_the_number_of_frames_is_that_of_the_groups(tmp_path, count, code):
 
 
 @pytest.mark.parametrize("element", ["ImagePositionPatient", "DiffusionBValue", "EffectiveEchoTime"])
-def test_numbers_of_frames_are_read_strictly(tmp_path, element):
+def test_numbers_that_place_a_frame_are_read_strictly_and_others_left_out(tmp_path, element):
     path = _enhanced_mr(tmp_path / "a.dcm")
     old, new = {
         "ImagePositionPatient": (b"\\2.5", b"\\NaN"),
@@ -115,11 +196,14 @@ def test_numbers_of_frames_are_read_strictly(tmp_path, element):
     assert old in whole
     path.write_bytes(whole.replace(old, new, 1))
 
-    with pytest.raises(InputError, match="E_VALUE_INVALID"):
-        read_headers(path)
+    if element == "ImagePositionPatient":
+        with pytest.raises(InputError, match="E_VALUE_INVALID"):
+            read_headers(path)
+    else:
+        assert getattr(read_headers(path)[0], element.removeprefix("Effective")) is None
 
 
-def _enhanced_mr(path, *, b_values=(500,)):
+def _enhanced_mr(path, *, b_values=(500,), syntax=ExplicitVRLittleEndian):
     dataset = Dataset()
     dataset.SOPClassUID, dataset.SOPInstanceUID = ENHANCED_MR, "1.2.3.4"
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID = "1.2.3", "1.2.3.1", "1.2.3.2"
@@ -159,7 +243,7 @@ def _enhanced_mr(path, *, b_values=(500,)):
     dataset.PixelData = np.arange(frames * 24, dtype="<u2").tobytes()
     dataset["PixelData"].VR = "OW"
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = syntax
     dcmwrite(path, dataset, enforce_file_format=True)
     return path
 

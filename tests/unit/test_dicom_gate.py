@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from medssl_cli.codes import CODES
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom import SeriesPart, group_headers, mcd_mm
+from medssl_cli.formats.nifti import read_nifti, write_nifti
 from medssl_cli.imaging.geometry import corner_displacement_mm
 from tests.dicom_factory import SERIES_UID, ct_series, edit, fake_header, group, load, refusal_code
 
@@ -304,3 +306,19 @@ def _two_phases(folder: Path, attribute: str, values: tuple[float, float]) -> li
             series.append(path)
     assert len({pydicom.dcmread(path).SOPInstanceUID for path in series}) == 10
     return series
+
+
+@pytest.mark.parametrize("lean_mm", [0.0, 0.02, 0.06, 0.09])
+@pytest.mark.parametrize("size", [(6, 5), (400, 300)], ids=["narrow", "wide"])
+def test_what_is_accepted_of_a_leaning_stack_can_be_written_as_nifti(tmp_path, size, lean_mm):
+    series = ct_series(tmp_path / "ct", size=size, spacing_mm=(2.0, 2.0))
+    for number, path in enumerate(series):
+        x, y, z = pydicom.dcmread(path).ImagePositionPatient
+        edit(path, ImagePositionPatient=[x + lean_mm / 4 * number, y, z])
+    volume = load(series).volume
+
+    write_nifti(tmp_path / "a.nii.gz", volume.voxels[0], volume.affine)
+
+    assert np.allclose(nib.load(tmp_path / "a.nii.gz").affine, volume.affine, atol=1e-4)
+    place = read_nifti(tmp_path / "a.nii.gz").image.volume.affine
+    assert corner_displacement_mm(place, volume.affine, volume.shape) <= 0.1

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import PurePosixPath
 
+import numpy as np
 import pydicom
 import pytest
 
@@ -15,7 +16,7 @@ from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom import content_digest, dataset_bytes, is_dicom, read_headers
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import Member
-from tests.dicom_factory import ct_series, edit
+from tests.dicom_factory import SERIES_UID, ct_series, edit, edit_raw, load
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
 MR = {"SOPClassUID": f"{STORAGE}4", "Modality": "MR"}
@@ -38,7 +39,8 @@ MR = {"SOPClassUID": f"{STORAGE}4", "Modality": "MR"}
         ({"SOPClassUID": "9.9.9", "PixelData": None, "Rows": None}, "E_DICOM_PARSE"),
         ({"PixelData": None}, "E_TRUNCATED"),
         ({"Rows": None}, "E_VALUE_INVALID"),
-        ({"SeriesInstanceUID": ""}, "E_VALUE_INVALID"),
+        ({"SeriesInstanceUID": ""}, "E_NO_SERIES_UID"),
+        ({"StudyInstanceUID": None}, "E_NO_SERIES_UID"),
         ({"Modality": "MR"}, "E_VALUE_INVALID"),
         ({"HighBit": 15}, "E_VALUE_INVALID"),
         ({"BitsAllocated": 64}, "E_VALUE_INVALID"),
@@ -46,9 +48,8 @@ MR = {"SOPClassUID": f"{STORAGE}4", "Modality": "MR"}
         ({"Rows": 0}, "E_VALUE_INVALID"),
         ({"Columns": 40_000}, "E_VALUE_INVALID"),
         ({"NumberOfFrames": 0}, "E_VALUE_INVALID"),
-        ({"ModalityLUTSequence": []}, "E_VALUE_INVALID"),
+        ({"ModalityLUTSequence": [pydicom.Dataset()]}, "E_VALUE_INVALID"),
         ({"PixelSpacing": [1, 1, 1]}, "E_VALUE_INVALID"),
-        ({"InstanceNumber": "1\\2"}, "E_VALUE_INVALID"),
     ],
 )
 def test_objects_that_are_not_for_us_say_so(tmp_path, attributes, code):
@@ -86,6 +87,75 @@ def test_numbers_are_read_strictly_and_never_quoted(tmp_path, text):
     assert refused.code == "E_VALUE_INVALID"
     assert "(0028,1053)" in refused.message
     assert text.decode("latin-1").strip() not in refused.message.replace("(0028,1053)", "")
+
+
+ODD = {
+    "InstanceNumber": ("1.5", "1\\\\2", "one"),
+    "AcquisitionNumber": ("1\\\\2", "x"),
+    "EchoTime": ("2.4\\\\4.8", "short", "1,5"),
+    "TriggerTime": ("--", "nan"),
+    "InversionTime": ("1.2.3",),
+    "TemporalPositionIdentifier": ("3 of 4",),
+    "NumberOfTemporalPositions": ("none",),
+    "FrameReferenceTime": ("?",),
+    "ImagerPixelSpacing": ("0.2", "0,2\\\\0,2"),
+    "SliceThickness": ("thin",),
+    "RepetitionTime": ("x",),
+    "ConvolutionKernel": ("B" * 5000,),
+    "EchoNumbers": ("1" * 5000,),
+    "FrameOfReferenceUID": ("1." * 3000,),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in ODD.items() for text in texts])
+def test_no_image_is_refused_for_an_element_that_neither_places_nor_scales_a_voxel(tmp_path, name, text):
+    series = ct_series(tmp_path)
+    for path in series:
+        edit(path, **MR)
+    expected = load(series).volume
+    for path in series:
+        edit_raw(path, name, text.replace("\\\\", "\\"))
+
+    image = load(series)
+
+    assert np.array_equal(image.volume.voxels, expected.voxels)
+    assert np.array_equal(image.volume.affine, expected.affine)
+
+
+@pytest.mark.parametrize("text", ["12.5", " 12.5", "+12.5", "1.25e1", "12.5\0", "1.25E+01 ", "012.50", "12.5\n"])
+def test_a_number_may_be_spelled_in_many_ways(tmp_path, text):
+    path = ct_series(tmp_path)[0]
+    edit_raw(path, "RescaleIntercept", text)
+
+    assert read_headers(path)[0].RescaleIntercept == 12.5
+
+
+@pytest.mark.parametrize(("text", "number"), [("7", 7), ("+7", 7), (" 07 ", 7), ("7.0", 7), ("7.", 7), ("7.5", None)])
+def test_a_whole_number_may_be_spelled_with_a_point(tmp_path, text, number):
+    path = ct_series(tmp_path)[0]
+    edit_raw(path, "InstanceNumber", text)
+
+    assert read_headers(path)[0].InstanceNumber == number
+
+
+def test_an_instance_without_an_identifier_of_its_own_is_read(tmp_path):
+    """The meta information repeats it; without that the header's bytes tell slices apart."""
+    series = ct_series(tmp_path)
+    for path in series:
+        dataset = pydicom.dcmread(path)
+        del dataset.SOPInstanceUID
+        dataset.save_as(path)
+    in_meta = [read_headers(path)[0].SOPInstanceUID for path in series]
+    for path in series:
+        dataset = pydicom.dcmread(path)
+        del dataset.file_meta.MediaStorageSOPInstanceUID
+        dataset.save_as(path, enforce_file_format=False)
+
+    assert in_meta == [f"{SERIES_UID}.{number}" for number in range(1, 6)]
+    assert len({read_headers(path)[0].SOPInstanceUID for path in series}) == 5
+    assert load(series).volume.voxels[0, 0, 0].tolist() == [0, 5, 10, 15, 20]
+    series[2].with_name("copy.dcm").write_bytes(series[2].read_bytes())
+    assert load([*series, series[2].with_name("copy.dcm")]).num_files == 5
 
 
 @pytest.mark.parametrize("field", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
@@ -195,6 +265,33 @@ def test_vendors_diffusion_weightings_are_found_wherever_their_block_is(
     (header,) = read_headers(path)
 
     assert header.DiffusionBValue == header.acquisition.b_value == b_value
+
+
+@pytest.mark.parametrize(
+    ("creator", "group", "first", "values"),
+    [
+        ("SIEMENS MR HEADER", 0x0019, 0x0E, [("FD", [0.6, -0.8, 0.0])]),
+        ("GEMS_ACQU_01", 0x0019, 0xBB, [("DS", "0.6"), ("DS", "-0.8"), ("DS", "0")]),
+        ("Philips MR Imaging DD 001", 0x2005, 0xB0, [("FL", 0.6), ("FL", -0.8), ("FL", 0.0)]),
+    ],
+)
+def test_vendors_directions_of_diffusion_are_found_where_there_is_a_weighting(tmp_path, creator, group, first, values):
+    path = ct_series(tmp_path)[0]
+    edit(path, **MR)
+    dataset = pydicom.dcmread(path)
+    block = dataset.private_block(group, creator, create=True)
+    for place, (kind, value) in enumerate(values):
+        block.add_new(first + place, kind, value)
+    dataset.save_as(path)
+    without = read_headers(path)[0].DiffusionGradientOrientation
+    dataset.DiffusionBValue = 1000.0
+    dataset.save_as(path)
+    private = read_headers(path)[0].DiffusionGradientOrientation
+    dataset.DiffusionGradientOrientation = [0.0, 0.0, 1.0]
+    dataset.save_as(path)
+
+    assert (without, private) == (None, (0.6, -0.8, 0.0))
+    assert read_headers(path)[0].DiffusionGradientOrientation == (0.0, 0.0, 1.0)
 
 
 def test_the_public_diffusion_weighting_goes_first(tmp_path):

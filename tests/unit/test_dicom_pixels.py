@@ -76,7 +76,7 @@ def test_every_lossless_encoding_gives_the_same_voxels(tmp_path, syntax):
     image = load(series)
 
     np.testing.assert_array_equal(image.volume.voxels, phantom.voxels)
-    expected = {RLELossless: "pydicom/", JPEG2000Lossless: "pylibjpeg-openjpeg/"}.get(syntax, "")
+    expected = {RLELossless: "medssl/", JPEG2000Lossless: "pylibjpeg-openjpeg/"}.get(syntax, "")
     assert image.decoder.startswith(expected)
 
 
@@ -260,6 +260,48 @@ def test_a_codestream_that_contradicts_the_header_is_refused(tmp_path):
             check_codestream(header, [wrong])
     with pytest.raises(InputError, match="E_TRUNCATED"):
         check_codestream(header, [frame, frame])
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+@pytest.mark.parametrize(
+    ("values", "is_signed", "bits", "is_read"),
+    [
+        ((0, 4095), False, 12, True),
+        ((0, 4096), False, 12, False),
+        ((-2048, 2047), True, 12, True),  # sign extension within the word of 16 bits
+        ((-2049, 2047), True, 12, False),
+        ((-2048, 2048), True, 12, False),  # which in 12 bits would be -2048
+        ((-32768, 32767), True, 16, True),
+    ],
+)
+def test_decompressed_values_are_never_cut_to_fewer_bits(tmp_path, syntax, values, is_signed, bits, is_read):
+    """The codestream has words of 16 bits, the header says fewer: of plain pixels the rest may be an overlay."""
+    series = write_volume(tmp_path, analytic_phantom(shape=COMPRESSIBLE))
+    low, high = values
+    for path in series:
+        dataset = pydicom.dcmread(path)
+        pixels = np.full(COMPRESSIBLE[1::-1], low, "<i2" if is_signed else "<u2")
+        pixels[3, 4] = high
+        dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit = int(is_signed), 16, 15
+        dataset.PixelData, dataset.RescaleIntercept = pixels.tobytes(), "0"
+        dataset.compress(syntax, generate_instance_uid=False)
+        dataset.BitsStored, dataset.HighBit = bits, bits - 1
+        dataset.save_as(path)
+
+    if is_read:
+        image = load(series)
+        assert (image.volume.voxels.min(), image.volume.voxels[0, 4, 3, 0]) == values
+        assert "W_HIGH_BITS" not in image.warnings
+    else:
+        with pytest.raises(InputError, match="E_CODESTREAM_MISMATCH"):
+            load(series)
+
+
+def test_negative_numbers_whose_sign_is_not_extended_set_no_high_bits():
+    """A decoder of 12 bits gives 0x0FFF for -1."""
+    values, has_high_bits = mask_bits(np.array([0x0FFF, 5], np.uint16), bits_stored=12, is_signed=True)
+
+    assert (values.tolist(), has_high_bits) == ([-1, 5], False)
 
 
 def test_garbage_in_the_codestream_is_a_refusal_not_a_crash(tmp_path):

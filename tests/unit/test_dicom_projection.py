@@ -10,7 +10,7 @@ from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom import group_headers, read_headers
 from medssl_cli.formats.dicom.projection import spacing_of
 from medssl_cli.formats.policy import Policy
-from tests.dicom_factory import ct_series, edit, fake_header, group, load, refusal_code
+from tests.dicom_factory import ct_series, edit, edit_raw, fake_header, group, load, refusal_code
 
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -49,6 +49,75 @@ def xray(path, values, **attributes):
 
 
 VALUES = np.arange(20).reshape(4, 5) * 200
+
+
+MONO1, MONO2 = {"PhotometricInterpretation": "MONOCHROME1"}, {"PhotometricInterpretation": "MONOCHROME2"}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "is_inverted", "is_doubtful"),
+    [
+        (MONO2, False, False),
+        (MONO1, True, False),
+        (MONO2 | {"PresentationLUTShape": "IDENTITY"}, False, False),
+        (MONO1 | {"PresentationLUTShape": "INVERSE"}, True, False),
+        (MONO2 | {"PresentationLUTShape": "INVERSE"}, True, True),
+        (MONO1 | {"PresentationLUTShape": "IDENTITY"}, True, True),
+        (MONO2 | {"PresentationLUTShape": "LIN OD"}, False, False),
+    ],
+)
+def test_bright_is_bright_whichever_element_says_so(tmp_path, attributes, is_inverted, is_doubtful):
+    """PS3.3 C.8.11.3: IDENTITY goes with MONOCHROME2 and INVERSE with MONOCHROME1; together they invert once."""
+    image = load([xray(tmp_path / "1.dcm", VALUES, **attributes)])
+
+    np.testing.assert_array_equal(image.volume.voxels[0, :, :, 0].T, 4095 - VALUES if is_inverted else VALUES)
+    assert image.inverted == is_inverted
+    assert ("W_POLARITY" in image.warnings) == is_doubtful
+
+
+@pytest.mark.parametrize(
+    ("attributes", "padded", "stored"),
+    [
+        # VALUES run from 0 to 3800 in steps of 200; what is no padding stays, inverted where the picture is.
+        ({"PixelPaddingValue": 0}, [0], [0]),
+        ({"PixelPaddingValue": 3800}, [3800], [0]),
+        ({"PixelPaddingValue": 3800, "PixelPaddingRangeLimit": 3600}, [3600, 3800], [0, 0]),
+        (MONO1 | {"PixelPaddingValue": 0}, [0], [4095 - 3800]),
+        (MONO1 | {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 400}, [0, 200, 400], [4095 - 3800] * 3),
+        (MONO1 | {"PixelPaddingValue": 3800}, [3800], [4095 - 3800]),
+        (MONO2 | {"PresentationLUTShape": "INVERSE", "PixelPaddingValue": 0}, [0], [4095 - 3800]),
+        (MONO1 | {"PixelPaddingValue": 0, "RescaleSlope": "-1", "RescaleIntercept": "4095"}, [0], [0]),
+    ],
+)
+def test_padding_is_never_the_brightest_tissue(tmp_path, attributes, padded, stored):
+    image = load([xray(tmp_path / "1.dcm", VALUES, **attributes)])
+
+    values = image.volume.voxels[0, :, :, 0].T
+    is_padding = np.isin(VALUES, padded)
+    assert values[is_padding].tolist() == stored
+    assert values[is_padding].max() <= values[~is_padding].min()
+    no_padding = {"PixelPaddingValue": 9999, "PixelPaddingRangeLimit": 9999}
+    plain = load([xray(tmp_path / "2.dcm", VALUES, **(attributes | no_padding))])
+    np.testing.assert_array_equal(values[~is_padding], plain.volume.voxels[0, :, :, 0].T[~is_padding])
+    assert ("W_PADDING" in image.warnings) == (not np.array_equal(values, plain.volume.voxels[0, :, :, 0].T))
+
+
+def test_a_picture_of_nothing_but_padding_stays_as_it_is(tmp_path):
+    image = load([xray(tmp_path / "1.dcm", VALUES * 0 + 7, PixelPaddingValue=7)])
+
+    assert "W_PADDING" not in image.warnings
+    assert image.volume.voxels.max() == 7
+
+
+def test_what_places_a_projection_must_be_a_number_and_of_a_slice_does_not_matter(tmp_path):
+    path = xray(tmp_path / "1.dcm", VALUES)
+    (ct, *_) = ct_series(tmp_path / "ct", positions_mm=(0, 5))
+    for file in (path, ct):
+        edit_raw(file, "EstimatedRadiographicMagnificationFactor", "1,3")
+
+    with pytest.raises(InputError, match=r"E_VALUE_INVALID: element \(0018,1114\)"):
+        read_headers(path)
+    assert read_headers(ct)[0].EstimatedRadiographicMagnificationFactor is None
 
 
 def test_a_picture_is_a_volume_of_depth_1_without_a_place(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.formats.dicom import group_headers
 from medssl_cli.formats.policy import Policy
 from tests.dicom_factory import ct_series, edit, fake_header, group, load, refusal_code
@@ -77,6 +78,10 @@ SPLITTERS = {
     "TriggerTime": (0.0, 30.0, 60.0),
     "ImageType": (("ORIGINAL", "PRIMARY", "M"), ("ORIGINAL", "PRIMARY", "P"), ("ORIGINAL", "PRIMARY", "R")),
     "ConvolutionKernel": (("B30F",), ("B60F",), ("B80F",)),
+    "DiffusionGradientOrientation": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), None),
+    "NominalPercentageOfCardiacPhase": (0.0, 33.0, 66.0),
+    "FrameReferenceTime": (0.0, 1500.0, 3000.0),
+    "acquisition": tuple(Acquisition(flip_angle_deg=angle) for angle in (5, 10, 15)),
     "StackID": ("1", "2", "3"),
 }
 
@@ -92,6 +97,100 @@ def test_three_images_at_one_place_are_told_apart_by_one_element(name):
     assert sorted(str({getattr(header, name) for header in part.headers}) for part in parts) == sorted(
         str({value}) for value in SPLITTERS[name]
     )
+
+
+@pytest.mark.parametrize("name", ["inversion_time_ms", "flip_angle_deg"])
+def test_images_of_several_inversion_times_or_flip_angles_are_told_apart(name):
+    values = tuple(Acquisition(**{name: number}) for number in (10.0, 20.0, 40.0))
+
+    parts, _ = group_headers(_phases("acquisition", values, shuffled=True))
+
+    assert {getattr(part.headers[0].acquisition, name) for part in parts} == {10.0, 20.0, 40.0}
+
+
+DIMENSIONS = [
+    lambda t, k: (t, k),
+    lambda t, k: (k, t),
+    lambda t, k: (1, k, t),
+    lambda t, k: (k, k, t, 7),
+    lambda t, k: (t % 2, t // 2, k),
+]
+
+
+@pytest.mark.parametrize("indices", DIMENSIONS)
+def test_dimensions_that_vary_at_one_position_tell_volumes_apart(indices):
+    """PS3.3 C.7.6.17, whatever the order of the dimensions and without knowing what they are."""
+    headers = [
+        replace(header, DimensionIndexValues=indices(number // 5, number % 5))
+        for number, header in enumerate(_phases("AcquisitionNumber", (1, 1, 1, 1), shuffled=True))
+    ]
+
+    parts, refusals = group_headers(headers)
+
+    assert refusals == []
+    assert [len(part.headers) for part in parts] == [5, 5, 5, 5]
+    for part in parts:
+        assert len({int(header.digest, 16) // 5 for header in part.headers}) == 1
+        assert "W_SPLIT_BY_ORDER" not in part.warnings
+
+
+def test_dimensions_that_do_not_make_whole_volumes_are_no_help():
+    headers = _phases("AcquisitionNumber", (1, 1, 1), shuffled=True)
+    headers = [replace(header, DimensionIndexValues=(number % 7,)) for number, header in enumerate(headers)]
+
+    assert group_headers(headers)[1][0].code == "E_DUP_POSITION"
+
+
+CLOCKS = {
+    "TriggerTime": lambda slice_, phase: phase * (40 + 1.5 * slice_),
+    "FrameReferenceTime": lambda slice_, phase: 1000.0 * phase + 30 * slice_,
+    "AcquisitionTime": lambda slice_, phase: f"1030{2 * phase:02d}.{slice_:02d}",
+}
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_the_nth_time_at_each_slice_is_phase_n(name):
+    headers = _clocked(name, CLOCKS[name])
+
+    parts, refusals = group_headers(headers)
+
+    assert refusals == []
+    for phase, part in enumerate(sorted(parts, key=lambda part: getattr(part.headers[0], name))):
+        assert [int(header.digest, 16) // 5 for header in part.headers] == [phase] * 5
+        assert "W_SPLIT_BY_ORDER" in part.warnings
+
+
+def test_times_order_phases_within_each_kind_of_picture():
+    magnitude = _clocked("TriggerTime", CLOCKS["TriggerTime"], ImageType=("ORIGINAL", "PRIMARY", "M"))
+    phase = _clocked("TriggerTime", CLOCKS["TriggerTime"], first=100, ImageType=("ORIGINAL", "PRIMARY", "P"))
+
+    parts, refusals = group_headers([*magnitude, *phase])
+
+    assert refusals == []
+    assert len(parts) == 6
+    assert all(len({header.ImageType for header in part.headers}) == 1 for part in parts)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda headers: headers[:-1],
+        lambda headers: [*headers[:-1], replace(headers[-1], TriggerTime=None)],
+        lambda headers: [*headers[:-1], replace(headers[-1], TriggerTime=headers[4].TriggerTime)],
+    ],
+    ids=["one-missing", "one-without", "two-equal"],
+)
+def test_phases_that_are_not_whole_at_every_slice_are_refused(spoil):
+    headers = _clocked("TriggerTime", CLOCKS["TriggerTime"])
+
+    assert [refusal.code for refusal in group_headers(spoil(headers))[1]] == ["E_DUP_POSITION"]
+
+
+def test_times_of_the_day_that_pass_midnight_order_nothing():
+    times = ("235958", "235959", "000001")
+    headers = _clocked("AcquisitionTime", lambda slice_, phase: f"{times[phase]}.{slice_:02d}")
+
+    assert [refusal.code for refusal in group_headers(headers)[1]] == ["E_DUP_POSITION"]
 
 
 def test_two_elements_together_may_tell_images_apart():
@@ -133,6 +232,28 @@ def test_images_that_only_instance_numbers_tell_apart_are_split_with_a_warning()
         [10, 11, 12, 13, 14],
     ]
     assert all("W_SPLIT_BY_INSTANCE" in part.warnings for part in parts)
+
+
+def test_images_that_are_numbered_slice_by_slice_are_split_with_a_warning():
+    """Number 3 k + n is image n at slice k, as cines are numbered."""
+    headers = _phases("AcquisitionNumber", (1, 1, 1), shuffled=False)
+    headers = [
+        replace(header, InstanceNumber=3 * (number % 5) + number // 5 + 1) for number, header in enumerate(headers)
+    ]
+
+    parts, refusals = group_headers(headers[::-1])
+
+    assert refusals == []
+    assert [[int(header.digest, 16) for header in part.headers] for part in parts] == [
+        [0, 1, 2, 3, 4],
+        [5, 6, 7, 8, 9],
+        [10, 11, 12, 13, 14],
+    ]
+    assert all("W_SPLIT_BY_INSTANCE" in part.warnings for part in parts)
+    headers[0], headers[6] = (
+        replace(headers[a], InstanceNumber=headers[b].InstanceNumber) for a, b in ((0, 6), (6, 0))
+    )
+    assert group_headers(headers)[1][0].code == "E_DUP_POSITION"
 
 
 def test_instance_numbers_in_no_order_do_not_split():
@@ -280,6 +401,22 @@ def test_copies_are_compared_only_where_they_claim_to_be_the_same(tmp_path, monk
     monkeypatch.setattr("medssl_cli.formats.dicom.series.content_digest", lambda source: pytest.fail("read again"))
 
     assert len(group(series)[0]) == 1
+
+
+def _clocked(name, time, *, first=0, **values):
+    """Three phases of five slices; `time` gives the clock of each. Instance numbers say nothing."""
+    headers = _phases("EchoNumbers", ("1", "1", "1"), shuffled=True)
+    return [
+        replace(
+            header,
+            **values,
+            **{name: time(number % 5, number // 5)},
+            source=Path(f"{first + number}"),
+            SOPInstanceUID=f"1.2.{first + number}",
+            InstanceNumber=first + (header.InstanceNumber or 0),
+        )
+        for number, header in enumerate(headers)
+    ]
 
 
 def _phases(name, values, *, shuffled):

@@ -116,6 +116,12 @@ def test_the_earliest_acquisition_counts_where_the_series_claims_to_be_later():
         ({"Units": ""}, "Units"),
         ({"Units": "PROPCPS"}, "Units"),
         ({"Units": "CNTS"}, "(7053,1000)"),
+        ({"Units": "GML", "SUVType": "LBM"}, "SUVType"),
+        ({"Units": "GML", "SUVType": "LBMJANMA"}, "SUVType"),
+        ({"Units": "GML", "SUVType": "BSA"}, "SUVType"),
+        ({"Units": "GML", "SUVType": "IBW"}, "SUVType"),
+        ({"Units": "CM2ML", "SUVType": "BSA"}, "Units"),
+        ({"Units": "CNTS", "SUVType": "LBM", "philips_suv_factor": 2.0}, "SUVType"),
         ({"RadiopharmaceuticalStartTime": "110000"}, "RadiopharmaceuticalStartTime"),
         ({"RadiopharmaceuticalStartTime": "120000"}, "RadiopharmaceuticalStartTime"),
         (
@@ -148,8 +154,11 @@ def test_slices_that_disagree_give_no_factor():
         ({}, "SUVbw", 1.0),
         ({"DecayCorrection": "ADMIN"}, "SUVbw", factor_after(0) / factor_after(HOUR)),
         ({"PatientWeight": None}, "Bq/ml", 1 / factor_after(HOUR)),
+        ({"Units": "GML"}, "SUVbw", 1 / factor_after(HOUR)),
+        ({"Units": "GML", "SUVType": "BW"}, "SUVbw", 1 / factor_after(HOUR)),
+        ({"Units": "GML", "SUVType": "LBM"}, "a.u.", 1 / factor_after(HOUR)),
     ],
-    ids=["start", "admin", "unavailable"],
+    ids=["start", "admin", "unavailable", "gml", "by-body-weight", "by-lean-body-mass"],
 )
 def test_a_uniform_cylinder_has_its_uptake(tmp_path, attributes, units, mean):
     series = ct_series(tmp_path, size=(16, 14))
@@ -163,7 +172,8 @@ def test_a_uniform_cylinder_has_its_uptake(tmp_path, attributes, units, mean):
     assert image.volume.units == units
     assert float(filled.mean()) == pytest.approx(mean, rel=0.005)
     assert ("W_SUV_UNAVAILABLE" in image.warnings) == (units != "SUVbw")
-    why = "W_SUV_UNAVAILABLE: missing, unusable or contradictory: PatientWeight"
+    element = "SUVType" if "SUVType" in attributes else "PatientWeight"
+    why = f"W_SUV_UNAVAILABLE: missing, unusable or contradictory: {element}"
     assert image.details == (() if units == "SUVbw" else (why,))
 
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import polygons
-from medssl_cli.formats.labels.polygons import fill_contours, fill_polygon, outline_voxels
+from medssl_cli.formats.labels.polygons import fill_contours, fill_polygon, outline_voxels, unite_contours
 
 SIZE = (12, 9)
 
@@ -141,3 +141,80 @@ def test_a_contour_that_runs_to_and_fro_without_end_is_refused(monkeypatch: pyte
         fill_polygon(np.tile(rectangle(0, 0, 5, 8), (10, 1)), SIZE)
     with pytest.raises(InputError, match="E_TOO_BIG"):
         outline_voxels(np.tile(rectangle(0, 0, 5, 8), (10, 1)), SIZE)
+
+
+# Several contours of one structure
+
+
+def area(left: float, top: float, right: float, bottom: float) -> NDArray[np.bool_]:
+    return fill_polygon(rectangle(left, top, right, bottom), SIZE)
+
+
+OUTER, HOLE, ISLAND = (0.5, 0.5, 10.5, 7.5), (1.5, 1.5, 9.5, 6.5), (3.5, 2.5, 6.5, 5.5)
+RIGHT, ACROSS = (7.5, 0.5, 11.5, 7.5), (6.5, 2.5, 11.5, 4.5)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "expected", "num_inside", "num_overlaps"),
+    [
+        ([HOLE, (9.5, 1.5, 10.5, 6.5)], area(*HOLE) | area(9.5, 1.5, 10.5, 6.5), 0, 0),
+        ([OUTER, HOLE], area(*OUTER) & ~area(*HOLE), 1, 0),
+        ([OUTER, HOLE, ISLAND], area(*OUTER) & ~area(*HOLE) | area(*ISLAND), 2, 0),
+        ([HOLE, RIGHT], area(*HOLE) | area(*RIGHT), 0, 1),
+        ([OUTER, HOLE, ACROSS], area(*OUTER) & ~area(*HOLE) | area(*ACROSS), 1, 2),
+        ([OUTER, OUTER], area(*OUTER), 0, 0),
+        ([OUTER, OUTER, HOLE], area(*OUTER) & ~area(*HOLE), 1, 0),
+        ([OUTER, HOLE, (3.5, 2.5, 5.5, 5.5), (4.5, 2.5, 6.5, 5.5)], area(*OUTER) & ~area(*HOLE) | area(*ISLAND), 3, 1),
+        ([(0.5, 0.5, 8.5, 7.5), (2.5, 0.5, 10.5, 7.5), ISLAND], area(*OUTER) & ~area(*ISLAND), 1, 1),
+    ],
+    ids=[
+        "beside", "hole", "island", "overlap", "across-a-rim", "twice", "twice-with-hole", "islands-overlap",
+        "hole-in-an-overlap",
+    ],
+)  # fmt: skip
+def test_contours_are_united_and_those_wholly_inside_are_holes(
+    boxes: list[tuple[float, float, float, float]], expected: NDArray[np.bool_], num_inside: int, num_overlaps: int
+) -> None:
+    """In any order of the contours."""
+    for shift in range(len(boxes)):
+        contours = [rectangle(*box) for box in boxes[shift:] + boxes[:shift]]
+        united = unite_contours(contours, SIZE)
+
+        assert np.array_equal(united.mask, expected)
+        assert (united.num_inside, united.num_overlaps) == (num_inside, num_overlaps)
+
+
+def test_a_contour_that_sticks_out_by_less_than_a_voxel_is_no_hole() -> None:
+    inner = rectangle(2.6, 1.5, 9.9, 6.5)  # beyond the right edge, but beyond no further centre
+
+    united = unite_contours([rectangle(0.5, 0.5, 9.5, 7.5), inner], SIZE)
+
+    assert np.array_equal(united.mask, area(0.5, 0.5, 9.5, 7.5))
+    assert (united.num_inside, united.num_overlaps) == (0, 1)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_contours_in_and_beside_each_other_are_their_exclusive_or(seed: int) -> None:
+    """Where none overlap in part, the two ways to combine contours agree."""
+    rng = np.random.default_rng(seed)
+    contours = []
+    for left in (0.5, 20.5, 40.5):
+        size = 19.0
+        while size > 2:
+            contours.append(rectangle(left, left / 2, left + size, left / 2 + size))
+            left, size = left + rng.integers(1, 3), size - rng.integers(3, 6)
+
+    united = unite_contours([contours[number] for number in rng.permutation(len(contours))], (64, 48))
+
+    assert np.array_equal(united.mask, fill_contours(contours, (64, 48)))
+    assert united.num_overlaps == 0
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_TOUCHING", 3), ("MAX_PATCH_VOXELS", 100)])
+def test_contours_without_number_that_overlap_are_refused(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(polygons, limit, value)
+
+    with pytest.raises(InputError, match="E_TOO_BIG"):
+        unite_contours([rectangle(0, 0, 5 + number, 5) for number in range(4)], SIZE)

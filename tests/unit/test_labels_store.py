@@ -21,6 +21,7 @@ from medssl_cli.engine.ingest.labels import (
     names_of,
     read_annotations,
     store_annotations,
+    verdict,
 )
 from medssl_cli.engine.ingest.matching import Index, KnownImage
 from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
@@ -165,7 +166,7 @@ def test_a_known_image_says_what_its_headers_say() -> None:
     headers = [
         SimpleNamespace(
             source=Path(f"in/{number}.dcm"), SeriesInstanceUID="1.1", FrameOfReferenceUID="", StudyInstanceUID="5.1",
-            SOPInstanceUID=f"1.1.{number}", PatientID="P1", IssuerOfPatientID="H",
+            SOPInstanceUID=f"1.1.{number}", PatientID="P1", IssuerOfPatientID="H", NumberOfFrames=1, frame=0,
         )
         for number in (1, 2)
     ]  # fmt: skip
@@ -383,6 +384,22 @@ def test_findings_reach_every_image_of_a_patient_and_rows_without_one_are_counte
     stored = {record.patient_key: record.findings for record in cache.records()}
     assert stored[cache.pseudonyms.of("patient", "B")] == {"seg": {"Mass": 1.0, "Edema": 0.0}}
     assert stored[cache.pseudonyms.of("patient", "A")] == {}
+
+
+def test_one_answer_for_a_file_of_masks() -> None:
+    good, old = StoredLabel(is_new=True, warnings=("W_EMPTY_LABEL",)), StoredLabel(is_new=False, warnings=())
+    bad, fatal = Failure("E_CONTOUR", "beside"), Failure("E_IO", "disk full", is_fatal=True)
+
+    assert verdict([old, old], 0) == old
+    assert verdict([good, old], 0) == good
+    assert verdict([good, bad, bad], 0) == replace(good, refused=(bad, bad))
+    assert verdict([bad], 0) == bad
+    assert verdict([bad, fatal], 0) == Failure("E_IO", "disk full (2 of 2 labels)", is_fatal=True)
+    without = verdict([], 5)
+    assert isinstance(without, Failure)
+    assert without.code == "E_LABEL_WITHOUT_IMAGE"
+    message = "W_LABEL_UNMATCHED: 1 labels, or images that they were drawn on, are not here"
+    assert verdict([old], 1) == StoredLabel(is_new=False, warnings=("W_LABEL_UNMATCHED",), message=message)
 
 
 def test_a_row_that_gives_boxes_and_a_finding_counts_once(tmp_path: Path) -> None:

@@ -11,6 +11,10 @@ from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import whole
 from medssl_cli.formats.labels.whole import check_whole, read_meta
 
+PIXELS = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff"
+ITEM = b"\xfe\xff\0\xe0"
+END = b"\xfe\xff\xdd\xe0"
+
 
 def nested(syntax: str, *, is_open: bool) -> bytes:
     """Sequences in sequences, of defined or undefined length."""
@@ -64,18 +68,30 @@ def test_a_whole_object_passes_and_every_shorter_one_ends_between_elements_or_is
     [
         (b"\xfe\xff\x0d\xe0\0\0\0\0", "E_LABEL_FORMAT"),
         (b"\x10\x30\x01\0??\0\0", "E_LABEL_FORMAT"),
-        (b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff", "E_LABEL_FORMAT"),
+        (PIXELS, "E_TRUNCATED"),
+        (PIXELS + ITEM + b"\4\0\0\0abc", "E_TRUNCATED"),
+        (PIXELS + ITEM + b"\4\0\0\0abcd????????", "E_LABEL_FORMAT"),
         (b"\x10\x30\x01\0SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff" * 80, "E_DICOM_DEPTH"),
         (b"\x10\x30\x01\0SQ\0\0\xff\xff\xff\xff", "E_TRUNCATED"),
         (b"\x10\x30\x01\0LO\x10\0abc", "E_TRUNCATED"),
     ],
-    ids=["stray-delimiter", "no-representation", "compressed", "deep", "open", "short"],
-)
+    ids=[
+        "stray-delimiter", "no-representation", "no-fragment", "short-fragment", "no-delimiter", "deep", "open",
+        "short",
+    ],
+)  # fmt: skip
 def test_a_malformed_object_is_refused(tail: bytes, code: str) -> None:
     data = nested(ExplicitVRLittleEndian, is_open=True) + tail
 
     with pytest.raises(InputError, match=code):
         check(data)
+
+
+def test_compressed_pixels_are_stepped_over_fragment_by_fragment() -> None:
+    """What looks like a delimiter inside of a fragment is none."""
+    fragment = ITEM + b"\x08\0\0\0" + END + bytes(4)
+
+    check(nested(ExplicitVRLittleEndian, is_open=True) + PIXELS + ITEM + bytes(4) + fragment * 2 + END + bytes(4))
 
 
 def test_objects_of_elements_without_number_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from medssl_cli.formats.nifti import encode_nifti, read_nifti, read_nifti_series
 from medssl_cli.formats.patients import patient_from_name, patients_from_places
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import Member
-from medssl_cli.imaging.geometry import orientation_code
+from medssl_cli.imaging.geometry import corner_displacement_mm, displacement_limit_mm, orientation_code
 
 VOXELS = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 30], [0, 0, 0, 1]], dtype=np.float64)
@@ -334,12 +334,66 @@ def test_an_output_that_reads_back_differently_never_gets_its_name(tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sheared_affine_is_not_written():
+def test_a_strongly_sheared_affine_is_not_written():
     sheared = AFFINE.copy()
     sheared[0, 1] = 0.5
 
     with pytest.raises(InputError, match="E_AFFINE_SHEAR"):
         encode_nifti(VOXELS, sheared)
+
+
+@pytest.mark.parametrize(("lean_mm", "has_qform"), [(0.0, True), (0.04, True), (0.09, False)])
+def test_slices_that_lean_a_little_are_written_where_they_are(tmp_path, lean_mm, has_qform):
+    """A wide stack 30 mm high: a rotation misses its corners by half the lean times 118 / 30."""
+    affine = np.diag([2.0, 2.0, 5.0, 1.0])
+    affine[0, 2] = lean_mm / 6
+    voxels = np.zeros((60, 50, 7), np.uint8)
+
+    write_nifti(tmp_path / "a.nii.gz", voxels, affine)
+
+    header = nib.load(tmp_path / "a.nii.gz").header
+    assert np.allclose(header.get_sform(), affine, atol=1e-6)
+    assert bool(header["qform_code"]) == has_qform
+    place = read_nifti(tmp_path / "a.nii.gz").image.volume.affine
+    assert corner_displacement_mm(place, affine, voxels.shape) <= displacement_limit_mm(affine)
+
+
+def test_a_lean_that_gets_lost_on_the_way_is_noticed(tmp_path, monkeypatch):
+    affine = np.diag([1.0, 1.0, 5.0, 1.0])
+    upright = affine.copy()
+    affine[0, 2] = 0.01
+    monkeypatch.setattr(nifti, "encode_nifti", lambda voxels, affine, like_header: encode_nifti(voxels, upright))
+
+    with pytest.raises(GateError, match="E_OUTPUT_CHECK"):
+        write_nifti(tmp_path / "a.nii.gz", np.zeros((9, 8, 7), np.uint8), affine)
+
+
+# Near a half turn the 32 bits of b, c and d leave nothing of a: nifti1_io.c takes a = 0 below a * a = 1e-7.
+@pytest.mark.parametrize("angle", [np.pi, np.pi - 2e-4, np.pi - 6e-4, np.pi - 1e-3, np.pi - 0.01, 1.0])
+@pytest.mark.parametrize("axis", [(1, 0, 0), (0, 1, 0), (1, 1, 0), (1, -1, 1), (0.3, 0.2, 0.9)])
+def test_both_affines_of_one_rotation_agree_at_every_angle(tmp_path, axis, angle):
+    x, y, z = np.array(axis) / np.linalg.norm(axis)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    affine = np.eye(4)
+    affine[:3, :3] = (np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross) * [0.7, 0.8, 1.5]
+    voxels = np.zeros((300, 280, 90), np.uint8)
+    image = nib.Nifti1Image(voxels, affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    nib.save(image, tmp_path / "a.nii")
+
+    assert np.allclose(read_nifti(tmp_path / "a.nii").image.volume.affine, affine, atol=1e-5)
+
+
+def test_a_half_turn_alone_is_that_of_the_reference_implementation(tmp_path):
+    """b = c = sqrt(1/2) in 32 bits leave a * a = 6e-8: taken as 0, the axes are exchanged exactly."""
+    half = np.float32(np.sqrt(0.5))
+    quaternion = [(QUATERNION + 4 * place, "f", value) for place, value in enumerate((half, half, 0.0))]
+    data = patched((SCODE, "h", 0), (PIXDIM, "f", 1.0), *quaternion)
+
+    axes = read_bytes(tmp_path, data).image.volume.affine[:3, :3] / [1.5, 2, 3]
+
+    assert np.allclose(axes, [[0, 1, 0], [1, 0, 0], [0, 0, -1]], atol=1e-9)
 
 
 def test_a_file_that_is_written_while_it_is_read_is_refused(tmp_path, monkeypatch):

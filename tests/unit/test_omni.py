@@ -338,7 +338,7 @@ def test_the_copy_stays_in_evaluation_mode() -> None:
     "options",
     [
         {"omni": {}},
-        {"omni": {"classes": {1: "a", 3: "b"}}},
+        {"omni": {"classes": {0: "a", 3: "b"}}},
         {"omni": {**OMNI, "supervised_weight": 0}},
         {"omni": {**OMNI, "pseudo_from": 1.0}},
         {"omni": {**OMNI, "pseudo_form": 0.5}},

@@ -1,6 +1,7 @@
 """What a network sees of a volume, and how its answer finds the way back to the volume's own voxels."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,12 +106,15 @@ def test_a_crop_through_the_training_path_equals_the_whole_through_the_other(pre
     assert np.array_equal(gridded.affine, whole.affine)
 
 
-def test_the_grid_keeps_dtype_and_meaning() -> None:
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_the_grid_keeps_the_meaning_of_values_and_does_not_depend_on_how_they_are_stored(dtype: str) -> None:
     volume = plain(image())
 
-    gridded = to_grid(volume, WINDOW.model_copy(update={"spacing_mm": (2.0, 2.0, 2.0)}))
+    coarse = WINDOW.model_copy(update={"spacing_mm": (2.0, 2.0, 2.0)})
+    gridded = to_grid(replace(volume, voxels=volume.voxels.astype(dtype)), coarse)
 
-    assert gridded.voxels.dtype == np.int16
+    assert gridded.voxels.dtype == np.float32
+    assert np.array_equal(gridded.voxels, to_grid(volume, coarse).voxels)
     assert gridded.spacing_mm == pytest.approx((2, 2, 2))
     assert (gridded.modality, gridded.units) == ("CT", "HU")
     assert volume.voxels.min() <= gridded.voxels.min() <= gridded.voxels.max() <= volume.voxels.max()

@@ -194,12 +194,11 @@ def test_logits_have_a_channel_per_class_and_one_for_background() -> None:
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
-        ({1: "a", 3: "b"}, "without gaps"),
-        ({0: "background", 1: "a"}, "without gaps"),
+        ({0: "background", 1: "a"}, "0 is background"),
         ({1: "a", 2: "a"}, "names must differ"),
         ({}, "at least 1"),
     ],
 )
-def test_classes_count_from_one_and_have_different_names(classes: dict[int, str], words: str) -> None:
+def test_background_is_no_class_and_classes_have_different_names(classes: dict[int, str], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         Options(classes=classes)

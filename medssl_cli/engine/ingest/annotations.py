@@ -1,27 +1,66 @@
 """The last stage of an ingest: labels that are files of their own kind find their images."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.ingest.crew import Crew
 from medssl_cli.engine.ingest.failures import Failure, crash
 from medssl_cli.engine.ingest.labels import (
+    DRAWN_ON_IMAGES,
+    Annotation,
     AnnotationFile,
     Choice,
+    FitTask,
+    Matches,
     ReadTask,
+    fit_annotation,
     match,
     names_of,
     read_annotations,
     store_annotations,
+    the_image,
+    verdict,
 )
 from medssl_cli.engine.ingest.matching import KnownImage
-from medssl_cli.engine.ingest.tally import Tally
-from medssl_cli.engine.ingest.tasks import StoredLabel
+from medssl_cli.engine.ingest.report import State
+from medssl_cli.engine.ingest.tally import Outcome, Tally
+from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.source import Source
 
 TIMEOUT_S: Final = 600.0
+
+
+@dataclass
+class _Books:
+    """What became of one file of masks.
+
+    Args:
+        answers: Of all pairs of its labels with images.
+        num_unmatched: How many of its labels have no image.
+        item: The first that anything was stored with or refused for.
+    """
+
+    answers: list[StoredLabel | Failure] = field(default_factory=list)
+    num_unmatched: int = 0
+    item: str | None = None
+
+    def add(self, annotation: Annotation, image: StoredImage | None, answer: StoredLabel | Failure) -> None:
+        """An answer for a label and an image, if it came so far as to have one."""
+        self.answers.append(answer)
+        self.item = self.item or (image.item_id if image is not None else None)
+
+    def outcomes(self) -> list[Outcome]:
+        """Entries for the ledger."""
+        summary = verdict(self.answers, self.num_unmatched)
+        if isinstance(summary, Failure):
+            return [Outcome("quarantined", summary.code, summary.message, summary.hint)]
+        state: State = "accepted" if summary.is_new else "duplicate"
+        stored = Outcome(state, message=summary.message, item=self.item, warnings=summary.warnings)
+        parts = [Outcome("quarantined", part.code, part.message, part.hint, self.item) for part in summary.refused]
+        return [stored, *parts]
 
 
 def store_all(
@@ -32,6 +71,7 @@ def store_all(
     choice: Choice,
     *,
     named: Container[Source] = (),
+    recalled: Callable[[Sequence[Annotation]], Sequence[KnownImage]] = lambda annotations: (),
     dry_run: bool,
 ) -> int:
     """Read annotations, find their images in this run or in the cache, store them and settle their files.
@@ -43,6 +83,8 @@ def store_all(
         cache: Where images of earlier runs are.
         choice: Of the user.
         named: Files that the user has named themselves.
+        recalled: Gives images of the input that were not read again, because nothing has changed, and that annotations
+            may mean.
         dry_run: Judge only.
 
     Returns:
@@ -51,31 +93,28 @@ def store_all(
     files = _read_all(kinds, images, crew, choice, named)
     if crew.stop.is_set:
         return 0
-    tallies = {source: _tally(kinds[source], file) for source, file in files.items()}
-    matches = match([annotation for file in files.values() for annotation in file.annotations], images, cache)
+    books = {source: _books_of(kinds[source], file) for source, file in files.items()}
+    annotations = [annotation for file in files.values() for annotation in file.annotations]
+    matches = match(annotations, [*images, *recalled(annotations)], cache)
     for source, number in matches.num_unmatched.items():
-        tallies[source].num_unmatched = number
-    for annotation, failure in matches.refused:
-        tallies[annotation.source].refuse(failure, annotation.label.rows)
+        books[source].num_unmatched = number
+    matches = _decided(matches, books, crew, choice)
     num_new = 0
     for store in crew.map(
         "labels", store_annotations, matches.tasks(cache.root, choice, dry_run=dry_run), timeout_s=TIMEOUT_S
     ):
         results = store.result or [crash(store.failure)] * len(store.task.pairs)
         for (annotation, image), answer in zip(store.task.pairs, results, strict=True):
-            if isinstance(answer, StoredLabel):
-                tallies[annotation.source].store(answer, image.item_id)
-                num_new += answer.is_new and not dry_run
-            elif answer.is_fatal:
+            if isinstance(answer, Failure) and answer.is_fatal:
                 crew.refuse([annotation.source], answer)
-            else:
-                tallies[annotation.source].refuse(answer, annotation.label.rows)
+            books[annotation.source].add(annotation, image, answer)
+            num_new += isinstance(answer, StoredLabel) and answer.is_new and not dry_run
     if not crew.stop.is_set:
-        for source, tally in tallies.items():
-            if tally.items or tally.refused or _is_certain(source, kinds[source], named):
-                _settle(source, tally, crew)
-            else:
+        for source, book in books.items():
+            if isinstance(book, Tally) and book.is_silent and not _is_certain(source, book.kind, named):
                 crew.ledger.refuse([source], "S_SIDECAR", "")
+            else:
+                _settle(source, book.outcomes(), crew)
     return num_new
 
 
@@ -111,17 +150,35 @@ def _is_certain(source: Source, kind: AnnotationKind, named: Container[Source]) 
     return source in named or kind not in ("table", "luna") or not source.name.lower().endswith((".tsv", ".txt"))
 
 
-def _tally(kind: AnnotationKind, file: AnnotationFile) -> Tally:
+def _books_of(kind: AnnotationKind, file: AnnotationFile) -> _Books | Tally:
     """Books of a file that was read and not yet stored."""
     reading = file.reading
+    if kind in DRAWN_ON_IMAGES:
+        return _Books()
     return Tally(kind, file.num_rows, list(reading.refused), list(reading.notes), reading.num_silent)
 
 
-def _settle(source: Source, tally: Tally, crew: Crew) -> None:
-    """Book what became of a file; where a part of it was refused, as several entries."""
+def _decided(matches: Matches, books: Mapping[Source, _Books | Tally], crew: Crew, choice: Choice) -> Matches:
+    """Matches without doubt: of several images the one that an annotation fits; refusals are booked."""
+    for annotation, failure in matches.refused:
+        books[annotation.source].add(annotation, None, failure)
+    pairs = list(matches.pairs)
+    tasks = [FitTask(annotation, images, choice) for annotation, images in matches.undecided]
+    for outcome in crew.map("labels", fit_annotation, tasks, timeout_s=TIMEOUT_S):
+        task = outcome.task
+        found = crash(outcome.failure) if outcome.result is None else the_image(task.images, outcome.result)
+        if isinstance(found, Failure):
+            books[task.annotation.source].add(task.annotation, None, found)
+        else:
+            pairs.append((task.annotation, found))
+    order = {source: number for number, source in enumerate(books)}
+    pairs.sort(key=lambda pair: (order[pair[0].source], pair[0].index))
+    return replace(matches, pairs=tuple(pairs), undecided=(), refused=())
+
+
+def _settle(source: Source, outcomes: Sequence[Outcome], crew: Crew) -> None:
+    """Book what became of a file; what was refused of a file that was taken counts no file."""
     identifier = crew.ledger.file_id(source)
-    outcomes = tally.outcomes()
-    if len(outcomes) > 1:
-        crew.ledger.share([source])
-    for outcome in outcomes:
-        crew.ledger.settle([source], outcome.state, id=identifier, **outcome.arguments)
+    for number, outcome in enumerate(outcomes):
+        sources = [source] if number == 0 else []
+        crew.ledger.settle(sources, outcome.state, id=identifier, **outcome.arguments)

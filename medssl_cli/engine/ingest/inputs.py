@@ -33,6 +33,8 @@ class Inputs:
         redescribed: Folders of those that are new or have changed.
         annotations: Labels in files of their own kind.
         named: Those that the user has named themselves: they must label something.
+        unread: Files that could not be opened or are of no known kind, with their codes: damaged slices may be among
+            them.
     """
 
     ledger: Ledger
@@ -44,6 +46,7 @@ class Inputs:
     redescribed: set[Path] = field(default_factory=set)
     annotations: "dict[Source, AnnotationKind]" = field(default_factory=dict)
     named: set[Source] = field(default_factory=set)
+    unread: list[tuple[Source, str]] = field(default_factory=list)
 
     def has_news(self, settled: Container[Source]) -> bool:
         """Whether there is anything to read but unchanged files that are settled."""
@@ -64,6 +67,8 @@ class Inputs:
             self._add_text(found)
         elif found.kind == "other":
             self.ledger.refuse([found.source], found.code, "")
+            if found.code.startswith("E_") or found.code == "S_NOT_AN_IMAGE":
+                self.unread.append((found.source, found.code))
         elif is_description and (dataset := read_dataset_json(found.source)):
             self.datasets.append(dataset)
             self.redescribed.add(dataset.folder)

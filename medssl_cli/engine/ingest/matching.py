@@ -11,7 +11,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.engine.ingest.names import Hints, NamedImages, the_one
 from medssl_cli.engine.ingest.tasks import StoredImage
 from medssl_cli.errors import InputError
-from medssl_cli.formats.labels import Reference, file_name, name_key
+from medssl_cli.formats.labels import Instance, Reference, file_name, name_key
 from medssl_cli.formats.source import Source, place_of, stem_of
 
 Key = TypeVar("Key")
@@ -29,6 +29,8 @@ class KnownImage:
         study: StudyInstanceUID.
         patients: PatientID, alone and with its issuer; of a file the patient part of its name.
         place: Of its file, where it is one file.
+        frames: Its frames of objects that have several.
+        is_superseded: A larger version of it is in the cache.
     """
 
     image: StoredImage
@@ -38,6 +40,8 @@ class KnownImage:
     study: str | None = None
     patients: tuple[str, ...] = ()
     place: PurePath | None = None
+    frames: frozenset[Instance] = frozenset()
+    is_superseded: bool = False
 
     @classmethod
     def of_series(cls, image: StoredImage, headers: Sequence[Any]) -> "KnownImage":
@@ -53,6 +57,7 @@ class KnownImage:
             study=first.StudyInstanceUID,
             patients=tuple(dict.fromkeys((patient, f"{issuer}\\{patient}" if issuer else patient))) if patient else (),
             place=place_of(first.source) if len(sources) == 1 else None,
+            frames=frozenset(Instance(h.SOPInstanceUID, h.frame + 1) for h in headers if h.NumberOfFrames > 1),
         )
 
     @classmethod
@@ -138,6 +143,33 @@ class Index:
                 raise InputError("E_LABEL_KEYS", "two columns of the row name different images")
         return list({known.image.item_id: known.image for known in found}.values())
 
+    def with_instance(self, instance: Instance) -> list[KnownImage]:
+        """Images of this run with a slice that is this object, or this frame of it."""
+        found = self._by_sop.get(instance.sop_uid, [])
+        if instance.frame is None:
+            return found
+        of_frames = [known for known in found if any(frame.sop_uid == instance.sop_uid for frame in known.frames)]
+        if of_frames:
+            return [known for known in of_frames if instance in known.frames]
+        return found if instance.frame == 1 else []
+
+    def of_series(self, uid: str) -> list[KnownImage]:
+        """Images of a series, also those that are parts of it (`SeriesPart.identity`), or a file that is called so.
+
+        Raises:
+            InputError: `E_LABEL_AMBIGUOUS`, several files are called so.
+        """
+        if found := self._by_series.get(uid) or self._by_name.find(uid, Hints()) or self._stored("series", uid):
+            return found
+        parts: list[KnownImage] = []
+        while part := self._stored("series", f"{uid}#p{len(parts)}"):
+            parts += part[:1]
+        return parts
+
+    def of_frame(self, uid: str) -> list[KnownImage]:
+        """Images of a frame of reference."""
+        return self._by_frame.get(uid, []) or self._stored("frame_of_reference", uid)
+
     def _others(self, also: Reference) -> list[set[str]]:
         """For each word that means images at all, their items."""
         found = (
@@ -199,7 +231,7 @@ def _read_keys(cache: Cache) -> dict[tuple[str, str], list[KnownImage]]:
     found: dict[tuple[str, str], list[KnownImage]] = defaultdict(list)
     for record in cache.iterate():
         patients = (record.patient_key,) if record.has_patient_identity else ()
-        known = KnownImage(StoredImage.of(record), patients=patients)
+        known = KnownImage(StoredImage.of(record), patients=patients, is_superseded=record.superseded_by is not None)
         found["series", record.series_key].append(known)
         found["study", record.study_key].append(known)
         found["patient", record.patient_key].append(known)

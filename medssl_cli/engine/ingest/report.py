@@ -32,8 +32,8 @@ class Entry:
     Args:
         id: `s:` and a series key, or `f:` and a file key: never a name or a path.
         state: Where all of its files ended.
-        num_files: How many files it consists of; 0 for the further images of files that hold several, and for what
-            else there is to say of a file.
+        num_files: How many files it consists of; 0 for the further images of files that hold several, and for a part of
+            a file that was refused while others were taken.
         code: Why, if it was skipped or quarantined.
         message: Numbers; no value of the source that could identify anyone. Of an image that was taken, what more there
             is to say about its warnings.
@@ -223,12 +223,17 @@ class IngestReport:
 
     @property
     def by_code(self) -> dict[str, int]:
-        """Files refused or skipped per code, parts of files too, and images or files of labels per warning."""
+        """Files, or parts of one, refused or skipped per code, and images per warning."""
         codes: Counter[str] = Counter()
         for entry in self.entries:
-            codes.update({entry.code: max(entry.num_files, 1)} if entry.code else {})
+            codes.update({entry.code: entry.num_files or 1} if entry.code else {})
             codes.update(entry.warnings)
         return dict(sorted(codes.items()))
+
+    @property
+    def num_refused(self) -> int:
+        """Files, or parts of one, that were refused."""
+        return sum(entry.num_files or 1 for entry in self.entries if entry.state == "quarantined")
 
     @property
     def exit_code(self) -> Exit:

@@ -15,7 +15,7 @@ from medssl_cli.engine.ingest.annotations import store_all
 from medssl_cli.engine.ingest.failures import Failure, crash
 from medssl_cli.engine.ingest.inputs import VOXEL_KINDS, Inputs
 from medssl_cli.engine.ingest.known_files import Fate
-from medssl_cli.engine.ingest.labels import Choice
+from medssl_cli.engine.ingest.labels import DRAWN_ON_IMAGES, Annotation, Choice
 from medssl_cli.engine.ingest.matching import KnownImage
 from medssl_cli.engine.ingest.plan import label_tasks, plan_files
 from medssl_cli.engine.ingest.report import State
@@ -26,6 +26,7 @@ from medssl_cli.engine.ingest.tasks import (
     LabelObject,
     StoredImage,
     StoredLabel,
+    Unread,
     read_header_batch,
     store_images,
     store_labels,
@@ -48,12 +49,16 @@ class Stages:
         books: The run: its options, its ledger, its children.
         inputs: What was found.
         roots: Where it was looked for.
+        stored: Images of files, by source.
+        refused: `RefusedFile`s, which may be slices of a series.
+        images: What labels may belong to.
     """
 
     books: IngestRun
     inputs: Inputs
     roots: Sequence[Path]
     stored: dict[Source, tuple[StoredImage, ...]] = field(default_factory=dict)
+    refused: list[Any] = field(default_factory=list)
     images: list[KnownImage] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -87,6 +92,7 @@ class Stages:
                 self.cache,
                 Choice(self.options.label_set, self.options.structures, self.options.seg_fraction, self.options.tables),
                 named=self.inputs.named,
+                recalled=self._recalled_images,
                 dry_run=self.options.dry_run,
             )
 
@@ -99,7 +105,7 @@ class Stages:
         fates = [fate for fate in fates if outdated.isdisjoint(fate.sources)]
         inputs.open_again({source for fate in fates for source in fate.sources})
         headers = self._headers(inputs.sources["dicom"])
-        changed = {self.ledger.series_id(header.SeriesInstanceUID) for header in headers}
+        changed = {self.ledger.series_id(file.SeriesInstanceUID) for file in (*headers, *self.refused)}
         for fate in fates:
             if fate.entry.id in changed:
                 headers += self._headers(fate.sources)
@@ -118,6 +124,29 @@ class Stages:
         if is_file or image.shape[2] == 1:
             self.images += [KnownImage.recalled(image, source, has_uids=not is_file) for source in fate.sources]
 
+    def _recalled_images(self, annotations: Sequence[Annotation]) -> list[KnownImage]:
+        """Unchanged series that masks name, with the identity of every slice: the cache does not keep those."""
+        references = [annotation.label.reference for annotation in annotations if annotation.kind in DRAWN_ON_IMAGES]
+        named = {self.ledger.series_id(uid) for reference in references for uid in reference.all_series}
+        members = {source for entry, sources in self.ledger.recalled if entry.id in named for source in sources}
+        sources = sorted(members, key=str)
+        if not sources or self.crew.stop.is_set:
+            return []
+        from medssl_cli.formats.dicom import group_headers
+
+        tasks = [
+            (tuple(sources[first : first + HEADERS_PER_TASK]), self.options.policy)
+            for first in range(0, len(sources), HEADERS_PER_TASK)
+        ]
+        headers: list[Any] = []
+        for outcome in self.crew.map("headers", read_header_batch, tasks, timeout_s=HEADERS_TIMEOUT_S):
+            for result in outcome.result or ():
+                headers += result if isinstance(result, tuple) else ()
+        parts, _ = group_headers(headers, self.options.policy)
+        part_of = {self.cache.pseudonyms.of("series", part.identity.series): part for part in parts}
+        records = [record for record in self.cache.iterate() if record.series_key in part_of]
+        return [KnownImage.of_series(StoredImage.of(one), part_of[one.series_key].headers) for one in records]
+
     def _headers(self, sources: Sequence[Source]) -> list[Any]:
         """Headers of DICOM files; refusals are booked. A batch whose child died is read file by file."""
         headers: list[Any] = []
@@ -134,31 +163,51 @@ class Stages:
                 if outcome.result is None and size > 1:
                     again += batch
                 elif outcome.result is None:
-                    self.crew.refuse(batch, crash(outcome.failure))
+                    self._refuse_file(batch[0], crash(outcome.failure))
                 else:
                     for source, result in zip(batch, outcome.result, strict=True):
-                        if isinstance(result, Failure):
-                            self.crew.refuse([source], result)
-                        elif isinstance(result, LabelObject):
-                            self.inputs.annotations[source] = result.kind
-                        else:
-                            headers += result
+                        headers += self._headers_of(source, result)
         return headers
+
+    def _headers_of(self, source: Source, result: Any) -> Sequence[Any]:
+        """Book what one DICOM file is; the headers of an image."""
+        if isinstance(result, Unread):
+            self.refused.append(result.file)
+            self.crew.refuse([source], result.failure)
+        elif isinstance(result, Failure):
+            self.crew.refuse([source], result)
+        elif isinstance(result, LabelObject):
+            self.inputs.annotations[source] = result.kind
+        else:
+            return result
+        return ()
+
+    def _refuse_file(self, source: Source, failure: Failure) -> None:
+        """Book a file that nothing can be asked any more: reading it has cost a process."""
+        from medssl_cli.formats.dicom import RefusedFile
+
+        self.refused.append(RefusedFile(source, failure.code))
+        self.crew.refuse([source], failure)
 
     def _series_tasks(self, headers: list[Any]) -> list[ImageTask]:
         """Group slices into images; refusals are booked."""
         if self.crew.stop.is_set or not headers:
             return []
-        from medssl_cli.formats.dicom import group_headers
+        from medssl_cli.formats.dicom import RefusedFile, group_headers, incomplete_series
 
         series_of = {header.source: header.SeriesInstanceUID for header in headers}
-        parts, refusals = group_headers(headers, self.options.policy)
+        unread = [RefusedFile(source, code) for source, code in self.inputs.unread]
+        incomplete = incomplete_series(headers, [*self.refused, *unread])
+        self.books.unremembered.update(incomplete.sources)
+        parts, refusals = group_headers(headers, self.options.policy, incomplete=incomplete)
         groups: Counter[Source] = Counter()
         for part in parts:
             groups.update({header.source for header in part.headers})
         groups.update(source for refusal in refusals for source in refusal.files)
         self.ledger.share(source for source, number in groups.items() if number > 1)
         for refusal in refusals:
+            if refusal.code == "E_INCOMPLETE_SERIES":
+                self.books.unremembered.update(refusal.files)
             members: dict[str, list[Source]] = defaultdict(list)
             for source in refusal.files:
                 members[series_of[source]].append(source)

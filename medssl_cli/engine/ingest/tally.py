@@ -1,7 +1,7 @@
-"""What became of one file of labels, row by row: refusals are counted by code, and what was stored is said.
+"""What became of one file of rows, row by row: refusals are counted by code, and what was stored is said.
 
-A file of which a part was refused has two entries in the ledger: a refusal, which makes the exit code 3, and what was
-stored. So the report and the cache say the same, and the rest of a file is not lost with one bad row.
+A file of which a part was refused has several entries in the ledger: what was stored, and a refusal for each code,
+which makes the exit code 3. So the report and the cache say the same, and one bad row does not lose the rest.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from medssl_cli.codes import CODES
 from medssl_cli.engine.ingest.failures import Failure
+from medssl_cli.engine.ingest.labels import Annotation
 from medssl_cli.engine.ingest.report import State
-from medssl_cli.engine.ingest.tasks import StoredLabel
+from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
 from medssl_cli.formats.labels import AnnotationKind, RefusedRow, refusals
 
 _PARTS: Final[dict[AnnotationKind, tuple[str, str]]] = {
@@ -41,11 +42,11 @@ class Outcome:
 
 @dataclass
 class Tally:
-    """The books of one file.
+    """The books of one file of rows.
 
     Args:
         kind: Of the file.
-        num_rows: Rows of its labels, whatever becomes of them; a label without rows counts as one.
+        num_rows: Rows of its labels, whatever becomes of them.
         refused: Rows that were refused; the first of each code is the one that is quoted.
         notes: Codes and what there is to say about them.
         num_silent: Rows that say nothing.
@@ -65,74 +66,59 @@ class Tally:
     is_new: bool = False
     warnings: dict[str, None] = field(default_factory=dict)
 
-    def refuse(self, failure: Failure, rows: Sequence[int]) -> None:
-        """A label was not stored with an image.
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing was stored and nothing refused."""
+        return not self.items and not self.refused
 
-        Args:
-            failure: Why.
-            rows: Of the label.
-        """
-        row = failure.row or next(iter(rows), 0)
-        known = {one.row for one in self.refused if one.row}
-        why = RefusedRow(row, failure.code, failure.message, failure.hint)
-        self.refused += [one for one in refusals(why, rows) if one.row not in known]
-
-    def store(self, label: StoredLabel, item: str) -> None:
-        """A label was stored, or was there already."""
-        self.items[item] = None
-        self.is_new |= label.is_new
-        self.warnings |= dict.fromkeys(label.warnings)
+    def add(self, annotation: Annotation, image: StoredImage | None, answer: StoredLabel | Failure) -> None:
+        """What became of a label and an image; without an image, of a label that could not be given one."""
+        if isinstance(answer, StoredLabel) and image is not None:
+            self.items[image.item_id] = None
+            self.is_new |= answer.is_new
+            self.warnings |= dict.fromkeys(answer.warnings)
+        elif isinstance(answer, Failure):
+            rows = sorted(annotation.rows)
+            why = RefusedRow(answer.row or rows[0], answer.code, answer.message, answer.hint)
+            known = {one.row for one in self.refused}
+            self.refused += [one for one in refusals(why, rows) if one.row not in known]
 
     def outcomes(self) -> list[Outcome]:
-        """What the ledger says: a refusal for each code, and what was stored."""
-        found = self._refusals()
-        if self.items or not found:
-            found.append(self._rest())
-        return found
-
-    def _refusals(self) -> list[Outcome]:
+        """What the ledger says: what was stored, and a refusal for each code."""
         by_code: dict[str, list[RefusedRow]] = {}
         for one in self.refused:
             by_code.setdefault(one.code, []).append(one)
-        found: list[Outcome] = []
-        for code, rows in by_code.items():
-            said = self._said(code, rows)
-            if not found:
-                said += "".join(f"; {text}" for text in self._aside())
-            found.append(Outcome("quarantined", code, said, rows[0].hint or CODES[code].remedy))
-        return found
+        item = next(iter(self.items), None)
+        found = [
+            Outcome("quarantined", code, self._said(code, rows), rows[0].hint or CODES[code].remedy, item)
+            for code, rows in by_code.items()
+        ]
+        return [self._stored(), *found] if self.items else found or [self._nothing()]
 
     def _said(self, code: str, rows: Sequence[RefusedRow]) -> str:
-        parts, one = _PARTS.get(self.kind, ("labels", "label"))
-        first = rows[0]
-        if self.kind not in _PARTS and self.num_rows == 1:
-            return first.reason
-        where = f", the first in {one} {first.row}" if first.row else ""
-        if code == "E_LABEL_COLUMN":
-            return f"{len(rows)} columns refused{where}: {first.reason}"
-        return f"{len(rows)} of {self.num_rows} {parts} refused{where}: {first.reason}"
+        parts, one = _PARTS[self.kind]
+        where = f", the first in {one} {rows[0].row}" if rows[0].row > 0 else ""
+        number = f"{len(rows)} columns" if code == "E_LABEL_COLUMN" else f"{len(rows)} of {self.num_rows} {parts}"
+        others = f"; {self.num_unmatched} {parts} name no image" if self.num_unmatched and not self.items else ""
+        return f"{number} refused{where}: {rows[0].reason}; stored with {len(self.items)} images{others}"
 
-    def _aside(self) -> list[str]:
-        """What else there is to say beside a refusal."""
-        parts, _ = _PARTS.get(self.kind, ("labels", "label"))
-        said = [f"stored with {len(self.items)} images"] if self.items or self.kind in _PARTS else []
-        if self.num_unmatched and not self.items:
-            said.append(f"{self.num_unmatched} {parts} name no image")
-        return said
-
-    def _rest(self) -> Outcome:
-        parts, _ = _PARTS.get(self.kind, ("labels", "label"))
+    def _stored(self) -> Outcome:
+        parts, _ = _PARTS[self.kind]
         notes = list(self.notes)
-        if self.num_unmatched and self.items:
+        if self.num_unmatched:
             notes.append(("W_LABEL_UNMATCHED", f"{self.num_unmatched} of {self.num_rows} {parts} name no image"))
-        if self.items:
-            message = "; ".join(f"{code}: {text}" for code, text in notes)
-            warnings = tuple(dict.fromkeys((*self.warnings, *(code for code, _ in notes))))
-            state: State = "accepted" if self.is_new else "duplicate"
-            return Outcome(state, message=message, item=next(iter(self.items)), warnings=warnings)
+        return Outcome(
+            "accepted" if self.is_new else "duplicate",
+            message="; ".join(f"{code}: {text}" for code, text in notes),
+            item=next(iter(self.items)),
+            warnings=tuple(dict.fromkeys((*self.warnings, *(code for code, _ in notes)))),
+        )
+
+    def _nothing(self) -> Outcome:
+        parts, _ = _PARTS[self.kind]
         if self.num_unmatched:
             code, said = "E_LABEL_WITHOUT_IMAGE", f"none of {self.num_rows} {parts} names an image that is known"
         else:
             code, said = "E_LABEL_FORMAT", f"none of {self.num_rows} {parts} says anything about an image"
-        said += "".join(f"; {text}" for _, text in notes)
+        said += "".join(f"; {text}" for _, text in self.notes)
         return Outcome("quarantined", code, said, CODES[code].remedy)

@@ -12,6 +12,7 @@ from medssl_cli.cache.fingerprints import fingerprint
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
+from medssl_cli.classes import MAX_VALUE, NOT_JUDGED
 from medssl_cli.engine.ingest.failures import Failure, as_values
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind
@@ -26,7 +27,6 @@ from medssl_cli.imaging.planes import Planes, middle_planes
 from medssl_cli.imaging.volume import Volume
 
 HU_RANGE: Final = (-8192, 32767)
-MAX_LABEL: Final = 255
 NEAR_A_FACE: Final = ("unknown", "HEAD", "BRAIN", "SKULL", "NECK", "CSPINE", "WHOLEBODY")
 _UNFILLED: Final = "0" * 64
 
@@ -110,10 +110,25 @@ class LabelTask:
 
 @dataclass(frozen=True)
 class StoredLabel:
-    """A judged label map."""
+    """A judged label.
+
+    Args:
+        message: What more there is to say about its warnings.
+        refused: Parts of it that were not stored, such as one structure of a structure set.
+    """
 
     is_new: bool
     warnings: tuple[str, ...]
+    message: str = ""
+    refused: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A DICOM file that was refused, and the series that it says it belongs to."""
+
+    failure: Failure
+    file: Any
 
 
 @dataclass(frozen=True)
@@ -124,9 +139,19 @@ class LabelObject:
 
 
 def read_header_batch(batch: tuple[tuple[Source, ...], Policy]) -> list[Any]:
-    """What several DICOM files are: headers, a tuple for each image file; a `LabelObject`; or a `Failure`."""
+    """What several DICOM files are: headers, a tuple for each image file; a `LabelObject`; a `Failure` or `Unread`."""
     sources, policy = batch
-    return [_read_dicom((source, policy)) for source in sources]
+    return [_read_header((source, policy)) for source in sources]
+
+
+def _read_header(arguments: tuple[Source, Policy]) -> Any:
+    from medssl_cli.formats.dicom import refused_file
+
+    found = _read_dicom(arguments)
+    may_be_slice = isinstance(found, Failure) and found.code.startswith(("E_", "S_UNSUPPORTED_MODALITY"))
+    if may_be_slice and not found.is_fatal:
+        return Unread(found, refused_file(arguments[0], found.code))
+    return found
 
 
 @as_values
@@ -300,15 +325,16 @@ def _store_label(arguments: tuple[LabelTask, LabelFile, str]) -> StoredLabel:
         undeclared = ", ".join(map(str, sorted(present - {0, *classes})[:10]))
         raise InputError("E_LABEL_VALUES", f"values that dataset.json does not declare: {undeclared}")
     names = classes if classes is not None else {value: f"class_{value}" for value in sorted(present - {0})}
-    return _published(task, volume, names, loaded.warnings)
+    ignored = next((value for value, name in (classes or {}).items() if name == NOT_JUDGED), None)
+    return _published(task, volume, names, loaded.warnings, ignore=ignored)
 
 
 @as_values
 def _store_structures(arguments: tuple[LabelTask, tuple[tuple[LabelFile, str], ...]]) -> StoredLabel:
     task, pairs = arguments
     ordered = sorted(pairs, key=lambda pair: pair[0].class_name or "")
-    if len(ordered) > MAX_LABEL:
-        raise InputError("E_LABEL_VALUES", f"{len(ordered)} structures; a label map holds {MAX_LABEL}")
+    if len(ordered) > MAX_VALUE:
+        raise InputError("E_LABEL_VALUES", f"{len(ordered)} structures; a label map holds {MAX_VALUE}")
     merged: Volume | None = None
     warnings: tuple[str, ...] = ()
     for value, (label, kind) in enumerate(ordered, start=1):
@@ -316,7 +342,7 @@ def _store_structures(arguments: tuple[LabelTask, tuple[tuple[LabelFile, str], .
         _check_orientation(loaded, task.image)
         volume, _ = _label_map(loaded, task.image)
         inside = volume.voxels.astype(bool)
-        merged = merged or replace(volume, voxels=np.zeros_like(volume.voxels))
+        merged = merged or replace(volume, voxels=np.zeros(volume.voxels.shape, dtype=np.uint16))
         if merged.voxels[inside].any():
             raise InputError("E_SEGMENT_OVERLAP", f"structure {value} of {len(ordered)} overlaps with another")
         merged.voxels[inside] = value
@@ -327,10 +353,13 @@ def _store_structures(arguments: tuple[LabelTask, tuple[tuple[LabelFile, str], .
     return _published(task, merged, names, tuple(dict.fromkeys(warnings)))
 
 
-def _published(task: LabelTask, volume: Volume, names: dict[int, str], warnings: tuple[str, ...]) -> StoredLabel:
+def _published(
+    task: LabelTask, volume: Volume, names: dict[int, str], warnings: tuple[str, ...], ignore: int | None = None
+) -> StoredLabel:
     found = warnings if volume.voxels.any() else (*warnings, "W_EMPTY_LABEL")
     cache = Cache(task.cache_root)
-    is_new = cache.add_label(task.image.item_id, task.label_set, volume, names, dry_run=task.dry_run)
+    classes = {value: name for value, name in names.items() if value != ignore}
+    is_new = cache.add_label(task.image.item_id, task.label_set, volume, classes, ignore=ignore, dry_run=task.dry_run)
     return StoredLabel(is_new, found)
 
 
@@ -351,7 +380,7 @@ def _check_orientation(loaded: LoadedImage, image: StoredImage) -> None:
 
 
 def _label_map(loaded: LoadedImage, image: StoredImage) -> tuple[Volume, set[int]]:
-    """A uint8 map on the image's grid, and the values in it."""
+    """A uint8 or uint16 map on the image's grid, and the values in it."""
     volume = loaded.volume
     if volume.shape != image.shape:
         raise InputError("E_LABEL_GRID_MISMATCH", f"the label has {volume.shape} voxels, the image {image.shape}")
@@ -359,8 +388,9 @@ def _label_map(loaded: LoadedImage, image: StoredImage) -> tuple[Volume, set[int
         distance = corner_displacement_mm(image.affine, volume.affine, image.shape)
         raise InputError("E_LABEL_GRID_MISMATCH", f"the label lies up to {distance:.3g} mm away from the image")
     values = np.unique(volume.voxels)
-    if values[0] < 0 or values[-1] > MAX_LABEL or (values != np.rint(values)).any():
+    if values[0] < 0 or values[-1] > MAX_VALUE or (values != np.rint(values)).any():
         raise InputError(
-            "E_LABEL_VALUES", f"values from {values[0]:g} to {values[-1]:g} are not whole numbers from 0 to {MAX_LABEL}"
+            "E_LABEL_VALUES", f"values from {values[0]:g} to {values[-1]:g} are not whole numbers from 0 to {MAX_VALUE}"
         )
-    return replace(volume, voxels=volume.voxels.astype(np.uint8)), {int(value) for value in values}
+    dtype = np.uint8 if values[-1] <= np.iinfo(np.uint8).max else np.uint16
+    return replace(volume, voxels=volume.voxels.astype(dtype)), {int(value) for value in values}

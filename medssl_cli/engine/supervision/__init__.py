@@ -4,11 +4,14 @@ A task names its kind (`SUPERVISION`); the loop of `engine.finetune` and `medssl
 """
 
 import importlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -23,8 +26,28 @@ from medssl_cli.engine.results import Subject
 from medssl_cli.engine.talk import Talk
 from medssl_cli.recipe import TaskRecipe
 
-Validate = Callable[[Answer], float]
-"""A network to the figure that chooses the best weights."""
+
+@dataclass(frozen=True)
+class Validation:
+    """How a network did on the validation images.
+
+    Args:
+        score: The figure that chooses the best weights; NaN if the images cannot tell good from bad.
+        by_class: The same for each class; NaN where it cannot be told.
+    """
+
+    score: float
+    by_class: Mapping[str, float] = field(default_factory=dict)
+
+
+Validate = Callable[[Answer], Validation]
+"""A network to how it did."""
+
+
+def mean_of_known(values: Sequence[float]) -> float:
+    """Mean of the values that are not NaN; NaN if there are none."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
 
 
 class SupervisionBase(ABC):
@@ -34,12 +57,20 @@ class SupervisionBase(ABC):
         recipe: Of the task.
     """
 
+    annotation: ClassVar[Literal["labels", "boxes", "findings"]]
+    """Field of an item's record that holds what is learnt from."""
     is_exportable: ClassVar[bool] = False
     """Whether `medssl export` and `medssl infer` know what to do with the network's answers."""
 
     def __init__(self, recipe: TaskRecipe) -> None:
         self.recipe = recipe
         self.options: Any = task_options(recipe)
+
+    @property
+    def label_set(self) -> str:
+        """Name of the labels in the cache."""
+        name: str = self.options.label_set
+        return name
 
     @property
     @abstractmethod

@@ -30,7 +30,7 @@ from medssl_cli.engine.evaluate_boxes import (
 from medssl_cli.engine.predict import Answer, torch_predict
 from medssl_cli.engine.results import OnCase, Results, Subject
 from medssl_cli.engine.selection import with_annotations
-from medssl_cli.engine.supervision import Validate
+from medssl_cli.engine.supervision import Validate, Validation
 from medssl_cli.engine.supervision.whole import WholeSupervision
 from medssl_cli.engine.talk import Silence, Talk
 from medssl_cli.errors import NothingUsableError, UsageError
@@ -44,6 +44,8 @@ COLUMNS: Final = ("class", "boxes", "AP", "AP of a constant box", "mean sensitiv
 
 class Supervision(WholeSupervision):
     """Whole 2D images with their boxes."""
+
+    annotation = "boxes"
 
     def __init__(self, recipe: TaskRecipe) -> None:
         super().__init__(recipe)
@@ -96,7 +98,7 @@ class Supervision(WholeSupervision):
                     hint="label more patients, use more of them, or try another --fold or --draw",
                 )
             for place in sorted(set(self.classes) - places):
-                talk.note(f"there is no {self.classes[place]} among the {name} images")
+                talk.note(f"W_CLASS_ABSENT: there is no {self.classes[place]} among the {name} images")
         boxes = {record.item_id: self._boxes(record).tolist() for record in usable}
         return {"boxes_sha256": sha256_json(boxes)}
 
@@ -132,10 +134,10 @@ class Supervision(WholeSupervision):
         """Mean average precision over the classes of which there is a box."""
         finder, truth = self._finder(cache, records, Silence()), self._truth(records)
 
-        def validate(predict: Answer) -> float:
+        def validate(predict: Answer) -> Validation:
             assert self._grid is not None
             found, overlap = finder(predict, self._grid, Silence()), self.options.match_overlap
-            return mean_average_precision(found, truth, len(self.classes), min_overlap=overlap)
+            return Validation(mean_average_precision(found, truth, len(self.classes), min_overlap=overlap))
 
         return validate
 

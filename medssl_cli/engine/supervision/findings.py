@@ -26,7 +26,7 @@ from medssl_cli.engine.evaluate_findings import evaluate_findings, to_csv, to_ro
 from medssl_cli.engine.predict import Answer, torch_predict
 from medssl_cli.engine.results import OnCase, Results, Subject
 from medssl_cli.engine.selection import with_annotations
-from medssl_cli.engine.supervision import Validate
+from medssl_cli.engine.supervision import Validate, Validation, mean_of_known
 from medssl_cli.engine.supervision.whole import WholeSupervision
 from medssl_cli.engine.talk import Silence, Talk
 from medssl_cli.errors import NothingUsableError, UsageError
@@ -38,6 +38,8 @@ from medssl_cli.recipe import TaskRecipe
 
 class Supervision(WholeSupervision):
     """Whole images with what is known of each class."""
+
+    annotation = "findings"
 
     def __init__(self, recipe: TaskRecipe) -> None:
         super().__init__(recipe)
@@ -103,7 +105,9 @@ class Supervision(WholeSupervision):
                     hint="label more patients, use more of them, or try another --fold or --draw",
                 )
             for place in np.flatnonzero(~has_both):
-                talk.note(f"{self.classes[int(place)]} is not both present and absent among the {name} images")
+                talk.note(
+                    f"W_CLASS_ABSENT: {self.classes[int(place)]} is not both present and absent among the {name} images"
+                )
         rows = self.targets(cache, usable).tolist()
         known = {record.item_id: [None if value != value else value for value in row]
                  for record, row in zip(usable, rows, strict=True)}  # fmt: skip
@@ -143,11 +147,12 @@ class Supervision(WholeSupervision):
         dataset = self.dataset(cache, records, Silence())
         loader, targets = self.each(dataset), dataset.targets
 
-        def validate(predict: Answer) -> float:
+        def validate(predict: Answer) -> Validation:
             logits = _logits(predict, loader)
             if self.options.is_exclusive:
-                return float(balanced_accuracy(logits.argmax(axis=1), targets.argmax(axis=1)))
-            return mean_auroc(logits, targets)
+                return Validation(float(balanced_accuracy(logits.argmax(axis=1), targets.argmax(axis=1))))
+            values = aurocs(logits, targets)
+            return Validation(mean_of_known(values), dict(zip(self.classes.values(), values, strict=True)))
 
         return validate
 
@@ -209,17 +214,16 @@ class ClassificationSubject(Subject):
         return Results(document, to_csv(document), columns, to_rows(document), np.nan if mean is None else mean)
 
 
-def mean_auroc(scores: NDArray[Any], targets: NDArray[np.float32]) -> float:
-    """Mean over the classes that are both present and absent; 0.5 if there is none.
+def aurocs(scores: NDArray[Any], targets: NDArray[np.float32]) -> list[float]:
+    """Of each class; NaN where it is not both present and absent.
 
     Args:
         scores: `[N, K]`.
         targets: `[N, K]`, NaN unknown.
     """
     known = [~np.isnan(column) for column in targets.T]
-    values = [float(auroc(scores[each, place].astype(np.float64), targets[each, place] == 1))
-              for place, each in enumerate(known)]  # fmt: skip
-    return float(np.nanmean(values)) if not np.isnan(values).all() else 0.5
+    return [float(auroc(scores[each, place].astype(np.float64), targets[each, place] == 1))
+            for place, each in enumerate(known)]  # fmt: skip
 
 
 def _logits(predict: Answer, loader: DataLoader[Any], talk: Talk | None = None, total: int = 0) -> NDArray[np.float32]:

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -15,14 +17,16 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
+from medssl_cli.cache.targets import class_voxels, table_of, tables_of, to_classes
+from medssl_cli.classes import IGNORE, WantedClasses
 from medssl_cli.data.augment import augment
 from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
 from medssl_cli.engine.evaluate import Case, Segment, evaluate, to_csv, to_document
-from medssl_cli.engine.labelled import check_labels
+from medssl_cli.engine.labelled import check_labels, say_amounts, say_unseen
 from medssl_cli.engine.predict import Answer, torch_predict
 from medssl_cli.engine.results import OnCase, Results, Subject, shown
 from medssl_cli.engine.selection import select
-from medssl_cli.engine.supervision import SupervisionBase, Validate
+from medssl_cli.engine.supervision import SupervisionBase, Validate, Validation, mean_of_known
 from medssl_cli.engine.talk import Talk
 from medssl_cli.imaging.geometry import ras_index_affine, spacing_mm
 from medssl_cli.imaging.segment import segment_volume
@@ -36,6 +40,7 @@ COLUMNS: Final = ("structure", "Dice", "HD95 mm", "NSD", "Dice of marking all")
 class Supervision(SupervisionBase):
     """Crops with their label maps."""
 
+    annotation = "labels"
     is_exportable = True
 
     def __init__(self, recipe: TaskRecipe) -> None:
@@ -44,9 +49,13 @@ class Supervision(SupervisionBase):
 
     @property
     def classes(self) -> dict[int, str]:
-        """Names by label value."""
-        names: dict[int, str] = self.options.classes
-        return names
+        """Names by output of the network."""
+        return self.wanted.names
+
+    @cached_property
+    def wanted(self) -> WantedClasses:
+        """Which labels make up which class."""
+        return WantedClasses.of(self.options)
 
     @property
     def score(self) -> str:
@@ -59,7 +68,15 @@ class Supervision(SupervisionBase):
 
     def check(self, cache: Cache, usable: Sequence[ItemRecord], split: Split, talk: Talk) -> dict[str, Any]:
         """See `SupervisionBase.check`; the manifest knows the digests of the label maps anyway."""
-        check_labels(usable, self.options.label_set, self.options.classes, talk, option="task.classes")
+        label_set = self.options.label_set
+        check_labels(usable, label_set, self.wanted, talk, option="task.classes")
+        say_amounts(split.train, label_set, self.wanted, talk)
+        if not any(class_voxels(record.labels[label_set], self.wanted) for record in split.val):
+            talk.note(
+                f"W_VALIDATION_EMPTY: none of the {len(split.val)} validation images shows any class of the task, so "
+                "validation cannot choose: the last checkpoint is kept"
+            )
+        say_unseen({"training": split.train, "validation": split.val}, label_set, self.wanted, talk)
         relation = getattr(self.options, "relation", None)
         if relation is not None and self.recipe.data.spacing_mm is None:
             _tell_spacings(usable, relation.slice_spacing_mm, talk)
@@ -67,12 +84,13 @@ class Supervision(SupervisionBase):
 
     def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> CropDataset:
         """See `SupervisionBase.dataset`."""
-        data = self.recipe.data
+        data, label_set = self.recipe.data, self.options.label_set
         items = prepare(
             cache,
             records,
             data.preprocessing,
-            label_set=self.options.label_set,
+            label_set=label_set,
+            tables=tables_of([record.labels[label_set] for record in records], self.wanted),
             progress=lambda done, total: talk.progress("preparing", done, total),
         )
         return CropDataset(
@@ -117,10 +135,11 @@ class Supervision(SupervisionBase):
 
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
         """Mean Dice over structures and patients; a structure absent from both counts for nothing."""
-        recipe, values = self.recipe, sorted(self.options.classes)
+        recipe, label_set, classes = self.recipe, self.options.label_set, self.classes
+        shows_any = any(class_voxels(record.labels[label_set], self.wanted) for record in records)
 
-        def validate(predict: Answer) -> float:
-            scores = []
+        def validate(predict: Answer) -> Validation:
+            scores: dict[str, list[float]] = {name: [] for name in classes.values()}
             for record in records:
                 labels = segment_volume(
                     predict,
@@ -129,12 +148,21 @@ class Supervision(SupervisionBase):
                     tile=recipe.tile_size,
                     overlap=recipe.inference.overlap,
                 )
-                reference = cache.read_label(record, self.options.label_set).voxels[0]
-                scores += [dice(labels == value, reference == value) for value in values]
-            known = [score for score in scores if not math.isnan(score)]
-            return float(np.mean(known)) if known else 0.0
+                reference = self._reference(cache, record)
+                labels[reference == IGNORE] = 0
+                for value, name in classes.items():
+                    scores[name].append(dice(labels == value, reference == value))
+            every = [score for own in scores.values() for score in own]
+            by_class = {name: mean_of_known(own) for name, own in scores.items()}
+            return Validation(mean_of_known(every) if shows_any else math.nan, by_class)
 
         return validate
+
+    def _reference(self, cache: Cache, record: ItemRecord) -> NDArray[np.uint8]:
+        """Classes `[X, Y, Z]` on the image's own grid."""
+        label_set = self.options.label_set
+        voxels = cache.read_label(record, label_set).voxels[0]
+        return to_classes(voxels, table_of(record.labels[label_set], self.wanted))
 
     def subject(
         self, network: nn.Module, device: str, *, name: str, folder: Path, records: Sequence[ItemRecord]
@@ -147,6 +175,7 @@ class Supervision(SupervisionBase):
             folder=folder,
             records=records,
             classes=self.classes,
+            wanted=self.wanted,
             segment=lambda volume: segment_volume(
                 predict,
                 volume,
@@ -182,6 +211,7 @@ class SegmentationSubject(Subject):
     """A model that segments.
 
     Args:
+        wanted: Which labels make up which class.
         segment: Image to label map.
         label_set: Name of the reference labels.
         nsd_tolerance_mm: Surface distance that counts as agreement.
@@ -189,6 +219,7 @@ class SegmentationSubject(Subject):
 
     figure = "dice"
 
+    wanted: WantedClasses
     segment: Segment
     label_set: str
     nsd_tolerance_mm: float
@@ -205,13 +236,15 @@ class SegmentationSubject(Subject):
             cache,
             self.records,
             label_set=self.label_set,
-            classes=self.classes,
+            wanted=self.wanted,
             nsd_tolerance_mm=self.nsd_tolerance_mm,
             talk=talk,
             on_case=tell,
         )
         return Results(
-            document=to_document(scores, {"model": self.name, "split": split, "task": self.task}),
+            document=to_document(
+                scores, {"model": self.name, "split": split, "task": self.task, "label_set": self.label_set}
+            ),
             csv=to_csv(scores),
             columns=COLUMNS,
             rows=[

@@ -1,24 +1,29 @@
 """Pre-trained weights on their way into a task's network, with a report and no silent misses."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from torch import nn
 
-from medssl_cli.engine.runs import open_run
+from medssl_cli.classes import joined
+from medssl_cli.engine.build import task_options
+from medssl_cli.engine.checkpoints import sha256_tensor, unprefixed
+from medssl_cli.engine.runs import Run, open_run
 from medssl_cli.errors import UsageError
+from medssl_cli.files import sha256_json
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones.resnet import inflate
-from medssl_cli.recipe import Named
+from medssl_cli.recipe import Named, TaskRecipe
 from medssl_cli.tasks import SLICES, TaskBase
 
 ENCODER: Final = "encoder.safetensors"
 DECODER: Final = "decoder.safetensors"
 PROJECTOR: Final = "projector.safetensors"
 RECORD: Final = "weights.json"
+BACKBONE: Final = "backbone"
 BESIDE: Final = (SLICES,)
 """Modules that a pre-training may keep beside its encoder."""
 FREE_OPTIONS: Final = ("use_checkpoint", "inflation")
@@ -38,6 +43,7 @@ class Encoder:
         in_channels: Of its images.
         labelled_patients: Whose labels it has seen too.
         beside: Other modules of its run, by name.
+        task: What else a fine-tuned run has learnt: its decoder or head, and for which classes.
     """
 
     backbone: Named
@@ -47,6 +53,7 @@ class Encoder:
     in_channels: int = 1
     labelled_patients: frozenset[str] = frozenset()
     beside: dict[str, dict[str, Any]] = field(default_factory=dict)
+    task: "TaskWeights | None" = None
 
     def origin(self) -> dict[str, Any]:
         """For the manifest of a run that begins with these weights: what they have seen, it has seen too."""
@@ -67,8 +74,23 @@ class Encoder:
         return self.backbone.name == INFLATED and is_flat and wanted.options.get("spatial_dims") == 3
 
 
+@dataclass(frozen=True)
+class TaskWeights:
+    """What a fine-tuned network has beside its backbone.
+
+    Args:
+        classes: In the order of its outputs.
+        weights: Its tensors by name.
+    """
+
+    classes: tuple[str, ...]
+    weights: dict[str, Any]
+
+
 def load_encoder(path: Path) -> Encoder:
-    """The encoder of a finished pre-training run, of a folder that `medssl weights import` wrote, or in a file.
+    """The encoder of a run, of a folder that `medssl weights import` wrote, or in a file.
+
+    A run of pre-training must be finished, one of fine-tuning validated; of that its best network is taken.
 
     Raises:
         UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`, `E_WEIGHTS_FILE`.
@@ -78,6 +100,8 @@ def load_encoder(path: Path) -> Encoder:
     if (path / RECORD).is_file():
         return _read(path / ENCODER, None)
     run = open_run(path)
+    if isinstance(run.recipe, TaskRecipe):
+        return _of_finetuning(run, run.recipe)
     if not run.encoder_path.is_file():
         raise UsageError(
             "E_RUN_UNFINISHED",
@@ -91,6 +115,28 @@ def load_encoder(path: Path) -> Encoder:
     labelled |= set(before["labelled"])
     beside = {name: _tensors(path)[0] for name in BESIDE if (path := run.root / f"{name}.safetensors").is_file()}
     return replace(_read(run.encoder_path, patients), labelled_patients=labelled, beside=beside)
+
+
+def _of_finetuning(run: Run, recipe: TaskRecipe) -> Encoder:
+    """The best network of a fine-tuning. Whom it has validated on, it has seen, but not learnt from."""
+    checkpoint = run.checkpoints.load_best()
+    if checkpoint is None:
+        raise UsageError("E_RUN_UNFINISHED", f"{run.root} has not been validated yet", hint="let medssl finetune go on")
+    network = unprefixed("network", checkpoint.tensors)
+    own = unprefixed(BACKBONE, network)
+    rest = {name: tensor for name, tensor in network.items() if not name.startswith(f"{BACKBONE}.")}
+    splits, arguments = run.manifest["splits"], run.manifest["arguments"]
+    learnt, looked = (frozenset(entry["patient"] for entry in splits.get(name, ())) for name in ("train", "val"))
+    is_unknown = arguments.get("encoder_sha256") is not None
+    before = arguments.get("init", {"patients": None if is_unknown else [], "labelled": []})
+    return Encoder(
+        recipe.backbone,
+        own,
+        sha256_json({name: sha256_tensor(tensor) for name, tensor in sorted(network.items())}),
+        None if before["patients"] is None else learnt | looked | set(before["patients"]),
+        labelled_patients=learnt | set(before["labelled"]),
+        task=TaskWeights(tuple(task_options(recipe).classes), rest),
+    )
 
 
 def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -183,13 +229,16 @@ def begin_with(method: MethodBase, encoder: Encoder) -> str:
     return said + _take_beside(method.kept(), encoder, hint="set method.relation as in the recipe of --init")
 
 
-def initialise_task(task: nn.Module, encoder: Encoder, *, how: Literal["mean", "centre"] = "mean") -> str:
+def initialise_task(
+    task: nn.Module, encoder: Encoder, *, how: Literal["mean", "centre"] = "mean", classes: Sequence[str] = ()
+) -> str:
     """Let a task start from an encoder, and from what its run kept beside it where the task has a place for it.
 
     Args:
         task: With a `backbone`.
         encoder: Has the weights.
         how: See `initialise`.
+        classes: Of the task, in order; the decoder or head of a fine-tuned run with the same ones is taken too.
 
     Returns:
         One line that says what was transferred.
@@ -198,10 +247,27 @@ def initialise_task(task: nn.Module, encoder: Encoder, *, how: Literal["mean", "
         UsageError: `E_WEIGHTS_MISMATCH` unless every tensor fits.
     """
     kept = task.kept() if isinstance(task, TaskBase) else {}
+    if encoder.task is not None:
+        return _take_task(task, encoder, encoder.task, classes, how)
     said = initialise(task.get_submodule("backbone"), encoder, how=how)
     said += _take_beside(kept, encoder, hint="set task.relation as method.relation in the recipe of --init")
     anew = sorted(set(kept) - set(encoder.beside))
     return said + "".join(f"; it has no weights of {name}, which start anew too" for name in anew)
+
+
+def _take_task(
+    task: nn.Module, encoder: Encoder, known: TaskWeights, classes: Sequence[str], how: Literal["mean", "centre"]
+) -> str:
+    """Let a task start from a fine-tuned one: whole where kind, classes and shapes agree, else from its encoder."""
+    own = {name: tensor for name, tensor in task.state_dict().items() if not name.startswith(f"{BACKBONE}.")}
+    fits = {name: tensor.shape for name, tensor in own.items()} == {n: t.shape for n, t in known.weights.items()}
+    if tuple(classes) != known.classes or not fits:
+        why = "its shapes are others" if tuple(classes) == known.classes else f"its classes are {joined(known.classes)}"
+        said = initialise(task.get_submodule(BACKBONE), encoder, how=how)
+        return f"{said}: {why}"
+    said = initialise(task.get_submodule(BACKBONE), encoder, how=how, rest="nothing")
+    task.load_state_dict(known.weights, strict=False)
+    return f"{said.removesuffix('; nothing starts anew')}, and the {len(own)} other tensors of the task"
 
 
 def _take_beside(kept: Mapping[str, nn.Module], encoder: Encoder, *, hint: str) -> str:

@@ -5,10 +5,9 @@ Decoders trust the codestream, readers the DICOM header; where they disagree, pi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats.dicom.headers import Header
 
 MAX_MARKERS: Final = 10_000
 MAX_BOXES: Final = 1_000
@@ -23,6 +22,40 @@ _RLE: Final = "1.2.840.10008.1.2.5"
 _FRAME_MARKERS: Final = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 
 
+class CodedPicture(Protocol):
+    """What a header says about the coding of its pictures (PS3.3 C.7.6.3); of one slice or of a segmentation."""
+
+    @property
+    def TransferSyntaxUID(self) -> str: ...  # noqa: N802 - keywords of DICOM
+
+    @property
+    def Rows(self) -> int: ...  # noqa: N802
+
+    @property
+    def Columns(self) -> int: ...  # noqa: N802
+
+    @property
+    def SamplesPerPixel(self) -> int: ...  # noqa: N802
+
+    @property
+    def BitsAllocated(self) -> int: ...  # noqa: N802
+
+    @property
+    def BitsStored(self) -> int: ...  # noqa: N802
+
+    @property
+    def PixelRepresentation(self) -> int: ...  # noqa: N802
+
+    @property
+    def PhotometricInterpretation(self) -> str: ...  # noqa: N802
+
+    @property
+    def NumberOfFrames(self) -> int: ...  # noqa: N802
+
+    @property
+    def pixel_offset(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class _Picture:
     columns: int
@@ -32,14 +65,18 @@ class _Picture:
     least_bytes: int = 0
 
 
-def check_codestream(header: Header, frames: Sequence[bytes]) -> None:
+def check_codestream(header: CodedPicture, frames: Sequence[bytes]) -> int:
     """Refuse a picture whose size, precision, sign or number of components is not what the DICOM header says.
 
-    JPEG, JPEG-LS, JPEG 2000 and HTJ2K are looked at, the latter two also inside of JP2 boxes; RLE has no such header.
+    JPEG, JPEG-LS, JPEG 2000 and HTJ2K are looked at, the latter two also inside of JP2 boxes; run lengths have no such
+    header and are counted while they are decoded (`rle`).
 
     Args:
         header: Of the picture.
         frames: The compressed data of one picture; exactly one is expected.
+
+    Returns:
+        Bits of the decoded values that carry meaning: the precision of the codestream, of run lengths BitsStored.
 
     Raises:
         InputError: `E_TRUNCATED` without exactly one frame or with fewer bytes than any picture of its size has,
@@ -50,7 +87,7 @@ def check_codestream(header: Header, frames: Sequence[bytes]) -> None:
     if header.Rows * header.Columns > MAX_PIXELS:
         raise InputError("E_TOO_BIG", f"a compressed picture of more than {MAX_PIXELS} pixels")
     if header.TransferSyntaxUID == _RLE:
-        return
+        return header.BitsStored
     picture = _picture(frames[0])
     if len(frames[0]) < picture.least_bytes:
         # The decoder would make up the rest.
@@ -63,6 +100,7 @@ def check_codestream(header: Header, frames: Sequence[bytes]) -> None:
     for precision in picture.precisions:
         if not header.BitsStored <= precision <= header.BitsAllocated:
             raise _mismatch(f"{precision} bits in the codestream, {header.BitsStored} in the header")
+    return max(picture.precisions)
 
 
 def _picture(frame: bytes) -> _Picture:

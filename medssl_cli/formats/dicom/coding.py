@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from medssl_cli.formats.dicom.tags import INNER_TAGS, SEQUENCES
+from medssl_cli.formats.dicom.tags import INNER_TAGS, PRIVATE_SEQUENCES, SEQUENCES
 
 _PIXEL_DATA: Final = 0x7FE00010
 _ITEM: Final = 0xFFFEE000
@@ -42,6 +42,7 @@ class Coding:
     sequence_end: int
     pixel_data: int
     sequences: frozenset[int]
+    private_sequences: frozenset[int]
     special: frozenset[int]
     stops: frozenset[int]
     wanted: dict[int, int]
@@ -74,6 +75,7 @@ def coding_of(*, is_implicit: bool, is_little: bool, wanted: frozenset[int] = fr
         sequence_end=_key(_SEQUENCE_END, is_little),
         pixel_data=_key(_PIXEL_DATA, is_little),
         sequences=frozenset(_key(tag, is_little) for tag in SEQUENCES),
+        private_sequences=frozenset(_key(tag, is_little) for tag in PRIVATE_SEQUENCES),
         special=frozenset(_key(tag, is_little) for tag in SEQUENCES | {_ITEM_END}),
         stops=frozenset(_key(tag, is_little) for tag in SEQUENCES | {_PIXEL_DATA}),
         wanted={_key(tag, is_little): tag for tag in wanted},

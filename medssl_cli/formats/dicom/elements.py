@@ -75,6 +75,7 @@ def walk(
     allow_headerless: bool = False,
     wanted: frozenset[int] = WANTED_TAGS,
     on_sop_class: Callable[[bytes], None] | None = None,
+    values: dict[int, "bytes | list[Item]"] | None = None,
 ) -> Elements:
     """Walk from the start of a file to its pixel data.
 
@@ -83,6 +84,7 @@ def walk(
         allow_headerless: Read a bare data set, too: the coding is told from its first element.
         wanted: Tags whose values are kept.
         on_sop_class: Called with the value of (0008,0016) once it is known; may raise.
+        values: Filled with what is found, so that it is known of a damaged file, too.
 
     Raises:
         InputError: `E_DICOM_PARSE`, `E_TRUNCATED`, `E_DICOM_LENGTH`, `E_DICOM_DEPTH`, `E_DICOM_TOO_BIG` or
@@ -92,7 +94,7 @@ def walk(
     has_signature = head[128:132] == b"DICM"
     if not has_signature and not (allow_headerless and is_bare_data_set(head)):
         raise InputError("E_DICOM_PARSE", "no DICOM signature")
-    values: dict[int, bytes | list[Item]] = {}
+    values = {} if values is None else values
     start = _meta(window, 132 if has_signature else 0, values)
     found = values.get(TRANSFER_SYNTAX, b"")
     syntax = found.decode("latin-1").strip(" \0") if isinstance(found, bytes) else ""
@@ -324,9 +326,12 @@ def _element(window: Window, buffer: bytes, at: int, levels: list[_Level]) -> in
     if kind not in coding.short:
         value, length = _long_value(window.need(min(at + 12, level.limit)), at, kind, coding)
     tag = coding.inner.get(key)
-    if length == _UNDEFINED or kind == coding.sequence or key in coding.sequences:
+    is_known = key in coding.sequences or (
+        level.item is not None and key in coding.private_sequences and _has_items(window, value, length, kind, level)
+    )
+    if length == _UNDEFINED or kind == coding.sequence or is_known:
         items: list[Item] | None = None
-        if level.item is not None and tag is not None and key in coding.sequences:
+        if level.item is not None and tag is not None and is_known:
             items = []
             level.item[tag] = items
         return _open_sequence(value, length, kind, levels, items)
@@ -338,6 +343,16 @@ def _element(window: Window, buffer: bytes, at: int, levels: list[_Level]) -> in
     return end
 
 
+def _has_items(window: Window, at: int, length: int, kind: int, level: _Level) -> bool:
+    """Whether a private value is a sequence; without a value representation its first bytes tell (PS3.5 7.5)."""
+    coding = level.coding
+    if length == _UNDEFINED or kind == coding.sequence:
+        return True
+    if not (coding.is_implicit or kind == coding.unknown) or length < 8 or at + 4 > level.limit:
+        return False
+    return bool(coding.number.unpack_from(window.need(at + 4), at)[0] == coding.item)
+
+
 def _open_sequence(at: int, length: int, kind: int, levels: list[_Level], items: list[Item] | None) -> int:
     if sum(level.is_sequence for level in levels) >= MAX_DEPTH:
         raise InputError("E_DICOM_DEPTH", f"sequences are nested more than {MAX_DEPTH} deep")
@@ -347,7 +362,7 @@ def _open_sequence(at: int, length: int, kind: int, levels: list[_Level], items:
         raise _beyond(level.limit, length)
     coding = level.coding
     is_fragmented = kind in coding.fragmented
-    if end is None and kind == coding.unknown:
+    if kind == coding.unknown and (end is None or items is not None):
         coding = coding_of(
             is_implicit=True, is_little=True
         )  # PS3.5 6.2.2: what has no known representation is coded implicitly

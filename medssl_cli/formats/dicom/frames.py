@@ -17,9 +17,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli import __version__
 from medssl_cli.errors import InputError
-from medssl_cli.formats.dicom.codestream import check_codestream
+from medssl_cli.formats.dicom.codestream import CodedPicture, check_codestream
 from medssl_cli.formats.dicom.headers import Header, dataset_bytes, parse_failure
+from medssl_cli.formats.dicom.rle import decode_rle
 from medssl_cli.formats.dicom.window import DEFLATED
 
 # Transfer syntaxes of PS3.6 Table A-1 whose pixels are not compressed: implicit, explicit, deflated; big endian.
@@ -136,16 +138,33 @@ def read_frames(pixels: PixelFile, headers: Sequence[Header], targets: Sequence[
         _read_native(pixels, headers, targets)
         return ""
     spans = _frame_spans(pixels, headers[0])
-    plugin = "pydicom" if headers[0].TransferSyntaxUID == RLE else "pylibjpeg"
     known = -1
     picture: Voxels = np.empty((0, 0), np.uint8)
     for header, target in zip(headers, targets, strict=True):
         if _picture_number(header) != known:
             known = _picture_number(header)
             frame = b"".join(pixels.read(*span) for span in spans[known])
-            picture = _decompressed(_whole_picture(header), frame, plugin)
+            picture = _decompressed(_whole_picture(header), frame)
         target[...] = _tile(picture, header)
-    return _decoder_name(plugin, headers[0].TransferSyntaxUID)
+    return _decoder_name(headers[0].TransferSyntaxUID)
+
+
+def decompress_all(data: bytes, picture: CodedPicture) -> Iterator[Voxels]:
+    """Decode the pictures of compressed pixel data that are in memory, one after the other.
+
+    Args:
+        data: Fragments and their delimiter, from `pixel_offset` on.
+        picture: Size and coding, the same for all of them; `NumberOfFrames` are expected.
+
+    Yields:
+        `[Y, X]`, unsigned words.
+
+    Raises:
+        InputError: As `read_frames`.
+    """
+    pixels = PixelFile(len(data), data=data)
+    for spans in _frame_spans(pixels, picture):
+        yield _decompressed(picture, b"".join(pixels.read(*span) for span in spans))
 
 
 def _read_native(pixels: PixelFile, headers: Sequence[Header], targets: Sequence[Voxels]) -> None:
@@ -176,7 +195,7 @@ def _read_native(pixels: PixelFile, headers: Sequence[Header], targets: Sequence
             target.byteswap(inplace=True)
 
 
-def _frame_spans(pixels: PixelFile, header: Header) -> list[list[tuple[int, int]]]:
+def _frame_spans(pixels: PixelFile, header: CodedPicture) -> list[list[tuple[int, int]]]:
     """Offset and length of the fragments of each frame; offset tables may lie and are not looked at (PS3.5 A.4)."""
     fragments = _fragments(pixels, header.pixel_offset)
     count = header.NumberOfFrames
@@ -213,8 +232,14 @@ def _fragments(pixels: PixelFile, start: int) -> list[tuple[int, int]]:
     raise InputError("E_DICOM_TOO_BIG", f"more than {MAX_FRAGMENTS} fragments of compressed pixel data")
 
 
-def _decompressed(header: Header, frame: bytes, plugin: str) -> Voxels:
+def _decompressed(header: CodedPicture, frame: bytes) -> Voxels:
     """One picture `[Y, X]` of unsigned words."""
+    if header.TransferSyntaxUID == RLE:
+        precision = check_codestream(header, [frame])
+        size, width = header.Rows * header.Columns, header.BitsAllocated // 8
+        words = decode_rle(frame, num_pixels=size, bytes_per_pixel=width).reshape(header.Rows, header.Columns)
+        _check_bits(words, header, precision)
+        return words
     from pydicom.pixels import get_decoder  # a third of a second that uncompressed series need not pay
     from pydicom.uid import UID
 
@@ -223,11 +248,11 @@ def _decompressed(header: Header, frame: bytes, plugin: str) -> Voxels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            check_codestream(header, [frame])
+            precision = check_codestream(header, [frame])
             pixels, _ = get_decoder(UID(header.TransferSyntaxUID)).as_array(
                 _ITEM + bytes(4) + item + _SEQUENCE_END + bytes(4),
                 raw=True,
-                decoding_plugin=plugin,
+                decoding_plugin="pylibjpeg",
                 rows=header.Rows,
                 columns=header.Columns,
                 number_of_frames=1,
@@ -245,14 +270,40 @@ def _decompressed(header: Header, frame: bytes, plugin: str) -> Voxels:
         raise InputError("E_PIXEL_DECODE", f"the pixel data cannot be decoded ({type(error).__name__})") from failure
     if pixels.shape != (header.Rows, header.Columns) or pixels.dtype.itemsize * 8 != header.BitsAllocated:
         raise InputError("E_CODESTREAM_MISMATCH", "the decoded picture has another size than its header says")
-    return np.ascontiguousarray(pixels).view(f"u{pixels.dtype.itemsize}")
+    words = np.ascontiguousarray(pixels).view(f"u{pixels.dtype.itemsize}")
+    _check_bits(words, header, precision)
+    return words
 
 
-def _decoder_name(plugin: str, syntax: str) -> str:
-    package = plugin
-    if plugin == "pylibjpeg":
-        is_j2k = syntax.startswith(("1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.20"))
-        package = "pylibjpeg-openjpeg" if is_j2k else "pylibjpeg-libjpeg"
+def _check_bits(words: Voxels, header: CodedPicture, precision: int) -> None:
+    """Refuse decompressed words that need more bits than the header says: cutting them would change values.
+
+    Nothing else can stand in these bits of a compressed picture; those of plain pixels may hold overlays. A negative
+    number has its sign there, or, of all or none and where the codestream has no room for more, nothing.
+    """
+    spare = words.dtype.itemsize * 8 - header.BitsStored
+    if not spare:
+        return
+    high = words >> header.BitsStored
+    is_clear = high == 0
+    if header.PixelRepresentation == 1:
+        is_negative = (words >> (header.BitsStored - 1)) & 1 == 1
+        is_extended = is_negative & (high == (1 << spare) - 1)
+        is_plain = precision == header.BitsStored and not is_extended.any()
+        is_clear = is_extended | (is_clear & (is_plain | ~is_negative))
+    if not is_clear.all():
+        raise InputError(
+            "E_CODESTREAM_MISMATCH",
+            f"decompressed values need more than the {header.BitsStored} bits that the header says",
+            hint=_RETRIEVE,
+        )
+
+
+def _decoder_name(syntax: str) -> str:
+    if syntax == RLE:
+        return f"medssl/{__version__}"
+    is_j2k = syntax.startswith(("1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.20"))
+    package = "pylibjpeg-openjpeg" if is_j2k else "pylibjpeg-libjpeg"
     return f"{package}/{importlib.metadata.version(package)}"
 
 

@@ -20,7 +20,15 @@ from medssl_cli.formats.dicom.fields import slice_fields
 from medssl_cli.formats.dicom.mosaic import unfold
 from medssl_cli.formats.dicom.objects import check_kind, refuse_non_image, sop_class_in
 from medssl_cli.formats.dicom.tags import CT_IMAGE as CT_IMAGE
-from medssl_cli.formats.dicom.tags import ENHANCED, MODALITIES, MODALITY_LUT, MR_IMAGE, RADIOGRAPHS, RADIOPHARMACEUTICAL
+from medssl_cli.formats.dicom.tags import (
+    ENHANCED,
+    MEDIA_SOP_INSTANCE,
+    MODALITIES,
+    MODALITY_LUT,
+    MR_IMAGE,
+    RADIOGRAPHS,
+    RADIOPHARMACEUTICAL,
+)
 from medssl_cli.formats.dicom.values import Values, invalid, required
 from medssl_cli.formats.dicom.window import DEFLATED, Window, inflate, open_window
 from medssl_cli.formats.policy import STRICT, Policy
@@ -59,6 +67,10 @@ class Header:
             are then those of the slice.
         picture_shape: Rows and columns of that picture.
         StackID: Of a frame (PS3.3 C.7.6.16.2.2); tells stacks of one object apart.
+        SOPInstanceUID: Where the data set lacks one, that of the meta information, else a stand-in made of the digest.
+        DiffusionGradientOrientation: Unit vector of diffusion weighting, public or the vendor's own.
+        DimensionIndexValues: Of a frame (PS3.3 C.7.6.17).
+        FrameReferenceTime: Of a PET slice, ms.
         philips_suv_factor: SUV Scale Factor (7053,1000) of Philips PET.
         has_preamble: The 128 bytes before the signature are not all zero.
         acquisition: What may be stored about how the picture was made.
@@ -110,11 +122,17 @@ class Header:
     tile: tuple[int, int] | None = None
     picture_shape: tuple[int, int] | None = None
     StackID: str = ""
+    DiffusionGradientOrientation: tuple[float, ...] | None = None
+    DimensionIndexValues: tuple[int, ...] = ()
+    NominalPercentageOfCardiacPhase: float | None = None
+    FrameReferenceTime: float | None = None
+    PresentationLUTShape: str = ""
     ImagerPixelSpacing: tuple[float, float] | None = None
     PixelSpacingCalibrationType: str = ""
     EstimatedRadiographicMagnificationFactor: float | None = None
     PixelPaddingRangeLimit: int | None = None
     Units: str = ""
+    SUVType: str = ""
     DecayCorrection: str = ""
     CorrectedImage: tuple[str, ...] = ()
     SeriesDate: str = ""
@@ -139,8 +157,11 @@ class Header:
 
 _FIELDS: Final = tuple(Header.__dataclass_fields__)
 _REPEATED: Final = frozenset(
-    ("ImageType", "ConvolutionKernel", "CorrectedImage", "ImageOrientationPatient", "PixelSpacing", "acquisition")
-)
+    (
+        "ImageType", "ConvolutionKernel", "CorrectedImage", "ImageOrientationPatient", "PixelSpacing", "acquisition",
+        "DiffusionGradientOrientation",
+    )
+)  # fmt: skip
 
 
 def _rebuild(values: tuple[Any, ...]) -> Header:
@@ -177,7 +198,7 @@ def read_headers(source: Source, policy: Policy = STRICT) -> tuple[Header, ...]:
     Raises:
         InputError: With an `S_` code if the object is not for us (`S_NON_IMAGE`, `S_SECONDARY_CAPTURE`,
             `S_UNSUPPORTED_MODALITY`, `S_NOT_AN_IMAGE`), otherwise `E_DICOM_PARSE`, `E_TRUNCATED`, `E_DICOM_LENGTH`,
-            `E_DICOM_DEPTH`, `E_DICOM_TOO_BIG`, `E_DEFLATE_BOMB`, `E_VALUE_INVALID`, `E_TOO_BIG`,
+            `E_DICOM_DEPTH`, `E_DICOM_TOO_BIG`, `E_DEFLATE_BOMB`, `E_NO_SERIES_UID`, `E_VALUE_INVALID`, `E_TOO_BIG`,
             `E_ENHANCED_UNSUPPORTED`, `E_MOSAIC_UNSUPPORTED`, `E_NO_PATIENT_GEOMETRY`, `E_GEOM_MISSING`,
             `E_SPACING_INVALID`, `E_PERMISSION` or `E_IO`.
     """
@@ -239,15 +260,17 @@ def _headers(source: Source, window: Window, elements: Elements, policy: Policy)
     sop_class = check_kind(elements, policy)
     raw = elements.values
     values = Values(raw, elements.is_little)
-    if MODALITY_LUT in raw:
+    if raw.get(MODALITY_LUT):
         raise InputError("E_VALUE_INVALID", "element (0028,3000): a modality lookup table instead of a linear scale")
     modality = values.text("Modality")
     if modality not in MODALITIES.get(sop_class, RADIOGRAPHS):
         raise invalid("Modality", "contradicts the kind of object")
+    digest = hashlib.sha256(memoryview(window.buffer)[: elements.pixel_offset]).hexdigest()
     common = _image(values, sop_class)
     common |= {
         "source": source,
-        "digest": hashlib.sha256(memoryview(window.buffer)[: elements.pixel_offset]).hexdigest(),
+        "digest": digest,
+        "SOPInstanceUID": values.text("SOPInstanceUID") or values.plain(MEDIA_SOP_INSTANCE) or f"sha256:{digest}",
         "pixel_offset": elements.pixel_offset,
         "pixel_length": elements.pixel_length,
         "TransferSyntaxUID": _transfer_syntax(elements),
@@ -284,9 +307,17 @@ def _transfer_syntax(elements: Elements) -> str:
 def _image(values: Values, sop_class: str) -> dict[str, Any]:
     """What holds for all frames of a file: identity, size and coding of the picture."""
     found: dict[str, Any] = {"SOPClassUID": sop_class}
-    for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PhotometricInterpretation"):
-        found[name] = required(name, values.text(name))
-    for name in ("FrameOfReferenceUID", "PatientID", "IssuerOfPatientID", "LossyImageCompression"):
+    for name in ("SeriesInstanceUID", "StudyInstanceUID"):
+        found[name] = values.text(name)
+        if not found[name]:
+            raise InputError(
+                "E_NO_SERIES_UID", "element (0020,000d) or (0020,000e) is missing: to which series does this belong?"
+            )
+    name = "PhotometricInterpretation"
+    found[name] = required(name, values.text(name))
+    for name in ("PatientID", "IssuerOfPatientID"):
+        found[name] = values.identity(name)
+    for name in ("FrameOfReferenceUID", "LossyImageCompression"):
         found[name] = values.text(name)
     for name in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel"):
         found[name] = required(name, values.number(name, 2))

@@ -8,10 +8,9 @@ import re
 from functools import lru_cache
 from typing import Any, Final, get_args
 
-from medssl_cli.errors import InputError
 from medssl_cli.formats.acquisition import Acquisition, BodyPart, ImageKind, Manufacturer
 from medssl_cli.formats.dicom.tags import TAGS
-from medssl_cli.formats.dicom.values import Values
+from medssl_cli.formats.dicom.values import Values, lenient
 
 _KINDS: Final = frozenset(get_args(ImageKind))
 _BODY_PARTS: Final = frozenset(get_args(BodyPart)) - {"unknown"}
@@ -78,17 +77,11 @@ def _acquisition(raw: tuple[bytes, ...], is_little: bool, b_value: float | None)
 
 
 def _number(values: Values, name: str) -> float | None:
-    try:
-        return _bounded(values.decimal(name))
-    except InputError:
-        return None
+    return _bounded(lenient(values.decimal, name))
 
 
 def _double(values: Values, name: str) -> float | None:
-    try:
-        return _bounded(values.double(name))
-    except InputError:
-        return None
+    return _bounded(lenient(values.double, name))
 
 
 def _bounded(number: float | None) -> float | None:

@@ -22,7 +22,7 @@ from medssl_cli.formats.dicom.window import Window
 from medssl_cli.formats.policy import Policy
 
 _ROWS: Final = TAGS["Rows"]
-_SEGMENTATIONS: Final = "1.2.840.10008.5.1.4.1.1.66"
+_SEGMENTATIONS: Final = "1.2.840.10008.5.1.4.1.1.66."  # label maps (66.7) are in no dictionary yet
 
 
 class _FoundError(Exception):
@@ -56,8 +56,8 @@ def refuse_non_image(value: bytes) -> None:
     if sop_class in MODALITIES or sop_class in SECONDARY_CAPTURE:
         return
     name = _name(sop_class)
-    if name and (sop_class.startswith(_SEGMENTATIONS) or "Image Storage" not in name):
-        raise InputError("S_NON_IMAGE", f"not an image ({name})")
+    if sop_class.startswith(_SEGMENTATIONS) or (name and "Image Storage" not in name):
+        raise InputError("S_NON_IMAGE", f"not an image ({name or 'a segmentation'})")
 
 
 def check_kind(elements: Elements, policy: Policy) -> str:

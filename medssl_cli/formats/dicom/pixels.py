@@ -14,8 +14,9 @@ from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom.frames import BYTE_ORDER_OF, open_pixels, read_frames
 from medssl_cli.formats.dicom.headers import Header
 from medssl_cli.formats.dicom.loss import is_lossy, loss_ratio
+from medssl_cli.formats.dicom.projection import is_inverted
 from medssl_cli.formats.dicom.repair import repaired
-from medssl_cli.formats.dicom.scaling import invert, mask_bits, rescale, span_of
+from medssl_cli.formats.dicom.scaling import darkened, invert, mask_bits, rescale, span_of
 from medssl_cli.formats.dicom.series import SeriesPart
 from medssl_cli.formats.dicom.suv import suv_factor
 from medssl_cli.formats.loaded import LoadedImage
@@ -79,7 +80,11 @@ def read_series(part: SeriesPart, policy: Policy = STRICT) -> LoadedImage:
         == 1
     ):
         found.append("W_CONSTANT_IMAGE")
+    padding = _padding_of(first, stored, part)
     stack = rescale(stored, scales, spans)
+    if padding is not None:
+        stack, is_changed = darkened(stack, padding)
+        found += ["W_PADDING"] if is_changed else []
     if part.repair.names:
         stack = repaired(stack, part.repair)
     return LoadedImage(
@@ -155,8 +160,30 @@ def _check_kind(header: Header, *, is_projection: bool) -> None:
 
 
 def _is_inverted(header: Header, part: SeriesPart) -> bool:
-    """Of a projection only: in a measured quantity, MONOCHROME1 is about display and changes no value."""
-    return part.spacing_kind is not None and header.PhotometricInterpretation == "MONOCHROME1"
+    """Of a projection only: in a measured quantity, what is shown bright is about display and changes no value."""
+    return part.spacing_kind is not None and is_inverted(header)
+
+
+def _padding_of(header: Header, stored: Voxels, part: SeriesPart) -> NDArray[np.bool_] | None:
+    """Where a projection says that no X-ray was, `[1, Y, X]`, stored; None for slices and without padding.
+
+    Args:
+        header: Of the picture.
+        stored: Masked, and inverted where the picture is: compared before `rescale` overwrites them.
+        part: What it belongs to.
+    """
+    if part.spacing_kind is None or header.PixelPaddingValue is None:
+        return None
+    ends = _padding_range(header)
+    if _is_inverted(header, part):
+        stored = invert(stored, bits_stored=header.BitsStored)
+    return np.asarray((stored >= min(ends)) & (stored <= max(ends)))
+
+
+def _padding_range(header: Header) -> tuple[int, int]:
+    """Both ends, inclusive (PS3.3 C.7.5.1.1.2)."""
+    value, limit = header.PixelPaddingValue or 0, header.PixelPaddingRangeLimit
+    return value, value if limit is None else limit
 
 
 def _scale(header: Header) -> tuple[float, float]:
@@ -195,8 +222,7 @@ def _is_plausible(headers: Sequence[Header], stored: Voxels, scales: Sequence[tu
     for header, values, (slope, intercept) in zip(headers, stored, scales, strict=True):
         thinned = values.reshape(-1)[::share]
         if header.PixelPaddingValue is not None:
-            limit = header.PixelPaddingRangeLimit
-            ends = header.PixelPaddingValue, header.PixelPaddingValue if limit is None else limit
+            ends = _padding_range(header)
             thinned = thinned[(thinned < min(ends)) | (thinned > max(ends))]
         samples.append(thinned.astype(np.float64) * slope + intercept)
     everything = np.concatenate(samples)

@@ -26,6 +26,21 @@ def is_projection(header: Header) -> bool:
     return header.Modality in RADIOGRAPHS or header.Modality in WRITTEN_ON
 
 
+def is_inverted(header: Header) -> bool:
+    """Whether the lowest stored value of a projection is the brightest (PS3.3 C.7.6.3.1.2, C.11.6.1).
+
+    INVERSE and MONOCHROME1 each say so; where both are there, as DX demands (C.8.11.3), they say it once.
+    """
+    return header.PhotometricInterpretation == "MONOCHROME1" or header.PresentationLUTShape.upper() == "INVERSE"
+
+
+def polarity_is_doubtful(header: Header) -> bool:
+    """Whether the two elements that say what is bright contradict each other."""
+    shapes = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}
+    shape = header.PresentationLUTShape.upper()
+    return shape in shapes.values() and shapes.get(header.PhotometricInterpretation) != shape
+
+
 def check_picture(header: Header) -> None:
     """Refuse what is not one picture.
 

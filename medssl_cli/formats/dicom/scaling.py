@@ -41,11 +41,11 @@ def mask_bits(stored: Voxels, *, bits_stored: int, is_signed: bool) -> tuple[Vox
     shift = width - bits_stored
     words = stored.view(f"u{width // 8}")
     values = (words << shift).view(own.dtype) >> shift
-    return values, bool((values.view(words.dtype) != words).any())
+    return values, bool(((values.view(words.dtype) != words) & (words >> bits_stored != 0)).any())
 
 
 def invert(values: Voxels, *, bits_stored: int) -> Voxels:
-    """MONOCHROME1 as MONOCHROME2: the range that the bits can hold runs the other way, whatever the picture uses.
+    """Dark for bright: the range that the bits can hold runs the other way, whatever the picture uses.
 
     Args:
         values: Masked stored values.
@@ -54,6 +54,24 @@ def invert(values: Voxels, *, bits_stored: int) -> Voxels:
     if values.dtype.kind == "i":
         return ~values
     return values ^ values.dtype.type((1 << bits_stored) - 1)
+
+
+def darkened(values: Voxels, is_padding: NDArray[np.bool_]) -> tuple[Voxels, bool]:
+    """Padding of a projection, where no X-ray was, as dark as the darkest of what it shows.
+
+    Args:
+        values: Scaled and with bright for bright, any shape; changed in place.
+        is_padding: Of that shape.
+
+    Returns:
+        The values, and whether any had to change: padding that is the darkest already stays as it is.
+    """
+    shown = values[~is_padding]
+    if not shown.size:
+        return values, False
+    is_bright = is_padding & (values > shown.min())
+    values[is_bright] = shown.min()
+    return values, bool(is_bright.any())
 
 
 def rescale(stack: Voxels, scales: Sequence[Scale], spans: Sequence[Span] | None = None) -> Voxels:

@@ -8,7 +8,15 @@ from typing import Final
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom.gate import JITTER_MM, REPAIRABLE, Fit
 from medssl_cli.formats.dicom.headers import Header, content_digest
-from medssl_cli.formats.dicom.projection import burned_in, check_picture, is_projection, picture_affine, spacing_of
+from medssl_cli.formats.dicom.incomplete import WHOLE, Incomplete
+from medssl_cli.formats.dicom.projection import (
+    burned_in,
+    check_picture,
+    is_projection,
+    picture_affine,
+    polarity_is_doubtful,
+    spacing_of,
+)
 from medssl_cli.formats.dicom.repair import NO_REPAIR, Repair
 from medssl_cli.formats.dicom.split import by, instance_order, resolve
 from medssl_cli.formats.loaded import BurnedIn, Identity, SpacingKind
@@ -78,7 +86,11 @@ class Refusal:
 
 
 def group_headers(
-    headers: Sequence[Header], policy: Policy = STRICT, *, expected_instances: Mapping[str, int] | None = None
+    headers: Sequence[Header],
+    policy: Policy = STRICT,
+    *,
+    expected_instances: Mapping[str, int] | None = None,
+    incomplete: Incomplete = WHOLE,
 ) -> tuple[list[SeriesPart], list[Refusal]]:
     """Sort headers into images and refusals; the order of the input does not matter.
 
@@ -87,6 +99,8 @@ def group_headers(
         policy: What is accepted beyond the strict default.
         expected_instances: For a SeriesInstanceUID how many instances its archive says it has (a PACS knows); fewer
             are refused as `E_INCOMPLETE_SERIES`.
+        incomplete: Series of which files were refused. They are refused with them, unless `policy.gaps` allows that
+            slices are missing; what is stored then, or may have been incomplete, says so in a warning.
 
     Returns:
         Parts and refusals; each header is in exactly one of them.
@@ -106,10 +120,17 @@ def group_headers(
             continue
         kept, set_aside = _set_aside(series, policy)
         refusals += set_aside
+        lost = [file.code for file in incomplete.lost.get(uid, ())] + _lost_slices(series, set_aside)
+        doubts = ("W_INCOMPLETE_SERIES",) if lost or uid in incomplete.doubtful else ()
         # Each projection is an image of its own, all other slices of the series belong together.
         for batch in by(kept, lambda header: header.SOPInstanceUID if is_projection(header) else ""):
             try:
-                parts += [_picture(batch, policy)] if is_projection(batch[0]) else _volumes(batch, series, policy)
+                if is_projection(batch[0]):
+                    parts.append(_picture(batch, policy))
+                    continue
+                if lost and policy.gaps == "refuse":
+                    raise _incomplete(lost)
+                parts += _volumes(batch, series, policy, doubts)
             except InputError as error:
                 refusals.append(_refusal(error.code, error.message, batch, error.hint))
     return parts, refusals
@@ -194,14 +215,34 @@ def _check_series(series: Sequence[Header], *, num_patients: int, expected: int)
         )
 
 
-def _volumes(slices: Sequence[Header], series: Sequence[Header], policy: Policy) -> list[SeriesPart]:
+def _lost_slices(series: Sequence[Header], refusals: Iterable[Refusal]) -> list[str]:
+    """Codes of the slices of a series, pictures with a place in the patient, that were refused one by one."""
+    codes = {source: refusal.code for refusal in refusals if refusal.code.startswith("E_") for source in refusal.files}
+    return [
+        codes[header.source]
+        for header in series
+        if header.source in codes and header.ImagePositionPatient and not is_projection(header)
+    ]
+
+
+def _incomplete(codes: Sequence[str]) -> InputError:
+    return InputError(
+        "E_INCOMPLETE_SERIES",
+        f"files of the series, or beside it, that were refused: {len(codes)} ({', '.join(sorted(set(codes)))})",
+        hint="retrieve them again, or pass --gaps=interpolate to take what is left",
+    )
+
+
+def _volumes(
+    slices: Sequence[Header], series: Sequence[Header], policy: Policy, doubts: tuple[str, ...]
+) -> list[SeriesPart]:
     frames = {header.FrameOfReferenceUID for header in slices}
     if len(frames) > 1:
         raise InputError("E_FRAME_OF_REFERENCE_VARIES", f"{len(frames)} frames of reference in one series")
     has_place = all(header.ImagePositionPatient and header.ImageOrientationPatient for header in slices)
     if not has_place and not {header.Modality for header in slices} <= REPAIRABLE:
         raise InputError("E_NO_PATIENT_GEOMETRY", "pictures of this modality without position and orientation")
-    return _parts(slices, resolve(slices, policy), _series_warnings(slices, series), policy)
+    return _parts(slices, resolve(slices, policy), [*_series_warnings(slices, series), *doubts], policy)
 
 
 def _picture(frames: Sequence[Header], policy: Policy) -> SeriesPart:
@@ -214,6 +255,8 @@ def _picture(frames: Sequence[Header], policy: Policy) -> SeriesPart:
         found.append("W_DERIVED")
     if writing == "unknown":
         found.append("W_BURNED_IN_UNKNOWN")
+    if polarity_is_doubtful(header):
+        found.append("W_POLARITY")
     return SeriesPart(
         headers=(header,),
         affine=picture_affine(spacing),

@@ -17,7 +17,8 @@ MAX_DELAY_S: Final = 12 * 3600.0
 
 _TIME: Final = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(\.\d{1,6})?)?)?")
 _DATE: Final = re.compile(r"\d{8}")
-_SINGLE: Final = ("Units", "DecayCorrection", "CorrectedImage", "SeriesDate", "SeriesTime", "PatientWeight")
+_BY_BODY_WEIGHT: Final = ("", "BW")
+_SINGLE: Final = ("Units", "SUVType", "DecayCorrection", "CorrectedImage", "SeriesDate", "SeriesTime", "PatientWeight")
 _DOSE: Final = ("RadionuclideTotalDose", "RadionuclideHalfLife")
 _INJECTION: Final = ("RadiopharmaceuticalStartTime", "RadiopharmaceuticalStartDateTime")
 
@@ -54,13 +55,16 @@ def suv_factor(headers: Sequence[Header]) -> SuvFactor:
 
     Returns:
         1 for Units GML; Philips' own factor for CNTS; for BQML weight / dose with the dose decayed to the start of
-        the scan (START) or as given (ADMIN); else None and the reason.
+        the scan (START) or as given (ADMIN); else None and the reason. Values that are uptake already count only if
+        they are by body weight, which SUV Type says or is silent about (PS3.3 C.8.9.1).
     """
     first = headers[0]
     shared = (*_SINGLE, *_DOSE, *_INJECTION, "philips_suv_factor")
     varying = tuple(name for name in shared if len({getattr(header, name) for header in headers}) > 1)
     if varying:
         return SuvFactor(None, varying)
+    if first.Units in ("GML", "CNTS") and first.SUVType.upper() not in _BY_BODY_WEIGHT:
+        return SuvFactor(None, ("SUVType",))
     if first.Units == "GML":
         return SuvFactor(1.0)
     if first.Units == "CNTS":

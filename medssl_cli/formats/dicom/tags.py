@@ -5,7 +5,8 @@ from typing import Final
 SOP_CLASS: Final = 0x00080016
 TRANSFER_SYNTAX: Final = 0x00020010
 MEDIA_SOP_CLASS: Final = 0x00020002
-META_TAGS: Final = frozenset((MEDIA_SOP_CLASS, TRANSFER_SYNTAX))
+MEDIA_SOP_INSTANCE: Final = 0x00020003
+META_TAGS: Final = frozenset((MEDIA_SOP_CLASS, MEDIA_SOP_INSTANCE, TRANSFER_SYNTAX))
 
 # Elements of PS3.6 by keyword: those of `Header`, then those of the allow-list and of frames.
 TAGS: Final[dict[str, int]] = {
@@ -48,6 +49,7 @@ TAGS: Final[dict[str, int]] = {
     "InversionTimes": 0x00189079,
     "EffectiveEchoTime": 0x00189082,
     "DiffusionBValue": 0x00189087,
+    "DiffusionGradientOrientation": 0x00189089,
     "StudyInstanceUID": 0x0020000D,
     "SeriesInstanceUID": 0x0020000E,
     "AcquisitionNumber": 0x00200012,
@@ -65,6 +67,8 @@ TAGS: Final[dict[str, int]] = {
     "TemporalPositionIndex": 0x00209128,
     "NominalCardiacTriggerDelayTime": 0x00209153,
     "FrameAcquisitionNumber": 0x00209156,
+    "DimensionIndexValues": 0x00209157,
+    "NominalPercentageOfCardiacPhase": 0x00209241,
     "SamplesPerPixel": 0x00280002,
     "PhotometricInterpretation": 0x00280004,
     "NumberOfFrames": 0x00280008,
@@ -86,12 +90,26 @@ TAGS: Final[dict[str, int]] = {
     "LossyImageCompression": 0x00282110,
     "LossyImageCompressionRatio": 0x00282112,
     "Units": 0x00541001,
+    "SUVType": 0x00541006,
     "DecayCorrection": 0x00541102,
+    "FrameReferenceTime": 0x00541300,
+    "PresentationLUTShape": 0x20500020,
 }
 MODALITY_LUT: Final = 0x00283000
 RADIOPHARMACEUTICAL: Final = 0x00540016
 SHARED_GROUPS: Final = 0x52009229
 FRAME_GROUPS: Final = 0x52009230
+
+# Functional groups whose elements place, scale or order the frames: one item each (PS3.3 C.7.6.16.2).
+PLACING_GROUPS: Final = frozenset(
+    (
+        0x00209111,  # frame content
+        0x00209113,  # plane position
+        0x00209116,  # plane orientation
+        0x00289110,  # pixel measures
+        0x00289145,  # pixel value transformation
+    )
+)
 
 # Functional groups (PS3.3 C.7.6.16) whose elements are read, shared or per frame.
 FUNCTIONAL_GROUPS: Final = frozenset(
@@ -106,40 +124,58 @@ FUNCTIONAL_GROUPS: Final = frozenset(
         0x00189329,  # CT image frame type
         0x00189751,  # PET frame type
         0x00209071,  # frame anatomy
-        0x00209111,  # frame content
-        0x00209113,  # plane position
-        0x00209116,  # plane orientation
         0x00209170,  # unassigned shared converted attributes
         0x00209171,  # unassigned per-frame converted attributes
-        0x00289110,  # pixel measures
-        0x00289145,  # pixel value transformation
+        *PLACING_GROUPS,
     )
 )
-SEQUENCES: Final = frozenset((MODALITY_LUT, RADIOPHARMACEUTICAL, SHARED_GROUPS, FRAME_GROUPS)) | FUNCTIONAL_GROUPS
+GRADIENT_DIRECTION: Final = 0x00189076  # within MR diffusion
+SEQUENCES: Final = (
+    frozenset((MODALITY_LUT, RADIOPHARMACEUTICAL, SHARED_GROUPS, FRAME_GROUPS, GRADIENT_DIRECTION)) | FUNCTIONAL_GROUPS
+)
 
 # Private elements: creator as it begins, group, last byte of the element (PS3.5 7.8). Each is named in the docs.
 PRIVATE: Final[dict[str, tuple[bytes, int, int]]] = {
     "siemens_mosaic_images": (b"SIEMENS MR HEADER", 0x0019, 0x0A),
     "siemens_b_value": (b"SIEMENS MR HEADER", 0x0019, 0x0C),
+    "siemens_direction": (b"SIEMENS MR HEADER", 0x0019, 0x0E),
     "siemens_csa": (b"SIEMENS CSA HEADER", 0x0029, 0x10),
+    "ge_direction_x": (b"GEMS_ACQU_01", 0x0019, 0xBB),
+    "ge_direction_y": (b"GEMS_ACQU_01", 0x0019, 0xBC),
+    "ge_direction_z": (b"GEMS_ACQU_01", 0x0019, 0xBD),
     "ge_locations": (b"GEMS_RELA_01", 0x0021, 0x4F),
     "ge_b_value": (b"GEMS_PARM_01", 0x0043, 0x39),
     "philips_b_value": (b"Philips Imaging DD 001", 0x2001, 0x03),
     "philips_scale_slope": (b"Philips MR Imaging DD 001", 0x2005, 0x0E),
+    "philips_direction_x": (b"Philips MR Imaging DD 001", 0x2005, 0xB0),
+    "philips_direction_y": (b"Philips MR Imaging DD 001", 0x2005, 0xB1),
+    "philips_direction_z": (b"Philips MR Imaging DD 001", 0x2005, 0xB2),
+    "philips_shared_item": (b"Philips MR Imaging DD 005", 0x2005, 0x0E),
+    "philips_frame_item": (b"Philips MR Imaging DD 005", 0x2005, 0x0F),
     "philips_suv_factor": (b"Philips PET Private Group", 0x7053, 0x00),
 }
+PRIVATE_ITEMS: Final = ("philips_shared_item", "philips_frame_item")  # sequences with one item each
 PRIVATE_BLOCKS: Final = range(0x10, 0x20)
 
 _PRIVATE_TAGS: Final = frozenset(
     tag
-    for _, group, low in PRIVATE.values()
+    for name, (_, group, low) in PRIVATE.items()
     for block in PRIVATE_BLOCKS
     for tag in (group << 16 | block, group << 16 | block << 8 | low)
+    if name not in PRIVATE_ITEMS
 )
 WANTED_TAGS: Final = (
     frozenset(TAGS.values()) | _PRIVATE_TAGS | {MODALITY_LUT, RADIOPHARMACEUTICAL, SHARED_GROUPS, FRAME_GROUPS}
 )
-INNER_TAGS: Final = frozenset(TAGS.values()) | FUNCTIONAL_GROUPS
+
+# Of Philips, within the functional groups: sequences with one item, and what is read of it; other makers and other
+# blocks may keep a plain value under the same number.
+_PHILIPS_BLOCKS: Final = [0x2005 << 16 | block << 8 for block in PRIVATE_BLOCKS]
+PRIVATE_SEQUENCES: Final = frozenset(block | low for block in _PHILIPS_BLOCKS for low in (0x0E, 0x0F))
+_PRIVATE_CREATORS: Final = frozenset(0x2005 << 16 | block for block in PRIVATE_BLOCKS)
+INNER_TAGS: Final = (
+    frozenset(TAGS.values()) | FUNCTIONAL_GROUPS | {GRADIENT_DIRECTION} | PRIVATE_SEQUENCES | _PRIVATE_CREATORS
+)
 
 _STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
 CT_IMAGE: Final = f"{_STORAGE}2"
@@ -174,6 +210,7 @@ ENHANCED: Final = frozenset(f"{_STORAGE}{end}" for end in ("2.1", "2.2", "4.1", 
 ENHANCED_PROJECTION: Final = frozenset(f"{_STORAGE}{end}" for end in ("12.1.1", "12.2.1"))
 CINE: Final = frozenset(f"{_STORAGE}{end}" for end in ("3.1", "6.1", "12.1", "12.2"))
 NUCLEAR_MEDICINE: Final = f"{_STORAGE}20"
+SLICE_MODALITIES: Final = ("CT", "MR", "PT")
 RADIOGRAPHS: Final = ("CR", "DX", "MG")
 ONE_CAPTURE: Final = f"{_STORAGE}7"
 SECONDARY_CAPTURE: Final = frozenset(f"{_STORAGE}7{end}" for end in ("", ".1", ".2", ".3", ".4"))

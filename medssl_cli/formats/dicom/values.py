@@ -1,21 +1,27 @@
-"""Strict readers of raw values (PS3.5 6.2). Numbers are finite and plain; messages name elements, never values."""
+"""Readers of raw values (PS3.5 6.2). Numbers are finite and plain; messages name elements, never values.
+
+Two kinds: `decimals`, `integer`, `number` and their like refuse what is malformed, and are for elements that place or
+scale a voxel. For all others `lenient` turns a refusal into None: no image is refused for what it can do without.
+"""
 
 import math
 import re
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom.tags import PRIVATE, PRIVATE_BLOCKS, TAGS
 
 _DECIMAL: Final = re.compile(rb"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
-_INTEGER: Final = re.compile(rb"[+-]?\d{1,12}")
+_INTEGER: Final = re.compile(rb"[+-]?\d{1,12}(\.0*)?")
+_BLANKS: Final = b" \0\t\r\n"
 _MEMO: Final = 4096
 MAX_TEXT_BYTES: Final = 4096
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,7 @@ class Values:
     """
 
     raw: Mapping[int, Any]
-    is_little: bool
+    is_little: bool = True
 
     def bytes_of(self, tag: int) -> bytes:
         """The value as it is; empty where the element is missing."""
@@ -37,12 +43,28 @@ class Values:
 
     def text(self, name: str) -> str:
         """One string; Latin-1 gives every byte a character: unequal bytes stay unequal whatever the character set."""
-        found = self.raw.get(TAGS[name])
-        return _text(_short(name, found)) if found else ""
+        return _text(self._short_bytes(name))
+
+    def plain(self, tag: int) -> str:
+        """One string of an element without a keyword here."""
+        return _text(self.bytes_of(tag)[:MAX_TEXT_BYTES])
+
+    def identity(self, name: str) -> str:
+        """One string that says whose an image is.
+
+        Raises:
+            InputError: `E_VALUE_INVALID` for kilobytes, which are no identity.
+        """
+        return _text(_short(name, self.bytes_of(TAGS[name])))
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Its parts in upper case; one empty part where the element is missing."""
-        return _texts(_short(name, self.bytes_of(TAGS[name])))
+        return _texts(self._short_bytes(name))
+
+    def _short_bytes(self, name: str) -> bytes:
+        """The value of an element of text; kilobytes are none (PS3.5 6.2 allows 64 characters in what is read)."""
+        found = self.bytes_of(TAGS[name])
+        return found if len(found) <= MAX_TEXT_BYTES else b""
 
     def decimals(self, name: str, count: int) -> tuple[float, ...] | None:
         """Exactly so many finite numbers (VR DS), or None where the element is missing or empty.
@@ -77,12 +99,12 @@ class Values:
         Raises:
             InputError: `E_VALUE_INVALID`.
         """
-        raw = self.bytes_of(TAGS[name]).strip(b" \0")
+        raw = self.bytes_of(TAGS[name]).strip(_BLANKS)
         if not raw:
             return None
         if not _INTEGER.fullmatch(raw):
             raise invalid(name, "is not one whole number")
-        return int(raw)
+        return int(raw.partition(b".")[0])
 
     def number(self, name: str, size: int) -> int | None:
         """One unsigned binary number of so many bytes (VR US or UL), or None.
@@ -113,14 +135,41 @@ class Values:
             raise invalid(name, "is not finite")
         return float(number)
 
-    def private(self, name: str) -> bytes:
+    def doubles(self, name: str, count: int) -> tuple[float, ...] | None:
+        """Exactly so many finite 64-bit floats (VR FD), or None for anything else: they only tell images apart."""
+        return self._floats(self.bytes_of(TAGS[name]), count)
+
+    def _floats(self, raw: bytes, count: int) -> tuple[float, ...] | None:
+        if len(raw) != 8 * count:
+            return None
+        numbers = struct.unpack(f"{'<' if self.is_little else '>'}{count}d", raw)
+        return numbers if all(map(math.isfinite, numbers)) else None
+
+    def indices(self, name: str) -> tuple[int, ...]:
+        """Unsigned 32-bit numbers (VR UL); none where the element is malformed or has very many."""
+        raw = self.bytes_of(TAGS[name])
+        count = len(raw) // 4
+        if len(raw) != 4 * count or len(raw) > MAX_TEXT_BYTES:
+            return ()
+        return struct.unpack(f"{'<' if self.is_little else '>'}{count}I", raw)
+
+    def private_raw(self, name: str) -> Any:
         """A private element, found by its creator wherever its block was moved (PS3.5 7.8.1); empty without one."""
         creator, group, low = PRIVATE[name]
         raw, high = self.raw, group << 16
         for block in PRIVATE_BLOCKS:
             if high | block in raw and self.bytes_of(high | block).startswith(creator):
-                return self.bytes_of(high | block << 8 | low)
+                return raw.get(high | block << 8 | low, b"")
         return b""
+
+    def private(self, name: str) -> bytes:
+        """The bytes of a private element; empty where it is missing or a sequence."""
+        found = self.private_raw(name)
+        return found if isinstance(found, bytes) else b""
+
+    def private_doubles(self, name: str, count: int) -> tuple[float, ...] | None:
+        """Exactly so many private 64-bit floats, or None."""
+        return self._floats(self.private(name), count)
 
     def private_decimals(self, name: str) -> tuple[float, ...]:
         """Private numbers that are written as text; empty where missing or malformed."""
@@ -140,8 +189,16 @@ class Values:
         raw = self.private(name)
         if len(raw) == 2:
             return int.from_bytes(raw, "little" if self.is_little else "big")
-        text = raw.strip(b" \0")
-        return int(text) if _INTEGER.fullmatch(text) else None
+        text = raw.strip(_BLANKS)
+        return int(text.partition(b".")[0]) if _INTEGER.fullmatch(text) else None
+
+
+def lenient(read: Callable[..., Value], *arguments: Any) -> Value | None:
+    """What a strict reader gives, or None where it refuses: for elements that neither place nor scale a voxel."""
+    try:
+        return read(*arguments)
+    except InputError:
+        return None
 
 
 def invalid(name: str, why: str) -> InputError:
@@ -181,8 +238,8 @@ def _texts(raw: bytes) -> tuple[str, ...]:
 @lru_cache(maxsize=_MEMO)
 def _decimals(raw: bytes) -> tuple[float, ...] | None:
     """Finite numbers; None if any is not plain."""
-    stripped = raw.strip(b" \0")
-    parts = [part.strip(b" \0") for part in stripped.split(b"\\")] if stripped else []
+    stripped = raw.strip(_BLANKS)
+    parts = [part.strip(_BLANKS) for part in stripped.split(b"\\")] if stripped else []
     if any(not _DECIMAL.fullmatch(part) for part in parts):
         return None
     numbers = tuple(map(float, parts))

@@ -6,9 +6,9 @@ position in the patient or by pixel, exactly or not at all.
 
 import re
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,19 @@ STRUCTURE_SET: Final = "1.2.840.10008.5.1.4.1.1.481.3"
 MAX_CLASSES: Final = 255
 MAX_FINDINGS: Final = 200
 MAX_MARKS: Final = 10_000
+_MAX_LISTED: Final = 10
+
+
+class Instance(NamedTuple):
+    """An image object that a mark was drawn on.
+
+    Args:
+        sop_uid: SOPInstanceUID.
+        frame: One frame of it, counted from 1 as ReferencedFrameNumber does; None: the object as a whole.
+    """
+
+    sop_uid: str
+    frame: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,7 @@ class Reference:
     Args:
         sop_uids: SOPInstanceUIDs of images that it was drawn on.
         series_uid: SeriesInstanceUID, or the name of a file that is called so.
+        all_series: Every SeriesInstanceUID that it names, also where there are several.
         frame_of_reference: FrameOfReferenceUID.
         name: File name of the image, possibly with folders; compared by `name_key`.
         study: StudyInstanceUID, for findings of a whole study.
@@ -52,13 +66,58 @@ class Reference:
     patient: str | None = None
     num_shared: int = 0
     also: "Reference | None" = None
+    all_series: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """Something about some structures of a mask that its user must know.
+
+    Args:
+        code: An `E_` code: they are not stored. A `W_` code: they are, with a doubt.
+        message: Why; no names of structures, which may hold anything.
+        numbers: The structures, as the file numbers them.
+        hint: What to do about it.
+    """
+
+    code: str
+    message: str
+    numbers: tuple[int, ...] = ()
+    hint: str = ""
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether its structures are not stored."""
+        return self.code.startswith("E_")
+
+    @property
+    def text(self) -> str:
+        """The message, with the numbers of the structures."""
+        return f"structure {listed(self.numbers)}: {self.message}" if self.numbers else self.message
+
+
+@dataclass(frozen=True)
+class Painting:
+    """A mask on a grid.
+
+    Args:
+        labels: `[X, Y, Z]`; 0 is background.
+        classes: Names of its values; without those of structures that could not be put on the grid.
+        flaws: What is not in it, and what is there with a doubt.
+    """
+
+    labels: NDArray[np.uint8]
+    classes: dict[int, str]
+    flaws: tuple[Flaw, ...] = ()
 
 
 class Painter(Protocol):
     """Parsed marks of a file that can be put on a grid."""
 
-    def paint(self, shape: Shape, affine: Affine) -> NDArray[np.uint8]:
-        """Label map `[X, Y, Z]`; see `MaskLabel.to_grid`."""
+    def paint(
+        self, shape: Shape, affine: Affine, classes: dict[int, str], sources: Collection[int] | None = None
+    ) -> Painting:
+        """The mask on a grid; see `MaskLabel.on_grid`."""
 
 
 class Placer(Protocol):
@@ -76,31 +135,46 @@ class MaskLabel:
         reference: Which image.
         classes: Names of its values, background left out.
         painter: Does it; None where only the reference is wanted.
-        rows: None: it is one thing.
+        sources: What its marks (frames, contours) say that they were drawn on: the different sets of instances, an
+            empty one for marks that do not say. Marks of one file may be drawn on several images.
+        flaws: Of structures that were not read, or read with a doubt.
     """
 
     reference: Reference
     classes: dict[int, str]
     painter: Painter | None = None
-    rows: tuple[int, ...] = ()
+    sources: tuple[frozenset[Instance], ...] = ()
+    flaws: tuple[Flaw, ...] = ()
 
-    def to_grid(self, shape: Shape, affine: Affine) -> NDArray[np.uint8]:
+    def on_grid(self, shape: Shape, affine: Affine, sources: Collection[int] | None = None) -> Painting:
         """The label map on a grid, exact: no voxel is resampled.
 
         Args:
             shape: Size (X, Y, Z) of the image.
             affine: Its voxel-centre index to RAS+ millimetres.
+            sources: Only marks drawn on these of `self.sources`; their structures are then the only classes. By default
+                all.
 
         Returns:
-            `[X, Y, Z]` uint8; 0 is background.
+            Label map, classes and everything that is not right about them. A structure of which a part cannot be put
+            there is left out as a whole.
 
         Raises:
-            InputError: `E_LABEL_GRID_MISMATCH`, it was drawn on another grid; `E_CONTOUR`, contours lie beside the
-                slices; `E_SEGMENT_OVERLAP`, a voxel has several classes.
+            InputError: `E_LABEL_GRID_MISMATCH`, it was drawn on another grid; `E_CONTOUR`, contours of all structures
+                lie beside the slices; `E_SEGMENT_OVERLAP`, a voxel has several classes.
         """
         if self.painter is None:
             raise ValueError("this mask was read for its reference only")
-        return self.painter.paint(shape, affine)
+        painting = self.painter.paint(shape, affine, self.classes, sources)
+        painting = replace(painting, flaws=(*self.flaws, *painting.flaws))
+        has_refusals = any(flaw.is_refusal for flaw in painting.flaws)
+        if not painting.classes or (has_refusals and not painting.labels.any()):
+            raise refusal_of(painting.flaws)
+        return painting
+
+    def to_grid(self, shape: Shape, affine: Affine) -> NDArray[np.uint8]:
+        """The label map of `on_grid`, `[X, Y, Z]`."""
+        return self.on_grid(shape, affine).labels
 
 
 @dataclass(frozen=True)
@@ -217,6 +291,41 @@ def refusals(why: RefusedRow, rows: Iterable[int]) -> list[RefusedRow]:
     """The row that is at fault first, then those that are refused with it."""
     others = [row for row in rows if row != why.row]
     return [why, *(RefusedRow(row, why.code, "it stands with a row that is refused", why.hint) for row in others)]
+def listed(numbers: Collection[int]) -> str:
+    """Numbers for a message: the first ten, and how many more there are."""
+    first = ", ".join(map(str, sorted(numbers)[:_MAX_LISTED]))
+    return first if len(numbers) <= _MAX_LISTED else f"{first} and {len(numbers) - _MAX_LISTED} more"
+
+
+def refusal_of(flaws: Collection[Flaw]) -> InputError:
+    """The error of a mask of which nothing is left: its first refusal."""
+    refusals = [flaw for flaw in flaws if flaw.is_refusal]
+    if not refusals:
+        return InputError("E_LABEL_VALUES", "no structure has a mark on this image")
+    return InputError(refusals[0].code, refusals[0].text, hint=refusals[0].hint)
+
+
+def overlap_error(num_voxels: int, first: Collection[int], second: Collection[int]) -> InputError:
+    """What is said where voxels belong to two classes, by the numbers of their structures in the file."""
+    return InputError(
+        "E_SEGMENT_OVERLAP",
+        f"{num_voxels} voxels of one slice belong to structure {listed(first)} and to structure {listed(second)}",
+        hint="name structures that do not overlap",
+    )
+
+
+def gap_flaw(slices: dict[int, set[int]]) -> tuple[Flaw, ...]:
+    """A note about structures that are missing on slices between others on which they are.
+
+    Args:
+        slices: Indices of the slices on which each structure has voxels.
+    """
+    missing = {number: max(found) - min(found) + 1 - len(found) for number, found in slices.items() if found}
+    numbers = tuple(number for number, count in missing.items() if count)
+    if not numbers:
+        return ()
+    most = max(missing.values())
+    return (Flaw("W_LABEL_GAPS", f"not drawn on up to {most} slices between its first and its last", numbers),)
 
 
 def file_name(path: str) -> str:

@@ -7,7 +7,7 @@ slices are named by their height in millimetres. A region marked `inclusion = FA
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 from xml.etree.ElementTree import Element, ParseError, XMLParser
@@ -20,6 +20,7 @@ from medssl_cli.formats.labels import (
     BoxLabel,
     BoxMark,
     MaskLabel,
+    Painting,
     Placed,
     Reference,
     parsed_number,
@@ -82,8 +83,10 @@ class Nodules:
         boxes = tuple(_box(members, affine) for members in _clusters(drawn, affine))
         return Placed(boxes, num_outside)
 
-    def paint(self, shape: Shape, affine: Affine) -> NDArray[np.uint8]:
-        """1 where at least two readers drew a nodule.
+    def paint(
+        self, shape: Shape, affine: Affine, classes: dict[int, str], sources: Collection[int] | None = None
+    ) -> Painting:
+        """1 where at least two readers drew a nodule; outlines name heights and no instances.
 
         Raises:
             InputError: `E_CONTOUR`, `E_LABEL_GRID_MISMATCH`.
@@ -96,7 +99,7 @@ class Nodules:
                 if one.reader == reader and not one.is_point:
                     _add_reading(mine, one)
             votes += mine
-        return (votes >= CONSENSUS).astype(np.uint8)
+        return Painting((votes >= CONSENSUS).astype(np.uint8), classes)
 
     def _on_grid(self, shape: Shape, affine: Affine) -> tuple["list[_Drawn]", int]:
         """Readings in voxel indices, and how many lie wholly above or below the image."""

@@ -5,6 +5,7 @@ import io
 import logging
 import math
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -12,14 +13,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
+from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import TEXT_VR_DELIMS
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom.window import DEFLATED, inflate
-from medssl_cli.formats.labels import MAX_CLASSES
+from medssl_cli.formats.labels import MAX_CLASSES, Instance, listed
 from medssl_cli.formats.labels.whole import BIG_ENDIAN, IMPLICIT, check_whole, read_meta
 from medssl_cli.formats.source import Source, read_bytes
 from medssl_cli.names import safe_name, unique_names
@@ -148,6 +151,45 @@ def text(dataset: Dataset, keyword: str) -> str:
     return "" if value is None else str(value).strip(" \0")
 
 
+def character_sets(dataset: Dataset) -> tuple[str, ...]:
+    """The character sets that an object or an item declares (PS3.3 C.12.1.1.2); none: its text is ASCII."""
+    written = raw(dataset, "SpecificCharacterSet").decode("latin-1")
+    sets = tuple(part.strip(" \0") for part in written.split("\\"))
+    return sets if any(sets) else ()
+
+
+def name_text(item: Dataset, keyword: str, sets: Sequence[str]) -> str:
+    """One name in the script in which it was written; empty where it is missing.
+
+    Text that is no ASCII, although no character set is declared, is read as UTF-8 if it is that, and otherwise byte by
+    byte: a wrong letter then, but never the same one for two.
+
+    Args:
+        item: Of a sequence; its own character sets go before those of the object.
+        keyword: An element of one value: a backslash in it is part of a letter.
+        sets: `character_sets` of the object.
+
+    Raises:
+        InputError: `E_NAME_ENCODING`, it holds bytes that its character sets do not have.
+    """
+    data = raw(item, keyword).strip(b" \0")
+    sets = character_sets(item) or sets
+    if data.isascii() and b"\x1b" not in data:
+        return data.decode("ascii")
+    if not sets:
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode("utf-8")
+        return data.decode("latin-1")
+    found = decode_bytes(data, convert_encodings(list(sets)), TEXT_VR_DELIMS)
+    if "\ufffd" in found or any(unicodedata.category(character) == "Cc" for character in found):
+        raise InputError(
+            "E_NAME_ENCODING",
+            "its name holds bytes that are not of the character set that the file declares",
+            hint="correct the character set where the file was made, or name other structures",
+        )
+    return found.strip()
+
+
 def uid(dataset: Dataset, keyword: str) -> str | None:
     """A UID; None where it is missing or malformed."""
     value = text(dataset, keyword)
@@ -165,36 +207,53 @@ def uids(datasets: Sequence[Dataset], keyword: str) -> frozenset[str]:
     return frozenset(found for dataset in datasets if (found := uid(dataset, keyword)))
 
 
+def instances(datasets: Sequence[Dataset]) -> frozenset[Instance]:
+    """What items of an image reference mean: objects, or frames of them (PS3.3 table 10-3).
+
+    Raises:
+        InputError: `E_TOO_BIG`, `E_VALUE_INVALID`.
+    """
+    found: set[Instance] = set()
+    for dataset in datasets:
+        sop_uid = uid(dataset, "ReferencedSOPInstanceUID")
+        if sop_uid is None:
+            continue
+        frames = decimals(dataset, "ReferencedFrameNumber", max_count=MAX_UIDS)
+        found.update(Instance(sop_uid, int(frame)) for frame in frames)
+        if not len(frames):
+            found.add(Instance(sop_uid))
+    return frozenset(found)
+
+
 def number_structures(
     names: dict[int, str], structures: Sequence[str] | None, *, keep_numbers: bool
 ) -> tuple[dict[int, int], dict[int, str]]:
     """Which value each structure of a file gets in the label map.
 
     Args:
-        names: The file's own numbers and names.
-        structures: Take these only; the first one is 1, the second 2: the same in every file, whatever it lacks.
-        keep_numbers: Without `structures`: keep the file's numbers. Otherwise number by name, from 1.
+        names: The file's own numbers and names, as they are written.
+        structures: Take these only, by their names as they are written; all structures of one such name become one
+            class. The first one is 1, the second 2: the same in every file, whatever it lacks.
+        keep_numbers: Without `structures`: keep the file's numbers, if a label map can hold them. Otherwise number by
+            name, from 1.
 
     Returns:
         Value of each of the file's numbers, and names of the values.
 
     Raises:
-        InputError: `E_LABEL_VALUES`: no structure is left, or more than 255.
+        InputError: `E_LABEL_VALUES`: no structure is left, or more than 255. `E_NAME_COLLISION`.
     """
-    clean = dict(zip(sorted(names), unique_names(names[number] for number in sorted(names)), strict=True))
     if structures is not None:
-        wanted = {safe_name(name).lower(): value for value, name in enumerate(structures, start=1)}
-        values = {number: wanted[name.lower()] for number, name in clean.items() if name.lower() in wanted}
-    elif keep_numbers:
-        values = {number: number for number in clean}
+        values, classes = _chosen(names, structures)
     else:
-        ordered = sorted(clean, key=lambda number: (clean[number].lower(), number))
-        values = {number: value for value, number in enumerate(ordered, start=1)}
+        values = _numbered(names, keep_numbers=keep_numbers)
+        clean = dict(zip(sorted(names), unique_names(names[number] for number in sorted(names)), strict=True))
+        classes = {value: clean[number] for number, value in values.items()}
     if names and structures is not None and not values:
         raise InputError(
             "E_LABEL_VALUES",
             f"none of its {len(names)} structures is one of the {len(structures)} that are asked for",
-            hint="--structures takes the names that the file has; only capitals may differ",
+            hint=_nearly(names, structures),
         )
     if not values or max(values.values()) > MAX_CLASSES:
         raise InputError(
@@ -202,7 +261,43 @@ def number_structures(
             f"{len(names)} structures, {len(values)} of them asked for; a label map holds 1 to {MAX_CLASSES}",
             hint="name the structures to take",
         )
-    return values, {value: clean[number] for number, value in values.items()}
+    return values, classes
+
+
+def _nearly(names: dict[int, str], structures: Sequence[str]) -> str:
+    """A hint that says how many names would be right but for capitals, and none of them."""
+    wanted = {unicodedata.normalize("NFC", name).strip().casefold() for name in structures}
+    count = sum(unicodedata.normalize("NFC", name).casefold() in wanted for name in names.values())
+    also = f"; {count} of them differ from what is asked for in capitals only" if count else ""
+    return f"--structures takes the names that the file has, letter by letter{also}"
+
+
+def _chosen(names: dict[int, str], structures: Sequence[str]) -> tuple[dict[int, int], dict[int, str]]:
+    """Structures by name: as the file has it, else as the cache shows it."""
+    written = {number: unicodedata.normalize("NFC", name) for number, name in names.items()}
+    shown = {number: safe_name(name) for number, name in names.items()}
+    values: dict[int, int] = {}
+    wanted: dict[int, str] = {}
+    for value, structure in enumerate(structures, start=1):
+        name = unicodedata.normalize("NFC", structure).strip()
+        found = [number for number in names if written[number] == name]
+        found = found or [number for number in names if shown[number] == name]
+        if len({written[number] for number in found}) > 1:
+            raise InputError(
+                "E_NAME_COLLISION", f"structure {listed(found)}: different names that look alike once stored"
+            )
+        for number in found:
+            values.setdefault(number, value)
+        if value in values.values():
+            wanted[value] = written[found[0]]
+    return values, dict(zip(wanted, unique_names(wanted.values()), strict=True))
+
+
+def _numbered(names: dict[int, str], *, keep_numbers: bool) -> dict[int, int]:
+    if keep_numbers and all(0 < number <= MAX_CLASSES for number in names):
+        return {number: number for number in names}
+    by_name = sorted(names, key=lambda number: (safe_name(names[number]).lower(), number))
+    return {number: value for value, number in enumerate(sorted(names) if keep_numbers else by_name, start=1)}
 
 
 def _element(keyword: str) -> str:

@@ -4,7 +4,7 @@ A frame is put on the image's grid by its position alone, so sparse frames, fram
 are stored mirrored or transposed all land where they were drawn; a frame between voxels is refused.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,28 +13,43 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from medssl_cli.errors import InputError
-from medssl_cli.formats.labels import LABEL_MAP_SEGMENTATION, SEGMENTATION, MaskLabel, Reference
+from medssl_cli.formats.labels import (
+    LABEL_MAP_SEGMENTATION,
+    SEGMENTATION,
+    Flaw,
+    Instance,
+    MaskLabel,
+    Painting,
+    Reference,
+    gap_flaw,
+    overlap_error,
+    refusal_of,
+)
 from medssl_cli.formats.labels.objects import (
+    character_sets,
     decimals,
+    instances,
     integer,
     items,
+    name_text,
     number_structures,
     only_label_errors,
-    raw,
     read_object,
     text,
     uid,
     uids,
 )
+from medssl_cli.formats.labels.seg_pixels import StoredFrames, num_frames, read_pixels
 from medssl_cli.formats.loaded import LPS_TO_RAS
 from medssl_cli.formats.source import Source
 from medssl_cli.imaging.geometry import Affine, Shape, displacement_limit_mm, is_invertible
 
 MAX_FILE_BYTES: Final = 2 * 2**30
-MAX_FRAMES: Final = 200_000
-MAX_SIDE: Final = 32_767
 MAX_SEGMENT: Final = 65_535
-_UNCOMPRESSED: Final = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+MAX_REFERENCES: Final = 5_000_000
+_BACKGROUND: Final = "125040"  # DCM: Background
+
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -42,87 +57,120 @@ class SegFrames:
     """Frames of a segmentation.
 
     Args:
-        pixels: All frames as they are stored, without gaps between them.
-        bits: Of a pixel: 1, 8 or 16.
-        frame_shape: Rows and columns.
+        pixels: As they are stored.
         segments: `[F]` segment number of each frame; 0 where pixels are segment numbers (label map).
         affines: `[F, 4, 4]`, (column, row, 0, 1) to RAS+ millimetres.
         values: Value in the label map of each segment that is wanted.
+        sources: For each frame, which of `MaskLabel.sources` it was drawn on.
         threshold: Smallest stored value that counts as marked, for frames of one segment.
+        is_label_map: Pixels are segment numbers.
     """
 
-    pixels: bytes
-    bits: int
-    frame_shape: tuple[int, int]
-    segments: NDArray[np.int64]
+    pixels: StoredFrames
+    segments: Indices
     affines: NDArray[np.float64]
     values: dict[int, int]
+    sources: tuple[int, ...]
     threshold: int = 1
+    is_label_map: bool = False
 
-    def paint(self, shape: Shape, affine: Affine) -> NDArray[np.uint8]:
-        """Label map `[X, Y, Z]`.
+    def paint(
+        self, shape: Shape, affine: Affine, classes: dict[int, str], sources: Collection[int] | None = None
+    ) -> Painting:
+        """Label map `[X, Y, Z]`; a segment of which a frame lies on no voxels of the grid is left out as a whole.
 
         Raises:
-            InputError: `E_LABEL_GRID_MISMATCH`, `E_SEGMENT_OVERLAP`, `E_LABEL_VALUES`.
+            InputError: `E_SEGMENT_OVERLAP`, `E_LABEL_FORMAT`.
         """
         labels = np.zeros(shape, dtype=np.uint8)
-        for index, number in enumerate(self.segments):
-            for value, rows, columns in self._marked(index, int(number)):
-                voxels = _voxels_of(self.affines[index], rows, columns, self.frame_shape, shape, affine)
-                taken = labels[tuple(voxels)]
-                overlap = int(np.count_nonzero((taken != 0) & (taken != value)))
-                if overlap:
-                    raise InputError(
-                        "E_SEGMENT_OVERLAP",
-                        f"{overlap} voxels of one frame belong to two segments",
-                        hint="name segments that do not overlap",
-                    )
-                labels[tuple(voxels)] = value
-        return labels
+        slices: dict[int, set[int]] = {}
+        refused: dict[int, Flaw] = {}
+        frames = [index for index, source in enumerate(self.sources) if sources is None or source in sources]
+        self._check_places(frames)
+        for index in frames:
+            for number, rows, columns in self._marked(index):
+                value = self.values[number]
+                if value in refused:
+                    continue
+                try:
+                    voxels = _voxels_of(self.affines[index], rows, columns, self.pixels.shape, shape, affine)
+                except InputError as error:
+                    refused[value] = Flaw(error.code, error.message, (number,), error.hint)
+                    continue
+                self._mark(labels, voxels, number)
+                across = voxels[2]
+                is_one_slice = bool((across == across[0]).all())
+                slices.setdefault(value, set()).update((across[:1] if is_one_slice else np.unique(across)).tolist())
+        for value in refused:
+            labels[labels == value] = 0
+        meant = classes if sources is None else {value: classes[value] for value in sorted(self._values_of(frames))}
+        drawn = {value: name for value, name in meant.items() if value not in refused}
+        by_number = {min(self._numbers(value)): found for value, found in slices.items() if value in drawn}
+        return Painting(labels, drawn, (*refused.values(), *gap_flaw(by_number)))
 
-    def _marked(self, index: int, number: int) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-        """(value, rows, columns) of the marked pixels of a frame, one class at a time."""
-        if number and number not in self.values:
+    def _mark(self, labels: NDArray[np.uint8], voxels: Indices, number: int) -> None:
+        taken = labels[tuple(voxels)]
+        if others := taken[(taken != 0) & (taken != self.values[number])].tolist():
+            raise overlap_error(len(others), self._numbers(others[0]), [number])
+        labels[tuple(voxels)] = self.values[number]
+
+    def _numbers(self, value: int) -> list[int]:
+        """Segments that have a value in the label map."""
+        return [number for number, one in self.values.items() if one == value]
+
+    def _values_of(self, frames: Sequence[int]) -> set[int]:
+        """Values that frames speak of, whether they mark any pixel or not."""
+        if not self.is_label_map:
+            return {self.values[number] for number in self.segments[frames].tolist() if number in self.values}
+        present = set().union(*(np.unique(self.pixels[index]).tolist() for index in frames))
+        return {value for number, value in self.values.items() if number in present}
+
+    def _check_places(self, frames: Sequence[int]) -> None:
+        """A segment has one frame at one place of one image: two that differ are of different time points."""
+        seen: dict[tuple[int, bytes], int] = {}
+        for index in frames:
+            number = int(self.segments[index])
+            if not self.is_label_map and number not in self.values:
+                continue
+            first = seen.setdefault((number, np.round(self.affines[index], 3).tobytes()), index)
+            if first != index and not np.array_equal(self.pixels[first], self.pixels[index]):
+                raise InputError(
+                    "E_LABEL_FORMAT",
+                    "two frames of one segment lie at one place and differ",
+                    hint="export each time point with the images that it was drawn on",
+                )
+
+    def _marked(self, index: int) -> Iterator[tuple[int, Indices, Indices]]:
+        """(segment number, rows, columns) of the marked pixels of a frame, one segment at a time."""
+        number = int(self.segments[index])
+        if not self.is_label_map:
+            if number in self.values:
+                rows, columns = np.nonzero(self.pixels[index] >= self.threshold)
+                if len(rows):
+                    yield number, rows, columns
             return
-        frame = self._frame(index)
-        if number:
-            rows, columns = np.nonzero(frame >= self.threshold)
-            if len(rows):
-                yield self.values[number], rows, columns
-            return
-        for segment in np.unique(frame):
-            if int(segment) in self.values:
+        frame = self.pixels[index]
+        for segment in np.unique(frame).tolist():
+            if segment in self.values:
                 rows, columns = np.nonzero(frame == segment)
-                yield self.values[int(segment)], rows, columns
-
-    def _frame(self, index: int) -> NDArray[np.unsignedinteger[Any]]:
-        """`[rows, columns]`; single bits lie least significant first, across byte borders (PS3.5 section 8.1.1)."""
-        rows, columns = self.frame_shape
-        size = rows * columns
-        if self.bits > 1:
-            kind = np.dtype("<u2" if self.bits == 16 else "u1")
-            return np.frombuffer(self.pixels, kind, count=size, offset=index * size * kind.itemsize).reshape(
-                rows, columns
-            )
-        first = index * size
-        packed = np.frombuffer(self.pixels, np.uint8)[first // 8 : (first + size + 7) // 8]
-        return np.unpackbits(packed, bitorder="little")[first % 8 : first % 8 + size].reshape(rows, columns)
+                yield segment, rows, columns
 
 
 def read_seg(source: Source, *, structures: Sequence[str] | None = None, fraction: float | None = None) -> MaskLabel:
     """Read a segmentation object.
 
     Args:
-        source: An uncompressed SEG of type BINARY, LABELMAP, or FRACTIONAL if `fraction` says where to cut.
+        source: A SEG of type BINARY, LABELMAP, or FRACTIONAL if `fraction` says where to cut; plain or compressed.
         structures: Take these segments only; the first becomes value 1. By default all, with their numbers as values.
         fraction: A pixel of a FRACTIONAL object counts as marked from this share (0 to 1] of the maximum on.
 
     Returns:
-        A mask; its classes are the SegmentLabels, reduced to the safe alphabet.
+        A mask; its classes are the SegmentLabels, as they may be stored (`safe_name`).
 
     Raises:
         InputError: `E_LABEL_FORMAT`, `E_PIXEL_LENGTH`, `E_VALUE_INVALID`, `E_GEOM_MISSING`, `E_LABEL_VALUES`,
-            `E_TOO_BIG`, or what `read_bytes` raises.
+            `E_NAME_ENCODING`, `E_NAME_COLLISION`, `E_TOO_BIG`, `E_TRUNCATED`, `E_CODESTREAM_MISMATCH`,
+            `E_PIXEL_DECODE`, or what `read_bytes` raises.
     """
     with only_label_errors("segmentation object"):
         return _parse(read_object(source, max_bytes=MAX_FILE_BYTES), structures, fraction)
@@ -131,23 +179,23 @@ def read_seg(source: Source, *, structures: Sequence[str] | None = None, fractio
 def _parse(dataset: Any, structures: Sequence[str] | None, fraction: float | None) -> MaskLabel:
     if text(dataset, "SOPClassUID") not in (SEGMENTATION, LABEL_MAP_SEGMENTATION):
         raise InputError("E_LABEL_FORMAT", "not a segmentation object")
-    if str(dataset.file_meta.get("TransferSyntaxUID", "")) not in _UNCOMPRESSED:
-        raise InputError("E_LABEL_FORMAT", "the segmentation is compressed or big endian", hint="store it uncompressed")
     kind = text(dataset, "SegmentationType").upper()
-    bits = integer(dataset, "BitsAllocated", low=1, high=16)
-    if bits not in {"BINARY": (1, 8), "FRACTIONAL": (8,), "LABELMAP": (8, 16)}.get(kind, ()):
-        raise InputError("E_LABEL_FORMAT", f"a segmentation of {bits} bits whose type does not go with that")
+    is_label_map = kind == "LABELMAP"
     threshold = _threshold(dataset, fraction) if kind == "FRACTIONAL" else 1
-    rows, columns = (integer(dataset, name, low=1, high=MAX_SIDE) for name in ("Rows", "Columns"))
-    num_frames = integer(dataset, "NumberOfFrames", low=1, high=MAX_FRAMES)
-    pixels = _pixels(dataset, num_frames * rows * columns, bits)
-    segments, affines = _frames(dataset, num_frames, has_segments=kind != "LABELMAP")
-    names = _segment_names(dataset)
-    if undeclared := set(segments.tolist()) - {0, *names}:
-        raise InputError("E_LABEL_VALUES", f"frames of {len(undeclared)} segments that the object does not declare")
+    pixels = read_pixels(dataset, kind)
+    frames = _frames(dataset, has_segments=not is_label_map)
+    names, flaws = _segment_names(dataset)
+    background = _background(dataset, names) if is_label_map else 0
+    names.pop(background, None)
+    used = _values_in(pixels, len(frames.segments)) if is_label_map else set(frames.segments.tolist())
+    if undeclared := used - {background} - names.keys() - flaws.keys():
+        raise InputError("E_LABEL_VALUES", f"pixels of {len(undeclared)} segments that the object does not declare")
+    told = tuple(flaws[number] for number in sorted(flaws)) if structures is None else ()
+    if flaws and not names:
+        raise refusal_of(flaws.values())
     values, classes = number_structures(names, structures, keep_numbers=True)
-    frames = SegFrames(pixels, bits, (rows, columns), segments, affines, values, threshold)
-    return MaskLabel(_reference(dataset), classes, frames)
+    painter = SegFrames(pixels, frames.segments, frames.affines, values, frames.sources, threshold, is_label_map)
+    return MaskLabel(_reference(dataset), classes, painter, tuple(frames.index_of), told)
 
 
 def _threshold(dataset: Any, fraction: float | None) -> int:
@@ -159,47 +207,106 @@ def _threshold(dataset: Any, fraction: float | None) -> int:
     return max(1, int(np.ceil(fraction * maximum)))
 
 
-def _pixels(dataset: Any, num_pixels: int, bits: int) -> bytes:
-    needed = (num_pixels * bits + 7) // 8
-    pixels = raw(dataset, "PixelData")
-    if len(pixels) not in (needed, needed + needed % 2):
-        raise InputError("E_PIXEL_LENGTH", f"{len(pixels)} bytes of pixels, the header announces {needed}")
-    return pixels
+def _values_in(pixels: StoredFrames, count: int) -> set[int]:
+    """Values that occur in a label map."""
+    counts = np.zeros(MAX_SEGMENT + 1, dtype=np.int64)
+    for index in range(count):
+        frame = np.bincount(pixels[index].ravel())
+        counts[: len(frame)] += frame
+    return set(np.flatnonzero(counts).tolist())
 
 
-def _segment_names(dataset: Any) -> dict[int, str]:
-    """SegmentNumber and SegmentLabel; number 0 is the background of a label map."""
+def _segment_names(dataset: Any) -> tuple[dict[int, str], dict[int, Flaw]]:
+    """SegmentNumber and SegmentLabel, and segments whose label cannot be read; none is without a name."""
     names: dict[int, str] = {}
+    flaws: dict[int, Flaw] = {}
+    sets = character_sets(dataset)
     for segment in items(dataset, "SegmentSequence"):
         number = integer(segment, "SegmentNumber", low=0, high=MAX_SEGMENT)
-        if number in names:
+        if number in names or number in flaws:
             raise InputError("E_LABEL_FORMAT", f"segment {number} is declared twice")
-        names[number] = text(segment, "SegmentLabel")
-    names.pop(0, None)
-    return names
+        try:
+            names[number] = (
+                name_text(segment, "SegmentLabel", sets) or _name_of_kind(segment, sets) or f"segment {number}"
+            )
+        except InputError as error:
+            flaws[number] = Flaw(error.code, error.message, (number,), error.hint)
+    return names, flaws
 
 
-def _frames(dataset: Any, num_frames: int, *, has_segments: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Segment number and affine of each frame."""
+def _name_of_kind(segment: Any, sets: Sequence[str]) -> str:
+    """What a segment without a label is by its code: the meaning of its SegmentedPropertyTypeCodeSequence."""
+    kinds = items(segment, "SegmentedPropertyTypeCodeSequence")
+    return next((name_text(kind, "CodeMeaning", sets) for kind in kinds), "")
+
+
+def _background(dataset: Any, names: dict[int, str]) -> int:
+    """The pixel value of a label map that is no segment: Pixel Padding Value (PS3.3 C.8.20.2), else 0.
+
+    Returns:
+        -1 if every value is a segment: 0 is declared as one and not as the background.
+    """
+    if "PixelPaddingValue" in dataset:
+        return integer(dataset, "PixelPaddingValue", low=0, high=MAX_SEGMENT)
+    for segment in items(dataset, "SegmentSequence"):
+        kinds = items(segment, "SegmentedPropertyTypeCodeSequence")
+        is_called_so = names.get(0, "").lower() == "background" or any(
+            text(kind, "CodeValue") == _BACKGROUND for kind in kinds
+        )
+        if text(segment, "SegmentNumber") == "0" and not is_called_so:
+            return -1
+    return 0
+
+
+@dataclass
+class _Frames:
+    """What the functional groups say about each frame."""
+
+    segments: Indices
+    affines: NDArray[np.float64]
+    sources: tuple[int, ...]
+    index_of: dict[frozenset[Instance], int]
+
+
+def _frames(dataset: Any, *, has_segments: bool) -> _Frames:
+    """Segment number, affine and source images of each frame."""
+    count = num_frames(dataset)
     shared = next(iter(items(dataset, "SharedFunctionalGroupsSequence")), Dataset())
     per_frame = items(dataset, "PerFrameFunctionalGroupsSequence")
-    if len(per_frame) != num_frames:
-        raise InputError("E_LABEL_FORMAT", f"{len(per_frame)} descriptions of {num_frames} frames")
-    segments = np.zeros(num_frames, dtype=np.int64)
-    affines = np.zeros((num_frames, 4, 4))
+    if len(per_frame) != count:
+        raise InputError("E_LABEL_FORMAT", f"{len(per_frame)} descriptions of {count} frames")
+    segments = np.zeros(count, dtype=np.int64)
+    affines = np.zeros((count, 4, 4))
+    index_of: dict[frozenset[Instance], int] = {}
+    sources: list[int] = []
+    num_references = 0
+    of_all = _source_images(shared)
     for index, groups in enumerate(per_frame):
         if has_segments:
             identification = _macro("SegmentIdentificationSequence", shared, groups)
             segments[index] = integer(identification, "ReferencedSegmentNumber", low=1, high=MAX_SEGMENT)
         affines[index] = _frame_affine(shared, groups)
-    return segments, affines
+        drawn_on = _source_images(groups) or of_all
+        num_references += len(drawn_on)
+        if num_references > MAX_REFERENCES:
+            raise InputError("E_TOO_BIG", f"more than {MAX_REFERENCES} references to source images")
+        sources.append(index_of.setdefault(drawn_on, len(index_of)))
+    return _Frames(segments, affines, tuple(sources), index_of)
+
+
+def _source_images(groups: Any) -> frozenset[Instance]:
+    """What frames were drawn on: the Derivation Image macro (PS3.3 C.7.6.16.2.6); empty where it is missing."""
+    derivations = items(groups, "DerivationImageSequence")
+    return instances([image for one in derivations for image in items(one, "SourceImageSequence")])
 
 
 def _macro(name: str, shared: Any, groups: Any) -> Any:
-    """What equals in all frames may be stated once for all of them (PS3.3 C.7.6.16)."""
+    """What equals in all frames may be stated once for all of them (PS3.3 C.7.6.16); one item of it is allowed."""
     found = items(groups, name) or items(shared, name)
     if not found:
         raise InputError("E_GEOM_MISSING", "a frame lacks its position, orientation, spacing or segment")
+    if len(found) > 1:
+        raise InputError("E_LABEL_FORMAT", f"{len(found)} items in a functional group of a frame that has one")
     return found[0]
 
 
@@ -226,17 +333,18 @@ def _reference(dataset: Any) -> Reference:
         sop_uids=uids(instances, "ReferencedSOPInstanceUID"),
         series_uid=next(iter(named)) if len(named) == 1 else None,
         frame_of_reference=uid(dataset, "FrameOfReferenceUID"),
+        all_series=named,
     )
 
 
 def _voxels_of(
     frame_affine: Affine,
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
+    rows: Indices,
+    columns: Indices,
     frame_shape: tuple[int, int],
     shape: Shape,
     affine: Affine,
-) -> NDArray[np.int64]:
+) -> Indices:
     """Voxels `[3, N]` of a grid under pixels of a frame whose pixels are voxels of that grid."""
     to_index = np.linalg.inv(affine) @ frame_affine
     steps, origin = np.rint(to_index[:3, :2]), np.rint(to_index[:3, 3])

@@ -93,7 +93,7 @@ def _step(data: bytes, at: int, levels: list[_Level]) -> int:
     if not is_open and value + length > level.limit:
         raise _truncated()
     if tag == _PIXEL_DATA and is_open:
-        raise InputError("E_LABEL_FORMAT", "the pixels are compressed", hint="store the object uncompressed")
+        return _after_fragments(data, value, level.limit)
     if tag == _ITEM or kind == b"SQ" or is_open:
         # PS3.5 6.2.2: a sequence of unknown representation and undefined length is coded implicitly.
         is_implicit = level.is_implicit or (kind == b"UN" and is_open)
@@ -101,6 +101,23 @@ def _step(data: bytes, at: int, levels: list[_Level]) -> int:
         levels.append(_Level(end, level.limit if end is None else end, is_implicit))
         return value
     return value + length
+
+
+def _after_fragments(data: bytes, at: int, limit: int) -> int:
+    """Where compressed pixels end: fragments of known length and a delimiter (PS3.5 A.4)."""
+    for _ in range(MAX_ELEMENTS):
+        if at + 8 > limit:
+            raise _truncated()
+        tag, length = _TAG.unpack_from(data, at), _WORD.unpack_from(data, at + 4)[0]
+        at += 8
+        if tag == _ENDS[1]:
+            return at
+        if tag != _ITEM:
+            raise InputError("E_LABEL_FORMAT", "the compressed pixels are not a sequence of fragments")
+        if at + length > limit:
+            raise _truncated()
+        at += length
+    raise InputError("E_DICOM_TOO_BIG", f"more than {MAX_ELEMENTS} fragments")
 
 
 def _element(data: bytes, at: int, *, is_implicit: bool) -> tuple[tuple[int, int], bytes, int, int]:

@@ -1,0 +1,291 @@
+"""From the values of stored label maps to the classes of a recipe, by what each label map calls its values.
+
+A value has a name where its label map gives it one; `class_3`, which ingest writes where nobody named the value 3, is
+none. A class takes a value by that name. It takes a value by number where the value has no name, and, if the recipe
+gives the class no names at all, everywhere; then all label maps must call that value the same.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.cache.items import LabelRecord
+from medssl_cli.classes import ANY, IGNORE, MAX_CLASSES, NOT_JUDGED, OVERLAP, Member, Members, WantedClasses, joined
+from medssl_cli.errors import UsageError
+from medssl_cli.plugins import suggest
+
+Table = NDArray[np.uint8]
+"""Class by stored value: 0 background, 1 to K, `IGNORE`. The last entry is for every larger value."""
+
+
+def named(label: LabelRecord, value: int) -> str | None:
+    """What a label map calls a value; None if nobody named it."""
+    name = label.classes.get(value)
+    return None if not name or name == f"class_{value}" else name
+
+
+def table_of(label: LabelRecord, wanted: WantedClasses) -> Table:
+    """Which values of a label map are which class.
+
+    Raises:
+        UsageError: `E_LABEL_CLASSES`, a value is of two classes.
+    """
+    values = sorted({*label.classes, *label.voxels_per_class, *((label.ignore,) if label.ignore else ())})
+    table = np.zeros(values[-1] + 2 if values else 1, dtype=np.uint8)
+    for value in values:
+        table[value] = IGNORE if value == label.ignore else _class_of(label, value, wanted)
+    return table
+
+
+def to_classes(voxels: NDArray[np.integer], table: Table) -> NDArray[np.uint8]:
+    """Classes of stored label voxels, of the same shape; values that the label map does not know are background."""
+    classes = np.empty(voxels.shape, dtype=np.uint8)
+    for number, part in enumerate(voxels):  # part by part: the indices are eight times as large as the voxels
+        classes[number] = table.take(part, mode="clip")
+    return classes
+
+
+def class_voxels(label: LabelRecord, wanted: WantedClasses) -> dict[int, int]:
+    """Voxels of each class that a label map shows."""
+    table, found = table_of(label, wanted), Counter[int]()
+    for value, count in label.voxels_per_class.items():
+        found[int(table[value])] += count
+    return {place: found[place] for place in wanted.names if found[place]}
+
+
+def tables_of(labels: Sequence[LabelRecord], wanted: WantedClasses) -> list[Table]:
+    """`table_of` of each label map; equal ones are one array."""
+    known: dict[bytes, Table] = {}
+    tables = (table_of(label, wanted) for label in labels)
+    return [known.setdefault(table.tobytes(), table) for table in tables]
+
+
+def everything_in(labels: Sequence[LabelRecord]) -> WantedClasses:
+    """A class for every name, and for every value without one, in the order of their values; at most as many as fit."""
+    first: dict[str, int] = {}
+    for label in labels:
+        for value in label.voxels_per_class:
+            name = named(label, value) or f"class_{value}"
+            first[name] = min(value, first.get(name, value))
+    ordered = sorted(first, key=lambda name: (first[name], name))[:MAX_CLASSES]
+    return WantedClasses({name: _name_or_value(name, first[name]) for name in ordered})
+
+
+def _name_or_value(name: str, value: int) -> Members:
+    return (name, value) if name == f"class_{value}" else (name,)
+
+
+def _class_of(label: LabelRecord, value: int, wanted: WantedClasses) -> int:
+    name, written = named(label, value), label.classes.get(value)
+    if _takes(wanted.ignore, value, name, written):
+        return IGNORE
+    takers = [place for place, members in enumerate(wanted.classes.values(), start=1)
+              if members == ANY or _takes(members, value, name, written)]  # fmt: skip
+    if len(takers) > 1:
+        first, second = (repr(wanted.names[place]) for place in takers[:2])
+        raise UsageError(
+            "E_LABEL_CLASSES",
+            f"value {value}, called {written!r}, is in the classes {first} and {second}",
+            hint=OVERLAP,
+        )
+    return takers[0] if takers else 0
+
+
+def _takes(members: Sequence[Member], value: int, name: str | None, written: str | None) -> bool:
+    """Whether members take a value that a label map calls so; see the top of this file."""
+    if written is not None and written in members:
+        return True
+    return value in members and (name is None or not _has_names(members))
+
+
+def _has_names(members: Sequence[Member]) -> bool:
+    return any(isinstance(member, str) for member in members)
+
+
+@dataclass(frozen=True)
+class LabelSurvey:
+    """All label maps of a set, and what a recipe makes of them.
+
+    Args:
+        labels: One per image.
+        wanted: Classes of the recipe.
+        option: Where the recipe has them, for messages.
+    """
+
+    labels: Sequence[LabelRecord]
+    wanted: WantedClasses
+    option: str = "task.classes"
+
+    def refuse_contradictions(self) -> None:
+        """Refuse what would train or score one structure under the name of another.
+
+        Raises:
+            UsageError: `E_LABEL_CLASSES`: a value with two names that the recipe takes by number, a name that no label
+                map has, or label maps without names for a recipe that has nothing else.
+        """
+        self.refuse_two_names()
+        self._refuse_nameless()
+        for name, members in self.wanted.classes.items():
+            if members != ANY:
+                self._refuse_unknown(name, members)
+        self._refuse_unknown("ignore", self.wanted.ignore)
+
+    def refuse_two_names(self) -> None:
+        """Refuse a value that is taken by number and that label maps call by different names.
+
+        Raises:
+            UsageError: `E_LABEL_CLASSES`.
+        """
+        for members in (*self.wanted.classes.values(), self.wanted.ignore):
+            if members != ANY:
+                self._refuse_two_names(members)
+
+    def refuse_strangers(self) -> None:
+        """Refuse label maps that mark something and have nothing in common with the classes.
+
+        Raises:
+            UsageError: `E_LABEL_CLASSES`.
+        """
+        if self._left_out and not self._values_by_class:
+            raise UsageError(
+                "E_LABEL_CLASSES",
+                f"the label maps have {joined(sorted(self._left_out))}, the model {joined(list(self.wanted.classes))}",
+                hint="score it with labels that have its names; name another set with --label-set",
+            )
+
+    def notes(self) -> list[str]:
+        """What a user should know of the way from values to classes, one line each."""
+        lines = []
+        values_by_class = self._values_by_class
+        moved = {name: values_by_class[name] for name in self.wanted.classes if len(values_by_class.get(name, ())) > 1}
+        if any(len(self._names.get(value, ())) > 1 for value in self._names) or self._is_moved:
+            values = "; ".join(f"{name} is value {' or '.join(map(str, sorted(v)))}" for name, v in moved.items())
+            lines.append(f"classes are matched by name, not by value{': ' * bool(values)}{values}")
+        if self._left_out:
+            counted = [
+                f"{name} ({number} image{'s' * (number > 1)})" for name, number in sorted(self._left_out.items())
+            ]
+            lines.append(
+                f"W_LABELS_LEFT_OUT: labels that the recipe does not name are background: {joined(counted, 8)}"
+            )
+        return lines
+
+    def unseen(self) -> list[str]:
+        """Names of classes of which no label map has a voxel."""
+        seen = {place for _, _, place in self._found}
+        return [name for place, name in self.wanted.names.items() if place not in seen]
+
+    @cached_property
+    def _found(self) -> list[tuple[int, int, int]]:
+        """(number of the label map, value that it shows, class) of all of them."""
+        tables = tables_of(self.labels, self.wanted)
+        return [(number, value, int(tables[number][value]))
+                for number, label in enumerate(self.labels) for value in label.voxels_per_class]  # fmt: skip
+
+    @cached_property
+    def _names(self) -> Mapping[int, set[str]]:
+        """Names of each value, over all label maps."""
+        found: dict[int, set[str]] = defaultdict(set)
+        for label in self.labels:
+            for value in label.classes:
+                if (name := named(label, value)) is not None:
+                    found[value].add(name)
+        return found
+
+    @cached_property
+    def _written(self) -> list[str]:
+        """All that label maps call anything, with the name that `LabelRecord.ignore` goes by."""
+        names = {name for label in self.labels for name in label.classes.values()}
+        return sorted(names | {NOT_JUDGED for label in self.labels if label.ignore is not None})
+
+    @cached_property
+    def _nameless(self) -> frozenset[int]:
+        """Values with voxels that some label map does not name."""
+        return frozenset(
+            value for label in self.labels for value in label.voxels_per_class if named(label, value) is None
+        )
+
+    @cached_property
+    def _values_by_class(self) -> dict[str, set[int]]:
+        found: dict[str, set[int]] = defaultdict(set)
+        for _, value, place in self._found:
+            if name := self.wanted.names.get(place):
+                found[name].add(value)
+        return found
+
+    @property
+    def _is_moved(self) -> bool:
+        """Whether a value that the recipe gives beside a name is another in some label map."""
+        for name, members in self.wanted.classes.items():
+            values = {member for member in members if isinstance(member, int)}
+            if members != ANY and _has_names(members) and values and self._values_by_class.get(name, set()) - values:
+                return True
+        return False
+
+    @cached_property
+    def _left_out(self) -> Counter[str]:
+        """In how many images a name, or a value without one, is of no class."""
+        missed = ((number, value) for number, value, place in self._found if place == 0)
+        images = {(number, named(self.labels[number], value) or f"value {value}") for number, value in missed}
+        return Counter(name for _, name in images)
+
+    def _refuse_two_names(self, members: Sequence[Member]) -> None:
+        """A value that is taken by number must be one thing."""
+        for value in (member for member in members if isinstance(member, int)):
+            names = sorted(self._names.get(value, ()))
+            if not _has_names(members):
+                if len(names) > 1:
+                    self._refuse_value(value, f"{names[0]!r} in some label maps and {names[1]!r} in others", names)
+            elif value in self._nameless and (others := [name for name in names if name not in members]):
+                self._refuse_value(value, f"{others[0]!r} in some label maps and nothing in others", others)
+
+    def _refuse_value(self, value: int, called: str, names: Sequence[str]) -> None:
+        entries = ", ".join(f"{name}: [{name}]" for name in names)
+        raise UsageError(
+            "E_LABEL_CLASSES",
+            f"value {value} is called {called}: it cannot be taken by number",
+            hint=f"take it by name, {self.option}: {{{entries}}}; or ingest labels with names for all images",
+        )
+
+    def _refuse_unknown(self, name: str, members: Sequence[Member]) -> None:
+        """A name that no label map has is a mistake, unless a value stands for it where there are no names."""
+        missing = [member for member in members if isinstance(member, str) and member not in self._written]
+        values = [member for member in members if isinstance(member, int)]
+        if not missing or not self.labels or (values and (self._values_by_class.get(name) or not self._names)):
+            return
+        for value in values:
+            for other in sorted(self._names.get(value, ())):
+                raise UsageError(
+                    "E_LABEL_CLASSES",
+                    f"value {value} is {missing[0]!r} in the recipe and {other!r} in the label maps",
+                    hint=f"if they are the same, write {self.option}: {{{name}: [{other}]}}",
+                )
+        raise UsageError(
+            "E_LABEL_CLASSES",
+            f"no label map has {missing[0]!r}; they have {joined(self._written)}",
+            hint=suggest(missing[0], self._written),
+        )
+
+    def _refuse_nameless(self) -> None:
+        """Label maps without any name say nothing to a recipe that goes by names."""
+        bare = {number for number, label in enumerate(self.labels)
+                if not any(named(label, value) for value in label.classes)}  # fmt: skip
+        written = {name for number in bare for name in self.labels[number].classes.values()}
+        by_name = [
+            name
+            for name, members in self.wanted.classes.items()
+            if members != ANY and all(isinstance(member, str) and member not in written for member in members)
+        ]
+        unclear = sorted({value for number, value, place in self._found if number in bare and place == 0})
+        if by_name and unclear:
+            values, name = ", ".join(map(str, unclear[:8])), by_name[0]
+            raise UsageError(
+                "E_LABEL_CLASSES",
+                f"{len(bare)} of {len(self.labels)} label maps have no names, only values {values}: "
+                f"{name!r} cannot be found by name",
+                hint=f"add the value, {self.option}: {{{name}: [{name}, {unclear[0]}]}}",
+            )

@@ -1,0 +1,115 @@
+"""A recipe before it costs anything: every fault at once, and whether a cache has what it needs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from medssl_cli import plugins
+from medssl_cli.cache.splits import held_out_patients, split_items
+from medssl_cli.cache.store import Cache
+from medssl_cli.engine.build import build_backbone, build_method, check_canvas, check_recipe
+from medssl_cli.engine.labelled import labelled_entries
+from medssl_cli.engine.selection import images_of, volumes_of
+from medssl_cli.engine.supervision import supervision_of
+from medssl_cli.engine.talk import Talk
+from medssl_cli.errors import UsageError
+from medssl_cli.faults import model_faults, refuse_faults
+from medssl_cli.recipe import Named, Recipe, TaskRecipe, raw_recipe, recipe_kind
+
+T = TypeVar("T")
+
+
+def checked_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """A recipe that can be built: its keys and values, its task or method, its backbone, and their sizes.
+
+    Raises:
+        UsageError: `E_RECIPE` with one line per fault; a single fault under its own code.
+    """
+    document = raw_recipe(path, overrides)
+    kind = recipe_kind(document)
+    faults = _Faults(path.name)
+    recipe = faults.validated(kind, document)
+    part = "task" if kind is TaskRecipe else "method"
+    module = faults.attempt(lambda: plugins.load(part, document[part]["name"])) if _is_named(document, part) else None
+    if module is not None:
+        options = {key: value for key, value in document[part].items() if key != "name"}
+        faults.validated(module.Options, options, prefix=f"{part}.")
+    backbone = None
+    if _is_named(document, "backbone"):
+        backbone = faults.attempt(lambda: build_backbone(Named.model_validate(document["backbone"])))
+    if recipe is not None and module is not None and backbone is not None:
+        faults.attempt(lambda: check_canvas(recipe, backbone, module))
+    faults.refuse()
+    assert recipe is not None
+    check_recipe(recipe)
+    return recipe
+
+
+def check_with_cache(recipe: Recipe, cache: Cache, talk: Talk) -> str:
+    """Whether a cache has images and labels that a training by the recipe could begin with; what it has, in one line.
+
+    Raises:
+        MedsslError: What the training itself would be refused with.
+    """
+    if isinstance(recipe, TaskRecipe):
+        supervision = supervision_of(recipe)
+        usable = supervision.usable(cache, talk)
+        split = split_items(
+            cache.records(), usable, seed=recipe.split_seed, fold=0, num_val=recipe.max_validation_patients
+        )
+        supervision.check(cache, usable, split, talk)
+        return f"{len(usable)} images: {len(split.train)} train, {len(split.val)} validation, {len(split.test)} test"
+    everything, views = cache.entries(), build_method(recipe).views()
+    modality = recipe.data.modality
+    usable_entries = (
+        volumes_of(everything, modality=modality, talk=talk)
+        if views.slices is None
+        else images_of(everything, modality=modality)
+    )
+    held_out = held_out_patients(everything, recipe.split_seed)
+    if views.labelled is not None:
+        labelled_entries(cache, usable_entries, views.labelled, held_out, talk)
+    return f"{sum(entry.patient_key not in held_out for entry in usable_entries)} images"
+
+
+def _is_named(document: dict[str, Any], part: str) -> bool:
+    section = document.get(part)
+    return isinstance(section, dict) and isinstance(section.get("name"), str)
+
+
+class _Faults:
+    """Faults of a recipe, collected.
+
+    Args:
+        source: Name of the file.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._lines: list[str] = []
+        self._errors: list[UsageError] = []
+
+    def validated(self, model: type[Any], document: Any, *, prefix: str = "") -> Any:
+        """The document as a model, or None."""
+        assert issubclass(model, BaseModel)
+        found = model_faults(model, document)
+        self._lines += [prefix + line for line in found]
+        return None if found else model.model_validate(document)
+
+    def attempt(self, work: Callable[[], T]) -> T | None:
+        """What a call returns, or None if it is refused."""
+        try:
+            return work()
+        except UsageError as error:
+            self._errors.append(error)
+            return None
+
+    def refuse(self) -> None:
+        """Raise what was found, if anything."""
+        if len(self._errors) == 1 and not self._lines:
+            raise self._errors[0]
+        lines = self._lines + [f"{error.message} ({error.hint})" for error in self._errors]
+        if lines:
+            refuse_faults(lines, source=self._source)
