@@ -291,6 +291,8 @@ def refusals(why: RefusedRow, rows: Iterable[int]) -> list[RefusedRow]:
     """The row that is at fault first, then those that are refused with it."""
     others = [row for row in rows if row != why.row]
     return [why, *(RefusedRow(row, why.code, "it stands with a row that is refused", why.hint) for row in others)]
+
+
 def listed(numbers: Collection[int]) -> str:
     """Numbers for a message: the first ten, and how many more there are."""
     first = ", ".join(map(str, sorted(numbers)[:_MAX_LISTED]))
