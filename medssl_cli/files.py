@@ -10,14 +10,16 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from medssl_cli.errors import StorageError
 
 TEMPORARY_PREFIX: Final = ".tmp-"
+MAX_DOCUMENT_BYTES: Final = 2**30
 
 
 @contextlib.contextmanager
@@ -61,6 +63,36 @@ def write_json(path: Path, document: Any) -> None:
 def json_bytes(document: Any) -> bytes:
     """Canonical, human-readable JSON; NaN is refused."""
     return (json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def read_regular(path: Path, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
+    """A file of unknown origin, whole. A pipe or a device is refused at once: reading one may never end.
+
+    Raises:
+        ValueError: It is no regular file, or larger than that.
+        OSError: It cannot be read.
+    """
+    with open_regular(path) as stream:
+        data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"larger than {max_bytes} bytes")
+    return data
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A file of unknown origin, opened for reading without waiting for anybody.
+
+    Raises:
+        ValueError: It is no regular file.
+        OSError: It cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("not a regular file")
+    with os.fdopen(descriptor, "rb") as stream:
+        yield stream
 
 
 def sync_file(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from medssl_cli.cache.publish import publish_first, unreadable
 from medssl_cli.errors import GateError
-from medssl_cli.files import storage_errors
+from medssl_cli.files import open_regular, storage_errors
 
 Level = Literal["patient", "study", "series", "frame_of_reference", "item", "source"]
 KEY_BYTES: Final = 32
@@ -74,9 +74,9 @@ def load_key(path: Path) -> bytes:
         StorageError: `E_IO`.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             key = stream.read(KEY_BYTES + 1)
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise GateError("E_KEY", "the site key is gone", hint="restore it, or name it with --key-file") from error
     except OSError as error:
         raise unreadable("the site key", error) from error

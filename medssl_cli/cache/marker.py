@@ -11,9 +11,18 @@ from medssl_cli.cache.keys import KEY_FILE, Pseudonyms, create_key, load_key, si
 from medssl_cli.cache.publish import publish_first, unreadable
 from medssl_cli.cache.words import FORMAT_VERSION
 from medssl_cli.errors import GateError, UsageError
-from medssl_cli.files import TEMPORARY_PREFIX, remove_temporaries, storage_errors, sync_directory, write_json
+from medssl_cli.files import (
+    TEMPORARY_PREFIX,
+    read_regular,
+    remove_temporaries,
+    storage_errors,
+    sync_directory,
+    write_json,
+)
+from medssl_cli.plain_json import parse_json
 
 MARKER: Final = "cache.json"
+MAX_BYTES: Final = 2**16
 Place = Literal["cache", "site", "file"]
 
 
@@ -81,14 +90,14 @@ def read_marker(root: Path) -> Marker:
         StorageError: `E_IO`.
     """
     try:
-        document = json.loads((root / MARKER).read_bytes())
+        document = parse_json(read_regular(root / MARKER, max_bytes=MAX_BYTES))
         version = int(document["format_version"])
         if version > FORMAT_VERSION:
             raise UsageError("E_CACHE_VERSION", f"cache format {version} is newer than this medssl ({FORMAT_VERSION})")
         return Marker(**document)
     except OSError as error:
         raise unreadable(MARKER, error) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise GateError("E_CACHE_CORRUPT", f"{MARKER} is damaged", hint="restore it from a backup") from error
 
 

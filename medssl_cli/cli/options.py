@@ -1,5 +1,6 @@
 """Options that several commands share, each defined once."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,12 @@ TaskOption = Annotated[
     str, typer.Option("--task", help="Name of a task recipe, or a YAML file.", autocompletion=_complete_task)
 ]
 DEFAULT_CACHE = Path("medssl-cache")
+
+
+def num_threads(given: int | None = None) -> int | None:
+    """Threads of ONNX Runtime: as given, else as OMP_NUM_THREADS says; None for as many as there are cores."""
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list speaks of nested loops, too
+    return given or (int(said) or None if said.isdecimal() else None)
 
 
 def models_folder(given: Path | None) -> Path:

@@ -179,6 +179,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "take the spacing, grid and crop size that medssl recipes plan proposes for the cache",
     ),
     "E_NO_RUN": Code("The folder is not a medssl run", "name a folder under ./runs"),
+    "E_RUN_CORRUPT": Code(
+        "A file of the run is damaged, or was changed after it was written",
+        "restore the run folder from a copy, or remove it and train again",
+    ),
     "E_RUN_UNFINISHED": Code(
         "The run has no checkpoint that could be used", "run the command that made it again until it is finished"
     ),
@@ -186,9 +190,20 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The exported model does not give the trained model's answers",
         "no file was written; please report the recipe and the versions that medssl doctor prints",
     ),
+    "W_PROOF_EMPTY": Code(
+        "The exported model marks nothing in any image of the proof; masks were compared on noise only",
+        "look at the model with medssl evaluate; compare more images with --cases",
+    ),
     "E_NO_MODEL": Code("No installed model of that name", "medssl models ls lists those that are installed"),
     "E_MODEL_INVALID": Code("The ONNX file is not a medssl model", "write one with: medssl export RUN model.onnx"),
-    "E_RUNTIME": Code("ONNX Runtime failed while it computed", "free memory, or try --device cpu"),
+    "E_RUNTIME": Code(
+        "ONNX Runtime failed while it computed, or the model's output is wrong or not finite",
+        "look at the scan's values and at the model: medssl evaluate scores it, medssl export makes it anew",
+    ),
+    "E_MODEL_LIMIT": Code(
+        "The model takes more memory or time than a model of its size should",
+        "use only models that you trust; medssl infer --help says which options allow one more memory and time",
+    ),
     "E_MODEL_CORRUPT": Code(
         "The ONNX file does not match its recorded SHA-256",
         "copy the file again from where it came, or export it again",
@@ -218,6 +233,14 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     "W_SEG_NOT_WRITTEN": Code(
         "The series' headers do not allow a DICOM SEG; the NIfTI mask was written",
         "use the NIfTI mask; the code beside this one says what the headers lack",
+    ),
+    "E_SEG_SOURCE": Code(
+        "The slices of the series have no UIDs that a DICOM SEG could name",
+        "use the NIfTI mask; or repair the UIDs in the archive, then run again",
+    ),
+    "W_SEG_ATTRIBUTES": Code(
+        "Attributes of the series break the DICOM standard: in the DICOM SEG they are repaired or left out",
+        "nothing for the mask; the message names the attributes, which are worth a look in the archive",
     ),
     "W_EMPTY_SEGMENTATION": Code(
         "The model found none of its structures", "nothing if it is true; else check the modality and the body part"

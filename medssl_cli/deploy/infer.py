@@ -22,6 +22,7 @@ from medssl_cli.parallel import supervised_map
 
 if TYPE_CHECKING:
     from medssl_cli.formats.dicom import SeriesPart
+    from medssl_cli.formats.dicom_seg import SegmentationObject
 
 Output = Literal["nifti", "seg", "preview"]
 Kind = Literal["nifti", "dicom", "files"]
@@ -209,14 +210,19 @@ class _Job:
         mask = self.mask_file or self.folder / f"{scan.name}_{bundle.task}.nii.gz"
         stem = _stem(mask)
         files: dict[Path, bytes] = {}
+        message = ""
         if "nifti" in self.outputs:
             is_compressed = mask.name.lower().endswith(".gz")
             files[mask] = nifti_mask(labels, volume.affine, like_header=header, is_compressed=is_compressed)
         if "seg" in self.outputs and scan.series is not None:
             try:
-                files[mask.with_name(f"{stem}.dcm")] = self._seg(scan, volume, labels)
+                made = self._seg(scan.series, volume, labels)
+                files[mask.with_name(f"{stem}.dcm")] = made.data
+                message = made.note
+                warnings += ["W_SEG_ATTRIBUTES"] if message else []
             except InputError as error:
                 warnings += ["W_SEG_NOT_WRITTEN", error.code]
+                message = f"no DICOM SEG: {error.message}"
         publish(files, overwrite=self.overwrite)
         names = [path.name for path in files]
         if "preview" in self.outputs and self.preview is not None:
@@ -227,6 +233,7 @@ class _Job:
             scan.name,
             "done",
             kind,
+            message=message,
             warnings=tuple(dict.fromkeys(warnings)),
             shape=volume.shape,
             spacing_mm=volume.spacing_mm,
@@ -234,14 +241,12 @@ class _Job:
             outputs=tuple(names),
         )
 
-    def _seg(self, scan: Scan, volume: Volume, labels: NDArray[np.uint8]) -> bytes:
+    def _seg(self, series: "SeriesPart", volume: Volume, labels: NDArray[np.uint8]) -> "SegmentationObject":
         from medssl_cli.formats.dicom_seg import write_segmentation
 
-        headers = scan.series.headers if scan.series is not None else ()
-        sources = list(dict.fromkeys(header.source for header in headers if isinstance(header.source, Path)))
         return write_segmentation(
             labels,
-            sources,
+            series.headers,
             self.model.bundle.classes,
             affine=volume.affine,
             model_sha256=self.model.sha256,

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.formats.dicom import group_headers, read_headers
-from medssl_cli.formats.dicom_seg import read_segmentation, write_segmentation
+from medssl_cli.formats.dicom_seg import write_segmentation
+from medssl_cli.formats.seg_frames import read_segmentation
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import Preprocessing
 from tests.dicom_factory import analytic_phantom, write_volume
@@ -179,9 +180,9 @@ def test_the_analytic_phantom_survives_the_whole_way_and_back(tmp_path: Path, na
     (part,), _ = group_headers(
         [header for path in sorted((tmp_path / "ct").iterdir()) for header in read_headers(path)]
     )
-    sources = [header.source for header in part.headers]
     names = {value: f"remainder {value}" for value in (1, 2, 3)}
-    data = write_segmentation(labels, sources, names, affine=affine, model_sha256="0" * 64, algorithm_name="test")
+    made = write_segmentation(labels, part.headers, names, affine=affine, model_sha256="0" * 64, algorithm_name="test")
+    data = made.data
     (tmp_path / "labels.dcm").write_bytes(data)
     again, place = seg(tmp_path / "labels.dcm")
 

@@ -17,8 +17,8 @@ from pydicom.uid import RLELossless
 from medssl_cli.deploy.infer import InferReport, infer
 from medssl_cli.errors import Exit, GateError, NothingUsableError, UsageError
 from medssl_cli.formats.dicom import write_ct_series
-from medssl_cli.formats.dicom_seg import read_segmentation
 from medssl_cli.formats.nifti import encode_nifti, read_nifti, write_nifti
+from medssl_cli.formats.seg_frames import read_segmentation
 from medssl_cli.imaging.geometry import reorient_to_ras
 from medssl_cli.imaging.volume import Volume
 from tests.environment import ENVIRONMENT

@@ -279,8 +279,8 @@ def test_a_label_map_of_16_bits_and_of_palette_colours_is_read(tmp_path: Path) -
 
     mask = read_seg(path)
 
-    assert mask.classes == {1: "organ 700", 2: "organ 65535"}
-    assert np.array_equal(mask.to_grid(SHAPE, affine), blocks())
+    assert mask.classes == {700: "organ 700", 65_535: "organ 65535"}
+    assert np.array_equal(mask.to_grid(SHAPE, affine), labels)
 
 
 def test_values_of_a_label_map_that_no_segment_declares_are_refused(tmp_path: Path) -> None:
@@ -349,7 +349,8 @@ def test_compressed_segmentations_are_read(tmp_path: Path, syntax: str, kind: st
         path = label_map(tmp_path / "seg.dcm", labels.astype(np.uint16) * factor, [factor, 2 * factor], affine)
     compressed(path, syntax)
 
-    assert np.array_equal(read_seg(path, fraction=0.5).to_grid(labels.shape, affine), labels)
+    found = read_seg(path, fraction=0.5).to_grid(labels.shape, affine)
+    assert np.array_equal(found, labels.astype(np.uint16) * (300 if kind == "LABELMAP16" else 1))
 
 
 @pytest.mark.parametrize(
@@ -357,11 +358,13 @@ def test_compressed_segmentations_are_read(tmp_path: Path, syntax: str, kind: st
     [
         (JPEG2000Lossless, {"Rows": 34}, "E_CODESTREAM_MISMATCH"),
         (JPEG2000Lossless, {"Columns": 44}, "E_CODESTREAM_MISMATCH"),
-        (JPEG2000Lossless, {"BitsStored": 9}, "E_VALUE_INVALID"),
+        (JPEG2000Lossless, {"BitsStored": 9}, "E_CODESTREAM_MISMATCH"),
+        (RLELossless, {"Rows": 34}, "E_CODESTREAM_MISMATCH"),
+        (RLELossless, {"Columns": 44}, "E_CODESTREAM_MISMATCH"),
         (RLELossless, {"NumberOfFrames": 4}, "E_PIXEL_LENGTH"),
         (RLELossless, {"NumberOfFrames": 6}, "E_TRUNCATED"),
     ],
-    ids=["rows", "columns", "bits", "fewer-frames", "more-frames"],
+    ids=["rows", "columns", "bits", "rle-rows", "rle-columns", "fewer-frames", "more-frames"],
 )
 def test_a_compressed_segmentation_whose_header_lies_is_refused(
     tmp_path: Path, syntax: str, attributes: dict[str, int], code: str
@@ -409,13 +412,13 @@ def test_all_segments_of_one_name_are_taken_and_kept_apart_without_a_choice(tmp_
     assert read_seg(path).classes == {1: "Lesion", 2: "Lesion_2"}
 
 
-def test_segments_with_numbers_above_those_of_a_label_map_are_numbered_anew(tmp_path: Path) -> None:
+def test_segments_keep_numbers_above_255(tmp_path: Path) -> None:
     affine = oblique()
     frames = [(300 * number, pixels, place) for number, pixels, place in slices_of(blocks(), affine)]
     path = seg(tmp_path / "seg.dcm", frames, SegmentSequence=[_segment(600, "b"), _segment(300, "a")])
 
-    assert read_seg(path).classes == {1: "a", 2: "b"}
-    assert np.array_equal(read_seg(path).to_grid(SHAPE, affine), blocks())
+    assert read_seg(path).classes == {300: "a", 600: "b"}
+    assert np.array_equal(read_seg(path).to_grid(SHAPE, affine), blocks().astype(np.uint16) * 300)
 
 
 def test_a_segment_beside_the_grid_costs_no_other(tmp_path: Path) -> None:

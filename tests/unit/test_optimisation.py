@@ -232,3 +232,13 @@ def test_implicit_randomness_is_a_function_of_the_stream_and_leaves_no_trace() -
     assert torch.equal(first, again)
     assert torch.equal(after, expected)
     assert math.isfinite(float(first.sum()))
+
+
+def test_within_a_time_limit_a_warm_up_in_steps_counts_steps_and_the_cosine_spans_the_time() -> None:
+    schedule = Schedule(warmup_steps=4)
+
+    rising = [learning_rate(0.1 * step, 2.0, schedule, step=step) for step in range(4)]
+
+    assert rising == pytest.approx([0.0, 0.5, 1.0, 1.5])
+    assert learning_rate(0.5, 2.0, schedule, step=4) == pytest.approx(1.0)
+    assert learning_rate(1.0, 2.0, schedule, step=9) == pytest.approx(0.0)

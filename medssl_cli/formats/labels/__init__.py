@@ -22,9 +22,12 @@ SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP_SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.7"
 STRUCTURE_SET: Final = "1.2.840.10008.5.1.4.1.1.481.3"
 MAX_CLASSES: Final = 255
+MAX_VALUE: Final = 65_535
 MAX_FINDINGS: Final = 200
 MAX_MARKS: Final = 10_000
 _MAX_LISTED: Final = 10
+
+LabelMap = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 class Instance(NamedTuple):
@@ -101,12 +104,12 @@ class Painting:
     """A mask on a grid.
 
     Args:
-        labels: `[X, Y, Z]`; 0 is background.
+        labels: `[X, Y, Z]`, uint8 or uint16; 0 is background.
         classes: Names of its values; without those of structures that could not be put on the grid.
         flaws: What is not in it, and what is there with a doubt.
     """
 
-    labels: NDArray[np.uint8]
+    labels: LabelMap
     classes: dict[int, str]
     flaws: tuple[Flaw, ...] = ()
 
@@ -172,7 +175,7 @@ class MaskLabel:
             raise refusal_of(painting.flaws)
         return painting
 
-    def to_grid(self, shape: Shape, affine: Affine) -> NDArray[np.uint8]:
+    def to_grid(self, shape: Shape, affine: Affine) -> LabelMap:
         """The label map of `on_grid`, `[X, Y, Z]`."""
         return self.on_grid(shape, affine).labels
 
@@ -291,6 +294,13 @@ def refusals(why: RefusedRow, rows: Iterable[int]) -> list[RefusedRow]:
     """The row that is at fault first, then those that are refused with it."""
     others = [row for row in rows if row != why.row]
     return [why, *(RefusedRow(row, why.code, "it stands with a row that is refused", why.hint) for row in others)]
+
+
+def blank_labels(shape: Shape, values: Collection[int], order: Literal["C", "F"] = "C") -> LabelMap:
+    """A label map of background only, of as many bits as some values need."""
+    if max(values, default=0) <= np.iinfo(np.uint8).max:
+        return np.zeros(shape, dtype=np.uint8, order=order)
+    return np.zeros(shape, dtype=np.uint16, order=order)
 
 
 def listed(numbers: Collection[int]) -> str:

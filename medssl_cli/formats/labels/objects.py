@@ -22,7 +22,7 @@ from pydicom.valuerep import TEXT_VR_DELIMS
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom.window import DEFLATED, inflate
-from medssl_cli.formats.labels import MAX_CLASSES, Instance, listed
+from medssl_cli.formats.labels import MAX_VALUE, Instance, listed
 from medssl_cli.formats.labels.whole import BIG_ENDIAN, IMPLICIT, check_whole, read_meta
 from medssl_cli.formats.source import Source, read_bytes
 from medssl_cli.names import safe_name, unique_names
@@ -241,7 +241,7 @@ def number_structures(
         Value of each of the file's numbers, and names of the values.
 
     Raises:
-        InputError: `E_LABEL_VALUES`: no structure is left, or more than 255. `E_NAME_COLLISION`.
+        InputError: `E_LABEL_VALUES`: no structure is left, or more than 65,535. `E_NAME_COLLISION`.
     """
     if structures is not None:
         values, classes = _chosen(names, structures)
@@ -255,10 +255,10 @@ def number_structures(
             f"none of its {len(names)} structures is one of the {len(structures)} that are asked for",
             hint=_nearly(names, structures),
         )
-    if not values or max(values.values()) > MAX_CLASSES:
+    if not values or max(values.values()) > MAX_VALUE:
         raise InputError(
             "E_LABEL_VALUES",
-            f"{len(names)} structures, {len(values)} of them asked for; a label map holds 1 to {MAX_CLASSES}",
+            f"{len(names)} structures, {len(values)} of them asked for; a label map holds 1 to {MAX_VALUE}",
             hint="name the structures to take",
         )
     return values, classes
@@ -294,7 +294,7 @@ def _chosen(names: dict[int, str], structures: Sequence[str]) -> tuple[dict[int,
 
 
 def _numbered(names: dict[int, str], *, keep_numbers: bool) -> dict[int, int]:
-    if keep_numbers and all(0 < number <= MAX_CLASSES for number in names):
+    if keep_numbers and all(0 < number <= MAX_VALUE for number in names):
         return {number: number for number in names}
     by_name = sorted(names, key=lambda number: (safe_name(names[number]).lower(), number))
     return {number: value for value, number in enumerate(sorted(names) if keep_numbers else by_name, start=1)}

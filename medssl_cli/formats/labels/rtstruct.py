@@ -20,9 +20,11 @@ from medssl_cli.formats.labels import (
     STRUCTURE_SET,
     Flaw,
     Instance,
+    LabelMap,
     MaskLabel,
     Painting,
     Reference,
+    blank_labels,
     gap_flaw,
     overlap_error,
     refusal_of,
@@ -90,7 +92,8 @@ class Contours:
         Raises:
             InputError: `E_SEGMENT_OVERLAP`.
         """
-        labels = np.zeros(shape, dtype=np.uint8, order="F")  # whole slices are written: one after the other in memory
+        # Whole slices are written: one after the other in memory.
+        labels = blank_labels(shape, self.by_value, order="F")
         drawn: dict[int, str] = {}
         notes: list[Flaw] = []
         slices: dict[int, set[int]] = {}
@@ -106,9 +109,9 @@ class Contours:
                 self._mark(labels[:, :, index], mask, value)
             drawn[value] = classes[value]
             slices[structures[0].number] = {index for index, mask in masks.items() if mask.any()}
-        return Painting(np.ascontiguousarray(labels), drawn, (*_together(notes), *gap_flaw(slices)))
+        return Painting(labels.copy(), drawn, (*_together(notes), *gap_flaw(slices)))
 
-    def _mark(self, labels: NDArray[np.uint8], mask: NDArray[np.bool_], value: int) -> None:
+    def _mark(self, labels: LabelMap, mask: NDArray[np.bool_], value: int) -> None:
         taken = labels[mask]
         if taken.any():
             other = int(taken[taken != 0][0])

@@ -18,9 +18,11 @@ from medssl_cli.formats.labels import (
     SEGMENTATION,
     Flaw,
     Instance,
+    LabelMap,
     MaskLabel,
     Painting,
     Reference,
+    blank_labels,
     gap_flaw,
     overlap_error,
     refusal_of,
@@ -82,7 +84,7 @@ class SegFrames:
         Raises:
             InputError: `E_SEGMENT_OVERLAP`, `E_LABEL_FORMAT`.
         """
-        labels = np.zeros(shape, dtype=np.uint8)
+        labels = blank_labels(shape, self.values.values())
         slices: dict[int, set[int]] = {}
         refused: dict[int, Flaw] = {}
         frames = [index for index, source in enumerate(self.sources) if sources is None or source in sources]
@@ -108,7 +110,7 @@ class SegFrames:
         by_number = {min(self._numbers(value)): found for value, found in slices.items() if value in drawn}
         return Painting(labels, drawn, (*refused.values(), *gap_flaw(by_number)))
 
-    def _mark(self, labels: NDArray[np.uint8], voxels: Indices, number: int) -> None:
+    def _mark(self, labels: LabelMap, voxels: Indices, number: int) -> None:
         taken = labels[tuple(voxels)]
         if others := taken[(taken != 0) & (taken != self.values[number])].tolist():
             raise overlap_error(len(others), self._numbers(others[0]), [number])
