@@ -23,7 +23,8 @@ def serve(descriptor: int, parent: int, memory_limit_bytes: int, retire_above_by
         memory_limit_bytes: Of address space; 0 for none.
         retire_above_bytes: Resident memory from which this process asks to be replaced.
     """
-    _confine(parent, memory_limit_bytes)
+    confine(parent, memory_limit_bytes)
+    _keep_memory()
     pipe = Connection(descriptor)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         pipe.send_bytes(ForkingPickler.dumps(("ready", None, False)))
@@ -63,8 +64,13 @@ def _resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _confine(parent: int, memory_limit_bytes: int) -> None:
-    """No interrupts from the terminal, core dumps or threads; a memory limit; death with the parent."""
+def confine(parent: int, memory_limit_bytes: int = 0) -> None:
+    """No interrupts from the terminal, core dumps or threads; a memory limit; death with the parent.
+
+    Args:
+        parent: Process number of the parent.
+        memory_limit_bytes: Of address space; 0 for none.
+    """
     import resource
     import signal
 
@@ -81,7 +87,20 @@ def _confine(parent: int, memory_limit_bytes: int) -> None:
     if memory_limit_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     die_with_parent(parent)
-    _keep_memory()
+
+
+def limit_data(extra_bytes: int) -> None:
+    """Let this process hold so many bytes more than it holds now; what asks for more gets a MemoryError.
+
+    What counts is memory that it may write to and shares with nobody (Linux, setrlimit(2), RLIMIT_DATA), unlike a limit
+    of address space, of which libraries reserve far more than they touch. Other systems set no limit here.
+    """
+    import resource
+
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        status = Path("/proc/self/status").read_text()
+        held = int(status.partition("VmData:")[2].split()[0]) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (held + extra_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def die_with_parent(parent: int) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
@@ -253,7 +253,7 @@ class Workers:
             raise MedsslError(
                 "E_WORKER_CRASH",
                 f"{self._failed_starts} worker processes in a row died before their first task",
-                hint="is there enough memory? try fewer --workers",
+                hint="is there enough memory? try fewer processes at a time",
             )
 
     def _dismiss(self, child: "_Child", *, grace_s: float = 0.0) -> str:
@@ -306,18 +306,8 @@ class _Child:
 
     @classmethod
     def start(cls, memory_limit_bytes: int, retire_above_bytes: int) -> "_Child":
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            setting = f"import sys; sys.path[:] = {sys.path!r}; from medssl_cli.child import serve"
-            limits = f"{memory_limit_bytes}, {retire_above_bytes}"
-            process = subprocess.Popen(
-                [sys.executable, "-c", f"{setting}; serve({theirs.fileno()}, {os.getpid()}, {limits})"],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            return cls(process, Connection(ours.detach()), time.monotonic() + START_TIMEOUT_S)
+        process, pipe = start_child("medssl_cli.child", memory_limit_bytes, retire_above_bytes)
+        return cls(process, pipe, time.monotonic() + START_TIMEOUT_S)
 
     def give(self, task: Any, message: Any, timeout_s: float) -> None:
         """Send a task; a child that is dead already is noticed when it is asked."""
@@ -329,19 +319,50 @@ class _Child:
         self.task, self.deadline = _END, math.inf
 
     def end(self, *, grace_s: float = 0.0) -> str:
-        """Kill it, if it is not dead already.
-
-        Args:
-            grace_s: How long one that is dying by itself may take, so that its own status is seen.
-
-        Returns:
-            Its signal or exit status.
-        """
+        """As `end_child`."""
         self.pipe.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(grace_s)
-        self.process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(STOP_TIMEOUT_S)
-        status = self.process.returncode
-        return "stuck" if status is None else f"signal {-status}" if status < 0 else f"exit status {status}"
+        return end_child(self.process, grace_s=grace_s)
+
+
+def start_child(module: str, *numbers: int, keep: Sequence[int] = ()) -> "tuple[subprocess.Popen[bytes], Connection]":
+    """Start a process with silent standard streams that calls `serve` of a module.
+
+    Args:
+        module: Whose `serve(descriptor, parent, *numbers)` is called with a socket and this process's number.
+        numbers: Further arguments.
+        keep: Open files that the child inherits under the same numbers.
+
+    Returns:
+        The process, and this end of its socket.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        arguments = ", ".join(map(str, (theirs.fileno(), os.getpid(), *numbers)))
+        setting = f"import sys; sys.path[:] = {sys.path!r}; from {module} import serve"
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{setting}; serve({arguments})"],
+            pass_fds=[theirs.fileno(), *keep],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        return process, Connection(ours.detach())
+
+
+def end_child(process: "subprocess.Popen[bytes]", *, grace_s: float = 0.0) -> str:
+    """Kill a child, if it is not dead already.
+
+    Args:
+        process: The child.
+        grace_s: How long one that is dying by itself may take, so that its own status is seen.
+
+    Returns:
+        Its signal or exit status.
+    """
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(grace_s)
+    process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_TIMEOUT_S)
+    status = process.returncode
+    return "stuck" if status is None else f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -16,6 +16,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from medssl_cli.formats.dicom import read_headers
 from medssl_cli.formats.dicom_seg import write_segmentation
 from medssl_cli.formats.labels import STRUCTURE_SET
 from medssl_cli.formats.nifti import write_nifti
@@ -84,11 +85,11 @@ NUM_IMAGES: Final = 14
 
 def build_labels(root: Path, images: Path) -> None:
     """Labels that lie apart: a SEG and nodules of the CT series, findings and boxes of the pictures."""
-    sources = sorted((images / "ct").iterdir())
+    slices = [header for path in sorted((images / "ct").iterdir()) for header in read_headers(path)]
     seg = write_segmentation(
-        blocks(), sources, STRUCTURES, affine=CT.affine, model_sha256="0" * 64, algorithm_name="reader"
+        blocks(), slices, STRUCTURES, affine=CT.affine, model_sha256="0" * 64, algorithm_name="reader"
     )
-    _made(root / "seg.dcm").write_bytes(seg)
+    _made(root / "seg.dcm").write_bytes(seg.data)
     x, y, z = world(NODULE_INDEX)
     table(root / "annotations.csv", "seriesuid coordX coordY coordZ diameter_mm", [SERIES_UID, -x, -y, z, 6.3])
     table(

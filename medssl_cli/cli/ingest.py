@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from medssl_cli.cli import ingest_options as choices
+from medssl_cli.cli import ingest_tables as tables
 from medssl_cli.cli.ingest_inputs import names_of, pacs_source, sort_inputs, tolerance
-from medssl_cli.cli.ingest_output import finish, print_report, write_map, write_page
+from medssl_cli.cli.ingest_output import MapOption, QuarantineOption, finish, print_report, write_map, write_page
 from medssl_cli.cli.key import KeyFileOption
 from medssl_cli.cli.label_options import Overlap, OverlapOption
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption
@@ -37,12 +38,8 @@ def ingest(
         float, typer.Option(min=0, metavar="SECONDS", help="First wait until the folders stay the same for so long.")
     ] = 0.0,
     report: Annotated[Path | None, typer.Option(help="Also write report.json here.")] = None,
-    private_map: Annotated[
-        Path | None, typer.Option(help="Write which file has which key, in the clear (mode 0600). Keep it on site.")
-    ] = None,
-    max_quarantine: Annotated[
-        str, typer.Option(metavar="N|P%", help="Exit with 0 if no more files than this are refused.")
-    ] = "0",
+    private_map: MapOption = None,
+    max_quarantine: QuarantineOption = "0",
     key_file: KeyFileOption = None,
     gaps: choices.GapsOption = choices.Gaps.refuse,
     tilt: choices.TiltOption = choices.Resample.refuse,
@@ -60,6 +57,10 @@ def ingest(
     structures: choices.StructuresOption = None,
     seg_fraction: choices.FractionOption = None,
     overlap: OverlapOption = Overlap.settle,
+    predictions: choices.PredictionsOption = False,
+    key_column: tables.KeyColumnOption = None,
+    label_column: tables.LabelColumnOption = None,
+    readers: tables.ReadersOption = tables.Readers.fuse,
     date_from: choices.FromOption = None,
     date_to: choices.ToOption = None,
     patients: choices.PatientsOption = None,
@@ -83,19 +84,24 @@ def ingest(
     """
     from medssl_cli.engine.ingest.ingest import ingest as run_ingest
     from medssl_cli.engine.ingest.options import IngestOptions
+    from medssl_cli.files import require_place_for_file
     from medssl_cli.formats.policy import Policy
+    from medssl_cli.formats.table_choice import TableChoice
 
+    if private_map is not None:
+        require_place_for_file(private_map)
     terminal = Terminal(quiet=quiet)
     paths, url = sort_inputs(inputs)
     pacs = pacs_source(url, modality, date_from, date_to, patients, ca_bundle, terminal)
     policy = Policy(
         gaps.value, tilt.value, shear.value, nifti_affine.value, assume_orientation, nonfinite.value, split_4d,
         min_slices, burned_in.value if burned_in else None, allow_headerless, allow_detached, keep_demographics,
-        int(max_volume_gib * 2**30),
+        int(max_volume_gib * 2**30), predictions,
     )  # fmt: skip
     options = IngestOptions(
         label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file,
         names_of(structures), seg_fraction, settle, overlap.value,
+        tables=TableChoice(key_column, names_of(label_column), readers.value),
     )  # fmt: skip
     tolerated = tolerance(max_quarantine)
     terminal.note(f"cache {cache}" + (" (dry run: nothing is written)" if dry_run else ""))

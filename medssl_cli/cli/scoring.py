@@ -4,6 +4,7 @@ from pathlib import Path
 
 from medssl_cli.cache.splits import split_items
 from medssl_cli.cache.store import Cache
+from medssl_cli.cli.options import num_threads
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.results import Results, Subject, dump
 from medssl_cli.engine.subject import subject_of_run
@@ -32,7 +33,7 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str, label_set
         return subject_of_run(path, cache, split=split, device=device, label_set=label_set)
     if split != "test":
         raise UsageError("E_USAGE", f"an exported model has no {split} split", hint="evaluate its run folder instead")
-    model = OnnxModel(path, device)
+    model = OnnxModel(path, device, threads=num_threads())
     bundle = model.bundle
     label_set = label_set or bundle.label_set
     found = cache.require_records(modality=bundle.modality, label_set=label_set)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, Literal, Self
@@ -171,10 +172,13 @@ def _parse(bundle_json: str, name: str) -> Bundle:
 
 def _read(path: Path, limit: int) -> bytes:
     with _opened(path) as stream:
-        data = stream.read(limit + 1)
-    if len(data) > limit:
-        raise UsageError("E_MODEL_INVALID", f"{path.name} is larger than 2 GiB")
-    return data
+        size = os.fstat(stream.fileno()).st_size
+        if size > limit:
+            raise UsageError("E_MODEL_INVALID", f"{path.name} is larger than 2 GiB")
+        try:
+            return stream.read(size)
+        except MemoryError as error:
+            raise UsageError("E_MODEL_INVALID", f"{path.name} does not fit into memory") from error
 
 
 @contextlib.contextmanager

@@ -79,16 +79,15 @@ def _driver() -> Finding:
 
 def _onnx_device() -> Finding:
     """Run a tiny graph and see where it ran."""
-    from medssl_cli.deploy.runtime import CUDA, open_session
+    from medssl_cli.deploy.session import CUDA, missing_cuda_library, open_session
 
-    session = open_session(_identity_model(), "a test graph", cuda=0 if num_cuda_devices() else None)
+    session = open_session(_identity_model(), cuda=0 if num_cuda_devices() else None, threads=1)
     session.run(None, {"x": _one()})
     if session.get_providers()[0] == CUDA:
         return Finding("ONNX Runtime device", "ok", "cuda:0")
     if num_cuda_devices():
-        return Finding(
-            "ONNX Runtime device", "note", "cpu: the GPU cannot be used, CUDA or cuDNN of this build is missing"
-        )
+        missing = missing_cuda_library() or "CUDA or cuDNN of this build"
+        return Finding("ONNX Runtime device", "note", f"cpu: the GPU cannot be used, {missing} is missing")
     return Finding("ONNX Runtime device", "ok", "cpu")
 
 

@@ -1,9 +1,12 @@
-"""ONNX Runtime on the device that was asked for, or an error: never another one in silence."""
+"""ONNX Runtime on the device that was asked for, or an error: never another one in silence.
 
-import contextlib
+A model runs in a process of its own, within limits of memory and time: what it does there costs one scan a code, and
+the next scan gets a new process.
+"""
+
 import ctypes
-import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,14 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.deploy.bundle import Bundle, load_model
-from medssl_cli.errors import InputError, UsageError
-from medssl_cli.imaging.segment import Progress, segment_volume
+from medssl_cli.deploy.limits import GIB, Limits, limits_of
+from medssl_cli.deploy.model_process import ModelFailure, ModelProcess
+from medssl_cli.deploy.session import CUDA, NOT_FINITE, OUT_OF_MEMORY, WRONG_OUTPUT
+from medssl_cli.errors import GateError, InputError, UsageError
+from medssl_cli.imaging.geometry import Affine, Shape
+from medssl_cli.imaging.segment import Progress, predicted_bytes, segment_volume
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.parallel import available_cores
+from medssl_cli.parallel import TIMED_OUT, available_cores
 
-CPU: Final = "CPUExecutionProvider"
-CUDA: Final = "CUDAExecutionProvider"
-FATAL_ONLY: Final = 4
+MAX_FAILURES: Final = 3
+"""A model that breaks its limits so often in a row is not asked again: a tile has the same size in every scan."""
 
 
 class OnnxModel:
@@ -27,45 +33,107 @@ class OnnxModel:
     Args:
         path: `model.onnx` written by `medssl export`.
         device: `auto` (CUDA if it works, else CPU), `cpu`, `cuda`, `cuda:N`; `gpu` is another word for `cuda`.
+        threads: On the CPU; as many as there are cores by default.
+        max_ram_bytes: Most memory for a scan and the model together; a share of what is free by default.
+        tile_timeout_s: Longest time for one call of the network; by default it grows with the tile.
 
     Raises:
-        UsageError: `E_NOT_FOUND`, `E_MODEL_INVALID`, `E_DEVICE`.
+        UsageError: `E_NOT_FOUND`, `E_MODEL_INVALID`, `E_MODEL_LIMIT`, `E_DEVICE`.
         GateError: `E_MODEL_CORRUPT`.
     """
 
-    def __init__(self, path: Path, device: str = "auto") -> None:
-        self._open(*load_model(path), device=device, name=path.name)
+    def __init__(
+        self,
+        path: Path,
+        device: str = "auto",
+        *,
+        threads: int | None = None,
+        max_ram_bytes: int | None = None,
+        tile_timeout_s: float | None = None,
+    ) -> None:
+        wanted = parse_device(device)
+        process = ModelProcess()  # it imports ONNX Runtime while this process reads the file
+        try:
+            data, bundle, sha256 = load_model(path)
+            limits = limits_of(bundle, len(data), max_ram_bytes=max_ram_bytes, tile_timeout_s=tile_timeout_s)
+            self._open(data, bundle, sha256, process, wanted, limits, threads=threads, name=path.name)
+        except BaseException:
+            process.close()
+            raise
+        self._read_again = lambda: _unchanged(path, sha256)
 
     @classmethod
     def of_bytes(cls, data: bytes, bundle: Bundle, sha256: str, *, device: str = "cpu") -> "OnnxModel":
         """A model that is not a file yet: export proves it before it becomes one."""
-        model = cls.__new__(cls)
-        model._open(data, bundle, sha256, device=device, name="the exported model")
+        model, limits = cls.__new__(cls), limits_of(bundle, len(data))
+        model._open(
+            data, bundle, sha256, ModelProcess(), parse_device(device), limits, threads=None, name="the exported model"
+        )
+        model._read_again = lambda: data
         return model
 
-    def _open(self, data: bytes, bundle: Bundle, sha256: str, *, device: str, name: str) -> None:
-        self.bundle, self.sha256 = bundle, sha256
-        self.device, self._session = _open_session(data, device, name)
-        self._input: str = self._session.get_inputs()[0].name
-        _check_signature(self._session, bundle, name)
+    _read_again: Callable[[], bytes]
+
+    def _open(
+        self,
+        data: bytes,
+        bundle: Bundle,
+        sha256: str,
+        process: ModelProcess,
+        wanted: tuple[str, int],
+        limits: Limits,
+        *,
+        threads: int | None,
+        name: str,
+    ) -> None:
+        self.bundle, self.sha256, self.limits = bundle, sha256, limits
+        self._name, self._threads, self._process = name, threads or available_cores(), process
+        self._failures: list[InputError] = []
+        self._cuda = _cuda_of(*wanted)
+        answer = self._load(data)
+        if self._cuda is not None and answer["provider"] != CUDA:
+            if wanted[0] == "cuda":
+                process.close()
+                raise _unusable(self._cuda, answer["missing"])
+            self._cuda = None
+            self._restart(data)
+        self.device = "cpu" if self._cuda is None else f"cuda:{self._cuda}"
+
+    def close(self) -> None:
+        """End the model's process; the next call would start another one."""
+        self._process.close()
 
     def predict(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits `[B, K, *tile]` of tiles `[B, C, *tile]`.
 
         Raises:
-            InputError: `E_RUNTIME`, ONNX Runtime failed, most often for want of memory.
+            InputError: `E_RUNTIME`, ONNX Runtime failed or the output is not what the bundle says, or not finite;
+                `E_MODEL_LIMIT`, the model took more memory or time than it may.
         """
-        from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, RuntimeException
-
+        if len(self._failures) >= MAX_FAILURES:
+            raise self._failures[-1]
         try:
-            (logits,) = self._session.run(None, {self._input: tiles})
-        except (EPFail, Fail, RuntimeException) as error:
-            name = type(error).__name__
-            raise InputError("E_RUNTIME", f"ONNX Runtime failed ({name})", hint="try --device cpu") from error
-        return np.asarray(logits, dtype=np.float32)
+            if not self._process.is_alive:
+                self._restart(self._read_again())
+            logits = self._process.compute(
+                tiles,
+                len(self.bundle.classes) + 1,
+                memory_bytes=self.limits.model_bytes,
+                timeout_s=self.limits.tile_s * len(tiles),
+            )
+        except ModelFailure as failure:
+            self._failures.append(self._error_of(str(failure)))
+            raise self._failures[-1] from None
+        self._failures.clear()
+        return logits.copy()
 
     def segment(self, volume: Volume, *, progress: Progress | None = None) -> NDArray[np.uint8]:
-        """Label map `[X, Y, Z]` of a volume, on its own grid; see `segment_volume`."""
+        """Label map `[X, Y, Z]` of a volume, on its own grid; see `segment_volume`.
+
+        Raises:
+            InputError: `E_TOO_BIG` before anything is allocated, `E_RUNTIME`, `E_MODEL_LIMIT`.
+        """
+        self.require_memory(volume.shape, volume.affine, num_channels=len(volume.voxels))
         return segment_volume(
             self.predict,
             volume,
@@ -75,6 +143,87 @@ class OnnxModel:
             mirror_axes=self.bundle.mirror_axes,
             progress=progress,
         )
+
+    def require_memory(self, shape: Shape, affine: Affine, *, num_channels: int = 1) -> None:
+        """Refuse an image whose segmentation would take more memory than is allowed; nothing is allocated.
+
+        Args:
+            shape: Size (X, Y, Z) of the image.
+            affine: Its affine.
+            num_channels: Of the image.
+
+        Raises:
+            InputError: `E_TOO_BIG`.
+        """
+        needed = predicted_bytes(
+            shape,
+            affine,
+            preprocessing=self.bundle.preprocessing,
+            tile=self.bundle.tile_size,
+            overlap=self.bundle.overlap,
+            num_outputs=len(self.bundle.classes) + 1,
+            num_channels=num_channels,
+        )
+        allowed = max(0, self.limits.max_ram_bytes - self._process.resident_bytes)
+        if needed > allowed:
+            raise InputError(
+                "E_TOO_BIG",
+                f"segmenting this image at the model's spacing needs about {needed / GIB:.3g} GiB, "
+                f"{allowed / GIB:.3g} GiB are allowed",
+                hint="raise --max-ram of medssl infer if there is as much memory; else leave the image out",
+            )
+
+    def _restart(self, data: bytes) -> None:
+        self._process.close()
+        self._process = ModelProcess()
+        self._load(data)
+
+    def _load(self, data: bytes) -> dict[str, Any]:
+        """Give the model to its process, and see that it takes and gives what the bundle promises."""
+        limits = self.limits
+        try:
+            answer = self._process.load(
+                data,
+                cuda=self._cuda,
+                threads=self._threads,
+                memory_bytes=limits.model_bytes,
+                timeout_s=limits.tile_s,
+            )
+        except ModelFailure as failure:
+            word = str(failure)
+            if word in (OUT_OF_MEMORY, TIMED_OUT):
+                raise UsageError("E_MODEL_LIMIT", f"loading {self._name} takes {self._excess(word)}") from None
+            raise UsageError("E_MODEL_INVALID", f"ONNX Runtime cannot load {self._name} ({word})") from None
+        _check_signature(answer, self.bundle, self._name)
+        return answer
+
+    def _excess(self, word: str) -> str:
+        if word == TIMED_OUT:
+            return f"more than {self.limits.tile_s:.0f} seconds"
+        return f"more than {self.limits.model_bytes / GIB:.3g} GiB of memory"
+
+    def _error_of(self, word: str) -> InputError:
+        """What a failed call means for the scan that it belongs to."""
+        on_gpu = "" if self._cuda is None else "free memory of the GPU, or try --device cpu"
+        if word == TIMED_OUT or (word == OUT_OF_MEMORY and self._cuda is None):
+            return InputError("E_MODEL_LIMIT", f"one call of the model takes {self._excess(word)}")
+        if word == NOT_FINITE:
+            return InputError("E_RUNTIME", "the model's output is not finite (NaN or infinity)")
+        if word == WRONG_OUTPUT:
+            return InputError("E_RUNTIME", "the model's output has another size or type than its bundle says")
+        return InputError("E_RUNTIME", f"ONNX Runtime {word}", hint=on_gpu)
+
+
+def _unchanged(path: Path, sha256: str) -> bytes:
+    """A model's bytes once more, for a new process.
+
+    Raises:
+        GateError: `E_MODEL_CORRUPT`, the file is another one now.
+    """
+    data, _, found = load_model(path)
+    if found != sha256:
+        raise GateError("E_MODEL_CORRUPT", f"{path.name} was replaced while it was used", hint="run the command again")
+    return data
 
 
 def parse_device(text: str) -> tuple[str, int]:
@@ -107,65 +256,37 @@ def num_cuda_devices() -> int:
     return count.value if is_working else 0
 
 
-def _open_session(data: bytes, device: str, name: str) -> tuple[str, Any]:
-    kind, number = parse_device(device)
-    if kind == "auto" and num_cuda_devices():
-        session = open_session(data, name, cuda=0)
-        if session.get_providers()[0] == CUDA:
-            return "cuda:0", session
-    if kind in ("auto", "cpu"):
-        return "cpu", open_session(data, name, cuda=None)
-    available = num_cuda_devices()
-    if number >= available:
-        raise UsageError(
-            "E_DEVICE", f"cuda:{number} was asked for, the CUDA driver offers {available} devices", hint="--device cpu"
-        )
-    session = open_session(data, name, cuda=number)
-    if session.get_providers()[0] != CUDA:
-        raise UsageError(
-            "E_DEVICE",
-            f"ONNX Runtime cannot use cuda:{number} and would have run on the CPU",
-            hint="medssl doctor says which CUDA and cuDNN versions it needs; or pass --device cpu",
-        )
-    return f"cuda:{number}", session
-
-
-def open_session(data: bytes, name: str, *, cuda: int | None) -> Any:
-    """A quiet session on a CUDA device or the CPU; ask `get_providers()` where it really runs.
+def _cuda_of(kind: str, number: int) -> int | None:
+    """The CUDA device to try; None for the CPU.
 
     Raises:
-        UsageError: `E_MODEL_INVALID`.
+        UsageError: `E_DEVICE`, the driver has no device of that number.
     """
-    import onnxruntime as ort
-
-    ort.set_default_logger_severity(FATAL_ONLY)
-    options = ort.SessionOptions()
-    options.log_severity_level = FATAL_ONLY
-    options.intra_op_num_threads = available_cores()
-    options.inter_op_num_threads = 1
-    providers: list[Any] = [CPU]
-    if cuda is not None:
-        _preload_cuda(ort)
-        providers = [(CUDA, {"device_id": cuda}), CPU]
-    try:
-        return ort.InferenceSession(data, sess_options=options, providers=providers)
-    except Exception as error:  # ONNX Runtime's exceptions share no base class
-        if type(error).__module__.startswith("onnxruntime"):
-            raise UsageError("E_MODEL_INVALID", f"ONNX Runtime cannot load {name} ({type(error).__name__})") from error
-        raise
+    if kind == "cpu":
+        return None
+    available = num_cuda_devices()
+    if number < available:
+        return number
+    if kind == "auto":
+        return None
+    raise UsageError(
+        "E_DEVICE", f"cuda:{number} was asked for, the CUDA driver offers {available} devices", hint="--device cpu"
+    )
 
 
-def _preload_cuda(ort: Any) -> None:
-    """Let ONNX Runtime find CUDA libraries that were installed as Python packages."""
-    if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()):
-            ort.preload_dlls()
+def _unusable(cuda: int, missing: str) -> UsageError:
+    why = f": {missing} cannot be loaded" if missing else ""
+    return UsageError(
+        "E_DEVICE",
+        f"ONNX Runtime cannot use cuda:{cuda} and would have run on the CPU{why}",
+        hint="medssl doctor says which CUDA and cuDNN versions it needs; or pass --device cpu",
+    )
 
 
-def _check_signature(session: Any, bundle: Bundle, name: str) -> None:
+def _check_signature(answer: dict[str, Any], bundle: Bundle, name: str) -> None:
     """The graph must take and give what the bundle promises."""
-    inputs, outputs = session.get_inputs(), session.get_outputs()
+    inputs, outputs = answer["inputs"], answer["outputs"]
     wanted = [bundle.in_channels, *bundle.tile_size]
-    is_right = len(inputs) == 1 and len(outputs) == 1 and list(inputs[0].shape[1:]) == wanted
-    if not is_right or outputs[0].shape[1] != len(bundle.classes) + 1:
+    is_right = len(inputs) == 1 and len(outputs) == 1 and inputs[0][1:] == wanted
+    if not is_right or len(outputs[0]) < 2 or outputs[0][1] != len(bundle.classes) + 1:
         raise UsageError("E_MODEL_INVALID", f"the graph of {name} does not match its bundle")

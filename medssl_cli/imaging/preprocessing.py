@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.imaging.geometry import Affine, Shape, ras_index_affine, reorient_like, reorient_to_ras
-from medssl_cli.imaging.resample import resample, spaced_grid
+from medssl_cli.imaging.geometry import Affine, Shape, ras_index_affine, reorient_to_ras
+from medssl_cli.imaging.resample import SAME_GRID_MM, resample, spaced_grid
+from medssl_cli.imaging.separable import planes, shared_axes
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import Preprocessing
 
@@ -89,29 +90,42 @@ def restore_labels(
 ) -> NDArray[np.uint8]:
     """Class per voxel of the source grid from logits on the preprocessed grid.
 
-    Logits are resampled linearly, then the largest wins; classes are resampled one by one to bound memory.
+    Logits are resampled linearly, then the largest wins, of equal ones the lowest class. The two grids share their
+    axes, so this is done plane by plane, and resampled logits never exist all at once.
 
     Args:
         logits: `[K, X, Y, Z]` on the preprocessed grid.
-        grid_affine: Affine of the preprocessed grid.
+        grid_affine: Affine of the preprocessed grid, which `to_grid` made of the source's.
         source_affine: Affine of the image as it came.
         source_shape: Its size (X, Y, Z).
 
     Returns:
         `source_shape`, uint8.
+
+    Raises:
+        ValueError: The grids do not share their axes.
     """
     to_ras = ras_index_affine(source_affine, source_shape)
     ras_affine = source_affine @ to_ras
     x, y, z = (int(size) for size in np.array(source_shape) @ np.abs(to_ras[:3, :3]))
-    best: NDArray[np.float32] | None = None
-    labels = np.zeros((x, y, z), dtype=np.uint8)
-    for index, channel in enumerate(logits):
-        sampled = resample(channel[None], grid_affine, ras_affine, (x, y, z))[0]
-        if best is None:
-            best = sampled.astype(np.float32)
-            continue
-        wins = sampled > best
-        labels[wins] = index
-        np.maximum(best, sampled, out=best)
-    restored: NDArray[np.uint8] = np.ascontiguousarray(reorient_like(labels[None], source_affine)[0]).astype(np.uint8)
-    return restored
+    grid_shape = (logits.shape[1], logits.shape[2], logits.shape[3])
+    if grid_shape == (x, y, z) and np.allclose(grid_affine, ras_affine, rtol=0, atol=SAME_GRID_MM):
+        sampled = iter(logits.swapaxes(0, 1))
+    else:
+        sampled = planes(logits, shared_axes(np.linalg.inv(grid_affine) @ ras_affine, grid_shape, (x, y, z)))
+    labels = np.empty(source_shape, dtype=np.uint8)
+    in_ras, _ = reorient_to_ras(labels[None], source_affine)  # a view
+    for plane, values in zip(in_ras[0], sampled, strict=True):
+        plane[...] = _largest(values)
+    return labels
+
+
+def _largest(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Which of the values `[K, Y, Z]` is the largest, `[Y, Z]`."""
+    classes = np.zeros(values.shape[1:], dtype=np.uint8)
+    best = values[0].copy()
+    for index, candidate in enumerate(values[1:], start=1):
+        wins = candidate > best
+        np.putmask(classes, wins, index)
+        np.maximum(best, candidate, out=best)
+    return classes

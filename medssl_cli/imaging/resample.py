@@ -4,12 +4,15 @@ Both grids are given by their affines; the sampler is SimpleITK's, fed with inde
 convention of a file format can enter.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.imaging.geometry import Affine, Shape, spacing_mm
+
+SAME_GRID_MM: Final = 1e-9
+"""Affines that differ by less are the same grid, and nothing is resampled."""
 
 
 def spaced_grid(affine: Affine, shape: Shape, target_mm: tuple[float, float, float]) -> tuple[Affine, Shape]:
@@ -55,7 +58,7 @@ def resample(
         `[C, *target_shape]`. Labels, and voxels that are on the wanted grid already, in the dtype of the source; other
         images in floats that hold its numbers: 32 bits, 64 for integers of 32.
     """
-    if voxels.shape[1:] == target_shape and np.allclose(affine, target_affine, rtol=0, atol=1e-9):
+    if voxels.shape[1:] == target_shape and np.allclose(affine, target_affine, rtol=0, atol=SAME_GRID_MM):
         return voxels
     import SimpleITK as sitk
 

@@ -4,11 +4,14 @@ Validation during training, evaluation, the parity check of export and inference
 in the network that they pass and in nothing else.
 """
 
+import math
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.imaging.geometry import Affine, Shape, axis_order, spacing_mm
 from medssl_cli.imaging.preprocessing import preprocess, restore_labels
 from medssl_cli.imaging.tiling import Predict, sliding_window, tile_starts
 from medssl_cli.imaging.volume import Volume
@@ -16,6 +19,13 @@ from medssl_cli.recipe import Preprocessing
 
 Progress = Callable[[int, int], None]
 """Called with (calls of the network done, calls in all)."""
+
+BYTES_PER_VOXEL: Final = 17
+"""Of the scan: resampling holds it twice as float32 beside the original, a mask is written from a few copies."""
+FLOATS_PER_CHANNEL: Final = 3
+"""Float32 per voxel of the grid and channel: resampled, as the network sees it, and padded."""
+BYTES_PER_TILE: Final = 200
+"""Where it begins."""
 
 
 def segment_volume(
@@ -48,6 +58,43 @@ def segment_volume(
         predict = _counted(predict, progress, num_calls(prepared, tile, overlap, mirror_axes))
     logits = sliding_window(predict, values, tile=tile, overlap=overlap, mirror_axes=mirror_axes)
     return restore_labels(logits, prepared.affine, volume.affine, volume.shape)
+
+
+def predicted_bytes(
+    shape: Shape,
+    affine: Affine,
+    *,
+    preprocessing: Preprocessing,
+    tile: Shape,
+    overlap: float,
+    num_outputs: int,
+    num_channels: int = 1,
+) -> float:
+    """Memory that `segment_volume` and writing its result take, from the sizes alone; nothing is allocated.
+
+    Args:
+        shape: Size (X, Y, Z) of the image.
+        affine: Its affine.
+        preprocessing: The recipe's, whose spacing decides about the size of the grid.
+        tile: A smaller grid is padded to it.
+        overlap: Fraction shared by neighbouring tiles; it decides how many there are.
+        num_outputs: Classes, background included.
+        num_channels: Of the image.
+
+    Returns:
+        Bytes, infinite for a spacing that no computer could hold.
+    """
+    order, _ = axis_order(affine)
+    spacing = spacing_mm(affine)
+    wanted = preprocessing.spacing_mm or tuple(spacing[axis] for axis in order)
+    grid_voxels = num_tiles = 1.0
+    for axis, target_mm, length in zip(order, wanted, tile, strict=True):
+        size = max(1.0, shape[axis] * spacing[axis] / target_mm, length)
+        grid_voxels *= size
+        num_tiles *= 1 + (size - length) / max(1, int(length * (1 - overlap)))
+    floats = num_outputs + 1 + FLOATS_PER_CHANNEL * num_channels
+    scan_bytes = math.prod(shape) * num_channels * BYTES_PER_VOXEL
+    return scan_bytes + 4 * floats * grid_voxels + BYTES_PER_TILE * num_tiles
 
 
 def num_calls(prepared: Volume, tile: tuple[int, int, int], overlap: float, mirror_axes: tuple[int, ...] = ()) -> int:

@@ -91,6 +91,8 @@ def _batches(starts: list[Shape], size: int) -> Iterator[list[Shape]]:
 
 
 def _mirrored(predict: Predict, tiles: NDArray[np.float32], mirror_axes: tuple[int, ...]) -> NDArray[np.float32]:
+    if not mirror_axes:
+        return predict(tiles)
     subsets = [flips for count in range(len(mirror_axes) + 1) for flips in itertools.combinations(mirror_axes, count)]
     total: NDArray[np.float32] | None = None
     for flips in subsets:

@@ -52,7 +52,8 @@ def test_only_the_command_line_reads_the_environment_and_prints() -> None:
         for path in MODULES
         if path.parent.name != "cli" and pattern.search(path.read_text(encoding="utf-8"))
     ]
-    assert not [name for name in found if not name.startswith(("demo/", "bench/"))]
+    allowed = ("demo/", "bench/", "offline.py")  # the last writes it, for libraries that are not loaded yet
+    assert not [name for name in found if not name.startswith(allowed)]
 
 
 def test_nothing_is_pickled_or_evaluated() -> None:

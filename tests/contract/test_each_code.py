@@ -4,10 +4,8 @@ import signal
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from torch import nn
 from typer.testing import CliRunner
 
@@ -18,6 +16,7 @@ from medssl_cli.cli.scoring import load_subject
 from medssl_cli.demo.road import Step, StepFailedError, _run
 from medssl_cli.deploy.bundle import patient_digest
 from medssl_cli.deploy.infer import infer
+from medssl_cli.deploy.model_process import ModelFailure, ModelProcess
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.ingest.failures import crash
@@ -123,31 +122,46 @@ def test_weights_of_another_network_are_refused() -> None:
 def test_a_failure_inside_onnx_runtime_is_one_of_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = OnnxModel(write_toy_model(tmp_path / "model.onnx"), "cpu")
 
-    def fail(*args: object) -> None:
-        raise Fail("no memory")
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ModelFailure("failed")
 
-    monkeypatch.setattr(onnxruntime.InferenceSession, "run", fail)
+    monkeypatch.setattr(ModelProcess, "compute", fail)
 
     with pytest.raises(InputError, match="E_RUNTIME"):
         model.predict(np.zeros((1, 1, *TILE), np.float32))
 
 
-def test_a_series_whose_headers_allow_no_dicom_seg_still_gets_its_mask(tmp_path: Path) -> None:
-    model = write_toy_model(tmp_path / "model.onnx", modality="CT")
-    voxels = np.zeros((1, 20, 18, 10), np.int16)
-    volume = Volume(voxels, np.diag([-1.0, 1.0, 2.0, 1.0]), "CT", "HU")
-    files = write_ct_series(
-        tmp_path / "ct", volume, patient_id="P", patient_name="N", study_uid="1.2.3", series_uid="1.2.3.4",
+def flat_series(folder: Path) -> list[Path]:
+    volume = Volume(np.zeros((1, 20, 18, 10), np.int16), np.diag([-1.0, 1.0, 2.0, 1.0]), "CT", "HU")
+    return write_ct_series(
+        folder, volume, patient_id="P", patient_name="N", study_uid="1.2.3", series_uid="1.2.3.4",
         frame_of_reference_uid="1.2.9", series_description="", file_names=[f"{k}.dcm" for k in range(10)],
     )  # fmt: skip
-    for file in files:
+
+
+def test_attributes_of_a_series_that_break_the_standard_are_told_and_not_repeated(tmp_path: Path) -> None:
+    model = write_toy_model(tmp_path / "model.onnx", modality="CT")
+    for file in flat_series(tmp_path / "ct"):
         edit(file, PatientSex="unknown")  # not one of the words that PS3.3 C.7.1.1 defines
+
+    (result,) = infer([tmp_path / "ct"], model, out=tmp_path / "out", device="cpu").results
+
+    assert "W_SEG_ATTRIBUTES" in result.warnings
+    assert "PatientSex" in result.message
+    assert len(result.outputs) == 2
+
+
+def test_a_series_whose_headers_allow_no_dicom_seg_still_gets_its_mask(tmp_path: Path) -> None:
+    model = write_toy_model(tmp_path / "model.onnx", modality="CT")
+    for number, file in enumerate(flat_series(tmp_path / "ct")):
+        edit(file, SOPInstanceUID=f"x.{number}")
 
     report = infer([tmp_path / "ct"], model, out=tmp_path / "out", device="cpu")
 
     (result,) = report.results
-    assert "W_SEG_NOT_WRITTEN" in result.warnings
-    assert result.outputs == ("ct_toy-seg.nii.gz",)
+    assert {"W_SEG_NOT_WRITTEN", "E_SEG_SOURCE"} <= set(result.warnings)
+    assert "SOPInstanceUID" in result.message
+    assert result.outputs == (f"{result.name}_toy-seg.nii.gz",)
 
 
 def test_a_stop_on_request_is_neither_a_success_nor_a_failure() -> None:

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.formats.dicom import group_headers, read_headers
-from medssl_cli.formats.dicom_seg import read_segmentation, write_segmentation
+from medssl_cli.formats.dicom_seg import write_segmentation
+from medssl_cli.formats.seg_frames import read_segmentation
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import Preprocessing
 from tests.dicom_factory import analytic_phantom, write_volume
@@ -31,6 +32,12 @@ Array = NDArray[Any]
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 CT = "1.2.840.10008.5.1.4.1.1.2"
 LIMIT_MM = 1e-3
+
+
+def only(folder: Path, pattern: str) -> Path:
+    """The one file of a folder that is called so."""
+    (path,) = folder.glob(pattern)
+    return path
 
 
 def medssl(*arguments: object) -> None:
@@ -121,8 +128,8 @@ def test_left_is_left(tmp_path: Path) -> None:
     image, affine = nifti(exported)
     routes = {
         "cache": (image > 50, affine),
-        "mask of the series": nifti(tmp_path / "from-dicom" / "ct_toy-seg.nii.gz"),
-        "SEG of the series": seg(tmp_path / "from-dicom" / "ct_toy-seg.dcm"),
+        "mask of the series": nifti(only(tmp_path / "from-dicom", "CT-*.nii.gz")),
+        "SEG of the series": seg(only(tmp_path / "from-dicom", "CT-*.dcm")),
         "mask of the export": nifti(tmp_path / "mask.nii.gz"),
     }
     for route, (mask, place) in routes.items():
@@ -179,9 +186,9 @@ def test_the_analytic_phantom_survives_the_whole_way_and_back(tmp_path: Path, na
     (part,), _ = group_headers(
         [header for path in sorted((tmp_path / "ct").iterdir()) for header in read_headers(path)]
     )
-    sources = [header.source for header in part.headers]
     names = {value: f"remainder {value}" for value in (1, 2, 3)}
-    data = write_segmentation(labels, sources, names, affine=affine, model_sha256="0" * 64, algorithm_name="test")
+    made = write_segmentation(labels, part.headers, names, affine=affine, model_sha256="0" * 64, algorithm_name="test")
+    data = made.data
     (tmp_path / "labels.dcm").write_bytes(data)
     again, place = seg(tmp_path / "labels.dcm")
 
@@ -217,7 +224,7 @@ def test_a_series_and_its_nifti_twin_get_the_same_mask(tmp_path: Path, name: str
     for scan in ("ct", "twin.nii.gz"):
         medssl("infer", tmp_path / scan, "--task", model, "-o", tmp_path / "out", "--device", "cpu")
 
-    first, second = (nifti(tmp_path / "out" / f"{stem}_toy-seg.nii.gz") for stem in ("ct", "twin"))
+    first, second = (nifti(only(tmp_path / "out", pattern)) for pattern in ("CT-*.nii.gz", "twin*.nii.gz"))
     points = marked(*first)
     assert 100 < len(points) < phantom.size / 4
     if spacing_mm is None:
@@ -226,7 +233,7 @@ def test_a_series_and_its_nifti_twin_get_the_same_mask(tmp_path: Path, name: str
         nearest = np.linalg.norm(points[:, None] - marked(*second), axis=2).min(axis=1)
         assert np.count_nonzero(nearest > LIMIT_MM) <= 2
         assert abs(len(points) - np.count_nonzero(second[0])) <= 2
-    assert_same_places(points, marked(*seg(tmp_path / "out" / "ct_toy-seg.dcm")))
+    assert_same_places(points, marked(*seg(only(tmp_path / "out", "CT-*.dcm"))))
 
 
 def blob() -> Array:

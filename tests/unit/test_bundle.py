@@ -1,5 +1,7 @@
 """A model says what it is, and every damaged byte is noticed."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -10,6 +12,7 @@ from pydantic import ValidationError
 from medssl_cli.deploy.bundle import Bundle, attach, load_model, patient_digest, read_bundle
 from medssl_cli.deploy.onnx_file import seal
 from medssl_cli.errors import GateError, UsageError
+from tests.environment import ENVIRONMENT
 from tests.toy_model import toy_bundle, toy_graph, write_toy_model
 
 
@@ -135,6 +138,18 @@ def test_the_model_knows_its_training_patients_without_their_keys() -> None:
 def test_impossible_bundles_cannot_be_made(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         toy_bundle(**changes)
+
+
+def test_a_small_model_takes_little_memory_to_read(tmp_path: Path) -> None:
+    path = write_toy_model(tmp_path / "model.onnx")
+    code = (
+        "import resource, sys; from pathlib import Path; from medssl_cli.deploy.bundle import load_model; "
+        "resource.setrlimit(resource.RLIMIT_AS, (1_500_000_000, 1_500_000_000)); load_model(Path(sys.argv[1]))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code, str(path)], env=ENVIRONMENT, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_model_from_before_classes_had_members_is_scored_by_name_or_else_by_value() -> None:

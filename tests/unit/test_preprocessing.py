@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
-from medssl_cli.imaging.geometry import Affine, reorient_like, reorient_to_ras
+from medssl_cli.imaging.geometry import Affine, Shape, ras_index_affine, reorient_like, reorient_to_ras
 from medssl_cli.imaging.preprocessing import (
     Intensity,
     intensity_of,
@@ -15,7 +16,8 @@ from medssl_cli.imaging.preprocessing import (
     restore_labels,
     to_grid,
 )
-from medssl_cli.imaging.segment import num_calls, segment_volume
+from medssl_cli.imaging.resample import resample
+from medssl_cli.imaging.segment import num_calls, predicted_bytes, segment_volume
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import Preprocessing
 
@@ -220,3 +222,82 @@ def test_an_intensity_rule_is_elementwise() -> None:
     seen = rule.apply(np.array([-100, -10, 0, 10, 30, 99], dtype=np.int32))
 
     assert seen.tolist() == [-10, -10, -5, 0, 10, 10]
+
+
+def restored_by_resample(logits: np.ndarray, grid_affine: Affine, source_affine: Affine, shape: Shape) -> np.ndarray:
+    """`restore_labels` said plainly: each class resampled whole by ITK, then the largest, of equal ones the first."""
+    to_ras = ras_index_affine(source_affine, shape)
+    x, y, z = (int(size) for size in np.array(shape) @ np.abs(to_ras[:3, :3]))
+    sampled = [resample(channel[None], grid_affine, source_affine @ to_ras, (x, y, z))[0] for channel in logits]
+    return reorient_like(np.argmax(sampled, axis=0)[None], source_affine)[0].astype(np.uint8)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_labels_restored_plane_by_plane_are_those_of_itk_to_the_voxel(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    shape = tuple(int(size) for size in random.integers(1, 30, 3))
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.random(random_state=seed).as_matrix() * random.uniform(0.3, 4, 3)
+    affine[:3, 3] = random.uniform(-300, 300, 3)
+    preprocessing = Preprocessing(zscore=True, spacing_mm=tuple(random.uniform(0.3, 4, 3).tolist()))
+    gridded = to_grid(Volume(random.normal(size=(1, *shape)).astype(np.float32), affine), preprocessing)
+    logits = random.normal(size=(4, *gridded.shape)).astype(np.float32)
+    if seed % 2:
+        logits = np.round(logits)  # many ties, inside of the grid and at its border
+
+    restored = restore_labels(logits, gridded.affine, affine, shape)
+
+    np.testing.assert_array_equal(restored, restored_by_resample(logits, gridded.affine, affine, shape))
+
+
+def test_points_beyond_the_grid_take_the_nearest_voxel_as_images_do() -> None:
+    # Seven voxels of 1 mm are two of 3 mm: the box of 6 mm ends before the last voxel's centre at 6.5 mm, that is
+    # 1.67 voxels behind the first one's, more than half a voxel outside.
+    affine = np.eye(4)
+    gridded = to_grid(
+        Volume(np.zeros((1, 7, 7, 7), np.float32), affine), Preprocessing(zscore=True, spacing_mm=(3.0,) * 3)
+    )
+    assert gridded.shape == (2, 2, 2)
+    logits = np.random.default_rng(3).normal(size=(3, 2, 2, 2)).astype(np.float32)
+
+    restored = restore_labels(logits, gridded.affine, affine, (7, 7, 7))
+
+    np.testing.assert_array_equal(restored, restored_by_resample(logits, gridded.affine, affine, (7, 7, 7)))
+    assert restored[6, 6, 6] == logits[:, 1, 1, 1].argmax()
+
+
+def test_grids_that_do_not_share_their_axes_are_refused() -> None:
+    turned = np.eye(4)
+    turned[:3, :3] = Rotation.from_euler("z", 1, degrees=True).as_matrix()
+
+    with pytest.raises(ValueError, match="share their axes"):
+        restore_labels(np.zeros((2, 4, 4, 4), np.float32), turned, np.eye(4), (8, 8, 8))
+
+
+@pytest.mark.parametrize("spacing", [None, (1.5, 1.5, 1.5), (0.7, 3.0, 2.0)])
+def test_predicted_memory_is_that_of_the_arrays(spacing: tuple[float, float, float] | None) -> None:
+    stored = as_stored(np.zeros((40, 36, 30), np.int16), (2, 0, 1), (1, -1, 1))
+    preprocessing = Preprocessing(window_hu=(0.0, 1.0), spacing_mm=spacing)
+    grid = to_grid(stored, preprocessing).shape
+
+    found = predicted_bytes(
+        stored.shape, stored.affine, preprocessing=preprocessing, tile=(8, 8, 8), overlap=0.5, num_outputs=5
+    )
+
+    # 17 bytes per voxel of the scan; 5 logits, a norm and 3 images in float32 per voxel of the grid; 200 per tile.
+    tiles = num_calls(to_grid(stored, preprocessing), (8, 8, 8), 0.5)
+    exact = 17 * 40 * 36 * 30 + 4 * 9 * np.prod(grid) + 200 * tiles
+    assert found == pytest.approx(exact, rel=0.06)  # the grid is rounded to whole voxels
+
+
+def test_predicted_memory_of_an_absurd_spacing_is_absurd_and_takes_no_time() -> None:
+    def predicted(spacing: float) -> float:
+        rule = Preprocessing(window_hu=(0.0, 1.0), spacing_mm=(spacing,) * 3)
+        return predicted_bytes(
+            (512, 512, 300), np.eye(4), preprocessing=rule, tile=(64, 64, 64), overlap=0.5, num_outputs=2
+        )
+
+    assert predicted(1e-4) > 1e18
+    assert predicted(1e-300) == np.inf
+    # A grid of one voxel is still as large as a tile.
+    assert predicted(1e9) == pytest.approx(17 * 512 * 512 * 300 + 4 * 6 * 64**3, rel=1e-3)

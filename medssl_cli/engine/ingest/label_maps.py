@@ -17,7 +17,7 @@ from medssl_cli.engine.ingest.failures import Failure, as_values
 from medssl_cli.engine.ingest.tasks import LabelTask, Overlap, StoredImage, StoredLabel, read_file
 from medssl_cli.errors import InputError
 from medssl_cli.formats.layouts import LabelFile
-from medssl_cli.formats.loaded import LoadedImage
+from medssl_cli.formats.loaded import LoadedImage, exif_orientation
 from medssl_cli.imaging.geometry import Shape, corner_displacement_mm, is_same_grid, turned_onto
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.names import unique_names
@@ -233,7 +233,17 @@ def _published(
 
 def _read_label(task: LabelTask, label: LabelFile, kind: str) -> LoadedImage:
     (image,) = read_file(label.source, kind, replace(task.policy, split_4d=False), is_label=True)
+    _check_orientation(image, task.image)
     return image
+
+
+def _check_orientation(loaded: LoadedImage, image: StoredImage) -> None:
+    """Refuse a label map that was not turned as its picture was: nothing says which way up it was drawn."""
+    if exif_orientation(loaded.repairs) != image.orientation:
+        raise InputError(
+            "E_LABEL_ORIENTATION",
+            f"a picture of EXIF orientation {image.orientation}, a label of {exif_orientation(loaded.repairs)}",
+        )
 
 
 def _on_grid(loaded: LoadedImage, image: StoredImage, *, is_cropped: bool = False) -> Volume:

@@ -10,6 +10,7 @@ from medssl_cli.cache.words import Modality, check_label_set
 from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_json
 from medssl_cli.formats.policy import Policy
+from medssl_cli.formats.table_choice import TableChoice
 
 if TYPE_CHECKING:
     from medssl_cli.engine.ingest.tasks import Overlap
@@ -58,6 +59,7 @@ class IngestOptions:
         seg_fraction: From which share of the maximum on a fractional DICOM SEG counts.
         settle_s: Wait until the folders have not changed for so long.
         overlap: What becomes of voxels that files of one structure each share; see `label_maps.merge`.
+        tables: What the columns of tables of labels are.
 
     Raises:
         UsageError: `E_USAGE`.
@@ -77,6 +79,7 @@ class IngestOptions:
     seg_fraction: float | None = None
     settle_s: float = 0.0
     overlap: "Overlap" = "settle"
+    tables: TableChoice = field(default_factory=TableChoice)
 
     def __post_init__(self) -> None:
         try:
@@ -104,6 +107,9 @@ class IngestOptions:
             "structures": list(self.structures) if self.structures else None,
             "seg_fraction": self.seg_fraction,
             "overlap": self.overlap,
+            "key_column": self.tables.key_column,
+            "label_columns": list(self.tables.label_columns) if self.tables.label_columns else None,
+            "readers": self.tables.readers,
             "departures": self.policy.departures,
         }
 

@@ -15,14 +15,16 @@ from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.labels.recognise import kind_of_object
 from medssl_cli.formats.layouts import LabelFile
-from medssl_cli.formats.loaded import LoadedImage
+from medssl_cli.formats.loaded import LoadedImage, exif_orientation
 from medssl_cli.formats.nifti import read_nifti, read_nifti_series
 from medssl_cli.formats.policy import STRICT, Policy
-from medssl_cli.formats.source import Source
+from medssl_cli.formats.predictions import is_prediction
+from medssl_cli.formats.source import Source, read_head
 from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.imaging.label_like import FEW, MOST, is_black_and_white, is_label_like
 from medssl_cli.imaging.planes import Planes, middle_planes
 
+HEAD_BYTES: Final = 4096
 HU_RANGE: Final = (-8192, 32767)
 NEAR_A_FACE: Final = ("unknown", "HEAD", "BRAIN", "SKULL", "NECK", "CSPINE", "WHOLEBODY")
 Overlap = Literal["settle", "first", "last", "smallest", "parts", "refuse"]
@@ -70,6 +72,7 @@ class StoredImage:
     Args:
         planes: Of a new volume, for the page.
         message: What more there is to say about its warnings.
+        orientation: EXIF orientation that its file was stored in, 1 to 8.
     """
 
     item_id: str
@@ -80,11 +83,15 @@ class StoredImage:
     warnings: tuple[str, ...]
     planes: Planes | None = None
     message: str = ""
+    orientation: int = 1
 
     @classmethod
     def of(cls, record: ItemRecord) -> "StoredImage":
         """An image that was stored earlier."""
-        return cls(record.item_id, record.series_key, False, record.shape, record.affine_array, ())
+        orientation = exif_orientation(record.provenance.repairs)
+        return cls(
+            record.item_id, record.series_key, False, record.shape, record.affine_array, (), orientation=orientation
+        )
 
 
 @dataclass(frozen=True)
@@ -189,6 +196,8 @@ def store_images(task: ImageTask) -> tuple[StoredImage, ...] | LabelLike:
     images = _read_images(task)
     if task.partners and len(images) == 1 and _may_be_label(images[0]):
         return LabelLike(images[0].volume.shape, images[0].volume.affine)
+    if task.kind == "nifti" and task.policy.predictions and is_prediction(read_head(task.source, HEAD_BYTES)):
+        raise InputError("S_PREDICTION", "a mask of medssl infer that no image belongs to")
     parts = task.parts if len(task.parts) == len(images) else ((task.modality, task.channel),) * len(images)
     return tuple(
         _store(_with_modality(image, modality), cache, channel=channel, dry_run=task.dry_run)
@@ -223,7 +232,10 @@ def _store(image: LoadedImage, cache: Cache, *, channel: str | None, dry_run: bo
         found += tuple(_version_warnings(cache, record))
     planes = middle_planes(volume.voxels[0]) if is_new and record.is_volume else None
     message = "; ".join(image.details)
-    return StoredImage(record.item_id, record.series_key, is_new, volume.shape, volume.affine, found, planes, message)
+    return StoredImage(
+        record.item_id, record.series_key, is_new, volume.shape, volume.affine, found, planes, message,
+        exif_orientation(image.repairs),
+    )  # fmt: skip
 
 
 def _twins(image: LoadedImage, cache: Cache) -> list[ItemRecord]:

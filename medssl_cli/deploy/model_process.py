@@ -1,0 +1,136 @@
+"""The process that runs a model, seen from the one that uses it: it is given tiles, watched, and killed if need be."""
+
+import contextlib
+import json
+import mmap
+import os
+import tempfile
+import time
+import weakref
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.deploy.session import OUT_OF_MEMORY, buffer_layout, buffer_views
+from medssl_cli.parallel import DIED, DYING_S, START_TIMEOUT_S, TIMED_OUT, end_child, start_child
+
+POLL_S: Final = 0.05
+MAX_ANSWER_BYTES: Final = 2**20
+
+
+class ModelFailure(Exception):  # noqa: N818 - a value for `OnnxModel`, which makes an error with a code of it
+    """Why a model did not answer: a word of `deploy.session`, `TIMED_OUT`, or a text that begins with `DIED`."""
+
+
+class ModelProcess:
+    """A child process with one model. It dies with this one, or when it is closed; afterwards a new one is needed."""
+
+    def __init__(self) -> None:
+        self._file = _file_in_memory()
+        self._memory: mmap.mmap | None = None
+        self._process, self._pipe = start_child("medssl_cli.deploy.session", self._file, keep=[self._file])
+        self._end = weakref.finalize(self, _end, self._process, self._pipe, self._file)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be given work."""
+        return self._end.alive
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that it holds now, without the buffer; 0 where the system does not tell."""
+        with contextlib.suppress(OSError, ValueError):
+            _, resident, shared = Path(f"/proc/{self._process.pid}/statm").read_text().split()[:3]
+            return (int(resident) - int(shared)) * mmap.PAGESIZE
+        return 0
+
+    def load(
+        self, data: bytes, *, cuda: int | None, threads: int, memory_bytes: int, timeout_s: float
+    ) -> dict[str, Any]:
+        """Load a model.
+
+        Args:
+            data: A serialised model.
+            cuda: Number of a device; None for the CPU.
+            threads: On the CPU.
+            memory_bytes: Most private memory that the process may have.
+            timeout_s: Longest time for this.
+
+        Returns:
+            `provider`, the shapes of `inputs` and `outputs`, and the `missing` library where CUDA was not taken.
+
+        Raises:
+            ModelFailure: The process has ended.
+        """
+        # CUDA maps more memory than it uses, so there the watch below must do.
+        settings = {"cuda": cuda, "threads": threads, "memory_bytes": memory_bytes if cuda is None else 0}
+        self._send(json.dumps(settings).encode())
+        self._send(data)
+        return self._answer(START_TIMEOUT_S + timeout_s, memory_bytes)
+
+    def compute(
+        self, tiles: NDArray[np.float32], num_outputs: int, *, memory_bytes: int, timeout_s: float
+    ) -> NDArray[np.float32]:
+        """Logits `[B, K, *tile]` of tiles `[B, C, *tile]`, as a view that holds until the next call.
+
+        Raises:
+            ModelFailure: As the process says, or because it had to be ended.
+        """
+        input_shape = list(tiles.shape)
+        output_shape = [input_shape[0], num_outputs, *input_shape[2:]]
+        start, size = buffer_layout(input_shape, output_shape)
+        if self._memory is None or len(self._memory) < size:
+            os.ftruncate(self._file, size)
+            self._memory = mmap.mmap(self._file, size)
+        given, logits = buffer_views(self._memory, input_shape, output_shape, start)
+        given[...] = tiles
+        self._send(json.dumps({"input": input_shape, "output": output_shape}).encode())
+        self._answer(timeout_s, memory_bytes)
+        return logits
+
+    def close(self) -> None:
+        """End it now."""
+        self._end()
+
+    def _send(self, message: bytes) -> None:
+        try:
+            self._pipe.send_bytes(message)
+        except OSError as error:
+            raise self._death() from error
+
+    def _answer(self, timeout_s: float, memory_bytes: int) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout_s
+        while not self._pipe.poll(POLL_S):
+            late = time.monotonic() > deadline
+            if late or self.resident_bytes > memory_bytes:
+                self.close()
+                raise ModelFailure(TIMED_OUT if late else OUT_OF_MEMORY)
+        try:
+            answer: dict[str, Any] = json.loads(self._pipe.recv_bytes(MAX_ANSWER_BYTES))
+        except (EOFError, OSError, ValueError) as error:
+            raise self._death() from error
+        if answer["problem"]:
+            self.close()
+            raise ModelFailure(str(answer["problem"]))
+        return answer
+
+    def _death(self) -> ModelFailure:
+        status = end_child(self._process, grace_s=DYING_S)
+        self.close()
+        return ModelFailure(f"{DIED} ({status})")
+
+
+def _file_in_memory() -> int:
+    """Descriptor of an empty file that has no name and takes no disk (Linux), or of a deleted temporary one."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("tiles")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _end(process: Any, pipe: Any, file: int) -> None:
+    pipe.close()
+    end_child(process)
+    os.close(file)

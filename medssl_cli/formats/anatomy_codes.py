@@ -1,0 +1,206 @@
+"""SNOMED CT codes of structures by their names, as DICOM SEG needs them (PS3.16 CID 7150 and following).
+
+Only codes that DICOM itself lists are given; every other structure has a general code and is told by its label.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+Code = tuple[str, str, str]
+"""Value, coding scheme and meaning."""
+
+
+@dataclass(frozen=True)
+class StructureCode:
+    """What a segment is.
+
+    Args:
+        category: Segmented Property Category, the kind of thing.
+        type: Segmented Property Type.
+        modifiers: Of the type: side and part.
+        region: Where a lesion lies, if its name says so.
+        colour: Recommended for display: red, green and blue, 0 to 255.
+    """
+
+    category: Code
+    type: Code
+    modifiers: tuple[Code, ...] = ()
+    region: Code | None = None
+    colour: tuple[int, int, int] | None = None
+
+
+def _sct(value: str, meaning: str) -> Code:
+    return value, "SCT", meaning
+
+
+ANATOMICAL_STRUCTURE: Final = _sct("91723000", "Anatomical structure")
+ABNORMAL_STRUCTURE: Final = _sct("49755003", "Morphologically Abnormal Structure")
+GENERIC: Final = StructureCode(ANATOMICAL_STRUCTURE, _sct("123037004", "Body structure"))
+STRUCTURES: Final[dict[str, Code]] = {
+    name: _sct(value, meaning)
+    for name, value, meaning in (
+        ("heart", "80891009", "Heart"),
+        ("left_ventricle", "87878005", "Left cardiac ventricle"),
+        ("right_ventricle", "53085002", "Right cardiac ventricle"),
+        ("left_atrium", "82471001", "Left cardiac atrium"),
+        ("right_atrium", "73829009", "Right cardiac atrium"),
+        ("myocardium", "74281007", "Myocardium"),
+        ("left_ventricle_myocardium", "49848007", "Left Ventricle Myocardium"),
+        ("pericardium", "76848001", "Pericardium"),
+        ("aorta", "15825003", "Aorta"),
+        ("ascending_aorta", "54247002", "Ascending aorta"),
+        ("descending_aorta", "281130003", "Descending aorta"),
+        ("thoracic_aorta", "113262008", "Thoracic aorta"),
+        ("abdominal_aorta", "7832008", "Abdominal aorta"),
+        ("pulmonary_artery", "81040000", "Pulmonary artery"),
+        ("pulmonary_vein", "122972007", "Pulmonary vein"),
+        ("inferior_vena_cava", "64131007", "Inferior vena cava"),
+        ("superior_vena_cava", "48345005", "Superior vena cava"),
+        ("portal_vein", "32764006", "Portal vein"),
+        ("hepatic_vein", "8993003", "Hepatic vein"),
+        ("lung", "39607008", "Lung"),
+        ("trachea", "44567001", "Trachea"),
+        ("esophagus", "32849002", "Esophagus"),
+        ("stomach", "69695003", "Stomach"),
+        ("duodenum", "38848004", "Duodenum"),
+        ("small_intestine", "30315005", "Small intestine"),
+        ("colon", "71854001", "Colon"),
+        ("rectum", "34402009", "Rectum"),
+        ("liver", "10200004", "Liver"),
+        ("gallbladder", "28231008", "Gallbladder"),
+        ("pancreas", "15776009", "Pancreas"),
+        ("spleen", "78961009", "Spleen"),
+        ("kidney", "64033007", "Kidney"),
+        ("adrenal_gland", "23451007", "Adrenal gland"),
+        ("bladder", "89837001", "Bladder"),
+        ("prostate", "41216001", "Prostate"),
+        ("prostate_peripheral_zone", "279706003", "Peripheral zone of the prostate"),
+        ("prostate_transition_zone", "399384005", "Transition zone of the prostate"),
+        ("uterus", "35039007", "Uterus"),
+        ("breast", "76752008", "Breast"),
+        ("thyroid", "69748006", "Thyroid"),
+        ("parotid_gland", "45289007", "Parotid gland"),
+        ("submandibular_gland", "54019009", "Submandibular gland"),
+        ("larynx", "4596009", "Larynx"),
+        ("mandible", "91609006", "Mandible"),
+        ("eye", "81745001", "Eye"),
+        ("brain", "12738006", "Brain"),
+        ("cerebellum", "113305005", "Cerebellum"),
+        ("hippocampus", "5366008", "Hippocampus"),
+        ("spinal_cord", "2748008", "Spinal cord"),
+        ("vertebra", "51282000", "Vertebra"),
+        ("rib", "113197003", "Rib"),
+        ("sternum", "56873002", "Sternum"),
+        ("clavicle", "51299004", "Clavicle"),
+        ("scapula", "79601000", "Scapula"),
+        ("humerus", "85050009", "Humerus"),
+        ("femur", "71341001", "Femur"),
+        ("sacrum", "54735007", "Sacrum"),
+        ("skull", "89546000", "Skull"),
+    )
+}
+LESIONS: Final[dict[str, Code]] = {
+    name: _sct(value, meaning)
+    for name, value, meaning in (
+        ("tumor", "108369006", "Neoplasm"),
+        ("lesion", "52988006", "Lesion"),
+        ("nodule", "27925004", "Nodule"),
+        ("mass", "4147007", "Mass"),
+        ("cyst", "367643001", "Cyst"),
+        ("edema", "79654002", "Edema"),
+        ("necrosis", "6574001", "Necrosis"),
+        ("hemorrhage", "50960005", "Hemorrhage"),
+        ("thrombus", "396339007", "Thrombus"),
+        ("scar", "12402003", "Scar tissue"),
+    )
+}
+MODIFIERS: Final[dict[str, Code]] = {
+    "left": _sct("7771000", "Left"),
+    "right": _sct("24028007", "Right"),
+    "anterior": _sct("255549009", "Anterior"),
+    "posterior": _sct("255551008", "Posterior"),
+}
+SYNONYMS: Final[dict[str, str]] = {
+    "lv": "left_ventricle",
+    "rv": "right_ventricle",
+    "la": "left_atrium",
+    "ra": "right_atrium",
+    "heart_ventricle_left": "left_ventricle",
+    "heart_ventricle_right": "right_ventricle",
+    "heart_atrium_left": "left_atrium",
+    "heart_atrium_right": "right_atrium",
+    "myo": "myocardium",
+    "heart_myocardium": "myocardium",
+    "lv_myocardium": "left_ventricle_myocardium",
+    "left_ventricular_myocardium": "left_ventricle_myocardium",
+    "left_ventricle_cavity": "left_ventricle",
+    "right_ventricle_cavity": "right_ventricle",
+    "aa": "aorta",
+    "ao": "aorta",
+    "pa": "pulmonary_artery",
+    "oesophagus": "esophagus",
+    "small_bowel": "small_intestine",
+    "gall_bladder": "gallbladder",
+    "adrenal": "adrenal_gland",
+    "urinary_bladder": "bladder",
+    "thyroid_gland": "thyroid",
+    "peripheral_zone": "prostate_peripheral_zone",
+    "transition_zone": "prostate_transition_zone",
+    "tumour": "tumor",
+    "neoplasm": "tumor",
+    "cancer": "tumor",
+    "haemorrhage": "hemorrhage",
+    "oedema": "edema",
+}
+PARTS_OF_ONE: Final = {"hippocampus": ("anterior", "posterior", "head", "body", "tail")}
+"""Names that mean a part of a structure where the task is about that structure, and nothing elsewhere."""
+
+
+def structure_code(name: str, *, task: str = "") -> StructureCode:
+    """The code of a structure; a general one if its name is not known.
+
+    Args:
+        name: Of the class, in any case, with spaces, hyphens or underscores.
+        task: What the model is for; `anterior` is a part of the hippocampus only in a task about it.
+    """
+    words = tuple(word for word in re.split(r"[\W_]+", name.lower()) if word)
+    for whole, parts in PARTS_OF_ONE.items():
+        if whole in task.lower() and len(words) == 1 and words[0] in parts:
+            words = (whole, *words)
+    return _lesion(words) or _organ(words) or GENERIC
+
+
+def _lesion(words: Sequence[str]) -> StructureCode | None:
+    if not words or (lesion := LESIONS.get(_singular(words[-1]))) is None:
+        return None
+    organ = _organ(words[:-1])
+    if organ is None:
+        return StructureCode(ABNORMAL_STRUCTURE, lesion)
+    return StructureCode(ABNORMAL_STRUCTURE, lesion, region=organ.type)
+
+
+def _organ(words: Sequence[str]) -> StructureCode | None:
+    """A structure as it is called, or with one word of side or part taken away."""
+    if (code := STRUCTURES.get(_key(words))) is not None:
+        return StructureCode(ANATOMICAL_STRUCTURE, code)
+    for position, word in enumerate(words):
+        rest = [*words[:position], *words[position + 1 :]]
+        if word in MODIFIERS and (code := STRUCTURES.get(_key(rest))) is not None:
+            return StructureCode(ANATOMICAL_STRUCTURE, code, (MODIFIERS[word],))
+    return None
+
+
+def _key(words: Sequence[str]) -> str:
+    """The name under which a structure is listed: synonyms replaced, plural endings taken away."""
+    given = "_".join(words)
+    for key in (given, "_".join([*words[:-1], _singular(words[-1])]) if words else ""):
+        if (known := SYNONYMS.get(key, key)) in STRUCTURES:
+            return known
+    return given
+
+
+def _singular(word: str) -> str:
+    plain = word[:-1] if word.endswith("s") and word[:-1] in {*STRUCTURES, *LESIONS, *SYNONYMS} else word
+    return SYNONYMS.get(plain, plain)

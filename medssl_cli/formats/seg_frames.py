@@ -1,0 +1,79 @@
+"""Frames of a DICOM SEG, placed on a grid by what each says about itself.
+
+The check of the writer, written apart from it and without its library.
+"""
+
+import io
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.errors import GateError
+from medssl_cli.formats.loaded import LPS_TO_RAS
+from medssl_cli.imaging.geometry import Affine
+
+MAX_INDEX_ERROR: Final = 0.06
+"""Voxels by which a frame may lie beside the label map's grid: what the gate of a series allows, and rounding."""
+
+
+def read_segmentation(data: bytes, affine: Affine, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Place the frames of a binary SEG on a grid by their own positions, without highdicom.
+
+    Args:
+        data: A DICOM file.
+        affine: Of the wanted grid, to RAS+ millimetres.
+        shape: Its size (X, Y, Z).
+
+    Returns:
+        `[X, Y, Z]` label map; the segment number is the label.
+
+    Raises:
+        GateError: `E_OUTPUT_CHECK` if a frame does not lie on voxels of the grid, or segments overlap.
+    """
+    from pydicom import dcmread
+
+    dataset = dcmread(io.BytesIO(data))
+    frames = _unpacked_frames(dataset)
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    to_index = np.linalg.inv(LPS_TO_RAS @ affine)
+    labels = np.zeros(shape, dtype=np.uint8)
+    for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+        if not frame.any():
+            continue
+        number = int(_macro("SegmentIdentificationSequence", shared, groups).ReferencedSegmentNumber)
+        rows, columns = np.nonzero(frame)
+        points = np.stack([columns, rows, np.zeros_like(rows), np.ones_like(rows)]).astype(np.float64)
+        indices = (to_index @ _frame_affine(shared, groups) @ points)[:3]
+        voxels = np.rint(indices).astype(int)
+        is_inside = ((voxels >= 0) & (voxels < np.array(shape)[:, None])).all()
+        if not is_inside or np.abs(indices - voxels).max() > MAX_INDEX_ERROR or labels[tuple(voxels)].any():
+            raise GateError("E_OUTPUT_CHECK", "a frame of the segmentation does not lie on the grid of the series")
+        labels[tuple(voxels)] = number
+    return labels
+
+
+def _unpacked_frames(dataset: Any) -> NDArray[np.uint8]:
+    """`[frames, rows, columns]` of 1-bit pixels, least significant bit first (PS3.5 section 8.1.1)."""
+    count = int(dataset.NumberOfFrames) * int(dataset.Rows) * int(dataset.Columns)
+    bits = np.unpackbits(np.frombuffer(dataset.PixelData, dtype=np.uint8), bitorder="little")
+    return bits[:count].reshape(int(dataset.NumberOfFrames), int(dataset.Rows), int(dataset.Columns))
+
+
+def _frame_affine(shared: Any, groups: Any) -> Affine:
+    """(column, row, 0, 1) of a frame to LPS millimetres: PS3.3 equation C.7.6.2.1-1."""
+    measures = _macro("PixelMeasuresSequence", shared, groups)
+    orientation = _macro("PlaneOrientationSequence", shared, groups)
+    position = _macro("PlanePositionSequence", shared, groups)
+    cosines = np.array(orientation.ImageOrientationPatient, dtype=np.float64)
+    row_spacing, column_spacing = (float(value) for value in measures.PixelSpacing)
+    affine = np.eye(4)
+    affine[:3, 0] = cosines[:3] * column_spacing
+    affine[:3, 1] = cosines[3:] * row_spacing
+    affine[:3, 3] = np.array(position.ImagePositionPatient, dtype=np.float64)
+    return affine
+
+
+def _macro(name: str, shared: Any, groups: Any) -> Any:
+    """What equals in all frames is stated once for all of them."""
+    return (shared if name in shared else groups)[name][0]
