@@ -58,8 +58,8 @@ class IngestOptions:
         structures: Of DICOM SEG and RTSTRUCT: these only; the first becomes value 1.
         seg_fraction: From which share of the maximum on a fractional DICOM SEG counts.
         settle_s: Wait until the folders have not changed for so long.
-        overlap: What becomes of voxels that files of one structure each share; see `label_maps.merge`.
         tables: What the columns of tables of labels are.
+        overlap: What becomes of voxels that files of one structure each share; see `label_maps.merge`.
 
     Raises:
         UsageError: `E_USAGE`.
@@ -78,8 +78,8 @@ class IngestOptions:
     structures: tuple[str, ...] | None = None
     seg_fraction: float | None = None
     settle_s: float = 0.0
-    overlap: "Overlap" = "settle"
     tables: TableChoice = field(default_factory=TableChoice)
+    overlap: "Overlap" = "settle"
 
     def __post_init__(self) -> None:
         try:
