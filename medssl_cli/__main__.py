@@ -1,5 +1,5 @@
 """`python -m medssl_cli` is `medssl`."""
 
-from medssl_cli.cli.app import main
+from medssl_cli.cli.start import main
 
 main()

@@ -89,6 +89,20 @@ def confine(parent: int, memory_limit_bytes: int = 0) -> None:
     die_with_parent(parent)
 
 
+def limit_data(extra_bytes: int) -> None:
+    """Let this process hold so many bytes more than it holds now; what asks for more gets a MemoryError.
+
+    What counts is memory that it may write to and shares with nobody (Linux, setrlimit(2), RLIMIT_DATA), unlike a limit
+    of address space, of which libraries reserve far more than they touch. Other systems set no limit here.
+    """
+    import resource
+
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        status = Path("/proc/self/status").read_text()
+        held = int(status.partition("VmData:")[2].split()[0]) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (held + extra_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
 def die_with_parent(parent: int) -> None:
     """End this process when its parent ends, or now if it has ended already (Linux, prctl(2)).
 

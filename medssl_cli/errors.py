@@ -65,6 +65,21 @@ class InputError(MedsslError):
     exit_code = Exit.PARTIAL
 
 
+class MarkError(InputError):
+    """One mark of a file of labels is at fault.
+
+    Args:
+        code: Stable code.
+        message: What is wrong with it.
+        hint: What to do about it.
+        row: Where it stands in its file; a line of a table, or the number of an entry; 0 for none.
+    """
+
+    def __init__(self, code: str, message: str, *, hint: str = "", row: int = 0) -> None:
+        super().__init__(code, message, hint=hint)
+        self.row = row
+
+
 class NothingUsableError(MedsslError):
     """There is nothing to work on."""
 

@@ -3,7 +3,7 @@
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -11,6 +11,7 @@ from medssl_cli.errors import UsageError
 from medssl_cli.plugins import suggest
 
 Model = TypeVar("Model", bound=BaseModel)
+MAX_QUOTED: Final = 80
 
 
 def validate_model(model: type[Model], document: dict[str, Any], *, source: str) -> Model:
@@ -51,11 +52,10 @@ def _fault(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{where}: missing"
     message = str(fault["msg"]).removeprefix("Value error, ")
-    return (
-        f"{where}: {message} (got {fault['input']!r})"
-        if not isinstance(fault["input"], dict)
-        else f"{where}: {message}"
-    )
+    if isinstance(fault["input"], dict):
+        return f"{where}: {message}"
+    got = repr(fault["input"])
+    return f"{where}: {message} (got {got[:MAX_QUOTED]}{' ...' * (len(got) > MAX_QUOTED)})"
 
 
 def _valid_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -10,14 +10,89 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
-from medssl_cli.errors import StorageError
+from medssl_cli.errors import StorageError, UsageError
 
 TEMPORARY_PREFIX: Final = ".tmp-"
+PRIVATE: Final = 0o600
+MAX_DOCUMENT_BYTES: Final = 2**30
+_UMASK_OF_USER: ContextVar[int | None] = ContextVar("umask of the user", default=None)
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Inside the block, what is made belongs to its user alone; outputs still follow the umask from before it."""
+    before = os.umask(0o077)
+    token = _UMASK_OF_USER.set(before)
+    try:
+        yield
+    finally:
+        _UMASK_OF_USER.reset(token)
+        os.umask(before)
+
+
+def _umask() -> int:
+    """The umask that outputs follow: that of the user, even inside `private_files`."""
+    known = _UMASK_OF_USER.get()
+    if known is None:
+        known = os.umask(0o077)
+        os.umask(known)
+    return known
+
+
+def make_output_folder(path: Path) -> None:
+    """Make a folder for outputs, and those between it and an existing one; their modes follow the umask.
+
+    Raises:
+        StorageError: `E_IO`.
+    """
+    with storage_errors("the output folder"):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                folder.chmod(0o777 & ~_umask())
+        path.mkdir(exist_ok=True)
+
+
+def require_place_for_file(path: Path) -> None:
+    """Refuse a path where something else than a regular file is: a rename would replace a device, a pipe or a link.
+
+    Raises:
+        UsageError: `E_OUTPUT_SPECIAL`.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        raise UsageError("E_OUTPUT_SPECIAL", f"{path.name} is {_kind_of(mode)} and is not replaced by a file")
+
+
+def _kind_of(mode: int) -> str:
+    if stat.S_ISLNK(mode):
+        return "a link"
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a pipe or socket" if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else "a device"
+
+
+def replace_file(temporary: Path, path: Path) -> None:
+    """Give a finished file its final name, durably.
+
+    Raises:
+        UsageError: `E_OUTPUT_SPECIAL`.
+        OSError: The system refused.
+    """
+    require_place_for_file(path)
+    temporary.replace(path)
+    sync_directory(path.parent)
 
 
 @contextlib.contextmanager
@@ -32,35 +107,73 @@ def storage_errors(what: str) -> Iterator[None]:
         ) from error
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, is_output: bool = False) -> None:
     """Write a whole file durably under its final name, mode 0600.
 
+    Args:
+        path: Its name; a regular file there is replaced.
+        data: Its content.
+        is_output: For others to read: the mode follows the umask.
+
     Raises:
+        UsageError: `E_OUTPUT_SPECIAL`, there is a device, a pipe, a link or a folder of that name.
         StorageError: `E_IO`; nothing is left behind.
     """
+    require_place_for_file(path)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}")
     with storage_errors(path.name):
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
             with os.fdopen(descriptor, "wb") as stream:
+                if is_output:
+                    os.fchmod(stream.fileno(), 0o666 & ~_umask())
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            temporary.replace(path)
-            sync_directory(path.parent)
-        except OSError:
+            replace_file(temporary, path)
+        except (OSError, UsageError):
             temporary.unlink(missing_ok=True)
             raise
 
 
-def write_json(path: Path, document: Any) -> None:
-    """Write canonical, human-readable JSON atomically; NaN is refused."""
-    write_atomic(path, json_bytes(document))
+def write_json(path: Path, document: Any, *, is_output: bool = False) -> None:
+    """Write canonical, human-readable JSON atomically; NaN is refused. See `write_atomic`."""
+    write_atomic(path, json_bytes(document), is_output=is_output)
 
 
 def json_bytes(document: Any) -> bytes:
     """Canonical, human-readable JSON; NaN is refused."""
     return (json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def read_regular(path: Path, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
+    """A file of unknown origin, whole. A pipe or a device is refused at once: reading one may never end.
+
+    Raises:
+        ValueError: It is no regular file, or larger than that.
+        OSError: It cannot be read.
+    """
+    with open_regular(path) as stream:
+        data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"larger than {max_bytes} bytes")
+    return data
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A file of unknown origin, opened for reading without waiting for anybody.
+
+    Raises:
+        ValueError: It is no regular file.
+        OSError: It cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("not a regular file")
+    with os.fdopen(descriptor, "rb") as stream:
+        yield stream
 
 
 def sync_file(path: Path) -> None:

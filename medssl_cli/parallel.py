@@ -253,7 +253,7 @@ class Workers:
             raise MedsslError(
                 "E_WORKER_CRASH",
                 f"{self._failed_starts} worker processes in a row died before their first task",
-                hint="is there enough memory? try fewer --workers",
+                hint="is there enough memory? try fewer processes at a time",
             )
 
     def _dismiss(self, child: "_Child", *, grace_s: float = 0.0) -> str:

@@ -1,5 +1,6 @@
 """YAML as plain data: no tags, no aliases, no repeated keys, bounded size and depth. Recipes are untrusted input."""
 
+import math
 from collections import Counter
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ from medssl_cli.errors import UsageError
 
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 20
+MAX_INTEGER: Final = 2**63
 
 
 class _Loader(yaml.SafeLoader):
@@ -22,6 +24,21 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem=f"{fault} are not allowed", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
+    def construct_yaml_int(self, node: Any) -> int:
+        try:
+            value = int(super().construct_yaml_int(node))
+        except ValueError:  # of thousands of digits, or of none
+            value = MAX_INTEGER
+        if abs(value) >= MAX_INTEGER:
+            raise yaml.MarkedYAMLError(problem="a whole number that 64 bits cannot hold", problem_mark=node.start_mark)
+        return value
+
+    def construct_yaml_float(self, node: Any) -> float:
+        value = float(super().construct_yaml_float(node))
+        if not math.isfinite(value):
+            raise yaml.MarkedYAMLError(problem="a number that is not finite", problem_mark=node.start_mark)
+        return value
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         mapping = super().construct_mapping(node, deep=deep)
         if len(mapping) < len(node.value):
@@ -29,6 +46,10 @@ class _Loader(yaml.SafeLoader):
             repeated = ", ".join(sorted(str(key) for key, count in counts.items() if count > 1))
             raise yaml.MarkedYAMLError(problem=f"repeated key: {repeated}", problem_mark=node.start_mark)
         return mapping
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 
 def parse_yaml(text: str, *, source: str) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from pydantic import (
 
 from medssl_cli.errors import UsageError
 from medssl_cli.faults import validate_model
-from medssl_cli.files import sha256_json
-from medssl_cli.plain_yaml import parse_yaml
+from medssl_cli.files import read_regular, sha256_json
+from medssl_cli.plain_yaml import MAX_BYTES, parse_yaml
 from medssl_cli.plugins import suggest
 from medssl_cli.strict import Strict
 
@@ -287,9 +287,11 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
 def raw_recipe(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
     """A recipe's document as it is written, with overrides, not validated; see `load_recipe`."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_regular(path, max_bytes=MAX_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError("E_RECIPE", f"{path.name} is not text in UTF-8") from error
+    except ValueError as error:
+        raise UsageError("E_RECIPE", f"{path.name} is {error}") from error
     document = parse_yaml(text, source=path.name)
     for override in overrides or []:
         apply_override(document, override)

@@ -34,9 +34,10 @@ def watch() -> None:
     """Note the codes of everything that is made from now on."""
     for kind in (MedsslError, Failure, Refusal, Found, Flaw):
         _after(kind, "__init__", lambda one, *_: [one.code])
-    for kind in (LoadedImage, SeriesPart, StoredLabel, ScanResult):
+    for kind in (LoadedImage, SeriesPart, StoredLabel):
         _after(kind, "__init__", lambda one, *_: one.warnings)
-    _after(Entry, "__init__", lambda entry, *_: [entry.code, *entry.warnings])
+    for kind in (Entry, ScanResult):
+        _after(kind, "__init__", lambda one, *_: [one.code, *one.warnings])
     _after(Silence, "note", lambda _, text: _WORD.findall(text), is_overridden=True)
     _after(typer, "echo", lambda text="", *_: _WORD.findall(str(text)))
 

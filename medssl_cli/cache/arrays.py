@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.errors import GateError
-from medssl_cli.files import write_atomic
+from medssl_cli.files import open_regular, write_atomic
 
 CHUNK: Final = (128, 128, 64)
 BLOCK: Final = (32, 32, 8)
@@ -124,7 +124,7 @@ def _opened(path: Path, stamp: tuple[int, ...], process: int, thread: int) -> An
     """
     import blosc2
 
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         head = stream.read(_LENGTH.stop)
     if int.from_bytes(head[_LENGTH], "big") != stamp[2]:
         raise ValueError("length")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import operator
 import os
 import sqlite3
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from medssl_cli.cache.databases import is_busy, remove_database
 from medssl_cli.cache.items import Entry, ItemRecord, annotation_names
 from medssl_cli.imaging.geometry import Shape
 
@@ -79,7 +81,9 @@ class Catalog:
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         with contextlib.suppress(OSError):
-            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600))
+            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o600))
+        if self._path.exists() and not self._path.is_file():  # opening a pipe may never end
+            raise sqlite3.DatabaseError("not a file")
         connection = sqlite3.connect(self._path, timeout=LOCK_TIMEOUT_S)
         try:
             with connection:
@@ -104,11 +108,10 @@ class Catalog:
         """
         try:
             return self._replace_all(records)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:
-            for damaged in self._path.parent.glob(f"{self._path.name}*"):
-                damaged.unlink(missing_ok=True)
+        except sqlite3.DatabaseError as error:
+            if is_busy(error):
+                raise
+            remove_database(self._path)
             return self._replace_all(records)
 
     def _replace_all(self, records: Callable[[], Iterable[ItemRecord]]) -> int:
@@ -145,7 +148,9 @@ class Catalog:
         with self._connection() as connection:
             rows = connection.execute(f"SELECT document FROM items {where} ORDER BY item_id", values)
             for (document,) in rows:
-                yield ItemRecord.model_validate_json(document)
+                with _known_rows():
+                    record = ItemRecord.model_validate_json(document)
+                yield record
 
     def rows(self) -> Iterator[Row]:
         """All items in order of their ids, without what is large."""
@@ -153,8 +158,10 @@ class Catalog:
             for item, patient, series, modality, *shape, print_, successor, sets in connection.execute(
                 f"SELECT {_LIGHT} FROM items ORDER BY item_id"
             ):
-                x, y, z = shape
-                yield Row(item, patient, series, modality, (x, y, z), print_, successor, tuple(sets.split()))
+                with _known_rows():
+                    x, y, z = map(operator.index, shape)
+                    row = Row(item, patient, series, modality, (x, y, z), print_, successor, tuple(sets.split()))
+                yield row
 
     def entries(self) -> Iterator[Entry]:
         """What training needs of the items that are not superseded, in order of their ids."""
@@ -162,12 +169,27 @@ class Catalog:
             for item, patient, modality, *shape, print_, image, is_volume, labels, others in connection.execute(
                 f"SELECT {_ENTRY} FROM items WHERE superseded_by IS NULL ORDER BY item_id"
             ):
-                x, y, z = shape
-                digests = (
-                    {name: label["sha256"] for name, label in json.loads(labels).items()} if labels else _NO_LABELS
-                )
-                known = (item, patient, sys.intern(modality), (x, y, z), print_, image, bool(is_volume), digests)
-                yield Entry(*known, () if others == _NO_ANNOTATIONS else annotation_names(*json.loads(others)))
+                with _known_rows():
+                    x, y, z = map(operator.index, shape)
+                    digests = (
+                        {name: label["sha256"] for name, label in json.loads(labels).items()} if labels else _NO_LABELS
+                    )
+                    known = (item, patient, sys.intern(modality), (x, y, z), print_, image, bool(is_volume), digests)
+                    entry = Entry(*known, () if others == _NO_ANNOTATIONS else annotation_names(*json.loads(others)))
+                yield entry
+
+
+@contextlib.contextmanager
+def _known_rows() -> Iterator[None]:
+    """Around reading a row: what is in the file is not what is written here.
+
+    Raises:
+        sqlite3.DatabaseError: As for any other damage.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise sqlite3.DatabaseError("a row of another kind") from error
 
 
 _INSERT: Final = f"INSERT OR REPLACE INTO items VALUES ({', '.join('?' * 11)})"

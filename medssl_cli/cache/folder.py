@@ -4,7 +4,7 @@ A second ingest of unchanged files needs no more than this, so nothing here impo
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -104,8 +104,8 @@ class CacheFolder:
         """Where an item is, or would be."""
         return self.root / "items" / item_id[:2] / item_id
 
-    def rebuild(self) -> int:
+    def rebuild(self, on_damaged: Callable[[str], None] = lambda _: None) -> int:
         """As `ReadableCache.rebuild`, which needs everything that this class does without."""
         from medssl_cli.cache.reading import ReadableCache
 
-        return ReadableCache(self.root).rebuild()
+        return ReadableCache(self.root).rebuild(on_damaged)

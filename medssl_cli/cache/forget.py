@@ -1,6 +1,5 @@
 """A patient leaves: the right to erasure, as far as a cache can grant it. A trained model cannot unlearn."""
 
-import json
 import re
 import sqlite3
 from collections.abc import Iterable
@@ -14,7 +13,8 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.cache.verify import forget_sources, remove_item
 from medssl_cli.cache.writers import say_catalog_is_behind
 from medssl_cli.errors import GateError, UsageError
-from medssl_cli.files import storage_errors
+from medssl_cli.files import read_regular, storage_errors
+from medssl_cli.plain_json import parse_json
 
 KEY: Final = re.compile(r"[a-z2-7]{26}")
 MAX_MANIFEST_BYTES: Final = 2**28
@@ -117,9 +117,9 @@ def _names(manifest: Path, patient_key: str) -> bool:
     """Whether a run's manifest names a patient; one that cannot be read counts if the key is anywhere in it."""
     if manifest.stat().st_size > MAX_MANIFEST_BYTES:
         return True
-    content = manifest.read_bytes()
+    content = read_regular(manifest)
     try:
-        splits: dict[str, list[dict[str, Any]]] = json.loads(content)["splits"]
+        splits: dict[str, list[dict[str, Any]]] = parse_json(content)["splits"]
         return any(entry["patient"] == patient_key for entries in splits.values() for entry in entries)
     except (ValueError, KeyError, TypeError, AttributeError):
         return patient_key.encode() in content

@@ -124,6 +124,22 @@ class ItemRecord(Strict):
             check_label_set(name)
         return labels
 
+    @field_validator("shape")
+    @classmethod
+    def _sizes(cls, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        if not all(0 < size < 2**31 for size in shape):
+            raise ValueError("sizes")
+        return shape
+
+    @field_validator("affine")
+    @classmethod
+    def _places_voxels(cls, affine: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+        rows = np.array(affine, dtype=np.float64)
+        is_affine = rows.shape == (4, 4) and np.isfinite(rows).all() and rows[3].tolist() == [0, 0, 0, 1]
+        if not is_affine or not abs(np.linalg.det(rows)) > 0:
+            raise ValueError("affine")
+        return affine
+
     @property
     def affine_array(self) -> Affine:
         """`[4, 4]` float64."""

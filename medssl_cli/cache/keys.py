@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from medssl_cli.cache.publish import publish_first, unreadable
-from medssl_cli.errors import GateError
-from medssl_cli.files import storage_errors
+from medssl_cli.errors import GateError, UsageError
+from medssl_cli.files import open_regular, storage_errors
 
 Level = Literal["patient", "study", "series", "frame_of_reference", "item", "source"]
 KEY_BYTES: Final = 32
@@ -49,10 +49,21 @@ class Pseudonyms:
 
 
 def site_key_path() -> Path:
-    """Where a site's key lives unless told otherwise: the user's configuration folder, outside of every cache."""
+    """Where a site's key lives unless told otherwise: the user's configuration folder, outside of every cache.
+
+    Raises:
+        UsageError: `E_NO_HOME`, the user has no such folder.
+    """
     from platformdirs import user_config_path
 
-    return user_config_path("medssl", appauthor=False) / KEY_FILE
+    try:
+        return user_config_path("medssl", appauthor=False) / KEY_FILE
+    except RuntimeError as error:
+        raise UsageError(
+            "E_NO_HOME",
+            "this user has no home folder, so there is no place for the key of a site",
+            hint="name a file with medssl key init --key-file, or set HOME or XDG_CONFIG_HOME",
+        ) from error
 
 
 def create_key(path: Path) -> bool:
@@ -74,10 +85,12 @@ def load_key(path: Path) -> bytes:
         StorageError: `E_IO`.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             key = stream.read(KEY_BYTES + 1)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise GateError("E_KEY", "the site key is gone", hint="restore it, or name it with --key-file") from error
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise GateError(
+            "E_KEY", "the site key is gone", hint="restore it, or name it with medssl ingest --key-file"
+        ) from error
     except OSError as error:
         raise unreadable("the site key", error) from error
     if len(key) != KEY_BYTES:

@@ -1,5 +1,6 @@
 """`cache.json`: what makes a folder a cache, and which key its pseudonyms were made with."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,9 +12,18 @@ from medssl_cli.cache.keys import KEY_FILE, Pseudonyms, create_key, load_key, si
 from medssl_cli.cache.publish import publish_first, unreadable
 from medssl_cli.cache.words import FORMAT_VERSION
 from medssl_cli.errors import GateError, UsageError
-from medssl_cli.files import TEMPORARY_PREFIX, remove_temporaries, storage_errors, sync_directory, write_json
+from medssl_cli.files import (
+    TEMPORARY_PREFIX,
+    read_regular,
+    remove_temporaries,
+    storage_errors,
+    sync_directory,
+    write_json,
+)
+from medssl_cli.plain_json import parse_json
 
 MARKER: Final = "cache.json"
+MAX_BYTES: Final = 2**16
 Place = Literal["cache", "site", "file"]
 
 
@@ -67,7 +77,7 @@ class Marker:
             raise GateError(
                 "E_KEY",
                 f"the cache was made with key {self.key_id}, this is {pseudonyms.key_id}",
-                hint="name the right one with --key-file, or choose another --cache",
+                hint="name the right one with medssl ingest --key-file, or choose another --cache",
             )
         return pseudonyms
 
@@ -81,14 +91,14 @@ def read_marker(root: Path) -> Marker:
         StorageError: `E_IO`.
     """
     try:
-        document = json.loads((root / MARKER).read_bytes())
+        document = parse_json(read_regular(root / MARKER, max_bytes=MAX_BYTES))
         version = int(document["format_version"])
         if version > FORMAT_VERSION:
             raise UsageError("E_CACHE_VERSION", f"cache format {version} is newer than this medssl ({FORMAT_VERSION})")
         return Marker(**document)
     except OSError as error:
         raise unreadable(MARKER, error) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise GateError("E_CACHE_CORRUPT", f"{MARKER} is damaged", hint="restore it from a backup") from error
 
 
@@ -126,16 +136,25 @@ def use_key_file(root: Path, key_file: Path) -> None:
 
 
 def _new_marker(root: Path, key_file: Path | None) -> Marker:
-    if key_file is None and ((root / KEY_FILE).exists() or not site_key_path().is_file()):
+    chosen = key_file or (None if (root / KEY_FILE).exists() else _site_key())
+    if chosen is None:
         create_key(root / KEY_FILE)
         marker = Marker(FORMAT_VERSION)
     else:
-        marker = Marker(FORMAT_VERSION, **_place_of(key_file or site_key_path()))
+        marker = Marker(FORMAT_VERSION, **_place_of(chosen))
     return replace(marker, key_id=marker.load(root).key_id)
 
 
+def _site_key() -> Path | None:
+    """The site's key, if it has been made."""
+    with contextlib.suppress(UsageError):
+        path = site_key_path()
+        return path if path.is_file() else None
+    return None
+
+
 def _place_of(key_file: Path) -> dict[str, Any]:
-    if key_file.absolute() == site_key_path():
+    if key_file.absolute() == _site_key():
         return {"key_place": "site", "key_path": None}
     return {"key_place": "file", "key_path": str(key_file.absolute())}
 

@@ -6,7 +6,6 @@ the wanted grid already is used where it lies.
 
 import contextlib
 import io
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,24 +13,27 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, overload
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.items import Entry, ItemRecord
+from medssl_cli.cache.publish import remove_quietly
 from medssl_cli.cache.reading import ReadableCache
 from medssl_cli.cache.records import IMAGE, label_file
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import Table, to_classes
 from medssl_cli.cache.writers import make_private
 from medssl_cli.classes import IGNORE
-from medssl_cli.errors import MedsslError
-from medssl_cli.files import remove_temporaries, sha256_json, storage_errors, write_atomic, write_json
+from medssl_cli.errors import GateError, MedsslError
+from medssl_cli.files import read_regular, remove_temporaries, sha256_json, storage_errors, write_atomic, write_json
 from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.imaging.preprocessing import Intensity, intensity_of, needs_new_grid, to_grid
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.parallel import available_cores, supervised_map
+from medssl_cli.plain_json import parse_json
 from medssl_cli.recipe import Preprocessing
 
 VERSION: Final = 2  # 1: images of whole numbers were rounded
@@ -262,7 +264,24 @@ def _points(label: Volume) -> dict[int, NDArray[np.int32]]:
 
 
 def _load(task: _Task, table: Table | None) -> PreparedItem:
-    meta = json.loads(_meta_path(task).read_text())
+    """What was prepared of an item; what is damaged is removed, so that the next call prepares it anew.
+
+    Raises:
+        GateError: `E_CACHE_CORRUPT`.
+    """
+    try:
+        return _read(task, table)
+    except (ValueError, KeyError, TypeError, OSError, BadZipFile) as error:
+        remove_quietly(_meta_path(task))
+        raise GateError(
+            "E_CACHE_CORRUPT",
+            f"what was prepared of item {task.item_id} was damaged, and is removed",
+            hint="run the same command again: it is prepared anew",
+        ) from error
+
+
+def _read(task: _Task, table: Table | None) -> PreparedItem:
+    meta = parse_json(read_regular(_meta_path(task)))
     x, y, z = meta["shape"]
     item = ReadableCache(task.cache_root).item_directory(task.item_id)
     points: dict[int, NDArray[np.int32]] = {}

@@ -1,9 +1,10 @@
 """What can be asked of a cache without its key: its items, in any number, with or without a catalog."""
 
 import contextlib
+import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from medssl_cli.errors import GateError, NothingUsableError, StorageError, Usage
 from medssl_cli.imaging.volume import Volume
 
 NAMED_SETS: Final = 5
+ITEM_ID: Final = re.compile(r"[a-z2-7]{26}")
 
 
 class ReadableCache(CacheFolder):
@@ -37,8 +39,11 @@ class ReadableCache(CacheFolder):
         super().__init__(root)
         self.catalog = Catalog(root / "catalog.sqlite")
 
-    def rebuild(self) -> int:
+    def rebuild(self, on_damaged: Callable[[str], None] = lambda _: None) -> int:
         """Make the catalog anew from the items, which are read while the catalog's write lock is held.
+
+        Args:
+            on_damaged: Told the id of each item that is left out; perhaps more than once.
 
         Returns:
             Number of items.
@@ -49,18 +54,41 @@ class ReadableCache(CacheFolder):
         marks = [*dead_marks(self.root), self.root / BEHIND]
         remove_leftovers(self.root)
         try:
-            num_items = self.catalog.replace_all(self.scan)
+            num_items = self.catalog.replace_all(lambda: self.scan(on_damaged))
         except sqlite3.Error as error:
             raise StorageError("E_IO", "the catalog cannot be written", hint="try again when it is free") from error
         for mark in marks:
             mark.unlink(missing_ok=True)
         return num_items
 
-    def scan(self) -> Iterator[ItemRecord]:
-        """Items in order of their ids, read from the items themselves; damaged ones are left out."""
+    def scan(self, on_damaged: Callable[[str], None] = lambda _: None) -> Iterator[ItemRecord]:
+        """Items in order of their ids, read from the items themselves; damaged ones are left out.
+
+        Args:
+            on_damaged: Told the id of each of those.
+        """
         for directory in item_directories(self.root):
-            with contextlib.suppress(GateError):
-                yield read_record(directory)
+            try:
+                record = read_record(directory)
+            except GateError:
+                on_damaged(directory.name if ITEM_ID.fullmatch(directory.name) else "of a name that is no id")
+                continue
+            yield record
+
+    def damaged_items(self, known: Container[str]) -> list[str]:
+        """Ids of items whose records cannot be read, in order.
+
+        Args:
+            known: Ids that need not be looked at.
+        """
+        found: list[str] = []
+        for directory in item_directories(self.root):
+            if directory.name not in known:
+                try:
+                    read_record(directory)
+                except GateError:
+                    found.append(directory.name if ITEM_ID.fullmatch(directory.name) else "of a name that is no id")
+        return found
 
     def rows(self) -> Iterator[Row]:
         """The light form of all items that are not superseded."""
@@ -209,5 +237,5 @@ def no_labels(label_set: str, known: set[str]) -> NothingUsableError:
     return NothingUsableError(
         "E_NO_LABELS",
         f"no item of the cache has labels of the set {label_set!r}; it has {shown or 'no label maps at all'}",
-        hint="ingest a folder with images/ and labels/, or name the set with --label-set",
+        hint="ingest images/ beside labels/; medssl ingest --label-set gives labels the set that the task asks for",
     )

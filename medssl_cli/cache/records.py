@@ -5,7 +5,6 @@ that appears under its name by one link, which fails if the name is taken. So pr
 same time can neither overwrite nor lose anything of each other, on any file system, and no lock is needed.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ from typing import Any, Final
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.publish import unreadable
 from medssl_cli.errors import GateError, InputError
-from medssl_cli.files import json_bytes, sha256_json
+from medssl_cli.files import json_bytes, read_regular, sha256_json
+from medssl_cli.plain_json import parse_json
 
 ITEM: Final = "item.json"
 IMAGE: Final = "image.b2nd"
@@ -106,8 +106,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
         ValueError: A byte of it has changed.
         OSError: It cannot be read.
     """
-    data = path.read_bytes()
-    document = json.loads(data)
+    data = read_regular(path)
+    document = parse_json(data)
     if not isinstance(document, dict):
         raise ValueError("not a document")
     digest = document.pop("record_sha256", None)

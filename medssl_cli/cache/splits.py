@@ -135,7 +135,7 @@ def split_items(
         raise NothingUsableError(
             "E_TOO_FEW_PATIENTS",
             f"{len(patients)} patients are left to train and validate on",
-            hint="label more patients, try another --fold, or check --patient-pattern of ingest",
+            hint="label more patients, try another medssl finetune --fold, or check medssl ingest --patient-pattern",
         )
     if num_train is not None and num_train > len(train):
         raise NothingUsableError(

@@ -154,7 +154,7 @@ class LabelSurvey:
             raise UsageError(
                 "E_LABEL_CLASSES",
                 f"the label maps have {joined(sorted(self._left_out))}, the model {joined(list(self.wanted.classes))}",
-                hint="score it with labels that have its names; name another set with --label-set",
+                hint="score it with labels that have its names; name another set with medssl evaluate --label-set",
             )
 
     def notes(self) -> list[str]:

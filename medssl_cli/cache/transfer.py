@@ -6,7 +6,7 @@ from pathlib import Path
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.errors import MedsslError, StorageError
-from medssl_cli.files import storage_errors
+from medssl_cli.files import make_output_folder
 from medssl_cli.formats.nifti import write_nifti
 
 
@@ -34,8 +34,7 @@ def export_items(
             `E_OUTPUT_CHECK` if a file does not read back identically.
         StorageError: `E_IO`, at once.
     """
-    with storage_errors("the export folder"):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_output_folder(folder)
     written: list[Path] = []
     failures: list[tuple[str, MedsslError]] = []
     for done, record in enumerate(records):

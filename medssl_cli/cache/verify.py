@@ -1,6 +1,5 @@
 """Every stored byte against its recorded SHA-256, every file against the names that a cache knows."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,7 +21,16 @@ from medssl_cli.cache.records import (
     read_record,
 )
 from medssl_cli.errors import GateError, StorageError, UsageError
-from medssl_cli.files import TEMPORARY_PREFIX, sha256_file, sha256_json, storage_errors, temporary_directory, write_json
+from medssl_cli.files import (
+    TEMPORARY_PREFIX,
+    read_regular,
+    sha256_file,
+    sha256_json,
+    storage_errors,
+    temporary_directory,
+    write_json,
+)
+from medssl_cli.plain_json import parse_json
 from medssl_cli.strict import Strict
 
 SOURCES: Final = "sources.sqlite"
@@ -173,7 +181,7 @@ def read_manifest(path: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         raise UsageError("E_NOT_FOUND", "the manifest does not exist")
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(read_regular(path))
         manifest = Manifest.model_validate(document)
         if manifest.sha256 != sha256_json({key: value for key, value in document.items() if key != "sha256"}):
             raise ValueError("digest")

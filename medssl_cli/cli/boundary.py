@@ -11,6 +11,7 @@ from typing import ParamSpec
 import typer
 
 from medssl_cli.errors import Exit, MedsslError
+from medssl_cli.files import private_files
 
 P = ParamSpec("P")
 
@@ -20,12 +21,12 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        os.umask(0o077)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         # Blosc2 lets this variable overrule its caller, and several threads do not give the same bytes every time.
         os.environ["BLOSC_NTHREADS"] = "1"
         try:
-            command(*args, **kwargs)
+            with private_files():
+                command(*args, **kwargs)
         except MedsslError as error:
             report(error)
             raise typer.Exit(int(error.exit_code)) from None

@@ -1,41 +1,17 @@
-"""`medssl cache`: look into a cache and take images out of it; checking it is in `cache_checks.py`."""
+"""`medssl cache`: look into a cache and take images out of it; lists and checks are in `cache_*.py`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medssl_cli.cli import cache_checks
+from medssl_cli.cli import cache_checks, cache_listing
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption
-from medssl_cli.cli.terminal import Terminal, announce, result, table
+from medssl_cli.cli.terminal import Terminal, announce, result
 
 app = typer.Typer(help="List, show, verify, audit and export cached images; forget patients.", no_args_is_help=True)
 Item = Annotated[str, typer.Argument(help="An item's id, or its first letters.")]
-
-
-@app.command("ls")
-@guarded
-def list_items(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> None:
-    """List the cached images.
-
-    Example: medssl cache ls
-    """
-    from medssl_cli.cache.store import Cache
-    from medssl_cli.imaging.geometry import spacing_mm
-
-    opened = Cache.open(cache)
-    if json:
-        result([record.model_dump(mode="json") for record in opened.records()], as_json=True, text="")
-        return
-    rows = []
-    for record in opened.iterate():
-        spacing = " x ".join(f"{value:.2f}" for value in spacing_mm(record.affine_array))
-        shape = " x ".join(str(size) for size in record.shape)
-        rows.append(
-            (record.item_id[:10], record.patient_key[:8], record.modality, shape, spacing, ", ".join(record.labels))
-        )
-    table(f"{len(rows)} images in {cache}", ("item", "patient", "kind", "voxels", "mm", "labels"), rows)
 
 
 @app.command()
@@ -49,20 +25,6 @@ def show(item: Item, cache: CacheOption = DEFAULT_CACHE) -> None:
 
     announce(f"cache {cache}")
     typer.echo(Cache.open(cache).find(item).model_dump_json(indent=2))
-
-
-@app.command()
-@guarded
-def rebuild(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> None:
-    """Make the catalog anew from the items.
-
-    Example: medssl cache rebuild
-    """
-    from medssl_cli.cache.store import Cache
-
-    announce(f"cache {cache}")
-    num_items = Cache.open(cache).rebuild()
-    result({"items": num_items}, as_json=json, text=f"{num_items} items")
 
 
 @app.command()
@@ -90,6 +52,9 @@ def export(
             opened, folder, records, progress=lambda done, total: terminal.progress("exporting", done, total)
         )
     result([str(path) for path in written], as_json=json, text=f"{len(written)} files in {folder}")
+    if not items:
+        known = {record.item_id for record in opened.iterate(include_superseded=True)}
+        cache_listing.end(opened.damaged_items(known))
 
 
 @app.command()
@@ -112,5 +77,5 @@ def duplicates(
     result([vars(pair) for pair in pairs], as_json=json, text="\n".join([*lines, f"{len(pairs)} pairs"]))
 
 
-for command in cache_checks.COMMANDS:
+for command in (*cache_listing.COMMANDS, *cache_checks.COMMANDS):
     app.command()(guarded(command))

@@ -16,14 +16,14 @@ def export(
     cache: CacheOption = DEFAULT_CACHE,
     models: ModelsOption = None,
     cases: Annotated[int, typer.Option(min=1, help="Whole cached images to compare torch with ONNX on.")] = 4,
-    tolerance: Annotated[float, typer.Option(min=0, help="Largest allowed difference of a logit (relative).")] = 1e-3,
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest allowed difference of a logit (relative).")] = 1e-4,
     licence: Annotated[str, typer.Option(help="Licence of the weights, for the model's label.")] = "not stated",
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Export a run to one ONNX file and prove that it gives the trained model's answers.
 
-    torch and ONNX Runtime segment whole cached images; if they differ, no file is written and the exit code is 5. Of a
+    torch and the written file segment whole cached images; if they differ, no file remains and the exit code is 5. Of a
     pre-training with joint the encoder is exported: slices in, slice and volume embeddings out.
 
     Examples:
@@ -42,11 +42,15 @@ def export(
     path = model or run / "model.onnx"
     terminal = Terminal(quiet=quiet)
     if is_pretraining(run):
-        _export_encoder(run, path, terminal, cache=cache, cases=cases, install=install, as_json=json)
+        if install:
+            raise UsageError("E_USAGE", "an encoder is no task that could be installed", hint="leave --install out")
+        _export_encoder(run, path, terminal, cache=cache, cases=cases, tolerance=tolerance, as_json=json)
         return
     terminal.note(f"run {run} · cache {cache} · {cases} cases · model {path}")
     with terminal.running():
-        bundle = export_run(run, path, cache_root=cache, cases=cases, tolerance=tolerance, licence=licence)
+        bundle = export_run(
+            run, path, cache_root=cache, cases=cases, tolerance=tolerance, licence=licence, tell=terminal.note
+        )
     lines = [f"{path}: {bundle.proof}"]
     if install:
         store = ModelStore(models_folder(models))
@@ -62,18 +66,15 @@ def export(
 
 
 def _export_encoder(
-    run: Path, path: Path, terminal: Terminal, *, cache: Path, cases: int, install: bool, as_json: bool
+    run: Path, path: Path, terminal: Terminal, *, cache: Path, cases: int, tolerance: float, as_json: bool
 ) -> None:
     from dataclasses import asdict
 
     from medssl_cli.deploy.export_slices import export_slices
-    from medssl_cli.errors import UsageError
 
-    if install:
-        raise UsageError("E_USAGE", "an encoder is no task that could be installed", hint="leave --install out")
     terminal.note(f"run {run} · cache {cache} · {cases} volumes · model {path}")
     with terminal.running():
-        written = export_slices(run, path, cache_root=cache, cases=cases)
+        written = export_slices(run, path, cache_root=cache, cases=cases, tolerance=tolerance)
     text = (
         f"{path}: slices of {written.size} pixels to {written.embedding_dim} elements; "
         f"embeddings of {written.num_cases} volumes differ from torch by {written.max_abs_difference:.1e}"

@@ -1,31 +1,56 @@
 """`medssl infer`. Imports no torch."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from medssl_cli.cli import ingest_options as choices
+from medssl_cli.cli.infer_output import finish, report_text
 from medssl_cli.cli.options import DeviceOption, JsonOption, ModelsOption, QuietOption, models_folder
 from medssl_cli.cli.terminal import Terminal, result
 
-if TYPE_CHECKING:
-    from medssl_cli.deploy.infer import InferReport
-
 
 def infer(
-    scans: Annotated[list[Path], typer.Argument(help="NIfTI files, DICOM series folders, or folders of many.")],
+    scans: Annotated[list[Path], typer.Argument(help="Files, folders, zip archives: what ingest takes.")],
     task: Annotated[str, typer.Option("--task", "-t", help="Name of an installed model, or a path to a model.onnx.")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder, or for one scan the mask's file; default ./medssl-out.")
     ] = None,
     models: ModelsOption = None,
     device: DeviceOption = "auto",
-    overwrite: Annotated[bool, typer.Option(help="Replace outputs that exist and differ.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="On the CPU; default: all cores.")] = None,
+    max_ram_gib: Annotated[
+        float | None, typer.Option("--max-ram", min=0.1, metavar="GIB", help="Most memory; default: of what is free.")
+    ] = None,
+    tile_timeout: Annotated[
+        float | None, typer.Option(min=1, metavar="SECONDS", help="Longest time for one call of the network.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace what medssl made from another content or by another model.")
+    ] = False,
     preview: Annotated[bool, typer.Option(help="Also draw a picture of each result.")] = True,
+    series: Annotated[
+        list[str] | None, typer.Option(metavar="NAME|UID", help="Only this scan or series; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done, write nothing.")] = False,
+    gaps: choices.GapsOption = choices.Gaps.refuse,
+    tilt: choices.TiltOption = choices.Resample.refuse,
+    shear: choices.ShearOption = choices.Resample.refuse,
+    nifti_affine: choices.NiftiAffineOption = choices.NiftiAffine.agree,
+    assume_orientation: choices.OrientationOption = None,
+    nonfinite: choices.NonfiniteOption = choices.Nonfinite.refuse,
+    split_4d: choices.SplitOption = False,
+    min_slices: choices.MinSlicesOption = 4,
+    allow_headerless: choices.HeaderlessOption = False,
+    allow_detached: choices.DetachedOption = False,
+    max_volume_gib: choices.MaxGibOption = 8.0,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Segment scans: a mask on each scan's own grid, NIfTI and for DICOM input also DICOM SEG.
+
+    Whatever happens to one scan costs that scan only; typed again, the command does what is left.
 
     Examples:
 
@@ -36,43 +61,35 @@ def infer(
     from medssl_cli.cli.preview import draw_preview
     from medssl_cli.deploy.infer import infer as run_infer
     from medssl_cli.deploy.store import ModelStore, resolve_model
-    from medssl_cli.errors import Exit, NothingUsableError
+    from medssl_cli.engine.signals import stop_on_signals
+    from medssl_cli.formats.policy import Policy
 
-    store = ModelStore(models_folder(models))
-    model = resolve_model(task, store)
+    model = resolve_model(task, ModelStore(models_folder(models)))
     terminal = Terminal(quiet=quiet)
     terminal.note(f"model {model} · output {out or 'medssl-out'} · device {device}")
-    with terminal.running():
+    policy = Policy(
+        gaps.value, tilt.value, shear.value, nifti_affine.value, assume_orientation, nonfinite.value, split_4d,
+        min_slices, allow_headerless=allow_headerless, allow_detached=allow_detached,
+        max_volume_bytes=int(max_volume_gib * 2**30),
+    )  # fmt: skip
+    with terminal.running(), stop_on_signals() as stop:
         report = run_infer(
             scans,
             model,
             out=out,
             device=device,
+            threads=threads,
+            max_ram_bytes=None if max_ram_gib is None else int(max_ram_gib * 2**30),
+            tile_timeout_s=tile_timeout,
             overwrite=overwrite,
             preview=draw_preview if preview else None,
             progress=terminal.progress,
+            policy=policy,
+            only_series=series or (),
+            dry_run=dry_run,
+            is_stopped=lambda: stop.is_set,
         )
-    result(report.document(), as_json=json, text=_text(report))
-    if report.exit_code == Exit.NOTHING:
-        hints = [scan.hint for scan in report.results if scan.hint]
-        raise NothingUsableError(
-            "E_NOTHING_USABLE",
-            f"none of {len(report.results)} scans got a mask",
-            hint=hints[0] if len(report.results) == 1 and hints else f"the report says why: {report.path}",
-        )
-    if report.exit_code:
-        raise typer.Exit(int(report.exit_code))
-
-
-def _text(report: "InferReport") -> str:
-    lines = []
-    for scan in report.results:
-        if scan.status != "done":
-            lines.append(f"{scan.name}: {scan.status} {scan.code}: {scan.message}")
-            continue
-        volumes = ", ".join(f"{name} {volume:.1f} mL" for name, volume in scan.volumes_ml.items())
-        warnings = f" [{', '.join(scan.warnings)}]" if scan.warnings else ""
-        lines.append(f"{scan.name}: {volumes or 'nothing found'}{warnings}")
-        lines += [f"  {report.folder / name}" for name in scan.outputs]
-    lines.append(f"report: {report.path}")
-    return "\n".join(lines)
+    result(report.document(), as_json=json, text=report_text(report))
+    if stop.is_set:
+        stop.raise_interrupted(f"{report.count('done')} scans are done, {report.not_reached} are left")
+    finish(report)

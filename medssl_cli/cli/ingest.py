@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medssl_cli.cli import ingest_options as choices
+from medssl_cli.cli import ingest_tables as tables
 from medssl_cli.cli.ingest_inputs import names_of, pacs_source, sort_inputs, tolerance
 from medssl_cli.cli.ingest_output import finish, print_report, write_map, write_page
 from medssl_cli.cli.key import KeyFileOption
@@ -58,6 +59,10 @@ def ingest(
     max_volume_gib: choices.MaxGibOption = 8.0,
     structures: choices.StructuresOption = None,
     seg_fraction: choices.FractionOption = None,
+    predictions: choices.PredictionsOption = False,
+    key_column: tables.KeyColumnOption = None,
+    label_column: tables.LabelColumnOption = None,
+    readers: tables.ReadersOption = tables.Readers.fuse,
     date_from: choices.FromOption = None,
     date_to: choices.ToOption = None,
     patients: choices.PatientsOption = None,
@@ -81,19 +86,24 @@ def ingest(
     """
     from medssl_cli.engine.ingest.ingest import ingest as run_ingest
     from medssl_cli.engine.ingest.options import IngestOptions
+    from medssl_cli.files import require_place_for_file
     from medssl_cli.formats.policy import Policy
+    from medssl_cli.formats.table_choice import TableChoice
 
+    if private_map is not None:
+        require_place_for_file(private_map)
     terminal = Terminal(quiet=quiet)
     paths, url = sort_inputs(inputs)
     pacs = pacs_source(url, modality, date_from, date_to, patients, ca_bundle, terminal)
     policy = Policy(
         gaps.value, tilt.value, shear.value, nifti_affine.value, assume_orientation, nonfinite.value, split_4d,
         min_slices, burned_in.value if burned_in else None, allow_headerless, allow_detached, keep_demographics,
-        int(max_volume_gib * 2**30),
+        int(max_volume_gib * 2**30), predictions,
     )  # fmt: skip
     options = IngestOptions(
         label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file,
         names_of(structures), seg_fraction, settle,
+        tables=TableChoice(key_column, names_of(label_column), readers.value),
     )  # fmt: skip
     tolerated = tolerance(max_quarantine)
     terminal.note(f"cache {cache}" + (" (dry run: nothing is written)" if dry_run else ""))

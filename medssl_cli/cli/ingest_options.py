@@ -98,6 +98,10 @@ FractionOption = Annotated[
     float | None,
     typer.Option(min=0.0, max=1.0, help="Threshold for a fractional DICOM SEG.", rich_help_panel=ACCEPTED),
 ]
+PredictionsOption = Annotated[
+    bool,
+    typer.Option("--predictions", help="Take what medssl infer wrote as labels, too.", rich_help_panel=ACCEPTED),
+]
 FromOption = Annotated[
     str | None, typer.Option("--from", metavar="YYYY-MM-DD", help="First study date.", rich_help_panel=PACS)
 ]

@@ -46,6 +46,7 @@ TaskOption = Annotated[
     str, typer.Option("--task", help="Name of a task recipe, or a YAML file.", autocompletion=_complete_task)
 ]
 DEFAULT_CACHE = Path("medssl-cache")
+DEFAULT_MODELS = Path("medssl-models")
 
 
 def num_threads(given: int | None = None) -> int | None:
@@ -55,12 +56,15 @@ def num_threads(given: int | None = None) -> int | None:
 
 
 def models_folder(given: Path | None) -> Path:
-    """The model store: as given, or in the user's data folder."""
+    """The model store: as given, or in the user's data folder, or in the current one for a user who has no home."""
     if given is not None:
         return given
     from platformdirs import user_data_path
 
-    return user_data_path("medssl", appauthor=False) / "models"
+    try:
+        return user_data_path("medssl", appauthor=False) / "models"
+    except RuntimeError:
+        return DEFAULT_MODELS
 
 
 def require_path(path: Path) -> Path:

@@ -10,11 +10,16 @@ from medssl_cli.imaging.volume import Volume
 
 
 def draw_preview(volume: Volume, labels: NDArray[np.uint8], classes: Mapping[int, str]) -> bytes:
-    """PNG of three planes with the label map over the image."""
+    """PNG of three planes with the label map over the image; it bears the mark of what inference writes."""
+    from PIL.PngImagePlugin import PngInfo
+
+    from medssl_cli.formats.predictions import PREVIEW_SOFTWARE
     from medssl_cli.report.pictures import mid_planes
 
     window = (-200.0, 600.0) if volume.units == "HU" else None
     picture = mid_planes(volume.voxels[0], volume.affine, mask=labels, classes=classes, window=window)
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    mark = PngInfo()
+    mark.add_text("Software", PREVIEW_SOFTWARE)
+    picture.save(buffer, format="PNG", pnginfo=mark)
     return buffer.getvalue()

@@ -57,7 +57,7 @@ def copy(name: Name, path: Annotated[Path, typer.Argument(help="File to write; i
 
     if path.exists():
         raise UsageError("E_OUTPUT_EXISTS", f"{path} exists already")
-    write_atomic(path, find_recipe(name).read_bytes())
+    write_atomic(path, find_recipe(name).read_bytes(), is_output=True)
     typer.echo(f"{path}\nnext: edit it, then: medssl recipes check {path}")
 
 

@@ -46,6 +46,14 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "A path that the command needs does not exist", "check the spelling, and which folder you are in"
     ),
     "E_OUTPUT_EXISTS": Code("The output exists already and differs", "choose another name, or remove it first"),
+    "E_OUTPUT_SPECIAL": Code(
+        "An output would take the place of a device, a pipe, a link or a folder",
+        "name a file that does not exist yet, or a regular one",
+    ),
+    "E_NO_HOME": Code(
+        "The user has no home folder, and the command needs a place that is not named",
+        "name the place with its option, or set the variable HOME",
+    ),
     # Cache and store
     "E_NO_CACHE": Code(
         "The folder is not a medssl cache", "make one with: medssl ingest PATH; or name another with --cache"
@@ -63,10 +71,11 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "E_NO_LABELS": Code(
         "The cache holds no labels of the set that the task asks for",
-        "ingest a folder with images/ and labels/, or name the set with --label-set",
+        "ingest images/ beside labels/; medssl ingest --label-set gives labels the set that the task asks for",
     ),
     "E_TOO_FEW_PATIENTS": Code(
-        "Too few patients to split", "label more patients, try another --fold, or check --patient-pattern of ingest"
+        "Too few patients to split",
+        "label more patients, try another medssl finetune --fold, or check medssl ingest --patient-pattern",
     ),
     "E_SPLIT_LEAK": Code(
         "The model has seen patients of the split that it would be evaluated on",
@@ -90,7 +99,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "E_KEY": Code(
         "The site key is missing, damaged or another one than the cache was made with",
-        "restore the key from its backup, name it with --key-file, or choose another --cache",
+        "restore the key from its backup, name it with medssl ingest --key-file, or choose another --cache",
     ),
     "W_EPHEMERAL_KEY": Code(
         "The cache has a key of its own: patients cannot be linked with other caches",
@@ -179,12 +188,20 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "take the spacing, grid and crop size that medssl recipes plan proposes for the cache",
     ),
     "E_NO_RUN": Code("The folder is not a medssl run", "name a folder under ./runs"),
+    "E_RUN_CORRUPT": Code(
+        "A file of the run is damaged, or was changed after it was written",
+        "restore the run folder from a copy, or remove it and train again",
+    ),
     "E_RUN_UNFINISHED": Code(
         "The run has no checkpoint that could be used", "run the command that made it again until it is finished"
     ),
     "E_PARITY": Code(
         "The exported model does not give the trained model's answers",
         "no file was written; please report the recipe and the versions that medssl doctor prints",
+    ),
+    "W_PROOF_EMPTY": Code(
+        "The exported model marks nothing in any image of the proof; masks were compared on noise only",
+        "look at the model with medssl evaluate; compare more images with --cases",
     ),
     "E_NO_MODEL": Code("No installed model of that name", "medssl models ls lists those that are installed"),
     "E_MODEL_INVALID": Code("The ONNX file is not a medssl model", "write one with: medssl export RUN model.onnx"),
@@ -226,6 +243,13 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The series' headers do not allow a DICOM SEG; the NIfTI mask was written",
         "use the NIfTI mask; the code beside this one says what the headers lack",
     ),
+    "W_PREVIEW_NOT_WRITTEN": Code(
+        "The picture beside a mask could not be drawn; the mask was written", "nothing; --no-preview draws none"
+    ),
+    "E_SCAN_FAILED": Code(
+        "Something unexpected failed on one scan; the others are not affected",
+        "please report it, with the word that the message names",
+    ),
     "E_SEG_SOURCE": Code(
         "The slices of the series have no UIDs that a DICOM SEG could name",
         "use the NIfTI mask; or repair the UIDs in the archive, then run again",
@@ -249,7 +273,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "name files or folders that hold images; the report says why each was refused",
     ),
     "E_WORKER_CRASH": Code(
-        "A worker process died", "run the same command again, with fewer --workers if memory is short"
+        "A worker process died", "run the same command again; if memory is short, with fewer processes at a time"
     ),
     "E_WORKER_OOM": Code(
         "A worker ran out of memory on this input",

@@ -20,6 +20,15 @@ INPUT_CODES: Final[dict[str, Code]] = {
     "S_UNSUPPORTED_MODALITY": Code(
         "An image of a modality that this version does not take", "nothing; convert it to NIfTI if you need it"
     ),
+    "S_PREDICTION": Code(
+        "A mask, segmentation or preview that medssl infer wrote: neither a scan nor a reference label",
+        "nothing; medssl ingest --predictions takes them as labels",
+    ),
+    "S_LABEL_MAP": Code(
+        "By its name or folder a label map of another image, so it is not segmented",
+        "name the file itself to segment it",
+    ),
+    "S_DUPLICATE": Code("The same file, or the same bytes, as another one that is taken", "nothing; it is taken once"),
     "S_SPECIAL_FILE": Code("Not a regular file (pipe, socket, device)", "nothing; only regular files are read"),
     "S_LINK_OUTSIDE": Code(
         "A symbolic link that leaves the input folder or leads nowhere", "name the folder it points to as another input"
@@ -80,7 +89,7 @@ INPUT_CODES: Final[dict[str, Code]] = {
     ),
     "E_TOO_BIG": Code(
         "The image is larger than the limit",
-        "raise --max-volume-gib if it is real and the memory suffices; else leave it out",
+        "if it is real and the memory suffices, raise --max-volume-gib of medssl ingest or medssl infer",
     ),
     "E_PHOTOMETRIC": Code(
         "Colour, palette or an unknown photometric interpretation", "export the image in grey values"
@@ -297,12 +306,26 @@ INPUT_CODES: Final[dict[str, Code]] = {
     ),
     "E_LABEL_AMBIGUOUS": Code(
         "A label may belong to several images and does not say to which",
-        "export it with the images that it was drawn on, or ingest it together with that one image",
+        "ingest it together with the one image that it was drawn on; in a table, write folders in front of file names",
     ),
-    "E_LABEL_CONFLICT": Code("The item has another label of the same set already", "use --label-set to keep both"),
+    "E_LABEL_CONFLICT": Code(
+        "The item has another label of the same set already", "medssl ingest --label-set NAME keeps both"
+    ),
     "E_LABEL_FORMAT": Code(
         "The file of labels cannot be read as what it says it is",
         "export it again; docs/concepts/annotations.md says what is read",
+    ),
+    "E_LABEL_KEYS": Code(
+        "Columns of one row name different images",
+        "correct the row, or name the column that counts with --key-column",
+    ),
+    "E_LABEL_COLUMN": Code(
+        "A column of findings holds something else in some of its rows, and was not taken",
+        "write 0, 1, a number between them or nothing; or name the columns to take with --label-column",
+    ),
+    "E_LABEL_ORIENTATION": Code(
+        "The picture was turned as its EXIF orientation says, and nothing says whether its label was drawn before",
+        "write the picture the right way up, without an EXIF orientation, and draw the label on it",
     ),
     "E_CONTOUR": Code(
         "Contours do not lie on the slices of their series",
@@ -331,6 +354,22 @@ INPUT_CODES: Final[dict[str, Code]] = {
     "W_LABEL_UNMATCHED": Code(
         "Some rows or marks of a file of labels name no image of the input",
         "ingest the images that are missing, or check the names in the file",
+    ),
+    "W_LABEL_NOT_TAKEN": Code(
+        "Parts of a file of labels were left out by rule; the report says which",
+        "nothing if they are no labels; --label-column NAME takes a column whatever it is called",
+    ),
+    "W_NAME_CHANGED": Code(
+        "Names of classes were stored without characters that may not be stored",
+        "nothing; the stored names are in the cache (`medssl cache ls --json`)",
+    ),
+    "W_READERS_FUSED": Code(
+        "What several readers say of one image was fused",
+        "nothing; --readers keep stores the boxes of all of them",
+    ),
+    "W_BOX_SIZE_UNKNOWN": Code(
+        "Boxes were taken as pixels of the stored picture: the file does not say how large the picture was",
+        "if the boxes were drawn on copies of another size, add the columns width and height of those",
     ),
     "W_EMPTY_LABEL": Code("The label marks no voxel", "nothing if it is true; else export the label again"),
     # A PACS

@@ -1,72 +1,57 @@
 """From a fine-tuned run to one proven `model.onnx`.
 
-The exported model must give the trained network's answers on whole cached images, through the very code that `infer`
-runs. If it does not, no file is written.
+The file is written under a temporary name, read again, and must give the trained network's answers on whole cached
+images through the very code that `infer` runs (`deploy.parity`). Only then it gets its name.
 """
 
 import contextlib
 import io
 import logging
+import os
+import uuid
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from medssl_cli import __version__
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.classes import parse_classes, parse_ignored
-from medssl_cli.deploy.bundle import Bundle, Parity, attach, patient_digest
-from medssl_cli.deploy.onnx_file import has_contract, unseal
+from medssl_cli.deploy.bundle import Bundle, Parity, attach, load_model, patient_digest
+from medssl_cli.deploy.onnx_file import HEAD_BYTES, graph_of, has_contract
+from medssl_cli.deploy.parity import (
+    HINT,
+    SEEN_SPLITS,
+    TOLERANCE,
+    UNPROVEN,
+    Comparison,
+    TrainedRun,
+    compare,
+    faults_are_the_files,
+    require_contract,
+)
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
-from medssl_cli.files import remove_temporaries, storage_errors, write_atomic
-from medssl_cli.imaging.segment import segment_volume
-from medssl_cli.imaging.tiling import Predict
+from medssl_cli.files import (
+    TEMPORARY_PREFIX,
+    make_output_folder,
+    open_regular,
+    remove_temporaries,
+    replace_file,
+    require_place_for_file,
+    storage_errors,
+    write_atomic,
+)
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.metrics.overlap import dice
-from medssl_cli.recipe import TaskRecipe, recipe_hash
+from medssl_cli.recipe import recipe_hash
 
 OPSET: Final = 20
 EXAMPLE_BATCH: Final = 2
-MIN_AGREEMENT: Final = 0.9999
-MIN_DICE: Final = 0.9999
 UNSEEN_SPLITS: Final = ("test", "val")
-SEEN_SPLITS: Final = ("train", "val")
-
-
-class TrainedRun(Protocol):
-    """What export needs of a fine-tuned run; `engine.finetuned.FineTunedRun` is one."""
-
-    @property
-    def recipe(self) -> TaskRecipe:
-        """Locked recipe."""
-
-    @property
-    def classes(self) -> dict[int, str]:
-        """Names by label value."""
-
-    @property
-    def network(self) -> nn.Module:
-        """On the CPU, `[B, C, *tile]` to logits `[B, K, *tile]`."""
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """`manifest.json`."""
-
-    @property
-    def weights_sha256(self) -> str:
-        """Digest of the weights."""
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of an image."""
 
 
 def export_run(
@@ -75,8 +60,9 @@ def export_run(
     *,
     cache_root: Path,
     cases: int = 4,
-    tolerance: float = 1e-3,
+    tolerance: float = TOLERANCE,
     licence: str = "not stated",
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Export a finished run to ONNX and prove that it still gives the same answers.
 
@@ -87,12 +73,13 @@ def export_run(
         cases: Whole images to compare.
         tolerance: Largest allowed difference of a logit, relative to max(1, largest logit of the tile).
         licence: Of the weights.
+        tell: Told what is worth knowing.
 
     Raises:
         UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`, `E_NO_CACHE`, `E_OUTPUT_EXISTS` if another kind of file is there.
         UsageError: `E_TASK_EXPORT`, the run is of a task whose models are not exported yet.
         NothingUsableError: `E_CACHE_EMPTY` if the cache has none of the run's images.
-        GateError: `E_PARITY`; no file is written.
+        GateError: `E_PARITY`; no file is written. `E_RUN_CORRUPT`, `E_CHECKPOINT_CORRUPT`.
         StorageError: `E_IO`.
     """
     from medssl_cli.engine.finetuned import load_finetuned
@@ -111,26 +98,76 @@ def export_run(
         cases=cases,
         tolerance=tolerance,
         licence=licence,
+        tell=tell,
     )
 
 
 def export_network(
-    run: TrainedRun, model_path: Path, *, cache: Cache, cases: int, tolerance: float, licence: str = "not stated"
+    run: TrainedRun,
+    model_path: Path,
+    *,
+    cache: Cache,
+    cases: int,
+    tolerance: float,
+    licence: str = "not stated",
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """`export_run` for a run in memory."""
     _refuse_foreign_file(model_path)
     records = proof_records(run.manifest, cache, cases)
     graph = onnx_graph(run.network, in_channels=run.in_channels, tile=run.recipe.tile_size)
     unproven = make_bundle(run, licence=licence)
-    sealed = attach(graph, unproven)
-    onnx_model = OnnxModel.of_bytes(sealed, unproven, unseal(sealed, name=model_path.name)[1])
-    parity = measure_parity(run.network, onnx_model, [cache.read_image(record) for record in records])
-    _require(parity, tolerance)
-    bundle = unproven.model_copy(update={"parity": parity})
-    with storage_errors(model_path.name):
-        model_path.parent.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(model_path.parent)
-    write_atomic(model_path, attach(graph, bundle))
+    with candidate_for(model_path) as candidate:
+        write_atomic(candidate, attach(graph, unproven.model_copy(update={"parity": UNPROVEN})), is_output=True)
+        comparison = _proven(run, candidate, [cache.read_image(record) for record in records])
+        comparison.require(tolerance)
+        if not comparison.num_structures:
+            tell("W_PROOF_EMPTY: the model marks nothing in the images of the proof; masks were compared on noise only")
+        bundle = _set_proof(candidate, comparison.parity)
+    return bundle
+
+
+@contextlib.contextmanager
+def candidate_for(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file's own; what lies there when the block ends without an error gets the real name.
+
+    Raises:
+        UsageError: `E_OUTPUT_SPECIAL`.
+        StorageError: `E_IO`.
+    """
+    require_place_for_file(path)
+    make_output_folder(path.parent)
+    remove_temporaries(path.parent)
+    candidate = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}")
+    try:
+        yield candidate
+        with storage_errors(path.name):
+            replace_file(candidate, path)
+    finally:
+        candidate.unlink(missing_ok=True)
+
+
+def _proven(run: TrainedRun, path: Path, volumes: Sequence[Volume]) -> Comparison:
+    """The file at a path, compared with the run: first what it says, then what it answers."""
+    with faults_are_the_files():
+        model = OnnxModel(path, "cpu")
+    require_contract(run, model.bundle)
+    return compare(run, model, volumes)
+
+
+def _set_proof(path: Path, parity: Parity) -> Bundle:
+    """Write the proof into a proven file, and see that nothing else of it has changed.
+
+    Raises:
+        GateError: `E_PARITY`.
+    """
+    proven, before, _ = load_model(path)
+    wanted = before.model_copy(update={"parity": parity})
+    write_atomic(path, attach(graph_of(proven, name=path.name), wanted), is_output=True)
+    with faults_are_the_files():
+        written, bundle, _ = load_model(path)
+    if bundle != wanted or graph_of(written, name=path.name) != graph_of(proven, name=path.name):
+        raise GateError("E_PARITY", "the written file is another one than was compared", hint=HINT)
     return bundle
 
 
@@ -208,71 +245,17 @@ def onnx_graph(network: nn.Module, *, in_channels: int, tile: tuple[int, int, in
     return serialised
 
 
-def measure_parity(network: nn.Module, onnx_model: OnnxModel, volumes: Sequence[Volume]) -> Parity:
-    """Compare torch and ONNX Runtime on whole images: logits of every tile, and masks on the images' own grids."""
-    bundle = onnx_model.bundle
-    worst = _Worst()
-    for volume in volumes:
-        expected = segment_volume(
-            _compared(network, onnx_model.predict, worst),
-            volume,
-            preprocessing=bundle.preprocessing,
-            tile=bundle.tile_size,
-            overlap=bundle.overlap,
-            mirror_axes=bundle.mirror_axes,
-        )
-        found = onnx_model.segment(volume)
-        worst.agreement = min(worst.agreement, float((expected == found).mean()))
-        for value in bundle.classes:
-            if (expected == value).any() or (found == value).any():
-                worst.dice = min(worst.dice, dice(found == value, expected == value))
-    return Parity(
-        max_abs_difference=worst.difference,
-        argmax_agreement=worst.agreement,
-        min_dice=worst.dice,
-        num_cases=len(volumes),
-    )
-
-
-@dataclass
-class _Worst:
-    difference: float = 0.0
-    agreement: float = 1.0
-    dice: float = 1.0
-
-
-def _compared(network: nn.Module, other: Predict, worst: _Worst) -> Predict:
-    """The network as a `Predict` that also measures how far another one is from it."""
-
-    @torch.inference_mode()
-    def predict(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        expected: NDArray[np.float32] = network(torch.from_numpy(tiles)).float().numpy()
-        distance = float(np.abs(expected - other(tiles)).max()) / max(1.0, float(np.abs(expected).max()))
-        worst.difference = max(worst.difference, distance) if np.isfinite(distance) else 1e9
-        return expected
-
-    return predict
-
-
-def _require(parity: Parity, tolerance: float) -> None:
-    is_equal = (
-        parity.max_abs_difference <= tolerance
-        and parity.argmax_agreement >= MIN_AGREEMENT
-        and parity.min_dice >= MIN_DICE
-    )
-    if not is_equal:
-        raise GateError(
-            "E_PARITY",
-            f"on {parity.num_cases} images the ONNX model differs from torch: logits by "
-            f"{parity.max_abs_difference:.1e} ({tolerance:.0e} allowed), argmax agreement "
-            f"{parity.argmax_agreement:.6f}, Dice {parity.min_dice:.6f} ({MIN_AGREEMENT} needed)",
-            hint="no file was written; please report the recipe and the versions that medssl doctor prints",
-        )
-
-
 def _refuse_foreign_file(path: Path) -> None:
-    if path.exists() and not (path.is_file() and has_contract(path.read_bytes())):
+    if os.path.lexists(path) and not _begins_like_a_model(path):
         raise UsageError("E_OUTPUT_EXISTS", f"{path.name} exists and is not a medssl model", hint="choose another name")
+
+
+def _begins_like_a_model(path: Path) -> bool:
+    try:
+        with open_regular(path) as stream:
+            return has_contract(stream.read(HEAD_BYTES))
+    except (OSError, ValueError):
+        return False
 
 
 def strip(proto: Any) -> None:

@@ -8,6 +8,7 @@ Inputs: `images` [B, S, 1, X, Y], network input of the recipe's size, as `data.s
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,14 @@ from medssl_cli import __version__
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.slices import read_slices
-from medssl_cli.deploy.export import OPSET, silence, strip
+from medssl_cli.deploy.export import OPSET, candidate_for, silence, strip
+from medssl_cli.deploy.onnx_file import MAX_BYTES
+from medssl_cli.deploy.parity import HINT, TOLERANCE
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.runs import Run, open_run
 from medssl_cli.engine.weights import begin_with, load_encoder
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
-from medssl_cli.files import storage_errors, write_atomic
+from medssl_cli.files import read_regular, write_atomic
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.nn.volume_encoder import SliceNetwork
 from medssl_cli.recipe import PretrainRecipe, recipe_hash
@@ -64,7 +67,7 @@ class SliceModel:
 
 
 def export_slices(
-    run_dir: Path, path: Path, *, cache_root: Path, cases: int = 4, tolerance: float = 1e-4
+    run_dir: Path, path: Path, *, cache_root: Path, cases: int = 4, tolerance: float = TOLERANCE
 ) -> SliceModel:
     """Export the encoder of a joint pre-training and prove that it still gives the same embeddings.
 
@@ -87,31 +90,71 @@ def export_slices(
     _refuse_foreign_file(path)
     volumes = proof_volumes(run, Cache.open(cache_root), cases)
     graph = trace(network, size)
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    worst = max(
-        largest_difference(network, session, example(item, number, size))
-        for item in volumes
-        for number in COMPARED_SLICES
-    )
-    if not worst <= tolerance:
-        raise GateError(
-            "E_PARITY",
-            f"on {len(volumes)} volumes embeddings differ from torch by {worst:.1e} ({tolerance:.0e} allowed)",
-            hint="no file was written; please report the recipe and the versions that medssl doctor prints",
-        )
-    facts = {
-        "medssl": __version__,
-        "preprocessing": run.recipe.data.preprocessing.model_dump(mode="json"),
-        "size": size,
-        "recipe_sha256": recipe_hash(run.recipe),
-        "max_abs_difference": worst,
-    }
-    data = with_metadata(graph, facts)
-    with storage_errors(path.name):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, data)
+    with candidate_for(path) as candidate:
+        write_atomic(candidate, with_metadata(graph, facts_of(run)), is_output=True)
+        proven = read_regular(candidate, max_bytes=MAX_BYTES)
+        worst = _worst(run, network, proven, volumes)
+        if not worst <= tolerance:
+            raise GateError(
+                "E_PARITY",
+                f"on {len(volumes)} volumes embeddings differ from torch by {worst:.1e} ({tolerance:.0e} allowed)",
+                hint=HINT,
+            )
+        facts = {**_facts_in(proven), "max_abs_difference": worst}
+        write_atomic(candidate, with_metadata(proven, facts), is_output=True)
+        data = read_regular(candidate, max_bytes=MAX_BYTES)
+        if _facts_in(data) != {**facts_of(run), "max_abs_difference": worst} or _graph_in(data) != _graph_in(proven):
+            raise GateError("E_PARITY", "the written file is another one than was compared", hint=HINT)
     dim = network.volume_encoder.embedding_dim
     return SliceModel(path.name, dim, size, len(volumes), worst, hashlib.sha256(data).hexdigest())
+
+
+def facts_of(run: Run) -> dict[str, Any]:
+    """What the file must say about the images that its network takes, and where it comes from."""
+    return {
+        "medssl": __version__,
+        "preprocessing": run.recipe.data.preprocessing.model_dump(mode="json"),
+        "size": run.recipe.data.crop_size[0],
+        "recipe_sha256": recipe_hash(run.recipe),
+    }
+
+
+def _worst(run: Run, network: SliceNetwork, data: bytes, volumes: Sequence[PreparedItem]) -> float:
+    """Largest difference between the run's network and a file's, after the file has said what the run says.
+
+    Raises:
+        GateError: `E_PARITY`.
+    """
+    size, said, expected = run.recipe.data.crop_size[0], _facts_in(data), facts_of(run)
+    others = sorted(name for name in expected.keys() | said.keys() if expected.get(name) != said.get(name))
+    if others:
+        raise GateError("E_PARITY", f"the written file differs from the run in: {', '.join(others)}", hint=HINT)
+    try:
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        return max(
+            largest_difference(network, session, example(item, number, size))
+            for item in volumes
+            for number in COMPARED_SLICES
+        )
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        name = type(error).__name__
+        raise GateError("E_PARITY", f"ONNX Runtime cannot use the written file ({name})", hint=HINT) from error
+
+
+def _facts_in(data: bytes) -> dict[str, Any]:
+    metadata = {entry.key: entry.value for entry in onnx.load_from_string(data).metadata_props}
+    facts: dict[str, Any] = json.loads(metadata[METADATA])
+    return facts
+
+
+def _graph_in(data: bytes) -> bytes:
+    """A model without what it says about itself."""
+    proto = onnx.load_from_string(data)
+    del proto.metadata_props[:]
+    graph: bytes = proto.SerializeToString(deterministic=True)
+    return graph
 
 
 def load_network(run: Run) -> SliceNetwork:
@@ -187,7 +230,7 @@ def trace(network: SliceNetwork, size: int) -> bytes:
 
 @torch.inference_mode()
 def largest_difference(network: SliceNetwork, session: Any, given: Given) -> float:
-    """Between torch and ONNX Runtime, over both outputs."""
+    """Between torch and ONNX Runtime, over both outputs; infinite if either is not finite."""
     expected = network(*(torch.from_numpy(part) for part in given))
     found = session.run(OUTPUTS, dict(zip(INPUTS, given, strict=True)))
     distances = [
@@ -206,5 +249,9 @@ def with_metadata(graph: bytes, facts: dict[str, Any]) -> bytes:
 
 
 def _refuse_foreign_file(path: Path) -> None:
-    if path.exists() and METADATA.encode() not in path.read_bytes():
+    try:
+        is_ours = not os.path.lexists(path) or METADATA.encode() in read_regular(path, max_bytes=MAX_BYTES)
+    except (OSError, ValueError):
+        is_ours = False
+    if not is_ours:
         raise UsageError("E_OUTPUT_EXISTS", f"{path.name} exists and is not such a model", hint="choose another name")

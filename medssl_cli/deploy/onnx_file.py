@@ -23,6 +23,8 @@ CONTRACT_KEY: Final = "medssl.contract"
 BUNDLE_KEY: Final = "medssl.bundle"
 DIGEST_KEY: Final = "medssl.sha256"
 MAX_BYTES: Final = 2**31 - 1
+HEAD_BYTES: Final = 64
+"""Enough of a file to see that it has a contract."""
 
 _METADATA_FIELD: Final = 14
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
@@ -100,6 +102,16 @@ def read_head(data: bytes, *, name: str) -> str:
             hint="install a newer medssl",
         )
     return bundle_json
+
+
+def graph_of(data: bytes, *, name: str) -> bytes:
+    """What lies between bundle and digest of a sealed model, as the exporter wrote it: `seal` takes it again.
+
+    Raises:
+        UsageError: `E_MODEL_INVALID`.
+    """
+    head = _entry(CONTRACT_KEY, str(CONTRACT_VERSION)) + _entry(BUNDLE_KEY, read_head(data, name=name))
+    return data[len(head) : -len(_entry(DIGEST_KEY, "0" * 64))]
 
 
 def has_contract(data: bytes) -> bool:

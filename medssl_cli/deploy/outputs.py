@@ -1,22 +1,26 @@
 """What inference leaves behind: masks that are proven before they are named, volumes, and never a silent overwrite."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
-from medssl_cli.files import remove_temporaries, storage_errors, write_atomic
+from medssl_cli.files import make_output_folder, remove_temporaries, require_place_for_file, write_atomic
 from medssl_cli.imaging.geometry import Affine
 
-CUBIC_MM_PER_ML = 1000.0
+CUBIC_MM_PER_ML: Final = 1000.0
+HEAD_BYTES: Final = 4096
+OVERWRITE: Final = "pass --overwrite, or choose another folder with -o"
+ELSEWHERE: Final = "choose another folder with -o; --overwrite replaces only what medssl infer wrote"
 
 
 def nifti_mask(
     labels: NDArray[np.uint8], affine: Affine, *, like_header: bytes | None, is_compressed: bool = True
 ) -> bytes:
-    """A NIfTI file of a label map, read back in memory before it is returned.
+    """A NIfTI file of a label map that bears the mark of a prediction, read back in memory before it is returned.
 
     Args:
         labels: `[X, Y, Z]`.
@@ -31,7 +35,7 @@ def nifti_mask(
     from medssl_cli.formats.gzip_strict import gzip_bytes
     from medssl_cli.formats.nifti import encode_nifti, prove_nifti
 
-    plain = encode_nifti(labels, affine, like_header=like_header)
+    plain = encode_nifti(labels, affine, like_header=like_header, is_prediction=True)
     data = gzip_bytes(plain) if is_compressed else plain
     prove_nifti(data, labels, affine, like_header=like_header)
     return data
@@ -44,6 +48,48 @@ def volumes_ml(labels: NDArray[np.uint8], affine: Affine, classes: Mapping[int, 
     return {classes[value]: round(int(counts[value]) * voxel_ml, 6) for value in sorted(classes)}
 
 
+def require_replaceable(
+    paths: Iterable[Path], *, inputs: Container[tuple[int, int]], recorded: Container[str], overwrite: bool
+) -> None:
+    """Before anything is computed, refuse outputs that would replace what must stay.
+
+    Args:
+        paths: Where outputs will be written.
+        inputs: Device and inode of every file that is read.
+        recorded: Names of files that the report says were made from this scan, but from another content or by another
+            model.
+        overwrite: Such files may be replaced. Nothing that medssl did not write ever is.
+
+    Raises:
+        UsageError: `E_OUTPUT_SPECIAL`.
+        InputError: `E_OUTPUT_EXISTS`.
+    """
+    for path in paths:
+        require_place_for_file(path)
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        if (status.st_dev, status.st_ino) in inputs:
+            raise InputError("E_OUTPUT_EXISTS", f"{path.name} is one of the inputs", hint=ELSEWHERE)
+        if path.name in recorded and not overwrite:
+            message = f"{path.name} was made from another content of the scan, by another model, or was changed"
+            raise InputError("E_OUTPUT_EXISTS", message, hint=OVERWRITE)
+        if path.name not in recorded and not is_own(path):
+            raise InputError("E_OUTPUT_EXISTS", f"{path.name} exists, and medssl did not write it", hint=ELSEWHERE)
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file bears the mark of what inference writes."""
+    from medssl_cli.formats.predictions import is_prediction
+    from medssl_cli.formats.source import read_head
+
+    try:
+        return is_prediction(read_head(path, HEAD_BYTES))
+    except InputError:
+        return False
+
+
 def publish(files: Mapping[Path, bytes], *, overwrite: bool) -> list[Path]:
     """Write files under their final names, each atomically; identical ones are left untouched.
 
@@ -51,21 +97,21 @@ def publish(files: Mapping[Path, bytes], *, overwrite: bool) -> list[Path]:
         The files that were written.
 
     Raises:
-        InputError: `E_OUTPUT_EXISTS` if one exists with other content; then none is written.
+        InputError: `E_OUTPUT_EXISTS` if one exists with other content; then none is written. A preview that inference
+            drew is drawn again.
+        UsageError: `E_OUTPUT_SPECIAL`.
         StorageError: `E_IO`.
     """
+    for path in files:
+        require_place_for_file(path)
     changed = {path: data for path, data in files.items() if not (path.is_file() and path.read_bytes() == data)}
-    conflicts = sorted(path.name for path in changed if path.exists())
+    conflicts = [path.name for path in changed if path.exists() and not (path.suffix == ".png" and is_own(path))]
     if conflicts and not overwrite:
-        raise InputError(
-            "E_OUTPUT_EXISTS",
-            f"{', '.join(conflicts)} exists already and differs",
-            hint="pass --overwrite, or choose another folder with -o",
-        )
+        message = f"{', '.join(sorted(conflicts))} exists already and differs"
+        raise InputError("E_OUTPUT_EXISTS", message, hint=OVERWRITE)
     for folder in {path.parent for path in changed}:
-        with storage_errors("the output folder"):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_output_folder(folder)
         remove_temporaries(folder)
     for path, data in changed.items():
-        write_atomic(path, data)
+        write_atomic(path, data, is_output=True)
     return list(changed)

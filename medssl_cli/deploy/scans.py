@@ -1,175 +1,310 @@
-"""Find the scans in what a user names: a NIfTI file, a DICOM series folder, or a folder of many."""
+"""Find the scans in what a user names, exactly as ingest finds images, and name everything that is none.
+
+One walk (`formats.discover`), one way to put series together (`formats.dicom.group_headers`) and one reading of names
+and folders (`formats.layouts`) serve both commands.
+"""
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
-from medssl_cli.errors import MedsslError, UsageError
-from medssl_cli.formats.source import place_of
+from medssl_cli.deploy.naming import file_name, series_name, short_digest
+from medssl_cli.errors import InputError
+from medssl_cli.formats.discover import Found, discover
+from medssl_cli.formats.policy import STRICT, Policy
+from medssl_cli.formats.source import Member, Source, place_of
 
 if TYPE_CHECKING:
-    from medssl_cli.formats.dicom import Header, SeriesPart
+    from medssl_cli.formats.dicom import Header, Refusal, SeriesPart
 
-NIFTI_SUFFIXES: Final = (".nii", ".nii.gz")
-SIGNATURE_BYTES: Final = 132
-DUPLICATE: Final = "DUPLICATE"
+Kind = Literal["nifti", "nrrd", "metaimage", "dicom", "files"]
+VOLUME_KINDS: Final = ("nifti", "nrrd", "metaimage")
+UNNAMED_ABOVE: Final = 20
+"""Files of one folder that are no images are told of one by one up to so many, then together."""
+_NO_IMAGES: Final = ("S_NOT_AN_IMAGE", "S_SIDECAR")
+_DUPLICATE: Final = "DUPLICATE"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something lies, as it can be written down.
+
+    Args:
+        path: Absolute; a member of an archive has the archive's path and its own.
+        below: The same below the input that it was found under.
+        study: StudyInstanceUID of DICOM.
+        series: SeriesInstanceUID of DICOM.
+    """
+
+    path: str
+    below: str
+    study: str = ""
+    series: str = ""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One image to segment: a NIfTI file, or the slices of a DICOM series.
+    """One image to segment: that of a file, one of several in a file, or a DICOM series.
 
     Args:
-        name: What its outputs are called, unique among the scans found together.
-        nifti: The file, or None.
-        series: The slices, or None.
+        key: What tells it from every other scan: its absolute path, or its UIDs.
+        name: What its outputs are called.
+        kind: Which reader takes it.
+        place: Where it lies.
+        sources: Its files.
+        series: The slices of a DICOM series.
+        image: Which of the 3D images of a 4D file.
     """
 
+    key: str
     name: str
-    nifti: Path | None = None
+    kind: Kind
+    place: Place
+    sources: tuple[Source, ...]
     series: "SeriesPart | None" = None
+    image: int | None = None
 
 
 @dataclass(frozen=True)
 class Reject:
     """Files that are no scan, and why: an `E_` or `S_` code."""
 
+    key: str
     name: str
+    place: Place
     code: str
-    message: str
-    hint: str
-    num_files: int
+    message: str = ""
+    hint: str = ""
+    num_files: int = 1
+    kind: Kind = "files"
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    short_name: str
-    long_name: str
-    nifti: Path | None = None
-    series: "SeriesPart | None" = None
+@dataclass
+class Findings:
+    """What the inputs hold, in a stable order."""
+
+    scans: list[Scan] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    roots: tuple[Path, ...] = ()
 
 
-def find_scans(paths: Sequence[Path], *, exclude: Path | None = None) -> tuple[list[Scan], list[Reject]]:
-    """Sort files into scans and rejects; what is neither NIfTI nor DICOM inside a folder is passed over.
+def find_scans(
+    paths: Sequence[Path],
+    policy: Policy = STRICT,
+    *,
+    out: Path | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Findings:
+    """Sort everything below some paths into scans and rejects.
 
     Args:
-        paths: Files and folders, searched with their sub-folders.
-        exclude: A folder to leave out: that of the outputs.
-
-    Returns:
-        Scans in order of their paths, and rejects.
+        paths: Files, folders and zip archives.
+        policy: What is accepted and repaired.
+        out: The folder of outputs: what inference wrote there is not told of.
+        is_stopped: Asked between files; what was found until then is returned.
 
     Raises:
-        UsageError: `E_NOT_FOUND`.
+        UsageError: `E_NOT_FOUND`; `E_PERMISSION`, an input folder cannot be listed.
     """
-    candidates: list[_Candidate] = []
-    rejects: list[Reject] = []
-    for root in paths:
-        if not root.exists():
-            raise UsageError("E_NOT_FOUND", f"there is no {root}")
-        slices = []
-        for file in _files(root, exclude):
-            if file.name.lower().endswith(NIFTI_SUFFIXES):
-                candidates.append(_nifti_candidate(file, root))
-            elif _has_dicom_signature(file):
-                slices.append(file)
-            elif file == root:
-                rejects.append(Reject(file.name, "S_NOT_AN_IMAGE", "neither NIfTI nor DICOM", "", 1))
-        if slices:
-            found, refused = _series(slices, root)
-            candidates += found
-            rejects += refused
-    names = _unique_names(candidates)
-    return [Scan(name, item.nifti, item.series) for name, item in zip(names, candidates, strict=True)], rejects
+    found: list[Found] = []
+    for one in discover(paths, policy):
+        if is_stopped():
+            break
+        if not _is_own_output(one, out):
+            found.append(one)
+    roots = tuple(dict.fromkeys(path.resolve() for path in paths))
+    search = _Search(policy, {one.source: one.root for one in found}, roots)
+    search.sort(found)
+    dicom = [one.source for one in found if one.kind == "dicom" and one.source not in search.set_aside]
+    search.add_series(dicom, is_stopped)
+    return Findings(_with_unique_names(search.scans), search.rejects, roots)
 
 
-def _files(root: Path, exclude: Path | None) -> Iterator[Path]:
-    if root.is_file():
-        yield root
-        return
-    forbidden = None if exclude is None else exclude.resolve()
-    for folder, folders, files in os.walk(root):
-        here = Path(folder)
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and (here / name).resolve() != forbidden
-        )
-        yield from (here / name for name in sorted(files) if not name.startswith(".") and (here / name).is_file())
-
-
-def _has_dicom_signature(file: Path) -> bool:
-    """Like `formats.dicom.is_dicom`, without loading pydicom for folders that hold no DICOM."""
-    try:
-        with file.open("rb") as stream:
-            return stream.read(SIGNATURE_BYTES)[128:] == b"DICM"
-    except OSError:
+def _is_own_output(found: Found, out: Path | None) -> bool:
+    if out is None or not isinstance(found.source, Path) or found.source.parent != out.resolve():
         return False
+    return found.code == "S_PREDICTION" or found.source.name.endswith("report.json")
 
 
-def _nifti_candidate(file: Path, root: Path) -> _Candidate:
-    suffix = next(suffix for suffix in reversed(NIFTI_SUFFIXES) if file.name.lower().endswith(suffix))
-    stem = file.name[: -len(suffix)]
-    folders = file.parent.relative_to(root).parts if root.is_dir() else (file.parent.resolve().name,)
-    return _Candidate(stem, "_".join((*folders, stem)), nifti=file)
+@dataclass
+class _Search:
+    """Scans and rejects of one call, as they are found.
+
+    Args:
+        policy: Of the call.
+        root_of: The input that each source was found under.
+        roots: The inputs.
+        set_aside: Sources that are other names of files that are taken.
+        unread: Files that could not be opened or are of no known kind: damaged slices may be among them.
+    """
+
+    policy: Policy
+    root_of: dict[Source, Path]
+    roots: tuple[Path, ...]
+    scans: list[Scan] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    set_aside: set[Source] = field(default_factory=set)
+    unread: list[tuple[Source, str]] = field(default_factory=list)
+
+    def sort(self, found: Sequence[Found]) -> None:
+        """Take files of one image each, and set aside all that is neither that nor DICOM."""
+        self._set_links_aside(found)
+        labels = self._label_maps(found)
+        others: dict[tuple[Path, str], list[Source]] = defaultdict(list)
+        for one in found:
+            if one.source in self.set_aside:
+                self._reject([one.source], "S_DUPLICATE", "a link to a file that is taken itself")
+            elif one.source in labels:
+                self._reject([one.source], labels[one.source])
+            elif one.kind in VOLUME_KINDS:
+                self._add_file(one.source, one.kind)
+            elif one.kind == "picture":
+                self._reject([one.source], "E_NO_PATIENT_GEOMETRY", "a picture; the model is for volumes")
+            elif one.kind != "dicom":
+                code = one.code or "S_SIDECAR"
+                others[place_of(one.source).parent, code].append(one.source)
+                if code.startswith("E_") or code == "S_NOT_AN_IMAGE":
+                    self.unread.append((one.source, code))
+        for (_, code), sources in others.items():
+            together = len(sources) > UNNAMED_ABOVE and code in _NO_IMAGES
+            for group in [sources] if together else [[source] for source in sources]:
+                self._reject(group, code)
+
+    def _set_links_aside(self, found: Sequence[Found]) -> None:
+        """Links to files that are found themselves; of several links to one file the first stays."""
+        paths = [one.source for one in found if one.kind != "other" and isinstance(one.source, Path)]
+        taken = {path for path in paths if not path.is_symlink()}
+        for path in paths:
+            if path.is_symlink():
+                target = Path(os.path.realpath(path))
+                self.set_aside.update({path} if target in taken else ())
+                taken.add(target)
+
+    def _label_maps(self, found: Sequence[Found]) -> dict[Source, str]:
+        """Files that their names and folders make label maps, or no originals; a file that was named itself is none."""
+        from medssl_cli.formats.layouts import arrange, read_dataset_json
+
+        files = [one.source for one in found if one.kind in VOLUME_KINDS and one.source not in self.roots]
+        described = [one.source for one in found if one.source.name == "dataset.json"]
+        datasets = [dataset for source in described if (dataset := read_dataset_json(source))]
+        arrangement = arrange(files, datasets, roots=self.roots)
+        return {label.source: "S_LABEL_MAP" for label in arrangement.labels} | dict(arrangement.skipped)
+
+    def _add_file(self, source: Source, kind: str) -> None:
+        place = self._place([source])
+        parts = Path(place.below).parts if place.below else (source.name,)
+        count = _num_images(source) if kind == "nifti" and self.policy.split_4d else 1
+        for image in range(count) if count > 1 else [None]:
+            key = place.path if image is None else f"{place.path}#{image}"
+            name = file_name(parts, image=image)
+            self.scans.append(Scan(key, name, kind, place, (source,), image=image))  # type: ignore[arg-type]
+
+    def add_series(self, sources: Sequence[Source], is_stopped: Callable[[], bool]) -> None:
+        """Put DICOM files together as ingest does."""
+        if not sources:
+            return
+        from medssl_cli.formats.dicom import RefusedFile, group_headers, incomplete_series, read_headers, refused_file
+
+        headers: list[Header] = []
+        refused = [RefusedFile(source, code) for source, code in self.unread]
+        failures: dict[tuple[Path, str, str, str], list[Source]] = defaultdict(list)
+        for source in sources:
+            if is_stopped():
+                return
+            try:
+                headers += read_headers(source, self.policy)
+            except InputError as error:
+                failures[place_of(source).parent, error.code, error.message, error.hint].append(source)
+                if error.code.startswith(("E_", "S_UNSUPPORTED_MODALITY")):
+                    refused.append(refused_file(source, error.code))
+        for (_, code, message, hint), group in failures.items():
+            self._reject(group, code, message, hint, kind="dicom")
+        incomplete = incomplete_series(headers, refused)
+        parts, refusals = group_headers(headers, self.policy, incomplete=incomplete)
+        series_of = {header.source: header for header in headers}
+        for refusal in refusals:
+            self._refuse_series(refusal, series_of)
+        for part in sorted(parts, key=lambda part: (part.identity.study, part.identity.series)):
+            self._add_part(part)
+
+    def _refuse_series(self, refusal: "Refusal", series_of: "dict[Source, Header]") -> None:
+        members: dict[tuple[str, str, str], list[Source]] = defaultdict(list)
+        for source in refusal.files:
+            header = series_of[source]
+            members[header.StudyInstanceUID, header.SeriesInstanceUID, header.Modality].append(source)
+        code = "S_DUPLICATE" if refusal.code == _DUPLICATE else refusal.code
+        for (study, series, modality), sources in members.items():
+            place = replace(self._place(sources), study=study, series=series)
+            key, name = f"{study}|{series}|{code}", series_name(modality, study, series)
+            self.rejects.append(Reject(key, name, place, code, refusal.message, refusal.hint, len(sources), "dicom"))
+
+    def _add_part(self, part: "SeriesPart") -> None:
+        first, sources = part.headers[0], tuple(dict.fromkeys(header.source for header in part.headers))
+        study, series = first.StudyInstanceUID, first.SeriesInstanceUID
+        place = replace(self._place(sources), study=study, series=series)
+        own = _part_digest(part) if part.identity.series != series else ""
+        uids = [study, series, *([own] if own else [])]
+        key, name = "|".join(uids), series_name(first.Modality, *uids)
+        if part.spacing_kind is not None:
+            message = "a projection; the model is for volumes"
+            self.rejects.append(Reject(key, name, place, "E_NO_PATIENT_GEOMETRY", message, "", len(sources), "dicom"))
+        else:
+            self.scans.append(Scan(key, name, "dicom", place, sources, series=part))
+
+    def _reject(
+        self, sources: Sequence[Source], code: str, message: str = "", hint: str = "", *, kind: Kind = "files"
+    ) -> None:
+        place = self._place(sources)
+        name = place.below or Path(place.path).name
+        key = place.path if len(sources) == 1 else f"{place.path}|{code}|{message}"
+        self.rejects.append(Reject(key, name, place, code, message, hint, len(sources), kind))
+
+    def _place(self, sources: Iterable[Source]) -> Place:
+        """Of one source its own place, of several the innermost folder that holds all of them."""
+        places = [place_of(source) for source in sources]
+        root = self.root_of[next(iter(sources))]
+        folders = [str(place.parent) for place in places]
+        path = places[0] if len(places) == 1 else Path(os.path.commonpath(folders))
+        base = root if root.is_dir() or root != places[0] else root.parent
+        below = path.relative_to(base) if path.is_relative_to(base) else Path(path.name)
+        return Place(readable(path), "" if str(below) == "." else readable(below))
 
 
-def _series(files: Sequence[Path], root: Path) -> tuple[list[_Candidate], list[Reject]]:
-    from medssl_cli.formats.dicom import group_headers, incomplete_series, read_headers, refused_file
-
-    headers: list[Header] = []
-    refused = []
-    failures: dict[tuple[str, str, str], list[Path]] = {}
-    for file in files:
-        try:
-            headers += read_headers(file)
-        except MedsslError as error:
-            failures.setdefault((error.code, error.message, error.hint), []).append(file)
-            if error.code.startswith("E_"):
-                refused.append(refused_file(file, error.code))
-    parts, refusals = group_headers(headers, incomplete=incomplete_series(headers, refused))
-    failures |= {
-        (item.code, item.message, item.hint): [place_of(file) for file in item.files]
-        for item in refusals
-        if item.code != DUPLICATE
-    }
-    rejects = [Reject(_folder(group, root).name, *reason, len(group)) for reason, group in failures.items()]
-    candidates = []
-    for part in sorted(parts, key=lambda part: min(_paths(part))):
-        folder = _folder(_paths(part), root)
-        base = (root if root.is_dir() else root.parent).resolve()
-        relative = folder.relative_to(base).parts if folder.is_relative_to(base) else ()
-        candidates.append(_Candidate(folder.name, "_".join(relative) or folder.name, series=part))
-    return candidates, rejects
+def readable(path: Path) -> str:
+    """A path as text that can be printed and stored; bytes that are no text are written as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _paths(part: "SeriesPart") -> list[Path]:
-    return sorted({place_of(header.source) for header in part.headers})
+def _part_digest(part: "SeriesPart") -> str:
+    """What tells one part of a series from the others: its slices."""
+    slices = sorted((header.SOPInstanceUID, header.frame, str(header.tile)) for header in part.headers)
+    return short_digest(repr(slices))
 
 
-def _folder(files: Sequence[Path], root: Path) -> Path:
-    """The innermost folder that holds all files, not above the root."""
-    common = Path(os.path.commonpath([str(file.parent.resolve()) for file in files]))
-    base = root.resolve()
-    return common if root.is_file() or common.is_relative_to(base) else base
+def _num_images(source: Source) -> int:
+    """3D images in a NIfTI file; 1 for a file whose header the reader will refuse."""
+    from medssl_cli.formats.gzip_strict import MAGIC, gzip_head
+    from medssl_cli.formats.nifti_header import LARGEST_HEADER, parse_header
+    from medssl_cli.formats.source import read_head
+
+    try:
+        head = read_head(source, 4096)
+        plain = gzip_head(head, LARGEST_HEADER) if head.startswith(MAGIC) else head[:LARGEST_HEADER]
+        return parse_header(plain, allow_4d=True).num_images
+    except InputError:
+        return 1
 
 
-def _unique_names(candidates: Sequence[_Candidate]) -> list[str]:
-    """Short names; with their folders where several places share one; numbered where one place has several scans."""
-    places = {(item.short_name.lower(), item.long_name.lower()) for item in candidates}
-    homes = Counter(short for short, _ in places)
-    names = [item.short_name if homes[item.short_name.lower()] == 1 else item.long_name for item in candidates]
-    repeated = {name for name, count in Counter(name.lower() for name in names).items() if count > 1}
-    taken = {name.lower() for name in names}
-    position: Counter[str] = Counter()
-    unique: list[str] = []
-    for name in names:
-        if name.lower() in repeated:
-            stem = name
-            while name.lower() in taken:
-                position[stem.lower()] += 1
-                name = f"{stem}-{position[stem.lower()]}"
-            taken.add(name.lower())
-        unique.append(name)
-    return unique
+def _with_unique_names(scans: Sequence[Scan]) -> list[Scan]:
+    """Files of one name under several inputs, or twice in one archive, also bear a digest of where they lie."""
+    counts = Counter(scan.name for scan in scans)
+    return [replace(scan, name=longer_name(scan)) if counts[scan.name] > 1 else scan for scan in scans]
+
+
+def longer_name(scan: Scan) -> str:
+    """A name for where the scan's own is another scan's."""
+    index = "".join(f"!{source.index}" for source in scan.sources if isinstance(source, Member))
+    return f"{scan.name}-{short_digest(scan.key + index)}"

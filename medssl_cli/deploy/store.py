@@ -5,7 +5,7 @@ from pathlib import Path
 
 from medssl_cli.deploy.bundle import Bundle, load_model, read_bundle
 from medssl_cli.errors import MedsslError, UsageError
-from medssl_cli.files import remove_temporaries, storage_errors, write_atomic
+from medssl_cli.files import make_output_folder, remove_temporaries, storage_errors, write_atomic
 from medssl_cli.plugins import suggest
 
 
@@ -81,12 +81,11 @@ class ModelStore:
             StorageError: `E_IO`.
         """
         data, bundle, _ = load_model(source)
-        with storage_errors("the model store"):
-            self.root.mkdir(parents=True, exist_ok=True)
+        make_output_folder(self.root)
         remove_temporaries(self.root)
         path = self._path(bundle.task)
         if not (path.is_file() and path.read_bytes() == data):
-            write_atomic(path, data)
+            write_atomic(path, data, is_output=True)
         return InstalledModel(bundle.task, path, bundle, len(data))
 
     def remove(self, name: str) -> None:

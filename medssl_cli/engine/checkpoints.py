@@ -7,7 +7,8 @@ step. A damaged file is skipped for the one before it, never for a silent start 
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -16,10 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from medssl_cli.engine.tensor_files import read_tensors, tensor_bytes
 from medssl_cli.errors import GateError
 from medssl_cli.files import remove_temporaries, sha256_file, storage_errors, write_atomic
+from medssl_cli.plain_json import parse_json
 
 KEEP: Final = 3
+MAX_STEP: Final = 2**53
 Kind = Literal["step", "best"]
 NAME: Final = re.compile(r"(step|best)-(\d{8,})-([0-9a-f]{64})\.safetensors")
 
@@ -67,11 +71,8 @@ class CheckpointFolder:
         Raises:
             StorageError: `E_IO`; earlier checkpoints are intact.
         """
-        import safetensors.torch
-
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
         values = json.dumps(checkpoint.values)
-        data = safetensors.torch.save(tensors, metadata={"step": str(checkpoint.step), "values": values})
+        data = tensor_bytes(checkpoint.tensors, {"step": str(checkpoint.step), "values": values})
         kind: Kind = "best" if is_best else "step"
         path = self._folder / f"{kind}-{checkpoint.step:08d}-{hashlib.sha256(data).hexdigest()}.safetensors"
         write_atomic(path, data)
@@ -129,16 +130,44 @@ class CheckpointFolder:
 
 
 def _load(stored: _Stored) -> Checkpoint | None:
-    from safetensors import safe_open
+    """None for what is damaged, and for what has the right digest and is no checkpoint: anybody can compute one."""
+    if not stored.path.is_file() or stored.step > MAX_STEP or sha256_file(stored.path) != stored.sha256:
+        return None
+    try:
+        tensors, metadata = read_tensors(stored.path)
+        values = parse_json(metadata["values"])
+        is_ours = int(metadata["step"]) == stored.step and isinstance(values, dict)
+    except (ValueError, KeyError):
+        return None
+    return Checkpoint(stored.step, tensors, values) if is_ours else None
 
-    if sha256_file(stored.path) != stored.sha256:
-        return None
-    with safe_open(stored.path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-        metadata = file.metadata()
-    if int(metadata["step"]) != stored.step:
-        return None
-    return Checkpoint(stored.step, tensors, json.loads(metadata["values"]))
+
+@contextmanager
+def refuse_foreign_state() -> Iterator[None]:
+    """Around putting a checkpoint into a network and its optimiser.
+
+    Raises:
+        GateError: `E_CHECKPOINT_CORRUPT`, it is of another network, or of none.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise GateError("E_CHECKPOINT_CORRUPT", "the checkpoint of the run does not fit its recipe") from error
+
+
+def require_finite_weights(weights: Mapping[str, Tensor]) -> None:
+    """Refuse a trained network that can give no answer.
+
+    Raises:
+        GateError: `E_CHECKPOINT_CORRUPT`.
+    """
+    strange = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if strange:
+        raise GateError(
+            "E_CHECKPOINT_CORRUPT", f"{len(strange)} of {len(weights)} tensors of the best checkpoint are not finite"
+        )
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -153,13 +182,19 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Undo `optimizer_tensors`."""
+    """Undo `optimizer_tensors`.
+
+    Raises:
+        ValueError: The state is of other parameters.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             own = parameters[int(index)]
+            if tensor.shape != own.shape and tensor.ndim:
+                raise ValueError(f"{name} is of another shape than its parameter")
             state.setdefault(int(index), {})[key] = laid_out_as(own, tensor) if tensor.shape == own.shape else tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 

@@ -1,6 +1,5 @@
 """Supervised training of a task on few labels: one loop for every task."""
 
-import json
 import math
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,7 +12,14 @@ from torch import nn
 from medssl_cli.cache.splits import Split, split_items
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.build import build_task
-from medssl_cli.engine.checkpoints import Checkpoint, optimizer_tensors, prefixed, restore_optimizer, unprefixed
+from medssl_cli.engine.checkpoints import (
+    Checkpoint,
+    optimizer_tensors,
+    prefixed,
+    refuse_foreign_state,
+    restore_optimizer,
+    unprefixed,
+)
 from medssl_cli.engine.devices import lay_out, make_fabric, resolve_device
 from medssl_cli.engine.metrics_log import MetricsLog
 from medssl_cli.engine.optimisation import (
@@ -339,19 +345,20 @@ class _Loop:
         checkpoint = self._run.checkpoints.load_last(self._talk.note)
         if checkpoint is None:
             return 0
-        self._task.load_state_dict(unprefixed("task", checkpoint.tensors))
-        restore_optimizer(optimizer, checkpoint.tensors)
-        if self._average is not None:
-            self._average.network.load_state_dict(unprefixed("average", checkpoint.tensors))
-        self._best = checkpoint.values["best"]
-        if self._best["step"] == 0:
-            self._best[self._score] = None  # earlier versions wrote -1
-        self._budget.elapsed_s = checkpoint.values["elapsed_s"]
+        with refuse_foreign_state():
+            self._task.load_state_dict(unprefixed("task", checkpoint.tensors))
+            restore_optimizer(optimizer, checkpoint.tensors)
+            if self._average is not None:
+                self._average.network.load_state_dict(unprefixed("average", checkpoint.tensors))
+            best, elapsed_s = checkpoint.values["best"], checkpoint.values["elapsed_s"]
+            score, step = best[self._score], int(best["step"])  # of step 0 earlier versions wrote -1
+            self._best = {self._score: None if score is None or step == 0 else float(score), "step": step}
+            self._budget.elapsed_s = float(elapsed_s)
         self._talk.note(f"resuming after step {checkpoint.step}")
         return checkpoint.step
 
 
 def _summary(run: Run, supervision: SupervisionBase) -> FinetuneSummary:
-    stored, score = json.loads(run.summary_path.read_bytes()), supervision.score
-    best = stored.pop(f"best_{score}")
-    return FinetuneSummary(run.root, score=score, best_score=best, is_exportable=supervision.is_exportable, **stored)
+    score = supervision.score
+    known = {"root": run.root, "score": score, "is_exportable": supervision.is_exportable}
+    return run.summary(FinetuneSummary, lambda stored: {**stored, **known, "best_score": stored[f"best_{score}"]})

@@ -7,7 +7,12 @@ from typing import Any
 from torch import nn
 
 from medssl_cli.engine.build import build_task
-from medssl_cli.engine.checkpoints import sha256_tensor, unprefixed
+from medssl_cli.engine.checkpoints import (
+    refuse_foreign_state,
+    require_finite_weights,
+    sha256_tensor,
+    unprefixed,
+)
 from medssl_cli.engine.runs import open_run
 from medssl_cli.engine.supervision import supervision_of
 from medssl_cli.errors import UsageError
@@ -33,8 +38,8 @@ def load_finetuned(root: Path) -> FineTunedRun:
     """The best network of a fine-tuning run.
 
     Raises:
-        UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`.
-        GateError: `E_CHECKPOINT_CORRUPT`.
+        UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`, `E_RECIPE`.
+        GateError: `E_RUN_CORRUPT`, `E_CHECKPOINT_CORRUPT`.
     """
     run = open_run(root)
     if not isinstance(run.recipe, TaskRecipe):
@@ -44,7 +49,9 @@ def load_finetuned(root: Path) -> FineTunedRun:
         raise UsageError("E_RUN_UNFINISHED", f"{root} has not been validated yet", hint="let medssl finetune go on")
     network = build_task(run.recipe)
     weights = unprefixed("network", checkpoint.tensors)
-    network.load_state_dict(weights)
+    with refuse_foreign_state():
+        network.load_state_dict(weights)
+    require_finite_weights(weights)
     digest = sha256_json({name: sha256_tensor(value) for name, value in sorted(weights.items())})
     supervision = supervision_of(run.recipe)
     return FineTunedRun(

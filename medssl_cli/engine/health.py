@@ -17,6 +17,7 @@ from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.probe import Probe, Question
 from medssl_cli.engine.processes import Processes
 from medssl_cli.engine.randomness import Purpose, generator
+from medssl_cli.engine.runs import manifest_of, read_document
 from medssl_cli.engine.state import TrainingState
 from medssl_cli.engine.talk import Talk
 from medssl_cli.files import write_atomic
@@ -218,9 +219,7 @@ def run_document(
     concerns: Concerns = lambda _: [],
 ) -> dict[str, Any]:
     """Everything that a page about a run shows, as plain data."""
-    import json
-
-    manifest = json.loads((root / "manifest.json").read_bytes())
+    splits = manifest_of(root)["splits"]
     return {
         "run": root.name,
         "recipe": recipe,
@@ -230,9 +229,9 @@ def run_document(
         "metrics": read_metrics(root),
         "health": read_health(root),
         "matrices": sorted((root / "plots").glob("*.png")),
-        "environment": json.loads((root / "environment.json").read_bytes()),
-        "num_items": len(manifest["splits"]["train"]),
-        "num_patients": len({entry["patient"] for entry in manifest["splits"]["train"]}),
+        "environment": read_document(root / "environment.json"),
+        "num_items": len(splits["train"]),
+        "num_patients": len({entry["patient"] for entry in splits["train"]}),
     }
 
 

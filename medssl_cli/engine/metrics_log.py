@@ -2,11 +2,16 @@
 
 import json
 import math
+import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from medssl_cli.files import write_atomic
+from medssl_cli.files import read_regular, storage_errors, write_atomic
+from medssl_cli.plain_json import parse_json
+
+EVENTS: Final = "events.out.tfevents."
 
 
 class Sink(Protocol):
@@ -29,13 +34,11 @@ class MetricsLog:
     """
 
     def __init__(self, root: Path, *, resume_step: int, sinks: Sequence[Sink] = ()) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self._path = root / "metrics.jsonl"
         kept = [entry for entry in _read(root) if entry["step"] <= resume_step] if resume_step else []
         write_atomic(self._path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
         self._stream = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(root / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+        self._board = EventFile(root / "tensorboard", resume_step=resume_step)
         self._sinks = sinks
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -45,9 +48,10 @@ class MetricsLog:
         self._stream.write(json.dumps({"step": step, **shown}) + "\n")
         self._stream.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            self._board.write(name, value, step)
         for sink in self._sinks:
             sink.write(step, finite)
+        self._board.flush()
 
     def close(self) -> None:
         """Flush all."""
@@ -55,6 +59,52 @@ class MetricsLog:
         self._board.close()
         for sink in self._sinks:
             sink.close()
+
+
+class EventFile:
+    """Numbers for TensorBoard, in a file that is named after the step that it begins with and after nothing else.
+
+    TensorBoard's own writer puts the machine's name and a process number into the name of the file. Files that begin
+    later belong to work that was lost and go; what an earlier one says of later steps, TensorBoard drops.
+
+    Args:
+        folder: Made if missing.
+        resume_step: Steps done.
+    """
+
+    def __init__(self, folder: Path, *, resume_step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        with storage_errors("the run"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            for path in folder.glob(f"{EVENTS}*"):
+                begin = path.name.removeprefix(EVENTS)
+                if not re.fullmatch(r"\d{10}", begin) or int(begin) < resume_step:
+                    continue
+                path.unlink()
+            stream = (folder / f"{EVENTS}{resume_step:010d}").open("xb")
+        self._stream, self._records, self._event = stream, RecordWriter(stream), Event
+        self._add(file_version="brain.Event:2")
+        if resume_step:
+            self._add(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def _add(self, **fields: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+
+    def write(self, name: str, value: float, step: int) -> None:
+        """Record a number of one step."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._add(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
+
+    def flush(self) -> None:
+        """Let TensorBoard see what was recorded."""
+        self._records.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._records.close()
 
 
 class NoLog:
@@ -78,13 +128,21 @@ def read_health(root: Path) -> list[dict[str, Any]]:
 
 
 def _read(root: Path) -> list[dict[str, Any]]:
-    path = root / "metrics.jsonl"
-    if not path.is_file():
+    """Whole lines that hold a step and numbers; anything else was torn off by a kill, or is not ours."""
+    try:
+        lines = read_regular(root / "metrics.jsonl").splitlines()
+    except (OSError, ValueError):
         return []
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines:
         try:
-            entries.append(json.loads(line))
+            entry = parse_json(line)
         except ValueError:
             continue
+        if isinstance(entry, dict) and type(entry.get("step")) is int and all(map(_is_number, entry.values())):
+            entries.append(entry)
     return entries
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or type(value) in (int, float)

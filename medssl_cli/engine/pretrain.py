@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -26,13 +25,14 @@ from medssl_cli.engine.optimisation import learning_rate, set_learning_rate
 from medssl_cli.engine.processes import Processes, Spread, agreed, launched
 from medssl_cli.engine.profile import Profile
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
-from medssl_cli.engine.runs import Manifest, Run, start_run
+from medssl_cli.engine.runs import Manifest, Run, damaged, start_run
 from medssl_cli.engine.selection import images_of, volumes_of
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.engine.skipped import SkippedSteps
 from medssl_cli.engine.sources import BoxSource, SliceSource, Source
 from medssl_cli.engine.state import TrainingState, total_norm
 from medssl_cli.engine.talk import Silence, Talk
+from medssl_cli.engine.tensor_files import tensor_bytes
 from medssl_cli.engine.weights import begin_with, load_encoder
 from medssl_cli.errors import NothingUsableError
 from medssl_cli.files import write_atomic, write_json
@@ -125,8 +125,7 @@ def pretrain(
         else:
             training = _Training(recipe, cache, start, method, processes, talk, outlets or Outlets(), max_minutes)
             training.train(profile_steps)
-        summary = processes.of_main(lambda: json.loads(start.run.summary_path.read_bytes()))
-    return PretrainSummary(root=root, **summary)
+        return processes.of_main(lambda: start.run.summary(PretrainSummary, lambda stored: {**stored, "root": root}))
 
 
 @dataclass(frozen=True)
@@ -327,12 +326,13 @@ class _Training:
             return
         run, recipe = self._run, self._recipe
         for name, tensors in kept.items():
-            write_atomic(
-                run.root / f"{name}.safetensors", _file_of(tensors, {"method": json.dumps(recipe.method.model_dump())})
-            )
+            about = {"method": json.dumps(recipe.method.model_dump())}
+            write_atomic(run.root / f"{name}.safetensors", tensor_bytes(tensors, about))
         described = {"backbone": json.dumps(recipe.backbone.model_dump()), "ema_decay": str(recipe.ema_decay)}
-        write_atomic(run.encoder_path, _file_of(weights, described))
+        write_atomic(run.encoder_path, tensor_bytes(weights, described))
         logged = [entry["loss"] for entry in read_metrics(run.root) if entry["loss"] is not None]
+        if not logged:
+            raise damaged("metrics.jsonl", "it has no losses")
         tail = logged[-max(1, math.ceil(len(logged) * SUMMARY_FRACTION)) :]
         loss = sum(tail) / len(tail)
         summary = {
@@ -348,10 +348,6 @@ class _Training:
 def _plain(losses: Losses) -> tuple[Tensor, dict[str, Tensor]]:
     """Losses as what DDP and FSDP can look into."""
     return losses.total, losses.parts | losses.diagnostics
-
-
-def _file_of(tensors: dict[str, Tensor], described: dict[str, str]) -> bytes:
-    return safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()}, described)
 
 
 def _item_ids(batches: list[Any]) -> list[str]:

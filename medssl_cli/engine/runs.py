@@ -1,29 +1,85 @@
 """The run folder: what was trained on what, how it went, and everything needed to go on or to use it.
 
-RUN/recipe.lock.yaml  manifest.json  environment.json  metrics.jsonl  tensorboard/  checkpoints/  encoder.safetensors
+RUN/run.json  recipe.lock.yaml  manifest.json  environment.json  metrics.jsonl  tensorboard/  checkpoints/
+encoder.safetensors
+
+A run folder may come from anywhere: whatever is read here is bounded, checked, and refused with a code.
 """
 
-import json
+import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from medssl_cli import __version__
 from medssl_cli.cache.items import Entry, ItemRecord
+from medssl_cli.cache.publish import unreadable
 from medssl_cli.engine.checkpoints import CheckpointFolder
 from medssl_cli.engine.resuming import argument_changes, described, longer, recipe_changes
-from medssl_cli.errors import UsageError
-from medssl_cli.files import remove_temporaries, sha256_json, storage_errors, write_atomic, write_json
-from medssl_cli.plain_yaml import parse_yaml
-from medssl_cli.recipe import Recipe, dump_recipe, to_yaml, validate_recipe
+from medssl_cli.errors import GateError, MedsslError, UsageError
+from medssl_cli.files import read_regular, remove_temporaries, sha256_json, storage_errors, write_atomic, write_json
+from medssl_cli.plain_json import parse_json
+from medssl_cli.plain_yaml import MAX_BYTES, parse_yaml
+from medssl_cli.recipe import PretrainRecipe, Recipe, dump_recipe, to_yaml, validate_recipe
+from medssl_cli.strict import Strict
 
 PACKAGES: Final = ("torch", "monai", "numpy", "lightning-fabric", "blosc2", "SimpleITK")
 LOCK: Final = "recipe.lock.yaml"
+RECORD: Final = "run.json"
+MANIFEST: Final = "manifest.json"
 Kind = Literal["pretrain", "finetune"]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+T = TypeVar("T")
+
+
+class RunRecord(Strict):
+    """`run.json`: what makes a folder a run. Runs of medssl before it have none; their recipe tells their kind.
+
+    Args:
+        kind: The command that made it.
+        recipe_sha256: Of the plain data in `recipe.lock.yaml`, as it was written.
+        recipe_sha256_before: Of the recipe that it replaced: after a kill between the two files the old one is there.
+    """
+
+    format_version: Literal[1] = 1
+    kind: Kind
+    recipe_sha256: Digest
+    recipe_sha256_before: Digest | None = None
+
+
+class _ManifestItem(BaseModel):
+    """Of a manifest, what others rely on."""
+
+    item: str
+    patient: str
+
+
+class _Origin(BaseModel):
+    """Whom the weights that a run began with have seen."""
+
+    patients: list[str] | None
+    labelled: list[str]
+
+
+class _Arguments(BaseModel):
+    """Of the arguments, those that others rely on."""
+
+    fold: Annotated[int, Field(ge=0, le=2**31)] = 0
+    init: _Origin | None = None
+
+
+class _ManifestDocument(BaseModel):
+    """`manifest.json`."""
+
+    arguments: _Arguments
+    splits: dict[str, list[_ManifestItem]]
+    sha256: Digest
 
 
 @dataclass(frozen=True)
@@ -89,6 +145,22 @@ class Run:
         """Whether nothing is left to do."""
         return self.summary_path.is_file()
 
+    def summary(self, kind: type[T], change: Callable[[dict[str, Any]], dict[str, Any]]) -> T:
+        """How a finished run ended.
+
+        Args:
+            kind: A dataclass.
+            change: From what the file says to the fields of the dataclass; it may raise KeyError.
+
+        Raises:
+            GateError: `E_RUN_CORRUPT`.
+        """
+        document = read_document(self.summary_path)
+        try:
+            return TypeAdapter(kind).validate_python(change(document))
+        except (ValidationError, KeyError) as error:
+            raise damaged(self.summary_path.name) from error
+
 
 def start_run(root: Path, kind: Kind, recipe: Recipe, manifest: Manifest) -> Run:
     """Make a run folder, or open the one that the same command made before, and remove what a killed one left behind.
@@ -98,6 +170,7 @@ def start_run(root: Path, kind: Kind, recipe: Recipe, manifest: Manifest) -> Run
 
     Raises:
         UsageError: `E_RECIPE_CHANGED` if the folder belongs to another recipe or to other data; it names what differs.
+        GateError: `E_RUN_CORRUPT`.
     """
     document = manifest.document()
     if (root / LOCK).is_file():
@@ -107,11 +180,13 @@ def start_run(root: Path, kind: Kind, recipe: Recipe, manifest: Manifest) -> Run
         run = _gone_on(run, recipe, document)
         _tidy(root)
         return run
+    if os.path.lexists(root / LOCK) or (root / "summary.json").exists() or any(root.glob("checkpoints/*.safetensors")):
+        raise damaged(LOCK, "it is gone, and the folder holds what a run has learnt")
     with storage_errors("the run"):
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
     _tidy(root)
     write_json(root / "environment.json", environment())
-    write_json(root / "manifest.json", document)
+    write_json(root / MANIFEST, document)
     _write_lock(root, kind, recipe)
     return Run(root, kind, recipe, document)
 
@@ -130,13 +205,27 @@ def _gone_on(run: Run, recipe: Recipe, document: dict[str, Any]) -> Run:
         return replace(run, recipe=recipe)
     run.summary_path.unlink(missing_ok=True)  # first: an interrupted change must not look finished
     if options:
-        write_json(run.root / "manifest.json", document)
+        write_json(run.root / MANIFEST, document)
     _write_lock(run.root, run.kind, recipe)
     return Run(run.root, run.kind, recipe, document if options else run.manifest, described(grown))
 
 
 def _write_lock(root: Path, kind: Kind, recipe: Recipe) -> None:
-    write_atomic(root / LOCK, (f"# medssl {kind}\n" + to_yaml(dump_recipe(recipe))).encode())
+    """Write a run's recipe, and its hash before it, so that a kill in between leaves a run that can be opened.
+
+    Raises:
+        StorageError: `E_IO`.
+    """
+    text = f"# medssl {kind}\n" + to_yaml(dump_recipe(recipe))
+    before = _digest_of(_lock_text(root)) if (root / LOCK).is_file() else None
+    record = RunRecord(kind=kind, recipe_sha256=_digest_of(text), recipe_sha256_before=before)
+    write_json(root / RECORD, record.model_dump(mode="json", exclude_none=True))
+    write_atomic(root / LOCK, text.encode())
+
+
+def _digest_of(text: str) -> str:
+    """Of a recipe's plain data: comments and layout do not count."""
+    return sha256_json(parse_yaml(text, source=LOCK))
 
 
 def _tidy(root: Path) -> None:
@@ -156,22 +245,86 @@ def open_run(root: Path) -> Run:
     """Open an existing run folder.
 
     Raises:
-        UsageError: `E_NO_RUN`.
+        UsageError: `E_NO_RUN`, `E_RECIPE`.
+        GateError: `E_RUN_CORRUPT`, a file of it is damaged, or its recipe was changed after it was written.
     """
-    lock = root / LOCK
-    if not lock.is_file():
+    if not (root / LOCK).is_file():
         raise UsageError("E_NO_RUN", f"{root} is not a run of medssl", hint="name a folder under ./runs")
-    text = lock.read_text(encoding="utf-8")
-    recipe = validate_recipe(parse_yaml(text, source=LOCK), source=LOCK)
-    kind: Kind = "pretrain" if is_pretraining(root) else "finetune"
-    manifest = json.loads((root / "manifest.json").read_bytes())
-    return Run(root, kind, recipe, manifest)
+    document = parse_yaml(_lock_text(root), source=LOCK)
+    recipe = validate_recipe(document, source=LOCK)
+    kind: Kind = "pretrain" if isinstance(recipe, PretrainRecipe) else "finetune"
+    record = _record(root)
+    if record is not None and record.kind != kind:
+        raise damaged(LOCK, f"it is no recipe of a {record.kind} run")
+    if record is not None and sha256_json(document) not in (record.recipe_sha256, record.recipe_sha256_before):
+        raise damaged(LOCK, "it was changed after it was written")
+    return Run(root, kind, recipe, manifest_of(root))
 
 
 def is_pretraining(root: Path) -> bool:
-    """Whether a folder is a run of `medssl pretrain`; decided without reading more than its first line."""
-    lock = root / LOCK
-    return lock.is_file() and lock.read_text(encoding="utf-8").startswith("# medssl pretrain")
+    """Whether a folder is a run of `medssl pretrain`; one that cannot be read is none."""
+    try:
+        record = _record(root)
+        return record.kind == "pretrain" if record is not None else "method" in parse_yaml(_lock_text(root), source="")
+    except (MedsslError, OSError):
+        return False
+
+
+def _record(root: Path) -> RunRecord | None:
+    if not os.path.lexists(root / RECORD):
+        return None
+    try:
+        return RunRecord.model_validate(read_document(root / RECORD))
+    except ValidationError as error:
+        raise damaged(RECORD) from error
+
+
+def _lock_text(root: Path) -> str:
+    try:
+        return read_regular(root / LOCK, max_bytes=MAX_BYTES).decode()
+    except ValueError as error:
+        raise damaged(LOCK) from error
+
+
+def manifest_of(root: Path) -> dict[str, Any]:
+    """The checked `manifest.json` of a run.
+
+    Raises:
+        GateError: `E_RUN_CORRUPT`.
+    """
+    document = read_document(root / MANIFEST)
+    try:
+        _ManifestDocument.model_validate(document, strict=True)
+    except ValidationError as error:
+        raise damaged(MANIFEST) from error
+    if document["sha256"] != sha256_json({key: value for key, value in document.items() if key != "sha256"}):
+        raise damaged(MANIFEST, "its digest is another")
+    return document
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A JSON object in a file of a run.
+
+    Raises:
+        GateError: `E_RUN_CORRUPT`, it is missing or something else.
+        StorageError: `E_IO`, it cannot be read now.
+    """
+    try:
+        document = parse_json(read_regular(path))
+    except FileNotFoundError as error:
+        raise damaged(path.name, "it is gone") from error
+    except ValueError as error:
+        raise damaged(path.name) from error
+    except OSError as error:
+        raise unreadable(path.name, error) from error
+    if not isinstance(document, dict):
+        raise damaged(path.name)
+    return document
+
+
+def damaged(name: str, why: str = "it is not what medssl writes") -> GateError:
+    """`E_RUN_CORRUPT` about a file of a run."""
+    return GateError("E_RUN_CORRUPT", f"{name} of the run is damaged: {why}")
 
 
 def environment() -> dict[str, Any]:

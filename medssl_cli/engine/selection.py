@@ -95,7 +95,7 @@ def no_annotations(kind: Literal["findings", "boxes"], label_set: str, known: se
     return NothingUsableError(
         "E_NO_LABELS",
         f"no image has {kind} of the set {label_set!r}; the cache has {others}",
-        hint=f"ingest a table of {kind} beside the images, with --label-set for its name",
+        hint=f"ingest a table of {kind} beside the images; medssl ingest --label-set gives it a name",
     )
 
 

@@ -1,12 +1,13 @@
 """Stopping on request: a signal sets a flag, the loop finishes its step, saves and says so."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
 from typing import Final
 
-from medssl_cli.errors import InterruptedCleanlyError
+from medssl_cli.errors import Exit, InterruptedCleanlyError
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -37,8 +38,7 @@ class StopRequest:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The handler of the signals: note the first one, here and in the blocks around this one."""
         if self.is_set:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            end_at_once(number, frame)
         request: StopRequest | None = self
         while request is not None:
             request.signal_number = number
@@ -73,6 +73,11 @@ class StopRequest:
         if self.signal_number == signal.SIGINT:
             raise KeyboardInterrupt
         raise InterruptedCleanlyError("E_INTERRUPTED", what, hint="run the same command again to go on")
+
+
+def end_at_once(number: int, frame: FrameType | None) -> None:
+    """A handler for where nothing has to be saved: the exit code is that of a stop on request, not of a signal."""
+    os._exit(int(Exit.CTRL_C if number == signal.SIGINT else Exit.INTERRUPTED))
 
 
 @contextlib.contextmanager

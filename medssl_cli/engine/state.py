@@ -12,6 +12,7 @@ from medssl_cli.engine.checkpoints import (
     module_tensors,
     optimizer_tensors,
     prefixed,
+    refuse_foreign_state,
     restore_module,
     restore_optimizer,
     unprefixed,
@@ -95,12 +96,13 @@ class TrainingState:
         checkpoint = self._processes.main_first(lambda _: folder.load_last(talk.note))
         if checkpoint is None:
             return
-        restore_module(self.method, unprefixed("method", checkpoint.tensors))
-        restore_optimizer(self._raw_optimizer, checkpoint.tensors)
-        if self.average is not None:
-            restore_module(self.average.network, unprefixed("average", checkpoint.tensors))
-        self._precision.load_state_dict(checkpoint.values["scaler"])
-        self.elapsed_s = checkpoint.values.get("elapsed_s", 0.0)
+        with refuse_foreign_state():
+            restore_module(self.method, unprefixed("method", checkpoint.tensors))
+            restore_optimizer(self._raw_optimizer, checkpoint.tensors)
+            if self.average is not None:
+                restore_module(self.average.network, unprefixed("average", checkpoint.tensors))
+            self._precision.load_state_dict(checkpoint.values["scaler"])
+            self.elapsed_s = float(checkpoint.values.get("elapsed_s", 0.0))
         self.step = self._saved_step = checkpoint.step
         talk.note(f"resuming after step {checkpoint.step}")
 

@@ -189,10 +189,7 @@ def look(path: Path, root: Path, policy: Policy = STRICT, *, peek: Peek | None =
             os.close(descriptor)
     except (OSError, ValueError) as error:
         return Found(path, root, "other", _code_of(error))
-    from medssl_cli.formats.sniff import sniff  # all readers, which known files do not need
-
-    kind, code = sniff(head, path.name, allow_headerless=policy.allow_headerless)
-    return Found(path, root, kind, code)
+    return Found(path, root, *_recognised(head, path.name, policy))
 
 
 def members(
@@ -232,7 +229,15 @@ def _sniff_member(path: Path, entry: Entry, policy: Policy) -> "tuple[Kind, str]
         head = read_head(Member(path, entry.index, entry.inner), HEAD_BYTES)
     except InputError as error:
         return "other", error.code
+    kind, code = _recognised(head, entry.inner.name, policy)
+    return ("other", "E_NESTED_ARCHIVE") if kind == "zip" or code == "S_ARCHIVE" else (kind, code)
+
+
+def _recognised(head: bytes, name: str, policy: Policy) -> "tuple[Kind, str]":
+    """Kind and code of a file by its first bytes; what inference wrote is known by its mark, wherever it lies."""
+    from medssl_cli.formats.predictions import is_prediction  # all readers, which known files do not need
     from medssl_cli.formats.sniff import sniff
 
-    kind, code = sniff(head, entry.inner.name, allow_headerless=policy.allow_headerless)
-    return ("other", "E_NESTED_ARCHIVE") if kind == "zip" or code == "S_ARCHIVE" else (kind, code)
+    if not policy.predictions and is_prediction(head):
+        return "other", "S_PREDICTION"
+    return sniff(head, name, allow_headerless=policy.allow_headerless)

@@ -10,6 +10,8 @@ from medssl_cli.imaging.volume import Volume
 
 LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Turns affines and points of DICOM's world into ours; applied to ours it leads back, for it is its own inverse."""
+EXIF_ORIENTATION: Final = "exif-orientation="
+"""Begins the repair that says how a picture was stored (EXIF 2.32, tag 0x0112)."""
 SourceKind = Literal["dicom", "nifti", "nrrd", "metaimage", "picture"]
 SpacingKind = Literal["patient", "detector", "unknown"]
 BurnedIn = Literal["not_expected", "no", "unknown", "accepted_risk"]
@@ -67,3 +69,9 @@ class LoadedImage:
     inverted: bool = False
     acquisition: Acquisition = field(default_factory=Acquisition)
     details: tuple[str, ...] = ()
+
+
+def exif_orientation(repairs: tuple[str, ...]) -> int:
+    """Orientation in which a picture was stored that was turned the right way up when it was read; 1 for none."""
+    found = [repair.removeprefix(EXIF_ORIENTATION) for repair in repairs if repair.startswith(EXIF_ORIENTATION)]
+    return int(found[0]) if found and found[0].isdecimal() else 1

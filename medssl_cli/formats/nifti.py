@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medssl_cli import __version__
 from medssl_cli.errors import GateError, InputError
-from medssl_cli.files import TEMPORARY_PREFIX, storage_errors, sync_directory, write_atomic
+from medssl_cli.files import TEMPORARY_PREFIX, replace_file, require_place_for_file, storage_errors, write_atomic
 from medssl_cli.formats.affines import Placement
 from medssl_cli.formats.gzip_strict import MAGIC, gunzip, gzip_bytes, gzip_head
 from medssl_cli.formats.loaded import Identity, LoadedImage
@@ -31,6 +31,7 @@ from medssl_cli.formats.nifti_header import (
     world_placement,
 )
 from medssl_cli.formats.policy import STRICT, Policy
+from medssl_cli.formats.predictions import MASK_DESCRIPTION, MASK_INTENT
 from medssl_cli.formats.source import Source, read_bytes
 from medssl_cli.formats.stored_values import native_and_finite, scaled, storable
 from medssl_cli.imaging.geometry import Affine
@@ -190,7 +191,9 @@ def _voxels(content: _Content, index: int) -> tuple[NDArray[Any], tuple[str, ...
     return content.placement.apply(scaled(native, slope, intercept)), (), repairs
 
 
-def encode_nifti(voxels: NDArray[np.generic], affine: Affine, *, like_header: bytes | None = None) -> bytes:
+def encode_nifti(
+    voxels: NDArray[np.generic], affine: Affine, *, like_header: bytes | None = None, is_prediction: bool = False
+) -> bytes:
     """Encode `[X, Y, Z]` as an uncompressed file that depends on nothing but the arguments.
 
     Args:
@@ -199,12 +202,20 @@ def encode_nifti(voxels: NDArray[np.generic], affine: Affine, *, like_header: by
             a rotation cannot hold it, as for slices that lean.
         like_header: Header of a file with the same grid; its geometry (both affines, codes, spacing, units) is then
             copied bit for bit, in its byte order and NIfTI version, and `affine` is not written.
+        is_prediction: A model made it: the header bears the mark of `predictions`.
 
     Raises:
         InputError: `E_AFFINE_INVALID`, `E_AFFINE_SHEAR`.
         ValueError: The shape differs from the other file's.
     """
-    header, dtype = encode_header(voxels.dtype, voxels.shape, affine, like_header, description=f"medssl {__version__}")
+    header, dtype = encode_header(
+        voxels.dtype,
+        voxels.shape,
+        affine,
+        like_header,
+        description=MASK_DESCRIPTION if is_prediction else f"medssl {__version__}",
+        intent=MASK_INTENT if is_prediction else "",
+    )
     return header + voxels.astype(dtype, copy=False).tobytes(order="F")
 
 
@@ -218,11 +229,11 @@ def write_nifti(path: Path, voxels: NDArray[np.generic], affine: Affine, *, like
     data = gzip_bytes(encode_nifti(voxels, affine, like_header=like_header))
     unproven = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}")
     try:
-        write_atomic(unproven, data)
+        require_place_for_file(path)
+        write_atomic(unproven, data, is_output=True)
         prove_nifti(unproven.read_bytes(), voxels, affine, like_header=like_header)
         with storage_errors(path.name):
-            unproven.replace(path)
-            sync_directory(path.parent)
+            replace_file(unproven, path)
     finally:
         unproven.unlink(missing_ok=True)
 

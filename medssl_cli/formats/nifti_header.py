@@ -54,7 +54,8 @@ _NIFTI1: Final = _Layout(
     {
         "size": ("i", 0), "dim": ("8h", 40), "datatype": ("h", 70), "bitpix": ("h", 72), "pixdim": ("8f", 76),
         "vox_offset": ("f", 108), "slope": ("f", 112), "intercept": ("f", 116), "units": ("b", 123),
-        "description": ("80s", 148), "qform_code": ("h", 252), "sform_code": ("h", 254), "quaternion": ("3f", 256),
+        "description": ("80s", 148), "intent_name": ("16s", 328),
+        "qform_code": ("h", 252), "sform_code": ("h", 254), "quaternion": ("3f", 256),
         "qoffset": ("3f", 268), "srow": ("12f", 280), "magic": ("4s", 344),
     },
 )  # fmt: skip
@@ -64,7 +65,8 @@ _NIFTI2: Final = _Layout(
     {
         "size": ("i", 0), "magic": ("8s", 4), "datatype": ("h", 12), "bitpix": ("h", 14), "dim": ("8q", 16),
         "pixdim": ("8d", 104), "vox_offset": ("q", 168), "slope": ("d", 176), "intercept": ("d", 184),
-        "description": ("80s", 240), "qform_code": ("i", 344), "sform_code": ("i", 348), "quaternion": ("3d", 352),
+        "description": ("80s", 240), "intent_name": ("16s", 508),
+        "qform_code": ("i", 344), "sform_code": ("i", 348), "quaternion": ("3d", 352),
         "qoffset": ("3d", 376), "srow": ("12d", 400), "units": ("i", 500),
     },
 )  # fmt: skip
@@ -285,7 +287,13 @@ def _qform(header: NiftiHeader, a: float | None = None) -> Affine:
 
 
 def encode_header(
-    dtype: np.dtype[Any], shape: tuple[int, ...], affine: Affine, like: bytes | None, *, description: str
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    affine: Affine,
+    like: bytes | None,
+    *,
+    description: str,
+    intent: str = "",
 ) -> tuple[bytes, np.dtype[Any]]:
     """A header from zeroed bytes, and the dtype with the byte order that its voxels must have.
 
@@ -310,6 +318,7 @@ def encode_header(
     put("vox_offset", layout.size + 4)
     put("slope", 1)
     put("description", description.encode("ascii")[:79])
+    put("intent_name", intent.encode("ascii")[:15])
     if like is None:
         for name, values in _geometry_fields(affine, (shape[0], shape[1], shape[2])).items():
             put(name, *values)

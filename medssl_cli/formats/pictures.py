@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.acquisition import Acquisition
-from medssl_cli.formats.loaded import BurnedIn, Identity, LoadedImage
+from medssl_cli.formats.loaded import EXIF_ORIENTATION, BurnedIn, Identity, LoadedImage
 from medssl_cli.formats.picture_checks import (
     COPY_AGAIN,
     MAX_PIXELS,
@@ -91,7 +91,7 @@ def read_picture(source: Source, *, modality: str = "unknown", policy: Policy = 
         source_kind="picture",
         decoder=f"pillow {PIL.__version__}",
         warnings=("W_BURNED_IN_UNKNOWN", *(("W_LOSSY",) if picture.is_lossy else ())),
-        repairs=() if picture.orientation == 1 else (f"exif-orientation={picture.orientation}",),
+        repairs=() if picture.orientation == 1 else (f"{EXIF_ORIENTATION}{picture.orientation}",),
         spacing_kind="unknown",
         burned_in=burned_in,
         inverted=picture.is_inverted,

@@ -27,6 +27,7 @@ class Policy:
         allow_detached: Read `.nhdr` and `.mhd` whose data lie in another file of the same folder.
         keep_demographics: Store sex, and age in steps of five years.
         max_volume_bytes: Decoded size of one image.
+        predictions: Take masks and segmentations that `medssl infer` wrote, as labels (`S_PREDICTION`).
     """
 
     gaps: Literal["refuse", "interpolate"] = "refuse"
@@ -42,6 +43,7 @@ class Policy:
     allow_detached: bool = False
     keep_demographics: bool = False
     max_volume_bytes: int = 8 * 2**30
+    predictions: bool = False
 
     @property
     def departures(self) -> dict[str, Any]:

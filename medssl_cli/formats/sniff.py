@@ -72,6 +72,8 @@ def _image_kind(head: bytes) -> Kind | None:
 def _text_kind(head: bytes, name: str) -> tuple[Kind, str]:
     is_wide = head.startswith((b"\xff\xfe", b"\xfe\xff"))
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if name.endswith(".csv") and (is_wide or _is_wide_without_mark(head)):
+        return "csv", ""
     if b"\0" in head and not is_wide:
         return "other", "S_NOT_AN_IMAGE"
     if text.startswith(b"<?xml") or (name.endswith(".xml") and (is_wide or text.startswith(b"<"))):
@@ -79,9 +81,14 @@ def _text_kind(head: bytes, name: str) -> tuple[Kind, str]:
     if name.endswith(".json") and text[:1] in (b"{", b"["):
         return "json", ""
     if name.endswith(".csv"):
-        is_table = is_wide or any(mark in text.partition(b"\n")[0] for mark in (b",", b";", b"\t"))
+        is_table = any(mark in text.partition(b"\n")[0] for mark in (b",", b";", b"\t"))
         return ("csv", "") if is_table else ("other", "S_NOT_AN_IMAGE")
     return "other", "S_SIDECAR" if name.endswith(_TEXT_SIDECARS) else "S_NOT_AN_IMAGE"
+
+
+def _is_wide_without_mark(head: bytes) -> bool:
+    """Whether text begins with two ASCII characters in UTF-16 without a byte order mark."""
+    return len(head) >= 4 and b"\0\0" in (head[1:4:2], head[0:3:2]) and head[:2] != b"\0\0"
 
 
 def _is_bare_dicom(head: bytes) -> bool:

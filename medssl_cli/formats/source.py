@@ -14,8 +14,9 @@ from medssl_cli.formats.archives import CHUNK_BYTES, open_archive
 MAX_FILE_BYTES: Final = 16 * 2**30
 _TRANSIENT: Final = (errno.EIO, getattr(errno, "ESTALE", errno.EIO))
 _NUM_TRIES: Final = 4
-_SUFFIXES: Final = (
+IMAGE_SUFFIXES: Final = (
     ".nii.gz", ".nii", ".nrrd", ".nhdr", ".seg.nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm",
+    ".dicom",
 )  # fmt: skip
 Result = TypeVar("Result")
 
@@ -52,8 +53,8 @@ def place_of(source: Source) -> Path:
 def stem_of(name: str) -> str:
     """A file's name without the suffix of any image format; other dots belong to the name."""
     lower = name.lower()
-    if lower.endswith(_SUFFIXES):
-        longest = max((suffix for suffix in _SUFFIXES if lower.endswith(suffix)), key=len)
+    if lower.endswith(IMAGE_SUFFIXES):
+        longest = max((suffix for suffix in IMAGE_SUFFIXES if lower.endswith(suffix)), key=len)
         return name[: len(name) - len(longest)] or name
     return name
 

@@ -1,9 +1,8 @@
-"""Layer-wise adaptive rates for large batches, and the learning-rate schedule that SwAV trains with.
+"""Layer-wise adaptive rates for large batches.
 
 You et al., Large Batch Training of Convolutional Networks, https://arxiv.org/abs/1708.03888
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, overload
 
@@ -92,28 +91,6 @@ class Lars(torch.optim.Optimizer):
         ):
             buffer.addcmul_(gradient, factor).addcmul_(parameter, decay)
         torch._foreach_add_(parameters, buffers, alpha=-group["lr"])
-
-
-def warmup_cosine(
-    step: int, *, start: float, base: float, final: float, num_warmup_steps: int, num_steps: int
-) -> float:
-    """Learning rate of one step as in the released SwAV: a straight line, then half a cosine.
-
-    The line reaches `base` at its last step, the cosine begins with `base` again and would reach `final` one step after
-    the last.
-
-    Args:
-        step: 0 ... num_steps - 1.
-        start: Rate of the first step.
-        base: Largest rate.
-        final: Rate after the end.
-        num_warmup_steps: Steps of the line; 0 for none.
-        num_steps: Of the whole training.
-    """
-    if step < num_warmup_steps:
-        return start + (base - start) * step / max(1, num_warmup_steps - 1)
-    share = (step - num_warmup_steps) / (num_steps - num_warmup_steps)
-    return final + (base - final) * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def _shares(

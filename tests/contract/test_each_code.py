@@ -161,7 +161,7 @@ def test_a_series_whose_headers_allow_no_dicom_seg_still_gets_its_mask(tmp_path:
     (result,) = report.results
     assert {"W_SEG_NOT_WRITTEN", "E_SEG_SOURCE"} <= set(result.warnings)
     assert "SOPInstanceUID" in result.message
-    assert result.outputs == ("ct_toy-seg.nii.gz",)
+    assert result.outputs == (f"{result.name}_toy-seg.nii.gz",)
 
 
 def test_a_stop_on_request_is_neither_a_success_nor_a_failure() -> None:

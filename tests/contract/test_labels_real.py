@@ -154,7 +154,7 @@ def test_outlines_of_readers_are_where_their_polygons_are(chest: Volume, reading
 
 def test_every_lung_box_fits_its_picture(shared_data: Path) -> None:
     folder = shared_data / "covid_lung_boxes_512"
-    labels = {label.reference.name: label for label in read_coco(folder / "annotations_share.json")}
+    labels = {label.reference.name: label for label in read_coco(folder / "annotations_share.json").labels}
     num_boxes = 0
 
     for path in sorted((folder / "images").iterdir()):
@@ -170,7 +170,7 @@ def test_every_lung_box_fits_its_picture(shared_data: Path) -> None:
 
 def test_findings_of_chest_xrays_are_read_and_persons_are_not(shared_data: Path) -> None:
     path = shared_data / "nih_cxr_1000" / "labels_share.csv"
-    labels = read_table(path)
+    labels = read_table(path).labels
     stored = [label for label in labels if isinstance(label, FindingsLabel)]
 
     assert recognise_text(path.read_bytes()[:4096]) == "table"
@@ -184,7 +184,7 @@ def test_findings_of_chest_xrays_are_read_and_persons_are_not(shared_data: Path)
 
 def test_boxes_of_chest_xrays_fit_the_full_pictures_only(shared_data: Path) -> None:
     folder = shared_data / "nih_cxr_1000"
-    labels = [label for label in read_table(folder / "boxes_share.csv") if isinstance(label, BoxLabel)]
+    labels = [label for label in read_table(folder / "boxes_share.csv").labels if isinstance(label, BoxLabel)]
 
     assert sum(len(label.to_grid((1024, 1024, 1), np.eye(4)).boxes) for label in labels) == 20
     assert {path.name for path in (folder / "images_full_boxes").iterdir()} == {

@@ -25,6 +25,7 @@ from medssl_cli.engine.subject import subject_of_run
 from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import Exit, GateError, NothingUsableError, UsageError
+from medssl_cli.files import sha256_json
 from medssl_cli.recipe import Named, PretrainRecipe, TaskRecipe, dump_recipe, to_yaml, validate_recipe
 from tests.finding_cache import finding_cache
 
@@ -411,7 +412,8 @@ def test_a_pretraining_that_has_learnt_from_labels_of_test_patients_is_refused(c
     root = encoder_run(tmp_path / "ssl", pretrain_recipe(FLAT, (24, 24, 1)), first_of(cache), seed=7)
     test = held_out_patients(cache.entries(), 0)
     manifest = json.loads((root / "manifest.json").read_text())
-    manifest["splits"]["labelled"] = [{"patient": patient} for patient in test]
+    manifest["splits"]["labelled"] = [{"item": "any", "patient": patient} for patient in test]
+    manifest["sha256"] = sha256_json({key: value for key, value in manifest.items() if key != "sha256"})
     (root / "manifest.json").write_text(json.dumps(manifest))
 
     with pytest.raises(GateError, match="E_SPLIT_LEAK"):

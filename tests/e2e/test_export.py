@@ -14,7 +14,8 @@ from torch import nn
 from medssl_cli.cache.store import Cache
 from medssl_cli.deploy import export
 from medssl_cli.deploy.bundle import load_model
-from medssl_cli.deploy.export import export_network, measure_parity, onnx_graph
+from medssl_cli.deploy.export import export_network, onnx_graph
+from medssl_cli.deploy.parity import compare
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.imaging.segment import segment_volume
@@ -185,7 +186,7 @@ def test_parity_measures_the_difference_that_was_put_in(
         remember, volumes[0], preprocessing=run.recipe.data.preprocessing, tile=TILE, overlap=0.5, mirror_axes=(0,)
     )
 
-    parity = measure_parity(run.network, model, volumes)
+    parity = compare(run, model, volumes).parity
 
     # One logit is moved by 1/4 everywhere; the measure divides by max(1, largest logit of a tile).
     assert 0.25 / max(1.0, largest) - 1e-4 <= parity.max_abs_difference <= 0.25 + 1e-4

@@ -34,6 +34,12 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 LIMIT_MM = 1e-3
 
 
+def only(folder: Path, pattern: str) -> Path:
+    """The one file of a folder that is called so."""
+    (path,) = folder.glob(pattern)
+    return path
+
+
 def medssl(*arguments: object) -> None:
     """Run a command that must succeed."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -122,8 +128,8 @@ def test_left_is_left(tmp_path: Path) -> None:
     image, affine = nifti(exported)
     routes = {
         "cache": (image > 50, affine),
-        "mask of the series": nifti(tmp_path / "from-dicom" / "ct_toy-seg.nii.gz"),
-        "SEG of the series": seg(tmp_path / "from-dicom" / "ct_toy-seg.dcm"),
+        "mask of the series": nifti(only(tmp_path / "from-dicom", "CT-*.nii.gz")),
+        "SEG of the series": seg(only(tmp_path / "from-dicom", "CT-*.dcm")),
         "mask of the export": nifti(tmp_path / "mask.nii.gz"),
     }
     for route, (mask, place) in routes.items():
@@ -218,7 +224,7 @@ def test_a_series_and_its_nifti_twin_get_the_same_mask(tmp_path: Path, name: str
     for scan in ("ct", "twin.nii.gz"):
         medssl("infer", tmp_path / scan, "--task", model, "-o", tmp_path / "out", "--device", "cpu")
 
-    first, second = (nifti(tmp_path / "out" / f"{stem}_toy-seg.nii.gz") for stem in ("ct", "twin"))
+    first, second = (nifti(only(tmp_path / "out", pattern)) for pattern in ("CT-*.nii.gz", "twin*.nii.gz"))
     points = marked(*first)
     assert 100 < len(points) < phantom.size / 4
     if spacing_mm is None:
@@ -227,7 +233,7 @@ def test_a_series_and_its_nifti_twin_get_the_same_mask(tmp_path: Path, name: str
         nearest = np.linalg.norm(points[:, None] - marked(*second), axis=2).min(axis=1)
         assert np.count_nonzero(nearest > LIMIT_MM) <= 2
         assert abs(len(points) - np.count_nonzero(second[0])) <= 2
-    assert_same_places(points, marked(*seg(tmp_path / "out" / "ct_toy-seg.dcm")))
+    assert_same_places(points, marked(*seg(only(tmp_path / "out", "CT-*.dcm"))))
 
 
 def blob() -> Array:

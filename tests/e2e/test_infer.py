@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydicom.uid import RLELossless
 
 from medssl_cli.deploy.infer import InferReport, infer
+from medssl_cli.deploy.naming import series_name
 from medssl_cli.errors import Exit, GateError, NothingUsableError, UsageError
 from medssl_cli.formats.dicom import write_ct_series
 from medssl_cli.formats.nifti import encode_nifti, read_nifti, write_nifti
@@ -81,7 +82,8 @@ def test_a_dicom_series_gets_nifti_and_seg_that_agree_in_the_patient(tmp_path: P
     report = run([tmp_path / "ct"], model, tmp_path / "out")
 
     (result,) = report.results
-    assert result.outputs == ("ct_toy-seg.nii.gz", "ct_toy-seg.dcm")
+    name = series_name("CT", "1.2.3", "1.2.3.1")
+    assert result.outputs == (f"{name}_toy-seg.nii.gz", f"{name}_toy-seg.dcm")
     nifti = read_nifti(tmp_path / "out" / result.outputs[0]).image.volume
     seg = read_segmentation((tmp_path / "out" / result.outputs[1]).read_bytes(), nifti.affine, nifti.shape)
     np.testing.assert_array_equal(seg, nifti.voxels[0])
@@ -104,20 +106,20 @@ def test_a_folder_of_many_gives_one_mask_each_and_survives_a_bad_one(tmp_path: P
 
     report = run([scans], model, tmp_path / "out")
 
-    found = {result.name: result.status for result in report.results}
+    series = {number: series_name("CT", "1.2.3", f"1.2.3.{number}") for number in (1, 2, 3, 4)}
+    found = {result.name: (result.status, result.code) for result in report.results}
     assert found == {
-        "a": "done",
-        "b": "refused",
-        "both-1": "done",
-        "both-2": "done",
-        "ct": "done",
-        "gap": "refused",
+        "a": ("done", ""),
+        "b": ("refused", "E_GZ_TRUNCATED"),
+        series[1]: ("done", ""),
+        series[2]: ("done", ""),
+        series[3]: ("done", ""),
+        series[4]: ("refused", "E_MISSING_SLICES"),
+        "notes.txt": ("skipped", "S_NOT_AN_IMAGE"),
     }
-    codes = {result.name: result.code for result in report.results if result.code}
-    assert codes == {"b": "E_GZ_TRUNCATED", "gap": "E_MISSING_SLICES"}
     assert report.exit_code == Exit.PARTIAL
     masks = {path.name for path in (tmp_path / "out").glob("*.nii.gz")}
-    assert masks == {f"{name}_toy-seg.nii.gz" for name in ("a", "ct", "both-1", "both-2")}
+    assert masks == {f"{name}_toy-seg.nii.gz" for name in ("a", series[1], series[2], series[3])}
 
 
 def test_equal_names_in_different_folders_are_told_apart(tmp_path: Path, model: Path) -> None:
@@ -127,7 +129,9 @@ def test_equal_names_in_different_folders_are_told_apart(tmp_path: Path, model: 
 
     report = run([tmp_path / "scans"], model, tmp_path / "out")
 
-    assert [result.name for result in report.results] == ["p1_scan", "p2_scan"]
+    names = [result.name for result in report.results]
+    assert [name[:-13] for name in names] == ["p1_scan", "p2_scan"]
+    assert len({name[-12:] for name in names}) == 2
 
 
 def test_nothing_usable_exits_with_4(tmp_path: Path, model: Path) -> None:
@@ -144,10 +148,15 @@ def test_nothing_usable_exits_with_4(tmp_path: Path, model: Path) -> None:
 def test_running_again_writes_nothing_and_another_model_does_not_overwrite(tmp_path: Path, model: Path) -> None:
     write_series(tmp_path / "ct")
     run([tmp_path / "ct"], model, tmp_path / "out")
-    before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "out").iterdir()}
 
+    def masks() -> dict[str, tuple[int, int]]:
+        files = [path for path in (tmp_path / "out").iterdir() if path.name != "report.json"]
+        return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+    before = masks()
     assert run([tmp_path / "ct"], model, tmp_path / "out").exit_code == Exit.OK
-    assert before == {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "out").iterdir()}
+    assert len(before) == 2
+    assert before == masks()
 
     other = write_toy_model(tmp_path / "other.onnx", modality="CT", classes={1: "renamed"})
     refused = run([tmp_path / "ct"], other, tmp_path / "out")
@@ -184,7 +193,7 @@ def test_an_empty_mask_and_impossible_hounsfield_units_are_noted(tmp_path: Path,
     (result,) = run([tmp_path / "air.nii.gz"], model, tmp_path / "out").results
 
     assert result.status == "done"
-    assert set(result.warnings) == {"W_EMPTY_SEGMENTATION", "W_HU_IMPLAUSIBLE"}
+    assert set(result.warnings) == {"W_EMPTY_SEGMENTATION", "W_HU_IMPLAUSIBLE", "W_CONSTANT_IMAGE"}
 
 
 def test_a_series_of_another_modality_is_skipped(tmp_path: Path) -> None:
@@ -245,7 +254,7 @@ def test_a_decoder_that_dies_costs_its_own_scan_only(
         dataset.compress(RLELossless, generate_instance_uid=False)
         dataset.save_as(path)
     write_series(tmp_path / "scans" / "plain", number=2)
-    monkeypatch.setattr("medssl_cli.deploy.infer._decode_in_child", die)
+    monkeypatch.setattr("medssl_cli.deploy.reading.decode_in_child", die)
 
     report = run([tmp_path / "scans"], model, tmp_path / "out")
 
@@ -265,4 +274,4 @@ def test_inference_imports_no_torch(tmp_path: Path, model: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=ENVIRONMENT)
 
-    assert (tmp_path / "out" / "ct_toy-seg.dcm").is_file()
+    assert len(list((tmp_path / "out").glob("CT-*_toy-seg.dcm"))) == 1

@@ -139,7 +139,7 @@ def test_a_late_table_is_not_put_on_pictures_of_another_folder_with_the_same_nam
     shutil.copytree(tmp_path / "a", tmp_path / "c" / "a")
     together = ingest(tmp_path / "c")
 
-    assert codes(late) == {"E_LABEL_WITHOUT_IMAGE": 1}
+    assert codes(late) == {"E_LABEL_AMBIGUOUS": 1}
     assert together.num_labels == 1
     assert record_with(tmp_path / "c", kinds.noise(0)).findings
     assert not record_with(tmp_path / "c", kinds.noise(1)).findings

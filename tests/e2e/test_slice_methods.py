@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import onnx
 import pytest
 import safetensors.numpy
 import torch
+from onnx import numpy_helper
 from torch import Tensor
 
 from medssl_cli.cache.store import Cache
+from medssl_cli.deploy import export_slices as export_slices_module
 from medssl_cli.deploy.export_slices import INPUTS, METADATA, OUTPUTS, export_slices, load_network
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.metrics_log import read_health, read_metrics
@@ -324,6 +327,59 @@ def test_an_exported_encoder_that_differs_is_not_written(joint_run: Path, cache:
         export_slices(joint_run, tmp_path / "encoder.onnx", cache_root=cache.root, tolerance=-1.0)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def changed_facts(data: bytes, **changes: Any) -> bytes:
+    """An encoder that says something else about its images."""
+    model = onnx.load_from_string(data)
+    facts = json.loads({entry.key: entry.value for entry in model.metadata_props}[METADATA])
+    return export_slices_module.with_metadata(data, {**facts, **changes})
+
+
+def changed_weights(data: bytes, factor: float) -> bytes:
+    """An encoder whose largest tensor is multiplied."""
+    model = onnx.load_from_string(data)
+    tensor = max(model.graph.initializer, key=lambda each: len(each.raw_data) * (each.data_type == 1))
+    values = numpy_helper.to_array(tensor) * np.float32(factor)
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return bytes(model.SerializeToString())
+
+
+def test_an_encoder_that_was_changed_between_writing_and_reading_is_not_kept(
+    joint_run: Path, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = export_slices_module.trace(load_network(open_run(joint_run)), 32)
+    monkeypatch.setattr(export_slices_module, "trace", lambda *_: graph)
+    write, path = export_slices_module.write_atomic, tmp_path / "out" / "encoder.onnx"
+    changes: list[tuple[int, Callable[[bytes], bytes]]] = [
+        (1, lambda data: changed_facts(data, size=16)),
+        (1, lambda data: changed_facts(data, preprocessing={})),
+        (1, lambda data: changed_facts(data, recipe_sha256="0")),
+        (1, lambda data: changed_weights(data, 1.1)),
+        (1, lambda data: changed_weights(data, float("nan"))),
+        (2, lambda data: changed_facts(data, size=16)),
+        (2, lambda data: changed_weights(data, 1.1)),
+    ]
+
+    for at, change in changes:
+        calls: list[Path] = []
+
+        def other(
+            path: Path,
+            data: bytes,
+            *,
+            calls: list[Path] = calls,
+            at: int = at,
+            change: Callable[[bytes], bytes] = change,
+            **more: Any,
+        ) -> None:
+            calls.append(path)
+            write(path, change(data) if len(calls) == at else data, **more)
+
+        monkeypatch.setattr(export_slices_module, "write_atomic", other)
+        with pytest.raises(GateError, match="E_PARITY"):
+            export_slices(joint_run, path, cache_root=cache.root, cases=1)
+        assert list(path.parent.iterdir()) == []
 
 
 def test_only_encoders_of_volumes_are_exported(joint_run: Path, cache: Cache, tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 import json
 from pathlib import Path
 
+import platformdirs
 import pytest
 from typer.testing import CliRunner
 
 from medssl_cli.cache import marker
-from medssl_cli.cache.keys import create_key, load_key
+from medssl_cli.cache.keys import create_key, load_key, site_key_path
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
-from medssl_cli.errors import Exit, GateError
+from medssl_cli.cli.options import models_folder
+from medssl_cli.errors import Exit, GateError, UsageError
 from tests.small_cache import stored, volume_of
 
 
@@ -121,3 +123,23 @@ def test_key_init_makes_a_key_once_and_show_prints_its_id_only(tmp_path):
     assert file.read_bytes().hex() not in first.output + again.output + shown.output
     assert (missing.exit_code, mode(file), mode(file.parent)) == (Exit.GATE, 0o600, 0o700)
     assert "E_KEY" in missing.output
+
+
+def test_a_user_without_a_home_needs_none_unless_for_the_key_of_a_site(tmp_path, monkeypatch):
+    """As under a container launcher that gives neither HOME nor an entry in the password file."""
+
+    def homeless(*args, **kwargs):
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("user_config_path", "user_data_path"):
+        monkeypatch.setattr(platformdirs, name, homeless)
+    monkeypatch.setattr(marker, "site_key_path", site_key_path)
+
+    assert Cache.open_or_create(tmp_path / "a").key_is_ephemeral
+    assert models_folder(None) == Path("medssl-models")
+    assert models_folder(tmp_path) == tmp_path
+    with pytest.raises(UsageError, match="E_NO_HOME") as caught:
+        site_key_path()
+    assert "--key-file" in caught.value.hint
+    create_key(tmp_path / "named.key")
+    assert not Cache.open_or_create(tmp_path / "b", tmp_path / "named.key").key_is_ephemeral

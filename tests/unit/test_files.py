@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,12 +12,16 @@ from pathlib import Path
 import pytest
 
 from medssl_cli import files
-from medssl_cli.errors import Exit, StorageError
+from medssl_cli.errors import Exit, StorageError, UsageError
 from medssl_cli.files import (
     TEMPORARY_PREFIX,
     is_alive,
+    make_output_folder,
+    private_files,
     publish_directory,
     remove_temporaries,
+    replace_file,
+    require_place_for_file,
     sha256_file,
     sha256_json,
     storage_errors,
@@ -68,6 +73,76 @@ def test_a_file_replaces_the_old_one_whole_and_is_private(tmp_path: Path) -> Non
     assert path.read_bytes() == b"second"
     assert path.stat().st_mode & 0o777 == 0o600
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_outputs_follow_the_umask_of_the_user_and_all_else_is_private(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with private_files():
+            make_output_folder(tmp_path / "new" / "out")
+            (tmp_path / "by-a-library").touch()
+            write_atomic(tmp_path / "new" / "out" / "mask", b"", is_output=True)
+            write_atomic(tmp_path / "item", b"")
+            (tmp_path / "spool").mkdir()
+        write_atomic(tmp_path / "outside", b"", is_output=True)
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    folder = mode | (mode & 0o444) >> 2
+    assert modes == {
+        "new": folder, "out": folder, "mask": mode, "outside": mode, "by-a-library": 0o600, "item": 0o600,
+        "spool": 0o700,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "link", "dangling link", "link to a pipe", "folder"])
+def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path, kind: str) -> None:
+    path, target = tmp_path / "output", tmp_path / "target"
+    target.write_bytes(b"precious")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link to a pipe":
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to(tmp_path / "pipe")
+    else:
+        path.symlink_to(target if kind == "link" else tmp_path / "nowhere")
+    before = path.lstat()
+
+    for write in (write_atomic, write_json):
+        with pytest.raises(UsageError, match="E_OUTPUT_SPECIAL"):
+            write(path, b"" if write is write_atomic else {})
+
+    assert path.lstat() == before
+    assert target.read_bytes() == b"precious"
+    assert not list(tmp_path.glob(f"{TEMPORARY_PREFIX}*"))
+
+
+def test_a_device_is_named_as_such_and_not_touched() -> None:
+    before = Path(os.devnull).lstat()
+
+    with pytest.raises(UsageError, match="a device"):
+        require_place_for_file(Path(os.devnull))
+
+    assert Path(os.devnull).lstat() == before
+
+
+def test_a_link_that_appears_while_the_file_is_written_is_not_replaced(tmp_path: Path) -> None:
+    temporary, path = tmp_path / "temporary", tmp_path / "output"
+    temporary.write_bytes(b"new")
+    path.symlink_to(tmp_path / "target")
+
+    with pytest.raises(UsageError, match="E_OUTPUT_SPECIAL"):
+        replace_file(temporary, path)
+
+    assert path.is_symlink()
 
 
 @pytest.mark.parametrize("step", ["write", "fsync", "replace"])

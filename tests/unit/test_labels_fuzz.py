@@ -111,7 +111,7 @@ def _place(kind: AnnotationKind, path: Path, shape: Shape, affine: Affine) -> No
     else:
         found = read_annotations(ReadTask(path, kind))
         assert not isinstance(found, Failure)
-        labels = [annotation.label for annotation in found if isinstance(annotation.label, BoxLabel)]
+        labels = [annotation.label for annotation in found.annotations if isinstance(annotation.label, BoxLabel)]
     for label in labels:
         with contextlib.suppress(InputError):
             label.to_grid(shape, affine)

@@ -22,7 +22,7 @@ def test_a_nodule_is_the_box_around_its_sphere(tmp_path: Path) -> None:
     affine[:3, :3] = Rotation.random(random_state=0).as_matrix() * (0.8, 0.8, 2.0)
     affine[:3, 3] = (-30, 12, 100)
     x, y, z = affine[:3, :3] @ (20, 30, 10) + affine[:3, 3]
-    (label,) = read_luna(table(tmp_path / "a.csv", f"1.2.3,{-x:.9f},{-y:.9f},{z:.9f},8.0"))  # LPS
+    (label,) = read_luna(table(tmp_path / "a.csv", f"1.2.3,{-x:.9f},{-y:.9f},{z:.9f},8.0")).labels  # LPS
 
     (box,) = label.to_grid(SHAPE, affine).boxes
 
@@ -32,12 +32,18 @@ def test_a_nodule_is_the_box_around_its_sphere(tmp_path: Path) -> None:
     assert (box.name, box.diameter_mm) == ("nodule", 8.0)
 
 
+def test_columns_that_are_not_taken_are_counted(tmp_path: Path) -> None:
+    path = table(tmp_path / "c.csv", "a,-1,-1,1,0.9", header="seriesuid,coordX,coordY,coordZ,probability")
+
+    assert read_luna(path).notes == (("W_LABEL_NOT_TAKEN", "1 of 5 columns"),)
+
+
 def test_candidates_keep_their_class(tmp_path: Path) -> None:
     path = table(
         tmp_path / "c.csv", "a,-1,-1,1,0", "b,-2,-2,2,1", "a,-3,-3,3,1", header="seriesuid,coordX,coordY,coordZ,class"
     )
 
-    first, second = read_luna(path)
+    first, second = read_luna(path).labels
 
     boxes = first.to_grid(SHAPE, np.eye(4)).boxes
     assert [(box.name, box.lower, box.upper) for box in boxes] == [
@@ -48,7 +54,7 @@ def test_candidates_keep_their_class(tmp_path: Path) -> None:
 
 
 def test_a_point_outside_of_the_image_is_refused(tmp_path: Path) -> None:
-    (label,) = read_luna(table(tmp_path / "a.csv", "a,-1,-1,1,3", "a,1,-1,1,3"))
+    (label,) = read_luna(table(tmp_path / "a.csv", "a,-1,-1,1,3", "a,1,-1,1,3")).labels
 
     with pytest.raises(InputError, match="E_LABEL_GRID_MISMATCH: 1 of 2 points"):
         label.to_grid(SHAPE, np.eye(4))
@@ -56,9 +62,48 @@ def test_a_point_outside_of_the_image_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["a,1,2,3", "a,1,2,3,4,5", "a,1,2,nan,4", "a,1,2,1e300,4", "a,1,2,three,4", "a,1,2,3,-4", ",1,2,3,4", 'a,"1,2,3,4'],
-    ids=["short", "long", "nan", "huge", "word", "negative", "no-series", "open-quote"],
+    ["b,1,2,3", "b,1,2,3,4,5", "b,1,2,nan,4", "b,1,2,1e300,4", "b,1,2,three,4", "b,1,2,3,-4", ",1,2,3,4"],
+    ids=["short", "long", "nan", "huge", "word", "negative", "no-series"],
 )
-def test_malformed_rows_are_refused(tmp_path: Path, line: str) -> None:
+def test_a_malformed_row_costs_itself_and_no_other_series(tmp_path: Path, line: str) -> None:
+    reading = read_luna(table(tmp_path / "a.csv", "a,-1,-1,1,3", line, "c,-1,-1,1,3"))
+
+    assert [label.reference.series_uid for label in reading.labels] == ["a", "c"]
+    assert [(row.row, row.code) for row in reading.refused] == [(3, "E_LABEL_FORMAT")]
+
+
+def test_points_of_one_series_are_taken_together_or_not_at_all(tmp_path: Path) -> None:
+    reading = read_luna(table(tmp_path / "a.csv", "a,-1,-1,1,3", "b,-1,-1,1,3", "a,-1,-1,1,x"))
+
+    assert [label.reference.series_uid for label in reading.labels] == ["b"]
+    assert [row.row for row in reading.refused] == [4, 2]
+
+
+def test_quotation_marks_that_do_not_close_cost_the_table(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="E_LABEL_FORMAT"):
-        read_luna(table(tmp_path / "a.csv", line))
+        read_luna(table(tmp_path / "a.csv", 'a,"1,2,3,4'))
+
+
+def test_columns_may_stand_in_any_order_and_diameters_may_be_missing(tmp_path: Path) -> None:
+    path = table(
+        tmp_path / "a.csv",
+        ";1;-2;-3;1.2.3.mhd",
+        "2,5;1;-2;-3;1.2.4",
+        header="diameter_mm;coordZ;coordY;coordX;seriesuid",
+    )
+
+    first, second = read_luna(path).labels
+
+    (point,) = first.to_grid(SHAPE, np.eye(4)).boxes
+    assert (first.reference.series_uid, point.lower, point.upper, point.diameter_mm) == (
+        "1.2.3", (3, 2, 1), (3, 2, 1), None,
+    )  # fmt: skip
+    assert second.to_grid(SHAPE, np.eye(4)).boxes[0].diameter_mm == 2.5
+
+
+def test_a_point_outside_says_in_which_line_it_stands(tmp_path: Path) -> None:
+    (label,) = read_luna(table(tmp_path / "a.csv", "a,-1,-1,1,3", "a,-1,-1,500,3")).labels
+
+    with pytest.raises(InputError) as raised:
+        label.to_grid(SHAPE, np.eye(4))
+    assert raised.value.row == 3  # type: ignore[attr-defined]

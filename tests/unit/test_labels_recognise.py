@@ -72,12 +72,13 @@ def test_json_by_its_tables(document: object, kind: str | None) -> None:
         ("seriesuid,coordX,coordY,coordZ,diameter_mm", "luna"),
         ("Image Index,Finding Labels,Patient ID", "table"),
         ("StudyInstanceUID;Mass", "table"),
-        ("x,y", None),
-        ("one column", None),
+        ("coordZ;coordX,seriesUID;coordY", "luna"),
+        ("x,y", "table"),
     ],
 )
-def test_tables_by_their_columns(line: str, kind: str | None) -> None:
-    assert recognise_csv(line.replace(";", ",").split(",")) == kind
+def test_tables_by_their_columns(line: str, kind: str) -> None:
+    line = line.replace(";", ",")
+    assert recognise_csv(line.split(",")) == kind
     assert recognise_text(line.encode() + b"\n1,2,3") == kind
 
 
@@ -85,15 +86,28 @@ def test_tables_by_their_columns(line: str, kind: str | None) -> None:
     ("content", "kind", "expected"),
     [
         (json.dumps({"info": {}, "images": [], "annotations": [], "categories": []}, indent=2), "json", "coco"),
-        (json.dumps({"images": [], "annotations": []}), "json", None),
+        (json.dumps({"images": [], "annotations": []}), "json", "coco"),
+        (json.dumps({"images": [], "labels": []}), "json", None),
         ("seriesuid,coordX,coordY,coordZ,diameter_mm\r\n1,2,3,4,5\r\n", "csv", "luna"),
         ("\xef\xbb\xbfPatientID;Mass\n", "csv", "table"),
-        ("a,b\n", "csv", None),
+        ("a,b\n", "csv", "table"),
+        ("a\n", "csv", None),
         ("<LidcReadMessage/>", "xml", "lidc"),
         ("<a/>", "xml", None),
         ("", "dicom", None),
     ],
-    ids=["coco", "other-json", "luna", "findings", "other-csv", "lidc", "other-xml", "empty"],
+    ids=[
+        "coco",
+        "coco-without-names",
+        "other-json",
+        "luna",
+        "findings",
+        "other-csv",
+        "one-column",
+        "lidc",
+        "other-xml",
+        "empty",
+    ],
 )
 def test_files_by_their_content(tmp_path: Path, content: str, kind: str, expected: str | None) -> None:
     (tmp_path / "file").write_bytes(content.encode("latin-1"))

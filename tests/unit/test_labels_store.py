@@ -62,7 +62,7 @@ def picture_cache(root: Path, *, patients: tuple[str, ...] = ("A", "B")) -> tupl
 def read(source: Path, kind: AnnotationKind, choice: Choice | None = None) -> tuple[Annotation, ...]:
     found = read_annotations(ReadTask(source, kind, choice or Choice()))
     assert not isinstance(found, Failure), found
-    return found
+    return found.annotations
 
 
 def store(matches: Matches, cache: Cache, choice: Choice | None = None) -> list[StoredLabel | Failure]:
@@ -126,7 +126,7 @@ def known(tmp_path: Path) -> list[KnownImage]:
     [
         (Reference(sop_uids=frozenset({"1.1.3", "8"}), series_uid="1.2"), [1]),
         (Reference(series_uid="1.1"), [0, 1]),
-        (Reference(series_uid="case3"), []),
+        (Reference(series_uid="case4"), []),
         (Reference(series_uid="Case3"), [3]),
         (Reference(frame_of_reference="9.2"), [2]),
         (Reference(frame_of_reference="9.1"), []),
@@ -153,7 +153,12 @@ def test_the_most_specific_word_decides(known: list[KnownImage], reference: Refe
 
 
 def test_names_of_the_images_are_known_to_tables(known: list[KnownImage]) -> None:
-    assert {"1.1", "5.2", "p2", "case3"} <= names_of(known)
+    names = names_of(known)
+
+    assert {level: sorted(some) for level, some in names.items()} == {
+        "sop": ["1.1.1", "1.1.2", "1.1.3", "1.2.1"], "name": ["case3"], "series": ["1.1", "1.2"],
+        "study": ["5.1", "5.2"], "patient": ["case3", "p1", "p2"],
+    }  # fmt: skip
 
 
 def test_a_known_image_says_what_its_headers_say() -> None:
@@ -172,17 +177,112 @@ def test_a_known_image_says_what_its_headers_say() -> None:
     assert KnownImage.of_series(image, headers[:1]).place == Path("in/1.dcm")
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders_or_not_at_all(known: list[KnownImage]) -> None:
-    here, there = (
-        replace(known[number], place=PurePath(f"in/{folder}/x.png"), patients=(folder,))
-        for number, folder in ((0, "a"), (1, "b"))
-    )
-    index = Index([here, there], None)
+def pictures(known: list[KnownImage], *places: str) -> list[KnownImage]:
+    """Images that are files at these places, each another item, all of one patient."""
+    return [
+        KnownImage(one.image, place=PurePath(place), patients=("same",))
+        for one, place in zip(known, places, strict=False)
+    ]
 
-    assert index.find(Reference(name="b/x.png")) == [there.image]
-    assert index.find(Reference(name="x.png")) == []
-    same = Index([here, replace(there, patients=here.patients)], None)
-    assert same.find(Reference(name="x.png")) == [here.image, there.image]
+
+@pytest.mark.parametrize(
+    ("name", "near", "places", "expected"),
+    [
+        ("x.png", "in/a", ["in/a/x.png", "in/b/x.png"], "in/a/x.png"),
+        ("x.png", "in/a", ["in/a/images/x.png", "in/b/x.png"], "in/a/images/x.png"),
+        ("x.png", "in/a", ["in/a/x.png", "in/a/more/x.png"], "in/a/x.png"),
+        ("x", "in/a", ["in/b/x.png"], "in/b/x.png"),
+        ("x.png", "in/t", ["in/b/x.png", "in/c/x.jpg"], "in/b/x.png"),
+        ("x.png", "in", ["in/a/x.png", "in/b/x.png"], None),
+        ("x.png", "in/t", ["in/a/x.png", "in/b/x.png"], None),
+        ("b/x.png", "in/t", ["in/a/x.png", "in/b/x.png"], "in/b/x.png"),
+        ("B\\X.PNG", "in/t", ["in/a/x.png", "in/b/x.png"], "in/b/x.png"),
+        ("../b/x.png", "in/a", ["in/a/x.png", "in/b/x.png"], "in/b/x.png"),
+        ("./x.png", "in/a", ["in/a/x.png", "in/b/x.png"], "in/a/x.png"),
+        ("/data/b/x.png", "in/t", ["in/a/x.png", "data/b/x.png"], "data/b/x.png"),
+        ("c/x.png", "in/t", ["in/a/x.png", "in/b/x.png"], ""),
+        ("c/x.png", "in/t", ["in/a/x.png"], ""),
+        ("b/x.png", "in/a", ["in/a/b/x.png", "in/b/x.png"], "in/a/b/x.png"),
+    ],
+    ids=[
+        "beside", "below", "beside-before-below", "elsewhere", "suffix", "two-below", "two-elsewhere", "folder",
+        "other-notation", "up", "dot", "from-the-root", "no-such-folder", "another-folder", "folder-below",
+    ],
+)  # fmt: skip
+def test_files_of_one_name_are_told_apart_by_the_folder_of_the_table_and_their_own(
+    known: list[KnownImage], name: str, near: str, places: list[str], expected: str | None
+) -> None:
+    images = pictures(known, *places)
+    index = Index(images, None)
+
+    if expected is None:
+        with pytest.raises(InputError, match="E_LABEL_AMBIGUOUS: 2 images"):
+            index.find(Reference(name=name), near=PurePath(near))
+        return
+    found = index.find(Reference(name=name), near=PurePath(near))
+    assert found == [one.image for one in images if str(one.place) == expected]
+
+
+def test_folders_that_all_names_share_need_not_be_those_of_the_images(known: list[KnownImage]) -> None:
+    images = pictures(known, "in/p1/x.png", "in/p2/x.png")
+    index = Index(images, None)
+
+    assert index.find(Reference(name="CheXpert/train/p2/x.png", num_shared=2)) == [images[1].image]
+    assert index.find(Reference(name="CheXpert/train/p3/x.png", num_shared=2)) == []
+
+
+def test_images_of_this_run_are_never_found_by_their_name_alone_in_the_cache(tmp_path: Path) -> None:
+    cache, images = picture_cache(tmp_path / "cache", patients=("A",))
+    index = Index([KnownImage(images[0], place=PurePath("in/a/scan.png"))], cache)
+
+    assert index.find(Reference(name="b/scan.png")) == []
+    assert [image.item_id for image in Index([], cache).find(Reference(name="b/scan.png"))] == [images[0].item_id]
+
+
+def test_images_of_one_file_are_meant_together(known: list[KnownImage]) -> None:
+    images = pictures(known, "in/x.nii", "in/x.nii")
+
+    assert Index(images, None).find(Reference(name="x.nii")) == [one.image for one in images]
+
+
+def test_other_columns_of_the_row_tell_images_of_one_name_apart_and_must_not_contradict(
+    known: list[KnownImage],
+) -> None:
+    images = [replace(known[0], place=PurePath("in/a/x.dcm")), replace(known[2], place=PurePath("in/b/x.dcm"))]
+    index = Index(images, None)
+
+    assert index.find(Reference(name="x.dcm", also=Reference(patient="P2"))) == [images[1].image]
+    assert index.find(Reference(name="a/x.dcm", also=Reference(patient="nobody"))) == [images[0].image]
+    assert index.find(Reference(study="5.1", also=Reference(patient="P1"))) == [images[0].image]
+    for reference in (
+        Reference(study="5.1", also=Reference(patient="P2")),
+        Reference(name="a/x.dcm", also=Reference(study="5.2")),
+        Reference(sop_uids=frozenset({"1.1.1"}), also=Reference(series_uid="1.2")),
+    ):
+        with pytest.raises(InputError, match="E_LABEL_KEYS"):
+            index.find(reference)
+
+
+def test_patients_known_by_their_files_only_are_those_near_the_table(known: list[KnownImage]) -> None:
+    images = pictures(known, "in/train/same_1.png", "in/test/same_1.png")
+    index = Index(images, None)
+
+    assert index.find(Reference(patient="same"), near=PurePath("in/train")) == [images[0].image]
+    assert index.find(Reference(patient="same"), near=PurePath("in")) == [one.image for one in images]
+
+
+def test_a_patient_id_may_be_the_whole_name_of_a_file(known: list[KnownImage]) -> None:
+    images = pictures(known, "in/0004cfab-14fd.png")
+
+    assert Index(images, None).find(Reference(patient="0004cfab-14fd")) == [images[0].image]
+
+
+def test_a_finding_of_one_slice_is_not_one_of_its_volume(known: list[KnownImage]) -> None:
+    index = Index(known, None)
+
+    assert index.find(Reference(sop_uids=frozenset({"1.2.1"})), is_whole=True) == [known[2].image]
+    with pytest.raises(InputError, match="E_LABEL_AMBIGUOUS: the row is about one slice"):
+        index.find(Reference(sop_uids=frozenset({"1.1.1"})), is_whole=True)
 
 
 def test_later_labels_find_images_by_pseudonym(tmp_path: Path) -> None:
@@ -198,7 +298,8 @@ def test_later_labels_find_images_by_pseudonym(tmp_path: Path) -> None:
 def test_a_name_that_pictures_of_several_patients_have_is_nobodys(tmp_path: Path) -> None:
     cache, _ = picture_cache(tmp_path / "cache")
 
-    assert Index([], cache).find(Reference(name="scan.png")) == []
+    with pytest.raises(InputError, match="E_LABEL_AMBIGUOUS"):
+        Index([], cache).find(Reference(name="scan.png"))
 
 
 # From a file to the cache
@@ -279,14 +380,13 @@ def test_findings_reach_every_image_of_a_patient_and_rows_without_one_are_counte
     answers = store(matches, cache)
 
     assert matches.num_unmatched == {tmp_path / "t.csv": 1}
-    message = "W_LABEL_UNMATCHED: 1 labels, or images that they were drawn on, are not here"
-    assert verdict(answers, 1) == StoredLabel(is_new=True, warnings=("W_LABEL_UNMATCHED",), message=message)
+    assert answers == [StoredLabel(is_new=True, warnings=())]
     stored = {record.patient_key: record.findings for record in cache.records()}
     assert stored[cache.pseudonyms.of("patient", "B")] == {"seg": {"Mass": 1.0, "Edema": 0.0}}
     assert stored[cache.pseudonyms.of("patient", "A")] == {}
 
 
-def test_one_answer_for_a_file_of_many_labels() -> None:
+def test_one_answer_for_a_file_of_masks() -> None:
     good, old = StoredLabel(is_new=True, warnings=("W_EMPTY_LABEL",)), StoredLabel(is_new=False, warnings=())
     bad, fatal = Failure("E_CONTOUR", "beside"), Failure("E_IO", "disk full", is_fatal=True)
 
@@ -298,6 +398,18 @@ def test_one_answer_for_a_file_of_many_labels() -> None:
     without = verdict([], 5)
     assert isinstance(without, Failure)
     assert without.code == "E_LABEL_WITHOUT_IMAGE"
+    message = "W_LABEL_UNMATCHED: 1 labels, or images that they were drawn on, are not here"
+    assert verdict([old], 1) == StoredLabel(is_new=False, warnings=("W_LABEL_UNMATCHED",), message=message)
+
+
+def test_a_row_that_gives_boxes_and_a_finding_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("file,x,y,w,h,Target\na,1,2,3,4,1\na,5,6,7,8,1\nb,,,,,0\nc,,,,,1\n,1,2,3,4,1\n")
+
+    found = read_annotations(ReadTask(tmp_path / "t.csv", "table"))
+
+    assert not isinstance(found, Failure)
+    assert found.num_rows == 5
+    assert match(found.annotations, []).num_unmatched == {tmp_path / "t.csv": 4}
 
 
 def test_failures_of_reading_are_values(tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
 """Layer-wise adaptive rates and SwAV's schedule, against numbers worked by hand."""
 
 import copy
-import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.nn.lars import Lars, warmup_cosine
+from medssl_cli.nn.lars import Lars
 
 
 def moved(value: list[float], gradient: list[float], *, steps: int = 1, lr: float = 0.1, **settings: object) -> Tensor:
@@ -109,34 +108,3 @@ def test_a_closure_gives_the_loss_and_the_gradients() -> None:
 
     assert optimizer.step(closure) == pytest.approx(5.0)
     assert close(parameter.detach(), moved([3, 4], [0.6, 0.8]).tolist())
-
-
-def rate(step: int) -> float:
-    """SwAV with a batch of 4096: 10 epochs of warm-up and 90 of cosine, 313 steps each."""
-    return warmup_cosine(step, start=0.3, base=4.8, final=0.0048, num_warmup_steps=3130, num_steps=31_300)
-
-
-@pytest.mark.parametrize(
-    ("step", "expected"),
-    [
-        (0, 0.3),
-        (1, 0.3 + 4.5 / 3129),
-        (3129, 4.8),
-        (3130, 4.8),
-        (15_650, 0.0048 + 4.7952 * (1 + math.cos(math.pi * 12_520 / 28_170)) / 2),
-        (31_299, 0.0048 + 4.7952 * (1 + math.cos(math.pi * 28_169 / 28_170)) / 2),
-    ],
-)
-def test_schedule_in_closed_form(step: int, expected: float) -> None:
-    assert rate(step) == pytest.approx(expected, abs=1e-12)
-
-
-def test_schedule_agrees_with_the_published_code() -> None:
-    """Values that its formulas gave, as they were noted; the middle one differs from the closed form by 1e-7."""
-    noted = {1: 0.30143816, 15_650: 2.81873877, 31_299: 0.00480001}
-
-    assert {step: rate(step) for step in noted} == pytest.approx(noted, rel=0, abs=1.2e-7)
-
-
-def test_schedule_without_warm_up_begins_at_the_base() -> None:
-    assert warmup_cosine(0, start=9.0, base=0.6, final=0.0, num_warmup_steps=0, num_steps=10) == 0.6

@@ -155,7 +155,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers_all_the_same() -> None:
         ("a: b: c", "(line 1)"),
         ("? [1]\n: 2", "unhashable key"),
         ("a: 2020-99-99", "month"),
-        ("a: " + "9" * 5000, "digits"),
+        ("a: " + "9" * 5000, "64 bits"),
         ("a: 1\n---\na: 2", "document"),
         ("- a", "must be a mapping"),
         ("", "must be a mapping"),

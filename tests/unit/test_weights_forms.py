@@ -70,7 +70,7 @@ def test_published_sizes_are_our_backbones_sizes(
     )
     whole = shapes | published.swinunetr_decoder(fs)
     assert (len(whole), published.num_bytes(whole)) == (167, whole_bytes)
-    ours = skeleton(Named(name="swinunetr", feature_size=fs), in_channels=1)
+    ours = skeleton(Named(name="swinunetr", feature_size=fs), in_channels=1).state_dict()
     assert {name: tuple(tensor.shape) for name, tensor in ours.items()} == shapes
     assert all(tensor.is_meta for tensor in ours.values() if tensor.is_floating_point())
 
@@ -399,3 +399,15 @@ def test_whatever_is_changed_there_is_a_match_or_a_refusal(kind: str, encoder: d
 
     assert set(outcomes) <= {"complete", "incomplete", "E_WEIGHTS_FORM", "E_WEIGHTS_FILE"}
     assert outcomes.count("complete") < 20
+
+
+def test_statistics_of_batch_norms_are_no_parameters() -> None:
+    """A ResNet-50 of one channel: torchvision's 25,557,032, less its classifier and two of three colours."""
+    network = build_backbone(Named(name="resnet", depth=50))
+    expected = 25_557_032 - (2048 + 1) * 1000 - 64 * 2 * 7 * 7
+
+    match = match_encoder(
+        dict(network.state_dict()), Named(name="resnet", depth=50), in_channels=1, inputs=("conv1.weight",)
+    )
+
+    assert (match.num_parameters, match.num_covered) == (expected, expected) == (23_501_760, 23_501_760)

@@ -271,3 +271,36 @@ def test_no_warning_or_text_of_a_file_reaches_the_streams(tmp_path: Path, capfd:
         read_untrusted(tmp_path / "file.pt", tmp_path / "copy.safetensors")
 
     assert capfd.readouterr() == ("", "")
+
+
+class Bytes:
+    """Pickled as a call that allocates, which torch allows in a file."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (self.number,)
+
+
+@pytest.mark.parametrize("number", [10**9, 2**62])
+def test_a_small_file_cannot_take_much_memory(tmp_path: Path, number: int) -> None:
+    torch.save({"state_dict": {"a": Bytes(number)}}, tmp_path / "file.pt")
+
+    with pytest.raises(UsageError, match="E_WEIGHTS_FILE: it asks for more memory than it may have"):
+        read_untrusted(tmp_path / "file.pt", tmp_path / "copy.safetensors")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_an_optimiser_that_a_trainer_stored_as_an_object_is_passed_over(tmp_path: Path, is_zip: bool) -> None:
+    network = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    document = {"epoch": 3, "state_dict": network.state_dict(), "optimizer": optimizer}
+    torch.save(document, tmp_path / "file.pt", _use_new_zipfile_serialization=is_zip)
+
+    contents = extract(Order(tmp_path / "file.pt", tmp_path / "copy.safetensors"))
+
+    assert (contents.refusal, contents.wrappers) == ("", ("state_dict",))
+    assert torch.equal(load_file(tmp_path / "copy.safetensors")["weight"], network.weight)

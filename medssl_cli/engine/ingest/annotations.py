@@ -1,14 +1,16 @@
 """The last stage of an ingest: labels that are files of their own kind find their images."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.ingest.crew import Crew
 from medssl_cli.engine.ingest.failures import Failure, crash
 from medssl_cli.engine.ingest.labels import (
+    DRAWN_ON_IMAGES,
     Annotation,
+    AnnotationFile,
     Choice,
     FitTask,
     Matches,
@@ -23,11 +25,42 @@ from medssl_cli.engine.ingest.labels import (
 )
 from medssl_cli.engine.ingest.matching import KnownImage
 from medssl_cli.engine.ingest.report import State
-from medssl_cli.engine.ingest.tasks import StoredLabel
+from medssl_cli.engine.ingest.tally import Outcome, Tally
+from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.source import Source
 
 TIMEOUT_S: Final = 600.0
+
+
+@dataclass
+class _Books:
+    """What became of one file of masks.
+
+    Args:
+        answers: Of all pairs of its labels with images.
+        num_unmatched: How many of its labels have no image.
+        item: The first that anything was stored with or refused for.
+    """
+
+    answers: list[StoredLabel | Failure] = field(default_factory=list)
+    num_unmatched: int = 0
+    item: str | None = None
+
+    def add(self, annotation: Annotation, image: StoredImage | None, answer: StoredLabel | Failure) -> None:
+        """An answer for a label and an image, if it came so far as to have one."""
+        self.answers.append(answer)
+        self.item = self.item or (image.item_id if image is not None else None)
+
+    def outcomes(self) -> list[Outcome]:
+        """Entries for the ledger."""
+        summary = verdict(self.answers, self.num_unmatched)
+        if isinstance(summary, Failure):
+            return [Outcome("quarantined", summary.code, summary.message, summary.hint)]
+        state: State = "accepted" if summary.is_new else "duplicate"
+        stored = Outcome(state, message=summary.message, item=self.item, warnings=summary.warnings)
+        parts = [Outcome("quarantined", part.code, part.message, part.hint, self.item) for part in summary.refused]
+        return [stored, *parts]
 
 
 def store_all(
@@ -37,6 +70,7 @@ def store_all(
     cache: Cache,
     choice: Choice,
     *,
+    named: Container[Source] = (),
     recalled: Callable[[Sequence[Annotation]], Sequence[KnownImage]] = lambda annotations: (),
     dry_run: bool,
 ) -> int:
@@ -48,6 +82,7 @@ def store_all(
         crew: Does the work.
         cache: Where images of earlier runs are.
         choice: Of the user.
+        named: Files that the user has named themselves.
         recalled: Gives images of the input that were not read again, because nothing has changed, and that annotations
             may mean.
         dry_run: Judge only.
@@ -55,66 +90,95 @@ def store_all(
     Returns:
         Number of labels newly stored.
     """
-    names = names_of(images)
-    tasks = [ReadTask(source, kind, choice, names) for source, kind in kinds.items()]
-    annotations: list[Annotation] = []
-    for outcome in crew.map("annotations", read_annotations, tasks, timeout_s=TIMEOUT_S):
-        result = outcome.result if outcome.result is not None else crash(outcome.failure)
-        if isinstance(result, Failure):
-            crew.refuse([outcome.task.source], result)
-        else:
-            annotations += result
+    files = _read_all(kinds, images, crew, choice, named)
     if crew.stop.is_set:
         return 0
+    books = {source: _books_of(kinds[source], file) for source, file in files.items()}
+    annotations = [annotation for file in files.values() for annotation in file.annotations]
     matches = match(annotations, [*images, *recalled(annotations)], cache)
-    answers: dict[Source, list[StoredLabel | Failure]] = {label.source: [] for label in annotations}
-    matches = _decided(matches, answers, crew, choice)
-    if crew.stop.is_set:
-        return 0
-    items: dict[Source, str] = {}
+    for source, number in matches.num_unmatched.items():
+        books[source].num_unmatched = number
+    matches = _decided(matches, books, crew, choice)
+    num_new = 0
     for store in crew.map(
         "labels", store_annotations, matches.tasks(cache.root, choice, dry_run=dry_run), timeout_s=TIMEOUT_S
     ):
         results = store.result or [crash(store.failure)] * len(store.task.pairs)
         for (annotation, image), answer in zip(store.task.pairs, results, strict=True):
-            answers[annotation.source].append(answer)
-            items.setdefault(annotation.source, image.item_id)
-    if crew.stop.is_set:
-        return 0
-    num_new = 0
-    for source, given in answers.items():
-        summary = verdict(given, matches.num_unmatched.get(source, 0))
-        if isinstance(summary, Failure):
-            crew.refuse([source], summary)
-            continue
-        num_new += sum(isinstance(answer, StoredLabel) and answer.is_new and not dry_run for answer in given)
-        state: State = "accepted" if summary.is_new else "duplicate"
-        item, identifier = items[source], crew.ledger.file_id(source)
-        crew.ledger.settle([source], state, item=item, message=summary.message, warnings=summary.warnings)
-        for part in summary.refused:
-            crew.ledger.settle(
-                [], "quarantined", id=identifier, code=part.code, message=part.message, hint=part.hint, item=item
-            )
+            if isinstance(answer, Failure) and answer.is_fatal:
+                crew.refuse([annotation.source], answer)
+            books[annotation.source].add(annotation, image, answer)
+            num_new += isinstance(answer, StoredLabel) and answer.is_new and not dry_run
+    if not crew.stop.is_set:
+        for source, book in books.items():
+            if isinstance(book, Tally) and book.is_silent and not _is_certain(source, book.kind, named):
+                crew.ledger.refuse([source], "S_SIDECAR", "")
+            else:
+                _settle(source, book.outcomes(), crew)
     return num_new
 
 
-def _decided(
-    matches: Matches, answers: dict[Source, list[StoredLabel | Failure]], crew: Crew, choice: Choice
-) -> Matches:
-    """Matches without doubt: of several images the one that an annotation fits; refusals are added to the answers."""
-    for annotation in matches.refused:
-        answers[annotation.source].append(
-            Failure("E_LABEL_AMBIGUOUS", "it marks several images, and some marks do not name theirs")
-        )
+def _read_all(
+    kinds: Mapping[Source, AnnotationKind],
+    images: Sequence[KnownImage],
+    crew: Crew,
+    choice: Choice,
+    named: Container[Source],
+) -> dict[Source, AnnotationFile]:
+    """What the files hold, in the order that they were found in; those that cannot be read are refused."""
+    names = names_of(images) if "table" in kinds.values() else {}
+    tasks = [
+        ReadTask(source, kind, choice, names if kind == "table" else {}, is_named=source in named)
+        for source, kind in kinds.items()
+    ]
+    files: dict[Source, AnnotationFile] = {}
+    for outcome in crew.map("annotations", read_annotations, tasks, timeout_s=TIMEOUT_S):
+        result = outcome.result if outcome.result is not None else crash(outcome.failure)
+        source = outcome.task.source
+        if isinstance(result, Failure) and result.code == "E_LABEL_FORMAT":
+            is_certain = _is_certain(source, outcome.task.kind, named)
+            crew.refuse([source], result if is_certain else Failure("S_SIDECAR", ""))
+        elif isinstance(result, Failure):
+            crew.refuse([source], result)
+        else:
+            files[source] = result
+    return {source: files[source] for source in kinds if source in files}
+
+
+def _is_certain(source: Source, kind: AnnotationKind, named: Container[Source]) -> bool:
+    """Whether a file is one of labels: text files that nobody has named may be anything, such as lists of persons."""
+    return source in named or kind not in ("table", "luna") or not source.name.lower().endswith((".tsv", ".txt"))
+
+
+def _books_of(kind: AnnotationKind, file: AnnotationFile) -> _Books | Tally:
+    """Books of a file that was read and not yet stored."""
+    reading = file.reading
+    if kind in DRAWN_ON_IMAGES:
+        return _Books()
+    return Tally(kind, file.num_rows, list(reading.refused), list(reading.notes), reading.num_silent)
+
+
+def _decided(matches: Matches, books: Mapping[Source, _Books | Tally], crew: Crew, choice: Choice) -> Matches:
+    """Matches without doubt: of several images the one that an annotation fits; refusals are booked."""
+    for annotation, failure in matches.refused:
+        books[annotation.source].add(annotation, None, failure)
     pairs = list(matches.pairs)
     tasks = [FitTask(annotation, images, choice) for annotation, images in matches.undecided]
     for outcome in crew.map("labels", fit_annotation, tasks, timeout_s=TIMEOUT_S):
         task = outcome.task
         found = crash(outcome.failure) if outcome.result is None else the_image(task.images, outcome.result)
         if isinstance(found, Failure):
-            answers[task.annotation.source].append(found)
+            books[task.annotation.source].add(task.annotation, None, found)
         else:
             pairs.append((task.annotation, found))
-    order = {source: number for number, source in enumerate(answers)}
+    order = {source: number for number, source in enumerate(books)}
     pairs.sort(key=lambda pair: (order[pair[0].source], pair[0].index))
     return replace(matches, pairs=tuple(pairs), undecided=(), refused=())
+
+
+def _settle(source: Source, outcomes: Sequence[Outcome], crew: Crew) -> None:
+    """Book what became of a file; what was refused of a file that was taken counts no file."""
+    identifier = crew.ledger.file_id(source)
+    for number, outcome in enumerate(outcomes):
+        sources = [source] if number == 0 else []
+        crew.ledger.settle(sources, outcome.state, id=identifier, **outcome.arguments)

@@ -7,7 +7,7 @@ from functools import wraps
 from typing import TypeVar
 
 from medssl_cli.child import OUT_OF_MEMORY
-from medssl_cli.errors import MedsslError, StorageError
+from medssl_cli.errors import MarkError, MedsslError, StorageError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -15,12 +15,21 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a task has no result; `is_fatal` ends the whole ingest: the disk, not the input, is at fault."""
+    """Why a task has no result.
+
+    Args:
+        code: Stable code.
+        message: What happened, with numbers.
+        hint: What to do about it.
+        is_fatal: Ends the whole ingest: the disk, not the input, is at fault.
+        row: Of a label, where what is at fault stands in its file; 0 if it is none of its rows.
+    """
 
     code: str
     message: str
     hint: str = ""
     is_fatal: bool = False
+    row: int = 0
 
 
 def as_values(function: Callable[[Task], Result]) -> Callable[[Task], Result | Failure]:
@@ -33,7 +42,8 @@ def as_values(function: Callable[[Task], Result]) -> Callable[[Task], Result | F
                 warnings.simplefilter("ignore")
                 return function(task)
         except MedsslError as error:
-            return Failure(error.code, error.message, error.hint, is_fatal=isinstance(error, StorageError))
+            row = error.row if isinstance(error, MarkError) else 0
+            return Failure(error.code, error.message, error.hint, is_fatal=isinstance(error, StorageError), row=row)
         except MemoryError:
             return Failure("E_TOO_BIG", "the image does not fit into the memory of a worker")
 

@@ -24,7 +24,7 @@ from medssl_cli.engine.ingest.run import IngestRun
 from medssl_cli.engine.ingest.settle import wait_until_settled
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.errors import InterruptedCleanlyError, MedsslError, StorageError, UsageError
-from medssl_cli.files import json_bytes, storage_errors, write_json
+from medssl_cli.files import json_bytes, require_place_for_file, storage_errors, write_json
 from medssl_cli.parallel import TaskMap, Workers, available_cores
 
 MEMORY_LIMIT_BYTES: Final = 32 * 2**30
@@ -57,12 +57,7 @@ def ingest(
             `E_NOT_SETTLED`.
     """
     options = options or IngestOptions()
-    if pacs is not None and options.dry_run:
-        raise UsageError("E_USAGE", "a dry run writes nothing, so it cannot retrieve from a PACS")
-    if any(path.resolve().is_relative_to(cache_root.resolve()) for path in paths):
-        raise UsageError(
-            "E_USAGE", "an input is the cache itself or lies in it", hint="name the scans, or another --cache"
-        )
+    _require_sound(paths, cache_root, options, has_pacs=pacs is not None)
     started, clock = datetime.now(UTC), time.monotonic()
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(_cache_for(cache_root.resolve(), options))
@@ -101,6 +96,22 @@ def ingest(
     return report
 
 
+def _require_sound(paths: Sequence[Path], cache_root: Path, options: IngestOptions, *, has_pacs: bool) -> None:
+    """Refuse what cannot be done before anything is.
+
+    Raises:
+        UsageError: `E_USAGE`, `E_OUTPUT_SPECIAL`.
+    """
+    if has_pacs and options.dry_run:
+        raise UsageError("E_USAGE", "a dry run writes nothing, so it cannot retrieve from a PACS")
+    if any(path.resolve().is_relative_to(cache_root.resolve()) for path in paths):
+        raise UsageError(
+            "E_USAGE", "an input is the cache itself or lies in it", hint="name the scans, or another --cache"
+        )
+    if options.report_path is not None:
+        require_place_for_file(options.report_path)
+
+
 @contextlib.contextmanager
 def _cache_for(root: Path, options: IngestOptions) -> Iterator[CacheFolder]:
     """The cache; for a dry run without one, an empty one with a key of its own that is thrown away."""
@@ -125,7 +136,7 @@ def _write_report(report: IngestReport, cache: CacheFolder, events: EventLog, op
     """The place of a new report in the cache, or of one that was left without its page; None where all is there."""
     document = report.to_json()
     if options.report_path is not None:
-        write_json(options.report_path, document)
+        write_json(options.report_path, document, is_output=True)
     if report.dry_run or not report.seen:
         return None
     folder = cache.root / "reports"

@@ -10,7 +10,7 @@ from medssl_cli.engine.ingest.report import Ledger
 from medssl_cli.formats.discover import Found, classify
 from medssl_cli.formats.layouts import DatasetJson, read_dataset_json
 from medssl_cli.formats.policy import Policy
-from medssl_cli.formats.source import Source
+from medssl_cli.formats.source import IMAGE_SUFFIXES, Source
 
 if TYPE_CHECKING:
     from medssl_cli.formats.labels import AnnotationKind
@@ -32,6 +32,7 @@ class Inputs:
         datasets: Descriptions of data sets.
         redescribed: Folders of those that are new or have changed.
         annotations: Labels in files of their own kind.
+        named: Those that the user has named themselves: they must label something.
         unread: Files that could not be opened or are of no known kind, with their codes: damaged slices may be among
             them.
     """
@@ -44,6 +45,7 @@ class Inputs:
     datasets: list[DatasetJson] = field(default_factory=list)
     redescribed: set[Path] = field(default_factory=set)
     annotations: "dict[Source, AnnotationKind]" = field(default_factory=dict)
+    named: set[Source] = field(default_factory=set)
     unread: list[tuple[Source, str]] = field(default_factory=list)
 
     def has_news(self, settled: Container[Source]) -> bool:
@@ -54,11 +56,15 @@ class Inputs:
     def add(self, found: Found) -> None:
         """Book one source; what is not read is settled at once."""
         self.ledger.open(found)
+        if found.source == found.root:
+            self.named.add(found.source)
         is_description = found.source.name == "dataset.json"
         if found.kind == "known":
             self.unchanged.append(found)
             if is_description and (dataset := read_dataset_json(found.source)):
                 self.datasets.append(dataset)
+        elif found.kind == "other" and _is_file_of_labels(found, is_named=found.source in self.named):
+            self._add_text(found)
         elif found.kind == "other":
             self.ledger.refuse([found.source], found.code, "")
             if found.code.startswith("E_") or found.code == "S_NOT_AN_IMAGE":
@@ -75,7 +81,10 @@ class Inputs:
     def _add_text(self, found: Found) -> None:
         from medssl_cli.formats.labels.recognise import annotation_kind
 
-        if kind := annotation_kind(found.source, found.kind):
+        kind = annotation_kind(found.source, found.kind)
+        if kind is None and found.source in self.named and not _describes_an_image(found.source):
+            kind = "coco" if found.kind == "json" else "lidc" if found.kind == "xml" else "table"
+        if kind is not None:
             self.annotations[found.source] = kind
         else:
             self.ledger.refuse([found.source], "S_SIDECAR", "")
@@ -90,3 +99,27 @@ class Inputs:
             self.ledger.withdraw(found)
             for again in classify(found.source, found.root, self.policy, max_archive_bytes=self.max_archive_bytes):
                 self.add(again)
+
+
+def _is_file_of_labels(found: Found, *, is_named: bool) -> bool:
+    """Whether a file that was not recognised is one that users write labels into.
+
+    A text is one if its header names images: most texts are something else. A workbook is one if it is named, so that
+    it is refused with a reason.
+    """
+    from medssl_cli.formats.labels.recognise import is_keyed_table
+
+    if found.code not in ("S_SIDECAR", "S_NOT_AN_IMAGE"):
+        return False
+    suffix = found.source.name.lower().rpartition(".")[2]
+    if is_named and suffix in ("csv", "tsv", "json", "xml", "xlsx", "xls", "ods"):
+        return True
+    return suffix in ("tsv", "txt") and is_keyed_table(found.source)
+
+
+def _describes_an_image(source: Source) -> bool:
+    """Whether a file is the description of a data set, or of an image beside it that has its name."""
+    if not isinstance(source, Path) or source.name in ("dataset.json", "dataset_description.json", "participants.tsv"):
+        return True
+    stem = source.name.rpartition(".")[0]
+    return any(source.with_name(stem + suffix).exists() for suffix in IMAGE_SUFFIXES)

@@ -13,13 +13,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from medssl_cli.cache.databases import is_busy, remove_database
 from medssl_cli.cache.keys import Pseudonyms
-from medssl_cli.engine.ingest.report import Entry, State
+from medssl_cli.codes import CODES
+from medssl_cli.engine.ingest.report import STATES, Entry, State
 from medssl_cli.formats.source import Member, Source
 
 FILE_NAME: Final = "sources.sqlite"
+_ROW: Final = (str, str, str, int)
 SETTLED_AFTER_NS: Final = 1_000_000_000
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS files (
@@ -61,7 +64,7 @@ class KnownFiles:
         self._files: dict[str, tuple[str, str, int]] = {}
         self._stamps: dict[Path, tuple[str, bool]] = {}
         self._matched: dict[Path, tuple[str, int]] = {}
-        with contextlib.suppress(sqlite3.DatabaseError):
+        with contextlib.suppress(sqlite3.Error):
             self._load()
 
     def _load(self) -> None:
@@ -71,7 +74,8 @@ class KnownFiles:
             rows = connection.execute(
                 "SELECT place, stamp, kind, fate FROM files JOIN fates USING (fate) WHERE rules = ?", (self._rules,)
             )
-            self._files = {place: (stamp, kind, fate) for place, stamp, kind, fate in rows}
+            found = {place: (stamp, kind, fate) for place, stamp, kind, fate in rows}
+        self._files = {place: row for place, row in found.items() if tuple(map(type, (place, *row))) == _ROW}
 
     def peek(self, path: Path, status: os.stat_result) -> bool:
         """Remember a file's stamp; whether it is known and unchanged."""
@@ -100,7 +104,7 @@ class KnownFiles:
         if not groups:
             return []
         found = []
-        with self._readable() as connection:
+        with contextlib.suppress(sqlite3.Error), self._readable() as connection:
             for fate, paths in groups.items():
                 row = connection.execute(
                     "SELECT num_sources, entry, state, code, message, hint, item, warnings FROM fates WHERE fate = ?",
@@ -108,10 +112,9 @@ class KnownFiles:
                 ).fetchone()
                 if row is None or row[0] != len(paths) or (row[6] is not None and not is_held(row[6])):
                     continue
-                entry = Entry(
-                    id=row[1], state=row[2], num_files=len(paths), code=row[3], message=row[4], hint=row[5],
-                    item=row[6], warnings=tuple(row[7].split()),
-                )  # fmt: skip
+                entry = _entry_of(row, len(paths))
+                if entry is None:
+                    continue
                 found.append(Fate(entry, tuple(sorted(paths)), self._matched[paths[0]][0]))
         return found
 
@@ -129,31 +132,49 @@ class KnownFiles:
                 rows.append((entry, paths, [stamp[0] for stamp in known if stamp], kind))
         if not rows:
             return
-        with self._writable() as connection:
+
+        def insert(connection: sqlite3.Connection) -> None:
             for entry, paths, stamps, kind in rows:
                 self._insert(connection, entry, paths, stamps, kind)
             connection.execute("DELETE FROM fates WHERE fate NOT IN (SELECT fate FROM files)")
 
+        self._write(insert)
+
     def record_retrieved(self, series: str, num_instances: int, items: Iterable[str]) -> None:
         """Remember that a series of a PACS was judged, and the items that came of it."""
         row = (series, self._rules, num_instances, " ".join(sorted(items)))
-        with self._writable() as connection:
-            connection.execute("INSERT OR REPLACE INTO retrieved VALUES (?, ?, ?, ?)", row)
+        self._write(lambda connection: connection.execute("INSERT OR REPLACE INTO retrieved VALUES (?, ?, ?, ?)", row))
 
     def retrieved_items(self, series: str, num_instances: int) -> list[str] | None:
         """Items of a series that was judged with so many instances; None if it was not."""
-        with contextlib.suppress(sqlite3.DatabaseError), self._readable() as connection:
+        with contextlib.suppress(sqlite3.Error), self._readable() as connection:
             row = connection.execute(
                 "SELECT items FROM retrieved WHERE series = ? AND rules = ? AND num_instances = ?",
                 (series, self._rules, num_instances),
             ).fetchone()
-            return None if row is None else row[0].split()
+            return None if row is None else str(row[0]).split()
         return None
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[sqlite3.Connection]:
+        if not self._path.is_file():  # opening a pipe may never end
+            raise sqlite3.DatabaseError("not a file")
         with contextlib.closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)) as connection:
             yield connection
+
+    def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        """Change the table; a damaged one is made anew. Hints that cannot be written are done without."""
+        for is_last in (False, True):
+            try:
+                if self._path.exists() and not self._path.is_file():
+                    raise sqlite3.DatabaseError("not a file")
+                with self._writable() as connection:
+                    work(connection)
+                return
+            except sqlite3.Error as error:
+                if is_last or is_busy(error):
+                    return
+                remove_database(self._path)
 
     @contextlib.contextmanager
     def _writable(self) -> Iterator[sqlite3.Connection]:
@@ -178,3 +199,17 @@ class KnownFiles:
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
             [(self._place(path), stamp, kind, cursor.lastrowid) for path, stamp in zip(paths, stamps, strict=True)],
         )
+
+
+def _entry_of(row: tuple[Any, ...], num_files: int) -> Entry | None:
+    """An entry of the ledger from a row; None if the row holds other things."""
+    try:
+        entry = Entry(
+            id=row[1], state=row[2], num_files=num_files, code=row[3], message=row[4], hint=row[5],
+            item=row[6], warnings=tuple(row[7].split()),
+        )  # fmt: skip
+    except (ValueError, TypeError, AttributeError):
+        return None
+    words = (entry.id, entry.code, entry.message, entry.hint, entry.item or "", *entry.warnings)
+    is_known = entry.state in STATES and {entry.code, *entry.warnings} <= {"", *CODES}
+    return entry if is_known and all(isinstance(word, str) for word in words) else None

@@ -1,8 +1,8 @@
 """Annotations of an ingest: which images they belong to, and what the child processes do with them.
 
 The parent reads every annotation file in a child (`read_annotations`), finds images for what it holds (`match`), has it
-stored in children (`store_annotations`) and makes one answer for each file of it (`verdict`). References in the clear
-live in memory only.
+stored in children (`store_annotations`), and makes one answer for each file of masks (`verdict`) and a `Tally` of each
+file of rows. References in the clear live in memory only.
 """
 
 from collections import defaultdict
@@ -15,11 +15,14 @@ from medssl_cli.cache.annotations import add_boxes, add_findings
 from medssl_cli.cache.items import Box
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.ingest.failures import Failure, as_values
-from medssl_cli.engine.ingest.homes import homes_of
+from medssl_cli.engine.ingest.homes import Homes, homes_of
 from medssl_cli.engine.ingest.matching import Index, KnownImage
 from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
-from medssl_cli.formats.labels import AnnotationKind, BoxLabel, FindingsLabel, Label, MaskLabel
-from medssl_cli.formats.source import Source
+from medssl_cli.errors import InputError
+from medssl_cli.formats.labels import AnnotationKind, BoxLabel, FindingsLabel, Label, MaskLabel, Reading
+from medssl_cli.formats.labels.boxes import PictureBoxes, upright
+from medssl_cli.formats.source import Source, place_of
+from medssl_cli.formats.table_choice import TableChoice
 from medssl_cli.imaging.volume import Volume
 
 PAIRS_PER_TASK: Final = 256
@@ -35,11 +38,13 @@ class Choice:
         label_set: Name under which they are stored.
         structures: Of segmentations and structure sets: these only; the first becomes value 1.
         fraction: From which share of the maximum on a fractional segmentation counts.
+        table: What the columns of tables are.
     """
 
     label_set: str = "seg"
     structures: tuple[str, ...] | None = None
     fraction: float | None = None
+    table: TableChoice = field(default_factory=TableChoice)
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,14 @@ class ReadTask:
         kind: Which reader (`formats.labels.recognise`).
         choice: Of the user.
         known: `names_of` the images at hand, for tables whose key column has no known name.
+        is_named: The user has named the file itself, not a folder that it lies in.
     """
 
     source: Source
     kind: AnnotationKind
     choice: Choice = field(default_factory=Choice)
-    known: frozenset[str] = frozenset()
+    known: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    is_named: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,27 @@ class Annotation:
     index: int
     label: Label
     sources: frozenset[int] | None = None
+
+    @property
+    def rows(self) -> frozenset[int]:
+        """Rows of the file that give it; a label without rows counts as one of its own."""
+        label_rows = () if isinstance(self.label, MaskLabel) else self.label.rows
+        return frozenset(label_rows or (-1 - self.index,))
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """What a file holds, and what of it was refused or left out when it was read."""
+
+    annotations: tuple[Annotation, ...]
+    reading: Reading
+
+    @property
+    def num_rows(self) -> int:
+        """Of all of its labels and of what was refused; a row that gives several labels counts once."""
+        rows = {row for annotation in self.annotations for row in annotation.rows}
+        refused = [one.row for one in self.reading.refused if one.code != "E_LABEL_COLUMN"]
+        return len(rows | set(filter(None, refused))) + refused.count(0) + self.reading.num_silent
 
 
 @dataclass(frozen=True)
@@ -99,39 +127,45 @@ class Matches:
 
     Args:
         pairs: Annotations with their images; one annotation may have several.
-        num_unmatched: For each file, how many of its labels, or of the images that they were drawn on, are not here.
+        num_unmatched: For each file, how many of its labels, of its rows, or of the images that they were drawn on, are
+            not here.
         undecided: Annotations with the images that they may belong to: to one of them.
-        refused: Annotations that mark several images and do not say which mark belongs to which.
+        refused: Annotations of which nobody can tell which images they mean, and why.
     """
 
     pairs: tuple[tuple[Annotation, StoredImage], ...]
     num_unmatched: Mapping[Source, int]
     undecided: tuple[tuple[Annotation, tuple[StoredImage, ...]], ...] = ()
-    refused: tuple[Annotation, ...] = ()
+    refused: tuple[tuple[Annotation, Failure], ...] = ()
 
     def tasks(self, cache_root: Path, choice: Choice, *, dry_run: bool = False) -> list[AnnotationTask]:
-        """Work for children: all masks of an item in order, so that the first of two wins whatever the number of
-        workers; boxes and findings by the hundred."""
-        by_item: dict[str, list[tuple[Annotation, StoredImage]]] = defaultdict(list)
+        """Work for children: all labels of an item in order, so that the first of two wins whatever the number of
+        workers; masks item by item, boxes and findings by the hundred."""
+        masks: dict[str, list[tuple[Annotation, StoredImage]]] = defaultdict(list)
+        small: dict[str, list[tuple[Annotation, StoredImage]]] = defaultdict(list)
         for pair in self.pairs:
-            if isinstance(pair[0].label, MaskLabel):
-                by_item[pair[1].item_id].append(pair)
-        masks = map(tuple, by_item.values())
-        small = [pair for pair in self.pairs if not isinstance(pair[0].label, MaskLabel)]
-        batches = [tuple(small[first : first + PAIRS_PER_TASK]) for first in range(0, len(small), PAIRS_PER_TASK)]
-        return [AnnotationTask(pairs, cache_root, choice, dry_run) for pairs in (*masks, *batches)]
+            (masks if isinstance(pair[0].label, MaskLabel) else small)[pair[1].item_id].append(pair)
+        batches: list[list[tuple[Annotation, StoredImage]]] = list(masks.values())
+        batch: list[tuple[Annotation, StoredImage]] = []
+        for pairs in small.values():
+            batch += pairs
+            if len(batch) >= PAIRS_PER_TASK:
+                batches.append(batch)
+                batch = []
+        return [AnnotationTask(tuple(pairs), cache_root, choice, dry_run) for pairs in (*batches, batch) if pairs]
 
 
 @as_values
-def read_annotations(task: ReadTask) -> tuple[Annotation, ...]:
+def read_annotations(task: ReadTask) -> AnnotationFile:
     """What one file holds, in a child."""
-    labels = _read(task.source, task.kind, task.choice, task.known)
-    return tuple(
+    reading = _read(task.source, task.kind, task.choice, task.known, is_named=task.is_named)
+    annotations = tuple(
         Annotation(
             task.source, task.kind, index, replace(label, painter=None) if isinstance(label, MaskLabel) else label
         )
-        for index, label in enumerate(labels)
+        for index, label in enumerate(reading.labels)
     )
+    return AnnotationFile(annotations, replace(reading, labels=()))
 
 
 def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache: Cache | None = None) -> Matches:
@@ -145,24 +179,60 @@ def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache
     index = Index(images, cache)
     pairs: list[tuple[Annotation, StoredImage]] = []
     undecided: list[tuple[Annotation, tuple[StoredImage, ...]]] = []
-    refused: list[Annotation] = []
+    refused: list[tuple[Annotation, Failure]] = []
     num_unmatched: dict[Source, int] = defaultdict(int)
+    unmatched: dict[Source, set[int]] = defaultdict(set)
     for annotation in annotations:
-        if annotation.kind in DRAWN_ON_IMAGES:
-            sources = annotation.label.sources if isinstance(annotation.label, MaskLabel) else ()
-            found = homes_of(index, annotation.label.reference, sources)
-            parts = [(replace(annotation, sources=home.sources), home.images) for home in found.homes]
-            pairs += [(part, home[0]) for part, home in parts if len(home) == 1]
-            undecided += [pair for pair in parts if len(pair[1]) > 1]
-            refused += [annotation] * found.is_ambiguous
-            num_unmatched[annotation.source] += found.num_unknown or not (parts or found.is_ambiguous)
+        try:
+            if annotation.kind in DRAWN_ON_IMAGES:
+                found = _homes(annotation, index)
+                parts = [(replace(annotation, sources=home.sources), home.images) for home in found.homes]
+                pairs += [(part, home[0]) for part, home in parts if len(home) == 1]
+                undecided += [pair for pair in parts if len(pair[1]) > 1]
+                num_unmatched[annotation.source] += found.num_unknown or not parts
+                continue
+            images_of_it = _images_of(annotation, index)
+        except InputError as error:
+            refused.append((annotation, Failure(error.code, error.message, error.hint)))
             continue
-        size = annotation.label.size if isinstance(annotation.label, BoxLabel) else None
-        images_of_it = index.find(annotation.label.reference, size)
         pairs += [(annotation, image) for image in images_of_it]
-        num_unmatched[annotation.source] += not images_of_it
-    unmatched = {source: number for source, number in num_unmatched.items() if number}
-    return Matches(tuple(pairs), unmatched, tuple(undecided), tuple(refused))
+        if not images_of_it:
+            unmatched[annotation.source] |= annotation.rows
+    counted = {source: number for source, number in num_unmatched.items() if number}
+    counted |= {source: len(rows) for source, rows in unmatched.items()}
+    return Matches(tuple(pairs), counted, tuple(undecided), tuple(refused))
+
+
+def _homes(annotation: Annotation, index: Index) -> Homes:
+    """Images that a label was drawn on, mark by mark.
+
+    Raises:
+        InputError: `E_LABEL_AMBIGUOUS`.
+    """
+    sources = annotation.label.sources if isinstance(annotation.label, MaskLabel) else ()
+    found = homes_of(index, annotation.label.reference, sources)
+    if found.is_ambiguous:
+        raise InputError("E_LABEL_AMBIGUOUS", "it marks several images, and some marks do not name theirs")
+    return found
+
+
+def _images_of(annotation: Annotation, index: Index) -> list[StoredImage]:
+    """Images that a label belongs to.
+
+    Raises:
+        InputError: `E_LABEL_AMBIGUOUS`, `E_LABEL_KEYS`.
+    """
+    label, near = annotation.label, place_of(annotation.source).parent
+    is_of_picture = isinstance(label, BoxLabel) and isinstance(label.placer, PictureBoxes)
+    found = index.find(
+        label.reference,
+        label.size if isinstance(label, BoxLabel) else None,
+        near,
+        is_whole=isinstance(label, FindingsLabel),
+    )
+    if is_of_picture and len(found) > 1:
+        raise InputError("E_LABEL_AMBIGUOUS", f"boxes of one picture, and {len(found)} images that are meant")
+    return found
 
 
 def fit_annotation(task: FitTask) -> list[int | Failure]:
@@ -171,13 +241,13 @@ def fit_annotation(task: FitTask) -> list[int | Failure]:
     labels = _read_again((annotation, task.choice))
     if isinstance(labels, Failure):
         return [labels] * len(task.images)
-    return [_fit((labels[annotation.index], annotation.sources, image)) for image in task.images]
+    return [_fit((labels.labels[annotation.index], annotation.sources, image)) for image in task.images]
 
 
 @as_values
-def _read_again(arguments: tuple[Annotation, Choice]) -> Sequence[Label]:
+def _read_again(arguments: tuple[Annotation, Choice]) -> Reading:
     annotation, choice = arguments
-    return _read(annotation.source, annotation.kind, choice, frozenset())
+    return _read(annotation.source, annotation.kind, choice, {})
 
 
 @as_values
@@ -211,9 +281,13 @@ def the_image(images: Sequence[StoredImage], fits: Sequence[int | Failure]) -> S
     return best[0]
 
 
-def names_of(images: Iterable[KnownImage]) -> frozenset[str]:
-    """Whatever a table may call the images by."""
-    return frozenset(name for image in images for name in image.all_names)
+def names_of(images: Iterable[KnownImage]) -> dict[str, frozenset[str]]:
+    """Whatever a table may call the images by, for each level."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        for level, names in image.names.items():
+            found[level] |= names
+    return {level: frozenset(names) for level, names in found.items()}
 
 
 def store_annotations(task: AnnotationTask) -> list[StoredLabel | Failure]:
@@ -222,7 +296,7 @@ def store_annotations(task: AnnotationTask) -> list[StoredLabel | Failure]:
 
 
 def verdict(answers: Sequence[StoredLabel | Failure], num_unmatched: int) -> StoredLabel | Failure:
-    """One answer for a file of annotations.
+    """One answer for a file of masks.
 
     Args:
         answers: Of all pairs of its labels with images.
@@ -254,19 +328,21 @@ def verdict(answers: Sequence[StoredLabel | Failure], num_unmatched: int) -> Sto
     return StoredLabel(any(answer.is_new for answer in good), tuple(found), "; ".join(said), tuple(refused))
 
 
-def _read(source: Source, kind: AnnotationKind, choice: Choice, known: frozenset[str]) -> Sequence[Label]:
+def _read(
+    source: Source, kind: AnnotationKind, choice: Choice, known: Mapping[str, frozenset[str]], *, is_named: bool = True
+) -> Reading:
     if kind == "seg":
         from medssl_cli.formats.labels.seg import read_seg
 
-        return (read_seg(source, structures=choice.structures, fraction=choice.fraction),)
+        return Reading((read_seg(source, structures=choice.structures, fraction=choice.fraction),))
     if kind == "rtstruct":
         from medssl_cli.formats.labels.rtstruct import read_rtstruct
 
-        return (read_rtstruct(source, structures=choice.structures),)
+        return Reading((read_rtstruct(source, structures=choice.structures),))
     if kind == "lidc":
         from medssl_cli.formats.labels.lidc import read_lidc
 
-        return read_lidc(source)
+        return Reading(tuple(read_lidc(source)))
     if kind == "luna":
         from medssl_cli.formats.labels.luna import read_luna
 
@@ -277,7 +353,7 @@ def _read(source: Source, kind: AnnotationKind, choice: Choice, known: frozenset
         return read_coco(source)
     from medssl_cli.formats.labels.table import read_table
 
-    return read_table(source, known=known)
+    return read_table(source, known=known, choice=choice.table, is_named=is_named)
 
 
 @as_values
@@ -292,7 +368,7 @@ def _store(arguments: tuple[AnnotationTask, Annotation, StoredImage]) -> StoredL
 
 
 def _store_mask(task: AnnotationTask, annotation: Annotation, image: StoredImage) -> StoredLabel:
-    label = _read(annotation.source, annotation.kind, task.choice, frozenset())[annotation.index]
+    label = _read(annotation.source, annotation.kind, task.choice, {}).labels[annotation.index]
     if not isinstance(label, MaskLabel):
         raise AssertionError("the file changed its kind")
     painting = label.on_grid(image.shape, image.affine, annotation.sources)
@@ -310,6 +386,7 @@ def _store_mask(task: AnnotationTask, annotation: Annotation, image: StoredImage
 
 
 def _store_boxes(task: AnnotationTask, label: BoxLabel, image: StoredImage) -> StoredLabel:
+    label = upright(label, image.orientation, image.shape)
     placed = label.to_grid(image.shape, image.affine)
     boxes = [Box.model_validate(vars(mark)) for mark in placed.boxes]
     found = ("W_LABEL_UNMATCHED",) if placed.num_outside else ()

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 from medssl_cli.cache.keys import Level
 from medssl_cli.cache.store import Cache
+from medssl_cli.engine.ingest.names import Hints, NamedImages, the_one
 from medssl_cli.engine.ingest.tasks import StoredImage
+from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import Instance, Reference, file_name, name_key
 from medssl_cli.formats.source import Source, place_of, stem_of
 
@@ -21,7 +23,7 @@ class KnownImage:
 
     Args:
         image: Where it went.
-        series_uid: SeriesInstanceUID.
+        series_uid: SeriesInstanceUID; "" if it has one that is not known in the clear.
         frame_of_reference: FrameOfReferenceUID.
         sop_uids: SOPInstanceUIDs of its slices.
         study: StudyInstanceUID.
@@ -63,11 +65,28 @@ class KnownImage:
         """An image that is a file of its own."""
         return cls(image, patients=(patient,) if patient else (), place=place_of(source))
 
+    @classmethod
+    def recalled(cls, image: StoredImage, source: Source, *, has_uids: bool) -> "KnownImage":
+        """An image of an unchanged file that was not opened again: nothing is known in the clear but its place.
+
+        Args:
+            image: Where it went.
+            source: The file.
+            has_uids: It has identifiers of its own, which only the cache knows, as pseudonyms.
+        """
+        return cls(image, series_uid="" if has_uids else None, place=place_of(source))
+
     @property
-    def all_names(self) -> frozenset[str]:
-        """Everything that the value of a table may be, as `name_key`."""
-        words = (self.series_uid, self.study, *self.patients, *self.sop_uids, self.place.name if self.place else None)
-        return frozenset(name_key(word) for word in words if word)
+    def names(self) -> dict[str, frozenset[str]]:
+        """Everything that the value of a table may be, as `name_key`, by its level, the most specific first."""
+        words: dict[str, Iterable[str | None]] = {
+            "sop": self.sop_uids,
+            "name": (self.place.name if self.place else None,),
+            "series": (self.series_uid,),
+            "study": (self.study,),
+            "patient": self.patients,
+        }
+        return {level: frozenset(name_key(one) for one in some if one) for level, some in words.items()}
 
 
 class Index:
@@ -81,25 +100,47 @@ class Index:
     def __init__(self, images: Sequence[KnownImage], cache: Cache | None) -> None:
         self._cache = cache
         self._by_pseudonym: dict[tuple[str, str], list[KnownImage]] | None = None
+        self._by_item = {image.image.item_id: image for image in images}
         self._by_sop = _grouped(images, lambda image: image.sop_uids)
-        self._by_series = _grouped(images, lambda image: _words(image.series_uid, _stem(image)))
+        self._by_series = _grouped(images, lambda image: _words(image.series_uid))
         self._by_frame = _grouped(images, lambda image: _words(image.frame_of_reference))
         self._by_study = _grouped(images, lambda image: _words(image.study))
         self._by_patient = _grouped(images, lambda image: image.patients)
-        self._by_name = _grouped(images, lambda image: _words(name_key(image.place.name) if image.place else None))
+        self._by_name = NamedImages([image for image in images if image.place is not None])
 
-    def find(self, reference: Reference, size: tuple[int, int] | None = None) -> list[StoredImage]:
+    def find(
+        self,
+        reference: Reference,
+        size: tuple[int, int] | None = None,
+        near: PurePath | None = None,
+        *,
+        is_whole: bool = False,
+    ) -> list[StoredImage]:
         """Images that a reference means; the first of its words that means any decides.
 
         Instances go before the series. The frame of reference counts only where neither is named, and only if one
-        image has it: several series of one examination share it. A file name that several images have counts only if
-        its folders tell them apart or they are of one patient; of earlier runs, whose folders nobody knows, not at all.
+        image has it: several series of one examination share it. For file names see `NamedImages.find`; of earlier
+        runs, whose folders nobody knows, a name counts only if one image has it.
 
         Args:
             reference: Of a label.
             size: Columns and rows that the image must have, where several are called the same.
+            near: Folder of the file of labels.
+            is_whole: The label is about whole images, so that one of their slices does not stand for them.
+
+        Raises:
+            InputError: `E_LABEL_AMBIGUOUS`, several images are called the same, or one slice of several is meant;
+                `E_LABEL_KEYS`, further words of the reference mean other images.
         """
-        found = next(filter(None, self._candidates(reference, size)), [])
+        others = [] if reference.also is None else self._others(reference.also)
+        hints = Hints(near, size, others, reference.num_shared)
+        found = next(filter(None, self._candidates(reference, hints)), [])
+        if is_whole and any(len(known.sop_uids) > 1 and known.sop_uids & reference.sop_uids for known in found):
+            raise InputError("E_LABEL_AMBIGUOUS", "the row is about one slice, and the image has several")
+        for items in others if found else ():
+            found = [known for known in found if known.image.item_id in items]
+            if not found:
+                raise InputError("E_LABEL_KEYS", "two columns of the row name different images")
         return list({known.image.item_id: known.image for known in found}.values())
 
     def with_instance(self, instance: Instance) -> list[KnownImage]:
@@ -113,8 +154,12 @@ class Index:
         return found if instance.frame == 1 else []
 
     def of_series(self, uid: str) -> list[KnownImage]:
-        """Images of a series, also those that are parts of it (`SeriesPart.identity`)."""
-        if found := self._by_series.get(uid, []) or self._stored("series", uid):
+        """Images of a series, also those that are parts of it (`SeriesPart.identity`), or a file that is called so.
+
+        Raises:
+            InputError: `E_LABEL_AMBIGUOUS`, several files are called so.
+        """
+        if found := self._by_series.get(uid) or self._by_name.find(uid, Hints()) or self._stored("series", uid):
             return found
         parts: list[KnownImage] = []
         while part := self._stored("series", f"{uid}#p{len(parts)}"):
@@ -125,16 +170,27 @@ class Index:
         """Images of a frame of reference."""
         return self._by_frame.get(uid, []) or self._stored("frame_of_reference", uid)
 
-    def _candidates(self, reference: Reference, size: tuple[int, int] | None) -> Iterator[list[KnownImage]]:
+    def _others(self, also: Reference) -> list[set[str]]:
+        """For each word that means images at all, their items."""
+        found = (
+            self._of_uid(also.series_uid),
+            self._of_group("study", self._by_study, also.study),
+            self._of_group("patient", self._by_patient, also.patient),
+        )
+        return [{known.image.item_id for known in some} for some in found if some]
+
+    def _candidates(self, reference: Reference, hints: Hints) -> Iterator[list[KnownImage]]:
         """Images by each word of a reference in turn."""
         yield [image for uid in sorted(reference.sop_uids) for image in self._by_sop.get(uid, ())]
-        yield self._of_series(reference.series_uid)
+        yield self._of_uid(reference.series_uid) or self._of_name(reference.series_uid, hints)
         yield self._of_frame(reference)
-        yield self._of_name(reference.name, size)
+        yield self._of_name(reference.name, hints)
         yield self._of_group("study", self._by_study, reference.study)
-        yield self._of_group("patient", self._by_patient, reference.patient)
+        yield _nearest(self._of_group("patient", self._by_patient, reference.patient), hints.near)
+        # Where nobody is called so, a PatientID may still be the whole name of a file.
+        yield self._of_name(reference.patient, hints)
 
-    def _of_series(self, uid: str | None) -> list[KnownImage]:
+    def _of_uid(self, uid: str | None) -> list[KnownImage]:
         if uid is None:
             return []
         return self._by_series.get(uid, []) or self._stored("series", uid)
@@ -146,26 +202,22 @@ class Index:
         found = self._by_frame.get(uid, []) or self._stored("frame_of_reference", uid)
         return found if len({known.image.item_id for known in found}) == 1 else []
 
-    def _of_name(self, name: str | None, size: tuple[int, int] | None) -> list[KnownImage]:
+    def _of_name(self, name: str | None, hints: Hints) -> list[KnownImage]:
         if name is None:
             return []
+        if found := self._by_name.find(name, hints):
+            return found
         last = file_name(name)
-        found = self._by_name.get(name_key(name), [])
-        same = [known for known in found if known.place and known.place.name.lower() == last.lower()]
-        parts = PurePath(name.replace("\\", "/")).parts
-        inside = [known for known in same if known.place and known.place.parts[-len(parts) :] == parts]
-        found = inside or same or found
-        is_of_this_run = bool(found)
-        if not is_of_this_run:
-            found = [known for word in dict.fromkeys((last, stem_of(last))) for known in self._stored("series", word)]
-        if size is not None and len(found) > 1:
-            found = [known for known in found if known.image.shape[:2] == size]
-        is_one = len({known.image.item_id for known in found}) == 1
-        return found if is_one or (is_of_this_run and _is_one_patient(found)) else []
+        stored = [known for word in dict.fromkeys((last, stem_of(last))) for known in self._stored("series", word)]
+        # Those of this run were judged by their folders.
+        return the_one([known for known in stored if known.image.item_id not in self._by_item], name, hints)
 
     def _of_group(self, level: Level, here: dict[str, list[KnownImage]], word: str | None) -> list[KnownImage]:
         """Findings of a study or patient are those of all its images, of this run and before."""
-        return [] if word is None else [*here.get(word, []), *self._stored(level, word)]
+        if word is None:
+            return []
+        stored = (self._by_item.get(known.image.item_id, known) for known in self._stored(level, word))
+        return [*here.get(word, []), *stored]
 
     def _stored(self, level: Level, *parts: str) -> list[KnownImage]:
         if self._cache is None:
@@ -188,8 +240,11 @@ def _read_keys(cache: Cache) -> dict[tuple[str, str], list[KnownImage]]:
     return dict(found)
 
 
-def _is_one_patient(images: Sequence[KnownImage]) -> bool:
-    return bool(images) and all(known.patients and known.patients == images[0].patients for known in images)
+def _nearest(found: list[KnownImage], near: PurePath | None) -> list[KnownImage]:
+    """Of images whose patient is known from their file's name only, those below a folder, if there are any."""
+    if near is None or any(known.series_uid is not None for known in found):
+        return found
+    return [known for known in found if known.place is not None and known.place.is_relative_to(near)] or found
 
 
 def _grouped(images: Iterable[KnownImage], keys: Callable[[KnownImage], Iterable[str]]) -> dict[str, list[KnownImage]]:
@@ -202,7 +257,3 @@ def _grouped(images: Iterable[KnownImage], keys: Callable[[KnownImage], Iterable
 
 def _words(*words: str | None) -> list[str]:
     return [word for word in words if word]
-
-
-def _stem(known: KnownImage) -> str | None:
-    return stem_of(known.place.name) if known.place else None

@@ -10,6 +10,7 @@ from medssl_cli.cache.words import Modality, check_label_set
 from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_json
 from medssl_cli.formats.policy import Policy
+from medssl_cli.formats.table_choice import TableChoice
 
 if TYPE_CHECKING:
     from medssl_cli.formats.dicomweb import Credentials, PacsQuery, Patience
@@ -56,6 +57,7 @@ class IngestOptions:
         structures: Of DICOM SEG and RTSTRUCT: these only; the first becomes value 1.
         seg_fraction: From which share of the maximum on a fractional DICOM SEG counts.
         settle_s: Wait until the folders have not changed for so long.
+        tables: What the columns of tables of labels are.
 
     Raises:
         UsageError: `E_USAGE`.
@@ -74,6 +76,7 @@ class IngestOptions:
     structures: tuple[str, ...] | None = None
     seg_fraction: float | None = None
     settle_s: float = 0.0
+    tables: TableChoice = field(default_factory=TableChoice)
 
     def __post_init__(self) -> None:
         try:
@@ -100,6 +103,9 @@ class IngestOptions:
             "has_patient_pattern": self.patient_pattern is not None,
             "structures": list(self.structures) if self.structures else None,
             "seg_fraction": self.seg_fraction,
+            "key_column": self.tables.key_column,
+            "label_columns": list(self.tables.label_columns) if self.tables.label_columns else None,
+            "readers": self.tables.readers,
             "departures": self.policy.departures,
         }
 

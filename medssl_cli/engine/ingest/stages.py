@@ -90,7 +90,8 @@ class Stages:
                 self.images,
                 self.crew,
                 self.cache,
-                Choice(self.options.label_set, self.options.structures, self.options.seg_fraction),
+                Choice(self.options.label_set, self.options.structures, self.options.seg_fraction, self.options.tables),
+                named=self.inputs.named,
                 recalled=self._recalled_images,
                 dry_run=self.options.dry_run,
             )
@@ -114,9 +115,14 @@ class Stages:
 
     def _recall(self, fate: Fate) -> None:
         self.ledger.recall(fate.entry, fate.sources)
-        if fate.entry.item is not None and fate.kind in VOXEL_KINDS:
-            image = StoredImage.of(self.cache.record(fate.entry.item))
+        is_file = fate.kind in VOXEL_KINDS
+        if fate.entry.item is None or not (is_file or len(fate.sources) == 1):
+            return
+        image = StoredImage.of(self.cache.record(fate.entry.item))
+        if is_file:
             self.stored |= dict.fromkeys(fate.sources, (image,))
+        if is_file or image.shape[2] == 1:
+            self.images += [KnownImage.recalled(image, source, has_uids=not is_file) for source in fate.sources]
 
     def _recalled_images(self, annotations: Sequence[Annotation]) -> list[KnownImage]:
         """Unchanged series that masks name, with the identity of every slice: the cache does not keep those."""

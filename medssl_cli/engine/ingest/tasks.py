@@ -18,14 +18,16 @@ from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.labels.recognise import kind_of_object
 from medssl_cli.formats.layouts import LabelFile
-from medssl_cli.formats.loaded import LoadedImage
+from medssl_cli.formats.loaded import LoadedImage, exif_orientation
 from medssl_cli.formats.nifti import read_nifti, read_nifti_series
 from medssl_cli.formats.policy import STRICT, Policy
-from medssl_cli.formats.source import Source
+from medssl_cli.formats.predictions import is_prediction
+from medssl_cli.formats.source import Source, read_head
 from medssl_cli.imaging.geometry import Affine, Shape, corner_displacement_mm, is_same_grid
 from medssl_cli.imaging.planes import Planes, middle_planes
 from medssl_cli.imaging.volume import Volume
 
+HEAD_BYTES: Final = 4096
 HU_RANGE: Final = (-8192, 32767)
 NEAR_A_FACE: Final = ("unknown", "HEAD", "BRAIN", "SKULL", "NECK", "CSPINE", "WHOLEBODY")
 _UNFILLED: Final = "0" * 64
@@ -65,6 +67,7 @@ class StoredImage:
     Args:
         planes: Of a new volume, for the page.
         message: What more there is to say about its warnings.
+        orientation: EXIF orientation that its file was stored in, 1 to 8.
     """
 
     item_id: str
@@ -75,11 +78,15 @@ class StoredImage:
     warnings: tuple[str, ...]
     planes: Planes | None = None
     message: str = ""
+    orientation: int = 1
 
     @classmethod
     def of(cls, record: ItemRecord) -> "StoredImage":
         """An image that was stored earlier."""
-        return cls(record.item_id, record.series_key, False, record.shape, record.affine_array, ())
+        orientation = exif_orientation(record.provenance.repairs)
+        return cls(
+            record.item_id, record.series_key, False, record.shape, record.affine_array, (), orientation=orientation
+        )
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,10 @@ def _store(image: LoadedImage, cache: Cache, *, dry_run: bool) -> StoredImage:
         found += tuple(_version_warnings(cache, record))
     planes = middle_planes(volume.voxels[0]) if is_new and record.is_volume else None
     message = "; ".join(image.details)
-    return StoredImage(record.item_id, record.series_key, is_new, volume.shape, volume.affine, found, planes, message)
+    return StoredImage(
+        record.item_id, record.series_key, is_new, volume.shape, volume.affine, found, planes, message,
+        exif_orientation(image.repairs),
+    )  # fmt: skip
 
 
 def _version_warnings(cache: Cache, record: ItemRecord) -> Iterator[str]:
@@ -204,6 +214,8 @@ def _read_images(task: ImageTask) -> list[LoadedImage]:
 
 
 def _read_nifti(task: ImageTask) -> list[LoadedImage]:
+    if task.policy.predictions and not task.is_label and is_prediction(read_head(task.source, HEAD_BYTES)):
+        raise InputError("S_PREDICTION", "a mask of medssl infer that no image belongs to")
     if task.policy.split_4d and not task.is_label:
         return read_nifti_series(task.source, modality=task.modality, policy=task.policy)
     return [read_nifti(task.source, modality=task.modality, policy=task.policy, is_label=task.is_label).image]
@@ -310,6 +322,7 @@ def store_labels(task: LabelTask) -> list[StoredLabel | Failure]:
 def _store_label(arguments: tuple[LabelTask, LabelFile, str]) -> StoredLabel:
     task, label, kind = arguments
     loaded = _read_label(task, label, kind)
+    _check_orientation(loaded, task.image)
     volume, present = _label_map(loaded, task.image)
     classes = label.classes
     if classes is not None and not present <= {0, *classes}:
@@ -330,6 +343,7 @@ def _store_structures(arguments: tuple[LabelTask, tuple[tuple[LabelFile, str], .
     warnings: tuple[str, ...] = ()
     for value, (label, kind) in enumerate(ordered, start=1):
         loaded = _read_label(task, label, kind)
+        _check_orientation(loaded, task.image)
         volume, _ = _label_map(loaded, task.image)
         inside = volume.voxels.astype(bool)
         merged = merged or replace(volume, voxels=np.zeros(volume.voxels.shape, dtype=np.uint16))
@@ -358,6 +372,15 @@ def _read_label(task: LabelTask, label: LabelFile, kind: str) -> LoadedImage:
     policy = replace(task.policy, burned_in="accept")
     (image,) = _READERS[kind](ImageTask(label.source, kind, task.cache_root, policy, is_label=True))
     return replace(image, warnings=tuple(code for code in image.warnings if code != "W_BURNED_IN_UNKNOWN"))
+
+
+def _check_orientation(loaded: LoadedImage, image: StoredImage) -> None:
+    """Refuse a label map that was not turned as its picture was: nothing says which way up it was drawn."""
+    if exif_orientation(loaded.repairs) != image.orientation:
+        raise InputError(
+            "E_LABEL_ORIENTATION",
+            f"a picture of EXIF orientation {image.orientation}, a label of {exif_orientation(loaded.repairs)}",
+        )
 
 
 def _label_map(loaded: LoadedImage, image: StoredImage) -> tuple[Volume, set[int]]:

@@ -1,22 +1,24 @@
 """Pre-trained weights on their way into a task's network, with a report and no silent misses."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from pydantic import TypeAdapter
 from torch import nn
 
 from medssl_cli.classes import joined
 from medssl_cli.engine.build import task_options
-from medssl_cli.engine.checkpoints import sha256_tensor, unprefixed
+from medssl_cli.engine.checkpoints import require_finite_weights, sha256_tensor, unprefixed
 from medssl_cli.engine.runs import Run, open_run
+from medssl_cli.engine.tensor_files import read_tensors
 from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_json
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones.resnet import inflate
-from medssl_cli.recipe import Named, TaskRecipe
+from medssl_cli.plain_json import parse_json
+from medssl_cli.recipe import Named, PositiveInt, TaskRecipe
 from medssl_cli.tasks import SLICES, TaskBase
 
 ENCODER: Final = "encoder.safetensors"
@@ -26,6 +28,7 @@ RECORD: Final = "weights.json"
 BACKBONE: Final = "backbone"
 BESIDE: Final = (SLICES,)
 """Modules that a pre-training may keep beside its encoder."""
+IMPORT_HINT: Final = "weights of other projects enter through medssl weights import"
 FREE_OPTIONS: Final = ("use_checkpoint", "inflation")
 INFLATED: Final = "resnet"
 """Of two dimensions it can become one of three."""
@@ -123,6 +126,7 @@ def _of_finetuning(run: Run, recipe: TaskRecipe) -> Encoder:
     if checkpoint is None:
         raise UsageError("E_RUN_UNFINISHED", f"{run.root} has not been validated yet", hint="let medssl finetune go on")
     network = unprefixed("network", checkpoint.tensors)
+    require_finite_weights(network)
     own = unprefixed(BACKBONE, network)
     rest = {name: tensor for name, tensor in network.items() if not name.startswith(f"{BACKBONE}.")}
     splits, arguments = run.manifest["splits"], run.manifest["arguments"]
@@ -140,18 +144,13 @@ def _of_finetuning(run: Run, recipe: TaskRecipe) -> Encoder:
 
 
 def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-            return weights, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UsageError(
-            "E_WEIGHTS_FILE",
-            f"{path.name} is no intact safetensors file",
-            hint="weights of other projects enter through medssl weights import",
-        ) from error
+        weights, described = read_tensors(path)
+    except ValueError as error:
+        raise UsageError("E_WEIGHTS_FILE", f"{path.name} is no intact safetensors file", hint=IMPORT_HINT) from error
+    if not all(bool(tensor.isfinite().all()) for tensor in weights.values() if tensor.is_floating_point()):
+        raise UsageError("E_WEIGHTS_FILE", f"{path.name} holds numbers that are not finite")
+    return weights, described
 
 
 def _read(path: Path, patients: frozenset[str] | None) -> Encoder:
@@ -159,13 +158,13 @@ def _read(path: Path, patients: frozenset[str] | None) -> Encoder:
 
     weights, described = _tensors(path)
     if "backbone" not in described:
-        raise UsageError(
-            "E_WEIGHTS_FILE",
-            f"{path.name} does not say which backbone it is of",
-            hint="weights of other projects enter through medssl weights import",
-        )
-    backbone = Named.model_validate(json.loads(described["backbone"]))
-    return Encoder(backbone, weights, sha256_file(path), patients, int(described.get("in_channels", 1)))
+        raise UsageError("E_WEIGHTS_FILE", f"{path.name} does not say which backbone it is of", hint=IMPORT_HINT)
+    try:
+        backbone = Named.model_validate(parse_json(described["backbone"]))
+        in_channels = TypeAdapter(PositiveInt).validate_python(described.get("in_channels", "1"))
+    except ValueError as error:
+        raise UsageError("E_WEIGHTS_FILE", f"what {path.name} says about its backbone is damaged") from error
+    return Encoder(backbone, weights, sha256_file(path), patients, in_channels)
 
 
 def initialise(
@@ -191,6 +190,23 @@ def initialise(
     """
     own = backbone.state_dict()
     weights, num_inflated = _inflated(encoder, own, how)
+    require_fit(own, weights)
+    backbone.load_state_dict(weights)
+    count = sum(parameter.numel() for parameter in backbone.parameters())
+    said = f"{len(own)} tensors, {count / 1e6:.2f} M parameters: the whole encoder; {rest} starts anew"
+    return said + (f"; {num_inflated} convolutions inflated from 2D to 3D by {how}" if num_inflated else "")
+
+
+def require_fit(own: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
+    """Refuse weights of another network.
+
+    Args:
+        own: Tensors of the network by name; those of a sketch without memory do.
+        weights: Tensors for it.
+
+    Raises:
+        UsageError: `E_WEIGHTS_MISMATCH` unless every tensor fits.
+    """
     missing = sorted(set(own) - set(weights))
     unexpected = sorted(set(weights) - set(own))
     misshapen = sorted(name for name in set(own) & set(weights) if own[name].shape != weights[name].shape)
@@ -200,10 +216,6 @@ def initialise(
             f"{len(missing)} tensors missing, {len(unexpected)} unexpected, {len(misshapen)} of another shape",
             hint="the encoder's backbone and the recipe's must be the same",
         )
-    backbone.load_state_dict(weights)
-    count = sum(tensor.numel() for tensor in weights.values())
-    said = f"{len(own)} tensors, {count / 1e6:.2f} M parameters: the whole encoder; {rest} starts anew"
-    return said + (f"; {num_inflated} convolutions inflated from 2D to 3D by {how}" if num_inflated else "")
 
 
 def _inflated(encoder: Encoder, own: dict[str, Any], how: Literal["mean", "centre"]) -> tuple[dict[str, Any], int]:

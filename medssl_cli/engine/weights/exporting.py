@@ -11,8 +11,10 @@ from torch import Tensor
 
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.engine.runs import LOCK, open_run
-from medssl_cli.engine.weights import DECODER, Encoder, load_encoder
+from medssl_cli.engine.tensor_files import read_tensors, tensor_bytes
+from medssl_cli.engine.weights import DECODER, Encoder, load_encoder, require_fit
 from medssl_cli.engine.weights.importing import reverse_axes
+from medssl_cli.engine.weights.matching import skeleton
 from medssl_cli.engine.weights.nnunet import NNUNET, fresh_decoder, plan, with_aliases
 from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_file, write_atomic, write_json
@@ -60,6 +62,7 @@ def export_weights(source: Path, path: Path, *, target: str, out_channels: int) 
     if path.exists():
         raise UsageError("E_OUTPUT_EXISTS", f"{path} exists already")
     encoder = load_encoder(source)
+    require_fit(skeleton(encoder.backbone, in_channels=encoder.in_channels).state_dict(), encoder.weights)
     if target == "nnunet":
         return _export_nnunet(encoder, source, path, out_channels)
     return _export_swinunetr(encoder, source, path, out_channels)
@@ -92,27 +95,27 @@ def _export_nnunet(encoder: Encoder, source: Path, path: Path, out_channels: int
     digest = _write(path, {"network_weights": names})
     plan_path = path.with_suffix(".plan.json")
     data: Data | None = open_run(source).recipe.data if (source / LOCK).is_file() else None
-    write_json(plan_path, plan(encoder.backbone, data))
+    write_json(plan_path, plan(encoder.backbone, data), is_output=True)
     return Exported(path, digest, len(names), len(set(decoder) - set(known)), plan_path)
 
 
 def _decoder_of(source: Path, fits: Callable[[str, Tensor], bool]) -> dict[str, Tensor]:
     """A decoder that was imported together with the encoder; its last layer only if the classes are as many."""
-    import safetensors.torch
-
     path = source / DECODER
     if not path.is_file():
         return {}
-    return {name: tensor for name, tensor in safetensors.torch.load_file(path).items() if fits(name, tensor)}
+    try:
+        tensors, _ = read_tensors(path)
+    except ValueError as error:
+        raise UsageError("E_WEIGHTS_FILE", f"{path.name} is no intact safetensors file") from error
+    return {name: tensor for name, tensor in tensors.items() if fits(name, tensor)}
 
 
 def _write(path: Path, document: dict[str, Any]) -> str:
-    import safetensors.torch
-
     if path.suffix == ".safetensors":
-        write_atomic(path, safetensors.torch.save({name: tensor.contiguous() for name, tensor in document.items()}))
+        write_atomic(path, tensor_bytes(document), is_output=True)
     else:
         buffer = io.BytesIO()
         torch.save(document, buffer)
-        write_atomic(path, buffer.getvalue())
+        write_atomic(path, buffer.getvalue(), is_output=True)
     return sha256_file(path)

@@ -14,6 +14,7 @@ from torch import Tensor
 from medssl_cli import __version__
 from medssl_cli.engine.build import build_backbone
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
+from medssl_cli.engine.tensor_files import read_tensors, tensor_bytes
 from medssl_cli.engine.weights import DECODER, ENCODER, PROJECTOR, RECORD
 from medssl_cli.engine.weights.forms import Form, Parts, sort_tensors
 from medssl_cli.engine.weights.matching import Match, match_encoder
@@ -25,10 +26,13 @@ from medssl_cli.files import (
     sha256_file,
     storage_errors,
     temporary_directory,
+    write_atomic,
     write_json,
 )
 from medssl_cli.recipe import Named
 
+MAX_INVENTED: Final = 10**8  # parameters that --allow-partial makes up for a file that has none of them
+INVENTED_SHARE: Final = 10  # and how many for each that it has
 COPY: Final = "copy.safetensors"
 AXES: Final = ("xyz", "zyx")
 # What `--as` may say: the backbone, its width, and whether there must be a decoder.
@@ -147,6 +151,8 @@ def import_weights(source: Path, out: Path, wishes: Wishes, *, show: Callable[[R
                     f"it has {report.num_covered} of {report.num_parameters} parameters; "
                     f"{len(absent)} tensors are absent or of another shape",
                 )
+            if report.num_parameters > max(MAX_INVENTED, INVENTED_SHARE * report.num_covered):
+                raise UsageError("E_WEIGHTS_FORM", f"it has hardly any of the {report.num_parameters} parameters")
             weights = {**_fresh(backbone, wishes.in_channels), **weights}
         described = {"backbone": json.dumps(backbone.model_dump()), "in_channels": str(wishes.in_channels)}
         _save(weights, folder / ENCODER, described)
@@ -174,10 +180,7 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 def _tensors(path: Path, contents: Contents) -> dict[str, Tensor]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        distinct = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    distinct, _ = read_tensors(path)
     return distinct | {alias: distinct[name] for alias, name in contents.aliases.items()}
 
 
@@ -269,9 +272,5 @@ def _fresh(backbone: Named, in_channels: int) -> dict[str, Tensor]:
 
 
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    import safetensors.torch
-
     if tensors:
-        whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        with storage_errors(path.name):
-            safetensors.torch.save_file(whole, path, metadata=metadata)
+        write_atomic(path, tensor_bytes(tensors, metadata))

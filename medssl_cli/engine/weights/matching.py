@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from medssl_cli.engine.build import build_backbone
@@ -28,7 +28,7 @@ class Match:
         missing: Names that the file lacks.
         misshapen: Names whose shape does not fit.
         unexpected: Names that the backbone has not.
-        num_parameters: Of the backbone.
+        num_parameters: Of the backbone; statistics of batch norms are none.
         num_covered: Of these, in `weights`.
     """
 
@@ -57,10 +57,14 @@ class _WithoutParameters(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def skeleton(backbone: Named, *, in_channels: int) -> dict[str, Tensor]:
-    """Names and shapes of a backbone's tensors in no time and no memory; integer buffers have their values."""
+def skeleton(backbone: Named, *, in_channels: int) -> nn.Module:
+    """A backbone in no time and no memory: its tensors have names and shapes, integer buffers their values too.
+
+    Raises:
+        UsageError: `E_UNKNOWN_NAME`, `E_RECIPE`.
+    """
     with _WithoutParameters():
-        return dict(build_backbone(backbone, in_channels=in_channels).state_dict())
+        return build_backbone(backbone, in_channels=in_channels)
 
 
 def adapt_channels(weight: Tensor, num_channels: int) -> Tensor:
@@ -95,9 +99,10 @@ def match_encoder(
             differs: the weights belong to another one.
     """
     try:
-        expected = skeleton(backbone, in_channels=in_channels)
+        network = skeleton(backbone, in_channels=in_channels)
     except UsageError as error:
         raise UsageError("E_WEIGHTS_FORM", f"its sizes make no {backbone.name}") from error
+    expected = dict(network.state_dict())
     groups: dict[str, list[str]] = {"loaded": [], "adapted": [], "missing": [], "misshapen": []}
     weights: dict[str, Tensor] = {}
     for name, wanted in expected.items():
@@ -121,7 +126,7 @@ def match_encoder(
             groups["adapted"].append(name)
         else:
             groups["misshapen"].append(name)
-    parameters = {name: tensor.numel() for name, tensor in expected.items() if tensor.is_floating_point()}
+    parameters = {name: parameter.numel() for name, parameter in network.named_parameters()}
     return Match(
         weights=weights,
         **{kind: tuple(names) for kind, names in groups.items()},

@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from medssl_cli.child import limit_data
 from medssl_cli.errors import UsageError
 from medssl_cli.parallel import OUT_OF_MEMORY, TIMED_OUT, Outcome, supervised_map
 
@@ -28,6 +29,7 @@ NAME: Final = re.compile(r"[A-Za-z0-9_.\-]+")
 TIMEOUT_S: Final = 600.0
 BYTES_PER_S: Final = 5e6  # what a slow network drive gives at least
 BASE_MEMORY: Final = 24 * 2**30  # address space, most of which torch reserves and never touches
+EXTRA_MEMORY: Final = 256 * 2**20  # data that reading any file may need beside a few times its size
 # What trainers store beside the weights. The names stand for an inert placeholder; nothing of them is imported.
 HARMLESS: Final = (
     "argparse.Namespace",
@@ -40,7 +42,9 @@ HARMLESS: Final = (
     "pathlib.Path",
     "pathlib.PosixPath",
     "pathlib.WindowsPath",
+    "torch.optim.adamw.AdamW",  # VoCo's own trainer stores its optimiser as an object
 )
+DICTIONARIES: Final = ("builtins.dict", "collections.defaultdict")  # of such an object: filled, and never looked into
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def read_untrusted(source: Path, copy: Path, *, branch: str = "") -> Contents:
         raise UsageError("E_NOT_FOUND", "no such weights file")
     size = source.stat().st_size
     outcomes: Iterator[Outcome[Order, Contents]] = supervised_map(
-        extract,
+        extract_bounded,
         [Order(source, copy, branch)],
         num_workers=1,
         timeout_s=TIMEOUT_S + size / BYTES_PER_S,
@@ -116,8 +120,14 @@ def read_untrusted(source: Path, copy: Path, *, branch: str = "") -> Contents:
     return outcome.result
 
 
+def extract_bounded(order: Order) -> Contents:
+    """The child's work, with no more memory than a few times the file's size."""
+    limit_data(EXTRA_MEMORY + 4 * order.source.stat().st_size)
+    return extract(order)
+
+
 def extract(order: Order) -> Contents:
-    """The child's work; refusals are values."""
+    """Copy the tensors of a file, without a limit; refusals are values."""
     try:
         document = _load(order.source)
         wrappers, entries = _unwrap(document, order.branch)
@@ -162,14 +172,20 @@ class _Inert:
         pass
 
 
+def _dictionary(*_: object) -> dict[Any, Any]:
+    """Stands for the constructors of dictionaries; torch fills only what is exactly a dictionary."""
+    return {}
+
+
 def _load_torch(path: Path, *, is_zip: bool) -> Any:
-    allowed: list[Any] = [(_Inert, name) for name in HARMLESS]
+    allowed: list[Any] = [*((_Inert, name) for name in HARMLESS), *((_dictionary, name) for name in DICTIONARIES)]
     with torch.serialization.safe_globals(allowed):
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
         except Exception:
             asked = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_zip else []
-            strange = sorted(name for name in set(asked) - set(HARMLESS) if NAME.fullmatch(name) and len(name) <= 60)
+            refused = set(asked) - {*HARMLESS, *DICTIONARIES}
+            strange = sorted(name for name in refused if NAME.fullmatch(name) and len(name) <= 60)
             if strange:
                 raise _Refused(f"it asks for code to be run, not only for tensors: {', '.join(strange[:3])}") from None
             raise

@@ -5,9 +5,9 @@ position in the patient or by pixel, exactly or not at all.
 """
 
 import re
-from collections.abc import Collection
+import unicodedata
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -56,6 +56,9 @@ class Reference:
         name: File name of the image, possibly with folders; compared by `name_key`.
         study: StudyInstanceUID, for findings of a whole study.
         patient: PatientID, for findings of a patient.
+        num_shared: How many of the folders in front of `name` all names of the file of labels have in common. They
+            tell nothing apart, so the images may lie in folders that are called otherwise.
+        also: Less specific words of the same row, which must not speak of other images.
     """
 
     sop_uids: frozenset[str] = frozenset()
@@ -64,6 +67,8 @@ class Reference:
     name: str | None = None
     study: str | None = None
     patient: str | None = None
+    num_shared: int = 0
+    also: "Reference | None" = None
     all_series: frozenset[str] = frozenset()
 
 
@@ -210,11 +215,13 @@ class BoxLabel:
         reference: Which image.
         placer: Does it.
         size: Columns and rows of the picture that they were drawn on, where it is known.
+        rows: Where each of them stands in its file: a line of a table, or the number of an entry; see `RefusedRow`.
     """
 
     reference: Reference
     placer: Placer
     size: tuple[int, int] | None = None
+    rows: tuple[int, ...] = ()
 
     def to_grid(self, shape: Shape, affine: Affine) -> Placed:
         """The boxes in continuous voxel indices of an image.
@@ -233,13 +240,60 @@ class BoxLabel:
 
 @dataclass(frozen=True)
 class FindingsLabel:
-    """Findings of an image, a study or a patient: 1 present, 0 absent, between them a probability."""
+    """Findings of an image, a study or a patient: 1 present, 0 absent, between them a probability.
+
+    Args:
+        reference: Of whom or what.
+        findings: By name.
+        rows: Lines of the table that say so.
+    """
 
     reference: Reference
     findings: dict[str, float] = field(default_factory=dict)
+    rows: tuple[int, ...] = ()
 
 
 Label = MaskLabel | BoxLabel | FindingsLabel
+
+
+@dataclass(frozen=True)
+class RefusedRow:
+    """A part of a file of labels that was not taken, while the rest was.
+
+    Args:
+        row: A line of a table, from 1 for the first of the file; or the number of an entry, from 1; 0 for none.
+        code: Why.
+        reason: Why, with numbers; nothing of the file is quoted.
+        hint: What to do about it, where the code's own remedy does not say.
+    """
+
+    row: int
+    code: str
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file of labels says, and what of it was not taken.
+
+    Args:
+        labels: Each of one image, series, study or patient.
+        refused: Rows or columns that were refused.
+        notes: A `W_` code and what there is to say, for what is left out by rule or was changed.
+        num_silent: Rows that say nothing: all of their findings are unknown.
+    """
+
+    labels: tuple[Label, ...]
+    refused: tuple[RefusedRow, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
+    num_silent: int = 0
+
+
+def refusals(why: RefusedRow, rows: Iterable[int]) -> list[RefusedRow]:
+    """The row that is at fault first, then those that are refused with it."""
+    others = [row for row in rows if row != why.row]
+    return [why, *(RefusedRow(row, why.code, "it stands with a row that is refused", why.hint) for row in others)]
 
 
 def blank_labels(shape: Shape, values: Collection[int], order: Literal["C", "F"] = "C") -> LabelMap:
@@ -288,12 +342,34 @@ def gap_flaw(slices: dict[int, set[int]]) -> tuple[Flaw, ...]:
 
 def file_name(path: str) -> str:
     """The last part of a path as any system writes it."""
-    return PurePath(path.replace("\\", "/")).name.strip()
+    return path.replace("\\", "/").rstrip("/").rpartition("/")[2].strip()
+
+
+def folders_of(path: str) -> tuple[str, ...]:
+    """Folders in front of a file name, as they are compared: lower case, Unicode form NFC.
+
+    A drive, `.` and everything up to a last `..` are left out: they depend on where the path was written.
+    """
+    parts = unicodedata.normalize("NFC", path).replace("\\", "/").lower().rstrip("/").split("/")[:-1]
+    if ".." in parts:
+        parts = parts[len(parts) - parts[::-1].index("..") :]
+    return tuple(part for part in parts if part not in ("", ".") and not part.endswith(":"))
 
 
 def name_key(name: str) -> str:
     """What the names of one image have in common: folders and the suffix of an image left out, lower case."""
-    return stem_of(file_name(name)).lower()
+    return unicodedata.normalize("NFC", stem_of(file_name(name))).lower()
+
+
+def num_shared_folders(names: Iterable[str]) -> int:
+    """How many leading folders all of some file names have in common; see `Reference`."""
+    folders = [folders_of(name) for name in names]
+    if not folders:
+        return 0
+    first, last = min(folders), max(folders)
+    return next(
+        (index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
+    )
 
 
 def number_of(value: Any, *, limit: float = 1e6) -> float:

@@ -1,22 +1,41 @@
 """Boxes of pictures, in pixel edges, and how they become continuous voxel indices."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from medssl_cli.errors import InputError
-from medssl_cli.formats.labels import BoxMark, Placed
+from medssl_cli.errors import InputError, MarkError
+from medssl_cli.formats.labels import BoxLabel, BoxMark, Placed
 from medssl_cli.imaging.geometry import Affine, Shape
 
+Rectangle = tuple[float, float, float, float]
+"""Left, top, width and height in pixels, where pixel 0 covers [0, 1]."""
 MAX_OVERHANG: Final = 1.0
 MAX_PIXEL: Final = 1e6
+_TURNED: Final[dict[int, Callable[[float, float, float, float], tuple[float, float]]]] = {
+    5: lambda x, y, width, height: (y, x),
+    6: lambda x, y, width, height: (height - y, x),
+    7: lambda x, y, width, height: (height - y, width - x),
+    8: lambda x, y, width, height: (y, width - x),
+}
+"""Where a point (x, y) of a stored picture lies once it is upright, by EXIF orientation (EXIF 2.32, tag 0x0112)."""
 
 
 @dataclass(frozen=True)
 class PictureBoxes:
-    """Boxes (left, top, width, height) in pixels, where pixel 0 covers [0, 1], and their names."""
+    """Boxes of a picture, their names, and where they come from.
 
-    rectangles: tuple[tuple[float, float, float, float], ...]
+    Args:
+        rectangles: Of all boxes.
+        names: Of what they hold.
+        num_readers: How many readers have drawn each; () if nobody says.
+        rows: Where each stands in its file; () if nothing says.
+    """
+
+    rectangles: tuple[Rectangle, ...]
     names: tuple[str, ...]
+    num_readers: tuple[int | None, ...] = ()
+    rows: tuple[int, ...] = ()
 
     def place(self, shape: Shape, affine: Affine) -> Placed:
         """The boxes as corners: an edge at x lies at voxel index x - 0.5. What hangs over by rounding is cut.
@@ -27,18 +46,58 @@ class PictureBoxes:
         if shape[2] != 1:
             raise InputError("E_LABEL_GRID_MISMATCH", f"boxes of a picture on an image of {shape[2]} slices")
         boxes = []
-        for (left, top, width, height), name in zip(self.rectangles, self.names, strict=True):
+        counts = self.num_readers or (None,) * len(self.names)
+        rows = self.rows or (0,) * len(self.names)
+        for (left, top, width, height), name, count, row in zip(self.rectangles, self.names, counts, rows, strict=True):
             right, bottom = left + width, top + height
             overhang = max(-left, -top, right - shape[0], bottom - shape[1])
             if overhang > MAX_OVERHANG:
-                raise InputError("E_LABEL_GRID_MISMATCH", f"a box leaves the picture by {overhang:.4g} pixels")
+                raise MarkError("E_LABEL_GRID_MISMATCH", f"a box leaves the picture by {overhang:.4g} pixels", row=row)
             lower = (max(left, 0.0) - 0.5, max(top, 0.0) - 0.5, -0.5)
             upper = (min(right, shape[0]) - 0.5, min(bottom, shape[1]) - 0.5, 0.5)
-            boxes.append(BoxMark(name, lower, upper))
+            if min(upper[0] - lower[0], upper[1] - lower[1]) <= 0:
+                raise MarkError("E_LABEL_GRID_MISMATCH", "a box lies beside the picture", row=row)
+            boxes.append(BoxMark(name, lower, upper, num_readers=count))
         return Placed(tuple(boxes))
 
 
-def checked_rectangle(left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+def upright(label: BoxLabel, orientation: int, shape: Shape) -> BoxLabel:
+    """Boxes for a picture that was turned when it was read, because its EXIF orientation says which way up it is.
+
+    Programs draw on such a picture as it is stored or as it is shown. Which of the two can be told from the size that
+    the file of labels gives where turning exchanges width and height, and from nothing else.
+
+    Args:
+        label: As it was read.
+        orientation: EXIF orientation of the picture, 1 to 8.
+        shape: Of the picture, the right way up.
+
+    Raises:
+        InputError: `E_LABEL_ORIENTATION`, nothing says which way up the picture was when the boxes were drawn.
+    """
+    boxes = label.placer
+    if orientation == 1 or not isinstance(boxes, PictureBoxes):
+        return label
+    width, height = label.size or (0, 0)
+    is_told = orientation in _TURNED and label.size is not None and width != height
+    if is_told and shape[:2] == (height, width):
+        rectangles = tuple(_turned(one, orientation, width, height) for one in boxes.rectangles)
+        return replace(label, placer=replace(boxes, rectangles=rectangles), size=(height, width))
+    if not is_told and boxes.rectangles:
+        raise InputError(
+            "E_LABEL_ORIENTATION", f"a picture of EXIF orientation {orientation} with {len(boxes.names)} boxes"
+        )
+    return label
+
+
+def _turned(rectangle: Rectangle, orientation: int, width: int, height: int) -> Rectangle:
+    left, top, across, down = rectangle
+    corners = (_TURNED[orientation](x, y, width, height) for x, y in ((left, top), (left + across, top + down)))
+    (x0, y0), (x1, y1) = corners
+    return min(x0, x1), min(y0, y1), abs(x1 - x0), abs(y1 - y0)
+
+
+def checked_rectangle(left: float, top: float, width: float, height: float) -> Rectangle:
     """A rectangle that has an area.
 
     Raises:
@@ -47,3 +106,10 @@ def checked_rectangle(left: float, top: float, width: float, height: float) -> t
     if width <= 0 or height <= 0:
         raise InputError("E_LABEL_FORMAT", f"a box of {width:g} x {height:g} pixels")
     return left, top, width, height
+
+
+def unknown_sizes(labels: Sequence[BoxLabel]) -> list[tuple[str, str]]:
+    """A note on pictures with boxes of which nobody says how large they were when the boxes were drawn."""
+    drawn = [label for label in labels if isinstance(label.placer, PictureBoxes) and label.placer.rectangles]
+    number = sum(label.size is None for label in drawn)
+    return [("W_BOX_SIZE_UNKNOWN", f"of {number} of {len(drawn)} pictures with boxes")] if number else []

@@ -1,16 +1,17 @@
 """Which files are annotations, told from their first bytes, their SOP class, their columns or their keys."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import LABEL_MAP_SEGMENTATION, SEGMENTATION, STRUCTURE_SET, AnnotationKind
 from medssl_cli.formats.labels.coco import MAX_FILE_BYTES as MAX_JSON_BYTES
 from medssl_cli.formats.labels.coco import is_coco
-from medssl_cli.formats.labels.csv_rows import decoded, header_of
+from medssl_cli.formats.labels.columns import is_keyed
+from medssl_cli.formats.labels.csv_rows import HEAD_BYTES, decoded, header_of
 from medssl_cli.formats.labels.lidc import is_lidc
 from medssl_cli.formats.labels.luna import is_luna
-from medssl_cli.formats.labels.table import is_table
 from medssl_cli.formats.source import Source, read_bytes, read_head
 
 _OBJECTS: Final[dict[str, AnnotationKind]] = {
@@ -18,8 +19,7 @@ _OBJECTS: Final[dict[str, AnnotationKind]] = {
     LABEL_MAP_SEGMENTATION: "seg",
     STRUCTURE_SET: "rtstruct",
 }
-HEAD_BYTES: Final = 64 * 1024
-_COCO_KEYS: Final = tuple(re.compile(rb'"%b"\s*:\s*\[' % key) for key in (b"images", b"annotations", b"categories"))
+_COCO_KEYS: Final = tuple(re.compile(rb'"%b"\s*:\s*\[' % key) for key in (b"images", b"annotations"))
 _MEDIA_SOP_CLASS: Final = b"\x02\x00\x02\x00UI"
 
 
@@ -53,25 +53,32 @@ def recognise_json(document: Any) -> AnnotationKind | None:
     return "coco" if is_coco(document) else None
 
 
-def recognise_csv(header_row: list[str]) -> AnnotationKind | None:
-    """Which reader takes a table with these columns."""
-    if is_luna(header_row):
-        return "luna"
-    return "table" if is_table(header_row) else None
+def recognise_csv(header_row: Sequence[str]) -> AnnotationKind:
+    """Which reader takes a table with these columns. Whether it is about images, its values may have to say."""
+    return "luna" if is_luna(header_row) else "table"
 
 
 def recognise_text(head: bytes) -> AnnotationKind | None:
     """Which reader takes a file whose name ends in `.csv`, `.tsv` or `.xml` and that begins so.
 
     Args:
-        head: The first bytes; the first line of a table must be complete.
+        head: The first bytes; the header of a table must be complete.
     """
     if found := recognise_xml(head):
         return found
     try:
-        return recognise_csv(header_of(decoded(head)))
+        return recognise_csv(header_of(decoded(head, is_whole=False)))
     except InputError:
         return None
+
+
+def is_keyed_table(source: Source) -> bool:
+    """Whether a file is a table of which a column has the name of a key, such as `file` or `PatientID`."""
+    try:
+        header = header_of(decoded(read_head(source, HEAD_BYTES), is_whole=False))
+    except InputError:
+        return False
+    return is_luna(header) or is_keyed(header)
 
 
 def annotation_kind(source: Source, kind: str) -> AnnotationKind | None:

@@ -1,0 +1,47 @@
+"""What `medssl infer` says at its end: a line for each scan, an exit code."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from medssl_cli.deploy.infer import InferReport
+
+MAX_LINES = 40
+
+
+def finish(report: "InferReport") -> None:
+    """End the command with the exit code that the report stands for.
+
+    Raises:
+        NothingUsableError: `E_NOTHING_USABLE`.
+        typer.Exit: Some scans were refused.
+    """
+    from medssl_cli.errors import Exit, NothingUsableError
+
+    if report.exit_code == Exit.NOTHING:
+        hints = [scan.hint for scan in report.results if scan.status == "refused"]
+        told = hints[0] if len(report.results) == 1 and hints else f"the report says why: {report.path}"
+        hint = "the list above says why" if report.is_dry_run else told
+        raise NothingUsableError("E_NOTHING_USABLE", f"none of {len(report.results)} scans got a mask", hint=hint)
+    if report.exit_code:
+        raise typer.Exit(int(report.exit_code))
+
+
+def report_text(report: "InferReport") -> str:
+    """One line for each scan and each of its files, those that are no scans last."""
+    lines = []
+    skipped = [scan for scan in report.results if scan.status == "skipped"]
+    for scan in [*(scan for scan in report.results if scan.status != "skipped"), *skipped[:MAX_LINES]]:
+        if scan.status in ("refused", "skipped"):
+            lines.append(f"{scan.name}: {scan.status} {scan.code}: {scan.message}".rstrip(": "))
+            continue
+        volumes = ", ".join(f"{name} {volume:.1f} mL" for name, volume in scan.volumes_ml.items())
+        notes = (*scan.warnings, *(("done before",) if scan.resumed else ()))
+        told = f" [{', '.join(notes)}]" if notes else ""
+        lines.append(f"{scan.name}: {'to do' if scan.status == 'pending' else volumes or 'nothing found'}{told}")
+        lines += [f"  {report.folder / name}" for name in scan.outputs]
+    if len(skipped) > MAX_LINES:
+        lines.append(f"... and {len(skipped) - MAX_LINES} files more that are no scans")
+    lines.append("nothing is written" if report.is_dry_run else f"report: {report.path}")
+    return "\n".join(lines)

@@ -1,0 +1,253 @@
+"""The gate of export: the answers of the trained run against those of the file that was written.
+
+What is expected comes from the run alone: its recipe, its classes, its network through torch. What is found comes from
+the file, read from disk by the code that `medssl infer` uses. Neither side takes anything from the other, so a file
+with other names, another spacing or another weight cannot agree with itself.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from medssl_cli.classes import parse_classes, parse_ignored
+from medssl_cli.deploy.bundle import Bundle, Parity, patient_digest
+from medssl_cli.deploy.runtime import OnnxModel
+from medssl_cli.errors import GateError, MedsslError
+from medssl_cli.imaging.geometry import spacing_mm
+from medssl_cli.imaging.segment import segment_volume
+from medssl_cli.imaging.tiling import Predict
+from medssl_cli.imaging.volume import Volume
+from medssl_cli.metrics.overlap import dice
+from medssl_cli.recipe import TaskRecipe, recipe_hash
+
+TOLERANCE: Final = 1e-4
+MIN_AGREEMENT: Final = 0.9999
+MIN_DICE: Final = 0.9999
+TIES: Final = 2
+"""Voxels of a structure that may differ in any case: where two logits are equal, rounding decides."""
+SEEN_SPLITS: Final = ("train", "val")
+UNPROVEN: Final = Parity(max_abs_difference=1e9, argmax_agreement=0, min_dice=0, num_cases=1)
+"""Of a file that is not compared yet: should it be left behind, it says the worst about itself."""
+NOT_COMPARED: Final = ("contract_version", "medssl_version", "licence", "parity")
+"""What a bundle says that is not the run's; everything else is compared."""
+FAULTS_OF_THE_FILE: Final = ("E_MODEL_INVALID", "E_MODEL_CORRUPT", "E_RUNTIME")
+HINT: Final = "no file was written; please report the recipe and the versions that medssl doctor prints"
+
+
+class TrainedRun(Protocol):
+    """What export needs of a fine-tuned run; `engine.finetuned.FineTunedRun` is one."""
+
+    @property
+    def recipe(self) -> TaskRecipe:
+        """Locked recipe."""
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """Names by label value."""
+
+    @property
+    def network(self) -> nn.Module:
+        """On the CPU, `[B, C, *tile]` to logits `[B, K, *tile]`."""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """`manifest.json`."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Digest of the weights."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+
+
+def expected_contract(run: TrainedRun) -> dict[str, Any]:
+    """What the file must say about itself, by field of the bundle; apart from the code that writes it there."""
+    recipe, splits = run.recipe, run.manifest["splits"]
+    seen = {patient_digest(entry["patient"]) for name in SEEN_SPLITS for entry in splits.get(name, ())}
+    return {
+        "task": recipe.name,
+        "preprocessing": recipe.data.preprocessing,
+        "classes": run.classes,
+        "in_channels": run.in_channels,
+        "modality": recipe.data.modality,
+        "label_set": recipe.task.options.get("label_set", "seg"),
+        "label_classes": parse_classes(recipe.task.options["classes"]),
+        "label_ignore": parse_ignored(recipe.task.options.get("ignore", ())),
+        "tile_size": recipe.tile_size,
+        "overlap": recipe.inference.overlap,
+        "mirror_axes": recipe.inference.mirror_axes,
+        "nsd_tolerance_mm": recipe.evaluation.nsd_tolerance_mm,
+        "recipe_sha256": recipe_hash(recipe),
+        "weights_sha256": run.weights_sha256,
+        "manifest_sha256": run.manifest["sha256"],
+        "trained_on": tuple(sorted(seen)),
+        "split_seed": recipe.split_seed,
+        "fold": run.manifest["arguments"]["fold"],
+        "intended_use": recipe.intended_use,
+    }
+
+
+def require_contract(run: TrainedRun, bundle: Bundle) -> None:
+    """Refuse a file that says something else about itself than its run.
+
+    Raises:
+        GateError: `E_PARITY`, with the names of the fields.
+    """
+    others = [name for name, value in expected_contract(run).items() if getattr(bundle, name) != value]
+    if others:
+        raise GateError("E_PARITY", f"the written file differs from the run in: {', '.join(others)}", hint=HINT)
+
+
+@dataclass
+class Comparison:
+    """How far the two sides are apart, over all images.
+
+    Args:
+        difference: Largest difference of a logit, divided by max(1, largest logit of its tile).
+        agreement: Smallest fraction of voxels with the same class.
+        dice: Smallest Dice of a structure of one name between both sides.
+        strays: Structures whose masks or volumes differ by more than rounding.
+        num_structures: Masks of the real images that were not empty.
+        num_cases: Images.
+    """
+
+    difference: float = 0.0
+    agreement: float = 1.0
+    dice: float = 1.0
+    strays: set[str] = field(default_factory=set)
+    num_structures: int = 0
+    num_cases: int = 0
+
+    @property
+    def parity(self) -> Parity:
+        """For the bundle."""
+        return Parity(
+            max_abs_difference=self.difference,
+            argmax_agreement=self.agreement,
+            min_dice=self.dice,
+            num_cases=self.num_cases,
+        )
+
+    def require(self, tolerance: float) -> None:
+        """Refuse a file that gives other answers than its run.
+
+        Raises:
+            GateError: `E_PARITY`.
+        """
+        is_equal = self.difference <= tolerance and self.agreement >= MIN_AGREEMENT and not self.strays
+        if not is_equal:
+            structures = f", volumes of {len(self.strays)} structures" if self.strays else ""
+            raise GateError(
+                "E_PARITY",
+                f"on {self.num_cases} images the written model differs: logits by {self.difference:.1e} "
+                f"({tolerance:.0e} allowed), argmax agreement {self.agreement:.6f}, Dice {self.dice:.6f} "
+                f"({MIN_AGREEMENT} needed){structures}",
+                hint=HINT,
+            )
+
+
+def compare(run: TrainedRun, model: OnnxModel, volumes: Sequence[Volume]) -> Comparison:
+    """Compare torch with a file on whole images: every tile's logits, and masks on the images' own grids by name.
+
+    The last image is noise made of the voxels of the smallest one: it makes a network answer everywhere.
+
+    Args:
+        run: The expected side.
+        model: The found side, read from the file.
+        volumes: Real images.
+
+    Raises:
+        GateError: `E_PARITY`, one side gives no finite numbers, or the file cannot be used at all.
+    """
+    smallest = min(volumes, key=lambda volume: volume.voxels.size)
+    found = Comparison()
+    for volume in (*volumes, shuffled(smallest, run.recipe)):
+        _compare_one(run, model, volume, found, is_real=found.num_cases < len(volumes))
+        found.num_cases += 1
+    found.num_cases = len(volumes)
+    return found
+
+
+def _compare_one(run: TrainedRun, model: OnnxModel, volume: Volume, found: Comparison, *, is_real: bool) -> None:
+    recipe = run.recipe
+    with faults_are_the_files():
+        expected = segment_volume(
+            _compared(run.network, model.predict, found),
+            volume,
+            preprocessing=recipe.data.preprocessing,
+            tile=recipe.tile_size,
+            overlap=recipe.inference.overlap,
+            mirror_axes=recipe.inference.mirror_axes,
+        )
+        answer = model.segment(volume)
+    if answer.shape != expected.shape:
+        raise GateError("E_PARITY", "a mask of the written model is on another grid than the image", hint=HINT)
+    found.agreement = min(found.agreement, float((expected == answer).mean()))
+    named = {name: value for value, name in model.bundle.classes.items()}
+    millilitres = float(np.prod(spacing_mm(volume.affine))) / 1000
+    for value, name in run.classes.items():
+        ours, theirs = expected == value, answer == named.get(name, -1)
+        if not (ours.any() or theirs.any()):
+            continue
+        found.num_structures += is_real
+        found.dice = min(found.dice, dice(theirs, ours))
+        allowed = max((1 - MIN_DICE) * (ours.sum() if is_real else ours.size), TIES)
+        volumes_ml = ours.sum() * millilitres, theirs.sum() * millilitres
+        is_stray = (ours != theirs).sum() > allowed or abs(volumes_ml[0] - volumes_ml[1]) > allowed * millilitres
+        found.strays |= {name} if is_stray else set()
+
+
+def _compared(network: nn.Module, other: Predict, found: Comparison) -> Predict:
+    """The network as a `Predict` that also measures how far another one is from it."""
+
+    @torch.inference_mode()
+    def predict(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        expected: NDArray[np.float32] = network(torch.from_numpy(tiles)).float().numpy()
+        if not np.isfinite(expected).all():
+            raise GateError("E_PARITY", "the trained network's answers are not finite numbers", hint=HINT)
+        distance = float(np.abs(expected - other(tiles)).max()) / max(1.0, float(np.abs(expected).max()))
+        found.difference = max(found.difference, distance if np.isfinite(distance) else UNPROVEN.max_abs_difference)
+        return expected
+
+    return predict
+
+
+@contextlib.contextmanager
+def faults_are_the_files() -> Iterator[None]:
+    """Around using the file: one that cannot be used does not give the run's answers.
+
+    Raises:
+        GateError: `E_PARITY`.
+    """
+    try:
+        yield
+    except MedsslError as error:
+        if error.code not in FAULTS_OF_THE_FILE:
+            raise
+        raise GateError("E_PARITY", f"the written file cannot be used: {error.message}", hint=HINT) from error
+
+
+def shuffled(volume: Volume, recipe: TaskRecipe) -> Volume:
+    """Noise on an image's grid: its own voxels in random order, so that any rule of intensities makes sense of them.
+
+    Args:
+        volume: The image.
+        recipe: At most about one and a half tiles of noise are made along each axis.
+    """
+    target = recipe.data.spacing_mm or spacing_mm(volume.affine)
+    reach_mm = 1.5 * max(recipe.tile_size) * max(target)
+    sizes = [
+        min(size, max(1, int(np.ceil(reach_mm / spacing))))
+        for size, spacing in zip(volume.shape, spacing_mm(volume.affine), strict=True)
+    ]
+    part = volume.voxels[:, : sizes[0], : sizes[1], : sizes[2]]
+    voxels = np.random.default_rng(0).permuted(part.reshape(len(part), -1), axis=1).reshape(part.shape)
+    return replace(volume, voxels=voxels)

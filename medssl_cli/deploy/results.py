@@ -1,0 +1,263 @@
+"""What became of scans: one entry each, in a report that grows scan by scan and that all calls into a folder share."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from medssl_cli import __version__
+from medssl_cli.deploy.scans import Kind, Reject, Scan
+from medssl_cli.errors import Exit, UsageError
+from medssl_cli.files import json_bytes, make_output_folder, write_atomic
+
+Status = Literal["done", "refused", "skipped", "pending"]
+MAX_REPORT_BYTES: Final = 2**30
+_NAMES: Final = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "description": "SeriesDescription"}
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What became of one scan, or of files that are none.
+
+    Args:
+        name: Of the scan, as its outputs are called; of files that are none, their path below the input.
+        status: `done`, `refused` (trusted no further), `skipped` (no scan, by rule) or, in a dry run, `pending`.
+        kind: Which reader took it.
+        key: What tells it from every other: its absolute path, or its UIDs.
+        task: Of the model.
+        code: Why not `done`.
+        message: With numbers; of a scan that is done, what more there is to say about its warnings.
+        warnings: `W_` codes.
+        repairs: What the options changed in the scan; its mask then lies on the grid that they made.
+        path: Where it lies, absolute; of a series the innermost folder that holds it.
+        place: The same below the input that was named.
+        study: StudyInstanceUID of DICOM.
+        series: SeriesInstanceUID of DICOM.
+        description: SeriesDescription of DICOM.
+        files: How many there are.
+        seconds: For reading, segmenting and writing.
+        device: On which the model ran.
+        input_sha256: Of what the outputs were made from.
+        model_sha256: Of the model that made them.
+        options: Repairs that were allowed, and other departures.
+        outputs: Names of the files that hold the result, whether written now or there already.
+        outputs_sha256: Of each of them.
+        resumed: An earlier call had done it, and nothing has changed.
+    """
+
+    name: str
+    status: Status
+    kind: Kind = "files"
+    key: str = ""
+    task: str = ""
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+    warnings: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = ()
+    path: str = ""
+    place: str = ""
+    study: str = ""
+    series: str = ""
+    description: str = ""
+    files: int = 1
+    shape: tuple[int, int, int] | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    volumes_ml: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    device: str = ""
+    input_sha256: str = ""
+    model_sha256: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    outputs_sha256: dict[str, str] = field(default_factory=dict)
+    resumed: bool = False
+
+    @classmethod
+    def of(cls, one: Scan | Reject, task: str) -> Self:
+        """What is known of something that was found, before it is opened."""
+        place, files = one.place, len(one.sources) if isinstance(one, Scan) else one.num_files
+        return cls(
+            one.name, "refused", one.kind, one.key, task, path=place.path, place=place.below, study=place.study,
+            series=place.series, files=files,
+        )  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry in the report; DICOM's attributes have their own names there."""
+        return {_NAMES.get(one.name, one.name): getattr(self, one.name) for one in fields(self)}
+
+    @classmethod
+    def from_json(cls, entry: Any) -> Self | None:
+        """An entry of a report, by this version or an earlier one; None if it is something else."""
+        if not isinstance(entry, dict):
+            return None
+        values: dict[str, Any] = {}
+        for one in fields(cls):
+            value = entry.get(_NAMES.get(one.name, one.name))
+            if value is not None:
+                values[one.name] = tuple(value) if isinstance(value, list) else value
+        is_sound = all(isinstance(values.get(name, kind()), kind) for name, kind in _KINDS.items())
+        return cls(**values) if is_sound and {"name", "status"} <= values.keys() else None
+
+
+_KINDS: Final[dict[str, type]] = {
+    "name": str, "status": str, "key": str, "task": str, "code": str, "path": str, "input_sha256": str,
+    "model_sha256": str, "outputs": tuple, "outputs_sha256": dict, "options": dict, "warnings": tuple,
+    "volumes_ml": dict, "message": str, "hint": str,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InferReport:
+    """The results of one call, and what made them.
+
+    Args:
+        not_reached: Scans that a stop request left for the next call.
+        is_dry_run: Nothing was computed or written.
+    """
+
+    task: str
+    model_sha256: str
+    device: str
+    intended_use: str
+    folder: Path
+    path: Path
+    results: tuple[ScanResult, ...]
+    not_reached: int = 0
+    is_dry_run: bool = False
+
+    def count(self, status: str) -> int:
+        """Results of a status."""
+        return _count(self.results, status)
+
+    @property
+    def exit_code(self) -> Exit:
+        """`OK`, `PARTIAL` if something was refused, `NOTHING` if no scan has a mask; of a dry run, will have."""
+        if not self.count("done") + self.count("pending"):
+            return Exit.NOTHING
+        return Exit.PARTIAL if self.count("refused") else Exit.OK
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What is said once for all results."""
+        return {
+            "medssl_version": __version__,
+            "task": self.task,
+            "model_sha256": self.model_sha256,
+            "device": self.device,
+            "intended_use": self.intended_use,
+        }
+
+    def document(self) -> dict[str, Any]:
+        """What this call did, for `--json`."""
+        told = {"dry_run": self.is_dry_run, "not_reached": self.not_reached}
+        return {**_document(self.header, self.results), **told}
+
+
+def _document(header: dict[str, Any], results: Sequence[ScanResult]) -> dict[str, Any]:
+    counts = {status: _count(results, status) for status in ("done", "refused", "skipped")}
+    return {**header, **counts, "results": [result.to_json() for result in results]}
+
+
+def _count(results: Iterable[ScanResult], status: str) -> int:
+    return sum(result.status == status for result in results)
+
+
+class ReportFile:
+    """`report.json` of an output folder: entries of every call that wrote into it, one for each scan and task.
+
+    Args:
+        path: The file; it need not exist.
+
+    Raises:
+        UsageError: `E_OUTPUT_EXISTS`, there is a file that medssl did not write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries = self._read()
+
+    def entry(self, task: str, key: str, name: str) -> ScanResult | None:
+        """The entry of a scan; one of an earlier version knows it by its name only."""
+        own = next((one for one in self.entries if (one.task, one.key) == (task, key)), None)
+        return own or next((one for one in self.entries if not one.key and one.name == name), None)
+
+    def holder(self, task: str, name: str) -> ScanResult | None:
+        """The scan that has outputs of a name."""
+        return next((one for one in self.entries if one.key and (one.task, one.name) == (task, name)), None)
+
+    def owner(self, output: str) -> ScanResult | None:
+        """The entry that an output belongs to."""
+        return next((one for one in self.entries if output in one.outputs), None)
+
+    def update(
+        self,
+        header: dict[str, Any],
+        results: Sequence[ScanResult] = (),
+        *,
+        is_stale: Callable[[ScanResult], bool] | None = None,
+    ) -> None:
+        """Bring results into the file; entries of other scans stay, those that another call wrote meanwhile too.
+
+        Args:
+            header: Of the report.
+            results: Take the place of entries of the same scans, and of those that claim the same outputs.
+            is_stale: Which other entries are left out from now on.
+
+        Raises:
+            StorageError: `E_IO`.
+        """
+        make_output_folder(self.path.parent)
+        with _locked(self.path.parent):
+            keys = {(one.task, one.key) for one in results}
+            outputs = {output for one in results for output in one.outputs}
+            others = [one for one in self._read() if (one.task, one.key) not in keys]
+            others = [one for one in others if outputs.isdisjoint(one.outputs)]
+            kept = others if is_stale is None else [one for one in others if not is_stale(one)]
+            self.entries = sorted([*kept, *results], key=lambda one: (one.path, one.name, one.key, one.task))
+            data = json_bytes(_document(header, self.entries))
+            if not (self.path.is_file() and self.path.read_bytes() == data):
+                write_atomic(self.path, data, is_output=True)
+
+    def _read(self) -> list[ScanResult]:
+        if not os.path.lexists(self.path):
+            return []
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            if self.path.is_file() and self.path.stat().st_size <= MAX_REPORT_BYTES:
+                document = json.loads(self.path.read_bytes())
+                found = [ScanResult.from_json(entry) for entry in _results_of(document)]
+                return [entry for entry in found if entry is not None]
+        raise UsageError(
+            "E_OUTPUT_EXISTS",
+            f"{self.path.name} in the output folder is not a report of medssl infer",
+            hint="move it away, or choose another folder with -o",
+        )
+
+
+def _results_of(document: Any) -> list[Any]:
+    """The entries of a report.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    is_report = isinstance(document, dict) and {"medssl_version", "model_sha256"} <= document.keys()
+    results = document.get("results") if is_report else None
+    if not isinstance(results, list):
+        raise ValueError("not a report")
+    return results
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Calls into one folder change its report one after the other; where folders cannot be locked, nothing waits."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

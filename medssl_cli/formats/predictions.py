@@ -1,0 +1,46 @@
+"""The mark of what `medssl infer` writes, by which it is known wherever it lies and whatever it is called.
+
+A mask says so in its NIfTI header (`descrip` and `intent_name`), a DICOM SEG in its equipment module, a preview in a
+text chunk of PNG. Masks of other programs and files that `medssl cache export` wrote do not bear it.
+"""
+
+import re
+import struct
+from typing import Final
+
+from medssl_cli import __version__
+from medssl_cli.formats.gzip_strict import MAGIC, gzip_head
+from medssl_cli.formats.nifti_header import LARGEST_HEADER, is_nifti
+
+MASK_DESCRIPTION: Final = f"medssl {__version__} mask"
+MASK_INTENT: Final = "medssl mask"
+MANUFACTURER: Final = "medssl"
+PREVIEW_SOFTWARE: Final = "medssl preview"
+_DESCRIPTION: Final = re.compile(rb"medssl \S+ mask\0")
+_SEGMENTATION: Final = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47](?![0-9.])")
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+# Manufacturer (0008,0070) in little endian, explicit and implicit: PS3.5 section 7.1.
+_MADE_HERE: Final = re.compile(rb"\x08\x00\x70\x00(?:LO\x06\x00|\x06\x00\x00\x00)" + MANUFACTURER.encode())
+# Offsets of the two texts in headers of version 1 and 2: nifti1.h, nifti2.h.
+_NIFTI_TEXTS: Final = {348: ((148, 80), (328, 16)), 540: ((240, 80), (508, 16))}
+
+
+def is_prediction(head: bytes) -> bool:
+    """Whether a file bears the mark.
+
+    Args:
+        head: Its first bytes, 4096 or all of them; of a compressed NIfTI file as they are stored.
+    """
+    if head.startswith(_PNG):
+        return b"tEXtSoftware\0" + PREVIEW_SOFTWARE.encode() in head
+    if head[128:132] == b"DICM":
+        return bool(_MADE_HERE.search(head) and _SEGMENTATION.search(head))
+    plain = gzip_head(head, LARGEST_HEADER) if head.startswith(MAGIC) else head[:LARGEST_HEADER]
+    return is_nifti(plain) and _is_marked_nifti(plain)
+
+
+def _is_marked_nifti(header: bytes) -> bool:
+    size = 348 if 348 in struct.unpack("<i", header[:4]) + struct.unpack(">i", header[:4]) else 540
+    (start, length), (name_start, name_length) = _NIFTI_TEXTS[size]
+    name = header[name_start : name_start + name_length].rstrip(b"\0")
+    return name == MASK_INTENT.encode() or _DESCRIPTION.match(header[start : start + length]) is not None

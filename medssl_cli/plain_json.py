@@ -1,0 +1,56 @@
+"""JSON as plain data: bounded depth, finite numbers, text that can be written. What lies in a folder is untrusted."""
+
+import json
+import math
+from typing import Any, Final
+
+MAX_DEPTH: Final = 64
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Parse a JSON document of unknown origin.
+
+    Args:
+        data: UTF-8; whoever reads it bounds its size, see `files.read_regular`.
+
+    Raises:
+        ValueError: It is no JSON, nested deeper than 64 levels, or holds NaN, infinity, numbers of thousands of digits
+            or halves of characters.
+    """
+    try:
+        document = json.loads(data, parse_constant=_refuse, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    has_escapes = "\\u" in data if isinstance(data, str) else b"\\u" in data
+    _check(document, has_escapes=has_escapes)
+    return document
+
+
+def _refuse(word: str) -> float:
+    raise ValueError(f"{word} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse("infinity")
+
+
+def _check(document: Any, *, has_escapes: bool) -> None:
+    """Level by level, so that depth costs no stack; half of a character cannot be printed or hashed."""
+    level, depth = [document], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError("nested too deeply")
+        if has_escapes:
+            for text in (text for part in level for text in _texts(part)):
+                text.encode()
+        level = [child for part in level for child in _children(part)]
+
+
+def _texts(part: Any) -> list[str]:
+    return [part] if isinstance(part, str) else list(part) if isinstance(part, dict) else []
+
+
+def _children(part: Any) -> list[Any]:
+    return list(part.values()) if isinstance(part, dict) else part if isinstance(part, list) else []
