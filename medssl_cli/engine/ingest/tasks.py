@@ -30,6 +30,8 @@ from medssl_cli.imaging.volume import Volume
 HEAD_BYTES: Final = 4096
 HU_RANGE: Final = (-8192, 32767)
 NEAR_A_FACE: Final = ("unknown", "HEAD", "BRAIN", "SKULL", "NECK", "CSPINE", "WHOLEBODY")
+MAX_DIFFERENT: Final = 256
+"""Values of a label map, background among them. An image that lies among labels has more."""
 _UNFILLED: Final = "0" * 64
 
 
@@ -396,5 +398,7 @@ def _label_map(loaded: LoadedImage, image: StoredImage) -> tuple[Volume, set[int
         raise InputError(
             "E_LABEL_VALUES", f"values from {values[0]:g} to {values[-1]:g} are not whole numbers from 0 to {MAX_VALUE}"
         )
+    if len(values) > MAX_DIFFERENT:
+        raise InputError("E_LABEL_VALUES", f"{len(values)} different values: this is an image, not a label map")
     dtype = np.uint8 if values[-1] <= np.iinfo(np.uint8).max else np.uint16
     return replace(volume, voxels=volume.voxels.astype(dtype)), {int(value) for value in values}
