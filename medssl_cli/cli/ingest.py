@@ -102,8 +102,7 @@ def ingest(
     )  # fmt: skip
     options = IngestOptions(
         label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file,
-        names_of(structures), seg_fraction, settle,
-        tables=TableChoice(key_column, names_of(label_column), readers.value),
+        names_of(structures), seg_fraction, settle, TableChoice(key_column, names_of(label_column), readers.value),
     )  # fmt: skip
     tolerated = tolerance(max_quarantine)
     terminal.note(f"cache {cache}" + (" (dry run: nothing is written)" if dry_run else ""))

@@ -8,7 +8,9 @@ from types import ModuleType
 from tests.cases._case import differences, ingest, stored
 
 MEDSSL = f"{sys.executable} -m medssl_cli"
-NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem[0] != "_" and path.stem != "check")
+NAMES = sorted(
+    path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith(("_", "test_", "check"))
+)
 
 
 def case_of(name: str) -> ModuleType:
