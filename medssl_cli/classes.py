@@ -19,8 +19,6 @@ from medssl_cli.names import is_safe_name, safe_name
 ANY: Final = "any"
 MAX_VALUE: Final = 65_535
 """Largest value of a label map."""
-MAX_DIFFERENT: Final = 256
-"""Values of a label map, background among them. An image that lies among labels has more."""
 IGNORE: Final = 255
 """What stands for "takes part in no loss and no score" where a network's classes are 0 to K."""
 MAX_CLASSES: Final = IGNORE - 1

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 
-from medssl_cli.formats.beside import modality_of_stem
 from medssl_cli.formats.discover import discover
-from medssl_cli.formats.layouts import Arrangement, DatasetJson, arrange, known_modality, read_dataset_json
+from medssl_cli.formats.layouts import Arrangement, DatasetJson, arrange, read_dataset_json
+from medssl_cli.formats.name_words import known_modality, modality_of_stem
 from medssl_cli.formats.patients import patients_of
 from medssl_cli.formats.source import Member, Source
 from tests.zip_factory import Raw, zip_bytes
@@ -79,7 +79,7 @@ REGIONS = {"channel_names": {"0": "T2"}, "labels": {"background": 0, "whole": [1
         (MSD, {1: "Anterior", 2: "Posterior"}, {0: "MR"}, False),
         (NNUNET_1, {1: "edema"}, {0: "MR", 1: "MR"}, False),
         (NNUNET_2, {1: "kidney"}, {0: "CT"}, True),
-        (REGIONS, {2: "core"}, {0: "MR"}, True),
+        (REGIONS, {1: "class_1", 2: "core"}, {0: "MR"}, True),
     ],
 )
 def test_dataset_json_of_each_kind(tmp_path, document, classes, modalities, has_channels):
