@@ -19,11 +19,12 @@ from medssl_cli.errors import InputError
 from medssl_cli.formats.layouts import LabelFile
 from medssl_cli.formats.loaded import LoadedImage, exif_orientation
 from medssl_cli.imaging.geometry import Shape, corner_displacement_mm, is_same_grid, turned_onto
-from medssl_cli.imaging.label_like import MOST
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.names import unique_names
 
 MAX_SET_NAME: Final = 32
+MAX_DIFFERENT: Final = 256
+"""Values of a label map, background among them. An image that lies among labels has more."""
 LEAST_LEFT: Final = 0.5
 """Share of its voxels that a structure keeps where the next one takes what both mark, by the rule `settle`."""
 _WHITE: Final = (255, 65_535)
@@ -270,12 +271,12 @@ def _white_as(volume: Volume, value: int, ignore: int | None) -> Volume:
 
 
 def _values(volume: Volume) -> NDArray[np.generic]:
-    """The values of a label map, which must be whole numbers that it can hold, and no more than labels have."""
+    """The values of a label map, which must be whole numbers that it can hold."""
     values = np.unique(volume.voxels)
     if values[0] < 0 or values[-1] > MAX_VALUE or (values != np.rint(values)).any():
         raise InputError(
             "E_LABEL_VALUES", f"values from {values[0]:g} to {values[-1]:g} are not whole numbers from 0 to {MAX_VALUE}"
         )
-    if len(values) > MOST:
+    if len(values) > MAX_DIFFERENT:
         raise InputError("E_LABEL_VALUES", f"{len(values)} different values: this is an image, not a label map")
     return values
