@@ -19,9 +19,13 @@ _SMALL_FOLDER: Final = 16
 
 
 def is_mask_name(stem: str) -> bool:
-    """Whether a name alone says that the file is a label map, image or no image beside it."""
+    """Whether a name alone says that the file is a label map, image or no image beside it.
+
+    The truth of `X_gt` or `X_ground_truth` may as well be an image, such as the right result of a conversion.
+    """
     lower = stem.lower()
-    return bool(_ALONE.fullmatch(lower) or (_LAST.fullmatch(lower) and not lower.endswith("gt")))
+    is_truth = lower.endswith(("gt", "truth", "truths"))
+    return bool(_ALONE.fullmatch(lower) or (_LAST.fullmatch(lower) and not is_truth))
 
 
 def images_of_mask(stem: str, others: Collection[str]) -> tuple[str, ...]:

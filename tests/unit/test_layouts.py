@@ -331,3 +331,11 @@ def test_real_folders(shared_data, name):
     assert Counter(image.modality for image in arrangement.images) == modalities
     assert all(len(label.images) == 1 for label in arrangement.labels)
     assert len({label.images for label in arrangement.labels}) == num_labels
+
+
+def test_a_truth_without_an_image_may_be_one_and_beside_an_image_labels_it(tmp_path: Path) -> None:
+    alone = arrange([tmp_path / "001_ground_truth.nii.gz", tmp_path / "001_reoriented_gt.nii.gz"], roots=[tmp_path])
+    paired = arrange([tmp_path / "002.nii.gz", tmp_path / "002_ground_truth.nii.gz"], roots=[tmp_path])
+
+    assert (len(alone.images), len(alone.labels)) == (2, 0)
+    assert [label.images for label in paired.labels] == [(tmp_path / "002.nii.gz",)]
