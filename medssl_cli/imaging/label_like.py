@@ -17,13 +17,14 @@ def is_label_like(voxels: NDArray[np.generic], *, at_most: int = MOST) -> bool:
     """Whether a volume could be a label map.
 
     Up to 16 different whole numbers are enough. Images of 8 bits have up to 256, so of more than 16 half of all
-    neighbours along the first axis that are not both background must be equal: in a label map only those at an edge
+    neighbours along the longest axis that are not both background must be equal: in a label map only those at an edge
     differ.
 
     Args:
         voxels: `[X, Y, Z]`.
         at_most: Different values.
     """
+    voxels = np.moveaxis(voxels, int(np.argmax(voxels.shape)), 0)
     _, y, z = voxels.shape
     step = max(1, int(np.sqrt(voxels.size / _LOOKED_AT)))
     block = voxels[:, :: min(step, y), :: min(step, z)]

@@ -23,6 +23,7 @@ VOXELS = {
     "a tiny structure": (np.pad(np.ones((1, 1, 1), np.uint8), 9), True),
     "many classes in blocks": (BLOCKS.astype(np.uint8), True),
     "an image of 8 bits": (IMAGE.astype(np.uint8), False),
+    "one plane of an image, on its side": (IMAGE[None, :, :, 0].astype(np.int16), False),
     "an image of 16 bits": (RNG.integers(0, 900, (20, 18, 8)).astype(np.int16), False),
     "negative": (BINARY.astype(np.int16) - 1, False),
     "parts of one": (BINARY * np.float32(0.5), False),
