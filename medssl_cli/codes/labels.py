@@ -70,7 +70,7 @@ LABEL_CODES: Final[dict[str, Code]] = {
     ),
     "E_SEGMENT_OVERLAP": Code(
         "Structures overlap; a label map holds one class per voxel",
-        "name structures that do not overlap with --structures",
+        "name structures that do not overlap: medssl ingest --structures A,B",
     ),
     "E_LABEL_LOSSY": Code(
         "A picture that was compressed with loss is no label map: its values have changed",

@@ -23,6 +23,8 @@ from medssl_cli.imaging.volume import Volume
 from medssl_cli.names import unique_names
 
 MAX_SET_NAME: Final = 32
+MAX_DIFFERENT: Final = 256
+"""Values of a label map, background among them. An image that lies among labels has more."""
 LEAST_LEFT: Final = 0.5
 """Share of its voxels that a structure keeps where the next one takes what both mark, by the rule `settle`."""
 _WHITE: Final = (255, 65_535)
@@ -275,4 +277,6 @@ def _values(volume: Volume) -> NDArray[np.generic]:
         raise InputError(
             "E_LABEL_VALUES", f"values from {values[0]:g} to {values[-1]:g} are not whole numbers from 0 to {MAX_VALUE}"
         )
+    if len(values) > MAX_DIFFERENT:
+        raise InputError("E_LABEL_VALUES", f"{len(values)} different values: this is an image, not a label map")
     return values
