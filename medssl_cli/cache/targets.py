@@ -173,7 +173,7 @@ class LabelSurvey:
                 raise UsageError(
                     "E_LABEL_CLASSES",
                     f"{name!r} is called {member!r} by the classes and {other!r} in {self._left_out[other]} of "
-                    f"{len(self.labels)} label maps, where it would be background",
+                    f"{len(self.labels)} label maps",
                     hint=hint
                     or f"if they are the same, write {self.option}: {{{name}: [{member}, {other}]}}, "
                     "or ingest labels that use one name",
