@@ -30,7 +30,7 @@ from medssl_cli.cache.records import (
     read_record,
     sealed_record,
 )
-from medssl_cli.cache.verify import Problem, verify_items
+from medssl_cli.cache.verify import CORRUPT, Problem, verify_items
 from medssl_cli.cache.versions import find_successor
 from medssl_cli.cache.words import Modality
 from medssl_cli.cache.writers import say_catalog_is_behind
@@ -253,8 +253,13 @@ class Cache(ReadableCache):
         )
 
     def verify(self) -> Iterator[Problem | None]:
-        """Check every stored byte; for each item its problems, or None where it is sound."""
+        """Check every stored byte; for each item its problems, or None where it is sound.
+
+        An item that the catalog has and that is gone is a problem too.
+        """
+        missing = self.missing_items()
         yield from verify_items(self.root)
+        yield from (Problem(item, CORRUPT, "its folder is gone", "unknown") for item in missing)
 
 
 def _smallest(voxels: NDArray[np.generic]) -> NDArray[np.integer]:
