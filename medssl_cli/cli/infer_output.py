@@ -43,5 +43,5 @@ def report_text(report: "InferReport") -> str:
         lines += [f"  {report.folder / name}" for name in scan.outputs]
     if len(skipped) > MAX_LINES:
         lines.append(f"... and {len(skipped) - MAX_LINES} files more that are no scans")
-    lines.append("nothing is written" if report.is_dry_run else f"report: {report.path}")
+    lines.append("nothing is written" if report.is_dry_run else f"report: {report.path} · device {report.device}")
     return "\n".join(lines)
