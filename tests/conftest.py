@@ -1,8 +1,9 @@
 """Fixtures that every test may use."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -44,22 +45,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Watch what the program says. `MEDSSL_CHECK_CODES=1` fails a run of all tests that left a code out."""
+    if not hasattr(config, "workerinput"):
+        os.environ["MEDSSL_GIVEN_CODES"] = tempfile.mkdtemp(prefix="medssl-codes-")
     given_codes.watch()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Collect what a worker of pytest-xdist has seen."""
-    given_codes.given.update(getattr(node, "workeroutput", {}).get("given_codes", ()))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand over as a worker, judge as the one that started them."""
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["given_codes"] = sorted(given_codes.given)
-    elif os.environ.get("MEDSSL_CHECK_CODES") and (missing := given_codes.missing()):
+    folder = Path(os.environ["MEDSSL_GIVEN_CODES"])
+    if hasattr(session.config, "workerinput"):
+        (folder / str(os.getpid())).write_text(" ".join(given_codes.given))
+        return
+    for path in folder.iterdir():
+        given_codes.given.update(path.read_text().split())
+    shutil.rmtree(folder)
+    if os.environ.get("MEDSSL_CHECK_CODES") and (missing := given_codes.missing()):
         print("\ncodes that no test has made the program give:", *missing)  # noqa: T201
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

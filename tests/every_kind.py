@@ -90,6 +90,7 @@ def build_labels(root: Path, images: Path) -> None:
         blocks(), slices, STRUCTURES, affine=CT.affine, model_sha256="0" * 64, algorithm_name="reader"
     )
     _made(root / "seg.dcm").write_bytes(seg.data)
+    edit(root / "seg.dcm", Manufacturer="a reader")
     x, y, z = world(NODULE_INDEX)
     table(root / "annotations.csv", "seriesuid coordX coordY coordZ diameter_mm", [SERIES_UID, -x, -y, z, 6.3])
     table(

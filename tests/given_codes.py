@@ -22,7 +22,7 @@ from medssl_cli.engine.talk import Silence
 from medssl_cli.errors import MedsslError
 from medssl_cli.formats.dicom import Refusal, SeriesPart
 from medssl_cli.formats.discover import Found
-from medssl_cli.formats.labels import Flaw
+from medssl_cli.formats.labels import Flaw, Reading, RefusedRow
 from medssl_cli.formats.loaded import LoadedImage
 
 _WORD = re.compile(r"\b[EWS]_[A-Z0-9_]+\b")
@@ -32,12 +32,13 @@ given: set[str] = set()
 
 def watch() -> None:
     """Note the codes of everything that is made from now on."""
-    for kind in (MedsslError, Failure, Refusal, Found, Flaw):
+    for kind in (MedsslError, Failure, Refusal, Found, Flaw, RefusedRow):
         _after(kind, "__init__", lambda one, *_: [one.code])
     for kind in (LoadedImage, SeriesPart, StoredLabel):
         _after(kind, "__init__", lambda one, *_: one.warnings)
     for kind in (Entry, ScanResult):
         _after(kind, "__init__", lambda one, *_: [one.code, *one.warnings])
+    _after(Reading, "__init__", lambda one, *_: [code for code, _ in one.notes])
     _after(Silence, "note", lambda _, text: _WORD.findall(text), is_overridden=True)
     _after(typer, "echo", lambda text="", *_: _WORD.findall(str(text)))
 
@@ -45,6 +46,14 @@ def watch() -> None:
 def missing() -> list[str]:
     """Codes in use that were not given."""
     return sorted(name for name, code in CODES.items() if not code.is_retired and name not in given)
+
+
+def _caller(depth: int) -> str:
+    """The module that called; `dataclasses.replace` stands for the one that called it."""
+    frame = sys._getframe(depth + 1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") in ("dataclasses", "copy"):
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", ""))
 
 
 def _after(place: Any, name: str, codes: Callable[..., Iterable[str]], *, is_overridden: bool = False) -> None:
@@ -61,7 +70,7 @@ def _after(place: Any, name: str, codes: Callable[..., Iterable[str]], *, is_ove
     @wraps(original)
     def noting(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
-        maker = sys._getframe(2 if is_overridden else 1).f_globals.get("__name__", "")
+        maker = _caller(2 if is_overridden else 1)
         if maker.startswith("medssl_cli.") and maker not in _PASS_ON:
             given.update(codes(*args))
         return result

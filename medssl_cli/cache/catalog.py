@@ -133,6 +133,11 @@ class Catalog:
         with self._connection() as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def item_ids(self) -> set[str]:
+        """Ids of all items, superseded ones too."""
+        with self._connection() as connection:
+            return {str(item_id) for (item_id,) in connection.execute("SELECT item_id FROM items")}
+
     def has(self, item_id: str) -> bool:
         """Whether an item is in the catalog."""
         with self._connection() as connection:

@@ -10,6 +10,7 @@ from medssl_cli.cache.words import ALLOW_LIST_VERSION, RECORD_VERSION, Modality,
 from medssl_cli.classes import MAX_VALUE
 from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.formats.loaded import BurnedIn, SourceKind, SpacingKind
+from medssl_cli.formats.name_words import is_channel_word
 from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.strict import Strict
 
@@ -75,7 +76,10 @@ class Provenance(Strict):
 
 
 class ItemRecord(Strict):
-    """`item.json`: everything that is known about a stored image."""
+    """`item.json`: everything that is known about a stored image.
+
+    Its `channel`, written only where it has one, says which of several images of one case it is.
+    """
 
     format_version: Literal[1] = RECORD_VERSION
     item_id: Key
@@ -94,6 +98,7 @@ class ItemRecord(Strict):
     spacing_kind: SpacingKind | None = None
     burned_in: BurnedIn = "not_expected"
     inverted: bool = False
+    channel: str | None = None
     recognizable_visual_features: Literal["not_removed", "not_expected"] = "not_expected"
     acquisition: Acquisition = Field(default_factory=Acquisition)
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
@@ -139,6 +144,21 @@ class ItemRecord(Strict):
         if not is_affine or not abs(np.linalg.det(rows)) > 0:
             raise ValueError("affine")
         return affine
+
+    @field_validator("channel")
+    @classmethod
+    def _channel_of_the_list(cls, word: str | None) -> str | None:
+        if word is not None and not is_channel_word(word):
+            raise ValueError("not a word for a channel")
+        return word
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A record without a channel is written as before there were any."""
+        document: dict[str, Any] = default(self)
+        if self.channel is None:
+            document.pop("channel", None)
+        return document
 
     @property
     def affine_array(self) -> Affine:

@@ -90,6 +90,15 @@ class ReadableCache(CacheFolder):
                     found.append(directory.name if ITEM_ID.fullmatch(directory.name) else "of a name that is no id")
         return found
 
+    def missing_items(self) -> list[str]:
+        """Ids of items that the catalog has and whose folders are gone, in order; none if it cannot be read."""
+        try:
+            known = self.catalog.item_ids()
+        except sqlite3.Error:
+            return []
+        there = {directory.name for directory in item_directories(self.root)}
+        return sorted(item for item in known - there if ITEM_ID.fullmatch(item))
+
     def rows(self) -> Iterator[Row]:
         """The light form of all items that are not superseded."""
         try:

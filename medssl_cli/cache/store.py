@@ -7,10 +7,10 @@ twice is one item, whatever its files are called. Nothing here needs a file lock
 import hashlib
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 from blake3 import blake3
@@ -20,9 +20,19 @@ from medssl_cli.cache.arrays import encode
 from medssl_cli.cache.items import ItemRecord, LabelRecord
 from medssl_cli.cache.publish import publish_first, write_private
 from medssl_cli.cache.reading import ReadableCache
-from medssl_cli.cache.records import ANOTHER_SET, IMAGE, ITEM, label_file, new_entries, read_record, sealed_record
-from medssl_cli.cache.verify import Problem, verify_items
+from medssl_cli.cache.records import (
+    ANOTHER_SET,
+    IMAGE,
+    ITEM,
+    SUPERSEDED,
+    label_file,
+    new_entries,
+    read_record,
+    sealed_record,
+)
+from medssl_cli.cache.verify import CORRUPT, Problem, verify_items
 from medssl_cli.cache.versions import find_successor
+from medssl_cli.cache.words import Modality
 from medssl_cli.cache.writers import say_catalog_is_behind
 from medssl_cli.classes import MAX_VALUE
 from medssl_cli.errors import InputError, StorageError
@@ -44,12 +54,23 @@ class Cache(ReadableCache):
 
         Voxels are digested by BLAKE3, in caches of format 1 by SHA-256 (docs/decisions/0018-voxel-digest.md).
         """
+        return self._item_ids(volume, ((volume.modality, volume.units),))[0]
+
+    def twins(self, volume: Volume) -> list[str]:
+        """Items with the same voxels in the same place that are held under other modalities."""
+        others = [name for name in get_args(Modality) if name != volume.modality]
+        meanings = [(name, "a.u.") for name in others] + [("CT", "HU")] * ("CT" in others)
+        return [one for one in self._item_ids(volume, meanings) if self.item_directory(one).exists()]
+
+    def _item_ids(self, volume: Volume, meanings: Sequence[tuple[str, str]]) -> list[str]:
+        """Ids of the same voxels, one for each modality and units."""
         data = np.ascontiguousarray(volume.voxels).view(np.uint8).data
         version = self.marker.format_version
         digest = hashlib.sha256(data).digest() if version == 1 else blake3(data).digest()
-        place = np.round(volume.affine, 6) + 0.0
-        header = f"{volume.voxels.dtype}|{volume.voxels.shape}|{volume.modality}|{volume.units}|v{version}"
-        return self.pseudonyms.of("item", digest, header, place.tobytes())
+        place = (np.round(volume.affine, 6) + 0.0).tobytes()
+        what = f"{volume.voxels.dtype}|{volume.voxels.shape}"
+        headers = [f"{what}|{modality}|{units}|v{version}" for modality, units in meanings]
+        return [self.pseudonyms.of("item", digest, header, place) for header in headers]
 
     def is_forgotten(self, patient_key: str) -> bool:
         """Whether the patient was removed from this cache on request."""
@@ -100,7 +121,20 @@ class Cache(ReadableCache):
             pair = find_successor(record, volume, other, self.image_path(other))
             if pair is not None:
                 smaller, larger = pair
-                self.update_record(smaller, partial(ItemRecord.model_copy, update={"superseded_by": larger}))
+                self._count_instead(smaller, larger)
+
+    def correct(self, item_id: str, successor: str) -> None:
+        """Let a twin count instead of an item, also one that the item had replaced; call inside `writing`."""
+        if self.record(successor).superseded_by == item_id:
+            with storage_errors("an item"):
+                (self.item_directory(successor) / SUPERSEDED).unlink(missing_ok=True)
+                sync_directory(self.item_directory(successor))
+            self._index(successor)
+        if self.record(item_id).superseded_by is None:
+            self._count_instead(item_id, successor)
+
+    def _count_instead(self, item_id: str, successor: str) -> None:
+        self.update_record(item_id, partial(ItemRecord.model_copy, update={"superseded_by": successor}))
 
     def update_record(self, item_id: str, change: Callable[[ItemRecord], ItemRecord]) -> bool:
         """Add labels, boxes, findings or a successor to an item; call inside `writing`.
@@ -219,8 +253,13 @@ class Cache(ReadableCache):
         )
 
     def verify(self) -> Iterator[Problem | None]:
-        """Check every stored byte; for each item its problems, or None where it is sound."""
+        """Check every stored byte; for each item its problems, or None where it is sound.
+
+        An item that the catalog has and that is gone is a problem too.
+        """
+        missing = self.missing_items()
         yield from verify_items(self.root)
+        yield from (Problem(item, CORRUPT, "its folder is gone", "unknown") for item in missing)
 
 
 def _smallest(voxels: NDArray[np.generic]) -> NDArray[np.integer]:

@@ -32,7 +32,7 @@ def table_of(label: LabelRecord, wanted: WantedClasses) -> Table:
     """Which values of a label map are which class.
 
     Raises:
-        UsageError: `E_LABEL_CLASSES`, a value is of two classes.
+        UsageError: `E_LABEL_CLASSES`, a value is of two classes, or of a class and ignored.
     """
     values = sorted({*label.classes, *label.voxels_per_class, *((label.ignore,) if label.ignore else ())})
     table = np.zeros(values[-1] + 2 if values else 1, dtype=np.uint8)
@@ -81,8 +81,6 @@ def _name_or_value(name: str, value: int) -> Members:
 
 def _class_of(label: LabelRecord, value: int, wanted: WantedClasses) -> int:
     name, written = named(label, value), label.classes.get(value)
-    if _takes(wanted.ignore, value, name, written):
-        return IGNORE
     takers = [place for place, members in enumerate(wanted.classes.values(), start=1)
               if members == ANY or _takes(members, value, name, written)]  # fmt: skip
     if len(takers) > 1:
@@ -92,7 +90,15 @@ def _class_of(label: LabelRecord, value: int, wanted: WantedClasses) -> int:
             f"value {value}, called {written!r}, is in the classes {first} and {second}",
             hint=OVERLAP,
         )
-    return takers[0] if takers else 0
+    if not _takes(wanted.ignore, value, name, written):
+        return takers[0] if takers else 0
+    if takers and wanted.classes[wanted.names[takers[0]]] != ANY:
+        raise UsageError(
+            "E_LABEL_CLASSES",
+            f"value {value}, called {written!r}, is in the class {wanted.names[takers[0]]!r} and in ignore",
+            hint="take it out of one of the two",
+        )
+    return IGNORE
 
 
 def _takes(members: Sequence[Member], value: int, name: str | None, written: str | None) -> bool:
@@ -125,7 +131,8 @@ class LabelSurvey:
 
         Raises:
             UsageError: `E_LABEL_CLASSES`: a value with two names that the recipe takes by number, a name that no label
-                map has, or label maps without names for a recipe that has nothing else.
+                map has or that some write in another way, label maps without names for a recipe that has nothing else,
+                or none that shows any class.
         """
         self.refuse_two_names()
         self._refuse_nameless()
@@ -133,6 +140,44 @@ class LabelSurvey:
             if members != ANY:
                 self._refuse_unknown(name, members)
         self._refuse_unknown("ignore", self.wanted.ignore)
+        self.refuse_other_spellings()
+        if self._left_out and not self._values_by_class:
+            raise UsageError(
+                "E_LABEL_CLASSES",
+                f"no label map has a voxel of {joined(list(self.wanted.classes))}; "
+                f"they have {joined(sorted(self._left_out))}",
+                hint=f"medssl cache labels lists them; {self.option} takes them by name or value",
+            )
+
+    def refuse_other_spellings(self, hint: str = "") -> None:
+        """Refuse a name that differs from one of the recipe in its case or its separators only, and is of no class.
+
+        One structure that is written in two ways would be a class in some images and background in the others. Both
+        names in one label map are two structures.
+
+        Args:
+            hint: What to do; else how to change the recipe.
+
+        Raises:
+            UsageError: `E_LABEL_CLASSES`.
+        """
+        wanted = {
+            _spelling(member): (name, member)
+            for name, members in self.wanted.classes.items()
+            for member in (members if members != ANY else ())
+            if isinstance(member, str)
+        }
+        pairs = [(other, *wanted[_spelling(other)]) for other in sorted(self._left_out) if _spelling(other) in wanted]
+        for other, name, member in pairs:
+            if not any({other, member} <= set(label.classes.values()) for label in self.labels):
+                raise UsageError(
+                    "E_LABEL_CLASSES",
+                    f"{name!r} is called {member!r} by the classes and {other!r} in {self._left_out[other]} of "
+                    f"{len(self.labels)} label maps",
+                    hint=hint
+                    or f"if they are the same, write {self.option}: {{{name}: [{member}, {other}]}}, "
+                    "or ingest labels that use one name",
+                )
 
     def refuse_two_names(self) -> None:
         """Refuse a value that is taken by number and that label maps call by different names.
@@ -165,6 +210,10 @@ class LabelSurvey:
         if any(len(self._names.get(value, ())) > 1 for value in self._names) or self._is_moved:
             values = "; ".join(f"{name} is value {' or '.join(map(str, sorted(v)))}" for name, v in moved.items())
             lines.append(f"classes are matched by name, not by value{': ' * bool(values)}{values}")
+        lines += [
+            f"value {value} of {name!r} is called {', '.join(map(repr, called))}: it is not taken, as it has a name"
+            for name, value, called in self._outvoted
+        ]
         if self._left_out:
             counted = [
                 f"{name} ({number} image{'s' * (number > 1)})" for name, number in sorted(self._left_out.items())
@@ -226,6 +275,19 @@ class LabelSurvey:
                 return True
         return False
 
+    @property
+    def _outvoted(self) -> list[tuple[str, int, list[str]]]:
+        """(class, value, names) where a class takes a value beside names, and label maps call it by none of these."""
+        mixed = {name: members for name, members in self.wanted.classes.items()
+                 if members != ANY and _has_names(members)}  # fmt: skip
+        return [
+            (name, member, others)
+            for name, members in mixed.items()
+            for member in members
+            if isinstance(member, int)
+            and (others := sorted((self._names.get(member, set()) - set(members)) & set(self._left_out)))
+        ]
+
     @cached_property
     def _left_out(self) -> Counter[str]:
         """In how many images a name, or a value without one, is of no class."""
@@ -234,7 +296,11 @@ class LabelSurvey:
         return Counter(name for _, name in images)
 
     def _refuse_two_names(self, members: Sequence[Member]) -> None:
-        """A value that is taken by number must be one thing."""
+        """A value that is taken by number, or as what stands for its number, must be one thing."""
+        for value in sorted(self._nameless):
+            others = sorted(self._names.get(value, set()) - set(members))
+            if f"class_{value}" in members and others:
+                self._refuse_value(value, f"{others[0]!r} in some label maps and nothing in others", others)
         for value in (member for member in members if isinstance(member, int)):
             names = sorted(self._names.get(value, ()))
             if not _has_names(members):
@@ -271,21 +337,37 @@ class LabelSurvey:
         )
 
     def _refuse_nameless(self) -> None:
-        """Label maps without any name say nothing to a recipe that goes by names."""
+        """A value without a name says nothing to a recipe that goes by names."""
+        unclear = {(number, value) for number, value, place in self._found
+                   if place == 0 and named(self.labels[number], value) is None}  # fmt: skip
+        for value in sorted({value for _, value in unclear}):
+            for name, members in self.wanted.classes.items():
+                if called := sorted(self._names.get(value, set()) & set(members)):
+                    raise UsageError(
+                        "E_LABEL_CLASSES",
+                        f"value {value} is called {called[0]!r} in some label maps and nothing in others: "
+                        f"there {name!r} cannot be found by name",
+                        hint=f"if they are the same, add the value, {self.option}: {{{name}: [{called[0]}, {value}]}}",
+                    )
         bare = {number for number, label in enumerate(self.labels)
                 if not any(named(label, value) for value in label.classes)}  # fmt: skip
         written = {name for number in bare for name in self.labels[number].classes.values()}
         by_name = [
-            name
+            (name, members[0])
             for name, members in self.wanted.classes.items()
             if members != ANY and all(isinstance(member, str) and member not in written for member in members)
         ]
-        unclear = sorted({value for number, value, place in self._found if number in bare and place == 0})
-        if by_name and unclear:
-            values, name = ", ".join(map(str, unclear[:8])), by_name[0]
+        values = sorted({value for number, value in unclear if number in bare})
+        if by_name and values:
+            (name, member), shown = by_name[0], ", ".join(map(str, values[:8]))
             raise UsageError(
                 "E_LABEL_CLASSES",
-                f"{len(bare)} of {len(self.labels)} label maps have no names, only values {values}: "
+                f"{len(bare)} of {len(self.labels)} label maps have no names, only values {shown}: "
                 f"{name!r} cannot be found by name",
-                hint=f"add the value, {self.option}: {{{name}: [{name}, {unclear[0]}]}}",
+                hint=f"add the value that it has there, {self.option}: {{{name}: [{member}, VALUE]}}",
             )
+
+
+def _spelling(name: str) -> str:
+    """A name without what people write in different ways: case and separators."""
+    return "".join(letter for letter in name.casefold() if letter not in " _-.")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from medssl_cli.cli.cache_listing import end
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption, require_path
 from medssl_cli.cli.terminal import announce, result
 
@@ -57,13 +58,18 @@ def manifest(
 ) -> None:
     """Write the digests of all items, for comparing a copy with them: `medssl cache verify --manifest FILE`.
 
+    Exit code 3, and the names, if some items are damaged or gone: the file says nothing of them.
+
     Example: medssl cache manifest cache-manifest.json
     """
     from medssl_cli.cache.store import Cache
     from medssl_cli.cache.verify import write_manifest
 
-    num_items = write_manifest(file, Cache.open(cache).scan())
-    result({"items": num_items, "file": str(file)}, as_json=json, text=f"{num_items} items in {file}")
+    opened, damaged = Cache.open(cache), dict[str, None]()
+    num_items = write_manifest(file, opened.scan(lambda item: damaged.update({item: None})))
+    document = {"items": num_items, "file": str(file), "damaged": list(damaged)}
+    result(document, as_json=json, text=f"{num_items} items in {file}")
+    end(list(damaged), opened.missing_items())
 
 
 def forget(

@@ -1,5 +1,6 @@
 """`medssl cache`: which images it holds, which labels they have, and which of them are damaged."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -31,7 +32,7 @@ def ls(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> None:
         kept = [place for place in range(len(COLUMNS)) if place < ALWAYS or any(row[place] for row in rows)]
         columns, *cells = ([row[place] for place in kept] for row in (COLUMNS, *rows))
         table(f"{len(shown)} images in {cache}", columns, cells)
-    end(opened.damaged_items({record.item_id for record in records}))
+    end(opened.damaged_items({record.item_id for record in records}), opened.missing_items())
 
 
 def labels(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> None:
@@ -56,7 +57,7 @@ def labels(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> None
 
 
 def rebuild(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> None:
-    """Make the catalog anew from the items; exit code 3, and the names, if some are damaged and left out.
+    """Make the catalog anew from the items; exit code 3, and the names, if some are damaged or gone.
 
     Example: medssl cache rebuild
     """
@@ -64,9 +65,11 @@ def rebuild(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> Non
 
     announce(f"cache {cache}")
     opened, damaged = Cache.open(cache), dict[str, None]()
+    missing = opened.missing_items()
     num_items = opened.rebuild(lambda item: damaged.update({item: None}))
-    result({"items": num_items, "damaged": list(damaged)}, as_json=json, text=f"{num_items} items")
-    end(list(damaged))
+    document = {"items": num_items, "damaged": list(damaged), "missing": missing}
+    result(document, as_json=json, text=f"{num_items} items")
+    end(list(damaged), missing)
 
 
 def _row(record: "ItemRecord") -> tuple[str, ...]:
@@ -86,16 +89,21 @@ def _row(record: "ItemRecord") -> tuple[str, ...]:
     )
 
 
-def end(damaged: list[str]) -> None:
+def end(damaged: list[str], missing: Sequence[str] = ()) -> None:
     """Name the items that nobody sees, and end with the code of a work of which a part is missing."""
     from medssl_cli.errors import Exit
 
     for item in damaged:
         typer.echo(f"E_CACHE_CORRUPT: item {item} is damaged and left out", err=True)
+    for item in missing:
+        typer.echo(f"E_CACHE_CORRUPT: item {item} is gone: the catalog has it, its folder is not there", err=True)
     if damaged:
         typer.echo(
             "\nhint: medssl cache verify --repair removes what is damaged; then run medssl ingest again", err=True
         )
+    elif missing:
+        typer.echo("\nhint: bring the folder items back from a copy of the cache, or run medssl ingest again", err=True)
+    if damaged or missing:
         raise typer.Exit(int(Exit.PARTIAL))
 
 

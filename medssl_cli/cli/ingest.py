@@ -8,8 +8,9 @@ import typer
 from medssl_cli.cli import ingest_options as choices
 from medssl_cli.cli import ingest_tables as tables
 from medssl_cli.cli.ingest_inputs import names_of, pacs_source, sort_inputs, tolerance
-from medssl_cli.cli.ingest_output import finish, print_report, write_map, write_page
+from medssl_cli.cli.ingest_output import MapOption, QuarantineOption, finish, print_report, write_map, write_page
 from medssl_cli.cli.key import KeyFileOption
+from medssl_cli.cli.label_options import Overlap, OverlapOption
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption
 from medssl_cli.cli.terminal import Terminal, result
 
@@ -37,12 +38,8 @@ def ingest(
         float, typer.Option(min=0, metavar="SECONDS", help="First wait until the folders stay the same for so long.")
     ] = 0.0,
     report: Annotated[Path | None, typer.Option(help="Also write report.json here.")] = None,
-    private_map: Annotated[
-        Path | None, typer.Option(help="Write which file has which key, in the clear (mode 0600). Keep it on site.")
-    ] = None,
-    max_quarantine: Annotated[
-        str, typer.Option(metavar="N|P%", help="Exit with 0 if no more files than this are refused.")
-    ] = "0",
+    private_map: MapOption = None,
+    max_quarantine: QuarantineOption = "0",
     key_file: KeyFileOption = None,
     gaps: choices.GapsOption = choices.Gaps.refuse,
     tilt: choices.TiltOption = choices.Resample.refuse,
@@ -59,6 +56,7 @@ def ingest(
     max_volume_gib: choices.MaxGibOption = 8.0,
     structures: choices.StructuresOption = None,
     seg_fraction: choices.FractionOption = None,
+    overlap: OverlapOption = Overlap.settle,
     predictions: choices.PredictionsOption = False,
     key_column: tables.KeyColumnOption = None,
     label_column: tables.LabelColumnOption = None,
@@ -103,6 +101,7 @@ def ingest(
     options = IngestOptions(
         label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file,
         names_of(structures), seg_fraction, settle, TableChoice(key_column, names_of(label_column), readers.value),
+        overlap.value,
     )  # fmt: skip
     tolerated = tolerance(max_quarantine)
     terminal.note(f"cache {cache}" + (" (dry run: nothing is written)" if dry_run else ""))

@@ -5,7 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from medssl_cli.engine.ingest.report import Entry, IngestReport
 
 MAX_LINES = 40
+MapOption = Annotated[
+    Path | None, typer.Option(help="Write which file has which key, in the clear (mode 0600). Keep it on site.")
+]
+QuarantineOption = Annotated[
+    str, typer.Option(metavar="N|P%", help="Exit with 0 if no more files than this are refused.")
+]
 
 
 def write_page(report: "IngestReport", cache: Path, terminal: Terminal) -> Path | None:

@@ -8,7 +8,8 @@ from typing import Final
 from medssl_cli.codes.code import Code
 from medssl_cli.codes.commands import COMMAND_CODES
 from medssl_cli.codes.inputs import INPUT_CODES
+from medssl_cli.codes.labels import LABEL_CODES
 
 __all__ = ["CODES", "Code"]
 
-CODES: Final[dict[str, Code]] = {**INPUT_CODES, **COMMAND_CODES}
+CODES: Final[dict[str, Code]] = {**INPUT_CODES, **LABEL_CODES, **COMMAND_CODES}

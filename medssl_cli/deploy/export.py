@@ -119,11 +119,11 @@ def export_network(
     unproven = make_bundle(run, licence=licence)
     with candidate_for(model_path) as candidate:
         write_atomic(candidate, attach(graph, unproven.model_copy(update={"parity": UNPROVEN})), is_output=True)
-        comparison = _proven(run, candidate, [cache.read_image(record) for record in records])
+        comparison, compared = _proven(run, candidate, [cache.read_image(record) for record in records])
         comparison.require(tolerance)
         if not comparison.num_structures:
             tell("W_PROOF_EMPTY: the model marks nothing in the images of the proof; masks were compared on noise only")
-        bundle = _set_proof(candidate, comparison.parity)
+        bundle = _set_proof(candidate, comparison.parity, compared)
     return bundle
 
 
@@ -147,26 +147,36 @@ def candidate_for(path: Path) -> Iterator[Path]:
         candidate.unlink(missing_ok=True)
 
 
-def _proven(run: TrainedRun, path: Path, volumes: Sequence[Volume]) -> Comparison:
-    """The file at a path, compared with the run: first what it says, then what it answers."""
+def _proven(run: TrainedRun, path: Path, volumes: Sequence[Volume]) -> tuple[Comparison, str]:
+    """The file at a path, compared with the run: first what it says, then what it answers.
+
+    Returns:
+        The comparison, and the SHA-256 of what was compared.
+    """
     with faults_are_the_files():
         model = OnnxModel(path, "cpu")
-    require_contract(run, model.bundle)
-    return compare(run, model, volumes)
+    with contextlib.closing(model):
+        require_contract(run, model.bundle)
+        return compare(run, model, volumes), model.sha256
 
 
-def _set_proof(path: Path, parity: Parity) -> Bundle:
+def _set_proof(path: Path, parity: Parity, compared: str) -> Bundle:
     """Write the proof into a proven file, and see that nothing else of it has changed.
+
+    Args:
+        path: Of the file.
+        parity: The proof.
+        compared: SHA-256 of what was compared.
 
     Raises:
         GateError: `E_PARITY`.
     """
-    proven, before, _ = load_model(path)
+    proven, before, digest = load_model(path)
     wanted = before.model_copy(update={"parity": parity})
     write_atomic(path, attach(graph_of(proven, name=path.name), wanted), is_output=True)
     with faults_are_the_files():
         written, bundle, _ = load_model(path)
-    if bundle != wanted or graph_of(written, name=path.name) != graph_of(proven, name=path.name):
+    if digest != compared or bundle != wanted or graph_of(written, name=path.name) != graph_of(proven, name=path.name):
         raise GateError("E_PARITY", "the written file is another one than was compared", hint=HINT)
     return bundle
 

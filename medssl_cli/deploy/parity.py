@@ -79,7 +79,7 @@ def expected_contract(run: TrainedRun) -> dict[str, Any]:
         "in_channels": run.in_channels,
         "modality": recipe.data.modality,
         "label_set": recipe.task.options.get("label_set", "seg"),
-        "label_classes": parse_classes(recipe.task.options["classes"]),
+        "label_classes": parse_classes(recipe.task.options.get("classes", run.classes)),
         "label_ignore": parse_ignored(recipe.task.options.get("ignore", ())),
         "tile_size": recipe.tile_size,
         "overlap": recipe.inference.overlap,

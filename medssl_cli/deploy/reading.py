@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +12,8 @@ from medssl_cli.errors import InputError
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import Source, read_bytes, read_head
+from medssl_cli.imaging.geometry import is_turned_grid
+from medssl_cli.imaging.label_like import is_label_like
 from medssl_cli.parallel import OUT_OF_MEMORY, supervised_map
 
 if TYPE_CHECKING:
@@ -60,13 +62,30 @@ class ScanReader:
         """One scan.
 
         Raises:
-            InputError: It cannot be trusted, or is of another modality than the model's.
+            InputError: It cannot be trusted, or is of another modality than the model's; `S_LABEL_MAP`.
         """
         image, header = self._series(scan.series) if scan.series is not None else self._image_of_file(scan)
+        if scan.partners and self._is_label_map(image, scan):
+            raise InputError("S_LABEL_MAP", "few whole numbers on the grid of an image of its name")
         if image.repairs:
             header = None
         found = [*image.warnings, *_doubts(image, self.modality)]
         return ScanImage(image, header, tuple(code for code in dict.fromkeys(found) if code not in _OF_NO_CONCERN))
+
+    def _is_label_map(self, image: LoadedImage, scan: Scan) -> bool:
+        """Whether an image looks like a label map and lies on the grid of a partner that does not, as ingest judges."""
+        if not is_label_like(image.volume.voxels[0]):
+            return False
+        for kind, source in scan.partners:
+            try:
+                partner, _ = self._image_of_file(replace(scan, kind=kind, sources=(source,)))
+            except InputError:
+                continue
+            mine, other = image.volume, partner.volume
+            is_on_grid = is_turned_grid(other.affine, other.shape, mine.affine, mine.shape)
+            if is_on_grid and not is_label_like(other.voxels[0]):
+                return True
+        return False
 
     def _series(self, series: "SeriesPart") -> tuple[LoadedImage, None]:
         found = series.headers[0].Modality

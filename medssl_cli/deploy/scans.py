@@ -57,6 +57,7 @@ class Scan:
         sources: Its files.
         series: The slices of a DICOM series.
         image: Which of the 3D images of a 4D file.
+        partners: Files, with their kinds, of images that it is a label map of if its voxels look like one.
     """
 
     key: str
@@ -66,6 +67,7 @@ class Scan:
     sources: tuple[Source, ...]
     series: "SeriesPart | None" = None
     image: int | None = None
+    partners: tuple[tuple[Kind, Source], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ class _Search:
         root_of: The input that each source was found under.
         roots: The inputs.
         set_aside: Sources that are other names of files that are taken.
+        partners: Of files that may be label maps; see `Scan`.
         unread: Files that could not be opened or are of no known kind: damaged slices may be among them.
     """
 
@@ -147,6 +150,7 @@ class _Search:
     scans: list[Scan] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     set_aside: set[Source] = field(default_factory=set)
+    partners: "dict[Source, tuple[tuple[Kind, Source], ...]]" = field(default_factory=dict)
     unread: list[tuple[Source, str]] = field(default_factory=list)
 
     def sort(self, found: Sequence[Found]) -> None:
@@ -191,6 +195,9 @@ class _Search:
         described = [one.source for one in found if one.source.name == "dataset.json"]
         datasets = [dataset for source in described if (dataset := read_dataset_json(source))]
         arrangement = arrange(files, datasets, roots=self.roots)
+        kinds: dict[Source, Kind] = {one.source: one.kind for one in found}  # type: ignore[misc]
+        for one in arrangement.images:
+            self.partners[one.source] = tuple((kinds[partner], partner) for partner in one.partners)
         return {label.source: "S_LABEL_MAP" for label in arrangement.labels} | dict(arrangement.skipped)
 
     def _add_file(self, source: Source, kind: str) -> None:
@@ -200,7 +207,8 @@ class _Search:
         for image in range(count) if count > 1 else [None]:
             key = place.path if image is None else f"{place.path}#{image}"
             name = file_name(parts, image=image)
-            self.scans.append(Scan(key, name, kind, place, (source,), image=image))  # type: ignore[arg-type]
+            partners = self.partners.get(source, ()) if image is None else ()
+            self.scans.append(Scan(key, name, kind, place, (source,), None, image, partners))  # type: ignore[arg-type]
 
     def add_series(self, sources: Sequence[Source], is_stopped: Callable[[], bool]) -> None:
         """Put DICOM files together as ingest does."""

@@ -72,10 +72,12 @@ def check_reference(records: Sequence[ItemRecord], label_set: str, wanted: Wante
     """The same for the labels that a trained model is scored by: a part of them may lack some of its classes.
 
     Raises:
-        UsageError: `E_LABEL_CLASSES`, two names for one value, or no class of the model in any label map.
+        UsageError: `E_LABEL_CLASSES`, two names for one value, two spellings of one name, or no class of the model in
+            any label map.
     """
     survey = LabelSurvey([record.labels[label_set] for record in records], wanted)
     survey.refuse_two_names()
+    survey.refuse_other_spellings("score it with labels that have its names, ingested under another --label-set")
     survey.refuse_strangers()
     for line in survey.notes():
         talk.note(line)

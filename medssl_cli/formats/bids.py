@@ -6,10 +6,15 @@ and "Derivatives: imaging".
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Final
 
+from medssl_cli.formats.source import read_bytes
+from medssl_cli.names import unique_names
+
+MAX_TABLE_BYTES: Final = 2**20
 _ENTITY: Final = re.compile(r"([a-z]+)-([A-Za-z0-9+]+)")
 _SUFFIX: Final = re.compile(r"[A-Za-z0-9]+")
 _ANATOMY: Final = (
@@ -42,6 +47,8 @@ class BidsName:
         entities: Key and label in the order of the name, without the suffix.
         suffix: "T1w", "dseg", ...
         is_derivative: Whether it lies below `derivatives`.
+        pipeline: The folder below `derivatives`, "" if there is none.
+        top: Folder of the whole: of the pipeline, or of the raw data set.
     """
 
     dataset: PurePath
@@ -50,6 +57,8 @@ class BidsName:
     entities: tuple[tuple[str, str], ...]
     suffix: str
     is_derivative: bool
+    pipeline: str
+    top: PurePath
 
     @property
     def modality(self) -> str | None:
@@ -60,6 +69,22 @@ class BidsName:
     def is_label(self) -> bool:
         """Whether it is a label map: a discrete segmentation or a mask."""
         return self.suffix in LABEL_SUFFIXES
+
+    @property
+    def class_name(self) -> str | None:
+        """What a mask marks (`label-lesion`, else `desc-brain`); None of a segmentation, whose values have names."""
+        words = dict(self.entities)
+        return words.get("label", words.get("desc")) if self.suffix == "mask" else None
+
+    @property
+    def family(self) -> tuple[str, str, str]:
+        """Equal for label maps of one image that are parts of one whole: pipeline, words, suffix.
+
+        `label-` names a part; `desc-`, `seg-` and `atlas-` tell wholes apart ("Derivatives: imaging", common entities).
+        """
+        words = dict(self.entities)
+        own = "-".join(words[key] for key in ("seg", "atlas", "desc") if key in words)
+        return self.pipeline, own, self.suffix
 
     @property
     def is_derived(self) -> bool:
@@ -111,4 +136,56 @@ def parse_place(place: PurePath, stem: str, floor: int = 0) -> BidsName | None:
         entities=entities,
         suffix=suffix,
         is_derivative=level is not None,
+        pipeline="".join(top[level + 1 : level + 2]) if level is not None else "",
+        top=PurePath(*top),
     )
+
+
+def set_names(labels: Collection[BidsName]) -> dict[tuple[str, str, str], str]:
+    """A name for each family of label maps of one data set, "" for the only one.
+
+    The shortest that tells them apart: the words, the words and the suffix, all of it.
+    """
+    families = sorted({label.family for label in labels})
+    if len(families) < 2:
+        return dict.fromkeys(families, "")
+    for parts in ((1,), (1, 2), (0, 1, 2)):
+        names = [
+            "-".join(filter(str.isalnum, (re.sub(r"[^A-Za-z0-9]", "", one[part]) for part in parts)))
+            for one in families
+        ]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(families, names, strict=True))
+
+
+def read_value_names(place: Path, top: PurePath) -> dict[int, str]:
+    """Names of the values of a discrete segmentation, from the nearest `*_dseg.tsv` with its entities or fewer.
+
+    Source: "Derivatives: imaging", look-up tables, and the inheritance principle.
+
+    Args:
+        place: The segmentation, on a disk.
+        top: No folder above it is looked at.
+
+    Raises:
+        InputError: `E_NAME_COLLISION`, the codes of reading files.
+    """
+    own = set(place.name.partition(".")[0].split("_"))
+    for folder in (folder for folder in place.parents if folder.is_relative_to(top)):
+        tables = [table for table in folder.glob("*dseg.tsv") if set(table.stem.split("_")) <= own]
+        if tables:
+            return _value_names(max(tables, key=lambda table: (table.stem.count("_"), table.name)))
+    return {}
+
+
+def _value_names(table: Path) -> dict[int, str]:
+    """Columns `index` and `name`, background left out."""
+    lines = read_bytes(table, max_bytes=MAX_TABLE_BYTES).decode("utf-8-sig", "replace").splitlines()
+    header, *rows = [line.split("\t") for line in lines if line.strip()] or [[]]
+    if not {"index", "name"} <= {*header}:
+        return {}
+    index, name = header.index("index"), header.index("name")
+    pairs = [(row[index].strip(), row[name]) for row in rows if len(row) > max(index, name)]
+    named = {int(value): text for value, text in pairs if value.isdigit() and int(value) and text.strip()}
+    return dict(zip(named, unique_names(named.values()), strict=True))

@@ -1,33 +1,31 @@
 """The folder layouts in which people keep images and labels.
 
-Known: `images/` beside `labels/` (or `masks/`, `segmentations/`), `imagesTr/` beside `labelsTr/` (and `Ts`, `Val`); a
-`dataset.json` of the Medical Segmentation Decathlon or of nnU-Net (version 1 and 2, channels `_0000`, `_0001`, ...);
-BIDS (`bids.py`); label maps beside their image (`beside.py`); one file per organ in `segmentations/` beside the only
-image of a folder, as TotalSegmentator's. A zip archive counts as a folder.
+In this order: pairs as a `dataset.json` lists them (`dataset_json.py`); folders of images beside folders of labels
+(`images/` and `labels/`, `imagesTr` and `labelsTr`, `img` and `gt`, `train_images` and `train_masks`), where names are
+equal but for a channel number or a word (`img0001`, `label0001`); BIDS (`bids.py`); label maps beside their image
+(`beside.py`); one file per organ in `segmentations/` beside the only image of a folder, as TotalSegmentator's. A zip
+archive counts as a folder. What no name says, `partners.py` leaves to the voxels.
 """
 
-import json
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any, Final
+from typing import Final
 
-from medssl_cli.errors import InputError
-from medssl_cli.formats.beside import images_of_mask, is_mask_name, known_modality, modality_of_stem
-from medssl_cli.formats.bids import BidsName, parse_place
-from medssl_cli.formats.source import Source, place_of, read_bytes, stem_of
-from medssl_cli.names import safe_name
+from medssl_cli.formats.beside import images_of_mask, is_mask_name
+from medssl_cli.formats.bids import BidsName, parse_place, set_names
+from medssl_cli.formats.dataset_json import CHANNEL, DatasetJson, Listing, read_dataset_json
+from medssl_cli.formats.name_words import MODALITY_WORDS, core_of, folder_role, modality_of_stem
+from medssl_cli.formats.partners import Image, Neighbours
+from medssl_cli.formats.source import Source, place_of, stem_of
 
-__all__ = ["Arrangement", "DatasetJson", "ImageFile", "LabelFile", "arrange", "known_modality", "read_dataset_json"]
+__all__ = ["Arrangement", "DatasetJson", "ImageFile", "LabelFile", "arrange", "read_dataset_json"]
 
-MAX_JSON_BYTES: Final = 64 * 2**20
-_IMAGE_FOLDER: Final = re.compile(r"images?(?P<subset>tr|ts|val)?", re.IGNORECASE)
-_LABEL_FOLDER: Final = re.compile(r"(labels?|masks?|segmentations?)(?P<subset>tr|ts|val)?", re.IGNORECASE)
-_ORGAN_FOLDER: Final = re.compile(r"segmentations?", re.IGNORECASE)
-_CHANNEL: Final = re.compile(r"_\d{4}$")
+_ORGAN_FOLDERS: Final = ("segmentation", "segmentations")
 _SLICER_LABEL: Final = ".seg.nrrd"
+_COMPOUND_LEVELS: Final = 2
+"""How far above a file a name of several words still says that a folder holds labels: projects have long names."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +34,23 @@ class ImageFile:
 
     Args:
         source: Where it is.
-        stem: Its name without suffixes, and without its channel number if it has one.
+        stem: Its name without suffixes, and without the number or word of its channel among several.
         modality: If the surroundings say it.
         patient: If the layout says it (BIDS), in the clear.
+        channel: Which image of its case it is: a word of `name_words.is_channel_word`.
+        parts: Modality ("" if unknown) and channel of each 3D image of a 4D file, if they are declared.
+        has_siblings: Other images are channels of the same case.
+        partners: Images that it may be a label map of, if its voxels look like one.
     """
 
     source: Source
     stem: str
     modality: str | None = None
     patient: str | None = None
+    channel: str | None = None
+    parts: tuple[tuple[str, str], ...] = ()
+    has_siblings: bool = False
+    partners: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,24 @@ class LabelFile:
         source: Where it is.
         images: Several for several channels; none if it has lost its image.
         classes: Names of its values, if declared.
-        class_name: It marks this one class with any value but 0; files of the same image with class names make up one
-            label set.
+        class_name: As it is written; it marks this one class with any value but 0. Files of the same image and set
+            with class names make up one label set.
+        ignore: Value of voxels that nobody judged.
+        set_name: Tells label sets of one image apart; "" for the only or main one.
+        names_below: A table below this folder may name its values (BIDS).
+        is_by_content: Its voxels, and no name, say that it is a label map.
+        fault: Code with which it is refused, whatever it holds.
     """
 
     source: Source
     images: tuple[Source, ...]
     classes: dict[int, str] | None = None
     class_name: str | None = None
+    ignore: int | None = None
+    set_name: str = ""
+    names_below: PurePath | None = None
+    is_by_content: bool = False
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,39 +90,6 @@ class Arrangement:
     skipped: list[tuple[Source, str]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class DatasetJson:
-    """What a `dataset.json` declares: names of label values, the modality of each channel, and whether file names
-    must end in a channel number (nnU-Net 2)."""
-
-    folder: Path
-    classes: dict[int, str]
-    modalities: dict[int, str]
-    has_channels: bool = False
-
-
-def read_dataset_json(source: Source) -> DatasetJson | None:
-    """A data set's description; None if the file is something else or unreadable."""
-    try:
-        document = json.loads(read_bytes(source, max_bytes=MAX_JSON_BYTES))
-        labels = document["labels"]
-        channels = document.get("channel_names", document.get("modality", {}))
-        if not (isinstance(labels, dict) and isinstance(channels, dict)):
-            return None
-        modalities = {int(index): known_modality(str(name)) for index, name in channels.items()}
-        known = {index: name for index, name in modalities.items() if name}
-        return DatasetJson(place_of(source).parent, _classes(labels), known, has_channels="channel_names" in document)
-    except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-
-
-def _classes(labels: dict[str, Any]) -> dict[int, str]:
-    """Both directions occur: `{"1": "liver"}` (MSD, nnU-Net 1) and `{"liver": 1}` (nnU-Net 2); regions are left out."""
-    is_by_value = all(str(key).isdigit() for key in labels)
-    pairs = [(key, name) if is_by_value else (name, key) for key, name in labels.items()]
-    return {int(value): safe_name(str(name)) for value, name in pairs if not isinstance(value, list) and int(value)}
-
-
 def arrange(
     sources: Iterable[Source], datasets: Iterable[DatasetJson] = (), *, roots: Iterable[Path] = ()
 ) -> Arrangement:
@@ -114,10 +97,14 @@ def arrange(
 
     Args:
         sources: Files of one image or label map each: NIfTI, NRRD, MetaImage, pictures.
-        datasets: Descriptions found beside them; the nearest one above a file counts.
+        datasets: Descriptions found beside them; the nearest one above a file counts, of several in one folder the
+            first that declares classes.
         roots: The inputs. Folders above them do not count: a home directory may be called anything.
     """
     top = set(roots)
+    sources = list(sources)
+    descriptions = sorted(datasets, key=lambda dataset: not dataset.classes)
+    listing = Listing.of(sources, descriptions)
     arrangement = Arrangement()
     by_bids: list[tuple[Source, BidsName]] = []
     files: list[_File] = []
@@ -129,58 +116,169 @@ def arrange(
             folder = _folder(place, top)
         else:
             folder = folders.get(parent) or folders.setdefault(parent, _folder(place, top))
-        is_paired = folder.is_label or folder.is_in_images
+        is_paired = folder.is_label or folder.is_in_images or source in listing
         if not is_paired and (name := parse_place(place, stem, folder.floor)):
             by_bids.append((source, name))
         else:
             files.append(_File(source, place, parent, stem, folder))
     _arrange_bids(by_bids, arrangement)
-    _arrange_folders(files, {dataset.folder: dataset for dataset in datasets}, arrangement)
+    nearest = {dataset.folder: dataset for dataset in reversed(descriptions)}
+    _Folders(files, nearest, listing).arrange(arrangement)
+    _mark_siblings(arrangement)
     return arrangement
 
 
 def _arrange_bids(files: Sequence[tuple[Source, BidsName]], arrangement: Arrangement) -> None:
     images: dict[object, list[Source]] = defaultdict(list)
+    labels: dict[PurePath, list[BidsName]] = defaultdict(list)
     for source, name in files:
         if name.is_derived:
             arrangement.skipped.append((source, "S_DERIVED"))
-        elif not name.is_label:
+        elif name.is_label:
+            labels[name.dataset].append(name)
+        else:
             images[name.key].append(source)
             stem = stem_of(place_of(source).name)
-            arrangement.images.append(ImageFile(source, stem, name.modality, name.subject))
+            word = name.suffix.lower()
+            channel = word if word in MODALITY_WORDS else None
+            arrangement.images.append(ImageFile(source, stem, name.modality, name.subject, channel))
+    sets = {dataset: set_names(names) for dataset, names in labels.items()}
     for source, name in files:
         if name.is_label:
-            arrangement.labels.append(LabelFile(source, tuple(images.get(name.key, ())) if name.key else ()))
+            found = tuple(images.get(name.key, ())) if name.key else ()
+            set_name = sets[name.dataset][name.family]
+            label = LabelFile(source, found, class_name=name.class_name, set_name=set_name, names_below=name.top)
+            arrangement.labels.append(label)
 
 
-def _arrange_folders(files: Sequence["_File"], datasets: dict[Path, DatasetJson], arrangement: Arrangement) -> None:
-    beside = _beside(files)
-    labelled = {image for found in beside.values() for image in found}
-    label_keys = {file.key for file in files if file.folder.is_label}
-    images: dict[tuple[str, str], list[Source]] = defaultdict(list)
-    folders: dict[str, list[_File]] = defaultdict(list)
-    for file in files:
-        if file.folder.is_label or file.source in beside:
-            continue
-        dataset = _nearest(file.place, datasets)
-        short = file.folder.key, _CHANNEL.sub("", file.stem) or file.stem
-        is_declared = short in label_keys or bool(dataset and dataset.has_channels)
-        is_channel = short != file.key and file.key not in label_keys and is_declared
-        images[short if is_channel else file.key].append(file.source)
-        folders[file.parent].append(file)
-        arrangement.images.append(
-            _image_file(file, dataset, is_channel=is_channel, is_labelled=file.source in labelled)
+def _mark_siblings(arrangement: Arrangement) -> None:
+    """Images that share a label map, or the name of a case, are channels of one case."""
+    cases: dict[tuple[str, str], list[Source]] = defaultdict(list)
+    for image in arrangement.images:
+        if image.channel is not None and image.patient is None:
+            cases[str(place_of(image.source).parent), image.stem].append(image.source)
+    groups = [*cases.values(), *(label.images for label in arrangement.labels)]
+    siblings = {source for group in groups if len(group) > 1 for source in group}
+    for index, image in enumerate(arrangement.images):
+        if image.source in siblings:
+            case, _, word = image.stem.replace("-", "_").rpartition("_")
+            is_named = image.channel is None and word.lower() in MODALITY_WORDS
+            stem = image.stem[: len(case)] if is_named and case else image.stem
+            channel = word.lower() if is_named else image.channel
+            arrangement.images[index] = replace(image, stem=stem, has_siblings=True, channel=channel)
+
+
+class _Folders:
+    """Files that names and folders sort, and not BIDS.
+
+    Args:
+        files: All of them.
+        datasets: Descriptions by their folder.
+        listing: What they list.
+    """
+
+    def __init__(self, files: Sequence["_File"], datasets: Mapping[Path, DatasetJson], listing: Listing) -> None:
+        self._files, self._datasets, self._listing = files, datasets, listing
+        self._beside = _beside([file for file in files if file.source not in listing])
+        self._by_key: dict[tuple[str, str], list[Source]] = defaultdict(list)
+        self._by_core: dict[tuple[str, str], list[Source]] = defaultdict(list)
+        self._by_folder: dict[str, list[_File]] = defaultdict(list)
+        self._label_keys = {file.key for file in files if file.folder.is_label}
+        self._numbers: dict[tuple[str, str], set[int]] = defaultdict(set)
+        for file in files:
+            if CHANNEL.search(file.stem):
+                self._numbers[file.folder.key, CHANNEL.sub("", file.stem)].add(int(file.stem[-4:]))
+        self._labelled = {image for found in self._beside.values() for image in found}
+
+    def arrange(self, arrangement: Arrangement) -> None:
+        """Add them to an arrangement."""
+        images = [(file, self._image(file)) for file in self._files if not self._is_label(file)]
+        neighbours = Neighbours(
+            Image(file.source, file.place.parent.parts, file.folder.floor, image.stem.lower()) for file, image in images
         )
-    for file in files:
-        if not (file.folder.is_label or file.source in beside):
-            continue
-        found: tuple[Source, ...] = beside[file.source] if file.source in beside else tuple(images.get(file.key, ()))
-        dataset, organ = _nearest(file.place, datasets), None
-        if not found and file.folder.is_label and _ORGAN_FOLDER.fullmatch(file.place.parent.name):
-            found = _only_image(folders.get(str(file.place.parent.parent), ()))
-            organ = safe_name(file.stem) if found else None
-        classes = dataset.classes if dataset and dataset.classes and organ is None else None
-        arrangement.labels.append(LabelFile(file.source, found, classes, organ))
+        partners = neighbours.partners()
+        for _, image in images:
+            is_free = image.source not in self._listing and image.channel is None
+            found = partners.get(image.source, ()) if is_free else ()
+            arrangement.images.append(replace(image, partners=found) if found else image)
+        arrangement.labels.extend(self._label(file, neighbours) for file in self._files if self._is_label(file))
+
+    def _is_label(self, file: "_File") -> bool:
+        if file.source in self._listing:
+            return file.source in self._listing.labels
+        return file.folder.is_label or file.source in self._beside
+
+    def _image(self, file: "_File") -> ImageFile:
+        """What is known about an image; it can be found by its name from now on."""
+        dataset = self._nearest(file)
+        short = file.folder.key, CHANNEL.sub("", file.stem) or file.stem
+        is_declared = short in self._label_keys or bool(dataset and self._are_channels(dataset, short))
+        is_channel = short != file.key and file.key not in self._label_keys and is_declared
+        key = short if is_channel else file.key
+        self._by_key[key].append(file.source)
+        self._by_core[key[0], core_of(key[1], "image")].append(file.source)
+        self._by_folder[file.parent].append(file)
+        number = int(file.stem[-4:]) if is_channel else self._listing.images.get(file.source)
+        if dataset and number is not None:
+            word = (dataset.channels or {}).get(number, f"c{number}")
+            return ImageFile(file.source, key[1], dataset.modalities.get(number), channel=word)
+        if is_channel:
+            return ImageFile(file.source, key[1], channel=f"c{number}")
+        stated = dataset.modality_of(file.stem) if dataset else None
+        is_labelled = file.source in self._labelled
+        modality = stated or modality_of_stem(file.stem, is_last_word_enough=is_labelled)
+        return ImageFile(file.source, file.stem, modality, parts=_parts(dataset))
+
+    def _are_channels(self, dataset: DatasetJson, short: tuple[str, str]) -> bool:
+        """Whether names end in channel numbers: by declaration, or because there is one file for each channel."""
+        count = len(dataset.channels or ())
+        return dataset.has_channels or (count > 1 and self._numbers.get(short) == {*range(count)})
+
+    def _label(self, file: "_File", neighbours: Neighbours) -> LabelFile:
+        images: tuple[Source, ...] = ()
+        dataset, fault, organ = self._nearest(file), "", None
+        if file.source in self._listing:
+            images, dataset = self._listing.labels[file.source]
+            fault = self._listing.faults.get(file.source, "")
+        elif file.source in self._beside:
+            images = self._beside[file.source]
+        else:
+            images, fault = self._in_folders(file, neighbours)
+            if not images and not fault and file.place.parent.name.lower() in _ORGAN_FOLDERS:
+                images = _only_image(self._by_folder.get(str(file.place.parent.parent), ()))
+                organ = file.stem if images else None
+        if dataset is None or organ is not None:
+            return LabelFile(file.source, tuple(images), class_name=organ, fault=fault)
+        return LabelFile(
+            file.source,
+            tuple(images),
+            dataset.classes or None,
+            ignore=dataset.ignore,
+            fault=fault or dataset.fault,
+        )
+
+    def _in_folders(self, file: "_File", neighbours: Neighbours) -> tuple[tuple[Source, ...], str]:
+        """Images of a file in a folder of labels: of its name, of its name but for a word, in other folders beside."""
+        if found := self._by_key.get(file.key):
+            return tuple(found), ""
+        if found := self._by_core.get((file.folder.key, core_of(file.stem, "label"))):
+            return tuple(found), "" if len(found) == 1 else "E_LABEL_AMBIGUOUS"
+        parts, index = file.place.parent.parts, file.folder.index
+        images, is_one_case = neighbours.of_label(parts, index, file.stem.lower())
+        return images, "" if is_one_case else "E_LABEL_AMBIGUOUS"
+
+    def _nearest(self, file: "_File") -> DatasetJson | None:
+        if not self._datasets:
+            return None
+        return next((self._datasets[folder] for folder in file.place.parents if folder in self._datasets), None)
+
+
+def _parts(dataset: DatasetJson | None) -> tuple[tuple[str, str], ...]:
+    """Modality and channel of each image of a 4D file: what a description of several channels declares."""
+    channels = (dataset.channels or {}) if dataset else {}
+    if dataset is None or len(channels) < 2 or sorted(channels) != list(range(len(channels))):
+        return ()
+    return tuple((dataset.modalities.get(index, ""), channels[index]) for index in range(len(channels)))
 
 
 def _beside(files: Sequence["_File"]) -> dict[Source, tuple[Source, ...]]:
@@ -206,19 +304,6 @@ def _only_image(files: Sequence["_File"]) -> tuple[Source, ...]:
     named = [file for file in files if modality_of_stem(file.stem)]
     chosen = files if len(files) == 1 else named
     return (chosen[0].source,) if len(chosen) == 1 else ()
-
-
-def _nearest(path: Path, by_folder: dict[Path, DatasetJson]) -> DatasetJson | None:
-    return next((by_folder[folder] for folder in path.parents if folder in by_folder), None) if by_folder else None
-
-
-def _image_file(file: "_File", dataset: DatasetJson | None, *, is_channel: bool, is_labelled: bool) -> ImageFile:
-    modalities = dataset.modalities if dataset else {}
-    if is_channel:
-        return ImageFile(file.source, _CHANNEL.sub("", file.stem), modalities.get(int(file.stem[-4:])))
-    declared = next(iter(modalities.values())) if len(modalities) == 1 else None
-    modality = declared or modality_of_stem(file.stem, is_last_word_enough=is_labelled)
-    return ImageFile(file.source, file.stem, modality)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,12 +344,14 @@ class _Folder:
         is_label: It is or lies in a folder of labels.
         is_in_images: It is or lies in a folder of images.
         floor: How many of its outermost parts lie above the input.
+        index: Which of its parts says so.
     """
 
     key: str
     is_label: bool
     is_in_images: bool
     floor: int
+    index: int = 0
 
 
 def _folder(place: Path, roots: set[Path]) -> _Folder:
@@ -272,11 +359,11 @@ def _folder(place: Path, roots: set[Path]) -> _Folder:
     parts = place.parent.parts
     floor = min((_depth(root, place) for root in (place, *place.parents) if root in roots), default=0)
     for index in range(len(parts) - 1, floor - 1, -1):
-        for pattern, is_label in ((_LABEL_FOLDER, True), (_IMAGE_FOLDER, False)):
-            if match := pattern.fullmatch(parts[index]):
-                subset = f"*{(match['subset'] or '').lower()}"
-                key = PurePath(*parts[:index], subset, *parts[index + 1 :])
-                return _Folder(str(key), is_label, not is_label, floor)
+        role = folder_role(parts[index])
+        is_near = index >= len(parts) - _COMPOUND_LEVELS
+        if role is not None and (is_near or "_" not in role.key):
+            key = PurePath(*parts[:index], role.key, *parts[index + 1 :])
+            return _Folder(str(key), role.is_label, not role.is_label, floor, index)
     return _Folder(str(place.parent), False, False, floor)
 
 

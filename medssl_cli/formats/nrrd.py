@@ -27,6 +27,7 @@ from medssl_cli.formats.text_headers import (
     whole_numbers,
 )
 from medssl_cli.imaging.geometry import Affine, Shape
+from medssl_cli.names import unique_names
 
 _MAGIC: Final = re.compile(rb"NRRD000[1-5]\r?\n")
 _CODE: Final = "E_NRRD_HEADER"
@@ -62,6 +63,7 @@ _USED: Final = (
 _PLAIN_KINDS: Final = ("domain", "space", "none", "???")
 _SEQUENCE_KINDS: Final = ("time", "list", "point", "stub", "scalar")
 _MILLIMETRES: Final = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "???")
+_SEGMENT: Final = re.compile(r"Segment(\d{1,5})_(Name|LabelValue|Layer):=(.*)")
 _VECTOR: Final = re.compile(r"none|\(([^()]*)\)")
 
 
@@ -98,10 +100,12 @@ def read_nrrd(
     Raises:
         InputError: `E_NRRD_HEADER`, `E_DATATYPE`, `E_4D_INPUT`, `E_NO_ORIENTATION`, `E_GEOM_MISSING`,
             `E_VALUE_INVALID`, `E_AFFINE_INVALID`, `E_AFFINE_SHEAR`, `E_DETACHED_DATA`, `E_TOO_BIG`, `E_TRUNCATED`,
-            `E_PIXEL_LENGTH`, `E_NONFINITE_VOXELS`, the codes of gzip streams and of reading files.
+            `E_SEGMENT_OVERLAP`, `E_PIXEL_LENGTH`, `E_NONFINITE_VOXELS`, the codes of gzip streams and of reading files.
     """
     data = read_bytes(source)
     fields, start = _fields(data)
+    if is_label:
+        _check_layers(fields)
     layout = _layout(fields, policy)
     affine, repairs = _stated_affine(fields, policy)
     placement = placed(affine, layout.shape, policy, is_label=is_label)
@@ -118,15 +122,51 @@ def read_nrrd(
     )
 
 
-def _fields(data: bytes) -> tuple[dict[str, str], int]:
-    """The header's fields by their lower-case names, and where the data begin (the end, if nothing follows)."""
+def read_segments(source: Source) -> dict[int, str]:
+    """Names of the values of a segmentation that 3D Slicer wrote; empty if the file is none.
+
+    Source: 3D Slicer, vtkMRMLSegmentationStorageNode: `SegmentN_Name`, `SegmentN_LabelValue`. Files of several layers
+    have four axes and are refused by `read_nrrd`; where no value is given (before Slicer 4.11) there is one segment.
+
+    Raises:
+        InputError: `E_NAME_COLLISION`, `E_NRRD_HEADER` if a value occurs twice, and the codes of reading files.
+    """
+    head = _head(read_bytes(source))[0]
+    segments: dict[int, dict[str, str]] = {}
+    for line in head.split("\n"):
+        if match := _SEGMENT.fullmatch(line.rstrip("\r")):
+            segments.setdefault(int(match[1]), {})[match[2]] = match[3]
+    values = [segment.get("LabelValue", "1").strip() for segment in segments.values()]
+    numbers = [int(value) for value in values if value.isdigit()]
+    if len(numbers) != len(segments) or len(set(numbers)) != len(numbers):
+        raise InputError(_CODE, "a segment has no label value of its own")
+    names = unique_names(_unicode(segment.get("Name", "")) for segment in segments.values())
+    return dict(zip(numbers, names, strict=True))
+
+
+def _unicode(text: str) -> str:
+    """A name, which Slicer writes as UTF-8, where the header was taken for Latin-1."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return text
+
+
+def _head(data: bytes) -> tuple[str, int]:
+    """The header's text, and where the data begin (the end, if nothing follows)."""
     head = data[:MAX_HEADER_BYTES]
     if not is_nrrd(head):
         raise InputError(_CODE, "the first line is not that of an NRRD file")
     end = re.search(rb"\r?\n\r?\n", head)
     if end is None and len(data) > MAX_HEADER_BYTES:
         raise InputError(_CODE, f"the header does not end within {MAX_HEADER_BYTES} bytes")
-    lines = (head[: end.start()] if end else head).decode("latin-1").split("\n")
+    return (head[: end.start()] if end else head).decode("latin-1"), end.end() if end else len(data)
+
+
+def _fields(data: bytes) -> tuple[dict[str, str], int]:
+    """The header's fields by their lower-case names, and where the data begin (the end, if nothing follows)."""
+    head, start = _head(data)
+    lines = head.split("\n")
     fields: dict[str, str] = {}
     for line in lines[1:]:
         name, _, value = line.partition(":")
@@ -137,7 +177,7 @@ def _fields(data: bytes) -> tuple[dict[str, str], int]:
         if name in fields or name not in (*_USED, *_PASSED_OVER):
             raise InputError(_CODE, "a line of the header is no field of the format, or a field occurs twice")
         fields[name] = value.strip()
-    return fields, end.end() if end else len(data)
+    return fields, start
 
 
 def _is_key_value(line: str) -> bool:
@@ -183,6 +223,16 @@ def _check_axes(fields: dict[str, str], dimension: int) -> None:
         raise InputError("E_DATATYPE", "an axis holds colours, vectors or other parts of one voxel")
     if dimension > 3 or any(kind in _SEQUENCE_KINDS for kind in kinds):
         raise InputError("E_4D_INPUT", f"{dimension} axes, or one that is time or a list")
+
+
+def _check_layers(fields: dict[str, str]) -> None:
+    """Refuse segmentations whose segments overlap: 3D Slicer writes them in layers, along a first axis."""
+    if fields.get("kinds", "").lower().split()[:1] == ["list"]:
+        raise InputError(
+            "E_SEGMENT_OVERLAP",
+            "the segments overlap: the file holds several layers",
+            hint="in 3D Slicer, cut segments so that they do not overlap, or save them as a file each",
+        )
 
 
 def _stated_affine(fields: dict[str, str], policy: Policy) -> tuple[Affine, tuple[str, ...]]:

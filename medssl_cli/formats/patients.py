@@ -1,16 +1,94 @@
-"""Whose image a file is, where nothing but its name and folders can say so."""
+"""Whose image a file is, where nothing but its name and folders can say so.
+
+The number of a name that says it is the one with a word for persons (`patient07`, `sub-01`, `case_3`), else the first
+that belongs to no sequence, scanner, visit, date or part (`T1_001`, `3T_007`, `scan1_07`). What is in doubt groups too
+much: that costs data, while grouping too little leaks patients between splits.
+"""
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path, PurePath
 from typing import Final
 
 from medssl_cli.errors import UsageError
 from medssl_cli.formats.layouts import ImageFile
+from medssl_cli.formats.name_words import MODALITY_WORDS
 from medssl_cli.formats.source import Source, place_of
 
-_PATIENT: Final = re.compile(r"[A-Za-z]*(?:[-_ ][A-Za-z]+)*[-_ ]?\d+")
+MAX_NAME: Final = 1024
+_PUBLISHED: Final = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"(brats1[5-9]_.+)_\d+(?:_(?:flair|t1|t1ce|t2|seg))?",  # the last number is the scan
+        r"(brats-[a-z]+-\d{4,5})-\d{3}(?:-.*)?",  # BraTS 2023: the last number is the time point
+        r"(brats20\d\d_(?:training_|validation_)?\d+)(?:_.*)?",
+        r"((?:ct|mr)_(?:train|test)_\d{4})(?:_.*)?",  # MM-WHS: CT and MR are of different persons
+        r"(tcga-\w\w-\w{4})(?:-.*)?",
+        r"(sub-[a-z0-9]+)(?:_.*)?",
+        r"((?=.*\d)[0-9a-f]{16,64})",  # digests, as in VinDr-CXR
+    )
+)
+_NOBODY: Final = re.compile(r"im[-_]?\d+(?:[-_]\d+)*|\d+(?:\.\d+){3,}", re.IGNORECASE)
+"""Names that programs give to slices and series: OsiriX's `IM-0001-0002`, UIDs."""
+_TOKEN: Final = re.compile(r"(?P<letters>[^\W\d_]*)(?P<digits>\d*)(?P<rest>[^\W_]*)")
+_LEFT_OUT: Final = re.compile(
+    r"(?<![^\W_])(?:\d(?:\.\d+)?t|(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01]))(?![^\W_])",
+    re.IGNORECASE,
+)
+"""Field strengths (`3T`, `1.5T`) and dates."""
+_PERSONS: Final = frozenset({
+    "patient", "pat", "pt", "subject", "subj", "sub", "case", "person", "proband", "pid", "id", "mrn",
+})  # fmt: skip
+_PLACES: Final = frozenset({
+    "site", "center", "centre", "hospital", "cohort", "group", "batch", "set", "subset", "part", "dataset",
+    "task",
+})  # fmt: skip
+"""Their number tells where a person is from: it is kept, and the person's is still to come."""
+_SETS: Final = frozenset({
+    "brats", "flare", "kits", "lits", "amos",
+})  # fmt: skip
+"""Public data sets, with a year or a case behind them."""
+_NAMES_OF_FILES: Final = frozenset({
+    "img", "image", "images", "volume", "vol", "scan", "study", "exam", "series", "file", "picture", "pic", "ct",
+    "mr", "mri", "pet", "pt", "us", "xr", "cr", "dx",
+})  # fmt: skip
+"""Their number counts files, if nothing better is there."""
+_COUNTED: Final = frozenset({
+    "visit", "vis", "v", "ses", "sess", "session", "tp", "timepoint", "time", "t", "run", "acq", "frame", "phase",
+    "echo", "slice", "day", "week", "month", "year", "followup", "fu", "bl", "baseline", "rep", "repeat", "fold",
+    "dyn", "view", "lesion", "nodule", "tumor", "tumour", "roi", "label", "mask", "crop", "patch",
+})  # fmt: skip
+"""Visits and parts: neither they nor their number say who it is."""
+_KINDS: Final = frozenset({
+    "mprage", "mp2rage", "swi", "bold", "dti", "dce", "dsc", "tof", "stir", "mra", "asl", "rest", "pre", "post",
+    "contrast", "native", "arterial", "portal", "venous", "delayed", "axial", "sagittal", "coronal", "ax", "sag",
+    "cor", "left", "right", "lh", "rh", "anat", "func", "fmap", "perf", "reg", "registered", "coreg", "resampled",
+    "norm", "n4", "bet",
+})  # fmt: skip
+"""Sequences, phases, sides, steps of processing: a number behind them is not theirs."""
+_NOTHING: Final = _COUNTED | _KINDS
+_FEW_DIGITS: Final = 3
+
+
+class _Rank(IntEnum):
+    """How well a number says whose image it is."""
+
+    FILE = 1
+    NUMBER = 2
+    PERSON = 3
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A number of a name, with the words that belong to it."""
+
+    rank: _Rank
+    text: str
+    letters: str
+    digits: str
 
 
 def patient_from_name(name: str, pattern: str | None = None) -> str | None:
@@ -19,17 +97,17 @@ def patient_from_name(name: str, pattern: str | None = None) -> str | None:
     Args:
         name: Of a file without suffixes, or of a folder.
         pattern: Regular expression, searched; its first group, or the whole match, is the patient. By default the
-            leading letters up to and including the first number: `patient001_frame01` is `patient001`.
+            words up to and including the number that says it: `patient001_frame01` is `patient001`, `T1_001` is `001`.
 
     Returns:
-        None if the pattern does not match.
+        None if the pattern does not match, or no number says it.
 
     Raises:
         UsageError: `E_USAGE`, the pattern is not a regular expression.
     """
     if pattern is None:
-        match = _PATIENT.match(name)
-        return match[0] if match else None
+        unit = _unit_of(name)
+        return unit.text if unit else None
     try:
         found = re.search(pattern, name)
     except re.error as error:
@@ -39,19 +117,84 @@ def patient_from_name(name: str, pattern: str | None = None) -> str | None:
     return str(found[1] if found.re.groups else found[0]) or None
 
 
+def _unit_of(name: str) -> _Unit | None:
+    """The number of a name that says whose image it is."""
+    name = name[:MAX_NAME]
+    if match := next(filter(None, (pattern.fullmatch(name) for pattern in _PUBLISHED)), None):
+        return _Unit(_Rank.PERSON, match[1], "", "")
+    if _NOBODY.fullmatch(name):
+        return None
+    units = list(_units(_LEFT_OUT.sub(lambda match: "\0" * len(match[0]), name)))
+    if person := next((unit for unit in units if unit.rank is _Rank.PERSON), None):
+        return person
+    for index, unit in enumerate(units):
+        later = units[index + 1 :]
+        if unit.rank is _Rank.NUMBER:
+            return unit
+        named = next((one for one in later if one.rank is _Rank.NUMBER and one.letters), None)
+        if len(unit.digits) >= _FEW_DIGITS:
+            return named or unit
+        if not later:
+            return unit
+    return None
+
+
+def _units(name: str) -> Iterable[_Unit]:
+    """Numbers of a name that may say it, in order, each with the words before it that say something."""
+    start, word = -1, ""  # where the words begin that belong to the next number, and the last of them
+    of_set: _Unit | None = None
+    for match in _TOKEN.finditer(name):
+        token, letters, digits = match[0].lower(), match["letters"].lower(), match["digits"]
+        if not token:
+            continue
+        is_joined = name[match.start() - 1 : match.start()] != "\0"
+        if not is_joined:
+            start = -1
+        owner = letters or (word if start >= 0 else "")
+        begin = start if start >= 0 else match.start()
+        if not digits:
+            is_kept = token not in MODALITY_WORDS and token not in _NOTHING
+            start, word = (begin if is_kept else -1), token
+        elif token in MODALITY_WORDS or letters in _NOTHING or (not letters and word in _COUNTED):
+            start, word = -1, ""
+        elif owner in _PLACES or owner in _SETS:
+            of_set = _Unit(_Rank.NUMBER, name[begin : match.end()], owner, digits) if owner in _SETS else of_set
+            start, word = begin, ""
+        else:
+            is_modality = letters in MODALITY_WORDS or (not letters and word in MODALITY_WORDS)
+            is_person = owner in _PERSONS or word in _PERSONS
+            is_file = owner in _NAMES_OF_FILES or is_modality
+            is_number = not is_file or (is_modality and len(digits) >= _FEW_DIGITS)
+            rank = _Rank.PERSON if is_person else _Rank.NUMBER if is_number else _Rank.FILE
+            first = match.start("digits") if is_modality else begin
+            yield _Unit(rank, name[first : match.end("digits")], "" if is_modality else owner, digits)
+            start, word, of_set = -1, "", None
+    if of_set:
+        yield of_set
+
+
+def _says_nothing(folder: str) -> bool:
+    """Whether a folder is named after a sequence, a visit or a scanner only."""
+    words = [match[0].lower() for match in _TOKEN.finditer(_LEFT_OUT.sub("", folder)) if match[0]]
+    letters = [_TOKEN.match(word)["letters"] for word in words]  # type: ignore[index]
+    pairs = zip(words, letters, strict=True)
+    return all(word in MODALITY_WORDS or letter in _NOTHING or letter in MODALITY_WORDS for word, letter in pairs)
+
+
 def patients_from_places(places: Iterable[PurePath], pattern: str | None = None) -> dict[PurePath, str | None]:
     """Patients of the files below one input folder.
 
-    A pattern is tried on the name, then on the whole place. Without one, names decide as `patient_from_name` says;
-    but where names repeat in at least as many folders as there are names, as in `STS_001/PET` and `STS_004/PET`, the
-    folders do. Grouping too much costs data, grouping too little leaks patients between splits.
+    A pattern is tried on the name, then on the whole place. Without one, what says it best decides: a word for persons
+    in the name, then in a folder, then another number. But where names repeat in more folders than there are names, as
+    in `STS_001/PET` and `STS_004/PET`, folders go first; so they do in as many folders, if no name has a number.
 
     Args:
         places: Folders below the input and name without suffixes.
         pattern: See `patient_from_name`.
 
     Returns:
-        By place. If the default rule puts several files all into one patient it has failed, and all are None.
+        By place. If the default rule puts several files all into one patient, and no word says that it is a person,
+        it has failed, and all are None.
     """
     unique = list(dict.fromkeys(places))
     if pattern is not None:
@@ -61,20 +204,29 @@ def patients_from_places(places: Iterable[PurePath], pattern: str | None = None)
     folders: dict[str, set[PurePath]] = defaultdict(set)
     for place in unique:
         folders[place.name].add(place.parent)
-    has_repeated_names = any(len(parents) > 1 for parents in folders.values())
-    if has_repeated_names and len({place.parent for place in unique}) >= len(folders):
-        return {place: _from_folders(place) for place in unique}
-    patients = {place: patient_from_name(place.name) for place in unique}
-    if len(patients) > 1 and len(set(patients.values())) == 1:
+    num_folders = len({place.parent for place in unique})
+    is_repeated = any(len(parents) > 1 for parents in folders.values())
+    known = {word: _unit_of(word) for word in {word for place in unique for word in place.parts}}
+    has_number = any((unit := known[name]) and unit.rank > _Rank.FILE for name in folders)
+    are_folders_first = is_repeated and num_folders >= len(folders) + has_number
+    units = {place: _unit_of_place(place, known, are_folders_first=are_folders_first) for place in unique}
+    patients = {place: unit.text if unit else None for place, unit in units.items()}
+    is_sure = all(unit and unit.rank is _Rank.PERSON for unit in units.values())
+    if len(patients) > 1 and len(set(patients.values())) == 1 and not is_sure:
         return dict.fromkeys(patients)
     return patients
 
 
-def _from_folders(place: PurePath) -> str | None:
-    """The outermost folder with a number in its name, else all folders; a file without folders by its name."""
-    named = (patient_from_name(part) for part in place.parts[:-1])
-    folders = str(place.parent) if len(place.parts) > 1 else patient_from_name(place.name)
-    return next((patient for patient in named if patient), folders)
+def _unit_of_place(place: PurePath, known: Mapping[str, _Unit | None], *, are_folders_first: bool) -> _Unit | None:
+    """The best number of the name and of the outermost folders; where folders go first, also their words."""
+    name = known[place.name]
+    units = [unit for part in place.parts[:-1] if (unit := known[part]) and unit.rank > _Rank.FILE]
+    folder = max(units, key=lambda unit: unit.rank, default=None)
+    if not are_folders_first:
+        return folder if folder and (name is None or folder.rank > name.rank) else name
+    words = "/".join(part for part in place.parts[:-1] if not _says_nothing(part))
+    is_file_only = name is None or name.rank is _Rank.FILE
+    return folder or (_Unit(_Rank.FILE, words, "", "") if words and is_file_only else name)
 
 
 def patients_of(

@@ -79,8 +79,12 @@ def check_jpeg_size(width: int, height: int, num_bytes: int) -> None:
         raise InputError("E_TRUNCATED", f"{width} x {height} pixels in {num_bytes} bytes", hint=COPY_AGAIN)
 
 
-def check_png(data: bytes) -> None:
+def check_png(data: bytes, *, is_label: bool = False) -> None:
     """Every chunk must be whole and match its checksum, the pixels be grey or RGB of full bytes, and all be there.
+
+    Args:
+        data: The file.
+        is_label: Pixels of one bit are allowed, too.
 
     Raises:
         InputError: `E_PICTURE_PARSE`, `E_PHOTOMETRIC`, `E_TRUNCATED`, `E_TOO_BIG`.
@@ -90,7 +94,7 @@ def check_png(data: bytes) -> None:
         if (number == 0) != (name == b"IHDR"):
             raise InputError("E_PICTURE_PARSE", "the PNG does not begin with its one header")
         if name == b"IHDR":
-            expected = _png_data_size(body)
+            expected = _png_data_size(body, is_label=is_label)
         if name in (b"tRNS", b"acTL"):
             raise InputError("E_PHOTOMETRIC", "transparency or several pictures in the file")
         if name == b"IDAT":
@@ -99,18 +103,22 @@ def check_png(data: bytes) -> None:
         raise InputError("E_TRUNCATED", f"{stored.size} bytes of {expected} in the picture", hint=COPY_AGAIN)
 
 
-def _png_data_size(header: bytes) -> int:
+def _png_data_size(header: bytes, *, is_label: bool) -> int:
     """Bytes of all filtered rows (ISO/IEC 15948, 7.2; with Adam7 of all seven pictures, 8.2)."""
     if len(header) != 13:
         raise InputError("E_PICTURE_PARSE", f"a PNG header of {len(header)} bytes")
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", header)
     check_size(width, height)
-    if (depth, colour) not in ((8, 0), (16, 0), (8, 2)):
-        raise InputError("E_PHOTOMETRIC", f"PNG colour type {colour} of {depth} bits is not 8 or 16 bit grey")
-    pixel = 3 if colour == 2 else depth // 8
+    if (depth, colour) not in ((8, 0), (16, 0), (8, 2), *(((1, 0),) if is_label else ())):
+        raise InputError(
+            "E_PHOTOMETRIC",
+            f"PNG colour type {colour} of {depth} bits is not 8 or 16 bit grey",
+            hint="store the class of each pixel as 8 bit grey: 0 for none, 1, 2, ..." if is_label else "",
+        )
+    bits = 24 if colour == 2 else depth
     passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
     sizes = [(-((x - width) // dx), -((y - height) // dy)) for x, y, dx, dy in passes]
-    return sum(rows * (1 + columns * pixel) for columns, rows in sizes if columns > 0 and rows > 0)
+    return sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 and rows > 0)
 
 
 class _Inflater:

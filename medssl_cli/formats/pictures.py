@@ -65,23 +65,28 @@ def is_picture(head: bytes) -> bool:
     return _kind_of(head) is not None
 
 
-def read_picture(source: Source, *, modality: str = "unknown", policy: Policy = STRICT) -> LoadedImage:
+def read_picture(
+    source: Source, *, modality: str = "unknown", policy: Policy = STRICT, is_label: bool = False
+) -> LoadedImage:
     """Read one picture as a volume `[1, X, Y, 1]` of depth 1 with the identity as affine, or refuse it.
 
     Args:
         source: The file; its content decides how it is read, not its name.
         modality: What the caller knows about it.
         policy: `burned_in`, which has no default for pictures: they say nothing about themselves.
+        is_label: It is a label map, in which no writing is burned in and no value may have changed; one bit is enough.
 
     Raises:
-        InputError: `E_BURNED_IN`, `E_PICTURE_PARSE`, `E_TRUNCATED`, `E_TOO_BIG`, `E_PHOTOMETRIC`, `E_DATATYPE`, and the
-            codes of reading files.
+        InputError: `E_BURNED_IN`, `E_PICTURE_PARSE`, `E_TRUNCATED`, `E_TOO_BIG`, `E_PHOTOMETRIC`, `E_DATATYPE`,
+            `E_LABEL_LOSSY`, and the codes of reading files.
     """
     import PIL
 
-    burned_in = _burned_in(policy)
+    burned_in = "not_expected" if is_label else _burned_in(policy)
     data = read_bytes(source, max_bytes=MAX_PICTURE_BYTES)
-    picture = _picture(data)
+    picture = _picture(data, is_label=is_label)
+    if is_label and picture.is_lossy:
+        raise InputError("E_LABEL_LOSSY", "the label map is a picture that was compressed with loss (JPEG)")
     ratio = picture.rows.nbytes / len(data) if picture.is_lossy else None
     stem = source.name.rpartition(".")[0] or source.name
     voxels = np.ascontiguousarray(picture.rows.T)[None, :, :, None]
@@ -90,7 +95,10 @@ def read_picture(source: Source, *, modality: str = "unknown", policy: Policy = 
         identity=Identity(patient=None, study=stem, series=stem),
         source_kind="picture",
         decoder=f"pillow {PIL.__version__}",
-        warnings=("W_BURNED_IN_UNKNOWN", *(("W_LOSSY",) if picture.is_lossy else ())),
+        warnings=(
+            *(() if is_label else ("W_BURNED_IN_UNKNOWN",)),
+            *(("W_LOSSY",) if picture.is_lossy else ()),
+        ),
         repairs=() if picture.orientation == 1 else (f"{EXIF_ORIENTATION}{picture.orientation}",),
         spacing_kind="unknown",
         burned_in=burned_in,
@@ -122,12 +130,12 @@ def _kind_of(head: bytes) -> Kind | None:
     return "TIFF" if head.startswith(_TIFF_MAGIC) else None
 
 
-def _picture(data: bytes) -> _Picture:
+def _picture(data: bytes, *, is_label: bool) -> _Picture:
     kind = _kind_of(data)
     facts = TiffFacts(is_white_zero=False, is_lossy=kind == "JPEG")
     match kind:
         case "PNG":
-            check_png(data)
+            check_png(data, is_label=is_label)
         case "JPEG":
             check_jpeg(data)
         case "TIFF":
@@ -189,6 +197,8 @@ def _grey(image: Any) -> Grey:
             raise InputError("E_PHOTOMETRIC", "the picture has colours")
         return red
     pixels: NDArray[Any] = np.asarray(image)
+    if image.mode == "1":
+        return pixels.astype(np.uint8)
     if image.mode == "L":
         return pixels
     if image.mode in ("I;16", "I;16L", "I;16B", "I"):

@@ -122,3 +122,56 @@ def reorient_like(voxels: NDArray[np.generic], affine: Affine) -> NDArray[np.gen
     flips = tuple(world + 1 for world in range(3) if backwards[world])
     inverse = [order.index(axis) + 1 for axis in range(3)]
     return np.flip(voxels, flips).transpose(0, *inverse)
+
+
+def turned_onto(
+    voxels: NDArray[np.generic], affine: Affine, grid: Affine, shape: Shape, *, is_cropped: bool = False
+) -> NDArray[np.generic] | None:
+    """Bring voxels onto a grid with the same voxel centres, whose axes may run in another order or direction.
+
+    Args:
+        voxels: `[C, X, Y, Z]`; no value changes.
+        affine: Theirs.
+        grid: Affine of the grid.
+        shape: Its size.
+        is_cropped: The voxels may be a box within the grid; what lies outside of it is 0.
+
+    Returns:
+        The voxels on the grid; None if any voxel centre of them is not one of the grid, or of the grid not one of them.
+    """
+    _, x, y, z = voxels.shape
+    order, flips, turned, size = _turn(affine, (x, y, z), grid)
+    if sorted(order) != [0, 1, 2]:
+        return None
+    moved = np.flip(voxels.transpose(0, *(axis + 1 for axis in order)), tuple(axis + 1 for axis in flips))
+    if size == shape and is_same_grid(grid, turned, shape):
+        return moved
+    place = np.eye(4)
+    place[:3, 3] = first = np.rint(np.linalg.solve(grid, turned[:, 3])[:3])
+    fits = (first >= 0).all() and (first + size <= shape).all() and is_same_grid(grid @ place, turned, size)
+    if not (is_cropped and fits):
+        return None
+    whole = np.zeros((len(voxels), *shape), voxels.dtype)
+    whole[:, *(slice(int(low), int(low) + length) for low, length in zip(first, size, strict=True))] = moved
+    return whole
+
+
+def is_turned_grid(affine: Affine, shape: Shape, grid: Affine, grid_shape: Shape) -> bool:
+    """Whether two grids have the same voxel centres, whatever the order and direction of their axes."""
+    order, _, turned, size = _turn(affine, shape, grid)
+    return sorted(order) == [0, 1, 2] and size == grid_shape and is_same_grid(grid, turned, grid_shape)
+
+
+def _turn(affine: Affine, shape: Shape, grid: Affine) -> tuple[tuple[int, ...], tuple[int, ...], Affine, Shape]:
+    """How axes must be put to run as those of a grid: which comes where, which turn round, and what becomes of affine
+    and shape. An order that is none (an axis occurs twice) means that the axes of the two are not parallel."""
+    from_grid = np.linalg.solve(affine, grid)
+    order = tuple(int(axis) for axis in np.abs(from_grid[:3, :3]).argmax(axis=0))
+    flips = tuple(axis for axis in range(3) if from_grid[order[axis], axis] < 0)
+    x, y, z = (shape[axis] for axis in order)
+    index = np.zeros((4, 4))
+    index[3, 3] = 1
+    for axis, source in enumerate(order):
+        index[source, axis] = -1 if axis in flips else 1
+        index[source, 3] = (x, y, z)[axis] - 1 if axis in flips else 0
+    return order, flips, affine @ index, (x, y, z)

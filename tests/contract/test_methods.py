@@ -137,7 +137,7 @@ def labelled_for(method: MethodBase) -> Labelled | None:
         return None
     images = torch.rand(request.batch_size, 1, *request.size, generator=torch.Generator().manual_seed(2))
     images = images + torch.linspace(0, 1, request.size[0])[:, None, None]
-    return Labelled(images, (images[:, 0] * 1.5).long().clamp_max(len(request.classes)))
+    return Labelled(images, (images[:, 0] * 1.5).long().clamp_max(len(request.wanted.names)))
 
 
 def loss_of(method: MethodBase, images: Tensor, seed: int = 0) -> Losses:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from medssl_cli.cli.app import app
 from medssl_cli.engine.runs import open_run
-from tests.environment import ENVIRONMENT
+from tests.environment import ENVIRONMENT, give_known_key
 from tests.toy_cache import toy_cache
 
 BACKBONE = "{name: unet, channels: [4, 8], strides: [2, 2], num_res_units: 1}"
@@ -40,6 +40,7 @@ validate_every: 1
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache and one pre-training for each of two seeds."""
     root = tmp_path_factory.mktemp("site")
+    give_known_key(root / "cache")
     toy_cache(root / "cache", num_patients=14)
     (root / "pretrain.yaml").write_text(PRETRAIN)
     (root / "task.yaml").write_text(TASK)

@@ -278,6 +278,20 @@ def test_nothing_changes_after_the_comparison(
     refused(run, cache, tmp_path)
 
 
+def test_a_file_that_was_exchanged_after_the_comparison_is_caught(
+    run: ToyRun, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = export._set_proof
+
+    def exchanged(path: Path, *given: Any) -> Bundle:
+        path.write_bytes(with_tensor(path.read_bytes(), 0, 1.1))
+        return make(path, *given)
+
+    monkeypatch.setattr(export, "_set_proof", exchanged)
+
+    assert "another one" in refused(run, cache, tmp_path)
+
+
 @pytest.mark.parametrize(
     "rule",
     [

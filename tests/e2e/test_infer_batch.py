@@ -751,3 +751,21 @@ def test_a_slice_that_is_refused_takes_its_series_with_it_wherever_it_lies(
     assert report.exit_code == Exit.NOTHING
     assert not list((tmp_path / "out").glob("*.nii.gz"))
     assert {one.status for one in report.results} == {"refused"}
+
+
+def test_a_label_map_that_only_its_voxels_tell_is_no_scan(tmp_path: Path, model: Path, calls: list[Any]) -> None:
+    """Two folders side by side with equal names say that the files belong together, and not which is which."""
+    noise = np.random.default_rng(0).integers(-1000, 300, SHAPE).astype(np.int16)
+    for folder, voxels in (("one", noise), ("two", (noise > 0).astype(np.uint8))):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        for name in "ab":
+            write_nifti(tmp_path / "in" / folder / f"{name}.nii.gz", voxels, AFFINE)
+    turned = np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=np.float64)
+    write_nifti(tmp_path / "in" / "two" / "b.nii.gz", (noise > 0).astype(np.uint8), turned)
+
+    report = run(tmp_path / "in", model, tmp_path / "out")
+
+    assert {one.place: one.code for one in report.results} == {
+        "one/a.nii.gz": "", "one/b.nii.gz": "", "two/a.nii.gz": "S_LABEL_MAP", "two/b.nii.gz": "",
+    }  # fmt: skip
+    assert len(calls) == 3

@@ -222,13 +222,27 @@ def test_channels_of_one_patient_share_their_label(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "code"), [(np.float32([0, 0.5]), "E_LABEL_VALUES"), (np.int16([-1, 0]), "E_LABEL_VALUES")]
+    "values",
+    [np.float32([0, 0.5]), np.int16([-1, 0]), np.int32([0, 65_536]), np.arange(257, dtype=np.int16)],
+    ids=["fraction", "negative", "large", "image"],
 )
-def test_a_label_is_a_map_of_small_whole_numbers(tmp_path, values, code):
+def test_a_label_is_a_map_of_a_few_whole_numbers(tmp_path, values):
     write_pair(tmp_path / "in", "p_1", 0)
     write_nifti(tmp_path / "in/labels/p_1.nii.gz", np.resize(values, (8, 7, 6)), AFFINE)
 
-    assert codes(ingest([tmp_path / "in"], tmp_path / "cache", workers=1)) == {code: 1}
+    assert codes(ingest([tmp_path / "in"], tmp_path / "cache", workers=1)) == {"E_LABEL_VALUES": 1}
+
+
+@pytest.mark.parametrize("values", [[0, 205, 850], [0, 1, 65_535], list(range(256))], ids=["few", "largest", "many"])
+def test_values_of_a_label_map_are_kept_up_to_65535(tmp_path, values):
+    write_pair(tmp_path / "in", "p_1", 0)
+    drawn = np.resize(np.array(values, np.int32), (8, 7, 6))
+    write_nifti(tmp_path / "in/labels/p_1.nii.gz", drawn, AFFINE)
+
+    ingest([tmp_path / "in"], tmp_path / "cache", workers=1)
+
+    (record,) = Cache.open(tmp_path / "cache").records(label_set="seg")
+    assert record.labels["seg"].voxels_per_class == {value: int((drawn == value).sum()) for value in values if value}
 
 
 def test_a_label_of_another_shape_is_refused_and_an_empty_one_noted(tmp_path):

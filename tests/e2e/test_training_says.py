@@ -27,6 +27,7 @@ from medssl_cli.engine.supervision import Validation
 from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import initialise_task, load_encoder
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
+from medssl_cli.files import sha256_json
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import PretrainRecipe, TaskRecipe, find_recipe, load_recipe
 from tests.e2e.test_training import pretrain_recipe
@@ -338,8 +339,8 @@ def test_a_run_of_an_earlier_version_goes_on_although_it_did_not_note_whom_its_w
     train(recipe, cache, tmp_path / "run", choices)
     path = tmp_path / "run" / "manifest.json"
     manifest = json.loads(path.read_text())
-    del manifest["arguments"]["init"]
-    path.write_text(json.dumps(manifest))
+    del manifest["arguments"]["init"], manifest["sha256"]
+    path.write_text(json.dumps({**manifest, "sha256": sha256_json(manifest)}))
 
     _, notes = train(recipe, cache, tmp_path / "run", choices)
 

@@ -193,13 +193,13 @@ def test_a_busy_pacs_is_asked_again_up_to_four_times(tmp_path: Path, number: int
 
 @pytest.mark.parametrize(
     "when",
-    ["86400", format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)],
+    [lambda: "86400", lambda: format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)],
     ids=["seconds", "date"],
 )
-def test_a_pacs_that_asks_for_a_longer_rest_than_the_deadline_gets_it(tmp_path: Path, when: str) -> None:
+def test_a_pacs_that_asks_for_a_longer_rest_than_the_deadline_gets_it(tmp_path: Path, when: Callable[[], str]) -> None:
     clinic = Clinic(tmp_path)
     with FakePacs(clinic.files) as pacs:
-        pacs.faults = [status(503, Retry_After=when)]
+        pacs.faults = [status(503, Retry_After=when())]
         with pytest.raises(InterruptedCleanlyError, match="E_PACS_BUSY: the PACS asks to wait for 86"):
             list(clinic.retrieve(pacs.url))
     assert len(pacs.requests) == 1

@@ -18,6 +18,8 @@ from medssl_cli.errors import Exit
 from tests.environment import ENVIRONMENT, give_known_key
 from tests.toy_cache import toy_cache
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = [
     "backbone={name: unet, channels: [4, 8, 16], strides: [2, 2, 2], num_res_units: 1}",
     "data.spacing_mm=[3.0, 3.0, 3.0]",
@@ -183,8 +185,6 @@ def test_a_loss_that_is_not_finite_names_the_items_and_leaves_the_last_good_chec
 ) -> None:
     bad = """
 from medssl_cli.methods import voco
-
-pytestmark = pytest.mark.slow
 plain = voco.Method.loss
 def loss(self, views, progress):
     losses = plain(self, views, progress)

@@ -4,7 +4,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from medssl_cli.formats.bids import parse_place
+from medssl_cli.formats.bids import parse_place, read_value_names
 from medssl_cli.formats.layouts import arrange
 from medssl_cli.formats.source import stem_of
 
@@ -103,3 +103,80 @@ def test_folders_of_images_and_labels_go_before_bids():
 
     assert [len(label.images) for label in arrangement.labels] == [1]
     assert len(arrangement.images) == 1
+
+
+def labels(*names: str) -> dict[str, tuple[str, str | None]]:
+    arrangement = arranged("sub-01/anat/sub-01_T1w.nii.gz", *names)
+    return {label.source.parts[-1]: (label.set_name, label.class_name) for label in arrangement.labels}
+
+
+def derivative(name: str, pipeline: str = "pipe") -> str:
+    return f"derivatives/{pipeline}/sub-01/anat/sub-01_{name}.nii.gz"
+
+
+def test_masks_of_one_image_are_kept_apart_by_their_names():
+    found = labels(derivative("desc-brain_mask"), derivative("label-lesion_mask"), derivative("desc-aparc_dseg"))
+
+    assert found == {
+        "sub-01_desc-brain_mask.nii.gz": ("brain", "brain"),
+        "sub-01_label-lesion_mask.nii.gz": ("", "lesion"),
+        "sub-01_desc-aparc_dseg.nii.gz": ("aparc", None),
+    }
+
+
+def test_masks_that_only_their_label_tells_apart_are_classes_of_one_set():
+    found = labels(derivative("label-L_mask"), derivative("label-R_mask"))
+
+    assert found == {"sub-01_label-L_mask.nii.gz": ("", "L"), "sub-01_label-R_mask.nii.gz": ("", "R")}
+
+
+def test_the_only_mask_is_the_main_set_and_bears_its_name():
+    assert labels(derivative("desc-lesion_mask")) == {"sub-01_desc-lesion_mask.nii.gz": ("", "lesion")}
+
+
+def test_equal_words_are_told_apart_by_suffix_and_by_pipeline():
+    both = [derivative("desc-a_mask"), derivative("desc-a_dseg")]
+    pipelines = arranged(
+        "sub-01/anat/sub-01_T1w.nii.gz", *(derivative("desc-brain_mask", name) for name in ("fast", "manual_2"))
+    )
+
+    assert {name for name, _ in labels(*both).values()} == {"a-mask", "a-dseg"}
+    assert [label.set_name for label in pipelines.labels] == ["fast-brain-mask", "manual2-brain-mask"]
+
+
+def test_the_name_of_a_set_is_of_the_data_set_and_not_of_one_image():
+    found = arranged(
+        *(f"sub-{subject}/anat/sub-{subject}_T1w.nii.gz" for subject in ("01", "02")),
+        derivative("desc-brain_mask"), derivative("label-lesion_mask"),
+        "derivatives/pipe/sub-02/anat/sub-02_desc-brain_mask.nii.gz",
+    )  # fmt: skip
+
+    assert [label.set_name for label in found.labels] == ["brain", "", "brain"]
+
+
+TABLES = {
+    "beside": ("sub-01/anat/sub-01_desc-a_dseg.tsv", {1: "grey matter", 2: "blanche"}),
+    "inherited": ("desc-a_dseg.tsv", {1: "grey matter", 2: "blanche"}),
+    "inherited by all": ("dseg.tsv", {1: "grey matter", 2: "blanche"}),
+    "of another": ("desc-b_dseg.tsv", {}),
+    "above the data set": ("../dseg.tsv", {}),
+}
+
+
+@pytest.mark.parametrize(("place", "expected"), TABLES.values(), ids=list(TABLES))
+def test_a_table_names_the_values_of_a_segmentation(tmp_path, place, expected):
+    top = tmp_path / "derivatives/pipe"
+    segmentation = top / "sub-01/anat/sub-01_desc-a_dseg.nii.gz"
+    segmentation.parent.mkdir(parents=True)
+    (top / place).write_text("index\tname\tcolor\n0\tbackground\t#000\n1\tgrey matter\t#fff\n2\tblanche\t#f00\n")
+    name = parse_place(segmentation, stem_of(segmentation.name))
+    assert name is not None
+
+    assert read_value_names(segmentation, name.top) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a\tb\n1\tc\n", "index\tname\nx\ty\n1\n"])
+def test_a_table_of_something_else_names_nothing(tmp_path, text):
+    (tmp_path / "dseg.tsv").write_text(text)
+
+    assert read_value_names(tmp_path / "sub-01_dseg.nii", tmp_path) == {}

@@ -98,6 +98,7 @@ def test_several_faults_of_one_item_are_all_repaired(cache):
 
     with cache.writing():
         num_items, num_entries = repair_cache(cache.root)
+        cache.rebuild()
 
     assert (num_items, num_entries) == (1, 1)
     assert list(cache.verify()) == [None, None]
@@ -142,7 +143,9 @@ def test_a_manifest_names_what_a_copy_lacks_has_too_much_or_has_otherwise(cache,
 
     assert code == Exit.GATE
     document = json.loads(out)
-    assert document["problems"] == []
+    assert [(problem["item_id"], problem["detail"]) for problem in document["problems"]] == [
+        (gone.item_id, "its folder is gone")
+    ]
     assert {entry["item_id"]: entry["detail"].split()[-1] for entry in document["manifest"]} == {
         gone.item_id: "cache",
         extra.item_id: "manifest",

@@ -39,7 +39,7 @@ def test_a_list_of_findings_makes_each_a_class_of_its_own() -> None:
         {"classes": []},
         {"classes": {}},
         {"classes": {"a": []}},
-        {"classes": {"a": "some"}},
+        {"classes": {"a": {"b": "any"}}},
         {"classes": {"a": "any"}, "is_exclusive": True},
         {"classes": {"a\n": "any"}},
         {"class_weights": "some"},

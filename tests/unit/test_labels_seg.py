@@ -16,6 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 from scipy.spatial.transform import Rotation
 
 from medssl_cli.errors import InputError
+from medssl_cli.formats.dicom import read_headers
 from medssl_cli.formats.dicom_seg import write_segmentation
 from medssl_cli.formats.labels import LABEL_MAP_SEGMENTATION, SEGMENTATION, Instance, MaskLabel
 from medssl_cli.formats.labels.seg import read_seg
@@ -142,10 +143,11 @@ def test_what_this_project_writes_it_reads_back_exactly(tmp_path: Path, seed: in
     affine = oblique(seed)
     sources = write_volume(tmp_path / "ct", Volume(np.zeros((1, *SHAPE), np.int16), affine, "CT", "HU"))
     uids = {str(pydicom.dcmread(path).SOPInstanceUID) for path in sources}
-    data = write_segmentation(
-        blocks(), sources, {1: "LV", 2: "RV"}, affine=affine, model_sha256="a" * 64, algorithm_name="medssl test"
+    slices = [header for path in sources for header in read_headers(path)]
+    made = write_segmentation(
+        blocks(), slices, {1: "LV", 2: "RV"}, affine=affine, model_sha256="a" * 64, algorithm_name="medssl test"
     )
-    (tmp_path / "seg.dcm").write_bytes(data)
+    (tmp_path / "seg.dcm").write_bytes(made.data)
 
     mask = read_seg(tmp_path / "seg.dcm")
 

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 
-from medssl_cli.formats.beside import modality_of_stem
 from medssl_cli.formats.discover import discover
-from medssl_cli.formats.layouts import Arrangement, DatasetJson, arrange, known_modality, read_dataset_json
+from medssl_cli.formats.layouts import Arrangement, DatasetJson, arrange, read_dataset_json
+from medssl_cli.formats.name_words import known_modality, modality_of_stem
 from medssl_cli.formats.patients import patients_of
 from medssl_cli.formats.source import Member, Source
 from tests.zip_factory import Raw, zip_bytes
@@ -79,7 +79,7 @@ REGIONS = {"channel_names": {"0": "T2"}, "labels": {"background": 0, "whole": [1
         (MSD, {1: "Anterior", 2: "Posterior"}, {0: "MR"}, False),
         (NNUNET_1, {1: "edema"}, {0: "MR", 1: "MR"}, False),
         (NNUNET_2, {1: "kidney"}, {0: "CT"}, True),
-        (REGIONS, {2: "core"}, {0: "MR"}, True),
+        (REGIONS, {1: "class_1", 2: "core"}, {0: "MR"}, True),
     ],
 )
 def test_dataset_json_of_each_kind(tmp_path, document, classes, modalities, has_channels):
@@ -331,3 +331,11 @@ def test_real_folders(shared_data, name):
     assert Counter(image.modality for image in arrangement.images) == modalities
     assert all(len(label.images) == 1 for label in arrangement.labels)
     assert len({label.images for label in arrangement.labels}) == num_labels
+
+
+def test_a_truth_without_an_image_may_be_one_and_beside_an_image_labels_it(tmp_path: Path) -> None:
+    alone = arrange([tmp_path / "001_ground_truth.nii.gz", tmp_path / "001_reoriented_gt.nii.gz"], roots=[tmp_path])
+    paired = arrange([tmp_path / "002.nii.gz", tmp_path / "002_ground_truth.nii.gz"], roots=[tmp_path])
+
+    assert (len(alone.images), len(alone.labels)) == (2, 0)
+    assert [label.images for label in paired.labels] == [(tmp_path / "002.nii.gz",)]

@@ -591,7 +591,7 @@ def test_a_rule_that_makes_one_patient_of_all_files_has_failed():
 
 def test_where_one_name_lies_in_several_folders_the_folders_are_the_patients():
     assert patients("STS_001/PET", "STS_004/PET", "STS_004/MR_T1") == ["STS_001", "STS_004", "STS_004"]
-    assert patients("alice/anat/T1", "bob/anat/T1") == ["alice/anat", "bob/anat"]
+    assert patients("alice/anat/T1", "bob/anat/T1") == ["alice", "bob"]
     assert patients("images/case_1", "images/case_2") == ["case_1", "case_2"]
 
 

@@ -132,7 +132,39 @@ def test_classes_of_everything_go_by_name_too() -> None:
         ([WITH_LIVER], ["Liver"], "no label map has 'Liver'"),
         ([WITH_LIVER], (["liver"], ("splen",)), "no label map has 'splen'"),
         ([NAMELESS], ["liver"], "1 of 1 label maps have no names, only values 1, 2, 3: 'liver' cannot"),
-        ([WITH_LIVER, NAMELESS], ["liver"], "1 of 2 label maps have no names"),
+        (
+            [WITH_LIVER, NAMELESS],
+            ["liver"],
+            "value 2 is called 'liver' in some label maps and nothing in others: there 'liver' cannot",
+        ),
+        ([WITH_LIVER, label({9: ""})], ["liver"], "1 of 2 label maps have no names, only values 9"),
+        (
+            [WITH_LIVER, label({1: "kidney", 2: ""})],
+            {"organs": ["kidney", "liver"]},
+            "value 2 is called 'liver' in some label maps and nothing in others: there 'organs' cannot",
+        ),
+        (
+            [WITH_LIVER, NAMELESS],
+            {"second": ["class_2"]},
+            "value 2 is called 'liver' in some label maps and nothing in others",
+        ),
+        (
+            [WITH_LIVER, label({2: "Liver"})],
+            ["liver"],
+            "'liver' is called 'liver' by the classes and 'Liver' in 1 of 2",
+        ),
+        (
+            [label({1: "left_kidney"}), label({1: "Left-Kidney"})],
+            {1: "left_kidney"},
+            "'left_kidney' is called 'left_kidney' by the classes and 'Left-Kidney' in 1 of 2",
+        ),
+        ([NAMELESS], {"lung": [9]}, "no label map has a voxel of lung; they have value 1, value 2, value 3"),
+        ([WITH_LIVER], (["liver"], (2,)), "value 2, called 'liver', is in the class 'liver' and in ignore"),
+        (
+            [WITH_LIVER],
+            ({"second": [2]}, ("liver",)),
+            "value 2, called 'liver', is in the class 'second' and in ignore",
+        ),
         ([WITH_LIVER], {"liver": ["liver"], "second": [2]}, "value 2, called 'liver', is in the classes 'liver' and"),
     ],
 )
@@ -159,12 +191,30 @@ def test_names_and_values_that_contradict_each_other_are_refused(
         ([WITH_LIVER, NAMELESS], {2: "liver"}),
         ([WITH_LIVER, label({}, {})], ["liver"]),  # an empty label map says nothing against a name
         ([label({205: "", 500: ""})], {"left_ventricle": ["left_ventricle", 1, 500]}),
+        ([label({1: "vessel", 2: "Vessel"}), label({1: "Vessel"})], ["vessel"]),  # both in one label map: two things
+        ([WITH_LIVER, label({2: "Liver"})], {"liver": ["liver", "Liver"]}),
+        ([WITH_LIVER], ({"organ": "any"}, ("liver",))),
     ],
 )
 def test_names_and_values_that_agree_are_taken(records: list[LabelRecord], recipe: Any) -> None:
     classes, ignore = recipe if isinstance(recipe, tuple) else (recipe, ())
 
     LabelSurvey(records, wanted(classes, ignore)).refuse_contradictions()
+
+
+def test_the_hint_for_a_value_without_a_name_gives_the_name_and_the_value_that_belong_together() -> None:
+    with pytest.raises(UsageError) as refusal:
+        LabelSurvey([WITH_LIVER, NAMELESS], wanted({"organ": ["spleen"]})).refuse_contradictions()
+
+    assert refusal.value.hint == "if they are the same, add the value, task.classes: {organ: [spleen, 3]}"
+
+
+def test_labels_of_another_spelling_score_nothing_as_background() -> None:
+    records = [WITH_LIVER, label({2: "Liver"})]
+    with pytest.raises(
+        UsageError, match="E_LABEL_CLASSES: 'liver' is called 'liver' by the classes and 'Liver' in 1 of 2"
+    ):
+        LabelSurvey(records, wanted(["liver", "spleen"])).refuse_other_spellings()
 
 
 def test_what_becomes_background_and_that_names_decide_is_said() -> None:
@@ -175,6 +225,8 @@ def test_what_becomes_background_and_that_names_decide_is_said() -> None:
         "W_LABELS_LEFT_OUT: labels that the recipe does not name are background: liver (1 image)",
     ]
     assert LabelSurvey([NAMELESS], wanted({1: "a", 2: "b", 3: "c"})).notes() == []
+    joined_with_a_value = LabelSurvey([WITH_LIVER], wanted({"both": ["liver", 3]})).notes()
+    assert "value 3 of 'both' is called 'spleen': it is not taken, as it has a name" in joined_with_a_value
     assert LabelSurvey([WITH_LIVER], wanted({"any": "any"})).notes() == []
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from medssl_cli.engine.ingest.report import Ledger
+from medssl_cli.formats.dataset_json import DatasetJson, is_description, read_dataset_json
 from medssl_cli.formats.discover import Found, classify
-from medssl_cli.formats.layouts import DatasetJson, read_dataset_json
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import IMAGE_SUFFIXES, Source
 
@@ -58,10 +58,10 @@ class Inputs:
         self.ledger.open(found)
         if found.source == found.root:
             self.named.add(found.source)
-        is_description = found.source.name == "dataset.json"
+        may_describe = is_description(found.source.name)
         if found.kind == "known":
             self.unchanged.append(found)
-            if is_description and (dataset := read_dataset_json(found.source)):
+            if may_describe and (dataset := read_dataset_json(found.source)):
                 self.datasets.append(dataset)
         elif found.kind == "other" and _is_file_of_labels(found, is_named=found.source in self.named):
             self._add_text(found)
@@ -69,7 +69,7 @@ class Inputs:
             self.ledger.refuse([found.source], found.code, "")
             if found.code.startswith("E_") or found.code == "S_NOT_AN_IMAGE":
                 self.unread.append((found.source, found.code))
-        elif is_description and (dataset := read_dataset_json(found.source)):
+        elif may_describe and (dataset := read_dataset_json(found.source)):
             self.datasets.append(dataset)
             self.redescribed.add(dataset.folder)
             self.ledger.refuse([found.source], "S_SIDECAR", "")

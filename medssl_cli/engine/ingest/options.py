@@ -13,6 +13,7 @@ from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.table_choice import TableChoice
 
 if TYPE_CHECKING:
+    from medssl_cli.engine.ingest.tasks import Overlap
     from medssl_cli.formats.dicomweb import Credentials, PacsQuery, Patience
 
 Progress = Callable[[str, int, int | None], None]
@@ -58,6 +59,7 @@ class IngestOptions:
         seg_fraction: From which share of the maximum on a fractional DICOM SEG counts.
         settle_s: Wait until the folders have not changed for so long.
         tables: What the columns of tables of labels are.
+        overlap: What becomes of voxels that files of one structure each share; see `label_maps.merge`.
 
     Raises:
         UsageError: `E_USAGE`.
@@ -77,6 +79,7 @@ class IngestOptions:
     seg_fraction: float | None = None
     settle_s: float = 0.0
     tables: TableChoice = field(default_factory=TableChoice)
+    overlap: "Overlap" = "settle"
 
     def __post_init__(self) -> None:
         try:
@@ -103,6 +106,7 @@ class IngestOptions:
             "has_patient_pattern": self.patient_pattern is not None,
             "structures": list(self.structures) if self.structures else None,
             "seg_fraction": self.seg_fraction,
+            "overlap": self.overlap,
             "key_column": self.tables.key_column,
             "label_columns": list(self.tables.label_columns) if self.tables.label_columns else None,
             "readers": self.tables.readers,

@@ -3,13 +3,17 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.engine.ingest.report import Ledger
 from medssl_cli.engine.ingest.tasks import ImageTask, LabelTask, StoredImage
 from medssl_cli.formats.layouts import Arrangement, ImageFile, LabelFile
+from medssl_cli.formats.partners import numbered
 from medssl_cli.formats.patients import patients_of
-from medssl_cli.formats.source import Source
+from medssl_cli.formats.source import Source, place_of
+
+VOLUMETRIC: Final = ("CT", "MR", "PT")
 
 
 def plan_files(
@@ -31,19 +35,37 @@ def plan_files(
         ledger: Knows the kind of each file.
     """
     patients = patients_of(arrangement.images, roots, options.patient_pattern)
+    images = list(images)
+    modalities = {image.source: image.modality or options.modality or "unknown" for image in images}
+    slices = _slices(images, modalities, ledger)
     return [
         ImageTask(
             image.source,
             ledger.kind(image.source),
             cache_root,
             options.policy,
-            modality=image.modality or options.modality or "unknown",
+            modality=modalities[image.source],
             patient=patients[image.source],
             stem=image.stem,
+            channel=image.channel,
+            parts=image.parts,
+            notes=(
+                *(("W_CHANNELS",) if image.has_siblings else ()),
+                *(("W_PICTURE_SLICE",) if image.source in slices else ()),
+            ),
+            partners=image.partners,
             dry_run=options.dry_run,
         )
         for image in images
     ]
+
+
+def _slices(images: Iterable[ImageFile], modalities: Mapping[Source, str], ledger: Ledger) -> set[Source]:
+    """Pictures that may be slices of a volume: by their modality, or by their numbers where nobody knows it."""
+    pictures = [image for image in images if ledger.kind(image.source) == "picture"]
+    unknown = [image for image in pictures if modalities[image.source] == "unknown"]
+    in_a_row = numbered((image.source, place_of(image.source).parent.parts, image.stem) for image in unknown)
+    return in_a_row | {image.source for image in pictures if modalities[image.source] in VOLUMETRIC}
 
 
 def label_tasks(
@@ -83,6 +105,7 @@ def label_tasks(
             cache_root,
             options.label_set,
             options.policy,
+            options.overlap,
             dry_run=options.dry_run,
         )
         for members in by_item.values()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from medssl_cli.cache.folder import CacheFolder
 from medssl_cli.engine.ingest.crew import Crew
@@ -26,6 +26,9 @@ from medssl_cli.formats.source import Source
 if TYPE_CHECKING:
     from medssl_cli.engine.ingest.retrieve import RetrievedSeries, Spool
     from medssl_cli.imaging.planes import Planes
+
+_UNSETTLED: Final = ("E_LABEL_WITHOUT_IMAGE", "E_LABEL_AMBIGUOUS")
+"""What other files may settle: the same label is judged again in the next run."""
 
 
 @dataclass
@@ -117,7 +120,7 @@ class IngestRun:
         self.known.record(
             (entry, sources, self.ledger.kind(sources[0]))
             for entry, sources in self.ledger.judged
-            if sources and entry.code != "E_LABEL_WITHOUT_IMAGE" and sources[0] not in self.unremembered
+            if sources and entry.code not in _UNSETTLED and sources[0] not in self.unremembered
         )
 
     def report(self, started: datetime, duration_s: float) -> IngestReport:

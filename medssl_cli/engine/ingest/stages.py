@@ -15,6 +15,7 @@ from medssl_cli.engine.ingest.annotations import store_all
 from medssl_cli.engine.ingest.failures import Failure, crash
 from medssl_cli.engine.ingest.inputs import VOXEL_KINDS, Inputs
 from medssl_cli.engine.ingest.known_files import Fate
+from medssl_cli.engine.ingest.label_maps import store_labels
 from medssl_cli.engine.ingest.labels import DRAWN_ON_IMAGES, Annotation, Choice
 from medssl_cli.engine.ingest.matching import KnownImage
 from medssl_cli.engine.ingest.plan import label_tasks, plan_files
@@ -23,22 +24,30 @@ from medssl_cli.engine.ingest.run import IngestRun
 from medssl_cli.engine.ingest.space import require_space
 from medssl_cli.engine.ingest.tasks import (
     ImageTask,
+    LabelLike,
     LabelObject,
     StoredImage,
     StoredLabel,
     Unread,
     read_header_batch,
     store_images,
-    store_labels,
 )
 from medssl_cli.formats.layouts import LabelFile, arrange
 from medssl_cli.formats.source import Source, place_of
+from medssl_cli.imaging.geometry import is_turned_grid
 
 HEADERS_PER_TASK: Final = 64
 HEADERS_TIMEOUT_S: Final = 120.0
 STORE_TIMEOUT_S: Final = 600.0
 SECOND_TRY_AFTER_S: Final = 2.0
 MAX_PLANES: Final = 120
+_FAULTS: Final = {
+    "E_LABEL_AMBIGUOUS": (
+        "names and folders fit several images that are not channels of one case",
+        "give the label the name of its image, or list the pairs in dataset.json",
+    ),
+    "E_NAME_COLLISION": ("dataset.json gives two values names that become the same", ""),
+}
 
 
 @dataclass
@@ -50,6 +59,7 @@ class Stages:
         inputs: What was found.
         roots: Where it was looked for.
         stored: Images of files, by source.
+        label_like: Files that may be label maps of others, with what they would be as images.
         refused: `RefusedFile`s, which may be slices of a series.
         images: What labels may belong to.
     """
@@ -58,6 +68,7 @@ class Stages:
     inputs: Inputs
     roots: Sequence[Path]
     stored: dict[Source, tuple[StoredImage, ...]] = field(default_factory=dict)
+    label_like: dict[Source, tuple[ImageTask, LabelLike]] = field(default_factory=dict)
     refused: list[Any] = field(default_factory=list)
     images: list[KnownImage] = field(default_factory=list)
 
@@ -82,7 +93,8 @@ class Stages:
         self._store_images(tasks)
         for source, code in arrangement.skipped:
             self.ledger.refuse([source], code, "")
-        self._store_labels([label for label in arrangement.labels if label.source not in self.stored])
+        labels = [label for label in arrangement.labels if label.source not in self.stored]
+        self._store_labels([*labels, *self._labels_by_content()])
         self.books.unremembered.update(self.inputs.annotations)
         if not self.crew.stop.is_set:
             self.books.num_labels += store_all(
@@ -235,6 +247,9 @@ class Stages:
                 else:
                     self.crew.refuse(sources, result, id=identifier)
                 continue
+            if isinstance(result, LabelLike):
+                self.label_like[task.source] = task, result
+                continue
             identifier = identifier or self.ledger.file_id(sources[0])
             if len(result) > 1:
                 self.ledger.share(sources)
@@ -249,6 +264,26 @@ class Stages:
             self._keep(task, tuple(replace(image, planes=None) for image in result))
         if changed:
             self._try_again(changed)
+
+    def _labels_by_content(self) -> list[LabelFile]:
+        """Label maps that only their voxels tell, of partners on their grid; those without become images after all."""
+        labels: list[LabelFile] = []
+        images: list[ImageTask] = []
+        for source, (task, grid) in self.label_like.items():
+            found = [partner for partner in task.partners if self._is_on_grid(partner, grid)]
+            if found:
+                fault = "" if len(found) == 1 else "E_LABEL_AMBIGUOUS"
+                labels.append(LabelFile(source, tuple(found), is_by_content=True, fault=fault))
+            else:
+                images.append(replace(task, partners=()))
+        self._store_images(images)
+        return labels
+
+    def _is_on_grid(self, partner: Source, grid: LabelLike) -> bool:
+        """Whether an image that was stored has the voxels of something that looks like a label map."""
+        return partner not in self.label_like and any(
+            is_turned_grid(image.affine, image.shape, grid.affine, grid.shape) for image in self.stored.get(partner, ())
+        )
 
     def _try_again(self, tasks: Sequence[ImageTask]) -> None:
         """Once more, a little later: images of which a file changed while it was read; series from their headers on."""
@@ -269,6 +304,10 @@ class Stages:
 
     def _store_labels(self, labels: Sequence[LabelFile]) -> None:
         """Store label maps; all labels of one item are one task, so no two processes change one record."""
+        for label in labels:
+            if label.fault:
+                self.ledger.refuse([label.source], label.fault, *_FAULTS.get(label.fault, ("", "")))
+        labels = [label for label in labels if not label.fault]
         tasks, orphans, num_items = label_tasks(labels, self.stored, self.cache.root, self.options, self.ledger)
         for label in orphans:
             what = "its image was refused" if label.images else "no image belongs to it"
@@ -293,7 +332,7 @@ class Stages:
             return
         state: State = "accepted" if num_new else "duplicate"
         warnings = (*good[0].warnings, *(("W_LABEL_UNMATCHED",) if bad else ()))
-        self.ledger.settle([source], state, item=min(by_item), warnings=warnings)
+        self.ledger.settle([source], state, message=good[0].message, item=min(by_item), warnings=warnings)
 
 
 def _can_be_read_again(task: ImageTask) -> bool:
@@ -307,12 +346,14 @@ def _is_below(fate: Fate, folders: set[Path]) -> bool:
 
 
 def _outdated_labels(inputs: Inputs, fates: Sequence[Fate], roots: Sequence[Path]) -> set[Source]:
-    """Unchanged label maps of images that are new, or that have a new label map beside: they are judged together."""
+    """Unchanged label maps, or what may be one, of images that are new or that have a new label map beside."""
     new = [source for kind in VOXEL_KINDS for source in inputs.sources[kind]]
     known = [source for fate in fates if fate.kind in VOXEL_KINDS for source in fate.sources]
     if not new or not known:
         return set()
-    labels = arrange([*new, *known], inputs.datasets, roots=roots).labels
+    arrangement = arrange([*new, *known], inputs.datasets, roots=roots)
     are_new = set(new)
-    touched = are_new | {image for label in labels if label.source in are_new for image in label.images}
-    return {label.source for label in labels if label.source not in are_new and not touched.isdisjoint(label.images)}
+    labels = {label.source: label.images for label in arrangement.labels}
+    labels |= {image.source: image.partners for image in arrangement.images if image.partners}
+    touched = are_new | {image for label in arrangement.labels if label.source in are_new for image in label.images}
+    return {source for source, images in labels.items() if source not in are_new and not touched.isdisjoint(images)}

@@ -1,18 +1,15 @@
 """What the child processes of an ingest do. Values go in and come out; voxels never leave the child."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
+from typing import Any, Final, Literal
 
 from medssl_cli import __version__
 from medssl_cli.cache.fingerprints import fingerprint
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
-from medssl_cli.classes import MAX_VALUE, NOT_JUDGED
 from medssl_cli.engine.ingest.failures import Failure, as_values
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind
@@ -23,13 +20,15 @@ from medssl_cli.formats.nifti import read_nifti, read_nifti_series
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.predictions import is_prediction
 from medssl_cli.formats.source import Source, read_head
-from medssl_cli.imaging.geometry import Affine, Shape, corner_displacement_mm, is_same_grid
+from medssl_cli.imaging.geometry import Affine, Shape
+from medssl_cli.imaging.label_like import FEW, MOST, is_black_and_white, is_label_like
 from medssl_cli.imaging.planes import Planes, middle_planes
-from medssl_cli.imaging.volume import Volume
 
 HEAD_BYTES: Final = 4096
 HU_RANGE: Final = (-8192, 32767)
 NEAR_A_FACE: Final = ("unknown", "HEAD", "BRAIN", "SKULL", "NECK", "CSPINE", "WHOLEBODY")
+Overlap = Literal["settle", "first", "last", "smallest", "parts", "refuse"]
+"""What becomes of voxels that files of one structure each share; see `label_maps.merge`."""
 _UNFILLED: Final = "0" * 64
 
 
@@ -45,7 +44,10 @@ class ImageTask:
         modality: Of a file that does not say.
         patient: Of a file that does not say; None if nothing says.
         stem: Of a file, without channel number.
-        is_label: It is a label map: nothing is resampled or filled in.
+        channel: Of a file that is one of several images of a case.
+        parts: Modality ("" if unknown) and channel of each image of a 4D file, if they are declared.
+        notes: `W_` codes that its surroundings give rise to.
+        partners: Files of images that it may be a label map of; then it is looked at before it is stored.
         dry_run: Judge only.
     """
 
@@ -56,7 +58,10 @@ class ImageTask:
     modality: str = "unknown"
     patient: str | None = None
     stem: str = ""
-    is_label: bool = False
+    channel: str | None = None
+    parts: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    partners: tuple[Source, ...] = ()
     dry_run: bool = False
 
 
@@ -90,6 +95,19 @@ class StoredImage:
 
 
 @dataclass(frozen=True)
+class LabelLike:
+    """A file that may be a label map of one of its partners: nothing was stored of it.
+
+    Args:
+        shape: Of its grid.
+        affine: Of its grid.
+    """
+
+    shape: Shape
+    affine: Affine
+
+
+@dataclass(frozen=True)
 class LabelTask:
     """Read, judge and store the label maps of one item, one after the other.
 
@@ -99,6 +117,7 @@ class LabelTask:
         cache_root: Of an existing cache.
         label_set: Name of the set.
         policy: What is accepted.
+        overlap: What becomes of voxels that several structures share.
         dry_run: Judge only.
     """
 
@@ -107,6 +126,7 @@ class LabelTask:
     cache_root: Path
     label_set: str
     policy: Policy = STRICT
+    overlap: Overlap = "settle"
     dry_run: bool = False
 
 
@@ -170,21 +190,45 @@ def _read_dicom(arguments: tuple[Source, Policy]) -> Any:
 
 
 @as_values
-def store_images(task: ImageTask) -> tuple[StoredImage, ...]:
+def store_images(task: ImageTask) -> tuple[StoredImage, ...] | LabelLike:
     """Put what a source holds into the cache, or say why not; all of its images or none."""
     cache = Cache(task.cache_root)
-    return tuple(_store(image, cache, dry_run=task.dry_run) for image in _read_images(task))
+    images = _read_images(task)
+    if task.partners and len(images) == 1 and _may_be_label(images[0]):
+        return LabelLike(images[0].volume.shape, images[0].volume.affine)
+    if task.kind == "nifti" and task.policy.predictions and is_prediction(read_head(task.source, HEAD_BYTES)):
+        raise InputError("S_PREDICTION", "a mask of medssl infer that no image belongs to")
+    parts = task.parts if len(task.parts) == len(images) else ((task.modality, task.channel),) * len(images)
+    return tuple(
+        _store(_with_modality(image, modality), cache, channel=channel, dry_run=task.dry_run)
+        for image, (modality, channel) in zip(images, parts, strict=True)
+    )
 
 
-def _store(image: LoadedImage, cache: Cache, *, dry_run: bool) -> StoredImage:
+def _with_modality(image: LoadedImage, modality: str) -> LoadedImage:
+    """A part of a file, which is of its own modality if that is declared; DICOM says its own."""
+    if image.source_kind == "dicom" or modality in ("", image.volume.modality):
+        return image
+    volume = replace(image.volume, modality=modality, units="HU" if modality == "CT" else "a.u.")
+    return replace(image, volume=volume)
+
+
+def _store(image: LoadedImage, cache: Cache, *, channel: str | None, dry_run: bool) -> StoredImage:
     volume = image.volume
     found = tuple(dict.fromkeys((*image.warnings, *_content_warnings(image))))
-    record = _record(image, cache.item_id(volume), cache.pseudonyms, found)
+    record = _record(image, cache.item_id(volume), cache.pseudonyms, found, channel)
     if cache.is_forgotten(record.patient_key):
         raise InputError("E_FORGOTTEN", "the patient was removed from this cache on request")
+    twins = _twins(image, cache)
+    if twins and volume.modality == "unknown":
+        return StoredImage.of(twins[0])
     is_known = cache.item_directory(record.item_id).exists()
     is_new = not is_known if dry_run else cache.add(volume, record)
+    if twins:
+        found += ("W_MODALITY_CHANGED",)
     if not dry_run:
+        for twin in twins:
+            cache.correct(twin.item_id, record.item_id)
         found += tuple(_version_warnings(cache, record))
     planes = middle_planes(volume.voxels[0]) if is_new and record.is_volume else None
     message = "; ".join(image.details)
@@ -194,12 +238,23 @@ def _store(image: LoadedImage, cache: Cache, *, dry_run: bool) -> StoredImage:
     )  # fmt: skip
 
 
+def _twins(image: LoadedImage, cache: Cache) -> list[ItemRecord]:
+    """The same voxels under other modalities, as long as they count; DICOM says its own modality."""
+    if image.source_kind == "dicom":
+        return []
+    records = [cache.record(item_id) for item_id in cache.twins(image.volume)]
+    return [record for record in records if record.superseded_by is None]
+
+
 def _version_warnings(cache: Cache, record: ItemRecord) -> Iterator[str]:
-    """What an image has to do with others in the cache."""
+    """What an image has to do with larger and smaller versions, and with the same image of others."""
     held = cache.record(record.item_id)
     if held.patient_key != record.patient_key:
         yield "W_NEAR_DUPLICATE"
-    if held.superseded_by or cache.replaced_by(record.item_id):
+    smaller = [
+        other for other in cache.versions(held) if other.superseded_by == record.item_id and other.shape != record.shape
+    ]
+    if held.superseded_by or smaller:
         yield "W_SUPERSEDED"
 
 
@@ -208,43 +263,61 @@ def _read_images(task: ImageTask) -> list[LoadedImage]:
         from medssl_cli.formats.dicom import read_series
 
         return [read_series(task.source, task.policy)]
-    images = _READERS[task.kind](task)
+    images = read_file(task.source, task.kind, task.policy, modality=task.modality)
     study = task.patient or task.stem
-    return [replace(image, identity=replace(image.identity, patient=task.patient, study=study)) for image in images]
+    notes = (*task.notes, *(("W_CHANNELS",) if len(images) == len(task.parts) > 1 else ()))
+    return [
+        replace(
+            image,
+            identity=replace(image.identity, patient=task.patient, study=study),
+            warnings=(*image.warnings, *notes, *_label_warnings(image)),
+        )
+        for image in images
+    ]
 
 
-def _read_nifti(task: ImageTask) -> list[LoadedImage]:
-    if task.policy.predictions and not task.is_label and is_prediction(read_head(task.source, HEAD_BYTES)):
-        raise InputError("S_PREDICTION", "a mask of medssl infer that no image belongs to")
-    if task.policy.split_4d and not task.is_label:
-        return read_nifti_series(task.source, modality=task.modality, policy=task.policy)
-    return [read_nifti(task.source, modality=task.modality, policy=task.policy, is_label=task.is_label).image]
+def read_file(
+    source: Source, kind: str, policy: Policy, *, modality: str = "unknown", is_label: bool = False
+) -> list[LoadedImage]:
+    """The images of a file that is no DICOM: one, or with the policy's `split_4d` those of a 4D NIfTI.
 
+    Args:
+        source: The file.
+        kind: Of the file, as `discover` calls it.
+        policy: What is accepted and repaired.
+        modality: Of a file that does not say.
+        is_label: It is a label map: nothing is resampled or filled in.
 
-def _read_nrrd(task: ImageTask) -> list[LoadedImage]:
-    from medssl_cli.formats.nrrd import read_nrrd
+    Raises:
+        InputError: The file cannot be trusted.
+    """
+    if kind == "nifti":
+        if policy.split_4d and not is_label:
+            return read_nifti_series(source, modality=modality, policy=policy)
+        return [read_nifti(source, modality=modality, policy=policy, is_label=is_label).image]
+    if kind == "nrrd":
+        from medssl_cli.formats.nrrd import read_nrrd
 
-    return [read_nrrd(task.source, modality=task.modality, policy=task.policy, is_label=task.is_label)]
+        return [read_nrrd(source, modality=modality, policy=policy, is_label=is_label)]
+    if kind == "metaimage":
+        from medssl_cli.formats.metaimage import read_metaimage
 
-
-def _read_metaimage(task: ImageTask) -> list[LoadedImage]:
-    from medssl_cli.formats.metaimage import read_metaimage
-
-    return [read_metaimage(task.source, modality=task.modality, policy=task.policy, is_label=task.is_label)]
-
-
-def _read_picture(task: ImageTask) -> list[LoadedImage]:
+        return [read_metaimage(source, modality=modality, policy=policy, is_label=is_label)]
     from medssl_cli.formats.pictures import read_picture
 
-    return [read_picture(task.source, modality=task.modality, policy=task.policy)]
+    return [read_picture(source, modality=modality, policy=policy, is_label=is_label)]
 
 
-_READERS: Final[dict[str, Callable[[ImageTask], list[LoadedImage]]]] = {
-    "nifti": _read_nifti,
-    "nrrd": _read_nrrd,
-    "metaimage": _read_metaimage,
-    "picture": _read_picture,
-}
+def _may_be_label(image: LoadedImage, at_most: int = MOST) -> bool:
+    """Whether nothing but its name says that an image is no label map."""
+    voxels = image.volume.voxels[0]
+    is_blurred = "W_LOSSY" in image.warnings and is_black_and_white(voxels)
+    return is_blurred or is_label_like(voxels, at_most=at_most)
+
+
+def _label_warnings(image: LoadedImage) -> tuple[str, ...]:
+    voxels = image.volume.voxels
+    return ("W_LABEL_LIKE",) if _may_be_label(image, FEW) and voxels.min() != voxels.max() else ()
 
 
 def _content_warnings(image: LoadedImage) -> list[str]:
@@ -261,7 +334,9 @@ def _content_warnings(image: LoadedImage) -> list[str]:
     return [code for code, holds in conditions.items() if holds]
 
 
-def _record(image: LoadedImage, item_id: str, pseudonyms: Pseudonyms, found: tuple[str, ...]) -> ItemRecord:
+def _record(
+    image: LoadedImage, item_id: str, pseudonyms: Pseudonyms, found: tuple[str, ...], channel: str | None
+) -> ItemRecord:
     volume, identity = image.volume, image.identity
     place = identity.frame_of_reference
     who = (identity.patient,) if identity.patient else ("by study", identity.study)
@@ -274,6 +349,7 @@ def _record(image: LoadedImage, item_id: str, pseudonyms: Pseudonyms, found: tup
             "frame_of_reference_key": pseudonyms.of("frame_of_reference", place) if place else None,
             "has_patient_identity": bool(identity.patient),
             "modality": volume.modality,
+            "channel": channel,
             "units": volume.units,
             "shape": volume.shape,
             "dtype": volume.voxels.dtype.name,
@@ -303,98 +379,3 @@ def _visual_features(image: LoadedImage) -> str:
     """Whether a face could be drawn from the voxels: of a volume that is not known to lie elsewhere, yes."""
     is_elsewhere = image.acquisition.body_part not in NEAR_A_FACE
     return "not_expected" if image.spacing_kind is not None or is_elsewhere else "not_removed"
-
-
-def store_labels(task: LabelTask) -> list[StoredLabel | Failure]:
-    """Put the label maps of one item into the cache, or say why not, one answer per label.
-
-    Files that hold one structure each become one label map.
-    """
-    structures = tuple(pair for pair in task.labels if pair[0].class_name)
-    joint = _store_structures((task, structures)) if structures else None
-    return [
-        joint if joint is not None and label.class_name else _store_label((task, label, kind))
-        for label, kind in task.labels
-    ]
-
-
-@as_values
-def _store_label(arguments: tuple[LabelTask, LabelFile, str]) -> StoredLabel:
-    task, label, kind = arguments
-    loaded = _read_label(task, label, kind)
-    _check_orientation(loaded, task.image)
-    volume, present = _label_map(loaded, task.image)
-    classes = label.classes
-    if classes is not None and not present <= {0, *classes}:
-        undeclared = ", ".join(map(str, sorted(present - {0, *classes})[:10]))
-        raise InputError("E_LABEL_VALUES", f"values that dataset.json does not declare: {undeclared}")
-    names = classes if classes is not None else {value: f"class_{value}" for value in sorted(present - {0})}
-    ignored = next((value for value, name in (classes or {}).items() if name == NOT_JUDGED), None)
-    return _published(task, volume, names, loaded.warnings, ignore=ignored)
-
-
-@as_values
-def _store_structures(arguments: tuple[LabelTask, tuple[tuple[LabelFile, str], ...]]) -> StoredLabel:
-    task, pairs = arguments
-    ordered = sorted(pairs, key=lambda pair: pair[0].class_name or "")
-    if len(ordered) > MAX_VALUE:
-        raise InputError("E_LABEL_VALUES", f"{len(ordered)} structures; a label map holds {MAX_VALUE}")
-    merged: Volume | None = None
-    warnings: tuple[str, ...] = ()
-    for value, (label, kind) in enumerate(ordered, start=1):
-        loaded = _read_label(task, label, kind)
-        _check_orientation(loaded, task.image)
-        volume, _ = _label_map(loaded, task.image)
-        inside = volume.voxels.astype(bool)
-        merged = merged or replace(volume, voxels=np.zeros(volume.voxels.shape, dtype=np.uint16))
-        if merged.voxels[inside].any():
-            raise InputError("E_SEGMENT_OVERLAP", f"structure {value} of {len(ordered)} overlaps with another")
-        merged.voxels[inside] = value
-        warnings += loaded.warnings
-    if merged is None:
-        raise AssertionError("no structures")
-    names = {value: label.class_name or "" for value, (label, _) in enumerate(ordered, start=1)}
-    return _published(task, merged, names, tuple(dict.fromkeys(warnings)))
-
-
-def _published(
-    task: LabelTask, volume: Volume, names: dict[int, str], warnings: tuple[str, ...], ignore: int | None = None
-) -> StoredLabel:
-    found = warnings if volume.voxels.any() else (*warnings, "W_EMPTY_LABEL")
-    cache = Cache(task.cache_root)
-    classes = {value: name for value, name in names.items() if value != ignore}
-    is_new = cache.add_label(task.image.item_id, task.label_set, volume, classes, ignore=ignore, dry_run=task.dry_run)
-    return StoredLabel(is_new, found)
-
-
-def _read_label(task: LabelTask, label: LabelFile, kind: str) -> LoadedImage:
-    """A label map; a picture of labels has no writing burned in."""
-    policy = replace(task.policy, burned_in="accept")
-    (image,) = _READERS[kind](ImageTask(label.source, kind, task.cache_root, policy, is_label=True))
-    return replace(image, warnings=tuple(code for code in image.warnings if code != "W_BURNED_IN_UNKNOWN"))
-
-
-def _check_orientation(loaded: LoadedImage, image: StoredImage) -> None:
-    """Refuse a label map that was not turned as its picture was: nothing says which way up it was drawn."""
-    if exif_orientation(loaded.repairs) != image.orientation:
-        raise InputError(
-            "E_LABEL_ORIENTATION",
-            f"a picture of EXIF orientation {image.orientation}, a label of {exif_orientation(loaded.repairs)}",
-        )
-
-
-def _label_map(loaded: LoadedImage, image: StoredImage) -> tuple[Volume, set[int]]:
-    """A uint8 or uint16 map on the image's grid, and the values in it."""
-    volume = loaded.volume
-    if volume.shape != image.shape:
-        raise InputError("E_LABEL_GRID_MISMATCH", f"the label has {volume.shape} voxels, the image {image.shape}")
-    if not is_same_grid(image.affine, volume.affine, image.shape):
-        distance = corner_displacement_mm(image.affine, volume.affine, image.shape)
-        raise InputError("E_LABEL_GRID_MISMATCH", f"the label lies up to {distance:.3g} mm away from the image")
-    values = np.unique(volume.voxels)
-    if values[0] < 0 or values[-1] > MAX_VALUE or (values != np.rint(values)).any():
-        raise InputError(
-            "E_LABEL_VALUES", f"values from {values[0]:g} to {values[-1]:g} are not whole numbers from 0 to {MAX_VALUE}"
-        )
-    dtype = np.uint8 if values[-1] <= np.iinfo(np.uint8).max else np.uint16
-    return replace(volume, voxels=volume.voxels.astype(dtype)), {int(value) for value in values}

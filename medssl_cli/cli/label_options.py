@@ -1,0 +1,28 @@
+"""Options of `medssl ingest` for labels in files of their own."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from medssl_cli.cli.ingest_options import ACCEPTED
+
+
+class Overlap(StrEnum):
+    """Who has voxels that several structures mark."""
+
+    settle = "settle"
+    first = "first"
+    last = "last"
+    smallest = "smallest"
+    parts = "parts"
+    refuse = "refuse"
+
+
+OverlapOption = Annotated[
+    Overlap,
+    typer.Option(
+        help="Who has voxels that files of organs share; settle: the last by name, if each keeps half.",
+        rich_help_panel=ACCEPTED,
+    ),
+]
