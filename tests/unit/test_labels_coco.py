@@ -176,3 +176,17 @@ def test_a_document_nested_without_end_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="E_LABEL_FORMAT"):
         read_coco(tmp_path / "c.json")
+
+
+def test_boxes_in_shares_of_the_picture_are_refused(tmp_path: Path) -> None:
+    """They would all be stored in the first pixel."""
+    document = copy.deepcopy(DOCUMENT)
+    for annotation, box in zip(
+        document["annotations"], ([0.1, 0.2, 0.3, 0.3], [0, 0, 1, 1], [0.5, 0.5, 0.1, 0.1]), strict=True
+    ):
+        annotation["bbox"] = box
+
+    with pytest.raises(InputError) as error:
+        read_coco(write(tmp_path / "c.json", document))
+    assert error.value.code == "E_LABEL_FORMAT"
+    assert "shares" in error.value.message

@@ -264,6 +264,17 @@ def test_fractions_are_refused_until_somebody_says_where_to_cut(tmp_path: Path) 
     assert np.argwhere(read_seg(path, fraction=0.5).to_grid(SHAPE, affine)).tolist() == [[2, 3, 0]]
 
 
+@pytest.mark.parametrize(("fraction", "smallest"), [(0.07, 14), (0.55, 110), (0.56, 112), (0.503, 101), (1.0, 200)])
+def test_a_pixel_of_exactly_the_fraction_is_marked(tmp_path: Path, fraction: float, smallest: int) -> None:
+    """0.07 * 200 is a little more than 14 in binary."""
+    affine = oblique()
+    frame = np.zeros(SHAPE[:2], np.uint8)
+    frame[:2, 3] = smallest - 1, smallest
+    path = seg(tmp_path / "seg.dcm", [(1, frame, affine)], kind="FRACTIONAL")
+
+    assert np.argwhere(read_seg(path, fraction=fraction).to_grid(SHAPE, affine)).tolist() == [[1, 3, 0]]
+
+
 def label_map(path: Path, labels: NDArray[Any], numbers: Sequence[int], affine: Affine, **attributes: Any) -> Path:
     """A LABELMAP of one frame per slice, of as many bits as its values need."""
     frames = [(0, labels[:, :, index], affine @ _moved(z=index)) for index in range(labels.shape[2])]

@@ -270,6 +270,71 @@ def test_lists_of_names_are_taken_beside_columns_of_numbers(tmp_path: Path) -> N
     }
 
 
+@pytest.mark.parametrize(
+    "lists",
+    [
+        ("['mass', 'pleural effusion']", "['normal']", "[]"),
+        ('["mass", "pleural effusion"]', '["No Finding"]', "[ ]"),
+        ("['mass' 'pleural effusion']", "['normal']", "nan"),
+    ],
+)
+def test_lists_in_brackets_are_findings_and_the_technique_beside_them_is_not(
+    tmp_path: Path, lists: tuple[str, str, str]
+) -> None:
+    """The columns of PadChest: numbers from 0 to 1 that say how, where and in which order a picture was stored."""
+    quoted = ['"' + text.replace('"', '""') + '"' for text in lists]
+    reading = read(
+        tmp_path,
+        "Unnamed: 0,ImageID,ImageDir,PixelRepresentation_DICOM,SpatialResolution_DICOM,RelativeXRayExposure,Labels",
+        *(f"{row},{name}.png,0,0,0.175,1,{text}" for row, (name, text) in enumerate(zip("abc", quoted, strict=True))),
+    )
+
+    assert findings(reading) == {
+        "a.png": {"mass": 1.0, "pleural effusion": 1.0},
+        "b.png": {"mass": 0.0, "pleural effusion": 0.0},
+    }
+    assert not reading.refused
+    ((code, said),) = reading.notes
+    assert code == "W_LABEL_NOT_TAKEN"
+    assert "5 of 7 columns" in said
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "['mass', oedema]", "['mass'"])
+def test_what_only_looks_like_a_list_in_brackets_is_free_text(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError) as error:
+        read(tmp_path, "file,Labels", f'a.png,"{text}"')
+    assert error.value.code == "E_LABEL_FORMAT"
+
+
+@pytest.mark.parametrize("number", ["Unnamed: 0", "idx", "row"])
+def test_numbers_of_rows_are_no_findings(tmp_path: Path, number: str) -> None:
+    assert findings(read(tmp_path, f"{number},file,Mass", "0,a.png,1", "1,b.png,0", "2,c.png,1")) == {
+        "a.png": {"Mass": 1.0}, "b.png": {"Mass": 0.0}, "c.png": {"Mass": 1.0},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("column", ["class_name", "label", "Finding Labels", "diagnosis"])
+def test_one_row_for_each_finding_is_a_list_of_them(tmp_path: Path, column: str) -> None:
+    reading = read(
+        tmp_path,
+        f"file,{column}",
+        *("a.png,Mass", "a.png,Edema", "b.png,No Finding", "c.png,Edema", "d.png,Mass", "d.png,No Finding"),
+    )
+
+    assert findings(reading) == {
+        "a.png": {"Mass": 1.0, "Edema": 1.0},
+        "b.png": {"Mass": 0.0, "Edema": 0.0},
+        "c.png": {"Mass": 0.0, "Edema": 1.0},
+    }
+    assert set(refused_lines(reading)) == {6, 7}
+
+
+def test_rows_of_each_reader_are_a_list_of_what_that_reader_saw(tmp_path: Path) -> None:
+    reading = read(tmp_path, "file,rad_id,class_name", "a,R1,Mass", "a,R1,Edema", "a,R2,No finding", "a,R3,Mass")
+
+    assert findings(reading) == {"a": {"Mass": pytest.approx(2 / 3), "Edema": pytest.approx(1 / 3)}}
+
+
 def test_a_list_that_says_nothing_and_something_costs_its_row(tmp_path: Path) -> None:
     reading = read(tmp_path, "file,findings", "a,Mass", "b,No Finding|Mass", "c,normal")
 

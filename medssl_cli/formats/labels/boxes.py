@@ -1,6 +1,6 @@
 """Boxes of pictures, in pixel edges, and how they become continuous voxel indices."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -106,6 +106,24 @@ def checked_rectangle(left: float, top: float, width: float, height: float) -> R
     if width <= 0 or height <= 0:
         raise InputError("E_LABEL_FORMAT", f"a box of {width:g} x {height:g} pixels")
     return left, top, width, height
+
+
+def check_units(rectangles: Iterable[Rectangle]) -> None:
+    """Refuse boxes that all lie within one pixel: they are in shares of the picture.
+
+    Args:
+        rectangles: Of all pictures of a file.
+
+    Raises:
+        InputError: `E_LABEL_FORMAT`.
+    """
+    edges = [max(left + width, top + height) for left, top, width, height in rectangles]
+    if edges and max(edges) <= 1:
+        raise InputError(
+            "E_LABEL_FORMAT",
+            f"{len(edges)} boxes in shares of the picture, not in pixels",
+            hint="multiply them by the width and the height of the picture",
+        )
 
 
 def unknown_sizes(labels: Sequence[BoxLabel]) -> list[tuple[str, str]]:

@@ -24,7 +24,14 @@ from medssl_cli.formats.labels import (
     number_of,
     refusals,
 )
-from medssl_cli.formats.labels.boxes import MAX_PIXEL, PictureBoxes, Rectangle, checked_rectangle, unknown_sizes
+from medssl_cli.formats.labels.boxes import (
+    MAX_PIXEL,
+    PictureBoxes,
+    Rectangle,
+    check_units,
+    checked_rectangle,
+    unknown_sizes,
+)
 from medssl_cli.formats.source import Source, read_bytes
 from medssl_cli.names import unique_names
 
@@ -69,7 +76,8 @@ def read_coco(source: Source) -> Reading:
         of annotations, from 1.
 
     Raises:
-        InputError: `E_LABEL_FORMAT`, it is no such document; `E_NAME_COLLISION`, categories cannot be told apart by
+        InputError: `E_LABEL_FORMAT`, it is no such document, or all boxes are in shares of their pictures;
+            `E_NAME_COLLISION`, categories cannot be told apart by
             their names; `E_TOO_BIG`; or what `read_bytes` raises.
     """
     try:
@@ -85,6 +93,7 @@ def read_coco(source: Source) -> Reading:
     refused: list[RefusedRow] = []
     pictures = _pictures(document["images"], refused)
     num_crowds = _take_annotations(document["annotations"], pictures, categories, refused)
+    check_units(rectangle for picture in pictures.values() for _, rectangle in picture.boxes)
     _refuse_repeated(pictures.values())
     labels = []
     num_shared = num_shared_folders([picture.name for picture in pictures.values()])

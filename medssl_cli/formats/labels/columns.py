@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from pydicom.datadict import tag_for_keyword
+
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import name_key
 from medssl_cli.formats.labels.csv_rows import Table
@@ -48,7 +50,9 @@ _NEVER: Final = frozenset(
         "split set train test val valid validation crowd iscrowd difficult truncated occluded score confidence area "
         "reader rater alter geschlecht geburt geburtsdatum geburtstag groesse grosse gewicht datum zeit uhrzeit "
         "nachname vorname nr nummer ansicht projektion raucher sexe naissance taille poids nom prenom numero vue edad "
-        "sexo peso fecha nombre eta sesso"
+        "sexo peso fecha nombre eta sesso "
+        # Where a row or a file stands; pandas calls the numbers of rows "Unnamed: 0".
+        "unnamed idx row dir directory folder zeile ordner dossier carpeta fila dicom"
     )
 )
 _CORNERS: Final = (
@@ -117,7 +121,9 @@ def plain(name: str) -> str:
 
 
 def is_about_persons_or_technique(name: str) -> bool:
-    """Whether a column of such a name is never a finding."""
+    """Whether a column of such a name is never a finding; names of DICOM attributes of several words are technique."""
+    if sum(map(str.isupper, name)) > 1 and tag_for_keyword(name) is not None:
+        return True
     words = re.split(r"[\W\d_]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name))
     return plain(name) != "nofinding" and not _NEVER.isdisjoint({plain(word) for word in words if word})
 

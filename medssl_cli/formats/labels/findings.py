@@ -14,6 +14,7 @@ from typing import Final
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import MAX_FINDINGS, RefusedRow, parsed_number
 from medssl_cli.formats.labels.columns import (
+    NAMES,
     column_of,
     is_about_persons_or_technique,
     is_text_of_places,
@@ -31,6 +32,7 @@ _UNKNOWN: Final = frozenset(
 )
 _WORDS: Final = {"true": 1.0, "false": 0.0}
 _LISTS_OF_FINDINGS: Final = ("findinglabels", "findinglabel")
+_QUOTED: Final = re.compile(r"""'[^']*'|"[^"]*\"""")
 _MAX_LISTED: Final = 10
 
 
@@ -40,7 +42,7 @@ class FindingColumns:
 
     Args:
         values: Columns of numbers, with the names of their findings.
-        names: A column of names with `|` between them.
+        names: A column of lists of names.
         refused: Columns that are of findings but for some of their fields.
         notes: What is not taken, and names that were changed.
     """
@@ -49,6 +51,19 @@ class FindingColumns:
     names: int | None = None
     refused: tuple[RefusedRow, ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class RowFindings:
+    """What one row of a table says.
+
+    Args:
+        findings: By name: 1 present, 0 absent, between them a probability.
+        listed: The names that its list holds; None if it has no list, or one that does not know.
+    """
+
+    findings: dict[str, float]
+    listed: frozenset[str] | None = None
 
 
 def is_unknown(text: str) -> bool:
@@ -107,14 +122,14 @@ def finding_columns(
     return FindingColumns(dict(zip(columns, stored, strict=True)), names, refused, tuple(notes))
 
 
-def findings_of_rows(table: Table, columns: FindingColumns) -> list[dict[str, float] | RefusedRow]:
-    """What each row says: 1 present, 0 absent, between them a probability; what it does not know is not among them.
+def findings_of_rows(table: Table, columns: FindingColumns) -> list[RowFindings | RefusedRow]:
+    """What each row says; what it does not know is not among it.
 
     Raises:
         InputError: `E_LABEL_FORMAT`, the column of names holds free text.
     """
     names = _names_of(table, columns.names) if columns.names is not None else []
-    found: list[dict[str, float] | RefusedRow] = []
+    found: list[RowFindings | RefusedRow] = []
     for row in table.rows:
         said = {name: _finding(row.fields[column], table) for column, name in columns.values.items()}
         findings = {name: value for name, value in said.items() if value is not None and value >= 0}
@@ -122,7 +137,8 @@ def findings_of_rows(table: Table, columns: FindingColumns) -> list[dict[str, fl
         if listed is None or any(findings.get(name, value) != value for name, value in listed.items()):
             found.append(RefusedRow(row.line, "E_LABEL_FORMAT", "the row contradicts itself"))
         else:
-            found.append(findings | listed)
+            present = frozenset(name for name, value in listed.items() if value) if listed else None
+            found.append(RowFindings(findings | listed, present))
     return found
 
 
@@ -131,7 +147,7 @@ def _judged(table: Table, column: int, *, is_wanted: bool) -> str | RefusedRow:
     name = table.header[column]
     if not is_wanted and not plain(name):
         return "without a name"
-    if not is_wanted and is_about_persons_or_technique(name):
+    if not is_wanted and plain(name) not in NAMES and is_about_persons_or_technique(name):
         return "named after persons, times or technique"
     filled = [row for row in table.rows if not is_unknown(row.fields[column])]
     if not filled:
@@ -158,7 +174,8 @@ def _names_column(
     if column is None or judged[column] != "of other values than 0 to 1":
         return None
     has_values = "findings" in judged.values()
-    return column if not has_values or plain(table.header[column]) in _LISTS_OF_FINDINGS else None
+    is_of_lists = plain(table.header[column]) in _LISTS_OF_FINDINGS or _has_lists(table, column)
+    return column if is_of_lists or not has_values else None
 
 
 def _left_out(reasons: Mapping[int, str], num_columns: int) -> list[tuple[str, str]]:
@@ -193,9 +210,28 @@ def _finding_of(text: str, has_decimal_commas: bool) -> float | None:
     return number if 0 <= number <= 1 or number == -1 else None
 
 
+def _has_lists(table: Table, column: int) -> bool:
+    """Whether all filled fields of a column are lists of names in brackets."""
+    return all(_in_brackets(row.fields[column]) is not None for row in table.rows if not is_unknown(row.fields[column]))
+
+
+def _parts(text: str) -> set[str]:
+    """The names of a list: with `|` between them, or in brackets and quotes as Python writes lists (PadChest)."""
+    names = _in_brackets(text)
+    return {part.strip() for part in (text.split("|") if names is None else names)}
+
+
+def _in_brackets(text: str) -> list[str] | None:
+    """The names of `['one', "two"]`; None for anything else."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    inside = text[1:-1]
+    return [name[1:-1] for name in _QUOTED.findall(inside)] if not _QUOTED.sub("", inside).strip(" ,") else None
+
+
 def _names_of(table: Table, column: int) -> list[str]:
     """Every name in a column, but for those that say that nothing was found."""
-    parts = {part.strip() for row in table.rows for part in row.fields[column].split("|")}
+    parts = {part for row in table.rows for part in _parts(row.fields[column])}
     names = sorted(part for part in parts if not is_unknown(part) and plain(part) not in NOTHING)
     if len(names) > MAX_FINDINGS or not all(map(is_finding_name, names)) or len(parts) == len(names) == 0:
         raise InputError(
@@ -213,8 +249,7 @@ def is_finding_name(name: str) -> bool:
 
 def _listed(row: Row, column: int, names: Sequence[str]) -> dict[str, float] | None:
     """What a list of names says about all names; None if it says that nothing was found, and something."""
-    parts = {part.strip() for part in row.fields[column].split("|")}
-    known = {part for part in parts if not is_unknown(part)}
+    known = {part for part in _parts(row.fields[column]) if not is_unknown(part)}
     if not known:
         return {}
     listed = {part for part in known if plain(part) not in NOTHING}

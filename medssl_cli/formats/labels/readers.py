@@ -14,6 +14,7 @@ import numpy as np
 
 from medssl_cli.formats.labels import RefusedRow
 from medssl_cli.formats.labels.boxes import Rectangle
+from medssl_cli.formats.labels.findings import RowFindings
 
 SAME_FROM: Final = 0.2
 """Intersection over union from which two readers mean one finding; what is usual for VinDr-CXR."""
@@ -26,21 +27,27 @@ class Saying:
     Args:
         line: Of the row.
         reader: Who says it; "" if nobody says.
-        findings: By name: 1 present, 0 absent, between them a probability.
+        said: What.
     """
 
     line: int
     reader: str
-    findings: dict[str, float]
+    said: RowFindings
 
 
 def united(rows: Sequence[Saying]) -> dict[str, float] | RefusedRow:
-    """All findings of rows that agree; the first row that contradicts an earlier one otherwise."""
+    """All findings of rows that agree; the first row that contradicts an earlier one otherwise.
+
+    Rows that each list some names list all of them together; a row that lists nothing says that nothing was found.
+    """
     together: dict[str, float] = {}
+    lists = [row.said.listed for row in rows if row.said.listed is not None]
+    listed = dict.fromkeys(sorted(frozenset().union(*lists)), 1.0) if all(lists) else {}
     for row in rows:
-        if any(together.get(name, value) != value for name, value in row.findings.items()):
+        findings = row.said.findings | (listed if row.said.listed else {})
+        if any(together.get(name, value) != value for name, value in findings.items()):
             return RefusedRow(row.line, "E_LABEL_FORMAT", "the row contradicts an earlier row of the same key")
-        together |= row.findings
+        together |= findings
     return together
 
 

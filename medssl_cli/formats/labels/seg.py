@@ -206,7 +206,8 @@ def _threshold(dataset: Any, fraction: float | None) -> int:
             "E_LABEL_FORMAT", "a fractional segmentation", hint="say from which share on a voxel counts as marked"
         )
     maximum = integer(dataset, "MaximumFractionalValue", low=1, high=255)
-    return max(1, int(np.ceil(fraction * maximum)))
+    # 0.07 of 100 is 7, whatever the product of the two numbers is in binary.
+    return max(1, int(np.ceil(round(fraction * maximum, 9))))
 
 
 def _values_in(pixels: StoredFrames, count: int) -> set[int]:

@@ -11,7 +11,14 @@ from typing import Final
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import MAX_FINDINGS, MAX_MARKS, BoxLabel, Reading, Reference, RefusedRow, refusals
-from medssl_cli.formats.labels.boxes import MAX_PIXEL, PictureBoxes, Rectangle, checked_rectangle, unknown_sizes
+from medssl_cli.formats.labels.boxes import (
+    MAX_PIXEL,
+    PictureBoxes,
+    Rectangle,
+    check_units,
+    checked_rectangle,
+    unknown_sizes,
+)
 from medssl_cli.formats.labels.columns import BoxColumns, plain
 from medssl_cli.formats.labels.csv_rows import Row, Table
 from medssl_cli.formats.labels.findings import NOTHING, is_unknown, number_in
@@ -88,7 +95,7 @@ def read_boxes(boxes: BoxTable, references: Sequence[Reference | RefusedRow]) ->
             _add(picture, row, boxes)
         except InputError as error:
             picture.refused = picture.refused or RefusedRow(row.line, error.code, error.message)
-    _check_units(pictures.values())
+    check_units(rectangle for picture in pictures.values() for _, rectangle, _ in picture.boxes)
     labels: list[BoxLabel] = []
     num_silent = 0
     for reference, picture in pictures.items():
@@ -201,19 +208,6 @@ def _check_names(boxes: BoxTable) -> None:
     if len(names) > MAX_FINDINGS or not all(map(is_safe_name, names)):
         raise InputError(
             "E_LABEL_FORMAT", f"{len(names)} different names of boxes, or names of other signs than letters"
-        )
-
-
-def _check_units(pictures: Iterable[_Picture]) -> None:
-    """Refuse boxes that all lie within one pixel: they are in shares of the picture."""
-    edges = [
-        max(left + width, top + height) for picture in pictures for _, (left, top, width, height), _ in picture.boxes
-    ]
-    if edges and max(edges) <= 1:
-        raise InputError(
-            "E_LABEL_FORMAT",
-            f"{len(edges)} boxes in shares of the picture, not in pixels",
-            hint="multiply them by the width and the height of the picture",
         )
 
 
