@@ -354,6 +354,16 @@ def test_slices_between_that_are_not_drawn_on_are_noted(tmp_path: Path, indices:
 # Names
 
 
+def test_a_structure_that_holds_no_voxel_beside_one_that_does_is_noted(tmp_path: Path) -> None:
+    affine = oblique()
+    structures = {"good": [square(1.5, 1.5, 4.5, 4.5, 2)], "tiny": [square(4.2, 4.2, 4.8, 4.8, 2)]}
+
+    painting = read_rtstruct(structure_set(tmp_path / "rt.dcm", structures, affine)).on_grid(SHAPE, affine)
+
+    assert np.count_nonzero(painting.labels) == 9
+    assert [(flaw.code, flaw.numbers) for flaw in painting.flaws] == [("W_EMPTY_LABEL", (8,))]
+
+
 def test_all_structures_of_one_name_are_taken_and_kept_apart_without_a_choice(tmp_path: Path) -> None:
     affine = oblique()
     path = structure_set(

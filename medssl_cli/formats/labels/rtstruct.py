@@ -108,6 +108,9 @@ class Contours:
             for index, mask in masks.items():
                 self._mark(labels[:, :, index], mask, value)
             drawn[value] = classes[value]
+            if not any(mask.any() for mask in masks.values()):
+                message = "its contours hold no voxel of the image"
+                notes += [Flaw("W_EMPTY_LABEL", message, (structure.number,)) for structure in structures]
             slices[structures[0].number] = {index for index, mask in masks.items() if mask.any()}
         return Painting(labels.copy(), drawn, (*_together(notes), *gap_flaw(slices)))
 
