@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -20,6 +21,7 @@ from typing import Any, BinaryIO, Final
 from medssl_cli.errors import StorageError, UsageError
 
 TEMPORARY_PREFIX: Final = ".tmp-"
+_TEMPORARY: Final = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}([0-9]{{1,10}})-[0-9a-f]{{12}}")
 PRIVATE: Final = 0o600
 MAX_DOCUMENT_BYTES: Final = 2**30
 _UMASK_OF_USER: ContextVar[int | None] = ContextVar("umask of the user", default=None)
@@ -225,11 +227,14 @@ def publish_directory(temporary: Path, final: Path) -> bool:
 
 
 def remove_temporaries(directory: Path) -> int:
-    """Remove what dead processes left behind directly in a directory; temporaries of living processes stay."""
+    """Remove what dead processes left behind directly in a directory; temporaries of living processes stay.
+
+    So does whatever has not exactly such a name: users choose folders for outputs where files of others may be.
+    """
     removed = 0
     for path in directory.glob(f"{TEMPORARY_PREFIX}*"):
-        owner = path.name.removeprefix(TEMPORARY_PREFIX).split("-")[0]
-        if owner.isdigit() and is_alive(int(owner)):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None or is_alive(int(match[1])):
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -7,7 +7,7 @@ import typer
 
 from medssl_cli.cli import ingest_options as choices
 from medssl_cli.cli.infer_output import finish, report_text
-from medssl_cli.cli.options import DeviceOption, JsonOption, ModelsOption, QuietOption, models_folder
+from medssl_cli.cli.options import DeviceOption, JsonOption, ModelsOption, QuietOption, bytes_of, models_folder
 from medssl_cli.cli.terminal import Terminal, result
 
 
@@ -70,7 +70,7 @@ def infer(
     policy = Policy(
         gaps.value, tilt.value, shear.value, nifti_affine.value, assume_orientation, nonfinite.value, split_4d,
         min_slices, allow_headerless=allow_headerless, allow_detached=allow_detached,
-        max_volume_bytes=int(max_volume_gib * 2**30),
+        max_volume_bytes=bytes_of(max_volume_gib),
     )  # fmt: skip
     with terminal.running(), stop_on_signals() as stop:
         report = run_infer(
@@ -79,7 +79,7 @@ def infer(
             out=out,
             device=device,
             threads=threads,
-            max_ram_bytes=None if max_ram_gib is None else int(max_ram_gib * 2**30),
+            max_ram_bytes=None if max_ram_gib is None else bytes_of(max_ram_gib),
             tile_timeout_s=tile_timeout,
             overwrite=overwrite,
             preview=draw_preview if preview else None,

@@ -44,4 +44,9 @@ def report_text(report: "InferReport") -> str:
     if len(skipped) > MAX_LINES:
         lines.append(f"... and {len(skipped) - MAX_LINES} files more that are no scans")
     lines.append("nothing is written" if report.is_dry_run else f"report: {report.path} · device {report.device}")
-    return "\n".join(lines)
+    return "\n".join(map(_printable, lines))
+
+
+def _printable(line: str) -> str:
+    """A line without control characters: names of files and classes, which others chose, must not steer a terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)

@@ -11,7 +11,7 @@ from medssl_cli.cli.ingest_inputs import names_of, pacs_source, sort_inputs, tol
 from medssl_cli.cli.ingest_output import MapOption, QuarantineOption, finish, print_report, write_map, write_page
 from medssl_cli.cli.key import KeyFileOption
 from medssl_cli.cli.label_options import Overlap, OverlapOption
-from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption
+from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption, bytes_of
 from medssl_cli.cli.terminal import Terminal, result
 
 
@@ -96,7 +96,7 @@ def ingest(
     policy = Policy(
         gaps.value, tilt.value, shear.value, nifti_affine.value, assume_orientation, nonfinite.value, split_4d,
         min_slices, burned_in.value if burned_in else None, allow_headerless, allow_detached, keep_demographics,
-        int(max_volume_gib * 2**30), predictions,
+        bytes_of(max_volume_gib), predictions,
     )  # fmt: skip
     options = IngestOptions(
         label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file,

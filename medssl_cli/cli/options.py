@@ -67,6 +67,11 @@ def models_folder(given: Path | None) -> Path:
         return DEFAULT_MODELS
 
 
+def bytes_of(gib: float) -> int:
+    """Bytes of an option in GiB; infinity is as much as can be counted."""
+    return int(min(gib * 2**30, 2.0**62))
+
+
 def require_path(path: Path) -> Path:
     """An input path that must exist.
 

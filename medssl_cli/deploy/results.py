@@ -4,10 +4,11 @@ import contextlib
 import fcntl
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 from medssl_cli import __version__
 from medssl_cli.deploy.scans import Kind, Reject, Scan
@@ -15,6 +16,8 @@ from medssl_cli.errors import Exit, UsageError
 from medssl_cli.files import json_bytes, make_output_folder, write_atomic
 
 Status = Literal["done", "refused", "skipped", "pending"]
+STATUSES: Final = get_args(Status)
+LARGEST_NUMBER: Final = 1e300
 MAX_REPORT_BYTES: Final = 2**30
 _NAMES: Final = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "description": "SeriesDescription"}
 
@@ -100,15 +103,53 @@ class ScanResult:
             value = entry.get(_NAMES.get(one.name, one.name))
             if value is not None:
                 values[one.name] = tuple(value) if isinstance(value, list) else value
-        is_sound = all(isinstance(values.get(name, kind()), kind) for name, kind in _KINDS.items())
+        is_sound = all(_CHECKS[name](value) for name, value in values.items())
         return cls(**values) if is_sound and {"name", "status"} <= values.keys() else None
 
 
-_KINDS: Final[dict[str, type]] = {
-    "name": str, "status": str, "key": str, "task": str, "code": str, "path": str, "input_sha256": str,
-    "model_sha256": str, "outputs": tuple, "outputs_sha256": dict, "options": dict, "warnings": tuple,
-    "volumes_ml": dict, "message": str, "hint": str,
-}  # fmt: skip
+Check = Callable[[Any], bool]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < LARGEST_NUMBER  # false for NaN
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and _is_number(value)
+
+
+def _is_option(value: Any) -> bool:
+    return _is_text(value) or _is_number(value)
+
+
+def _list_of(check: Check, length: int | None = None) -> Check:
+    return lambda value: isinstance(value, tuple) and length in (None, len(value)) and all(map(check, value))
+
+
+def _map_of(check: Check) -> Check:
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+_CHECKS: Final[dict[str, Check]] = {
+    **{one.name: _is_text for one in fields(ScanResult)},
+    "status": lambda value: _is_text(value) and value in STATUSES,
+    "warnings": _list_of(_is_text),
+    "repairs": _list_of(_is_text),
+    "files": _is_count,
+    "shape": _list_of(_is_count, 3),
+    "spacing_mm": _list_of(_is_number, 3),
+    "volumes_ml": _map_of(_is_number),
+    "seconds": _is_number,
+    "options": _map_of(_is_option),
+    "outputs": _list_of(_is_text),
+    "outputs_sha256": _map_of(_is_text),
+    "resumed": lambda value: isinstance(value, bool),
+}
+"""What the fields of an entry must hold to be believed; a report lies where others write, too."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +235,14 @@ class ReportFile:
         """The entry that an output belongs to."""
         return next((one for one in self.entries if output in one.outputs), None)
 
+    def namesake(self, path: Path) -> ScanResult | None:
+        """The entry whose output is the same file under another spelling, as on disks that take "A" for "a"."""
+        name = _folded(path.name)
+        spellings = ((one, output) for one in self.entries for output in one.outputs if _folded(output) == name)
+        with contextlib.suppress(OSError, ValueError):
+            return next((one for one, output in spellings if path.samefile(path.with_name(output))), None)
+        return None
+
     def update(
         self,
         header: dict[str, Any],
@@ -236,6 +285,10 @@ class ReportFile:
             f"{self.path.name} in the output folder is not a report of medssl infer",
             hint="move it away, or choose another folder with -o",
         )
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _results_of(document: Any) -> list[Any]:

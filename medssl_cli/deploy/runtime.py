@@ -33,7 +33,7 @@ class OnnxModel:
     Args:
         path: `model.onnx` written by `medssl export`.
         device: `auto` (CUDA if it works, else CPU), `cpu`, `cuda`, `cuda:N`; `gpu` is another word for `cuda`.
-        threads: On the CPU; as many as there are cores by default.
+        threads: On the CPU; as many as there are cores by default, and never more.
         max_ram_bytes: Most memory for a scan and the model together; a share of what is free by default.
         tile_timeout_s: Longest time for one call of the network; by default it grows with the tile.
 
@@ -87,7 +87,8 @@ class OnnxModel:
         name: str,
     ) -> None:
         self.bundle, self.sha256, self.limits = bundle, sha256, limits
-        self._name, self._threads, self._process = name, threads or available_cores(), process
+        cores = available_cores()
+        self._name, self._threads, self._process = name, min(threads or cores, cores), process
         self._failures: list[InputError] = []
         self._cuda = _cuda_of(*wanted)
         answer = self._load(data)

@@ -215,7 +215,7 @@ class ScanTask:
     def _require_no_other_owner(self) -> None:
         """Refuse a name that outputs of another scan or task have, as `a_b` with `c` and `a` with `b_c`."""
         for path in self._targets().values():
-            owner = self.job.report.owner(path.name)
+            owner = self.job.report.owner(path.name) or self.job.report.namesake(path)
             is_other = owner is not None and owner.key and (owner.task, owner.key) != (self.blank.task, self.scan.key)
             if is_other and owner is not self.known and self.job.where.mask is None and path.exists():
                 raise InputError(

@@ -573,3 +573,14 @@ def test_the_cache_is_named_by_option_or_environment(place: SimpleNamespace, mon
 
     assert len(one_document(medssl("cache", "ls", "--json"))) == 8
     assert medssl("cache", "ls", "--cache", place.empty).exit_code == Exit.USAGE
+
+
+@pytest.mark.parametrize("option", ["--max-ram", "--max-volume-gib", "--tile-timeout"])
+def test_no_limit_and_more_threads_than_cores_are_fine(tmp_path: Path, option: str) -> None:
+    write_nifti(tmp_path / "a.nii.gz", np.full((6, 5, 4), 80, np.int16), np.eye(4))
+    model = write_toy_model(tmp_path / "model.onnx", modality="CT")
+    typed = ["infer", tmp_path / "a.nii.gz", "-t", model, "-o", tmp_path / "out", "--no-preview", "--device", "cpu"]
+
+    answer = CliRunner().invoke(app, [*map(str, typed), option, "inf", "--threads", "100000"])
+
+    assert answer.exit_code == 0, answer.output

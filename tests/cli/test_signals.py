@@ -20,6 +20,16 @@ sys.meta_path.insert(0, Slow())
 from medssl_cli.cli.start import main
 main()
 """
+SLOW_END = """
+import sys, time
+class Last:
+    def __del__(self):
+        print("ending", flush=True)
+        time.sleep(1)
+from medssl_cli.cli.start import main
+last = Last()
+main()
+"""
 STUBBORN = """
 import time
 from medssl_cli.engine.signals import stop_on_signals
@@ -47,7 +57,7 @@ def said(process: "subprocess.Popen[str]") -> str:
     return process.stdout.readline().strip()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
 def test_before_start_up_is_over(number: int, code: int) -> None:
     with started(SLOW_START, "--help") as process:
         assert said(process) == "starting"
@@ -76,3 +86,14 @@ def test_a_command_that_has_nothing_to_save_ends_at_once() -> None:
         process.send_signal(signal.SIGTERM)
 
         assert process.wait(30) == 75
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_after_the_command_its_exit_code_stays(number: int) -> None:
+    """Python gives signals back their defaults before it takes modules apart, which takes half a second."""
+    with started(SLOW_END, "models", "show", "no-such-model") as process:
+        assert said(process) == "ending"
+
+        process.send_signal(number)
+
+        assert process.wait(30) == 2

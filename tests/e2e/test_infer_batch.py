@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from medssl_cli.cli.infer_output import report_text
 from medssl_cli.deploy.infer import InferReport, infer
 from medssl_cli.deploy.naming import series_name
 from medssl_cli.deploy.results import ScanResult
@@ -287,11 +288,39 @@ def test_entries_of_a_report_are_not_trusted(tmp_path: Path, model: Path) -> Non
     hostile = [
         None, 1, [], {}, {"name": 1, "status": "done"}, {**good, "outputs": "x"}, {**good, "key": []},
         {**good, "key": "b", "outputs": ["../../a.nii.gz"], "options": 3}, {**good, "outputs_sha256": [1]},
+        {**good, "key": "c", "outputs": [["a"]]}, {**good, "key": "d", "warnings": [{}]}, {**good, "status": "won"},
+        {**good, "key": "e", "seconds": float("nan")}, {**good, "key": "f", "volumes_ml": {"a": float("inf")}},
+        {**good, "key": "g", "study": 5, "StudyInstanceUID": []}, {**good, "key": "h", "options": {"a": [[[]]]}},
+        {**good, "key": "i", "shape": [1]}, {**good, "key": "j", "files": True, "resumed": 1},
     ]  # fmt: skip
     (tmp_path / "out/report.json").write_text(json.dumps({**document, "results": [*hostile, good]}))
 
     assert run(tmp_path / "a.nii.gz", model, tmp_path / "out").results[0].resumed
     assert [entry["name"] for entry in written(tmp_path / "out")] == ["a"]
+
+
+def test_on_a_disk_that_takes_one_name_for_another_no_mask_takes_the_place_of_anothers(
+    tmp_path: Path, model: Path
+) -> None:
+    write_nifti(tmp_path / "A.nii.gz", phantom(1), AFFINE)
+    write_nifti(tmp_path / "a.nii.gz", phantom(2), AFFINE)
+    run(tmp_path / "A.nii.gz", model, tmp_path / "out", outputs=("nifti",))
+    (tmp_path / "out/a_toy-seg.nii.gz").hardlink_to(tmp_path / "out/A_toy-seg.nii.gz")  # one file, two spellings
+
+    (result,) = run(tmp_path / "a.nii.gz", model, tmp_path / "out", outputs=("nifti",), overwrite=True).results
+
+    assert (result.status, result.code) == ("refused", "E_OUTPUT_EXISTS")
+    assert (tmp_path / "out/a_toy-seg.nii.gz").samefile(tmp_path / "out/A_toy-seg.nii.gz")
+
+
+def test_names_that_others_chose_do_not_steer_a_terminal(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/\x1b]0;title\x07.txt").touch()
+
+    told = report_text(run(tmp_path / "in", model, tmp_path / "out"))
+
+    assert "\\x1b]0;title\\x07.txt: skipped" in told
+    assert all(line.isprintable() for line in told.split("\n"))
 
 
 def test_a_refusal_is_forgotten_when_its_scan_is_mended(tmp_path: Path, model: Path) -> None:

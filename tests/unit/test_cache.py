@@ -152,7 +152,7 @@ def test_a_writer_that_died_leaves_a_mark_and_the_next_reader_rebuilds(cache):
 
 def test_temporaries_of_dead_writers_are_removed_and_never_read(cache):
     record = stored(cache, volume_of())
-    leftover = cache.item_directory(record.item_id).parent / ".tmp-999999999-abc"
+    leftover = cache.item_directory(record.item_id).parent / ".tmp-999999999-0123456789ab"
     leftover.mkdir()
     (leftover / "item.json").write_text("{}")
 

@@ -279,8 +279,8 @@ def test_what_a_killed_process_left_in_a_run_is_removed_when_it_goes_on(tmp_path
     recipe = load_recipe(find_recipe("voco-tiny"))
     run = start_run(tmp_path / "run", "pretrain", recipe, Manifest({"train": []}, {}))
     (run.root / "plots").mkdir()
-    mine = run.root / "plots" / f".tmp-{os.getpid()}-b"
-    left = [run.root / ".tmp-999999999-a", run.root / "plots" / ".tmp-999999999-a"]
+    mine = run.root / "plots" / f".tmp-{os.getpid()}-0123456789ab"
+    left = [run.root / ".tmp-999999999-0123456789ab", run.root / "plots" / ".tmp-999999999-0123456789ab"]
     for path in (mine, *left):
         path.write_bytes(b"half")
 

@@ -30,6 +30,8 @@ from medssl_cli.files import (
     write_json,
 )
 
+FILE, FOLDER = "0123456789ab", "ba9876543210"
+
 FILE_SIZE_LIMIT = """
 import resource, signal, sys
 from pathlib import Path
@@ -238,22 +240,33 @@ def test_what_dead_processes_left_is_removed_and_what_living_ones_write_stays(
     tmp_path: Path, dead_process: int, living_process: int
 ) -> None:
     for process in (dead_process, living_process, os.getpid()):
-        (tmp_path / f"{TEMPORARY_PREFIX}{process}-file").touch()
-        (tmp_path / f"{TEMPORARY_PREFIX}{process}-folder").mkdir()
-        (tmp_path / f"{TEMPORARY_PREFIX}{process}-folder" / "part").touch()
-    (tmp_path / f"{TEMPORARY_PREFIX}nobody").touch()
+        (tmp_path / f"{TEMPORARY_PREFIX}{process}-{FILE}").touch()
+        (tmp_path / f"{TEMPORARY_PREFIX}{process}-{FOLDER}").mkdir()
+        (tmp_path / f"{TEMPORARY_PREFIX}{process}-{FOLDER}" / "part").touch()
     (tmp_path / "final").touch()
 
     removed = remove_temporaries(tmp_path)
 
-    assert removed == 3
+    assert removed == 2
     living = (living_process, os.getpid())
-    kept = {f"{TEMPORARY_PREFIX}{process}-{kind}" for process in living for kind in ("file", "folder")}
+    kept = {f"{TEMPORARY_PREFIX}{process}-{kind}" for process in living for kind in (FILE, FOLDER)}
     assert set(names(tmp_path)) == kept | {"final"}
 
 
+@pytest.mark.parametrize("name", ["nobody", "2024-scans", "{dead}-0123456789ab.nii.gz", "{dead}-0123456789AB"])
+def test_what_only_begins_like_a_temporary_belongs_to_somebody_else(
+    tmp_path: Path, dead_process: int, name: str
+) -> None:
+    folder = tmp_path / (TEMPORARY_PREFIX + name.format(dead=dead_process))
+    folder.mkdir()
+    (folder / "thesis.txt").touch()
+
+    assert remove_temporaries(tmp_path) == 0
+    assert (folder / "thesis.txt").is_file()
+
+
 def test_temporaries_are_removed_one_folder_deep_only(tmp_path: Path, dead_process: int) -> None:
-    deep = tmp_path / "items" / f"{TEMPORARY_PREFIX}{dead_process}-x"
+    deep = tmp_path / "items" / f"{TEMPORARY_PREFIX}{dead_process}-{FOLDER}"
     deep.mkdir(parents=True)
 
     assert remove_temporaries(tmp_path) == 0
