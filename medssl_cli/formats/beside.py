@@ -11,7 +11,7 @@ from typing import Final
 
 from medssl_cli.formats.name_words import LABEL, MODALITY_WORDS, NAMED_IMAGE, modality_of_stem
 
-_ALONE: Final = re.compile(LABEL)
+_ALONE: Final = re.compile(rf"(?:{LABEL}|gts?|truths?)")
 _LAST: Final = re.compile(rf"(.+)[_-](?:{LABEL}|gt)")
 _FIRST: Final = re.compile(rf"{LABEL}(?:[_-](?P<rest>.+)|(?P<number>\d.*))")
 _WORDS: Final = re.compile(r"[_-]")

@@ -92,17 +92,19 @@ class BidsName:
         return not self.is_label and (self.is_derivative or self.suffix in _NEVER_IMAGES)
 
     @property
-    def key(self) -> tuple[object, ...] | None:
-        """Equal for a raw image and its labels; None for a label in another space than its image.
+    def keys(self) -> tuple[tuple[object, ...], ...]:
+        """One for a label, which is among those of its images.
 
         The entities that only describe a label do not count; neither does the suffix, which a label does not repeat.
+        A label in a space belongs to images that name the same (ATLAS), or, in that of an image, to images of that
+        suffix that name none (`space-T1w`); one that names none to all.
         """
         space = dict(self.entities).get("space", "")
-        if self.is_label and space not in _NATIVE_SPACES:
-            return None
         left_out = (*_ONLY_OF_LABELS, "space") if self.is_label else ("space",)
         rest = tuple(sorted(pair for pair in self.entities if pair[0] not in left_out))
-        return (self.dataset, self.datatype, rest)
+        own = "" if space in _NATIVE_SPACES else space
+        spaces = (own,) if self.is_label else ("", own or self.suffix)
+        return tuple((self.dataset, self.datatype, rest, one) for one in spaces)
 
 
 def parse_place(place: PurePath, stem: str, floor: int = 0) -> BidsName | None:

@@ -16,7 +16,7 @@ from typing import Final
 from medssl_cli.formats.beside import images_of_mask, is_mask_name
 from medssl_cli.formats.bids import BidsName, parse_place, set_names
 from medssl_cli.formats.dataset_json import CHANNEL, DatasetJson, Listing, read_dataset_json
-from medssl_cli.formats.name_words import MODALITY_WORDS, core_of, folder_role, modality_of_stem
+from medssl_cli.formats.name_words import MODALITY_WORDS, channel_of_stem, core_of, folder_role, modality_of_stem
 from medssl_cli.formats.partners import Image, Neighbours
 from medssl_cli.formats.source import Source, place_of, stem_of
 
@@ -137,7 +137,8 @@ def _arrange_bids(files: Sequence[tuple[Source, BidsName]], arrangement: Arrange
         elif name.is_label:
             labels[name.dataset].append(name)
         else:
-            images[name.key].append(source)
+            for key in name.keys:
+                images[key].append(source)
             stem = stem_of(place_of(source).name)
             word = name.suffix.lower()
             channel = word if word in MODALITY_WORDS else None
@@ -145,7 +146,7 @@ def _arrange_bids(files: Sequence[tuple[Source, BidsName]], arrangement: Arrange
     sets = {dataset: set_names(names) for dataset, names in labels.items()}
     for source, name in files:
         if name.is_label:
-            found = tuple(images.get(name.key, ())) if name.key else ()
+            found = tuple(images.get(name.keys[0], ()))
             set_name = sets[name.dataset][name.family]
             label = LabelFile(source, found, class_name=name.class_name, set_name=set_name, names_below=name.top)
             arrangement.labels.append(label)
@@ -213,11 +214,13 @@ class _Folders:
         dataset = self._nearest(file)
         short = file.folder.key, CHANNEL.sub("", file.stem) or file.stem
         is_declared = short in self._label_keys or bool(dataset and self._are_channels(dataset, short))
+        named = channel_of_stem(file.stem)
+        if named and file.key not in self._label_keys and (file.folder.key, named[0]) in self._label_keys:
+            self._add((file.folder.key, named[0]), file)
+            return ImageFile(file.source, named[0], MODALITY_WORDS[named[1]], channel=named[1])
         is_channel = short != file.key and file.key not in self._label_keys and is_declared
         key = short if is_channel else file.key
-        self._by_key[key].append(file.source)
-        self._by_core[key[0], core_of(key[1], "image")].append(file.source)
-        self._by_folder[file.parent].append(file)
+        self._add(key, file)
         number = int(file.stem[-4:]) if is_channel else self._listing.images.get(file.source)
         if dataset and number is not None:
             word = (dataset.channels or {}).get(number, f"c{number}")
@@ -228,6 +231,11 @@ class _Folders:
         is_labelled = file.source in self._labelled
         modality = stated or modality_of_stem(file.stem, is_last_word_enough=is_labelled)
         return ImageFile(file.source, file.stem, modality, parts=_parts(dataset))
+
+    def _add(self, key: tuple[str, str], file: "_File") -> None:
+        self._by_key[key].append(file.source)
+        self._by_core[key[0], core_of(key[1], "image")].append(file.source)
+        self._by_folder[file.parent].append(file)
 
     def _are_channels(self, dataset: DatasetJson, short: tuple[str, str]) -> bool:
         """Whether names end in channel numbers: by declaration, or because there is one file for each channel."""

@@ -1,6 +1,7 @@
 """The words that people write into the names of files and folders: for modalities, for images, for labels."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -10,7 +11,7 @@ MODALITY_WORDS: Final = {
     "pd": "MR", "pet": "PT", "pt": "PT",
 }  # fmt: skip
 NAMED_IMAGE: Final = ("image", "img", "volume")
-LABEL: Final = r"(?:masks?|segs?|segmentations?|segm|labels?|label_?maps?|annotations?|contours?|ground_?truths?)"
+LABEL: Final = r"(?:masks?|msks?|segs?|segmentations?|segm|labels?|label_?maps?|annotations?|contours?|ground_?truths?)"
 SPLITS: Final = ("train", "training", "tr", "test", "testing", "ts", "val", "va", "valid", "validation")
 WORD_ENDS: Final = re.compile(r"[_\-. ]+")
 _SUBSET: Final = r"(?P<subset>tr|ts|te|val|va)?"
@@ -59,6 +60,18 @@ def channel_word(name: str) -> str | None:
     word = name.strip().lower()
     first = re.split(r"[^a-z0-9]", word, maxsplit=1)[0]
     return word if word in MODALITY_WORDS else first if first in MODALITY_WORDS else None
+
+
+def channel_of_stem(stem: str) -> tuple[str, str] | None:
+    """Case and word of an image that is named after both, as `CHUM-001__CT`; None if its last word is no channel."""
+    case, _, word = stem.replace("-", "_").rpartition("_")
+    return (stem[: len(case)].rstrip("_-"), word.lower()) if word.lower() in MODALITY_WORDS else None
+
+
+def are_channels(stems: Iterable[str]) -> bool:
+    """Whether names are those of several channels of one case: `T1` and `FLAIR`, `P1_ct` and `P1_pt`."""
+    found = [channel_of_stem(stem) for stem in stems]
+    return None not in found and len({one[0].lower() for one in found if one}) == 1
 
 
 def is_channel_word(word: str) -> bool:

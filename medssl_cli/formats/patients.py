@@ -31,8 +31,9 @@ _PUBLISHED: Final = tuple(
         r"((?=.*\d)[0-9a-f]{16,64})",  # digests, as in VinDr-CXR
     )
 )
-_NOBODY: Final = re.compile(r"im[-_]?\d+(?:[-_]\d+)*|\d+(?:\.\d+){3,}", re.IGNORECASE)
-"""Names that programs give to slices and series: OsiriX's `IM-0001-0002`, UIDs."""
+_NOBODY: Final = re.compile(r"im[-_]?\d+(?:[-_]\d+)*|\d+(?:\.\d+){3,}|vsd\.brain.*\.\d+", re.IGNORECASE)
+"""Names that programs give to slices and series: OsiriX's `IM-0001-0002`, UIDs, files of the Virtual Skeleton Database
+(BraTS 2013 and 2015, ISLES 2015: `VSD.Brain.XX.O.MR_T1.70616`)."""
 _TOKEN: Final = re.compile(r"(?P<letters>[^\W\d_]*)(?P<digits>\d*)(?P<rest>[^\W_]*)")
 _LEFT_OUT: Final = re.compile(
     r"(?<![^\W_])(?:\d(?:\.\d+)?t|(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01]))(?![^\W_])",

@@ -180,3 +180,20 @@ def test_a_table_of_something_else_names_nothing(tmp_path, text):
     (tmp_path / "dseg.tsv").write_text(text)
 
     assert read_value_names(tmp_path / "sub-01_dseg.nii", tmp_path) == {}
+
+
+def test_a_label_in_a_space_belongs_to_images_in_that_space_or_of_that_suffix():
+    root = Path("/data")
+    raw, derived = root / "sub-1/anat", root / "derivatives/p/sub-1/anat"
+    t1, flair, mni = (raw / f"sub-1_{name}.nii" for name in ("T1w", "FLAIR", "space-MNI_T1w"))
+    belongs = {
+        raw / "sub-1_space-MNI_label-L_desc-T1lesion_mask.nii": {mni},
+        derived / "sub-1_space-FLAIR_dseg.nii": {flair},
+        derived / "sub-1_space-T1w_label-WM_mask.nii": {t1},
+        derived / "sub-1_space-other_dseg.nii": set(),
+        derived / "sub-1_dseg.nii": {t1, flair, mni},
+    }
+
+    arrangement = arrange([t1, flair, mni, *belongs], roots=[root])
+
+    assert {label.source: set(label.images) for label in arrangement.labels} == belongs

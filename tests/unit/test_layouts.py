@@ -9,7 +9,7 @@ import pytest
 
 from medssl_cli.formats.discover import discover
 from medssl_cli.formats.layouts import Arrangement, DatasetJson, arrange, read_dataset_json
-from medssl_cli.formats.name_words import known_modality, modality_of_stem
+from medssl_cli.formats.name_words import are_channels, known_modality, modality_of_stem
 from medssl_cli.formats.patients import patients_of
 from medssl_cli.formats.source import Member, Source
 from tests.zip_factory import Raw, zip_bytes
@@ -339,3 +339,39 @@ def test_a_truth_without_an_image_may_be_one_and_beside_an_image_labels_it(tmp_p
 
     assert (len(alone.images), len(alone.labels)) == (2, 0)
     assert [label.images for label in paired.labels] == [(tmp_path / "002.nii.gz",)]
+
+
+def test_images_named_after_their_case_and_channel_share_the_label_of_the_case():
+    arrangement = arranged("imagesTr/CHUM-001__CT.nii.gz", "imagesTr/CHUM-001__PT.nii.gz", "labelsTr/CHUM-001.nii.gz")
+
+    assert pairs(arrangement) == {
+        "labelsTr/CHUM-001.nii.gz": ["imagesTr/CHUM-001__CT.nii.gz", "imagesTr/CHUM-001__PT.nii.gz"]
+    }
+    assert [(image.stem, image.modality, image.channel) for image in arrangement.images] == [
+        ("CHUM-001", "CT", "ct"),
+        ("CHUM-001", "PT", "pt"),
+    ]
+
+
+def test_an_image_whose_last_word_is_a_channel_keeps_a_label_of_its_whole_name():
+    arrangement = arranged("images/p1_t1.nii.gz", "labels/p1_t1.nii.gz", "labels/p1.nii.gz")
+
+    assert pairs(arrangement) == {"labels/p1_t1.nii.gz": ["images/p1_t1.nii.gz"], "labels/p1.nii.gz": []}
+
+
+@pytest.mark.parametrize("name", ["GT", "truth", "p1_msk"])
+def test_short_words_for_a_label_beside_its_image(name):
+    assert pairs(arranged("p1/p1.nii.gz", f"p1/{name}.nii.gz")) == {f"p1/{name}.nii.gz": ["p1/p1.nii.gz"]}
+
+
+@pytest.mark.parametrize(
+    ("stems", "expected"),
+    [
+        (("T1", "FLAIR"), True),
+        (("CHGJ007_ct", "chgj007_pt"), True),
+        (("p1_t1", "p2_t1"), False),
+        (("t1", "scan"), False),
+    ],
+)
+def test_channels_of_one_case(stems, expected):
+    assert are_channels(stems) is expected

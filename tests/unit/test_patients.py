@@ -94,6 +94,10 @@ def test_the_number_that_says_whose_image_it_is(name, patient):
 
 
 FOLDERS = {
+    "numbers of files in a database": (
+        ["1/VSD.Brain.XX.O.MR_T1.70616", "1/VSD.Brain.XX.O.MR_DWI.70613", "2/VSD.Brain.XX.O.MR_T1.70626"],
+        ["1", "1", "2"],
+    ),
     "sequences": (["T1/sub01", "T2/sub01", "T1/sub02", "T2/sub02"], ["sub01", "sub01", "sub02", "sub02"]),
     "many sequences": (["T1/001", "T2/001", "flair/001"], [None, None, None]),
     "visits": (["visit1/p1", "visit2/p1", "visit1/p2"], ["p1", "p1", "p2"]),

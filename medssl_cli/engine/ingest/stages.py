@@ -33,7 +33,8 @@ from medssl_cli.engine.ingest.tasks import (
     store_images,
 )
 from medssl_cli.formats.layouts import LabelFile, arrange
-from medssl_cli.formats.source import Source, place_of
+from medssl_cli.formats.name_words import are_channels
+from medssl_cli.formats.source import Source, place_of, stem_of
 from medssl_cli.imaging.geometry import is_turned_grid
 
 HEADERS_PER_TASK: Final = 64
@@ -272,7 +273,8 @@ class Stages:
         for source, (task, grid) in self.label_like.items():
             found = [partner for partner in task.partners if self._is_on_grid(partner, grid)]
             if found:
-                fault = "" if len(found) == 1 else "E_LABEL_AMBIGUOUS"
+                is_one_case = len(found) == 1 or are_channels(stem_of(place_of(partner).name) for partner in found)
+                fault = "" if is_one_case else "E_LABEL_AMBIGUOUS"
                 labels.append(LabelFile(source, tuple(found), is_by_content=True, fault=fault))
             else:
                 images.append(replace(task, partners=()))
