@@ -348,7 +348,10 @@ def test_an_empty_label_is_stored_with_a_warning(tmp_path: Path) -> None:
     path = structure_set(tmp_path / "rt.dcm", {"Heart": [square(3.1, 4.1, 3.4, 4.4, 2)]}, affine)
     matches = match(read(path, "rtstruct"), [KnownImage(image_of(cache, 0), series_uid="1.2.3.4")])
 
-    assert store(matches, cache, Choice(label_set="x")) == [StoredLabel(is_new=True, warnings=("W_EMPTY_LABEL",))]
+    (stored,) = store(matches, cache, Choice(label_set="x"))
+    assert isinstance(stored, StoredLabel)
+    assert (stored.is_new, stored.warnings) == (True, ("W_EMPTY_LABEL",))
+    assert "7" in stored.message  # the number of the structure
 
 
 def test_boxes_of_pictures_reach_the_picture_of_their_size(tmp_path: Path) -> None:
