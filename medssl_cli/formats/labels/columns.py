@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pydicom.datadict import tag_for_keyword
-
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import name_key
 from medssl_cli.formats.labels.csv_rows import Table
@@ -120,9 +118,15 @@ def plain(name: str) -> str:
     return "".join(character for character in decomposed if character.isalnum())
 
 
+def _is_dicom_keyword(name: str) -> bool:
+    from pydicom.datadict import tag_for_keyword  # a seventh of a second that ingests without tables need not pay
+
+    return tag_for_keyword(name) is not None
+
+
 def is_about_persons_or_technique(name: str) -> bool:
     """Whether a column of such a name is never a finding; names of DICOM attributes of several words are technique."""
-    if sum(map(str.isupper, name)) > 1 and tag_for_keyword(name) is not None:
+    if sum(map(str.isupper, name)) > 1 and _is_dicom_keyword(name):
         return True
     words = re.split(r"[\W\d_]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name))
     return plain(name) != "nofinding" and not _NEVER.isdisjoint({plain(word) for word in words if word})
