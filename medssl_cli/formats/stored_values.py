@@ -65,8 +65,10 @@ def storable(voxels: NDArray[Any]) -> NDArray[Any]:
     """64-bit integers become the smallest sufficient type; everything else stays.
 
     Raises:
-        InputError: `E_DATATYPE`.
+        InputError: `E_DATATYPE`; `E_SCALE` for what 32-bit floats, in which all work is done, would make infinite.
     """
+    if voxels.dtype == np.float64 and not np.abs(voxels).max() <= np.finfo(np.float32).max:
+        raise InputError("E_SCALE", "the voxels leave the range of 32-bit numbers")
     if voxels.dtype.name not in ("int64", "uint64"):
         return voxels
     for name in _WHOLE_TYPES:

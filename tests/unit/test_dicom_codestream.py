@@ -20,10 +20,19 @@ def _j2k(*, columns=6, rows=5, bits=12, signed=False, components=1, offset=0):
     return b"\xff\x4f\xff\x51" + struct.pack(">H", len(body) + 2) + body + bytes(20)
 
 
-def _jpeg(*, columns=6, rows=5, bits=12, components=1, marker=0xC3):
+def _jpeg(*, columns=6, rows=5, bits=12, components=1, marker=0xC3, end=b"\xff\xd9"):
     frame = struct.pack(">BHHB", bits, rows, columns, components) + bytes(3 * components)
     comment = b"\xff\xfe\x00\x06text"
-    return b"\xff\xd8" + comment + b"\xff\xff" + bytes([marker]) + struct.pack(">H", len(frame) + 2) + frame + bytes(9)
+    return (
+        b"\xff\xd8"
+        + comment
+        + b"\xff\xff"
+        + bytes([marker])
+        + struct.pack(">H", len(frame) + 2)
+        + frame
+        + bytes(9)
+        + end
+    )
 
 
 def _jp2(codestream, *, length=None):
@@ -38,6 +47,16 @@ def _jp2(codestream, *, length=None):
 )
 def test_agreement_is_accepted(tmp_path, frame):
     check_codestream(_header(tmp_path), [frame])
+
+
+@pytest.mark.parametrize("marker", [0xC0, 0xC1, 0xC3, 0xF7])
+def test_a_stream_that_was_cut_has_no_end(tmp_path, marker):
+    """The decoder fills up what is missing; padding behind the end is none of the picture."""
+    check_codestream(_header(tmp_path), [_jpeg(marker=marker, end=b"\xff\xd9\0")])
+
+    for end in (b"", b"\xff", b"\xff\0\xd9"):
+        with pytest.raises(InputError, match="E_TRUNCATED"):
+            check_codestream(_header(tmp_path), [_jpeg(marker=marker, end=end)])
 
 
 @pytest.mark.parametrize("build", [_j2k, _jpeg, lambda **changes: _jp2(_j2k(**changes))], ids=["j2k", "jpeg", "jp2"])

@@ -78,6 +78,12 @@ def test_a_group_that_stands_in_both_places_must_say_the_same_twice(tmp_path, na
     dataset.save_as(path)
     assert len(read_headers(path)) == len(HEIGHTS_MM)
 
+    for element in getattr(frame, name)[0]:
+        if element.VR == "DS":
+            element.value = [f"{float(number):+.3e}" for number in np.atleast_1d(element.value)]
+    dataset.save_as(path)
+    assert len(read_headers(path)) == len(HEIGHTS_MM)
+
     setattr(frame, name, [_item(**PLACING[name])])
     dataset.save_as(path)
 

@@ -595,3 +595,45 @@ def enhanced_mr(path, *, syntax, order=(0, 1, 2, 3, 4)):
     if syntax != ExplicitVRLittleEndian:
         _transcode(path, syntax)
     return path
+
+
+@pytest.mark.parametrize("syntax", [HTJ2KLossless, JPEGLosslessSV1], ids=["htj2k", "jpeg"])
+def test_streams_of_every_coding_are_not_cut_to_the_bits_of_the_header(tmp_path, syntax):
+    """The largest value of the stream is 7 (8 * 5 + 7) = 329, of 9 bits; pydicom cuts these codings if it may."""
+    series = write_volume(tmp_path, analytic_phantom(shape=(8, 6, 4)))
+    frame = base64.b64decode("".join(STREAMS[syntax]))
+    for path in series:
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData, dataset.PixelRepresentation, dataset.RescaleIntercept = encapsulate([frame]), 0, "0"
+        dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.BitsStored, dataset.HighBit = 9, 8
+        dataset.save_as(path)
+    assert load(series).volume.voxels.max() == 329
+
+    edit(series[1], BitsStored=8, HighBit=7)
+
+    with pytest.raises(InputError, match="E_CODESTREAM_MISMATCH: decompressed values need more than the 8 bits"):
+        load(series)
+
+
+@pytest.mark.parametrize("lost", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("index", [0, 2, 4])
+def test_one_slice_without_the_scale_of_the_others_is_refused(tmp_path, lost, index):
+    series = ct_series(tmp_path)
+    for path in series:
+        edit(path, Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4", RescaleSlope="2", RescaleIntercept="3")
+    edit(series[index], **{lost: None})
+
+    with pytest.raises(InputError, match="E_VALUE_INVALID"):
+        load(series)
+
+
+def test_a_scale_that_changes_nothing_may_be_missing(tmp_path):
+    series = ct_series(tmp_path)
+    for path in series:
+        edit(path, Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4", RescaleSlope="1", RescaleIntercept="0")
+    edit(series[2], RescaleSlope=None, RescaleIntercept=None)
+
+    # The writer of these slices stores heights in mm with an intercept of -1024.
+    assert load(series).volume.voxels[0, 0, 0].tolist() == [1024, 1029, 1034, 1039, 1044]

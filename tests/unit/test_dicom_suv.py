@@ -55,6 +55,7 @@ def factor_after(seconds):
         ),
         (
             {
+                "RadiopharmaceuticalStartTime": "233000",
                 "RadiopharmaceuticalStartDateTime": "20200101233000",
                 "SeriesTime": "003000",
                 "AcquisitionTime": "003010",
@@ -122,6 +123,13 @@ def test_the_earliest_acquisition_counts_where_the_series_claims_to_be_later():
         ({"Units": "GML", "SUVType": "IBW"}, "SUVType"),
         ({"Units": "CM2ML", "SUVType": "BSA"}, "Units"),
         ({"Units": "CNTS", "SUVType": "LBM", "philips_suv_factor": 2.0}, "SUVType"),
+        # Grams, megabecquerels, minutes, hours.
+        ({"PatientWeight": 70000.0}, "PatientWeight"),
+        ({"RadionuclideTotalDose": 370.0}, "RadionuclideTotalDose"),
+        ({"RadionuclideHalfLife": 109.77}, "RadionuclideHalfLife"),
+        ({"RadionuclideHalfLife": 1.83}, "RadionuclideHalfLife"),
+        ({"RadionuclideHalfLife": 1e-3}, "RadionuclideHalfLife"),
+        ({"RadiopharmaceuticalStartDateTime": "20200102080000"}, "RadiopharmaceuticalStartTime"),
         ({"RadiopharmaceuticalStartTime": "110000"}, "RadiopharmaceuticalStartTime"),
         ({"RadiopharmaceuticalStartTime": "120000"}, "RadiopharmaceuticalStartTime"),
         (

@@ -597,3 +597,13 @@ def test_where_one_name_lies_in_several_folders_the_folders_are_the_patients():
 
 def test_a_pattern_may_name_a_folder():
     assert patients("P7/scan", "P8/scan", pattern=r"P\d") == ["P7", "P8"]
+
+
+@pytest.mark.parametrize("value", [1e300, -1e39])
+def test_64_bit_floats_that_32_bits_make_infinite_are_refused(tmp_path, value):
+    voxels = np.zeros((4, 3, 2))
+    voxels[1, 2, 1] = value
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "a.nii")
+
+    with pytest.raises(InputError, match="E_SCALE"):
+        read_nifti(tmp_path / "a.nii")

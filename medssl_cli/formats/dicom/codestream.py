@@ -19,6 +19,8 @@ _J2K_START: Final = b"\xff\x4f\xff\x51"
 _JP2_START: Final = b"\x00\x00\x00\x0cjP  "
 _JP2_CODESTREAM: Final = b"jp2c"
 _RLE: Final = "1.2.840.10008.1.2.5"
+_JPEG_END: Final = b"\xff\xd9"
+_TAIL_BYTES: Final = 64
 _FRAME_MARKERS: Final = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 
 
@@ -63,6 +65,7 @@ class _Picture:
     precisions: tuple[int, ...]
     signs: tuple[bool, ...] | None  # JPEG and JPEG-LS have no sign
     least_bytes: int = 0
+    has_end: bool | None = None  # None: the decoder looks itself
 
 
 def check_codestream(header: CodedPicture, frames: Sequence[bytes]) -> int:
@@ -79,8 +82,9 @@ def check_codestream(header: CodedPicture, frames: Sequence[bytes]) -> int:
         Bits of the decoded values that carry meaning: the precision of the codestream, of run lengths BitsStored.
 
     Raises:
-        InputError: `E_TRUNCATED` without exactly one frame or with fewer bytes than any picture of its size has,
-            `E_TOO_BIG` above `MAX_PIXELS`, else `E_CODESTREAM_MISMATCH`.
+        InputError: `E_TRUNCATED` without exactly one frame, with fewer bytes than any picture of its size has or
+            without the marker that ends a JPEG stream, of which decoders make up the rest; `E_TOO_BIG` above
+            `MAX_PIXELS`, else `E_CODESTREAM_MISMATCH`.
     """
     if len(frames) != 1:
         raise InputError("E_TRUNCATED", f"{len(frames)} compressed frames, 1 expected", hint="retrieve the file again")
@@ -92,6 +96,8 @@ def check_codestream(header: CodedPicture, frames: Sequence[bytes]) -> int:
     if len(frames[0]) < picture.least_bytes:
         # The decoder would make up the rest.
         raise InputError("E_TRUNCATED", "the codestream is too short for its size", hint="retrieve the file again")
+    if picture.has_end is False:
+        raise InputError("E_TRUNCATED", "the codestream has no end marker", hint="retrieve the file again")
     components = len(picture.precisions)
     if (picture.columns, picture.rows, components) != (header.Columns, header.Rows, header.SamplesPerPixel):
         raise _mismatch("codestream and header disagree on the size")
@@ -152,7 +158,10 @@ def _jpeg_size(frame: bytes) -> _Picture:
         length = int.from_bytes(frame[at + 2 : at + 4], "big")
         if marker in _FRAME_MARKERS:
             rows, columns = (int.from_bytes(frame[start : start + 2], "big") for start in (at + 5, at + 7))
-            return _Picture(columns, rows, (frame[at + 4],) * frame[at + 9], None, _least_bytes(marker, rows, columns))
+            precisions = (frame[at + 4],) * frame[at + 9]
+            # Within coded pixels no 0xFF is followed by so large a byte (T.81 B.1.1.5, T.87 A.1); padding may follow.
+            has_end = _JPEG_END in frame[-_TAIL_BYTES:]
+            return _Picture(columns, rows, precisions, None, _least_bytes(marker, rows, columns), has_end)
         if length < 2:
             break
         at += 2 + length

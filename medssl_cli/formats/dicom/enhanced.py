@@ -13,7 +13,7 @@ from medssl_cli.formats.dicom.tags import (
     SHARED_GROUPS,
     TAGS,
 )
-from medssl_cli.formats.dicom.values import Values
+from medssl_cli.formats.dicom.values import Values, is_same_value
 
 MAX_FRAMES: Final = 20_000
 
@@ -93,7 +93,7 @@ def _philips_scale(group: Mapping[int, Any]) -> dict[int, bytes]:
 def _require_agreement(tag: int, shared: Any, own: Any) -> None:
     """A group stands in one of the two places (PS3.3 C.7.6.16.1.1); in both, it must say the same."""
     first, second = _only(shared), _only(own)
-    if any(first[element].strip(b" \0") != second[element].strip(b" \0") for element in first.keys() & second.keys()):
+    if any(not is_same_value(first[element], second[element]) for element in first.keys() & second.keys()):
         raise InputError("E_VALUE_INVALID", f"{_name(tag)} says one thing for all frames and another for one of them")
 
 

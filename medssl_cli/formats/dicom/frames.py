@@ -262,6 +262,7 @@ def _decompressed(header: CodedPicture, frame: bytes) -> Voxels:
                 bits_stored=header.BitsStored,
                 pixel_representation=header.PixelRepresentation,
                 pixel_keyword="PixelData",
+                correct_unused_bits=False,  # cuts what a lying header leaves no room for
             )
     except InputError:
         raise

@@ -59,7 +59,7 @@ def read_series(part: SeriesPart, policy: Policy = STRICT) -> LoadedImage:
     x, y, z = part.repair.shape((first.Columns, first.Rows, len(part.headers)))
     if x * y * z * 4 > policy.max_volume_bytes:
         raise InputError("E_TOO_BIG", f"the volume is larger than {policy.max_volume_bytes} bytes")
-    scales = [_scale(header) for header in part.headers]
+    scales = _scales(part.headers)
     units, factor, doubt = _units(part)
     found, details = (["W_SUV_UNAVAILABLE"], [f"W_SUV_UNAVAILABLE: {doubt}"]) if doubt else ([], [])
     acquisition = first.acquisition
@@ -184,6 +184,21 @@ def _padding_range(header: Header) -> tuple[int, int]:
     """Both ends, inclusive (PS3.3 C.7.5.1.1.2)."""
     value, limit = header.PixelPaddingValue or 0, header.PixelPaddingRangeLimit
     return value, value if limit is None else limit
+
+
+def _scales(headers: Sequence[Header]) -> list[tuple[float, float]]:
+    """Slope and intercept of each slice.
+
+    An image none of whose slices says any is not scaled. Where some say one that changes values, the others have lost
+    theirs: left as they are they would stand beside them in another unit.
+    """
+    scales = [_scale(header) for header in headers]
+    has_lost = any(None in (header.RescaleSlope, header.RescaleIntercept) for header in headers)
+    if has_lost and any(scale != (1.0, 0.0) for scale in scales):
+        said = {(header.RescaleSlope is None, header.RescaleIntercept is None) for header in headers}
+        if len(said) > 1:
+            raise InputError("E_VALUE_INVALID", "element (0028,1052) or (0028,1053) is missing in some of the slices")
+    return scales
 
 
 def _scale(header: Header) -> tuple[float, float]:

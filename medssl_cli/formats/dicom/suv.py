@@ -14,7 +14,16 @@ from medssl_cli.formats.dicom.headers import Header
 
 DAY_S: Final = 86_400.0
 MAX_DELAY_S: Final = 12 * 3600.0
+MAX_HALF_LIVES: Final = 12.0  # 0.02 % of the dose is left: nobody images that, but minutes written for seconds look so
 
+# Wide enough for a preterm infant, a small animal's tracer dose and Rb-82; a unit too large or small is far outside.
+POSSIBLE: Final = {
+    "PatientWeight": (0.2, 700.0),  # kg
+    "RadionuclideTotalDose": (1e5, 1e11),  # Bq
+    "RadionuclideHalfLife": (60.0, 1e6),  # s
+}
+
+_MINUTE_S: Final = 60.0
 _TIME: Final = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(\.\d{1,6})?)?)?")
 _DATE: Final = re.compile(r"\d{8}")
 _BY_BODY_WEIGHT: Final = ("", "BW")
@@ -81,12 +90,14 @@ def suv_factor(headers: Sequence[Header]) -> SuvFactor:
     if not 0 < delay < MAX_DELAY_S:
         return SuvFactor(None, (_INJECTION[0], "SeriesTime"))
     weight, dose, half_life = first.PatientWeight or 0.0, first.RadionuclideTotalDose or 0.0, first.RadionuclideHalfLife
-    decayed = dose * 2 ** (-delay / half_life) if half_life and first.DecayCorrection == "START" else dose
+    if not half_life or delay > MAX_HALF_LIVES * half_life:
+        return SuvFactor(None, ("RadionuclideHalfLife",))
+    decayed = dose * 2 ** (-delay / half_life) if first.DecayCorrection == "START" else dose
     return SuvFactor(weight * 1000 / decayed, (), uses_acquisition)
 
 
 def _missing(header: Header) -> list[str]:
-    found = [name for name in ("PatientWeight", *_DOSE) if not (getattr(header, name) or 0) > 0]
+    found = [name for name, (low, high) in POSSIBLE.items() if not low <= (getattr(header, name) or 0) <= high]
     if not {"ATTN", "DECY"} <= {value.upper() for value in header.CorrectedImage}:
         found.append("CorrectedImage")
     if header.DecayCorrection not in ("START", "ADMIN"):
@@ -95,11 +106,18 @@ def _missing(header: Header) -> list[str]:
 
 
 def _injection(header: Header) -> _Moment | None:
-    """When the radiopharmaceutical was given; a date and time with an offset from UTC is no local time."""
+    """When the radiopharmaceutical was given, unless its two elements name two times of the day.
+
+    A date and time with an offset from UTC is no local time.
+    """
     text = header.RadiopharmaceuticalStartDateTime
-    if len(text) >= 10 and "+" not in text and "-" not in text:
-        return _moment(text[:8], text[8:])
-    return _moment("", header.RadiopharmaceuticalStartTime)
+    alone = _moment("", header.RadiopharmaceuticalStartTime)
+    if len(text) < 10 or "+" in text or "-" in text:
+        return alone
+    dated = _moment(text[:8], text[8:])
+    if alone and dated and abs(_difference_s(alone, dated)) >= _MINUTE_S:
+        return None
+    return dated
 
 
 def _scan_start(headers: Sequence[Header]) -> tuple[_Moment | None, bool]:

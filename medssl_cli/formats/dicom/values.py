@@ -193,6 +193,14 @@ class Values:
         return int(text.partition(b".")[0]) if _INTEGER.fullmatch(text) else None
 
 
+def is_same_value(first: bytes, second: bytes) -> bool:
+    """Whether two raw values are the same but for blanks around them and the spelling of decimal numbers (VR DS)."""
+    if first.strip(_BLANKS) == second.strip(_BLANKS):
+        return True
+    numbers = _decimals(first)
+    return bool(numbers) and numbers == _decimals(second)
+
+
 def lenient(read: Callable[..., Value], *arguments: Any) -> Value | None:
     """What a strict reader gives, or None where it refuses: for elements that neither place nor scale a voxel."""
     try:
