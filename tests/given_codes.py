@@ -72,7 +72,7 @@ def _after(place: Any, name: str, codes: Callable[..., Iterable[str]], *, is_ove
         result = original(*args, **kwargs)
         maker = _caller(2 if is_overridden else 1)
         if maker.startswith("medssl_cli.") and maker not in _PASS_ON:
-            given.update(codes(*args))
+            given.update(code for code in codes(*args) if isinstance(code, str))  # a hostile file may hold anything
         return result
 
     setattr(place, name, noting)

@@ -37,8 +37,8 @@ LABEL_CODES: Final[dict[str, Code]] = {
         "export it again; docs/concepts/annotations.md says what is read",
     ),
     "E_LABEL_KEYS": Code(
-        "Columns of one row name different images",
-        "correct the row, or name the column that counts with --key-column",
+        "Columns of one row name different images, or a mask names an image of one patient and another patient",
+        "correct the row, or name the column that counts with --key-column; ask who drew a mask whose it is",
     ),
     "E_LABEL_COLUMN": Code(
         "A column of findings holds something else in some of its rows, and was not taken",
@@ -95,6 +95,10 @@ LABEL_CODES: Final[dict[str, Code]] = {
     "W_LABEL_UNMATCHED": Code(
         "Some rows or marks of a file of labels name no image of the input",
         "ingest the images that are missing, or check the names in the file",
+    ),
+    "W_LABEL_PATIENT": Code(
+        "A segmentation or structure set names the slices of an image, and another PatientID than they have",
+        "nothing if one of them was renamed on its way; else find out whose it is before using it",
     ),
     "W_LABEL_NOT_TAKEN": Code(
         "Parts of a file of labels were left out by rule; the report says which",

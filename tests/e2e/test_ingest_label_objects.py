@@ -142,6 +142,44 @@ def test_a_label_of_a_phase_that_was_refused_is_not_put_on_another(tmp_path: Pat
     assert labelled(tmp_path / "cache") == {1: {}}
 
 
+def label_of_kind(kind: str, path: Path, slices: Sequence[Path], patient: str) -> None:
+    """A segmentation or structure set of a patient, drawn on slices."""
+    frames, sources = frames_on(slices)
+    if kind == "seg":
+        listed = references(slices)
+        seg(path, frames, names=("Lesion",), sources=sources, ReferencedSeriesSequence=listed, PatientID=patient)
+    else:
+        affine = affine_of(pydicom.dcmread(slices[0]))
+        uid = pydicom.dcmread(slices[0]).SOPInstanceUID
+        structure_set(path, {"Lesion": [square(0.5, 1.5, 3.5, 3.5, 0)]}, affine, PatientID=patient)
+        dataset = pydicom.dcmread(path)
+        for contour in dataset.ROIContourSequence[0].ContourSequence:
+            image = Dataset()
+            image.ReferencedSOPInstanceUID = uid
+            contour.ContourImageSequence = [image]
+        dataset.save_as(path)
+
+
+@pytest.mark.parametrize("kind", ["seg", "rtstruct"])
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize(("patient", "code"), [("P1", ""), ("P2", "E_LABEL_KEYS"), ("P3", "W_LABEL_PATIENT"), ("", "")])
+def test_a_label_of_another_patient_than_its_image_is_not_stored_without_a_word(
+    tmp_path: Path, patient: str, code: str, is_late: bool, kind: str
+) -> None:
+    """P2 has an image here, P3 has none: somebody may have renamed one of the two."""
+    paths = ct_series(tmp_path / "in" / "1", positions_mm=HEIGHTS_MM, patient_id="P1")
+    ct_series(tmp_path / "in" / "2", patient_id="P2", series_uid="1.2.77", study_uid="1.2.78")
+    if is_late:
+        run(tmp_path / "in", tmp_path / "cache")
+    label_of_kind(kind, tmp_path / "in" / "label.dcm", paths[1:3], patient)
+
+    report = run(tmp_path / "in", tmp_path / "cache")
+
+    assert {found for found in report.by_code if found in ("E_LABEL_KEYS", "W_LABEL_PATIENT")} == ({code} - {""})
+    assert report.exit_code == (Exit.PARTIAL if code.startswith("E") else Exit.OK)
+    assert report.num_labels == (0 if code.startswith("E") else 1)
+
+
 def test_a_label_that_comes_later_finds_the_phases_of_an_unchanged_folder_only(tmp_path: Path) -> None:
     """The cache keeps no identity of slices: without them, a label on a series of several images is refused."""
     paths = phases(tmp_path / "in", 2)

@@ -19,7 +19,7 @@ from medssl_cli.engine.ingest.homes import Homes, homes_of
 from medssl_cli.engine.ingest.matching import Index, KnownImage
 from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
 from medssl_cli.errors import InputError
-from medssl_cli.formats.labels import AnnotationKind, BoxLabel, FindingsLabel, Label, MaskLabel, Reading
+from medssl_cli.formats.labels import AnnotationKind, BoxLabel, FindingsLabel, Flaw, Label, MaskLabel, Reading
 from medssl_cli.formats.labels.boxes import PictureBoxes, upright
 from medssl_cli.formats.source import Source, place_of
 from medssl_cli.formats.table_choice import TableChoice
@@ -72,6 +72,7 @@ class Annotation:
 
     Args:
         sources: Of a mask: which of its sources (`MaskLabel.sources`) are meant; None: all its marks.
+        flaws: What there is to say about whose it is.
     """
 
     source: Source
@@ -79,6 +80,7 @@ class Annotation:
     index: int
     label: Label
     sources: frozenset[int] | None = None
+    flaws: tuple[Flaw, ...] = ()
 
     @property
     def rows(self) -> frozenset[int]:
@@ -186,7 +188,8 @@ def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache
         try:
             if annotation.kind in DRAWN_ON_IMAGES:
                 found = _homes(annotation, index)
-                parts = [(replace(annotation, sources=home.sources), home.images) for home in found.homes]
+                flaws = _flaws_of_patient(annotation, found, index)
+                parts = [(replace(annotation, sources=home.sources, flaws=flaws), home.images) for home in found.homes]
                 pairs += [(part, home[0]) for part, home in parts if len(home) == 1]
                 undecided += [pair for pair in parts if len(pair[1]) > 1]
                 num_unmatched[annotation.source] += found.num_unknown or not parts
@@ -214,6 +217,18 @@ def _homes(annotation: Annotation, index: Index) -> Homes:
     if found.is_ambiguous:
         raise InputError("E_LABEL_AMBIGUOUS", "it marks several images, and some marks do not name theirs")
     return found
+
+
+def _flaws_of_patient(annotation: Annotation, homes: Homes, index: Index) -> tuple[Flaw, ...]:
+    """A note if the PatientID of a label is not that of its images.
+
+    Raises:
+        InputError: `E_LABEL_KEYS`, it is that of others.
+    """
+    images = [image for home in homes.homes for image in home.images]
+    if not index.is_of_another(annotation.label.reference.patient or "", images):
+        return ()
+    return (Flaw("W_LABEL_PATIENT", "the images that it was drawn on have another PatientID"),)
 
 
 def _images_of(annotation: Annotation, index: Index) -> list[StoredImage]:
@@ -372,7 +387,7 @@ def _store_mask(task: AnnotationTask, annotation: Annotation, image: StoredImage
     if not isinstance(label, MaskLabel):
         raise AssertionError("the file changed its kind")
     painting = label.on_grid(image.shape, image.affine, annotation.sources)
-    notes = [flaw for flaw in painting.flaws if not flaw.is_refusal]
+    notes = [flaw for flaw in (*annotation.flaws, *painting.flaws) if not flaw.is_refusal]
     found = [flaw.code for flaw in notes] + ([] if painting.labels.any() else ["W_EMPTY_LABEL"])
     volume = Volume(painting.labels[None], image.affine)
     is_new = Cache(task.cache_root).add_label(

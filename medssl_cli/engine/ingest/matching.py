@@ -170,6 +170,33 @@ class Index:
         """Images of a frame of reference."""
         return self._by_frame.get(uid, []) or self._stored("frame_of_reference", uid)
 
+    def is_of_another(self, patient: str, images: Iterable[StoredImage]) -> bool:
+        """Whether a DICOM image says another PatientID than the label that was drawn on it, and nobody here has that.
+
+        Args:
+            patient: PatientID of the label; "" if it does not say.
+            images: That the label belongs to.
+
+        Raises:
+            InputError: `E_LABEL_KEYS`, the patient of the label is known, and the image is somebody else's.
+        """
+        if not patient:
+            return False
+        own = {known.image.item_id for known in self._of_group("patient", self._by_patient, patient)}
+        others = [image for image in images if image.item_id not in own and self._says_whose(image)]
+        if others and own:
+            raise InputError("E_LABEL_KEYS", "it was drawn on an image of one patient and says that it is of another")
+        return bool(others)
+
+    def _says_whose(self, image: StoredImage) -> bool:
+        """Whether an image is of DICOM objects with a PatientID."""
+        if known := self._by_item.get(image.item_id):
+            return known.series_uid not in (None, "") and bool(known.patients)
+        if self._cache is None:
+            return False
+        record = self._cache.record(image.item_id)
+        return record.frame_of_reference_key is not None and record.has_patient_identity
+
     def _others(self, also: Reference) -> list[set[str]]:
         """For each word that means images at all, their items."""
         found = (

@@ -55,7 +55,7 @@ class Reference:
         frame_of_reference: FrameOfReferenceUID.
         name: File name of the image, possibly with folders; compared by `name_key`.
         study: StudyInstanceUID, for findings of a whole study.
-        patient: PatientID, for findings of a patient.
+        patient: PatientID, for findings of a patient; of masks, whose they say that they are.
         num_shared: How many of the folders in front of `name` all names of the file of labels have in common. They
             tell nothing apart, so the images may lie in folders that are called otherwise.
         also: Less specific words of the same row, which must not speak of other images.

@@ -151,6 +151,11 @@ def text(dataset: Dataset, keyword: str) -> str:
     return "" if value is None else str(value).strip(" \0")
 
 
+def patient_id(dataset: Dataset) -> str:
+    """PatientID as images have it (`dicom.values`), byte by byte; empty where it is missing."""
+    return raw(dataset, "PatientID").decode("latin-1").strip(" \0")
+
+
 def character_sets(dataset: Dataset) -> tuple[str, ...]:
     """The character sets that an object or an item declares (PS3.3 C.12.1.1.2); none: its text is ASCII."""
     written = raw(dataset, "SpecificCharacterSet").decode("latin-1")

@@ -38,6 +38,7 @@ from medssl_cli.formats.labels.objects import (
     name_text,
     number_structures,
     only_label_errors,
+    patient_id,
     read_object,
     text,
     uids,
@@ -291,6 +292,7 @@ def _reference(dataset: Any) -> Reference:
         series_uid=next(iter(named)) if len(named) == 1 else None,
         frame_of_reference=next(iter(places)) if len(places) == 1 else None,
         all_series=named,
+        patient=patient_id(dataset),
     )
 
 

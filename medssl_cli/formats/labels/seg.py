@@ -36,6 +36,7 @@ from medssl_cli.formats.labels.objects import (
     name_text,
     number_structures,
     only_label_errors,
+    patient_id,
     read_object,
     text,
     uid,
@@ -337,6 +338,7 @@ def _reference(dataset: Any) -> Reference:
         series_uid=next(iter(named)) if len(named) == 1 else None,
         frame_of_reference=uid(dataset, "FrameOfReferenceUID"),
         all_series=named,
+        patient=patient_id(dataset),
     )
 
 
