@@ -19,8 +19,10 @@ import safetensors.numpy
 
 from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.errors import Exit
+from tests import warm
 from tests.environment import ENVIRONMENT, ROOT, give_known_key
 from tests.toy_cache import toy_cache
+from tests.warm import WarmProcess
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +40,7 @@ SETTINGS = {
     "checkpoint_every": "2",
     "steps": str(STEPS),
 }
-Process = subprocess.Popen[str]
+Process = subprocess.Popen[str] | WarmProcess
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +54,11 @@ def command(cache: Path, run: Path, *options: str, **settings: object) -> list[s
     changed = {**SETTINGS, **{key.replace("__", "."): str(value) for key, value in settings.items()}}
     parts = [part for key, value in changed.items() for part in ("--set", f"{key}={value}")]
     where = ["--cache", str(cache), "--run", str(run), "--device", "cpu"]
-    return ["-m", "tests.sharded", "pretrain", "--recipe", "voco-tiny", *parts, *where, *options]
+    return ["pretrain", "--recipe", "voco-tiny", *parts, *where, *options]
 
 
 def start(arguments: list[str], environment: Mapping[str, str] = ENVIRONMENT) -> Process:
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return warm.start(arguments, environment, module="tests.sharded")
 
 
 def finish(process: Process) -> tuple[int, str, str]:
@@ -82,7 +76,11 @@ def finish(process: Process) -> tuple[int, str, str]:
 
 
 def complete(arguments: list[str]) -> str:
-    status, out, talk = finish(start(arguments))
+    return whole_output(start(arguments))
+
+
+def whole_output(process: Process) -> str:
+    status, out, talk = finish(process)
     assert status == 0, talk
     return out
 
@@ -126,9 +124,17 @@ def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_torchrun(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same by two processes of torchrun, without a word about their number."""
     run = tmp_path_factory.mktemp("torchrun") / "run"
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "--"]
-    _, *arguments = command(cache, run, "--json")  # without -m, which torchrun takes before its --
-    out = complete([*launcher, *arguments])
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "--", "tests.sharded"]
+    process = subprocess.Popen(
+        [sys.executable, *launcher, *command(cache, run, "--json")],
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    out = whole_output(process)
     assert json.loads(out)["steps"] == STEPS  # one document: one process speaks
     return run
 

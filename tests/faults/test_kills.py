@@ -23,9 +23,11 @@ import safetensors.numpy
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.formats.nifti import write_nifti
+from tests import warm
 from tests.dicom_factory import ct_series
 from tests.environment import ENVIRONMENT, give_known_key
 from tests.toy_cache import toy_cache
+from tests.warm import WarmProcess
 
 pytestmark = pytest.mark.slow
 
@@ -52,11 +54,18 @@ class Timing:
     first_file_s: float
 
 
-def start(*arguments: object) -> "subprocess.Popen[bytes]":
+def start(*arguments: object) -> "subprocess.Popen[str] | WarmProcess":
     """`medssl ARGUMENTS` in a process group of its own."""
+    if arguments[0] != "ingest":
+        return warm.start(arguments)
     command = [sys.executable, "-m", "medssl_cli", *map(str, arguments)]
     return subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -64,7 +73,7 @@ def complete(*arguments: object) -> None:
     """Run a command to its end, which must be good."""
     process = start(*arguments)
     _, talk = process.communicate()
-    assert process.returncode == 0, talk.decode()
+    assert process.returncode == 0, talk
 
 
 def timed(has_begun: Callable[[], bool], *arguments: object) -> Timing:
@@ -75,7 +84,7 @@ def timed(has_begun: Callable[[], bool], *arguments: object) -> Timing:
         time.sleep(0.002)
     first = time.monotonic() - begin
     _, talk = process.communicate()
-    assert process.returncode == 0, talk.decode()
+    assert process.returncode == 0, talk
     return Timing(time.monotonic() - begin, first)
 
 
@@ -86,14 +95,15 @@ def kill_at(delay_s: float, *arguments: object, is_whole_group: bool) -> bool:
         Whether it was still running.
     """
     process = start(*arguments)
-    assert process.stderr is not None
     try:
         process.wait(delay_s)
     except subprocess.TimeoutExpired:
         kill = os.killpg if is_whole_group else os.kill
         kill(process.pid, signal.SIGKILL)
     process.wait()
-    process.stderr.close()
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
     with contextlib.suppress(ProcessLookupError):
         while True:  # a dying child may still write; nobody starts the next command that fast
             os.killpg(process.pid, 0)
@@ -183,7 +193,7 @@ def test_an_ingest_killed_again_and_again_gets_there(scans: Path, tmp_path: Path
         process = start(*command)
         while process.poll() is None and len(list(cache.glob("items/*/*/item.json"))) < num_items:
             time.sleep(0.002)
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         process.communicate()
 
     complete(*command)

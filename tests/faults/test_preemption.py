@@ -15,8 +15,10 @@ import safetensors.numpy
 
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.errors import Exit
+from tests import warm
 from tests.environment import ENVIRONMENT, give_known_key
 from tests.toy_cache import toy_cache
+from tests.warm import WarmProcess
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +34,6 @@ SLOW = """
 import sys, time
 from medssl_cli.cli.app import main
 {patch}
-sys.argv[0] = "medssl"
 main()
 """
 SLOW_READING = """
@@ -52,6 +53,7 @@ def slow(*_):
     time.sleep(600)
 prepared.to_grid = slow
 """
+Process = subprocess.Popen[str] | WarmProcess
 SLOW_IMPORT = """
 import importlib.abc
 class Slow(importlib.abc.MetaPathFinder):
@@ -70,11 +72,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy_cache(root, num_patients=6).root
 
 
-def start(cache: Path, run: Path, *settings: str, patch: str = "") -> "subprocess.Popen[str]":
-    parts = [part for setting in [*SETTINGS, *settings] for part in ("--set", setting)]
-    where = ["--cache", str(cache), "--run", str(run), "--device", "cpu"]
+def start(cache: Path, run: Path, *settings: str, patch: str = "") -> Process:
+    return warm.start(arguments(cache, run, *settings), code=SLOW.format(patch=patch))
+
+
+def cold_start(cache: Path, run: Path, *, patch: str) -> Process:
     return subprocess.Popen(
-        [sys.executable, "-c", SLOW.format(patch=patch), "pretrain", "--recipe", "voco-tiny", *parts, *where],
+        [sys.executable, "-c", SLOW.format(patch=patch), *arguments(cache, run)],
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -83,7 +87,13 @@ def start(cache: Path, run: Path, *settings: str, patch: str = "") -> "subproces
     )
 
 
-def stop(process: "subprocess.Popen[str]", number: signal.Signals, *, is_whole_group: bool = False) -> str:
+def arguments(cache: Path, run: Path, *settings: str) -> list[str]:
+    parts = [part for setting in [*SETTINGS, *settings] for part in ("--set", setting)]
+    where = ["--cache", str(cache), "--run", str(run), "--device", "cpu"]
+    return ["pretrain", "--recipe", "voco-tiny", *parts, *where]
+
+
+def stop(process: Process, number: signal.Signals, *, is_whole_group: bool = False) -> str:
     """Send a signal; the process must end as it should, in time. Returns what it said."""
     begun = time.monotonic()
     (os.killpg if is_whole_group else os.kill)(process.pid, number)
@@ -94,13 +104,13 @@ def stop(process: "subprocess.Popen[str]", number: signal.Signals, *, is_whole_g
     return talk
 
 
-def wait_until(is_so: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+def wait_until(is_so: Callable[[], bool], process: Process) -> None:
     while not is_so():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
 
 
-def wait_for_word(process: "subprocess.Popen[str]", word: str) -> None:
+def wait_for_word(process: Process, word: str) -> None:
     assert process.stderr is not None
     for line in process.stderr:
         if word in line:
@@ -172,7 +182,7 @@ def test_a_signal_while_images_are_prepared_ends_at_once(cache: Path, tmp_path: 
 
 
 def test_a_signal_while_libraries_are_loaded_ends_at_once(cache: Path, tmp_path: Path) -> None:
-    process = start(cache, tmp_path / "run", patch=SLOW_IMPORT)
+    process = cold_start(cache, tmp_path / "run", patch=SLOW_IMPORT)
     wait_for_word(process, "waiting")
 
     stop(process, signal.SIGTERM)

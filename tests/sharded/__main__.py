@@ -10,8 +10,9 @@ from medssl_cli.cli.app import main
 if __name__ == "__main__":
     methods.__path__ = [*methods.__path__, str(Path(__file__).parent / "methods")]
     if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == os.environ.get("MEDSSL_TEST_FAIL_RANK"):
-        from medssl_cli.engine import optimisation
+        from medssl_cli.engine import optimisation, processes
 
+        processes.CHILDREN_END_WITHIN_S = 3  # type: ignore[misc]
         def fail(*_: object) -> None:
             raise MemoryError
 
