@@ -44,25 +44,23 @@ def test_a_batch_killed_again_and_again_gives_the_same_masks(tmp_path: Path) -> 
     batch = make_batch(tmp_path / "in", SCANS)
     model = write_toy_model(tmp_path / "model.onnx", modality="CT")
     command = ("infer", batch.folder, "-t", model, "--device", "cpu", "--no-preview", "-q", "-o")
-    begin = time.monotonic()
     assert start(*command, tmp_path / "whole").wait() == 3
-    total_s = time.monotonic() - begin
     expected = digests(tmp_path / "whole")
     out, rng = tmp_path / "killed", random.Random(0)
     num_killed, finished = 0, {}
-    for _ in range(KILLS):
+    for num_masks in sorted(rng.choices(range(len(expected)), k=KILLS)):
         process = start(*command, out)
-        try:
-            process.wait(rng.uniform(0.3, 1.0) * total_s)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            num_killed += 1
+        while process.poll() is None and len(list(out.glob("*_toy-seg*"))) < num_masks:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        num_killed += process.wait() == -signal.SIGKILL
         stamps = {path.name: path.stat().st_mtime_ns for path in out.glob("*_toy-seg*")}
         assert finished.items() <= stamps.items()  # nobody wrote them again
         done = [entry for entry in entries(out) if entry["status"] == "done"]
         finished = {name: stamps[name] for entry in done for name in entry["outputs"]}
-        assert len(done) >= len(stamps) // 2 - 1
+        pending = {name.rpartition("_toy-seg")[0] for name in stamps.keys() - finished.keys()}
+        assert len(pending) <= 1  # only the scan at work is computed again
 
     assert start(*command, out).wait() == 3
 
@@ -74,4 +72,4 @@ def test_a_batch_killed_again_and_again_gives_the_same_masks(tmp_path: Path) -> 
     assert finished.keys() <= resumed
     assert {place for place, entry in last.items() if entry["status"] == "done"} == set(batch.masks)
     assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
-    assert num_killed or KILLS < 3
+    assert num_killed >= KILLS / 2
