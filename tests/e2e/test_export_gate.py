@@ -23,6 +23,7 @@ from medssl_cli.errors import GateError
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.recipe import Preprocessing, TaskRecipe, validate_recipe
 from tests.e2e.test_export import ToyRun
+from tests.listener import Listener
 from tests.toy_cache import toy_cache
 
 # A SwinUNETR passes too, and takes minutes: it goes through the same code.
@@ -322,14 +323,14 @@ def test_names_are_compared_by_what_they_mark(
 
 def test_images_in_which_nothing_is_found_are_said_to_prove_little(run: ToyRun, cache: Cache, tmp_path: Path) -> None:
     silent = replace(run, network=torch.nn.Sequential(run.network, Background()))
-    notes: list[str] = []
+    listener = Listener()
 
     graph = onnx_graph(silent.network, in_channels=1, tile=run.recipe.tile_size)
     with pytest.MonkeyPatch.context() as once:
         once.setattr(export, "onnx_graph", lambda *_, **__: graph)
-        export_network(silent, tmp_path / "model.onnx", cache=cache, cases=1, tolerance=TOLERANCE, tell=notes.append)
+        export_network(silent, tmp_path / "model.onnx", cache=cache, cases=1, tolerance=TOLERANCE, tell=listener.note)
 
-    assert [note.partition(":")[0] for note in notes] == ["W_PROOF_EMPTY"]
+    assert [note.partition(":")[0] for note in listener.notes] == ["W_PROOF_EMPTY"]
 
 
 class Background(torch.nn.Module):

@@ -17,13 +17,12 @@ from medssl_cli.engine.ingest.labels import (
     ReadTask,
     fit_annotation,
     match,
-    names_of,
     read_annotations,
     store_annotations,
     the_image,
     verdict,
 )
-from medssl_cli.engine.ingest.matching import KnownImage
+from medssl_cli.engine.ingest.matching import KnownImage, names_of
 from medssl_cli.engine.ingest.report import State
 from medssl_cli.engine.ingest.tally import Outcome, Tally
 from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel

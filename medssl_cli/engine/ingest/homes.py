@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from medssl_cli.engine.ingest.matching import Index, KnownImage
 from medssl_cli.engine.ingest.tasks import StoredImage
-from medssl_cli.formats.labels import Instance, Reference
+from medssl_cli.formats.labels import Flaw, Instance, Reference
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,17 @@ class Homes:
     homes: tuple[Home, ...] = ()
     num_unknown: int = 0
     is_ambiguous: bool = False
+
+    def flaws_of_patient(self, index: Index, reference: Reference) -> tuple[Flaw, ...]:
+        """A note if the PatientID of a mask is not that of its images.
+
+        Raises:
+            InputError: `E_LABEL_KEYS`, it is that of others.
+        """
+        images = [image for home in self.homes for image in home.images]
+        if not index.is_of_another(reference.patient or "", images):
+            return ()
+        return (Flaw("W_LABEL_PATIENT", "the images that it was drawn on have another PatientID"),)
 
 
 def homes_of(index: Index, reference: Reference, sources: Sequence[frozenset[Instance]]) -> Homes:

@@ -188,7 +188,7 @@ def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache
         try:
             if annotation.kind in DRAWN_ON_IMAGES:
                 found = _homes(annotation, index)
-                flaws = _flaws_of_patient(annotation, found, index)
+                flaws = found.flaws_of_patient(index, annotation.label.reference)
                 parts = [(replace(annotation, sources=home.sources, flaws=flaws), home.images) for home in found.homes]
                 pairs += [(part, home[0]) for part, home in parts if len(home) == 1]
                 undecided += [pair for pair in parts if len(pair[1]) > 1]
@@ -217,18 +217,6 @@ def _homes(annotation: Annotation, index: Index) -> Homes:
     if found.is_ambiguous:
         raise InputError("E_LABEL_AMBIGUOUS", "it marks several images, and some marks do not name theirs")
     return found
-
-
-def _flaws_of_patient(annotation: Annotation, homes: Homes, index: Index) -> tuple[Flaw, ...]:
-    """A note if the PatientID of a label is not that of its images.
-
-    Raises:
-        InputError: `E_LABEL_KEYS`, it is that of others.
-    """
-    images = [image for home in homes.homes for image in home.images]
-    if not index.is_of_another(annotation.label.reference.patient or "", images):
-        return ()
-    return (Flaw("W_LABEL_PATIENT", "the images that it was drawn on have another PatientID"),)
 
 
 def _images_of(annotation: Annotation, index: Index) -> list[StoredImage]:
@@ -294,15 +282,6 @@ def the_image(images: Sequence[StoredImage], fits: Sequence[int | Failure]) -> S
     if len(best) > 1:
         return Failure("E_LABEL_AMBIGUOUS", f"it fits {len(best)} of {len(images)} images that it may belong to")
     return best[0]
-
-
-def names_of(images: Iterable[KnownImage]) -> dict[str, frozenset[str]]:
-    """Whatever a table may call the images by, for each level."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for image in images:
-        for level, names in image.names.items():
-            found[level] |= names
-    return {level: frozenset(names) for level, names in found.items()}
 
 
 def store_annotations(task: AnnotationTask) -> list[StoredLabel | Failure]:

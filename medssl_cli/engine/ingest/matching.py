@@ -89,6 +89,15 @@ class KnownImage:
         return {level: frozenset(name_key(one) for one in some if one) for level, some in words.items()}
 
 
+def names_of(images: Iterable[KnownImage]) -> dict[str, frozenset[str]]:
+    """Whatever a table may call the images by, for each level."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        for level, names in image.names.items():
+            found[level] |= names
+    return {level: frozenset(names) for level, names in found.items()}
+
+
 class Index:
     """Images by what they may be called.
 
