@@ -18,12 +18,11 @@ from medssl_cli.engine.ingest.labels import (
     Matches,
     ReadTask,
     match,
-    names_of,
     read_annotations,
     store_annotations,
     verdict,
 )
-from medssl_cli.engine.ingest.matching import Index, KnownImage
+from medssl_cli.engine.ingest.matching import Index, KnownImage, names_of
 from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind, MaskLabel, Reference
