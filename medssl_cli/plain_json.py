@@ -26,6 +26,22 @@ def parse_json(data: bytes | str) -> Any:
     return document
 
 
+def without_nan(node: Any) -> Any:
+    """A document with null for every number that is not finite, which JSON cannot hold."""
+    if isinstance(node, dict):
+        return {key: without_nan(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [without_nan(value) for value in node]
+    if isinstance(node, float) and not math.isfinite(node):
+        return None
+    return node
+
+
+def dump(document: dict[str, Any]) -> str:
+    """JSON text without NaN."""
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
 def _refuse(word: str) -> float:
     raise ValueError(f"{word} is no number")
 

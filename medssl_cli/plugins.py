@@ -1,4 +1,7 @@
-"""The folder is the registry: a module in `methods/`, `tasks/` or `nn/backbones/` is a plugin by being there."""
+"""The folder is the registry: what lies in `methods/`, `tasks/` or `nn/backbones/` is a plugin by being there.
+
+A task is a folder; a method or a backbone is a file, or a folder when it is large.
+"""
 
 import difflib
 import importlib
@@ -13,12 +16,18 @@ PACKAGES: Final = {
     "task": "medssl_cli.tasks",
     "backbone": "medssl_cli.nn.backbones",
 }
+FOLDERS: Final = frozenset({"task"})
+"""Kinds of which every plugin is a folder; files beside them are none."""
 
 
 def names(kind: str) -> list[str]:
     """Names of all plugins of a kind (`method`, `task`, `backbone`), sorted."""
     package = importlib.import_module(PACKAGES[kind])
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(package.__path__)
+        if not module.name.startswith("_") and (module.ispkg or kind not in FOLDERS)
+    )
 
 
 def load(kind: str, name: str) -> ModuleType:

@@ -18,12 +18,12 @@ from medssl_cli.deploy.infer import ScanResult
 from medssl_cli.engine.ingest.failures import Failure
 from medssl_cli.engine.ingest.report import Entry
 from medssl_cli.engine.ingest.tasks import StoredLabel
-from medssl_cli.engine.talk import Silence
 from medssl_cli.errors import MedsslError
 from medssl_cli.formats.dicom import Refusal, SeriesPart
 from medssl_cli.formats.discover import Found
 from medssl_cli.formats.labels import Flaw, Reading, RefusedRow
 from medssl_cli.formats.loaded import LoadedImage
+from medssl_cli.talk import Silence
 
 _WORD = re.compile(r"\b[EWS]_[A-Z0-9_]+\b")
 _PASS_ON = ("medssl_cli.errors", "medssl_cli.cli.boundary")  # what others made

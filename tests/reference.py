@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined
 from medssl_cli import plugins, recipe
 from medssl_cli.cli.app import app
 from medssl_cli.codes import CODES, Code
+from medssl_cli.tasks import load_part
 
 NOTE: Final = "<!-- Made from the code; to make it anew: MEDSSL_UPDATE_GOLDEN=1 pytest tests/cli/test_reference.py -->"
 LEVELS: Final = {
@@ -211,8 +212,8 @@ def recipe_page() -> str:
         if hasattr(module, "Omni"):
             sections.append(("`method.omni`", f"{name}.omni.", module.Omni, ()))
     for name in plugins.names("task"):
-        module = plugins.load("task", name)
-        sections.append((f"`task: {{name: {name}}}`", f"{name}.", module.Options, ()))
+        module = load_part(name, "network")
+        sections.append((f"`task: {{name: {name}}}`", f"{name}.", module.OPTIONS, ()))
         if hasattr(module, "Decoder"):
             sections.append(("`task.decoder`", f"{name}.decoder.", module.Decoder, ()))
         if hasattr(module, "Relation"):

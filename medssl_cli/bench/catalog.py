@@ -90,9 +90,9 @@ def measure(root: Path) -> list[Stage]:
     """Go from the cache to a data set, as `medssl pretrain` does."""
     from medssl_cli.cache.splits import held_out_patients
     from medssl_cli.data.crops import CropDataset, item_of
+    from medssl_cli.data.selection import volumes_of
     from medssl_cli.engine.runs import Manifest
-    from medssl_cli.engine.selection import volumes_of
-    from medssl_cli.engine.talk import Silence
+    from medssl_cli.talk import Silence
 
     cache = Cache.open(root)
     start = _peak()

@@ -11,7 +11,6 @@ import numpy as np
 
 from medssl_cli.bench.labels import SCRATCH, Scored
 from medssl_cli.bench.ranking_results import ranking_tables
-from medssl_cli.engine.results import without_nan
 from medssl_cli.metrics.statistics import (
     bootstrap_crossed_mean,
     bootstrap_mean,
@@ -19,6 +18,7 @@ from medssl_cli.metrics.statistics import (
     paired_sign_flip_test,
     patient_means,
 )
+from medssl_cli.plain_json import without_nan
 
 SCHEMA: Final = "medssl.label-efficiency/1"
 RESAMPLING_SEED: Final = 0

@@ -16,11 +16,11 @@ import numpy as np
 from medssl_cli.bench.labels import SEED_FIELD
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.evaluate_probe import PRETRAINED, UNTRAINED, Kind, probe_run
-from medssl_cli.engine.results import dump
 from medssl_cli.engine.signals import stop_on_signals
-from medssl_cli.engine.talk import Talk
 from medssl_cli.errors import UsageError
 from medssl_cli.files import storage_errors, write_atomic
+from medssl_cli.plain_json import dump
+from medssl_cli.talk import Talk
 
 SCHEMA: Final = "medssl.probes/1"
 KINDS: Final[tuple[Kind, ...]] = ("linear", "knn")

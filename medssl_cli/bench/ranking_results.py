@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medssl_cli.bench.labels import SCRATCH, Cell, Scored
 from medssl_cli.errors import NothingUsableError
-from medssl_cli.metrics.classification import auroc, has_patients_enough, swap_test
+from medssl_cli.metrics.ranking import auroc, has_patients_enough, swap_test
 from medssl_cli.metrics.statistics import bootstrap_crossed_figure, bootstrap_figure
 
 ALL_CLASSES: Final = "mean of classes"

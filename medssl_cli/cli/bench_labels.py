@@ -45,9 +45,9 @@ def labels(
     from medssl_cli.bench.label_results import label_results, results_csv
     from medssl_cli.bench.labels import Plan, arm_names, compare_labels, parse_numbers
     from medssl_cli.cache.store import Cache
-    from medssl_cli.engine.results import dump
     from medssl_cli.errors import UsageError
     from medssl_cli.files import write_atomic
+    from medssl_cli.plain_json import dump
     from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe, recipe_hash
     from medssl_cli.report.label_efficiency import label_page, label_plot
 

@@ -37,8 +37,8 @@ def probes(
     from medssl_cli.bench.labels import arm_names
     from medssl_cli.bench.probes import compare_probes, parse_asked, probes_csv
     from medssl_cli.cache.store import Cache
-    from medssl_cli.engine.results import dump
     from medssl_cli.files import write_atomic
+    from medssl_cli.plain_json import dump
     from medssl_cli.report.probes import probes_plot
 
     asked = [parse_asked(text) for text in ask]

@@ -56,9 +56,9 @@ def evaluate(
         medssl evaluate runs/swav --probe linear --labels nih --finding any
     """
     from medssl_cli.cache.store import Cache
-    from medssl_cli.cli.scoring import gallery_of, limit_of, load_subject, require_mean, write_results
+    from medssl_cli.cli.scoring import limit_of, load_subject, require_mean, write_results
     from medssl_cli.errors import UsageError
-    from medssl_cli.report.figures import FIGURES
+    from medssl_cli.report.gallery import Gallery
 
     limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap}
     asked = Asked(probe, labels, finding)
@@ -77,14 +77,14 @@ def evaluate(
     folder = out or subject.folder / name
     terminal = Terminal(quiet=quiet)
     terminal.note(f"model {model} · cache {cache} · {len(subject.records)} images of split {split} · results {folder}")
-    gallery = gallery_of(subject, limit=pictures)
+    gallery = Gallery(subject.draw, limit=pictures)
     with terminal.running():
         results = subject.score(opened, split=split, talk=terminal, on_case=gallery.add)
-    write_results(folder, results, gallery, figure=figure)
+    write_results(folder, subject, results, gallery)
     if json:
         result(results.document, as_json=True, text="")
     else:
         title = f"{results.document['num_patients']} patients, mean and 95 % interval over patients"
         table(title, results.columns, results.rows)
-        typer.echo(f"mean {FIGURES[figure].title} {results.value:.4f}\npage: {folder / 'page.html'}")
+        typer.echo(f"mean {figure.title} {results.value:.4f}\npage: {folder / 'page.html'}")
     require_mean(figure, results.value, limit)

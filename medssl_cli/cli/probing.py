@@ -49,8 +49,9 @@ def probe(
     from medssl_cli.cache.store import Cache
     from medssl_cli.cli.scoring import require_mean
     from medssl_cli.engine.evaluate_probe import probe_run
-    from medssl_cli.engine.results import dump
     from medssl_cli.files import storage_errors, write_atomic
+    from medssl_cli.plain_json import dump
+    from medssl_cli.tasks import figures
 
     parts = ["probe", asked.kind, asked.labels, *([] if asked.finding is None else [asked.finding.replace(" ", "_")])]
     folder = out or run / "-".join(parts).replace("/", "_")
@@ -68,12 +69,11 @@ def probe(
         result(document, as_json=True, text="")
     else:
         _show(document)
-    require_mean("auroc", document["mean_auroc"]["pretrained"], limits["auroc"])
+    require_mean(figures()["auroc"], document["mean_auroc"]["pretrained"], limits["auroc"])
 
 
 def _show(document: dict[str, Any]) -> None:
-    from medssl_cli.engine.results import shown
-    from medssl_cli.metrics.statistics import estimate_of
+    from medssl_cli.metrics.statistics import estimate_of, shown
 
     rows = []
     for name, scores in document["classes"].items():

@@ -6,13 +6,12 @@ from medssl_cli.cache.splits import split_items
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.options import num_threads
 from medssl_cli.deploy.runtime import OnnxModel
-from medssl_cli.engine.results import Results, Subject, dump
-from medssl_cli.engine.subject import subject_of_run
-from medssl_cli.engine.supervision.label_maps import SegmentationSubject
+from medssl_cli.engine.evaluate import subject_of_run
 from medssl_cli.errors import GateError, UsageError
 from medssl_cli.files import storage_errors, write_atomic
-from medssl_cli.report.evaluation import Gallery
-from medssl_cli.report.figures import FIGURES
+from medssl_cli.plain_json import dump
+from medssl_cli.report.gallery import Gallery
+from medssl_cli.tasks import FigureOfMerit, Results, Subject, figures, load_part, task_of_head
 
 
 def load_subject(path: Path, cache: Cache, *, split: str, device: str, label_set: str | None = None) -> Subject:
@@ -36,8 +35,8 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str, label_set
     model = OnnxModel(path, device, threads=num_threads())
     bundle = model.bundle
     label_set = label_set or bundle.label_set
-    found = cache.require_records(modality=bundle.modality, label_set=label_set)
-    usable = [record for record in found if record.is_volume]
+    scores = load_part(task_of_head(bundle.head), "scores")
+    usable = scores.usable(cache, modality=bundle.modality, label_set=label_set)
     records = list(split_items(cache.records(), usable, seed=bundle.split_seed, fold=bundle.fold).test)
     leaked = {record.patient_key for record in records if bundle.has_seen(record.patient_key)}
     if leaked:
@@ -46,37 +45,20 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str, label_set
             f"the model has seen {len(leaked)} of the cache's test patients",
             hint="evaluate its run folder instead: it knows its own test patients",
         )
-    return SegmentationSubject(
-        name=path.name,
-        task=bundle.task,
-        folder=path.parent / path.stem,
-        segment=model.segment,
-        records=records,
-        label_set=label_set,
-        classes=bundle.classes,
-        wanted=bundle.wanted,
-        nsd_tolerance_mm=bundle.nsd_tolerance_mm,
+    subject: Subject = scores.of_model(
+        model, name=path.name, folder=path.parent / path.stem, records=records, label_set=label_set
     )
+    return subject
 
 
-def gallery_of(subject: Subject, *, limit: int) -> Gallery:
-    """What keeps the pictures of the worst and best images.
-
-    Args:
-        subject: What is scored.
-        limit: How many of each.
-    """
-    return Gallery(FIGURES[subject.figure].draw(subject.classes), limit=limit)
-
-
-def write_results(folder: Path, results: Results, gallery: Gallery, *, figure: str) -> None:
+def write_results(folder: Path, subject: Subject, results: Results, gallery: Gallery) -> None:
     """`scores.json`, `scores.csv` and `page.html`.
 
     Raises:
         StorageError: `E_IO`.
     """
     document = results.document
-    page = FIGURES[figure].page(document, gallery.pictures())
+    page = subject.page(document, gallery.pictures())
     with storage_errors("the results"):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "scores.json", dump(document).encode())
@@ -95,17 +77,17 @@ def limit_of(subject: Subject, limits: dict[str, float | None]) -> float | None:
         UsageError: `E_USAGE`, a limit for a figure that this kind of task does not have.
     """
     for name, limit in limits.items():
-        if limit is not None and name != subject.figure:
-            hint = f"its figure is the {FIGURES[subject.figure].title}"
-            raise UsageError("E_USAGE", f"{subject.task} has no {FIGURES[name].title}", hint=hint)
-    return limits[subject.figure]
+        if limit is not None and name != subject.figure.name:
+            hint = f"its figure is the {subject.figure.title}"
+            raise UsageError("E_USAGE", f"{subject.task} has no {figures()[name].title}", hint=hint)
+    return limits.get(subject.figure.name)
 
 
-def require_mean(figure: str, mean: float, limit: float | None) -> None:
+def require_mean(figure: FigureOfMerit, mean: float, limit: float | None) -> None:
     """Refuse results that are below a limit.
 
     Raises:
         GateError: `E_GATE_DICE`, `E_GATE_AUROC`, `E_GATE_AP`.
     """
     if limit is not None and not mean >= limit:
-        raise GateError(FIGURES[figure].gate, f"mean {FIGURES[figure].title} {mean:.4f} is below {limit:g}")
+        raise GateError(figure.gate, f"mean {figure.title} {mean:.4f} is below {limit:g}")

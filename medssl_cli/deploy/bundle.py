@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final, Literal, Self
+from typing import Annotated, BinaryIO, ClassVar, Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -56,6 +56,9 @@ class Bundle(Strict):
         fold: Of the patient split.
         parity: None only while export has not compared the model with torch yet; such a model does not load.
     """
+
+    head: ClassVar[Literal["masks"]] = "masks"
+    """What the network answers with."""
 
     contract_version: Literal[1] = 1
     task: TaskName

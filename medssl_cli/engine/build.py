@@ -2,7 +2,6 @@
 
 from typing import Any, Final
 
-import torch
 from torch import nn
 
 from medssl_cli import plugins
@@ -11,66 +10,12 @@ from medssl_cli.errors import UsageError
 from medssl_cli.faults import validate_model
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.build import build_backbone
 from medssl_cli.nn.slice_relation import Relation
-from medssl_cli.recipe import Named, PretrainRecipe, Recipe, TaskRecipe
+from medssl_cli.recipe import PretrainRecipe, Recipe, TaskRecipe
+from medssl_cli.tasks import load_part, task_options
 
-MAX_PARAMETERS: Final = 2**33
-MAX_NUMBER: Final = 2**13
-MAX_LEVELS: Final = 32
-MAX_WORDS: Final = 160
-IMPOSSIBLE: Final = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError, AssertionError)
 INSTANCE_NORMS: Final = (nn.InstanceNorm2d, nn.InstanceNorm3d)
-
-
-def build_backbone(backbone: Named, *, in_channels: int = 1) -> Backbone:
-    """A backbone by name. Its options may come from a file of unknown origin: what they ask for is bounded.
-
-    Raises:
-        UsageError: `E_UNKNOWN_NAME` or `E_RECIPE`.
-    """
-    module, options = plugins.load("backbone", backbone.name), backbone.options
-    if "in_channels" in options:
-        raise UsageError(
-            "E_RECIPE",
-            f"backbone {backbone.name}: in_channels is no option, it follows from the images",
-            hint="leave backbone.in_channels out",
-        )
-    numbers = _require_bounded(options, backbone.name)
-    try:
-        # At most so many weights: the widest layer, a kernel of 3 x 3 x 3, as often as all numbers together say.
-        if max(numbers, default=0) ** 2 * 27 * sum(numbers) > MAX_PARAMETERS:
-            with torch.device("meta"):
-                sketch: Backbone = module.build(in_channels, **options)
-            if sum(parameter.numel() for parameter in sketch.parameters()) > MAX_PARAMETERS:
-                raise ValueError(f"more than {MAX_PARAMETERS:.0e} parameters")
-        built: Backbone = module.build(in_channels, **options)
-    except UsageError:
-        raise
-    except (*IMPOSSIBLE, MemoryError) as error:
-        raise UsageError("E_RECIPE", f"backbone {backbone.name}: {_short(error)}") from error
-    return built
-
-
-def _require_bounded(options: Any, name: str) -> list[int]:
-    """All whole numbers among the options of a backbone."""
-    found: list[int] = []
-    level = [options]
-    while level:
-        part = level.pop()
-        if isinstance(part, int) and not isinstance(part, bool):
-            found.append(part)
-        inner = part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ()
-        if len(inner) > MAX_LEVELS or (found and abs(found[-1]) > MAX_NUMBER):
-            raise UsageError(
-                "E_RECIPE", f"backbone {name}: an option has more than {MAX_LEVELS} parts, or exceeds {MAX_NUMBER}"
-            )
-        level.extend(inner)
-    return found
-
-
-def _short(error: Exception) -> str:
-    """The first line of what a library says, or the name of its exception."""
-    return str(error).partition("\n")[0][:MAX_WORDS] or type(error).__name__
 
 
 def build_method(recipe: PretrainRecipe) -> MethodBase:
@@ -120,23 +65,16 @@ def build_task(recipe: TaskRecipe) -> nn.Module:
     Raises:
         UsageError: `E_UNKNOWN_NAME` or `E_RECIPE`.
     """
-    module = plugins.load("task", recipe.task.name)
-    options = task_options(recipe)
+    network, options = load_part(recipe.task.name, "network").NETWORK, task_options(recipe)
     with implicit_randomness(recipe.seed, Purpose.INITIALISATION):
         backbone = build_backbone(recipe.backbone)
-        _check_crop(recipe, backbone, takes_stacks=module.Task.takes_stacks)
+        _check_crop(recipe, backbone, takes_stacks=network.takes_stacks)
         _check_slice_spacing(recipe, options)
         try:
-            task: nn.Module = module.Task(backbone, options)
+            task: nn.Module = network(backbone, options)
         except ValueError as error:
             raise UsageError("E_RECIPE", f"task {recipe.task.name}: {error}") from error
     return task
-
-
-def task_options(recipe: TaskRecipe) -> Any:
-    """The validated options of a recipe's task."""
-    module = plugins.load("task", recipe.task.name)
-    return validate_model(module.Options, recipe.task.options, source=f"task {recipe.task.name}")
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -161,7 +99,7 @@ def check_canvas(recipe: Recipe, backbone: Backbone, module: Any) -> None:
         _check_dims(recipe, backbone, module.Method.dims)
         _check_crop(recipe, backbone)
     else:
-        _check_crop(recipe, backbone, takes_stacks=module.Task.takes_stacks)
+        _check_crop(recipe, backbone, takes_stacks=module.NETWORK.takes_stacks)
 
 
 def _check_dims(recipe: PretrainRecipe, backbone: Backbone, dims: frozenset[int]) -> None:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from medssl_cli import plugins
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.build import build_backbone
-from medssl_cli.engine.selection import select
-from medssl_cli.engine.talk import Talk
+from medssl_cli.data.selection import select
 from medssl_cli.errors import UsageError
 from medssl_cli.faults import validate_model
 from medssl_cli.imaging.canvas import Canvas, Fit, Limits, Proposal, measure, propose
 from medssl_cli.imaging.geometry import Shape, ras_index_affine, spacing_mm
+from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import PretrainRecipe
+from medssl_cli.talk import Talk
 
 Array = NDArray[np.float64]
 CODE: Final = "W_CANVAS"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -9,14 +10,15 @@ from pydantic import BaseModel
 from medssl_cli import plugins
 from medssl_cli.cache.splits import held_out_patients, split_items
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.build import build_backbone, build_method, check_canvas, check_recipe
+from medssl_cli.data.selection import images_of, volumes_of
+from medssl_cli.engine.build import build_method, check_canvas, check_recipe
 from medssl_cli.engine.labelled import labelled_entries
-from medssl_cli.engine.selection import images_of, volumes_of
-from medssl_cli.engine.supervision import supervision_of
-from medssl_cli.engine.talk import Talk
 from medssl_cli.errors import UsageError
 from medssl_cli.faults import model_faults, refuse_faults
+from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named, Recipe, TaskRecipe, raw_recipe, recipe_kind
+from medssl_cli.talk import Talk
+from medssl_cli.tasks import load_part, supervision_of
 
 T = TypeVar("T")
 
@@ -32,10 +34,10 @@ def checked_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     faults = _Faults(path.name)
     recipe = faults.validated(kind, document)
     part = "task" if kind is TaskRecipe else "method"
-    module = faults.attempt(lambda: plugins.load(part, document[part]["name"])) if _is_named(document, part) else None
+    module = faults.attempt(lambda: _plugin(part, document[part]["name"])) if _is_named(document, part) else None
     if module is not None:
         options = {key: value for key, value in document[part].items() if key != "name"}
-        faults.validated(module.Options, options, prefix=f"{part}.")
+        faults.validated(module.OPTIONS if part == "task" else module.Options, options, prefix=f"{part}.")
     backbone = None
     if _is_named(document, "backbone"):
         backbone = faults.attempt(lambda: build_backbone(Named.model_validate(document["backbone"])))
@@ -72,6 +74,11 @@ def check_with_cache(recipe: Recipe, cache: Cache, talk: Talk) -> str:
     if views.labelled is not None:
         labelled_entries(cache, usable_entries, views.labelled, held_out, talk)
     return f"{sum(entry.patient_key not in held_out for entry in usable_entries)} images"
+
+
+def _plugin(part: str, name: str) -> ModuleType:
+    """The module that holds the options of a task or a method."""
+    return load_part(name, "network") if part == "task" else plugins.load(part, name)
 
 
 def _is_named(document: dict[str, Any], part: str) -> bool:

@@ -1,176 +1,53 @@
-"""Honest scores of a segmentation: every patient of a split counts, and a missing structure is the worst value."""
+"""What an evaluation of a run scores: its best network, on a split of its own manifest."""
 
-import csv
-import io
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from pathlib import Path
+from typing import Any
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.cache.targets import table_of, to_classes
-from medssl_cli.classes import IGNORE, WantedClasses
-from medssl_cli.engine.labelled import check_reference
-from medssl_cli.engine.results import without_nan
-from medssl_cli.engine.talk import Talk
+from medssl_cli.engine.devices import resolve_device
+from medssl_cli.engine.finetuned import load_finetuned
+from medssl_cli.engine.predict import torch_predict
 from medssl_cli.errors import NothingUsableError
-from medssl_cli.imaging.volume import Volume
-from medssl_cli.metrics.statistics import Estimate, bootstrap_mean
-from medssl_cli.metrics.surface import StructureScores, segmentation_scores
-
-METRICS: Final = ("dice", "hd95_mm", "nsd")
-BOOTSTRAP_SEED: Final = 0
-
-Segment = Callable[[Volume], NDArray[np.uint8]]
-"""An image to a label map on its own grid."""
+from medssl_cli.recipe import Named, TaskRecipe
+from medssl_cli.tasks import Subject, supervision_of
 
 
-@dataclass(frozen=True)
-class Case:
-    """Scores of one item."""
-
-    item_id: str
-    patient_key: str
-    scores: dict[str, StructureScores]
-
-    @property
-    def mean_dice(self) -> float:
-        """Over the structures that apply; NaN if none does."""
-        known = [scores.dice for scores in self.scores.values() if not math.isnan(scores.dice)]
-        return float(np.mean(known)) if known else math.nan
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of all cases and their means over patients.
+def subject_of_run(path: Path, cache: Cache, *, split: str, device: str, label_set: str | None = None) -> Subject:
+    """The best network of a run, on a split of the run's own manifest.
 
     Args:
-        cases: One per item.
-        estimates: By structure and metric, with bootstrap confidence intervals over patients.
-        constant_dice: By structure, the mean Dice of marking every voxel as that structure.
-    """
-
-    cases: list[Case]
-    estimates: dict[str, dict[str, Estimate]]
-    constant_dice: dict[str, float]
-
-    @property
-    def mean_dice(self) -> float:
-        """Over structures of the means over patients."""
-        return float(np.nanmean([metrics["dice"].mean for metrics in self.estimates.values()]))
-
-
-def evaluate(
-    segment: Segment,
-    cache: Cache,
-    records: Sequence[ItemRecord],
-    *,
-    label_set: str,
-    wanted: WantedClasses,
-    nsd_tolerance_mm: float,
-    talk: Talk,
-    on_case: Callable[[Case, Volume, NDArray[np.uint8], NDArray[np.uint8]], None] | None = None,
-) -> Evaluation:
-    """Segment every item of a split and compare with its label map on the native grid.
-
-    Args:
-        segment: The model.
-        cache: Holds the items.
-        records: The split.
-        label_set: Which label maps are the reference.
-        wanted: Which labels make up which class of the model.
-        nsd_tolerance_mm: Surface distance that counts as agreement.
-        talk: Progress.
-        on_case: Called with the case, its image, prediction and reference, for pictures.
+        path: Of the run.
+        cache: Holds the images.
+        split: Which patients.
+        device: Where to compute.
+        label_set: Score by these labels instead of the recipe's.
 
     Raises:
-        NothingUsableError: `E_TOO_FEW_PATIENTS` for an empty split.
-        UsageError: `E_LABEL_CLASSES` if labels and classes contradict each other, or have no class in common.
+        UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`, `E_DEVICE`.
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
     """
-    if not records:
-        raise NothingUsableError("E_TOO_FEW_PATIENTS", "the split holds no patients")
-    classes = wanted.names
-    check_reference(records, label_set, wanted, talk)
-    cases: list[Case] = []
-    constant: dict[str, list[float]] = {name: [] for name in classes.values()}
-    for done, record in enumerate(records, start=1):
-        image = cache.read_image(record)
-        reference = to_classes(
-            cache.read_label(record, label_set).voxels[0], table_of(record.labels[label_set], wanted)
+    run = load_finetuned(path)
+    place = resolve_device(device)
+    records = split_of_manifest(cache, run.manifest, split)
+    recipe = run.recipe if label_set is None else with_label_set(run.recipe, label_set)
+    supervision = supervision_of(recipe)
+    lacking = [record for record in records if supervision.label_set not in getattr(record, supervision.annotation)]
+    if lacking:
+        raise NothingUsableError(
+            "E_NO_LABELS",
+            f"{len(lacking)} of the {len(records)} images of the {split} split have no {supervision.annotation} of the "
+            f"set {supervision.label_set!r}",
+            hint="ingest labels of all of them under one --label-set",
         )
-        prediction = segment(image)
-        is_ignored = reference == IGNORE
-        prediction[is_ignored] = reference[is_ignored] = 0
-        scores = segmentation_scores(
-            prediction, reference, classes=classes, spacing_mm=image.spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm
-        )
-        case = Case(record.item_id, record.patient_key, scores)
-        cases.append(case)
-        for value, name in classes.items():
-            share = float((reference == value).mean())
-            constant[name].append(2 * share / (1 + share) if share else math.nan)
-        if on_case is not None:
-            on_case(case, image, prediction, reference)
-        talk.progress("evaluating", done, len(records))
-    estimates = {name: _estimates(cases, name) for name in classes.values()}
-    return Evaluation(cases, estimates, {name: _nanmean(values) for name, values in constant.items()})
+    network = run.network.to(place)
+    return supervision.subject(network, torch_predict(network, place), name=path.name, folder=path, records=records)
 
 
-def _estimates(cases: list[Case], structure: str) -> dict[str, Estimate]:
-    patients = [case.patient_key for case in cases]
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    return {
-        metric: bootstrap_mean([getattr(case.scores[structure], metric) for case in cases], patients, rng=rng)
-        for metric in METRICS
-    }
-
-
-def _nanmean(values: list[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return float(np.mean(known)) if known else math.nan
-
-
-def to_document(evaluation: Evaluation, about: dict[str, Any]) -> dict[str, Any]:
-    """JSON of an evaluation; numbers that do not apply are null."""
-    document = {
-        "schema": "medssl.evaluation/1",
-        **about,
-        "num_patients": len({case.patient_key for case in evaluation.cases}),
-        "num_items": len(evaluation.cases),
-        "mean_dice": evaluation.mean_dice,
-        "structures": {
-            name: {metric: asdict(estimate) for metric, estimate in metrics.items()}
-            | {"constant_predictor_dice": evaluation.constant_dice[name]}
-            for name, metrics in evaluation.estimates.items()
-        },
-        "cases": [
-            {
-                "item": case.item_id,
-                "patient": case.patient_key,
-                "scores": {name: asdict(scores) for name, scores in case.scores.items()},
-            }
-            for case in evaluation.cases
-        ],
-    }
-    cleaned: dict[str, Any] = without_nan(document)
-    return cleaned
-
-
-def to_csv(evaluation: Evaluation) -> str:
-    """One row per item and structure."""
-    buffer = io.StringIO()
-    columns = ["item", "patient", "structure", *StructureScores.__dataclass_fields__]
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    for case in evaluation.cases:
-        for name, scores in case.scores.items():
-            row = {key: "" if isinstance(v, float) and math.isnan(v) else v for key, v in asdict(scores).items()}
-            writer.writerow({"item": case.item_id, "patient": case.patient_key, "structure": name, **row})
-    return buffer.getvalue()
+def with_label_set(recipe: TaskRecipe, label_set: str) -> TaskRecipe:
+    """A recipe that learns from, or is scored by, another set of labels."""
+    task = Named.model_validate({**recipe.task.model_dump(), "label_set": label_set})
+    return recipe.model_copy(update={"task": task})
 
 
 def split_of_manifest(cache: Cache, manifest: dict[str, Any], split: str) -> list[ItemRecord]:

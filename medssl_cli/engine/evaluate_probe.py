@@ -21,21 +21,21 @@ from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.splits import NUM_FOLDS, probe_patients, same_people, shuffled
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.pieces import piece_loader
-from medssl_cli.engine.build import build_backbone
+from medssl_cli.data.selection import no_annotations
 from medssl_cli.engine.devices import resolve_device
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
-from medssl_cli.engine.results import without_nan
 from medssl_cli.engine.runs import open_run
-from medssl_cli.engine.selection import no_annotations
-from medssl_cli.engine.talk import Talk
 from medssl_cli.engine.weights import initialise, load_encoder
 from medssl_cli.errors import NothingUsableError, UsageError
-from medssl_cli.metrics.classification import auroc, finding_estimates, has_patients_enough
+from medssl_cli.metrics.ranking import auroc, finding_estimates, has_patients_enough
 from medssl_cli.metrics.statistics import bootstrap_figure
 from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.build import build_backbone
 from medssl_cli.nn.probes import linear_scores, neighbour_scores
+from medssl_cli.plain_json import without_nan
 from medssl_cli.plugins import suggest
 from medssl_cli.recipe import PretrainRecipe
+from medssl_cli.talk import Talk
 
 Kind = Literal["linear", "knn"]
 ANY: Final = "any"

@@ -34,13 +34,12 @@ from medssl_cli.engine.predict import torch_predict
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
 from medssl_cli.engine.runs import Manifest, Run, start_run
 from medssl_cli.engine.signals import stop_on_signals
-from medssl_cli.engine.supervision import SupervisionBase, Validate, supervision_of
-from medssl_cli.engine.talk import Talk
 from medssl_cli.engine.weights import Encoder, initialise_task
 from medssl_cli.errors import GateError
 from medssl_cli.files import write_json
 from medssl_cli.recipe import Named, TaskRecipe, flow_yaml
-from medssl_cli.tasks import TaskLosses
+from medssl_cli.talk import Talk
+from medssl_cli.tasks import SupervisionBase, TaskLosses, Validate, supervision_of
 
 
 @dataclass(frozen=True)

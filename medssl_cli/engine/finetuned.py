@@ -14,10 +14,10 @@ from medssl_cli.engine.checkpoints import (
     unprefixed,
 )
 from medssl_cli.engine.runs import open_run
-from medssl_cli.engine.supervision import supervision_of
 from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_json
 from medssl_cli.recipe import TaskRecipe
+from medssl_cli.tasks import supervision_of
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from medssl_cli.engine.processes import Processes
 from medssl_cli.engine.randomness import Purpose, generator
 from medssl_cli.engine.runs import manifest_of, read_document
 from medssl_cli.engine.state import TrainingState
-from medssl_cli.engine.talk import Talk
 from medssl_cli.files import write_atomic
 from medssl_cli.methods import MethodBase, Views
 from medssl_cli.nn.health import embedding_std, linear_accuracy, mean_cosine, neighbour_accuracy, rank_me
 from medssl_cli.nn.modes import in_mode
+from medssl_cli.talk import Talk
 
 COLLAPSED_STD: Final = 0.1
 COLLAPSED_RANK: Final = 0.1

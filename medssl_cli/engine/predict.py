@@ -1,14 +1,11 @@
 """A network as everything that scores it wants it."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-Answer = Callable[..., NDArray[np.float32]]
-"""A network from numbers to numbers; most take one array of tiles or images."""
+from medssl_cli.tasks import Answer
 
 
 def torch_predict(network: nn.Module, device: str) -> Answer:

@@ -14,6 +14,7 @@ from torch import Tensor
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
+from medssl_cli.data.selection import images_of, volumes_of
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.checkpoints import module_tensors
 from medssl_cli.engine.devices import compile_errors, make_fabric, resolve_device
@@ -26,18 +27,17 @@ from medssl_cli.engine.processes import Processes, Spread, agreed, launched
 from medssl_cli.engine.profile import Profile
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
 from medssl_cli.engine.runs import Manifest, Run, damaged, start_run
-from medssl_cli.engine.selection import images_of, volumes_of
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.engine.skipped import SkippedSteps
 from medssl_cli.engine.sources import BoxSource, SliceSource, Source
 from medssl_cli.engine.state import TrainingState, total_norm
-from medssl_cli.engine.talk import Silence, Talk
 from medssl_cli.engine.tensor_files import tensor_bytes
 from medssl_cli.engine.weights import begin_with, load_encoder
 from medssl_cli.errors import NothingUsableError
 from medssl_cli.files import write_atomic, write_json
 from medssl_cli.methods import Losses, MethodBase, ViewRequest
 from medssl_cli.recipe import PretrainRecipe, dump_recipe
+from medssl_cli.talk import Silence, Talk
 
 SUMMARY_FRACTION = 0.1
 MEASURED_IMAGES = 200  # at most, for a median

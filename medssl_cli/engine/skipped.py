@@ -12,9 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from medssl_cli.engine.optimisation import named_items, require_finite
 from medssl_cli.engine.processes import Processes, agreed
-from medssl_cli.engine.talk import Talk
 from medssl_cli.files import write_atomic, write_json
 from medssl_cli.nn.cluster_heads import AgreementHead
+from medssl_cli.talk import Talk
 
 
 class SkippedSteps:

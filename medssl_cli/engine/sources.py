@@ -21,9 +21,9 @@ from medssl_cli.engine.probe import Probe, build_probe
 from medssl_cli.engine.processes import Processes
 from medssl_cli.engine.randomness import Purpose, generator
 from medssl_cli.engine.slice_probe import build_slice_probe
-from medssl_cli.engine.talk import Talk
 from medssl_cli.methods import Labelled, SliceRequest, Slices, TrainingSet, ViewRequest, Views
 from medssl_cli.recipe import PretrainRecipe
+from medssl_cli.talk import Talk
 
 MEASURED_IMAGES: Final = 200  # at most, for a median
 

@@ -21,9 +21,9 @@ from medssl_cli.engine.checkpoints import (
 from medssl_cli.engine.devices import lay_out, shard
 from medssl_cli.engine.optimisation import AveragedWeights, build_optimizer
 from medssl_cli.engine.processes import Processes
-from medssl_cli.engine.talk import Talk
 from medssl_cli.methods import MethodBase
 from medssl_cli.recipe import PretrainRecipe
+from medssl_cli.talk import Talk
 
 T = TypeVar("T")
 

@@ -47,6 +47,21 @@ def estimate_of(entry: Mapping[str, Any]) -> Estimate:
     return Estimate(**values)
 
 
+def shown(estimate: Estimate) -> str:
+    """An estimate with its interval, for a table."""
+    if math.isnan(estimate.mean):
+        return "n/a"
+    if math.isnan(estimate.low):
+        return f"{estimate.mean:.3f}"
+    return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def mean_of_known(values: Sequence[float]) -> float:
+    """Mean of the values that are not NaN; NaN if there are none."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
 @dataclass(frozen=True)
 class PairedTest:
     """Whether two methods differ on the same patients.

@@ -30,7 +30,7 @@ from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.crops import Augmentation, augment_
 from medssl_cli.nn.decoder import Decoder, UNetDecoder
 from medssl_cli.nn.momentum import freeze, update_teacher
-from medssl_cli.nn.segmentation import best_constant_loss, frequencies, segmentation_losses
+from medssl_cli.nn.voxel_losses import best_constant_loss, frequencies, segmentation_losses
 from medssl_cli.recipe import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from medssl_cli.strict import Strict
 

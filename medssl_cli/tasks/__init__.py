@@ -1,20 +1,327 @@
-"""Downstream tasks, one per file: options, head, loss, and the names of what the network says.
+"""Downstream tasks, one folder each, and the one protocol through which all other rooms meet them.
 
-A task module defines `Options`, `Task`, and `SUPERVISION`: the module of `engine.supervision` that finds its labels,
-makes its batches and scores it. The engine knows nothing else about it.
+A task is found by the name of its folder, which holds:
+
+    __init__.py   FIGURE: what sums up its scores; HEAD: what its networks answer with; loads nothing
+    network.py    OPTIONS: the recipe's options; NETWORK: a `TaskNetwork` around a backbone
+    targets.py    SUPERVISION: a `SupervisionBase`: from a cache's annotations to batches and back, and who scores them
+    decode.py     from a network's numbers to masks, findings or boxes
+    scores.py     `Subject`: a model with the images to score it on; of an exported model, `usable` and `of_model`
+    page.py       the page of an evaluation and its pictures
+
+`decode.py` and `page.py` load no torch, so that inference and reports may load them; neither does this module.
+
+Who asks for what: `engine.finetune` and `engine.check` the network and the supervision; `engine.evaluate`, studies and
+`medssl evaluate` the subject; export the supervision's `is_exportable`, `classes` and `label_set`; the command line
+every `FIGURE`.
 """
 
-from abc import ABC
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final, Literal
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator
-from torch import Tensor, nn
 
+from medssl_cli import plugins
+from medssl_cli.faults import validate_model
 from medssl_cli.names import is_safe_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+    import torch
+    from numpy.typing import NDArray
+    from PIL import Image
+    from torch import Tensor, nn
+    from torch.utils.data import DataLoader, Dataset
+
+    from medssl_cli.cache.items import ItemRecord
+    from medssl_cli.cache.splits import Split
+    from medssl_cli.cache.store import Cache
+    from medssl_cli.imaging.volume import Volume
+    from medssl_cli.recipe import TaskRecipe
+    from medssl_cli.report.gallery import Shown
+    from medssl_cli.talk import Talk
 
 SLICES: Final = "slices"
 """What joint pre-training calls the modules that make volumes of slices."""
+
+Part = Literal["network", "targets", "decode", "scores", "page"]
+
+
+def load_part(name: str, part: Part) -> ModuleType:
+    """A module of a task's folder.
+
+    Raises:
+        UsageError: `E_UNKNOWN_NAME`, with the nearest name of a task.
+    """
+    folder = plugins.load("task", name)
+    return importlib.import_module(f"{folder.__name__}.{part}")
+
+
+def task_options(recipe: TaskRecipe) -> Any:
+    """The validated options of a recipe's task.
+
+    Raises:
+        UsageError: `E_UNKNOWN_NAME` or `E_RECIPE`.
+    """
+    options = load_part(recipe.task.name, "network").OPTIONS
+    return validate_model(options, recipe.task.options, source=f"task {recipe.task.name}")
+
+
+def supervision_of(recipe: TaskRecipe) -> SupervisionBase:
+    """What the task of a recipe learns from.
+
+    Raises:
+        UsageError: `E_UNKNOWN_NAME` or `E_RECIPE`.
+    """
+    supervision: SupervisionBase = load_part(recipe.task.name, "targets").SUPERVISION(recipe)
+    return supervision
+
+
+def figures() -> dict[str, FigureOfMerit]:
+    """What sums up the scores of every task, by its name."""
+    folders = [plugins.load("task", name) for name in plugins.names("task")]
+    return {folder.FIGURE.name: folder.FIGURE for folder in folders}
+
+
+def task_of_head(head: str) -> str:
+    """Name of the task whose networks answer with masks, findings or boxes."""
+    return next(name for name in plugins.names("task") if head == plugins.load("task", name).HEAD)
+
+
+@dataclass(frozen=True)
+class FigureOfMerit:
+    """The number that one looks at first: a mean over classes of which more is better.
+
+    Args:
+        name: Of a limit, such as `dice`.
+        title: In messages.
+        gate: Code of a mean below its limit.
+    """
+
+    name: str
+    title: str
+    gate: str
+
+
+class TaskNetwork(ABC):
+    """What every network of a task offers beside being a module with a `backbone`."""
+
+    takes_stacks: ClassVar[bool] = False
+    """Whether a backbone of 2D images gets images with several slices, one slice at a time."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, targets: Tensor) -> TaskLosses:
+        """What a step minimises, from the network's answers and `SupervisionBase.inputs`."""
+
+    def kept(self) -> dict[str, nn.Module]:
+        """Modules beside the backbone that pre-training may have learnt, by the names that it keeps them under."""
+        return {}
+
+
+@dataclass(frozen=True)
+class TaskLosses:
+    """What a step optimises, and its parts for the log."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+Answer = Callable[..., "NDArray[Any]"]
+"""A network from numbers to numbers; most take one array of tiles or images."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a network did on the validation images.
+
+    Args:
+        score: The figure that chooses the best weights; NaN if the images cannot tell good from bad.
+        by_class: The same for each class; NaN where it cannot be told.
+    """
+
+    score: float
+    by_class: Mapping[str, float] = field(default_factory=dict)
+
+
+Validate = Callable[[Answer], Validation]
+"""A network to how it did."""
+
+
+class SupervisionBase(ABC):
+    """What every supervision offers.
+
+    Args:
+        recipe: Of the task.
+    """
+
+    annotation: ClassVar[Literal["labels", "boxes", "findings"]]
+    """Field of an item's record that holds what is learnt from."""
+    is_exportable: ClassVar[bool] = False
+    """Whether `medssl export` and `medssl infer` know what to do with the network's answers."""
+
+    def __init__(self, recipe: TaskRecipe) -> None:
+        self.recipe = recipe
+        self.options: Any = task_options(recipe)
+
+    @property
+    def label_set(self) -> str:
+        """Name of the labels in the cache."""
+        name: str = self.options.label_set
+        return name
+
+    @property
+    @abstractmethod
+    def classes(self) -> dict[int, str]:
+        """Names by value."""
+
+    @property
+    @abstractmethod
+    def score(self) -> str:
+        """Name of the validation's figure: a key of logs, such as `dice`; more is better."""
+
+    @abstractmethod
+    def usable(self, cache: Cache, talk: Talk) -> list[ItemRecord]:
+        """Items with labels that the task can learn from or be tested on.
+
+        Raises:
+            NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
+            UsageError: Labels and recipe do not go together.
+        """
+
+    @abstractmethod
+    def check(self, cache: Cache, usable: Sequence[ItemRecord], split: Split, talk: Talk) -> dict[str, Any]:
+        """Refuse what would fail later, and tell what the run's manifest should remember of the labels.
+
+        Args:
+            cache: Of the items.
+            usable: All of the items.
+            split: Who trains, validates and tests.
+            talk: Told what is worth knowing.
+
+        Raises:
+            MedsslError: The labels cannot be used.
+        """
+
+    @abstractmethod
+    def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> Dataset[Any]:
+        """Samples by (step, slot) of the training items."""
+
+    @abstractmethod
+    def begin(self, task: nn.Module, dataset: Any) -> None:
+        """Let network and labels know of each other before the first step."""
+
+    @abstractmethod
+    def loader(self, dataset: Any, *, first_step: int, num_steps: int) -> DataLoader[Any]:
+        """Loader of the batches of these steps."""
+
+    @abstractmethod
+    def inputs(
+        self, batch: Any, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """What the network gets, augmented images first, and the targets, on the device.
+
+        Args:
+            batch: Of the loader.
+            random: The only source of randomness.
+            to_device: Brings a tensor to where the network is.
+        """
+
+    @abstractmethod
+    def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
+        """What scores a network on the validation items."""
+
+    @abstractmethod
+    def subject(
+        self, network: nn.Module, predict: Answer, *, name: str, folder: Path, records: Sequence[ItemRecord]
+    ) -> Subject:
+        """A trained network with the images to score it on.
+
+        Args:
+            network: Of the task.
+            predict: The same network, from numbers to numbers.
+            name: Of the run.
+            folder: Of the run.
+            records: The images.
+        """
+
+
+@dataclass(frozen=True)
+class Results:
+    """How a model did on a split.
+
+    Args:
+        document: All of it, for JSON; `Subject.page` shows it.
+        csv: One row per item and class.
+        columns: Of the table; the first is text.
+        rows: Of the table.
+        value: The figure that one looks at first, a mean over classes.
+    """
+
+    document: dict[str, Any]
+    csv: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    value: float
+
+
+OnCase = Callable[..., None]
+"""Called with (item, figure, image, prediction, reference) of every image that was scored and can be drawn."""
+
+
+@dataclass(frozen=True)
+class Subject(ABC):
+    """A model and the images to score it on.
+
+    Args:
+        name: Of the run or file.
+        task: Name of the recipe's task.
+        folder: Where results go by default.
+        records: The split.
+        classes: Names by value.
+    """
+
+    figure: ClassVar[FigureOfMerit]
+    """What one looks at first."""
+
+    name: str
+    task: str
+    folder: Path
+    records: Sequence[ItemRecord]
+    classes: dict[int, str]
+
+    @abstractmethod
+    def score(self, cache: Cache, *, split: str, talk: Talk, on_case: OnCase | None = None) -> Results:
+        """Score the model on all of its images.
+
+        Args:
+            cache: Holds the images.
+            split: Its name, for the results.
+            talk: Progress.
+            on_case: Called after each image, where there is something to draw.
+
+        Raises:
+            NothingUsableError: `E_TOO_FEW_PATIENTS` for an empty split.
+        """
+
+    @abstractmethod
+    def page(self, document: dict[str, Any], pictures: list[Shown]) -> str:
+        """HTML of the results' document.
+
+        Args:
+            document: Of the results.
+            pictures: Of the worst and best images, worst first; none of a task that calls no `on_case`.
+        """
+
+    def draw(self, image: Volume, prediction: Any, reference: Any) -> Image.Image:
+        """Picture of an image with what `on_case` was told of it."""
+        raise NotImplementedError(f"{type(self).__name__} tells of no image, so none is drawn")
 
 
 def _safe(name: str) -> str:
@@ -36,22 +343,3 @@ def each_by_itself(classes: object) -> object:
         return classes
     is_alone = {name: isinstance(own, str) and own not in ("any", "none") for name, own in classes.items()}
     return {name: (own,) if is_alone[name] else own for name, own in classes.items()}
-
-
-class TaskBase(nn.Module, ABC):
-    """What every `Task` offers beside its `backbone`, `forward` and `loss`."""
-
-    takes_stacks: ClassVar[bool] = False
-    """Whether a backbone of 2D images gets images with several slices, one slice at a time."""
-
-    def kept(self) -> dict[str, nn.Module]:
-        """Modules beside the backbone that pre-training may have learnt, by the names that it keeps them under."""
-        return {}
-
-
-@dataclass(frozen=True)
-class TaskLosses:
-    """What a step optimises, and its parts for the log."""
-
-    total: Tensor
-    parts: dict[str, Tensor]

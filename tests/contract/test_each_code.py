@@ -24,13 +24,13 @@ from medssl_cli.engine.ingest.ingest import ingest
 from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.engine.optimisation import require_finite
 from medssl_cli.engine.signals import stop_on_signals
-from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import Encoder, initialise
 from medssl_cli.errors import Exit, GateError, InputError, InterruptedCleanlyError, UsageError
 from medssl_cli.formats.dicom import write_ct_series
 from medssl_cli.formats.nifti import write_nifti
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import Named, TaskRecipe, find_recipe, load_recipe
+from medssl_cli.talk import Silence
 from tests.dicom_factory import ct_series, edit
 from tests.toy_cache import toy_cache
 from tests.toy_model import TILE, write_toy_model

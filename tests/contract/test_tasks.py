@@ -1,7 +1,6 @@
 """What every file in tasks/ must keep, whoever wrote it; a new task needs only an entry in EXAMPLES."""
 
 import copy
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from medssl_cli import plugins
-from medssl_cli.engine.supervision import SupervisionBase
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.detection import Grid, assign
-from medssl_cli.tasks import TaskBase, TaskLosses
+from medssl_cli.tasks import FigureOfMerit, SupervisionBase, TaskLosses, TaskNetwork, load_part
+from medssl_cli.tasks.detection.decode import Grid
+from medssl_cli.tasks.detection.targets import assign
 
 NAMES = plugins.names("task")
 SIZE = (8, 8, 8)
@@ -52,7 +51,7 @@ EXAMPLES: dict[str, Example] = {
 }
 
 
-STACKING = [name for name in NAMES if plugins.load("task", name).Task.takes_stacks]
+STACKING = [name for name in NAMES if load_part(name, "network").NETWORK.takes_stacks]
 each_task = pytest.mark.parametrize("name", [*NAMES, *(SLICES + name for name in STACKING)])
 
 
@@ -70,13 +69,13 @@ class TinyBackbone(Backbone):
         return [fine, self.coarse(fine).tanh()]
 
 
-def build(name: str, seed: int = 0) -> TaskBase:
+def build(name: str, seed: int = 0) -> TaskNetwork:
     """A task on a network of volumes, or on one of slices where its name says so."""
     plain = name.removeprefix(SLICES)
-    module = plugins.load("task", plain)
+    module = load_part(plain, "network")
     torch.manual_seed(seed)
     backbone = TinyBackbone(EXAMPLES[plain].spatial_dims if plain == name else 2)
-    task: TaskBase = module.Task(backbone, module.Options.model_validate(EXAMPLES[plain].options))
+    task: TaskNetwork = module.NETWORK(backbone, module.OPTIONS.model_validate(EXAMPLES[plain].options))
     return task
 
 
@@ -103,23 +102,25 @@ def test_tasks_are_found_and_each_has_an_example() -> None:
 @each_name
 def test_options_refuse_unknown_keys(name: str) -> None:
     with pytest.raises(ValidationError, match="no_such_option"):
-        plugins.load("task", name).Options.model_validate({**EXAMPLES[name].options, "no_such_option": 1})
+        load_part(name, "network").OPTIONS.model_validate({**EXAMPLES[name].options, "no_such_option": 1})
 
 
 @each_name
 def test_options_name_the_label_set_and_the_classes_for_the_engine(name: str) -> None:
-    options = plugins.load("task", name).Options.model_validate(EXAMPLES[name].options)
+    options = load_part(name, "network").OPTIONS.model_validate(EXAMPLES[name].options)
 
     assert options.label_set
     assert options.classes
 
 
 @each_name
-def test_what_it_learns_from_is_a_module_of_the_engine(name: str) -> None:
-    kind = plugins.load("task", name).SUPERVISION
-    supervision = importlib.import_module(f"medssl_cli.engine.supervision.{kind}").Supervision
+def test_its_folder_holds_all_that_other_rooms_ask_for(name: str) -> None:
+    folder = plugins.load("task", name)
 
-    assert issubclass(supervision, SupervisionBase)
+    assert issubclass(load_part(name, "network").NETWORK, TaskNetwork)
+    assert issubclass(load_part(name, "targets").SUPERVISION, SupervisionBase)
+    assert isinstance(folder.FIGURE, FigureOfMerit)
+    assert folder.HEAD in ("masks", "findings", "boxes")
 
 
 def test_stacks_of_slices_are_tried() -> None:

@@ -13,12 +13,12 @@ from medssl_cli.bench.published_swav import Crops, PublishedStep, larc, plain_si
 from medssl_cli.bench.slices import RELEASED, RELEASED_STEP, TRUNK, Setting, bench_slices
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.pretrain import pretrain
-from medssl_cli.engine.talk import Silence
 from medssl_cli.errors import UsageError
 from medssl_cli.nn.backbones import resnet
 from medssl_cli.nn.lars import Lars
 from medssl_cli.nn.sinkhorn import sinkhorn_codes
 from medssl_cli.report.probes import probes_plot
+from medssl_cli.talk import Silence
 from tests.e2e.test_slice_methods import recipe
 from tests.slice_cache import slice_cache
 

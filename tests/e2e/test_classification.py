@@ -14,19 +14,19 @@ from typer.testing import CliRunner
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
-from medssl_cli.engine.build import build_backbone
+from medssl_cli.engine.evaluate import subject_of_run
 from medssl_cli.engine.evaluate_probe import probe_run
 from medssl_cli.engine.finetune import Choices, FinetuneSummary, finetune
 from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.engine.runs import Manifest, start_run
-from medssl_cli.engine.subject import subject_of_run
-from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import Exit, GateError, NothingUsableError, UsageError
 from medssl_cli.files import sha256_json
+from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named, PretrainRecipe, TaskRecipe, dump_recipe, to_yaml, validate_recipe
+from medssl_cli.talk import Silence
 from tests.finding_cache import finding_cache
 
 FLAT = {"name": "unet", "spatial_dims": 2, "channels": [8, 16], "strides": [2, 2], "num_res_units": 1, "norm": "batch"}

@@ -9,7 +9,8 @@ import torch
 
 from medssl_cli.deploy.export import onnx_graph
 from medssl_cli.nn.backbones import plainconv, resenc
-from medssl_cli.tasks.segmentation import Options, Task
+from medssl_cli.tasks.segmentation.network import SegmentationNetwork as Task
+from medssl_cli.tasks.segmentation.network import SegmentationOptions as Options
 
 SIZES = {"channels": (4, 6, 8), "strides": (1, 2, 2)}
 TILE = (16, 8, 16)

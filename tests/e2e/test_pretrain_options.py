@@ -16,10 +16,10 @@ from medssl_cli.engine.devices import make_fabric
 from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.pretrain import Outlets, pretrain
 from medssl_cli.engine.processes import Spread
-from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import UsageError
 from medssl_cli.report.run import run_page
+from medssl_cli.talk import Silence
 from tests.e2e.test_training import pretrain_recipe
 from tests.environment import give_known_key
 from tests.toy_cache import toy_cache

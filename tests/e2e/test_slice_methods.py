@@ -24,11 +24,11 @@ from medssl_cli.engine.build import build_method
 from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.runs import open_run
-from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.nn import kmeans
 from medssl_cli.recipe import PretrainRecipe, dump_recipe, to_yaml, validate_recipe
+from medssl_cli.talk import Silence
 from tests.environment import ENVIRONMENT
 from tests.listener import Listener
 from tests.slice_cache import slice_cache

@@ -18,13 +18,14 @@ from medssl_cli.engine.build import build_task, check_recipe
 from medssl_cli.engine.evaluate import split_of_manifest
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.finetuned import load_finetuned
+from medssl_cli.engine.predict import torch_predict
 from medssl_cli.engine.pretrain import pretrain
-from medssl_cli.engine.supervision import supervision_of
-from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import UsageError
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import PretrainRecipe, TaskRecipe, validate_recipe
+from medssl_cli.talk import Silence
+from medssl_cli.tasks import supervision_of
 from tests.listener import Listener
 from tests.slice_cache import slice_cache
 
@@ -118,7 +119,9 @@ def joint(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_fine_tuning_learns_the_balls(cache: Cache, run: Path, tmp_path: Path) -> None:
     tuned = load_finetuned(run)
     records = split_of_manifest(cache, tuned.manifest, "test")
-    subject = supervision_of(tuned.recipe).subject(tuned.network, "cpu", name="run", folder=tmp_path, records=records)
+    subject = supervision_of(tuned.recipe).subject(
+        tuned.network, torch_predict(tuned.network, "cpu"), name="run", folder=tmp_path, records=records
+    )
 
     results = subject.score(cache, split="test", talk=Silence())
 

@@ -13,6 +13,7 @@ import torch
 from medssl_cli.cache.splits import split_items
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.scoring import load_subject
+from medssl_cli.data.selection import select
 from medssl_cli.deploy.export import export_run
 from medssl_cli.engine import finetune as loop
 from medssl_cli.engine.build import build_task
@@ -22,14 +23,13 @@ from medssl_cli.engine.finetune import Choices, FinetuneSummary, finetune
 from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.pretrain import pretrain
-from medssl_cli.engine.selection import select
-from medssl_cli.engine.supervision import Validation
-from medssl_cli.engine.talk import Silence
 from medssl_cli.engine.weights import initialise_task, load_encoder
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.files import sha256_json
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import PretrainRecipe, TaskRecipe, find_recipe, load_recipe
+from medssl_cli.talk import Silence
+from medssl_cli.tasks import Validation
 from tests.e2e.test_training import pretrain_recipe
 from tests.environment import give_known_key
 from tests.listener import Listener

@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from medssl_cli.classes import ANY, MAX_CLASSES, WantedClasses, parse_classes, parse_ignored
 from medssl_cli.recipe import dump_recipe, load_recipe
-from medssl_cli.tasks import classification, detection
-from medssl_cli.tasks.segmentation import Options
+from medssl_cli.tasks.classification.network import ClassificationOptions
+from medssl_cli.tasks.detection.network import DetectionOptions
+from medssl_cli.tasks.segmentation.network import SegmentationOptions as Options
 
 
 @pytest.mark.parametrize(
@@ -101,12 +102,12 @@ def test_a_stored_recipe_means_what_the_written_one_meant(tmp_path: Any) -> None
 )
 def test_boxes_of_one_name_are_of_one_class(classes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=r"of .a.|put a class of any last"):
-        detection.Options.model_validate({"label_set": "x", "classes": classes})
+        DetectionOptions.model_validate({"label_set": "x", "classes": classes})
 
 
 def test_findings_and_boxes_take_a_name_without_a_list() -> None:
-    findings = classification.Options.model_validate({"label_set": "x", "classes": {"mass": "Mass", "sick": "any"}})
-    boxes = detection.Options.model_validate({"label_set": "x", "classes": {"mass": "Mass", "rest": "any"}})
+    findings = ClassificationOptions.model_validate({"label_set": "x", "classes": {"mass": "Mass", "sick": "any"}})
+    boxes = DetectionOptions.model_validate({"label_set": "x", "classes": {"mass": "Mass", "rest": "any"}})
 
     assert findings.classes == {"mass": ("Mass",), "sick": "any"}
     assert boxes.classes == {"mass": ("Mass",), "rest": "any"}

@@ -2,13 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.tasks.classification import Options, Task
+from medssl_cli.tasks.classification.decode import probabilities
+from medssl_cli.tasks.classification.network import ClassificationNetwork as Task
+from medssl_cli.tasks.classification.network import ClassificationOptions as Options
 
 NAN = math.nan
 
@@ -127,7 +130,17 @@ def test_classes_that_exclude_each_other_have_one_cross_entropy_weighed_by_class
     weights = torch.tensor([1.0, 1 / 3])  # each class counts as much in all
     expected = nn.functional.cross_entropy(known, classes, weight=weights)
     assert own.loss(logits, targets).total.item() == pytest.approx(expected.item())
-    torch.testing.assert_close(own.probabilities(logits).sum(dim=1), torch.ones(5))
+    assert probabilities(logits.numpy(), is_exclusive=True).sum(axis=1).tolist() == pytest.approx([1.0] * 5)
+
+
+@pytest.mark.parametrize("is_exclusive", [False, True])
+def test_probabilities_are_those_of_the_loss_however_large_the_logits(is_exclusive: bool) -> None:
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 30, 1000])
+
+    found = probabilities(logits.numpy(), is_exclusive=is_exclusive)
+
+    expected = logits.softmax(dim=1) if is_exclusive else logits.sigmoid()
+    np.testing.assert_allclose(found, expected.double().numpy(), rtol=1e-6, atol=1e-30)
 
 
 def test_weights_ride_in_the_state() -> None:

@@ -15,19 +15,13 @@ from medssl_cli.data.augment import augment_boxes
 from medssl_cli.data.boxes import boxes_of, class_of, from_canvas, stacked, to_canvas
 from medssl_cli.imaging.preprocessing import Preprocessing
 from medssl_cli.nn.backbones import resnet
-from medssl_cli.nn.detection import (
-    CENTRE_RADIUS,
-    SIZE_PER_STRIDE,
-    Answers,
-    Grid,
-    assign,
-    centredness,
-    decode,
-    detection_losses,
-)
 from medssl_cli.nn.feature_pyramid import FeaturePyramid
 from medssl_cli.recipe import Augmentation
-from medssl_cli.tasks.detection import Options, Task
+from medssl_cli.tasks.detection.decode import SIZE_PER_STRIDE, Grid, decode
+from medssl_cli.tasks.detection.network import Answers, centredness, detection_losses
+from medssl_cli.tasks.detection.network import DetectionNetwork as Task
+from medssl_cli.tasks.detection.network import DetectionOptions as Options
+from medssl_cli.tasks.detection.targets import CENTRE_RADIUS, assign
 from tests.finding_cache import finding_cache
 
 SIZE = (64, 48)
@@ -151,27 +145,58 @@ def answers_that_say(targets: Tensor, num_classes: int = 2) -> Tensor:
 def test_what_the_places_should_say_decodes_to_the_boxes() -> None:
     boxes = torch.tensor([[[4.0, 4, 28, 20, 0], [30, 20, 60, 44, 1], [2, 26, 14, 40, 0]]])
 
-    found = decode(
-        answers_that_say(assign(grid(), boxes))[0], grid(), SIZE, min_score=0.05, max_overlap=0.5, max_boxes=10
-    )
+    logits = answers_that_say(assign(grid(), boxes))[0].numpy()
+    found = decode(logits, grid(), SIZE, min_score=0.05, max_overlap=0.5, max_boxes=10)
 
     assert len(found.boxes) == 3
-    assert (found.scores.diff() <= 0).all()
+    assert (np.diff(found.scores) <= 0).all()
     for corners, label in zip(found.boxes, found.classes, strict=True):
-        assert any(torch.allclose(corners, box[:4], atol=1e-3) and label == box[4] for box in boxes[0])
+        assert any(np.allclose(corners, box[:4].numpy(), atol=1e-3) and label == box[4] for box in boxes[0])
 
 
 def test_boxes_end_at_the_image_and_at_most_so_many_come_out() -> None:
     logits = torch.randn(grid().places.shape[0], 7, generator=torch.Generator().manual_seed(0))
     logits[:, -4:] = logits[:, -4:].abs() * 40
 
-    found = decode(logits, grid(), SIZE, min_score=0.0, max_overlap=0.9, max_boxes=5)
+    found = decode(logits.numpy(), grid(), SIZE, min_score=0.0, max_overlap=0.9, max_boxes=5)
 
     assert len(found.boxes) == 5
     assert found.boxes.min() >= 0
     assert (found.boxes[:, 2] <= SIZE[0]).all()
     assert (found.boxes[:, 3] <= SIZE[1]).all()
-    assert len(decode(logits, grid(), SIZE, min_score=1.0, max_overlap=0.9, max_boxes=5).boxes) == 0
+    assert len(decode(logits.numpy(), grid(), SIZE, min_score=1.0, max_overlap=0.9, max_boxes=5).boxes) == 0
+
+
+def test_boxes_that_overlap_are_dropped_as_one_by_one_with_the_better_first() -> None:
+    """A literal non-maximum suppression: the best box stays, those of its class that overlap it go, and so on."""
+    logits = torch.randn(grid().places.shape[0], 7, generator=torch.Generator().manual_seed(1))
+    logits[:, -4:] = logits[:, -4:].abs() * 20
+
+    found = decode(logits.numpy(), grid(), SIZE, min_score=0.3, max_overlap=0.4, max_boxes=100)
+
+    edges, limit = logits[:, -4:], torch.tensor([*SIZE, *SIZE], dtype=torch.float32)
+    places = torch.from_numpy(grid().places)
+    corners = torch.cat([places - edges[:, :2], places + edges[:, 2:]], dim=1).clamp(min=0).minimum(limit)
+    scores = (logits[:, :2].sigmoid() * logits[:, 2:3].sigmoid()).sqrt()
+    expected = []
+    for kind in range(2):
+        for place in scores[:, kind].argsort(descending=True, stable=True).tolist():
+            box, score = corners[place].tolist(), scores[place, kind].item()
+            others = [other for other in expected if other[2] == kind]
+            if score >= 0.3 and all(overlap(box, other[0]) <= 0.4 for other in others):
+                expected.append((box, score, kind))
+    expected.sort(key=lambda one: -one[1])
+    assert len(found.boxes) == len(expected) > 10
+    assert found.classes.tolist() == [kind for _, _, kind in expected]
+    np.testing.assert_allclose(found.boxes, [box for box, _, _ in expected], atol=1e-4)
+    np.testing.assert_allclose(found.scores, [score for _, score, _ in expected], rtol=1e-6)
+
+
+def overlap(first: list[float], second: list[float]) -> float:
+    """Intersection over union."""
+    sides = [max(0.0, min(first[k + 2], second[k + 2]) - max(first[k], second[k])) for k in (0, 1)]
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
+    return math.prod(sides) / (sum(areas) - math.prod(sides))
 
 
 def test_a_pyramid_gives_maps_of_one_width_and_one_that_is_coarser() -> None:

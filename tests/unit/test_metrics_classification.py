@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medssl_cli.metrics.classification import (
+from medssl_cli.metrics.ranking import (
     auroc,
     average_precision,
     balanced_accuracy,

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from medssl_cli.metrics import detection
-from medssl_cli.metrics.detection import (
+from medssl_cli.metrics import marks as module
+from medssl_cli.metrics.marks import (
     FALSE_PER_IMAGE,
     Marks,
     average_precision,
@@ -117,6 +117,6 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = rng.integers(0, 3, (50, 6)).astype(np.float64)
     whole = average_precision(each, weights)
 
-    monkeypatch.setattr(detection, "BLOCK", 100)
+    monkeypatch.setattr(module, "BLOCK", 100)
 
     np.testing.assert_array_equal(average_precision(each, weights), whole)

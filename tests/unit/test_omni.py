@@ -13,7 +13,7 @@ from medssl_cli.methods import Labelled, Losses, Views, voco
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.crops import Augmentation
 from medssl_cli.nn.omni import augmented
-from medssl_cli.nn.segmentation import best_constant_loss, frequencies, segmentation_losses
+from medssl_cli.nn.voxel_losses import best_constant_loss, frequencies, segmentation_losses
 
 CROP = (4, 4, 4)
 OMNI = {"classes": {1: "bright", 2: "dark"}, "batch_size": 3}

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.segmentation import dice_loss
-from medssl_cli.tasks.segmentation import Options, Task
+from medssl_cli.nn.voxel_losses import dice_loss
+from medssl_cli.tasks.segmentation.network import SegmentationNetwork as Task
+from medssl_cli.tasks.segmentation.network import SegmentationOptions as Options
 
 CLASSES = {1: "ball", 2: "cube"}
 

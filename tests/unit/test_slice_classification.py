@@ -13,7 +13,8 @@ from medssl_cli.data.whole import read_stack
 from medssl_cli.imaging.preprocessing import Preprocessing
 from medssl_cli.nn.backbones import resnet
 from medssl_cli.nn.volume_encoder import SliceNetwork
-from medssl_cli.tasks.classification import Options, Task
+from medssl_cli.tasks.classification.network import ClassificationNetwork as Task
+from medssl_cli.tasks.classification.network import ClassificationOptions as Options
 from tests.finding_cache import finding_cache
 
 RELATION = {"embedding_dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0}

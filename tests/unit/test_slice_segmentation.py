@@ -8,7 +8,8 @@ from torch import Tensor
 
 from medssl_cli.nn.backbones import Backbone, resnet, unet
 from medssl_cli.nn.slice_relation import Relation, SliceRelation
-from medssl_cli.tasks.segmentation import Options, Task
+from medssl_cli.tasks.segmentation.network import SegmentationNetwork as Task
+from medssl_cli.tasks.segmentation.network import SegmentationOptions as Options
 
 CLASSES = {1: "ball", 2: "cube"}
 RELATION = {"embedding_dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0, "slice_spacing_mm": 5.0}

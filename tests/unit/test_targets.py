@@ -17,12 +17,12 @@ from medssl_cli.cache.targets import LabelSurvey, class_voxels, everything_in, t
 from medssl_cli.cache.transfer import export_items
 from medssl_cli.classes import IGNORE, WantedClasses, parse_classes
 from medssl_cli.data.crops import read_classes
-from medssl_cli.engine.evaluate import evaluate
-from medssl_cli.engine.labelled import say_unseen
-from medssl_cli.engine.talk import Silence
+from medssl_cli.data.label_checks import say_unseen
 from medssl_cli.errors import InputError, NothingUsableError, UsageError
-from medssl_cli.nn.segmentation import frequencies, segmentation_losses
+from medssl_cli.nn.voxel_losses import frequencies, segmentation_losses
 from medssl_cli.recipe import Preprocessing
+from medssl_cli.talk import Silence
+from medssl_cli.tasks.segmentation.scores import evaluate
 from tests.listener import Listener
 from tests.small_cache import label_of, stored, volume_of
 from tests.toy_cache import Marked, toy_cache

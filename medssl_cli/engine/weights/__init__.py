@@ -9,7 +9,6 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from medssl_cli.classes import joined
-from medssl_cli.engine.build import task_options
 from medssl_cli.engine.checkpoints import require_finite_weights, sha256_tensor, unprefixed
 from medssl_cli.engine.runs import Run, open_run
 from medssl_cli.engine.tensor_files import read_tensors
@@ -19,7 +18,7 @@ from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones.resnet import inflate
 from medssl_cli.plain_json import parse_json
 from medssl_cli.recipe import Named, PositiveInt, TaskRecipe
-from medssl_cli.tasks import SLICES, TaskBase
+from medssl_cli.tasks import SLICES, TaskNetwork, task_options
 
 ENCODER: Final = "encoder.safetensors"
 DECODER: Final = "decoder.safetensors"
@@ -258,7 +257,7 @@ def initialise_task(
     Raises:
         UsageError: `E_WEIGHTS_MISMATCH` unless every tensor fits.
     """
-    kept = task.kept() if isinstance(task, TaskBase) else {}
+    kept = task.kept() if isinstance(task, TaskNetwork) else {}
     if encoder.task is not None:
         return _take_task(task, encoder, encoder.task, classes, how)
     said = initialise(task.get_submodule("backbone"), encoder, how=how)

@@ -12,7 +12,6 @@ from typing import Any, Final
 from torch import Tensor
 
 from medssl_cli import __version__
-from medssl_cli.engine.build import build_backbone
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.engine.tensor_files import read_tensors, tensor_bytes
 from medssl_cli.engine.weights import DECODER, ENCODER, PROJECTOR, RECORD
@@ -29,6 +28,7 @@ from medssl_cli.files import (
     write_atomic,
     write_json,
 )
+from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named
 
 MAX_INVENTED: Final = 10**8  # parameters that --allow-partial makes up for a file that has none of them

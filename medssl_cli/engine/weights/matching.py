@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from medssl_cli.engine.build import build_backbone
 from medssl_cli.engine.weights.forms import same
 from medssl_cli.errors import UsageError
+from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named
 
 COUNTER: Final = "num_batches_tracked"

@@ -6,8 +6,8 @@ from typing import Literal, TypeVar
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.reading import NAMED_SETS, no_images
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.talk import Talk
 from medssl_cli.errors import NothingUsableError
+from medssl_cli.talk import Talk
 
 Item = TypeVar("Item", ItemRecord, Entry)
 

@@ -5,17 +5,21 @@ Shapes: N images, M boxes of an image.
 
 import csv
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from medssl_cli.cache.items import ItemRecord
-from medssl_cli.engine.results import shown, without_nan
-from medssl_cli.metrics.detection import (
+from medssl_cli.cache.store import Cache
+from medssl_cli.errors import NothingUsableError
+from medssl_cli.imaging.volume import Volume
+from medssl_cli.metrics.marks import (
     FALSE_PER_IMAGE,
     Marks,
     average_precision,
@@ -24,16 +28,23 @@ from medssl_cli.metrics.detection import (
     overlaps,
     sensitivity_at,
 )
-from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of
+from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of, shown
+from medssl_cli.plain_json import without_nan
+from medssl_cli.report.gallery import Shown
+from medssl_cli.talk import Talk
+from medssl_cli.tasks import OnCase, Results, Subject
+from medssl_cli.tasks.detection import FIGURE
+from medssl_cli.tasks.detection.page import detection_page, detection_picture
 
 SCHEMA: Final = "medssl.detection/1"
 BOOTSTRAP_SEED: Final = 0
+COLUMNS: Final = ("class", "boxes", "AP", "AP of a constant box", "mean sensitivity")
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Boxes:
-    """Boxes of one image, in voxel edges of the stored image.
+class ImageBoxes:
+    """ImageBoxes of one image, in voxel edges of the stored image.
 
     Args:
         corners: Low x, low y, high x, high y, `[M, 4]`.
@@ -45,13 +56,13 @@ class Boxes:
     classes: NDArray[np.int64]
     scores: Array
 
-    def of(self, place: int) -> "Boxes":
+    def of(self, place: int) -> "ImageBoxes":
         """Those of one class."""
         chosen = self.classes == place
-        return Boxes(self.corners[chosen], self.classes[chosen], self.scores[chosen])
+        return ImageBoxes(self.corners[chosen], self.classes[chosen], self.scores[chosen])
 
 
-def class_marks(found: Sequence[Boxes], truth: Sequence[Boxes], place: int, *, min_overlap: float) -> Marks:
+def class_marks(found: Sequence[ImageBoxes], truth: Sequence[ImageBoxes], place: int, *, min_overlap: float) -> Marks:
     """Marks of one class on all images."""
     own, there = [boxes.of(place) for boxes in found], [boxes.of(place) for boxes in truth]
     return marks_of(
@@ -63,7 +74,7 @@ def class_marks(found: Sequence[Boxes], truth: Sequence[Boxes], place: int, *, m
 
 
 def mean_average_precision(
-    found: Sequence[Boxes], truth: Sequence[Boxes], num_classes: int, *, min_overlap: float
+    found: Sequence[ImageBoxes], truth: Sequence[ImageBoxes], num_classes: int, *, min_overlap: float
 ) -> float:
     """Over the classes of which there is a box; 0 if there is none."""
     each = [
@@ -74,8 +85,8 @@ def mean_average_precision(
 
 
 def evaluate_boxes(
-    found: Sequence[Boxes],
-    truth: Sequence[Boxes],
+    found: Sequence[ImageBoxes],
+    truth: Sequence[ImageBoxes],
     records: Sequence[ItemRecord],
     classes: Sequence[str],
     *,
@@ -120,7 +131,7 @@ def evaluate_boxes(
     return cleaned
 
 
-def mean_overlap(found: Boxes, truth: Boxes) -> float:
+def mean_overlap(found: ImageBoxes, truth: ImageBoxes) -> float:
     """Mean over the boxes that are there of the best overlap with one of the same class; NaN without boxes."""
     best: list[float] = []
     for place in np.unique(truth.classes):
@@ -141,7 +152,7 @@ def _scores(marks: Marks, patients: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _constant(truth: Sequence[Boxes], records: Sequence[ItemRecord], place: int, min_overlap: float) -> float:
+def _constant(truth: Sequence[ImageBoxes], records: Sequence[ItemRecord], place: int, min_overlap: float) -> float:
     """Average precision of the same box on every image: the median of those that are there, by the image's size."""
     sizes = [np.array([*record.shape[:2], *record.shape[:2]], dtype=np.float64) for record in records]
     there = [boxes.of(place).corners for boxes in truth]
@@ -165,7 +176,7 @@ def _mean(each: Sequence[Marks], patients: Sequence[str]) -> Estimate:
     return bootstrap_figure(figure, patients, rng=np.random.default_rng(BOOTSTRAP_SEED))
 
 
-def _rows(boxes: Boxes, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(boxes: ImageBoxes, classes: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {"class": classes[place], "score": score, "corners": corners}
         for corners, place, score in zip(
@@ -200,3 +211,48 @@ def to_csv(document: dict[str, Any]) -> str:
                 score = f"{box['score']:.6f}" if kind == "found" else ""
                 writer.writerow((case["item"], case["patient"], kind, box["class"], score, *corners))
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class DetectionSubject(Subject):
+    """A model that finds boxes.
+
+    Args:
+        found: Boxes on all images.
+        truth: Those that are there.
+        match_overlap: Least intersection over union at which a box counts as found.
+    """
+
+    figure = FIGURE
+
+    found: Callable[[Cache, Talk], list[ImageBoxes]]
+    truth: Callable[[], list[ImageBoxes]]
+    match_overlap: float
+
+    def score(self, cache: Cache, *, split: str, talk: Talk, on_case: OnCase | None = None) -> Results:
+        """See `Subject.score`: average precision and sensitivities per class."""
+        if not self.records:
+            raise NothingUsableError("E_TOO_FEW_PATIENTS", "the split holds no patients")
+        found, truth = self.found(cache, talk), self.truth()
+        document = evaluate_boxes(
+            found,
+            truth,
+            self.records,
+            list(self.classes.values()),
+            min_overlap=self.match_overlap,
+            about={"model": self.name, "split": split, "task": self.task},
+        )
+        if on_case is not None:
+            for record, case in zip(self.records, document["cases"], strict=True):
+                figure = math.nan if case["mean_overlap"] is None else case["mean_overlap"]
+                on_case(record.item_id, figure, cache.read_image(record), case["found"], case["there"])
+        mean = document["mean_average_precision"]["mean"]
+        return Results(document, to_csv(document), COLUMNS, to_rows(document), np.nan if mean is None else mean)
+
+    def page(self, document: dict[str, Any], pictures: list[Shown]) -> str:
+        """See `Subject.page`."""
+        return detection_page(document, pictures)
+
+    def draw(self, image: Volume, prediction: Any, reference: Any) -> Image.Image:
+        """See `Subject.draw`."""
+        return detection_picture(image, prediction, reference, self.classes)

@@ -3,19 +3,37 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from PIL import Image
+
+from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.statistics import estimate_of
-from medssl_cli.report.evaluation import Shown
+from medssl_cli.report.gallery import Shown
 from medssl_cli.report.page import Figure, Page
+from medssl_cli.report.projections import box_comparison
 
 MAX_IMAGES: Final = 2000
 """Rows of the page; `scores.csv` holds all boxes."""
+
+
+def detection_picture(
+    image: Volume, found: Sequence[Mapping[str, Any]], there: Sequence[Mapping[str, Any]], classes: dict[int, str]
+) -> Image.Image:
+    """Reference and model, lists of boxes on a 2D image, side by side; see `projections.box_comparison`.
+
+    Args:
+        image: Under both.
+        found: By the model.
+        there: What is there.
+        classes: Names, by numbers that choose the colours.
+    """
+    return box_comparison(image.voxels[0, :, :, 0], image.spacing_mm[:2], found, there, classes)
 
 
 def detection_page(document: Mapping[str, Any], pictures: Sequence[Shown]) -> str:
     """HTML of an evaluation.
 
     Args:
-        document: As `engine.evaluate_boxes.evaluate_boxes` returns it.
+        document: As `scores.evaluate_boxes` returns it.
         pictures: Worst first.
     """
     classes: dict[str, Any] = document["classes"]

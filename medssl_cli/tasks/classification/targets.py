@@ -1,13 +1,12 @@
-"""Tasks that learn from findings: whole images, scored by the AUROC of each class.
+"""From findings to whole images with what is known of each, and whom a classification is scored on.
 
 Shapes: B batch, N images, K classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,23 +19,23 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.augment import augment_images
+from medssl_cli.data.selection import with_annotations
 from medssl_cli.data.whole import WholeBatch, WholeDataset
-from medssl_cli.engine.build import build_backbone
-from medssl_cli.engine.evaluate_findings import evaluate_findings, to_csv, to_rows
-from medssl_cli.engine.predict import Answer, torch_predict
-from medssl_cli.engine.results import OnCase, Results, Subject
-from medssl_cli.engine.selection import with_annotations
-from medssl_cli.engine.supervision import Validate, Validation, mean_of_known
-from medssl_cli.engine.supervision.whole import WholeSupervision
-from medssl_cli.engine.talk import Silence, Talk
+from medssl_cli.data.whole_batches import every_image, prepared_images, step_batches
 from medssl_cli.errors import NothingUsableError, UsageError
 from medssl_cli.files import sha256_json
-from medssl_cli.metrics.classification import auroc, balanced_accuracy
+from medssl_cli.metrics.ranking import balanced_accuracy
+from medssl_cli.metrics.statistics import mean_of_known
+from medssl_cli.nn.build import build_backbone
 from medssl_cli.plugins import suggest
 from medssl_cli.recipe import TaskRecipe
+from medssl_cli.talk import Silence, Talk
+from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
+from medssl_cli.tasks.classification.decode import probabilities
+from medssl_cli.tasks.classification.scores import ClassificationSubject, aurocs
 
 
-class Supervision(WholeSupervision):
+class ClassificationSupervision(SupervisionBase):
     """Whole images with what is known of each class."""
 
     annotation = "findings"
@@ -117,7 +116,7 @@ class Supervision(WholeSupervision):
         """See `SupervisionBase.dataset`."""
         data = self.recipe.data
         return WholeDataset(
-            self.prepared(cache, records, talk),
+            prepared_images(cache, records, data, talk),
             self.targets(cache, records),
             data.crop_size,
             batch_size=data.batch_size,
@@ -134,6 +133,10 @@ class Supervision(WholeSupervision):
         """See `SupervisionBase.begin`: weights of rare and common classes."""
         task.balance(torch.from_numpy(dataset.targets))  # type: ignore[operator]
 
+    def loader(self, dataset: WholeDataset, *, first_step: int, num_steps: int) -> DataLoader[Any]:
+        """See `SupervisionBase.loader`."""
+        return step_batches(dataset, self.recipe.data, first_step=first_step, num_steps=num_steps)
+
     def inputs(
         self, batch: WholeBatch, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
     ) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -145,7 +148,7 @@ class Supervision(WholeSupervision):
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
         """Mean AUROC over the classes that have one, or balanced accuracy."""
         dataset = self.dataset(cache, records, Silence())
-        loader, targets = self.each(dataset), dataset.targets
+        loader, targets = every_image(dataset, self.recipe.data), dataset.targets
 
         def validate(predict: Answer) -> Validation:
             logits = _logits(predict, loader)
@@ -157,17 +160,14 @@ class Supervision(WholeSupervision):
         return validate
 
     def subject(
-        self, network: nn.Module, device: str, *, name: str, folder: Path, records: Sequence[ItemRecord]
-    ) -> "ClassificationSubject":
+        self, network: nn.Module, predict: Answer, *, name: str, folder: Path, records: Sequence[ItemRecord]
+    ) -> ClassificationSubject:
         """See `SupervisionBase.subject`."""
-        predict = torch_predict(network, device)
 
-        def probabilities(cache: Cache, talk: Talk) -> NDArray[np.float64]:
-            logits = torch.from_numpy(
-                _logits(predict, self.each(self.dataset(cache, records, talk)), talk, len(records))
-            )
-            found: NDArray[np.float64] = network.probabilities(logits).double().numpy()  # type: ignore[operator]
-            return found
+        def found(cache: Cache, talk: Talk) -> NDArray[np.float64]:
+            loader = every_image(self.dataset(cache, records, talk), self.recipe.data)
+            logits = _logits(predict, loader, talk, len(records))
+            return probabilities(logits, is_exclusive=self.options.is_exclusive)
 
         return ClassificationSubject(
             name=name,
@@ -175,55 +175,10 @@ class Supervision(WholeSupervision):
             folder=folder,
             records=records,
             classes=self.classes,
-            probabilities=probabilities,
+            probabilities=found,
             targets=lambda cache: self.targets(cache, records),
             is_exclusive=self.options.is_exclusive,
         )
-
-
-@dataclass(frozen=True)
-class ClassificationSubject(Subject):
-    """A model that says what images show.
-
-    Args:
-        probabilities: Of all images and classes, `[N, K]`.
-        targets: What is known of them, `[N, K]`.
-        is_exclusive: Every image is of exactly one class.
-    """
-
-    figure = "auroc"
-
-    probabilities: Callable[[Cache, Talk], NDArray[np.float64]]
-    targets: Callable[[Cache], NDArray[np.float32]]
-    is_exclusive: bool
-
-    def score(self, cache: Cache, *, split: str, talk: Talk, on_case: OnCase | None = None) -> Results:
-        """See `Subject.score`: AUROC and average precision per class."""
-        if not self.records:
-            raise NothingUsableError("E_TOO_FEW_PATIENTS", "the split holds no patients")
-        document = evaluate_findings(
-            self.probabilities(cache, talk),
-            self.targets(cache),
-            self.records,
-            list(self.classes.values()),
-            is_exclusive=self.is_exclusive,
-            about={"model": self.name, "split": split, "task": self.task},
-        )
-        mean = document["mean_auroc"]["mean"]
-        columns = ("class", "positive", "AUROC", "average precision", "sensitivity", "specificity")
-        return Results(document, to_csv(document), columns, to_rows(document), np.nan if mean is None else mean)
-
-
-def aurocs(scores: NDArray[Any], targets: NDArray[np.float32]) -> list[float]:
-    """Of each class; NaN where it is not both present and absent.
-
-    Args:
-        scores: `[N, K]`.
-        targets: `[N, K]`, NaN unknown.
-    """
-    known = [~np.isnan(column) for column in targets.T]
-    return [float(auroc(scores[each, place].astype(np.float64), targets[each, place] == 1))
-            for place, each in enumerate(known)]  # fmt: skip
 
 
 def _logits(predict: Answer, loader: DataLoader[Any], talk: Talk | None = None, total: int = 0) -> NDArray[np.float32]:
@@ -234,3 +189,6 @@ def _logits(predict: Answer, loader: DataLoader[Any], talk: Talk | None = None, 
         if talk is not None:
             talk.progress("evaluating", sum(map(len, parts)), total)
     return np.concatenate(parts)
+
+
+SUPERVISION: Final = ClassificationSupervision

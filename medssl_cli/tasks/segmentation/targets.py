@@ -1,8 +1,7 @@
-"""Tasks that learn from label maps: crops of volumes, scored by Dice on the images' own grids."""
+"""From label maps to crops of volumes with their classes, and whom a segmentation is scored on."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -21,23 +20,21 @@ from medssl_cli.cache.targets import class_voxels, table_of, tables_of, to_class
 from medssl_cli.classes import IGNORE, WantedClasses
 from medssl_cli.data.augment import augment
 from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
-from medssl_cli.engine.evaluate import Case, Segment, evaluate, to_csv, to_document
-from medssl_cli.engine.labelled import check_labels, say_amounts, say_unseen
-from medssl_cli.engine.predict import Answer, torch_predict
-from medssl_cli.engine.results import OnCase, Results, Subject, shown
-from medssl_cli.engine.selection import select
-from medssl_cli.engine.supervision import SupervisionBase, Validate, Validation, mean_of_known
-from medssl_cli.engine.talk import Talk
+from medssl_cli.data.label_checks import check_labels, say_amounts, say_unseen
+from medssl_cli.data.selection import select
 from medssl_cli.imaging.geometry import ras_index_affine, spacing_mm
-from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.metrics.overlap import dice
+from medssl_cli.metrics.statistics import mean_of_known
 from medssl_cli.recipe import TaskRecipe
+from medssl_cli.talk import Talk
+from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
+from medssl_cli.tasks.segmentation.decode import segmenter
+from medssl_cli.tasks.segmentation.scores import SegmentationSubject
 
 SPACING_TOLERANCE: Final = 0.2
-COLUMNS: Final = ("structure", "Dice", "HD95 mm", "NSD", "Dice of marking all")
 
 
-class Supervision(SupervisionBase):
+class SegmentationSupervision(SupervisionBase):
     """Crops with their label maps."""
 
     annotation = "labels"
@@ -139,15 +136,10 @@ class Supervision(SupervisionBase):
         shows_any = any(class_voxels(record.labels[label_set], self.wanted) for record in records)
 
         def validate(predict: Answer) -> Validation:
+            segment = segmenter(predict, recipe, is_mirrored=False)
             scores: dict[str, list[float]] = {name: [] for name in classes.values()}
             for record in records:
-                labels = segment_volume(
-                    predict,
-                    cache.read_image(record),
-                    preprocessing=recipe.data.preprocessing,
-                    tile=recipe.tile_size,
-                    overlap=recipe.inference.overlap,
-                )
+                labels = segment(cache.read_image(record))
                 reference = self._reference(cache, record)
                 labels[reference == IGNORE] = 0
                 for value, name in classes.items():
@@ -165,10 +157,10 @@ class Supervision(SupervisionBase):
         return to_classes(voxels, table_of(record.labels[label_set], self.wanted))
 
     def subject(
-        self, network: nn.Module, device: str, *, name: str, folder: Path, records: Sequence[ItemRecord]
-    ) -> "SegmentationSubject":
+        self, network: nn.Module, predict: Answer, *, name: str, folder: Path, records: Sequence[ItemRecord]
+    ) -> SegmentationSubject:
         """See `SupervisionBase.subject`."""
-        recipe, predict = self.recipe, torch_predict(network, device)
+        recipe = self.recipe
         return SegmentationSubject(
             name=name,
             task=recipe.name,
@@ -176,14 +168,7 @@ class Supervision(SupervisionBase):
             records=records,
             classes=self.classes,
             wanted=self.wanted,
-            segment=lambda volume: segment_volume(
-                predict,
-                volume,
-                preprocessing=recipe.data.preprocessing,
-                tile=recipe.tile_size,
-                overlap=recipe.inference.overlap,
-                mirror_axes=recipe.inference.mirror_axes,
-            ),
+            segment=segmenter(predict, recipe, is_mirrored=True),
             label_set=self.options.label_set,
             nsd_tolerance_mm=recipe.evaluation.nsd_tolerance_mm,
         )
@@ -206,50 +191,4 @@ def _slice_spacing(record: ItemRecord) -> float:
     return float((np.array(spacing_mm(record.affine_array)) @ order)[2])
 
 
-@dataclass(frozen=True)
-class SegmentationSubject(Subject):
-    """A model that segments.
-
-    Args:
-        wanted: Which labels make up which class.
-        segment: Image to label map.
-        label_set: Name of the reference labels.
-        nsd_tolerance_mm: Surface distance that counts as agreement.
-    """
-
-    figure = "dice"
-
-    wanted: WantedClasses
-    segment: Segment
-    label_set: str
-    nsd_tolerance_mm: float
-
-    def score(self, cache: Cache, *, split: str, talk: Talk, on_case: OnCase | None = None) -> Results:
-        """See `Subject.score`: Dice, HD95 and NSD per structure."""
-
-        def tell(case: Case, image: Any, prediction: Any, reference: Any) -> None:
-            if on_case is not None:
-                on_case(case.item_id, case.mean_dice, image, prediction, reference)
-
-        scores = evaluate(
-            self.segment,
-            cache,
-            self.records,
-            label_set=self.label_set,
-            wanted=self.wanted,
-            nsd_tolerance_mm=self.nsd_tolerance_mm,
-            talk=talk,
-            on_case=tell,
-        )
-        return Results(
-            document=to_document(
-                scores, {"model": self.name, "split": split, "task": self.task, "label_set": self.label_set}
-            ),
-            csv=to_csv(scores),
-            columns=COLUMNS,
-            rows=[
-                (name, *(shown(metrics[key]) for key in metrics), f"{scores.constant_dice[name]:.3f}")
-                for name, metrics in scores.estimates.items()
-            ],
-            value=scores.mean_dice,
-        )
+SUPERVISION: Final = SegmentationSupervision

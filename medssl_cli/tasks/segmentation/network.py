@@ -1,4 +1,4 @@
-"""Segmentation: one class per voxel, trained with soft Dice and cross-entropy.
+"""The network of a segmentation: one class per voxel, trained with soft Dice and cross-entropy.
 
 A backbone of two dimensions segments slice by slice: slices go through it as a batch, and their answers are stacked
 again. With `relation` they know of each other.
@@ -14,15 +14,13 @@ from torch import Tensor, nn
 from medssl_cli.classes import Classes, Ignored, WantedClasses
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.decoder import Decoder, UNetDecoder
-from medssl_cli.nn.segmentation import segmentation_losses
 from medssl_cli.nn.slice_relation import Relation, SliceRelation
+from medssl_cli.nn.voxel_losses import segmentation_losses
 from medssl_cli.strict import Strict
-from medssl_cli.tasks import SLICES, TaskBase, TaskLosses
-
-SUPERVISION: Final = "label_maps"
+from medssl_cli.tasks import SLICES, TaskLosses, TaskNetwork
 
 
-class Options(Strict):
+class SegmentationOptions(Strict):
     """What to segment.
 
     Args:
@@ -49,12 +47,12 @@ class Options(Strict):
         return self
 
 
-class Task(TaskBase):
+class SegmentationNetwork(nn.Module, TaskNetwork):
     """A backbone with a decoder, and its loss.
 
     Args:
         backbone: Maps `[B, C, X, Y, Z]` to feature maps, or slices `[B, C, X, Y]`.
-        options: See `Options`.
+        options: See `SegmentationOptions`.
 
     Raises:
         ValueError: Options and backbone do not go together.
@@ -62,7 +60,7 @@ class Task(TaskBase):
 
     takes_stacks = True
 
-    def __init__(self, backbone: Backbone, options: Options) -> None:
+    def __init__(self, backbone: Backbone, options: SegmentationOptions) -> None:
         super().__init__()
         self.backbone = backbone
         self.options = options
@@ -94,12 +92,16 @@ class Task(TaskBase):
         """The slice encoder, which joint pre-training keeps under the same name."""
         return {} if self.relation is None else {SLICES: self.relation.volume_encoder}
 
-    def loss(self, logits: Tensor, labels: Tensor) -> TaskLosses:
+    def loss(self, logits: Tensor, targets: Tensor) -> TaskLosses:
         """Soft Dice plus cross-entropy, both in float32.
 
         Args:
             logits: `[B, K, X, Y, Z]`.
-            labels: `[B, X, Y, Z]` int64; see `nn.segmentation.segmentation_losses`.
+            targets: `[B, X, Y, Z]` int64; see `nn.voxel_losses.segmentation_losses`.
         """
-        parts = segmentation_losses(logits, labels, include_background=self.options.include_background_in_dice)
+        parts = segmentation_losses(logits, targets, include_background=self.options.include_background_in_dice)
         return TaskLosses(parts["cross_entropy"] + parts["dice"], parts)
+
+
+OPTIONS: Final = SegmentationOptions
+NETWORK: Final = SegmentationNetwork

@@ -1,4 +1,4 @@
-"""Classification: what a whole image shows, as findings that may come together or as classes that exclude each other.
+"""The network of a classification: findings that may come together, or classes that exclude each other.
 
 An embedding of the image, dropout, one linear layer. Images of which nobody knows whether they show a finding say
 nothing about that finding and still teach the others.
@@ -23,16 +23,15 @@ from medssl_cli.nn.slice_encoder import mean_pool
 from medssl_cli.nn.volume_encoder import VolumeEncoder, VolumeOptions
 from medssl_cli.recipe import Probability
 from medssl_cli.strict import Strict
-from medssl_cli.tasks import SLICES, ClassName, TaskBase, TaskLosses, each_by_itself
+from medssl_cli.tasks import SLICES, ClassName, TaskLosses, TaskNetwork, each_by_itself
 
-SUPERVISION: Final = "findings"
 MAX_WEIGHT: Final = 100.0
 
 
 Definitions = Annotated[dict[ClassName, Definition], Field(min_length=1), BeforeValidator(each_by_itself)]
 
 
-class Options(Strict):
+class ClassificationOptions(Strict):
     """What to tell apart.
 
     Args:
@@ -62,12 +61,12 @@ class Options(Strict):
         return self
 
 
-class Task(TaskBase):
+class ClassificationNetwork(nn.Module, TaskNetwork):
     """A backbone with a linear layer on its embedding, and its loss.
 
     Args:
         backbone: Maps `[B, C, X, Y]` or `[B, C, X, Y, Z]` to an embedding `[B, E]`.
-        options: See `Options`.
+        options: See `ClassificationOptions`.
 
     Raises:
         ValueError: Options and backbone do not go together.
@@ -77,7 +76,7 @@ class Task(TaskBase):
     positive_weights: Tensor
     class_weights: Tensor
 
-    def __init__(self, backbone: Backbone, options: Options) -> None:
+    def __init__(self, backbone: Backbone, options: ClassificationOptions) -> None:
         super().__init__()
         self.backbone = backbone
         self.options = options
@@ -157,6 +156,6 @@ class Task(TaskBase):
             loss = (terms * is_known).sum() / is_known.sum().clamp(min=1)
         return TaskLosses(loss, {"cross_entropy": loss})
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Of each class, `[B, K]`."""
-        return logits.float().softmax(dim=1) if self.options.is_exclusive else logits.float().sigmoid()
+
+OPTIONS: Final = ClassificationOptions
+NETWORK: Final = ClassificationNetwork

@@ -5,16 +5,17 @@ Shapes: N images, K classes.
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.cache.items import ItemRecord
-from medssl_cli.engine.results import shown, without_nan
-from medssl_cli.metrics.classification import (
+from medssl_cli.cache.store import Cache
+from medssl_cli.errors import NothingUsableError
+from medssl_cli.metrics.ranking import (
     auroc,
     balanced_accuracy,
     calibration_error,
@@ -22,11 +23,18 @@ from medssl_cli.metrics.classification import (
     sensitivity,
     specificity,
 )
-from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of
+from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of, shown
+from medssl_cli.plain_json import without_nan
+from medssl_cli.report.gallery import Shown
+from medssl_cli.talk import Talk
+from medssl_cli.tasks import OnCase, Results, Subject
+from medssl_cli.tasks.classification import FIGURE
+from medssl_cli.tasks.classification.page import classification_page
 
 SCHEMA: Final = "medssl.classification/1"
 BOOTSTRAP_SEED: Final = 0
 THRESHOLD: Final = 0.5
+COLUMNS: Final = ("class", "positive", "AUROC", "average precision", "sensitivity", "specificity")
 Array = NDArray[np.float64]
 
 
@@ -143,3 +151,51 @@ def to_csv(document: dict[str, Any]) -> str:
                 (case["item"], case["patient"], name, f"{probability:.6f}", "" if target is None else target)
             )
     return buffer.getvalue()
+
+
+def aurocs(scores: NDArray[Any], targets: NDArray[np.float32]) -> list[float]:
+    """Of each class; NaN where it is not both present and absent.
+
+    Args:
+        scores: `[N, K]`.
+        targets: `[N, K]`, NaN unknown.
+    """
+    known = [~np.isnan(column) for column in targets.T]
+    return [float(auroc(scores[each, place].astype(np.float64), targets[each, place] == 1))
+            for place, each in enumerate(known)]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClassificationSubject(Subject):
+    """A model that says what images show.
+
+    Args:
+        probabilities: Of all images and classes, `[N, K]`.
+        targets: What is known of them, `[N, K]`.
+        is_exclusive: Every image is of exactly one class.
+    """
+
+    figure = FIGURE
+
+    probabilities: Callable[[Cache, Talk], NDArray[np.float64]]
+    targets: Callable[[Cache], NDArray[np.float32]]
+    is_exclusive: bool
+
+    def score(self, cache: Cache, *, split: str, talk: Talk, on_case: OnCase | None = None) -> Results:
+        """See `Subject.score`: AUROC and average precision per class."""
+        if not self.records:
+            raise NothingUsableError("E_TOO_FEW_PATIENTS", "the split holds no patients")
+        document = evaluate_findings(
+            self.probabilities(cache, talk),
+            self.targets(cache),
+            self.records,
+            list(self.classes.values()),
+            is_exclusive=self.is_exclusive,
+            about={"model": self.name, "split": split, "task": self.task},
+        )
+        mean = document["mean_auroc"]["mean"]
+        return Results(document, to_csv(document), COLUMNS, to_rows(document), np.nan if mean is None else mean)
+
+    def page(self, document: dict[str, Any], pictures: list[Shown]) -> str:
+        """See `Subject.page`."""
+        return classification_page(document)

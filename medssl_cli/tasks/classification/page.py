@@ -14,7 +14,7 @@ def classification_page(document: Mapping[str, Any]) -> str:
     """HTML of an evaluation.
 
     Args:
-        document: As `engine.evaluate_findings.evaluate_findings` returns it.
+        document: As `scores.evaluate_findings` returns it.
     """
     classes: dict[str, Any] = document["classes"]
     page = Page(f"{document['task']}: {document['split']} split", f"model {document['model']}")

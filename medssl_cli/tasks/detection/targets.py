@@ -1,11 +1,10 @@
-"""Tasks that learn from boxes: 2D images, scored by the average precision of each class.
+"""From boxes to 2D images with what every place should say, and whom a detection is scored on.
 
 Shapes: B batch, N images, M boxes, P places of the network's maps, K classes.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,36 +12,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.augment import augment_boxes
 from medssl_cli.data.boxes import boxes_of, class_of, from_canvas, stacked, to_canvas
+from medssl_cli.data.selection import with_annotations
 from medssl_cli.data.whole import WholeBatch, WholeDataset
-from medssl_cli.engine.evaluate_boxes import (
-    Boxes,
-    evaluate_boxes,
-    mean_average_precision,
-    to_csv,
-    to_rows,
-)
-from medssl_cli.engine.predict import Answer, torch_predict
-from medssl_cli.engine.results import OnCase, Results, Subject
-from medssl_cli.engine.selection import with_annotations
-from medssl_cli.engine.supervision import Validate, Validation
-from medssl_cli.engine.supervision.whole import WholeSupervision
-from medssl_cli.engine.talk import Silence, Talk
+from medssl_cli.data.whole_batches import every_image, prepared_images, step_batches
 from medssl_cli.errors import NothingUsableError, UsageError
 from medssl_cli.files import sha256_json
-from medssl_cli.nn.detection import Grid, assign, decode
 from medssl_cli.plugins import suggest
 from medssl_cli.recipe import TaskRecipe
+from medssl_cli.talk import Silence, Talk
+from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
+from medssl_cli.tasks.detection.decode import Grid, decode
+from medssl_cli.tasks.detection.scores import DetectionSubject, ImageBoxes, mean_average_precision
 
-COLUMNS: Final = ("class", "boxes", "AP", "AP of a constant box", "mean sensitivity")
+CENTRE_RADIUS: Final = 1.5
+"""Of a box, in strides: places that far from its centre answer for it."""
 
 
-class Supervision(WholeSupervision):
+class DetectionSupervision(SupervisionBase):
     """Whole 2D images with their boxes."""
 
     annotation = "boxes"
@@ -107,7 +100,8 @@ class Supervision(WholeSupervision):
 
     def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> WholeDataset:
         """See `SupervisionBase.dataset`; targets are boxes on the square, `[N, M, 5]`."""
-        items, data = self.prepared(cache, records, talk), self.recipe.data
+        data = self.recipe.data
+        items = prepared_images(cache, records, data, talk)
         boxes = [
             to_canvas(self._boxes(record), record, item, self._canvas)
             for record, item in zip(records, items, strict=True)
@@ -121,6 +115,10 @@ class Supervision(WholeSupervision):
     def _grid_of(self, task: nn.Module) -> Grid:
         grid: Grid = task.grid((self._canvas, self._canvas))  # type: ignore[operator]
         return grid
+
+    def loader(self, dataset: WholeDataset, *, first_step: int, num_steps: int) -> DataLoader[Any]:
+        """See `SupervisionBase.loader`."""
+        return step_batches(dataset, self.recipe.data, first_step=first_step, num_steps=num_steps)
 
     def inputs(
         self, batch: WholeBatch, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
@@ -141,23 +139,24 @@ class Supervision(WholeSupervision):
 
         return validate
 
-    def _truth(self, records: Sequence[ItemRecord]) -> list[Boxes]:
+    def _truth(self, records: Sequence[ItemRecord]) -> list[ImageBoxes]:
         rows = [self._boxes(record) for record in records]
-        return [Boxes(own[:, :4], own[:, 4].astype(np.int64), np.ones(len(own))) for own in rows]
+        return [ImageBoxes(own[:, :4], own[:, 4].astype(np.int64), np.ones(len(own))) for own in rows]
 
     def _finder(
         self, cache: Cache, records: Sequence[ItemRecord], talk: Talk
-    ) -> Callable[[Answer, Grid, Talk], list[Boxes]]:
+    ) -> Callable[[Answer, Grid, Talk], list[ImageBoxes]]:
         """What a network finds on images, in voxel edges of the stored images."""
-        items, data, options = self.prepared(cache, records, talk), self.recipe.data, self.options
+        data, options = self.recipe.data, self.options
+        items = prepared_images(cache, records, data, talk)
         nothing = np.zeros((len(items), 0), dtype=np.float32)
         dataset = WholeDataset(items, nothing, data.crop_size, batch_size=data.batch_size, seed=self.recipe.seed)
-        loader = self.each(dataset)
+        loader = every_image(dataset, data)
 
-        def find(predict: Answer, grid: Grid, talk: Talk) -> list[Boxes]:
-            found: list[Boxes] = []
+        def find(predict: Answer, grid: Grid, talk: Talk) -> list[ImageBoxes]:
+            found: list[ImageBoxes] = []
             for batch in loader:
-                for logits in torch.from_numpy(predict(batch.images.numpy())):
+                for logits in predict(batch.images.numpy()):
                     boxes, scores, classes = decode(
                         logits,
                         grid,
@@ -167,18 +166,18 @@ class Supervision(WholeSupervision):
                         max_boxes=options.max_boxes,
                     )
                     place = len(found)
-                    corners = from_canvas(boxes.double().numpy(), records[place], items[place], self._canvas)
-                    found.append(Boxes(corners, classes.numpy(), scores.double().numpy()))
+                    corners = from_canvas(boxes.astype(np.float64), records[place], items[place], self._canvas)
+                    found.append(ImageBoxes(corners, classes, scores.astype(np.float64)))
                 talk.progress("evaluating", len(found), len(records))
             return found
 
         return find
 
     def subject(
-        self, network: nn.Module, device: str, *, name: str, folder: Path, records: Sequence[ItemRecord]
-    ) -> "DetectionSubject":
+        self, network: nn.Module, predict: Answer, *, name: str, folder: Path, records: Sequence[ItemRecord]
+    ) -> DetectionSubject:
         """See `SupervisionBase.subject`."""
-        predict, grid = torch_predict(network, device), self._grid_of(network)
+        grid = self._grid_of(network)
         return DetectionSubject(
             name=name,
             task=self.recipe.name,
@@ -191,38 +190,32 @@ class Supervision(WholeSupervision):
         )
 
 
-@dataclass(frozen=True)
-class DetectionSubject(Subject):
-    """A model that finds boxes.
+def assign(grid: Grid, boxes: Tensor) -> Tensor:
+    """Which box each place answers for: of those of its size around whose centre it lies, the smallest.
 
     Args:
-        found: Boxes on all images.
-        truth: Those that are there.
-        match_overlap: Least intersection over union at which a box counts as found.
+        grid: Of the image.
+        boxes: [B, M, 5]: corners and class, negative for none.
+
+    Returns:
+        What the places should say, [B, P, 5]: distances to the edges, and the class, -1 for background.
     """
+    corners, classes = boxes[..., :4], boxes[..., 4]
+    places, strides, sizes = (torch.from_numpy(part) for part in grid)
+    low = places[None, :, None] - corners[:, None, :, :2]
+    high = corners[:, None, :, 2:] - places[None, :, None]
+    edges = torch.cat([low, high], dim=-1)
+    centres = (corners[..., :2] + corners[..., 2:]) / 2
+    away = (places[None, :, None] - centres[:, None]).abs().amax(dim=-1)
+    farthest = edges.amax(dim=-1)
+    fits = (edges.amin(dim=-1) > 0) & (away <= CENTRE_RADIUS * strides[None, :, None])
+    fits &= (farthest > sizes[None, :, None, 0]) & (farthest <= sizes[None, :, None, 1])
+    fits &= classes[:, None] >= 0
+    areas = (corners[..., 2:] - corners[..., :2]).prod(dim=-1)
+    smallest, chosen = areas[:, None].masked_fill(~fits, math.inf).min(dim=-1)
+    found = torch.gather(classes, 1, chosen).masked_fill(smallest.isinf(), -1)
+    picked = torch.gather(edges, 2, chosen[..., None, None].expand(-1, -1, 1, 4))[:, :, 0]
+    return torch.cat([picked, found[..., None]], dim=-1)
 
-    figure = "average_precision"
 
-    found: Callable[[Cache, Talk], list[Boxes]]
-    truth: Callable[[], list[Boxes]]
-    match_overlap: float
-
-    def score(self, cache: Cache, *, split: str, talk: Talk, on_case: OnCase | None = None) -> Results:
-        """See `Subject.score`: average precision and sensitivities per class."""
-        if not self.records:
-            raise NothingUsableError("E_TOO_FEW_PATIENTS", "the split holds no patients")
-        found, truth = self.found(cache, talk), self.truth()
-        document = evaluate_boxes(
-            found,
-            truth,
-            self.records,
-            list(self.classes.values()),
-            min_overlap=self.match_overlap,
-            about={"model": self.name, "split": split, "task": self.task},
-        )
-        if on_case is not None:
-            for record, case in zip(self.records, document["cases"], strict=True):
-                figure = math.nan if case["mean_overlap"] is None else case["mean_overlap"]
-                on_case(record.item_id, figure, cache.read_image(record), case["found"], case["there"])
-        mean = document["mean_average_precision"]["mean"]
-        return Results(document, to_csv(document), COLUMNS, to_rows(document), np.nan if mean is None else mean)
+SUPERVISION: Final = DetectionSupervision

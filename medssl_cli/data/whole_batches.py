@@ -1,0 +1,36 @@
+"""Batches of whole images by the data section of a recipe, whatever is said about each image."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.prepared import PreparedItem, prepare
+from medssl_cli.cache.store import Cache
+from medssl_cli.data.whole import WholeDataset, each_loader, whole_loader
+from medssl_cli.recipe import Data
+from medssl_cli.talk import Talk
+
+
+def prepared_images(cache: Cache, records: Sequence[ItemRecord], data: Data, talk: Talk) -> Sequence[PreparedItem]:
+    """Images on the recipe's grid, in the order of the records."""
+    return prepare(
+        cache, records, data.preprocessing, progress=lambda done, total: talk.progress("preparing", done, total)
+    )
+
+
+def step_batches(dataset: WholeDataset, data: Data, *, first_step: int, num_steps: int) -> DataLoader[Any]:
+    """Loader of the batches of these steps; see `data.whole.whole_loader`."""
+    return whole_loader(
+        dataset,
+        first_step=first_step,
+        num_steps=num_steps,
+        batch_size=data.batch_size,
+        num_workers=data.num_workers,
+    )
+
+
+def every_image(dataset: WholeDataset, data: Data) -> DataLoader[Any]:
+    """Loader of every image once, in order."""
+    return each_loader(dataset, batch_size=data.batch_size, num_workers=data.num_workers)

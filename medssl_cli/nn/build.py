@@ -1,0 +1,67 @@
+"""From the name and the options of a backbone in a recipe to the network, within bounds."""
+
+from typing import Any, Final
+
+import torch
+
+from medssl_cli import plugins
+from medssl_cli.errors import UsageError
+from medssl_cli.nn.backbones import Backbone
+from medssl_cli.recipe import Named
+
+MAX_PARAMETERS: Final = 2**33
+MAX_NUMBER: Final = 2**13
+MAX_LEVELS: Final = 32
+MAX_WORDS: Final = 160
+IMPOSSIBLE: Final = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError, AssertionError)
+
+
+def build_backbone(backbone: Named, *, in_channels: int = 1) -> Backbone:
+    """A backbone by name. Its options may come from a file of unknown origin: what they ask for is bounded.
+
+    Raises:
+        UsageError: `E_UNKNOWN_NAME` or `E_RECIPE`.
+    """
+    module, options = plugins.load("backbone", backbone.name), backbone.options
+    if "in_channels" in options:
+        raise UsageError(
+            "E_RECIPE",
+            f"backbone {backbone.name}: in_channels is no option, it follows from the images",
+            hint="leave backbone.in_channels out",
+        )
+    numbers = _require_bounded(options, backbone.name)
+    try:
+        # At most so many weights: the widest layer, a kernel of 3 x 3 x 3, as often as all numbers together say.
+        if max(numbers, default=0) ** 2 * 27 * sum(numbers) > MAX_PARAMETERS:
+            with torch.device("meta"):
+                sketch: Backbone = module.build(in_channels, **options)
+            if sum(parameter.numel() for parameter in sketch.parameters()) > MAX_PARAMETERS:
+                raise ValueError(f"more than {MAX_PARAMETERS:.0e} parameters")
+        built: Backbone = module.build(in_channels, **options)
+    except UsageError:
+        raise
+    except (*IMPOSSIBLE, MemoryError) as error:
+        raise UsageError("E_RECIPE", f"backbone {backbone.name}: {_short(error)}") from error
+    return built
+
+
+def _require_bounded(options: Any, name: str) -> list[int]:
+    """All whole numbers among the options of a backbone."""
+    found: list[int] = []
+    level = [options]
+    while level:
+        part = level.pop()
+        if isinstance(part, int) and not isinstance(part, bool):
+            found.append(part)
+        inner = part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ()
+        if len(inner) > MAX_LEVELS or (found and abs(found[-1]) > MAX_NUMBER):
+            raise UsageError(
+                "E_RECIPE", f"backbone {name}: an option has more than {MAX_LEVELS} parts, or exceeds {MAX_NUMBER}"
+            )
+        level.extend(inner)
+    return found
+
+
+def _short(error: Exception) -> str:
+    """The first line of what a library says, or the name of its exception."""
+    return str(error).partition("\n")[0][:MAX_WORDS] or type(error).__name__

@@ -1,0 +1,8 @@
+"""Segmentation: one class per voxel of a volume, learnt from label maps and scored by Dice."""
+
+from typing import Final
+
+from medssl_cli.tasks import FigureOfMerit
+
+FIGURE: Final = FigureOfMerit("dice", "Dice", "E_GATE_DICE")
+HEAD: Final = "masks"

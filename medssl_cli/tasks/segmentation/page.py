@@ -1,0 +1,103 @@
+"""The page of a segmentation's evaluation: scores with their intervals, every patient, the worst and best pictures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medssl_cli.imaging.volume import Volume
+from medssl_cli.metrics.statistics import estimate_of
+from medssl_cli.report.gallery import Shown
+from medssl_cli.report.page import Figure, Page
+from medssl_cli.report.pictures import comparison, mid_planes
+from medssl_cli.report.plots import Group, structure_scores
+
+CONTEXT_MM: Final = 30.0
+
+
+def segmentation_picture(
+    image: Volume, prediction: NDArray[np.uint8], reference: NDArray[np.uint8], classes: dict[int, str]
+) -> Image.Image:
+    """Reference and model, label maps `[X, Y, Z]`, one above the other.
+
+    Args:
+        image: Under both.
+        prediction: Of the model.
+        reference: What is there.
+        classes: Names by label value.
+    """
+    window = (-200.0, 600.0) if image.units == "HU" else None
+    rows = [
+        (
+            name,
+            mid_planes(
+                image.voxels[0],
+                image.affine,
+                mask=mask,
+                classes=classes,
+                window=window,
+                focus=reference,
+                margin_mm=CONTEXT_MM,
+                max_size_px=(900, 300),
+            ),
+        )
+        for name, mask in (("reference", reference), ("model", prediction))
+    ]
+    return comparison(rows)
+
+
+def segmentation_page(document: Mapping[str, Any], pictures: Sequence[Shown]) -> str:
+    """HTML of an evaluation.
+
+    Args:
+        document: As `scores.to_document` returns it.
+        pictures: Worst first.
+    """
+    structures: dict[str, Any] = document["structures"]
+    page = Page(f"{document['task']}: {document['split']} split", f"model {document['model']}")
+    page.paragraph(
+        f"{document['num_items']} images of {document['num_patients']} patients, scored on their native grids. "
+        "Means over patients with 95 % bootstrap intervals. A structure that is missed counts as the worst value."
+    )
+    page.heading("Scores").table(
+        ("structure", "Dice", "HD95 mm", "NSD", "Dice of marking every voxel"),
+        [
+            (name, *(estimate_of(scores[key]) for key in ("dice", "hd95_mm", "nsd")), scores["constant_predictor_dice"])
+            for name, scores in structures.items()
+        ],
+        decimals={"HD95 mm": 1},
+    )
+    plot = structure_scores({name: {"model": _group(document, name)} for name in structures}, limits=(0, 1))
+    page.figure(plot, alt="Dice of every patient per structure, with mean and interval", caption="One dot per patient")
+    if pictures:
+        page.heading("Worst and best").figures(
+            [
+                Figure(shown.picture, f"Reference and prediction of item {shown.item_id}", _caption(shown))
+                for shown in pictures
+            ],
+            columns=1,
+        )
+    page.heading("Every image").table(
+        ("item", "patient", *structures),
+        [
+            (case["item"][:8], case["patient"][:8], *(case["scores"][name]["dice"] for name in structures))
+            for case in document["cases"]
+        ],
+        caption="Dice",
+    )
+    return page.render()
+
+
+def _caption(shown: Shown) -> str:
+    return f"`{shown.item_id[:8]}` mean Dice {shown.figure:.3f}"
+
+
+def _group(document: Mapping[str, Any], structure: str) -> Group:
+    values: dict[str, list[float]] = {}
+    for case in document["cases"]:
+        dice = case["scores"][structure]["dice"]
+        values.setdefault(case["patient"], []).append(float("nan") if dice is None else dice)
+    means = {patient: float(np.mean(scores)) for patient, scores in values.items()}
+    return Group(means, estimate_of(document["structures"][structure]["dice"]))

@@ -1,0 +1,288 @@
+"""Honest scores of a segmentation: every patient of a split counts, and a missing structure is the worst value."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.store import Cache
+from medssl_cli.cache.targets import table_of, to_classes
+from medssl_cli.classes import IGNORE, WantedClasses
+from medssl_cli.data.label_checks import check_reference
+from medssl_cli.errors import NothingUsableError
+from medssl_cli.imaging.volume import Volume
+from medssl_cli.metrics.statistics import Estimate, bootstrap_mean, mean_of_known, shown
+from medssl_cli.metrics.surface import StructureScores, segmentation_scores
+from medssl_cli.plain_json import without_nan
+from medssl_cli.report.gallery import Shown
+from medssl_cli.talk import Talk
+from medssl_cli.tasks import OnCase, Results, Subject
+from medssl_cli.tasks.segmentation import FIGURE
+from medssl_cli.tasks.segmentation.decode import Segment
+from medssl_cli.tasks.segmentation.page import segmentation_page, segmentation_picture
+
+METRICS: Final = ("dice", "hd95_mm", "nsd")
+COLUMNS: Final = ("structure", "Dice", "HD95 mm", "NSD", "Dice of marking all")
+BOOTSTRAP_SEED: Final = 0
+
+
+@dataclass(frozen=True)
+class SegmentationCase:
+    """Scores of one item."""
+
+    item_id: str
+    patient_key: str
+    scores: dict[str, StructureScores]
+
+    @property
+    def mean_dice(self) -> float:
+        """Over the structures that apply; NaN if none does."""
+        return mean_of_known([scores.dice for scores in self.scores.values()])
+
+
+@dataclass(frozen=True)
+class SegmentationEvaluation:
+    """Scores of all cases and their means over patients.
+
+    Args:
+        cases: One per item.
+        estimates: By structure and metric, with bootstrap confidence intervals over patients.
+        constant_dice: By structure, the mean Dice of marking every voxel as that structure.
+    """
+
+    cases: list[SegmentationCase]
+    estimates: dict[str, dict[str, Estimate]]
+    constant_dice: dict[str, float]
+
+    @property
+    def mean_dice(self) -> float:
+        """Over structures of the means over patients."""
+        return float(np.nanmean([metrics["dice"].mean for metrics in self.estimates.values()]))
+
+
+def evaluate(
+    segment: Segment,
+    cache: Cache,
+    records: Sequence[ItemRecord],
+    *,
+    label_set: str,
+    wanted: WantedClasses,
+    nsd_tolerance_mm: float,
+    talk: Talk,
+    on_case: Callable[[SegmentationCase, Volume, NDArray[np.uint8], NDArray[np.uint8]], None] | None = None,
+) -> SegmentationEvaluation:
+    """Segment every item of a split and compare with its label map on the native grid.
+
+    Args:
+        segment: The model.
+        cache: Holds the items.
+        records: The split.
+        label_set: Which label maps are the reference.
+        wanted: Which labels make up which class of the model.
+        nsd_tolerance_mm: Surface distance that counts as agreement.
+        talk: Progress.
+        on_case: Called with the case, its image, prediction and reference, for pictures.
+
+    Raises:
+        NothingUsableError: `E_TOO_FEW_PATIENTS` for an empty split.
+        UsageError: `E_LABEL_CLASSES` if labels and classes contradict each other, or have no class in common.
+    """
+    if not records:
+        raise NothingUsableError("E_TOO_FEW_PATIENTS", "the split holds no patients")
+    classes = wanted.names
+    check_reference(records, label_set, wanted, talk)
+    cases: list[SegmentationCase] = []
+    constant: dict[str, list[float]] = {name: [] for name in classes.values()}
+    for done, record in enumerate(records, start=1):
+        image = cache.read_image(record)
+        reference = to_classes(
+            cache.read_label(record, label_set).voxels[0], table_of(record.labels[label_set], wanted)
+        )
+        prediction = segment(image)
+        is_ignored = reference == IGNORE
+        prediction[is_ignored] = reference[is_ignored] = 0
+        scores = segmentation_scores(
+            prediction, reference, classes=classes, spacing_mm=image.spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm
+        )
+        case = SegmentationCase(record.item_id, record.patient_key, scores)
+        cases.append(case)
+        for value, name in classes.items():
+            share = float((reference == value).mean())
+            constant[name].append(2 * share / (1 + share) if share else math.nan)
+        if on_case is not None:
+            on_case(case, image, prediction, reference)
+        talk.progress("evaluating", done, len(records))
+    estimates = {name: _estimates(cases, name) for name in classes.values()}
+    return SegmentationEvaluation(cases, estimates, {name: mean_of_known(values) for name, values in constant.items()})
+
+
+def _estimates(cases: list[SegmentationCase], structure: str) -> dict[str, Estimate]:
+    patients = [case.patient_key for case in cases]
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    return {
+        metric: bootstrap_mean([getattr(case.scores[structure], metric) for case in cases], patients, rng=rng)
+        for metric in METRICS
+    }
+
+
+def to_document(evaluation: SegmentationEvaluation, about: dict[str, Any]) -> dict[str, Any]:
+    """JSON of an evaluation; numbers that do not apply are null."""
+    document = {
+        "schema": "medssl.evaluation/1",
+        **about,
+        "num_patients": len({case.patient_key for case in evaluation.cases}),
+        "num_items": len(evaluation.cases),
+        "mean_dice": evaluation.mean_dice,
+        "structures": {
+            name: {metric: asdict(estimate) for metric, estimate in metrics.items()}
+            | {"constant_predictor_dice": evaluation.constant_dice[name]}
+            for name, metrics in evaluation.estimates.items()
+        },
+        "cases": [
+            {
+                "item": case.item_id,
+                "patient": case.patient_key,
+                "scores": {name: asdict(scores) for name, scores in case.scores.items()},
+            }
+            for case in evaluation.cases
+        ],
+    }
+    cleaned: dict[str, Any] = without_nan(document)
+    return cleaned
+
+
+def to_csv(evaluation: SegmentationEvaluation) -> str:
+    """One row per item and structure."""
+    buffer = io.StringIO()
+    columns = ["item", "patient", "structure", *StructureScores.__dataclass_fields__]
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    for case in evaluation.cases:
+        for name, scores in case.scores.items():
+            row = {key: "" if isinstance(v, float) and math.isnan(v) else v for key, v in asdict(scores).items()}
+            writer.writerow({"item": case.item_id, "patient": case.patient_key, "structure": name, **row})
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class SegmentationSubject(Subject):
+    """A model that segments.
+
+    Args:
+        wanted: Which labels make up which class.
+        segment: Image to label map.
+        label_set: Name of the reference labels.
+        nsd_tolerance_mm: Surface distance that counts as agreement.
+    """
+
+    figure = FIGURE
+
+    wanted: WantedClasses
+    segment: Segment
+    label_set: str
+    nsd_tolerance_mm: float
+
+    def score(self, cache: Cache, *, split: str, talk: Talk, on_case: OnCase | None = None) -> Results:
+        """See `Subject.score`: Dice, HD95 and NSD per structure."""
+
+        def tell(case: SegmentationCase, image: Any, prediction: Any, reference: Any) -> None:
+            if on_case is not None:
+                on_case(case.item_id, case.mean_dice, image, prediction, reference)
+
+        scores = evaluate(
+            self.segment,
+            cache,
+            self.records,
+            label_set=self.label_set,
+            wanted=self.wanted,
+            nsd_tolerance_mm=self.nsd_tolerance_mm,
+            talk=talk,
+            on_case=tell,
+        )
+        return Results(
+            document=to_document(
+                scores, {"model": self.name, "split": split, "task": self.task, "label_set": self.label_set}
+            ),
+            csv=to_csv(scores),
+            columns=COLUMNS,
+            rows=[
+                (name, *(shown(metrics[key]) for key in metrics), f"{scores.constant_dice[name]:.3f}")
+                for name, metrics in scores.estimates.items()
+            ],
+            value=scores.mean_dice,
+        )
+
+    def page(self, document: dict[str, Any], pictures: list[Shown]) -> str:
+        """See `Subject.page`."""
+        return segmentation_page(document, pictures)
+
+    def draw(self, image: Volume, prediction: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Image.Image:
+        """See `Subject.draw`."""
+        return segmentation_picture(image, prediction, reference, self.classes)
+
+
+class SegmentationContract(Protocol):
+    """What an exported model says of itself."""
+
+    task: str
+    classes: dict[int, str]
+    label_set: str
+    nsd_tolerance_mm: float
+
+    @property
+    def wanted(self) -> WantedClasses:
+        """Which labels make up which class."""
+
+
+class ExportedSegmenter(Protocol):
+    """An exported model as a function of images."""
+
+    @property
+    def bundle(self) -> SegmentationContract:
+        """What it says of itself."""
+
+    def segment(self, volume: Volume) -> NDArray[np.uint8]:
+        """An image to a label map on its own grid."""
+
+
+def usable(cache: Cache, *, modality: str | None, label_set: str) -> list[ItemRecord]:
+    """Volumes of a cache that an exported model can be scored on.
+
+    Raises:
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
+    """
+    return [record for record in cache.require_records(modality=modality, label_set=label_set) if record.is_volume]
+
+
+def of_model(
+    model: ExportedSegmenter, *, name: str, folder: Path, records: Sequence[ItemRecord], label_set: str
+) -> SegmentationSubject:
+    """An exported model with the images to score it on.
+
+    Args:
+        model: The model.
+        name: Of its file.
+        folder: Where results go by default.
+        records: The images.
+        label_set: Of the labels to score it by.
+    """
+    bundle = model.bundle
+    return SegmentationSubject(
+        name=name,
+        task=bundle.task,
+        folder=folder,
+        segment=model.segment,
+        records=records,
+        label_set=label_set,
+        classes=bundle.classes,
+        wanted=bundle.wanted,
+        nsd_tolerance_mm=bundle.nsd_tolerance_mm,
+    )
