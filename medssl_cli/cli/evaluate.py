@@ -24,6 +24,9 @@ def evaluate(
     min_ap: Annotated[
         float | None, typer.Option(help="Exit with code 5 if the mean average precision is lower.")
     ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Exit with code 5 if the mean of the task's own figure, whichever, is lower.")
+    ] = None,
     probe: Annotated[
         Literal["linear", "knn"] | None, typer.Option(help="Probe the frozen encoder of a run of `medssl pretrain`.")
     ] = None,
@@ -56,11 +59,11 @@ def evaluate(
         medssl evaluate runs/swav --probe linear --labels nih --finding any
     """
     from medssl_cli.cache.store import Cache
-    from medssl_cli.cli.scoring import limit_of, load_subject, require_mean, write_results
+    from medssl_cli.cli.scoring import OWN_FIGURE, limit_of, load_subject, require_mean, write_results
     from medssl_cli.errors import UsageError
     from medssl_cli.report.gallery import Gallery
 
-    limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap}
+    limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap, OWN_FIGURE: min_score}
     asked = Asked(probe, labels, finding)
     if asked.is_given:
         if label_set is not None:

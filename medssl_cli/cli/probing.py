@@ -47,7 +47,7 @@ def probe(
     if split != "test" or limits["dice"] is not None:
         raise UsageError("E_USAGE", "a probe is scored on the test patients by its AUROC", hint="see --min-auroc")
     from medssl_cli.cache.store import Cache
-    from medssl_cli.cli.scoring import require_mean
+    from medssl_cli.cli.scoring import OWN_FIGURE, require_mean
     from medssl_cli.engine.evaluate_probe import probe_run
     from medssl_cli.files import storage_errors, write_atomic
     from medssl_cli.plain_json import dump
@@ -69,7 +69,8 @@ def probe(
         result(document, as_json=True, text="")
     else:
         _show(document)
-    require_mean(figures()["auroc"], document["mean_auroc"]["pretrained"], limits["auroc"])
+    limit = limits[OWN_FIGURE] if limits["auroc"] is None else limits["auroc"]
+    require_mean(figures()["auroc"], document["mean_auroc"]["pretrained"], limit)
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What `medssl evaluate` scores (a run or an exported model), and where its results go."""
 
 from pathlib import Path
+from typing import Final
 
 from medssl_cli.cache.splits import split_items
 from medssl_cli.cache.store import Cache
@@ -12,6 +13,9 @@ from medssl_cli.files import storage_errors, write_atomic
 from medssl_cli.plain_json import dump
 from medssl_cli.report.gallery import Gallery
 from medssl_cli.tasks import FigureOfMerit, Results, Subject, figures, load_part, task_of_head
+
+OWN_FIGURE: Final = "score"
+"""Stands for the figure of whatever task a model is of."""
 
 
 def load_subject(path: Path, cache: Cache, *, split: str, device: str, label_set: str | None = None) -> Subject:
@@ -71,23 +75,24 @@ def limit_of(subject: Subject, limits: dict[str, float | None]) -> float | None:
 
     Args:
         subject: What is scored.
-        limits: By the name of a figure.
+        limits: By the name of a figure; that of `OWN_FIGURE` holds for every task.
 
     Raises:
         UsageError: `E_USAGE`, a limit for a figure that this kind of task does not have.
     """
     for name, limit in limits.items():
-        if limit is not None and name != subject.figure.name:
+        if limit is not None and name not in (subject.figure.name, OWN_FIGURE):
             hint = f"its figure is the {subject.figure.title}"
             raise UsageError("E_USAGE", f"{subject.task} has no {figures()[name].title}", hint=hint)
-    return limits.get(subject.figure.name)
+    own, of_figure = limits[OWN_FIGURE], limits.get(subject.figure.name)
+    return own if of_figure is None else of_figure
 
 
 def require_mean(figure: FigureOfMerit, mean: float, limit: float | None) -> None:
     """Refuse results that are below a limit.
 
     Raises:
-        GateError: `E_GATE_DICE`, `E_GATE_AUROC`, `E_GATE_AP`.
+        GateError: With the code of the figure.
     """
     if limit is not None and not mean >= limit:
         raise GateError(figure.gate, f"mean {figure.title} {mean:.4f} is below {limit:g}")

@@ -226,6 +226,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "choose from: auto, cpu, cuda, cuda:N; medssl doctor says what this machine has",
     ),
     "E_GATE_DICE": Code("The Dice is below the required minimum", "the page of the evaluation shows the worst images"),
+    "E_GATE_SCORE": Code(
+        "The task's own figure is below the required minimum",
+        "do not use the result; the page of the evaluation shows every image",
+    ),
     "E_GATE_AP": Code(
         "The mean average precision is below the required one",
         "do not use the result; the page shows the worst images",

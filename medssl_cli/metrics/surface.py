@@ -143,7 +143,7 @@ def image_diagonal_mm(shape: tuple[int, ...], spacing_mm: Spacing) -> float:
     return math.hypot(*(size * spacing for size, spacing in zip(shape, spacing_mm, strict=True)))
 
 
-def segmentation_scores(
+def label_map_scores(
     prediction: LabelMap,
     reference: LabelMap,
     *,

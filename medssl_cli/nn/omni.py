@@ -30,7 +30,7 @@ from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.crops import Augmentation, augment_
 from medssl_cli.nn.decoder import Decoder, UNetDecoder
 from medssl_cli.nn.momentum import freeze, update_teacher
-from medssl_cli.nn.voxel_losses import best_constant_loss, frequencies, segmentation_losses
+from medssl_cli.nn.voxel_losses import best_constant_loss, frequencies, voxel_losses
 from medssl_cli.recipe import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from medssl_cli.strict import Strict
 
@@ -163,7 +163,7 @@ class Branches(nn.Module):
         return self.options.supervised_weight * float(best_constant_loss(shares))
 
     def _loss(self, maps: list[Tensor], labels: Tensor) -> Tensor:
-        parts = segmentation_losses(self.decoder(maps), labels)
+        parts = voxel_losses(self.decoder(maps), labels)
         return parts["cross_entropy"] + parts["dice"]
 
 

@@ -35,7 +35,7 @@ def dice_loss(probabilities: Tensor, target: Tensor, *, smooth: float = SMOOTH) 
     return (1 - (2 * overlap + smooth) / (total + smooth)).mean()
 
 
-def segmentation_losses(logits: Tensor, labels: Tensor, *, include_background: bool = False) -> dict[str, Tensor]:
+def voxel_losses(logits: Tensor, labels: Tensor, *, include_background: bool = False) -> dict[str, Tensor]:
     """Cross-entropy and soft Dice (`cross_entropy`, `dice`), both in float32; their sum is the loss.
 
     Args:

@@ -2,7 +2,7 @@
 
 A task is found by the name of its folder, which holds:
 
-    __init__.py   FIGURE: what sums up its scores; HEAD: what its networks answer with; loads nothing
+    __init__.py   FIGURE: what sums up its scores; HEAD: what its networks answer with, such as `masks`; loads no more
     network.py    OPTIONS: the recipe's options; NETWORK: a `TaskNetwork` around a backbone
     targets.py    SUPERVISION: a `SupervisionBase`: from a cache's annotations to batches and back, and who scores them
     decode.py     from a network's numbers to masks, findings or boxes
@@ -91,7 +91,7 @@ def figures() -> dict[str, FigureOfMerit]:
 
 
 def task_of_head(head: str) -> str:
-    """Name of the task whose networks answer with masks, findings or boxes."""
+    """Name of the task whose networks answer with what an exported model does."""
     return next(name for name in plugins.names("task") if head == plugins.load("task", name).HEAD)
 
 
@@ -107,7 +107,7 @@ class FigureOfMerit:
 
     name: str
     title: str
-    gate: str
+    gate: str = "E_GATE_SCORE"
 
 
 class TaskNetwork(ABC):

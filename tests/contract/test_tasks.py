@@ -1,23 +1,38 @@
-"""What every file in tasks/ must keep, whoever wrote it; a new task needs only an entry in EXAMPLES."""
+"""What every folder in tasks/ must keep, whoever wrote it; a new task needs only an entry in EXAMPLES.
+
+The folder toy_tasks/ holds a fourth task and its recipe, put beside the real ones by extending the path of the package:
+a task is its folder, and nothing else has to know it.
+"""
 
 import copy
+import json
 import math
-from collections.abc import Callable
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
-from medssl_cli import plugins
+from medssl_cli import plugins, tasks
+from medssl_cli.cli.app import app
+from medssl_cli.errors import Exit
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.tasks import FigureOfMerit, SupervisionBase, TaskLosses, TaskNetwork, load_part
+from medssl_cli.tasks import FigureOfMerit, SupervisionBase, TaskLosses, TaskNetwork, load_part, task_of_head
 from medssl_cli.tasks.detection.decode import Grid
 from medssl_cli.tasks.detection.targets import assign
+from tests.finding_cache import finding_cache
 
-NAMES = plugins.names("task")
+TOY_TASKS = Path(__file__).parent / "toy_tasks"
+TOY_NAMES = [module.name for module in pkgutil.iter_modules([str(TOY_TASKS)])]
+NAMES = [*plugins.names("task"), *TOY_NAMES]
 SIZE = (8, 8, 8)
 SLICES = "slices of "
 each_name = pytest.mark.parametrize("name", NAMES)
@@ -32,10 +47,27 @@ class Example:
     spatial_dims: int = 3
 
 
+@pytest.fixture(autouse=True)
+def toy_tasks_lie_beside_the_real_ones(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(TOY_TASKS)])
+    yield
+    for name in [
+        name for name in sys.modules if name.startswith(tuple(f"{tasks.__name__}.{toy}" for toy in TOY_NAMES))
+    ]:
+        del sys.modules[name]
+    for toy in TOY_NAMES:
+        vars(tasks).pop(toy, None)
+
+
 def brightness(images: Tensor) -> Tensor:
     """Whether each image is brighter than the batch, and that nobody knows about the darkest one."""
     means = images.mean(dim=(1, 2, 3, 4))
     return torch.where(means > means.min(), (means > means.median()).float(), torch.nan)[:, None]
+
+
+def mean_value(images: Tensor) -> Tensor:
+    """What the toy task of numbers should say."""
+    return images.mean(dim=(1, 2, 3, 4))[:, None]
 
 
 def bright_quarter(images: Tensor) -> Tensor:
@@ -47,11 +79,14 @@ def bright_quarter(images: Tensor) -> Tensor:
 EXAMPLES: dict[str, Example] = {
     "segmentation": Example({"classes": {1: "bright"}}, lambda images: (images[:, 0] > 0).long()),
     "classification": Example({"label_set": "toy", "classes": ["bright"]}, brightness),
+    "estimate": Example(
+        {"label_set": "toy", "classes": ["bright"]}, lambda images: images.mean(dim=(1, 2, 3, 4))[:, None]
+    ),
     "detection": Example({"label_set": "toy", "classes": ["ball"], "num_levels": 2, "width": 8}, bright_quarter, 2),
 }
 
 
-STACKING = [name for name in NAMES if load_part(name, "network").NETWORK.takes_stacks]
+STACKING = [name for name in plugins.names("task") if load_part(name, "network").NETWORK.takes_stacks]
 each_task = pytest.mark.parametrize("name", [*NAMES, *(SLICES + name for name in STACKING)])
 
 
@@ -119,8 +154,55 @@ def test_its_folder_holds_all_that_other_rooms_ask_for(name: str) -> None:
 
     assert issubclass(load_part(name, "network").NETWORK, TaskNetwork)
     assert issubclass(load_part(name, "targets").SUPERVISION, SupervisionBase)
-    assert isinstance(folder.FIGURE, FigureOfMerit)
-    assert folder.HEAD in ("masks", "findings", "boxes")
+    assert load_part(name, "decode").__doc__
+    assert issubclass(type(folder.FIGURE), FigureOfMerit)
+    assert isinstance(folder.HEAD, str)
+
+
+@each_name
+def test_decoding_and_page_load_no_torch(name: str) -> None:
+    """In a process of its own; inference and reports may load them."""
+    code = (
+        "import importlib, sys, medssl_cli.tasks as tasks\n"
+        f"tasks.__path__ = [*tasks.__path__, {str(TOY_TASKS)!r}]\n"
+        f"for part in ('decode', 'page'): importlib.import_module('medssl_cli.tasks.{name}.' + part)\n"
+        "sys.exit(' '.join({'torch', 'monai', 'lightning_fabric'} & set(sys.modules)) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+    assert done.returncode == 0
+
+
+def test_heads_differ_so_that_an_exported_model_is_scored_by_one_task() -> None:
+    heads = [plugins.load("task", name).HEAD for name in NAMES]
+
+    assert len(set(heads)) == len(heads)
+    assert plugins.load("task", task_of_head("masks")).HEAD == "masks"
+
+
+def test_the_toy_task_is_trained_and_scored_without_being_listed(tmp_path: Path) -> None:
+    cache, root = finding_cache(tmp_path / "cache", num_patients=30), tmp_path / "run"
+    recipe = TOY_TASKS / "estimate.yaml"
+
+    checked = medssl("recipes", "check", recipe, "--cache", cache.root)
+    trained = medssl("finetune", "--task", recipe, "--cache", cache.root, "--run", root, "--device", "cpu")
+    scored = medssl("evaluate", root, "--cache", cache.root, "--min-score", 0.6, "--device", "cpu")
+    refused = medssl("evaluate", root, "--cache", cache.root, "--min-score", 1.1, "--device", "cpu")
+    other = medssl("evaluate", root, "--cache", cache.root, "--min-dice", 0.5, "--device", "cpu")
+    exported = medssl("export", root, tmp_path / "model.onnx", "--cache", cache.root)
+
+    assert (checked.exit_code, trained.exit_code, scored.exit_code) == (0, 0, 0), trained.stderr + scored.stderr
+    assert "best validation agreement" in trained.stdout
+    assert "mean agreement" in scored.stdout
+    assert json.loads((root / "evaluation-test" / "scores.json").read_text())["agreement"] > 0.6
+    assert "Estimate" in (root / "evaluation-test" / "page.html").read_text()
+    assert (refused.exit_code, "E_GATE_SCORE" in refused.stderr) == (Exit.GATE, True)
+    assert (other.exit_code, "toy-estimate has no Dice" in other.stderr) == (Exit.USAGE, True)
+    assert (exported.exit_code, "E_TASK_EXPORT" in exported.stderr) == (Exit.USAGE, True)
+
+
+def medssl(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_stacks_of_slices_are_tried() -> None:

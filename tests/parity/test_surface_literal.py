@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from medssl_cli.metrics.surface import assd_mm, hd95_mm, nsd, segmentation_scores, surface_distances
+from medssl_cli.metrics.surface import assd_mm, hd95_mm, label_map_scores, nsd, surface_distances
 
 Voxel = tuple[int, int, int]
 
@@ -88,7 +88,7 @@ def test_surface_metrics_equal_their_definitions(masks, spacing, tolerance):
 def test_background_around_the_image_changes_nothing(masks, spacing, margin):
     assume(all(mask.any() for mask in masks) and min(masks[0].shape) > 1)
     near, far = (
-        segmentation_scores(
+        label_map_scores(
             *(np.pad(mask, pad).astype(np.uint8) for mask in masks),
             classes={1: "structure"},
             spacing_mm=spacing,

@@ -11,8 +11,8 @@ from medssl_cli.metrics.surface import (
     assd_mm,
     hd95_mm,
     image_diagonal_mm,
+    label_map_scores,
     nsd,
-    segmentation_scores,
     surface,
     surface_distances,
 )
@@ -101,7 +101,7 @@ def test_an_empty_mask_has_no_surface_to_measure_to():
 
 
 def scores_of(prediction: np.ndarray, reference: np.ndarray):
-    return segmentation_scores(
+    return label_map_scores(
         prediction.astype(np.uint8),
         reference.astype(np.uint8),
         classes={1: "aorta"},
@@ -155,7 +155,7 @@ def test_structures_are_scored_apart_and_in_the_order_of_the_classes():
     reference[9:, 9:, 9:] = 500  # more labels than fit a byte
     prediction = np.where(CUBE, 3, 0)
 
-    scores = segmentation_scores(
+    scores = label_map_scores(
         prediction, reference, classes={500: "small", 3: "large"}, spacing_mm=(1, 1, 1), nsd_tolerance_mm=1
     )
 
@@ -164,6 +164,6 @@ def test_structures_are_scored_apart_and_in_the_order_of_the_classes():
 
 def test_label_maps_of_different_grids_are_not_compared():
     with pytest.raises(ValueError, match="same grid"):
-        segmentation_scores(
+        label_map_scores(
             np.zeros((2, 2, 2), int), np.zeros((2, 2, 3), int), classes={}, spacing_mm=(1, 1, 1), nsd_tolerance_mm=1
         )

@@ -13,7 +13,7 @@ from medssl_cli.methods import Labelled, Losses, Views, voco
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.crops import Augmentation
 from medssl_cli.nn.omni import augmented
-from medssl_cli.nn.voxel_losses import best_constant_loss, frequencies, segmentation_losses
+from medssl_cli.nn.voxel_losses import best_constant_loss, frequencies, voxel_losses
 
 CROP = (4, 4, 4)
 OMNI = {"classes": {1: "bright", 2: "dark"}, "batch_size": 3}
@@ -82,7 +82,7 @@ def test_cross_entropy_and_dice_are_those_of_the_literal_restatement() -> None:
     logits = 3 * torch.randn(2, 4, 3, 2, 3, generator=generator())
     labels = torch.randint(0, 6, (2, 3, 2, 3), generator=generator(1))  # 4 and 5 are beyond the classes
 
-    losses = segmentation_losses(logits, labels)
+    losses = voxel_losses(logits, labels)
 
     cross_entropy, dice = literal_losses(logits, labels)
     assert losses["cross_entropy"].item() == pytest.approx(cross_entropy, rel=1e-5)
@@ -96,7 +96,7 @@ def test_the_best_constant_predictor_is_the_best_of_all_on_a_grid() -> None:
 
     def cost(p: list[float]) -> float:
         logits = torch.tensor(p).log()[None, :, None, None, None].expand(1, 3, 10, 1, 1)
-        batches = [segmentation_losses(logits, batch.reshape(1, 10, 1, 1)) for batch in labels]
+        batches = [voxel_losses(logits, batch.reshape(1, 10, 1, 1)) for batch in labels]
         return sum(float(parts["cross_entropy"] + parts["dice"]) for parts in batches) / 2
 
     grid = [[1 - (a + b) / 100, a / 100, b / 100] for a in range(1, 60) for b in range(1, 60) if a + b < 100]
@@ -263,7 +263,7 @@ def test_pseudo_labels_are_what_the_frozen_copy_finds_most_probable() -> None:
     expected = method.branches.decoder(method.backbone(crops)).argmax(dim=1)
     assert torch.equal(labels, expected)
     assert labels.dtype == torch.int64
-    own = segmentation_losses(method.branches.decoder(method.backbone(crops)), labels)
+    own = voxel_losses(method.branches.decoder(method.backbone(crops)), labels)
     maps = method.backbone(torch.cat([crops, crops]))
     pseudo = method.branches.losses(maps, labels, crops)["pseudo"]
     assert pseudo.item() == pytest.approx(own["cross_entropy"].item() + own["dice"].item())

@@ -19,7 +19,7 @@ from medssl_cli.classes import IGNORE, WantedClasses, parse_classes
 from medssl_cli.data.crops import read_classes
 from medssl_cli.data.label_checks import say_unseen
 from medssl_cli.errors import InputError, NothingUsableError, UsageError
-from medssl_cli.nn.voxel_losses import frequencies, segmentation_losses
+from medssl_cli.nn.voxel_losses import frequencies, voxel_losses
 from medssl_cli.recipe import Preprocessing
 from medssl_cli.talk import Silence
 from medssl_cli.tasks.segmentation.scores import evaluate
@@ -393,13 +393,13 @@ def test_what_is_ignored_changes_no_loss() -> None:
     hidden[..., 2:] = IGNORE
     other[..., 2:] = 100 * torch.randn(other[..., 2:].shape, generator=torch.Generator().manual_seed(2))
 
-    part = segmentation_losses(logits[..., :2], labels[..., :2])
+    part = voxel_losses(logits[..., :2], labels[..., :2])
 
-    for losses in (segmentation_losses(logits, hidden), segmentation_losses(other, hidden)):
+    for losses in (voxel_losses(logits, hidden), voxel_losses(other, hidden)):
         for name, value in part.items():
             torch.testing.assert_close(losses[name], value)
     assert torch.equal(frequencies(hidden, 3), frequencies(labels[..., :2], 3))
-    everything = segmentation_losses(logits, torch.full_like(labels, IGNORE))
+    everything = voxel_losses(logits, torch.full_like(labels, IGNORE))
     assert everything["cross_entropy"].item() == 0
     assert everything["dice"].item() == pytest.approx(0, abs=1e-6)
 

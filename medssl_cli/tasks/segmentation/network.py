@@ -15,7 +15,7 @@ from medssl_cli.classes import Classes, Ignored, WantedClasses
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.decoder import Decoder, UNetDecoder
 from medssl_cli.nn.slice_relation import Relation, SliceRelation
-from medssl_cli.nn.voxel_losses import segmentation_losses
+from medssl_cli.nn.voxel_losses import voxel_losses
 from medssl_cli.strict import Strict
 from medssl_cli.tasks import SLICES, TaskLosses, TaskNetwork
 
@@ -97,9 +97,9 @@ class SegmentationNetwork(nn.Module, TaskNetwork):
 
         Args:
             logits: `[B, K, X, Y, Z]`.
-            targets: `[B, X, Y, Z]` int64; see `nn.voxel_losses.segmentation_losses`.
+            targets: `[B, X, Y, Z]` int64; see `nn.voxel_losses.voxel_losses`.
         """
-        parts = segmentation_losses(logits, targets, include_background=self.options.include_background_in_dice)
+        parts = voxel_losses(logits, targets, include_background=self.options.include_background_in_dice)
         return TaskLosses(parts["cross_entropy"] + parts["dice"], parts)
 
 

@@ -20,7 +20,7 @@ from medssl_cli.data.label_checks import check_reference
 from medssl_cli.errors import NothingUsableError
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.statistics import Estimate, bootstrap_mean, mean_of_known, shown
-from medssl_cli.metrics.surface import StructureScores, segmentation_scores
+from medssl_cli.metrics.surface import StructureScores, label_map_scores
 from medssl_cli.plain_json import without_nan
 from medssl_cli.report.gallery import Shown
 from medssl_cli.talk import Talk
@@ -109,7 +109,7 @@ def evaluate(
         prediction = segment(image)
         is_ignored = reference == IGNORE
         prediction[is_ignored] = reference[is_ignored] = 0
-        scores = segmentation_scores(
+        scores = label_map_scores(
             prediction, reference, classes=classes, spacing_mm=image.spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm
         )
         case = SegmentationCase(record.item_id, record.patient_key, scores)
