@@ -87,6 +87,8 @@ def test_every_code_in_the_source_is_registered_and_every_registered_code_is_exp
 
 
 LIGHT = ("imaging", "formats", "cache", "engine/ingest", "metrics", "report")
+LIGHT_PARTS = ("decode.py", "page.py")
+"""Of every task."""
 LIGHT_FILES = (
     "deploy/infer.py",
     "deploy/runtime.py",
@@ -99,14 +101,16 @@ LIGHT_FILES = (
 
 def test_torch_is_imported_by_nothing_that_ingest_or_infer_loads() -> None:
     """In one process, so that the test takes seconds; the first module that brings torch along is named."""
-    paths = [path for room in LIGHT for path in sorted((PACKAGE / room).rglob("*.py"))] + [
-        PACKAGE / file for file in LIGHT_FILES
+    paths = [path for room in LIGHT for path in sorted((PACKAGE / room).rglob("*.py"))]
+    paths += [PACKAGE / file for file in LIGHT_FILES] + [
+        path for part in LIGHT_PARTS for path in sorted((PACKAGE / "tasks").glob(f"*/{part}"))
     ]
     names = [
         ".".join(("medssl_cli", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
         for path in paths
     ]
     assert len(names) > 100
+    assert len([name for name in names if ".tasks." in name]) >= 6
     code = (
         "import importlib, sys\n"
         "for name in sys.argv[1:]:\n"

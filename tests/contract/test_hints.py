@@ -1,7 +1,8 @@
 """A hint names options that the command which prints it has, whatever part of the program the refusal comes from.
 
 Which parts a command can reach is read from the imports of its module and of all that it imports, those inside of
-functions included; so a reader that two commands share must give hints that are right for both.
+functions included, those for types alone left out; so a reader that two commands share must give hints that are right
+for both.
 """
 
 import ast
@@ -49,7 +50,15 @@ def options_of(command: object) -> set[str]:
 def tree(module: str) -> ast.Module | None:
     path = ROOT / f"{module.replace('.', '/')}.py"
     path = path if path.exists() else ROOT / module.replace(".", "/") / "__init__.py"
-    return ast.parse(path.read_text(encoding="utf-8")) if path.exists() else None
+    return WithoutTypes().visit(ast.parse(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+class WithoutTypes(ast.NodeTransformer):
+    """Leaves out what stands under `if TYPE_CHECKING`, which never runs."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        is_for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return None if is_for_types else self.generic_visit(node)
 
 
 def imported(module: str) -> Iterator[str]:
