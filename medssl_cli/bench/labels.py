@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from medssl_cli import plugins
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.evaluate import subject_of_run
@@ -25,7 +26,8 @@ from medssl_cli.recipe import TaskRecipe
 from medssl_cli.talk import Talk
 
 SCRATCH: Final = "scratch"
-COMPARED: Final = ("segmentation", "classification")
+COMPARED: Final = ("Dice", "AUROC")
+"""Figures of merit of which it is known how one patient compares with another."""
 SEED_FIELD: Final = "{seed}"
 
 
@@ -109,7 +111,7 @@ def compare_labels(plan: Plan, cache: Cache, folder: Path, *, device: str, talk:
         GateError: `E_SPLIT_LEAK` if a pre-training has seen a test patient, or labels of anyone in the cache.
         InterruptedCleanlyError: A signal; the same call goes on.
     """
-    if plan.recipe.task.name not in COMPARED:
+    if plugins.load("task", plan.recipe.task.name).FIGURE.title not in COMPARED:
         raise UsageError("E_USAGE", f"bench labels compares {' and '.join(COMPARED)}, not {plan.recipe.task.name}")
     encoders = {(arm, seed): load_encoder(path) for arm, seed, path in _init_paths(plan)}
     recipe = _for_all_arms(plan.recipe, list(encoders.values()))

@@ -9,15 +9,15 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.whole import WholeDataset, each_loader, whole_loader
-from medssl_cli.recipe import Data
+from medssl_cli.recipe import Data, Preprocessing
 from medssl_cli.talk import Talk
 
 
-def prepared_images(cache: Cache, records: Sequence[ItemRecord], data: Data, talk: Talk) -> Sequence[PreparedItem]:
-    """Images on the recipe's grid, in the order of the records."""
-    return prepare(
-        cache, records, data.preprocessing, progress=lambda done, total: talk.progress("preparing", done, total)
-    )
+def prepared_images(
+    cache: Cache, records: Sequence[ItemRecord], preprocessing: Preprocessing, talk: Talk
+) -> Sequence[PreparedItem]:
+    """Images as a network sees them, in the order of the records."""
+    return prepare(cache, records, preprocessing, progress=lambda done, total: talk.progress("preparing", done, total))
 
 
 def step_batches(dataset: WholeDataset, data: Data, *, first_step: int, num_steps: int) -> DataLoader[Any]:

@@ -11,7 +11,6 @@ from medssl_cli.faults import validate_model
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_backbone
-from medssl_cli.nn.slice_relation import Relation
 from medssl_cli.recipe import PretrainRecipe, Recipe, TaskRecipe
 from medssl_cli.tasks import load_part, task_options
 
@@ -69,7 +68,7 @@ def build_task(recipe: TaskRecipe) -> nn.Module:
     with implicit_randomness(recipe.seed, Purpose.INITIALISATION):
         backbone = build_backbone(recipe.backbone)
         _check_crop(recipe, backbone, takes_stacks=network.takes_stacks)
-        _check_slice_spacing(recipe, options)
+        network.require_fit(recipe, options)
         try:
             task: nn.Module = network(backbone, options)
         except ValueError as error:
@@ -110,17 +109,6 @@ def _check_dims(recipe: PretrainRecipe, backbone: Backbone, dims: frozenset[int]
             f"{recipe.method.name} needs a backbone of {wanted} spatial dimensions, "
             f"{recipe.backbone.name} has {backbone.spatial_dims}",
             hint=f"set backbone.spatial_dims to {wanted}",
-        )
-
-
-def _check_slice_spacing(recipe: TaskRecipe, options: Any) -> None:
-    """Positions in millimetres must be those of the voxels that the network gets."""
-    relation, spacing = getattr(options, "relation", None), recipe.data.spacing_mm
-    if isinstance(relation, Relation) and spacing is not None and relation.slice_spacing_mm != spacing[2]:
-        raise UsageError(
-            "E_RECIPE",
-            f"task.relation.slice_spacing_mm is {relation.slice_spacing_mm:g}, data.spacing_mm has {spacing[2]:g}",
-            hint=f"set task.relation.slice_spacing_mm to {spacing[2]:g}",
         )
 
 

@@ -116,6 +116,18 @@ class TaskNetwork(ABC):
     takes_stacks: ClassVar[bool] = False
     """Whether a backbone of 2D images gets images with several slices, one slice at a time."""
 
+    @classmethod  # noqa: B027 - most tasks have nothing to refuse
+    def require_fit(cls, recipe: TaskRecipe, options: Any) -> None:
+        """Refuse options of a task that contradict the rest of the recipe, before a network is built.
+
+        Args:
+            recipe: Of the task.
+            options: The validated ones of `recipe.task`.
+
+        Raises:
+            UsageError: `E_RECIPE`.
+        """
+
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> TaskLosses:
         """What a step minimises, from the network's answers and `SupervisionBase.inputs`."""

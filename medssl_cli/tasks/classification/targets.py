@@ -116,7 +116,7 @@ class ClassificationSupervision(SupervisionBase):
         """See `SupervisionBase.dataset`."""
         data = self.recipe.data
         return WholeDataset(
-            prepared_images(cache, records, data, talk),
+            prepared_images(cache, records, data.preprocessing, talk),
             self.targets(cache, records),
             data.crop_size,
             batch_size=data.batch_size,

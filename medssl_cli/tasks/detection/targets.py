@@ -101,7 +101,7 @@ class DetectionSupervision(SupervisionBase):
     def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> WholeDataset:
         """See `SupervisionBase.dataset`; targets are boxes on the square, `[N, M, 5]`."""
         data = self.recipe.data
-        items = prepared_images(cache, records, data, talk)
+        items = prepared_images(cache, records, data.preprocessing, talk)
         boxes = [
             to_canvas(self._boxes(record), record, item, self._canvas)
             for record, item in zip(records, items, strict=True)
@@ -148,7 +148,7 @@ class DetectionSupervision(SupervisionBase):
     ) -> Callable[[Answer, Grid, Talk], list[ImageBoxes]]:
         """What a network finds on images, in voxel edges of the stored images."""
         data, options = self.recipe.data, self.options
-        items = prepared_images(cache, records, data, talk)
+        items = prepared_images(cache, records, data.preprocessing, talk)
         nothing = np.zeros((len(items), 0), dtype=np.float32)
         dataset = WholeDataset(items, nothing, data.crop_size, batch_size=data.batch_size, seed=self.recipe.seed)
         loader = every_image(dataset, data)

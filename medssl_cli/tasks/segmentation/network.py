@@ -12,10 +12,12 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from medssl_cli.classes import Classes, Ignored, WantedClasses
+from medssl_cli.errors import UsageError
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.decoder import Decoder, UNetDecoder
 from medssl_cli.nn.slice_relation import Relation, SliceRelation
 from medssl_cli.nn.voxel_losses import voxel_losses
+from medssl_cli.recipe import TaskRecipe
 from medssl_cli.strict import Strict
 from medssl_cli.tasks import SLICES, TaskLosses, TaskNetwork
 
@@ -75,6 +77,17 @@ class SegmentationNetwork(nn.Module, TaskNetwork):
         if options.relation is not None and self.spatial_dims != 2:
             raise ValueError("relation needs a backbone of 2D images: set backbone.spatial_dims to 2")
         self.relation = None if options.relation is None else SliceRelation(backbone.channels, options.relation)
+
+    @classmethod
+    def require_fit(cls, recipe: TaskRecipe, options: SegmentationOptions) -> None:
+        """See `TaskNetwork.require_fit`: positions in millimetres must be those of the voxels that the network gets."""
+        relation, spacing = options.relation, recipe.data.spacing_mm
+        if relation is not None and spacing is not None and relation.slice_spacing_mm != spacing[2]:
+            raise UsageError(
+                "E_RECIPE",
+                f"task.relation.slice_spacing_mm is {relation.slice_spacing_mm:g}, data.spacing_mm has {spacing[2]:g}",
+                hint=f"set task.relation.slice_spacing_mm to {spacing[2]:g}",
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, K, X, Y, Z]` of images `[B, C, X, Y, Z]`."""

@@ -52,7 +52,7 @@ class EstimateSupervision(SupervisionBase):
 
     def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> WholeDataset:
         data = self.recipe.data
-        items = prepared_images(cache, records, data, talk)
+        items = prepared_images(cache, records, data.preprocessing, talk)
         return WholeDataset(
             items, self.numbers(records), data.crop_size, batch_size=data.batch_size, seed=self.recipe.seed
         )
