@@ -13,6 +13,7 @@ if __name__ == "__main__":
         from medssl_cli.engine import optimisation, processes
 
         processes.CHILDREN_END_WITHIN_S = 3  # type: ignore[misc]
+
         def fail(*_: object) -> None:
             raise MemoryError
 
