@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from medssl_cli.deploy.scans import Scan
@@ -47,7 +46,7 @@ class ScanReader:
             InputError: It cannot be trusted, or is of another modality than the model's; `S_LABEL_MAP`.
         """
         if scan.series is not None:
-            self._check_modality(scan.series.headers[0].Modality)
+            self._check_modality(scan.series.modality)
         image = self._image(scan)
         if image.states_modality:
             self._check_modality(image.volume.modality)
@@ -141,23 +140,6 @@ def input_digest(scan: Scan, policy: Policy) -> str:
         with contextlib.suppress(InputError):
             digests += [] if source in scan.sources else [hashlib.sha256(read_bytes(source)).hexdigest()]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def series_description(scan: Scan) -> str:
-    """SeriesDescription of a DICOM series as its first file gives it; "" where it gives none that can be read."""
-    import io
-    import warnings
-
-    from pydicom import dcmread
-
-    with warnings.catch_warnings(), contextlib.suppress(Exception):
-        warnings.simplefilter("ignore")
-        source = scan.sources[0]
-        stream = source if isinstance(source, Path) else io.BytesIO(read_bytes(source))
-        tags = ["SpecificCharacterSet", "SeriesDescription"]
-        found = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=tags).get("SeriesDescription")
-        return "".join(filter(str.isprintable, str(found or "")))[:200]
-    return ""
 
 
 def _doubts(image: LoadedImage, modality: str | None) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medssl_cli.codes import CODES
 from medssl_cli.deploy.outputs import is_own, nifti_mask, publish, require_replaceable, volumes_ml
-from medssl_cli.deploy.reading import ScanReader, input_digest, series_description
+from medssl_cli.deploy.reading import ScanReader, input_digest
 from medssl_cli.deploy.results import ReportFile, ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scans import Scan, longer_name
@@ -136,7 +136,7 @@ class ScanTask:
             message="; ".join((*image.details, *reasons)),
             warnings=tuple(dict.fromkeys(warnings)),
             repairs=image.repairs,
-            description=series_description(self.scan) if self.scan.series is not None else "",
+            description=self._description(),
             shape=image.volume.shape,
             spacing_mm=image.volume.spacing_mm,
             volumes_ml=volumes_ml(labels, image.volume.affine, job.model.bundle.classes),
@@ -148,6 +148,14 @@ class ScanTask:
             outputs=tuple(path.name for path in files),
             outputs_sha256={path.name: sha256_file(path) for path in files},
         )
+
+    def _description(self) -> str:
+        """What the header calls a series, for the report; "" for a file."""
+        if self.scan.series is None:
+            return ""
+        from medssl_cli.formats.series import series_description
+
+        return series_description(self.scan.series)
 
     def refused(self, code: str, message: str, hint: str = "") -> ScanResult:
         """Not done; outputs of an earlier call stay recorded."""

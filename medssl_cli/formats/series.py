@@ -3,11 +3,13 @@
 Each file is looked at by itself, in any process; then all of them are put together, which one process does.
 """
 
+import contextlib
+import io
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from medssl_cli.errors import InputError
 from medssl_cli.formats.dicom import (
     Header,
     Refusal,
@@ -20,10 +22,7 @@ from medssl_cli.formats.dicom import (
     sop_class_of,
 )
 from medssl_cli.formats.policy import STRICT, Policy
-from medssl_cli.formats.source import Source
-
-if TYPE_CHECKING:
-    from medssl_cli.formats.labels import AnnotationKind
+from medssl_cli.formats.source import Source, read_bytes
 
 __all__ = [
     "Assembly",
@@ -32,9 +31,10 @@ __all__ = [
     "RefusedFile",
     "SeriesPart",
     "assemble",
-    "kind_of_labels",
     "lost_slice",
     "read_headers",
+    "series_description",
+    "sop_class_of",
 ]
 
 
@@ -76,8 +76,15 @@ def lost_slice(source: Source, code: str) -> RefusedFile | None:
     return refused_file(source, code) if code.startswith(("E_", "S_UNSUPPORTED_MODALITY")) else None
 
 
-def kind_of_labels(source: Source, refusal: InputError) -> "AnnotationKind | None":
-    """Which reader of labels takes a file that is refused as an image; None if it holds no labels."""
-    from medssl_cli.formats.labels.recognise import kind_of_object
+def series_description(part: SeriesPart) -> str:
+    """SeriesDescription as the first file gives it; "" where it gives none that can be read."""
+    from pydicom import dcmread
 
-    return kind_of_object(sop_class_of(source)) if refusal.code == "S_NON_IMAGE" else None
+    with warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("ignore")
+        source = part.sources[0]
+        stream = source if isinstance(source, Path) else io.BytesIO(read_bytes(source))
+        tags = ["SpecificCharacterSet", "SeriesDescription"]
+        found = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=tags).get("SeriesDescription")
+        return "".join(filter(str.isprintable, str(found or "")))[:200]
+    return ""

@@ -432,7 +432,7 @@ def test_options_about_a_cache_are_those_of_ingest_alone() -> None:
     assert not set(signature(infer_command).parameters) & OF_A_CACHE
 
 
-FORMAT_MODULES = re.compile(r"medssl_cli\.formats\.(dicom|nifti\w*|nrrd|metaimage|pictures?|images(\.\w+)?)$")
+FORMAT_MODULES = re.compile(r"medssl_cli\.formats\.(dicom|nifti\w*|nrrd|metaimage|pictures?|images(\.\w+)?)$|pydicom")
 ALLOWED = {
     "deploy/outputs.py": "writes masks as NIfTI",
     "deploy/scan_task.py": "writes masks as NIfTI: one of its outputs is called so",
@@ -447,6 +447,8 @@ def imports_and_strings(path: Path) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom):
             yield str(node.module)
             yield from (f"{node.module}.{one.name}" for one in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
         elif isinstance(node, ast.Compare):
             words = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant)]
             yield from (f"'{word}'" for word in words if word in image_formats())

@@ -15,6 +15,7 @@ from medssl_cli.errors import InputError
 from medssl_cli.formats.discover import HEAD_BYTES
 from medssl_cli.formats.doubts import may_be_label_map
 from medssl_cli.formats.labels import AnnotationKind
+from medssl_cli.formats.labels.recognise import kind_of_object
 from medssl_cli.formats.layouts import LabelFile
 from medssl_cli.formats.loaded import LoadedImage, exif_orientation
 from medssl_cli.formats.open import Surroundings, open_images
@@ -193,13 +194,13 @@ def _read_header(arguments: tuple[Source, Policy]) -> Any:
 
 @as_values
 def _headers_or_labels(arguments: tuple[Source, Policy]) -> Any:
-    from medssl_cli.formats.series import kind_of_labels, read_headers
+    from medssl_cli.formats.series import read_headers, sop_class_of
 
     source, policy = arguments
     try:
         return read_headers(source, policy)
     except InputError as error:
-        if kind := kind_of_labels(source, error):
+        if error.code == "S_NON_IMAGE" and (kind := kind_of_object(sop_class_of(source))):
             return LabelObject(kind)
         raise
 

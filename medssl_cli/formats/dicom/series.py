@@ -78,6 +78,11 @@ class SeriesPart:
         return self.headers[0].SeriesInstanceUID
 
     @property
+    def modality(self) -> str:
+        """What the header says."""
+        return self.headers[0].Modality
+
+    @property
     def is_whole_series(self) -> bool:
         """Whether no other part or projection belongs to the series."""
         return self.identity.series == self.series_uid
