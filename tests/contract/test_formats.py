@@ -1,7 +1,7 @@
 """What can be ingested can be segmented: one table of formats, the same repairs, the same refusals, the same voxels.
 
-The folder toy_formats/ holds the format of docs/guides/add-a-format.md, put beside the real ones by extending the path of the package: a format
-is its file, and nothing else has to know it.
+The folder toy_formats/ holds the format of docs/guides/add-a-format.md, put beside the real ones by extending the path
+of the package: a format is its file, and nothing else has to know it.
 """
 
 import ast
