@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medssl_cli.cli import ingest_options as choices
+from medssl_cli.cli import reading_options as choices
 from medssl_cli.cli.infer_output import finish, report_text
 from medssl_cli.cli.options import DeviceOption, JsonOption, ModelsOption, QuietOption, bytes_of, models_folder
 from medssl_cli.cli.terminal import Terminal, result
@@ -42,6 +42,7 @@ def infer(
     nonfinite: choices.NonfiniteOption = choices.Nonfinite.refuse,
     split_4d: choices.SplitOption = False,
     min_slices: choices.MinSlicesOption = 4,
+    burned_in: choices.BurnedInOption = choices.BurnedIn.accept_risk,
     allow_headerless: choices.HeaderlessOption = False,
     allow_detached: choices.DetachedOption = False,
     max_volume_gib: choices.MaxGibOption = 8.0,
@@ -69,7 +70,7 @@ def infer(
     terminal.note(f"model {model} · output {out or 'medssl-out'} · device {device}")
     policy = Policy(
         gaps.value, tilt.value, shear.value, nifti_affine.value, assume_orientation, nonfinite.value, split_4d,
-        min_slices, allow_headerless=allow_headerless, allow_detached=allow_detached,
+        min_slices, burned_in.value if burned_in else None, allow_headerless, allow_detached,
         max_volume_bytes=bytes_of(max_volume_gib),
     )  # fmt: skip
     with terminal.running(), stop_on_signals() as stop:

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from medssl_cli.cli import ingest_options as choices
+from medssl_cli.cli import ingest_options as own
 from medssl_cli.cli import ingest_tables as tables
+from medssl_cli.cli import reading_options as choices
 from medssl_cli.cli.ingest_inputs import names_of, pacs_source, sort_inputs, tolerance
 from medssl_cli.cli.ingest_output import MapOption, QuarantineOption, finish, print_report, write_map, write_page
 from medssl_cli.cli.key import KeyFileOption
@@ -52,19 +53,19 @@ def ingest(
     burned_in: choices.BurnedInOption = None,
     allow_headerless: choices.HeaderlessOption = False,
     allow_detached: choices.DetachedOption = False,
-    keep_demographics: choices.DemographicsOption = False,
+    keep_demographics: own.DemographicsOption = False,
     max_volume_gib: choices.MaxGibOption = 8.0,
-    structures: choices.StructuresOption = None,
-    seg_fraction: choices.FractionOption = None,
+    structures: own.StructuresOption = None,
+    seg_fraction: own.FractionOption = None,
     overlap: OverlapOption = Overlap.settle,
-    predictions: choices.PredictionsOption = False,
+    predictions: own.PredictionsOption = False,
     key_column: tables.KeyColumnOption = None,
     label_column: tables.LabelColumnOption = None,
     readers: tables.ReadersOption = tables.Readers.fuse,
-    date_from: choices.FromOption = None,
-    date_to: choices.ToOption = None,
-    patients: choices.PatientsOption = None,
-    ca_bundle: choices.CaOption = None,
+    date_from: own.FromOption = None,
+    date_to: own.ToOption = None,
+    patients: own.PatientsOption = None,
+    ca_bundle: own.CaOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

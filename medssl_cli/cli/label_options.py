@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medssl_cli.cli.ingest_options import ACCEPTED
+from medssl_cli.cli.reading_options import ACCEPTED
 
 
 class Overlap(StrEnum):

@@ -14,7 +14,17 @@ from typing import Final
 from medssl_cli.deploy.reading import ScanReader
 from medssl_cli.deploy.results import InferReport, ReportFile, ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
-from medssl_cli.deploy.scan_task import Job, Output, Preview, Progress, ScanTask, StoppedError, Where, not_done
+from medssl_cli.deploy.scan_task import (
+    ACCEPT_WRITING,
+    Job,
+    Output,
+    Preview,
+    Progress,
+    ScanTask,
+    StoppedError,
+    Where,
+    not_done,
+)
 from medssl_cli.deploy.scans import Findings, Reject, Scan, find_scans
 from medssl_cli.errors import MedsslError, NothingUsableError, UsageError
 from medssl_cli.files import remove_temporaries
@@ -58,7 +68,8 @@ def infer(
         outputs: NIfTI masks; DICOM SEG for DICOM scans; previews, if `preview` can draw them.
         preview: Draws a picture.
         progress: Told after every tile.
-        policy: Which scans are accepted and repaired; its `burned_in` and `predictions` do not matter here.
+        policy: Which scans are accepted and repaired; without `burned_in` all writing in pictures is accepted, and
+            `predictions` does not matter here.
         only_series: Names or SeriesInstanceUIDs of the scans to segment; all by default.
         dry_run: Say what would be done, compute and write nothing.
         is_stopped: Asked after every tile; the scan at work is then given up, and the report says what is done.
@@ -76,7 +87,7 @@ def infer(
     where = Where.of(out)
     report = ReportFile(where.report)
     model = OnnxModel(model_path, device, threads=threads, max_ram_bytes=max_ram_bytes, tile_timeout_s=tile_timeout_s)
-    policy = replace(policy, burned_in="accept-risk", predictions=False)
+    policy = replace(policy, burned_in=policy.burned_in or ACCEPT_WRITING, predictions=False)
     found = _chosen(find_scans(scans, policy, out=where.folder, is_stopped=is_stopped), only_series)
     if not found.scans and not found.rejects and not is_stopped():
         raise NothingUsableError("E_NOTHING_USABLE", "the input holds no file")

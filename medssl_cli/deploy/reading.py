@@ -2,51 +2,32 @@
 
 import contextlib
 import hashlib
-import re
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from medssl_cli.deploy.scans import Scan
 from medssl_cli.errors import InputError
+from medssl_cli.formats.doubts import may_be_label_map
 from medssl_cli.formats.loaded import LoadedImage
+from medssl_cli.formats.open import Surroundings, files_of, needs_decoder, open_images
 from medssl_cli.formats.policy import Policy
-from medssl_cli.formats.source import Source, read_bytes, read_head
+from medssl_cli.formats.source import Source, read_bytes
 from medssl_cli.imaging.geometry import is_turned_grid
-from medssl_cli.imaging.label_like import is_label_like
 from medssl_cli.parallel import OUT_OF_MEMORY, supervised_map
 
 if TYPE_CHECKING:
-    from medssl_cli.formats.dicom import SeriesPart
+    from medssl_cli.formats.series import SeriesPart
 
 DECODE_TIMEOUT_S: Final = 600.0
 PLAUSIBLE_CT: Final = (-50.0, 50.0)
 """A CT image has air or fat below the first and soft tissue above the second value, in Hounsfield units."""
-_OF_NO_CONCERN: Final = ("W_NO_PATIENT_KEY", "W_UNKNOWN_MODALITY")
-"""Notes about training data: whose an image is, and which recipes take it."""
-_HEADER_BYTES: Final = 2**16
-_DETACHED: Final = re.compile(rb"^(?:data ?file *: *|ElementDataFile *= *)([^\r\n]+)", re.IGNORECASE | re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class ScanImage:
-    """A scan in memory.
-
-    Args:
-        image: As a reader of `formats` returns it.
-        header: The NIfTI header that its mask must repeat bit for bit; None where there is none, or a repair made
-            another grid of it.
-        warnings: Of the reader, and doubts about the values.
-    """
-
-    image: LoadedImage
-    header: bytes | None
-    warnings: tuple[str, ...]
+OF_NO_CONCERN: Final = ("W_NO_PATIENT_KEY", "W_UNKNOWN_MODALITY", "W_LABEL_LIKE")
+"""Notes about training data: whose an image is, which recipes take it, whether it is one."""
 
 
 @dataclass
 class ScanReader:
-    """Reads scans one after the other; of a 4D file, which holds several, only the first time.
+    """Reads scans one after the other; of a file of several images only the first time.
 
     Args:
         policy: What is accepted and repaired.
@@ -58,138 +39,111 @@ class ScanReader:
     _file: Source | None = None
     _images: list[LoadedImage] = field(default_factory=list)
 
-    def read(self, scan: Scan) -> ScanImage:
-        """One scan.
+    def read(self, scan: Scan) -> LoadedImage:
+        """One scan, as ingest would store it; its warnings are those that concern a model.
 
         Raises:
             InputError: It cannot be trusted, or is of another modality than the model's; `S_LABEL_MAP`.
         """
-        image, header = self._series(scan.series) if scan.series is not None else self._image_of_file(scan)
+        if scan.series is not None:
+            self._check_modality(scan.series.modality)
+        image = self._image(scan)
+        if image.states_modality:
+            self._check_modality(image.volume.modality)
         if scan.partners and self._is_label_map(image, scan):
             raise InputError("S_LABEL_MAP", "few whole numbers on the grid of an image of its name")
-        if image.repairs:
-            header = None
-        found = [*image.warnings, *_doubts(image, self.modality)]
-        return ScanImage(image, header, tuple(code for code in dict.fromkeys(found) if code not in _OF_NO_CONCERN))
+        found = dict.fromkeys((*image.warnings, *_doubts(image, self.modality)))
+        return replace(image, warnings=tuple(code for code in found if code not in OF_NO_CONCERN))
+
+    def _check_modality(self, found: str) -> None:
+        if self.modality is not None and found != self.modality:
+            raise InputError("E_MODALITY_MISMATCH", f"the model is for {self.modality}, this scan is {found}")
+
+    def _image(self, scan: Scan) -> LoadedImage:
+        if scan.image is None:
+            return _the_one(self._opened(scan.original, scan.kind), 0, num_images=1)
+        if self._file != scan.sources[0] or scan.image >= len(self._images):
+            self._file, self._images = None, []
+            self._images = self._opened(scan.original, scan.kind)
+            self._file = scan.sources[0]
+        return _the_one(self._images, scan.image)
+
+    def _opened(self, original: "Source | SeriesPart", kind: str) -> list[LoadedImage]:
+        """All images; a decoder that dies or hangs takes a child process with it, not this one."""
+        task = original, kind, self.policy, Surroundings(self.modality or "unknown")
+        return _decoded(task) if needs_decoder(original, kind) else _opened(task)
 
     def _is_label_map(self, image: LoadedImage, scan: Scan) -> bool:
         """Whether an image looks like a label map and lies on the grid of a partner that does not, as ingest judges."""
-        if not is_label_like(image.volume.voxels[0]):
+        if not may_be_label_map(image):
             return False
         for kind, source in scan.partners:
             try:
-                partner, _ = self._image_of_file(replace(scan, kind=kind, sources=(source,)))
+                partner = self._image(replace(scan, kind=kind, sources=(source,)))
             except InputError:
                 continue
             mine, other = image.volume, partner.volume
             is_on_grid = is_turned_grid(other.affine, other.shape, mine.affine, mine.shape)
-            if is_on_grid and not is_label_like(other.voxels[0]):
+            if is_on_grid and not may_be_label_map(partner):
                 return True
         return False
 
-    def _series(self, series: "SeriesPart") -> tuple[LoadedImage, None]:
-        found = series.headers[0].Modality
-        if self.modality is not None and found != self.modality:
-            raise InputError("E_MODALITY_MISMATCH", f"the model is for {self.modality}, this series is {found}")
-        return _decoded(series, self.policy), None
 
-    def _image_of_file(self, scan: Scan) -> tuple[LoadedImage, bytes | None]:
-        (source,), modality = scan.sources, self.modality or "unknown"
-        if scan.kind == "nrrd":
-            from medssl_cli.formats.nrrd import read_nrrd
-
-            return read_nrrd(source, modality=modality, policy=self.policy), None
-        if scan.kind == "metaimage":
-            from medssl_cli.formats.metaimage import read_metaimage
-
-            return read_metaimage(source, modality=modality, policy=self.policy), None
-        from medssl_cli.formats.nifti import read_nifti, read_nifti_series
-
-        if scan.image is None:
-            nifti = read_nifti(source, modality=modality, policy=self.policy)
-            return nifti.image, nifti.header
-        if self._file != source or scan.image >= len(self._images):
-            self._file, self._images = None, []
-            self._images = read_nifti_series(source, modality=modality, policy=self.policy)
-            self._file = source
-        if scan.image >= len(self._images):
-            raise InputError("E_CHANGED_DURING_READ", f"the file holds {len(self._images)} images now")
-        return self._images[scan.image], None
+def _the_one(images: list[LoadedImage], index: int, *, num_images: int | None = None) -> LoadedImage:
+    """One image of a file that held so many when it was found, if that is known."""
+    if index >= len(images) or num_images not in (None, len(images)):
+        raise InputError("E_CHANGED_DURING_READ", f"the file holds {len(images)} images now")
+    return images[index]
 
 
-def input_digest(scan: Scan, policy: Policy) -> str:
-    """SHA-256 of all bytes that a scan is read from; files of a series count in any order.
-
-    Raises:
-        InputError: A file cannot be read.
-    """
-    digests = sorted(hashlib.sha256(read_bytes(source)).hexdigest() for source in scan.sources)
-    if policy.allow_detached and scan.kind in ("nrrd", "metaimage"):
-        digests += _detached_digest(scan.sources[0])
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+Reading = tuple["Source | SeriesPart", str, Policy, Surroundings]
+"""What is opened, its kind, and how."""
 
 
-def _detached_digest(source: Source) -> list[str]:
-    """Of the data file that a header names, if it lies beside it; whether it may be read is for the reader to say."""
-    match = _DETACHED.search(read_head(source, _HEADER_BYTES))
-    if match is None or not isinstance(source, Path):
-        return []
-    with contextlib.suppress(InputError):
-        beside = source.parent / Path(match[1].decode("latin-1").strip()).name
-        return [hashlib.sha256(read_bytes(beside)).hexdigest()]
-    return []
+def _opened(task: Reading) -> list[LoadedImage]:
+    original, kind, policy, around = task
+    return open_images(original, policy, kind=kind, around=around)
 
 
-def series_description(scan: Scan) -> str:
-    """SeriesDescription of a DICOM series as its first file gives it; "" where it gives none that can be read."""
-    import io
-    import warnings
-
-    from pydicom import dcmread
-
-    with warnings.catch_warnings(), contextlib.suppress(Exception):
-        warnings.simplefilter("ignore")
-        source = scan.sources[0]
-        stream = source if isinstance(source, Path) else io.BytesIO(read_bytes(source))
-        tags = ["SpecificCharacterSet", "SeriesDescription"]
-        found = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=tags).get("SeriesDescription")
-        return "".join(filter(str.isprintable, str(found or "")))[:200]
-    return ""
-
-
-def _decoded(series: "SeriesPart", policy: Policy) -> LoadedImage:
-    """A series' image; a decoder that dies or hangs takes a child process with it, not this one."""
-    from medssl_cli.formats.dicom import needs_decoder, read_series
-
-    if not needs_decoder(series):
-        return read_series(series, policy)
+def _decoded(task: Reading) -> list[LoadedImage]:
     with contextlib.closing(
-        supervised_map(decode_in_child, [(series, policy)], num_workers=1, timeout_s=DECODE_TIMEOUT_S)
+        supervised_map(decode_in_child, [task], num_workers=1, timeout_s=DECODE_TIMEOUT_S)
     ) as outcomes:
         outcome = next(outcomes)
     if outcome.failure == OUT_OF_MEMORY:
-        raise InputError("E_TOO_BIG", "the process that decoded this series ran out of memory")
+        raise InputError("E_TOO_BIG", "the process that decoded this scan ran out of memory")
     if outcome.result is None:
-        raise InputError("E_DECODER_CRASH", f"the process that decoded this series {outcome.failure}")
+        raise InputError("E_DECODER_CRASH", f"the process that decoded this scan {outcome.failure}")
     if isinstance(outcome.result, InputError):
         raise outcome.result
     return outcome.result
 
 
-def decode_in_child(task: "tuple[SeriesPart, Policy]") -> LoadedImage | InputError:
-    """Read a series; what is wrong with it is returned and not raised."""
-    from medssl_cli.formats.dicom import read_series
-
+def decode_in_child(task: Reading) -> list[LoadedImage] | InputError:
+    """Open something; what is wrong with it is returned and not raised."""
     try:
-        return read_series(*task)
+        return _opened(task)
     except InputError as error:
         return error
 
 
+def input_digest(scan: Scan, policy: Policy) -> str:
+    """SHA-256 of all bytes that a scan is read from; files of a series count in any order.
+
+    A file that another one names counts if it can be read; whether it may be is for the reader to say.
+
+    Raises:
+        InputError: A file of the scan cannot be read.
+    """
+    digests = sorted(hashlib.sha256(read_bytes(source)).hexdigest() for source in scan.sources)
+    for source in files_of(scan.original, scan.kind, policy):
+        with contextlib.suppress(InputError):
+            digests += [] if source in scan.sources else [hashlib.sha256(read_bytes(source)).hexdigest()]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 def _doubts(image: LoadedImage, modality: str | None) -> list[str]:
-    """Notes about values: an image of one value, and values that a CT in Hounsfield units cannot have."""
+    """Notes about values that a CT in Hounsfield units, and so the input of a CT model, cannot have."""
     voxels = image.volume.voxels
-    low, high = voxels.min(), voxels.max()
-    found = ["W_CONSTANT_IMAGE"] if low == high else []
-    is_plausible = low < PLAUSIBLE_CT[0] and high > PLAUSIBLE_CT[1] and image.volume.units == "HU"
-    return found if modality != "CT" or is_plausible else [*found, "W_HU_IMPLAUSIBLE"]
+    is_plausible = voxels.min() < PLAUSIBLE_CT[0] and voxels.max() > PLAUSIBLE_CT[1] and image.volume.units == "HU"
+    return [] if modality != "CT" or is_plausible else ["W_HU_IMPLAUSIBLE"]

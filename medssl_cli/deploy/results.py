@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
 
 from medssl_cli import __version__
-from medssl_cli.deploy.scans import Kind, Reject, Scan
+from medssl_cli.deploy.scans import NO_IMAGES, Reject, Scan
 from medssl_cli.errors import Exit, UsageError
 from medssl_cli.files import json_bytes, make_output_folder, write_atomic
 
@@ -29,7 +29,7 @@ class ScanResult:
     Args:
         name: Of the scan, as its outputs are called; of files that are none, their path below the input.
         status: `done`, `refused` (trusted no further), `skipped` (no scan, by rule) or, in a dry run, `pending`.
-        kind: Which reader took it.
+        kind: Its format.
         key: What tells it from every other: its absolute path, or its UIDs.
         task: Of the model.
         code: Why not `done`.
@@ -54,7 +54,7 @@ class ScanResult:
 
     name: str
     status: Status
-    kind: Kind = "files"
+    kind: str = NO_IMAGES
     key: str = ""
     task: str = ""
     code: str = ""

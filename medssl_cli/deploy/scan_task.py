@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from medssl_cli.codes import CODES
 from medssl_cli.deploy.outputs import is_own, nifti_mask, publish, require_replaceable, volumes_ml
-from medssl_cli.deploy.reading import ScanReader, input_digest, series_description
+from medssl_cli.deploy.reading import ScanReader, input_digest
 from medssl_cli.deploy.results import ReportFile, ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scans import Scan, longer_name
 from medssl_cli.errors import InputError, MedsslError
 from medssl_cli.files import sha256_file
+from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.imaging.volume import Volume
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ Preview = Callable[[Volume, NDArray[np.uint8], Mapping[int, str]], bytes]
 Progress = Callable[[str, float, float], None]
 """Called with which scan of how many, tiles done and tiles in all."""
 
+ACCEPT_WRITING: Final = "accept-risk"
+"""The rule for writing in pictures where nobody gives another one: no privacy is at stake in a mask."""
 DEFAULT_FOLDER: Final = Path("medssl-out")
 REPORT: Final = "report.json"
 _SUFFIXES: Final[dict[Output, str]] = {"seg": ".dcm", "preview": ".png"}
@@ -122,21 +125,21 @@ class ScanTask:
         self._require_no_other_owner()
         if job.dry_run:
             return replace(self.blank, status="pending")
-        read = job.reader.read(self.scan)
-        labels = job.model.segment(read.image.volume, progress=self._progress(f"{counter} {self.scan.name}"))
-        warnings = [*read.warnings, *(() if labels.any() else ("W_EMPTY_SEGMENTATION",))]
-        files, reasons = self._files(read.image.volume, read.header, labels, warnings)
+        image = job.reader.read(self.scan)
+        labels = job.model.segment(image.volume, progress=self._progress(f"{counter} {self.scan.name}"))
+        warnings = [*image.warnings, *(() if labels.any() else ("W_EMPTY_SEGMENTATION",))]
+        files, reasons = self._files(image, labels, warnings)
         publish(files, overwrite=job.overwrite)
         return replace(
             self.blank,
             status="done",
-            message="; ".join((*read.image.details, *reasons)),
+            message="; ".join((*image.details, *reasons)),
             warnings=tuple(dict.fromkeys(warnings)),
-            repairs=read.image.repairs,
-            description=series_description(self.scan) if self.scan.series is not None else "",
-            shape=read.image.volume.shape,
-            spacing_mm=read.image.volume.spacing_mm,
-            volumes_ml=volumes_ml(labels, read.image.volume.affine, job.model.bundle.classes),
+            repairs=image.repairs,
+            description=self._description(),
+            shape=image.volume.shape,
+            spacing_mm=image.volume.spacing_mm,
+            volumes_ml=volumes_ml(labels, image.volume.affine, job.model.bundle.classes),
             seconds=round(time.monotonic() - start, 3),
             device=job.model.device,
             input_sha256=digest,
@@ -145,6 +148,14 @@ class ScanTask:
             outputs=tuple(path.name for path in files),
             outputs_sha256={path.name: sha256_file(path) for path in files},
         )
+
+    def _description(self) -> str:
+        """What the header calls a series, for the report; "" for a file."""
+        if self.scan.series is None:
+            return ""
+        from medssl_cli.formats.series import series_description
+
+        return series_description(self.scan.series)
 
     def refused(self, code: str, message: str, hint: str = "") -> ScanResult:
         """Not done; outputs of an earlier call stay recorded."""
@@ -198,7 +209,8 @@ class ScanTask:
         )
 
     def _options(self) -> dict[str, Any]:
-        return {name: value for name, value in self.job.reader.policy.departures.items() if name != "burned_in"}
+        departures = self.job.reader.policy.departures
+        return {name: value for name, value in departures.items() if (name, value) != ("burned_in", ACCEPT_WRITING)}
 
     def _mask(self) -> Path:
         where = self.job.where
@@ -225,15 +237,18 @@ class ScanTask:
                 )
 
     def _files(
-        self, volume: Volume, header: bytes | None, labels: NDArray[np.uint8], warnings: list[str]
+        self, image: LoadedImage, labels: NDArray[np.uint8], warnings: list[str]
     ) -> tuple[dict[Path, bytes], list[str]]:
         """What is to be written, and why some of it is not; adds to the warnings."""
+        volume = image.volume
         files: dict[Path, bytes] = {}
         reasons: list[str] = []
         for kind, path in self._targets().items():
             if kind == "nifti":
                 is_compressed = path.name.lower().endswith(".gz")
-                files[path] = nifti_mask(labels, volume.affine, like_header=header, is_compressed=is_compressed)
+                files[path] = nifti_mask(
+                    labels, volume.affine, like_header=image.nifti_header, is_compressed=is_compressed
+                )
                 continue
             try:
                 if kind == "preview":

@@ -1,27 +1,29 @@
 """Find the scans in what a user names, exactly as ingest finds images, and name everything that is none.
 
-One walk (`formats.discover`), one way to put series together (`formats.dicom.group_headers`) and one reading of names
-and folders (`formats.layouts`) serve both commands.
+One walk (`formats.discover`), one way to put series together (`formats.series`), one table of formats (`formats.open`)
+and one reading of names and folders (`formats.layouts`) serve both commands.
 """
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from medssl_cli.deploy.naming import file_name, series_name, short_digest
 from medssl_cli.errors import InputError
 from medssl_cli.formats.discover import Found, discover
+from medssl_cli.formats.open import count_images
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Member, Source, place_of
+from medssl_cli.formats.table import image_formats, is_file_of_images, is_file_of_slices
 
 if TYPE_CHECKING:
-    from medssl_cli.formats.dicom import Header, Refusal, SeriesPart
+    from medssl_cli.formats.series import Header, Refusal, SeriesPart
 
-Kind = Literal["nifti", "nrrd", "metaimage", "dicom", "files"]
-VOLUME_KINDS: Final = ("nifti", "nrrd", "metaimage")
+NO_IMAGES: Final = "files"
+"""What files are called that are no images, where others have the name of their format."""
 UNNAMED_ABOVE: Final = 20
 """Files of one folder that are no images are told of one by one up to so many, then together."""
 _NO_IMAGES: Final = ("S_NOT_AN_IMAGE", "S_SIDECAR")
@@ -52,22 +54,27 @@ class Scan:
     Args:
         key: What tells it from every other scan: its absolute path, or its UIDs.
         name: What its outputs are called.
-        kind: Which reader takes it.
+        kind: Its format.
         place: Where it lies.
         sources: Its files.
-        series: The slices of a DICOM series.
-        image: Which of the 3D images of a 4D file.
+        series: The slices of a series.
+        image: Which of the images of a file of several.
         partners: Files, with their kinds, of images that it is a label map of if its voxels look like one.
     """
 
     key: str
     name: str
-    kind: Kind
+    kind: str
     place: Place
     sources: tuple[Source, ...]
     series: "SeriesPart | None" = None
     image: int | None = None
-    partners: tuple[tuple[Kind, Source], ...] = ()
+    partners: tuple[tuple[str, Source], ...] = ()
+
+    @property
+    def original(self) -> "Source | SeriesPart":
+        """What is opened to read it."""
+        return self.sources[0] if self.series is None else self.series
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Reject:
     message: str = ""
     hint: str = ""
     num_files: int = 1
-    kind: Kind = "files"
+    kind: str = NO_IMAGES
 
 
 @dataclass
@@ -98,6 +105,7 @@ def find_scans(
     policy: Policy = STRICT,
     *,
     out: Path | None = None,
+    takes_flat: bool = False,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Findings:
     """Sort everything below some paths into scans and rejects.
@@ -106,6 +114,7 @@ def find_scans(
         paths: Files, folders and zip archives.
         policy: What is accepted and repaired.
         out: The folder of outputs: what inference wrote there is not told of.
+        takes_flat: Pictures and projections are scans too; else they are refused, as the model is for volumes.
         is_stopped: Asked between files; what was found until then is returned.
 
     Raises:
@@ -118,10 +127,12 @@ def find_scans(
         if not _is_own_output(one, out):
             found.append(one)
     roots = tuple(dict.fromkeys(path.resolve() for path in paths))
-    search = _Search(policy, {one.source: one.root for one in found}, roots)
+    search = _Search(policy, {one.source: one.root for one in found}, roots, takes_flat)
     search.sort(found)
-    dicom = [one.source for one in found if one.kind == "dicom" and one.source not in search.set_aside]
-    search.add_series(dicom, is_stopped)
+    slices = {
+        one.source: one.kind for one in found if is_file_of_slices(one.kind) and one.source not in search.set_aside
+    }
+    search.add_series(slices, is_stopped)
     return Findings(_with_unique_names(search.scans), search.rejects, roots)
 
 
@@ -139,6 +150,7 @@ class _Search:
         policy: Of the call.
         root_of: The input that each source was found under.
         roots: The inputs.
+        takes_flat: Pictures and projections are scans.
         set_aside: Sources that are other names of files that are taken.
         partners: Of files that may be label maps; see `Scan`.
         unread: Files that could not be opened or are of no known kind: damaged slices may be among them.
@@ -147,14 +159,15 @@ class _Search:
     policy: Policy
     root_of: dict[Source, Path]
     roots: tuple[Path, ...]
+    takes_flat: bool
     scans: list[Scan] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     set_aside: set[Source] = field(default_factory=set)
-    partners: "dict[Source, tuple[tuple[Kind, Source], ...]]" = field(default_factory=dict)
+    partners: dict[Source, tuple[tuple[str, Source], ...]] = field(default_factory=dict)
     unread: list[tuple[Source, str]] = field(default_factory=list)
 
     def sort(self, found: Sequence[Found]) -> None:
-        """Take files of one image each, and set aside all that is neither that nor DICOM."""
+        """Take files of whole images, and set aside all that is neither that nor a slice."""
         self._set_links_aside(found)
         labels = self._label_maps(found)
         others: dict[tuple[Path, str], list[Source]] = defaultdict(list)
@@ -163,11 +176,11 @@ class _Search:
                 self._reject([one.source], "S_DUPLICATE", "a link to a file that is taken itself")
             elif one.source in labels:
                 self._reject([one.source], labels[one.source])
-            elif one.kind in VOLUME_KINDS:
+            elif self._is_taken(one.kind):
                 self._add_file(one.source, one.kind)
-            elif one.kind == "picture":
+            elif is_file_of_images(one.kind):
                 self._reject([one.source], "E_NO_PATIENT_GEOMETRY", "a picture; the model is for volumes")
-            elif one.kind != "dicom":
+            elif not is_file_of_slices(one.kind):
                 code = one.code or "S_SIDECAR"
                 others[place_of(one.source).parent, code].append(one.source)
                 if code.startswith("E_") or code == "S_NOT_AN_IMAGE":
@@ -176,6 +189,10 @@ class _Search:
             together = len(sources) > UNNAMED_ABOVE and code in _NO_IMAGES
             for group in [sources] if together else [[source] for source in sources]:
                 self._reject(group, code)
+
+    def _is_taken(self, kind: str) -> bool:
+        """Whether files of a kind hold images that the model takes."""
+        return is_file_of_images(kind) and (self.takes_flat or not image_formats()[kind].is_flat)
 
     def _set_links_aside(self, found: Sequence[Found]) -> None:
         """Links to files that are found themselves; of several links to one file the first stays."""
@@ -191,11 +208,11 @@ class _Search:
         """Files that their names and folders make label maps, or no originals; a file that was named itself is none."""
         from medssl_cli.formats.layouts import arrange, read_dataset_json
 
-        files = [one.source for one in found if one.kind in VOLUME_KINDS and one.source not in self.roots]
+        files = [one.source for one in found if self._is_taken(one.kind) and one.source not in self.roots]
         described = [one.source for one in found if one.source.name == "dataset.json"]
         datasets = [dataset for source in described if (dataset := read_dataset_json(source))]
         arrangement = arrange(files, datasets, roots=self.roots)
-        kinds: dict[Source, Kind] = {one.source: one.kind for one in found}  # type: ignore[misc]
+        kinds = {one.source: one.kind for one in found}
         for one in arrangement.images:
             self.partners[one.source] = tuple((kinds[partner], partner) for partner in one.partners)
         return {label.source: "S_LABEL_MAP" for label in arrangement.labels} | dict(arrangement.skipped)
@@ -203,42 +220,48 @@ class _Search:
     def _add_file(self, source: Source, kind: str) -> None:
         place = self._place([source])
         parts = Path(place.below).parts if place.below else (source.name,)
-        count = _num_images(source) if kind == "nifti" and self.policy.split_4d else 1
+        count = count_images(source, kind, self.policy)
         for image in range(count) if count > 1 else [None]:
             key = place.path if image is None else f"{place.path}#{image}"
             name = file_name(parts, image=image)
             partners = self.partners.get(source, ()) if image is None else ()
-            self.scans.append(Scan(key, name, kind, place, (source,), None, image, partners))  # type: ignore[arg-type]
+            self.scans.append(Scan(key, name, kind, place, (source,), None, image, partners))
 
-    def add_series(self, sources: Sequence[Source], is_stopped: Callable[[], bool]) -> None:
-        """Put DICOM files together as ingest does."""
-        if not sources:
+    def add_series(self, kinds: Mapping[Source, str], is_stopped: Callable[[], bool]) -> None:
+        """Put slices together as ingest does.
+
+        Args:
+            kinds: Their files, each with its format.
+            is_stopped: Asked between files.
+        """
+        if not kinds:
             return
-        from medssl_cli.formats.dicom import RefusedFile, group_headers, incomplete_series, read_headers, refused_file
+        from medssl_cli.formats.series import RefusedFile, assemble, lost_slice, read_headers
 
         headers: list[Header] = []
         refused = [RefusedFile(source, code) for source, code in self.unread]
-        failures: dict[tuple[Path, str, str, str], list[Source]] = defaultdict(list)
-        for source in sources:
+        failures: dict[tuple[Path, str, str, str, str], list[Source]] = defaultdict(list)
+        for source, kind in kinds.items():
             if is_stopped():
                 return
             try:
                 headers += read_headers(source, self.policy)
             except InputError as error:
-                failures[place_of(source).parent, error.code, error.message, error.hint].append(source)
-                if error.code.startswith(("E_", "S_UNSUPPORTED_MODALITY")):
-                    refused.append(refused_file(source, error.code))
-        for (_, code, message, hint), group in failures.items():
-            self._reject(group, code, message, hint, kind="dicom")
-        incomplete = incomplete_series(headers, refused)
-        parts, refusals = group_headers(headers, self.policy, incomplete=incomplete)
+                failures[place_of(source).parent, kind, error.code, error.message, error.hint].append(source)
+                lost = lost_slice(source, error.code)
+                refused += [lost] if lost is not None else []
+        for (_, kind, code, message, hint), group in failures.items():
+            self._reject(group, code, message, hint, kind=kind)
+        found = assemble(headers, refused, self.policy)
         series_of = {header.source: header for header in headers}
-        for refusal in refusals:
-            self._refuse_series(refusal, series_of)
-        for part in sorted(parts, key=lambda part: (part.identity.study, part.identity.series)):
-            self._add_part(part)
+        for refusal in found.refusals:
+            self._refuse_series(refusal, series_of, kinds)
+        for part in sorted(found.parts, key=lambda part: (part.identity.study, part.identity.series)):
+            self._add_part(part, kinds[part.sources[0]])
 
-    def _refuse_series(self, refusal: "Refusal", series_of: "dict[Source, Header]") -> None:
+    def _refuse_series(
+        self, refusal: "Refusal", series_of: "dict[Source, Header]", kinds: Mapping[Source, str]
+    ) -> None:
         members: dict[tuple[str, str, str], list[Source]] = defaultdict(list)
         for source in refusal.files:
             header = series_of[source]
@@ -247,23 +270,24 @@ class _Search:
         for (study, series, modality), sources in members.items():
             place = replace(self._place(sources), study=study, series=series)
             key, name = f"{study}|{series}|{code}", series_name(modality, study, series)
-            self.rejects.append(Reject(key, name, place, code, refusal.message, refusal.hint, len(sources), "dicom"))
+            kind = kinds[sources[0]]
+            self.rejects.append(Reject(key, name, place, code, refusal.message, refusal.hint, len(sources), kind))
 
-    def _add_part(self, part: "SeriesPart") -> None:
-        first, sources = part.headers[0], tuple(dict.fromkeys(header.source for header in part.headers))
+    def _add_part(self, part: "SeriesPart", kind: str) -> None:
+        first, sources = part.headers[0], part.sources
         study, series = first.StudyInstanceUID, first.SeriesInstanceUID
         place = replace(self._place(sources), study=study, series=series)
-        own = _part_digest(part) if part.identity.series != series else ""
+        own = "" if part.is_whole_series else _part_digest(part)
         uids = [study, series, *([own] if own else [])]
         key, name = "|".join(uids), series_name(first.Modality, *uids)
-        if part.spacing_kind is not None:
+        if part.spacing_kind is not None and not self.takes_flat:
             message = "a projection; the model is for volumes"
-            self.rejects.append(Reject(key, name, place, "E_NO_PATIENT_GEOMETRY", message, "", len(sources), "dicom"))
+            self.rejects.append(Reject(key, name, place, "E_NO_PATIENT_GEOMETRY", message, "", len(sources), kind))
         else:
-            self.scans.append(Scan(key, name, "dicom", place, sources, series=part))
+            self.scans.append(Scan(key, name, kind, place, sources, series=part))
 
     def _reject(
-        self, sources: Sequence[Source], code: str, message: str = "", hint: str = "", *, kind: Kind = "files"
+        self, sources: Sequence[Source], code: str, message: str = "", hint: str = "", *, kind: str = NO_IMAGES
     ) -> None:
         place = self._place(sources)
         name = place.below or Path(place.path).name
@@ -290,20 +314,6 @@ def _part_digest(part: "SeriesPart") -> str:
     """What tells one part of a series from the others: its slices."""
     slices = sorted((header.SOPInstanceUID, header.frame, str(header.tile)) for header in part.headers)
     return short_digest(repr(slices))
-
-
-def _num_images(source: Source) -> int:
-    """3D images in a NIfTI file; 1 for a file whose header the reader will refuse."""
-    from medssl_cli.formats.gzip_strict import MAGIC, gzip_head
-    from medssl_cli.formats.nifti_header import LARGEST_HEADER, parse_header
-    from medssl_cli.formats.source import read_head
-
-    try:
-        head = read_head(source, 4096)
-        plain = gzip_head(head, LARGEST_HEADER) if head.startswith(MAGIC) else head[:LARGEST_HEADER]
-        return parse_header(plain, allow_4d=True).num_images
-    except InputError:
-        return 1
 
 
 def _with_unique_names(scans: Sequence[Scan]) -> list[Scan]:

@@ -12,15 +12,12 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from medssl_cli.errors import InputError, UsageError
 from medssl_cli.formats.archives import MAX_ARCHIVE_BYTES, Entry, open_archive
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Member, Source, read_head
-
-if TYPE_CHECKING:
-    from medssl_cli.formats.sniff import Kind
 
 Peek = Callable[[Path, os.stat_result], bool]
 HEAD_BYTES: Final = 4096
@@ -34,13 +31,13 @@ class Found:
     Args:
         source: Where it is.
         root: The input that it was found under.
-        kind: What it holds; "other" has a code; "known" was not opened.
+        kind: What it holds, as `sniff` says; "other" has a code; "known" was not opened.
         code: Why it is not read, "" if it is.
     """
 
     source: Source
     root: Path
-    kind: "Kind"
+    kind: str
     code: str = ""
 
     @property
@@ -224,7 +221,7 @@ def _code_of(error: Exception) -> str:
     return "E_PERMISSION" if isinstance(error, PermissionError) else "E_IO"
 
 
-def _sniff_member(path: Path, entry: Entry, policy: Policy) -> "tuple[Kind, str]":
+def _sniff_member(path: Path, entry: Entry, policy: Policy) -> tuple[str, str]:
     try:
         head = read_head(Member(path, entry.index, entry.inner), HEAD_BYTES)
     except InputError as error:
@@ -233,11 +230,11 @@ def _sniff_member(path: Path, entry: Entry, policy: Policy) -> "tuple[Kind, str]
     return ("other", "E_NESTED_ARCHIVE") if kind == "zip" or code == "S_ARCHIVE" else (kind, code)
 
 
-def _recognised(head: bytes, name: str, policy: Policy) -> "tuple[Kind, str]":
+def _recognised(head: bytes, name: str, policy: Policy) -> tuple[str, str]:
     """Kind and code of a file by its first bytes; what inference wrote is known by its mark, wherever it lies."""
     from medssl_cli.formats.predictions import is_prediction  # all readers, which known files do not need
     from medssl_cli.formats.sniff import sniff
 
     if not policy.predictions and is_prediction(head):
         return "other", "S_PREDICTION"
-    return sniff(head, name, allow_headerless=policy.allow_headerless)
+    return sniff(head, name, policy)

@@ -1,9 +1,10 @@
 """What a format reader returns, and the few words that all of them share."""
 
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
+from pydantic import Field
 
 from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.imaging.volume import Volume
@@ -12,7 +13,8 @@ LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Turns affines and points of DICOM's world into ours; applied to ours it leads back, for it is its own inverse."""
 EXIF_ORIENTATION: Final = "exif-orientation="
 """Begins the repair that says how a picture was stored (EXIF 2.32, tag 0x0112)."""
-SourceKind = Literal["dicom", "nifti", "nrrd", "metaimage", "picture"]
+SourceKind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+"""The name of a format: a word of the program, never one of a file."""
 SpacingKind = Literal["patient", "detector", "unknown"]
 BurnedIn = Literal["not_expected", "no", "unknown", "accepted_risk"]
 
@@ -42,7 +44,7 @@ class LoadedImage:
         volume: One channel, native grid; CT in Hounsfield units with an integer dtype where values are whole.
             A projection X-ray or picture is a volume of depth 1 whose affine is diag(spacing) and no place in a world.
         identity: In the clear, for pseudonyms.
-        source_kind: Which family of formats it came from.
+        source_kind: The format that it came from, by its name in `formats/images`.
         num_files: Files that it was assembled from.
         decoder: Library and version that decompressed the pixels, "" where none was needed.
         warnings: `W_` codes, each at most once.
@@ -54,6 +56,9 @@ class LoadedImage:
         inverted: The stored values were inverted (MONOCHROME1).
         acquisition: How it was made.
         details: What more there is to say about some of the warnings, each as "CODE: text".
+        states_modality: The file itself says what its modality and units are; else the caller's word counts.
+        nifti_header: Header of a NIfTI file, if the image is all of it and lies on the grid that it states: what is
+            written on that grid can repeat it bit for bit.
     """
 
     volume: Volume
@@ -69,6 +74,8 @@ class LoadedImage:
     inverted: bool = False
     acquisition: Acquisition = field(default_factory=Acquisition)
     details: tuple[str, ...] = ()
+    states_modality: bool = False
+    nifti_header: bytes | None = None
 
 
 def exif_orientation(repairs: tuple[str, ...]) -> int:

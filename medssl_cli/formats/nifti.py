@@ -131,12 +131,14 @@ def _image(
 ) -> LoadedImage:
     voxels, warnings, repairs = _voxels(content, index)
     stem = stem_of(source.name)
+    repairs = (*(("split-4d",) if suffix else ()), *content.placement.repairs, *repairs)
     return LoadedImage(
         volume=Volume(voxels[None], content.placement.affine, modality, "HU" if modality == "CT" else "a.u."),
         identity=Identity(patient=patient, study=patient or stem, series=stem + suffix),
         source_kind="nifti",
         warnings=(*content.placement.warnings, *warnings, *content.warnings),
-        repairs=(*(("split-4d",) if suffix else ()), *content.placement.repairs, *repairs),
+        repairs=repairs,
+        nifti_header=None if repairs else content.header.raw,
     )
 
 

@@ -14,10 +14,6 @@ from medssl_cli.formats.archives import CHUNK_BYTES, open_archive
 MAX_FILE_BYTES: Final = 16 * 2**30
 _TRANSIENT: Final = (errno.EIO, getattr(errno, "ESTALE", errno.EIO))
 _NUM_TRIES: Final = 4
-IMAGE_SUFFIXES: Final = (
-    ".nii.gz", ".nii", ".nrrd", ".nhdr", ".seg.nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm",
-    ".dicom",
-)  # fmt: skip
 Result = TypeVar("Result")
 
 
@@ -52,11 +48,11 @@ def place_of(source: Source) -> Path:
 
 def stem_of(name: str) -> str:
     """A file's name without the suffix of any image format; other dots belong to the name."""
+    from medssl_cli.formats.table import image_suffixes  # all formats, which read their files with this module
+
     lower = name.lower()
-    if lower.endswith(IMAGE_SUFFIXES):
-        longest = max((suffix for suffix in IMAGE_SUFFIXES if lower.endswith(suffix)), key=len)
-        return name[: len(name) - len(longest)] or name
-    return name
+    longest = next((suffix for suffix in image_suffixes() if lower.endswith(suffix)), "")
+    return name[: len(name) - len(longest)] or name
 
 
 def size_of(source: Source) -> int:

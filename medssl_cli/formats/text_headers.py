@@ -14,7 +14,7 @@ from medssl_cli.errors import InputError
 from medssl_cli.formats.affines import MAX_MM, MAX_SIDE, Placement
 from medssl_cli.formats.loaded import LPS_TO_RAS, Identity, LoadedImage, SourceKind
 from medssl_cli.formats.policy import Policy
-from medssl_cli.formats.source import MAX_FILE_BYTES, Source
+from medssl_cli.formats.source import MAX_FILE_BYTES, Source, read_head
 from medssl_cli.formats.stored_values import native_and_finite, storable
 from medssl_cli.imaging.geometry import Shape
 from medssl_cli.imaging.volume import Volume
@@ -141,6 +141,23 @@ def read_detached(source: Source, name: str, policy: Policy) -> bytes:
         raise InputError(
             "E_DETACHED_DATA", f"the data file cannot be opened as a plain file ({type(error).__name__})"
         ) from error
+
+
+def detached_files(source: Source, names: re.Pattern[bytes], policy: Policy) -> tuple[Path, ...]:
+    """The data file that a header names, as it would lie beside it; whether it may be read is for the reader to say.
+
+    Args:
+        source: Of the header.
+        names: Finds the line of the header; its first group is the name.
+        policy: `allow_detached`.
+
+    Raises:
+        InputError: The codes of reading files.
+    """
+    if not policy.allow_detached or not isinstance(source, Path):
+        return ()
+    match = names.search(read_head(source, MAX_HEADER_BYTES))
+    return () if match is None else (source.parent / Path(match[1].decode("latin-1").strip()).name,)
 
 
 def _plain_content(stream: Any, descriptor: int) -> bytes:

@@ -108,6 +108,13 @@ def test_the_guide_to_a_method_shows_the_method_that_is_tested() -> None:
     assert blocks(guide, "python") == [toy.read_text(encoding="utf-8")]
 
 
+def test_the_guide_to_a_format_shows_the_format_that_is_tested() -> None:
+    guide = ROOT / "docs" / "guides" / "add-a-format.md"
+    toy = ROOT / "tests" / "contract" / "toy_formats" / "plaintext.py"
+
+    assert blocks(guide, "python") == [toy.read_text(encoding="utf-8")]
+
+
 def test_every_page_is_in_the_index() -> None:
     index = ROOT / "docs" / "README.md"
     linked = {(index.parent / link).resolve() for link in LINK.findall(index.read_text(encoding="utf-8"))}

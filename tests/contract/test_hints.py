@@ -28,7 +28,6 @@ NEVER_GIVEN = {
     "choose another folder with --run": "only a command that makes a run is refused with it, and it has --run",
     "--device cpu": "only an argument of --device is refused with it",
     "ask for fewer --patients": "only bench labels has a number of patients",
-    "--burned-in": "infer accepts writing: no privacy is at stake in a mask",
     "pass --patient-pattern": "infer does not tell of notes about training data",
     "pass --modality": "infer does not tell of notes about training data",
 }

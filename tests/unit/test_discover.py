@@ -243,7 +243,7 @@ def test_a_bare_data_set_is_dicom_only_on_request(tmp_path, case):
     "head", [b"plain text, long enough", b"", b"\x08\0", bytes(64), b"\x08\0\5\0\xff\xff\xff\xff" * 3]
 )
 def test_other_bytes_are_no_bare_data_set(head):
-    assert sniff(head, "a", allow_headerless=True) == ("other", "S_NOT_AN_IMAGE")
+    assert sniff(head, "a", Policy(allow_headerless=True)) == ("other", "S_NOT_AN_IMAGE")
 
 
 def test_known_files_are_not_opened(tmp_path, monkeypatch):

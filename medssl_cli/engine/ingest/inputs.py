@@ -10,12 +10,11 @@ from medssl_cli.engine.ingest.report import Ledger
 from medssl_cli.formats.dataset_json import DatasetJson, is_description, read_dataset_json
 from medssl_cli.formats.discover import Found, classify
 from medssl_cli.formats.policy import Policy
-from medssl_cli.formats.source import IMAGE_SUFFIXES, Source
+from medssl_cli.formats.source import Source
 
 if TYPE_CHECKING:
     from medssl_cli.formats.labels import AnnotationKind
 
-VOXEL_KINDS: Final = ("nifti", "nrrd", "metaimage", "picture")
 TEXT_KINDS: Final = ("json", "csv", "xml")
 
 
@@ -47,6 +46,20 @@ class Inputs:
     annotations: "dict[Source, AnnotationKind]" = field(default_factory=dict)
     named: set[Source] = field(default_factory=set)
     unread: list[tuple[Source, str]] = field(default_factory=list)
+
+    @property
+    def files_of_images(self) -> list[Source]:
+        """Files to be read that hold whole images."""
+        from medssl_cli.formats.table import is_file_of_images
+
+        return [source for kind in sorted(filter(is_file_of_images, self.sources)) for source in self.sources[kind]]
+
+    @property
+    def files_of_slices(self) -> list[Source]:
+        """Files to be read that are put together to images."""
+        from medssl_cli.formats.table import is_file_of_slices
+
+        return [source for kind in sorted(filter(is_file_of_slices, self.sources)) for source in self.sources[kind]]
 
     def has_news(self, settled: Container[Source]) -> bool:
         """Whether there is anything to read but unchanged files that are settled."""
@@ -122,4 +135,6 @@ def _describes_an_image(source: Source) -> bool:
     if not isinstance(source, Path) or source.name in ("dataset.json", "dataset_description.json", "participants.tsv"):
         return True
     stem = source.name.rpartition(".")[0]
-    return any(source.with_name(stem + suffix).exists() for suffix in IMAGE_SUFFIXES)
+    from medssl_cli.formats.table import image_suffixes
+
+    return any(source.with_name(stem + suffix).exists() for suffix in image_suffixes())

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from medssl_cli.cache.store import Cache
 from medssl_cli.classes import MAX_VALUE
 from medssl_cli.engine.ingest.failures import Failure, as_values
-from medssl_cli.engine.ingest.tasks import LabelTask, Overlap, StoredImage, StoredLabel, read_file
+from medssl_cli.engine.ingest.tasks import LabelTask, Overlap, StoredImage, StoredLabel
 from medssl_cli.errors import InputError
 from medssl_cli.formats.layouts import LabelFile
 from medssl_cli.formats.loaded import LoadedImage, exif_orientation
+from medssl_cli.formats.open import open_images, value_names
 from medssl_cli.imaging.geometry import Shape, corner_displacement_mm, is_same_grid, turned_onto
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.names import unique_names
@@ -95,7 +96,7 @@ def store_labels(task: LabelTask) -> list[StoredLabel | Failure]:
 def _store_label(arguments: tuple[LabelTask, LabelFile, str]) -> StoredLabel:
     task, label, kind = arguments
     loaded = _read_label(task, label, kind)
-    segments = _segments(label, kind)
+    segments = value_names(label.source, kind)
     names = label.classes if label.classes is not None else segments or _names_beside(label) or None
     volume = _on_grid(loaded, task.image, is_cropped=bool(segments))
     if names is None or len(names) == 1:
@@ -110,15 +111,6 @@ def _store_label(arguments: tuple[LabelTask, LabelFile, str]) -> StoredLabel:
     noted = {"W_LABEL_IGNORE": present & known, "W_LABEL_BY_CONTENT": label.is_by_content}
     warnings = (*loaded.warnings, *(code for code, holds in noted.items() if holds))
     return _published(task, label, volume, names, warnings)
-
-
-def _segments(label: LabelFile, kind: str) -> dict[int, str]:
-    """Names of values that the file itself gives, as 3D Slicer's do."""
-    if kind != "nrrd":
-        return {}
-    from medssl_cli.formats.nrrd import read_segments
-
-    return read_segments(label.source)
 
 
 def _names_beside(label: LabelFile) -> dict[int, str]:
@@ -234,7 +226,8 @@ def _published(
 
 
 def _read_label(task: LabelTask, label: LabelFile, kind: str) -> LoadedImage:
-    (image,) = read_file(label.source, kind, replace(task.policy, split_4d=False), is_label=True)
+    policy = replace(task.policy, split_4d=False)
+    (image,) = open_images(label.source, policy, kind=kind, is_label=True)
     _check_orientation(image, task.image)
     return image
 

@@ -12,6 +12,7 @@ from medssl_cli.formats.layouts import Arrangement, ImageFile, LabelFile
 from medssl_cli.formats.partners import numbered
 from medssl_cli.formats.patients import patients_of
 from medssl_cli.formats.source import Source, place_of
+from medssl_cli.formats.table import image_formats
 
 VOLUMETRIC: Final = ("CT", "MR", "PT")
 
@@ -62,7 +63,8 @@ def plan_files(
 
 def _slices(images: Iterable[ImageFile], modalities: Mapping[Source, str], ledger: Ledger) -> set[Source]:
     """Pictures that may be slices of a volume: by their modality, or by their numbers where nobody knows it."""
-    pictures = [image for image in images if ledger.kind(image.source) == "picture"]
+    formats = image_formats()
+    pictures = [image for image in images if formats[ledger.kind(image.source)].is_flat]
     unknown = [image for image in pictures if modalities[image.source] == "unknown"]
     in_a_row = numbered((image.source, place_of(image.source).parent.parts, image.stem) for image in unknown)
     return in_a_row | {image.source for image in pictures if modalities[image.source] in VOLUMETRIC}

@@ -41,14 +41,13 @@ def _least_bytes(tasks: Sequence[ImageTask]) -> int:
 
 def _num_bytes(task: ImageTask) -> int:
     """Of the pixels as they came from the scanner, or of the file."""
-    if task.kind == "dicom":
-        first = task.source.headers[0]
-        return int(first.Rows * first.Columns * len(task.source.headers) * first.BitsStored // 8)
+    if task.part is not None:
+        return task.part.stored_bytes
     try:
-        return size_of(task.source)
+        return sum(map(size_of, task.files))
     except InputError:
         return 0
 
 
 def _series_key(task: ImageTask, cache: Cache) -> str:
-    return cache.pseudonyms.of("series", task.source.identity.series) if task.kind == "dicom" else ""
+    return "" if task.part is None else cache.pseudonyms.of("series", task.part.identity.series)

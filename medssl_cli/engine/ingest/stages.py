@@ -13,7 +13,7 @@ from typing import Any, Final
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.ingest.annotations import store_all
 from medssl_cli.engine.ingest.failures import Failure, crash
-from medssl_cli.engine.ingest.inputs import VOXEL_KINDS, Inputs
+from medssl_cli.engine.ingest.inputs import Inputs
 from medssl_cli.engine.ingest.known_files import Fate
 from medssl_cli.engine.ingest.label_maps import store_labels
 from medssl_cli.engine.ingest.labels import DRAWN_ON_IMAGES, Annotation, Choice
@@ -35,6 +35,7 @@ from medssl_cli.engine.ingest.tasks import (
 from medssl_cli.formats.layouts import LabelFile, arrange
 from medssl_cli.formats.name_words import are_channels
 from medssl_cli.formats.source import Source, place_of, stem_of
+from medssl_cli.formats.table import is_file_of_images
 from medssl_cli.imaging.geometry import is_turned_grid
 
 HEADERS_PER_TASK: Final = 64
@@ -84,8 +85,7 @@ class Stages:
             fates: What became of the unchanged files.
         """
         series = self._series(fates)
-        files = [source for kind in VOXEL_KINDS for source in self.inputs.sources[kind]]
-        arrangement = arrange([*files, *self.stored], self.inputs.datasets, roots=self.roots)
+        arrangement = arrange([*self.inputs.files_of_images, *self.stored], self.inputs.datasets, roots=self.roots)
         images = [image for image in arrangement.images if image.source not in self.stored]
         files_of_their_own = plan_files(images, arrangement, self.roots, self.cache.root, self.options, self.ledger)
         tasks = [*series, *files_of_their_own]
@@ -110,14 +110,14 @@ class Stages:
             )
 
     def _series(self, fates: list[Fate]) -> list[ImageTask]:
-        """Tasks for all DICOM images; files that have not changed are settled, unless what they depend on has."""
+        """Tasks for all series; files that have not changed are settled, unless what they depend on has."""
         inputs = self.inputs
         fates = [fate for fate in fates if not _is_below(fate, inputs.redescribed)]
         inputs.open_again({source for fate in fates for source in fate.sources})
         outdated = _outdated_labels(inputs, fates, self.roots)
         fates = [fate for fate in fates if outdated.isdisjoint(fate.sources)]
         inputs.open_again({source for fate in fates for source in fate.sources})
-        headers = self._headers(inputs.sources["dicom"])
+        headers = self._headers(inputs.files_of_slices)
         changed = {self.ledger.series_id(file.SeriesInstanceUID) for file in (*headers, *self.refused)}
         for fate in fates:
             if fate.entry.id in changed:
@@ -128,7 +128,7 @@ class Stages:
 
     def _recall(self, fate: Fate) -> None:
         self.ledger.recall(fate.entry, fate.sources)
-        is_file = fate.kind in VOXEL_KINDS
+        is_file = is_file_of_images(fate.kind)
         if fate.entry.item is None or not (is_file or len(fate.sources) == 1):
             return
         image = StoredImage.of(self.cache.record(fate.entry.item))
@@ -145,7 +145,7 @@ class Stages:
         sources = sorted(members, key=str)
         if not sources or self.crew.stop.is_set:
             return []
-        from medssl_cli.formats.dicom import group_headers
+        from medssl_cli.formats.series import assemble
 
         tasks = [
             (tuple(sources[first : first + HEADERS_PER_TASK]), self.options.policy)
@@ -155,13 +155,13 @@ class Stages:
         for outcome in self.crew.map("headers", read_header_batch, tasks, timeout_s=HEADERS_TIMEOUT_S):
             for result in outcome.result or ():
                 headers += result if isinstance(result, tuple) else ()
-        parts, _ = group_headers(headers, self.options.policy)
+        parts = assemble(headers, (), self.options.policy).parts
         part_of = {self.cache.pseudonyms.of("series", part.identity.series): part for part in parts}
         records = [record for record in self.cache.iterate() if record.series_key in part_of]
         return [KnownImage.of_series(StoredImage.of(one), part_of[one.series_key].headers) for one in records]
 
     def _headers(self, sources: Sequence[Source]) -> list[Any]:
-        """Headers of DICOM files; refusals are booked. A batch whose child died is read file by file."""
+        """Headers of slices; refusals are booked. A batch whose child died is read file by file."""
         headers: list[Any] = []
         again: list[Source] = []
         for pending, size in ((sources, HEADERS_PER_TASK), (again, 1)):
@@ -183,7 +183,7 @@ class Stages:
         return headers
 
     def _headers_of(self, source: Source, result: Any) -> Sequence[Any]:
-        """Book what one DICOM file is; the headers of an image."""
+        """Book what one file of slices is; the headers of an image."""
         if isinstance(result, Unread):
             self.refused.append(result.file)
             self.crew.refuse([source], result.failure)
@@ -197,7 +197,7 @@ class Stages:
 
     def _refuse_file(self, source: Source, failure: Failure) -> None:
         """Book a file that nothing can be asked any more: reading it has cost a process."""
-        from medssl_cli.formats.dicom import RefusedFile
+        from medssl_cli.formats.series import RefusedFile
 
         self.refused.append(RefusedFile(source, failure.code))
         self.crew.refuse([source], failure)
@@ -206,19 +206,18 @@ class Stages:
         """Group slices into images; refusals are booked."""
         if self.crew.stop.is_set or not headers:
             return []
-        from medssl_cli.formats.dicom import RefusedFile, group_headers, incomplete_series
+        from medssl_cli.formats.series import RefusedFile, assemble
 
         series_of = {header.source: header.SeriesInstanceUID for header in headers}
         unread = [RefusedFile(source, code) for source, code in self.inputs.unread]
-        incomplete = incomplete_series(headers, [*self.refused, *unread])
-        self.books.unremembered.update(incomplete.sources)
-        parts, refusals = group_headers(headers, self.options.policy, incomplete=incomplete)
+        found = assemble(headers, [*self.refused, *unread], self.options.policy)
+        self.books.unremembered.update(found.suspects)
         groups: Counter[Source] = Counter()
-        for part in parts:
-            groups.update({header.source for header in part.headers})
-        groups.update(source for refusal in refusals for source in refusal.files)
+        for part in found.parts:
+            groups.update(part.sources)
+        groups.update(source for refusal in found.refusals for source in refusal.files)
         self.ledger.share(source for source, number in groups.items() if number > 1)
-        for refusal in refusals:
+        for refusal in found.refusals:
             if refusal.code == "E_INCOMPLETE_SERIES":
                 self.books.unremembered.update(refusal.files)
             members: dict[str, list[Source]] = defaultdict(list)
@@ -228,19 +227,16 @@ class Stages:
                 identifier = self.ledger.series_id(uid)
                 self.ledger.refuse(sources, refusal.code, refusal.message, refusal.hint, id=identifier)
         return [
-            ImageTask(part, "dicom", self.cache.root, self.options.policy, dry_run=self.options.dry_run)
-            for part in parts
+            ImageTask(part, "", self.cache.root, self.options.policy, dry_run=self.options.dry_run)
+            for part in found.parts
         ]
 
     def _store_images(self, tasks: Sequence[ImageTask], *, is_second_try: bool = False) -> None:
         """Store all images, and keep where those of files went, for their labels."""
         changed: list[ImageTask] = []
         for outcome in self.crew.map("images", store_images, tasks, timeout_s=STORE_TIMEOUT_S):
-            task = outcome.task
-            sources, identifier = [task.source], ""
-            if task.kind == "dicom":
-                sources = sorted({header.source for header in task.source.headers}, key=str)
-                identifier = self.ledger.series_id(task.source.identity.series.partition("#")[0])
+            task, sources = outcome.task, outcome.task.files
+            identifier = "" if task.part is None else self.ledger.series_id(task.part.series_uid)
             result = outcome.result if outcome.result is not None else crash(outcome.failure)
             if isinstance(result, Failure):
                 if result.code == "E_CHANGED_DURING_READ" and not is_second_try and _can_be_read_again(task):
@@ -249,7 +245,7 @@ class Stages:
                     self.crew.refuse(sources, result, id=identifier)
                 continue
             if isinstance(result, LabelLike):
-                self.label_like[task.source] = task, result
+                self.label_like[sources[0]] = task, result
                 continue
             identifier = identifier or self.ledger.file_id(sources[0])
             if len(result) > 1:
@@ -292,17 +288,17 @@ class Stages:
         until = time.monotonic() + SECOND_TRY_AFTER_S
         while time.monotonic() < until and not self.crew.stop.is_set:
             time.sleep(0.05)
-        slices = {header.source for task in tasks if task.kind == "dicom" for header in task.source.headers}
+        slices = {source for task in tasks if task.part is not None for source in task.files}
         series = self._series_tasks(self._headers(sorted(slices, key=str)))
-        self._store_images([*series, *(task for task in tasks if task.kind != "dicom")], is_second_try=True)
+        self._store_images([*series, *(task for task in tasks if task.part is None)], is_second_try=True)
 
     def _keep(self, task: ImageTask, images: tuple[StoredImage, ...]) -> None:
         """What labels need to find their images."""
-        if task.kind == "dicom":
-            self.images += [KnownImage.of_series(image, task.source.headers) for image in images]
-        else:
-            self.images += [KnownImage.of_file(image, task.source, task.patient) for image in images]
-            self.stored[task.source] = images
+        if task.part is not None:
+            self.images += [KnownImage.of_series(image, task.part.headers) for image in images]
+        elif task.file is not None:
+            self.images += [KnownImage.of_file(image, task.file, task.patient) for image in images]
+            self.stored[task.file] = images
 
     def _store_labels(self, labels: Sequence[LabelFile]) -> None:
         """Store label maps; all labels of one item are one task, so no two processes change one record."""
@@ -339,18 +335,18 @@ class Stages:
 
 def _can_be_read_again(task: ImageTask) -> bool:
     """Whether an image can be judged again by itself: a part of a series cannot."""
-    return task.kind != "dicom" or "#" not in task.source.identity.series
+    return task.part is None or task.part.is_whole_series
 
 
 def _is_below(fate: Fate, folders: set[Path]) -> bool:
     """Whether the file of a fate lies below one of some folders, whose description is new."""
-    return bool(folders) and fate.kind in VOXEL_KINDS and not folders.isdisjoint(place_of(fate.sources[0]).parents)
+    return bool(folders) and is_file_of_images(fate.kind) and not folders.isdisjoint(place_of(fate.sources[0]).parents)
 
 
 def _outdated_labels(inputs: Inputs, fates: Sequence[Fate], roots: Sequence[Path]) -> set[Source]:
     """Unchanged label maps, or what may be one, of images that are new or that have a new label map beside."""
-    new = [source for kind in VOXEL_KINDS for source in inputs.sources[kind]]
-    known = [source for fate in fates if fate.kind in VOXEL_KINDS for source in fate.sources]
+    new = inputs.files_of_images
+    known = [source for fate in fates if is_file_of_images(fate.kind) for source in fate.sources]
     if not new or not known:
         return set()
     arrangement = arrange([*new, *known], inputs.datasets, roots=roots)

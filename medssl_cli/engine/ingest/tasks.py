@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from medssl_cli import __version__
 from medssl_cli.cache.fingerprints import fingerprint
@@ -12,20 +12,22 @@ from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.ingest.failures import Failure, as_values
 from medssl_cli.errors import InputError
+from medssl_cli.formats.discover import HEAD_BYTES
+from medssl_cli.formats.doubts import may_be_label_map
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.labels.recognise import kind_of_object
 from medssl_cli.formats.layouts import LabelFile
 from medssl_cli.formats.loaded import LoadedImage, exif_orientation
-from medssl_cli.formats.nifti import read_nifti, read_nifti_series
+from medssl_cli.formats.open import Surroundings, open_images
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.predictions import is_prediction
-from medssl_cli.formats.source import Source, read_head
+from medssl_cli.formats.source import Member, Source, read_head
 from medssl_cli.imaging.geometry import Affine, Shape
-from medssl_cli.imaging.label_like import FEW, MOST, is_black_and_white, is_label_like
 from medssl_cli.imaging.planes import Planes, middle_planes
 
-HEAD_BYTES: Final = 4096
-HU_RANGE: Final = (-8192, 32767)
+if TYPE_CHECKING:
+    from medssl_cli.formats.series import SeriesPart
+
 NEAR_A_FACE: Final = ("unknown", "HEAD", "BRAIN", "SKULL", "NECK", "CSPINE", "WHOLEBODY")
 Overlap = Literal["settle", "first", "last", "smallest", "parts", "refuse"]
 """What becomes of voxels that files of one structure each share; see `label_maps.merge`."""
@@ -37,8 +39,8 @@ class ImageTask:
     """Read, judge and store what one source holds: one image, or the images of a 4D file.
 
     Args:
-        source: A file of some kind, or a `SeriesPart` of DICOM headers.
-        kind: Of the file, as `discover` calls it.
+        source: A file, or the slices of a series that make one image.
+        kind: Of a file, as `discover` calls it.
         cache_root: Of an existing cache.
         policy: What is accepted and repaired.
         modality: Of a file that does not say.
@@ -51,7 +53,7 @@ class ImageTask:
         dry_run: Judge only.
     """
 
-    source: Any
+    source: "Source | SeriesPart"
     kind: str
     cache_root: Path
     policy: Policy = STRICT
@@ -63,6 +65,21 @@ class ImageTask:
     notes: tuple[str, ...] = ()
     partners: tuple[Source, ...] = ()
     dry_run: bool = False
+
+    @property
+    def file(self) -> Source | None:
+        """The file, if the images are all that one file holds."""
+        return self.source if isinstance(self.source, Path | Member) else None
+
+    @property
+    def part(self) -> "SeriesPart | None":
+        """The slices of a series, if they make the image."""
+        return None if isinstance(self.source, Path | Member) else self.source
+
+    @property
+    def files(self) -> list[Source]:
+        """All files, sorted."""
+        return [self.source] if isinstance(self.source, Path | Member) else sorted(self.source.sources, key=str)
 
 
 @dataclass(frozen=True)
@@ -167,18 +184,17 @@ def read_header_batch(batch: tuple[tuple[Source, ...], Policy]) -> list[Any]:
 
 
 def _read_header(arguments: tuple[Source, Policy]) -> Any:
-    from medssl_cli.formats.dicom import refused_file
+    from medssl_cli.formats.series import lost_slice
 
-    found = _read_dicom(arguments)
-    may_be_slice = isinstance(found, Failure) and found.code.startswith(("E_", "S_UNSUPPORTED_MODALITY"))
-    if may_be_slice and not found.is_fatal:
-        return Unread(found, refused_file(arguments[0], found.code))
+    found = _headers_or_labels(arguments)
+    if isinstance(found, Failure) and not found.is_fatal and (file := lost_slice(arguments[0], found.code)):
+        return Unread(found, file)
     return found
 
 
 @as_values
-def _read_dicom(arguments: tuple[Source, Policy]) -> Any:
-    from medssl_cli.formats.dicom import read_headers, sop_class_of
+def _headers_or_labels(arguments: tuple[Source, Policy]) -> Any:
+    from medssl_cli.formats.series import read_headers, sop_class_of
 
     source, policy = arguments
     try:
@@ -193,29 +209,32 @@ def _read_dicom(arguments: tuple[Source, Policy]) -> Any:
 def store_images(task: ImageTask) -> tuple[StoredImage, ...] | LabelLike:
     """Put what a source holds into the cache, or say why not; all of its images or none."""
     cache = Cache(task.cache_root)
-    images = _read_images(task)
-    if task.partners and len(images) == 1 and _may_be_label(images[0]):
-        return LabelLike(images[0].volume.shape, images[0].volume.affine)
-    if task.kind == "nifti" and task.policy.predictions and is_prediction(read_head(task.source, HEAD_BYTES)):
-        raise InputError("S_PREDICTION", "a mask of medssl infer that no image belongs to")
-    parts = task.parts if len(task.parts) == len(images) else ((task.modality, task.channel),) * len(images)
-    return tuple(
-        _store(_with_modality(image, modality), cache, channel=channel, dry_run=task.dry_run)
-        for image, (modality, channel) in zip(images, parts, strict=True)
+    around = Surroundings(
+        task.modality,
+        tuple(modality for modality, _ in task.parts),
+        task.patient,
+        task.patient or task.stem,
+        task.notes,
     )
-
-
-def _with_modality(image: LoadedImage, modality: str) -> LoadedImage:
-    """A part of a file, which is of its own modality if that is declared; DICOM says its own."""
-    if image.source_kind == "dicom" or modality in ("", image.volume.modality):
-        return image
-    volume = replace(image.volume, modality=modality, units="HU" if modality == "CT" else "a.u.")
-    return replace(image, volume=volume)
+    images = open_images(task.source, task.policy, kind=task.kind, around=around)
+    if task.partners and len(images) == 1 and may_be_label_map(images[0]):
+        return LabelLike(images[0].volume.shape, images[0].volume.affine)
+    if task.file and task.policy.predictions and is_prediction(read_head(task.file, HEAD_BYTES)):
+        raise InputError("S_PREDICTION", "a mask of medssl infer that no image belongs to")
+    channels = (
+        [channel for _, channel in task.parts] if len(task.parts) == len(images) else [task.channel] * len(images)
+    )
+    if len(images) == len(task.parts) > 1:
+        images = [replace(image, warnings=(*image.warnings, "W_CHANNELS")) for image in images]
+    return tuple(
+        _store(image, cache, channel=channel, dry_run=task.dry_run)
+        for image, channel in zip(images, channels, strict=True)
+    )
 
 
 def _store(image: LoadedImage, cache: Cache, *, channel: str | None, dry_run: bool) -> StoredImage:
     volume = image.volume
-    found = tuple(dict.fromkeys((*image.warnings, *_content_warnings(image))))
+    found = image.warnings
     record = _record(image, cache.item_id(volume), cache.pseudonyms, found, channel)
     if cache.is_forgotten(record.patient_key):
         raise InputError("E_FORGOTTEN", "the patient was removed from this cache on request")
@@ -239,8 +258,8 @@ def _store(image: LoadedImage, cache: Cache, *, channel: str | None, dry_run: bo
 
 
 def _twins(image: LoadedImage, cache: Cache) -> list[ItemRecord]:
-    """The same voxels under other modalities, as long as they count; DICOM says its own modality."""
-    if image.source_kind == "dicom":
+    """The same voxels under other modalities, as long as they count; a file may say its own modality."""
+    if image.states_modality:
         return []
     records = [cache.record(item_id) for item_id in cache.twins(image.volume)]
     return [record for record in records if record.superseded_by is None]
@@ -256,82 +275,6 @@ def _version_warnings(cache: Cache, record: ItemRecord) -> Iterator[str]:
     ]
     if held.superseded_by or smaller:
         yield "W_SUPERSEDED"
-
-
-def _read_images(task: ImageTask) -> list[LoadedImage]:
-    if task.kind == "dicom":
-        from medssl_cli.formats.dicom import read_series
-
-        return [read_series(task.source, task.policy)]
-    images = read_file(task.source, task.kind, task.policy, modality=task.modality)
-    study = task.patient or task.stem
-    notes = (*task.notes, *(("W_CHANNELS",) if len(images) == len(task.parts) > 1 else ()))
-    return [
-        replace(
-            image,
-            identity=replace(image.identity, patient=task.patient, study=study),
-            warnings=(*image.warnings, *notes, *_label_warnings(image)),
-        )
-        for image in images
-    ]
-
-
-def read_file(
-    source: Source, kind: str, policy: Policy, *, modality: str = "unknown", is_label: bool = False
-) -> list[LoadedImage]:
-    """The images of a file that is no DICOM: one, or with the policy's `split_4d` those of a 4D NIfTI.
-
-    Args:
-        source: The file.
-        kind: Of the file, as `discover` calls it.
-        policy: What is accepted and repaired.
-        modality: Of a file that does not say.
-        is_label: It is a label map: nothing is resampled or filled in.
-
-    Raises:
-        InputError: The file cannot be trusted.
-    """
-    if kind == "nifti":
-        if policy.split_4d and not is_label:
-            return read_nifti_series(source, modality=modality, policy=policy)
-        return [read_nifti(source, modality=modality, policy=policy, is_label=is_label).image]
-    if kind == "nrrd":
-        from medssl_cli.formats.nrrd import read_nrrd
-
-        return [read_nrrd(source, modality=modality, policy=policy, is_label=is_label)]
-    if kind == "metaimage":
-        from medssl_cli.formats.metaimage import read_metaimage
-
-        return [read_metaimage(source, modality=modality, policy=policy, is_label=is_label)]
-    from medssl_cli.formats.pictures import read_picture
-
-    return [read_picture(source, modality=modality, policy=policy, is_label=is_label)]
-
-
-def _may_be_label(image: LoadedImage, at_most: int = MOST) -> bool:
-    """Whether nothing but its name says that an image is no label map."""
-    voxels = image.volume.voxels[0]
-    is_blurred = "W_LOSSY" in image.warnings and is_black_and_white(voxels)
-    return is_blurred or is_label_like(voxels, at_most=at_most)
-
-
-def _label_warnings(image: LoadedImage) -> tuple[str, ...]:
-    voxels = image.volume.voxels
-    return ("W_LABEL_LIKE",) if _may_be_label(image, FEW) and voxels.min() != voxels.max() else ()
-
-
-def _content_warnings(image: LoadedImage) -> list[str]:
-    """What the voxels and the missing words of the header give rise to."""
-    volume = image.volume
-    low, high = float(volume.voxels.min()), float(volume.voxels.max())
-    is_implausible = low < HU_RANGE[0] or high > HU_RANGE[1] or low >= 0
-    conditions = {
-        "W_CONSTANT_IMAGE": low == high,
-        "W_HU_IMPLAUSIBLE": image.source_kind == "nifti" and volume.units == "HU" and is_implausible,
-        "W_UNKNOWN_MODALITY": volume.modality == "unknown",
-        "W_NO_PATIENT_KEY": not image.identity.patient,
-    }
-    return [code for code, holds in conditions.items() if holds]
 
 
 def _record(

@@ -101,6 +101,7 @@ def read_series(part: SeriesPart, policy: Policy = STRICT) -> LoadedImage:
         inverted=any(_is_inverted(header, part) for header in part.headers),
         acquisition=acquisition,
         details=tuple(details),
+        states_modality=True,
     )
 
 

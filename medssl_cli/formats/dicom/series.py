@@ -67,6 +67,32 @@ class SeriesPart:
     spacing_kind: SpacingKind | None = None
     burned_in: BurnedIn = "not_expected"
 
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files, each once, in order of their first slices."""
+        return tuple(dict.fromkeys(header.source for header in self.headers))
+
+    @property
+    def series_uid(self) -> str:
+        """SeriesInstanceUID of the series that it is, or is a part of."""
+        return self.headers[0].SeriesInstanceUID
+
+    @property
+    def modality(self) -> str:
+        """What the header says."""
+        return self.headers[0].Modality
+
+    @property
+    def is_whole_series(self) -> bool:
+        """Whether no other part or projection belongs to the series."""
+        return self.identity.series == self.series_uid
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the pixels as they came from the scanner."""
+        first = self.headers[0]
+        return first.Rows * first.Columns * len(self.headers) * first.BitsStored // 8
+
 
 @dataclass(frozen=True)
 class Refusal:

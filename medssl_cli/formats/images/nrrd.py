@@ -1,0 +1,41 @@
+"""NRRD: a header of text with the voxels behind it, or in a file beside it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from medssl_cli.formats.loaded import LoadedImage
+from medssl_cli.formats.nrrd import is_nrrd, read_nrrd, read_segments
+from medssl_cli.formats.policy import Policy
+from medssl_cli.formats.source import Source
+from medssl_cli.formats.table import ImageFormat
+from medssl_cli.formats.text_headers import detached_files
+
+_DATA_FILE: Final = re.compile(rb"^data ?file *: *([^\r\n]+)", re.IGNORECASE | re.MULTILINE)
+
+
+def _recognises(head: bytes, policy: Policy) -> bool:
+    return is_nrrd(head)
+
+
+def _read(source: Source, *, modality: str, policy: Policy, is_label: bool) -> Sequence[LoadedImage]:
+    return [read_nrrd(source, modality=modality, policy=policy, is_label=is_label)]
+
+
+def _companions(source: Source, policy: Policy) -> Sequence[Path]:
+    return detached_files(source, _DATA_FILE, policy)
+
+
+def _value_names(source: Source) -> Mapping[int, str]:
+    return read_segments(source)
+
+
+FORMAT: Final = ImageFormat(
+    suffixes=(".nrrd", ".nhdr", ".seg.nrrd"),
+    recognises=_recognises,
+    read=_read,
+    companions=_companions,
+    value_names=_value_names,
+    is_told_by_name=True,
+)
