@@ -209,8 +209,8 @@ def recipe_page() -> str:
     for name in plugins.names("method"):
         module = plugins.load("method", name)
         sections.append((f"`method: {{name: {name}}}`", f"{name}.", module.Options, ()))
-        if hasattr(module, "Omni"):
-            sections.append(("`method.omni`", f"{name}.omni.", module.Omni, ()))
+        if hasattr(module, "OmniOptions"):
+            sections.append(("`method.omni`", f"{name}.omni.", module.OmniOptions, ()))
     for name in plugins.names("task"):
         module = load_part(name, "network")
         sections.append((f"`task: {{name: {name}}}`", f"{name}.", module.OPTIONS, ()))

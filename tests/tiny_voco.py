@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from medssl_cli.data.augmentation import Draws
+from medssl_cli.data.views import Views, make_views
 from medssl_cli.methods import voco
 from medssl_cli.nn.backbones import Backbone
 
@@ -32,4 +34,9 @@ def method_with(crop_size: tuple[int, int, int] = (4, 4, 4), **options: object) 
 
 
 def images_for(method: voco.Method, batch: int = 2) -> Tensor:
-    return torch.rand(batch, 1, 1, *method.views().size, generator=generator(3))
+    return torch.rand(batch, 1, *method.views().size, generator=generator(3))
+
+
+def views_of(method: voco.Method, boxes: Tensor, shard: tuple[int, int] = (0, 1)) -> Views:
+    """A step with these boxes, [B, 1, X, Y, Z]."""
+    return make_views(method.views(), boxes, Draws(generator(), *shard))

@@ -28,7 +28,7 @@ LOADED = (
     "medssl_cli.cli.app",
     "medssl_cli.engine.finetune",
     "medssl_cli.engine.pretrain",
-    "medssl_cli.nn.omni",
+    "medssl_cli.methods.voco",
 )
 _NUMBER = struct.Struct("i")
 

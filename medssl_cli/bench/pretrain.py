@@ -22,11 +22,12 @@ from medssl_cli.bench.published_voco import NUM_QUERIES, V1, V2, PublishedStep, 
 from medssl_cli.bench.synthetic import synthetic_ct
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared import PreparedItem
+from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.crops import CropDataset, crop_loader
+from medssl_cli.data.views import make_views
 from medssl_cli.engine.devices import resolve_device, tune_process
 from medssl_cli.engine.optimisation import build_optimizer
 from medssl_cli.imaging.preprocessing import Intensity
-from medssl_cli.methods import Views
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.backbones.swinunetr import WINDOW, build
 from medssl_cli.recipe import Optimizer
@@ -215,7 +216,7 @@ class OurStep:
     def step(self, canvases: Tensor, number: int) -> None:
         """One optimiser step on canvases [B, 1, X, Y, Z]."""
         self.method.before_step(0.0)
-        views = Views(canvases.to(self.device)[:, None], torch.Generator().manual_seed(number))
+        views = make_views(self.method.views(), canvases.to(self.device), Draws(torch.Generator().manual_seed(number)))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             losses = self.method.loss(views, 0.0)
         torch.autograd.backward(losses.total)

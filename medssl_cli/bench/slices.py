@@ -19,7 +19,9 @@ from medssl_cli import plugins
 from medssl_cli.bench.published_swav import Crops, PublishedStep
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared import PreparedItem
+from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.slices import ImageIndex, Plan, SliceDataset, collate
+from medssl_cli.data.views import make_views
 from medssl_cli.engine.devices import lay_out, resolve_device, tune_process
 from medssl_cli.engine.optimisation import build_optimizer
 from medssl_cli.imaging.preprocessing import Intensity
@@ -234,7 +236,8 @@ class _Ours:
         batch = collate([self._data[step, slot] for slot in range(size)])
         place: Callable[[Tensor], Tensor] = lambda part: part.to(self.device)  # noqa: E731
         known = Slices(place(batch.places), place(batch.is_present), place(batch.positions_mm), batch.are_volumes)
-        return Views(place(batch.images), torch.Generator().manual_seed(number), slices=known)
+        draws = Draws(torch.Generator().manual_seed(number))
+        return make_views(self.method.views(), place(batch.images), draws, slices=known)
 
     def step(self, views: Views) -> float:
         """One step; returns the loss."""

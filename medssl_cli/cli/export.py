@@ -10,7 +10,7 @@ from medssl_cli.cli.terminal import Terminal, result
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder of `medssl finetune`, or of joint pre-training.")],
+    run: Annotated[Path, typer.Argument(help="Run folder of `medssl finetune`, or of an exportable pre-training.")],
     model: Annotated[Path | None, typer.Argument(help="ONNX file to write.")] = None,
     install: Annotated[bool, typer.Option(help="Put the model into the model store under its task's name.")] = False,
     cache: CacheOption = DEFAULT_CACHE,

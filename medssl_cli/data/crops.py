@@ -219,7 +219,7 @@ class _Datasets(Dataset[Crop]):
         return self._datasets[number][step, slot]
 
 
-class _JointSampler(Sampler[list[tuple[int, int, int]]]):
+class _SideBySideSampler(Sampler[list[tuple[int, int, int]]]):
     """For each step the samples of every data set, one data set after the other."""
 
     def __init__(self, samplers: Sequence[StepSampler]) -> None:
@@ -262,7 +262,7 @@ def crop_loader(
     shares = [Share(dataset, batch_size)] + ([] if labelled is None else [labelled])
     return DataLoader(
         _Datasets([share.dataset for share in shares]),
-        batch_sampler=_JointSampler(
+        batch_sampler=_SideBySideSampler(
             [StepSampler(first_step, num_steps, share.batch_size, rank=rank) for share in shares]
         ),
         collate_fn=partial(_collate_both, number=batch_size),

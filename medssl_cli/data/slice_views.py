@@ -14,6 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from medssl_cli.data.augmentation import Changes, Draws, recolour_
 from medssl_cli.recipe import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from medssl_cli.strict import Strict
 
@@ -22,6 +23,21 @@ ASPECT: Final = (3 / 4, 4 / 3)
 REFERENCE_PX: Final = 224  # blur is given for pictures of this size
 LEAST_EXPONENT: Final = -80.0  # smaller powers of e are nothing beside 1, and slow
 SPARE: Final = 1.15  # canvas edge per pixel of a global view: crops of the whole of it hardly alias
+
+
+@dataclass(frozen=True)
+class PictureCrops:
+    """Views of one kind of a 2D image: crops at random places, resized.
+
+    Args:
+        number: Views of each image.
+        scale: Share of the canvas's area that a view shows (least, most).
+        size: Edge of a view in pixels.
+    """
+
+    number: int
+    scale: tuple[float, float]
+    size: int
 
 
 class SliceAugmentation(Strict):
@@ -66,6 +82,11 @@ class SliceAugmentation(Strict):
     def small(self, large: int) -> int:
         """Edge of a small view in pixels, a multiple of 8, where a large one has `large`."""
         return self.local_size or max(8, round(large * 3 / 7 / 8) * 8)
+
+    def crops(self, large: int) -> tuple[PictureCrops, ...]:
+        """Large views of so many pixels, then small ones if there are any."""
+        local = PictureCrops(self.num_local, self.local_scale, self.small(large))
+        return PictureCrops(self.num_global, self.global_scale, large), *([local] if self.num_local else [])
 
 
 @dataclass(frozen=True)
@@ -132,12 +153,7 @@ def apply(images: Tensor, drawn: Drawn, size: int) -> Tensor:
     with torch.autocast(images.device.type, enabled=False):
         rows, columns = resampling(drawn, images.shape[3], size, images.device).to(images.dtype)
         views = (rows[:, None] @ images.flatten(1, 2)) @ columns.mT[:, None]
-        low, high = views.amin(dim=(1, 2, 3), keepdim=True), views.amax(dim=(1, 2, 3), keepdim=True)
-        span = (high - low).clamp_min(1e-6)
-        gamma, contrast, brightness = (
-            each.to(images)[:, None, None, None] for each in (drawn.gamma, drawn.contrast, drawn.brightness)
-        )
-        views = ((views - low) / span).clamp(0, 1).pow(gamma) * (span * contrast) + (low * contrast + brightness)
+        recolour_(views[:, None], Changes(gamma=drawn.gamma, scale=drawn.contrast, shift=drawn.brightness))
     return views.unflatten(1, images.shape[1:3])
 
 
@@ -164,57 +180,56 @@ def resampling(drawn: Drawn, canvas: int, size: int, device: torch.device | None
     return weights
 
 
-def cut_views(
-    images: Tensor,
-    number: int,
-    scale: tuple[float, float],
-    options: SliceAugmentation,
-    generator: torch.Generator,
-    *,
-    size: int,
-    shard: tuple[int, int] = (0, 1),
-) -> Tensor:
-    """Several views of each image that show shares of its area in `scale`.
+def cut_views(images: Tensor, crops: PictureCrops, options: SliceAugmentation, draws: Draws) -> Tensor:
+    """Several views of each image that show shares of its area.
 
     Args:
         images: Of this process, `[B, S, C, X, Y]`.
-        number: Views.
-        scale: Least and most.
+        crops: How many, how large.
         options: See `SliceAugmentation`.
-        generator: In the same state in every process; numbers are drawn for the images of all of them.
-        size: Edge in pixels.
-        shard: This process's place and how many there are.
+        draws: Of the step.
 
     Returns:
-        `[number * B, S, C, size, size]`, one view after the other.
+        `[V * B, S, C, size, size]`, one view after the other.
     """
-    batch, (rank, num_shards) = len(images), shard
-    drawn = draw(number * num_shards * batch, scale, options, generator)
-    own = torch.arange(number * num_shards * batch).view(number, num_shards, batch)[:, rank].flatten()
-    return apply(images.repeat(number, 1, 1, 1, 1), drawn.rows(own), size)
+    batch, number = len(images), crops.number * draws.num_processes * len(images)
+    drawn = draw(number, crops.scale, options, draws.generator)
+    own = torch.arange(number).view(crops.number, draws.num_processes, batch)[:, draws.rank].flatten()
+    return apply(images.repeat(crops.number, 1, 1, 1, 1), drawn.rows(own), crops.size)
 
 
-def multi_crop(
-    images: Tensor,
-    options: SliceAugmentation,
-    generator: torch.Generator,
-    *,
-    size: int,
-    shard: tuple[int, int] = (0, 1),
-) -> list[Tensor]:
-    """All views of each image: large ones, then small ones; see `cut_views`.
+def keep_window(is_present: Tensor, numbers: Tensor, *, keep: float) -> Tensor:
+    """Drop slices at the ends of each volume at random, one always stays.
+
+    Args:
+        is_present: Bool [B, S], without gaps.
+        numbers: Uniform random numbers in [0, 1), [B, 2].
+        keep: Least share of the slices that stays.
 
     Returns:
-        `[num_global * B, S, C, size, size]` and, if there are any, `[num_local * B, S, C, edge, edge]`; together where
-        their sizes are equal.
+        Bool [B, S].
     """
-    kinds = [(options.num_global, options.global_scale, size)]
-    if options.num_local:
-        kinds.append((options.num_local, options.local_scale, options.small(size)))
-    groups = [
-        cut_views(images, number, scale, options, generator, size=edge, shard=shard) for number, scale, edge in kinds
-    ]
-    return [torch.cat(groups)] if len({edge for _, _, edge in kinds}) == 1 else groups
+    numbers = numbers.to(is_present.device)
+    present = is_present.sum(dim=1)
+    length = (present * (keep + (1 - keep) * numbers[:, 0])).round().long().clamp(min=1)
+    first = (numbers[:, 1] * (present - length + 1)).long()
+    place = is_present.cumsum(dim=1) - 1
+    return is_present & (place >= first[:, None]) & (place < (first + length)[:, None])
+
+
+def own_numbers(shape: tuple[int, int, int], draws: Draws) -> Tensor:
+    """Uniform random numbers for views of this process's volumes, drawn for those of all processes.
+
+    Args:
+        shape: Views, volumes of this process, numbers of each.
+        draws: Of the step.
+
+    Returns:
+        `[views * volumes, numbers]`, one view after the other.
+    """
+    views, batch, width = shape
+    numbers = torch.rand(views, batch * draws.num_processes, width, generator=draws.generator)
+    return numbers[:, draws.rank * batch : (draws.rank + 1) * batch].flatten(0, 1)
 
 
 def canvas_for(size: int) -> int:

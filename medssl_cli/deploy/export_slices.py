@@ -35,9 +35,10 @@ from medssl_cli.files import read_regular, write_atomic
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.nn.volume_encoder import SliceNetwork
 from medssl_cli.recipe import PretrainRecipe, recipe_hash
-from medssl_cli.tasks import SLICES
 
 METADATA: Final = "medssl.slices"
+EMBEDDINGS: Final = "embeddings"
+"""What a method calls the network that it exports, see `MethodBase.exports`."""
 INPUTS: Final = ["images", "is_present", "positions_mm"]
 OUTPUTS: Final = ["slice_embeddings", "volume_embedding"]
 COMPARED_SLICES: Final = (5, 16, 64)
@@ -166,16 +167,16 @@ def load_network(run: Run) -> SliceNetwork:
     if not isinstance(run.recipe, PretrainRecipe):
         raise UsageError("E_USAGE", f"{run.root.name} is no pre-training", hint="export it as a task")
     encoder = load_encoder(run.root)
-    if SLICES not in encoder.beside:
+    method = build_method(run.recipe)
+    network: Any = method.exports().get(EMBEDDINGS)
+    if network is None or not method.kept().keys() <= encoder.beside.keys():
         raise UsageError(
             "E_USAGE",
-            f"{run.root.name} has no encoder of volumes: only pre-training with joint can be exported as it is",
+            f"{run.root.name} has no encoder of volumes that could be exported as it is",
             hint="fine-tune it first, and export that run",
         )
-    method = build_method(run.recipe)
     begin_with(method, encoder)
-    volume_encoder: Any = method.kept()[SLICES]
-    return SliceNetwork(method.backbone, volume_encoder).eval()
+    return network.eval()
 
 
 def proof_volumes(run: Run, cache: Cache, cases: int) -> Sequence[PreparedItem]:

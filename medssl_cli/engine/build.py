@@ -30,12 +30,7 @@ def build_method(recipe: PretrainRecipe) -> MethodBase:
         _check_dims(recipe, backbone, module.Method.dims)
         _check_crop(recipe, backbone)
         method: MethodBase = module.Method(backbone, options, recipe.data.crop_size)
-    request = method.views()
-    if request.num_views != 1:
-        raise UsageError(
-            "E_RECIPE", f"{recipe.method.name} asks for several views per image, which no loader gives yet"
-        )
-    if request.slices is not None:
+    if method.views().slices is not None:
         _check_slices(recipe)
     method.require_batch(recipe.data.batch_size)
     return method

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from medssl_cli import plugins
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
+from medssl_cli.classes import joined
 from medssl_cli.data.selection import select
 from medssl_cli.errors import UsageError
 from medssl_cli.faults import validate_model
 from medssl_cli.imaging.canvas import Canvas, Fit, Limits, Proposal, measure, propose
 from medssl_cli.imaging.geometry import Shape, ras_index_affine, spacing_mm
+from medssl_cli.methods import CellGrid
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import PretrainRecipe
 from medssl_cli.talk import Talk
@@ -51,13 +53,15 @@ def plan_canvas(recipe: PretrainRecipe, cache: Cache, talk: Talk) -> CanvasPlan:
     """
     module = plugins.load("method", recipe.method.name)
     options: Any = validate_model(module.Options, recipe.method.options, source=f"method {recipe.method.name}")
-    if not hasattr(options, "base_grid"):
-        raise UsageError("E_USAGE", f"{recipe.method.name} has no grid of base crops to plan", hint="plan voco")
+    grid: CellGrid | None = module.Method.grid(options)
+    if grid is None:
+        hint = f"plan {joined(methods_with_grids())}"
+        raise UsageError("E_USAGE", f"{recipe.method.name} has no grid of base crops to plan", hint=hint)
     records = select(cache, modality=recipe.data.modality, talk=talk)
     shapes, spacings = _shapes(records), _spacings(records)
     spacing = recipe.data.spacing_mm or tuple(float(value) for value in np.median(spacings, axis=0))
-    current = Canvas((spacing[0], spacing[1], spacing[2]), options.base_grid, recipe.data.crop_size)
-    network_size = options.network_size or recipe.data.crop_size
+    current = Canvas((spacing[0], spacing[1], spacing[2]), grid.cells, recipe.data.crop_size)
+    network_size = grid.network_size or recipe.data.crop_size
     limits = Limits(
         crop_multiple=build_backbone(recipe.backbone).crop_multiple,
         max_crop_voxels=math.prod(network_size),
@@ -67,9 +71,15 @@ def plan_canvas(recipe: PretrainRecipe, cache: Cache, talk: Talk) -> CanvasPlan:
     return CanvasPlan(
         proposal,
         dict(Counter(record.modality for record in records)),
-        _settings(recipe, options, proposal, records),
+        _settings(recipe, grid, proposal, records),
         [_sentence(proposal.fit, proposal.canvas.extent_mm)] if proposal.fit.is_mostly_padding else [],
     )
+
+
+def methods_with_grids() -> list[str]:
+    """Names of the methods whose recipes can be planned."""
+    modules = {name: plugins.load("method", name) for name in plugins.names("method")}
+    return [name for name, module in modules.items() if module.Method.grid(module.Options()) is not None]
 
 
 def canvas_warning(recipe: PretrainRecipe, view_size: Shape, records: Sequence[ItemRecord]) -> str | None:
@@ -96,16 +106,16 @@ def _sentence(fit: Fit, extent: tuple[float, ...], unit: str = "mm") -> str:
     return f"{fit.padding:.0%} of a step's {size} {unit} is padding in the median image, which teaches little"
 
 
-def _settings(recipe: PretrainRecipe, options: Any, proposal: Proposal, records: Sequence[ItemRecord]) -> list[str]:
+def _settings(recipe: PretrainRecipe, grid: CellGrid, proposal: Proposal, records: Sequence[ItemRecord]) -> list[str]:
     settings = []
     if proposal.canvas != proposal.recipe:
         canvas = proposal.canvas
         settings += [
             f"data.spacing_mm={_listed(canvas.spacing_mm)}",
-            f"method.base_grid={_listed(canvas.base_grid)}",
+            f"method.{grid.option}={_listed(canvas.base_grid)}",
             f"data.crop_size={_listed(canvas.crop_size)}",
         ]
-        settings += [f"method.{name}=null" for name in ("network_size", "resize") if getattr(options, name) is not None]
+        settings += [f"method.{name}=null" for name in grid.resizing]
     num_hu = sum(record.units == "HU" for record in records)
     if recipe.data.window_hu is not None and num_hu < len(records) / 2:
         settings += ["data.window_hu=null", "data.zscore=true"]

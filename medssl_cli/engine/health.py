@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from medssl_cli.data.augmentation import Draws
+from medssl_cli.data.views import make_views
 from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.probe import Probe, Question
 from medssl_cli.engine.processes import Processes
@@ -20,7 +22,7 @@ from medssl_cli.engine.randomness import Purpose, generator
 from medssl_cli.engine.runs import manifest_of, read_document
 from medssl_cli.engine.state import TrainingState
 from medssl_cli.files import write_atomic
-from medssl_cli.methods import MethodBase, Views
+from medssl_cli.methods import MethodBase
 from medssl_cli.nn.health import embedding_std, linear_accuracy, mean_cosine, neighbour_accuracy, rank_me
 from medssl_cli.nn.modes import in_mode
 from medssl_cli.talk import Talk
@@ -82,10 +84,12 @@ class Health:
         return embeddings.float().cpu()
 
     def _matrices(self) -> dict[str, Tensor]:
+        if not len(self._probe.boxes):
+            return {}
         boxes = self._processes.fabric.to_device(self._probe.boxes)
 
         def draw(method: MethodBase) -> dict[str, Tensor]:
-            return method.matrices(Views(boxes, generator(self._seed, Purpose.HEALTH)))
+            return method.matrices(make_views(method.views(), boxes, Draws(generator(self._seed, Purpose.HEALTH))))
 
         return {name: matrix.float().cpu() for name, matrix in self._state.compute(draw).items()}
 

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from medssl_cli.errors import GateError
-from medssl_cli.nn.clustering import Prototypes
 from medssl_cli.nn.lars import Lars
 from medssl_cli.nn.momentum import freeze, update_teacher
 from medssl_cli.recipe import Optimizer, Schedule
@@ -19,17 +18,17 @@ NAMED_ITEMS = 8
 
 
 def build_optimizer(module: nn.Module, options: Optimizer, *, is_fused: bool = False) -> torch.optim.Optimizer:
-    """Optimiser over the parameters that need gradients; norms, biases, other vectors and prototypes do not decay.
+    """Optimiser over the parameters that need gradients; norms, biases and other vectors do not decay.
 
     Args:
-        module: Being trained.
+        module: Being trained. What its `undecayed()` names does not decay either, if it has one (see `MethodBase`).
         options: Of the recipe.
         is_fused: One kernel for all parameters; of AdamW only.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    prototypes = {id(p) for part in module.modules() if isinstance(part, Prototypes) for p in part.parameters()}
-    decayed = [p for p in trained if p.ndim > 1 and id(p) not in prototypes]
-    spared = [p for p in trained if p.ndim <= 1 or id(p) in prototypes]
+    named = {id(parameter) for parameter in getattr(module, "undecayed", list)()}
+    decayed = [p for p in trained if p.ndim > 1 and id(p) not in named]
+    spared = [p for p in trained if p.ndim <= 1 or id(p) in named]
     groups = [
         {"params": decayed, "weight_decay": options.weight_decay},
         {"params": spared, "weight_decay": 0.0},

@@ -305,11 +305,11 @@ class _Training:
         if not self._processes.is_main:
             return
         root, progress = self._run.root, self._progress
-        concerns = self._state.method.concerns
+        concerns = self._state.method.health
         say_new(alarms(root, self._baselines, progress, concerns), self._said, self._talk)
         if self._outlets.page is not None:
             document = run_document(
-                root, dump_recipe(self._recipe), self._baselines, progress, self._state.method.concerns
+                root, dump_recipe(self._recipe), self._baselines, progress, self._state.method.health
             )
             write_atomic(root / "page.html", self._outlets.page(document).encode())
 
@@ -340,7 +340,7 @@ class _Training:
             "loss": loss,
             "baselines": self._baselines,
             "has_learnt": all(loss < value for value in self._baselines.values()),
-            "alarms": [alarm.code for alarm in alarms(run.root, self._baselines, 1.0, self._state.method.concerns)],
+            "alarms": [alarm.code for alarm in alarms(run.root, self._baselines, 1.0, self._state.method.health)],
         }
         write_json(run.summary_path, summary)
 

@@ -111,7 +111,7 @@ def build_probe(
     patients = [known[index].patient_key for index in chosen]
     return Probe(
         torch.from_numpy(np.stack(crops))[:, None],
-        torch.from_numpy(np.stack(boxes))[:, None, None],
+        torch.from_numpy(np.stack(boxes))[:, None],
         questions(answers, patients, rng),
     )
 

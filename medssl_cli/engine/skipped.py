@@ -7,13 +7,13 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medssl_cli.engine.optimisation import named_items, require_finite
 from medssl_cli.engine.processes import Processes, agreed
 from medssl_cli.files import write_atomic, write_json
-from medssl_cli.nn.cluster_heads import AgreementHead
+from medssl_cli.methods import MethodBase
 from medssl_cli.talk import Talk
 
 
@@ -31,7 +31,7 @@ class SkippedSteps:
         talk: Told of each.
     """
 
-    def __init__(self, method: nn.Module, folder: Path, limit: int, processes: Processes, talk: Talk) -> None:
+    def __init__(self, method: MethodBase, folder: Path, limit: int, processes: Processes, talk: Talk) -> None:
         self._method, self._folder, self._limit = method, folder, limit
         self._processes, self._talk = processes, talk
         norms = [module for module in method.modules() if isinstance(module, _BatchNorm)]
@@ -83,14 +83,6 @@ class SkippedSteps:
         }
         name = f"step-{step:08d}"
         write_json(self._folder / f"{name}.json", {"step": step, "items": list(item_ids), **shown})
-        evidence = _evidence(self._method)
+        evidence = {key: tensor.cpu().contiguous() for key, tensor in self._method.evidence().items()}
         if evidence:
             write_atomic(self._folder / f"{name}.safetensors", safetensors.torch.save(evidence))
-
-
-def _evidence(method: nn.Module) -> dict[str, Tensor]:
-    """Scores [B, K] and codes [B, K] of every head that learns by clusters, as it saw them last."""
-    heads = {name: module for name, module in method.named_modules() if isinstance(module, AgreementHead)}
-    return {
-        f"{name}.{key}": tensor.cpu().contiguous() for name, head in heads.items() for key, tensor in head.last.items()
-    }

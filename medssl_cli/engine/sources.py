@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -13,8 +14,10 @@ from medssl_cli.cache.items import Entry
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import tables_of
+from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.crops import CropDataset, Share, crop_loader
 from medssl_cli.data.slices import ImageIndex, Plan, SliceBatch, SliceDataset, everything_loader, slice_loader
+from medssl_cli.data.views import make_views
 from medssl_cli.engine.canvas import canvas_warning
 from medssl_cli.engine.labelled import first_labels, labelled_crops
 from medssl_cli.engine.probe import Probe, build_probe
@@ -56,7 +59,7 @@ class Source(ABC):
         """Number of the epoch that begins with this step; None within one, and where there are none."""
         return None
 
-    def everything(self) -> Iterator[Views]:
+    def everything(self, request: SliceRequest) -> Iterator[Views]:
         """See `methods.Passes`."""
         return iter(())
 
@@ -137,11 +140,11 @@ class BoxSource(Source):
     def views(self, batch: Any, index: int) -> Views:
         """See `Source.views`."""
         to_device, labelled = self.processes.fabric.to_device, None
-        images = to_device(batch.images)[:, None]
+        images = to_device(batch.images)
         if batch.labelled is not None:
             labelled = Labelled(*to_device((batch.labelled.images, batch.labelled.labels)))
-        random = generator(self.recipe.seed, Purpose.LOSS, index)
-        return Views(images, random, self.processes.rank, self.processes.size, labelled)
+        draws = Draws(generator(self.recipe.seed, Purpose.LOSS, index), self.processes.rank, self.processes.size)
+        return make_views(self._request, images, draws, labelled=labelled)
 
 
 class SliceSource(Source):
@@ -166,6 +169,7 @@ class SliceSource(Source):
         talk: Talk,
     ) -> None:
         super().__init__(recipe, processes)
+        self._request = ViewRequest(recipe.data.crop_size, slices=request)
         stacks = request.stacks
         self._stacks_per_step = 0 if stacks is None else stacks.batch_size
         processes.share_of(recipe.data.batch_size)
@@ -212,15 +216,15 @@ class SliceSource(Source):
 
     def views(self, batch: SliceBatch, index: int) -> Views:
         """See `Source.views`."""
-        return self._on_device(batch, Purpose.LOSS, index)
+        return self._on_device(self._request, batch, Purpose.LOSS, index)
 
-    def _on_device(self, batch: SliceBatch, purpose: Purpose, index: int) -> Views:
+    def _on_device(self, request: ViewRequest, batch: SliceBatch, purpose: Purpose, index: int) -> Views:
         to_device = self.processes.fabric.to_device
         slices = Slices(
             to_device(batch.places), to_device(batch.is_present), to_device(batch.positions_mm), batch.are_volumes
         )
-        random = generator(self.recipe.seed, purpose, index)
-        return Views(to_device(batch.images), random, self.processes.rank, self.processes.size, slices=slices)
+        draws = Draws(generator(self.recipe.seed, purpose, index), self.processes.rank, self.processes.size)
+        return make_views(request, to_device(batch.images), draws, slices=slices)
 
     def epoch(self, step: int) -> int | None:
         """See `Source.epoch`; counted in single images, or in volumes where nothing else is shown."""
@@ -235,8 +239,9 @@ class SliceSource(Source):
         epoch = epoch_at(step * self.recipe.accumulate)
         return epoch if step == 0 or epoch > epoch_at((step - 1) * self.recipe.accumulate) else None
 
-    def everything(self) -> Iterator[Views]:
+    def everything(self, request: SliceRequest) -> Iterator[Views]:
         """See `methods.Passes`."""
+        declared = replace(self._request, slices=request)
         kinds = [(False, self.recipe.data.batch_size), (True, self._stacks_per_step)]
         for are_volumes, size in kinds:
             if size == 0 or (are_volumes and not self._index.volumes.size):
@@ -251,7 +256,7 @@ class SliceSource(Source):
                 num_processes=self.processes.size,
             )
             for number, batch in enumerate(loader):
-                yield self._on_device(batch, Purpose.EVERYTHING, 2 * number + are_volumes)
+                yield self._on_device(declared, batch, Purpose.EVERYTHING, 2 * number + are_volumes)
 
 
 def progress_of(talk: Talk, beat: Callable[[], None]) -> Callable[[int, int], None]:

@@ -1,119 +1,52 @@
-"""Self-supervised methods, one per file: a file here is a method that a recipe can name.
+"""Self-supervised methods: a file here, or a folder where a method is large, is a method that a recipe can name.
 
-A method asks for views, turns them into a loss and keeps what only training needs (projectors, teachers, prototypes).
-It never reads files, moves tensors, steps optimisers or logs. `docs/guides/add-a-method.md` walks through one.
+A method declares its views, turns them into a loss and keeps what only training needs (projectors, teachers,
+prototypes). It never reads files, moves tensors, steps optimisers or logs. `docs/guides/add-a-method.md` walks through
+one.
 
-Shapes: B batch, V views, S slices, L labelled crops, C channels, X Y Z space, N items, E embedding.
+Shapes: L labelled crops, X Y Z space, N steps.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.classes import WantedClasses
+from medssl_cli.data.augmentation import CropChanges
+from medssl_cli.data.views import (
+    BoxCrops,
+    Labelled,
+    LabelRequest,
+    SliceRequest,
+    Slices,
+    StackRequest,
+    ViewRequest,
+    Views,
+)
 from medssl_cli.errors import UsageError
+from medssl_cli.imaging.geometry import Shape
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.strict import Strict
 
-
-@dataclass(frozen=True)
-class LabelRequest:
-    """Labelled crops that a method wants beside the views of each step.
-
-    Args:
-        label_set: Name of the label maps in the cache.
-        wanted: Which of their names or values make up which class.
-        size: Of a crop in voxels (x, y, z).
-        batch_size: Crops per batch on all devices together.
-        foreground_prob: Share of crops that show a random voxel of a random class.
-        option: Where a recipe sets this, for messages.
-    """
-
-    label_set: str
-    wanted: WantedClasses
-    size: tuple[int, int, int]
-    batch_size: int
-    foreground_prob: float
-    option: str
-
-
-@dataclass(frozen=True)
-class StackRequest:
-    """Steps that show whole volumes as stacks of slices, between those that show single images.
-
-    Args:
-        batch_size: Volumes per step on all devices together.
-        max_slices: Of a volume in one step: a window at a random place, of every or every second, third ... slice.
-        every: Of so many steps one shows volumes, the others show single images; 1 for nothing but volumes.
-    """
-
-    batch_size: int
-    max_slices: int
-    every: int
-
-
-@dataclass(frozen=True)
-class SliceRequest:
-    """2D images that a method wants instead of boxes: radiographs, and slices across the third axis of volumes.
-
-    Args:
-        canvas: Edge in pixels of the square that each is brought to, with its proportions kept.
-        slices_per_volume: A volume counts as at most so many images: its slices in equal ranges, of each range one at
-            random, because neighbours are nearly the same image.
-        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
-        stacks: Steps with volumes, if there are any.
-    """
-
-    canvas: int
-    slices_per_volume: int = 8
-    balance: float = 0.5
-    stacks: StackRequest | None = None
-
-
-@dataclass(frozen=True)
-class ViewRequest:
-    """What a method wants from the loader.
-
-    Args:
-        size: Of a box in voxels (x, y, z).
-        num_views: Boxes of each item.
-        labelled: Labelled crops, if it learns from labels too.
-        slices: 2D images instead of boxes.
-    """
-
-    size: tuple[int, int, int]
-    num_views: int = 1
-    labelled: LabelRequest | None = None
-    slices: SliceRequest | None = None
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Labelled crops of one step: images [L, C, X, Y, Z] and their classes, int64 [L, X, Y, Z]."""
-
-    images: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class Slices:
-    """What is known of the images of a step that shows 2D images.
-
-    Args:
-        ids: Place of each image (or, if `are_volumes`, of each volume) in the training set, int64 [B].
-        is_present: False where a slice is padding, bool [B, S].
-        positions_mm: Of the slices along their normal, float32 [B, S]; 0 for a single image.
-        are_volumes: Whether the step shows stacks; otherwise S is 1.
-    """
-
-    ids: Tensor
-    is_present: Tensor
-    positions_mm: Tensor
-    are_volumes: bool
+__all__ = [
+    "BoxCrops",
+    "CellGrid",
+    "CropChanges",
+    "LabelRequest",
+    "Labelled",
+    "Losses",
+    "MethodBase",
+    "Passes",
+    "SliceRequest",
+    "Slices",
+    "StackRequest",
+    "TrainingSet",
+    "ViewRequest",
+    "Views",
+]
 
 
 @dataclass(frozen=True)
@@ -132,33 +65,27 @@ class TrainingSet:
     num_steps: int
 
 
+Passes = Callable[[SliceRequest], Iterator[Views]]
+"""A pass over this process's share of all single images (then all volumes, if stacks are asked for) of a training set,
+with the views that are declared: each image once, a few twice so that all processes get batches of the same number and
+size."""
+
+
 @dataclass(frozen=True)
-class Views:
-    """One step's input.
+class CellGrid:
+    """Cells of `data.crop_size` side by side, which `recipes plan` may choose anew for a cache.
 
     Args:
-        images: Preprocessed boxes, [B, V, C, X, Y, Z], or what a `SliceRequest` asked for, [B, S, C, X, Y]. A method
-            does not change them in place.
-        generator: Source of all randomness in the loss; the engine seeds it from (seed, step), so a resumed run draws
-            the same numbers. It may live on the CPU while the images do not. Every process that shares a step has the
-            same: a method draws for the whole batch of B * num_shards images and takes its own rows.
-        shard_index: This process's place among those that share the step's batch.
-        num_shards: How many share it.
-        labelled: This process's labelled crops, if the method asked for some.
-        slices: What is known of 2D images.
+        cells: Along x, y, z.
+        option: Key of the method's section of a recipe that has them.
+        network_size: That crops of a cell are resized to; None for no resizing.
+        resizing: Keys of the section that are set and ask for resizing; a plan takes them away.
     """
 
-    images: Tensor
-    generator: torch.Generator
-    shard_index: int = 0
-    num_shards: int = 1
-    labelled: Labelled | None = None
-    slices: Slices | None = None
-
-
-Passes = Callable[[], Iterator[Views]]
-"""A pass over this process's share of all single images (then all volumes) of a training set, without augmentation of
-its own: each image once, a few twice so that all processes get batches of the same number and size."""
+    cells: Shape
+    option: str
+    network_size: Shape | None = None
+    resizing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -202,7 +129,7 @@ class MethodBase(nn.Module, ABC):
         self.crop_size = crop_size
 
     def views(self) -> ViewRequest:
-        """What `loss` needs per item; one box of the crop size unless a method says otherwise."""
+        """The declaration of what `loss` gets; one box of the crop size unless a method says otherwise."""
         return ViewRequest(self.crop_size)
 
     @abstractmethod
@@ -248,7 +175,7 @@ class MethodBase(nn.Module, ABC):
         """
         return {}
 
-    def concerns(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
+    def health(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
         """What is wrong with the training, in words.
 
         Args:
@@ -256,9 +183,30 @@ class MethodBase(nn.Module, ABC):
         """
         return []
 
+    def undecayed(self) -> list[nn.Parameter]:
+        """Matrices that weight decay must spare, as it spares norms and biases."""
+        return []
+
+    def evidence(self) -> dict[str, Tensor]:
+        """What the last step saw of the images, to keep if it is left out because its loss is not finite."""
+        return {}
+
     def kept(self) -> dict[str, nn.Module]:
         """Modules beside the backbone that outlive the training, by name."""
         return {}
+
+    def exports(self) -> dict[str, nn.Module]:
+        """Networks that can be deployed as they are, without fine-tuning, by what they give."""
+        return {}
+
+    @classmethod
+    def grid(cls, options: Any) -> CellGrid | None:
+        """The grid that the method's options lay over each volume, if there is one.
+
+        Args:
+            options: The method's `Options`.
+        """
+        return None
 
     def matrices(self, views: Views) -> dict[str, Tensor]:
         """Matrices worth a picture while training, values -1 to 1, by name; called by every process or by none."""

@@ -7,14 +7,15 @@ Shapes: B images of this process, C channels, X Y pixels.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from medssl_cli.data.slice_views import SliceAugmentation, canvas_for, multi_crop
+from medssl_cli.data.slice_views import SliceAugmentation, canvas_for
 from medssl_cli.methods import Losses, MethodBase, Passes, SliceRequest, TrainingSet, ViewRequest, Views
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.cluster_heads import ClusterHead, ClusterOptions, ImageProjector, concerns, shown
+from medssl_cli.nn.clusters.heads import ClusterHead, ClusterOptions, ImageProjector, concerns, shown
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.view_groups import embed_views
 from medssl_cli.recipe import PositiveInt, Probability
@@ -62,10 +63,13 @@ class Method(MethodBase):
             synchronise_norms(self)
 
     def views(self) -> ViewRequest:
-        """Single images."""
-        canvas = canvas_for(self.crop_size[0])
-        request = SliceRequest(canvas, self.options.slices_per_volume, self.options.balance)
-        return ViewRequest(self.crop_size, slices=request)
+        """Large and small views of single images."""
+        return ViewRequest(self.crop_size, slices=self._request())
+
+    def _request(self) -> SliceRequest:
+        options, size = self.options, self.crop_size[0]
+        crops, balance = options.views.crops(size), options.balance
+        return SliceRequest(canvas_for(size), crops, options.views, options.slices_per_volume, balance)
 
     def begin(self, training_set: TrainingSet) -> None:
         """Make room in the bank."""
@@ -74,33 +78,30 @@ class Method(MethodBase):
     def before_epoch(self, epoch: int, everything: Passes, generator: torch.Generator) -> None:
         """Look at all images before the first epoch, then cluster what is known of them."""
         if epoch == 0:
-            for views in everything():
+            request = self._request()
+            for views in everything(replace(request, crops=request.crops[:1])):
                 assert views.slices is not None
-                self.head.remember(views.slices.ids, self._project(views, self._large))
+                self.head.remember(views.slices.ids, self._project(views, views.slices.ids))
         self.head.cluster(generator)
 
     def loss(self, views: Views, progress: float) -> Losses:
         """Prediction of clusters from all views."""
         assert views.slices is not None
-        loss, health = self.head.loss(views.slices.ids, self._project(views, self.options.views), progress)
+        loss, health = self.head.loss(views.slices.ids, self._project(views, views.slices.ids), progress)
         return Losses(loss, {"cluster_prediction": loss.detach()}, shown(health))
 
-    def _project(self, views: Views, augmentation: SliceAugmentation) -> list[Tensor]:
+    def _project(self, views: Views, ids: Tensor) -> list[Tensor]:
         """Projections of each view, [B, E]."""
-        shard = views.shard_index, views.num_shards
-        groups = multi_crop(views.images, augmentation, views.generator, size=self.crop_size[0], shard=shard)
-        projections = self.projector(embed_views(self.backbone, groups))
-        return list(projections.split(len(views.images)))
-
-    @property
-    def _large(self) -> SliceAugmentation:
-        """The assigning views alone."""
-        return self.options.views.model_copy(update={"num_local": 0})
+        return list(self.projector(embed_views(self.backbone, views.images)).split(len(ids)))
 
     def baselines(self, labels: Tensor | None = None) -> dict[str, float]:
         """Predictions that say nothing."""
         return {"no_information": self.head.baseline}
 
-    def concerns(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
-        """See `cluster_heads.concerns`."""
+    def health(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
+        """See `clusters.heads.concerns`."""
         return concerns(logged)
+
+    def evidence(self) -> dict[str, Tensor]:
+        """Scores and codes of the first view, [B, K]."""
+        return {f"head.{key}": tensor for key, tensor in self.head.last.items()}

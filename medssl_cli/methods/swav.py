@@ -8,12 +8,12 @@ Shapes: B images of this process, C channels, X Y pixels.
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from medssl_cli.data.slice_views import SliceAugmentation, canvas_for, multi_crop
+from medssl_cli.data.slice_views import SliceAugmentation, canvas_for
 from medssl_cli.methods import Losses, MethodBase, SliceRequest, TrainingSet, ViewRequest, Views
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.cluster_heads import ImageProjector, SwappedHead, SwappedOptions, concerns, shown
+from medssl_cli.nn.clusters.heads import ImageProjector, SwappedHead, SwappedOptions, concerns, shown
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.view_groups import embed_views
 from medssl_cli.recipe import PositiveInt, Probability
@@ -62,9 +62,10 @@ class Method(MethodBase):
             synchronise_norms(self)
 
     def views(self) -> ViewRequest:
-        """Single images."""
-        canvas = canvas_for(self.crop_size[0])
-        request = SliceRequest(canvas, self.options.slices_per_volume, self.options.balance)
+        """Large and small views of single images."""
+        options, size = self.options, self.crop_size[0]
+        crops, balance = options.views.crops(size), options.balance
+        request = SliceRequest(canvas_for(size), crops, options.views, options.slices_per_volume, balance)
         return ViewRequest(self.crop_size, slices=request)
 
     def require_batch(self, batch_size: int) -> None:
@@ -86,17 +87,24 @@ class Method(MethodBase):
 
     def loss(self, views: Views, progress: float) -> Losses:
         """Swapped prediction over all views."""
-        shard = views.shard_index, views.num_shards
-        groups = multi_crop(views.images, self.options.views, views.generator, size=self.crop_size[0], shard=shard)
-        projections = self.projector(embed_views(self.backbone, groups))
         assert views.slices is not None
-        loss, health = self.head.loss(views.slices.ids, projections.split(len(views.images)), progress)
+        ids = views.slices.ids
+        projections = self.projector(embed_views(self.backbone, views.images))
+        loss, health = self.head.loss(ids, projections.split(len(ids)), progress)
         return Losses(loss, {"swapped_prediction": loss.detach()}, shown(health))
 
     def baselines(self, labels: Tensor | None = None) -> dict[str, float]:
         """Predictions that say nothing."""
         return {"no_information": self.head.baseline}
 
-    def concerns(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
-        """See `cluster_heads.concerns`."""
+    def undecayed(self) -> list[nn.Parameter]:
+        """The prototypes."""
+        return list(self.head.prototypes.parameters())
+
+    def health(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
+        """See `clusters.heads.concerns`."""
         return concerns(logged)
+
+    def evidence(self) -> dict[str, Tensor]:
+        """Scores and codes of the first view, [B, K]."""
+        return {f"head.{key}": tensor for key, tensor in self.head.last.items()}

@@ -16,9 +16,9 @@ def embed_views(backbone: Backbone, groups: Sequence[Tensor]) -> Tensor:
 
     Args:
         backbone: Of two spatial dimensions.
-        groups: Per size [V * B, 1, C, X, Y], see `multi_crop`.
+        groups: Per size, [V * B, C, X, Y].
 
     Returns:
         [V * B of all groups, embedding_dim], one view after the other.
     """
-    return torch.cat([backbone.embed(group[:, 0]) for group in groups])
+    return torch.cat([backbone.embed(group) for group in groups])

@@ -9,6 +9,7 @@ import math
 import pkgutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from medssl_cli import methods, plugins
-from medssl_cli.methods import Labelled, Losses, MethodBase, Slices, TrainingSet, Views
+from medssl_cli.data.augmentation import Draws
+from medssl_cli.data.views import make_views
+from medssl_cli.methods import Labelled, Losses, MethodBase, SliceRequest, Slices, TrainingSet, Views
 from medssl_cli.nn.backbones import Backbone
 
 TOY_METHODS = Path(__file__).parent / "toy_methods"
@@ -93,11 +96,10 @@ def build(name: str, seed: int = 0) -> MethodBase:
     return method
 
 
-def everything(method: MethodBase) -> Iterator[Views]:
+def everything(method: MethodBase, request: SliceRequest) -> Iterator[Views]:
     """A pass over a training set of two images, and of two volumes where volumes are asked for."""
-    request = method.views().slices
-    for are_volumes in [] if request is None else [False, True][: 1 + (request.stacks is not None)]:
-        yield views_of(method, images_for(method, are_volumes=are_volumes), seed=7)
+    for are_volumes in [False, True][: 1 + (request.stacks is not None)]:
+        yield views_of(method, images_for(method, are_volumes=are_volumes), seed=7, request=request)
 
 
 def shows_volumes(method: MethodBase) -> bool:
@@ -106,15 +108,16 @@ def shows_volumes(method: MethodBase) -> bool:
     return request is not None and request.stacks is not None and request.stacks.every == 1
 
 
-def views_of(method: MethodBase, images: Tensor, seed: int = 0) -> Views:
+def views_of(method: MethodBase, images: Tensor, seed: int = 0, request: SliceRequest | None = None) -> Views:
     """A step with these images."""
+    declared = method.views() if request is None else replace(method.views(), slices=request)
     known = None
-    if method.views().slices is not None:
+    if declared.slices is not None:
         positions = 3.0 * torch.arange(images.shape[1]).repeat(len(images), 1)
         is_present = torch.ones(images.shape[:2], dtype=torch.bool)
         known = Slices(torch.arange(len(images)), is_present, positions, are_volumes=images.shape[1] > 1)
     random = torch.Generator().manual_seed(seed)
-    return Views(images, random, labelled=labelled_for(method), slices=known)
+    return make_views(declared, images, Draws(random), labelled=labelled_for(method), slices=known)
 
 
 def images_for(method: MethodBase, *, are_volumes: bool | None = None) -> Tensor:
@@ -125,7 +128,7 @@ def images_for(method: MethodBase, *, are_volumes: bool | None = None) -> Tensor
         slices = 5 if (shows_volumes(method) if are_volumes is None else are_volumes) else 1
         noise = torch.rand(BATCH, slices, 1, edge, edge, generator=torch.Generator().manual_seed(1))
         return (noise + torch.linspace(0, 1, edge)[:, None]) / 2
-    noise = torch.rand(BATCH, request.num_views, 1, *request.size, generator=torch.Generator().manual_seed(1))
+    noise = torch.rand(BATCH, 1, *request.size, generator=torch.Generator().manual_seed(1))
     ramp = torch.linspace(0, 1, request.size[0])[:, None, None]
     return (noise + ramp) / 2
 
@@ -173,7 +176,6 @@ def test_views_are_whole_numbers_of_backbone_cells(name: str) -> None:
     method = build(name)
     request = method.views()
 
-    assert request.num_views >= 1
     in_plane_or_space = request.size[: max(method.dims)]
     assert all(extent > 0 and extent % method.backbone.crop_multiple == 0 for extent in in_plane_or_space)
 

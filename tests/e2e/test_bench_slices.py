@@ -15,8 +15,8 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.errors import UsageError
 from medssl_cli.nn.backbones import resnet
+from medssl_cli.nn.clusters.sinkhorn import sinkhorn_codes
 from medssl_cli.nn.lars import Lars
-from medssl_cli.nn.sinkhorn import sinkhorn_codes
 from medssl_cli.report.probes import probes_plot
 from medssl_cli.talk import Silence
 from tests.e2e.test_slice_methods import recipe

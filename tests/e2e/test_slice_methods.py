@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.runs import open_run
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
-from medssl_cli.nn import kmeans
+from medssl_cli.nn.clusters import kmeans
 from medssl_cli.recipe import PretrainRecipe, dump_recipe, to_yaml, validate_recipe
 from medssl_cli.talk import Silence
 from tests.environment import ENVIRONMENT
@@ -182,22 +183,28 @@ def _train_one_of_two(rank: int, *, root: str, name: str) -> list[Tensor]:
 
 
 def _losses_and_gradients(name: str, root: Path, *, rank: int, size: int) -> list[Tensor]:
-    from medssl_cli.methods import Slices, TrainingSet, Views
+    from medssl_cli.data.augmentation import Draws
+    from medssl_cli.data.views import make_views
+    from medssl_cli.methods import SliceRequest, Slices, TrainingSet, Views
 
     torch.manual_seed(0)
     method = build_method(recipe(name)).double().train()
     method.begin(TrainingSet(torch.arange(8) % 2, torch.arange(8) % 2, num_steps=10))
     stored = torch.load(root / "batches.pt", weights_only=True)
 
-    def views(kind: int, seed: int) -> Views:
+    def views(kind: int, seed: int, request: SliceRequest | None = None) -> Views:
         images, present, positions = (part.chunk(size)[rank] for part in stored[kind])
         ids = torch.arange(8).chunk(size)[rank]
         known = Slices(ids, present, positions, are_volumes=bool(kind))
-        return Views(images, torch.Generator().manual_seed(seed), rank, size, slices=known)
+        draws = Draws(torch.Generator().manual_seed(seed), rank, size)
+        declared = method.views() if request is None else replace(method.views(), slices=request)
+        return make_views(declared, images, draws, slices=known)
 
     kinds = [0] if method.views().slices.stacks is None else [0, 1]
     with torch.no_grad():
-        method.before_epoch(0, lambda: (views(kind, 5) for kind in kinds), torch.Generator().manual_seed(1))
+        method.before_epoch(
+            0, lambda request: (views(kind, 5, request) for kind in kinds), torch.Generator().manual_seed(1)
+        )
     found = []
     for seed in range(2):
         for kind in kinds:

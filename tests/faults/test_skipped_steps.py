@@ -31,8 +31,10 @@ def break_steps(monkeypatch: pytest.MonkeyPatch, *broken: int, of: int = 6) -> N
 
     def loss(self: joint.Method, views: Views, progress: float) -> Losses:
         if round(progress * of) in broken:
-            images = views.images.clone()
-            images[0] = torch.nan
+            assert views.slices is not None
+            images = tuple(group.clone() for group in views.images)
+            for group in images:
+                group[:: len(views.slices.ids)] = torch.nan  # all views of the first image
             views = replace(views, images=images)
         return plain(self, views, progress)
 

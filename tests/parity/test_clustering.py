@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.nn.clustering import UNLABELLED, cluster_prediction_loss, swapped_prediction_loss
-from medssl_cli.nn.kmeans import draw_start, spherical_kmeans
+from medssl_cli.nn.clusters.kmeans import draw_start, spherical_kmeans
+from medssl_cli.nn.clusters.losses import UNLABELLED, cluster_prediction_loss, swapped_prediction_loss
+from medssl_cli.nn.clusters.sinkhorn import sinkhorn_codes
 from medssl_cli.nn.lars import Lars
-from medssl_cli.nn.sinkhorn import sinkhorn_codes
 from tests.parity import clustering_literal as literal
 
 SEEDS = range(3)

@@ -16,7 +16,8 @@ from medssl_cli.bench.published_voco import (
     v1_terms,
     v2_term,
 )
-from medssl_cli.methods import Views
+from medssl_cli.data.augmentation import Draws
+from medssl_cli.data.views import make_views
 from medssl_cli.methods.voco import Method, Options
 from medssl_cli.nn.backbones import Backbone
 
@@ -48,7 +49,7 @@ def test_the_loss_is_ours_for_the_same_crops_and_weights() -> None:
     assert all(len(list(net.parameters())) == 6 for net in nets)
     ours.before_step(0.0)
 
-    losses = ours.loss(Views(canvases[:, None], torch.Generator().manual_seed(1)), 0.0)
+    losses = ours.loss(make_views(ours.views(), canvases, Draws(torch.Generator().manual_seed(1))), 0.0)
     crops = ours.backbone.seen[-1]
     labels = []
     for index, canvas in enumerate(canvases[:, 0]):

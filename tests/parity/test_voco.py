@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.methods import Views, voco
-from medssl_cli.nn import overlap
-from medssl_cli.nn import overlap_terms as terms
+from medssl_cli.data.augmentation import CropChanges, Draws, draw_crop_changes
+from medssl_cli.data.views import draw_offsets, make_views
+from medssl_cli.methods import voco
+from medssl_cli.methods.voco import overlap, terms
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.crops import draw_augmentation, draw_offsets
 from tests.parity import voco_literal as literal
 
 GRIDS = [(2, 2, 1), (3, 3, 1), (3, 1, 2), (2, 2, 2)]
@@ -143,11 +143,12 @@ def test_a_whole_step_from_canvas_to_backbone_gradient(
     exact = {"corrections": corrections} if settings["objective"] == "fixed" else {}
     options = voco.Options(base_grid=grid, projector_dim=6, num_random_crops=3, sync_norm=False, **settings | exact)
     method = voco.Method(TinyBackbone(), options, size).double()
-    images = torch.rand(2, 1, 1, *method.views().size, dtype=torch.float64)
+    images = torch.rand(2, 1, *method.views().size, dtype=torch.float64)
     method.before_step(0.0)
 
-    total = method.loss(Views(images, torch.Generator().manual_seed(7)), progress=0.0).total
-    expected = literal_step(method, images[:, 0], torch.Generator().manual_seed(7))
+    views = make_views(method.views(), images, Draws(torch.Generator().manual_seed(7)))
+    total = method.loss(views, progress=0.0).total
+    expected = literal_step(method, images, torch.Generator().manual_seed(7))
 
     # Two dropped crops have cosine 1, where -log(1 - l + 1e-6) magnifies rounding a million times.
     torch.testing.assert_close(total, expected, rtol=1e-7, atol=1e-7)
@@ -167,21 +168,18 @@ def literal_step(method: voco.Method, canvas: Tensor, generator: torch.Generator
         [i * size[0], j * size[1], k * size[2]] for i in range(grid[0]) for j in range(grid[1]) for k in range(grid[2])
     ]
     places = [(b, o) for b in range(batch) for o in offsets[b]] + [(b, o) for b in range(batch) for o in corners]
-    changes = draw_augmentation(
-        len(places),
-        flip_prob=options.flip_prob,
-        rot90_prob=options.rot90_prob,
-        shift_prob=options.shift_prob,
-        shift=options.shift,
-        generator=generator,
-    )
+    law = CropChanges(options.flip_prob, options.rot90_prob, options.shift_prob, options.shift)
+    changes = draw_crop_changes(len(places), law, generator)
+    assert changes.is_flipped is not None
+    assert changes.quarter_turns is not None
+    assert changes.shift is not None
     rows, teacher_rows = [], []
     for n, (b, (x, y, z)) in enumerate(places):
         crop = canvas[b, :, x : x + size[0], y : y + size[1], z : z + size[2]].numpy()
         if options.network_size is not None:
             crop = literal.resized(crop, list(options.network_size))
         turns = int(changes.quarter_turns[n]) if crop.shape[1] == crop.shape[2] else 0
-        crop = literal.augmented(crop, changes.flips[n].tolist(), turns, float(changes.shifts[n]))
+        crop = literal.augmented(crop, changes.is_flipped[n].tolist(), turns, float(changes.shift[n]))
         image = torch.from_numpy(crop.copy())[None]
         rows.append(method.backbone(image)[0].mean(dim=(2, 3, 4))[0])
         if method.teacher_backbone is not None:

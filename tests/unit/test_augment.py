@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medssl_cli.data.augment import augment, rotation_matrices
+from medssl_cli.data.augmentation import Draws, augment, rotation_matrices
 from medssl_cli.recipe import Augmentation
 
 OFF = {"flip_prob": 0.0, "affine_prob": 0.0, "intensity_scale": 0.0, "intensity_shift": 0.0}
@@ -15,6 +15,10 @@ SHAPE = (16, 20, 12)
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def draws(seed: int = 0) -> Draws:
+    return Draws(generator(seed))
 
 
 def options(**changes: object) -> Augmentation:
@@ -37,7 +41,7 @@ def test_with_everything_off_nothing_changes() -> None:
     images = torch.randn(4, 2, *SHAPE, generator=generator(1))
     labels = torch.randint(0, 5, (4, *SHAPE), generator=generator(2))
 
-    changed = augment(images, labels, options(), generator())
+    changed = augment(images, labels, options(), draws())
 
     assert torch.equal(changed[0], images)
     assert torch.equal(changed[1], labels)
@@ -48,7 +52,7 @@ def test_a_turn_by_nothing_and_a_scale_of_one_change_nothing() -> None:
     labels = torch.randint(0, 5, (2, *SHAPE), generator=generator(2))
 
     still = options(affine_prob=1.0, rotate_degrees=0.0, scale_range=(1.0, 1.0))
-    changed = augment(images, labels, still, generator())
+    changed = augment(images, labels, still, draws())
 
     torch.testing.assert_close(changed[0], images, rtol=0, atol=1e-4)
     assert torch.equal(changed[1], labels)
@@ -59,10 +63,10 @@ def test_the_generator_is_the_only_source_of_randomness_and_the_input_stays() ->
     labels, before = labels_of(images), images.clone()
 
     torch.manual_seed(1)
-    first = augment(images, labels, everything, generator(5))
+    first = augment(images, labels, everything, draws(5))
     torch.manual_seed(2)
-    again = augment(images, labels, everything, generator(5))
-    other = augment(images, labels, everything, generator(6))
+    again = augment(images, labels, everything, draws(5))
+    other = augment(images, labels, everything, draws(6))
 
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
@@ -76,7 +80,7 @@ def test_flips_move_image_and_label_along_the_named_axes_only(axes: tuple[int, .
     images = torch.randn(40, 1, 3, 4, 5, generator=generator(1))
     labels = (images[:, 0] * 1000).long()  # a label that tells every voxel apart
 
-    changed, moved = augment(images, labels, options(flip_prob=0.5, flip_axes=axes), generator())
+    changed, moved = augment(images, labels, options(flip_prob=0.5, flip_axes=axes), draws())
 
     assert torch.equal((changed[:, 0] * 1000).long(), moved)
     seen = set()
@@ -95,7 +99,7 @@ def test_flips_move_image_and_label_along_the_named_axes_only(axes: tuple[int, .
 def test_certain_flips_flip_everything() -> None:
     images = torch.randn(3, 1, *SHAPE, generator=generator(1))
 
-    changed, _ = augment(images, labels_of(images), options(flip_prob=1.0), generator())
+    changed, _ = augment(images, labels_of(images), options(flip_prob=1.0), draws())
 
     assert torch.equal(changed, images.flip([2, 3, 4]))
 
@@ -105,7 +109,7 @@ def test_turns_and_scales_move_image_and_label_together(seed: int) -> None:
     images = blob()
     turning = options(affine_prob=1.0, rotate_degrees=30.0, scale_range=(0.8, 1.25), flip_prob=0.5)
 
-    changed, moved = augment(images, labels_of(images), turning, generator(seed))
+    changed, moved = augment(images, labels_of(images), turning, draws(seed))
 
     # The label is the bump above one half. Nearest sampling is off by at most half a voxel's diagonal: voxel edges are
     # 2/15, 2/19 and 2/11, half of the diagonal is 0.125, and exp(-4 r^2) falls by at most sqrt(8 / e) = 1.72 per unit,
@@ -138,7 +142,7 @@ def test_rotations_keep_distances_to_the_middle_in_voxels_of_a_crop_with_unequal
     image = point_cloud(offset)
     turning = options(affine_prob=1.0, rotate_degrees=25.0, scale_range=(1.0, 1.0))
 
-    turned, _ = augment(image, labels_of(image), turning, generator(seed))
+    turned, _ = augment(image, labels_of(image), turning, draws(seed))
 
     moved = centre_of_mass(turned[0, 0])
     assert torch.linalg.norm(moved).item() == pytest.approx(math.sqrt(29), abs=0.03)  # 16 + 9 + 4
@@ -150,7 +154,7 @@ def test_a_scale_above_one_magnifies() -> None:
     image = point_cloud((2.0, -2.0, 1.0))
     zoom = options(affine_prob=1.0, rotate_degrees=0.0, scale_range=(1.5, 1.5))
 
-    larger, _ = augment(image, labels_of(image), zoom, generator())
+    larger, _ = augment(image, labels_of(image), zoom, draws())
 
     torch.testing.assert_close(centre_of_mass(larger[0, 0]), torch.tensor([3.0, -3.0, 1.5]), rtol=0, atol=0.05)
     assert larger.sum().item() == pytest.approx(1.5**3 * image.sum().item(), rel=0.05)
@@ -159,7 +163,7 @@ def test_a_scale_above_one_magnifies() -> None:
 def test_samples_that_are_not_drawn_stay_exactly_as_they_were() -> None:
     images = torch.randn(60, 1, 6, 6, 6, generator=generator(1))
 
-    changed, _ = augment(images, labels_of(images), options(affine_prob=0.3), generator())
+    changed, _ = augment(images, labels_of(images), options(affine_prob=0.3), draws())
 
     moved = sum(not torch.equal(before, after) for before, after in zip(images, changed, strict=True))
     assert abs(moved - 18) < 5 * math.sqrt(60 * 0.3 * 0.7)
@@ -191,7 +195,7 @@ def test_a_quarter_turn_takes_each_axis_to_the_next(axis: int, source: int, targ
 def test_intensities_change_by_one_factor_and_one_shift_per_sample() -> None:
     images = torch.randn(30, 1, 4, 4, 4, generator=generator(1))
 
-    changed, labels = augment(images, labels_of(images), options(intensity_scale=0.2, intensity_shift=0.3), generator())
+    changed, labels = augment(images, labels_of(images), options(intensity_scale=0.2, intensity_shift=0.3), draws())
 
     assert torch.equal(labels, labels_of(images))
     for before, after in zip(images.flatten(1), changed.flatten(1), strict=True):
@@ -205,7 +209,7 @@ def test_intensities_change_by_one_factor_and_one_shift_per_sample() -> None:
 def test_gamma_keeps_the_ends_and_the_order() -> None:
     images = torch.randn(5, 1, 4, 4, 4, generator=generator(1))
 
-    changed, _ = augment(images, labels_of(images), options(gamma_range=(2.0, 2.0)), generator())
+    changed, _ = augment(images, labels_of(images), options(gamma_range=(2.0, 2.0)), draws())
 
     low, high = images.amin(dim=(1, 2, 3, 4), keepdim=True), images.amax(dim=(1, 2, 3, 4), keepdim=True)
     expected = ((images - low) / (high - low)) ** 2 * (high - low) + low
@@ -216,7 +220,7 @@ def test_gamma_keeps_the_ends_and_the_order() -> None:
 def test_gamma_of_a_constant_crop_is_finite() -> None:
     images = torch.full((2, 1, 4, 4, 4), 3.0)
 
-    changed, _ = augment(images, labels_of(images), options(gamma_range=(0.5, 2.0)), generator())
+    changed, _ = augment(images, labels_of(images), options(gamma_range=(0.5, 2.0)), draws())
 
     torch.testing.assert_close(changed, images)
 
@@ -224,7 +228,7 @@ def test_gamma_of_a_constant_crop_is_finite() -> None:
 def test_noise_is_no_stronger_than_asked_for() -> None:
     images = torch.zeros(50, 1, 10, 10, 10)
 
-    changed, _ = augment(images, labels_of(images), options(noise_std=0.4), generator())
+    changed, _ = augment(images, labels_of(images), options(noise_std=0.4), draws())
 
     strengths = changed.flatten(1).std(dim=1)
     assert strengths.max() <= 0.4 * (1 + 5 / math.sqrt(2 * 1000))
@@ -240,7 +244,7 @@ def test_rotations_are_rotations_in_millimetres_where_slices_are_thick(seed: int
     image = point_cloud(offset, shape=(32, 32, 12))
     turning = options(affine_prob=1.0, rotate_degrees=15.0, scale_range=(1.0, 1.0))
 
-    turned, _ = augment(image, labels_of(image), turning, generator(seed), spacing_mm=spacing)
+    turned, _ = augment(image, labels_of(image), turning, draws(seed), spacing_mm=spacing)
 
     before_mm, after_mm = torch.tensor(offset) * spacing[0], centre_of_mass(turned[0, 0]) * spacing[0]
     assert torch.linalg.norm(after_mm).item() == pytest.approx(torch.linalg.norm(before_mm).item(), abs=0.2)
@@ -253,9 +257,9 @@ def test_for_a_network_of_slices_every_slice_stays_in_its_plane_and_all_turn_ali
     moving = options(affine_prob=1.0, rotate_degrees=40.0, scale_range=(0.7, 1.4))
     spacing = torch.tensor([[1.5, 1.5, 10.0]]).expand(2, 3)
 
-    kept, _ = augment(planes, labels_of(planes), moving, generator(seed), spacing_mm=spacing, spatial_dims=2)
-    turned, _ = augment(pictures, labels_of(pictures), moving, generator(seed), spacing_mm=spacing, spatial_dims=2)
-    tilted, _ = augment(planes, labels_of(planes), moving, generator(seed), spacing_mm=spacing)
+    kept, _ = augment(planes, labels_of(planes), moving, draws(seed), spacing_mm=spacing, spatial_dims=2)
+    turned, _ = augment(pictures, labels_of(pictures), moving, draws(seed), spacing_mm=spacing, spatial_dims=2)
+    tilted, _ = augment(planes, labels_of(planes), moving, draws(seed), spacing_mm=spacing)
 
     torch.testing.assert_close(kept, planes, rtol=0, atol=1e-4)
     assert (turned - pictures).abs().max() > 0.1
@@ -266,11 +270,11 @@ def test_for_a_network_of_slices_every_slice_stays_in_its_plane_and_all_turn_ali
 def test_a_turn_in_the_plane_is_the_turn_of_a_single_slice() -> None:
     stack, moving = blob(3), options(affine_prob=1.0, rotate_degrees=40.0, scale_range=(0.7, 1.4))
 
-    together, _ = augment(stack, labels_of(stack), moving, generator(1), spatial_dims=2)
+    together, _ = augment(stack, labels_of(stack), moving, draws(1), spatial_dims=2)
 
     for place in (0, 5, 11):
         single = stack[..., place : place + 1]
-        alone, _ = augment(single, labels_of(single), moving, generator(1))
+        alone, _ = augment(single, labels_of(single), moving, draws(1))
         torch.testing.assert_close(together[..., place : place + 1], alone, rtol=0, atol=1e-4)
 
 
@@ -281,7 +285,23 @@ def test_named_axes_are_those_along_which_voxels_move(axes: tuple[int, ...], mov
     image = point_cloud((4.0, -3.0, 3.0))
     moving = options(affine_prob=1.0, rotate_degrees=20.0, scale_range=(1.2, 1.2), affine_axes=axes)
 
-    changed, _ = augment(image, labels_of(image), moving, generator(1), spatial_dims=2)
+    changed, _ = augment(image, labels_of(image), moving, draws(1), spatial_dims=2)
 
     way = (centre_of_mass(changed[0, 0]) - centre_of_mass(image[0, 0])).abs()
     assert {axis for axis in range(3) if way[axis] > 0.05} == moved
+
+
+def test_processes_that_share_a_batch_change_it_as_one_does() -> None:
+    everything = options(
+        flip_prob=0.5, affine_prob=0.5, intensity_scale=0.2, intensity_shift=0.2, gamma_range=(0.8, 1.2), noise_std=0.3
+    )
+    images = torch.randn(6, 1, *SHAPE, generator=generator(1))
+    whole = augment(images, labels_of(images), everything, draws(3))
+
+    parts = [
+        augment(rows, labels_of(rows), everything, Draws(generator(3), rank, 3))
+        for rank, rows in enumerate(images.chunk(3))
+    ]
+
+    for together, own in zip(whole, zip(*parts, strict=True), strict=True):
+        torch.testing.assert_close(torch.cat(own), together, rtol=0, atol=1e-6)

@@ -180,15 +180,10 @@ def test_a_cache_of_another_orientation_is_measured_along_the_body(tmp_path: Pat
     assert wrong is not None
 
 
-def test_methods_without_a_grid_are_not_planned(small: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medssl_cli import plugins
-    from medssl_cli.strict import Strict
+def test_methods_without_a_grid_are_not_planned(small: Cache) -> None:
+    recipe = recipe_with().model_copy(update={"method": type(recipe_with().method)(name="swav")})
 
-    class Options(Strict):
-        pass
-
-    monkeypatch.setattr(plugins, "load", lambda kind, name: type("module", (), {"Options": Options}))
-    recipe = recipe_with().model_copy(update={"method": type(recipe_with().method)(name="other")})
-
-    with pytest.raises(UsageError, match="has no grid of base crops"):
+    with pytest.raises(UsageError, match="has no grid of base crops") as refused:
         plan_canvas(recipe, small, Silence())
+
+    assert refused.value.hint == "plan voco"

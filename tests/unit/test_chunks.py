@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from medssl_cli.nn.chunks import in_chunks
+from medssl_cli.methods.joint.chunks import in_chunks
 
 
 def network(norm: nn.Module) -> nn.Sequential:

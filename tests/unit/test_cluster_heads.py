@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from medssl_cli.errors import UsageError
-from medssl_cli.nn.cluster_heads import (
+from medssl_cli.nn.clusters.heads import (
     FIGURES,
     ClusterHead,
     ClusterOptions,
@@ -17,7 +17,7 @@ from medssl_cli.nn.cluster_heads import (
     SwappedOptions,
     concerns,
 )
-from medssl_cli.nn.clustering import UNLABELLED
+from medssl_cli.nn.clusters.losses import UNLABELLED
 from tests.parity.clustering_literal import plain_sinkhorn, swapped_prediction
 
 IDS = torch.arange(4)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from medssl_cli.nn.cluster_health import alarms, cluster_health, is_stuck
+from medssl_cli.nn.clusters.health import alarms, cluster_health, is_stuck
 
 
 def test_hard_codes_on_all_prototypes() -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medssl_cli.nn.clustering import UNLABELLED, Prototypes, cluster_prediction_loss, swapped_prediction_loss
-from medssl_cli.nn.sinkhorn import sinkhorn_codes
+from medssl_cli.nn.clusters.losses import UNLABELLED, Prototypes, cluster_prediction_loss, swapped_prediction_loss
+from medssl_cli.nn.clusters.sinkhorn import sinkhorn_codes
 from tests.unit.test_kmeans import POINTS, at
 from tests.unit.test_sinkhorn import SCORES, random_scores
 

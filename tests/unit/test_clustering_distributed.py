@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from medssl_cli.nn.cluster_health import cluster_health
-from medssl_cli.nn.clustering import UNLABELLED, Prototypes, cluster_prediction_loss, swapped_prediction_loss
+from medssl_cli.nn.clusters.group_table import GroupTable
+from medssl_cli.nn.clusters.health import cluster_health
+from medssl_cli.nn.clusters.kmeans import draw_start, spherical_kmeans
+from medssl_cli.nn.clusters.losses import UNLABELLED, Prototypes, cluster_prediction_loss, swapped_prediction_loss
+from medssl_cli.nn.clusters.memory import MemoryBank, Queue, cluster_bank
+from medssl_cli.nn.clusters.sinkhorn import sinkhorn_codes
 from medssl_cli.nn.distributed import own_share
-from medssl_cli.nn.group_table import GroupTable
-from medssl_cli.nn.kmeans import draw_start, spherical_kmeans
-from medssl_cli.nn.memory import MemoryBank, Queue, cluster_bank
-from medssl_cli.nn.sinkhorn import sinkhorn_codes
 from tests.two_processes import WORLD, results_of_each
 
 IMAGES = 8

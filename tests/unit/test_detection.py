@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medssl_cli.cache.items import Box
 from medssl_cli.cache.prepared import prepare
-from medssl_cli.data.augment import augment_boxes
+from medssl_cli.data.augmentation import Draws, augment_boxes
 from medssl_cli.data.boxes import boxes_of, class_of, from_canvas, stacked, to_canvas
 from medssl_cli.imaging.preprocessing import Preprocessing
 from medssl_cli.nn.backbones import resnet
@@ -237,7 +237,7 @@ def test_boxes_move_with_their_image(seed: int) -> None:
     box = torch.tensor([[[20.0, 10, 33, 18, 0], [0, 0, 0, 0, -1]]])
     options = Augmentation(flip_prob=0.5, affine_prob=1.0, rotate_degrees=0, scale_range=(0.7, 1.4), **QUIET)
 
-    moved, boxes = augment_boxes(image, box, options, torch.Generator().manual_seed(seed))
+    moved, boxes = augment_boxes(image, box, options, Draws(torch.Generator().manual_seed(seed)))
 
     places = (moved[0, 0] > 0.5).nonzero()
     expected = [*places.amin(dim=0).tolist(), *(places.amax(dim=0) + 1).tolist()]
@@ -252,7 +252,7 @@ def test_a_turned_box_is_the_upright_one_around_it(seed: int) -> None:
     box = torch.tensor([[[24.0, 20, 44, 30, 0]]])
     options = Augmentation(flip_prob=0.5, affine_prob=1.0, rotate_degrees=30, scale_range=(0.9, 1.1), **QUIET)
 
-    moved, boxes = augment_boxes(image, box, options, torch.Generator().manual_seed(seed))
+    moved, boxes = augment_boxes(image, box, options, Draws(torch.Generator().manual_seed(seed)))
 
     places = (moved[0, 0] > 0.5).nonzero()
     expected = [*places.amin(dim=0).tolist(), *(places.amax(dim=0) + 1).tolist()]
@@ -263,7 +263,7 @@ def test_boxes_that_leave_the_image_are_dropped() -> None:
     box = torch.tensor([[[0.0, 0, 4, 4, 0], [28, 20, 36, 28, 1]]])
     options = Augmentation(flip_prob=0.0, affine_prob=1.0, rotate_degrees=0, scale_range=(2.0, 2.0), **QUIET)
 
-    _, boxes = augment_boxes(torch.zeros(1, 1, 64, 48), box, options, torch.Generator().manual_seed(0))
+    _, boxes = augment_boxes(torch.zeros(1, 1, 64, 48), box, options, Draws(torch.Generator().manual_seed(0)))
 
     assert boxes[0, :, 4].tolist() == [-1, 1]
     assert boxes[0, 1, :4].tolist() == pytest.approx([24, 16, 40, 32], abs=1e-4)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from medssl_cli.nn.group_table import FADE, GroupTable
+from medssl_cli.nn.clusters.group_table import FADE, GroupTable
 
 
 def literal(pairs: list[tuple[int, int]]) -> float:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from medssl_cli.nn.idle import Idle
+from medssl_cli.methods.joint.idle import Idle
 
 
 class Two(nn.Module):

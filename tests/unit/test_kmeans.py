@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from medssl_cli.nn import kmeans
-from medssl_cli.nn.kmeans import draw_start, spherical_kmeans
+from medssl_cli.nn.clusters import kmeans
+from medssl_cli.nn.clusters.kmeans import draw_start, spherical_kmeans
 
 
 def at(*degrees: float) -> Tensor:

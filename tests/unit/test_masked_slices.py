@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medssl_cli.nn.masked_slices import (
+from medssl_cli.methods.joint.masked_slices import (
     MaskedSlices,
     MaskOptions,
     choose_masked,

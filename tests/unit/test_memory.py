@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medssl_cli.nn.clustering import UNLABELLED, Prototypes
-from medssl_cli.nn.memory import MemoryBank, Queue, cluster_bank, global_ids
+from medssl_cli.nn.clusters.losses import UNLABELLED, Prototypes
+from medssl_cli.nn.clusters.memory import MemoryBank, Queue, cluster_bank, global_ids
 from tests.unit.test_kmeans import POINTS, generator
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from medssl_cli.data.augmentation import CropChanges, Draws, draw_crop_changes
+from medssl_cli.data.views import LabelRequest, ViewRequest, make_views
 from medssl_cli.methods import Labelled, Losses, Views, voco
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.crops import Augmentation
-from medssl_cli.nn.omni import augmented
 from medssl_cli.nn.voxel_losses import best_constant_loss, frequencies, voxel_losses
 
 CROP = (4, 4, 4)
@@ -45,10 +46,10 @@ def method_with(**omni: Any) -> voco.Method:
 
 
 def views_for(method: voco.Method, seed: int = 0) -> Views:
-    images = torch.rand(2, 1, 1, *method.views().size, generator=generator(1))
+    images = torch.rand(2, 1, *method.views().size, generator=generator(1))
     crops = torch.rand(3, 1, *CROP, generator=generator(2))
     labels = torch.randint(0, 3, (3, *CROP), generator=generator(3))
-    return Views(images, generator(seed), labelled=Labelled(crops, labels))
+    return make_views(method.views(), images, Draws(generator(seed)), labelled=Labelled(crops, labels))
 
 
 def loss_of(method: voco.Method) -> Losses:
@@ -125,9 +126,8 @@ def test_labels_leave_the_self_supervised_terms_as_they_are() -> None:
     method = method_with(pseudo_from=0.0)
     without = voco.Method(copy.deepcopy(method.backbone), voco.Options(projector_dim=8, dropout_prob=0), CROP).train()
     without.load_state_dict({k: v for k, v in method.state_dict().items() if not k.startswith("branches.")})
-    views = views_for(method)
 
-    parts = without.loss(Views(views.images, generator()), progress=0.0).parts
+    parts = without.loss(views_for(method), progress=0.0).parts
 
     assert set(parts) == {"prediction", "inter", "regulariser"}
     together = loss_of(method).parts
@@ -162,21 +162,25 @@ def test_an_untrained_network_is_told_beside_its_constant_baseline() -> None:
 
 
 def test_labels_are_mirrored_and_turned_with_their_images() -> None:
-    labels = torch.randint(0, 3, (4, *CROP), generator=generator())
+    labels = torch.randint(0, 3, (16, *CROP), generator=generator())
     images = labels[:, None].float()
     before = labels.clone()
-    draws = Augmentation(
-        torch.tensor([[True, False, True], [False, True, False], [False] * 3, [True, True, True]]),
-        torch.tensor([0, 1, 2, 3]),
-        torch.tensor([0.0, 0.5, 0.0, -0.25]),
+    changes = CropChanges(flip_prob=0.5, quarter_turn_prob=0.5, shift_prob=0.5, shift=0.25)
+    options = voco.Options.model_validate({"omni": OMNI}).omni
+    assert options is not None
+    labelled = LabelRequest("seg", options.wanted, CROP, 16, 0.5, "omni", changes)
+
+    views = make_views(
+        ViewRequest(CROP, labelled=labelled), images, Draws(generator(4)), labelled=Labelled(images, labels)
     )
 
-    moved_images, moved_labels = augmented(images, labels, draws)
-
-    shifted = moved_labels[:, None].float() + draws.shifts[:, None, None, None, None]
-    assert torch.equal(moved_images, shifted)
+    assert views.labelled is not None
+    shift = draw_crop_changes(16, changes, generator(4)).shift
+    assert shift is not None
+    assert torch.equal(views.labelled.images, views.labelled.labels[:, None].float() + shift[:, None, None, None, None])
     assert torch.equal(labels, before)
-    assert not torch.equal(moved_labels, labels)
+    assert torch.equal(images[:, 0], before.float())
+    assert not torch.equal(views.labelled.labels, labels)
 
 
 def test_a_step_embeds_all_crops_in_one_pass_and_only_what_is_needed() -> None:
@@ -207,7 +211,7 @@ def test_without_labelled_crops_there_is_no_loss() -> None:
     method = method_with()
 
     with pytest.raises(ValueError, match="labelled"):
-        method.loss(Views(views_for(method).images, generator()), progress=0.0)
+        method.loss(replace(views_for(method), labelled=None), progress=0.0)
 
 
 # Who learns from what.
@@ -352,7 +356,7 @@ def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
 
 def test_health_pictures_exist_only_where_positions_are_learnt() -> None:
     method = method_with()
-    boxes = Views(views_for(method).images, generator())
+    boxes = views_for(method)
 
     assert set(method.matrices(boxes)) == {"base_cosines", "logits", "overlaps"}
     assert method_with(self_weight=0).matrices(boxes) == {}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from medssl_cli.methods.voco.projector import Projector
 from medssl_cli.nn.distributed import BatchNorm
 from medssl_cli.nn.momentum import cosine_momentum, random_like, update_teacher
-from medssl_cli.nn.projector import Projector
 
 
 def test_teacher_approaches_a_resting_student_geometrically() -> None:

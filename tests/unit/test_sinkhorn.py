@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medssl_cli.nn.sinkhorn import entropy_floor, most_prototypes, queue_length, sinkhorn_codes
+from medssl_cli.nn.clusters.sinkhorn import entropy_floor, most_prototypes, queue_length, sinkhorn_codes
 
 SCORES = torch.tensor([[0.9, 0.1, -0.2], [0.8, 0.2, 0], [-0.1, 0.7, 0.3], [0, 0.6, 0.5]], dtype=torch.float64)
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from medssl_cli.data.slice_views import Drawn, SliceAugmentation, apply, canvas_for, draw, multi_crop, resampling
+from medssl_cli.data.augmentation import Draws
+from medssl_cli.data.slice_views import Drawn, SliceAugmentation, apply, canvas_for, draw, resampling
+from medssl_cli.data.views import SliceRequest, Slices, ViewRequest, make_views
 
 
 def drawn(number: int = 1, **changes: object) -> Drawn:
@@ -116,28 +118,33 @@ def test_crops_cover_the_shares_of_the_area_that_were_asked_for() -> None:
     assert ((parameters.centre + parameters.extent / 2) < 1 + 1e-6).all()
 
 
+def views_of(canvas: Tensor, options: SliceAugmentation, shard: tuple[int, int] = (0, 1)) -> tuple[Tensor, ...]:
+    """Views of single images, large ones of 12 pixels."""
+    request = ViewRequest((12, 12, 1), slices=SliceRequest(16, options.crops(12), options))
+    is_present = torch.ones(len(canvas), 1, dtype=torch.bool)
+    known = Slices(torch.arange(len(canvas)), is_present, torch.zeros(len(canvas), 1), are_volumes=False)
+    return make_views(request, canvas, Draws(torch.Generator().manual_seed(5), *shard), slices=known).images
+
+
 def test_processes_draw_what_one_draws() -> None:
-    canvas, options = images(6), SliceAugmentation(num_local=2)
+    canvas, options = images(6, slices=1), SliceAugmentation(num_local=2)
 
-    whole = multi_crop(canvas, options, torch.Generator().manual_seed(5), size=12)
-    parts = [
-        multi_crop(canvas[2 * rank : 2 * rank + 2], options, torch.Generator().manual_seed(5), size=12, shard=(rank, 3))
-        for rank in range(3)
-    ]
+    whole = views_of(canvas, options)
+    parts = [views_of(canvas[2 * rank : 2 * rank + 2], options, (rank, 3)) for rank in range(3)]
 
-    assert [tuple(group.shape) for group in whole] == [(12, 3, 1, 12, 12), (12, 3, 1, 8, 8)]
+    assert [tuple(group.shape) for group in whole] == [(12, 1, 12, 12), (12, 1, 8, 8)]
     for number, group in enumerate(whole):
         views = [part[number].unflatten(0, (2, 2)) for part in parts]
         torch.testing.assert_close(torch.cat(views, dim=1).flatten(0, 1), group)
 
 
 def test_views_of_one_size_stay_together() -> None:
-    options = SliceAugmentation(num_local=2, local_size=12)
+    canvas = images(3, slices=1)
 
-    [group] = multi_crop(images(3), options, torch.Generator().manual_seed(5), size=12)
+    [group] = views_of(canvas, SliceAugmentation(num_local=2, local_size=12))
 
-    assert group.shape == (12, 3, 1, 12, 12)
-    [only] = multi_crop(images(3), SliceAugmentation(num_local=0), torch.Generator().manual_seed(5), size=12)
+    assert group.shape == (12, 1, 12, 12)
+    [only] = views_of(canvas, SliceAugmentation(num_local=0))
     torch.testing.assert_close(only, group[:6])
 
 

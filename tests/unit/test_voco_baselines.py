@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medssl_cli.methods import voco
-from medssl_cli.nn import overlap
+from medssl_cli.methods.voco import overlap
 
 CUBE = (64, 64, 64)
 EPS = 1e-6

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.methods import Labelled, Views, voco
+from medssl_cli.data.augmentation import Draws
+from medssl_cli.data.views import make_views
+from medssl_cli.methods import Labelled, voco
 from medssl_cli.nn.backbones import Backbone
 from tests.two_processes import WORLD, results_of_each
 
@@ -39,12 +41,13 @@ def step(settings: dict[str, Any], shard: int, num_shards: int) -> tuple[Tensor,
     options = voco.Options.model_validate({"projector_dim": 8, "num_random_crops": 3, **settings})
     method = voco.Method(TinyBackbone(), options, (4, 4, 4)).double().train()
     method.before_step(0.0)
-    shape = 2, 1, 1, *method.views().size
-    images = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).repeat(2, 1, 1, 1, 1, 1)
+    shape = 2, 1, *method.views().size
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).repeat(2, 1, 1, 1, 1)
     own = images.chunk(num_shards)[shard]
     crops = torch.rand(4, 1, 4, 4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     labelled = Labelled(crops.chunk(num_shards)[shard], (3 * crops[:, 0]).long().chunk(num_shards)[shard])
-    views = Views(own, torch.Generator().manual_seed(2), shard_index=shard, num_shards=num_shards, labelled=labelled)
+    draws = Draws(torch.Generator().manual_seed(2), shard, num_shards)
+    views = make_views(method.views(), own, draws, labelled=labelled)
     total = method.loss(views, progress=0.0).total
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
     return total.detach(), list(torch.autograd.grad(total, trained))

@@ -8,35 +8,34 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from medssl_cli.data.views import draw_offsets
 from medssl_cli.errors import UsageError
-from medssl_cli.methods import Views, voco
-from medssl_cli.nn import overlap
-from medssl_cli.nn import overlap_terms as terms
-from medssl_cli.nn.crops import draw_dropout, draw_offsets
-from tests.tiny_voco import UNCHANGED, generator, images_for, method_with
+from medssl_cli.methods import voco
+from medssl_cli.methods.voco import overlap, terms
+from medssl_cli.methods.voco.method import draw_dropout
+from tests.tiny_voco import UNCHANGED, generator, images_for, method_with, views_of
 
 EPS = 1e-6
 
 
 def test_the_canvas_is_the_grid_of_crops() -> None:
     assert method_with((4, 6, 8), base_grid=(3, 2, 2)).views().size == (12, 12, 16)
-    assert method_with().views().num_views == 1
 
 
 def test_one_forward_pass_sees_random_crops_of_all_volumes_then_their_base_crops() -> None:
     method = method_with(**UNCHANGED)
     images = images_for(method)
 
-    method.loss(Views(images, generator()), progress=0.0)
+    method.loss(views_of(method, images), progress=0.0)
 
     seen = method.backbone.seen
     assert len(seen) == 2 * 2 + 2 * 9
     offsets = draw_offsets((2, 2), (8, 8, 1), generator()).tolist()
     for b, r in product(range(2), range(2)):
         x, y, z = offsets[b][r]
-        assert torch.equal(seen[2 * b + r], images[b, 0, :, x : x + 4, y : y + 4, z : z + 4])
+        assert torch.equal(seen[2 * b + r], images[b, :, x : x + 4, y : y + 4, z : z + 4])
     for b, i, j in product(range(2), range(3), range(3)):
-        expected = images[b, 0, :, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4, :]
+        expected = images[b, :, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4, :]
         assert torch.equal(seen[4 + 9 * b + 3 * i + j], expected)
 
 
@@ -47,7 +46,7 @@ def test_only_the_student_projector_trains_and_the_teacher_follows() -> None:
     assert not torch.equal(before[0], method.student.layer1[0].weight)  # drawn on its own, not copied
 
     method.before_step(0.0)
-    method.loss(Views(images_for(method), generator()), progress=0.0).total.backward()
+    method.loss(views_of(method, images_for(method)), progress=0.0).total.backward()
 
     for old, now, source in zip(before, method.teacher.parameters(), method.student.parameters(), strict=True):
         torch.testing.assert_close(now, 0.9 * old + 0.1 * source)
@@ -60,7 +59,7 @@ def test_the_backbone_learns_through_the_student_only() -> None:
     for parameter in method.student.layer3.parameters():
         nn.init.zeros_(parameter)  # a student that projects everything to 0 passes nothing back
 
-    method.loss(Views(images_for(method), generator()), progress=0.0).total.backward()
+    method.loss(views_of(method, images_for(method)), progress=0.0).total.backward()
 
     gradient = method.backbone.conv.weight.grad
     assert gradient is None or not gradient.any()
@@ -70,7 +69,7 @@ def test_the_total_is_the_sum_of_the_published_terms() -> None:
     for objective, names in (("v2", {"prediction", "inter", "regulariser"}), ("paper", {"prediction", "regulariser"})):
         method = method_with(objective=objective)
 
-        losses = method.loss(Views(images_for(method), generator()), progress=0.0)
+        losses = method.loss(views_of(method, images_for(method)), progress=0.0)
 
         assert set(losses.parts) == names
         assert losses.total.dtype == torch.float64
@@ -81,9 +80,9 @@ def test_rows_are_dropped_in_training_only() -> None:
     method = method_with()
     views = images_for(method)
 
-    training = method.train().loss(Views(views, generator()), progress=0.0).total
-    evaluation = method.eval().loss(Views(views, generator()), progress=0.0).total
-    without = method_with(dropout_prob=0).train().loss(Views(views, generator()), progress=0.0).total
+    training = method.train().loss(views_of(method, views), progress=0.0).total
+    evaluation = method.eval().loss(views_of(method, views), progress=0.0).total
+    without = method_with(dropout_prob=0).train().loss(views_of(method, views), progress=0.0).total
 
     assert torch.equal(evaluation, without)
     assert not torch.equal(training, evaluation)
@@ -101,10 +100,10 @@ def test_bf16_autocast_leaves_the_loss_in_full_precision() -> None:
     for objective in ("v2", "paper"):
         method = method_with(objective=objective)
         views = images_for(method)
-        full = method.loss(Views(views, generator()), progress=0.0).total
+        full = method.loss(views_of(method, views), progress=0.0).total
 
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            mixed = method.loss(Views(views, generator()), progress=0.0).total
+            mixed = method.loss(views_of(method, views), progress=0.0).total
         mixed.backward()
 
         assert mixed.dtype == torch.float64
@@ -114,13 +113,13 @@ def test_bf16_autocast_leaves_the_loss_in_full_precision() -> None:
 def test_flat_crops_are_not_turned() -> None:
     method = method_with((4, 6, 4), base_grid=(3, 2, 1), num_random_crops=4, rot90_prob=1)
 
-    assert method.loss(Views(images_for(method), generator()), progress=0.0).total.isfinite()
+    assert method.loss(views_of(method, images_for(method)), progress=0.0).total.isfinite()
 
 
 @pytest.mark.parametrize("size", [(12, 12, 6), (8, 12, 4), (14, 12, 4)])
 def test_images_of_another_size_are_refused(size: tuple[int, int, int]) -> None:
     with pytest.raises(UsageError, match="E_CANVAS") as refusal:
-        method_with().loss(Views(torch.rand(2, 1, 1, *size), generator()), progress=0.0)
+        views_of(method_with(), torch.rand(2, 1, *size))
 
     assert "(12, 12, 4)" in refusal.value.message
 
@@ -134,9 +133,9 @@ def test_fewer_than_16_rows_are_refused() -> None:
     method = method_with()
 
     with pytest.raises(UsageError, match="11 rows"):
-        method.loss(Views(images_for(method, batch=1), generator()), progress=0.0)
+        method.loss(views_of(method, images_for(method, batch=1)), progress=0.0)
     more = method_with(num_random_crops=7)  # 7 + 9 = 16
-    assert more.loss(Views(images_for(more, batch=1), generator()), progress=0.0).total.isfinite()
+    assert more.loss(views_of(more, images_for(more, batch=1)), progress=0.0).total.isfinite()
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from medssl_cli.nn import overlap
-from medssl_cli.nn import overlap_terms as terms
-from medssl_cli.nn.crops import draw_offsets
+from medssl_cli.data.views import draw_offsets
+from medssl_cli.methods.voco import overlap, terms
 
 EPS = 1e-6
 ROOT = math.sqrt(3) / 2

@@ -7,9 +7,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from medssl_cli.methods import Views, voco
+from medssl_cli.methods import voco
 from medssl_cli.nn.distributed import BatchNorm
-from tests.tiny_voco import UNCHANGED, generator, images_for, method_with
+from tests.tiny_voco import UNCHANGED, images_for, method_with, views_of
 
 OBJECTIVES = ["paper", "v1", "v2", "fixed"]
 
@@ -66,7 +66,7 @@ def test_the_teacher_of_v1_is_a_whole_network_that_starts_at_random() -> None:
     before = [teacher.clone() for _, teacher in pairs]
 
     method.before_step(0.5)
-    method.loss(Views(images_for(method), generator()), progress=0.5).total.backward()
+    method.loss(views_of(method, images_for(method)), progress=0.5).total.backward()
 
     for (student, teacher), old in zip(pairs, before, strict=True):
         torch.testing.assert_close(teacher, 0.9 * old + 0.1 * student)
@@ -99,7 +99,7 @@ def test_fixed_without_its_corrections_is_v2() -> None:
     for method in (plain, fixed):
         method.before_step(0.0)
 
-    losses = [m.loss(Views(images_for(m), generator()), progress=0.0).total for m in (plain, fixed)]
+    losses = [m.loss(views_of(m, images_for(m)), progress=0.0).total for m in (plain, fixed)]
     assert torch.equal(losses[0], losses[1])
     for loss in losses:
         loss.backward()
@@ -123,7 +123,7 @@ def test_each_correction_matters_on_its_own(correction: dict[str, Any]) -> None:
     gradients = []
     for changed in ({}, correction):
         method = method_with(objective="fixed", num_random_crops=8, corrections=changed)
-        method.loss(Views(images_for(method, batch=3), generator()), progress=0.0).total.backward()
+        method.loss(views_of(method, images_for(method, batch=3)), progress=0.0).total.backward()
         gradients.append(method.student.layer3[0].weight.grad)
 
     assert not torch.equal(gradients[0], gradients[1])
@@ -133,7 +133,7 @@ def test_the_loss_of_fixed_is_single_precision_unless_asked() -> None:
     for is_single, dtype in ((True, torch.float32), (False, torch.float64)):
         method = method_with(objective="fixed", corrections={"float32_loss": is_single})
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            losses = method.loss(Views(images_for(method), generator()), progress=0.0)
+            losses = method.loss(views_of(method, images_for(method)), progress=0.0)
         assert losses.total.dtype == dtype
 
 
@@ -144,7 +144,7 @@ def test_a_few_steps_on_one_batch_lower_the_loss(objective: str) -> None:
     losses = []
     for step in range(30):
         method.before_step(step / 30)
-        total = method.loss(Views(images_for(method), generator()), progress=step / 30).total
+        total = method.loss(views_of(method, images_for(method)), progress=step / 30).total
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -160,9 +160,9 @@ def test_the_canvas_is_resized_once_and_cells_stay_cells() -> None:
     method = method_with((6, 6, 6), network_size=(4, 4, 4), **UNCHANGED)
     assert method.views().size == (18, 18, 6)
     cells = torch.arange(9.0).reshape(3, 3, 1)
-    images = cells.repeat_interleave(6, 0).repeat_interleave(6, 1).repeat_interleave(6, 2)[None, None, None]
+    images = cells.repeat_interleave(6, 0).repeat_interleave(6, 1).repeat_interleave(6, 2)[None, None]
 
-    method.loss(Views(images.repeat(2, 1, 1, 1, 1, 1), generator()), progress=0.0)
+    method.loss(views_of(method, images.repeat(2, 1, 1, 1, 1)), progress=0.0)
 
     seen = method.backbone.seen
     assert seen.shape[2:] == (4, 4, 4)
@@ -173,9 +173,9 @@ def test_the_canvas_is_resized_once_and_cells_stay_cells() -> None:
 def test_crops_are_resized_as_published() -> None:
     """Between the same outermost voxels: a ramp of six voxels becomes one of four with the same ends."""
     method = method_with((6, 6, 6), network_size=(4, 4, 4), resize="crops", **UNCHANGED)
-    ramp = torch.arange(18.0)[:, None, None].expand(18, 18, 6)[None, None, None]
+    ramp = torch.arange(18.0)[:, None, None].expand(18, 18, 6)[None, None]
 
-    method.loss(Views(ramp.repeat(2, 1, 1, 1, 1, 1), generator()), progress=0.0)
+    method.loss(views_of(method, ramp.repeat(2, 1, 1, 1, 1)), progress=0.0)
 
     first = method.backbone.seen[4, 0, :, 0, 0]
     torch.testing.assert_close(first, torch.tensor([0.0, 5 / 3, 10 / 3, 5.0]))
@@ -192,7 +192,7 @@ def test_the_backbone_needs_to_take_the_resized_crops_only() -> None:
 def test_matrices_show_base_crops_logits_and_overlaps(objective: str) -> None:
     method = method_with(objective=objective, num_random_crops=3).train()
 
-    shown = method.matrices(Views(images_for(method), generator()))
+    shown = method.matrices(views_of(method, images_for(method)))
 
     assert {name: tuple(matrix.shape) for name, matrix in shown.items()} == {
         "base_cosines": (9, 9),
@@ -213,14 +213,14 @@ def test_matrices_show_base_crops_logits_and_overlaps(objective: str) -> None:
 def test_shards_see_the_crops_that_one_process_would(objective: str) -> None:
     whole = method_with(objective=objective, num_random_crops=3)
     images = images_for(whole, batch=4)
-    whole.loss(Views(images, generator()), progress=0.0)
+    whole.loss(views_of(whole, images), progress=0.0)
     seen = whole.backbone.seen
 
     random, bases = [], []
     for shard in range(2):
         part = method_with(objective=objective, num_random_crops=3)
         own = images[2 * shard : 2 * shard + 2]
-        part.loss(Views(own, generator(), shard_index=shard, num_shards=2), progress=0.0)
+        part.loss(views_of(part, own, shard=(shard, 2)), progress=0.0)
         random.append(part.backbone.seen[:6])
         bases.append(part.backbone.seen[6:])
 

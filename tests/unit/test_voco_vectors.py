@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from medssl_cli.data.views import draw_offsets
 from medssl_cli.methods import voco
-from medssl_cli.nn import overlap
-from medssl_cli.nn import overlap_terms as terms
-from medssl_cli.nn.crops import draw_offsets
+from medssl_cli.methods.voco import overlap, terms
+from medssl_cli.methods.voco.method import num_starts
 
 ROI = 64
 EPS = 1e-6
@@ -107,9 +107,9 @@ def test_labels_do_not_depend_on_the_unit_of_length() -> None:
 
 @pytest.mark.parametrize(("objective", "last"), [("v1", 127), ("v2", 127), ("paper", 128), ("fixed", 128)])
 def test_the_released_code_never_draws_the_last_legal_start(objective: str, last: int) -> None:
-    num_starts = voco._num_starts(voco.Options.model_validate({"objective": objective}), CUBE)
+    legal = num_starts(voco.Options.model_validate({"objective": objective}), CUBE)
 
-    starts = draw_offsets((50_000,), num_starts, generator())
+    starts = draw_offsets((50_000,), legal, generator())
 
     assert starts[:, :2].amin() == 0
     assert starts[:, :2].amax() == last

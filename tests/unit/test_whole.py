@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medssl_cli.cache.prepared import PreparedItem, prepare
-from medssl_cli.data.augment import augment_images
+from medssl_cli.data.augmentation import Draws, augment_images
 from medssl_cli.data.pieces import read_pieces
 from medssl_cli.data.whole import WholeDataset, each_loader, read_whole, whole_loader
 from medssl_cli.recipe import Augmentation, Preprocessing
@@ -83,7 +83,7 @@ def test_augmentation_keeps_the_shape_and_changes_the_image(shape: tuple[int, ..
     options = Augmentation(affine_prob=1.0, rotate_degrees=20, noise_std=0.1)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
-    once, again = (augment_images(images, options, torch.Generator().manual_seed(3)) for _ in range(2))
+    once, again = (augment_images(images, options, Draws(torch.Generator().manual_seed(3))) for _ in range(2))
 
     assert once.shape == images.shape
     assert torch.equal(once, again)
@@ -98,7 +98,7 @@ def test_a_2d_image_turns_in_its_plane_only() -> None:
     grid = torch.stack(torch.meshgrid(torch.arange(33) - 16, torch.arange(33) - 16, indexing="ij")).float()
     disc = (10 - grid.norm(dim=0)).clamp(0, 1).repeat(8, 1, 1, 1)
 
-    turned = augment_images(disc, options, torch.Generator().manual_seed(0))
+    turned = augment_images(disc, options, Draws(torch.Generator().manual_seed(0)))
 
     assert (turned - disc).abs().mean() < 0.01
 

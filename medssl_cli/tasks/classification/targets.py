@@ -18,7 +18,7 @@ from medssl_cli.cache.findings import Definition, finding_names, targets_of
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.augment import augment_images
+from medssl_cli.data.augmentation import Draws, augment_images
 from medssl_cli.data.selection import with_annotations
 from medssl_cli.data.whole import WholeBatch, WholeDataset
 from medssl_cli.data.whole_batches import every_image, prepared_images, step_batches
@@ -142,7 +142,7 @@ class ClassificationSupervision(SupervisionBase):
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """See `SupervisionBase.inputs`; targets are `[B, K]`."""
         dims = 2 if self._as_stacks else 3
-        images = augment_images(to_device(batch.images), self.recipe.augmentation, random, spatial_dims=dims)
+        images = augment_images(to_device(batch.images), self.recipe.augmentation, Draws(random), spatial_dims=dims)
         return (images, *map(to_device, batch.beside)), to_device(batch.targets)
 
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.augment import augment_boxes
+from medssl_cli.data.augmentation import Draws, augment_boxes
 from medssl_cli.data.boxes import boxes_of, class_of, from_canvas, stacked, to_canvas
 from medssl_cli.data.selection import with_annotations
 from medssl_cli.data.whole import WholeBatch, WholeDataset
@@ -125,7 +125,7 @@ class DetectionSupervision(SupervisionBase):
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """See `SupervisionBase.inputs`; targets are those of every place, `[B, P, 5]`."""
         assert self._grid is not None
-        images, boxes = augment_boxes(to_device(batch.images), batch.targets, self.recipe.augmentation, random)
+        images, boxes = augment_boxes(to_device(batch.images), batch.targets, self.recipe.augmentation, Draws(random))
         return (images,), to_device(assign(self._grid, boxes))
 
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:

@@ -18,7 +18,7 @@ from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import class_voxels, table_of, tables_of, to_classes
 from medssl_cli.classes import IGNORE, WantedClasses
-from medssl_cli.data.augment import augment
+from medssl_cli.data.augmentation import Draws, augment
 from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
 from medssl_cli.data.label_checks import check_labels, say_amounts, say_unseen
 from medssl_cli.data.selection import select
@@ -124,7 +124,7 @@ class SegmentationSupervision(SupervisionBase):
             images,
             labels,
             self.recipe.augmentation,
-            random,
+            Draws(random),
             spacing_mm=batch.spacing_mm,
             spatial_dims=self._spatial_dims,
         )

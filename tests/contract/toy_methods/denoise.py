@@ -1,6 +1,5 @@
 """A toy method: tell the mean intensity of a crop from the embedding of a noisy copy."""
 
-import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,8 +22,8 @@ class Method(MethodBase):
         self.head = nn.Linear(backbone.embedding_dim, 1)
 
     def loss(self, views: Views, progress: float) -> Losses:
-        images = views.images[:, 0]
-        noise = torch.randn(images.shape, generator=views.generator, device=views.generator.device)
+        [images] = views.images
+        noise = views.draws.normal(tuple(images.shape))
         predicted = self.head(self.backbone.embed(images + self.noise_std * noise.to(images)))
         error = F.mse_loss(predicted, images.flatten(1).mean(dim=1, keepdim=True))
         return Losses(error, {"error": error.detach()})

@@ -31,20 +31,18 @@ class Method(MethodBase):
         update_teacher(self.teacher, self.student, momentum=0.9)
 
     def loss(self, views: Views, progress: float) -> Losses:
-        images = views.images[:, 0]
-        rows = slice(views.shard_index * len(images), (views.shard_index + 1) * len(images))
-        shape = (len(images) * views.num_shards, *images.shape[1:])
-        noise = torch.randn(shape, generator=views.generator, device=views.generator.device)[rows].to(images)
+        [images] = views.images
+        noise = views.draws.normal(tuple(images.shape)).to(images)
         embeddings = self.backbone.embed(images + self.options.noise_std * noise)
         means = images.flatten(1).mean(1, keepdim=True)
         error = F.mse_loss(self.student(embeddings), self.teacher(embeddings.detach()) + means)
         projections = F.normalize(self.head(embeddings), dim=1)
         contrast = (projections @ gather(projections).T).square().mean()
         total = error + self.options.contrast * contrast
-        if progress >= self.options.not_finite_from and views.shard_index == views.num_shards - 1:
+        if progress >= self.options.not_finite_from and views.draws.rank == views.draws.num_processes - 1:
             total = total / 0.0
         return Losses(total, {"error": error.detach(), "contrast": contrast.detach()})
 
     def matrices(self, views: Views) -> dict[str, torch.Tensor]:
-        projections = F.normalize(self.head(self.backbone.embed(views.images[:, 0])), dim=1)
+        projections = F.normalize(self.head(self.backbone.embed(views.images[0])), dim=1)
         return {"cosines": projections @ projections.T}

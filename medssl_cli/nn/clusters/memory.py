@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medssl_cli.nn.clustering import UNLABELLED, Prototypes
+from medssl_cli.nn.clusters.kmeans import draw_start, spherical_kmeans
+from medssl_cli.nn.clusters.losses import UNLABELLED, Prototypes
 from medssl_cli.nn.distributed import gather, own_share, sum_over_processes
-from medssl_cli.nn.kmeans import draw_start, spherical_kmeans
 
 
 class Queue(nn.Module):

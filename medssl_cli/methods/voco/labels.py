@@ -19,67 +19,15 @@ Differences from the released code:
 """
 
 import copy
-from typing import Annotated, Self
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from medssl_cli.classes import Classes, Ignored, WantedClasses
+from medssl_cli.methods.voco.options import OmniOptions
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.crops import Augmentation, augment_
-from medssl_cli.nn.decoder import Decoder, UNetDecoder
+from medssl_cli.nn.decoder import UNetDecoder
 from medssl_cli.nn.momentum import freeze, update_teacher
 from medssl_cli.nn.voxel_losses import best_constant_loss, frequencies, voxel_losses
-from medssl_cli.recipe import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
-from medssl_cli.strict import Strict
-
-
-class Options(Strict):
-    """What is labelled, and how much each kind of supervision counts.
-
-    Args:
-        label_set: Name of the label maps in the cache.
-        classes: By name, the names or values of labels that make up each, as `task.classes` of a segmentation.
-        ignore: Names or values of voxels that count for nothing.
-        batch_size: Labelled crops per batch on all devices together.
-        foreground_prob: Share of labelled crops that show a random voxel of a random class.
-        flip_prob: Of labelled crops, per axis. A mirrored left kidney looks like a right one: 0 if classes have sides.
-        self_weight: Of the self-supervised loss; 0 leaves it out.
-        supervised_weight: Of cross-entropy plus Dice on labelled crops.
-        pseudo_weight: Of cross-entropy plus Dice on pseudo-labelled crops; 0 leaves them out.
-        pseudo_from: Share of the steps before the model's copy is frozen and begins to label.
-        pseudo_trains_encoder: Let pseudo-labels train the encoder too, not only the decoder.
-        decoder: Shape of the decoder.
-    """
-
-    label_set: str = "seg"
-    classes: Classes
-    ignore: Ignored = ()
-    batch_size: PositiveInt = 4
-    foreground_prob: Probability = 0.9
-    flip_prob: Probability = 0.2
-    self_weight: NonNegativeFloat = 1.0
-    supervised_weight: PositiveFloat = 1.0
-    pseudo_weight: NonNegativeFloat = 1.0
-    pseudo_from: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    pseudo_trains_encoder: bool = False
-    decoder: Decoder = Decoder()
-
-    @model_validator(mode="after")
-    def _once(self) -> Self:
-        WantedClasses.of(self)
-        return self
-
-    @property
-    def wanted(self) -> WantedClasses:
-        """Which labels make up which class."""
-        return WantedClasses.of(self)
-
-    @property
-    def needs_unlabelled(self) -> bool:
-        """Whether anything is learnt from images without their labels."""
-        return self.self_weight > 0 or self.pseudo_weight > 0
 
 
 class Labeller(nn.Module):
@@ -111,12 +59,12 @@ class Branches(nn.Module):
 
     Args:
         backbone: Its copy is frozen; the backbone itself stays with the method.
-        options: See `Options`.
+        options: See `OmniOptions`.
     """
 
     is_labelling: Tensor
 
-    def __init__(self, backbone: Backbone, options: Options) -> None:
+    def __init__(self, backbone: Backbone, options: OmniOptions) -> None:
         super().__init__()
         self.options = options
         num_classes = len(options.classes) + 1
@@ -165,15 +113,3 @@ class Branches(nn.Module):
     def _loss(self, maps: list[Tensor], labels: Tensor) -> Tensor:
         parts = voxel_losses(self.decoder(maps), labels)
         return parts["cross_entropy"] + parts["dice"]
-
-
-def augmented(images: Tensor, labels: Tensor, augmentation: Augmentation) -> tuple[Tensor, Tensor]:
-    """Labelled crops, mirrored and turned together with their labels; new tensors.
-
-    Args:
-        images: [L, C, X, Y, Z].
-        labels: [L, X, Y, Z].
-        augmentation: For L crops; intensity shifts change images only.
-    """
-    moves = Augmentation(augmentation.flips, augmentation.quarter_turns, torch.zeros_like(augmentation.shifts))
-    return augment_(images.clone(), augmentation), augment_(labels[:, None].clone(), moves)[:, 0]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medssl_cli.nn.clusters.sinkhorn import sinkhorn_codes
 from medssl_cli.nn.distributed import sum_over_processes, world_size
-from medssl_cli.nn.sinkhorn import sinkhorn_codes
 
 UNLABELLED: Final = -100
 

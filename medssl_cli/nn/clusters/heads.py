@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medssl_cli.errors import UsageError
-from medssl_cli.nn.cluster_health import ClusterHealth, alarms, cluster_health
-from medssl_cli.nn.clustering import UNLABELLED, Prototypes, cluster_prediction_loss, swapped_prediction_loss
-from medssl_cli.nn.group_table import GroupTable
-from medssl_cli.nn.memory import MemoryBank, Queue, cluster_bank
-from medssl_cli.nn.sinkhorn import entropy_floor, most_prototypes, queue_length, sinkhorn_codes
+from medssl_cli.nn.clusters.group_table import GroupTable
+from medssl_cli.nn.clusters.health import ClusterHealth, alarms, cluster_health
+from medssl_cli.nn.clusters.losses import UNLABELLED, Prototypes, cluster_prediction_loss, swapped_prediction_loss
+from medssl_cli.nn.clusters.memory import MemoryBank, Queue, cluster_bank
+from medssl_cli.nn.clusters.sinkhorn import entropy_floor, most_prototypes, queue_length, sinkhorn_codes
 from medssl_cli.recipe import PositiveFloat, PositiveInt, Probability
 from medssl_cli.strict import Strict
 

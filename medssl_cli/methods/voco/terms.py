@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medssl_cli.nn import distributed
-from medssl_cli.nn.crops import Size, draw_offsets
-from medssl_cli.nn.overlap import (
+from medssl_cli.data.views import draw_offsets
+from medssl_cli.imaging.geometry import Shape
+from medssl_cli.methods.voco.overlap import (
     absolute_regulariser,
     leaky_similarity,
     one_sided_regulariser,
@@ -25,6 +25,7 @@ from medssl_cli.nn.overlap import (
     squared_regulariser,
     uniform_overlap_loss,
 )
+from medssl_cli.nn import distributed
 
 Projections = tuple[Tensor, Tensor]  # of random crops [B, R, P] and of base crops [B, G, P]
 Regulariser = Literal["one_sided", "squared", "absolute"]
@@ -174,7 +175,7 @@ def spread_of(projections: Projections) -> Tensor:
     return (unit.var(dim=0, correction=0).sum()).sqrt()
 
 
-def typical_targets(num_starts: Size, base_grid: Size, crop_size: Size, *, limit: int = 2**14) -> Tensor:
+def typical_targets(num_starts: Shape, base_grid: Shape, crop_size: Shape, *, limit: int = 2**14) -> Tensor:
     """Targets [N, G] at all legal places of a random crop, or at `limit` of them drawn with a fixed seed.
 
     Args:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medssl_cli.nn.crops import Size
+from medssl_cli.imaging.geometry import Shape
 
 EPSILON: Final = 1e-6
 _OVER: Final = (-2, -1)
 
 
 def overlap_fractions(
-    offsets: Tensor, base_grid: Size, crop_size: Size, *, dtype: torch.dtype = torch.float64
+    offsets: Tensor, base_grid: Shape, crop_size: Shape, *, dtype: torch.dtype = torch.float64
 ) -> Tensor:
     """Fraction of each random crop inside each base crop.
 
@@ -28,7 +28,7 @@ def overlap_fractions(
     Args:
         offsets: First voxels, integers [..., 3].
         base_grid: Cells along x, y, z.
-        crop_size: Size of a cell and of a crop in voxels.
+        crop_size: Shape of a cell and of a crop in voxels.
 
     Returns:
         [..., G]; cell (i, j, k) has the index (i * gy + j) * gz + k.

@@ -8,7 +8,7 @@ https://arxiv.org/abs/2402.17300 (`objective: paper`; `v1`, as in the code that 
 Wu et al., Large-Scale 3D Medical Image Pre-training with Geometric Context Priors, https://arxiv.org/abs/2410.09890
 (`objective: v2`, as in the code that was released with it).
 
-With `omni`, labels of part of the images teach the encoder too: see `medssl_cli/nn/omni.py`.
+With `omni`, labels of part of the images teach the encoder too: see `labels.py`.
 
 Shapes: B batch, R random crops, G base crops, P projection, E embedding, N crops of any kind.
 
@@ -35,31 +35,16 @@ Differences from the papers and the released code:
 import copy
 from functools import partial
 from math import prod
-from typing import Annotated, Any, Final, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
-from medssl_cli.errors import UsageError
-from medssl_cli.methods import LabelRequest, Losses, MethodBase, ViewRequest, Views
-from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.crops import (
-    Augmentation,
-    Size,
-    augment_,
-    base_crops,
-    crops_at,
-    draw_augmentation,
-    draw_dropout,
-    draw_offsets,
-    own_rows,
-)
-from medssl_cli.nn.momentum import cosine_momentum, freeze, random_like, update_teacher
-from medssl_cli.nn.omni import Branches, augmented
-from medssl_cli.nn.omni import Options as Omni
-from medssl_cli.nn.overlap import (
+from medssl_cli.data.views import own_rows, times
+from medssl_cli.imaging.geometry import Shape
+from medssl_cli.methods import BoxCrops, CellGrid, CropChanges, LabelRequest, Losses, MethodBase, ViewRequest, Views
+from medssl_cli.methods.voco.labels import Branches
+from medssl_cli.methods.voco.options import Options
+from medssl_cli.methods.voco.overlap import (
     cosines,
     overlap_fractions,
     overlap_loss,
@@ -67,8 +52,8 @@ from medssl_cli.nn.overlap import (
     squared_overlap_loss,
     uniform_overlap_loss,
 )
-from medssl_cli.nn.overlap_rules import PUBLISHED, Corrections
-from medssl_cli.nn.overlap_terms import (
+from medssl_cli.methods.voco.projector import Projector, require_rows
+from medssl_cli.methods.voco.terms import (
     Projections,
     constant_predictors,
     mutual_similarity,
@@ -79,85 +64,8 @@ from medssl_cli.nn.overlap_terms import (
     v1_terms,
     v2_terms,
 )
-from medssl_cli.nn.projector import Projector, require_rows
-from medssl_cli.recipe import PositiveInt, Probability
-from medssl_cli.strict import Strict
-
-# What an objective has, and its value. A name that is missing keeps the default; see `OBJECTIVE_ONLY`.
-PRESETS: Final[dict[str, dict[str, Any]]] = {
-    "paper": {},
-    "v1": {"projector_dim": 2048, "shift_prob": 0.1, "sync_norm": True, "momentum": 0.9},
-    "v2": {"momentum": 0.9, "dropout_prob": 0.2},
-    "fixed": {"sync_norm": True, "momentum": 0.9, "dropout_prob": 0.2, "corrections": {}},
-}
-OBJECTIVE_ONLY: Final = ("momentum", "dropout_prob", "corrections")
-
-
-class Options(Strict):
-    """Settings of VoCo. Where the released codes differ, a setting that is absent or null has the objective's value.
-
-    Args:
-        objective: `v2` (momentum teacher, between-volume term), `fixed` (`v2` corrected), `v1` (teacher encoder, no
-            between-volume term) or `paper` (CVPR 2024, one network).
-        base_grid: Base crops along x, y, z. A step reads boxes of this many crops.
-        num_random_crops: Per volume. More cost little, since the base crops are embedded once for all of them.
-        network_size: Voxels (x, y, z) that crops are resized to; [64, 64, 64] from 96 in `v1`. Null: no resizing.
-        resize: With `network_size`: the `canvas` once, or each of the `crops` after cutting, as published.
-        projector_dim: Width of the projector and its output; 2048 in `v1`.
-        sync_norm: Normalise projections over the crops of all processes; true in `v1` and `fixed`.
-        momentum: Of the teacher (`v1`, `v2`, `fixed`).
-        dropout_prob: Share of the student's crops whose embedding is replaced by zeros (`v2`; see above for its price),
-            or of elements of embeddings (`fixed`).
-        corrections: See `Corrections` (`fixed`).
-        flip_prob: Per crop and axis.
-        rot90_prob: Per crop, in the x-y plane; crops with unequal x and y are never turned.
-        shift_prob: Per crop; 0.1 in `v1`.
-        shift: Largest intensity shift, on images scaled to 0...1.
-        omni: What labels add, where the cache has some.
-    """
-
-    objective: Literal["paper", "v1", "v2", "fixed"] = "v2"
-    base_grid: tuple[PositiveInt, PositiveInt, PositiveInt] = (3, 3, 1)
-    num_random_crops: PositiveInt = 2
-    network_size: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
-    resize: Literal["canvas", "crops"] | None = None
-    projector_dim: PositiveInt = 1024
-    sync_norm: bool = False
-    momentum: Probability | None = None
-    dropout_prob: Annotated[float, Field(ge=0, lt=1)] | None = None
-    corrections: Corrections | None = None
-    flip_prob: Probability = 0.2
-    rot90_prob: Probability = 0.2
-    shift_prob: Probability = 0.5
-    shift: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
-    omni: Omni | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_the_objective(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        preset = PRESETS.get(str(given.get("objective", "v2")), {})
-        return {**given, **{name: value for name, value in preset.items() if given.get(name) is None}}
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        for name in OBJECTIVE_ONLY:
-            if getattr(self, name) is not None and name not in PRESETS[self.objective]:
-                owners = ", ".join(objective for objective, preset in PRESETS.items() if name in preset)
-                raise ValueError(f"{name} belongs to {owners}; objective {self.objective} has none (null removes it)")
-        if self.resize is not None and self.network_size is None:
-            raise ValueError("resize does nothing without network_size")
-        if prod(self.base_grid) < 2:
-            raise ValueError("base_grid needs at least two base crops: with one there is nothing to tell apart")
-        if self.omni is not None and self.network_size is not None:
-            raise ValueError("omni does not go with network_size: labelled crops are not resized")
-        return self
-
-    @property
-    def rules(self) -> Corrections:
-        """What to do where the released code is corrected or not."""
-        return self.corrections or PUBLISHED
+from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.momentum import cosine_momentum, freeze, random_like, update_teacher
 
 
 class Method(MethodBase):
@@ -171,7 +79,7 @@ class Method(MethodBase):
 
     dims = frozenset({3})
 
-    def __init__(self, backbone: Backbone, options: Options, crop_size: Size) -> None:
+    def __init__(self, backbone: Backbone, options: Options, crop_size: Shape) -> None:
         super().__init__(backbone, options, options.network_size or crop_size)
         self.options = options
         self.cell_size = crop_size
@@ -190,14 +98,37 @@ class Method(MethodBase):
         self.branches = None if options.omni is None else Branches(backbone, options.omni)
 
     def views(self) -> ViewRequest:
-        """One box per item: the base crops side by side; with `omni` labelled crops too."""
-        box, omni = _times(self.options.base_grid, self.cell_size), self.options.omni
-        if omni is None:
-            return ViewRequest(box)
-        labelled = LabelRequest(
-            omni.label_set, omni.wanted, self.crop_size, omni.batch_size, omni.foreground_prob, option="method.omni"
+        """Of each volume random crops and the base crops side by side; with `omni` labelled crops too."""
+        options, omni = self.options, self.options.omni
+        size = self._cut_size
+        crops = BoxCrops(
+            options.base_grid,
+            options.num_random_crops,
+            size,
+            self.crop_size,
+            num_starts(options, size),
+            self._changes(options.flip_prob),
         )
-        return ViewRequest(box if omni.needs_unlabelled else self.crop_size, labelled=labelled)
+        box = times(options.base_grid, self.cell_size)
+        if omni is None:
+            return ViewRequest(box, crops)
+        labelled = LabelRequest(
+            omni.label_set,
+            omni.wanted,
+            self.crop_size,
+            omni.batch_size,
+            omni.foreground_prob,
+            "method.omni",
+            self._changes(omni.flip_prob),
+        )
+        if not omni.needs_unlabelled:
+            return ViewRequest(self.crop_size, labelled=labelled)
+        return ViewRequest(box, crops, labelled)
+
+    def _changes(self, flip_prob: float) -> CropChanges:
+        """What may happen to a crop, labelled or not."""
+        options = self.options
+        return CropChanges(flip_prob, options.rot90_prob, options.shift_prob, options.shift)
 
     def before_step(self, progress: float) -> None:
         """Move the teacher, from the first step on and before the forward pass, as the released code does."""
@@ -219,23 +150,23 @@ class Method(MethodBase):
         which float32 keeps one digit; the tensors have only B x R x G entries.
 
         Raises:
-            UsageError: `E_CANVAS`, images are not what `views` asks for; `E_USAGE`, fewer than 16 crops to normalise.
+            UsageError: `E_USAGE`, fewer than 16 crops to normalise.
         """
         options = self.options
+        crops, targets = self._shown(views)
         if self.learns_itself:
-            require_rows(
-                len(views.images), options.num_random_crops + prod(options.base_grid), sync_norm=options.sync_norm
-            )
-        crops, targets = self._cut(views)
+            require_rows(len(targets), options.num_random_crops + prod(options.base_grid), sync_norm=options.sync_norm)
         parts: dict[str, Tensor] = {}
         shown: dict[str, Tensor] = {}
         if self.branches is None:
             maps = self.backbone(crops)
         else:
-            images, labels = self._labelled(views)
+            if views.labelled is None:
+                raise ValueError("omni needs labelled crops")
+            labels = views.labelled.labels
             shown["supervised_constant"] = torch.tensor(self.branches.constant_loss(labels[None]))
             to_label = self.branches.to_label(crops[: targets.shape[:2].numel()])
-            maps = self.backbone(torch.cat([crops if self.learns_itself else to_label, images]))
+            maps = self.backbone(torch.cat([crops if self.learns_itself else to_label, views.labelled.images]))
             parts = self.branches.losses(maps, labels, to_label)
         if self.learns_itself:
             student, teacher = self._project(maps, crops, targets, views, drops=self.training)
@@ -262,12 +193,18 @@ class Method(MethodBase):
         own, weight = trivial_losses(self.options, self._cut_size), self.branches.options.self_weight
         return {name: weight * loss + constant for name, loss in own.items()}
 
+    @classmethod
+    def grid(cls, options: Options) -> CellGrid:
+        """The base crops."""
+        resizing = tuple(name for name in ("network_size", "resize") if getattr(options, name) is not None)
+        return CellGrid(options.base_grid, "base_grid", options.network_size, resizing)
+
     @torch.no_grad()
     def matrices(self, views: Views) -> dict[str, Tensor]:
         """Of the batch's first volume: cosines of its base crops [G, G], logits and overlaps of its crops [R, G]."""
         if not self.learns_itself:
             return {}
-        crops, targets = self._cut(views)
+        crops, targets = self._shown(views)
         student, teacher = self._project(self.backbone(crops), crops, targets, views, drops=False)
         random, bases = student
         if teacher is None:
@@ -279,7 +216,7 @@ class Method(MethodBase):
         return {"base_cosines": cosines(bases[0], bases[0]), "logits": logits[0], "overlaps": targets[0]}
 
     @property
-    def _cut_size(self) -> Size:
+    def _cut_size(self) -> Shape:
         """Size of a crop when it is cut; with `resize: crops` it changes afterwards."""
         return self.cell_size if self.options.resize == "crops" else self.crop_size
 
@@ -307,8 +244,10 @@ class Method(MethodBase):
         prob = self.options.dropout_prob
         if prob and drops:
             width = 1 if self.options.rules.dropout == "rows" else embeddings.shape[1]
-            factors = draw_dropout((len(crops) * views.num_shards, width), prob, views.generator)
-            features = embeddings * factors[self._rows(views)].to(embeddings)
+            factors = draw_dropout((len(crops) * views.draws.num_processes, width), prob, views.draws.generator)
+            counts = self.options.num_random_crops, prod(self.options.base_grid)
+            rows = own_rows(len(targets), counts, views.draws)
+            features = embeddings * factors[rows].to(embeddings)
         student = split_projections(self.student(features), targets)
         teacher = None
         if self.teacher is not None:
@@ -317,83 +256,39 @@ class Method(MethodBase):
                 teacher = split_projections(self.teacher(seen), targets)
         return student, teacher
 
-    def _canvas(self, images: Tensor) -> Tensor:
-        """Canvases [B, C, X, Y, Z] that crops are cut from."""
-        size, num_views = self.views().size, images.shape[1]
-        if num_views != 1 or tuple(images.shape[3:]) != size:
-            raise UsageError(
-                "E_CANVAS",
-                f"voco needs one view of {size} voxels per item and got {num_views} of {tuple(images.shape[3:])}",
-                hint="the size is method.base_grid x data.crop_size; change one of them, or the spacing",
-            )
-        target = _times(self.options.base_grid, self._cut_size)
-        return images[:, 0] if target == size else F.interpolate(images[:, 0], target, mode="trilinear")
+    def _shown(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Crops [B * R + B * G, C, x, y, z], random ones first, and the random crops' targets [B, R, G].
 
-    def _rows(self, views: Views) -> Tensor:
-        """Places of this process's crops among those of the step: random crops of all volumes, then base crops."""
-        counts = self.options.num_random_crops, prod(self.options.base_grid)
-        return own_rows(len(views.images), counts, views.shard_index, views.num_shards)
-
-    def _labelled(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Augmented labelled crops [L, C, x, y, z] and their classes [L, x, y, z]."""
-        if views.labelled is None or self.options.omni is None:
-            raise ValueError("voco with omni needs labelled crops")
-        count = len(views.labelled.images)
-        draws = self._draw(count * views.num_shards, self.options.omni.flip_prob, views.generator)
-        rows = own_rows(count, [1], views.shard_index, views.num_shards)
-        return augmented(views.labelled.images, views.labelled.labels, draws[rows])
-
-    def _cut(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Augmented crops [B * R + B * G, C, x, y, z], random ones first, and the random crops' targets [B, R, G].
-
-        Random numbers are drawn for all processes. There are none where labels are all that counts.
+        There are none where labels are all that counts.
         """
-        options, size, batch = self.options, self._cut_size, len(views.images)
-        if options.omni is not None and not options.omni.needs_unlabelled:
-            return views.images[:0, 0], torch.empty(0, options.num_random_crops, prod(options.base_grid))
-        canvas = self._canvas(views.images)
-        shape = batch * views.num_shards, options.num_random_crops
-        offsets = draw_offsets(shape, _num_starts(options, size), views.generator)
-        offsets = offsets[views.shard_index * batch : (views.shard_index + 1) * batch]
-        crops = torch.cat([crops_at(canvas, offsets, size).flatten(0, 1), base_crops(canvas, size).flatten(0, 1)])
-        if size != self.crop_size:
-            crops = F.interpolate(crops, self.crop_size, mode="trilinear", align_corners=True)
-        augmentation = self._draw(len(crops) * views.num_shards, options.flip_prob, views.generator)
-        is_single = options.rules.float32_loss or canvas.device.type == "mps"
+        options, [images] = self.options, views.images
+        if views.offsets is None:
+            return images[:0], torch.empty(0, options.num_random_crops, prod(options.base_grid))
+        is_single = options.rules.float32_loss or images.device.type == "mps"
         dtype = torch.float32 if is_single else torch.float64
-        targets = overlap_fractions(offsets, options.base_grid, size, dtype=dtype)
-        return augment_(crops, augmentation[self._rows(views)]), targets.to(canvas.device)
-
-    def _draw(self, count: int, flip_prob: float, generator: torch.Generator) -> Augmentation:
-        options = self.options
-        return draw_augmentation(
-            count,
-            flip_prob=flip_prob,
-            rot90_prob=options.rot90_prob,
-            shift_prob=options.shift_prob,
-            shift=options.shift,
-            generator=generator,
-        )
+        targets = overlap_fractions(views.offsets, options.base_grid, self._cut_size, dtype=dtype)
+        return images, targets.to(images.device)
 
 
-def trivial_losses(options: Options, crop_size: Size) -> dict[str, float]:
+def draw_dropout(shape: tuple[int, ...], prob: float, generator: torch.Generator) -> Tensor:
+    """Factors of dropout: 0 with the given probability, else 1 / (1 - prob). A shape [N, 1] drops whole rows."""
+    kept = torch.rand(shape, generator=generator, device=generator.device) >= prob
+    return kept / (1.0 - prob)
+
+
+def trivial_losses(options: Options, crop_size: Shape) -> dict[str, float]:
     """Expected total loss of an objective for predictors that do not look where a random crop lies."""
     predict = {"paper": uniform_overlap_loss, "v1": squared_overlap_loss}.get(options.objective, overlap_loss)
     return constant_predictors(
-        typical_targets(_num_starts(options, crop_size), options.base_grid, crop_size),
+        typical_targets(num_starts(options, crop_size), options.base_grid, crop_size),
         predict,
         has_inter=options.objective in ("v2", "fixed"),
         is_absolute=options.objective == "paper" or options.rules.regulariser == "absolute",
     )
 
 
-def _num_starts(options: Options, crop_size: Size) -> Size:
+def num_starts(options: Options, crop_size: Shape) -> Shape:
     """Legal first voxels of a random crop along each axis; the released code leaves out the last of several."""
     last = 1 if options.objective == "paper" or options.rules.inclusive_offsets else 0
     x, y, z = (max(1, (cells - 1) * size + last) for cells, size in zip(options.base_grid, crop_size, strict=True))
-    return x, y, z
-
-
-def _times(cells: Size, size: Size) -> Size:
-    x, y, z = (count * extent for count, extent in zip(cells, size, strict=True))
     return x, y, z

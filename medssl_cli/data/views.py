@@ -1,0 +1,316 @@
+"""Views: what a method declares of its input, as plain data, and the one function that makes it on the device.
+
+Shapes: B images or volumes of this process, V views, R random crops, G grid crops, L labelled crops, S slices, C
+channels, X Y Z space, N images of any kind.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medssl_cli.classes import WantedClasses
+from medssl_cli.data.augmentation import Changes, CropChanges, Draws, draw_crop_changes, move_, recolour_
+from medssl_cli.data.slice_views import PictureCrops, SliceAugmentation, cut_views, keep_window, own_numbers
+from medssl_cli.errors import UsageError
+from medssl_cli.imaging.geometry import Shape
+
+
+@dataclass(frozen=True)
+class BoxCrops:
+    """Crops of a box of a volume: those of the regular grid that fills it, and others at random places.
+
+    Args:
+        grid: Crops side by side along x, y, z.
+        num_random: Crops at random places of each box.
+        cut_size: Of a crop in voxels when it is cut; the box is resized first, so that the grid fills it.
+        size: That crops are resized to after cutting.
+        num_starts: Legal first voxels of a random crop along x, y, z.
+        changes: What may happen to each crop.
+    """
+
+    grid: Shape
+    num_random: int
+    cut_size: Shape
+    size: Shape
+    num_starts: Shape
+    changes: CropChanges
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """Labelled crops that a method wants beside the views of each step.
+
+    Args:
+        label_set: Name of the label maps in the cache.
+        wanted: Which of their names or values make up which class.
+        size: Of a crop in voxels (x, y, z).
+        batch_size: Crops per batch on all devices together.
+        foreground_prob: Share of crops that show a random voxel of a random class.
+        option: Where a recipe sets this, for messages.
+        changes: What may happen to each crop, and to its label map with it.
+    """
+
+    label_set: str
+    wanted: WantedClasses
+    size: Shape
+    batch_size: int
+    foreground_prob: float
+    option: str
+    changes: CropChanges
+
+
+@dataclass(frozen=True)
+class StackRequest:
+    """Steps that show whole volumes as stacks of slices, between those that show single images.
+
+    Args:
+        batch_size: Volumes per step on all devices together.
+        max_slices: Of a volume in one step: a window at a random place, of every or every second, third ... slice.
+        every: Of so many steps one shows volumes, the others show single images; 1 for nothing but volumes.
+        crops: Views of each volume, all slices of which are cut and changed alike.
+        keep: Least share of a volume's slices that a view keeps; it loses some at the ends.
+    """
+
+    batch_size: int
+    max_slices: int
+    every: int
+    crops: PictureCrops
+    keep: float = 1.0
+
+
+@dataclass(frozen=True)
+class SliceRequest:
+    """2D images that a method wants instead of boxes: radiographs, and slices across the third axis of volumes.
+
+    Args:
+        canvas: Edge in pixels of the square that each is brought to, with its proportions kept.
+        crops: Views of each single image, of one kind after the other.
+        changes: What may happen to each view.
+        slices_per_volume: A volume counts as at most so many images: its slices in equal ranges, of each range one at
+            random, because neighbours are nearly the same image.
+        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
+        stacks: Steps with volumes, if there are any.
+    """
+
+    canvas: int
+    crops: tuple[PictureCrops, ...]
+    changes: SliceAugmentation
+    slices_per_volume: int = 8
+    balance: float = 0.5
+    stacks: StackRequest | None = None
+
+
+@dataclass(frozen=True)
+class ViewRequest:
+    """What a method declares of its input.
+
+    Args:
+        size: Of the box in voxels (x, y, z) that is read of each volume.
+        crops: Views that are cut from the box; None for the box itself, as it is.
+        labelled: Labelled crops, if it learns from labels too.
+        slices: 2D images instead of boxes.
+    """
+
+    size: Shape
+    crops: BoxCrops | None = None
+    labelled: LabelRequest | None = None
+    slices: SliceRequest | None = None
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled crops of one step: images [L, C, X, Y, Z] and their classes, int64 [L, X, Y, Z]."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Slices:
+    """What is known of the images of a step that shows 2D images.
+
+    Args:
+        ids: Place of each image (or, if `are_volumes`, of each volume) in the training set, int64 [B].
+        is_present: False where a slice is padding or a view has lost it, bool [B, S] as read, [V * B, S] of views.
+        positions_mm: Of the slices along their normal, float32 of the same shape; 0 for a single image.
+        are_volumes: Whether the step shows stacks; otherwise S is 1.
+    """
+
+    ids: Tensor
+    is_present: Tensor
+    positions_mm: Tensor
+    are_volumes: bool
+
+
+@dataclass(frozen=True)
+class Views:
+    """One step's input.
+
+    Args:
+        images: All views of one size together, one tensor per size; a method does not change them in place. Of boxes
+            [B, C, X, Y, Z]; of `BoxCrops` [B * R + B * G, C, x, y, z], the random crops of one volume after the other,
+            then the crops of its grid; of single 2D images [V * B, C, X, Y], one view of all images after the other; of
+            stacks [V * B, S, C, X, Y].
+        draws: Source of all randomness in the loss; the engine seeds it from (seed, step), so a resumed run draws the
+            same numbers, on the CPU. All processes that share a step draw for the images of all of them, and each
+            takes its own rows.
+        offsets: First voxels of the random crops, on the CPU, integers [B, R, 3].
+        labelled: This process's labelled crops, if the method asked for some.
+        slices: What is known of 2D images.
+    """
+
+    images: tuple[Tensor, ...]
+    draws: Draws
+    offsets: Tensor | None = None
+    labelled: Labelled | None = None
+    slices: Slices | None = None
+
+
+def make_views(
+    request: ViewRequest,
+    images: Tensor,
+    draws: Draws,
+    *,
+    labelled: Labelled | None = None,
+    slices: Slices | None = None,
+) -> Views:
+    """Make what a method declares, on the device of the images.
+
+    Args:
+        request: The declaration.
+        images: Boxes [B, C, X, Y, Z] of the requested size, or squares [B, S, C, X, Y] of 2D images.
+        draws: Of the step.
+        labelled: Labelled crops as they were read.
+        slices: What is known of 2D images.
+
+    Raises:
+        UsageError: `E_CANVAS`, the boxes have another size.
+    """
+    views = Views((images,), draws, labelled=labelled, slices=slices)
+    if request.slices is not None and slices is not None:
+        return _of_pictures(request.slices, views, slices)
+    if tuple(images.shape[2:]) != request.size:
+        raise UsageError(
+            "E_CANVAS",
+            f"views are made of boxes of {request.size} voxels, not of {tuple(images.shape[2:])}",
+            hint="the size follows from method and data.crop_size; change one of them, or the spacing",
+        )
+    if request.crops is not None:
+        views = _of_box(request.crops, views)
+    if request.labelled is not None and labelled is not None:
+        changes = _own_changes(request.labelled.changes, draws, len(labelled.images), [1])
+        changed = recolour_(move_(labelled.images.clone(), changes), changes)
+        moved = move_(labelled.labels[:, None].clone(), changes, are_classes=True)[:, 0]
+        views = replace(views, labelled=Labelled(changed, moved))
+    return views
+
+
+def _of_box(crops: BoxCrops, views: Views) -> Views:
+    """Random crops and grid crops of boxes, each changed on its own."""
+    [boxes], draws = views.images, views.draws
+    batch, filled = len(boxes), times(crops.grid, crops.cut_size)
+    canvas = boxes if tuple(boxes.shape[2:]) == filled else F.interpolate(boxes, filled, mode="trilinear")
+    offsets = draw_offsets((batch * draws.num_processes, crops.num_random), crops.num_starts, draws.generator)
+    offsets = offsets[draws.rank * batch : (draws.rank + 1) * batch]
+    cut = [crops_at(canvas, offsets, crops.cut_size).flatten(0, 1), grid_crops(canvas, crops.cut_size).flatten(0, 1)]
+    images = torch.cat(cut)
+    if crops.cut_size != crops.size:
+        images = F.interpolate(images, crops.size, mode="trilinear", align_corners=True)
+    changes = _own_changes(crops.changes, draws, batch, [crops.num_random, prod(crops.grid)])
+    return replace(views, images=(recolour_(move_(images, changes), changes),), offsets=offsets)
+
+
+def _of_pictures(request: SliceRequest, views: Views, known: Slices) -> Views:
+    """Views of single 2D images, or of stacks of slices of which a view may lack some at the ends."""
+    [images], draws = views.images, views.draws
+    if not known.are_volumes:
+        groups = [cut_views(images, kind, request.changes, draws)[:, 0] for kind in request.crops]
+        is_one_size = len({kind.size for kind in request.crops}) == 1
+        return replace(views, images=(torch.cat(groups),) if is_one_size else tuple(groups))
+    assert request.stacks is not None
+    crops, number = request.stacks.crops, request.stacks.crops.number
+    numbers = own_numbers((number, len(images), 2), draws)
+    present = keep_window(known.is_present.repeat(number, 1), numbers, keep=request.stacks.keep)
+    cut = cut_views(images, crops, request.changes, draws)
+    slices = replace(known, is_present=present, positions_mm=known.positions_mm.repeat(number, 1))
+    return replace(views, images=(cut,), slices=slices)
+
+
+def grid_crops(canvas: Tensor, size: Shape) -> Tensor:
+    """Cut a canvas into the crops of the regular grid that fills it.
+
+    Args:
+        canvas: [B, C, X, Y, Z], a multiple of `size` along each axis.
+        size: Crop size (x, y, z) in voxels.
+
+    Returns:
+        [B, G, C, x, y, z]; the crop of grid cell (i, j, k) has the index (i * gy + j) * gz + k.
+    """
+    grid = _windows(canvas, size, steps=size)
+    batch, channels = canvas.shape[:2]
+    return grid.permute(0, 2, 3, 4, 1, 5, 6, 7).reshape(batch, -1, channels, *size)
+
+
+def crops_at(canvas: Tensor, offsets: Tensor, size: Shape) -> Tensor:
+    """Cut crops whose first voxels lie at given places.
+
+    Args:
+        canvas: [B, C, X, Y, Z].
+        offsets: Index of each crop's first voxel, [B, R, 3].
+        size: Crop size (x, y, z) in voxels.
+
+    Returns:
+        [B, R, C, x, y, z].
+    """
+    x, y, z = offsets.to(canvas.device).unbind(dim=-1)
+    batch = torch.arange(canvas.shape[0], device=canvas.device)[:, None].expand_as(x)
+    return _windows(canvas, size, steps=(1, 1, 1)).permute(0, 2, 3, 4, 1, 5, 6, 7)[batch, x, y, z]
+
+
+def draw_offsets(shape: Sequence[int], num_starts: Shape, generator: torch.Generator) -> Tensor:
+    """Draw first voxels uniformly from {0, ..., num_starts - 1} per axis, integers [*shape, 3]."""
+    draws = [torch.randint(count, tuple(shape), generator=generator, device=generator.device) for count in num_starts]
+    return torch.stack(draws, dim=-1)
+
+
+def own_rows(volumes: int, counts: Sequence[int], draws: Draws) -> Tensor:
+    """Places of this process's crops among those of a step, where crops of each kind follow one another.
+
+    Args:
+        volumes: Of each process.
+        counts: Crops of each kind per volume.
+        draws: Of the step.
+    """
+    own = torch.arange(volumes) + draws.rank * volumes
+    rows, first = [], 0
+    for count in counts:
+        rows.append(first + (own[:, None] * count + torch.arange(count)).flatten())
+        first += volumes * draws.num_processes * count
+    return torch.cat(rows)
+
+
+def _own_changes(law: CropChanges, draws: Draws, volumes: int, counts: Sequence[int]) -> Changes:
+    """Changes of this process's crops; see `own_rows`."""
+    drawn = draw_crop_changes(volumes * draws.num_processes * sum(counts), law, draws.generator)
+    assert drawn.is_flipped is not None
+    assert drawn.quarter_turns is not None
+    assert drawn.shift is not None
+    rows = own_rows(volumes, counts, draws)
+    return Changes(drawn.is_flipped[rows], drawn.quarter_turns[rows], shift=drawn.shift[rows])
+
+
+def times(cells: Shape, size: Shape) -> Shape:
+    """Voxels of so many cells of a size along x, y, z."""
+    x, y, z = (count * extent for count, extent in zip(cells, size, strict=True))
+    return x, y, z
+
+
+def _windows(canvas: Tensor, size: Shape, *, steps: Shape) -> Tensor:
+    """All boxes of a canvas as a view, [B, C, starts along x, y, z, x, y, z]."""
+    for axis in range(3):
+        canvas = canvas.unfold(2 + axis, size[axis], steps[axis])
+    return canvas

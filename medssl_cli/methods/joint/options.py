@@ -1,0 +1,118 @@
+"""Settings of joint image-volume learning: what is learnt in which stage, from which views, with which weights."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from medssl_cli.data.slice_views import SliceAugmentation
+from medssl_cli.methods.joint.masked_slices import MaskOptions
+from medssl_cli.nn.clusters.heads import ClusterOptions, SwappedOptions
+from medssl_cli.nn.volume_encoder import VolumeOptions
+from medssl_cli.recipe import NonNegativeFloat, PositiveInt, Probability
+from medssl_cli.strict import Strict
+
+
+class Swapped(Strict):
+    """Prototypes of images and of volumes, where both are assigned by Sinkhorn's algorithm."""
+
+    images: SwappedOptions = SwappedOptions()
+    volumes: SwappedOptions = SwappedOptions(num_prototypes=64, queue_length=256, queue_starts=0.1, freeze_steps=100)
+
+
+class Clustered(Strict):
+    """Clusters of images and of volumes, where both are found by k-means."""
+
+    images: ClusterOptions = ClusterOptions()
+    volumes: ClusterOptions = ClusterOptions(num_prototypes=(8, 16, 32))
+
+
+class Weights(Strict):
+    """Of the terms. Agreement starts near the logarithm of the number of prototypes, hidden slices near 1.
+
+    Args:
+        images: Agreement of images and slices.
+        volumes: Agreement of volumes.
+        masked: Hidden slices.
+    """
+
+    images: NonNegativeFloat = 0.5
+    volumes: NonNegativeFloat = 1.0
+    masked: NonNegativeFloat = 0.5
+
+
+class Stacks(Strict):
+    """Steps that show volumes.
+
+    Args:
+        every: Of so many micro-steps one shows volumes; with `accumulate` of the same number every step shows all.
+        batch_size: Volumes per micro-step on all devices together.
+        max_slices: Of a volume.
+        keep: Least share of a volume's slices that a view keeps.
+        scale: Share of the canvas's area that a view shows (least, most).
+        chunk_size: Slices that go through the trunk at once, computed again in the backward pass; None for all.
+        norms: `frozen`: batch norms of the trunk use running statistics for volumes, whose slices are all alike.
+    """
+
+    every: PositiveInt = 3
+    batch_size: PositiveInt = 8
+    max_slices: PositiveInt = 16
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.75
+    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.5, 1.0)
+    chunk_size: PositiveInt | None = None
+    norms: Literal["frozen", "train"] = "frozen"
+
+
+class Options(Strict):
+    """What is learnt, and how.
+
+    Args:
+        variant: Who finds the clusters.
+        stage: `joint`, or of the released sequence `images` (A), `masked` (B, the trunk stays as it is), `volumes` (C).
+        views: Of single images.
+        stacks: Of volumes.
+        swapped: Of the variant `swav`.
+        clusters: Of the variant `deepcluster`.
+        relation: How slices become a volume.
+        mask: Which slices are hidden.
+        weights: Of the terms.
+        hidden_dim: Of both projectors.
+        projection_dim: Of both projectors.
+        slices_per_volume: A volume counts as at most so many single images.
+        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
+        sync_norm: Batch norms see the images of all processes, as in the released code.
+    """
+
+    variant: Literal["swav", "deepcluster"] = "swav"
+    stage: Literal["joint", "images", "masked", "volumes"] = "joint"
+    views: SliceAugmentation = SliceAugmentation()
+    stacks: Stacks = Stacks()
+    swapped: Swapped = Swapped()
+    clusters: Clustered = Clustered()
+    relation: VolumeOptions = VolumeOptions()
+    mask: MaskOptions = MaskOptions()
+    weights: Weights = Weights()
+    hidden_dim: PositiveInt = 2048
+    projection_dim: PositiveInt = 128
+    slices_per_volume: PositiveInt = 8
+    balance: Probability = 0.5
+    sync_norm: bool = True
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether there are steps with single images."""
+        return self.stage in ("joint", "images")
+
+    @property
+    def shows_volumes(self) -> bool:
+        """Whether there are steps with volumes."""
+        return self.stage != "images" and self.volume_weight + self.masked_weight > 0
+
+    @property
+    def volume_weight(self) -> float:
+        """Of the agreement of volumes in this stage."""
+        return self.weights.volumes if self.stage in ("joint", "volumes") else 0.0
+
+    @property
+    def masked_weight(self) -> float:
+        """Of hidden slices in this stage."""
+        return self.weights.masked if self.stage in ("joint", "masked") else 0.0
