@@ -33,7 +33,7 @@ from medssl_cli.engine.weights import begin_with, load_encoder
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.files import read_regular, write_atomic
 from medssl_cli.imaging.geometry import spacing_mm
-from medssl_cli.nn.volume_encoder import SliceNetwork
+from medssl_cli.nn.slices.volume_encoder import SliceNetwork
 from medssl_cli.recipe import PretrainRecipe, recipe_hash
 
 METADATA: Final = "medssl.slices"

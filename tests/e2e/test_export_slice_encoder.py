@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.nn.deformable_attention import Sampler, use_sampler
-from medssl_cli.nn.slice_encoder import AttentionPool, SliceEncoder
+from medssl_cli.nn.slices.deformable_attention import Sampler, use_sampler
+from medssl_cli.nn.slices.encoder import AttentionPool, SliceEncoder
 
 pytestmark = pytest.mark.slow
 

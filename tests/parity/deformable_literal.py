@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from medssl_cli.nn.deformable_attention import DeformableAttention
+from medssl_cli.nn.slices.deformable_attention import DeformableAttention
 
 
 def value_between(values: list[float], place: float) -> float:

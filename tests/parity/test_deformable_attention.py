@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medssl_cli.nn.deformable_attention import Sampler
+from medssl_cli.nn.slices.deformable_attention import Sampler
 from tests.parity import deformable_literal as literal
 from tests.unit.test_deformable_attention import NAMES, attention, random
 

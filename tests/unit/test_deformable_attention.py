@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.nn.deformable_attention import (
+from medssl_cli.nn.slices.deformable_attention import (
     SAMPLERS,
     DeformableAttention,
     Sampler,

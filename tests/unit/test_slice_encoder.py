@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.nn.slice_encoder import (
+from medssl_cli.nn.slices.encoder import (
     AttentionPool,
     SliceEncoder,
     mean_pool,

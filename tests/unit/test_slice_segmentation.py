@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medssl_cli.nn.backbones import Backbone, resnet, unet
-from medssl_cli.nn.slice_relation import Relation, SliceRelation
+from medssl_cli.nn.slices.relation import Relation, SliceRelation
 from medssl_cli.tasks.segmentation.network import SegmentationNetwork as Task
 from medssl_cli.tasks.segmentation.network import SegmentationOptions as Options
 

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from medssl_cli.nn.backbones import resnet
-from medssl_cli.nn.slice_embedding import SliceEmbedding, levels
-from medssl_cli.nn.volume_encoder import SliceNetwork, VolumeEncoder, VolumeOptions
+from medssl_cli.nn.slices.embedding import SliceEmbedding, levels
+from medssl_cli.nn.slices.volume_encoder import SliceNetwork, VolumeEncoder, VolumeOptions
 
 TINY = {"embedding_dim": 16, "num_layers": 2, "num_heads": 2}
 

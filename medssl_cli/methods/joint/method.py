@@ -48,8 +48,8 @@ from medssl_cli.nn.clusters.heads import (
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.modes import in_mode
 from medssl_cli.nn.momentum import freeze
+from medssl_cli.nn.slices.volume_encoder import SliceNetwork, VolumeEncoder
 from medssl_cli.nn.view_groups import embed_views
-from medssl_cli.nn.volume_encoder import SliceNetwork, VolumeEncoder
 
 NUM_VIEWS: Final = 2
 """Views of a volume."""

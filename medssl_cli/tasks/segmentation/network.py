@@ -15,7 +15,7 @@ from medssl_cli.classes import Classes, Ignored, WantedClasses
 from medssl_cli.errors import UsageError
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.decoder import Decoder, UNetDecoder
-from medssl_cli.nn.slice_relation import Relation, SliceRelation
+from medssl_cli.nn.slices.relation import Relation, SliceRelation
 from medssl_cli.nn.voxel_losses import voxel_losses
 from medssl_cli.recipe import TaskRecipe
 from medssl_cli.strict import Strict

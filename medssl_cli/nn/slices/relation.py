@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.nn.volume_encoder import VolumeEncoder, VolumeOptions
+from medssl_cli.nn.slices.volume_encoder import VolumeEncoder, VolumeOptions
 from medssl_cli.recipe import PositiveFloat
 
 

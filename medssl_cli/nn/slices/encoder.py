@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.nn.deformable_attention import DeformableAttention, Sampler
+from medssl_cli.nn.slices.deformable_attention import DeformableAttention, Sampler
 
 # Waves of the positions in mm: from two slices 2 mm apart to a few times the length of a body.
 SHORTEST_MM: Final = 4.0

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.slice_embedding import SliceEmbedding
-from medssl_cli.nn.slice_encoder import AttentionPool, SliceEncoder, mean_pool
+from medssl_cli.nn.slices.embedding import SliceEmbedding
+from medssl_cli.nn.slices.encoder import AttentionPool, SliceEncoder, mean_pool
 from medssl_cli.recipe import PositiveFloat, PositiveInt
 from medssl_cli.strict import Strict
 
