@@ -61,6 +61,7 @@ def item_of(step: int, slot: int, *, batch_size: int, num_items: int, seed: int)
 
 @lru_cache(maxsize=2)
 def _epoch_order(seed: int, epoch: int, num_items: int) -> NDArray[np.int64]:
+    """The order of all items in an epoch."""
     return np.random.default_rng([seed, 1, epoch]).permutation(num_items)
 
 

@@ -66,6 +66,7 @@ class _Pieces(Dataset[Tensor]):
 
 
 def _as_they_are(samples: list[Tensor]) -> list[Tensor]:
+    """A batch is the list of its samples."""
     return samples
 
 

@@ -73,6 +73,7 @@ class SliceAugmentation(Strict):
 
     @model_validator(mode="after")
     def _least_first(self) -> Self:
+        """Ranges begin with their least value."""
         for name in ("global_scale", "local_scale", "gamma_range", "blur_sigma"):
             low, high = getattr(self, name)
             if low > high:

@@ -67,6 +67,7 @@ class Method(MethodBase):
         return ViewRequest(self.crop_size, slices=self._request())
 
     def _request(self) -> SliceRequest:
+        """Large and small views of squares a little larger than a large one."""
         options, size = self.options, self.crop_size[0]
         crops, balance = options.views.crops(size), options.balance
         return SliceRequest(canvas_for(size), crops, options.views, options.slices_per_volume, balance)

@@ -83,10 +83,12 @@ class Method(MethodBase):
             synchronise_norms(self)
 
     def _projector(self, embedding_dim: int) -> ImageProjector:
+        """A projector of embeddings of a size."""
         options = self.options
         return ImageProjector(embedding_dim, hidden_dim=options.hidden_dim, projection_dim=options.projection_dim)
 
     def _head(self, swapped: SwappedOptions, clusters: ClusterOptions, num_assigning: int) -> AgreementHead:
+        """A head of the variant."""
         dim = self.options.projection_dim
         if self.options.variant == "swav":
             return SwappedHead(swapped, num_assigning=num_assigning, embedding_dim=dim)
@@ -104,6 +106,7 @@ class Method(MethodBase):
         return ViewRequest(self.crop_size, slices=self._request())
 
     def _request(self) -> SliceRequest:
+        """Views of single images, and of volumes in this stage."""
         options, size = self.options, self.crop_size[0]
         stacks = None
         if options.shows_volumes:
@@ -175,6 +178,7 @@ class Method(MethodBase):
     def _image_terms(
         self, views: Views, progress: float
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[nn.Module]]:
+        """Terms and figures of a step with single images, and the modules that it uses."""
         projections = self._project_images(views)
         loss, health = self.image_head.loss(_known(views).ids, projections, progress)
         used = [self.backbone, self.image_projector, self.image_head]
@@ -183,6 +187,7 @@ class Method(MethodBase):
     def _volume_terms(
         self, views: Views, progress: float
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[nn.Module]]:
+        """Terms and figures of a step with volumes, and the modules that it uses."""
         options, known = self.options, _known(views)
         slices = self._slices(views)
         parts, figures = {}, {}
@@ -229,6 +234,7 @@ class Method(MethodBase):
         return slices
 
     def _embed(self, images: Tensor) -> Tensor:
+        """Embeddings [n, E] of slices [n, C, X, Y]."""
         with in_mode(self.backbone, training=self.backbone.training and self.options.stacks.norms == "train"):
             embedded: Tensor = self.volume_encoder.embedding(self.backbone(images))
         return embedded
@@ -278,5 +284,6 @@ class Method(MethodBase):
 
 
 def _known(views: Views) -> Slices:
+    """What is known of the images; every step of this method has it."""
     assert views.slices is not None
     return views.slices

@@ -111,5 +111,6 @@ class Branches(nn.Module):
         return self.options.supervised_weight * float(best_constant_loss(shares))
 
     def _loss(self, maps: list[Tensor], labels: Tensor) -> Tensor:
+        """Cross-entropy plus Dice of what the decoder makes of feature maps."""
         parts = voxel_losses(self.decoder(maps), labels)
         return parts["cross_entropy"] + parts["dice"]

@@ -221,6 +221,7 @@ class Method(MethodBase):
         return self.cell_size if self.options.resize == "crops" else self.crop_size
 
     def _terms(self, student: Projections, teacher: Projections | None, targets: Tensor) -> dict[str, Tensor]:
+        """The terms of the objective, by name."""
         if teacher is None:
             return paper_terms(student, targets)
         if self.options.objective == "v1":

@@ -90,6 +90,7 @@ class OmniOptions(Strict):
 
     @model_validator(mode="after")
     def _once(self) -> Self:
+        """Classes must not contradict each other."""
         WantedClasses.of(self)
         return self
 
@@ -146,6 +147,7 @@ class Options(Strict):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_the_objective(cls, given: Any) -> Any:
+        """Give options that are absent or null the objective's values."""
         if not isinstance(given, dict):
             return given
         preset = PRESETS.get(str(given.get("objective", "v2")), {})
@@ -153,6 +155,7 @@ class Options(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        """Refuse options that the objective does not have, or that contradict each other."""
         for name in OBJECTIVE_ONLY:
             if getattr(self, name) is not None and name not in PRESETS[self.objective]:
                 owners = ", ".join(objective for objective, preset in PRESETS.items() if name in preset)

@@ -145,6 +145,7 @@ def absolute_regulariser(bases: Tensor) -> Tensor:
 
 
 def _untouched_mean(costs: Tensor, targets: Tensor) -> Tensor:
+    """Mean of costs [..., R, G] over the base crops that a random crop does not touch."""
     is_untouched = (targets == 0).to(costs.dtype)
     return (costs * is_untouched).sum(_OVER) / (is_untouched.sum(_OVER) + EPSILON)
 

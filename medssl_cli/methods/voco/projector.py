@@ -38,6 +38,7 @@ class Projector(nn.Module):
 
 
 def _hidden_layer(in_dim: int, out_dim: int, sync_norm: bool) -> nn.Sequential:
+    """A linear map, a normalisation without learnt scale, and ReLU."""
     norm = BatchNorm() if sync_norm else nn.BatchNorm1d(out_dim, affine=False, track_running_stats=False)
     return nn.Sequential(nn.Linear(in_dim, out_dim), norm, nn.ReLU())
 

@@ -215,6 +215,7 @@ class SwappedHead(AgreementHead):
         return loss, self._health(ids, scores[0], codes, projections[0])
 
     def _queued_scores(self, progress: float) -> list[Tensor] | None:
+        """Scores of the queue's rows with today's prototypes; None as long as it is not used."""
         if self.queue is None or progress < self.options.queue_starts or not self.queue.is_full:
             return None
         with torch.no_grad():

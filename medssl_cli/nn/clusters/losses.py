@@ -131,6 +131,7 @@ class Prototypes(nn.Module):
 
 
 def _log_prediction(scores: Tensor, temperature: float) -> Tensor:
+    """Logarithms of predicted probabilities, in float32 or wider."""
     return (scores.to(torch.promote_types(scores.dtype, torch.float32)) / temperature).log_softmax(dim=-1)
 
 

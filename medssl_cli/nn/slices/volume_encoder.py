@@ -49,6 +49,7 @@ class VolumeOptions(Strict):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
+        """Embeddings divide into heads, and into sines and cosines."""
         if self.embedding_dim % self.num_heads or self.embedding_dim % 2:
             raise ValueError(f"embedding_dim {self.embedding_dim} must be even, and a multiple of num_heads")
         return self
