@@ -1,4 +1,4 @@
-"""Figures of detection against their slow definitions, and what must hold for any boxes."""
+"""Figures of marks on images against their slow definitions, and what must hold for any boxes."""
 
 import math
 
