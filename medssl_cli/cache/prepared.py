@@ -1,7 +1,7 @@
 """Prepared views: cached images on the grid that a recipe trains on, made on demand and safe to delete.
 
-Only geometry is stored, so every recipe with the same orientation and spacing shares the files. An image that is on
-the wanted grid already is used where it lies.
+Only geometry is stored, so every recipe with the same spacing, or fitting to the same size, shares the files. An image
+that is on the wanted grid already is used where it lies.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import Table, to_classes
 from medssl_cli.cache.writers import make_private
 from medssl_cli.classes import IGNORE
-from medssl_cli.errors import GateError, MedsslError
+from medssl_cli.errors import GateError, MedsslError, UsageError
 from medssl_cli.files import read_regular, remove_temporaries, sha256_json, storage_errors, write_atomic, write_json
 from medssl_cli.imaging.geometry import Affine, Shape
-from medssl_cli.imaging.preprocessing import Intensity, intensity_of, needs_new_grid, to_grid
-from medssl_cli.imaging.volume import Volume
+from medssl_cli.imaging.placement import Placement, placement_of
+from medssl_cli.imaging.preprocessing import Intensity, on_grid
 from medssl_cli.parallel import available_cores, supervised_map
 from medssl_cli.plain_json import parse_json
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.recipe import IntensityRule, Preprocessing
 
 VERSION: Final = 2  # 1: images of whole numbers were rounded
 MAX_POINTS_PER_CLASS: Final = 1000
@@ -101,8 +101,11 @@ def prepare(
         progress: Called with (done, total).
 
     Raises:
+        UsageError: `E_RECIPE`, the recipe has several channels.
         MedsslError: The first item's failure; prepared items stay.
     """
+    if len(preprocessing.rules) > 1:
+        raise UsageError("E_RECIPE", "images of several channels are not trained on yet", hint="name one channel")
     prepared = PreparedItems(
         cache.root,
         preprocessing,
@@ -223,17 +226,17 @@ def _prepare_one(task: _Task, cache: Cache) -> MedsslError | None:
         with storage_errors("a prepared image"):
             make_private(meta.parent, below=task.cache_root)
         remove_temporaries(meta.parent)
-        gridded = to_grid(image, task.preprocessing)
-        is_stored = needs_new_grid(image, task.preprocessing)
+        placement = placement_of([image], task.preprocessing)
+        voxels, intensity = on_grid(image.voxels, placement, _rule(task.preprocessing))
+        is_stored = not placement.is_identity
         if is_stored and not _image_path(task).exists():
-            write_array(_image_path(task), gridded.voxels[0])
+            write_array(_image_path(task), voxels[0])
         if task.label_set is not None:
-            _prepare_label(task, cache, record, is_stored=is_stored)
-        rule = intensity_of(gridded.voxels, task.preprocessing)
+            _prepare_label(task, cache, record, placement)
         document = {
-            "shape": gridded.shape,
-            "affine": gridded.affine.tolist(),
-            "intensity": [rule.low, rule.high, rule.shift, rule.scale],
+            "shape": placement.shape,
+            "affine": placement.affine.tolist(),
+            "intensity": [intensity.low, intensity.high, intensity.shift, intensity.scale],
             "is_stored": is_stored,
         }
         write_json(meta, document)
@@ -242,22 +245,22 @@ def _prepare_one(task: _Task, cache: Cache) -> MedsslError | None:
     return None
 
 
-def _prepare_label(task: _Task, cache: Cache, record: ItemRecord, *, is_stored: bool) -> None:
-    label = to_grid(cache.read_label(record, str(task.label_set)), task.preprocessing, is_label=True)
-    if is_stored:
-        write_array(_label_path(task), label.voxels[0])
+def _prepare_label(task: _Task, cache: Cache, record: ItemRecord, placement: Placement) -> None:
+    label = placement.labels(cache.read_label(record, str(task.label_set)).voxels)[0]
+    if not placement.is_identity:
+        write_array(_label_path(task), label)
     points = {f"class_{value}": found for value, found in _points(label).items()}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **points)
     write_atomic(_points_path(task), buffer.getvalue())
 
 
-def _points(label: Volume) -> dict[int, NDArray[np.int32]]:
+def _points(label: NDArray[np.generic]) -> dict[int, NDArray[np.int32]]:
     """Up to `MAX_POINTS_PER_CLASS` evenly chosen voxels of each class."""
     found = {}
-    for value in np.unique(label.voxels):
+    for value in np.unique(label):
         if value:
-            where = np.argwhere(label.voxels[0] == value).astype(np.int32)
+            where = np.argwhere(label == value).astype(np.int32)
             picks = np.linspace(0, len(where) - 1, min(len(where), MAX_POINTS_PER_CLASS)).astype(int)
             found[int(value)] = where[picks]
     return found
@@ -321,17 +324,31 @@ def _folder(task: _Task) -> Path:
 
 @lru_cache(maxsize=8)
 def _geometry_tag(preprocessing: Preprocessing) -> str:
-    geometry = {
+    """Of everything that decides about the grid; what a recipe does not ask for leaves the tag as it was before."""
+    geometry: dict[str, Any] = {
         "orientation": preprocessing.orientation,
         "spacing_mm": preprocessing.spacing_mm,
         "version": VERSION,
     }
+    if preprocessing.fit is not None:
+        geometry["fit"] = preprocessing.fit
+    if preprocessing.foreground_crop:
+        geometry["foreground_crop"] = True
     return sha256_json(geometry)[:16]
 
 
 @lru_cache(maxsize=8)
 def _intensity_tag(preprocessing: Preprocessing) -> str:
-    return sha256_json({"window": preprocessing.window_hu, "zscore": preprocessing.zscore})[:8]
+    rule = _rule(preprocessing)
+    document: dict[str, Any] = {"window": rule.window_hu, "zscore": rule.zscore}
+    if rule.percentiles is not None:
+        document["percentiles"] = rule.percentiles
+    return sha256_json(document)[:8]
+
+
+def _rule(preprocessing: Preprocessing) -> IntensityRule:
+    """Of the one channel."""
+    return preprocessing.rules[0]
 
 
 def _image_path(task: _Task) -> Path:

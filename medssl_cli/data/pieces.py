@@ -25,9 +25,9 @@ def read_pieces(item: PreparedItem, size: Shape, *, num_slices: int) -> Tensor:
     """What an encoder is shown of an image, without randomness.
 
     Args:
-        item: A radiograph or a volume.
-        size: Input of the encoder in voxels (x, y, z). With z 1 slices across the third axis on squares, each from the
-            middle of one of equal ranges, or the radiograph; else boxes centred on the quarters of each axis.
+        item: A radiograph or a volume; prepared to fit the square if z is 1.
+        size: Input of the encoder in voxels (x, y, z). With z 1 slices across the third axis, each from the middle of
+            one of equal ranges, or the radiograph; else boxes centred on the quarters of each axis.
         num_slices: Ranges of a volume.
 
     Returns:
@@ -37,7 +37,7 @@ def read_pieces(item: PreparedItem, size: Shape, *, num_slices: int) -> Tensor:
         depth = item.shape[2]
         number = 1 if depth == 1 else num_slices
         middles = [int((part + 0.5) * depth / number) for part in range(number)]
-        return torch.cat([read_slices(item, range(place, place + 1), size[0]) for place in middles])
+        return torch.cat([read_slices(item, range(place, place + 1)) for place in middles])
     starts = product(*(_starts(length, extent) for length, extent in zip(item.shape, size, strict=True)))
     with refuse_damage(item.image):
         array = open_array(item.image)

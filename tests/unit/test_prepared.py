@@ -11,9 +11,10 @@ from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.verify import drop_entry
 from medssl_cli.errors import GateError
-from medssl_cli.imaging.preprocessing import intensity_of, preprocess, to_grid
+from medssl_cli.imaging.preprocessing import intensity_of
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import Preprocessing
+from tests.placements import gridded, preprocessed
 from tests.toy_cache import toy_cache
 
 SPACING = (3.0, 3.0, 3.0)
@@ -55,17 +56,17 @@ def test_an_item_on_the_wanted_grid_is_used_where_it_lies(cache: Cache) -> None:
 def test_what_is_stored_is_what_preprocessing_says(cache: Cache, preprocessing: Preprocessing) -> None:
     for item, record in zip(prepared_of(cache, preprocessing), cache.records(), strict=True):
         image, label = cache.read_image(record), cache.read_label(record, "seg")
-        expected = preprocess(image, preprocessing)
+        expected = preprocessed(image, preprocessing)
 
         stored = read_array(item.image)
 
         assert stored.dtype == np.float32
         assert item.shape == expected.shape == stored.shape
         assert np.array_equal(item.affine, expected.affine)
-        assert item.intensity == intensity_of(to_grid(image, preprocessing).voxels, preprocessing)
+        assert item.intensity == intensity_of(gridded(image, preprocessing).voxels, preprocessing)
         assert np.array_equal(item.intensity.apply(stored), expected.voxels[0])
         assert item.label is not None
-        assert np.array_equal(read_array(item.label), to_grid(label, preprocessing, is_label=True).voxels[0])
+        assert np.array_equal(read_array(item.label), gridded(label, preprocessing, is_label=True).voxels[0])
 
 
 def test_points_are_voxels_of_their_class(cache: Cache) -> None:
@@ -147,7 +148,7 @@ def test_a_replaced_label_is_prepared_anew(cache: Cache) -> None:
 
     assert item.label is not None
     label = Volume(emptied[None], record.affine_array)
-    assert np.array_equal(read_array(item.label), to_grid(label, COARSE, is_label=True).voxels[0])
+    assert np.array_equal(read_array(item.label), gridded(label, COARSE, is_label=True).voxels[0])
     assert set(item.points) == {2}
 
 
