@@ -3,7 +3,7 @@
 Every random choice is a function of (seed, step, slot), as in `data.crops`. All processes take the same turn: a step
 shows single images to all of them or volumes to all of them.
 
-Shapes: B batch, S slices, X Y pixels, N images.
+Shapes: B batch, S slices, C channels, X Y pixels, N images.
 """
 
 import math
@@ -30,7 +30,7 @@ TRIES: Final = 4  # for a slice that shows something
 
 
 class Stack(NamedTuple):
-    """One sample: network input `[S, 1, X, Y]`, place in the training set, positions `[S]` in mm, item."""
+    """One sample: network input `[S, C, X, Y]`, place in the training set, positions `[S]` in mm, item."""
 
     images: Tensor
     place: int
@@ -44,7 +44,7 @@ class SliceBatch:
     """Images of one step.
 
     Args:
-        images: `[B, S, 1, X, Y]` float32 network input, 0 where a slice is padding.
+        images: `[B, S, C, X, Y]` float32 network input, 0 where a slice is padding.
         is_present: bool `[B, S]`.
         positions_mm: `[B, S]` along the slices' normal.
         places: Of each image, or volume, in the training set, int64 `[B]`.
@@ -205,10 +205,13 @@ class SliceDataset(Dataset[Stack]):
 
 
 def read_slices(item: PreparedItem, window: range) -> Tensor:
-    """Slices of an item as network input, `[S, 1, X, Y]`; they are prepared to fit the square."""
-    with refuse_damage(item.image):
-        voxels = np.asarray(open_array(item.image)[:, :, window.start : window[-1] + 1])[:, :, :: window.step]
-    return torch.from_numpy(np.ascontiguousarray(item.intensity.apply(voxels).transpose(2, 0, 1)))[:, None]
+    """Slices of an item as network input, `[S, C, X, Y]`; they are prepared to fit the square."""
+    channels = []
+    for channel in item.channels:
+        with refuse_damage(channel.image):
+            voxels = np.asarray(open_array(channel.image)[:, :, window.start : window[-1] + 1])[:, :, :: window.step]
+        channels.append(channel.intensity.apply(voxels).transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(channels, axis=1))
 
 
 class _Everything(Dataset[Stack]):

@@ -3,7 +3,7 @@ stacks of their own slices. They are prepared to `fit`, so that nothing is left 
 
 Which image sample (step, slot) shows is a function of the seed, as in `data.crops`.
 
-Shapes: B batch, X Y Z space, S slices, K classes, N images.
+Shapes: B batch, C channels, X Y Z space, S slices, K classes, N images.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ STREAM: Final = 6
 
 
 class Whole(NamedTuple):
-    """One sample: network input `[1, X, Y]`, `[1, X, Y, Z]` or `[1, X, Y, S]`, targets `[K]`, its item.
+    """One sample: network input `[C, X, Y]`, `[C, X, Y, Z]` or `[C, X, Y, S]`, targets `[K]`, its item.
 
     Of a stack of slices also which slices are there, bool `[S]`, and their positions in mm, `[S]`.
     """
@@ -44,7 +44,7 @@ class WholeBatch:
     """Images of one step.
 
     Args:
-        images: `[B, 1, X, Y]`, `[B, 1, X, Y, Z]` or `[B, 1, X, Y, S]` float32 network input.
+        images: `[B, C, X, Y]`, `[B, C, X, Y, Z]` or `[B, C, X, Y, S]` float32 network input.
         targets: `[B, K]` float32; NaN where nobody knows.
         item_ids: Where each came from.
         beside: What a network of stacks is told too: bool `[B, S]`, which slices are there, and float32 `[B, S]`, their
@@ -117,7 +117,7 @@ def stream(seed: int) -> int:
 
 
 def read_whole(item: PreparedItem, size: Shape) -> Tensor:
-    """A whole image as network input, `[1, X, Y]` if z is 1 and `[1, X, Y, Z]` else.
+    """A whole image as network input, `[C, X, Y]` if z is 1 and `[C, X, Y, Z]` else.
 
     Args:
         item: A 2D image if z is 1, else a volume, prepared to fit the size.
@@ -135,7 +135,7 @@ def read_stack(item: PreparedItem, size: Shape) -> tuple[Tensor, Tensor, Tensor]
         size: Pixels of the square, twice, and the number of slices S.
 
     Returns:
-        Network input `[1, X, X, S]`, the slices and then zeros; which slices are there, bool `[S]`; their positions in
+        Network input `[C, X, X, S]`, the slices and then zeros; which slices are there, bool `[S]`; their positions in
         mm, `[S]`.
     """
     images, is_present, positions_mm = map(
@@ -145,9 +145,12 @@ def read_stack(item: PreparedItem, size: Shape) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _network_input(item: PreparedItem) -> NDArray[np.float32]:
-    """All of a prepared item, `[1, X, Y, Z]`."""
-    with refuse_damage(item.image):
-        return item.intensity.apply(read_array(item.image))[None]
+    """All of a prepared item, `[C, X, Y, Z]`."""
+    channels = []
+    for channel in item.channels:
+        with refuse_damage(channel.image):
+            channels.append(channel.intensity.apply(read_array(channel.image)))
+    return np.stack(channels)
 
 
 def collate_whole(samples: list[Whole]) -> WholeBatch:

@@ -140,18 +140,19 @@ def placement_of(example: ChannelImages, preprocessing: Preprocessing) -> Placem
 
 
 def on_one_grid(example: ChannelImages) -> list[Volume]:
-    """Images of an example on the grid of the first, those of another grid resampled to it.
+    """Images of an example on the grid of the first.
 
     Whoever puts an example together answers for it that the images share a frame of reference.
     """
-    first = example[0]
-    found = [first]
-    for other in example[1:]:
-        turned = turned_onto(other.voxels, other.affine, first.affine, first.shape)
-        if turned is None:
-            turned = resample(other.voxels, other.affine, first.affine, first.shape)
-        found.append(replace(other, voxels=turned, affine=first.affine))
-    return found
+    return [example[0], *(brought_to(example[0], other) for other in example[1:])]
+
+
+def brought_to(first: Volume, other: Volume, *, is_label: bool = False) -> Volume:
+    """An image or a label map on the grid of another image: its own voxels where it has them, else resampled."""
+    voxels = turned_onto(other.voxels, other.affine, first.affine, first.shape)
+    if voxels is None:
+        voxels = resample(other.voxels, other.affine, first.affine, first.shape, is_label=is_label)
+    return replace(other, voxels=voxels, affine=first.affine)
 
 
 def restore_labels(logits: NDArray[np.float32], placement: Placement) -> NDArray[np.uint8]:

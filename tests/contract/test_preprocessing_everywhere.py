@@ -111,7 +111,7 @@ OPTIONS: Final[dict[str, Callable[[Kind], dict[str, Any]]]] = {
     **{name: lambda kind, make=make: {**make(kind), **ZSCORE} for name, make in GEOMETRIES.items()},  # type: ignore[misc]
     "foreground, fit x y": lambda kind: {"foreground_crop": True, "fit": list(kind.flat_fit), **ZSCORE},
 }
-DEBT_OF_TRAINING: Final = {"two channels": "a data set does not put images of several channels together yet"}
+DEBT_OF_TRAINING: Final = {"two channels": "tasks take images one by one yet: examples end at data/"}
 DEBT_OF_RUNTIME: Final = {
     name: "an exported model answers with masks only, so the input is made here as the runtime will make it"
     for name, kind in KINDS.items()
@@ -282,7 +282,7 @@ def test_training_evaluation_and_runtime_see_the_same(
             training_input(cache, recipe)
         return
     if option in DEBT_OF_TRAINING:
-        with pytest.raises(UsageError, match="several channels"):
+        with pytest.raises(UsageError, match="one by one"):
             training_input(cache, recipe)
         return
 
@@ -303,7 +303,7 @@ def test_what_is_known_comes_back_exactly(
 ) -> None:
     what, cache = KINDS[kind], caches[KINDS[kind].shape]
     if option in DEBT_OF_TRAINING:
-        with pytest.raises(UsageError, match="several channels"):
+        with pytest.raises(UsageError, match="one by one"):
             prepare(cache, cache.records(), preprocessing_of(recipe_of(what, option)))
         return
     recipe, (image, label) = recipe_of(what, option), stored(what.shape)
