@@ -20,6 +20,7 @@ from medssl_cli.bench.published_swav import Crops, PublishedStep
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.augmentation import Draws
+from medssl_cli.data.slice_views import canvas_for
 from medssl_cli.data.slices import ImageIndex, Plan, SliceDataset, collate
 from medssl_cli.data.views import make_views
 from medssl_cli.engine.devices import lay_out, resolve_device, tune_process
