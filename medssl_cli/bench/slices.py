@@ -20,11 +20,13 @@ from medssl_cli.bench.published_swav import Crops, PublishedStep
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.augmentation import Draws
+from medssl_cli.data.slice_views import canvas_for
 from medssl_cli.data.slices import ImageIndex, Plan, SliceDataset, collate
 from medssl_cli.data.views import make_views
 from medssl_cli.engine.devices import lay_out, resolve_device, tune_process
 from medssl_cli.engine.optimisation import build_optimizer
 from medssl_cli.imaging.preprocessing import Intensity
+from medssl_cli.imaging.resize import resize
 from medssl_cli.methods import MethodBase, Slices, TrainingSet, Views
 from medssl_cli.nn.backbones import resnet
 from medssl_cli.nn.convolution import Conv2d
@@ -144,8 +146,8 @@ Work = Callable[[int], object]
 
 
 def _contenders(setting: Setting, device: str, folder: Path, precision: Precision) -> dict[str, tuple[Work, str]]:
-    pictures, items = _pictures(folder, (PICTURE, PICTURE, 1), NUM_PICTURES)
-    _, volumes = _pictures(folder, (PICTURE // 2, PICTURE // 2, STACK), NUM_VOLUMES)
+    pictures, items = _pictures(folder, (PICTURE, PICTURE, 1), NUM_PICTURES, canvas_for(setting.size))
+    _, volumes = _pictures(folder, (PICTURE // 2, PICTURE // 2, STACK), NUM_VOLUMES, canvas_for(setting.size))
     autocast = partial(torch.autocast, torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
     crops = Crops(2, setting.num_local, setting.size, setting.local_size)
     released = PublishedStep(
@@ -225,7 +227,7 @@ class _Ours:
         groups = [torch.from_numpy(part) for part in (index.image_groups, index.volume_groups)]
         self.method.begin(TrainingSet(groups[0], groups[1], 1000))
         plan = Plan(setting.batch_size, setting.volumes, 2)
-        self._data = SliceDataset(items, index, plan, canvas=request.canvas, max_slices=STACK, seed=0)
+        self._data = SliceDataset(items, index, plan, max_slices=STACK, seed=0)
         self.optimizer = build_optimizer(
             self.method, Optimizer(name="lars", learning_rate=0.1, momentum=0.9, weight_decay=1e-6)
         )
@@ -252,18 +254,19 @@ class _Ours:
 
 
 def _pictures(
-    folder: Path, shape: tuple[int, int, int], number: int
+    folder: Path, shape: tuple[int, int, int], number: int, canvas: int
 ) -> tuple[list[NDArray[np.uint8]], list[PreparedItem]]:
-    """Smooth random images, as arrays and as a cache keeps them."""
+    """Smooth random images, as arrays, and as a cache prepares them: fitted to a square."""
     rng = np.random.default_rng(sum(shape))
     ramp = np.add.outer(np.linspace(0, 120, shape[0]), np.linspace(0, 100, shape[1]))[..., None]
     pictures, items = [], []
     for index in range(number):
         voxels = (ramp + rng.integers(0, 30, shape)).astype(np.uint8)
         path = folder / f"{shape[2]}-{index}.b2nd"
-        write_array(path, voxels)
+        fitted = resize(voxels[None], (canvas, canvas, shape[2]))[0]
+        write_array(path, fitted)
         rule = Intensity(0, 255, 110, 1 / 60)
-        items.append(PreparedItem(path.stem, shape, np.eye(4), rule, path, None, {}))
+        items.append(PreparedItem(path.stem, fitted.shape, np.eye(4), rule, path, None, {}))
         pictures.append(voxels[..., 0])
     return pictures, items
 

@@ -34,8 +34,8 @@ KNOWN: Final = tuple(
         r"cache\.json|site\.key|catalog-is-behind|writing-\d+",
         r"(catalog|sources)\.sqlite(-wal|-shm|-journal)?",
         r"items(/[a-z2-7]{2}(/KEY(/ITEM)?)?)?",
-        r"prepared(/[0-9a-f]{16}(/[a-z2-7]{2}(/KEY(-SET-[0-9a-f]{12})?\.(b2nd|npz))?)?)?",
-        r"prepared/[0-9a-f]{16}/[a-z2-7]{2}/KEY-[0-9a-f]{8}(-SET-[0-9a-f]{12})?\.json",
+        r"prepared(/[0-9a-f]{16}(/[a-z2-7]{2}(/KEY(-[0-9a-f]{12})?(-SET-[0-9a-f]{12})?\.(b2nd|npz))?)?)?",
+        r"prepared/[0-9a-f]{16}/[a-z2-7]{2}/KEY(-[0-9a-f]{12})?-[0-9a-f]{8}(-SET-[0-9a-f]{12})?\.json",
         r"reports(/[a-z]+-[0-9a-f]{16}(-\d+)?\.(json|jsonl|html)|/running-\d+\.jsonl)?",
         r"forgotten(/KEY)?",
     )

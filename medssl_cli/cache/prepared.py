@@ -1,7 +1,7 @@
 """Prepared views: cached images on the grid that a recipe trains on, made on demand and safe to delete.
 
-Only geometry is stored, so every recipe with the same orientation and spacing shares the files. An image that is on
-the wanted grid already is used where it lies.
+Only geometry is stored, so every recipe with the same spacing, or fitting to the same size, shares the files. An image
+that is on the wanted grid already is used where it lies.
 """
 
 import contextlib
@@ -9,10 +9,10 @@ import io
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import Any, Final, Protocol, overload, runtime_checkable
 from zipfile import BadZipFile
 
 import numpy as np
@@ -27,10 +27,11 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import Table, to_classes
 from medssl_cli.cache.writers import make_private
 from medssl_cli.classes import IGNORE
-from medssl_cli.errors import GateError, MedsslError
+from medssl_cli.errors import GateError, MedsslError, UsageError
 from medssl_cli.files import read_regular, remove_temporaries, sha256_json, storage_errors, write_atomic, write_json
 from medssl_cli.imaging.geometry import Affine, Shape
-from medssl_cli.imaging.preprocessing import Intensity, intensity_of, needs_new_grid, to_grid
+from medssl_cli.imaging.placement import Placement, brought_to, on_one_grid, placement_of
+from medssl_cli.imaging.preprocessing import Intensity, on_grid
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.parallel import available_cores, supervised_map
 from medssl_cli.plain_json import parse_json
@@ -43,12 +44,40 @@ INLINE_LIMIT: Final = 400
 MAX_LOADED: Final = 4096
 
 
+CachedImage = ItemRecord | Entry
+
+
+@runtime_checkable
+class CachedExample(Protocol):
+    """Images that a network sees at once, one per channel."""
+
+    @property
+    def items(self) -> tuple[CachedImage, ...]:
+        """In the order of the channels; the grid is the first one's."""
+
+    def labelled(self, label_set: str) -> CachedImage | None:
+        """The one of them that has the label map of a set."""
+
+
 @dataclass(frozen=True)
-class PreparedItem:
-    """One image ready for cropping.
+class PreparedChannel:
+    """One image on the grid of its example.
 
     Args:
-        item_id: Of the cached item.
+        image: File of the voxels.
+        intensity: Rule that turns stored values into network input.
+    """
+
+    image: Path
+    intensity: Intensity
+
+
+@dataclass(frozen=True)
+class PreparedItem:
+    """One example ready for cropping: an image, or several on one grid.
+
+    Args:
+        item_id: Of the cached item; of several, the first.
         shape: Size (X, Y, Z) on the prepared grid.
         affine: Of the prepared grid.
         intensity: Rule that turns stored values into network input.
@@ -56,6 +85,7 @@ class PreparedItem:
         label: File of the label map as it is stored, if one was asked for.
         points: For each class present, some of its voxels `[N, 3]`.
         table: From stored values of the label map to classes.
+        beside: Channels after the first.
     """
 
     item_id: str
@@ -66,21 +96,35 @@ class PreparedItem:
     label: Path | None
     points: dict[int, NDArray[np.int32]]
     table: Table | None = None
+    beside: tuple[PreparedChannel, ...] = ()
+
+    @property
+    def channels(self) -> tuple[PreparedChannel, ...]:
+        """All of them in their order."""
+        return PreparedChannel(self.image, self.intensity), *self.beside
 
 
 @dataclass(frozen=True)
 class _Task:
+    """One example to prepare or load; its label map belongs to one of its items."""
+
     cache_root: Path
-    item_id: str
+    item_ids: tuple[str, ...]
     shape: Shape
     preprocessing: Preprocessing
     label_set: str | None
+    label_item: str = ""
     label_sha256: str = ""
+
+    @property
+    def item_id(self) -> str:
+        """Of the first channel."""
+        return self.item_ids[0]
 
 
 def prepare(
     cache: Cache,
-    records: Sequence[ItemRecord | Entry],
+    records: Sequence[CachedImage | CachedExample],
     preprocessing: Preprocessing,
     *,
     label_set: str | None = None,
@@ -92,8 +136,8 @@ def prepare(
 
     Args:
         cache: Where they are.
-        records: Which.
-        preprocessing: The recipe's; its intensity rule is resolved per image, not stored.
+        records: Which: images, or examples with an image for each channel.
+        preprocessing: The recipe's; its intensity rules are resolved per image, not stored.
         label_set: Prepare this label map too.
         tables: From its values to the classes of a recipe, one for each record (`cache.targets`). Prepared files hold
             what is stored, so recipes with other classes share them.
@@ -101,17 +145,25 @@ def prepare(
         progress: Called with (done, total).
 
     Raises:
+        UsageError: `E_RECIPE`, the recipe has another number of channels.
         MedsslError: The first item's failure; prepared items stay.
     """
+    images, num_channels = [_images_of(record) for record in records], len(preprocessing.rules)
+    if any(len(own) != num_channels for own in images):
+        raise UsageError(
+            "E_RECIPE",
+            f"data.channels names {num_channels} channels, and images are taken one by one here",
+            hint="leave data.channels out, or name one",
+        )
     prepared = PreparedItems(
         cache.root,
         preprocessing,
-        np.array([record.item_id for record in records], dtype=bytes),
-        None if label_set is None else (label_set, [record.label_digests[label_set] for record in records]),
+        np.array([[image.item_id for image in own] for own in images], dtype=bytes),
+        None if label_set is None else PreparedLabels.of(label_set, records),
         tables,
     )
     present = prepared.present()
-    missing = [prepared.task(place, record.shape) for place, record in enumerate(records) if place not in present]
+    missing = [prepared.task(place, own[0].shape) for place, own in enumerate(images) if place not in present]
     done = len(records) - len(missing)
     for outcome in _run(cache, missing, num_workers or available_cores()):
         if isinstance(outcome, MedsslError):
@@ -122,6 +174,35 @@ def prepare(
     return prepared
 
 
+def _images_of(record: CachedImage | CachedExample) -> tuple[CachedImage, ...]:
+    return record.items if isinstance(record, CachedExample) else (record,)
+
+
+@dataclass(frozen=True)
+class PreparedLabels:
+    """Which label maps are prepared beside images.
+
+    Args:
+        label_set: Their name.
+        item_ids: Of the images that they belong to, `[N]`, as bytes.
+        digests: SHA-256 of each.
+    """
+
+    label_set: str
+    item_ids: NDArray[np.bytes_]
+    digests: list[str]
+
+    @classmethod
+    def of(cls, label_set: str, records: Sequence[CachedImage | CachedExample]) -> "PreparedLabels":
+        """Of images that have one each, or of examples with an image that has one."""
+        homes = [record.labelled(label_set) if isinstance(record, CachedExample) else record for record in records]
+        found = [home for home in homes if home is not None]
+        if len(found) < len(records):
+            raise ValueError(f"{len(records) - len(found)} examples have no label map of the set {label_set!r}")
+        item_ids = np.array([home.item_id for home in found], dtype=bytes)
+        return cls(label_set, item_ids, [home.label_digests[label_set] for home in found])
+
+
 class PreparedItems(Sequence[PreparedItem]):
     """Prepared items by place. Their descriptions are read when asked for; the last few stay.
 
@@ -130,8 +211,8 @@ class PreparedItems(Sequence[PreparedItem]):
     Args:
         cache_root: Of the cache.
         preprocessing: What they were prepared for.
-        item_ids: Which, `[N]`, as bytes.
-        labels: A label set and its digest for each item.
+        item_ids: Which, `[N]`, or `[N, C]` with one per channel, as bytes.
+        labels: Those to prepare beside them.
         tables: From stored label values to classes, for each item.
     """
 
@@ -140,7 +221,7 @@ class PreparedItems(Sequence[PreparedItem]):
         cache_root: Path,
         preprocessing: Preprocessing,
         item_ids: NDArray[np.bytes_],
-        labels: tuple[str, list[str]] | None,
+        labels: PreparedLabels | None,
         tables: Sequence[Table] | None = None,
     ) -> None:
         self._cache_root = cache_root
@@ -174,10 +255,12 @@ class PreparedItems(Sequence[PreparedItem]):
 
     def task(self, place: int, shape: Shape = (0, 0, 0)) -> _Task:
         """How to prepare or load one."""
-        label_set, digests = self._labels or (None, None)
-        sha256 = "" if digests is None else digests[place]
-        item_id = self._item_ids[place].decode()
-        return _Task(self._cache_root, item_id, shape, self._preprocessing, label_set, sha256)
+        item_ids = tuple(item_id.decode() for item_id in np.atleast_1d(self._item_ids[place]).tolist())
+        task = _Task(self._cache_root, item_ids, shape, self._preprocessing, None)
+        if self._labels is None:
+            return task
+        labels, home = self._labels, self._labels.item_ids[place].decode()
+        return replace(task, label_set=labels.label_set, label_item=home, label_sha256=labels.digests[place])
 
     def description(self, place: int) -> Path:
         """The file whose being there makes one count as prepared."""
@@ -217,47 +300,65 @@ def _prepare_in_child(task: _Task) -> MedsslError | None:
 def _prepare_one(task: _Task, cache: Cache) -> MedsslError | None:
     """Write the prepared files of one item; its `.json` comes last and makes them count."""
     try:
-        record = cache.record(task.item_id)
-        image = cache.read_image(record)
-        meta = _meta_path(task)
+        stored = [cache.read_image(cache.record(item_id)) for item_id in task.item_ids]
+        folders = {_image_path(task, number).parent for number in range(len(task.item_ids))}
         with storage_errors("a prepared image"):
-            make_private(meta.parent, below=task.cache_root)
-        remove_temporaries(meta.parent)
-        gridded = to_grid(image, task.preprocessing)
-        is_stored = needs_new_grid(image, task.preprocessing)
-        if is_stored and not _image_path(task).exists():
-            write_array(_image_path(task), gridded.voxels[0])
+            for folder in folders:
+                make_private(folder, below=task.cache_root)
+        for folder in folders:
+            remove_temporaries(folder)
+        images = on_one_grid(stored)
+        placement = placement_of(images, task.preprocessing)
+        channels = []
+        for number, image in enumerate(images):
+            is_native = placement.is_identity and _is_same_grid(stored[number], stored[0])
+            channels.append(_prepare_channel(task, number, image, placement, is_native=is_native))
+        document: dict[str, Any] = {"shape": placement.shape, "affine": placement.affine.tolist(), **channels[0]}
+        if len(channels) > 1:
+            document["beside"] = channels[1:]
         if task.label_set is not None:
-            _prepare_label(task, cache, record, is_stored=is_stored)
-        rule = intensity_of(gridded.voxels, task.preprocessing)
-        document = {
-            "shape": gridded.shape,
-            "affine": gridded.affine.tolist(),
-            "intensity": [rule.low, rule.high, rule.shift, rule.scale],
-            "is_stored": is_stored,
-        }
-        write_json(meta, document)
+            document["label_is_stored"] = _prepare_label(task, cache, stored[0], placement)
+        write_json(_meta_path(task), document)
     except MedsslError as error:
         return error
     return None
 
 
-def _prepare_label(task: _Task, cache: Cache, record: ItemRecord, *, is_stored: bool) -> None:
-    label = to_grid(cache.read_label(record, str(task.label_set)), task.preprocessing, is_label=True)
+def _prepare_channel(
+    task: _Task, number: int, image: Volume, placement: Placement, *, is_native: bool
+) -> dict[str, Any]:
+    """Write one channel unless it is used where it lies, and say what the description says of it."""
+    voxels, intensity = on_grid(image.voxels, placement, task.preprocessing.rules[number])
+    if not is_native and not _image_path(task, number).exists():
+        write_array(_image_path(task, number), voxels[0])
+    rule = [intensity.low, intensity.high, intensity.shift, intensity.scale]
+    return {"intensity": rule, "is_stored": not is_native}
+
+
+def _is_same_grid(image: Volume, first: Volume) -> bool:
+    return image.shape == first.shape and np.array_equal(image.affine, first.affine)
+
+
+def _prepare_label(task: _Task, cache: Cache, first: Volume, placement: Placement) -> bool:
+    """Write a label map and points of its classes; returns whether it is another one than the cache's."""
+    stored = cache.read_label(cache.record(task.label_item), str(task.label_set))
+    label = placement.labels(brought_to(first, stored, is_label=True).voxels)[0]
+    is_stored = not (placement.is_identity and _is_same_grid(stored, first))
     if is_stored:
-        write_array(_label_path(task), label.voxels[0])
+        write_array(_label_path(task), label)
     points = {f"class_{value}": found for value, found in _points(label).items()}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **points)
     write_atomic(_points_path(task), buffer.getvalue())
+    return is_stored
 
 
-def _points(label: Volume) -> dict[int, NDArray[np.int32]]:
+def _points(label: NDArray[np.generic]) -> dict[int, NDArray[np.int32]]:
     """Up to `MAX_POINTS_PER_CLASS` evenly chosen voxels of each class."""
     found = {}
-    for value in np.unique(label.voxels):
+    for value in np.unique(label):
         if value:
-            where = np.argwhere(label.voxels[0] == value).astype(np.int32)
+            where = np.argwhere(label == value).astype(np.int32)
             picks = np.linspace(0, len(where) - 1, min(len(where), MAX_POINTS_PER_CLASS)).astype(int)
             found[int(value)] = where[picks]
     return found
@@ -283,23 +384,31 @@ def _load(task: _Task, table: Table | None) -> PreparedItem:
 def _read(task: _Task, table: Table | None) -> PreparedItem:
     meta = parse_json(read_regular(_meta_path(task)))
     x, y, z = meta["shape"]
-    item = ReadableCache(task.cache_root).item_directory(task.item_id)
+    cache = ReadableCache(task.cache_root)
     points: dict[int, NDArray[np.int32]] = {}
     label: Path | None = None
     if task.label_set is not None:
         with np.load(_points_path(task), allow_pickle=False) as archive:
             points = _of_classes({int(name.removeprefix("class_")): archive[name] for name in archive.files}, table)
-        native = item / label_file(task.label_set, task.label_sha256)
-        label = _label_path(task) if meta["is_stored"] else native
+        native = cache.item_directory(task.label_item) / label_file(task.label_set, task.label_sha256)
+        label = _label_path(task) if meta.get("label_is_stored", meta["is_stored"]) else native
+    first, *beside = (
+        PreparedChannel(
+            _image_path(task, number) if own["is_stored"] else cache.item_directory(item_id) / IMAGE,
+            Intensity(*own["intensity"]),
+        )
+        for number, (item_id, own) in enumerate(zip(task.item_ids, [meta, *meta.get("beside", [])], strict=True))
+    )
     return PreparedItem(
         item_id=task.item_id,
         shape=(x, y, z),
         affine=np.array(meta["affine"], dtype=np.float64),
-        intensity=Intensity(*meta["intensity"]),
-        image=_image_path(task) if meta["is_stored"] else item / IMAGE,
+        intensity=first.intensity,
+        image=first.image,
         label=label,
         points=points,
         table=table,
+        beside=tuple(beside),
     )
 
 
@@ -321,29 +430,47 @@ def _folder(task: _Task) -> Path:
 
 @lru_cache(maxsize=8)
 def _geometry_tag(preprocessing: Preprocessing) -> str:
-    geometry = {
+    """Of everything that decides about the grid; what a recipe does not ask for leaves the tag as it was before."""
+    geometry: dict[str, Any] = {
         "orientation": preprocessing.orientation,
         "spacing_mm": preprocessing.spacing_mm,
         "version": VERSION,
     }
+    if preprocessing.fit is not None:
+        geometry["fit"] = preprocessing.fit
+    if preprocessing.foreground_crop:
+        geometry["foreground_crop"] = True
     return sha256_json(geometry)[:16]
 
 
 @lru_cache(maxsize=8)
 def _intensity_tag(preprocessing: Preprocessing) -> str:
-    return sha256_json({"window": preprocessing.window_hu, "zscore": preprocessing.zscore})[:8]
+    documents = []
+    for rule in preprocessing.rules:
+        document: dict[str, Any] = {"window": rule.window_hu, "zscore": rule.zscore}
+        if rule.percentiles is not None:
+            document["percentiles"] = rule.percentiles
+        documents.append(document)
+    return sha256_json(documents[0] if len(documents) == 1 else documents)[:8]
 
 
-def _image_path(task: _Task) -> Path:
-    return _folder(task) / f"{task.item_id}.b2nd"
+def _image_path(task: _Task, number: int) -> Path:
+    """Of a channel. It begins with the id of its own item, so that it goes when that item is forgotten."""
+    item_id = task.item_ids[number]
+    return _folder(task).with_name(item_id[:2]) / f"{item_id}{_company(task)}.b2nd"
 
 
 def _label_path(task: _Task) -> Path:
-    return _folder(task) / f"{task.item_id}-{_label_tag(task)}.b2nd"
+    return _folder(task) / f"{task.item_id}{_company(task)}-{_label_tag(task)}.b2nd"
 
 
 def _points_path(task: _Task) -> Path:
-    return _folder(task) / f"{task.item_id}-{_label_tag(task)}.npz"
+    return _folder(task) / f"{task.item_id}{_company(task)}-{_label_tag(task)}.npz"
+
+
+def _company(task: _Task) -> str:
+    """What tells views of an example from those of other examples that its images are in; nothing of an image alone."""
+    return "" if len(task.item_ids) == 1 else "-" + sha256_json(list(task.item_ids))[:12]
 
 
 def _label_tag(task: _Task) -> str:
@@ -354,4 +481,4 @@ def _label_tag(task: _Task) -> str:
 def _meta_path(task: _Task) -> Path:
     rule = _intensity_tag(task.preprocessing)
     label = "" if task.label_set is None else f"-{_label_tag(task)}"
-    return _folder(task) / f"{task.item_id}-{rule}{label}.json"
+    return _folder(task) / f"{task.item_id}{_company(task)}-{rule}{label}.json"

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import PreparedItem
-from medssl_cli.data.slices import place_on_canvas
 from medssl_cli.imaging.geometry import Affine
+from medssl_cli.imaging.placement import move_boxes
 
 Array = NDArray[np.float64]
 NO_CLASS: Final = -1.0
@@ -44,21 +44,20 @@ def boxes_of(record: ItemRecord, label_set: str, classes: Mapping[str, tuple[str
     return np.array(rows, dtype=np.float64).reshape(-1, 5)
 
 
-def to_canvas(boxes: Array, record: ItemRecord, item: PreparedItem, canvas: int) -> Array:
+def to_canvas(boxes: Array, record: ItemRecord, item: PreparedItem) -> Array:
     """Boxes `[M, 5]` of a stored image, on the square that a network sees of it.
 
     Args:
         boxes: In voxel edges of the stored image.
         record: Of the image.
-        item: The prepared image, whose axes may run differently.
-        canvas: Edge of the square in pixels.
+        item: The image, prepared to fit the square.
     """
-    return _moved(boxes, _canvas_affine(record, item, canvas))
+    return _moved(boxes, np.linalg.inv(item.affine) @ record.affine_array)
 
 
-def from_canvas(boxes: Array, record: ItemRecord, item: PreparedItem, canvas: int) -> Array:
+def from_canvas(boxes: Array, record: ItemRecord, item: PreparedItem) -> Array:
     """Boxes on the square, `[M, ...]` whose first four numbers are the corners, in voxel edges of the stored image."""
-    return _moved(boxes, np.linalg.inv(_canvas_affine(record, item, canvas)).astype(np.float64))
+    return _moved(boxes, np.linalg.inv(record.affine_array) @ item.affine)
 
 
 def stacked(boxes: Sequence[Array]) -> NDArray[np.float32]:
@@ -71,29 +70,10 @@ def stacked(boxes: Sequence[Array]) -> NDArray[np.float32]:
     return rows
 
 
-def _canvas_affine(record: ItemRecord, item: PreparedItem, canvas: int) -> Affine:
-    """Voxel edges of the stored image to pixel edges of the square, in homogeneous (x, y, z)."""
-    to_index, to_edge = _shift(-0.5), _shift(0.5)
-    size, first = place_on_canvas(item, canvas)
-    scale = np.diag([size[0] / item.shape[0], size[1] / item.shape[1], 1.0, 1.0])
-    move = np.eye(4)
-    move[:2, 3] = first
-    affine: Affine = move @ scale @ to_edge @ np.linalg.inv(item.affine) @ record.affine_array @ to_index
-    return affine
-
-
-def _shift(by: float) -> Affine:
-    affine = np.eye(4)
-    affine[:3, 3] = by
-    return affine
-
-
-def _moved(boxes: Array, affine: Affine) -> Array:
-    if not len(boxes):
-        return boxes
-    corners = np.stack(
-        [np.stack([boxes[:, x], boxes[:, y], np.full(len(boxes), 0.5), np.ones(len(boxes))], axis=1)
-         for x in (0, 2) for y in (1, 3)]
-    )  # fmt: skip
-    places = (corners @ affine.T)[..., :2]
-    return np.concatenate([places.min(axis=0), places.max(axis=0), boxes[:, 4:]], axis=1)
+def _moved(boxes: Array, matrix: Affine) -> Array:
+    """Rows of corners in voxel edges, by a map of voxel indices."""
+    corners = np.zeros((len(boxes), 2, 3))
+    corners[:, 0, :2], corners[:, 1, :2] = boxes[:, :2], boxes[:, 2:4]
+    corners[:, :, :2] -= 0.5
+    moved = move_boxes(corners, matrix)[:, :, :2] + 0.5
+    return np.concatenate([moved.reshape(-1, 4), boxes[:, 4:]], axis=1)

@@ -45,7 +45,7 @@ class CropBatch:
 
 
 class Crop(NamedTuple):
-    """One sample: network input `[1, X, Y, Z]`, classes `[X, Y, Z]` or None, its item, and its spacing (x, y, z)."""
+    """One sample: network input `[C, X, Y, Z]`, classes `[X, Y, Z]` or None, its item, and its spacing (x, y, z)."""
 
     image: NDArray[np.float32]
     label: NDArray[np.integer] | None
@@ -116,6 +116,26 @@ def read_crop(array: Any, start: tuple[int, int, int], crop_size: Shape, *, pad_
     return np.pad(inside.astype(dtype), widths, constant_values=pad_value)
 
 
+def read_input(
+    item: PreparedItem, start: tuple[int, int, int], crop_size: Shape, *, pad_with_low: bool
+) -> NDArray[np.float32]:
+    """A box of every channel of an item as network input, `[C, X, Y, Z]`; see `read_crop`.
+
+    Args:
+        item: Prepared.
+        start: First voxel; may be negative.
+        crop_size: Size of the box.
+        pad_with_low: Outside of an image lies its lowest value instead of a repetition of its border.
+    """
+    boxes = []
+    for channel in item.channels:
+        outside = float(channel.intensity.low) if pad_with_low else None
+        with refuse_damage(channel.image):
+            voxels = read_crop(open_array(channel.image), start, crop_size, pad_value=outside)
+        boxes.append(channel.intensity.apply(voxels))
+    return np.stack(boxes)
+
+
 def read_classes(item: PreparedItem, start: tuple[int, int, int], crop_size: Shape) -> NDArray[np.integer] | None:
     """Classes of a box of an item's label map, background outside of it; None if the item was prepared without one."""
     if item.label is None:
@@ -160,11 +180,8 @@ class CropDataset(Dataset[Crop]):
         item = self._items[chosen]
         rng = np.random.default_rng([self._seed, 2, step, slot])
         start = crop_start(item, self._crop_size, rng, foreground_prob=self._foreground_prob)
-        outside = float(item.intensity.low) if self._pad_with_low else None
-        with refuse_damage(item.image):
-            voxels = read_crop(open_array(item.image), start, self._crop_size, pad_value=outside)
-        image = item.intensity.apply(voxels)
-        return Crop(image[None], read_classes(item, start, self._crop_size), item.item_id, spacing_mm(item.affine))
+        image = read_input(item, start, self._crop_size, pad_with_low=self._pad_with_low)
+        return Crop(image, read_classes(item, start, self._crop_size), item.item_id, spacing_mm(item.affine))
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):

@@ -1,6 +1,6 @@
 """The parts of an image that a frozen encoder looks at to describe the whole: slices of a volume, or boxes.
 
-Shapes: P pieces, X Y Z space.
+Shapes: P pieces, C channels, X Y Z space.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from medssl_cli.cache.arrays import open_array, refuse_damage
 from medssl_cli.cache.prepared import PreparedItem
-from medssl_cli.data.crops import read_crop, worker_options
+from medssl_cli.data.crops import read_input, worker_options
 from medssl_cli.data.slices import read_slices
 from medssl_cli.imaging.geometry import Shape
 
@@ -25,24 +24,22 @@ def read_pieces(item: PreparedItem, size: Shape, *, num_slices: int) -> Tensor:
     """What an encoder is shown of an image, without randomness.
 
     Args:
-        item: A radiograph or a volume.
-        size: Input of the encoder in voxels (x, y, z). With z 1 slices across the third axis on squares, each from the
-            middle of one of equal ranges, or the radiograph; else boxes centred on the quarters of each axis.
+        item: A radiograph or a volume; prepared to fit the square if z is 1.
+        size: Input of the encoder in voxels (x, y, z). With z 1 slices across the third axis, each from the middle of
+            one of equal ranges, or the radiograph; else boxes centred on the quarters of each axis.
         num_slices: Ranges of a volume.
 
     Returns:
-        `[P, 1, X, Y]` if z is 1, else `[P, 1, X, Y, Z]` with up to eight boxes.
+        `[P, C, X, Y]` if z is 1, else `[P, C, X, Y, Z]` with up to eight boxes.
     """
     if size[2] == 1:
         depth = item.shape[2]
         number = 1 if depth == 1 else num_slices
         middles = [int((part + 0.5) * depth / number) for part in range(number)]
-        return torch.cat([read_slices(item, range(place, place + 1), size[0]) for place in middles])
+        return torch.cat([read_slices(item, range(place, place + 1)) for place in middles])
     starts = product(*(_starts(length, extent) for length, extent in zip(item.shape, size, strict=True)))
-    with refuse_damage(item.image):
-        array = open_array(item.image)
-        boxes = [read_crop(array, (x, y, z), size, pad_value=float(item.intensity.low)) for x, y, z in starts]
-    return torch.from_numpy(item.intensity.apply(np.stack(boxes)))[:, None]
+    boxes = [read_input(item, (x, y, z), size, pad_with_low=True) for x, y, z in starts]
+    return torch.from_numpy(np.stack(boxes))
 
 
 def _starts(length: int, extent: int) -> list[int]:

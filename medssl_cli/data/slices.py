@@ -3,7 +3,7 @@
 Every random choice is a function of (seed, step, slot), as in `data.crops`. All processes take the same turn: a step
 shows single images to all of them or volumes to all of them.
 
-Shapes: B batch, S slices, X Y pixels, N images.
+Shapes: B batch, S slices, C channels, X Y pixels, N images.
 """
 
 import math
@@ -23,13 +23,14 @@ from medssl_cli.cache.arrays import open_array, refuse_damage
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.crops import item_of, worker_options
 from medssl_cli.imaging.geometry import spacing_mm
+from medssl_cli.imaging.stacks import choose_window
 
 MAX_REPEATS: Final = 4  # of a modality per epoch, so that balancing does not wear out a few images
 TRIES: Final = 4  # for a slice that shows something
 
 
 class Stack(NamedTuple):
-    """One sample: network input `[S, 1, X, Y]`, place in the training set, positions `[S]` in mm, item."""
+    """One sample: network input `[S, C, X, Y]`, place in the training set, positions `[S]` in mm, item."""
 
     images: Tensor
     place: int
@@ -43,7 +44,7 @@ class SliceBatch:
     """Images of one step.
 
     Args:
-        images: `[B, S, 1, X, Y]` float32 network input, 0 where a slice is padding.
+        images: `[B, S, C, X, Y]` float32 network input, 0 where a slice is padding.
         is_present: bool `[B, S]`.
         positions_mm: `[B, S]` along the slices' normal.
         places: Of each image, or volume, in the training set, int64 `[B]`.
@@ -160,19 +161,18 @@ class SliceDataset(Dataset[Stack]):
     """Images and stacks by (step, slot).
 
     Args:
-        items: Prepared items.
+        items: Prepared items, whose slices fit one square.
         index: Of the same items.
         plan: Of the steps.
-        canvas: Edge of the square that each slice is brought to, pixels.
         max_slices: Of a stack.
         seed: Of the run.
     """
 
     def __init__(
-        self, items: Sequence[PreparedItem], index: ImageIndex, plan: Plan, *, canvas: int, max_slices: int, seed: int
+        self, items: Sequence[PreparedItem], index: ImageIndex, plan: Plan, *, max_slices: int, seed: int
     ) -> None:
         self._items, self._index, self._plan = items, index, plan
-        self._canvas, self._max_slices, self._seed = canvas, max_slices, seed
+        self._max_slices, self._seed = max_slices, seed
 
     def __getitem__(self, key: tuple[int, int]) -> Stack:
         step, slot = key
@@ -190,7 +190,7 @@ class SliceDataset(Dataset[Stack]):
         images, shown = None, 0
         for _ in range(TRIES if rng is not None else 1):
             shown = int((part + (0.5 if rng is None else rng.random())) * item.shape[2] / parts)
-            images = read_slices(item, range(shown, shown + 1), self._canvas)
+            images = read_slices(item, range(shown, shown + 1))
             if images.std() > 0:
                 break
         assert images is not None
@@ -201,47 +201,17 @@ class SliceDataset(Dataset[Stack]):
         item = self._items[int(self._index.volumes[place])]
         window = choose_window(item.shape[2], self._max_slices, rng)
         positions = torch.tensor(window, dtype=torch.float32) * spacing_mm(item.affine)[2]
-        return Stack(read_slices(item, window, self._canvas), place, positions, item.item_id, is_volume=True)
+        return Stack(read_slices(item, window), place, positions, item.item_id, is_volume=True)
 
 
-def choose_window(num_slices: int, max_slices: int, rng: np.random.Generator | None) -> range:
-    """At most `max_slices` of a volume's slices, equally far apart.
-
-    Args:
-        num_slices: Of the volume.
-        max_slices: Of the window.
-        rng: Draws the distance and the first slice; without it the window covers the volume.
-    """
-    widest = -(-num_slices // max_slices)
-    stride = widest if rng is None else int(rng.integers(1, widest + 1))
-    length = min(max_slices, -(-num_slices // stride))
-    spare = num_slices - (length - 1) * stride - 1
-    first = spare // 2 if rng is None else int(rng.integers(spare + 1))
-    return range(first, first + (length - 1) * stride + 1, stride)
-
-
-def read_slices(item: PreparedItem, window: range, canvas: int) -> Tensor:
-    """Slices as network input on squares of `canvas` pixels, `[S, 1, canvas, canvas]`.
-
-    Their proportions in millimetres stay; what is outside of the image has its lowest value.
-    """
-    with refuse_damage(item.image):
-        voxels = np.asarray(open_array(item.image)[:, :, window.start : window[-1] + 1])[:, :, :: window.step]
-    images = torch.from_numpy(np.ascontiguousarray(item.intensity.apply(voxels).transpose(2, 0, 1)))[:, None]
-    size, first = place_on_canvas(item, canvas)
-    if size != item.shape[:2]:
-        images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
-    sides = (first[1], canvas - size[1] - first[1], first[0], canvas - size[0] - first[0])
-    outside = float(item.intensity.apply(np.array([item.intensity.low]))[0])
-    return F.pad(images, sides, value=outside) if any(sides) else images
-
-
-def place_on_canvas(item: PreparedItem, canvas: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """How large a slice is on a square of `canvas` pixels, (x, y), and which pixel of the square its first one is."""
-    width, height = (length * each for length, each in zip(item.shape[:2], spacing_mm(item.affine)[:2], strict=True))
-    scale = canvas / max(width, height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return size, ((canvas - size[0]) // 2, (canvas - size[1]) // 2)
+def read_slices(item: PreparedItem, window: range) -> Tensor:
+    """Slices of an item as network input, `[S, C, X, Y]`; they are prepared to fit the square."""
+    channels = []
+    for channel in item.channels:
+        with refuse_damage(channel.image):
+            voxels = np.asarray(open_array(channel.image)[:, :, window.start : window[-1] + 1])[:, :, :: window.step]
+        channels.append(channel.intensity.apply(voxels).transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(channels, axis=1))
 
 
 class _Everything(Dataset[Stack]):

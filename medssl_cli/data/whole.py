@@ -1,9 +1,9 @@
 """Whole images with what is to be said about each: radiographs on a square, volumes on one grid for all of them, or as
-stacks of their own slices.
+stacks of their own slices. They are prepared to `fit`, so that nothing is left to do here but to read them.
 
 Which image sample (step, slot) shows is a function of the seed, as in `data.crops`.
 
-Shapes: B batch, X Y Z space, S slices, K classes, N images.
+Shapes: B batch, C channels, X Y Z space, S slices, K classes, N images.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -20,15 +19,15 @@ from torch.utils.data import DataLoader, Dataset
 from medssl_cli.cache.arrays import read_array, refuse_damage
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.crops import StepSampler, item_of, worker_options
-from medssl_cli.data.slices import choose_window, read_slices
 from medssl_cli.imaging.geometry import Shape, spacing_mm
+from medssl_cli.imaging.stacks import as_stack
 
 STREAM: Final = 6
 """Of the seed, so that other orders of the same seed are others."""
 
 
 class Whole(NamedTuple):
-    """One sample: network input `[1, X, Y]`, `[1, X, Y, Z]` or `[1, X, Y, S]`, targets `[K]`, its item.
+    """One sample: network input `[C, X, Y]`, `[C, X, Y, Z]` or `[C, X, Y, S]`, targets `[K]`, its item.
 
     Of a stack of slices also which slices are there, bool `[S]`, and their positions in mm, `[S]`.
     """
@@ -45,7 +44,7 @@ class WholeBatch:
     """Images of one step.
 
     Args:
-        images: `[B, 1, X, Y]`, `[B, 1, X, Y, Z]` or `[B, 1, X, Y, S]` float32 network input.
+        images: `[B, C, X, Y]`, `[B, C, X, Y, Z]` or `[B, C, X, Y, S]` float32 network input.
         targets: `[B, K]` float32; NaN where nobody knows.
         item_ids: Where each came from.
         beside: What a network of stacks is told too: bool `[B, S]`, which slices are there, and float32 `[B, S]`, their
@@ -62,9 +61,9 @@ class WholeDataset(Dataset[Whole]):
     """Whole images by (step, slot).
 
     Args:
-        items: Prepared items.
+        items: Items prepared to fit the size.
         targets: `[N, K]` float32.
-        size: Voxels (x, y, z) that each is brought to; z 1 for 2D images.
+        size: Voxels (x, y, z) of each; z 1 for 2D images.
         batch_size: Samples per step.
         seed: Of the run.
         as_stacks: Volumes are stacks of at most z of their own slices.
@@ -118,52 +117,40 @@ def stream(seed: int) -> int:
 
 
 def read_whole(item: PreparedItem, size: Shape) -> Tensor:
-    """A whole image as network input, `[1, X, Y]` if z is 1 and `[1, X, Y, Z]` else.
-
-    Its proportions in millimetres stay; what is outside of the image has its lowest value.
+    """A whole image as network input, `[C, X, Y]` if z is 1 and `[C, X, Y, Z]` else.
 
     Args:
-        item: A 2D image if z is 1, else a volume.
+        item: A 2D image if z is 1, else a volume, prepared to fit the size.
         size: Voxels (x, y, z).
     """
-    if size[2] == 1:
-        return read_slices(item, range(1), size[0])[0]
-    with refuse_damage(item.image):
-        voxels = torch.from_numpy(item.intensity.apply(read_array(item.image)))[None, None]
-    lengths = [length * each for length, each in zip(item.shape, spacing_mm(item.affine), strict=True)]
-    scale = min(extent / length for extent, length in zip(size, lengths, strict=True))
-    fitted = [min(extent, max(1, round(length * scale))) for extent, length in zip(size, lengths, strict=True)]
-    if tuple(fitted) != item.shape:
-        voxels = _shrunk(voxels, fitted)
-        voxels = F.interpolate(voxels, size=fitted, mode="trilinear", align_corners=False)
-    spare = [extent - length for extent, length in zip(size, fitted, strict=True)]
-    sides = [side for each in reversed(spare) for side in (each // 2, each - each // 2)]
-    outside = float(item.intensity.apply(np.array([item.intensity.low]))[0])
-    return F.pad(voxels, sides, value=outside)[0]
+    voxels = torch.from_numpy(_network_input(item))
+    return voxels[..., 0] if size[2] == 1 else voxels
 
 
 def read_stack(item: PreparedItem, size: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """A volume as slices on squares; of more than z every second, third ... over its whole depth.
+    """A volume as its slices; of more than z every second, third ... over its whole depth.
 
     Args:
-        item: A volume.
+        item: A volume, whose slices are prepared to fit the square.
         size: Pixels of the square, twice, and the number of slices S.
 
     Returns:
-        Network input `[1, X, X, S]`, the slices and then zeros; which slices are there, bool `[S]`; their positions in
+        Network input `[C, X, X, S]`, the slices and then zeros; which slices are there, bool `[S]`; their positions in
         mm, `[S]`.
     """
-    window = choose_window(item.shape[2], size[2], None)
-    spare = size[2] - len(window)
-    slices = read_slices(item, window, size[0]).permute(1, 2, 3, 0)
-    positions = torch.tensor(window, dtype=torch.float32) * spacing_mm(item.affine)[2]
-    return F.pad(slices, (0, spare)), torch.arange(size[2]) < len(window), F.pad(positions, (0, spare))
+    images, is_present, positions_mm = map(
+        torch.from_numpy, as_stack(_network_input(item), spacing_mm(item.affine)[2], size[2])
+    )
+    return images, is_present, positions_mm
 
 
-def _shrunk(voxels: Tensor, size: list[int]) -> Tensor:
-    """Average whole blocks of voxels first, so that nothing is skipped when an image becomes much smaller."""
-    blocks = [max(1, length // wanted) for length, wanted in zip(voxels.shape[2:], size, strict=True)]
-    return F.avg_pool3d(voxels, blocks, ceil_mode=True) if max(blocks) > 1 else voxels
+def _network_input(item: PreparedItem) -> NDArray[np.float32]:
+    """All of a prepared item, `[C, X, Y, Z]`."""
+    channels = []
+    for channel in item.channels:
+        with refuse_damage(channel.image):
+            channels.append(channel.intensity.apply(read_array(channel.image)))
+    return np.stack(channels)
 
 
 def collate_whole(samples: list[Whole]) -> WholeBatch:

@@ -1,6 +1,6 @@
 """From a joint pre-training to one proven ONNX file that turns slices into slice and volume embeddings.
 
-Inputs: `images` [B, S, 1, X, Y], network input of the recipe's size, as `data.slices.read_slices` makes it;
+Inputs: `images` [B, S, 1, X, Y], network input of the recipe's size, as `imaging.preprocessing` makes it;
 `is_present` [B, S], false where a slice is padding; `positions_mm` [B, S] along the slices' normal. Outputs:
 `slice_embeddings` [B, S, E] of each slice by itself and `volume_embedding` [B, E]. B and S are free. The metadata
 `medssl.slices` of the file says what the images must be.
@@ -34,7 +34,7 @@ from medssl_cli.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.files import read_regular, write_atomic
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.nn.slices.volume_encoder import SliceNetwork
-from medssl_cli.recipe import PretrainRecipe, recipe_hash
+from medssl_cli.recipe import Preprocessing, PretrainRecipe, recipe_hash
 
 METADATA: Final = "medssl.slices"
 EMBEDDINGS: Final = "embeddings"
@@ -114,7 +114,7 @@ def facts_of(run: Run) -> dict[str, Any]:
     """What the file must say about the images that its network takes, and where it comes from."""
     return {
         "medssl": __version__,
-        "preprocessing": run.recipe.data.preprocessing.model_dump(mode="json"),
+        "preprocessing": _preprocessing(run).model_dump(mode="json"),
         "size": run.recipe.data.crop_size[0],
         "recipe_sha256": recipe_hash(run.recipe),
     }
@@ -126,14 +126,14 @@ def _worst(run: Run, network: SliceNetwork, data: bytes, volumes: Sequence[Prepa
     Raises:
         GateError: `E_PARITY`.
     """
-    size, said, expected = run.recipe.data.crop_size[0], _facts_in(data), facts_of(run)
+    said, expected = _facts_in(data), facts_of(run)
     others = sorted(name for name in expected.keys() | said.keys() if expected.get(name) != said.get(name))
     if others:
         raise GateError("E_PARITY", f"the written file differs from the run in: {', '.join(others)}", hint=HINT)
     try:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         return max(
-            largest_difference(network, session, example(item, number, size))
+            largest_difference(network, session, example(item, number))
             for item in volumes
             for number in COMPARED_SLICES
         )
@@ -193,13 +193,19 @@ def proof_volumes(run: Run, cache: Cache, cases: int) -> Sequence[PreparedItem]:
             "the cache holds no volume of the run, so the export cannot be proven",
             hint="name the cache that the run was trained on with --cache",
         )
-    return prepare(cache, entries, run.recipe.data.preprocessing)
+    return prepare(cache, entries, _preprocessing(run))
 
 
-def example(item: PreparedItem, number: int, size: int) -> Given:
+def _preprocessing(run: Run) -> Preprocessing:
+    """What the network sees of a slice."""
+    data = run.recipe.data
+    return data.fitted(data.crop_size[:2])
+
+
+def example(item: PreparedItem, number: int) -> Given:
     """So many slices of a volume, evenly spaced, some more than once where it has fewer; the last one is padding."""
     places = np.linspace(0, item.shape[2] - 1, number).round().astype(int)
-    images = torch.cat([read_slices(item, range(place, place + 1), size) for place in places])
+    images = torch.cat([read_slices(item, range(place, place + 1)) for place in places])
     is_present = np.arange(number)[None] < number - 1
     positions = np.linspace(0, item.shape[2] - 1, number)[None] * spacing_mm(item.affine)[2]
     return images[None].numpy(), is_present, positions.astype(np.float32)

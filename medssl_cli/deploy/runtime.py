@@ -134,6 +134,8 @@ class OnnxModel:
         Raises:
             InputError: `E_TOO_BIG` before anything is allocated, `E_RUNTIME`, `E_MODEL_LIMIT`.
         """
+        if (needed := len(self.bundle.preprocessing.rules)) != 1:
+            raise InputError("E_RUNTIME", f"the model takes {needed} images of one patient at once, here is one")
         self.require_memory(volume.shape, volume.affine, num_channels=len(volume.voxels))
         return segment_volume(
             self.predict,

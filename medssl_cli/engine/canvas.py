@@ -83,13 +83,15 @@ def methods_with_grids() -> list[str]:
 
 
 def canvas_warning(recipe: PretrainRecipe, view_size: Shape, records: Sequence[ItemRecord]) -> str | None:
-    """One line if more than a third of a step's box is padding in the median image, else None.
+    """One line if more than a third of a step's box is padding in the median image, else None; None for fitted images.
 
     Args:
         recipe: Its spacing counts.
         view_size: Box that a step reads of each image, in voxels.
         records: The images.
     """
+    if recipe.data.fit is not None:
+        return None
     shapes = _shapes(records)
     if recipe.data.spacing_mm is None:
         fit, extent, unit = measure(shapes, view_size), tuple(map(float, view_size)), "voxels"
@@ -115,6 +117,7 @@ def _settings(recipe: PretrainRecipe, grid: CellGrid, proposal: Proposal, record
             f"method.{grid.option}={_listed(canvas.base_grid)}",
             f"data.crop_size={_listed(canvas.crop_size)}",
         ]
+        settings += ["data.fit=null"] if recipe.data.fit is not None else []
         settings += [f"method.{name}=null" for name in grid.resizing]
     num_hu = sum(record.units == "HU" for record in records)
     if recipe.data.window_hu is not None and num_hu < len(records) / 2:

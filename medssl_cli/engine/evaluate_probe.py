@@ -34,7 +34,7 @@ from medssl_cli.nn.build import build_backbone
 from medssl_cli.nn.probes import linear_scores, neighbour_scores
 from medssl_cli.plain_json import without_nan
 from medssl_cli.plugins import suggest
-from medssl_cli.recipe import PretrainRecipe
+from medssl_cli.recipe import Preprocessing, PretrainRecipe
 from medssl_cli.talk import Talk
 
 Kind = Literal["linear", "knn"]
@@ -105,7 +105,7 @@ def probe_run(
     items = prepare(
         cache,
         asked.records,
-        recipe.data.preprocessing,
+        _preprocessing(recipe),
         progress=lambda done, total: talk.progress("preparing", done, total),
     )
     scores = {}
@@ -115,6 +115,12 @@ def probe_run(
         network.cpu()
     about = {"run": root.name, "probe": kind, "labels": labels, "test_patients_seen_in_pretraining": seen}
     return _document(about, asked.classes, scores, sides)
+
+
+def _preprocessing(recipe: PretrainRecipe) -> Preprocessing:
+    """What the encoder sees of an image: its slices on squares, or boxes of it."""
+    data = recipe.data
+    return data.fitted(data.crop_size[:2]) if data.crop_size[2] == 1 else data.preprocessing
 
 
 def _untrained(recipe: PretrainRecipe) -> Backbone:

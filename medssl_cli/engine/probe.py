@@ -14,13 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medssl_cli.cache.arrays import open_array
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import everything_in, tables_of
 from medssl_cli.classes import IGNORE
-from medssl_cli.data.crops import crop_start, read_classes, read_crop
+from medssl_cli.data.crops import crop_start, read_classes, read_input
 from medssl_cli.imaging.geometry import Shape
 from medssl_cli.recipe import Data
 
@@ -110,8 +109,8 @@ def build_probe(
     answers = {f"centre of {label_set}": centres} | record_answers([known[index] for index in chosen])
     patients = [known[index].patient_key for index in chosen]
     return Probe(
-        torch.from_numpy(np.stack(crops))[:, None],
-        torch.from_numpy(np.stack(boxes))[:, None],
+        torch.from_numpy(np.stack(crops)),
+        torch.from_numpy(np.stack(boxes)),
         questions(answers, patients, rng),
     )
 
@@ -134,7 +133,7 @@ def _start(item: PreparedItem, crop_size: Shape, turn: int, rng: np.random.Gener
 
 
 def _read(item: PreparedItem, start: tuple[int, int, int], size: Shape) -> NDArray[np.float32]:
-    return item.intensity.apply(read_crop(open_array(item.image), start, size, pad_value=float(item.intensity.low)))
+    return read_input(item, start, size, pad_with_low=True)
 
 
 def _class_at_centre(item: PreparedItem, start: tuple[int, int, int], size: Shape) -> int | None:

@@ -1,42 +1,49 @@
 """A fixed set of 2D images with whatever the cache knows about them; see `probe`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 import torch
 
 from medssl_cli.cache.items import Entry, ItemRecord
-from medssl_cli.cache.prepared import PreparedItem
+from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.slices import ImageIndex, read_slices
 from medssl_cli.engine.probe import STREAM, Probe, questions, record_answers
+from medssl_cli.recipe import Preprocessing
 
 PROBE_IMAGES: Final = 192
 LEVELS: Final = 3
 
 
 def build_slice_probe(
-    cache: Cache, records: Sequence[Entry], items: Sequence[PreparedItem], index: ImageIndex, *, size: int, seed: int
+    cache: Cache,
+    records: Sequence[Entry],
+    index: ImageIndex,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    progress: Callable[[int, int], None],
 ) -> Probe:
     """Choose images of the training set as the training draws them, and ask for modality, findings and slice level.
 
     Args:
         cache: Of the items.
         records: Of the training items.
-        items: The same, prepared.
         index: Of their images.
-        size: Edge of the squares that the network sees, pixels.
+        preprocessing: What the network sees of a slice.
         seed: Of the recipe.
+        progress: Told (done, total) while they are prepared.
     """
     rng = np.random.default_rng([seed, STREAM])
     places = dict.fromkeys(index.place_of(draw) for draw in range(4 * PROBE_IMAGES))
     found = [index.find(place) for place in list(places)[:PROBE_IMAGES]]
     known = [cache.record(records[item].item_id) for item, _, _ in found]
     images, levels = [], []
-    for item, part, parts in found:
-        middle = int((part + 0.5) * items[item].shape[2] / parts)
-        images.append(read_slices(items[item], range(middle, middle + 1), size)[0])
+    for item, (_, part, parts) in zip(prepare(cache, known, preprocessing, progress=progress), found, strict=True):
+        middle = int((part + 0.5) * item.shape[2] / parts)
+        images.append(read_slices(item, range(middle, middle + 1))[0])
         levels.append(None if parts == 1 else part * LEVELS // parts)
     answers = record_answers(known) | {"any finding": [_has_finding(record) for record in known], "level": levels}
     crops = torch.stack(images)

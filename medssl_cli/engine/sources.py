@@ -190,7 +190,6 @@ class SliceSource(Source):
             items,
             self._index,
             self._plan,
-            canvas=request.canvas,
             max_slices=1 if stacks is None else stacks.max_slices,
             seed=recipe.seed,
         )
@@ -198,9 +197,12 @@ class SliceSource(Source):
     def _prepare(
         self, cache: Cache, records: list[Entry], canvas: int, talk: Talk, beat: Callable[[], None]
     ) -> tuple[Sequence[PreparedItem], Probe]:
-        items = prepare(cache, records, self.recipe.data.preprocessing, progress=progress_of(talk, beat))
-        size = self.recipe.data.crop_size[0]
-        return items, build_slice_probe(cache, records, items, self._index, size=size, seed=self.recipe.seed)
+        progress, data = progress_of(talk, beat), self.recipe.data
+        items = prepare(cache, records, data.fitted((canvas, canvas)), progress=progress)
+        preprocessing = data.fitted(data.crop_size[:2])
+        return items, build_slice_probe(
+            cache, records, self._index, preprocessing, seed=self.recipe.seed, progress=progress
+        )
 
     def loader(self, first_step: int) -> DataLoader[Any]:
         """See `Source.loader`."""

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.imaging.geometry import Affine, Shape, axis_order, spacing_mm
-from medssl_cli.imaging.preprocessing import preprocess, restore_labels
+from medssl_cli.imaging.placement import ChannelImages, Placement, restore_labels
+from medssl_cli.imaging.preprocessing import channel_images, network_input
 from medssl_cli.imaging.tiling import Predict, sliding_window, tile_starts
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import Preprocessing
@@ -30,7 +31,7 @@ BYTES_PER_TILE: Final = 200
 
 def segment_volume(
     predict: Predict,
-    volume: Volume,
+    images: Volume | ChannelImages,
     *,
     preprocessing: Preprocessing,
     tile: tuple[int, int, int],
@@ -38,11 +39,41 @@ def segment_volume(
     mirror_axes: tuple[int, ...] = (),
     progress: Progress | None = None,
 ) -> NDArray[np.uint8]:
-    """Segment a volume of any orientation, spacing and size.
+    """Segment an example of any orientation, spacing and size.
+
+    Args: see `window_logits`.
+
+    Returns:
+        `[X, Y, Z]` class of every voxel, on the grid of the first image.
+    """
+    return restore_labels(
+        *window_logits(
+            predict,
+            images,
+            preprocessing=preprocessing,
+            tile=tile,
+            overlap=overlap,
+            mirror_axes=mirror_axes,
+            progress=progress,
+        )
+    )
+
+
+def window_logits(
+    predict: Predict,
+    images: Volume | ChannelImages,
+    *,
+    preprocessing: Preprocessing,
+    tile: tuple[int, int, int],
+    overlap: float,
+    mirror_axes: tuple[int, ...] = (),
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.float32], Placement]:
+    """A network's logits for an example of any orientation, spacing and size, and the way back.
 
     Args:
         predict: Network on tiles, `[B, C, *tile]` to logits `[B, K, *tile]`.
-        volume: `[C, X, Y, Z]` as a reader or the cache returns it.
+        images: One per channel, `[1, X, Y, Z]` as a reader or the cache returns them; a single one needs no sequence.
         preprocessing: The recipe's.
         tile: Sliding window in voxels of the preprocessed grid.
         overlap: Fraction shared by neighbouring tiles.
@@ -50,14 +81,14 @@ def segment_volume(
         progress: Called after every call of the network.
 
     Returns:
-        `[X, Y, Z]` class of every voxel, on the grid of `volume`.
+        `[K, X', Y', Z']` on the grid that the network sees, and where that lies in the first image: for
+        `restore_labels` where classes exclude each other, and `restore_masks` where they overlap.
     """
-    prepared = preprocess(volume, preprocessing)
-    values = prepared.voxels.astype(np.float32, copy=False)
+    seen = network_input(channel_images(images), preprocessing)
     if progress is not None:
-        predict = _counted(predict, progress, num_calls(prepared, tile, overlap, mirror_axes))
-    logits = sliding_window(predict, values, tile=tile, overlap=overlap, mirror_axes=mirror_axes)
-    return restore_labels(logits, prepared.affine, volume.affine, volume.shape)
+        predict = _counted(predict, progress, num_calls(seen.placement.shape, tile, overlap, mirror_axes))
+    logits = sliding_window(predict, seen.voxels, tile=tile, overlap=overlap, mirror_axes=mirror_axes)
+    return logits, seen.placement
 
 
 def predicted_bytes(
@@ -75,7 +106,7 @@ def predicted_bytes(
     Args:
         shape: Size (X, Y, Z) of the image.
         affine: Its affine.
-        preprocessing: The recipe's, whose spacing decides about the size of the grid.
+        preprocessing: The recipe's, whose geometry decides about the size of the grid.
         tile: A smaller grid is padded to it.
         overlap: Fraction shared by neighbouring tiles; it decides how many there are.
         num_outputs: Classes, background included.
@@ -84,12 +115,9 @@ def predicted_bytes(
     Returns:
         Bytes, infinite for a spacing that no computer could hold.
     """
-    order, _ = axis_order(affine)
-    spacing = spacing_mm(affine)
-    wanted = preprocessing.spacing_mm or tuple(spacing[axis] for axis in order)
     grid_voxels = num_tiles = 1.0
-    for axis, target_mm, length in zip(order, wanted, tile, strict=True):
-        size = max(1.0, shape[axis] * spacing[axis] / target_mm, length)
+    for expected, length in zip(_expected_sizes(shape, affine, preprocessing), tile, strict=True):
+        size = max(1.0, expected, length)
         grid_voxels *= size
         num_tiles *= 1 + (size - length) / max(1, int(length * (1 - overlap)))
     floats = num_outputs + 1 + FLOATS_PER_CHANNEL * num_channels
@@ -97,9 +125,20 @@ def predicted_bytes(
     return scan_bytes + 4 * floats * grid_voxels + BYTES_PER_TILE * num_tiles
 
 
-def num_calls(prepared: Volume, tile: tuple[int, int, int], overlap: float, mirror_axes: tuple[int, ...] = ()) -> int:
-    """How often `segment_volume` calls the network for a preprocessed volume."""
-    x, y, z = (max(size, length) for size, length in zip(prepared.shape, tile, strict=True))
+def _expected_sizes(shape: Shape, affine: Affine, preprocessing: Preprocessing) -> list[float]:
+    """Voxels of the grid along each axis, before they are rounded and before anything is cut away."""
+    order, _ = axis_order(affine)
+    spacing = spacing_mm(affine)
+    if preprocessing.spacing_mm is None:
+        own = [float(shape[axis]) for axis in order]
+        fit = preprocessing.fit or ()
+        return [*map(float, fit), *own[len(fit) :]]
+    return [shape[axis] * spacing[axis] / target for axis, target in zip(order, preprocessing.spacing_mm, strict=True)]
+
+
+def num_calls(grid: Shape, tile: Shape, overlap: float, mirror_axes: tuple[int, ...] = ()) -> int:
+    """How often `segment_volume` calls the network for a grid of a size."""
+    x, y, z = (max(size, length) for size, length in zip(grid, tile, strict=True))
     return len(tile_starts((x, y, z), tile, overlap)) << len(mirror_axes)
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from medssl_cli.cache.splits import Split
     from medssl_cli.cache.store import Cache
     from medssl_cli.imaging.volume import Volume
-    from medssl_cli.recipe import TaskRecipe
+    from medssl_cli.recipe import Preprocessing, TaskRecipe
     from medssl_cli.report.gallery import Shown
     from medssl_cli.talk import Talk
 
@@ -187,6 +187,11 @@ class SupervisionBase(ABC):
         """Name of the labels in the cache."""
         name: str = self.options.label_set
         return name
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the network sees of an image, in training and wherever it goes."""
+        return self.recipe.data.preprocessing
 
     @property
     @abstractmethod

@@ -19,8 +19,9 @@ def test_the_guards_see_the_package() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_files_are_one_room_each(path: Path) -> None:
-    limit = 120 if path.parent.name == "cli" else 400
+def test_files_are_no_longer_than_one_idea(path: Path) -> None:
+    """Functions have the real budget; no file is split to obey this one."""
+    limit = 120 if path.parent.name == "cli" else 500
     assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
 
 

@@ -51,7 +51,7 @@ from medssl_cli.cache import prepared
 def slow(*_):
     print("waiting", flush=True, file=sys.stderr)
     time.sleep(600)
-prepared.to_grid = slow
+prepared.on_grid = slow
 """
 Process = subprocess.Popen[str] | WarmProcess
 SLOW_IMPORT = """

@@ -15,7 +15,6 @@ from medssl_cli.data.slices import (
     ImageIndex,
     Plan,
     SliceDataset,
-    choose_window,
     collate,
     everything_loader,
     read_slices,
@@ -23,6 +22,7 @@ from medssl_cli.data.slices import (
 )
 from medssl_cli.errors import GateError
 from medssl_cli.imaging.preprocessing import Intensity
+from medssl_cli.imaging.stacks import choose_window
 
 AS_IT_IS = Intensity(low=-(10**6), high=10**6, shift=0, scale=1)
 
@@ -107,29 +107,12 @@ def test_turns_are_shared_and_count_their_own_kind() -> None:
     assert Plan(8, 2, 1).turn(5) == (True, 5)
 
 
-def test_proportions_stay_and_what_is_outside_is_dark(tmp_path: Path) -> None:
-    flat = item(tmp_path, "flat", (20, 10, 3), (1.0, 1.0, 5.0))
-    stretched = item(tmp_path, "stretched", (20, 10, 3), (1.0, 4.0, 5.0))
-
-    images = read_slices(flat, range(1, 3), 40)
-    other = read_slices(stretched, range(1, 3), 40)
-
-    assert images.shape == other.shape == (2, 1, 40, 40)
-    dark = float(AS_IT_IS.apply(np.array([AS_IT_IS.low]))[0])
-    assert (images[0, 0, :, :10] == dark).all()
-    assert (images[0, 0, :, 30:] == dark).all()  # 20 of 40 pixels wide, in the middle
-    assert (images[0, 0, 5:, 12:28] == 1).all()
-    assert (images[1, 0, 5:, 12:28] == 2).all()
-    assert (other[0, 0, :10] == dark).all()  # 40 mm high: 20 of 40 pixels wide the other way
-    assert (other[0, 0, 15:30, 5:] == 1).all()
-
-
 def dataset(folder: Path) -> tuple[SliceDataset, ImageIndex, Plan]:
     items = [item(folder, f"picture{n}", (12, 12, 1), (1, 1, 1)) for n in range(5)]
     items += [item(folder, f"volume{n}", (12, 12, 5 + 6 * n), (1, 1, 2.5)) for n in range(3)]
     images = index(5, 3)
     plan = Plan(batch_size=4, volume_batch_size=2, every=2)
-    return SliceDataset(items, images, plan, canvas=12, max_slices=6, seed=1), images, plan
+    return SliceDataset(items, images, plan, max_slices=6, seed=1), images, plan
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -201,4 +184,4 @@ def test_a_damaged_image_is_refused(tmp_path: Path) -> None:
     broken.image.write_bytes(data)
 
     with pytest.raises(GateError):
-        read_slices(broken, range(4), 12)
+        read_slices(broken, range(4))

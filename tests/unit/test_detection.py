@@ -13,9 +13,8 @@ from medssl_cli.cache.items import Box
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.data.augmentation import Draws, augment_boxes
 from medssl_cli.data.boxes import boxes_of, class_of, from_canvas, stacked, to_canvas
-from medssl_cli.imaging.preprocessing import Preprocessing
 from medssl_cli.nn.backbones import resnet
-from medssl_cli.recipe import Augmentation
+from medssl_cli.recipe import Augmentation, Preprocessing
 from medssl_cli.tasks.detection.decode import SIZE_PER_STRIDE, Grid, decode
 from medssl_cli.tasks.detection.feature_pyramid import FeaturePyramid
 from medssl_cli.tasks.detection.network import Answers, centredness, detection_losses
@@ -269,20 +268,19 @@ def test_boxes_that_leave_the_image_are_dropped() -> None:
     assert boxes[0, 1, :4].tolist() == pytest.approx([24, 16, 40, 32], abs=1e-4)
 
 
-@pytest.mark.parametrize("spacing", [None, (0.5, 0.8, 1.0)])
-def test_boxes_lie_on_the_square_and_come_back(spacing: tuple[float, float, float] | None, tmp_path: Path) -> None:
+def test_boxes_lie_on_the_square_and_come_back(tmp_path: Path) -> None:
     cache = finding_cache(tmp_path / "cache", num_patients=1, shape=(40, 24, 1), images=1)
     record = cache.records()[0].model_copy(
         update={"boxes": {"marks": (Box(name="a", lower=(3.5, 1.5, -0.5), upper=(13.5, 9.5, 0.5)),)}}
     )
-    item = prepare(cache, cache.records(), Preprocessing(zscore=True, spacing_mm=spacing))[0]
+    item = prepare(cache, cache.records(), Preprocessing(zscore=True, fit=(80, 80)))[0]
     boxes = boxes_of(record, "marks", {"a": ("a",)})
 
-    on_square = to_canvas(boxes, record, item, 80)
+    on_square = to_canvas(boxes, record, item)
 
     assert boxes.tolist() == [[4.0, 2.0, 14.0, 10.0, 0.0]]
-    assert on_square[0].tolist() == pytest.approx([8, 16 + 4, 28, 16 + 20, 0], abs=1.5 if spacing else 1e-9)
-    np.testing.assert_allclose(from_canvas(on_square, record, item, 80), boxes, atol=1e-9)
+    assert on_square[0].tolist() == pytest.approx([8, 16 + 4, 28, 16 + 20, 0], abs=1e-9)
+    np.testing.assert_allclose(from_canvas(on_square, record, item), boxes, atol=1e-9)
     assert stacked([on_square, on_square[:0]])[:, :, 4].tolist() == [[0.0], [-1.0]]
 
 

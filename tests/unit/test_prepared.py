@@ -1,19 +1,28 @@
 """Prepared images: made once, shared by recipes that differ in intensity only, made anew when their source changes."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from medssl_cli.cache import prepared
 from medssl_cli.cache.arrays import read_array
+from medssl_cli.cache.audit import audit_cache
+from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.verify import drop_entry
-from medssl_cli.errors import GateError
-from medssl_cli.imaging.preprocessing import intensity_of, preprocess, to_grid
+from medssl_cli.data.crops import CropDataset
+from medssl_cli.data.slices import read_slices
+from medssl_cli.data.whole import read_whole
+from medssl_cli.errors import GateError, UsageError
+from medssl_cli.imaging.placement import brought_to
+from medssl_cli.imaging.preprocessing import intensity_of, network_input
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.recipe import Channel, Preprocessing
+from tests.placements import gridded, preprocessed
 from tests.toy_cache import toy_cache
 
 SPACING = (3.0, 3.0, 3.0)
@@ -55,17 +64,17 @@ def test_an_item_on_the_wanted_grid_is_used_where_it_lies(cache: Cache) -> None:
 def test_what_is_stored_is_what_preprocessing_says(cache: Cache, preprocessing: Preprocessing) -> None:
     for item, record in zip(prepared_of(cache, preprocessing), cache.records(), strict=True):
         image, label = cache.read_image(record), cache.read_label(record, "seg")
-        expected = preprocess(image, preprocessing)
+        expected = preprocessed(image, preprocessing)
 
         stored = read_array(item.image)
 
         assert stored.dtype == np.float32
         assert item.shape == expected.shape == stored.shape
         assert np.array_equal(item.affine, expected.affine)
-        assert item.intensity == intensity_of(to_grid(image, preprocessing).voxels, preprocessing)
+        assert item.intensity == intensity_of(gridded(image, preprocessing).voxels, preprocessing)
         assert np.array_equal(item.intensity.apply(stored), expected.voxels[0])
         assert item.label is not None
-        assert np.array_equal(read_array(item.label), to_grid(label, preprocessing, is_label=True).voxels[0])
+        assert np.array_equal(read_array(item.label), gridded(label, preprocessing, is_label=True).voxels[0])
 
 
 def test_points_are_voxels_of_their_class(cache: Cache) -> None:
@@ -147,7 +156,7 @@ def test_a_replaced_label_is_prepared_anew(cache: Cache) -> None:
 
     assert item.label is not None
     label = Volume(emptied[None], record.affine_array)
-    assert np.array_equal(read_array(item.label), to_grid(label, COARSE, is_label=True).voxels[0])
+    assert np.array_equal(read_array(item.label), gridded(label, COARSE, is_label=True).voxels[0])
     assert set(item.points) == {2}
 
 
@@ -191,3 +200,94 @@ def test_child_processes_prepare_the_same_files(cache: Cache, monkeypatch: pytes
 
     found = [read_array(item.image) for item in items]
     assert sorted(voxels.tobytes() for voxels in found) == sorted(voxels.tobytes() for voxels in alone)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An example of several images; the last one has the label map."""
+
+    items: tuple[ItemRecord, ...]
+
+    def labelled(self, label_set: str) -> ItemRecord:
+        return self.items[-1]
+
+
+TWO = (Channel(name="flair", zscore=True), Channel(name="t1", window_hu=(0.0, 200.0)))
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "native": {},
+    "spacing": {"spacing_mm": SPACING},
+    "fit": {"fit": (16, 24, 16)},
+    "foreground": {"foreground_crop": True},
+}
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Cache, Pair]:
+    """Two images of one patient: one of `toy_cache`, and one with other axes, fewer slices and a label map."""
+    cache = toy_cache(tmp_path / "pair", num_patients=1, size=12)
+    (first,) = cache.records()
+    rng = np.random.default_rng(0)
+    affine = np.array([[0, -2.0, 0, 22], [2.0, 0, 0, 0], [0, 0, 4.0, 1], [0, 0, 0, 1]])
+    other = Volume(rng.integers(0, 200, (1, 12, 12, 6)).astype(np.int16), affine, "CT", "HU")
+    record = first.model_copy(
+        update={
+            "item_id": cache.item_id(other),
+            "series_key": cache.pseudonyms.of("series", "other"),
+            "shape": other.shape,
+            "affine": tuple(map(tuple, affine.tolist())),
+            "labels": {},
+        }
+    )
+    with cache.writing():
+        assert cache.add(other, record)
+        label = (other.voxels > 100).astype(np.uint8)
+        assert cache.add_label(record.item_id, "marks", Volume(label, affine), {1: "bright"})
+    return cache, Pair((first, cache.record(record.item_id)))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_images_of_an_example_are_prepared_on_one_grid(pair: tuple[Cache, Pair], geometry: dict[str, Any]) -> None:
+    cache, example = pair
+    preprocessing = Preprocessing(channels=TWO, **geometry)
+    first, other = (cache.read_image(record) for record in example.items)
+
+    (item,) = prepare(cache, [example], preprocessing, label_set="marks", num_workers=1)
+
+    expected = network_input([first, other], preprocessing)
+    found = [channel.intensity.apply(read_array(channel.image)) for channel in item.channels]
+    np.testing.assert_array_equal(np.stack(found), expected.voxels)
+    assert item.item_id == example.items[0].item_id
+    assert np.array_equal(item.affine, expected.placement.affine)
+    label = brought_to(first, cache.read_label(example.items[1], "marks"), is_label=True)
+    assert item.label is not None
+    assert np.array_equal(read_array(item.label), expected.placement.labels(label.voxels)[0])
+    assert set(item.points) == {1}
+    crop = CropDataset([item], item.shape, batch_size=1, seed=0)[0, 0]
+    np.testing.assert_array_equal(crop.image, expected.voxels)
+    whole = read_whole(item, item.shape)
+    np.testing.assert_array_equal(whole.numpy(), expected.voxels)
+    middle = item.shape[2] // 2
+    slices = read_slices(item, range(middle, middle + 1))
+    np.testing.assert_array_equal(slices[0].numpy(), expected.voxels[..., middle])
+
+
+def test_views_of_an_example_are_its_own_and_pass_the_audit(pair: tuple[Cache, Pair]) -> None:
+    cache, example = pair
+    preprocessing = Preprocessing(channels=TWO, spacing_mm=SPACING)
+    alone = prepare(cache, [example.items[1]], COARSE, label_set="marks", num_workers=1)[0]
+    before = files(cache)
+
+    item = prepare(cache, [example], preprocessing, label_set="marks", num_workers=1)[0]
+    reverse = prepare(cache, [Pair(example.items[::-1])], preprocessing, num_workers=1)[0]
+
+    assert {name: time for name, time in files(cache).items() if name in before} == before
+    images = {channel.image for each in (alone, item, reverse) for channel in each.channels}
+    assert len(images) == 5
+    assert audit_cache(cache.root).problems == {}
+    ids = {record.item_id for record in example.items}
+    assert {name.split("/")[-1][:26] for name in files(cache)} == ids  # so that they go when the item goes
+
+
+def test_channels_that_are_not_there_are_refused(cache: Cache) -> None:
+    with pytest.raises(UsageError, match="names 2 channels"):
+        prepared_of(cache, Preprocessing(channels=TWO))

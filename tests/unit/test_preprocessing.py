@@ -8,18 +8,13 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from medssl_cli.imaging.geometry import Affine, Shape, ras_index_affine, reorient_like, reorient_to_ras
-from medssl_cli.imaging.preprocessing import (
-    Intensity,
-    intensity_of,
-    needs_new_grid,
-    preprocess,
-    restore_labels,
-    to_grid,
-)
+from medssl_cli.imaging.placement import placement_of, restore_labels
+from medssl_cli.imaging.preprocessing import Intensity, intensity_of
 from medssl_cli.imaging.resample import resample
 from medssl_cli.imaging.segment import num_calls, predicted_bytes, segment_volume
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import Preprocessing
+from tests.placements import gridded, placed, preprocessed
 
 WINDOW = Preprocessing(window_hu=(-100.0, 300.0))
 ZSCORE = Preprocessing(zscore=True)
@@ -64,7 +59,7 @@ def threshold(tiles: np.ndarray) -> np.ndarray:
 def test_a_window_becomes_zero_to_one_and_clips() -> None:
     values = np.array([-1000, -100, 100, 300, 3000], dtype=np.int16).reshape(1, 5, 1, 1)
 
-    seen = preprocess(Volume(values, np.eye(4)), WINDOW).voxels
+    seen = preprocessed(Volume(values, np.eye(4)), WINDOW).voxels
 
     assert seen.dtype == np.float32
     assert seen.ravel().tolist() == pytest.approx([0, 0, 0.5, 1, 1])
@@ -73,14 +68,14 @@ def test_a_window_becomes_zero_to_one_and_clips() -> None:
 def test_z_scores_are_taken_over_what_is_not_zero() -> None:
     values = np.array([0, 0, 0, 10, 30], dtype=np.uint8).reshape(1, 5, 1, 1)  # mean 20, standard deviation 10
 
-    seen = preprocess(Volume(values, np.eye(4)), ZSCORE).voxels
+    seen = preprocessed(Volume(values, np.eye(4)), ZSCORE).voxels
 
     assert seen.ravel().tolist() == pytest.approx([-2, -2, -2, -1, 1])
 
 
 def test_z_scores_of_an_empty_or_constant_image_are_finite() -> None:
     for value in (0, 7):
-        seen = preprocess(Volume(np.full((1, 2, 2, 2), value, np.uint8), np.eye(4)), ZSCORE).voxels
+        seen = preprocessed(Volume(np.full((1, 2, 2, 2), value, np.uint8), np.eye(4)), ZSCORE).voxels
         assert np.array_equal(seen, np.zeros((1, 2, 2, 2)))
 
 
@@ -100,12 +95,12 @@ def test_a_crop_through_the_training_path_equals_the_whole_through_the_other(pre
     volume = as_stored(image(shape=(12, 10, 9)), (2, 0, 1), (-1, 1, -1))
     box = (slice(None), slice(1, 5), slice(2, 6), slice(0, 3))
 
-    gridded = to_grid(volume, preprocessing)
-    crop = intensity_of(gridded.voxels, preprocessing).apply(gridded.voxels[box])
+    grid = gridded(volume, preprocessing)
+    crop = intensity_of(grid.voxels, preprocessing).apply(grid.voxels[box])
 
-    whole = preprocess(volume, preprocessing)
+    whole = preprocessed(volume, preprocessing)
     assert np.array_equal(crop, whole.voxels[box])
-    assert np.array_equal(gridded.affine, whole.affine)
+    assert np.array_equal(grid.affine, whole.affine)
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float32"])
@@ -113,36 +108,36 @@ def test_the_grid_keeps_the_meaning_of_values_and_does_not_depend_on_how_they_ar
     volume = plain(image())
 
     coarse = WINDOW.model_copy(update={"spacing_mm": (2.0, 2.0, 2.0)})
-    gridded = to_grid(replace(volume, voxels=volume.voxels.astype(dtype)), coarse)
+    grid = gridded(replace(volume, voxels=volume.voxels.astype(dtype)), coarse)
 
-    assert gridded.voxels.dtype == np.float32
-    assert np.array_equal(gridded.voxels, to_grid(volume, coarse).voxels)
-    assert gridded.spacing_mm == pytest.approx((2, 2, 2))
-    assert (gridded.modality, gridded.units) == ("CT", "HU")
-    assert volume.voxels.min() <= gridded.voxels.min() <= gridded.voxels.max() <= volume.voxels.max()
+    assert grid.voxels.dtype == np.float32
+    assert np.array_equal(grid.voxels, gridded(volume, coarse).voxels)
+    assert grid.spacing_mm == pytest.approx((2, 2, 2))
+    assert (grid.modality, grid.units) == ("CT", "HU")
+    assert volume.voxels.min() <= grid.voxels.min() <= grid.voxels.max() <= volume.voxels.max()
 
 
 @each_orientation
 def test_a_new_grid_is_needed_exactly_when_something_changes(order, signs) -> None:
     volume = as_stored(image(), order, signs)
-    gridded = to_grid(volume, WINDOW)
+    grid = gridded(volume, WINDOW)
 
-    changes = gridded.shape != volume.shape or not np.array_equal(gridded.voxels, volume.voxels)
+    changes = grid.shape != volume.shape or not np.array_equal(grid.voxels, volume.voxels)
 
-    assert needs_new_grid(volume, WINDOW) == changes
-    assert not needs_new_grid(gridded, WINDOW)
-    assert needs_new_grid(gridded, WINDOW.model_copy(update={"spacing_mm": (3.0, 3.0, 3.0)}))
+    assert placement_of([volume], WINDOW).is_identity != changes
+    assert placement_of([grid], WINDOW).is_identity
+    assert not placement_of([grid], WINDOW.model_copy(update={"spacing_mm": (3.0, 3.0, 3.0)})).is_identity
 
 
 @each_orientation
 def test_labels_return_exactly_when_only_the_orientation_changed(order, signs) -> None:
     labels = np.random.default_rng(2).integers(0, 4, (6, 7, 5)).astype(np.uint8)
     stored = as_stored(labels, order, signs)
-    gridded = to_grid(stored, WINDOW, is_label=True)
-    assert np.array_equal(gridded.voxels[0], labels)
+    grid = gridded(stored, WINDOW, is_label=True)
+    assert np.array_equal(grid.voxels[0], labels)
     logits = np.stack([(labels == value).astype(np.float32) for value in range(4)])
 
-    restored = restore_labels(logits, gridded.affine, stored.affine, stored.shape)
+    restored = restore_labels(logits, placed(grid.affine, grid.shape, stored.affine, stored.shape))
 
     assert restored.dtype == np.uint8
     assert restored.flags.c_contiguous
@@ -153,7 +148,7 @@ def test_of_equal_logits_the_lowest_class_wins() -> None:
     logits = np.zeros((3, 2, 2, 2), dtype=np.float32)
     logits[1:, 0] = 1
 
-    restored = restore_labels(logits, np.eye(4), np.eye(4), (2, 2, 2))
+    restored = restore_labels(logits, placed(np.eye(4), (2, 2, 2), np.eye(4), (2, 2, 2)))
 
     assert restored[0].tolist() == [[1, 1], [1, 1]]
     assert restored[1].tolist() == [[0, 0], [0, 0]]
@@ -166,15 +161,15 @@ def test_logits_are_interpolated_before_the_largest_wins() -> None:
     coarse, fine = np.diag([2.0, 1, 1, 1]), np.eye(4)
     fine[0, 3] = -0.5001
 
-    restored = restore_labels(logits, coarse, fine, (4, 1, 1))
+    restored = restore_labels(logits, placed(coarse, (2, 1, 1), fine, (4, 1, 1)))
 
     assert restored.ravel().tolist() == [1, 1, 1, 0]
 
 
 @pytest.mark.parametrize("spacing", [None, (1.3, 1.3, 1.3)], ids=["native", "resampled"])
 def test_all_48_ways_to_store_a_volume_give_the_same_mask_in_the_world(spacing) -> None:
-    grid = np.stack(np.meshgrid(*[np.arange(size) for size in (14, 12, 10)], indexing="ij"))
-    distance = np.linalg.norm((grid.T - [6.2, 5.1, 4.3]) * SPACING, axis=-1).T
+    index = np.stack(np.meshgrid(*[np.arange(size) for size in (14, 12, 10)], indexing="ij"))
+    distance = np.linalg.norm((index.T - [6.2, 5.1, 4.3]) * SPACING, axis=-1).T
     ras = (400 - 60 * distance).astype(np.int16)
     preprocessing = Preprocessing(window_hu=(-100.0, 300.0), spacing_mm=spacing)
     masks = []
@@ -213,7 +208,7 @@ def test_progress_counts_every_call_and_ends_at_the_announced_number() -> None:
 
     # 11 and 9 voxels need two tiles of 8 each, 6 is padded to one; four mirror images of each tile.
     assert told == [(call, 16) for call in range(1, 17)]
-    assert num_calls(preprocess(volume, WINDOW), (8, 8, 8), 0.5, (0, 1)) == 16
+    assert num_calls(volume.shape, (8, 8, 8), 0.5, (0, 1)) == 16
 
 
 def test_an_intensity_rule_is_elementwise() -> None:
@@ -240,29 +235,29 @@ def test_labels_restored_plane_by_plane_are_those_of_itk_to_the_voxel(seed: int)
     affine[:3, :3] = Rotation.random(random_state=seed).as_matrix() * random.uniform(0.3, 4, 3)
     affine[:3, 3] = random.uniform(-300, 300, 3)
     preprocessing = Preprocessing(zscore=True, spacing_mm=tuple(random.uniform(0.3, 4, 3).tolist()))
-    gridded = to_grid(Volume(random.normal(size=(1, *shape)).astype(np.float32), affine), preprocessing)
-    logits = random.normal(size=(4, *gridded.shape)).astype(np.float32)
+    grid = gridded(Volume(random.normal(size=(1, *shape)).astype(np.float32), affine), preprocessing)
+    logits = random.normal(size=(4, *grid.shape)).astype(np.float32)
     if seed % 2:
         logits = np.round(logits)  # many ties, inside of the grid and at its border
 
-    restored = restore_labels(logits, gridded.affine, affine, shape)
+    restored = restore_labels(logits, placed(grid.affine, grid.shape, affine, shape))
 
-    np.testing.assert_array_equal(restored, restored_by_resample(logits, gridded.affine, affine, shape))
+    np.testing.assert_array_equal(restored, restored_by_resample(logits, grid.affine, affine, shape))
 
 
 def test_points_beyond_the_grid_take_the_nearest_voxel_as_images_do() -> None:
     # Seven voxels of 1 mm are two of 3 mm: the box of 6 mm ends before the last voxel's centre at 6.5 mm, that is
     # 1.67 voxels behind the first one's, more than half a voxel outside.
     affine = np.eye(4)
-    gridded = to_grid(
+    grid = gridded(
         Volume(np.zeros((1, 7, 7, 7), np.float32), affine), Preprocessing(zscore=True, spacing_mm=(3.0,) * 3)
     )
-    assert gridded.shape == (2, 2, 2)
+    assert grid.shape == (2, 2, 2)
     logits = np.random.default_rng(3).normal(size=(3, 2, 2, 2)).astype(np.float32)
 
-    restored = restore_labels(logits, gridded.affine, affine, (7, 7, 7))
+    restored = restore_labels(logits, placed(grid.affine, grid.shape, affine, (7, 7, 7)))
 
-    np.testing.assert_array_equal(restored, restored_by_resample(logits, gridded.affine, affine, (7, 7, 7)))
+    np.testing.assert_array_equal(restored, restored_by_resample(logits, grid.affine, affine, (7, 7, 7)))
     assert restored[6, 6, 6] == logits[:, 1, 1, 1].argmax()
 
 
@@ -271,23 +266,42 @@ def test_grids_that_do_not_share_their_axes_are_refused() -> None:
     turned[:3, :3] = Rotation.from_euler("z", 1, degrees=True).as_matrix()
 
     with pytest.raises(ValueError, match="share their axes"):
-        restore_labels(np.zeros((2, 4, 4, 4), np.float32), turned, np.eye(4), (8, 8, 8))
+        restore_labels(np.zeros((2, 4, 4, 4), np.float32), placed(turned, (4, 4, 4), np.eye(4), (8, 8, 8)))
 
 
 @pytest.mark.parametrize("spacing", [None, (1.5, 1.5, 1.5), (0.7, 3.0, 2.0)])
 def test_predicted_memory_is_that_of_the_arrays(spacing: tuple[float, float, float] | None) -> None:
     stored = as_stored(np.zeros((40, 36, 30), np.int16), (2, 0, 1), (1, -1, 1))
     preprocessing = Preprocessing(window_hu=(0.0, 1.0), spacing_mm=spacing)
-    grid = to_grid(stored, preprocessing).shape
+    grid = gridded(stored, preprocessing).shape
 
     found = predicted_bytes(
         stored.shape, stored.affine, preprocessing=preprocessing, tile=(8, 8, 8), overlap=0.5, num_outputs=5
     )
 
     # 17 bytes per voxel of the scan; 5 logits, a norm and 3 images in float32 per voxel of the grid; 200 per tile.
-    tiles = num_calls(to_grid(stored, preprocessing), (8, 8, 8), 0.5)
+    tiles = num_calls(grid, (8, 8, 8), 0.5)
     exact = 17 * 40 * 36 * 30 + 4 * 9 * np.prod(grid) + 200 * tiles
     assert found == pytest.approx(exact, rel=0.06)  # the grid is rounded to whole voxels
+
+
+@pytest.mark.parametrize("fit", [(64, 64), (20, 30, 40), (8, 8, 8)])
+def test_predicted_memory_knows_what_images_are_fitted_to(fit: tuple[int, ...]) -> None:
+    stored = as_stored(np.zeros((40, 36, 30), np.int16), (2, 0, 1), (1, -1, 1))
+    preprocessing = Preprocessing.model_validate({"window_hu": (0.0, 1.0), "fit": fit})
+    grid = gridded(stored, preprocessing).shape
+
+    found = predicted_bytes(
+        stored.shape, stored.affine, preprocessing=preprocessing, tile=(8, 8, 8), overlap=0.5, num_outputs=5
+    )
+
+    exact = 17 * 40 * 36 * 30 + 4 * 9 * np.prod(grid) + 200 * num_calls(grid, (8, 8, 8), 0.5)
+    assert found == pytest.approx(exact, rel=0.01)
+    absurd = preprocessing.model_copy(update={"fit": (10**9, 10**9)})
+    assert (
+        predicted_bytes((40, 36, 30), np.eye(4), preprocessing=absurd, tile=(8, 8, 8), overlap=0.5, num_outputs=2)
+        > 1e18
+    )
 
 
 def test_predicted_memory_of_an_absurd_spacing_is_absurd_and_takes_no_time() -> None:

@@ -10,9 +10,9 @@ from torch import Tensor
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.whole import read_stack
-from medssl_cli.imaging.preprocessing import Preprocessing
 from medssl_cli.nn.backbones import resnet
 from medssl_cli.nn.slices.volume_encoder import SliceNetwork
+from medssl_cli.recipe import Preprocessing
 from medssl_cli.tasks.classification.network import ClassificationNetwork as Task
 from medssl_cli.tasks.classification.network import ClassificationOptions as Options
 from tests.finding_cache import finding_cache
@@ -91,7 +91,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.mark.parametrize(("most", "shown"), [(10, range(7)), (7, range(7)), (4, range(0, 7, 2)), (3, range(0, 7, 3))])
 def test_a_stack_is_the_volumes_own_slices_over_its_whole_depth(cache: Cache, most: int, shown: range) -> None:
-    item = prepare(cache, cache.records()[:1], Preprocessing(zscore=True))[0]
+    item = prepare(cache, cache.records()[:1], Preprocessing(zscore=True, fit=(20, 20)))[0]
 
     images, is_present, positions_mm = read_stack(item, (20, 20, most))
 

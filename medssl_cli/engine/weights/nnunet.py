@@ -122,10 +122,11 @@ def plan(backbone: Named, data: Data | None) -> dict[str, Any]:
     configuration["patch_size"] = list(reversed(data.crop_size))
     if data.spacing_mm is not None:
         configuration["spacing"] = list(reversed(data.spacing_mm))
-    if data.window_hu is None:
+    rule = data.rules[0]
+    if rule.window_hu is None:
         configuration |= {"normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [True]}
         return document
-    low, high = data.window_hu
+    low, high = rule.window_hu
     configuration |= {"normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [False]}
     document["foreground_intensity_properties_per_channel"] = {
         "0": {"percentile_00_5": low, "percentile_99_5": high, "mean": low, "std": high - low}

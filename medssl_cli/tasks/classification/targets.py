@@ -28,7 +28,7 @@ from medssl_cli.metrics.ranking import balanced_accuracy
 from medssl_cli.metrics.statistics import mean_of_known
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.plugins import suggest
-from medssl_cli.recipe import TaskRecipe
+from medssl_cli.recipe import Preprocessing, TaskRecipe
 from medssl_cli.talk import Silence, Talk
 from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
 from medssl_cli.tasks.classification.decode import probabilities
@@ -116,13 +116,19 @@ class ClassificationSupervision(SupervisionBase):
         """See `SupervisionBase.dataset`."""
         data = self.recipe.data
         return WholeDataset(
-            prepared_images(cache, records, data.preprocessing, talk),
+            prepared_images(cache, records, self.preprocessing, talk),
             self.targets(cache, records),
             data.crop_size,
             batch_size=data.batch_size,
             seed=self.recipe.seed,
             as_stacks=self._as_stacks,
         )
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """See `SupervisionBase.preprocessing`: all of an image, or of its slices one by one, fitted to `crop_size`."""
+        size = self.recipe.data.crop_size
+        return self.recipe.data.fitted(size[:2] if size[2] == 1 or self._as_stacks else size)
 
     @cached_property
     def _as_stacks(self) -> bool:

@@ -25,7 +25,7 @@ from medssl_cli.data.whole_batches import every_image, prepared_images, step_bat
 from medssl_cli.errors import NothingUsableError, UsageError
 from medssl_cli.files import sha256_json
 from medssl_cli.plugins import suggest
-from medssl_cli.recipe import TaskRecipe
+from medssl_cli.recipe import Preprocessing, TaskRecipe
 from medssl_cli.talk import Silence, Talk
 from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
 from medssl_cli.tasks.detection.decode import Grid, decode
@@ -53,6 +53,11 @@ class DetectionSupervision(SupervisionBase):
     def score(self) -> str:
         """Mean over classes."""
         return "average_precision"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """See `SupervisionBase.preprocessing`: all of an image, fitted to the square."""
+        return self.recipe.data.fitted(self.recipe.data.crop_size[:2])
 
     @property
     def _canvas(self) -> int:
@@ -101,11 +106,8 @@ class DetectionSupervision(SupervisionBase):
     def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> WholeDataset:
         """See `SupervisionBase.dataset`; targets are boxes on the square, `[N, M, 5]`."""
         data = self.recipe.data
-        items = prepared_images(cache, records, data.preprocessing, talk)
-        boxes = [
-            to_canvas(self._boxes(record), record, item, self._canvas)
-            for record, item in zip(records, items, strict=True)
-        ]
+        items = prepared_images(cache, records, self.preprocessing, talk)
+        boxes = [to_canvas(self._boxes(record), record, item) for record, item in zip(records, items, strict=True)]
         return WholeDataset(items, stacked(boxes), data.crop_size, batch_size=data.batch_size, seed=self.recipe.seed)
 
     def begin(self, task: nn.Module, dataset: Any) -> None:
@@ -148,7 +150,7 @@ class DetectionSupervision(SupervisionBase):
     ) -> Callable[[Answer, Grid, Talk], list[ImageBoxes]]:
         """What a network finds on images, in voxel edges of the stored images."""
         data, options = self.recipe.data, self.options
-        items = prepared_images(cache, records, data.preprocessing, talk)
+        items = prepared_images(cache, records, self.preprocessing, talk)
         nothing = np.zeros((len(items), 0), dtype=np.float32)
         dataset = WholeDataset(items, nothing, data.crop_size, batch_size=data.batch_size, seed=self.recipe.seed)
         loader = every_image(dataset, data)
@@ -166,7 +168,7 @@ class DetectionSupervision(SupervisionBase):
                         max_boxes=options.max_boxes,
                     )
                     place = len(found)
-                    corners = from_canvas(boxes.astype(np.float64), records[place], items[place], self._canvas)
+                    corners = from_canvas(boxes.astype(np.float64), records[place], items[place])
                     found.append(ImageBoxes(corners, classes, scores.astype(np.float64)))
                 talk.progress("evaluating", len(found), len(records))
             return found

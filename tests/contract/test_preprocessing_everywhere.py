@@ -1,0 +1,374 @@
+"""Every preprocessing that a recipe can name, for every kind of image: training, evaluation and runtime see the same.
+
+Architecture, section 4.4. What a recipe may not combine is refused by name; what is not wired yet is listed as a debt,
+and an entry that works must be removed.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from medssl_cli.cache.annotations import add_boxes, add_findings
+from medssl_cli.cache.items import Box, ItemRecord, Provenance
+from medssl_cli.cache.prepared import prepare
+from medssl_cli.cache.store import Cache
+from medssl_cli.data.boxes import from_canvas, to_canvas
+from medssl_cli.data.pieces import read_pieces
+from medssl_cli.data.slices import ImageIndex, Plan, SliceDataset
+from medssl_cli.deploy.bundle import Bundle, attach, load_model
+from medssl_cli.deploy.runtime import OnnxModel
+from medssl_cli.engine.build import build_task
+from medssl_cli.errors import UsageError
+from medssl_cli.imaging.geometry import Shape, reorient_like
+from medssl_cli.imaging.placement import move_boxes, placement_of, restore_labels
+from medssl_cli.imaging.preprocessing import network_input
+from medssl_cli.imaging.stacks import as_stack
+from medssl_cli.imaging.volume import Volume
+from medssl_cli.recipe import Preprocessing, TaskRecipe, validate_recipe
+from medssl_cli.talk import Silence
+from medssl_cli.tasks import supervision_of
+from tests.environment import give_known_key
+from tests.toy_model import toy_bundle, toy_graph
+
+Array = NDArray[np.float32]
+SPACING: Final = (1.0, 1.5, 2.0)
+VOLUME: Final = (12, 14, 9)
+PICTURE: Final = (12, 14, 1)
+SQUARE: Final = 64
+ZSCORE: Final = {"zscore": True}
+FLAT: Final = {"name": "resnet", "depth": 18, "width": 4}
+SOLID: Final = {**FLAT, "spatial_dims": 3}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of image and of work.
+
+    Args:
+        shape: Of the images in the axes of RAS.
+        task: What is learnt from them.
+        backbone: Of the task.
+        size: What a network of whole images sees; None for crops, which are as large as the grid here.
+        flat_fit: The same of one slice.
+        solid_fit: A size (x, y, z) to fit to.
+        refused: Options that such a recipe may not name.
+    """
+
+    shape: Shape
+    task: dict[str, Any]
+    backbone: dict[str, Any]
+    size: Shape | None = None
+    flat_fit: tuple[int, int] = (24, 42)
+    solid_fit: Shape = (24, 42, 36)
+    refused: frozenset[str] = frozenset()
+
+
+MASKS: Final = {"name": "segmentation", "label_set": "seg", "classes": {1: "block"}}
+FINDINGS: Final = {"name": "classification", "label_set": "toy", "classes": ["bright"]}
+BOXES: Final = {"name": "detection", "label_set": "marks", "classes": ["block"], "num_levels": 2, "width": 8}
+WHOLE_FLAT: Final = {
+    "flat_fit": (SQUARE, SQUARE),
+    "refused": frozenset({"spacing", "fit x y z"}),
+    "backbone": FLAT,
+}
+KINDS: Final = {
+    "volumes, masks": Kind(VOLUME, MASKS, SOLID),
+    "radiographs, masks": Kind(PICTURE, MASKS, FLAT, solid_fit=(24, 42, 4)),
+    "volumes, findings": Kind(
+        VOLUME,
+        FINDINGS,
+        SOLID,
+        size=(SQUARE, SQUARE, SQUARE),
+        solid_fit=(SQUARE, SQUARE, SQUARE),
+        refused=frozenset({"spacing", "fit x y"}),
+    ),
+    "stacks, findings": Kind(VOLUME, FINDINGS, size=(SQUARE, SQUARE, 5), **WHOLE_FLAT),
+    "radiographs, findings": Kind(PICTURE, FINDINGS, size=(SQUARE, SQUARE, 1), **WHOLE_FLAT),
+    "radiographs, boxes": Kind(PICTURE, BOXES, size=(SQUARE, SQUARE, 1), **WHOLE_FLAT),
+}
+RULES: Final = {
+    "window": {"window_hu": [0, 100]},
+    "zscore": ZSCORE,
+    "percentiles": {"percentiles": [2, 98]},
+    "one channel": {"channels": [{"name": "flair", "zscore": True}]},
+    "two channels": {"channels": [{"name": "flair", "zscore": True}, {"name": "t1", "window_hu": [0, 100]}]},
+}
+GEOMETRIES: Final = {
+    "spacing": lambda kind: {"spacing_mm": [0.5, 0.75, 2.0 if kind.shape[2] > 1 else 1.0]},
+    "fit x y": lambda kind: {"fit": list(kind.flat_fit)},
+    "fit x y z": lambda kind: {"fit": list(kind.solid_fit)},
+    "foreground": lambda kind: {"foreground_crop": True},
+}
+OPTIONS: Final[dict[str, Callable[[Kind], dict[str, Any]]]] = {
+    **{name: lambda kind, rule=rule: rule for name, rule in RULES.items()},  # type: ignore[misc]
+    **{name: lambda kind, make=make: {**make(kind), **ZSCORE} for name, make in GEOMETRIES.items()},  # type: ignore[misc]
+    "foreground, fit x y": lambda kind: {"foreground_crop": True, "fit": list(kind.flat_fit), **ZSCORE},
+}
+DEBT_OF_TRAINING: Final = {"two channels": "tasks take images one by one yet: examples end at data/"}
+DEBT_OF_RUNTIME: Final = {
+    name: "an exported model answers with masks only, so the input is made here as the runtime will make it"
+    for name, kind in KINDS.items()
+    if kind.task is not MASKS
+}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_option = pytest.mark.parametrize("option", OPTIONS)
+
+
+def stored(shape: Shape) -> tuple[Volume, Volume]:
+    """An image whose axes run otherwise than RAS, with a block of 60 to 110 in noise of 1 to 40, and its mask."""
+    rng = np.random.default_rng(shape[2])
+    ras = rng.integers(1, 40, shape).astype(np.int16)
+    ras[:1], ras[:, -2:] = 0, 0
+    inside = np.zeros(shape, np.uint8)
+    inside[2:10, 4:11, 3:7] = 1
+    if shape[2] == 1:
+        inside[2:10, 4:11] = 1
+    ras[inside == 1] = rng.integers(60, 110, int(inside.sum()))
+    affine = np.zeros((4, 4))
+    affine[0, 1], affine[1, 0], affine[2, 2] = -SPACING[0], SPACING[1], SPACING[2] if shape[2] > 1 else 1.0
+    affine[:, 3] = (30, -20, 10, 1)
+    image, label = (np.ascontiguousarray(reorient_like(part[None], affine)) for part in (ras, inside))
+    return Volume(image, affine, "MR"), Volume(label, affine, "MR")
+
+
+def block_of(label: Volume) -> NDArray[np.float64]:
+    """The block's corners `[1, 2, 3]` in continuous voxel indices."""
+    places = np.argwhere(label.voxels[0])
+    return np.array([[places.min(axis=0) - 0.5, places.max(axis=0) + 0.5]])
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[Shape, Cache]:
+    """One image of each shape with everything that is known about it."""
+    found = {}
+    for shape in (VOLUME, PICTURE):
+        root = tmp_path_factory.mktemp("cache") / "cache"
+        give_known_key(root)
+        cache, (volume, label) = Cache.open_or_create(root), stored(shape)
+        with cache.writing():
+            record = ItemRecord(
+                item_id=cache.item_id(volume),
+                patient_key=cache.pseudonyms.of("patient", "p"),
+                study_key=cache.pseudonyms.of("study", "p"),
+                series_key=cache.pseudonyms.of("series", "p"),
+                has_patient_identity=True,
+                modality="MR",
+                units="a.u.",
+                shape=volume.shape,
+                dtype="int16",
+                affine=tuple(map(tuple, volume.affine.tolist())),
+                image_sha256="0" * 64,
+                spacing_kind="unknown" if shape[2] == 1 else None,
+                provenance=Provenance(
+                    source_kind="nifti", num_files=1, medssl_version="0.1.0", key_id=cache.pseudonyms.key_id
+                ),
+            )
+            assert cache.add(volume, record)
+            assert cache.add_label(record.item_id, "seg", label, {1: "block"})
+            add_findings(cache, record.item_id, "toy", {"bright": 1.0})
+            lower, upper = block_of(label)[0].tolist()
+            add_boxes(cache, record.item_id, "marks", [Box(name="block", lower=tuple(lower), upper=tuple(upper))])
+        found[shape] = cache
+    return found
+
+
+def recipe_of(kind: Kind, option: str) -> TaskRecipe:
+    """A recipe that names an option; its crops are as large as the grid."""
+    data = OPTIONS[option](kind)
+    size = kind.size or placement_of([stored(kind.shape)[0]], Preprocessing.model_validate(data)).shape
+    recipe = validate_recipe(
+        {
+            "schema": 1,
+            "name": "toy",
+            "backbone": kind.backbone,
+            "task": kind.task,
+            "data": {**data, "crop_size": list(size), "batch_size": 1},
+            "optimizer": {"learning_rate": 1e-3},
+            "steps": 1,
+        },
+        source="test",
+    )
+    assert isinstance(recipe, TaskRecipe)
+    return recipe
+
+
+def preprocessing_of(recipe: TaskRecipe) -> Preprocessing:
+    """What the run says and the model carries."""
+    return supervision_of(recipe).preprocessing
+
+
+class Seen(Exception):  # noqa: N818 - no error: the way to look at what a network is given
+    """The network was called with an array."""
+
+
+def seen_by(work: Callable[[Callable[..., Any]], object]) -> Array:
+    """What is given first to the network that some work calls."""
+
+    def predict(images: Array, *_: Any) -> Any:
+        raise Seen(images)
+
+    with pytest.raises(Seen) as caught:
+        work(predict)
+    found: Array = caught.value.args[0]
+    return found[0]
+
+
+def training_input(cache: Cache, recipe: TaskRecipe) -> Array:
+    dataset: Any = supervision_of(recipe).dataset(cache, cache.records(), Silence())
+    return np.asarray(dataset[0, 0].image)
+
+
+def evaluation_input(cache: Cache, recipe: TaskRecipe) -> Array:
+    supervision = supervision_of(recipe)
+    if recipe.task.name != "segmentation":
+        supervision.begin(build_task(recipe), supervision.dataset(cache, cache.records(), Silence()))
+    return seen_by(supervision.validator(cache, cache.records()))
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[OnnxModel]:
+    """The runtime; each test gives it a contract."""
+    bundle = toy_bundle()
+    with closing(OnnxModel.of_bytes(attach(toy_graph(), bundle), bundle, "0" * 64)) as found:
+        yield found
+
+
+def carried(recipe: TaskRecipe) -> Bundle:
+    """The contract as it comes out of a file."""
+    bundle = toy_bundle(preprocessing=preprocessing_of(recipe), tile_size=recipe.tile_size)
+    return Bundle.model_validate_json(bundle.to_json())
+
+
+def runtime_input(model: OnnxModel, recipe: TaskRecipe, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> Array:
+    image, _ = stored(kind.shape)
+    bundle = carried(recipe)
+    if kind.task is MASKS:
+
+        def segment(predict: Callable[..., Any]) -> None:
+            monkeypatch.setattr(model, "bundle", bundle)
+            monkeypatch.setattr(model, "predict", predict)
+            model.segment(image)
+
+        return seen_by(segment)
+    voxels = network_input([image], bundle.preprocessing).voxels
+    depth = recipe.data.crop_size[2]
+    if kind.backbone is SOLID:
+        return voxels
+    return voxels[..., 0] if depth == 1 else as_stack(voxels, SPACING[2], depth).images
+
+
+def is_allowed(kind: str, option: str) -> bool:
+    return option not in KINDS[kind].refused and not (
+        option == "foreground, fit x y" and "fit x y" in KINDS[kind].refused
+    )
+
+
+@each_kind
+@each_option
+def test_training_evaluation_and_runtime_see_the_same(
+    kind: str, option: str, caches: dict[Shape, Cache], model: OnnxModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what, cache = KINDS[kind], caches[KINDS[kind].shape]
+    recipe = recipe_of(what, option)
+    if not is_allowed(kind, option):
+        with pytest.raises(UsageError, match="whole images"):
+            training_input(cache, recipe)
+        return
+    if option in DEBT_OF_TRAINING:
+        with pytest.raises(UsageError, match="one by one"):
+            training_input(cache, recipe)
+        return
+
+    trained = training_input(cache, recipe)
+
+    assert trained.dtype == np.float32
+    assert trained.std() > 0.1
+    np.testing.assert_allclose(evaluation_input(cache, recipe), trained, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(runtime_input(model, recipe, what, monkeypatch), trained, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [(kind, option) for kind in KINDS for option in OPTIONS if is_allowed(kind, option)],
+)
+def test_what_is_known_comes_back_exactly(
+    kind: str, option: str, caches: dict[Shape, Cache], model: OnnxModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what, cache = KINDS[kind], caches[KINDS[kind].shape]
+    if option in DEBT_OF_TRAINING:
+        with pytest.raises(UsageError, match="one by one"):
+            prepare(cache, cache.records(), preprocessing_of(recipe_of(what, option)))
+        return
+    recipe, (image, label) = recipe_of(what, option), stored(what.shape)
+    placement = placement_of([image], preprocessing_of(recipe))
+    box = block_of(label)
+
+    np.testing.assert_allclose(
+        move_boxes(move_boxes(box, placement.to_grid), placement.to_source), box, rtol=0, atol=1e-6
+    )
+    if what.task is BOXES:
+        (record,), (item,) = cache.records(), prepare(cache, cache.records(), preprocessing_of(recipe))
+        rows = np.array([[*(box[0, 0, :2] + 0.5), *(box[0, 1, :2] + 0.5), 0.0]])
+        on_square = to_canvas(rows, record, item)
+        np.testing.assert_allclose(from_canvas(on_square, record, item), rows, rtol=0, atol=1e-6)
+        inside = item.intensity.apply(placement.filled(placement.sampled(image.voxels), outside=0))[0]
+        low, high = on_square[0, :2].round().astype(int), on_square[0, 2:4].round().astype(int)
+        block = inside[low[0] : high[0], low[1] : high[1]]
+        assert block.mean() > inside.mean() + inside.std() / 2
+    if what.task is MASKS:
+        there = placement.labels(label.voxels)[0]
+        monkeypatch.setattr(model, "bundle", carried(recipe))
+        monkeypatch.setattr(model, "predict", lambda tiles: np.stack([there == 0, there == 1])[None].astype(np.float32))
+        np.testing.assert_array_equal(model.segment(image), label.voxels[0])
+
+
+def test_slices_of_pre_training_are_those_of_its_probes_and_of_its_export(caches: dict[Shape, Cache]) -> None:
+    cache, (image, _) = caches[VOLUME], stored(VOLUME)
+    data = recipe_of(KINDS["stacks, findings"], "zscore").data
+    preprocessing = data.fitted((SQUARE, SQUARE))
+    items = prepare(cache, cache.records(), preprocessing)
+    index = ImageIndex([True], ["MR"], per_volume=3, balance=1.0, seed=0)
+
+    dataset = SliceDataset(items, index, Plan(1, 1, 2), max_slices=VOLUME[2], seed=0)
+
+    trained = dataset.volume(0, None).images
+    assert torch.equal(read_pieces(items[0], (SQUARE, SQUARE, 1), num_slices=VOLUME[2]), trained)
+    carried = Preprocessing.model_validate_json(preprocessing.model_dump_json())
+    seen = network_input([image], carried).voxels
+    np.testing.assert_allclose(seen.transpose(3, 0, 1, 2), trained.numpy(), rtol=0, atol=1e-6)
+
+
+def test_every_option_that_a_recipe_can_name_is_here() -> None:
+    named = {key for option in OPTIONS.values() for kind in KINDS.values() for key in option(kind)}
+
+    assert named | {"orientation"} == set(Preprocessing.model_fields)  # of orientations there is one
+
+
+def test_debts_are_debts() -> None:
+    """An export that knows other answers than masks makes its input itself: then look at that input here."""
+    assert {name for name in KINDS if supervision_of(recipe_of(KINDS[name], "zscore")).is_exportable} == (
+        KINDS.keys() - DEBT_OF_RUNTIME.keys()
+    )
+
+
+def test_old_models_mean_what_they_meant() -> None:
+    """A file of the version before `fit`, `channels` and `foreground_crop`, kept as it was written."""
+    path = Path(__file__).parents[1] / "golden" / "models" / "toy-of-one-channel.onnx"
+
+    data, bundle, sha256 = load_model(path)
+
+    assert bundle.preprocessing == Preprocessing(spacing_mm=(2.0, 2.0, 3.0), window_hu=(0.0, 100.0))
+    image, _ = stored(VOLUME)
+    with closing(OnnxModel.of_bytes(data, bundle, sha256)) as model:
+        found = model.segment(image)
+    expected = network_input([image], bundle.preprocessing)
+    bright = np.stack([expected.voxels[0] * 0, expected.voxels[0] - 0.5])
+    np.testing.assert_array_equal(found, restore_labels(bright, expected.placement))
+    assert found.any()
