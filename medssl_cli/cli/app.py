@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from medssl_cli.cli import bench as bench_commands
 from medssl_cli.cli import cache as cache_commands
 from medssl_cli.cli import key as key_commands
 from medssl_cli.cli import models as models_commands
 from medssl_cli.cli import recipes as recipes_commands
+from medssl_cli.cli import study as study_commands
 from medssl_cli.cli import weights as weights_commands
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.demo import demo
@@ -43,7 +43,7 @@ app.add_typer(recipes_commands.app, name="recipes", rich_help_panel=HELPERS)
 app.add_typer(models_commands.app, name="models", rich_help_panel=HELPERS)
 app.add_typer(weights_commands.app, name="weights", rich_help_panel=HELPERS)
 app.add_typer(cache_commands.app, name="cache", rich_help_panel=HELPERS)
-app.add_typer(bench_commands.app, name="bench", rich_help_panel=HELPERS)
+app.add_typer(study_commands.app, name="study", rich_help_panel=HELPERS)
 app.add_typer(key_commands.app, name="key", rich_help_panel=HELPERS)
 
 

@@ -48,9 +48,9 @@ def probe(
         raise UsageError("E_USAGE", "a probe is scored on the test patients by its AUROC", hint="see --min-auroc")
     from medssl_cli.cache.store import Cache
     from medssl_cli.cli.scoring import OWN_FIGURE, require_mean
-    from medssl_cli.engine.evaluate_probe import probe_run
     from medssl_cli.files import storage_errors, write_atomic
     from medssl_cli.plain_json import dump
+    from medssl_cli.study.probe import probe_run
     from medssl_cli.tasks import figures
 
     parts = ["probe", asked.kind, asked.labels, *([] if asked.finding is None else [asked.finding.replace(" ", "_")])]

@@ -53,7 +53,7 @@ def test_only_the_command_line_reads_the_environment_and_prints() -> None:
         for path in MODULES
         if path.parent.name != "cli" and pattern.search(path.read_text(encoding="utf-8"))
     ]
-    allowed = ("demo/", "bench/", "offline.py")  # the last writes it, for libraries that are not loaded yet
+    allowed = ("demo/", "offline.py")  # the last writes it, for libraries that are not loaded yet
     assert not [name for name in found if not name.startswith(allowed)]
 
 

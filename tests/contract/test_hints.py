@@ -27,7 +27,7 @@ NEVER_GIVEN = {
     "raise --devices": "only --strategy is refused with it, beside which --devices stands",
     "choose another folder with --run": "only a command that makes a run is refused with it, and it has --run",
     "--device cpu": "only an argument of --device is refused with it",
-    "ask for fewer --patients": "only bench labels has a number of patients",
+    "ask for fewer --patients": "only study labels has a number of patients",
     "pass --patient-pattern": "infer does not tell of notes about training data",
     "pass --modality": "infer does not tell of notes about training data",
 }
@@ -111,8 +111,8 @@ def faults(name: str) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-# The demo runs other commands, whose hints are their own; cache and bench read only files that they have written.
-COMMANDS = sorted(set(command_tree()) - {"demo", "cache", "bench"})
+# The demo runs other commands, whose hints are their own; cache reads only files that it has written.
+COMMANDS = sorted(set(command_tree()) - {"demo", "cache"})
 
 
 @pytest.mark.parametrize("name", COMMANDS)

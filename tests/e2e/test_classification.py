@@ -15,7 +15,6 @@ from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.engine.evaluate import subject_of_run
-from medssl_cli.engine.evaluate_probe import probe_run
 from medssl_cli.engine.finetune import Choices, FinetuneSummary, finetune
 from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.metrics_log import read_metrics
@@ -26,6 +25,7 @@ from medssl_cli.errors import Exit, GateError, NothingUsableError, UsageError
 from medssl_cli.files import sha256_json
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named, PretrainRecipe, TaskRecipe, dump_recipe, to_yaml, validate_recipe
+from medssl_cli.study.probe import probe_run
 from medssl_cli.talk import Silence
 from tests.finding_cache import finding_cache
 
@@ -263,7 +263,7 @@ def test_arms_are_compared_at_several_numbers_of_labelled_patients(cache: Cache,
     (tmp_path / "toy.yaml").write_text("# Toy.\n" + to_yaml(dump_recipe(task_recipe(15))))
 
     where = ("--cache", cache.root, "--init", encoder, "--out", tmp_path / "out", "--device", "cpu")
-    ask = ("bench", "labels", "--task", tmp_path / "toy.yaml", "--patients", "6,20", "--seeds", 2, *where)
+    ask = ("study", "labels", "--task", tmp_path / "toy.yaml", "--patients", "6,20", "--seeds", 2, *where)
     document = json.loads(medssl(*ask, "--json").stdout)
     shown = medssl(*ask)  # everything is done already
 

@@ -128,7 +128,7 @@ def test_commands_train_evaluate_and_gate(cache: Cache, run: Path, tmp_path: Pat
     gate = medssl("evaluate", run, *cpu, "--min-ap", "1.1", "--out", tmp_path / "out")
     wrong = medssl("evaluate", run, *cpu, "--min-auroc", "0.5", "--out", tmp_path / "out")
     exported = medssl("export", run, tmp_path / "model.onnx", "--cache", cache.root)
-    compared = medssl("bench", "labels", "--task", tmp_path / "toy.yaml", "--patients", "6", *cpu, "--init", tmp_path)
+    compared = medssl("study", "labels", "--task", tmp_path / "toy.yaml", "--patients", "6", *cpu, "--init", tmp_path)
 
     assert trained.exit_code == 0, trained.stderr
     assert json.loads(scored.stdout)["schema"] == "medssl.detection/1"

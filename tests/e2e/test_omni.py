@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from medssl_cli.bench.labels import Plan, compare_labels
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.finetune import Choices, finetune
@@ -16,6 +15,7 @@ from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
+from medssl_cli.study.labels import Plan, compare_labels
 from medssl_cli.talk import Silence
 from tests.e2e.test_training import TINY_UNET, pretrain_recipe, task_recipe
 from tests.environment import give_known_key

@@ -5,7 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.bench.published_voco import (
+from medssl_cli.data.augmentation import Draws
+from medssl_cli.data.views import make_views
+from medssl_cli.methods.voco import Method, Options
+from medssl_cli.nn.backbones import Backbone
+from tests.bench.published_voco import (
     V1,
     V2,
     PublishedStep,
@@ -16,10 +20,6 @@ from medssl_cli.bench.published_voco import (
     v1_terms,
     v2_term,
 )
-from medssl_cli.data.augmentation import Draws
-from medssl_cli.data.views import make_views
-from medssl_cli.methods.voco import Method, Options
-from medssl_cli.nn.backbones import Backbone
 
 CROP = (4, 4, 6)
 

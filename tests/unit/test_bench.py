@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from medssl_cli.bench import pretrain
-from medssl_cli.bench.catalog import COLUMNS as CATALOG_COLUMNS
-from medssl_cli.bench.catalog import bench_catalog
-from medssl_cli.bench.ingest import COLUMNS, IngestBenchmark, Run, bench_ingest, timed, total
-from medssl_cli.bench.memory import COLUMNS as MEMORY_COLUMNS
-from medssl_cli.bench.memory import Peak, bench_memory
-from medssl_cli.bench.read import bench_read, nnunet_chunks
-from medssl_cli.bench.synthetic import PADDING_HU, synthetic_ct, write_tiny_series
-from medssl_cli.cli.app import app
 from medssl_cli.formats.dicom import group_headers, read_headers, read_series
+from tests.bench import pretrain
+from tests.bench.__main__ import app
+from tests.bench.catalog import COLUMNS as CATALOG_COLUMNS
+from tests.bench.catalog import bench_catalog
+from tests.bench.ingest import COLUMNS, IngestBenchmark, Run, bench_ingest, timed, total
+from tests.bench.memory import COLUMNS as MEMORY_COLUMNS
+from tests.bench.memory import Peak, bench_memory
+from tests.bench.read import bench_read, nnunet_chunks
+from tests.bench.synthetic import PADDING_HU, synthetic_ct, write_tiny_series
 
 RUN = Run("tool", wall_s=2.0, cpu_s=1.0, peak_bytes=100, is_done=True)
 
@@ -105,7 +105,7 @@ def test_ingest_is_measured_beside_the_tools_that_are_installed(monkeypatch: pyt
 
 
 def test_bench_read_prints_a_table_or_json(tmp_path: Path) -> None:
-    options = ["bench", "read", "--slices", "6", "--size", "24", "--reads", "1"]
+    options = ["read", "--slices", "6", "--size", "24", "--reads", "1"]
 
     text = CliRunner().invoke(app, options)
     document = CliRunner().invoke(app, [*options, "--json"])

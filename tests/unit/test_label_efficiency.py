@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from medssl_cli.bench.label_results import ALL_STRUCTURES, label_results, results_csv
-from medssl_cli.bench.labels import SCRATCH, Cell, Scored, arm_names, parse_numbers
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import split_items
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.errors import NothingUsableError, UsageError
-from medssl_cli.report.label_efficiency import label_page, label_plot
+from medssl_cli.study.label_page import label_page, label_plot
+from medssl_cli.study.label_results import ALL_STRUCTURES, label_results, results_csv
+from medssl_cli.study.labels import SCRATCH, Cell, Scored, arm_names, parse_numbers
 from tests.toy_cache import toy_cache
 
 

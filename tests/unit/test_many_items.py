@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medssl_cli.bench.catalog import PREPROCESSING, write_records
 from medssl_cli.cache.items import entry_of
 from medssl_cli.cache.prepared import MAX_LOADED, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.crops import CropDataset
 from medssl_cli.engine.runs import Manifest
+from tests.bench.catalog import PREPROCESSING, write_records
 from tests.small_cache import label_of, stored, volume_of
 
 BUDGET_BYTES = 500_000_000 // 160_000  # 3125 per item

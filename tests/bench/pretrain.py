@@ -18,8 +18,6 @@ from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor
 
 from medssl_cli import plugins
-from medssl_cli.bench.published_voco import NUM_QUERIES, V1, V2, PublishedStep, Size
-from medssl_cli.bench.synthetic import synthetic_ct
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.augmentation import Draws
@@ -31,6 +29,8 @@ from medssl_cli.imaging.preprocessing import Intensity
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.backbones.swinunetr import WINDOW, build
 from medssl_cli.recipe import Optimizer
+from tests.bench.published_voco import NUM_QUERIES, V1, V2, PublishedStep, Size
+from tests.bench.synthetic import synthetic_ct
 
 COLUMNS: Final = ("step", "queries", "s/step", "CPU s/query", "queries/s, ratio", "queries per CPU s, ratio")
 LOADER_COLUMNS: Final = ("loader", "canvases/s", "of what the last step takes")

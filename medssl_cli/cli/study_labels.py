@@ -1,4 +1,4 @@
-"""`medssl bench labels`."""
+"""`medssl study labels`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,18 +38,18 @@ def labels(
 
     Examples:
 
-        medssl bench labels --task hippocampus-seg --init runs/voco --patients 5,10,20,40
+        medssl study labels --task hippocampus-seg --init runs/voco --patients 5,10,20,40
 
-        medssl bench labels --task hippocampus-seg --init 'runs/voco-{seed}' --seeds 3 --set steps=400
+        medssl study labels --task hippocampus-seg --init 'runs/voco-{seed}' --seeds 3 --set steps=400
     """
-    from medssl_cli.bench.label_results import label_results, results_csv
-    from medssl_cli.bench.labels import Plan, arm_names, compare_labels, parse_numbers
     from medssl_cli.cache.store import Cache
     from medssl_cli.errors import UsageError
     from medssl_cli.files import write_atomic
     from medssl_cli.plain_json import dump
     from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe, recipe_hash
-    from medssl_cli.report.label_efficiency import label_page, label_plot
+    from medssl_cli.study.label_page import label_page, label_plot
+    from medssl_cli.study.label_results import label_results, results_csv
+    from medssl_cli.study.labels import Plan, arm_names, compare_labels, parse_numbers
 
     path = find_recipe(task, ("tasks",))
     recipe = load_recipe(path, overrides)

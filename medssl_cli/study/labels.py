@@ -112,7 +112,7 @@ def compare_labels(plan: Plan, cache: Cache, folder: Path, *, device: str, talk:
         InterruptedCleanlyError: A signal; the same call goes on.
     """
     if plugins.load("task", plan.recipe.task.name).FIGURE.title not in COMPARED:
-        raise UsageError("E_USAGE", f"bench labels compares {' and '.join(COMPARED)}, not {plan.recipe.task.name}")
+        raise UsageError("E_USAGE", f"study labels compares {' and '.join(COMPARED)}, not {plan.recipe.task.name}")
     encoders = {(arm, seed): load_encoder(path) for arm, seed, path in _init_paths(plan)}
     recipe = _for_all_arms(plan.recipe, list(encoders.values()))
     _require_unseen(cache, recipe, list(encoders.values()))

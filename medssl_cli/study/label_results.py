@@ -9,8 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from medssl_cli.bench.labels import SCRATCH, Scored
-from medssl_cli.bench.ranking_results import ranking_tables
 from medssl_cli.metrics.statistics import (
     bootstrap_crossed_mean,
     bootstrap_mean,
@@ -19,6 +17,8 @@ from medssl_cli.metrics.statistics import (
     patient_means,
 )
 from medssl_cli.plain_json import without_nan
+from medssl_cli.study.labels import SCRATCH, Scored
+from medssl_cli.study.ranking_results import ranking_tables
 
 SCHEMA: Final = "medssl.label-efficiency/1"
 RESAMPLING_SEED: Final = 0
@@ -34,7 +34,7 @@ def label_results(scored: Sequence[Scored], about: Mapping[str, Any]) -> dict[st
     Every difference is pre-trained minus scratch, training by training with the same seed and patient by patient. Its
     interval draws trainings and patients; the p-value is of the patients' means over the seeds, adjusted for the number
     of comparisons (Holm), and holds for these trainings only. Of classifications the figure is the AUROC; see
-    `bench.ranking_results`.
+    `study.ranking_results`.
 
     Args:
         scored: All cells of a plan.

@@ -11,10 +11,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.bench.labels import SCRATCH, Cell, Scored
 from medssl_cli.errors import NothingUsableError
 from medssl_cli.metrics.ranking import auroc, has_patients_enough, swap_test
 from medssl_cli.metrics.statistics import bootstrap_crossed_figure, bootstrap_figure
+from medssl_cli.study.labels import SCRATCH, Cell, Scored
 
 ALL_CLASSES: Final = "mean of classes"
 RESAMPLING_SEED: Final = 0
@@ -113,7 +113,7 @@ def _columns(scores: Mapping[str, Any], items: Sequence[str], what: str) -> Arra
 
 
 def ranking_tables(scored: Sequence[Scored]) -> dict[str, Any]:
-    """Levels, differences and runs of `bench.label_results.label_results`, of AUROC."""
+    """Levels, differences and runs of `study.label_results.label_results`, of AUROC."""
     rankings = Rankings(scored)
     cells = [entry.cell for entry in scored]
     arms = list(dict.fromkeys(cell.arm for cell in cells))

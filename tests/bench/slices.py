@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medssl_cli import plugins
-from medssl_cli.bench.published_swav import Crops, PublishedStep
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.augmentation import Draws
@@ -31,6 +30,7 @@ from medssl_cli.methods import MethodBase, Slices, TrainingSet, Views
 from medssl_cli.nn.backbones import resnet
 from medssl_cli.nn.convolution import Conv2d
 from medssl_cli.recipe import Optimizer
+from tests.bench.published_swav import Crops, PublishedStep
 
 PICTURE: Final = 320
 NUM_PICTURES: Final = 64

@@ -1,4 +1,4 @@
-"""`medssl bench probes`."""
+"""`medssl study probes`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,16 +30,15 @@ def probes(
 
     Examples:
 
-        medssl bench probes --init 'runs/joint-{seed}' --init 'runs/swav-{seed}' --ask nih:any --ask level
+        medssl study probes --init 'runs/joint-{seed}' --init 'runs/swav-{seed}' --ask nih:any --ask level
 
-        medssl bench probes --init runs/swav --seeds 1 --ask modality
+        medssl study probes --init runs/swav --seeds 1 --ask modality
     """
-    from medssl_cli.bench.labels import arm_names
-    from medssl_cli.bench.probes import compare_probes, parse_asked, probes_csv
     from medssl_cli.cache.store import Cache
     from medssl_cli.files import write_atomic
     from medssl_cli.plain_json import dump
-    from medssl_cli.report.probes import probes_plot
+    from medssl_cli.study.labels import arm_names
+    from medssl_cli.study.probes import compare_probes, parse_asked, probes_csv, probes_plot
 
     asked = [parse_asked(text) for text in ask]
     terminal = Terminal(quiet=quiet)

@@ -140,7 +140,7 @@ def _questions(cache: Cache, recipe: PretrainRecipe, labels: str, finding: str |
         raise NothingUsableError("E_CACHE_EMPTY", f"none of {len(found)} images can be asked for the {labels}")
     if labels in (LEVEL, MODALITY):
         if finding is not None:
-            raise UsageError("E_USAGE", f"{labels} has no findings", hint="leave --finding out")
+            raise UsageError("E_USAGE", f"{labels} has no findings", hint=f"ask for {labels} alone")
         return _levels(usable) if labels == LEVEL else _modalities(usable)
     having = [record for record in usable if labels in record.findings]
     if not having:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from medssl_cli.bench.ingest import ingest_command, prepare, timed
-from medssl_cli.bench.synthetic import write_synthetic_series, write_tiny_series
+from tests.bench.ingest import ingest_command, prepare, timed
+from tests.bench.synthetic import write_synthetic_series, write_tiny_series
 
 COLUMNS: Final = ("input", "s", "CPU s", "peak of the largest process, MB", "limit, MB", "held")
 

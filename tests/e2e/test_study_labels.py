@@ -1,4 +1,4 @@
-"""`medssl bench labels` on toy images: it stops on request, goes on, skips what is done, and refuses leaks."""
+"""`medssl study labels` on toy images: it stops on request, goes on, skips what is done, and refuses leaks."""
 
 import json
 import signal
@@ -52,7 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(site: Path, out: Path) -> list[str]:
     return [
-        "bench", "labels", "--task", str(site / "task.yaml"), "--cache", str(site / "cache"),
+        "study", "labels", "--task", str(site / "task.yaml"), "--cache", str(site / "cache"),
         "--init", str(site / "voco-{seed}"), "--patients", "2,4", "--seeds", "2", "--out", str(out), "--device", "cpu",
     ]  # fmt: skip
 

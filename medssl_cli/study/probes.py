@@ -13,13 +13,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from medssl_cli.bench.labels import SEED_FIELD
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.evaluate_probe import PRETRAINED, UNTRAINED, Kind, probe_run
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.errors import UsageError
 from medssl_cli.files import storage_errors, write_atomic
 from medssl_cli.plain_json import dump
+from medssl_cli.report.plots import seed_dots
+from medssl_cli.study.labels import SEED_FIELD
+from medssl_cli.study.probe import PRETRAINED, UNTRAINED, Kind, probe_run
 from medssl_cli.talk import Talk
 
 SCHEMA: Final = "medssl.probes/1"
@@ -164,3 +165,15 @@ def probes_csv(document: Mapping[str, Any]) -> str:
     writer.writeheader()
     writer.writerows(document["rows"])
     return buffer.getvalue()
+
+
+def probes_plot(document: Mapping[str, Any]) -> bytes:
+    """AUROC of every arm, a panel per question and kind of probe, as SVG.
+
+    Args:
+        document: As `compare_probes` returns it.
+    """
+    panels: dict[str, dict[str, list[float]]] = {}
+    for level in document["levels"]:
+        panels.setdefault(f"{level['question']}, {level['probe']}", {})[level["arm"]] = level["per_seed"]
+    return seed_dots(panels, xlabel="AUROC on test patients")

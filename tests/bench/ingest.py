@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from medssl_cli.bench.synthetic import write_synthetic_series
 from medssl_cli.parallel import available_cores
+from tests.bench.synthetic import write_synthetic_series
 
 KIB: Final = 1024
 WARM_BYTES: Final = 2 * 2**30

@@ -12,7 +12,7 @@ def label_plot(document: Mapping[str, Any]) -> bytes:
     """Mean Dice or AUROC over the number of labelled patients, as SVG.
 
     Args:
-        document: As `bench.label_results.label_results` returns it.
+        document: As `study.label_results.label_results` returns it.
     """
     main = document["levels"][0]["structure"]
     curves: dict[str, dict[int, Level]] = {}
@@ -26,7 +26,7 @@ def label_page(document: Mapping[str, Any]) -> str:
     """HTML of a comparison.
 
     Args:
-        document: As `bench.label_results.label_results` returns it.
+        document: As `study.label_results.label_results` returns it.
     """
     page = Page(f"{document['task']}: labelled patients", "from scratch and from pre-trained encoders")
     page.paragraph(

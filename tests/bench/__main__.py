@@ -1,0 +1,171 @@
+"""Measure on this machine what medssl claims, beside the tools that are installed: `python -m tests.bench --help`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from medssl_cli.cli.boundary import guarded
+from medssl_cli.cli.options import DeviceOption, JsonOption, require_path
+from medssl_cli.cli.terminal import result, table
+
+app = typer.Typer(help="Measure speed and size on this machine.", no_args_is_help=True)
+
+
+@app.command()
+@guarded
+def ingest(
+    series: Annotated[int, typer.Option(min=1, help="Synthetic CT series to make.")] = 8,
+    slices: Annotated[int, typer.Option(min=4, help="Slices of each.")] = 200,
+    size: Annotated[int, typer.Option(min=16, help="Rows and columns of each slice.")] = 512,
+    json: JsonOption = False,
+) -> None:
+    """Time `medssl ingest` beside dcm2niix and dicom2nifti, where installed, on the same uncompressed series.
+
+    Example: python -m tests.bench ingest --series 8 --slices 200
+    """
+    from tests.bench.ingest import COLUMNS, bench_ingest
+
+    found = bench_ingest(num_series=series, num_slices=slices, size=size)
+    if json:
+        result(found.to_json(), as_json=True, text="")
+    else:
+        title = f"{series} series of {slices} slices of {size} x {size}, ratios to the first line"
+        table(title, COLUMNS, found.rows())
+
+
+@app.command()
+@guarded
+def memory(
+    slices: Annotated[int, typer.Option(min=4, help="Slices of the large series.")] = 600,
+    size: Annotated[int, typer.Option(min=16, help="Rows and columns of each slice.")] = 512,
+    files: Annotated[int, typer.Option(min=0, help="Small files to ingest together.")] = 200_000,
+    json: JsonOption = False,
+) -> None:
+    """Measure the memory of `medssl ingest`: a large series, then very many small files.
+
+    Example: python -m tests.bench memory --files 10000
+    """
+    from tests.bench.memory import COLUMNS, bench_memory
+
+    found = list(bench_memory(num_slices=slices, size=size, num_files=files))
+    if json:
+        result([vars(peak) for peak in found], as_json=True, text="")
+    else:
+        table("one worker", COLUMNS, [peak.row() for peak in found])
+
+
+@app.command()
+@guarded
+def read(
+    image: Annotated[Path | None, typer.Option(help="A NIfTI file; default: a synthetic CT.")] = None,
+    slices: Annotated[int, typer.Option(min=4, help="Slices of the synthetic CT.")] = 160,
+    size: Annotated[int, typer.Option(min=16, help="Rows and columns of the synthetic CT.")] = 512,
+    reads: Annotated[int, typer.Option(min=1, help="Random places per round and kind of read.")] = 40,
+    json: JsonOption = False,
+) -> None:
+    """Time random crops and slices from the cache's arrays beside nnU-Net's settings and a memory map.
+
+    Example: python -m tests.bench read
+    """
+    from tests.bench.read import COLUMNS, bench_read
+    from tests.bench.synthetic import synthetic_ct
+
+    if image is None:
+        voxels = synthetic_ct((size, size, slices), seed=0)
+    else:
+        from medssl_cli.formats.nifti import read_nifti
+
+        voxels = read_nifti(require_path(image)).image.volume.voxels[0]
+    found = bench_read(voxels, reads=reads)
+    if json:
+        result([vars(rates) for rates in found], as_json=True, text="")
+    else:
+        shape = " x ".join(str(length) for length in voxels.shape)
+        table(f"{shape} voxels of {voxels.dtype}, per CPU second", COLUMNS, [rates.row() for rates in found])
+
+
+@app.command()
+@guarded
+def pretrain(
+    size: Annotated[
+        Literal["small", "full"],
+        typer.Option(help="small: width 12, crops of 32 x 32 x 64. full: the published width 48 and 64^3, for a GPU."),
+    ] = "small",
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each kind.")] = 3,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: its own choice.")] = None,
+    device: DeviceOption = "cpu",
+    json: JsonOption = False,
+) -> None:
+    """Time steps of VoCo as released and as here, in turn on the same canvases, and what the data loader delivers.
+
+    Example: python -m tests.bench pretrain --threads 1
+    """
+    import torch
+
+    from tests.bench.pretrain import COLUMNS, LOADER_COLUMNS, SETTINGS, bench_pretrain
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    found = bench_pretrain(SETTINGS[size], device=device, rounds=rounds)
+    if json:
+        result(found.to_json(), as_json=True, text="")
+        return
+    table(f"{found.batch_size} volumes per step, {found.device}, {found.num_threads} threads", COLUMNS, found.rows())
+    table("prepared images, from the page cache", LOADER_COLUMNS, found.loader_rows())
+
+
+@app.command()
+@guarded
+def slices(
+    size: Annotated[
+        Literal["small", "medium", "full"],
+        typer.Option(help="small: a narrow ResNet-18 at 64 pixels. medium, full: ResNet-50 at 96 and 224 pixels."),
+    ] = "small",
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each kind.")] = 5,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: its own choice.")] = None,
+    device: DeviceOption = "cpu",
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of all forward passes.")] = "fp32",
+    json: JsonOption = False,
+) -> None:
+    """Time steps of SwAV as released and as here, in turn on the same pictures, and joint steps beside their trunk.
+
+    Everything in one process, loading too: nothing hides behind anything.
+
+    Example: python -m tests.bench slices --threads 1
+    """
+    import torch
+
+    from tests.bench.slices import COLUMNS, SETTINGS, bench_slices
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    found = bench_slices(SETTINGS[size], device=device, rounds=rounds, precision=precision)
+    if json:
+        result(found.to_json(), as_json=True, text="")
+        return
+    title = f"{found.device}, {precision}, {found.num_threads} threads, medians of {rounds}"
+    table(title, COLUMNS, found.rows())
+
+
+@app.command()
+@guarded
+def catalog(
+    items: Annotated[int, typer.Option(min=1, help="Items of the synthetic cache.")] = 160_000,
+    json: JsonOption = False,
+) -> None:
+    """Measure what very many items cost before the first step of a pre-training.
+
+    Example: python -m tests.bench catalog --items 10000
+    """
+    from tests.bench.catalog import COLUMNS, bench_catalog
+
+    found = bench_catalog(items)
+    if json:
+        result([vars(stage) for stage in found], as_json=True, text="")
+    else:
+        table(f"{items} items", COLUMNS, [stage.row() for stage in found])
+
+
+if __name__ == "__main__":
+    app()
