@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.demo.anatomy import Phantom, thorax
 from medssl_cli.files import remove_temporaries, sha256_json, storage_errors, write_json
 from medssl_cli.formats.dicom import write_ct_series
+from medssl_cli.formats.nifti import write_nifti
 from medssl_cli.imaging.volume import Volume
 
 IN_PLANE: Final = 96
@@ -208,9 +208,4 @@ def _write_nifti(
     path: Path, voxels: NDArray[np.generic], affine: NDArray[np.float64], turn: tuple[int, int, int]
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    voxels, affine = _turned(voxels, affine, turn)
-    image = nibabel.Nifti1Image(voxels, affine)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    nibabel.save(image, path)
+    write_nifti(path, *_turned(voxels, affine, turn))

@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 from typing import Any, Final
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -23,6 +22,7 @@ from medssl_cli.demo.road import (
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.files import write_atomic
 from medssl_cli.formats.dicom import group_headers, read_headers, read_series
+from medssl_cli.formats.nifti import read_nifti
 from medssl_cli.imaging.geometry import Affine, reorient_to_ras
 from medssl_cli.metrics.overlap import dice
 from medssl_cli.metrics.statistics import bootstrap_mean, estimate_of
@@ -147,21 +147,18 @@ def _picture(image: Voxels, affine: Affine, mask: Voxels, focus: Voxels) -> Imag
 def _scan(result: DemoResult, name: str) -> tuple[Voxels, Affine]:
     """An unseen scan `[X, Y, Z]` along R, A and S."""
     if name == "nifti":
-        loaded = nibabel.load(result.cohort.unseen_nifti)
-        voxels, affine = np.asarray(loaded.dataobj)[np.newaxis], np.asarray(loaded.affine, dtype=np.float64)
+        volume = read_nifti(result.cohort.unseen_nifti).image.volume
     else:
         headers = [header for path in sorted(result.cohort.unseen_series.iterdir()) for header in read_headers(path)]
         volume = read_series(group_headers(headers)[0][0]).volume
-        voxels, affine = np.asarray(volume.voxels), volume.affine
-    turned, ras = reorient_to_ras(voxels, affine)
-    return turned[0], ras
+    turned, affine = reorient_to_ras(volume.voxels, volume.affine)
+    return turned[0], affine
 
 
 def _on_ras(path: Path) -> Voxels:
     """A label map `[X, Y, Z]` along R, A and S."""
-    loaded = nibabel.load(path)
-    affine = np.asarray(loaded.affine, dtype=np.float64)
-    turned, _ = reorient_to_ras(np.asarray(loaded.dataobj)[np.newaxis], affine)
+    volume = read_nifti(path, is_label=True).image.volume
+    turned, _ = reorient_to_ras(volume.voxels, volume.affine)
     mask: Voxels = turned[0]
     return mask
 

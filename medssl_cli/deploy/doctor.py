@@ -22,7 +22,6 @@ PACKAGES: Final = (
     "SimpleITK",
     "pydicom",
     "highdicom",
-    "nibabel",
     "blosc2",
 )
 ONE_OF_TWO: Final = ("onnxruntime", "onnxruntime-gpu")

@@ -2,8 +2,9 @@
 
 Two things are left out. Windows that reach over the edge are padded there: queries of padding are not computed, since
 their results are thrown away, and all keys of padding in a window are equal, so one key stands for them whose bias is
-log sum exp of theirs. And of the weights, 343^2 per head and window of 7^3 tokens, only a few windows' exist at a time,
-in the backward pass too; a batch of crops would have gigabytes of them.
+log sum exp of theirs. And the weights, 343^2 per head and window of 7^3 tokens, never exist all at once; a batch of
+crops would have gigabytes of them. On a CPU a few windows are computed at a time, in the backward pass too; on CUDA the
+library's fused kernel is used, where the width of a head is one that it takes.
 
 Shapes: B images, W windows, H heads, Q queries, K keys, D width of a head, T tokens of an image, C channels.
 """
@@ -19,11 +20,14 @@ import torch
 from monai.networks.nets.swin_unetr import BasicLayer, SwinTransformer, SwinTransformerBlock, get_window_size
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Sizes = tuple[int, ...]
 MASKED: Final = -100.0  # added between tokens that only the shift brought together, as in MONAI
 CPU_CHUNK_BYTES: Final = 4 * 2**20
 CHUNK_BYTES: Final = 256 * 2**20
+FUSED_WIDTH: Final = 8  # the fused kernel takes heads whose width is a multiple of this, in any precision
 
 
 def attend_in_chunks(transformer: SwinTransformer) -> None:
@@ -33,6 +37,12 @@ def attend_in_chunks(transformer: SwinTransformer) -> None:
             module.__class__ = _Block  # MONAI builds its blocks itself and takes no other class for them
         elif type(module) is BasicLayer:
             module.__class__ = _Layer
+
+
+def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """As `chunked_attention`, by the library's memory-efficient kernel; the bias gets the values' precision."""
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias.to(values.dtype)[None])
 
 
 def chunked_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
@@ -166,7 +176,8 @@ def _attend(qkv: Tensor, padding: Tensor | None, bias: Tensor, group: WindowGrou
         _, key, value = blank.reshape(3, 1, heads, 1, -1).expand(3, len(keys), -1, -1, -1)
         keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
         added = torch.cat([added, scores[:, :, on_device(group.padding)].logsumexp(2, keepdim=True)], dim=2)
-    attended = chunked_attention(queries, keys, values, added)
+    is_fused = qkv.device.type == "cuda" and keys.shape[-1] % FUSED_WIDTH == 0
+    attended = (fused_attention if is_fused else chunked_attention)(queries, keys, values, added)
     return attended.transpose(1, 2).reshape(len(qkv), num_windows * num_queries, -1)
 
 

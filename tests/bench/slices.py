@@ -28,7 +28,6 @@ from medssl_cli.imaging.preprocessing import Intensity
 from medssl_cli.imaging.resize import resize
 from medssl_cli.methods import MethodBase, Slices, TrainingSet, Views
 from medssl_cli.nn.backbones import resnet
-from medssl_cli.nn.convolution import Conv2d
 from medssl_cli.recipe import Optimizer
 from tests.bench.published_swav import Crops, PublishedStep
 
@@ -151,7 +150,7 @@ def _contenders(setting: Setting, device: str, folder: Path, precision: Precisio
     autocast = partial(torch.autocast, torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
     crops = Crops(2, setting.num_local, setting.size, setting.local_size)
     released = PublishedStep(
-        _network(setting, nn.Conv2d), hidden_dim=512, num_prototypes=24, crops=crops, device=device, autocast=autocast
+        _network(setting), hidden_dim=512, num_prototypes=24, crops=crops, device=device, autocast=autocast
     )
     ours = _Ours("swav", _swav_options(setting), setting, [*items, *volumes], device, autocast)
     joint = _Ours("joint", _joint_options(setting), setting, [*items, *volumes], device, autocast)
@@ -188,8 +187,8 @@ def _contenders(setting: Setting, device: str, folder: Path, precision: Precisio
     }
 
 
-def _network(setting: Setting, convolution: resnet.Convolution = Conv2d) -> resnet.ResNet:
-    return resnet.ResNet(1, setting.depth, setting.width, convolution, nn.BatchNorm2d)
+def _network(setting: Setting) -> resnet.ResNet:
+    return resnet.ResNet(1, setting.depth, setting.width, nn.Conv2d, nn.BatchNorm2d)
 
 
 def _swav_options(setting: Setting) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from monai.networks.nets.swin_unetr import SwinTransformer
 
 from medssl_cli.nn import window_attention
-from medssl_cli.nn.window_attention import attend_in_chunks, chunked_attention, window_groups
+from medssl_cli.nn.window_attention import attend_in_chunks, chunked_attention, fused_attention, window_groups
 
 
 def transformer(spatial_dims: int = 3, **options: bool) -> SwinTransformer:
@@ -84,3 +84,31 @@ def test_the_number_of_chunks_does_not_matter(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(window_attention, "CPU_CHUNK_BYTES", 1)
 
     torch.testing.assert_close(chunked_attention(queries, keys, values, bias), at_once)
+
+
+def test_the_fused_kernel_gives_the_same_results_and_gradients() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(6, 2, count, 8, generator=generator) for count in (5, 7, 7)]
+    tensors.append(torch.randn(2, 5, 7, generator=generator))
+    direction = torch.randn(6, 2, 5, 8, generator=generator)
+
+    results = []
+    for attention in (chunked_attention, fused_attention):
+        inputs = [tensor.clone().requires_grad_() for tensor in tensors]
+        attended = attention(*inputs)
+        attended.backward(direction)
+        results.append([attended.detach(), *(tensor.grad for tensor in inputs)])
+
+    for chunked, fused in zip(*results, strict=True):
+        torch.testing.assert_close(fused, chunked, atol=1e-5, rtol=1e-5)
+
+
+def test_a_transformer_with_the_fused_kernel_is_monais(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_attention, "chunked_attention", fused_attention)  # as on CUDA
+    monai = transformer()
+    ours = copy.deepcopy(monai)
+    attend_in_chunks(ours)
+    images = torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    for level, other in zip(monai(images), ours(images), strict=True):
+        torch.testing.assert_close(other, level, atol=1e-5, rtol=1e-5)

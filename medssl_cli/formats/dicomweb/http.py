@@ -5,10 +5,11 @@ Nothing that a server or a library says is repeated in a message: addresses hold
 
 import base64
 import io
+import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -156,8 +157,19 @@ class Session(requests.Session):
             pair = f"{credentials.user}:{credentials.password}".encode()
             self.headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
         # These libraries log addresses and the server's words as warnings, which Python prints if nobody listens.
-        for name in ("urllib3", "requests", "dicomweb_client"):
+        for name in ("urllib3", "requests"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    def search(self, url: str, conditions: Mapping[str, str | int]) -> Any:
+        """One page of a list (QIDO-RS, PS3.18 section 10.6): what the JSON says; nothing is an empty list.
+
+        Raises:
+            ValueError, RecursionError: It is not JSON.
+            MedsslError, TryAgainError, RefusedError: See `send`.
+        """
+        response = self.get(url, params=conditions, headers={"Accept": "application/dicom+json, application/json"})
+        found = json.loads(response.content.decode(errors="replace")) if response.content else []
+        return [found] if isinstance(found, dict) else found  # some servers send a single entry without its list
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """Send a GET request. A body that is not streamed has arrived completely, or this try has failed.
@@ -170,7 +182,6 @@ class Session(requests.Session):
         """
         if request.method != "GET":
             raise AssertionError("a PACS is only read")
-        request.headers.pop("Host", None)
         is_streamed = bool(options.get("stream"))
         options.update(stream=True, allow_redirects=False, timeout=self._timeout)
         try:

@@ -6,13 +6,10 @@ because servers ignore conditions that they do not know.
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
-
-from dicomweb_client.api import DICOMwebClient
+from typing import Final
 
 from medssl_cli.errors import InputError, StorageError, UsageError
 from medssl_cli.formats.dicom.elements import walk
@@ -89,8 +86,6 @@ class Pacs:
         self._is_stopped = is_stopped
         self._jitter = jitter or random.Random()
         self._session = Session(credentials or Credentials(), ca_bundle, self._patience)
-        self._client = DICOMwebClient(self.address.url, session=self._session)
-        self._client.set_http_retry_params(retry=False)
 
     def close(self) -> None:
         """Close the connections."""
@@ -106,8 +101,7 @@ class Pacs:
         """
         seen: set[str] = set()
         for patient in query.patients or (None,):
-            studies = self._pages(STUDY, self._client.search_for_studies, search_filters=query.filters(patient))
-            for study in studies:
+            for study in self._pages(STUDY, "/studies", query.filters(patient)):
                 uid = text_of(study, STUDY)
                 if uid in seen or not query.takes_study(study, patient):
                     continue
@@ -119,7 +113,7 @@ class Pacs:
             yield SeriesRef(study_uid, "")
             return
         filters = {"Modality": modality} if modality else {}
-        for entry in self._pages(SERIES, self._client.search_for_series, study_uid, search_filters=filters):
+        for entry in self._pages(SERIES, f"/studies/{study_uid}/series", filters):
             if modality is None or text_of(entry, MODALITY) == modality:
                 yield SeriesRef(study_uid, text_of(entry, SERIES), count_of(entry))
 
@@ -132,7 +126,7 @@ class Pacs:
         """
         _check(series)
         found = []
-        for entry in self._pages(SOP, self._client.search_for_instances, series.study_uid, series.series_uid):
+        for entry in self._pages(SOP, f"{series.place}/instances", {}):
             found.append(text_of(entry, SOP))
             if not is_uid(found[-1]):
                 raise InputError("E_VALUE_INVALID", "the PACS lists an instance whose (0008,0018) is not a UID")
@@ -172,11 +166,11 @@ class Pacs:
     def _tries(self) -> Tries:
         return Tries(self._patience, self._is_stopped, self._jitter)
 
-    def _pages(self, key: str, ask: Callable[..., list[Entry]], *place: str, **conditions: Any) -> Iterator[Entry]:
+    def _pages(self, key: str, place: str, conditions: Mapping[str, str]) -> Iterator[Entry]:
         """Entries of a list, each once, until a page is empty: a short page may be the server's own limit."""
         offset, before, seen = 0, [""], set[str]()
         for _ in range(self.limits.pages):
-            page = self._answer(partial(ask, *place, limit=self.limits.page, offset=offset, **conditions))
+            page = self._page(place, {"limit": self.limits.page, "offset": offset, **conditions})
             keys = [text_of(entry, key) for entry in page]
             if not page or (keys == before and len(page) != self.limits.page):
                 return
@@ -189,12 +183,12 @@ class Pacs:
             offset, before = offset + len(page), keys
         raise StorageError("E_PACS", f"a list of the PACS has more than {self.limits.pages} pages", hint="ask for less")
 
-    def _answer(self, ask: Callable[[], list[Entry]]) -> list[Entry]:
+    def _page(self, place: str, conditions: Mapping[str, str | int]) -> list[Entry]:
         tries = self._tries()
         while True:
             tries.check()
             try:
-                entries = ask()
+                entries = self._session.search(self.address.url + place, conditions)
             except TryAgainError as error:
                 tries.failed(error)
             except RefusedError as error:
@@ -245,16 +239,14 @@ class _Transfer:
 
     def whole_series(self, tries: Tries) -> None:
         """All in one answer; a PACS that does not do that is asked one by one."""
-        place = f"/studies/{self.series.study_uid}/series/{self.series.series_uid}"
         with contextlib.suppress(MalformedError, RefusedError):
-            self._receive(place, tries, only=None)
+            self._receive(self.series.place, tries, only=None)
 
     def one_by_one(self, tries: Tries) -> bool:
         """What is left; False once the PACS does not give one of them."""
-        place = f"/studies/{self.series.study_uid}/series/{self.series.series_uid}/instances"
         for uid in sorted(self.left):
             try:
-                self._receive(f"{place}/{uid}", tries, only=uid)
+                self._receive(f"{self.series.place}/instances/{uid}", tries, only=uid)
             except RefusedError as error:
                 if error.status == 403:
                     raise InputError("E_PACS_DENIED", "the PACS does not give this series (status 403)") from None

@@ -88,6 +88,11 @@ class SeriesRef:
         """Whether the UIDs are ones (PS3.5 section 9); others are never sent or used."""
         return is_uid(self.study_uid) and is_uid(self.series_uid)
 
+    @property
+    def place(self) -> str:
+        """Its path in a DICOMweb service."""
+        return f"/studies/{self.study_uid}/series/{self.series_uid}"
+
 
 def is_uid(text: str) -> bool:
     """Whether a text is a UID (PS3.5 section 9.1; zeros in front are let pass): digits and single dots only."""

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.convolution import Conv2d
 
 BLOCKS: Final = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 BOTTLENECK_FROM: Final = 50
@@ -62,7 +61,7 @@ def build(
         raise ValueError(f"spatial_dims {spatial_dims} is neither 2 nor 3")
     if width < 1 or (norm == "group" and width % GROUPS):
         raise ValueError(f"width {width} is not a positive multiple of {GROUPS}, which norm: group needs")
-    convolution = Conv2d if spatial_dims == 2 else nn.Conv3d
+    convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
     network = ResNet(in_channels, depth, width, convolution, _norm(norm, spatial_dims))
     network.initialise(zero_init=zero_init)
     return network
