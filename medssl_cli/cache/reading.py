@@ -186,10 +186,6 @@ class ReadableCache(CacheFolder):
             found = [other for other in self.scan() if other.series_key == record.series_key]
         return [other for other in found if other.item_id != record.item_id]
 
-    def replaced_by(self, item_id: str) -> list[str]:
-        """Smaller versions of an item's series that it has superseded."""
-        return [other.item_id for other in self.versions(self.record(item_id)) if other.superseded_by == item_id]
-
     def image_path(self, record: ItemRecord) -> Path:
         """File of an item's image."""
         return self.item_directory(record.item_id) / IMAGE

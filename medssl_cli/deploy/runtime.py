@@ -62,16 +62,6 @@ class OnnxModel:
             raise
         self._read_again = lambda: _unchanged(path, sha256)
 
-    @classmethod
-    def of_bytes(cls, data: bytes, bundle: Bundle, sha256: str, *, device: str = "cpu") -> "OnnxModel":
-        """A model that is not a file yet: export proves it before it becomes one."""
-        model, limits = cls.__new__(cls), limits_of(bundle, len(data))
-        model._open(
-            data, bundle, sha256, ModelProcess(), parse_device(device), limits, threads=None, name="the exported model"
-        )
-        model._read_again = lambda: data
-        return model
-
     _read_again: Callable[[], bytes]
 
     def _open(

@@ -5,7 +5,6 @@ that only one of them marks scores 0. A missed structure is thereby never droppe
 """
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,20 +35,6 @@ def dice(prediction: Mask, reference: Mask) -> float:
     if total == 0:
         return math.nan
     return float(2 * np.count_nonzero(prediction & reference) / total)
-
-
-def dice_per_class(prediction: LabelMap, reference: LabelMap, classes: Mapping[int, str]) -> dict[str, float]:
-    """Dice of every class of two label maps, under the class's name.
-
-    Args:
-        prediction: Label map of any shape.
-        reference: Label map of the same shape.
-        classes: Label value to name. Other values count as background.
-
-    Raises:
-        ValueError: The shapes differ.
-    """
-    return {name: dice(prediction == value, reference == value) for value, name in classes.items()}
 
 
 def volume_ml(mask: Mask, spacing_mm: tuple[float, float, float]) -> float:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.nn.slices.deformable_attention import Sampler, use_sampler
 from medssl_cli.nn.slices.encoder import AttentionPool, SliceEncoder
 
 pytestmark = pytest.mark.slow
@@ -46,11 +45,9 @@ def inputs(num_volumes: int, num_slices: int) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-@pytest.fixture(scope="module", params=["gather", "grid", "dense"])
-def graph(request: pytest.FixtureRequest) -> bytes:
+@pytest.fixture(scope="module")
+def graph() -> bytes:
     module = Volume().eval()
-    sampler: Sampler = request.param
-    use_sampler(module, sampler)
     free = {0: torch.export.Dim("volumes"), 1: torch.export.Dim("slices")}
     logging.disable(logging.WARNING)
     try:

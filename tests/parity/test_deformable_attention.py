@@ -1,16 +1,13 @@
 """Deformable attention by tensors against its equation written out place by place."""
 
-import pytest
 import torch
 
-from medssl_cli.nn.slices.deformable_attention import Sampler
 from tests.parity import deformable_literal as literal
-from tests.unit.test_deformable_attention import NAMES, attention, random
+from tests.unit.test_deformable_attention import attention, random
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_each_sampler(name: Sampler) -> None:
-    module, queries, slices = attention(is_trained=True, sampler=name), random(2, 6, 8), random(2, 6, 8, seed=1)
+def test_attention_is_its_equation() -> None:
+    module, queries, slices = attention(is_trained=True), random(2, 6, 8), random(2, 6, 8, seed=1)
     is_present = torch.arange(6) < torch.tensor([[6], [4]])
 
     found = module(queries, slices, is_present)

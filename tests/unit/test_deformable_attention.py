@@ -1,19 +1,11 @@
-"""Attention between slices: interpolation by hand, its three samplers, limits in which it is something simpler."""
+"""Attention between slices: interpolation by hand, limits in which it is something simpler."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.nn.slices.deformable_attention import (
-    SAMPLERS,
-    DeformableAttention,
-    Sampler,
-    sample_dense,
-    sample_gather,
-    use_sampler,
-)
+from medssl_cli.nn.slices.deformable_attention import DeformableAttention, sample
 
-NAMES: list[Sampler] = ["gather", "grid", "dense"]
 EXACT = {"rtol": 0.0, "atol": 1e-13}
 
 
@@ -21,10 +13,10 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def attention(*, is_trained: bool = False, num_points: int = 3, sampler: Sampler = "gather") -> DeformableAttention:
+def attention(*, is_trained: bool = False, num_points: int = 3) -> DeformableAttention:
     """With weights as at the start, or with all of them random."""
     torch.manual_seed(0)
-    module = DeformableAttention(8, num_heads=2, num_points=num_points, sampler=sampler).double().eval()
+    module = DeformableAttention(8, num_heads=2, num_points=num_points).double().eval()
     if is_trained:
         for index, parameter in enumerate(module.parameters()):
             parameter.data = random(*parameter.shape, seed=index)
@@ -40,12 +32,11 @@ def set_offsets(module: DeformableAttention, value: float) -> DeformableAttentio
 # Interpolation.
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_between_slices_by_hand(name: Sampler) -> None:
+def test_between_slices_by_hand() -> None:
     values = torch.tensor([1.0, 2, 4, 8, 16], dtype=torch.float64).view(1, 5, 1, 1)
     places = torch.tensor([-0.5, 0, 0.25, 1.5, 3.75, 4, 4.5, 5, -1], dtype=torch.float64).view(1, 9, 1, 1)
 
-    sampled = SAMPLERS[name](values, places, torch.ones_like(places))
+    sampled = sample(values, places, torch.ones_like(places))
 
     # halves outside count 0; 0.25 between 1 and 2; 1.5 between 2 and 4; 3.75 between 8 and 16
     expected = torch.tensor([0.5, 1, 1.25, 3, 14, 16, 8, 0, 0], dtype=torch.float64)
@@ -61,52 +52,19 @@ def random_case(num_slices: int = 6, num_queries: int = 5) -> tuple[Tensor, Tens
     return values, places, weights
 
 
-@pytest.mark.parametrize("name", ["grid", "dense"])
-@pytest.mark.parametrize("num_slices", [1, 2, 6, 33])
-def test_samplers_agree(name: Sampler, num_slices: int) -> None:
-    case = [part.requires_grad_() for part in random_case(num_slices)]
-
-    expected, found = sample_gather(*case), SAMPLERS[name](*case)
-
-    torch.testing.assert_close(found, expected, **EXACT)
-    pull = random(*expected.shape, seed=3)
-    gradients = torch.autograd.grad((expected * pull).sum(), case), torch.autograd.grad((found * pull).sum(), case)
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-12)
-
-
 def test_gradients_of_values_places_and_weights() -> None:
     case = [part.requires_grad_() for part in random_case(4, 3)]
 
-    assert torch.autograd.gradcheck(sample_gather, case)
-
-
-def test_only_gather_moves_offsets_away_from_whole_numbers() -> None:
-    values, places, weights = random_case()
-    places = places.round().requires_grad_()
-
-    pulls = [torch.autograd.grad(f(values, places, weights).sum(), places)[0] for f in (sample_gather, sample_dense)]
-
-    assert pulls[0].abs().max() > 0.1
-    assert (pulls[1] == 0).all()
+    assert torch.autograd.gradcheck(sample, case)
 
 
 def test_far_places_are_outside() -> None:
     values = random(1, 4, 1, 2)
     places = torch.tensor([-1e30, 1e30, -7.5, 12.25], dtype=torch.float64).view(1, 1, 1, 4)
 
-    sampled = sample_gather(values, places, torch.ones_like(places))
+    sampled = sample(values, places, torch.ones_like(places))
 
     assert (sampled == 0).all()
-
-
-def test_sampled_slices_differ() -> None:
-    """A sampler that swaps the axes of its grid returns multiples of one row, whatever the places."""
-    places = torch.arange(5, dtype=torch.float64).view(1, 5, 1, 1) + 0.3
-
-    for name in NAMES:
-        sampled = SAMPLERS[name](random(1, 6, 1, 7), places, torch.ones_like(places))
-        assert torch.linalg.matrix_rank(sampled[0, :, 0]) == 5
 
 
 # The module.
@@ -142,14 +100,13 @@ def test_with_a_point_on_every_slice_it_is_full_attention() -> None:
     values, weights = random(2, 5, 2, 3), random(2, 5, 2, 5, seed=1).softmax(dim=-1)
     places = torch.arange(5, dtype=torch.float64).expand(2, 5, 2, 5)
 
-    found = sample_gather(values, places, weights)
+    found = sample(values, places, weights)
 
     torch.testing.assert_close(found, torch.einsum("btms,bsmd->btmd", weights, values), **EXACT)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_padding_is_as_if_the_volume_ended(name: Sampler) -> None:
-    module, queries, slices = attention(is_trained=True, sampler=name), random(1, 9, 8), random(1, 9, 8, seed=1)
+def test_padding_is_as_if_the_volume_ended() -> None:
+    module, queries, slices = attention(is_trained=True), random(1, 9, 8), random(1, 9, 8, seed=1)
     is_present = torch.arange(9)[None] < 5
 
     padded = module(queries, slices, is_present)[:, :5]
@@ -216,15 +173,6 @@ def test_places_keep_their_digits_in_bfloat16() -> None:
     values = module.values(slices).float()
     between = values[:, 60] * 0.875 + values[:, 61] * 0.125
     torch.testing.assert_close(found[:, 60], module.output(between.bfloat16()))
-
-
-def test_training_with_the_dense_sampler_is_refused() -> None:
-    module = nn.Sequential(attention(), nn.Identity())
-    use_sampler(module, "dense")
-
-    with pytest.raises(RuntimeError, match="train with gather"):
-        module.train()[0](random(1, 3, 8), random(1, 3, 8))
-    module.eval()[0](random(1, 3, 8), random(1, 3, 8))
 
 
 def test_heads_must_divide_the_embedding() -> None:

@@ -10,10 +10,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from medssl_cli.formats.labels.recognise import (
     annotation_kind,
-    is_label_object,
     recognise_csv,
     recognise_dicom,
-    recognise_json,
     recognise_text,
     recognise_xml,
 )
@@ -33,7 +31,6 @@ def test_dicom_objects_by_their_class(uid: str, kind: str | None) -> None:
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2"
     dataset.save_as(stream, enforce_file_format=True)
 
-    assert is_label_object(uid) == (kind is not None)
     assert recognise_dicom(stream.getvalue()) == kind
     assert recognise_dicom(stream.getvalue()[1:]) is None
     assert recognise_dicom(stream.getvalue()[:150]) is None
@@ -51,19 +48,6 @@ def test_dicom_objects_by_their_class(uid: str, kind: str | None) -> None:
 def test_xml_by_its_root(head: bytes, kind: str | None) -> None:
     assert recognise_xml(head) == kind
     assert recognise_text(head) == kind
-
-
-@pytest.mark.parametrize(
-    ("document", "kind"),
-    [
-        ({"images": [], "annotations": [], "categories": []}, "coco"),
-        ({"images": [], "annotations": {}, "categories": []}, None),
-        ({"labels": {}}, None),
-        ([], None),
-    ],
-)
-def test_json_by_its_tables(document: object, kind: str | None) -> None:
-    assert recognise_json(document) == kind
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medssl_cli.nn.clusters.losses import UNLABELLED, Prototypes
-from medssl_cli.nn.clusters.memory import MemoryBank, Queue, cluster_bank, global_ids
+from medssl_cli.nn.clusters.memory import MemoryBank, Queue, cluster_bank
 from tests.unit.test_kmeans import POINTS, generator
 
 
@@ -101,14 +101,3 @@ def test_clusters_depend_on_nothing_but_bank_and_generator() -> None:
 def test_more_prototypes_than_seen_images_are_refused() -> None:
     with pytest.raises(ValueError, match="9 prototypes"):
         cluster_bank(filled_bank(), Prototypes(2, [9], is_trained=False), generator())
-
-
-def test_numbers_of_members_of_groups_are_unique() -> None:
-    sizes = [3, 1, 4]
-    groups = torch.tensor([group for group, size in enumerate(sizes) for _ in range(size)])
-    members = torch.tensor([member for size in sizes for member in range(size)])
-
-    assert global_ids(groups, members, sizes).tolist() == list(range(8))
-    for outside in (-1, 1):
-        with pytest.raises(IndexError):
-            global_ids(torch.tensor([1]), torch.tensor([outside]), sizes)

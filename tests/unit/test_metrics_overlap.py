@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from medssl_cli.metrics.overlap import dice, dice_per_class, volume_ml
+from medssl_cli.metrics.overlap import dice, volume_ml
 
 
 def line(*marked: int, length: int = 10) -> np.ndarray:
@@ -39,13 +39,6 @@ def test_a_structure_that_neither_mask_marks_is_not_applicable():
 def test_masks_of_different_grids_are_not_compared():
     with pytest.raises(ValueError, match="same grid"):
         dice(line(length=10), line(length=11))
-
-
-def test_dice_per_class_scores_each_label_by_name_and_ignores_undeclared_ones():
-    prediction = np.array([1, 1, 2, 9])
-    reference = np.array([1, 2, 2, 0])
-
-    assert dice_per_class(prediction, reference, {2: "right", 1: "left"}) == {"right": 2 / 3, "left": 2 / 3}
 
 
 def test_volume_is_voxels_times_their_size():

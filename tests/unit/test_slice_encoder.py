@@ -13,7 +13,6 @@ from medssl_cli.nn.slices.encoder import (
     mean_pool,
     position_code,
     slices_per_unit,
-    unknown_positions,
 )
 
 EXACT = {"rtol": 0.0, "atol": 1e-12}
@@ -166,14 +165,6 @@ def test_position_code() -> None:
     torch.testing.assert_close(code[:, :2].square() + code[:, 2:].square(), torch.ones(3, 2))
     with pytest.raises(ValueError, match="even"):
         position_code(torch.zeros(1), 5)
-
-
-def test_unknown_positions_are_spread_evenly() -> None:
-    is_present = torch.tensor([[True, True, True, False], [True, True, True, True], [True, False, False, False]])
-
-    positions = unknown_positions(is_present)
-
-    assert positions.tolist() == [[0, 150, 300, 300], [0, 100, 200, 300], [0, 0, 0, 0]]
 
 
 def test_slices_per_unit() -> None:

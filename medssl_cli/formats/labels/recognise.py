@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from medssl_cli.errors import InputError
 from medssl_cli.formats.labels import LABEL_MAP_SEGMENTATION, SEGMENTATION, STRUCTURE_SET, AnnotationKind
 from medssl_cli.formats.labels.coco import MAX_FILE_BYTES as MAX_JSON_BYTES
-from medssl_cli.formats.labels.coco import is_coco
 from medssl_cli.formats.labels.columns import is_keyed
 from medssl_cli.formats.labels.csv_rows import HEAD_BYTES, decoded, header_of
 from medssl_cli.formats.labels.lidc import is_lidc
@@ -21,11 +20,6 @@ _OBJECTS: Final[dict[str, AnnotationKind]] = {
 }
 _COCO_KEYS: Final = tuple(re.compile(rb'"%b"\s*:\s*\[' % key) for key in (b"images", b"annotations"))
 _MEDIA_SOP_CLASS: Final = b"\x02\x00\x02\x00UI"
-
-
-def is_label_object(sop_class: str) -> bool:
-    """Whether DICOM objects of a class hold labels."""
-    return sop_class in _OBJECTS
 
 
 def kind_of_object(sop_class: str) -> AnnotationKind | None:
@@ -46,11 +40,6 @@ def recognise_dicom(head: bytes) -> AnnotationKind | None:
 def recognise_xml(head: bytes) -> AnnotationKind | None:
     """Which reader takes an XML file that begins so."""
     return "lidc" if is_lidc(head) else None
-
-
-def recognise_json(document: Any) -> AnnotationKind | None:
-    """Which reader takes a JSON document."""
-    return "coco" if is_coco(document) else None
 
 
 def recognise_csv(header_row: Sequence[str]) -> AnnotationKind:

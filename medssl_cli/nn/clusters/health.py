@@ -6,7 +6,6 @@ Shapes: B images of this process, E embedding, K prototypes.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,8 +15,6 @@ from torch.nn import functional as F
 
 from medssl_cli.nn.distributed import sum_over_processes
 
-STUCK_STEPS: Final = 200
-STUCK_DISTANCE: Final = 1e-3
 MIN_USAGE: Final = 0.1
 MIN_SPREAD: Final = 0.1
 MAX_ENTROPY: Final = 0.95
@@ -78,10 +75,3 @@ def alarms(health: ClusterHealth) -> list[str]:
         (health.entropy > MAX_ENTROPY, f"codes are nearly uniform: {health.entropy:.1%} of the largest entropy"),
     ]
     return [text for is_wrong, text in checks if is_wrong]
-
-
-def is_stuck(losses: Sequence[float], num_prototypes: int) -> bool:
-    """Whether the last 200 losses all lie at log K, where predictions say nothing."""
-    last = losses[-STUCK_STEPS:]
-    limit = math.log(num_prototypes)
-    return len(last) == STUCK_STEPS and all(abs(loss - limit) < STUCK_DISTANCE for loss in last)

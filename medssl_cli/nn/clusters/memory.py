@@ -6,8 +6,6 @@ broadcast of buffers by distributed data parallelism changes nothing. Work on th
 Shapes: B images of this process, W processes, A assigning views, E embedding, K prototypes, H heads, Q queue, N images.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -64,7 +62,7 @@ class MemoryBank(nn.Module):
 
     Args:
         num_views: A, banks that are kept side by side.
-        num_images: N. Numbers must be unique over all data sets together, see `global_ids`.
+        num_images: N. Numbers must be unique over all data sets together.
         embedding_dim: E.
     """
 
@@ -123,23 +121,3 @@ def cluster_bank(
         found[own] = clusters.labels
         labels[index, filled] = sum_over_processes(found)[filled]
     return labels
-
-
-def global_ids(groups: Tensor, members: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Number the members of several groups through: slices of volumes, or images of several data sets.
-
-    Args:
-        groups: Which group, integers [...].
-        members: Place inside the group, integers [...].
-        sizes: Members of each group.
-
-    Returns:
-        [...], unique in 0 ... sum(sizes) - 1.
-
-    Raises:
-        IndexError: A member is outside its group.
-    """
-    extents = torch.tensor(sizes, device=groups.device)
-    if bool(((members < 0) | (members >= extents[groups])).any()):
-        raise IndexError("a member is outside its group, so its number would be another group's")
-    return extents.cumsum(0)[groups] - extents[groups] + members

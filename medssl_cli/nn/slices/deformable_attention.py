@@ -9,14 +9,8 @@ outside the volume. No weight depends on the number of slices.
 Shapes: B volumes, S slices, E embedding, M heads, P points, D = E / M, T queries.
 """
 
-from collections.abc import Callable
-from typing import Final, Literal
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-
-Sampler = Literal["gather", "grid", "dense"]
 
 
 class DeformableAttention(nn.Module):
@@ -28,18 +22,14 @@ class DeformableAttention(nn.Module):
         embedding_dim: E, a multiple of `num_heads`.
         num_heads: M.
         num_points: P of each head and query.
-        sampler: How to interpolate, see `SAMPLERS`; the numbers are the same. Can be changed later: `use_sampler`.
     """
 
-    def __init__(
-        self, embedding_dim: int, *, num_heads: int = 8, num_points: int = 4, sampler: Sampler = "gather"
-    ) -> None:
+    def __init__(self, embedding_dim: int, *, num_heads: int = 8, num_points: int = 4) -> None:
         super().__init__()
         if embedding_dim % num_heads:
             raise ValueError(f"embedding_dim {embedding_dim} is no multiple of num_heads {num_heads}")
         self.num_heads = num_heads
         self.num_points = num_points
-        self.sampler = sampler
         self.offsets = nn.Linear(embedding_dim, num_heads * num_points)
         self.weights = nn.Linear(embedding_dim, num_heads * num_points)
         self.values = nn.Linear(embedding_dim, embedding_dim)
@@ -63,12 +53,7 @@ class DeformableAttention(nn.Module):
 
         Returns:
             [B, S, E]; meaningless at padding.
-
-        Raises:
-            RuntimeError: Training with the sampler `dense`.
         """
-        if self.training and self.sampler == "dense":
-            raise RuntimeError("the dense sampler gives offsets no gradient where they begin; train with gather")
         values = self.values(slices)
         if is_present is not None:
             values = values.masked_fill(~is_present[..., None], 0.0)
@@ -79,7 +64,7 @@ class DeformableAttention(nn.Module):
             offsets = offsets * offset_scale.to(offsets.dtype)[:, None, None, None]
         places = torch.arange(slices.shape[1], device=slices.device)[:, None, None] + offsets
         weights = _at_least_float32(self.weights(queries)).unflatten(-1, by_head).softmax(dim=-1)
-        sampled = SAMPLERS[self.sampler](_at_least_float32(values).unflatten(-1, (self.num_heads, -1)), places, weights)
+        sampled = sample(_at_least_float32(values).unflatten(-1, (self.num_heads, -1)), places, weights)
         attended: Tensor = self.output(sampled.flatten(-2).to(values.dtype))
         return attended
 
@@ -97,15 +82,8 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(linear.bias)
 
 
-def use_sampler(module: nn.Module, sampler: Sampler) -> None:
-    """Let all deformable attention inside a module interpolate in one way."""
-    for part in module.modules():
-        if isinstance(part, DeformableAttention):
-            part.sampler = sampler
-
-
-def sample_gather(values: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of values between slices, by picking both neighbours of each place. For training.
+def sample(values: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of values between slices, by picking both neighbours of each place.
 
     At a whole number the gradient of a place is that of the interval above it.
 
@@ -127,33 +105,6 @@ def sample_gather(values: Tensor, places: Tensor, weights: Tensor) -> Tensor:
     picked = values.permute(0, 2, 1, 3).gather(2, flat[..., None].expand(-1, -1, -1, size))
     by_query = picked.unflatten(2, (places.shape[1], 2 * places.shape[3]))
     return torch.einsum("btmk,bmtkd->btmd", shares.flatten(3), by_query)
-
-
-def sample_grid(values: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-    """`sample_gather` by `grid_sample` on pictures that are S high and one pixel wide, one per volume and head."""
-    num_slices = values.shape[1]
-    pictures = values.permute(0, 2, 3, 1).flatten(0, 1)[..., None]
-    down = ((2 * places + 1) / num_slices - 1).permute(0, 2, 1, 3).flatten(0, 1)
-    grid = torch.stack([torch.zeros_like(down), down], dim=-1)
-    sampled = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return torch.einsum("btmp,bmdtp->btmd", weights, sampled.unflatten(0, (values.shape[0], values.shape[2])))
-
-
-def sample_dense(values: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-    """`sample_gather` by products of matrices only, for export; S times the work.
-
-    Each slice counts max(0, 1 - distance to the place). At a whole number the gradient of a place is 0.
-    """
-    slices = torch.arange(values.shape[1], device=values.device)
-    shares = (1 - (places[..., None] - slices).abs()).relu()
-    return torch.einsum("btmp,btmps,bsmd->btmd", weights, shares, values)
-
-
-SAMPLERS: Final[dict[Sampler, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
-    "gather": sample_gather,
-    "grid": sample_grid,
-    "dense": sample_dense,
-}
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

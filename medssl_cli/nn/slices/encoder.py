@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.nn.slices.deformable_attention import DeformableAttention, Sampler
+from medssl_cli.nn.slices.deformable_attention import DeformableAttention
 
 # Waves of the positions in mm: from two slices 2 mm apart to a few times the length of a body.
 SHORTEST_MM: Final = 4.0
@@ -35,7 +35,6 @@ class SliceEncoder(nn.Module):
             slices counts.
         reference_spacing_mm: If given, offsets of the attention are in this many millimetres, so that it looks equally
             far in thin and thick slices. Without it, they are in slices.
-        sampler: See `DeformableAttention`.
     """
 
     def __init__(
@@ -50,14 +49,13 @@ class SliceEncoder(nn.Module):
         pre_norm: bool = True,
         has_positions: bool = True,
         reference_spacing_mm: float | None = None,
-        sampler: Sampler = "gather",
     ) -> None:
         super().__init__()
         self.has_positions = has_positions
         self.reference_spacing_mm = reference_spacing_mm
         self.layers = nn.ModuleList(
             SliceLayer(
-                DeformableAttention(embedding_dim, num_heads=num_heads, num_points=num_points, sampler=sampler),
+                DeformableAttention(embedding_dim, num_heads=num_heads, num_points=num_points),
                 embedding_dim,
                 hidden_dim=round(ffn_ratio * embedding_dim),
                 dropout=dropout,
@@ -176,20 +174,6 @@ def position_code(positions_mm: Tensor, embedding_dim: int) -> Tensor:
     wavelengths = SHORTEST_MM * (LONGEST_MM / SHORTEST_MM) ** steps
     angles = places[..., None] * (2 * math.pi / wavelengths)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-def unknown_positions(is_present: Tensor, *, extent_mm: float = 300.0) -> Tensor:
-    """Positions of slices whose spacing nobody knows: evenly spread over a nominal extent, the first at 0.
-
-    Args:
-        is_present: Bool [B, S].
-        extent_mm: From the first to the last slice.
-
-    Returns:
-        [B, S] in float32; slices that are absent stand where the one before them does.
-    """
-    places = (is_present.cumsum(dim=1) - 1).clamp(min=0).to(torch.float32)
-    return extent_mm * places / places.amax(dim=1, keepdim=True).clamp(min=1.0)
 
 
 def slices_per_unit(positions_mm: Tensor, is_present: Tensor, *, unit_mm: float) -> Tensor:
