@@ -5,11 +5,13 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
 
 from medssl_cli.metrics.statistics import (
+    Estimate,
     bootstrap_crossed_mean,
     bootstrap_mean,
     holm_adjusted,
@@ -17,8 +19,8 @@ from medssl_cli.metrics.statistics import (
     patient_means,
 )
 from medssl_cli.plain_json import without_nan
-from medssl_cli.study.labels import SCRATCH, Scored
-from medssl_cli.study.ranking_results import ranking_tables
+from medssl_cli.study.labels import SCRATCH, Cell, Scored
+from medssl_cli.study.ranking_results import Rankings
 
 SCHEMA: Final = "medssl.label-efficiency/1"
 RESAMPLING_SEED: Final = 0
@@ -40,8 +42,7 @@ def label_results(scored: Sequence[Scored], about: Mapping[str, Any]) -> dict[st
         scored: All cells of a plan.
         about: Facts to write beside them.
     """
-    is_ranking = "classes" in scored[0].scores
-    tables = ranking_tables(scored) if is_ranking else _dice_tables(scored)
+    tables = _tables(scored, Rankings(scored) if "classes" in scored[0].scores else StructureDice(scored))
     whole, differences = tables["levels"][0]["structure"], tables["differences"]
     main = {f"{entry['arm']} {entry['patients']}": entry for entry in differences if entry["structure"] == whole}
     for name, p_value in holm_adjusted({name: entry["p_value"] for name, entry in main.items()}).items():
@@ -56,30 +57,24 @@ def label_results(scored: Sequence[Scored], about: Mapping[str, Any]) -> dict[st
     return cleaned
 
 
-def _dice_tables(scored: Sequence[Scored]) -> dict[str, Any]:
-    """Levels, differences and runs of segmentations."""
-    dice = {entry.cell: _structure_dice(entry.scores) for entry in scored}
-    arms = list(dict.fromkeys(cell.arm for cell in dice))
-    numbers = sorted({cell.patients for cell in dice})
+def _tables(scored: Sequence[Scored], figures: "StructureDice | Rankings") -> dict[str, Any]:
+    """Levels, differences and runs, number of patients by number of patients."""
+    cells = [entry.cell for entry in scored]
+    arms = list(dict.fromkeys(cell.arm for cell in cells))
     levels, differences = [], []
-    for number in numbers:
+    for number in sorted({cell.patients for cell in cells}):
         rows = {
-            arm: {cell.seed: dice[cell] for cell in dice if (cell.arm, cell.patients) == (arm, number)} for arm in arms
+            arm: sorted((c for c in cells if (c.arm, c.patients) == (arm, number)), key=attrgetter("seed"))
+            for arm in arms
         }
-        for structure in (ALL_STRUCTURES, *_structures(scored)):
+        for structure in figures.structures:
             for arm in arms:
-                levels.append({"arm": arm, "patients": number, "structure": structure, **_level(rows[arm], structure)})
-            differences += [
-                {
-                    "arm": arm,
-                    "patients": number,
-                    "structure": structure,
-                    **_difference(rows[arm], rows[SCRATCH], structure),
-                }
-                for arm in arms
-                if arm != SCRATCH
-            ]
-    return {"figure": "Dice", "runs": [_run(entry) for entry in scored], "levels": levels, "differences": differences}
+                about = {"arm": arm, "patients": number, "structure": structure}
+                levels.append({**about, **figures.level(rows[arm], structure)})
+                if arm != SCRATCH:
+                    differences.append({**about, **figures.difference(rows[arm], rows[SCRATCH], structure)})
+    runs = [{**asdict(cell), "structures": figures.run(cell)} for cell in cells]
+    return {"figure": figures.name, "runs": runs, "levels": levels, "differences": differences}
 
 
 def results_csv(document: Mapping[str, Any]) -> str:
@@ -99,8 +94,51 @@ def results_csv(document: Mapping[str, Any]) -> str:
     return buffer.getvalue()
 
 
-def _structures(scored: Sequence[Scored]) -> list[str]:
-    return list(scored[0].scores["structures"])
+class StructureDice:
+    """Dice of every patient, structure by structure, of all trainings.
+
+    Args:
+        scored: All cells of a plan.
+    """
+
+    name = "Dice"
+
+    def __init__(self, scored: Sequence[Scored]) -> None:
+        self._dice = {entry.cell: _structure_dice(entry.scores) for entry in scored}
+        self.structures = (ALL_STRUCTURES, *scored[0].scores["structures"])
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """Every structure's mean of one training, with its interval over patients."""
+        return {name: asdict(_mean_of(by_patient)) for name, by_patient in self._dice[cell].items()}
+
+    def level(self, cells: Sequence[Cell], structure: str) -> dict[str, Any]:
+        """Mean of an arm at one number of patients."""
+        return _crossed([self._dice[cell][structure] for cell in cells])
+
+    def difference(self, first: Sequence[Cell], second: Sequence[Cell], structure: str) -> dict[str, Any]:
+        """Paired difference of two arms, seed by seed."""
+        pairs = [
+            (self._dice[one][structure], self._dice[other][structure]) for one, other in zip(first, second, strict=True)
+        ]
+        crossed = _crossed([{patient: one[patient] - other[patient] for patient in one} for one, other in pairs])
+        one, other = (_over_seeds([pair[side] for pair in pairs]) for side in (0, 1))
+        over_patients = _mean_of({patient: one[patient] - other[patient] for patient in one})
+        return {
+            **crossed,
+            "over_patients": {"low": over_patients.low, "high": over_patients.high},
+            "p_value": paired_sign_flip_test(one, other, rng=np.random.default_rng(RESAMPLING_SEED)).p_value,
+        }
+
+
+def _crossed(rows: Sequence[PatientDice]) -> dict[str, Any]:
+    """Mean over trainings and patients with its interval, and the mean of each training."""
+    estimate = bootstrap_crossed_mean(rows, rng=np.random.default_rng(RESAMPLING_SEED))
+    return {**asdict(estimate), "per_seed": [_mean(list(row.values())) for row in rows]}
+
+
+def _mean_of(by_patient: PatientDice) -> Estimate:
+    """Mean over patients with its interval."""
+    return bootstrap_mean(list(by_patient.values()), list(by_patient), rng=np.random.default_rng(RESAMPLING_SEED))
 
 
 def _structure_dice(scores: Mapping[str, Any]) -> dict[str, PatientDice]:
@@ -113,42 +151,6 @@ def _structure_dice(scores: Mapping[str, Any]) -> dict[str, PatientDice]:
     }
     means = [_mean([values[name][index] for name in values]) for index in range(len(cases))]
     return {name: patient_means(column, patients) for name, column in {ALL_STRUCTURES: means, **values}.items()}
-
-
-def _run(entry: Scored) -> dict[str, Any]:
-    """One training: every structure's mean with its interval over patients."""
-    structures = {}
-    for name, by_patient in _structure_dice(entry.scores).items():
-        rng = np.random.default_rng(RESAMPLING_SEED)
-        structures[name] = asdict(bootstrap_mean(list(by_patient.values()), list(by_patient), rng=rng))
-    return {**asdict(entry.cell), "structures": structures}
-
-
-def _level(by_seed: Mapping[int, Mapping[str, PatientDice]], structure: str) -> dict[str, Any]:
-    """Mean of an arm at one number of patients."""
-    rows = [by_seed[seed][structure] for seed in sorted(by_seed)]
-    estimate = bootstrap_crossed_mean(rows, rng=np.random.default_rng(RESAMPLING_SEED))
-    return {**asdict(estimate), "per_seed": [_mean(list(row.values())) for row in rows]}
-
-
-def _difference(
-    first: Mapping[int, Mapping[str, PatientDice]], second: Mapping[int, Mapping[str, PatientDice]], structure: str
-) -> dict[str, Any]:
-    """Paired difference of two arms."""
-    pairs = [(first[seed][structure], second[seed][structure]) for seed in sorted(first)]
-    rows = [{patient: one[patient] - other[patient] for patient in one} for one, other in pairs]
-    estimate = bootstrap_crossed_mean(rows, rng=np.random.default_rng(RESAMPLING_SEED))
-    one, other = (_over_seeds([pair[side] for pair in pairs]) for side in (0, 1))
-    test = paired_sign_flip_test(one, other, rng=np.random.default_rng(RESAMPLING_SEED))
-    over_patients = bootstrap_mean(
-        [one[patient] - other[patient] for patient in one], list(one), rng=np.random.default_rng(RESAMPLING_SEED)
-    )
-    return {
-        **asdict(estimate),
-        "over_patients": {"low": over_patients.low, "high": over_patients.high},
-        "per_seed": [_mean(list(row.values())) for row in rows],
-        "p_value": test.p_value,
-    }
 
 
 def _over_seeds(rows: Sequence[PatientDice]) -> PatientDice:

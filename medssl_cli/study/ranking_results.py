@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medssl_cli.errors import NothingUsableError
 from medssl_cli.metrics.ranking import auroc, has_patients_enough, swap_test
 from medssl_cli.metrics.statistics import bootstrap_crossed_figure, bootstrap_figure
-from medssl_cli.study.labels import SCRATCH, Cell, Scored
+from medssl_cli.study.labels import Cell, Scored
 
 ALL_CLASSES: Final = "mean of classes"
 RESAMPLING_SEED: Final = 0
@@ -31,6 +31,8 @@ class Rankings:
         NothingUsableError: `E_TOO_FEW_PATIENTS`, no class is left.
     """
 
+    name = "AUROC"
+
     def __init__(self, scored: Sequence[Scored]) -> None:
         first = scored[0].scores
         items = [case["item"] for case in first["cases"]]
@@ -43,7 +45,8 @@ class Rankings:
                 "E_TOO_FEW_PATIENTS", "no class is shown by two test patients and not by two others"
             )
         names = list(first["classes"])
-        self.classes = {ALL_CLASSES: places, **{names[place]: [place] for place in places}}
+        self._classes = {ALL_CLASSES: places, **{names[place]: [place] for place in places}}
+        self.structures = tuple(self._classes)
 
     def _is_told(self, column: Array) -> bool:
         known = np.isfinite(column)
@@ -52,7 +55,7 @@ class Rankings:
     def figure(self, cell: Cell, structure: str, weights: Array) -> Array:
         """Mean AUROC over the classes of a structure, `[R]`, of weights `[R, N]`."""
         values = []
-        for place in self.classes[structure]:
+        for place in self._classes[structure]:
             known = np.isfinite(self._targets[:, place])
             scores, answers = self._probabilities[cell][known, place], self._targets[known, place] == 1
             values.append(auroc(scores, answers, weights[:, known]))
@@ -61,7 +64,7 @@ class Rankings:
 
     def p_value(self, first: Sequence[Cell], second: Sequence[Cell], structure: str) -> float:
         """Of the hypothesis that the arms' answers about a patient could be exchanged."""
-        places = self.classes[structure]
+        places = self._classes[structure]
         one, other = (np.stack([self._probabilities[cell][:, places] for cell in cells]) for cells in (first, second))
         rng = np.random.default_rng(RESAMPLING_SEED)
         return swap_test(one, other, self._targets[:, places], self.patients, rng=rng)
@@ -96,7 +99,7 @@ class Rankings:
                     partial(self.figure, cell, structure), self.patients, rng=np.random.default_rng(RESAMPLING_SEED)
                 )
             )
-            for structure in self.classes
+            for structure in self.structures
         }
 
     def _crossed(self, figures: Sequence[Any]) -> dict[str, Any]:
@@ -110,26 +113,3 @@ def _columns(scores: Mapping[str, Any], items: Sequence[str], what: str) -> Arra
     cases = {case["item"]: case[what] for case in scores["cases"]}
     rows = [[np.nan if value is None else value for value in cases[item].values()] for item in items]
     return np.array(rows, dtype=np.float64)
-
-
-def ranking_tables(scored: Sequence[Scored]) -> dict[str, Any]:
-    """Levels, differences and runs of `study.label_results.label_results`, of AUROC."""
-    rankings = Rankings(scored)
-    cells = [entry.cell for entry in scored]
-    arms = list(dict.fromkeys(cell.arm for cell in cells))
-    levels, differences = [], []
-    for number in sorted({cell.patients for cell in cells}):
-        rows = {
-            arm: sorted(
-                (cell for cell in cells if (cell.arm, cell.patients) == (arm, number)), key=lambda cell: cell.seed
-            )
-            for arm in arms
-        }
-        for structure in rankings.classes:
-            for arm in arms:
-                about = {"arm": arm, "patients": number, "structure": structure}
-                levels.append({**about, **rankings.level(rows[arm], structure)})
-                if arm != SCRATCH:
-                    differences.append({**about, **rankings.difference(rows[arm], rows[SCRATCH], structure)})
-    runs = [{**asdict(cell), "structures": rankings.run(cell)} for cell in cells]
-    return {"figure": "AUROC", "runs": runs, "levels": levels, "differences": differences}
