@@ -38,7 +38,7 @@ def subject_of_run(path: Path, cache: Cache, *, split: str, device: str, label_s
             "E_NO_LABELS",
             f"{len(lacking)} of the {len(records)} images of the {split} split have no {supervision.annotation} of the "
             f"set {supervision.label_set!r}",
-            hint="ingest labels of all of them under one --label-set",
+            hint="label all of them in one set: medssl ingest --label-set NAME",
         )
     network = run.network.to(place)
     return supervision.subject(network, torch_predict(network, place), name=path.name, folder=path, records=records)
