@@ -20,7 +20,6 @@ MAY = {
     "cli/weights.py": "published checkpoints, by the names that their authors gave them",
     "engine/weights/importing.py": "published checkpoints, by the names that their authors gave them",
     "demo/": "a road through the whole product: it chooses",
-    "bench/": "measures single methods against what was released with them",
     "codes/commands.py": "the remedy of a code names the page about published weights",
 }
 DEBTS: dict[str, str] = {}
