@@ -93,8 +93,8 @@ class Preprocessing(IntensityRule):
         fit: Size (x, y) or (x, y, z) in voxels that each image is brought to, with its proportions in millimetres kept
             and its lowest value around it; of (x, y) the slices stay as many. Not together with `spacing_mm`.
         foreground_crop: Cut away what lies outside of the box around all voxels above the lowest value of their image.
-        channels: Images of an example in the network's order, each with a rule of its own; `None` for one without a
-            name, whose rule is given here.
+        channels: Images of an example in the network's order, each with a name and a rule of its own,
+            `{name: flair, zscore: true}`; `None` for one without a name, whose rule is given here.
     """
 
     orientation: Literal["RAS"] = "RAS"
