@@ -1,6 +1,16 @@
 """The base of everything that is written down and read back: recipes, options, records."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Percentage = Annotated[float, Field(ge=0, le=100)]
+Size = tuple[PositiveInt, PositiveInt, PositiveInt]
+Triple = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
 
 class Strict(BaseModel):

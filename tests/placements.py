@@ -3,10 +3,10 @@
 import numpy as np
 
 from medssl_cli.imaging.geometry import Affine, Shape, ras_index_affine
-from medssl_cli.imaging.placement import Placement, placement_of
+from medssl_cli.imaging.placement import GridPlacement, placement_of
 from medssl_cli.imaging.preprocessing import network_input, on_grid
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.preprocessing import Preprocessing
 
 
 def gridded(volume: Volume, preprocessing: Preprocessing, *, is_label: bool = False) -> Volume:
@@ -25,10 +25,10 @@ def preprocessed(volume: Volume, preprocessing: Preprocessing) -> Volume:
     return Volume(seen.voxels, seen.placement.affine, volume.modality, volume.units)
 
 
-def placed(grid_affine: Affine, grid_shape: Shape, source_affine: Affine, source_shape: Shape) -> Placement:
+def placed(grid_affine: Affine, grid_shape: Shape, source_affine: Affine, source_shape: Shape) -> GridPlacement:
     """Of a grid without padding that shows all of an image."""
     to_ras = ras_index_affine(source_affine, source_shape)
     x, y, z = (int(size) for size in np.array(source_shape) @ np.abs(to_ras[:3, :3]))
-    return Placement(
+    return GridPlacement(
         source_affine, source_shape, (0, 0, 0), (x, y, z), grid_affine, grid_shape, (0, 0, 0), grid_shape, False
     )

@@ -7,7 +7,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from medssl_cli.deploy.bundle import Bundle, Parity, attach
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.preprocessing import Preprocessing
 
 TILE = (16, 16, 8)
 

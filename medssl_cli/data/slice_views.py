@@ -15,8 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from medssl_cli.data.augmentation import Changes, Draws, recolour_
-from medssl_cli.recipe import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
-from medssl_cli.strict import Strict
+from medssl_cli.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Strict
 
 Share = Annotated[float, Field(gt=0, le=1)]
 ASPECT: Final = (3 / 4, 4 / 3)

@@ -9,7 +9,8 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.whole import WholeDataset, each_loader, whole_loader
-from medssl_cli.recipe import Data, Preprocessing
+from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.recipe import Data
 from medssl_cli.talk import Talk
 
 

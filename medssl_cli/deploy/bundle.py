@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from medssl_cli.classes import Member, Members, WantedClasses
 from medssl_cli.deploy.onnx_file import MAX_BYTES, read_head, seal, unseal
 from medssl_cli.errors import StorageError, UsageError
-from medssl_cli.recipe import PositiveFloat, PositiveInt, Preprocessing, Size
-from medssl_cli.strict import Strict
+from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.strict import PositiveFloat, PositiveInt, Size, Strict
 
 HEAD_BYTES: Final = 4 * 1024 * 1024
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

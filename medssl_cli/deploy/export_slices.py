@@ -34,7 +34,8 @@ from medssl_cli.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.files import read_regular, write_atomic
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.nn.slices.volume_encoder import SliceNetwork
-from medssl_cli.recipe import Preprocessing, PretrainRecipe, recipe_hash
+from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.recipe import PretrainRecipe, recipe_hash
 
 METADATA: Final = "medssl.slices"
 EMBEDDINGS: Final = "embeddings"

@@ -11,7 +11,7 @@ from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.slices import ImageIndex, read_slices
 from medssl_cli.engine.probe import STREAM, Probe, questions, record_answers
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.preprocessing import Preprocessing
 
 PROBE_IMAGES: Final = 192
 LEVELS: Final = 3

@@ -18,14 +18,14 @@ from medssl_cli.imaging.resample import SAME_GRID_MM, resample, spaced_grid
 from medssl_cli.imaging.resize import fitted_shape, resize, stretched
 from medssl_cli.imaging.separable import planes, shared_axes
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.preprocessing import Preprocessing
 
 ChannelImages = Sequence[Volume]
 """What a network sees at once: one image `[1, X, Y, Z]` for each channel; the grid is the first one's."""
 
 
 @dataclass(frozen=True, eq=False)
-class Placement:
+class GridPlacement:
     """What lies where.
 
     Args:
@@ -108,7 +108,7 @@ class Placement:
         return self.filled(self.sampled(voxels, is_label=True), outside=0)
 
 
-def placement_of(example: ChannelImages, preprocessing: Preprocessing) -> Placement:
+def placement_of(example: ChannelImages, preprocessing: Preprocessing) -> GridPlacement:
     """Decide about the grid on which a network sees an example.
 
     Args:
@@ -120,7 +120,7 @@ def placement_of(example: ChannelImages, preprocessing: Preprocessing) -> Placem
     x, y, z = (int(size) for size in np.array(first.shape) @ _order(first.affine, first.shape))
     start, shape = _foreground(example) if preprocessing.foreground_crop else ((0, 0, 0), (x, y, z))
     affine = _moved(ras_affine, start)
-    found = Placement(first.affine, first.shape, start, shape, affine, shape, (0, 0, 0), shape, is_fitted=False)
+    found = GridPlacement(first.affine, first.shape, start, shape, affine, shape, (0, 0, 0), shape, is_fitted=False)
     if preprocessing.spacing_mm is not None:
         affine, size = spaced_grid(affine, shape, preprocessing.spacing_mm)
         return replace(found, content_affine=affine, content_shape=size, shape=size)
@@ -155,7 +155,7 @@ def brought_to(first: Volume, other: Volume, *, is_label: bool = False) -> Volum
     return replace(other, voxels=voxels, affine=first.affine)
 
 
-def restore_labels(logits: NDArray[np.float32], placement: Placement) -> NDArray[np.uint8]:
+def restore_labels(logits: NDArray[np.float32], placement: GridPlacement) -> NDArray[np.uint8]:
     """Class per voxel of the image as it came, from logits on the grid.
 
     Logits are interpolated linearly, then the largest wins, of equal ones the lowest class. This is done plane by
@@ -176,7 +176,7 @@ def restore_labels(logits: NDArray[np.float32], placement: Placement) -> NDArray
     return labels[0]
 
 
-def restore_masks(logits: NDArray[np.float32], placement: Placement) -> NDArray[np.bool_]:
+def restore_masks(logits: NDArray[np.float32], placement: GridPlacement) -> NDArray[np.bool_]:
     """Masks of classes that may overlap, on the image as it came: where an interpolated logit is above zero.
 
     Args:
@@ -191,7 +191,7 @@ def restore_masks(logits: NDArray[np.float32], placement: Placement) -> NDArray[
     return masks
 
 
-def restore_probabilities(probabilities: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
+def restore_probabilities(probabilities: NDArray[np.float32], placement: GridPlacement) -> NDArray[np.float32]:
     """Probabilities on the image as it came, interpolated linearly.
 
     Args:
@@ -211,7 +211,7 @@ def move_boxes(boxes: NDArray[np.float64], matrix: Affine) -> NDArray[np.float64
 
     Args:
         boxes: `[M, 2, 3]`, lower and upper corners in continuous voxel indices.
-        matrix: From these indices to the others, such as `Placement.to_source`.
+        matrix: From these indices to the others, such as `GridPlacement.to_source`.
     """
     corners = boxes @ matrix[:3, :3].T + matrix[:3, 3]
     return np.stack([corners.min(axis=1), corners.max(axis=1)], axis=1)
@@ -220,7 +220,7 @@ def move_boxes(boxes: NDArray[np.float64], matrix: Affine) -> NDArray[np.float64
 def _restore(
     out: NDArray[np.generic],
     values: NDArray[np.float32],
-    placement: Placement,
+    placement: GridPlacement,
     decide: Callable[[NDArray[np.float32]], NDArray[np.generic]],
 ) -> None:
     """Write what is decided from values `[K, Y, Z]` into an array on the image as it came, plane by plane."""
@@ -230,7 +230,7 @@ def _restore(
         box[:, number] = decide(plane)
 
 
-def _planes(values: NDArray[np.float32], placement: Placement) -> Iterator[NDArray[np.float32]]:
+def _planes(values: NDArray[np.float32], placement: GridPlacement) -> Iterator[NDArray[np.float32]]:
     """Values at the voxels of the box, `[K, Y, Z]` for one place along x after the other."""
     content = values[(slice(None), *_slices(placement.content_start, placement.content_shape))]
     affine, shape, box_affine = placement.content_affine, placement.content_shape, placement.box_affine

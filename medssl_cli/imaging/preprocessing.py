@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.imaging.placement import ChannelImages, Placement, on_one_grid, placement_of
+from medssl_cli.imaging.placement import ChannelImages, GridPlacement, on_one_grid, placement_of
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.recipe import IntensityRule, Preprocessing
+from medssl_cli.preprocessing import IntensityRule, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class NetworkInput:
     """
 
     voxels: NDArray[np.float32]
-    placement: Placement
+    placement: GridPlacement
 
 
 def network_input(example: ChannelImages, preprocessing: Preprocessing) -> NetworkInput:
@@ -69,7 +69,7 @@ def network_input(example: ChannelImages, preprocessing: Preprocessing) -> Netwo
 
 
 def on_grid(
-    voxels: NDArray[np.generic], placement: Placement, rule: IntensityRule
+    voxels: NDArray[np.generic], placement: GridPlacement, rule: IntensityRule
 ) -> tuple[NDArray[np.generic], Intensity]:
     """One channel on the grid that the network sees, in its own values, and what is to be done with them.
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.imaging.geometry import Affine, Shape, axis_order, spacing_mm
-from medssl_cli.imaging.placement import ChannelImages, Placement, restore_labels
+from medssl_cli.imaging.placement import ChannelImages, GridPlacement, restore_labels
 from medssl_cli.imaging.preprocessing import channel_images, network_input
 from medssl_cli.imaging.tiling import Predict, sliding_window, tile_starts
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.preprocessing import Preprocessing
 
 Progress = Callable[[int, int], None]
 """Called with (calls of the network done, calls in all)."""
@@ -68,7 +68,7 @@ def window_logits(
     overlap: float,
     mirror_axes: tuple[int, ...] = (),
     progress: Progress | None = None,
-) -> tuple[NDArray[np.float32], Placement]:
+) -> tuple[NDArray[np.float32], GridPlacement]:
     """A network's logits for an example of any orientation, spacing and size, and the way back.
 
     Args:

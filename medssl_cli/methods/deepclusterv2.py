@@ -18,7 +18,7 @@ from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.clusters.heads import ClusterHead, ClusterOptions, ImageProjector, concerns, shown
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.view_groups import embed_views
-from medssl_cli.recipe import PositiveInt, Probability
+from medssl_cli.strict import PositiveInt, Probability
 
 
 class Options(ClusterOptions):

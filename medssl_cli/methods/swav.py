@@ -16,7 +16,7 @@ from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.clusters.heads import ImageProjector, SwappedHead, SwappedOptions, concerns, shown
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.view_groups import embed_views
-from medssl_cli.recipe import PositiveInt, Probability
+from medssl_cli.strict import PositiveInt, Probability
 
 
 class Options(SwappedOptions):

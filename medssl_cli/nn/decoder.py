@@ -12,8 +12,7 @@ from monai.networks.blocks.convolutions import Convolution, ResidualUnit
 from pydantic import Field
 from torch import Tensor, nn
 
-from medssl_cli.recipe import PositiveInt, Probability
-from medssl_cli.strict import Strict
+from medssl_cli.strict import PositiveInt, Probability, Strict
 
 
 class Decoder(Strict):

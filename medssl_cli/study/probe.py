@@ -34,7 +34,8 @@ from medssl_cli.nn.build import build_backbone
 from medssl_cli.nn.probes import linear_scores, neighbour_scores
 from medssl_cli.plain_json import without_nan
 from medssl_cli.plugins import suggest
-from medssl_cli.recipe import Preprocessing, PretrainRecipe
+from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.recipe import PretrainRecipe
 from medssl_cli.talk import Talk
 
 Kind = Literal["linear", "knn"]

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from medssl_cli.cache.splits import Split
     from medssl_cli.cache.store import Cache
     from medssl_cli.imaging.volume import Volume
-    from medssl_cli.recipe import Preprocessing, TaskRecipe
+    from medssl_cli.preprocessing import Preprocessing
+    from medssl_cli.recipe import TaskRecipe
     from medssl_cli.report.gallery import Shown
     from medssl_cli.talk import Talk
 

@@ -19,7 +19,7 @@ from medssl_cli.cache.prepared import PreparedItems, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.errors import MedsslError
 from medssl_cli.parallel import supervised_map
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.preprocessing import Preprocessing
 
 COLUMNS: Final = ("stage", "s", "CPU s", "peak above the start, MB")
 PREPROCESSING: Final = Preprocessing(spacing_mm=(1.5, 1.5, 1.5), window_hu=(-175, 250))

@@ -31,7 +31,8 @@ from medssl_cli.imaging.placement import move_boxes, placement_of, restore_label
 from medssl_cli.imaging.preprocessing import network_input
 from medssl_cli.imaging.stacks import as_stack
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.recipe import Preprocessing, TaskRecipe, validate_recipe
+from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.recipe import TaskRecipe, validate_recipe
 from medssl_cli.talk import Silence
 from medssl_cli.tasks import supervision_of
 from tests.environment import give_known_key

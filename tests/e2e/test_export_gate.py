@@ -21,7 +21,8 @@ from medssl_cli.deploy.parity import NOT_COMPARED, TOLERANCE, shuffled
 from medssl_cli.engine.build import build_task
 from medssl_cli.errors import GateError
 from medssl_cli.imaging.segment import segment_volume
-from medssl_cli.recipe import Preprocessing, TaskRecipe, validate_recipe
+from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.recipe import TaskRecipe, validate_recipe
 from tests.e2e.test_export import ToyRun
 from tests.listener import Listener
 from tests.toy_cache import toy_cache

@@ -24,7 +24,7 @@ from medssl_cli.formats.dicom import group_headers, read_headers
 from medssl_cli.formats.dicom_seg import write_segmentation
 from medssl_cli.formats.seg_frames import read_segmentation
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.preprocessing import Preprocessing
 from tests.dicom_factory import analytic_phantom, write_volume
 from tests.toy_model import write_toy_model
 

@@ -47,11 +47,11 @@ def slow(self, index):
 crops.CropDataset.__getitem__ = slow
 """
 SLOW_PREPARATION = """
-from medssl_cli.cache import prepared
+from medssl_cli.cache import preparing
 def slow(*_):
     print("waiting", flush=True, file=sys.stderr)
     time.sleep(600)
-prepared.on_grid = slow
+preparing.on_grid = slow
 """
 Process = subprocess.Popen[str] | WarmProcess
 SLOW_IMPORT = """

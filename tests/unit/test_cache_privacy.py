@@ -17,7 +17,7 @@ from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.errors import Exit, InputError, UsageError
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.preprocessing import Preprocessing
 from tests.small_cache import record_of, stored, volume_of
 from tests.toy_cache import toy_cache
 

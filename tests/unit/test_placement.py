@@ -8,7 +8,7 @@ import pytest
 
 from medssl_cli.imaging.geometry import Affine, reorient_like, reorient_to_ras
 from medssl_cli.imaging.placement import (
-    Placement,
+    GridPlacement,
     move_boxes,
     on_one_grid,
     placement_of,
@@ -18,7 +18,7 @@ from medssl_cli.imaging.placement import (
 )
 from medssl_cli.imaging.preprocessing import intensity_of, network_input
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.recipe import Channel, IntensityRule, Preprocessing
+from medssl_cli.preprocessing import Channel, IntensityRule, Preprocessing
 
 SPACING = (1.0, 1.5, 2.0)
 GEOMETRIES = {
@@ -203,6 +203,6 @@ def test_a_grid_of_one_voxel_has_a_way_back() -> None:
     placement = placement_of([image()], rule(spacing_mm=(500.0, 500.0, 500.0)))
 
     assert placement.shape == (1, 1, 1)
-    assert isinstance(placement, Placement)
+    assert isinstance(placement, GridPlacement)
     logits = np.array([0, 1], np.float32).reshape(2, 1, 1, 1)
     assert restore_labels(logits, placement).all()

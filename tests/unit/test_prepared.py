@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medssl_cli.cache import prepared
+from medssl_cli.cache import prepared, preparing
 from medssl_cli.cache.arrays import read_array
 from medssl_cli.cache.audit import audit_cache
 from medssl_cli.cache.items import ItemRecord
@@ -21,7 +21,7 @@ from medssl_cli.errors import GateError, UsageError
 from medssl_cli.imaging.placement import brought_to
 from medssl_cli.imaging.preprocessing import intensity_of, network_input
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.recipe import Channel, Preprocessing
+from medssl_cli.preprocessing import Channel, Preprocessing
 from tests.placements import gridded, preprocessed
 from tests.toy_cache import toy_cache
 
@@ -84,12 +84,12 @@ def test_points_are_voxels_of_their_class(cache: Cache) -> None:
         assert set(item.points) == set(np.unique(label)) - {0}
         assert len(item.points) >= 1
         for value, points in item.points.items():
-            assert len(points) == min(int((label == value).sum()), prepared.MAX_POINTS_PER_CLASS)
+            assert len(points) == min(int((label == value).sum()), preparing.MAX_POINTS_PER_CLASS)
             assert all(label[tuple(point)] == value for point in points)
 
 
 def test_points_of_a_large_structure_are_few_and_spread_over_it(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared, "MAX_POINTS_PER_CLASS", 5)
+    monkeypatch.setattr(preparing, "MAX_POINTS_PER_CLASS", 5)
 
     for item in prepared_of(cache, NATIVE):
         assert item.label is not None

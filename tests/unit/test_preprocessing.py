@@ -13,7 +13,7 @@ from medssl_cli.imaging.preprocessing import Intensity, intensity_of
 from medssl_cli.imaging.resample import resample
 from medssl_cli.imaging.segment import num_calls, predicted_bytes, segment_volume
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.preprocessing import Preprocessing
 from tests.placements import gridded, placed, preprocessed
 
 WINDOW = Preprocessing(window_hu=(-100.0, 300.0))

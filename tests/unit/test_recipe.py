@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from medssl_cli import plugins
 from medssl_cli.errors import Exit, UsageError
 from medssl_cli.plain_yaml import MAX_BYTES, MAX_DEPTH, parse_yaml
+from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import (
     Augmentation,
     Inference,
-    Preprocessing,
     PretrainRecipe,
     TaskRecipe,
     apply_override,

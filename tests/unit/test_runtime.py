@@ -15,7 +15,7 @@ from medssl_cli.deploy.bundle import attach
 from medssl_cli.deploy.runtime import OnnxModel, parse_device
 from medssl_cli.errors import GateError, InputError, UsageError
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.preprocessing import Preprocessing
 from tests.toy_model import TILE, toy_bundle, toy_graph, write_toy_model
 
 

@@ -12,7 +12,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.data.whole import read_stack
 from medssl_cli.nn.backbones import resnet
 from medssl_cli.nn.slices.volume_encoder import SliceNetwork
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.tasks.classification.network import ClassificationNetwork as Task
 from medssl_cli.tasks.classification.network import ClassificationOptions as Options
 from tests.finding_cache import finding_cache

@@ -20,7 +20,7 @@ from medssl_cli.data.crops import read_classes
 from medssl_cli.data.label_checks import say_unseen
 from medssl_cli.errors import InputError, NothingUsableError, UsageError
 from medssl_cli.nn.voxel_losses import frequencies, voxel_losses
-from medssl_cli.recipe import Preprocessing
+from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.talk import Silence
 from medssl_cli.tasks.segmentation.scores import evaluate
 from tests.listener import Listener

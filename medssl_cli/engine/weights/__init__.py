@@ -17,7 +17,8 @@ from medssl_cli.files import sha256_json
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones.resnet import inflate
 from medssl_cli.plain_json import parse_json
-from medssl_cli.recipe import Named, PositiveInt, TaskRecipe
+from medssl_cli.recipe import Named, TaskRecipe
+from medssl_cli.strict import PositiveInt
 from medssl_cli.tasks import SLICES, TaskNetwork, task_options
 
 ENCODER: Final = "encoder.safetensors"

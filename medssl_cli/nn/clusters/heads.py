@@ -23,8 +23,7 @@ from medssl_cli.nn.clusters.health import ClusterHealth, alarms, cluster_health
 from medssl_cli.nn.clusters.losses import UNLABELLED, Prototypes, cluster_prediction_loss, swapped_prediction_loss
 from medssl_cli.nn.clusters.memory import MemoryBank, Queue, cluster_bank
 from medssl_cli.nn.clusters.sinkhorn import entropy_floor, most_prototypes, queue_length, sinkhorn_codes
-from medssl_cli.recipe import PositiveFloat, PositiveInt, Probability
-from medssl_cli.strict import Strict
+from medssl_cli.strict import PositiveFloat, PositiveInt, Probability, Strict
 
 PROJECTION_DIM: Final = 128
 JUDGED_STEPS: Final = 10  # logged ones

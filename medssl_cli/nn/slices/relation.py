@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medssl_cli.nn.slices.volume_encoder import VolumeEncoder, VolumeOptions
-from medssl_cli.recipe import PositiveFloat
+from medssl_cli.strict import PositiveFloat
 
 
 class Relation(VolumeOptions):

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.slices.embedding import SliceEmbedding
 from medssl_cli.nn.slices.encoder import AttentionPool, SliceEncoder, mean_pool
-from medssl_cli.recipe import PositiveFloat, PositiveInt
-from medssl_cli.strict import Strict
+from medssl_cli.strict import PositiveFloat, PositiveInt, Strict
 
 
 class VolumeOptions(Strict):

@@ -21,8 +21,7 @@ from medssl_cli.cache.findings import Definition
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.slices.encoder import mean_pool
 from medssl_cli.nn.slices.volume_encoder import VolumeEncoder, VolumeOptions
-from medssl_cli.recipe import Probability
-from medssl_cli.strict import Strict
+from medssl_cli.strict import Probability, Strict
 from medssl_cli.tasks import SLICES, ClassName, TaskLosses, TaskNetwork, each_by_itself
 
 MAX_WEIGHT: Final = 100.0

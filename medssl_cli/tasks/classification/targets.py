@@ -28,7 +28,8 @@ from medssl_cli.metrics.ranking import balanced_accuracy
 from medssl_cli.metrics.statistics import mean_of_known
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.plugins import suggest
-from medssl_cli.recipe import Preprocessing, TaskRecipe
+from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.recipe import TaskRecipe
 from medssl_cli.talk import Silence, Talk
 from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
 from medssl_cli.tasks.classification.decode import probabilities

@@ -17,8 +17,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.recipe import PositiveInt, Probability
-from medssl_cli.strict import Strict
+from medssl_cli.strict import PositiveInt, Probability, Strict
 from medssl_cli.tasks import BoxNames, ClassName, TaskLosses, TaskNetwork, each_by_itself
 from medssl_cli.tasks.detection.decode import Grid
 from medssl_cli.tasks.detection.feature_pyramid import FeaturePyramid

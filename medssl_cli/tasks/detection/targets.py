@@ -25,7 +25,8 @@ from medssl_cli.data.whole_batches import every_image, prepared_images, step_bat
 from medssl_cli.errors import NothingUsableError, UsageError
 from medssl_cli.files import sha256_json
 from medssl_cli.plugins import suggest
-from medssl_cli.recipe import Preprocessing, TaskRecipe
+from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.recipe import TaskRecipe
 from medssl_cli.talk import Silence, Talk
 from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
 from medssl_cli.tasks.detection.decode import Grid, decode

@@ -5,8 +5,7 @@ from torch.nn import functional as F
 
 from medssl_cli.methods import Losses, MethodBase, Views
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.recipe import PositiveFloat
-from medssl_cli.strict import Strict
+from medssl_cli.strict import PositiveFloat, Strict
 
 
 class Options(Strict):

@@ -1,0 +1,87 @@
+"""What happens to images before a network sees them, as plain data; `imaging.preprocessing` does it."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, FiniteFloat, model_validator
+
+from medssl_cli.strict import Percentage, PositiveInt, Size, Strict, Triple
+
+
+class IntensityRule(Strict):
+    """What becomes of the values of one channel.
+
+    Args:
+        window_hu: Values (low, high) that become 0 and 1, clipped outside; for CT.
+        zscore: Subtract the mean and divide by the standard deviation of the non-zero voxels of the volume.
+        percentiles: Shares in percent (low, high): of the non-zero voxels, the values at them become 0 and 1, clipped
+            outside.
+    """
+
+    window_hu: tuple[FiniteFloat, FiniteFloat] | None = None
+    zscore: bool = False
+    percentiles: tuple[Percentage, Percentage] | None = None
+
+    @model_validator(mode="after")
+    def _least_first(self) -> Self:
+        for name, range_ in (("window_hu", self.window_hu), ("percentiles", self.percentiles)):
+            if range_ is not None and range_[0] >= range_[1]:
+                raise ValueError(f"{name} must be (low, high) with low < high")
+        return self
+
+    @property
+    def num_rules(self) -> int:
+        """How many of the three are given."""
+        return (self.window_hu is not None) + self.zscore + (self.percentiles is not None)
+
+
+class Channel(IntensityRule):
+    """One image among those of an example, and the rule for its values.
+
+    Args:
+        name: What images of this channel are called, such as `flair`.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.num_rules != 1:
+            raise ValueError("give exactly one of window_hu, zscore: true and percentiles")
+        return self
+
+
+class Preprocessing(IntensityRule):
+    """What happens to an example before a network sees it; the same object trains, exports and infers.
+
+    Args:
+        spacing_mm: Voxel size to resample to; `None` keeps each image's own.
+        fit: Size (x, y) or (x, y, z) in voxels that each image is brought to, with its proportions in millimetres kept
+            and its lowest value around it; of (x, y) the slices stay as many. Not together with `spacing_mm`.
+        foreground_crop: Cut away what lies outside of the box around all voxels above the lowest value of their image.
+        channels: Images of an example in the network's order, each with a name and a rule of its own,
+            `{name: flair, zscore: true}`; `None` for one without a name, whose rule is given here.
+    """
+
+    orientation: Literal["RAS"] = "RAS"
+    spacing_mm: Triple | None = None
+    fit: tuple[PositiveInt, PositiveInt] | Size | None = None
+    foreground_crop: bool = False
+    channels: Annotated[tuple[Channel, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_geometry_and_one_rule(self) -> Self:
+        if self.num_rules != (self.channels is None):
+            raise ValueError(
+                "give exactly one of window_hu and zscore: true, or percentiles, or channels with one of them each"
+            )
+        if self.fit is not None and self.spacing_mm is not None:
+            raise ValueError("give at most one of spacing_mm and fit")
+        names = [channel.name for channel in self.channels or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("channels must have different names")
+        return self
+
+    @property
+    def rules(self) -> tuple[IntensityRule, ...]:
+        """The rule of each channel."""
+        return self.channels or (self,)
