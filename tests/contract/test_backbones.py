@@ -6,22 +6,30 @@ Some are built for thick slices too: what such a line is called begins with the 
 import copy
 import importlib
 import pkgutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from medssl_cli import plugins
+from medssl_cli.engine.build import build_task, check_recipe
+from medssl_cli.errors import UsageError
 from medssl_cli.nn import backbones
 from medssl_cli.nn.axes import misfit
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.decoder import UNetDecoder
+from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe
 
-NAMES = sorted(module.name for module in pkgutil.iter_modules(backbones.__path__))
+TOY_BACKBONES = Path(__file__).parent / "toy_backbones"
+NAMES = sorted(module.name for module in pkgutil.iter_modules([*backbones.__path__, str(TOY_BACKBONES)]))
 STRIDES = (1, 2, 2)
 THICK = {"strides": ((1, 1, 1), (2, 2, 1), (2, 2, 2)), "kernel_sizes": ((3, 3, 1), (3, 3, 3), (3, 3, 3))}
 OPTIONS: dict[str, dict[str, Any]] = {
+    "averages": {},
     "plainconv": {"channels": (4, 8, 8), "strides": STRIDES, "num_convs": (1, 2, 2)},
     "plainconv, thick slices": {"channels": (4, 8, 8), **THICK, "num_convs": (1, 2, 2)},
     "resnet": {"depth": 18, "width": 8, "norm": "group"},
@@ -31,6 +39,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "unet": {"channels": (4, 8, 8), "strides": STRIDES, "num_res_units": 1},
     "unet, thick slices": {"channels": (4, 8, 8), **THICK, "num_res_units": 1},
 }
+
+
+@pytest.fixture(autouse=True)
+def toy_backbones_lie_beside_the_real_ones(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(backbones, "__path__", [*backbones.__path__, str(TOY_BACKBONES)])
+    yield
+    sys.modules.pop(f"{backbones.__name__}.averages", None)
+
+
 every_backbone = pytest.mark.parametrize("name", OPTIONS)
 
 
@@ -53,8 +70,26 @@ def cells(size: Sequence[int], backbone: Backbone) -> list[tuple[int, ...]]:
 
 
 def test_backbones_are_found_and_each_has_options() -> None:
-    assert "unet" in NAMES
+    assert {"averages", "unet"} <= set(NAMES) == set(plugins.names("backbone"))
     assert set(NAMES) <= set(OPTIONS)
+
+
+def test_a_file_in_the_folder_is_a_backbone_that_recipes_can_name() -> None:
+    overrides = ["backbone={name: averages, width: 4}", "data.crop_size=[8, 8, 6]"]
+    recipe = load_recipe(find_recipe("hippocampus-seg"), overrides)
+    assert isinstance(recipe, TaskRecipe)
+
+    logits = build_task(recipe)(torch.rand(1, 1, 8, 8, 6))
+
+    assert logits.shape == (1, 3, 8, 8, 6)
+    with pytest.raises(UsageError, match="6 along y is no multiple of 4"):
+        check_recipe(load_recipe(find_recipe("hippocampus-seg"), [*overrides, "data.crop_size=[8, 6, 6]"]))
+
+
+def test_the_guide_shows_the_toy_as_it_is() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "add-a-backbone.md").read_text(encoding="utf-8")
+
+    assert (TOY_BACKBONES / "averages.py").read_text(encoding="utf-8") in guide
 
 
 def test_strides_are_told_along_each_axis() -> None:
