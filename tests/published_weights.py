@@ -1,6 +1,6 @@
 """Published weights, made up: the names and shapes of their schemas, written out, with random numbers in them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -73,35 +73,48 @@ def projector(name: str, dim: int = 288, hidden: int = 8) -> Shapes:
     return shapes
 
 
-def nnunet(channels: Iterable[int], depths: Iterable[int], *, residual: bool = False) -> Shapes:
-    """Of nnU-Net's networks, each parameter once, by its first name."""
+def nnunet(
+    channels: Iterable[int],
+    depths: Iterable[int],
+    *,
+    residual: bool = False,
+    strides: Sequence[tuple[int, ...]] = (),
+    kernels: Sequence[tuple[int, ...]] = (),
+) -> Shapes:
+    """Of nnU-Net's networks, each parameter once, by its first name.
+
+    Strides and kernels are of each level, in the order of the arrays; 1 and then 2, and 3, if there are none.
+    """
     shapes: Shapes = {}
     widths, before = list(channels), 1
+    strides = strides or [(1, 1, 1), *[(2, 2, 2)] * (len(widths) - 1)]
+    kernels = kernels or [CUBE] * len(widths)
 
-    def conv_norm(at: str, width_in: int, width: int, kernel: tuple[int, ...] = CUBE) -> None:
+    def conv_norm(at: str, width_in: int, width: int, kernel: tuple[int, ...]) -> None:
         shapes[f"{at}.conv.weight"] = (width, width_in, *kernel)
-        if kernel == CUBE:
+        if kernel != (1, 1, 1):  # a short cut has no bias
             shapes[f"{at}.conv.bias"] = (width,)
         shapes[f"{at}.norm.weight"] = shapes[f"{at}.norm.bias"] = (width,)
 
     if residual:
-        conv_norm("encoder.stem.convs.0", 1, before := widths[0])
+        conv_norm("encoder.stem.convs.0", 1, before := widths[0], kernels[0])
     for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         for block in range(depth):
             if residual:
                 at = f"encoder.stages.{stage}.blocks.{block}"
-                conv_norm(f"{at}.conv1", before, width)
-                conv_norm(f"{at}.conv2", width, width)
+                conv_norm(f"{at}.conv1", before, width, kernels[stage])
+                conv_norm(f"{at}.conv2", width, width, kernels[stage])
                 if before != width:
-                    conv_norm(f"{at}.skip.1", before, width, (1, 1, 1))
+                    pooled = int(block == 0 and set(strides[stage]) != {1})
+                    conv_norm(f"{at}.skip.{pooled}", before, width, (1, 1, 1))
             else:
-                conv_norm(f"encoder.stages.{stage}.0.convs.{block}", before, width)
+                conv_norm(f"encoder.stages.{stage}.0.convs.{block}", before, width, kernels[stage])
             before = width
     for level, (width, below) in enumerate(zip(widths[-2::-1], widths[:0:-1], strict=True)):
-        conv_norm(f"decoder.stages.{level}.convs.0", 2 * width, width)
+        conv_norm(f"decoder.stages.{level}.convs.0", 2 * width, width, kernels[-2 - level])
         if not residual:
-            conv_norm(f"decoder.stages.{level}.convs.1", width, width)
-        shapes[f"decoder.transpconvs.{level}.weight"] = (below, width, 2, 2, 2)
+            conv_norm(f"decoder.stages.{level}.convs.1", width, width, kernels[-2 - level])
+        shapes[f"decoder.transpconvs.{level}.weight"] = (below, width, *strides[-1 - level])
         shapes[f"decoder.transpconvs.{level}.bias"] = (width,)
         shapes[f"decoder.seg_layers.{level}.weight"] = (NUM_CLASSES, width, 1, 1, 1)
         shapes[f"decoder.seg_layers.{level}.bias"] = (NUM_CLASSES,)

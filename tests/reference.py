@@ -271,7 +271,8 @@ def _kind(annotation: Any) -> str:
     if origin is tuple and Ellipsis not in arguments:
         return f"{len(arguments)} {_many(arguments[0])}"
     if origin is not None:
-        return f"list of {_many(arguments[0])}"
+        has_lists = any(typing.get_origin(option) is Sequence for option in typing.get_args(arguments[0]))
+        return f"list of ({_kind(arguments[0])})" if has_lists else f"list of {_many(arguments[0])}"
     return PLAIN.get(annotation, "section")
 
 

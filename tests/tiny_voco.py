@@ -19,7 +19,7 @@ class TinyBackbone(Backbone):
     """Remembers the images that it saw last."""
 
     def __init__(self) -> None:
-        super().__init__(channels=(5,), strides=(2,), embedding_levels=(0,), crop_multiple=2)
+        super().__init__(channels=(5,), strides=(2,), embedding_levels=(0,))
         self.conv = nn.Conv3d(1, 5, 3, stride=2, padding=1)
         self.seen = torch.empty(0)
 

@@ -28,16 +28,18 @@ def toy_cache(
     num_classes: int = 2,
     mark: Callable[[int, np.ndarray], Marked] | None = None,
     series: Sequence[str] = (),
+    thickness: int = 1,
 ) -> Cache:
     """Bright balls (class 1) with a darker ball beside them (class 2) on a gradient, at 2 mm, one per patient.
 
-    `mark` makes the label map of a patient from its number and the map of balls.
+    `mark` makes the label map of a patient from its number and the map of balls. Of `thickness` slices one is kept,
+    and they lie so many times as far apart.
     """
     cache = Cache.open_or_create(root)
     with cache.writing():
         for index in range(num_patients):
-            image, label = _balls(np.random.default_rng(index), size)
-            affine = np.diag([2.0, 2.0, 2.0, 1.0])
+            image, label = (voxels[..., ::thickness] for voxels in _balls(np.random.default_rng(index), size))
+            affine = np.diag([2.0, 2.0, 2.0 * thickness, 1.0])
             volume = Volume(image[None], affine, modality, "HU" if modality == "CT" else "a.u.")
             key = cache.pseudonyms.of
             record = ItemRecord(

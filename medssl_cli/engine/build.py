@@ -9,6 +9,7 @@ from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.errors import UsageError
 from medssl_cli.faults import validate_model
 from medssl_cli.methods import MethodBase
+from medssl_cli.nn.axes import misfit
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import PretrainRecipe, Recipe, TaskRecipe
@@ -27,7 +28,7 @@ def build_method(recipe: PretrainRecipe) -> MethodBase:
     options = validate_model(module.Options, recipe.method.options, source=f"method {recipe.method.name}")
     with implicit_randomness(recipe.seed, Purpose.INITIALISATION):
         backbone = build_backbone(recipe.backbone)
-        _check_dims(recipe, backbone, module.Method.dims)
+        check_dims(recipe, backbone, module.Method.dims)
         _check_crop(recipe, backbone)
         method: MethodBase = module.Method(backbone, options, recipe.data.crop_size)
     if method.views().slices is not None:
@@ -90,13 +91,18 @@ def check_canvas(recipe: Recipe, backbone: Backbone, module: Any) -> None:
         UsageError: `E_CANVAS` or `E_RECIPE`.
     """
     if isinstance(recipe, PretrainRecipe):
-        _check_dims(recipe, backbone, module.Method.dims)
+        check_dims(recipe, backbone, module.Method.dims)
         _check_crop(recipe, backbone)
     else:
         _check_crop(recipe, backbone, takes_stacks=module.NETWORK.takes_stacks)
 
 
-def _check_dims(recipe: PretrainRecipe, backbone: Backbone, dims: frozenset[int]) -> None:
+def check_dims(recipe: PretrainRecipe, backbone: Backbone, dims: frozenset[int]) -> None:
+    """Refuse a backbone of other dimensions than a method's.
+
+    Raises:
+        UsageError: `E_RECIPE`.
+    """
     if backbone.spatial_dims not in dims:
         wanted = " or ".join(str(number) for number in sorted(dims))
         raise UsageError(
@@ -122,11 +128,10 @@ def _check_crop(recipe: Recipe, backbone: Backbone, *, takes_stacks: bool = Fals
                 hint="2D images have a third size of 1 and a backbone with spatial_dims: 2; volumes neither",
             )
         extents = size[:dims]
-        if any(length % multiple for length in extents):
-            raise UsageError(
-                "E_CANVAS", f"{name} {list(size)} must be multiples of {multiple} for {recipe.backbone.name}"
-            )
-        if needs_two_voxels and all(length == multiple for length in extents):
+        fault = misfit(extents, multiple)
+        if fault is not None:
+            raise UsageError("E_CANVAS", f"{name} {list(size)} is not for {recipe.backbone.name}: {fault}")
+        if needs_two_voxels and extents == multiple:
             raise UsageError(
                 "E_CANVAS",
                 f"{name} {list(size)} leaves one voxel at the coarsest level of {recipe.backbone.name}, "

@@ -14,6 +14,7 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.classes import joined
 from medssl_cli.data.selection import select
+from medssl_cli.engine.build import check_dims
 from medssl_cli.errors import UsageError
 from medssl_cli.faults import validate_model
 from medssl_cli.imaging.canvas import Canvas, Fit, Limits, Proposal, measure, propose
@@ -48,7 +49,7 @@ def plan_canvas(recipe: PretrainRecipe, cache: Cache, talk: Talk) -> CanvasPlan:
     """Search for a canvas that costs no more than the recipe's and suits the cache better.
 
     Raises:
-        UsageError: `E_USAGE`, the recipe's method has no grid of base crops.
+        UsageError: `E_USAGE`, the recipe's method has no grid of base crops; `E_RECIPE`, its backbone is of 2D images.
         NothingUsableError: `E_CACHE_EMPTY`.
     """
     module = plugins.load("method", recipe.method.name)
@@ -62,8 +63,11 @@ def plan_canvas(recipe: PretrainRecipe, cache: Cache, talk: Talk) -> CanvasPlan:
     spacing = recipe.data.spacing_mm or tuple(float(value) for value in np.median(spacings, axis=0))
     current = Canvas((spacing[0], spacing[1], spacing[2]), grid.cells, recipe.data.crop_size)
     network_size = grid.network_size or recipe.data.crop_size
+    backbone = build_backbone(recipe.backbone)
+    check_dims(recipe, backbone, module.Method.dims & {3})
+    along_x, along_y, along_z = backbone.crop_multiple
     limits = Limits(
-        crop_multiple=build_backbone(recipe.backbone).crop_multiple,
+        crop_multiple=(along_x, along_y, along_z),
         max_crop_voxels=math.prod(network_size),
         max_canvas_voxels=math.prod(network_size) * current.num_bases,
     )

@@ -91,12 +91,12 @@ class Limits:
     """What a network and a device allow.
 
     Args:
-        crop_multiple: Sizes of crops are multiples of it.
+        crop_multiple: Sizes of crops along x, y, z are multiples of it.
         max_crop_voxels: Of one crop.
         max_canvas_voxels: Of all base crops together, which is what a step costs.
     """
 
-    crop_multiple: int
+    crop_multiple: Shape
     max_crop_voxels: int
     max_canvas_voxels: int
 
@@ -204,10 +204,11 @@ def _candidates(native: Array, recipe: Canvas, limits: Limits) -> Iterator[Canva
 def _crop_sizes(recipe: Canvas, limits: Limits) -> list[Shape]:
     """Crops of the recipe's number of voxels down to a quarter of it, the largest first."""
     longest = MAX_SHAPE_RATIO * max(recipe.crop_size)
-    lengths = range(limits.crop_multiple, longest + 1, limits.crop_multiple)
-    sizes = [(xy, xy, z) for xy in lengths for z in lengths if max(xy, z) <= MAX_SHAPE_RATIO * min(xy, z)]
+    along_xy, along_z = math.lcm(*limits.crop_multiple[:2]), limits.crop_multiple[2]
+    in_plane, depths = range(along_xy, longest + 1, along_xy), range(along_z, longest + 1, along_z)
+    sizes = [(xy, xy, z) for xy in in_plane for z in depths if max(xy, z) <= MAX_SHAPE_RATIO * min(xy, z)]
     fits = [size for size in sizes if limits.max_crop_voxels / 4 <= math.prod(size) <= limits.max_crop_voxels]
-    return sorted((size for size in fits if max(size) > limits.crop_multiple), key=math.prod, reverse=True)
+    return sorted((size for size in fits if size != limits.crop_multiple), key=math.prod, reverse=True)
 
 
 def _grids() -> list[Shape]:

@@ -28,6 +28,7 @@ from medssl_cli.data.views import (
 )
 from medssl_cli.errors import UsageError
 from medssl_cli.imaging.geometry import Shape
+from medssl_cli.nn.axes import misfit
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.strict import Strict
 
@@ -119,10 +120,11 @@ class MethodBase(nn.Module, ABC):
 
     def __init__(self, backbone: Backbone, options: Strict, crop_size: tuple[int, int, int]) -> None:
         super().__init__()
-        if any(extent % backbone.crop_multiple for extent in crop_size[: max(self.dims)]):
+        fault = misfit(crop_size, backbone.crop_multiple)
+        if fault is not None:
             raise UsageError(
                 "E_CANVAS",
-                f"the backbone takes sizes that are multiples of {backbone.crop_multiple}; crop_size is {crop_size}",
+                f"the backbone cannot take crops of {crop_size} voxels: {fault}",
                 hint="change data.crop_size",
             )
         self.backbone = backbone

@@ -6,6 +6,7 @@ import torch
 
 from medssl_cli import plugins
 from medssl_cli.errors import UsageError
+from medssl_cli.nn.axes import MAX_KERNEL
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.recipe import Named
 
@@ -31,8 +32,8 @@ def build_backbone(backbone: Named, *, in_channels: int = 1) -> Backbone:
         )
     numbers = _require_bounded(options, backbone.name)
     try:
-        # At most so many weights: the widest layer, a kernel of 3 x 3 x 3, as often as all numbers together say.
-        if max(numbers, default=0) ** 2 * 27 * sum(numbers) > MAX_PARAMETERS:
+        # At most so many weights: the widest layer, the largest kernel, as often as all numbers together say.
+        if max(numbers, default=0) ** 2 * MAX_KERNEL**3 * sum(numbers) > MAX_PARAMETERS:
             with torch.device("meta"):
                 sketch: Backbone = module.build(in_channels, **options)
             if sum(parameter.numel() for parameter in sketch.parameters()) > MAX_PARAMETERS:

@@ -5,13 +5,14 @@ Shape legend: B batch, C channels, X Y Z space (X Y in 2D).
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from monai.networks.blocks.convolutions import Convolution, ResidualUnit
 from pydantic import Field
 from torch import Tensor, nn
 
+from medssl_cli.nn.axes import Axes, PerAxis, per_axis
 from medssl_cli.strict import PositiveInt, Probability, Strict
 
 
@@ -34,7 +35,8 @@ class UNetDecoder(nn.Module):
 
     Args:
         channels: Channels of the feature maps, fine to coarse.
-        strides: Input voxels per feature cell of each map, rising; each divides the next.
+        strides: Input voxels per feature cell of each map, along all axes or along each. Along each axis one divides
+            the next, and along at least one axis they rise.
         out_channels: Classes, background included.
         spatial_dims: 2 or 3.
         widths: Channels of the decoder at each level but the coarsest, fine to coarse; those of the maps if None.
@@ -50,7 +52,7 @@ class UNetDecoder(nn.Module):
     def __init__(
         self,
         channels: Sequence[int],
-        strides: Sequence[int],
+        strides: Sequence[PerAxis],
         out_channels: int,
         *,
         spatial_dims: int = 3,
@@ -66,8 +68,8 @@ class UNetDecoder(nn.Module):
             raise ValueError(
                 f"{len(channels)} channels, {len(strides)} strides, {len(widths)} widths: need n, n and n - 1 of them"
             )
-        if any(coarse % fine or coarse <= fine for fine, coarse in pairwise(strides)):
-            raise ValueError(f"strides {tuple(strides)} must rise, each a multiple of the one before")
+        steps = [per_axis(stride, spatial_dims) for stride in strides]
+        scales = [_scale(fine, coarse) for fine, coarse in pairwise(steps)]
         below = (*widths[1:], channels[-1]) if widths else ()
         shared = {
             "norm": norm,
@@ -77,8 +79,8 @@ class UNetDecoder(nn.Module):
         }
         up_samplings: list[nn.Module] = []
         levels: list[nn.Module] = []
-        for coarse_width, width, skip, (fine, coarse) in zip(below, widths, channels, pairwise(strides), strict=False):
-            up_samplings.append(_transposed(spatial_dims, coarse_width, width, coarse // fine))
+        for coarse_width, width, skip, scale in zip(below, widths, channels, scales, strict=False):
+            up_samplings.append(_transposed(spatial_dims, coarse_width, width, scale))
             if num_res_units > 0:
                 level = ResidualUnit(spatial_dims, width + skip, width, subunits=num_res_units, **shared)
             else:
@@ -86,7 +88,7 @@ class UNetDecoder(nn.Module):
             levels.append(level)
         self.up_samplings = nn.ModuleList(up_samplings)
         self.levels = nn.ModuleList(levels)
-        self.scores = _scores(spatial_dims, (*widths, channels[-1])[0], out_channels, strides[0])
+        self.scores = _scores(spatial_dims, (*widths, channels[-1])[0], out_channels, steps[0])
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Score every class in every voxel.
@@ -105,18 +107,27 @@ class UNetDecoder(nn.Module):
         return self.scores(x)
 
 
-def _transposed(spatial_dims: int, in_channels: int, out_channels: int, scale: int) -> nn.Module:
-    """Up-sampling by a whole factor with windows that do not overlap."""
-    layer = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
-    return layer(in_channels, out_channels, kernel_size=scale, stride=scale)
+def _scale(fine: Axes, coarse: Axes) -> Axes:
+    """How many cells of a map lie along one of the next coarser map, along each axis."""
+    if fine == coarse or any(below % above for above, below in zip(fine, coarse, strict=True)):
+        raise ValueError(f"strides must rise, each a multiple of the one before: {coarse} follows {fine}")
+    return tuple(below // above for above, below in zip(fine, coarse, strict=True))
 
 
-def _scores(spatial_dims: int, in_channels: int, out_channels: int, scale: int) -> nn.Module:
+def _transposed(spatial_dims: int, in_channels: int, out_channels: int, scale: Axes) -> nn.Module:
+    """Up-sampling by whole factors with windows that do not overlap."""
+    layer: Any = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
+    up_sampling: nn.Module = layer(in_channels, out_channels, kernel_size=scale, stride=scale)
+    return up_sampling
+
+
+def _scores(spatial_dims: int, in_channels: int, out_channels: int, scale: Axes) -> nn.Module:
     """The last layer: a linear map per voxel, or an up-sampling with windows that overlap by half (odd scale: not)."""
-    if scale == 1:
-        layer = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
-        return layer(in_channels, out_channels, kernel_size=1)
-    if scale % 2:
-        return _transposed(spatial_dims, in_channels, out_channels, scale)
-    transposed = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
-    return transposed(in_channels, out_channels, kernel_size=2 * scale, stride=scale, padding=scale // 2)
+    if max(scale) == 1:
+        linear = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        return linear(in_channels, out_channels, kernel_size=1)
+    window = tuple(factor if factor % 2 else 2 * factor for factor in scale)
+    padding = tuple(0 if factor % 2 else factor // 2 for factor in scale)
+    layer: Any = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
+    scores: nn.Module = layer(in_channels, out_channels, kernel_size=window, stride=scale, padding=padding)
+    return scores

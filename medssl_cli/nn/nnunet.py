@@ -7,15 +7,15 @@ Shapes: B batch, C channels, X Y Z space (X Y in 2D).
 """
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
-from operator import mul
-from typing import cast
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medssl_cli.nn.backbones import Backbone, require_canvas
+from medssl_cli.nn.axes import Axes, PerAxis, cumulative, per_axis
+from medssl_cli.nn.backbones import Backbone, hide, require_canvas
 
 NORM_EPSILON = 1e-5
 NEGATIVE_SLOPE = 0.01
@@ -28,7 +28,7 @@ class ConvNorm(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: Channels in.
         out_channels: Channels out.
-        kernel_size: 3, or 1 in a short cut.
+        kernel_size: Of the convolution, odd along every axis.
         stride: Of the convolution.
         has_bias: Of the convolution. The norm subtracts it again; published weights have it all the same.
         is_activated: Whether the leaky ReLU follows.
@@ -40,17 +40,17 @@ class ConvNorm(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
-        kernel_size: int = 3,
-        stride: int = 1,
+        kernel_size: PerAxis = 3,
+        stride: PerAxis = 1,
         has_bias: bool = True,
         is_activated: bool = True,
     ) -> None:
         super().__init__()
-        convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        convolution: Any = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         norm = nn.InstanceNorm2d if spatial_dims == 2 else nn.InstanceNorm3d
-        self.conv = convolution(
-            in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=has_bias
-        )
+        kernel, step = per_axis(kernel_size, spatial_dims), per_axis(stride, spatial_dims)
+        padding = tuple(size // 2 for size in kernel)
+        self.conv = convolution(in_channels, out_channels, kernel, stride=step, padding=padding, bias=has_bias)
         self.norm = norm(out_channels, eps=NORM_EPSILON, affine=True)
         self.nonlin = nn.LeakyReLU(NEGATIVE_SLOPE) if is_activated else nn.Identity()
 
@@ -63,13 +63,20 @@ class ConvChain(nn.Module):
     """Convolutions one after another; the first has the stride."""
 
     def __init__(
-        self, spatial_dims: int, in_channels: int, out_channels: int, *, num_convs: int, stride: int = 1
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        num_convs: int,
+        kernel_size: PerAxis = 3,
+        stride: PerAxis = 1,
     ) -> None:
         super().__init__()
         widths = (in_channels, *(out_channels,) * num_convs)
         self.convs = nn.Sequential(
             *(
-                ConvNorm(spatial_dims, width_in, width, stride=stride if index == 0 else 1)
+                ConvNorm(spatial_dims, width_in, width, kernel_size=kernel_size, stride=stride if index == 0 else 1)
                 for index, (width_in, width) in enumerate(pairwise(widths))
             )
         )
@@ -82,13 +89,16 @@ class ConvChain(nn.Module):
 class ResidualBlock(nn.Module):
     """Two convolutions beside a short cut, which averages where there is a stride and projects where widths differ."""
 
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
+    def __init__(
+        self, spatial_dims: int, in_channels: int, out_channels: int, *, kernel_size: PerAxis = 3, stride: PerAxis = 1
+    ) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(spatial_dims, in_channels, out_channels, stride=stride)
-        self.conv2 = ConvNorm(spatial_dims, out_channels, out_channels, is_activated=False)
+        self.conv1 = ConvNorm(spatial_dims, in_channels, out_channels, kernel_size=kernel_size, stride=stride)
+        self.conv2 = ConvNorm(spatial_dims, out_channels, out_channels, kernel_size=kernel_size, is_activated=False)
         self.nonlin2 = nn.LeakyReLU(NEGATIVE_SLOPE)
-        pool = nn.AvgPool2d if spatial_dims == 2 else nn.AvgPool3d
-        short_cut: list[nn.Module] = [pool(stride, stride)] if stride > 1 else []
+        pool: Any = nn.AvgPool2d if spatial_dims == 2 else nn.AvgPool3d
+        step = per_axis(stride, spatial_dims)
+        short_cut: list[nn.Module] = [pool(step, step)] if max(step) > 1 else []
         if in_channels != out_channels:
             short_cut.append(
                 ConvNorm(spatial_dims, in_channels, out_channels, kernel_size=1, has_bias=False, is_activated=False)
@@ -103,10 +113,22 @@ class ResidualBlock(nn.Module):
 class ResidualChain(nn.Module):
     """Residual blocks one after another; the first has the stride."""
 
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, *, num_blocks: int, stride: int) -> None:
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        num_blocks: int,
+        kernel_size: PerAxis = 3,
+        stride: PerAxis = 1,
+    ) -> None:
         super().__init__()
-        first = ResidualBlock(spatial_dims, in_channels, out_channels, stride=stride)
-        rest = (ResidualBlock(spatial_dims, out_channels, out_channels) for _ in range(num_blocks - 1))
+        first = ResidualBlock(spatial_dims, in_channels, out_channels, kernel_size=kernel_size, stride=stride)
+        rest = (
+            ResidualBlock(spatial_dims, out_channels, out_channels, kernel_size=kernel_size)
+            for _ in range(num_blocks - 1)
+        )
         self.blocks = nn.Sequential(first, *rest)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,7 +143,7 @@ class StagedEncoder(Backbone):
         name: For messages.
         stages: One module per level.
         channels: Of each level.
-        strides: Of each level relative to the one before.
+        strides: Of each level relative to the one before, along each axis.
         use_checkpoint: Compute activations twice instead of keeping them.
         stem: Before the first stage.
     """
@@ -132,26 +154,29 @@ class StagedEncoder(Backbone):
         stages: Sequence[nn.Module],
         *,
         channels: Sequence[int],
-        strides: Sequence[int],
+        strides: Sequence[Axes],
         use_checkpoint: bool,
         stem: nn.Module | None = None,
     ) -> None:
-        total = tuple(accumulate(strides, mul))
         super().__init__(
-            channels=tuple(channels), strides=total, embedding_levels=(len(channels) - 1,), crop_multiple=total[-1]
+            channels=channels,
+            strides=cumulative(strides),
+            embedding_levels=(len(channels) - 1,),
+            spatial_dims=len(strides[0]),
         )
         self.name = name
         self.use_checkpoint = use_checkpoint
         self.stem = stem
         self.stages = nn.Sequential(*stages)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """See `Backbone.forward`.
+    def forward(self, images: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
+        """See `Backbone.forward`; hidden blocks are 0.
 
         Raises:
             UsageError: `E_CANVAS`.
         """
-        require_canvas(x, self.crop_multiple, self.name)
+        require_canvas(images, self.crop_multiple, self.name)
+        x = hide(images, hidden)
         if self.stem is not None:
             x = self._run(self.stem, x)
         maps = []
@@ -166,23 +191,18 @@ class StagedEncoder(Backbone):
         return cast(Tensor, stage(x))
 
 
-def require_levels(channels: Sequence[int], strides: Sequence[int], depths: Sequence[int], what: str) -> None:
+def require_levels(channels: Sequence[int], depths: Sequence[int], what: str) -> None:
     """Check that the options of an encoder describe the same levels.
 
     Args:
         channels: Channels of each level.
-        strides: Stride of each level.
         depths: Convolutions or blocks of each level.
         what: Name of `depths` in the recipe.
 
     Raises:
-        ValueError: They do not go together, or a stride differs between axes.
+        ValueError: They do not go together.
     """
-    if not channels or not len(channels) == len(strides) == len(depths):
-        raise ValueError(
-            f"{len(channels)} channels, {len(strides)} strides, {len(depths)} {what}: need one of each per level"
-        )
-    if not all(isinstance(stride, int) for stride in strides):
-        raise ValueError("strides are one whole number per level: axes with strides of their own are not supported")
-    if min(*channels, *strides, *depths) < 1:
-        raise ValueError(f"channels, strides and {what} are at least 1")
+    if not channels or len(channels) != len(depths):
+        raise ValueError(f"{len(channels)} channels and {len(depths)} {what}: need one of each per level")
+    if min(*channels, *depths) < 1:
+        raise ValueError(f"channels and {what} are at least 1")

@@ -94,7 +94,7 @@ class TinyBackbone(Backbone):
     """Two convolutions without a norm, so that every image is on its own."""
 
     def __init__(self, spatial_dims: int) -> None:
-        super().__init__(channels=(6, 8), strides=(1, 2), embedding_levels=(0, 1), crop_multiple=2)
+        super().__init__(channels=(6, 8), strides=(1, 2), embedding_levels=(0, 1), spatial_dims=spatial_dims)
         convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         self.fine = convolution(1, 6, 3, padding=1)
         self.coarse = convolution(6, 8, 2, stride=2)

@@ -288,6 +288,48 @@ def test_nnunet_goes_out_as_it_came_in(nnunet: Path, nnunet_file: Path, tmp_path
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize(("name", "depths"), [("plainconv", "num_convs"), ("resenc", "num_blocks")])
+def test_a_plan_for_thick_slices_comes_in_and_goes_out_as_it_came(name: str, depths: str, tmp_path: Path) -> None:
+    """Its arrays are [Z, Y, X]: the first level looks at one slice at a time, and z is halved last."""
+    strides, kernels = [[1, 1, 1], [1, 2, 2], [2, 2, 2]], [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
+    shapes = published.nnunet(
+        CHANNELS,
+        DEPTHS,
+        residual=name == "resenc",
+        strides=tuple(map(tuple, strides)),
+        kernels=tuple(map(tuple, kernels)),
+    )
+    tensors = published.with_nnunet_names(published.filled(shapes))
+    torch.save({"network_weights": tensors}, tmp_path / "thick.pth")
+
+    for axes in ("zyx", "xyz"):
+        done = medssl("weights", "import", tmp_path / "thick.pth", tmp_path / axes, "--axes", axes)
+        assert done.exit_code == Exit.OK, done.stderr
+    back = medssl("weights", "export", tmp_path / "zyx", tmp_path / "back.pth", "--as", "nnunet", "--out-channels", 21)
+
+    encoder = load_encoder(tmp_path / "zyx")
+    assert encoder.backbone.options == {
+        "channels": [4, 6, 8],
+        "strides": [1, [2, 2, 1], 2],
+        "kernel_sizes": [[3, 3, 1], 3, 3],
+        depths: [2, 2, 2],
+    }
+    x = torch.rand(1, 1, 8, 12, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        ours = network_of(encoder).double()(x)
+        theirs = network_of(load_encoder(tmp_path / "xyz")).double()(x.permute(0, 1, 4, 3, 2))
+    assert [tuple(level.shape[2:]) for level in ours] == [(8, 12, 6), (4, 6, 6), (2, 3, 3)]
+    for level, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(level, reference.permute(0, 1, 4, 3, 2), rtol=1e-9, atol=1e-9)
+
+    assert back.exit_code == Exit.OK, back.stderr
+    after = torch.load(tmp_path / "back.pth", weights_only=True)["network_weights"]
+    assert tensors.keys() == after.keys()
+    assert all(torch.equal(tensors[key], after[key]) for key in tensors)
+    plan = json.loads((tmp_path / "back.plan.json").read_text())["configurations"]["3d_fullres"]["architecture"]
+    assert (plan["arch_kwargs"]["strides"], plan["arch_kwargs"]["kernel_sizes"]) == (strides, kernels)
+
+
 def run_with(backbone: Named, root: Path) -> Path:
     """A finished pre-training run, but for the training."""
     recipe = load_recipe(
@@ -331,6 +373,7 @@ def test_a_run_goes_out_to_nnunet_with_all_its_names_and_a_plan(name: str, depth
         }[name]
     )
     assert architecture["arch_kwargs"]["strides"] == [[1] * 3, [2] * 3, [2] * 3]
+    assert architecture["arch_kwargs"]["kernel_sizes"] == [[3] * 3] * 3
     assert architecture["arch_kwargs"]["features_per_stage"] == [4, 6, 8]
     # nnU-Net: clip to the percentiles, subtract the mean, divide by the deviation
     numbers = plan["foreground_intensity_properties_per_channel"]["0"]

@@ -28,7 +28,7 @@ class Pooled(Backbone):
     """One convolution; remembers what it was asked to embed."""
 
     def __init__(self) -> None:
-        super().__init__(channels=(5,), strides=(1,), embedding_levels=(0,), crop_multiple=1)
+        super().__init__(channels=(5,), strides=(1,), embedding_levels=(0,))
         self.conv = nn.Conv3d(1, 5, 3)
         self.seen: list[Tensor] = []
 

@@ -116,7 +116,7 @@ def compare(total: Tensor, expected: Tensor, inputs: tuple[Tensor, ...]) -> None
 
 class TinyBackbone(Backbone):
     def __init__(self) -> None:
-        super().__init__(channels=(5,), strides=(2,), embedding_levels=(0,), crop_multiple=2)
+        super().__init__(channels=(5,), strides=(2,), embedding_levels=(0,))
         self.conv = nn.Conv3d(1, 5, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> list[Tensor]:

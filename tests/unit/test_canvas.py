@@ -15,7 +15,7 @@ from medssl_cli.talk import Silence
 from tests.toy_cache import toy_cache
 
 VOCO = Canvas((1.5, 1.5, 1.5), (3, 3, 1), (64, 64, 64))  # 288 x 288 x 96 mm
-LIMITS = Limits(crop_multiple=32, max_crop_voxels=64**3, max_canvas_voxels=9 * 64**3)
+LIMITS = Limits(crop_multiple=(32, 32, 32), max_crop_voxels=64**3, max_canvas_voxels=9 * 64**3)
 
 
 def volumes(*extent_mm: float, spread: float = 0.05, count: int = 40) -> np.ndarray:
@@ -51,6 +51,20 @@ def test_a_recipe_that_suits_stays() -> None:
     assert found.canvas == VOCO
     assert found.fit == found.recipe_fit
     assert found.num_considered > 1000
+
+
+def test_crops_are_multiples_of_what_the_network_halves_along_each_axis() -> None:
+    """A network that halves z twice can take more depths than one that halves all axes five times."""
+    limits = Limits(crop_multiple=(32, 32, 4), max_crop_voxels=64**3, max_canvas_voxels=9 * 64**3)
+    extents = volumes(280, 280, 40, spread=0.02)
+    native = np.tile((1.5, 1.5, 2.0), (len(extents), 1))
+
+    found, coarse = propose(extents, native, VOCO, limits), propose(extents, native, VOCO, LIMITS)
+
+    x, y, z = found.canvas.crop_size
+    assert (x % 32, y % 32, z % 4) == (0, 0, 0)
+    assert all(extent % 32 == 0 for extent in coarse.canvas.crop_size)
+    assert found.num_considered > coarse.num_considered
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ class Means(Backbone):
     """The embedding of an image is its mean."""
 
     def __init__(self) -> None:
-        super().__init__(channels=(1,), strides=(1,), embedding_levels=(0,), crop_multiple=1)
+        super().__init__(channels=(1,), strides=(1,), embedding_levels=(0,), spatial_dims=2)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [x]

@@ -1,6 +1,7 @@
 """The decoder joins any rising strides and ends at the resolution of the image."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -11,10 +12,10 @@ from torch import Tensor
 from medssl_cli.nn.decoder import UNetDecoder
 
 
-def feature_maps(channels: tuple[int, ...], strides: tuple[int, ...], size: tuple[int, ...]) -> list[Tensor]:
+def feature_maps(channels: tuple[int, ...], strides: tuple[Any, ...], size: tuple[int, ...]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [
-        torch.randn(2, width, *(length // stride for length in size), generator=generator)
+        torch.randn(2, width, *np.array(size) // stride, generator=generator)
         for width, stride in zip(channels, strides, strict=True)
     ]
 
@@ -29,6 +30,31 @@ def test_logits_lie_on_the_grid_of_the_image(strides: tuple[int, ...]) -> None:
 
     with torch.no_grad():
         assert decoder(feature_maps(channels, strides, size)).shape == (2, 3, *size)
+
+
+@pytest.mark.parametrize(
+    "strides",
+    [((1, 1, 1), (2, 2, 1), (4, 4, 2)), ((2, 2, 1), (4, 4, 1)), ((1, 3, 2), (1, 6, 4)), ((4, 2, 1),)],
+    ids=str,
+)
+def test_every_axis_is_up_sampled_by_its_own_strides(strides: tuple[tuple[int, ...], ...]) -> None:
+    channels = tuple(2 + level for level in range(len(strides)))
+    size = (8, 12, 8)
+    decoder = UNetDecoder(channels, strides, out_channels=3)
+
+    with torch.no_grad():
+        assert decoder(feature_maps(channels, strides, size)).shape == (2, 3, *size)
+
+
+def test_scores_are_up_sampled_along_each_axis_as_they_are_along_all() -> None:
+    """Windows of twice an even factor, of an odd factor, and of one voxel: whatever the other axes do."""
+    scores = UNetDecoder((1,), ((2, 3, 1),), out_channels=1).scores
+    along_x, along_y, along_z = (UNetDecoder((1,), (step,), out_channels=1).scores for step in (2, 3, 1))
+
+    assert [tuple(scores.kernel_size), tuple(scores.stride), tuple(scores.padding)] == [
+        tuple(getattr(part, what)[0] for part in (along_x, along_y, along_z))
+        for what in ("kernel_size", "stride", "padding")
+    ]
 
 
 def test_two_dimensions() -> None:
@@ -69,10 +95,13 @@ def test_constant_maps_stay_constant_inside_the_image_when_the_scores_are_up_sam
         ((2, 4), (2, 3), None),
         ((2, 4), (4, 2), None),
         ((2, 4), (1, 2), (2, 4)),
+        ((2, 4), ((1, 1, 1), (1, 1, 1)), None),
+        ((2, 4), ((1, 1, 2), (2, 2, 1)), None),
+        ((2, 4), ((1, 1, 2), (2, 2, 3)), None),
     ],
 )
 def test_maps_that_do_not_go_together_are_refused(
-    channels: tuple[int, ...], strides: tuple[int, ...], widths: tuple[int, ...] | None
+    channels: tuple[int, ...], strides: tuple[Any, ...], widths: tuple[int, ...] | None
 ) -> None:
     with pytest.raises(ValueError, match="strides"):
         UNetDecoder(channels, strides, out_channels=2, widths=widths)

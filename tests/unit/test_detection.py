@@ -13,7 +13,7 @@ from medssl_cli.cache.items import Box
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.data.augmentation import Draws, augment_boxes
 from medssl_cli.data.boxes import boxes_of, class_of, from_canvas, stacked, to_canvas
-from medssl_cli.nn.backbones import resnet
+from medssl_cli.nn.backbones import resnet, unet
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Augmentation
 from medssl_cli.tasks.detection.decode import SIZE_PER_STRIDE, Grid, decode
@@ -289,3 +289,10 @@ def test_classes_take_boxes_by_name() -> None:
     assert class_of("x", {"a": ("y",), "b": "any"}) == 1
     assert class_of("y", {"a": ("y",), "b": "any"}) == 0
     assert class_of("x", {"a": ("y",)}) is None
+
+
+def test_strides_that_differ_between_the_axes_of_an_image_are_refused() -> None:
+    backbone = unet.build(1, 2, channels=(4, 8), strides=(2, (2, 1)))
+
+    with pytest.raises(ValueError, match="strides are the same along x and y"):
+        Task(backbone, Options.model_validate({"label_set": "boxes", "classes": ["nodule"], "num_levels": 2}))

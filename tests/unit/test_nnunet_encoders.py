@@ -71,10 +71,16 @@ def test_the_residual_encoder_has_nnunets_tensors() -> None:
 
 
 def literal_conv_norm(
-    state: dict[str, Tensor], name: str, x: Tensor, *, stride: int = 1, activate: bool = True
+    state: dict[str, Tensor],
+    name: str,
+    x: Tensor,
+    *,
+    stride: int | tuple[int, int, int] = 1,
+    activate: bool = True,
 ) -> Tensor:
     weight = state[f"{name}.conv.weight"]
-    x = F.conv3d(x, weight, state.get(f"{name}.conv.bias"), stride=stride, padding=weight.shape[-1] // 2)
+    padding = [size // 2 for size in weight.shape[2:]]
+    x = F.conv3d(x, weight, state.get(f"{name}.conv.bias"), stride=stride, padding=padding)
     mean, variance = x.mean((2, 3, 4), keepdim=True), x.var((2, 3, 4), keepdim=True, correction=0)
     scale, shift = (state[f"{name}.norm.{part}"].view(1, -1, 1, 1, 1) for part in ("weight", "bias"))
     x = (x - mean) / (variance + 1e-5).sqrt() * scale + shift
@@ -132,6 +138,39 @@ def test_the_residual_encoder_computes_what_nnunets_does() -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_thick_slices_have_kernels_and_strides_of_their_own_along_z() -> None:
+    """The first level looks at one slice at a time; only x and y are halved before the second."""
+    levels = {"channels": (3, 5), "strides": (1, (2, 2, 1)), "kernel_sizes": ((3, 3, 1), 3)}
+    plain, residual = plainconv.build(1, **levels, num_convs=(1, 1)), resenc.build(1, **levels, num_blocks=(1, 1))
+    x = torch.randn(1, 1, 4, 6, 5, generator=torch.Generator().manual_seed(0))
+
+    state = with_random_norms(plain)
+    fine = literal_conv_norm(state, "stages.0.0.convs.0", x)
+    coarse = literal_conv_norm(state, "stages.1.0.convs.0", fine, stride=(2, 2, 1))
+    assert state["stages.0.0.convs.0.conv.weight"].shape == (3, 1, 3, 3, 1)
+    assert state["stages.1.0.convs.0.conv.weight"].shape == (5, 3, 3, 3, 3)
+    with torch.no_grad():
+        for ours, theirs in zip(plain(x), (fine, coarse), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+    state = with_random_norms(residual)
+    assert {tuple(tensor.shape[2:]) for name, tensor in state.items() if "stem" in name and tensor.ndim > 1} == {
+        (3, 3, 1)
+    }
+    stem = literal_conv_norm(state, "stem.convs.0", x)
+    fine = literal_conv_norm(state, "stages.0.blocks.0.conv1", stem)
+    fine = literal_conv_norm(state, "stages.0.blocks.0.conv2", fine, activate=False) + stem
+    fine = torch.where(fine > 0, fine, 0.01 * fine)
+    pooled = fine.unfold(2, 2, 2).unfold(3, 2, 2).mean((5, 6))
+    coarse = literal_conv_norm(state, "stages.1.blocks.0.conv1", fine, stride=(2, 2, 1))
+    coarse = literal_conv_norm(state, "stages.1.blocks.0.conv2", coarse, activate=False)
+    coarse = coarse + literal_conv_norm(state, "stages.1.blocks.0.skip.1", pooled, activate=False)
+    coarse = torch.where(coarse > 0, coarse, 0.01 * coarse)
+    with torch.no_grad():
+        for ours, theirs in zip(residual(x), (fine, coarse), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("module", [plainconv, resenc])
 def test_checkpointing_changes_no_gradient_and_two_dimensions_work(module) -> None:
     x = torch.rand(2, 1, 16, 8, generator=torch.Generator().manual_seed(0))
@@ -153,13 +192,22 @@ def test_options_that_do_not_go_together_are_refused() -> None:
         plainconv.build(1, channels=(4, 8), strides=(1, 2, 2), num_convs=(2, 2))
     with pytest.raises(ValueError, match="at least 1"):
         resenc.build(1, channels=(4, 8), strides=(1, 2), num_blocks=(0, 1))
-    with pytest.raises(ValueError, match="strides of their own"):
-        plainconv.build(1, channels=(4, 8), strides=((1, 1, 1), (1, 2, 2)), num_convs=(2, 2))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"strides: .* for each of 3 axes"):
+        plainconv.build(1, channels=(4, 8), strides=((1, 1, 1), (1, 2)), num_convs=(2, 2))
+    with pytest.raises(ValueError, match=r"kernel_sizes .* must be odd, and at most 7"):
+        plainconv.build(1, channels=(4, 8), strides=(1, 2), kernel_sizes=(3, (3, 3, 2)), num_convs=(2, 2))
 
 
-@pytest.mark.parametrize("size", [(2, 2, 2), (4, 4, 3)])
-def test_sizes_that_leave_nothing_to_normalise_are_refused(size: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("size", "fault"),
+    [
+        ((2, 2, 2), "one cell"),
+        ((4, 4, 3), "3 along z is no multiple of 2"),
+        ((5, 3, 4), "5 along x is no multiple of 2 and 3 along y is no multiple of 2"),
+    ],
+)
+def test_sizes_that_leave_nothing_to_normalise_are_refused(size: tuple[int, int, int], fault: str) -> None:
     backbone = plainconv.build(1, channels=(4, 8), strides=(1, 2), num_convs=(1, 1))
 
-    with pytest.raises(UsageError, match="E_CANVAS"):
+    with pytest.raises(UsageError, match=f"E_CANVAS: plainconv cannot take crops of .* voxels: .*{fault}"):
         backbone(torch.rand(1, 1, *size))

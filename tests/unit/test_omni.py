@@ -28,7 +28,7 @@ class TinyBackbone(Backbone):
     """Two maps; remembers how many crops it saw."""
 
     def __init__(self) -> None:
-        super().__init__(channels=(4, 5), strides=(1, 2), embedding_levels=(1,), crop_multiple=2)
+        super().__init__(channels=(4, 5), strides=(1, 2), embedding_levels=(1,))
         self.fine = nn.Conv3d(1, 4, 3, padding=1)
         self.coarse = nn.Conv3d(4, 5, 2, stride=2)
         self.num_seen: list[int] = []

@@ -19,7 +19,7 @@ CLASSES = {1: "ball", 2: "cube"}
 
 class TinyBackbone(Backbone):
     def __init__(self) -> None:
-        super().__init__(channels=(4, 6), strides=(1, 2), embedding_levels=(1,), crop_multiple=2)
+        super().__init__(channels=(4, 6), strides=(1, 2), embedding_levels=(1,))
         self.fine = nn.Conv3d(1, 4, 3, padding=1)
         self.coarse = nn.Conv3d(4, 6, 2, stride=2)
 

@@ -86,8 +86,8 @@ def test_exactly_three_tensors_depend_on_the_number_of_channels() -> None:
 def test_embedding_leaves_out_the_map_of_stride_16(feature_size: int) -> None:
     backbone = build(1, feature_size=feature_size)
 
-    assert backbone.strides == (1, 2, 4, 8, 16, 32)
-    assert 16 not in {backbone.strides[level] for level in backbone.embedding_levels}
+    assert backbone.strides == tuple((stride,) * 3 for stride in (1, 2, 4, 8, 16, 32))
+    assert (16,) * 3 not in {backbone.strides[level] for level in backbone.embedding_levels}
     assert backbone.embedding_dim == (1 + 1 + 2 + 4 + 16) * feature_size == 24 * feature_size
 
 

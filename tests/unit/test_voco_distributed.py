@@ -28,7 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 class TinyBackbone(Backbone):
     def __init__(self) -> None:
-        super().__init__(channels=(5,), strides=(2,), embedding_levels=(0,), crop_multiple=2)
+        super().__init__(channels=(5,), strides=(2,), embedding_levels=(0,))
         self.conv = nn.Conv3d(1, 5, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> list[Tensor]:

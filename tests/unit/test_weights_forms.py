@@ -329,16 +329,51 @@ def test_names_of_the_same_tensor_must_agree() -> None:
         fit({**names, alias: names[alias] + 1})
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("decoder.transpconvs.0.weight", (320, 320, 1, 2, 2)),
-        ("encoder.stages.0.0.convs.0.conv.weight", (32, 1, 1, 3, 3)),
-    ],
-)
-def test_strides_and_kernels_that_differ_between_axes_are_refused(name: str, shape: tuple[int, ...]) -> None:
-    with pytest.raises(UsageError, match=r"E_WEIGHTS_FORM: .*not supported"):
-        fit(published.filled(published.nnunet(*PLAIN)) | {name: torch.zeros(shape)})
+THICK_STRIDES = ((1, 1, 1), (1, 2, 2), (2, 2, 2))  # of arrays [Z, Y, X], as nnU-Net's plans have them
+THICK_KERNELS = ((1, 3, 3), (3, 3, 3), (3, 3, 3))
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_strides_and_kernels_that_differ_between_axes_are_told_from_shapes(residual: bool) -> None:
+    shapes = published.nnunet((4, 6, 8), (2, 2, 2), residual=residual, strides=THICK_STRIDES, kernels=THICK_KERNELS)
+
+    backbone, parts, match = fit(published.with_nnunet_names(published.filled(shapes)))
+
+    depths = {"num_blocks" if residual else "num_convs": [2, 2, 2]}
+    assert backbone == Named(
+        name="resenc" if residual else "plainconv",
+        channels=[4, 6, 8],
+        strides=[1, [1, 2, 2], 2],
+        kernel_sizes=[[1, 3, 3], 3, 3],
+        **depths,
+    )
+    assert match.is_complete
+    assert not match.unexpected
+    assert not parts.unexpected
+    assert build_backbone(backbone).strides == ((1, 1, 1), (1, 2, 2), (2, 4, 4))
+
+
+def test_strides_alone_may_differ_between_axes() -> None:
+    backbone, _, match = fit(published.filled(published.nnunet((4, 6), (1, 1), strides=((1, 1, 1), (1, 2, 3)))))
+
+    assert backbone == Named(name="plainconv", channels=[4, 6], strides=[1, [1, 2, 3]], num_convs=[1, 1])
+    assert match.is_complete
+
+
+@pytest.mark.parametrize(("shape", "message"), [((2, 3, 3), "odd"), ((9, 3, 3), "at most 7"), ((3,), "not supported")])
+def test_kernels_that_no_network_here_has_are_refused(shape: tuple[int, ...], message: str) -> None:
+    tensors = published.filled(published.nnunet((4, 6), (1, 1)))
+
+    with pytest.raises(UsageError, match=rf"E_WEIGHTS_FORM: it has kernels of .*{message}"):
+        fit(tensors | {"encoder.stages.1.0.convs.0.conv.weight": torch.zeros(6, 4, *shape)})
+
+
+def test_an_encoder_of_thick_slices_needs_a_decoder_that_tells_its_strides() -> None:
+    tensors = published.filled(published.nnunet((4, 6, 8), (1, 1, 1), strides=THICK_STRIDES, kernels=THICK_KERNELS))
+    alone = {name: tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
+
+    with pytest.raises(UsageError, match="E_WEIGHTS_FORM: its kernels differ between axes, and it has no decoder"):
+        fit(alone)
 
 
 def test_kernels_turn_with_the_axes_of_their_arrays() -> None:

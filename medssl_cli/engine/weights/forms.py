@@ -5,7 +5,7 @@ in `FORMS`.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medssl_cli.engine.weights.reading import BRANCHES
 from medssl_cli.errors import UsageError
+from medssl_cli.nn.axes import MAX_KERNEL
 from medssl_cli.nn.backbones.resnet import BLOCKS, BOTTLENECK_FROM
 from medssl_cli.recipe import Named
 
@@ -188,19 +189,21 @@ def _nnunet_options(what: str, last: str) -> Callable[[Tensors, Tensors], dict[s
     def options(encoder: Tensors, decoder: Tensors) -> dict[str, Any]:
         weights = {(int(m[1]), int(m[2])): encoder[m[0]] for name in encoder if (m := re.fullmatch(last, name))}
         levels = sorted({level for level, _ in weights})
-        if any(set(weight.shape[2:]) != {3} for weight in weights.values()):
-            raise UsageError("E_WEIGHTS_FORM", "its kernels are not 3 voxels wide along every axis: not supported")
-        channels = [
-            int(next(weight for (at, _), weight in weights.items() if at == level).shape[0]) for level in levels
-        ]
-        depths = [sum(at == level for at, _ in weights) for level in levels]
-        strides = [1, *_strides(decoder, len(levels) - 1)]
+        firsts = [next(weight for (at, _), weight in weights.items() if at == level) for level in levels]
+        kernels = [_kernel(weight) for weight in firsts]
+        strides = _strides(decoder, kernels)
         defaults = {
             "channels": [32, 64, 128, 256, 320, 320],
             "strides": [1, 2, 2, 2, 2, 2],
+            "kernel_sizes": [3] * len(levels),
             what: [2] * 6 if what == "num_convs" else [1, 3, 4, 6, 6, 6],
         }
-        found = {"channels": channels, "strides": strides, what: depths}
+        found = {
+            "channels": [int(weight.shape[0]) for weight in firsts],
+            "strides": [_shortest(stride) for stride in strides],
+            "kernel_sizes": [_shortest(kernel) for kernel in kernels],
+            what: [sum(at == level for at, _ in weights) for level in levels],
+        }
         return {name: value for name, value in found.items() if value != defaults[name]}
 
     return options
@@ -221,18 +224,39 @@ def _resnet_options(encoder: Tensors, _: Tensors) -> dict[str, Any]:
     return {"depth": depths[0], **width, **({"spatial_dims": 3} if stem.ndim == 5 else {})}
 
 
-def _strides(decoder: Tensors, count: int) -> list[int]:
-    """Of each level but the first, from the decoder's up-samplings, coarse to fine; 2 if there is no decoder."""
-    strides = []
+def _kernel(weight: Tensor) -> list[int]:
+    """Size of a convolution's kernel along each axis."""
+    sizes = [int(size) for size in weight.shape[2:]]
+    if len(sizes) not in (2, 3) or any(size % 2 == 0 or size > MAX_KERNEL for size in sizes):
+        raise UsageError(
+            "E_WEIGHTS_FORM",
+            f"it has kernels of {sizes} voxels: not supported, sizes must be odd and at most {MAX_KERNEL}",
+        )
+    return sizes
+
+
+def _strides(decoder: Tensors, kernels: Sequence[list[int]]) -> list[list[int]]:
+    """Of each level along each axis, from the decoder's up-samplings, coarse to fine.
+
+    Without a decoder they are 2, as nnU-Net has them for images whose voxels are about cubic; where a kernel differs
+    between axes, voxels are not, and nothing else tells the strides.
+    """
+    count, dims = len(kernels) - 1, len(kernels[0]) if kernels else 0
+    strides = [[1] * dims]
     for index in reversed(range(count)):
         weight = decoder.get(f"decoder.transpconvs.{index}.weight")
-        sizes = {2} if weight is None else set(weight.shape[2:])
-        if len(sizes) != 1:
+        if weight is None and any(len(set(kernel)) > 1 for kernel in kernels):
             raise UsageError(
-                "E_WEIGHTS_FORM", f"level {count - index} has another stride along each axis: not supported"
+                "E_WEIGHTS_FORM",
+                "its kernels differ between axes, and it has no decoder that would tell the strides: not supported",
             )
-        strides.append(int(sizes.pop()))
+        strides.append([2] * dims if weight is None else [int(size) for size in weight.shape[2:]])
     return strides
+
+
+def _shortest(values: Sequence[int]) -> int | list[int]:
+    """One number if it is the same along all axes, as recipes have it."""
+    return values[0] if len(set(values)) == 1 else list(values)
 
 
 FORMS: Final = (

@@ -5,13 +5,14 @@ under `decoder.encoder`. Its arrays are [Z, Y, X].
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
 from torch import Tensor, nn
 
+from medssl_cli.nn.axes import Axes, kernels_per_level, per_level
 from medssl_cli.nn.nnunet import NEGATIVE_SLOPE, NORM_EPSILON, ConvChain
 from medssl_cli.recipe import Data, Named
 
@@ -46,14 +47,17 @@ def fresh_decoder(backbone: Named, out_channels: int) -> dict[str, Tensor]:
     Returns:
         By nnU-Net's names without aliases, drawn from torch's own generator; one last layer per level.
     """
-    channels, strides = backbone.options.get("channels", CHANNELS), backbone.options.get("strides", STRIDES)
-    dims = backbone.options.get("spatial_dims", 3)
-    transposed, convolution = (nn.ConvTranspose2d, nn.Conv2d) if dims == 2 else (nn.ConvTranspose3d, nn.Conv3d)
+    channels, strides, kernels = _levels(backbone)
+    dims = len(strides[0])
+    transposed: Any = nn.ConvTranspose2d if dims == 2 else nn.ConvTranspose3d
+    convolution = nn.Conv2d if dims == 2 else nn.Conv3d
     up_samplings, stages, scores = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
     num_convs = NNUNET[backbone.name].num_decoder_convs
-    for (fine, coarse), stride in reversed(list(zip(pairwise(channels), strides[1:], strict=True))):
+    for (fine, coarse), stride, kernel in reversed(
+        list(zip(pairwise(channels), strides[1:], kernels[:-1], strict=True))
+    ):
         up_samplings.append(transposed(coarse, fine, stride, stride))
-        stages.append(ConvChain(dims, 2 * fine, fine, num_convs=num_convs))
+        stages.append(ConvChain(dims, 2 * fine, fine, num_convs=num_convs, kernel_size=kernel))
         scores.append(convolution(fine, out_channels, 1))
     network = nn.ModuleDict({"stages": stages, "transpconvs": up_samplings, "seg_layers": scores})
     for module in network.modules():
@@ -62,6 +66,14 @@ def fresh_decoder(backbone: Named, out_channels: int) -> dict[str, Tensor]:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return {f"decoder.{name}": tensor for name, tensor in network.state_dict().items()}
+
+
+def _levels(backbone: Named) -> tuple[Sequence[int], Sequence[Axes], Sequence[Axes]]:
+    """Channels, strides and sizes of kernels of each level, fine to coarse; the latter along x, y, z."""
+    channels = backbone.options.get("channels", CHANNELS)
+    dims = int(backbone.options.get("spatial_dims", 3))
+    strides = per_level(backbone.options.get("strides", STRIDES), len(channels), dims, "strides")
+    return channels, strides, kernels_per_level(backbone.options.get("kernel_sizes", 3), len(channels), dims)
 
 
 def with_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -91,18 +103,17 @@ def plan(backbone: Named, data: Data | None) -> dict[str, Any]:
         data: Of the recipe; None if the weights came from elsewhere.
     """
     kind = NNUNET[backbone.name]
-    channels = list(backbone.options.get("channels", CHANNELS))
-    strides = list(backbone.options.get("strides", STRIDES))
-    dims = int(backbone.options.get("spatial_dims", 3))
+    channels, strides, kernels = _levels(backbone)
+    dims = len(strides[0])
     configuration: dict[str, Any] = {
         "architecture": {
             "network_class_name": f"dynamic_network_architectures.architectures.unet.{kind.network}",
             "arch_kwargs": {
                 "n_stages": len(channels),
-                "features_per_stage": channels,
+                "features_per_stage": list(channels),
                 "conv_op": f"torch.nn.modules.conv.Conv{dims}d",
-                "kernel_sizes": [[3] * dims for _ in channels],
-                "strides": [[stride] * dims for stride in strides],
+                "kernel_sizes": [list(reversed(kernel)) for kernel in kernels],
+                "strides": [list(reversed(stride)) for stride in strides],
                 kind.key: list(backbone.options.get(kind.depths, kind.default)),
                 "n_conv_per_stage_decoder": [kind.num_decoder_convs] * (len(channels) - 1),
                 "conv_bias": True,

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from medssl_cli.nn.axes import PerAxis, kernels_per_level, per_level
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.nnunet import ConvChain, StagedEncoder, require_levels
 
@@ -18,7 +19,8 @@ def build(
     spatial_dims: int = 3,
     *,
     channels: Sequence[int] = (32, 64, 128, 256, 320, 320),
-    strides: Sequence[int] = (1, 2, 2, 2, 2, 2),
+    strides: Sequence[PerAxis] = (1, 2, 2, 2, 2, 2),
+    kernel_sizes: int | Sequence[PerAxis] = 3,
     num_convs: Sequence[int] = (2, 2, 2, 2, 2, 2),
     use_checkpoint: bool = False,
 ) -> Backbone:
@@ -28,16 +30,22 @@ def build(
         in_channels: Channels of the image.
         spatial_dims: 2 or 3.
         channels: Channels of each level, fine to coarse.
-        strides: Down-sampling of each level relative to the one before, the same along all axes.
+        strides: Down-sampling of each level relative to the one before, along all axes or along each.
+        kernel_sizes: Of the convolutions of each level, along all axes or along each; odd, at most 7.
         num_convs: Convolutions of each level.
         use_checkpoint: Compute activations twice instead of keeping them: slower, less memory.
 
     Raises:
         ValueError: The lists do not go together.
     """
-    require_levels(channels, strides, num_convs, "num_convs")
+    require_levels(channels, num_convs, "num_convs")
+    steps = per_level(strides, len(channels), spatial_dims, "strides")
+    kernels = kernels_per_level(kernel_sizes, len(channels), spatial_dims)
+    widths = pairwise((in_channels, *channels))
     stages = [
-        nn.Sequential(ConvChain(spatial_dims, width_in, width, num_convs=count, stride=stride))  # nnU-Net: `stages.S.0`
-        for (width_in, width), stride, count in zip(pairwise((in_channels, *channels)), strides, num_convs, strict=True)
+        nn.Sequential(  # nnU-Net: `stages.S.0`
+            ConvChain(spatial_dims, width_in, width, num_convs=count, kernel_size=kernel, stride=step)
+        )
+        for (width_in, width), step, kernel, count in zip(widths, steps, kernels, num_convs, strict=True)
     ]
-    return StagedEncoder("plainconv", stages, channels=channels, strides=strides, use_checkpoint=use_checkpoint)
+    return StagedEncoder("plainconv", stages, channels=channels, strides=steps, use_checkpoint=use_checkpoint)

@@ -7,6 +7,7 @@ Residual encoders: Isensee et al., MICCAI 2024, https://arxiv.org/abs/2404.09556
 from collections.abc import Sequence
 from itertools import pairwise
 
+from medssl_cli.nn.axes import PerAxis, kernels_per_level, per_level
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.nnunet import ConvChain, ResidualChain, StagedEncoder, require_levels
 
@@ -16,7 +17,8 @@ def build(
     spatial_dims: int = 3,
     *,
     channels: Sequence[int] = (32, 64, 128, 256, 320, 320),
-    strides: Sequence[int] = (1, 2, 2, 2, 2, 2),
+    strides: Sequence[PerAxis] = (1, 2, 2, 2, 2, 2),
+    kernel_sizes: int | Sequence[PerAxis] = 3,
     num_blocks: Sequence[int] = (1, 3, 4, 6, 6, 6),
     use_checkpoint: bool = False,
 ) -> Backbone:
@@ -26,18 +28,21 @@ def build(
         in_channels: Channels of the image.
         spatial_dims: 2 or 3.
         channels: Channels of each level, fine to coarse.
-        strides: Down-sampling of each level relative to the one before, the same along all axes.
+        strides: Down-sampling of each level relative to the one before, along all axes or along each.
+        kernel_sizes: Of the convolutions of each level, along all axes or along each; odd, at most 7.
         num_blocks: Residual blocks of each level.
         use_checkpoint: Compute activations twice instead of keeping them: slower, less memory.
 
     Raises:
         ValueError: The lists do not go together.
     """
-    require_levels(channels, strides, num_blocks, "num_blocks")
-    stem = ConvChain(spatial_dims, in_channels, channels[0], num_convs=1)
+    require_levels(channels, num_blocks, "num_blocks")
+    steps = per_level(strides, len(channels), spatial_dims, "strides")
+    kernels = kernels_per_level(kernel_sizes, len(channels), spatial_dims)
+    stem = ConvChain(spatial_dims, in_channels, channels[0], num_convs=1, kernel_size=kernels[0])
     widths = pairwise((channels[0], *channels))
     stages = [
-        ResidualChain(spatial_dims, width_in, width, num_blocks=count, stride=stride)
-        for (width_in, width), stride, count in zip(widths, strides, num_blocks, strict=True)
+        ResidualChain(spatial_dims, width_in, width, num_blocks=count, kernel_size=kernel, stride=step)
+        for (width_in, width), step, kernel, count in zip(widths, steps, kernels, num_blocks, strict=True)
     ]
-    return StagedEncoder("resenc", stages, channels=channels, strides=strides, use_checkpoint=use_checkpoint, stem=stem)
+    return StagedEncoder("resenc", stages, channels=channels, strides=steps, use_checkpoint=use_checkpoint, stem=stem)

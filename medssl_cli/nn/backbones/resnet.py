@@ -14,7 +14,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.backbones import Backbone, hide
 
 BLOCKS: Final = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 BOTTLENECK_FROM: Final = 50
@@ -103,8 +103,9 @@ class ResNet(Backbone):
         is_deep = depth >= BOTTLENECK_FROM
         expansion = EXPANSION if is_deep else 1
         channels = tuple(width * 2**level * expansion for level in range(4))
-        super().__init__(channels=channels, strides=STRIDES, embedding_levels=(3,), crop_multiple=STRIDES[-1])
-        pool = nn.MaxPool2d if issubclass(convolution, nn.Conv2d) else nn.MaxPool3d
+        spatial_dims = 2 if issubclass(convolution, nn.Conv2d) else 3
+        super().__init__(channels=channels, strides=STRIDES, embedding_levels=(3,), spatial_dims=spatial_dims)
+        pool = nn.MaxPool2d if spatial_dims == 2 else nn.MaxPool3d
         self.conv1 = convolution(in_channels, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(width)
         self.relu = nn.ReLU(inplace=True)
@@ -118,9 +119,9 @@ class ResNet(Backbone):
             self.add_module(f"layer{level + 1}", nn.Sequential(*blocks))
             before = after
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """See `Backbone.forward`."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+    def forward(self, images: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
+        """See `Backbone.forward`; hidden blocks are 0."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(hide(images, hidden)))))
         maps = []
         for level in range(len(STRIDES)):
             x = self.get_submodule(f"layer{level + 1}")(x)

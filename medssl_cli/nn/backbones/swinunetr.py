@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medssl_cli.errors import UsageError
-from medssl_cli.nn.backbones import Backbone, require_canvas
+from medssl_cli.nn.backbones import Backbone, hide, require_canvas
 from medssl_cli.nn.window_attention import attend_in_chunks
 
 Stages = tuple[int, int, int, int]
@@ -77,7 +77,7 @@ class SwinUNETREncoder(Backbone):
     ) -> None:
         channels = tuple(width * feature_size for width in WIDTHS)
         super().__init__(
-            channels=channels, strides=STRIDES, embedding_levels=EMBEDDING_LEVELS, crop_multiple=STRIDES[-1]
+            channels=channels, strides=STRIDES, embedding_levels=EMBEDDING_LEVELS, spatial_dims=spatial_dims
         )
         self.use_checkpoint = use_checkpoint
         self.swinViT = SwinTransformer(
@@ -107,21 +107,25 @@ class SwinUNETREncoder(Backbone):
         self.encoder4 = block(channels[3], channels[3])
         self.encoder10 = block(channels[5], channels[5])
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """See `Backbone.forward`.
+    def forward(self, images: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
+        """See `Backbone.forward`. Hidden blocks are 0, and a token of nothing else is the bias of the patch embedding.
+
+        A token of its own for what is hidden would not do, because convolutions of full resolution see the image too;
+        and published encoders have none.
 
         Raises:
             UsageError: `E_CANVAS`, a size is no multiple of 32, or all are 32 and leave one cell to normalise over.
         """
-        require_canvas(x, self.crop_multiple, "swinunetr")
-        hidden = self.swinViT(x, normalize=True)
+        require_canvas(images, self.crop_multiple, "swinunetr")
+        x = hide(images, hidden)
+        states = self.swinViT(x, normalize=True)
         return [
             self._block(self.encoder1, x),
-            self._block(self.encoder2, hidden[0]),
-            self._block(self.encoder3, hidden[1]),
-            self._block(self.encoder4, hidden[2]),
-            hidden[3],
-            self._block(self.encoder10, hidden[4]),
+            self._block(self.encoder2, states[0]),
+            self._block(self.encoder3, states[1]),
+            self._block(self.encoder4, states[2]),
+            states[3],
+            self._block(self.encoder10, states[4]),
         ]
 
     def _block(self, block: nn.Module, x: Tensor) -> Tensor:

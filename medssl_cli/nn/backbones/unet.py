@@ -5,13 +5,13 @@ https://arxiv.org/abs/1711.10684. A first stride of 2 leaves no work at full res
 """
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
-from operator import mul
+from itertools import pairwise
 
 from monai.networks.blocks.convolutions import Convolution, ResidualUnit
 from torch import Tensor, nn
 
-from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.axes import Axes, PerAxis, cumulative, kernels_per_level, per_level
+from medssl_cli.nn.backbones import Backbone, hide
 
 
 def build(
@@ -19,7 +19,8 @@ def build(
     spatial_dims: int = 3,
     *,
     channels: Sequence[int] = (32, 64, 128, 256),
-    strides: Sequence[int] = (1, 2, 2, 2),
+    strides: Sequence[PerAxis] = (1, 2, 2, 2),
+    kernel_sizes: int | Sequence[PerAxis] = 3,
     num_res_units: int = 2,
     norm: str = "instance",
     activation: str = "prelu",
@@ -31,7 +32,9 @@ def build(
         in_channels: Channels of the image.
         spatial_dims: 2 or 3.
         channels: Channels of each level, fine to coarse.
-        strides: Down-sampling of each level relative to the one before; the first is relative to the image.
+        strides: Down-sampling of each level relative to the one before, along all axes or along each; the first is
+            relative to the image.
+        kernel_sizes: Of the convolutions of each level, along all axes or along each; odd, at most 7.
         num_res_units: Convolutions in each level's residual unit; 0 for one plain convolution per level.
         norm: "instance", "batch" or another of MONAI's layer names.
         activation: MONAI's name of the non-linearity.
@@ -43,14 +46,16 @@ def build(
     Raises:
         ValueError: Channels and strides do not go together.
     """
-    if len(channels) != len(strides) or not channels:
-        raise ValueError(f"{len(channels)} channels and {len(strides)} strides: a U-Net needs one of each per level")
-    if min(channels) < 1 or min(strides) < 1 or num_res_units < 0:
-        raise ValueError("channels and strides are at least 1, num_res_units at least 0")
+    if not channels or min(channels) < 1 or num_res_units < 0:
+        raise ValueError("channels are at least 1, and of at least one level; num_res_units is at least 0")
+    steps = per_level(strides, len(channels), spatial_dims, "strides")
+    kernels = kernels_per_level(kernel_sizes, len(channels), spatial_dims)
     levels = []
-    for (width_in, width), stride in zip(pairwise((in_channels, *channels)), strides, strict=True):
+    widths = pairwise((in_channels, *channels))
+    for (width_in, width), step, kernel in zip(widths, steps, kernels, strict=True):
         options = {
-            "strides": stride,
+            "strides": step,
+            "kernel_size": kernel,
             "norm": norm,
             "act": activation,
             "dropout": dropout_prob or None,
@@ -60,20 +65,24 @@ def build(
             levels.append(ResidualUnit(spatial_dims, width_in, width, subunits=num_res_units, **options))
         else:
             levels.append(Convolution(spatial_dims, width_in, width, **options))
-    return UNetEncoder(levels, channels=tuple(channels), strides=tuple(accumulate(strides, mul)))
+    return UNetEncoder(levels, channels=channels, strides=cumulative(steps))
 
 
 class UNetEncoder(Backbone):
     """A chain of levels; the output of each is a feature map. Its coarsest map is the embedding."""
 
-    def __init__(self, levels: list[nn.Module], *, channels: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    def __init__(self, levels: list[nn.Module], *, channels: Sequence[int], strides: Sequence[Axes]) -> None:
         super().__init__(
-            channels=channels, strides=strides, embedding_levels=(len(channels) - 1,), crop_multiple=strides[-1]
+            channels=channels,
+            strides=strides,
+            embedding_levels=(len(channels) - 1,),
+            spatial_dims=len(strides[0]),
         )
         self.levels = nn.ModuleList(levels)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """See `Backbone.forward`."""
+    def forward(self, images: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
+        """See `Backbone.forward`; hidden blocks are 0."""
+        x = hide(images, hidden)
         maps = []
         for level in self.levels:
             x = level(x)

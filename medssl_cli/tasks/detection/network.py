@@ -143,7 +143,9 @@ class DetectionNetwork(nn.Module, TaskNetwork):
             raise ValueError(f"num_levels {options.num_levels}: the backbone has {len(backbone.channels)} feature maps")
         self.backbone = backbone
         self.options = options
-        strides = backbone.strides[-options.num_levels :]
+        if any(along_x != along_y for along_x, along_y in backbone.strides):
+            raise ValueError("detection needs a backbone whose strides are the same along x and y")
+        strides = [stride for stride, _ in backbone.strides[-options.num_levels :]]
         self.strides = (*strides, 2 * strides[-1])
         self.pyramid = FeaturePyramid(backbone.channels[-options.num_levels :], options.width)
         self.head = DetectionHead(options.width, len(options.classes), self.strides)
