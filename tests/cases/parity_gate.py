@@ -19,8 +19,8 @@ def run(medssl: str, folder: Path) -> dict:
     run, make = load_finetuned(run_folder), export.make_bundle
 
     def swapped(bundle):
-        names = bundle.classes
-        return bundle.model_copy(update={"classes": {1: names[2], 2: names[1]}})
+        names = bundle.head.classes
+        return bundle.model_copy(update={"head": bundle.head.model_copy(update={"classes": {1: names[2], 2: names[1]}})})
 
     def respaced(bundle):
         return bundle.model_copy(

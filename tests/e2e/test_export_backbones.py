@@ -32,7 +32,9 @@ TILE = (16, 8, 16)
 def test_onnx_gives_torchs_logits(backbone: torch.nn.Module, tmp_path: Path) -> None:
     task = Task(backbone, Options.model_validate({"classes": {1: "bright"}})).eval()
 
-    graph = onnx_graph(task, in_channels=1, tile=TILE)
+    head = supervision_of(recipe).head(task, None, None)
+    ports = head.inputs(recipe.data.preprocessing, 1), head.outputs(recipe.data.preprocessing)
+    graph = onnx_graph(task, *ports)
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     tiles = np.random.default_rng(0).random((3, 1, *TILE), dtype=np.float32)

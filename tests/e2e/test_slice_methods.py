@@ -15,12 +15,12 @@ import onnx
 import pytest
 import safetensors.numpy
 import torch
+from medssl_cli.deploy.export_slices import INPUTS, METADATA, OUTPUTS, export_slices, load_network
 from onnx import numpy_helper
 from torch import Tensor
 
 from medssl_cli.cache.store import Cache
 from medssl_cli.deploy import export_slices as export_slices_module
-from medssl_cli.deploy.export_slices import INPUTS, METADATA, OUTPUTS, export_slices, load_network
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.pretrain import pretrain

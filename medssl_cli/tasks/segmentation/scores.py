@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from medssl_cli.metrics.surface import StructureScores, label_map_scores
 from medssl_cli.plain_json import without_nan
 from medssl_cli.report.gallery import Shown
 from medssl_cli.talk import Talk
-from medssl_cli.tasks import OnCase, Results, Subject
+from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject
 from medssl_cli.tasks.segmentation import FIGURE
 from medssl_cli.tasks.segmentation.decode import Segment
 from medssl_cli.tasks.segmentation.page import segmentation_page, segmentation_picture
@@ -229,41 +229,18 @@ class SegmentationSubject(Subject):
         return segmentation_picture(image, prediction, reference, self.classes)
 
 
-class SegmentationContract(Protocol):
-    """What an exported model says of itself."""
-
-    task: str
-    classes: dict[int, str]
-    label_set: str
-    nsd_tolerance_mm: float
-
-    @property
-    def wanted(self) -> WantedClasses:
-        """Which labels make up which class."""
-
-
-class ExportedSegmenter(Protocol):
-    """An exported model as a function of images."""
-
-    @property
-    def bundle(self) -> SegmentationContract:
-        """What it says of itself."""
-
-    def segment(self, volume: Volume) -> NDArray[np.uint8]:
-        """An image to a label map on its own grid."""
-
-
-def usable(cache: Cache, *, modality: str | None, label_set: str) -> list[ItemRecord]:
+def usable(cache: Cache, bundle: Contract, *, label_set: str, talk: Talk) -> list[ItemRecord]:
     """Volumes of a cache that an exported model can be scored on.
 
     Raises:
         NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
     """
-    return [record for record in cache.require_records(modality=modality, label_set=label_set) if record.is_volume]
+    records = cache.require_records(modality=bundle.modality, label_set=label_set)
+    return [record for record in records if record.is_volume]
 
 
 def of_model(
-    model: ExportedSegmenter, *, name: str, folder: Path, records: Sequence[ItemRecord], label_set: str
+    model: ExportedModel, *, name: str, folder: Path, records: Sequence[ItemRecord], label_set: str
 ) -> SegmentationSubject:
     """An exported model with the images to score it on.
 
@@ -279,10 +256,10 @@ def of_model(
         name=name,
         task=bundle.task,
         folder=folder,
-        segment=model.segment,
+        segment=model.answer,
         records=records,
         label_set=label_set,
-        classes=bundle.classes,
-        wanted=bundle.wanted,
-        nsd_tolerance_mm=bundle.nsd_tolerance_mm,
+        classes=bundle.head.classes,
+        wanted=bundle.head.wanted,
+        nsd_tolerance_mm=bundle.head.nsd_tolerance_mm,
     )
