@@ -57,4 +57,4 @@ def write_toy_model(path: Path, **changes: Any) -> Path:
 def changed(bundle: Bundle, **changes: Any) -> Bundle:
     """A bundle that says something else, unchecked; changes are of the bundle, or of its head."""
     own = {name: changes.pop(name) for name in list(changes) if name in type(bundle.head).model_fields}
-    return bundle.model_copy(update={**changes, "head": bundle.head.model_copy(update=own)})
+    return bundle.model_copy(update={"head": bundle.head.model_copy(update=own), **changes})

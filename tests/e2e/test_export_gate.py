@@ -206,7 +206,11 @@ def test_a_file_that_says_something_else_than_its_run_is_caught(
 ) -> None:
     tampering(monkeypatch, lambda data: with_bundle(data, **{field: LIES[field]}))
 
-    assert field in refused(run, cache, tmp_path) or field in ("head", "tile_size", "in_channels")  # the graph says no first
+    assert field in refused(run, cache, tmp_path) or field in (
+        "head",
+        "tile_size",
+        "in_channels",
+    )  # the graph says no first
 
 
 @pytest.mark.parametrize("field", ["classes", "preprocessing"])
