@@ -52,7 +52,9 @@ def _answer(scan: "ScanResult") -> str:
     told = [f"{name} {volume:.1f} mL" for name, volume in scan.volumes_ml.items()]
     for name, score in scan.findings.items():
         told.append(f"{name} {score:.3f}{'*' if score >= scan.thresholds.get(name, 1.0) else ''}")
-    told += [f"{box['class']} {box['score']:.3f}{'*' if box['is_yes'] else ''}" for box in scan.boxes]
+    told += [f"{box['class']} {box['score']:.3f}*" for box in scan.boxes if box["is_yes"]]
+    if weak := sum(not box["is_yes"] for box in scan.boxes):
+        told.append(f"{weak} boxes below their operating point")
     return ", ".join(told)
 
 

@@ -119,8 +119,8 @@ class Bundle(Strict):
         if parity.argmax_agreement is not None and parity.min_dice is not None:
             masks = f"on {100 * parity.argmax_agreement:.4f} % of voxels, Dice {parity.min_dice:.5f}, "
         return (
-            f"torch and ONNX Runtime agree {masks}largest difference of the network's numbers "
-            f"{parity.max_abs_difference:.1e}, on {parity.num_cases} whole images"
+            f"torch and ONNX Runtime agree {masks}logits within {parity.max_abs_difference:.1e}, "
+            f"on {parity.num_cases} whole images"
         )
 
     def to_json(self) -> str:
