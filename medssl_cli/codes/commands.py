@@ -78,7 +78,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "ingest the case with one image of each channel into a new cache",
     ),
     "E_CHANNEL_GRID": Code(
-        "Images of one case neither lie on one grid nor share a frame of reference: nothing says where one is in another",
+        "Images of one case do not lie on one grid, and no frame of reference says where one is in another",
         "register them and resample them to one grid, then ingest them into a new cache",
     ),
     "W_EXAMPLE_LEFT_OUT": Code(

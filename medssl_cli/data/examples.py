@@ -187,7 +187,7 @@ def _is_on_grid(item: CachedImage, first: CachedImage) -> bool:
 
 
 def _may_join(item: CachedImage, first: CachedImage) -> bool:
-    """Whether an image lies on a grid, has its voxel centres, or shares its world, so that it may be resampled to it."""
+    """Whether an image lies on a grid or may be resampled to it: it has its voxel centres, or shares its world."""
     if _is_on_grid(item, first):
         return True
     if not (item.is_volume and first.is_volume):

@@ -16,7 +16,7 @@ from typing import Final
 from medssl_cli.formats.arrangement import Arrangement, ImageFile, LabelFile
 from medssl_cli.formats.beside import images_of_mask, is_mask_name
 from medssl_cli.formats.bids import BidsName, parse_place
-from medssl_cli.formats.cases import arrange_bids, example_of, name_cases
+from medssl_cli.formats.cases import Hint, arrange_bids, example_of, name_cases
 from medssl_cli.formats.dataset_json import CHANNEL, DatasetJson, Listing, read_dataset_json
 from medssl_cli.formats.name_words import channel_of_stem, core_of, folder_role, modality_of_channel, modality_of_stem
 from medssl_cli.formats.partners import Image, Neighbours
@@ -116,9 +116,9 @@ class _Folders:
         named = channel_of_stem(file.stem)
         if named and file.key not in self._label_keys and (file.folder.key, named[0]) in self._label_keys:
             self._add((file.folder.key, named[0]), file)
-            modality = modality_of_channel(named[1])
-            example = example_of(file.place.parent, named[0])
-            return ImageFile(file.source, named[0], modality, channel=named[1], example=example)
+            hint = Hint(named[1], file.place.parent, named[0])
+            modality = modality_of_channel(hint.channel)
+            return ImageFile(file.source, hint.case, modality, channel=hint.channel, example=hint.example)
         is_channel = short != file.key and file.key not in self._label_keys and is_declared
         key = short if is_channel else file.key
         self._add(key, file)

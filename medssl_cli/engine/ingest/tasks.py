@@ -212,14 +212,7 @@ def _headers_or_labels(arguments: tuple[Source, Policy]) -> Any:
 def store_images(task: ImageTask) -> tuple[StoredImage, ...] | LabelLike:
     """Put what a source holds into the cache, or say why not; all of its images or none."""
     cache = Cache(task.cache_root)
-    around = Surroundings(
-        task.modality,
-        tuple(modality for modality, _ in task.parts),
-        task.patient,
-        task.patient or task.stem,
-        task.notes,
-    )
-    images = open_images(task.source, task.policy, kind=task.kind, around=around)
+    images = _images_of(task)
     if task.partners and len(images) == 1 and may_be_label_map(images[0]):
         return LabelLike(images[0].volume.shape, images[0].volume.affine)
     if task.file and task.policy.predictions and is_prediction(read_head(task.file, HEAD_BYTES)):
@@ -227,12 +220,27 @@ def store_images(task: ImageTask) -> tuple[StoredImage, ...] | LabelLike:
     channels = (
         [channel for _, channel in task.parts] if len(task.parts) == len(images) else [task.channel] * len(images)
     )
-    if len(images) == len(task.parts) > 1:
-        images = [replace(image, warnings=(*image.warnings, "W_CHANNELS")) for image in images]
-    return tuple(
-        _store(image, cache, task, channel)
-        for image, channel in zip(images, channels, strict=True)
+    return tuple(_store(image, cache, task, channel) for image, channel in zip(images, channels, strict=True))
+
+
+def _images_of(task: ImageTask) -> list[LoadedImage]:
+    """The images of a task's source; those of a 4D file if it has as many as channels are declared, or on request."""
+    around = Surroundings(
+        task.modality,
+        tuple(modality for modality, _ in task.parts),
+        task.patient,
+        task.patient or task.stem,
+        task.notes,
     )
+    policy = replace(task.policy, split_4d=True) if task.parts else task.policy
+    images = open_images(task.source, policy, kind=task.kind, around=around)
+    if task.parts and len(images) not in (1, len(task.parts)) and not task.policy.split_4d:
+        raise InputError(
+            "E_4D_INPUT", f"{len(images)} images in a file of which {len(task.parts)} channels are declared"
+        )
+    if len(images) == len(task.parts) > 1:
+        return [replace(image, warnings=(*image.warnings, "W_CHANNELS")) for image in images]
+    return images
 
 
 def _store(image: LoadedImage, cache: Cache, task: ImageTask, channel: str | None) -> StoredImage:
