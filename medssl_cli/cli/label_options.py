@@ -26,6 +26,9 @@ OverlapOption = Annotated[
         rich_help_panel=ACCEPTED,
     ),
 ]
+ModalityOption = Annotated[
+    str | None, typer.Option(help="Of files that do not say: CT, MR, DX ...; of a PACS: which series.")
+]
 ChannelOption = Annotated[
     str | None,
     typer.Option(metavar="WORD", help="Channel of images whose names do not say it: flair, t1ce, adc ..."),

@@ -10,6 +10,7 @@ import pytest
 from medssl_cli.cache.audit import audit_cache
 from medssl_cli.cache.items import ItemRecord, entry_of
 from medssl_cli.cache.store import Cache
+from medssl_cli.cache.transfer import export_items
 from medssl_cli.cache.verify import compare_with_manifest, read_manifest, repair_cache, write_manifest
 from medssl_cli.engine.ingest.channels import add_channel
 from medssl_cli.files import json_bytes, sha256_json
@@ -151,3 +152,25 @@ def test_a_manifest_tells_cases_apart_and_is_that_of_before_where_there_are_none
     assert set(read_manifest(tmp_path / "before.json")[record.item_id]) == {"image", "annotations"}
     found = list(compare_with_manifest(read_manifest(tmp_path / "before.json"), cache.scan()))
     assert [problem.detail for problem in found] == ["differs from the manifest"]
+
+
+def test_an_export_says_which_file_is_which_channel(cache, tmp_path):
+    plain, channel = stored(cache, volume_of(1), "P1"), stored(cache, volume_of(2), "P2")
+    with cache.writing():
+        cache.update_record(channel.item_id, with_case)
+
+    before = export_items(cache, tmp_path / "plain", [cache.record(plain.item_id)])
+    written = export_items(cache, tmp_path / "both", cache.records())
+
+    assert [path.name for path in before] == [f"{plain.item_id}.nii.gz"]
+    assert len(written) == 3
+    assert json.loads((tmp_path / "both/channels.json").read_text()) == {
+        "items": [
+            {
+                "file": f"{channel.item_id}.nii.gz",
+                "channel": "flair",
+                "example": "e" * 26,
+                "patient": channel.patient_key,
+            }
+        ]
+    }
