@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from medssl_cli.cache.databases import is_busy, remove_database
-from medssl_cli.cache.items import Entry, ItemRecord, annotation_names
+from medssl_cli.cache.items import Entry, ItemRecord, annotation_names, grid_of
+from medssl_cli.formats.name_words import same_channel
 from medssl_cli.imaging.geometry import Shape
 
 VERSION: Final = 2
@@ -35,7 +36,9 @@ _ENTRY: Final = """
     item_id, patient_key, modality, x, y, z, fingerprint, json_extract(document, '$.image_sha256'),
     json_extract(document, '$.spacing_kind') IS NULL,
     CASE label_sets WHEN '' THEN NULL ELSE json_extract(document, '$.labels') END,
-    json_extract(document, '$.boxes', '$.findings')
+    json_extract(document, '$.boxes', '$.findings'), json_extract(document, '$.channel'),
+    json_extract(document, '$.example_key'), json_extract(document, '$.study_key'),
+    json_extract(document, '$.frame_of_reference_key'), json_extract(document, '$.affine')
 """
 _NO_ANNOTATIONS: Final = "[{},{}]"
 _NO_LABELS: Final[dict[str, str]] = {}
@@ -171,16 +174,18 @@ class Catalog:
     def entries(self) -> Iterator[Entry]:
         """What training needs of the items that are not superseded, in order of their ids."""
         with self._connection() as connection:
-            for item, patient, modality, *shape, print_, image, is_volume, labels, others in connection.execute(
-                f"SELECT {_ENTRY} FROM items WHERE superseded_by IS NULL ORDER BY item_id"
-            ):
+            for row in connection.execute(f"SELECT {_ENTRY} FROM items WHERE superseded_by IS NULL ORDER BY item_id"):
                 with _known_rows():
-                    x, y, z = map(operator.index, shape)
+                    item, patient, modality, x, y, z, print_, image, is_volume, labels, others, *case, affine = row
+                    shape = operator.index(x), operator.index(y), operator.index(z)
+                    channel, example, study, frame = case
                     digests = (
                         {name: label["sha256"] for name, label in json.loads(labels).items()} if labels else _NO_LABELS
                     )
-                    known = (item, patient, sys.intern(modality), (x, y, z), print_, image, bool(is_volume), digests)
-                    entry = Entry(*known, () if others == _NO_ANNOTATIONS else annotation_names(*json.loads(others)))
+                    known = (item, patient, sys.intern(modality), shape, print_, image, bool(is_volume), digests)
+                    annotations = () if others == _NO_ANNOTATIONS else annotation_names(*json.loads(others))
+                    word = None if channel is None else sys.intern(same_channel(channel))
+                    entry = Entry(*known, annotations, word, example, study, frame, grid_of(json.loads(affine)))
                 yield entry
 
 

@@ -14,7 +14,7 @@ from medssl_cli.cache.records import (
     IMAGE,
     ITEM,
     LABEL_ARRAY,
-    SUPERSEDED,
+    SINGLE,
     is_sound,
     item_directories,
     label_file,
@@ -94,13 +94,13 @@ def _faults_of(directory: Path) -> Iterator[Problem]:
 
 
 def _is_damaged_entry(path: Path) -> bool:
-    return bool(path.name == SUPERSEDED or ENTRY.fullmatch(path.name)) and not is_sound(path, path.parent.name)
+    return bool(path.name in SINGLE or ENTRY.fullmatch(path.name)) and not is_sound(path, path.parent.name)
 
 
 def is_known_file(name: str) -> bool:
     """Whether a name is one that an item's folder may hold."""
     patterns = (ENTRY, LABEL_ARRAY)
-    is_known = name in (ITEM, IMAGE, SUPERSEDED) or any(pattern.fullmatch(name) for pattern in patterns)
+    is_known = name in (ITEM, IMAGE, *SINGLE) or any(pattern.fullmatch(name) for pattern in patterns)
     return is_known or name.startswith(TEMPORARY_PREFIX)
 
 
@@ -206,4 +206,7 @@ def compare_with_manifest(expected: dict[str, dict[str, str]], records: Iterator
 def _digests(record: ItemRecord) -> dict[str, str]:
     annotations = record.model_dump(mode="json", include={"boxes", "findings"})
     labels = {f"label-{name}": label.sha256 for name, label in record.labels.items()}
-    return {"image": record.image_sha256, "annotations": sha256_json(annotations), **labels}
+    digests = {"image": record.image_sha256, "annotations": sha256_json(annotations), **labels}
+    if record.example_key is not None:
+        digests["example"] = sha256_json([record.channel, record.example_key])
+    return digests

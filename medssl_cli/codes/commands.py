@@ -69,6 +69,22 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The cache holds nothing that the command could use",
         "medssl cache ls shows what it has; name another with --cache, or ingest more",
     ),
+    "E_CHANNEL_MISSING": Code(
+        "Cases lack an image of a channel that the recipe names",
+        "ingest those images too; medssl cache ls shows the channels of each case; --channel names what no name says",
+    ),
+    "E_CHANNEL_AMBIGUOUS": Code(
+        "Several images of one case are the same channel, and nothing says which of them is meant",
+        "ingest the case with one image of each channel into a new cache",
+    ),
+    "E_CHANNEL_GRID": Code(
+        "Images of one case do not lie on one grid, and no frame of reference says where one is in another",
+        "register them and resample them to one grid, then ingest them into a new cache",
+    ),
+    "W_EXAMPLE_LEFT_OUT": Code(
+        "Cases were left out: they lack a channel, have several images for one, or images that lie elsewhere",
+        "ingest what is missing; medssl cache ls shows the channels of each case",
+    ),
     "E_NO_LABELS": Code(
         "The cache holds no labels of the set that the task asks for",
         "ingest images/ beside labels/; medssl ingest --label-set gives labels the set that the task asks for",

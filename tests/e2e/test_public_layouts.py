@@ -362,4 +362,4 @@ def test_channels_of_a_4d_file_have_the_words_of_its_description(tmp_path: Path)
     done = ingested(tmp_path, FOUR_DIMENSIONS, policy=Policy(split_4d=True))
 
     check(done, "msd_brain")
-    assert sorted(str(record.channel) for record in done.records.values()) == ["flair", "t1w"]
+    assert sorted(str(record.channel) for record in done.records.values()) == ["flair", "t1"]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from medssl_cli.engine.ingest.channels import example_below
 from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.engine.ingest.report import Ledger
 from medssl_cli.engine.ingest.tasks import ImageTask, LabelTask, StoredImage
@@ -48,8 +49,9 @@ def plan_files(
             modality=modalities[image.source],
             patient=patients[image.source],
             stem=image.stem,
-            channel=image.channel,
+            channel=image.channel if image.parts else image.channel or options.given_channel,
             parts=image.parts,
+            example=_example(image, set(roots), options.given_channel),
             notes=(
                 *(("W_CHANNELS",) if image.has_siblings else ()),
                 *(("W_PICTURE_SLICE",) if image.source in slices else ()),
@@ -59,6 +61,13 @@ def plan_files(
         )
         for image in images
     ]
+
+
+def _example(image: ImageFile, roots: set[Path], channel: str | None) -> str | None:
+    """What the case of an image is called, if a layout or the user says that it is one of several channels."""
+    if image.example is not None or channel is None or image.channel is not None or image.parts:
+        return image.example
+    return example_below(image.source, roots, image.stem, channel)
 
 
 def _slices(images: Iterable[ImageFile], modalities: Mapping[Source, str], ledger: Ledger) -> set[Source]:

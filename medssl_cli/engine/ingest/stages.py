@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.ingest.annotations import store_all
+from medssl_cli.engine.ingest.channels import learn_channels
 from medssl_cli.engine.ingest.failures import Failure, crash
 from medssl_cli.engine.ingest.inputs import Inputs
 from medssl_cli.engine.ingest.known_files import Fate
@@ -92,6 +93,8 @@ class Stages:
         if not self.options.dry_run:
             require_space(tasks, self.cache)
         self._store_images(tasks)
+        if not self.options.dry_run:
+            learn_channels(arrangement.images, self.stored, self.roots, self.options.patient_pattern, self.cache)
         for source, code in arrangement.skipped:
             self.ledger.refuse([source], code, "")
         labels = [label for label in arrangement.labels if label.source not in self.stored]
@@ -227,7 +230,14 @@ class Stages:
                 identifier = self.ledger.series_id(uid)
                 self.ledger.refuse(sources, refusal.code, refusal.message, refusal.hint, id=identifier)
         return [
-            ImageTask(part, "", self.cache.root, self.options.policy, dry_run=self.options.dry_run)
+            ImageTask(
+                part,
+                "",
+                self.cache.root,
+                self.options.policy,
+                channel=self.options.given_channel,
+                dry_run=self.options.dry_run,
+            )
             for part in found.parts
         ]
 
