@@ -143,7 +143,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "lower optimizer.learning_rate, or look at these items with medssl cache show",
     ),
     "W_STEP_SKIPPED": Code(
-        "The loss or the gradient of a pre-training step is not finite, so the step is left out",
+        "The loss or the gradient of a training step is not finite, so the step is left out",
         "nothing if it stays the only one; its images and numbers are in RUN/skipped",
     ),
     "W_COLLAPSE": Code(
