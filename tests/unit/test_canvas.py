@@ -201,3 +201,8 @@ def test_methods_without_a_grid_are_not_planned(small: Cache) -> None:
         plan_canvas(recipe, small, Silence())
 
     assert refused.value.hint == "plan voco"
+
+
+def test_a_network_of_slices_has_no_canvas_to_plan(small: Cache) -> None:
+    with pytest.raises(UsageError, match="E_RECIPE: voco needs a backbone of 3 spatial dimensions"):
+        plan_canvas(recipe_with("backbone.spatial_dims=2"), small, Silence())
