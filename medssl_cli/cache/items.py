@@ -197,6 +197,10 @@ class Entry(NamedTuple):
         return np.vstack([np.frombuffer(self.grid).reshape(3, 4), (0.0, 0.0, 0.0, 1.0)])
 
 
+CachedImage = ItemRecord | Entry
+"""What is known of one image: everything, or the little that training needs."""
+
+
 def entry_of(record: ItemRecord) -> Entry:
     """The light form of a record."""
     return Entry(

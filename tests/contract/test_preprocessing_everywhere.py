@@ -22,7 +22,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.data.boxes import from_canvas, to_canvas
 from medssl_cli.data.pieces import read_pieces
 from medssl_cli.data.slices import ImageIndex, Plan, SliceDataset
-from medssl_cli.deploy.bundle import Bundle, attach, load_model
+from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.build import build_task
 from medssl_cli.errors import UsageError
@@ -36,7 +36,7 @@ from medssl_cli.recipe import TaskRecipe, validate_recipe
 from medssl_cli.talk import Silence
 from medssl_cli.tasks import supervision_of
 from tests.environment import give_known_key
-from tests.toy_model import toy_bundle, toy_graph
+from tests.toy_model import toy_bundle, write_toy_model
 
 Array = NDArray[np.float32]
 SPACING: Final = (1.0, 1.5, 2.0)
@@ -234,10 +234,9 @@ def evaluation_input(cache: Cache, recipe: TaskRecipe) -> Array:
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[OnnxModel]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnnxModel]:
     """The runtime; each test gives it a contract."""
-    bundle = toy_bundle()
-    with closing(OnnxModel.of_bytes(attach(toy_graph(), bundle), bundle, "0" * 64)) as found:
+    with closing(OnnxModel(write_toy_model(tmp_path_factory.mktemp("model") / "model.onnx"), "cpu")) as found:
         yield found
 
 
@@ -363,11 +362,11 @@ def test_old_models_mean_what_they_meant() -> None:
     """A file of the version before `fit`, `channels` and `foreground_crop`, kept as it was written."""
     path = Path(__file__).parents[1] / "golden" / "models" / "toy-of-one-channel.onnx"
 
-    data, bundle, sha256 = load_model(path)
+    _, bundle, _ = load_model(path)
 
     assert bundle.preprocessing == Preprocessing(spacing_mm=(2.0, 2.0, 3.0), window_hu=(0.0, 100.0))
     image, _ = stored(VOLUME)
-    with closing(OnnxModel.of_bytes(data, bundle, sha256)) as model:
+    with closing(OnnxModel(path, "cpu")) as model:
         found = model.segment(image)
     expected = network_input([image], bundle.preprocessing)
     bright = np.stack([expected.voxels[0] * 0, expected.voxels[0] - 0.5])
