@@ -44,7 +44,7 @@ _NO_ANNOTATIONS: Final = "[{},{}]"
 _NO_LABELS: Final[dict[str, str]] = {}
 
 
-class Row(NamedTuple):
+class CatalogRow(NamedTuple):
     """The little of a record that lists, splits and searches need; a tenth of its memory."""
 
     item_id: str
@@ -57,9 +57,9 @@ class Row(NamedTuple):
     label_sets: tuple[str, ...]
 
 
-def row_of(record: ItemRecord) -> Row:
+def row_of(record: ItemRecord) -> CatalogRow:
     """The light form of a record."""
-    return Row(
+    return CatalogRow(
         record.item_id,
         record.patient_key,
         record.series_key,
@@ -160,7 +160,7 @@ class Catalog:
                     record = ItemRecord.model_validate_json(document)
                 yield record
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[CatalogRow]:
         """All items in order of their ids, without what is large."""
         with self._connection() as connection:
             for item, patient, series, modality, *shape, print_, successor, sets in connection.execute(
@@ -168,7 +168,7 @@ class Catalog:
             ):
                 with _known_rows():
                     x, y, z = map(operator.index, shape)
-                    row = Row(item, patient, series, modality, (x, y, z), print_, successor, tuple(sets.split()))
+                    row = CatalogRow(item, patient, series, modality, (x, y, z), print_, successor, tuple(sets.split()))
                 yield row
 
     def entries(self) -> Iterator[Entry]:

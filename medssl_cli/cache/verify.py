@@ -155,7 +155,7 @@ def forget_sources(root: Path) -> None:
     remove_quietly(*root.glob(f"{SOURCES}*"))
 
 
-class Manifest(Strict):
+class CacheManifest(Strict):
     """What a cache holds, for comparing a copy with it: digests of each item's image, record and labels."""
 
     format_version: int = 1
@@ -182,7 +182,7 @@ def read_manifest(path: Path) -> dict[str, dict[str, str]]:
         raise UsageError("E_NOT_FOUND", "the manifest does not exist")
     try:
         document = parse_json(read_regular(path))
-        manifest = Manifest.model_validate(document)
+        manifest = CacheManifest.model_validate(document)
         if manifest.sha256 != sha256_json({key: value for key, value in document.items() if key != "sha256"}):
             raise ValueError("digest")
     except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -16,7 +16,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import tables_of
 from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.crops import CropDataset, Share, crop_loader
-from medssl_cli.data.slices import ImageIndex, Plan, SliceBatch, SliceDataset, everything_loader, slice_loader
+from medssl_cli.data.slices import ImageIndex, SliceBatch, SliceDataset, StepPlan, everything_loader, slice_loader
 from medssl_cli.data.views import make_views
 from medssl_cli.engine.canvas import canvas_warning
 from medssl_cli.engine.labelled import first_labels, labelled_crops
@@ -181,7 +181,7 @@ class SliceSource(Source):
             balance=request.balance,
             seed=recipe.seed,
         )
-        self._plan = Plan(recipe.data.batch_size, self._stacks_per_step, 0 if stacks is None else stacks.every)
+        self._plan = StepPlan(recipe.data.batch_size, self._stacks_per_step, 0 if stacks is None else stacks.every)
         image_groups, volume_groups = self._index.image_groups, self._index.volume_groups
         self.training_set = TrainingSet(torch.from_numpy(image_groups), torch.from_numpy(volume_groups), recipe.steps)
         prepared = processes.main_first(partial(self._prepare, cache, records, request.canvas, talk))

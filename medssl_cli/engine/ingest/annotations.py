@@ -24,7 +24,7 @@ from medssl_cli.engine.ingest.labels import (
 )
 from medssl_cli.engine.ingest.matching import KnownImage, names_of
 from medssl_cli.engine.ingest.report import State
-from medssl_cli.engine.ingest.tally import Outcome, Tally
+from medssl_cli.engine.ingest.tally import FileOutcome, Tally
 from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.source import Source
@@ -51,14 +51,14 @@ class _Books:
         self.answers.append(answer)
         self.item = self.item or (image.item_id if image is not None else None)
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[FileOutcome]:
         """Entries for the ledger."""
         summary = verdict(self.answers, self.num_unmatched)
         if isinstance(summary, Failure):
-            return [Outcome("quarantined", summary.code, summary.message, summary.hint)]
+            return [FileOutcome("quarantined", summary.code, summary.message, summary.hint)]
         state: State = "accepted" if summary.is_new else "duplicate"
-        stored = Outcome(state, message=summary.message, item=self.item, warnings=summary.warnings)
-        parts = [Outcome("quarantined", part.code, part.message, part.hint, self.item) for part in summary.refused]
+        stored = FileOutcome(state, message=summary.message, item=self.item, warnings=summary.warnings)
+        parts = [FileOutcome("quarantined", part.code, part.message, part.hint, self.item) for part in summary.refused]
         return [stored, *parts]
 
 
@@ -175,7 +175,7 @@ def _decided(matches: Matches, books: Mapping[Source, _Books | Tally], crew: Cre
     return replace(matches, pairs=tuple(pairs), undecided=(), refused=())
 
 
-def _settle(source: Source, outcomes: Sequence[Outcome], crew: Crew) -> None:
+def _settle(source: Source, outcomes: Sequence[FileOutcome], crew: Crew) -> None:
     """Book what became of a file; what was refused of a file that was taken counts no file."""
     identifier = crew.ledger.file_id(source)
     for number, outcome in enumerate(outcomes):

@@ -18,7 +18,7 @@ from typing import Any, Final
 from medssl_cli.cache.databases import is_busy, remove_database
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.codes import CODES
-from medssl_cli.engine.ingest.report import STATES, Entry, State
+from medssl_cli.engine.ingest.report import STATES, ReportEntry, State
 from medssl_cli.formats.source import Member, Source
 
 FILE_NAME: Final = "sources.sqlite"
@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS retrieved (
 class Fate:
     """What became of a group of files that were judged together."""
 
-    entry: Entry
+    entry: ReportEntry
     sources: tuple[Source, ...]
     kind: str
 
@@ -118,7 +118,7 @@ class KnownFiles:
                 found.append(Fate(entry, tuple(sorted(paths)), self._matched[paths[0]][0]))
         return found
 
-    def record(self, judged: Iterable[tuple[Entry, Iterable[Source], str]]) -> None:
+    def record(self, judged: Iterable[tuple[ReportEntry, Iterable[Source], str]]) -> None:
         """Remember what became of files on disk whose times lie safely in the past.
 
         Args:
@@ -184,7 +184,7 @@ class KnownFiles:
         self._path.chmod(0o600)
 
     def _insert(
-        self, connection: sqlite3.Connection, entry: Entry, paths: list[Path], stamps: list[str], kind: str
+        self, connection: sqlite3.Connection, entry: ReportEntry, paths: list[Path], stamps: list[str], kind: str
     ) -> None:
         state: State = "duplicate" if entry.state == "accepted" else entry.state
         cursor = connection.execute(
@@ -201,10 +201,10 @@ class KnownFiles:
         )
 
 
-def _entry_of(row: tuple[Any, ...], num_files: int) -> Entry | None:
+def _entry_of(row: tuple[Any, ...], num_files: int) -> ReportEntry | None:
     """An entry of the ledger from a row; None if the row holds other things."""
     try:
-        entry = Entry(
+        entry = ReportEntry(
             id=row[1], state=row[2], num_files=num_files, code=row[3], message=row[4], hint=row[5],
             item=row[6], warnings=tuple(row[7].split()),
         )  # fmt: skip

@@ -24,7 +24,7 @@ _PARTS: Final[dict[AnnotationKind, tuple[str, str]]] = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FileOutcome:
     """One entry for the ledger; the arguments of `Ledger.settle`."""
 
     state: State
@@ -83,14 +83,14 @@ class Tally:
             known = {one.row for one in self.refused}
             self.refused += [one for one in refusals(why, rows) if one.row not in known]
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[FileOutcome]:
         """What the ledger says: what was stored, and a refusal for each code."""
         by_code: dict[str, list[RefusedRow]] = {}
         for one in self.refused:
             by_code.setdefault(one.code, []).append(one)
         item = next(iter(self.items), None)
         found = [
-            Outcome("quarantined", code, self._said(code, rows), rows[0].hint or CODES[code].remedy, item)
+            FileOutcome("quarantined", code, self._said(code, rows), rows[0].hint or CODES[code].remedy, item)
             for code, rows in by_code.items()
         ]
         return [self._stored(), *found] if self.items else found or [self._nothing()]
@@ -102,23 +102,23 @@ class Tally:
         others = f"; {self.num_unmatched} {parts} name no image" if self.num_unmatched and not self.items else ""
         return f"{number} refused{where}: {rows[0].reason}; stored with {len(self.items)} images{others}"
 
-    def _stored(self) -> Outcome:
+    def _stored(self) -> FileOutcome:
         parts, _ = _PARTS[self.kind]
         notes = list(self.notes)
         if self.num_unmatched:
             notes.append(("W_LABEL_UNMATCHED", f"{self.num_unmatched} of {self.num_rows} {parts} name no image"))
-        return Outcome(
+        return FileOutcome(
             "accepted" if self.is_new else "duplicate",
             message="; ".join(f"{code}: {text}" for code, text in notes),
             item=next(iter(self.items)),
             warnings=tuple(dict.fromkeys((*self.warnings, *(code for code, _ in notes)))),
         )
 
-    def _nothing(self) -> Outcome:
+    def _nothing(self) -> FileOutcome:
         parts, _ = _PARTS[self.kind]
         if self.num_unmatched:
             code, said = "E_LABEL_WITHOUT_IMAGE", f"none of {self.num_rows} {parts} names an image that is known"
         else:
             code, said = "E_LABEL_FORMAT", f"none of {self.num_rows} {parts} says anything about an image"
         said += "".join(f"; {text}" for _, text in self.notes)
-        return Outcome("quarantined", code, said, CODES[code].remedy)
+        return FileOutcome("quarantined", code, said, CODES[code].remedy)
