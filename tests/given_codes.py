@@ -1,4 +1,4 @@
-"""Which codes the program gave while tests ran in this process: those of errors, ledgers, images, results and notes.
+"""Which codes the program gave while tests ran in this process: those of errors, reports, images, results and notes.
 
 A test that makes an error itself proves nothing: only what modules of the program make counts. What a test makes in
 another process is seen only if it comes back as a value, as everything from the children of an ingest does. A code that

@@ -1,4 +1,4 @@
-"""What the ledger says of a file of rows: refusals by code, with their number and first row, and what is stored."""
+"""What the report says of a file of rows: refusals by code, with their number and first row, and what is stored."""
 
 from pathlib import Path
 

@@ -129,5 +129,5 @@ class IngestOptions:
 
     @property
     def rules(self) -> str:
-        """Digest of all that decides about a file's fate besides the file itself."""
+        """Digest of all that decides about what becomes of a file besides the file itself."""
         return sha256_json([self.recorded, self.patient_pattern or "", __version__])

@@ -1,4 +1,4 @@
-"""The ledger of an ingest: every file that was found ends in exactly one state, and the report proves it."""
+"""The report of an ingest: every file that was found ends in exactly one state, and the report proves it."""
 
 import json
 from collections import Counter
@@ -60,12 +60,12 @@ class ReportEntry:
         return {**entry, "warnings": list(self.warnings)} if self.warnings else entry
 
 
-class Ledger:
+class ReportBuilder:
     """Books of one ingest.
 
     Args:
         pseudonyms: Of the cache; turn sources into keys.
-        on_entry: Called with each entry as it is booked.
+        on_entry: Called with each entry as it is reported.
     """
 
     def __init__(self, pseudonyms: Pseudonyms, on_entry: Callable[[ReportEntry], None] = lambda entry: None) -> None:
@@ -89,7 +89,7 @@ class Ledger:
 
     @property
     def num_open(self) -> int:
-        """Sources whose fate is not known."""
+        """Sources of which nobody knows yet what became."""
         return len(self._open)
 
     def open(self, found: Found) -> None:
@@ -129,7 +129,7 @@ class Ledger:
         item: str | None = None,
         warnings: tuple[str, ...] = (),
     ) -> None:
-        """Close the books on an image or label; without an id, on each of the sources by itself."""
+        """Say what became of an image or label; without an id, on each of the sources by itself."""
         if not id:
             for source in sources:
                 self.settle(

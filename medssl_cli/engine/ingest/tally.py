@@ -1,6 +1,6 @@
 """What became of one file of rows, row by row: refusals are counted by code, and what was stored is said.
 
-A file of which a part was refused has several entries in the ledger: what was stored, and a refusal for each code,
+A file of which a part was refused has several entries in the builder: what was stored, and a refusal for each code,
 which makes the exit code 3. So the report and the cache say the same, and one bad row does not lose the rest.
 """
 
@@ -25,7 +25,7 @@ _PARTS: Final[dict[AnnotationKind, tuple[str, str]]] = {
 
 @dataclass(frozen=True)
 class FileOutcome:
-    """One entry for the ledger; the arguments of `Ledger.settle`."""
+    """One entry for the report; the arguments of `ReportBuilder.settle`."""
 
     state: State
     code: str = ""
@@ -36,13 +36,13 @@ class FileOutcome:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """For `Ledger.settle`, but for the sources and the state."""
+        """For `ReportBuilder.settle`, but for the sources and the state."""
         return {name: getattr(self, name) for name in ("code", "message", "hint", "item", "warnings")}
 
 
 @dataclass
 class Tally:
-    """The books of one file of rows.
+    """What became of one file of rows.
 
     Args:
         kind: Of the file.
@@ -84,7 +84,7 @@ class Tally:
             self.refused += [one for one in refusals(why, rows) if one.row not in known]
 
     def outcomes(self) -> list[FileOutcome]:
-        """What the ledger says: what was stored, and a refusal for each code."""
+        """What the report says: what was stored, and a refusal for each code."""
         by_code: dict[str, list[RefusedRow]] = {}
         for one in self.refused:
             by_code.setdefault(one.code, []).append(one)
