@@ -184,11 +184,11 @@ def _run_in_crew(
     from distributed import get_worker
 
     crews: dict[tuple[int, int | None], Workers] = get_worker().__dict__.setdefault(_CREWS, {})
-    crew = crews.setdefault(
+    runner = crews.setdefault(
         (threading.get_ident(), memory_limit_bytes), Workers(1, memory_limit_bytes=memory_limit_bytes)
     )
     try:
-        (outcome,) = crew.map(function, [task], timeout_s=timeout_s)
+        (outcome,) = runner.map(function, [task], timeout_s=timeout_s)
     except Exception as error:  # noqa: BLE001 - Dask logs what is raised together with the task, which names files
         return None, type(error).__name__
     return outcome.result, outcome.failure
@@ -196,5 +196,5 @@ def _run_in_crew(
 
 def _dismiss_crews(dask_worker: Any) -> None:
     """On a Dask worker: end all child processes; those that are at work too."""
-    for crew in dask_worker.__dict__.pop(_CREWS, {}).values():
-        crew.close()
+    for runner in dask_worker.__dict__.pop(_CREWS, {}).values():
+        runner.close()

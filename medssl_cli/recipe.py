@@ -149,7 +149,12 @@ class Evaluation(Strict):
 
 
 class Training(Strict):
-    """What every training recipe has. Runs with one `split_seed` hold out the same patients, whatever their seeds."""
+    """What every training recipe has. Runs with one `split_seed` hold out the same patients, whatever their seeds.
+
+    Args:
+        compile: Compile the backbone with `torch.compile`: minutes at the start, faster steps.
+        max_skipped: Steps in a row whose loss or gradient is not finite that are left out; one more ends the run.
+    """
 
     schema_version: Literal[1] = Field(alias="schema")
     seed: Annotated[int, Field(ge=0)] = 0
@@ -164,7 +169,9 @@ class Training(Strict):
     log_every: PositiveInt = 10
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
+    compile: bool = False
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    max_skipped: Annotated[int, Field(ge=0)] = 3
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> Self:
@@ -177,15 +184,11 @@ class PretrainRecipe(Training):
     """Self-supervised pre-training: a method on unlabelled volumes. `batch_size` counts over all devices.
 
     Args:
-        compile: Compile the backbone with `torch.compile`: minutes at the start, faster steps.
         health_every: Steps between looks at how well the embeddings spread and what they tell apart.
-        max_skipped: Steps in a row whose loss or gradient is not finite that are left out; one more ends the run.
     """
 
     method: Named
-    compile: bool = False
     health_every: PositiveInt = 500
-    max_skipped: Annotated[int, Field(ge=0)] = 3
 
 
 class TaskRecipe(Training):
@@ -315,7 +318,7 @@ def recipe_kind(document: dict[str, Any]) -> type[Recipe]:
     return PretrainRecipe if "method" in document else TaskRecipe
 
 
-def dump_recipe(recipe: Recipe) -> dict[str, Any]:
+def dump_recipe(recipe: Training) -> dict[str, Any]:
     """Plain data of a resolved recipe, every default filled in."""
     return recipe.model_dump(mode="json", by_alias=True)
 

@@ -1,5 +1,6 @@
 """How the engine tells what it does, without knowing about terminals."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -21,3 +22,24 @@ class Silence:
 
     def progress(self, what: str, done: float, total: float, detail: str = "") -> None:
         """Drop it."""
+
+
+class KeepWaiting:
+    """A `Talk` that lets other processes wait on whenever there is progress.
+
+    Args:
+        talk: Told everything.
+        keep_waiting: Called with all progress.
+    """
+
+    def __init__(self, talk: Talk, keep_waiting: Callable[[], None]) -> None:
+        self._talk, self._keep_waiting = talk, keep_waiting
+
+    def note(self, text: str) -> None:
+        """Pass it on."""
+        self._talk.note(text)
+
+    def progress(self, what: str, done: float, total: float, detail: str = "") -> None:
+        """Pass it on."""
+        self._talk.progress(what, done, total, detail)
+        self._keep_waiting()

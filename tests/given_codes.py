@@ -1,4 +1,4 @@
-"""Which codes the program gave while tests ran in this process: those of errors, ledgers, images, results and notes.
+"""Which codes the program gave while tests ran in this process: those of errors, reports, images, results and notes.
 
 A test that makes an error itself proves nothing: only what modules of the program make counts. What a test makes in
 another process is seen only if it comes back as a value, as everything from the children of an ingest does. A code that
@@ -16,7 +16,7 @@ import typer
 from medssl_cli.codes import CODES
 from medssl_cli.deploy.infer import ScanResult
 from medssl_cli.engine.ingest.failures import Failure
-from medssl_cli.engine.ingest.report import Entry
+from medssl_cli.engine.ingest.report import ReportEntry
 from medssl_cli.engine.ingest.tasks import StoredLabel
 from medssl_cli.errors import MedsslError
 from medssl_cli.formats.dicom import Refusal, SeriesPart
@@ -36,7 +36,7 @@ def watch() -> None:
         _after(kind, "__init__", lambda one, *_: [one.code])
     for kind in (LoadedImage, SeriesPart, StoredLabel):
         _after(kind, "__init__", lambda one, *_: one.warnings)
-    for kind in (Entry, ScanResult):
+    for kind in (ReportEntry, ScanResult):
         _after(kind, "__init__", lambda one, *_: [one.code, *one.warnings])
     _after(Reading, "__init__", lambda one, *_: [code for code, _ in one.notes])
     _after(Silence, "note", lambda _, text: _WORD.findall(text), is_overridden=True)

@@ -60,9 +60,9 @@ MEANINGS: Final = {
     "intended_use": "Written into the exported model, at most 500 characters.",
     "data.orientation": "Axes of the prepared volume; there is one choice.",
     "data.modality": "Take images of this DICOM modality and of unknown modality; none takes all.",
-    "data.crop_size": "Voxels (x, y, z) of a training crop, a multiple of what the backbone can halve; z is 1 for 2D "
-    "images, and any number of slices where `segmentation` has a backbone of 2D images. Of `classification`, what "
-    "every whole image is brought to.",
+    "data.crop_size": "Voxels (x, y, z) of a training crop, along each axis a multiple of what the backbone halves; z "
+    "is 1 for 2D images, and any number of slices where `segmentation` has a backbone of 2D images. Of "
+    "`classification`, what every whole image is brought to.",
     "data.batch_size": "Crops per batch on all devices together; for `voco`, volumes.",
     "data.num_workers": "Processes that read crops; 0 reads in the training process. The result does not depend on it.",
     "optimizer.name": "AdamW, or SGD with Nesterov momentum.",

@@ -22,6 +22,7 @@ from medssl_cli.cache.marker import read_marker
 from medssl_cli.cache.records import ENTRY, LABEL_ARRAY, item_directories, read_record
 from medssl_cli.codes import CODES
 from medssl_cli.errors import MedsslError
+from medssl_cli.formats.name_words import is_listed_channel
 
 PRIVATE: Final = "E_PRIVACY"
 MAX_TEXT_BYTES: Final = 2**26
@@ -40,7 +41,10 @@ KNOWN: Final = tuple(
         r"forgotten(/KEY)?",
     )
     for pattern in [
-        pattern.replace("ITEM", f"(image\\.b2nd|item\\.json|superseded\\.json|{ENTRY.pattern}|{LABEL_ARRAY.pattern})")
+        pattern.replace(
+            "ITEM",
+            f"(image\\.b2nd|item\\.json|(superseded|channel|example)\\.json|{ENTRY.pattern}|{LABEL_ARRAY.pattern})",
+        )
         .replace("KEY", _KEY)
         .replace("SET", _SET)
     ]
@@ -56,7 +60,8 @@ class Audit:
 
     Args:
         problems: How often each sentence holds.
-        names: Every name that a human has given: of label sets, classes, boxes, findings. Somebody should read them.
+        names: Every name that a human has given: of label sets, classes, boxes, findings, channels that are on no list.
+            Somebody should read them.
         num_files: Files looked at.
         num_items: Items whose record was read.
     """
@@ -132,6 +137,8 @@ def _given_names(record: ItemRecord) -> set[str]:
     names = {*record.labels, *record.boxes, *record.findings}
     names |= {name for label in record.labels.values() for name in label.classes.values()}
     names |= {box.name for boxes in record.boxes.values() for box in boxes}
+    if record.channel is not None and not is_listed_channel(record.channel):
+        names.add(record.channel)
     return names | {name for findings in record.findings.values() for name in findings}
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from medssl_cli.cache.databases import is_busy, remove_database
-from medssl_cli.cache.items import Entry, ItemRecord, annotation_names
+from medssl_cli.cache.items import Entry, ItemRecord, annotation_names, grid_of
+from medssl_cli.formats.name_words import same_channel
 from medssl_cli.imaging.geometry import Shape
 
 VERSION: Final = 2
@@ -35,13 +36,15 @@ _ENTRY: Final = """
     item_id, patient_key, modality, x, y, z, fingerprint, json_extract(document, '$.image_sha256'),
     json_extract(document, '$.spacing_kind') IS NULL,
     CASE label_sets WHEN '' THEN NULL ELSE json_extract(document, '$.labels') END,
-    json_extract(document, '$.boxes', '$.findings')
+    json_extract(document, '$.boxes', '$.findings'), json_extract(document, '$.channel'),
+    json_extract(document, '$.example_key'), json_extract(document, '$.study_key'),
+    json_extract(document, '$.frame_of_reference_key'), json_extract(document, '$.affine')
 """
 _NO_ANNOTATIONS: Final = "[{},{}]"
 _NO_LABELS: Final[dict[str, str]] = {}
 
 
-class Row(NamedTuple):
+class CatalogRow(NamedTuple):
     """The little of a record that lists, splits and searches need; a tenth of its memory."""
 
     item_id: str
@@ -54,9 +57,9 @@ class Row(NamedTuple):
     label_sets: tuple[str, ...]
 
 
-def row_of(record: ItemRecord) -> Row:
+def row_of(record: ItemRecord) -> CatalogRow:
     """The light form of a record."""
-    return Row(
+    return CatalogRow(
         record.item_id,
         record.patient_key,
         record.series_key,
@@ -157,7 +160,7 @@ class Catalog:
                     record = ItemRecord.model_validate_json(document)
                 yield record
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[CatalogRow]:
         """All items in order of their ids, without what is large."""
         with self._connection() as connection:
             for item, patient, series, modality, *shape, print_, successor, sets in connection.execute(
@@ -165,22 +168,24 @@ class Catalog:
             ):
                 with _known_rows():
                     x, y, z = map(operator.index, shape)
-                    row = Row(item, patient, series, modality, (x, y, z), print_, successor, tuple(sets.split()))
+                    row = CatalogRow(item, patient, series, modality, (x, y, z), print_, successor, tuple(sets.split()))
                 yield row
 
     def entries(self) -> Iterator[Entry]:
         """What training needs of the items that are not superseded, in order of their ids."""
         with self._connection() as connection:
-            for item, patient, modality, *shape, print_, image, is_volume, labels, others in connection.execute(
-                f"SELECT {_ENTRY} FROM items WHERE superseded_by IS NULL ORDER BY item_id"
-            ):
+            for row in connection.execute(f"SELECT {_ENTRY} FROM items WHERE superseded_by IS NULL ORDER BY item_id"):
                 with _known_rows():
-                    x, y, z = map(operator.index, shape)
+                    item, patient, modality, x, y, z, print_, image, is_volume, labels, others, *case, affine = row
+                    shape = operator.index(x), operator.index(y), operator.index(z)
+                    channel, example, study, frame = case
                     digests = (
                         {name: label["sha256"] for name, label in json.loads(labels).items()} if labels else _NO_LABELS
                     )
-                    known = (item, patient, sys.intern(modality), (x, y, z), print_, image, bool(is_volume), digests)
-                    entry = Entry(*known, () if others == _NO_ANNOTATIONS else annotation_names(*json.loads(others)))
+                    known = (item, patient, sys.intern(modality), shape, print_, image, bool(is_volume), digests)
+                    annotations = () if others == _NO_ANNOTATIONS else annotation_names(*json.loads(others))
+                    word = None if channel is None else sys.intern(same_channel(channel))
+                    entry = Entry(*known, annotations, word, example, study, frame, grid_of(json.loads(affine)))
                 yield entry
 
 

@@ -1,7 +1,7 @@
 """What is recorded about an image: an allow-list. A field that is not here cannot be stored."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
@@ -10,13 +10,14 @@ from medssl_cli.cache.words import ALLOW_LIST_VERSION, RECORD_VERSION, Modality,
 from medssl_cli.classes import MAX_VALUE
 from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.formats.loaded import BurnedIn, SourceKind, SpacingKind
-from medssl_cli.formats.name_words import is_channel_word
+from medssl_cli.formats.name_words import is_channel_word, same_channel
 from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.strict import Strict
 
 Key = Annotated[str, Field(pattern=r"^[a-z2-7]{26}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Value = Annotated[int, Field(ge=0, le=MAX_VALUE)]
+WRITTEN_IF_KNOWN: Final = ("channel", "example_key")
 Units = Literal["HU", "SUVbw", "Bq/ml", "a.u."]
 
 
@@ -78,7 +79,11 @@ class Provenance(Strict):
 class ItemRecord(Strict):
     """`item.json`: everything that is known about a stored image.
 
-    Its `channel`, written only where it has one, says which of several images of one case it is.
+    What it may not have is written only where it has it.
+
+    Args:
+        channel: Which of several images of one case it is, `flair`: a word of `formats.name_words`, never a free text.
+        example_key: Pseudonym of what the layout calls its case: images of one case share it.
     """
 
     format_version: Literal[1] = RECORD_VERSION
@@ -99,6 +104,7 @@ class ItemRecord(Strict):
     burned_in: BurnedIn = "not_expected"
     inverted: bool = False
     channel: str | None = None
+    example_key: Key | None = None
     recognizable_visual_features: Literal["not_removed", "not_expected"] = "not_expected"
     acquisition: Acquisition = Field(default_factory=Acquisition)
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
@@ -147,18 +153,19 @@ class ItemRecord(Strict):
 
     @field_validator("channel")
     @classmethod
-    def _channel_of_the_list(cls, word: str | None) -> str | None:
-        if word is not None and not is_channel_word(word):
+    def _allowed_channel(cls, word: str | None) -> str | None:
+        """A word that may be recorded; those of earlier versions, such as `t1w`, under the one for all of them."""
+        if word is None:
+            return None
+        if word != word.lower().strip() or not is_channel_word(same_channel(word)):
             raise ValueError("not a word for a channel")
-        return word
+        return same_channel(word)
 
     @model_serializer(mode="wrap")
     def _without_empty(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A record without a channel is written as before there were any."""
+        """A record without channel and case is written as before there were any."""
         document: dict[str, Any] = default(self)
-        if self.channel is None:
-            document.pop("channel", None)
-        return document
+        return {name: value for name, value in document.items() if value is not None or name not in WRITTEN_IF_KNOWN}
 
     @property
     def affine_array(self) -> Affine:
@@ -178,6 +185,20 @@ class Entry(NamedTuple):
     is_volume: bool
     label_digests: dict[str, str]
     annotation_sets: tuple[str, ...] = ()
+    channel: str | None = None
+    example_key: str | None = None
+    study_key: str = ""
+    frame_of_reference_key: str | None = None
+    grid: bytes = b""
+
+    @property
+    def affine_array(self) -> Affine:
+        """`[4, 4]` float64."""
+        return np.vstack([np.frombuffer(self.grid).reshape(3, 4), (0.0, 0.0, 0.0, 1.0)])
+
+
+CachedImage = ItemRecord | Entry
+"""What is known of one image: everything, or the little that training needs."""
 
 
 def entry_of(record: ItemRecord) -> Entry:
@@ -192,7 +213,17 @@ def entry_of(record: ItemRecord) -> Entry:
         record.is_volume,
         record.label_digests,
         record.annotation_sets,
+        record.channel,
+        record.example_key,
+        record.study_key,
+        record.frame_of_reference_key,
+        grid_of(record.affine),
     )
+
+
+def grid_of(affine: Iterable[Iterable[float]]) -> bytes:
+    """The three rows of an affine that say something, as float64 in few bytes."""
+    return np.array([*affine][:3], dtype=np.float64).tobytes()
 
 
 def annotation_names(boxes: Iterable[str], findings: Iterable[str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from medssl_cli.cache.publish import publish_first, unreadable
 from medssl_cli.errors import GateError, UsageError
 from medssl_cli.files import open_regular, storage_errors
 
-Level = Literal["patient", "study", "series", "frame_of_reference", "item", "source"]
+Level = Literal["patient", "study", "series", "frame_of_reference", "example", "item", "source"]
 KEY_BYTES: Final = 32
 KEY_LENGTH: Final = 26
 KEY_FILE: Final = "site.key"

@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.cache.items import Entry, ItemRecord
+from medssl_cli.cache.items import CachedImage
 from medssl_cli.cache.prepared_views import PreparedView
 from medssl_cli.cache.preparing import prepare_view
 from medssl_cli.cache.publish import remove_quietly
@@ -36,9 +36,6 @@ from medssl_cli.preprocessing import Preprocessing
 TIMEOUT_S: Final = 600.0
 INLINE_LIMIT: Final = 400
 MAX_LOADED: Final = 4096
-
-
-CachedImage = ItemRecord | Entry
 
 
 @runtime_checkable

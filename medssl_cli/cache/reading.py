@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from medssl_cli.cache.arrays import open_array, read_array
-from medssl_cli.cache.catalog import Catalog, Row, row_of
+from medssl_cli.cache.catalog import Catalog, CatalogRow, row_of
 from medssl_cli.cache.folder import CacheFolder
 from medssl_cli.cache.items import Entry, ItemRecord, entry_of
 from medssl_cli.cache.records import IMAGE, item_directories, label_file, read_record
@@ -99,7 +99,7 @@ class ReadableCache(CacheFolder):
         there = {directory.name for directory in item_directories(self.root)}
         return sorted(item for item in known - there if ITEM_ID.fullmatch(item))
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[CatalogRow]:
         """The light form of all items that are not superseded."""
         try:
             if catalog_is_behind(self.root):

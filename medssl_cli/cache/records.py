@@ -1,8 +1,9 @@
 """What is known about an item, on disk: `item.json`, which never changes, and one file for each thing added later.
 
-A label map, a set of boxes, a set of findings and a successor are entries. An entry is a small file beside `item.json`
-that appears under its name by one link, which fails if the name is taken. So processes that add to one item at the
-same time can neither overwrite nor lose anything of each other, on any file system, and no lock is needed.
+A label map, a set of boxes, a set of findings, a successor, and a channel or case that was not known are entries. An
+entry is a small file beside `item.json` that appears under its name by one link, which fails if the name is taken. So
+processes that add to one item at the same time can neither overwrite nor lose anything of each other, on any file
+system, and no lock is needed.
 """
 
 import os
@@ -20,6 +21,8 @@ from medssl_cli.plain_json import parse_json
 ITEM: Final = "item.json"
 IMAGE: Final = "image.b2nd"
 SUPERSEDED: Final = "superseded.json"
+SINGLE: Final = {SUPERSEDED: "superseded_by", "channel.json": "channel", "example.json": "example_key"}
+"""Files of entries of which an item has one at most. What `item.json` says of channel and case stays."""
 FIELDS: Final = {"label": "labels", "boxes": "boxes", "findings": "findings"}
 ENTRY: Final = re.compile(r"(label|boxes|findings)-([A-Za-z0-9_-]{1,32})\.json")
 LABEL_ARRAY: Final = re.compile(r"label-([A-Za-z0-9_-]{1,32})-([0-9a-f]{12})\.b2nd")
@@ -52,8 +55,8 @@ def read_record(directory: Path) -> ItemRecord:
             if match := ENTRY.fullmatch(name):
                 entries = document.setdefault(FIELDS[match[1]], {})
                 entries[match[2]] = _entry(directory / name)
-            elif name == SUPERSEDED:
-                document["superseded_by"] = _entry(directory / name)
+            elif name in SINGLE:
+                document[SINGLE[name]] = _entry(directory / name)
         record = ItemRecord.model_validate(document)
         if record.item_id != directory.name:
             raise ValueError("item")
@@ -75,9 +78,15 @@ def new_entries(record: ItemRecord, wanted: ItemRecord) -> dict[str, bytes]:
     """
     have, want = record.model_dump(mode="json"), wanted.model_dump(mode="json")
     ItemRecord.model_validate(want)
-    if any(have[field] != want[field] for field in have.keys() - {*FIELDS.values(), "superseded_by"}):
-        raise ValueError("only entries can be added to a record")
     files: dict[str, bytes] = {}
+    for name, field in SINGLE.items():
+        known, entry = have.pop(field, None), want.get(field)
+        if known is None and entry is not None:
+            files[name] = _sealed({"item_id": record.item_id, "entry": entry})
+        elif known != entry and name != SUPERSEDED:
+            raise ValueError("only entries can be added to a record")
+    if any(have[field] != want[field] for field in have.keys() - {*FIELDS.values()}):
+        raise ValueError("only entries can be added to a record")
     for prefix, field in FIELDS.items():
         for name in have[field] | want[field]:
             if name not in have[field]:
@@ -88,8 +97,6 @@ def new_entries(record: ItemRecord, wanted: ItemRecord) -> dict[str, bytes]:
                     f"item {record.item_id} has other {field} of the set {name!r}",
                     hint=ANOTHER_SET,
                 )
-    if have["superseded_by"] is None and want["superseded_by"] is not None:
-        files[SUPERSEDED] = _sealed({"item_id": record.item_id, "entry": want["superseded_by"]})
     return files
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.errors import MedsslError, StorageError
-from medssl_cli.files import make_output_folder
+from medssl_cli.files import make_output_folder, write_json
 from medssl_cli.formats.nifti import write_nifti
+
+CASES: Final = "channels.json"
 
 
 def export_items(
@@ -19,6 +22,7 @@ def export_items(
     """Write `<item_id>.nii.gz` and, for each label set, `<item_id>_<label_set>.nii.gz`.
 
     Voxels keep their dtype and order; both affines of the files are the item's. The same item gives the same bytes.
+    Where items are channels of cases, `channels.json` says of each which channel of which case it is.
 
     Args:
         cache: Where the items are.
@@ -46,12 +50,25 @@ def export_items(
         except MedsslError as error:
             failures.append((record.item_id, error))
     progress(len(records), len(records))
+    cases = [_case(record) for record in records if record.channel or record.example_key]
+    if cases:
+        write_json(folder / CASES, {"items": cases}, is_output=True)
+        written.append(folder / CASES)
     if failures:
         item_id, first = failures[0]
         others = f"; {len(failures) - 1} other items failed too" if len(failures) > 1 else ""
         message = f"{item_id}: {first.message}{others}; {len(written)} files are written"
         raise type(first)(first.code, message, hint=first.hint) from first
     return written
+
+
+def _case(record: ItemRecord) -> dict[str, str | None]:
+    return {
+        "file": f"{record.item_id}.nii.gz",
+        "channel": record.channel,
+        "example": record.example_key,
+        "patient": record.patient_key,
+    }
 
 
 def _export(cache: Cache, folder: Path, record: ItemRecord) -> list[Path]:

@@ -14,7 +14,7 @@ from medssl_cli.cache.records import (
     IMAGE,
     ITEM,
     LABEL_ARRAY,
-    SUPERSEDED,
+    SINGLE,
     is_sound,
     item_directories,
     label_file,
@@ -94,13 +94,13 @@ def _faults_of(directory: Path) -> Iterator[Problem]:
 
 
 def _is_damaged_entry(path: Path) -> bool:
-    return bool(path.name == SUPERSEDED or ENTRY.fullmatch(path.name)) and not is_sound(path, path.parent.name)
+    return bool(path.name in SINGLE or ENTRY.fullmatch(path.name)) and not is_sound(path, path.parent.name)
 
 
 def is_known_file(name: str) -> bool:
     """Whether a name is one that an item's folder may hold."""
     patterns = (ENTRY, LABEL_ARRAY)
-    is_known = name in (ITEM, IMAGE, SUPERSEDED) or any(pattern.fullmatch(name) for pattern in patterns)
+    is_known = name in (ITEM, IMAGE, *SINGLE) or any(pattern.fullmatch(name) for pattern in patterns)
     return is_known or name.startswith(TEMPORARY_PREFIX)
 
 
@@ -155,7 +155,7 @@ def forget_sources(root: Path) -> None:
     remove_quietly(*root.glob(f"{SOURCES}*"))
 
 
-class Manifest(Strict):
+class CacheManifest(Strict):
     """What a cache holds, for comparing a copy with it: digests of each item's image, record and labels."""
 
     format_version: int = 1
@@ -182,7 +182,7 @@ def read_manifest(path: Path) -> dict[str, dict[str, str]]:
         raise UsageError("E_NOT_FOUND", "the manifest does not exist")
     try:
         document = parse_json(read_regular(path))
-        manifest = Manifest.model_validate(document)
+        manifest = CacheManifest.model_validate(document)
         if manifest.sha256 != sha256_json({key: value for key, value in document.items() if key != "sha256"}):
             raise ValueError("digest")
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -206,4 +206,7 @@ def compare_with_manifest(expected: dict[str, dict[str, str]], records: Iterator
 def _digests(record: ItemRecord) -> dict[str, str]:
     annotations = record.model_dump(mode="json", include={"boxes", "findings"})
     labels = {f"label-{name}": label.sha256 for name, label in record.labels.items()}
-    return {"image": record.image_sha256, "annotations": sha256_json(annotations), **labels}
+    digests = {"image": record.image_sha256, "annotations": sha256_json(annotations), **labels}
+    if record.example_key is not None:
+        digests["example"] = sha256_json([record.channel, record.example_key])
+    return digests

@@ -8,15 +8,15 @@ import typer
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption
 from medssl_cli.cli.terminal import announce, result, table
 
-COLUMNS = ("item", "patient", "kind", "voxels", "mm", "labels", "boxes", "findings")
-ALWAYS = 6  # columns that are shown even if they are empty
+COLUMNS = ("item", "patient", "kind", "channel", "case", "voxels", "mm", "labels", "boxes", "findings")
+HIDDEN_IF_EMPTY = ("channel", "case", "boxes", "findings")
 
 if TYPE_CHECKING:
     from medssl_cli.cache.items import ItemRecord
 
 
 def ls(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> None:
-    """List the cached images and how many labels, boxes and findings each has; exit code 3 if some are damaged.
+    """List the cached images, which channel of which case each is, and its labels; exit code 3 if some are damaged.
 
     Example: medssl cache ls
     """
@@ -29,7 +29,7 @@ def ls(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> None:
         result([record.model_dump(mode="json") for record in shown], as_json=True, text="")
     else:
         rows = [_row(record) for record in shown]
-        kept = [place for place in range(len(COLUMNS)) if place < ALWAYS or any(row[place] for row in rows)]
+        kept = [at for at, name in enumerate(COLUMNS) if name not in HIDDEN_IF_EMPTY or any(row[at] for row in rows)]
         columns, *cells = ([row[place] for place in kept] for row in (COLUMNS, *rows))
         table(f"{len(shown)} images in {cache}", columns, cells)
     end(opened.damaged_items({record.item_id for record in records}), opened.missing_items())
@@ -83,6 +83,8 @@ def _row(record: "ItemRecord") -> tuple[str, ...]:
         record.item_id[:10],
         record.patient_key[:8],
         record.modality,
+        record.channel or "",
+        (record.example_key or "")[:8],
         " x ".join(str(size) for size in record.shape),
         "unknown" if record.spacing_kind == "unknown" else spacing,
         *(", ".join(each) for each in (classes, boxes, findings)),

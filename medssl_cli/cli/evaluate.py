@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, DeviceOption, JsonOption, QuietOption, require_path
-from medssl_cli.cli.probing import Asked
+from medssl_cli.cli.probing import TypedProbe
 from medssl_cli.cli.probing import probe as run_probe
 from medssl_cli.cli.terminal import Terminal, result, table
 
@@ -64,7 +64,7 @@ def evaluate(
     from medssl_cli.report.gallery import Gallery
 
     limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap, OWN_FIGURE: min_score}
-    asked = Asked(probe, labels, finding)
+    asked = TypedProbe(probe, labels, finding)
     if asked.is_given:
         if label_set is not None:
             raise UsageError(

@@ -11,7 +11,7 @@ from medssl_cli.cli import reading_options as choices
 from medssl_cli.cli.ingest_inputs import names_of, pacs_source, sort_inputs, tolerance
 from medssl_cli.cli.ingest_output import MapOption, QuarantineOption, finish, print_report, write_map, write_page
 from medssl_cli.cli.key import KeyFileOption
-from medssl_cli.cli.label_options import Overlap, OverlapOption
+from medssl_cli.cli.label_options import ChannelOption, ModalityOption, Overlap, OverlapOption
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption, bytes_of
 from medssl_cli.cli.terminal import Terminal, result
 
@@ -25,9 +25,8 @@ def ingest(
     ],
     cache: CacheOption = DEFAULT_CACHE,
     label_set: Annotated[str, typer.Option(help="Name under which labels are stored.")] = "seg",
-    modality: Annotated[
-        str | None, typer.Option(help="Of files that do not say: CT, MR, DX ...; of a PACS: which series.")
-    ] = None,
+    modality: ModalityOption = None,
+    channel: ChannelOption = None,
     patient_pattern: Annotated[
         str | None, typer.Option(help=r"Patient part of file names as a regular expression, e.g. '(case\d+)_'.")
     ] = None,
@@ -102,7 +101,7 @@ def ingest(
     options = IngestOptions(
         label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file,
         names_of(structures), seg_fraction, settle, TableChoice(key_column, names_of(label_column), readers.value),
-        overlap.value,
+        overlap.value, channel,
     )  # fmt: skip
     tolerated = tolerance(max_quarantine)
     terminal.note(f"cache {cache}" + (" (dry run: nothing is written)" if dry_run else ""))

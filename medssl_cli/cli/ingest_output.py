@@ -12,7 +12,7 @@ import typer
 from medssl_cli.cli.terminal import Terminal, table
 
 if TYPE_CHECKING:
-    from medssl_cli.engine.ingest.report import Entry, IngestReport
+    from medssl_cli.engine.ingest.report import IngestReport, ReportEntry
 
 MAX_LINES = 40
 MapOption = Annotated[
@@ -57,7 +57,7 @@ def print_report(report: "IngestReport", terminal: Terminal, page: Path | None, 
     """Refusals by what is said about them, then files by state and by reason."""
     from medssl_cli.codes import CODES
 
-    refused: dict[tuple[str, str, str], list[Entry]] = defaultdict(list)
+    refused: dict[tuple[str, str, str], list[ReportEntry]] = defaultdict(list)
     for entry in report.entries:
         if entry.state == "quarantined":
             code = CODES[entry.code]

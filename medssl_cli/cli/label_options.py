@@ -1,4 +1,4 @@
-"""Options of `medssl ingest` for labels in files of their own."""
+"""Options of `medssl ingest` for what an image is among others: its channel, its labels."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -25,4 +25,11 @@ OverlapOption = Annotated[
         help="Who has voxels that files of organs share; settle: the last by name, if each keeps half.",
         rich_help_panel=ACCEPTED,
     ),
+]
+ModalityOption = Annotated[
+    str | None, typer.Option(help="Of files that do not say: CT, MR, DX ...; of a PACS: which series.")
+]
+ChannelOption = Annotated[
+    str | None,
+    typer.Option(metavar="WORD", help="Channel of images whose names do not say it: flair, t1ce, adc ..."),
 ]

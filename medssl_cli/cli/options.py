@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -36,6 +36,22 @@ SetOption = Annotated[
 ]
 RunOption = Annotated[Path | None, typer.Option("--run", help="Run folder; default: named after the recipe in ./runs.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N. Never falls back silently.")]
+DevicesOption = Annotated[
+    int, typer.Option("--devices", min=0, help="Devices per machine; 0: as many as torchrun or SLURM started, or 1.")
+]
+NodesOption = Annotated[
+    int, typer.Option("--num-nodes", min=0, help="Machines; 0: as many as torchrun or SLURM started on, or 1.")
+]
+StrategyOption = Annotated[
+    Literal["auto", "ddp", "fsdp"],
+    typer.Option("--strategy", help="ddp: the whole network on every device; fsdp: a part of it; auto: ddp."),
+]
+LogOption = Annotated[
+    list[str] | None, typer.Option("--log", metavar="mlflow|wandb", help="Send the numbers there too; repeatable.")
+]
+ProfileOption = Annotated[
+    int, typer.Option("--profile", min=0, help="Time the parts of so many steps, for RUN/profile.json.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and notes; errors only.")]
 RecipeOption = Annotated[

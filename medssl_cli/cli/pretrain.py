@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -11,16 +11,19 @@ from medssl_cli.cli.options import (
     DEFAULT_CACHE,
     CacheOption,
     DeviceOption,
+    DevicesOption,
     JsonOption,
+    LogOption,
+    NodesOption,
+    ProfileOption,
     QuietOption,
     RecipeOption,
     RunOption,
     SetOption,
+    StrategyOption,
 )
 from medssl_cli.cli.terminal import Terminal, result
-
-if TYPE_CHECKING:
-    from medssl_cli.engine.pretrain import PretrainSummary
+from medssl_cli.cli.training_results import pretraining_text
 
 
 def pretrain(
@@ -36,21 +39,11 @@ def pretrain(
         typer.Option(min=0.01, help="Time limit; it ends after the recipe's steps or after this, whichever is first."),
     ] = None,
     device: DeviceOption = "auto",
-    devices: Annotated[
-        int,
-        typer.Option("--devices", min=0, help="Devices per machine; 0: as many as torchrun or SLURM started, or 1."),
-    ] = 0,
-    num_nodes: Annotated[
-        int, typer.Option("--num-nodes", min=0, help="Machines; 0: as many as torchrun or SLURM started on, or 1.")
-    ] = 0,
-    strategy: Annotated[
-        Literal["auto", "ddp", "fsdp"],
-        typer.Option("--strategy", help="ddp: the whole network on every device; fsdp: a part of it; auto: ddp."),
-    ] = "auto",
-    log: Annotated[
-        list[str] | None, typer.Option("--log", metavar="mlflow|wandb", help="Send the numbers there too; repeatable.")
-    ] = None,
-    profile: Annotated[int, typer.Option(min=0, help="Time the parts of so many steps, for RUN/profile.json.")] = 0,
+    devices: DevicesOption = 0,
+    num_nodes: NodesOption = 0,
+    strategy: StrategyOption = "auto",
+    log: LogOption = None,
+    profile: ProfileOption = 0,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -73,7 +66,7 @@ def pretrain(
     with main_speaks(), stop_on_signals(is_immediate=True):
         from medssl_cli.cache.store import Cache
         from medssl_cli.cli.training_logs import open_sinks
-        from medssl_cli.engine.pretrain import Outlets
+        from medssl_cli.engine.live_page import Outlets
         from medssl_cli.engine.pretrain import pretrain as run_pretrain
         from medssl_cli.engine.processes import Spread
         from medssl_cli.engine.runs import run_name
@@ -106,13 +99,4 @@ def pretrain(
             )
     if is_main():
         document = {**asdict(summary), "root": str(root)}
-        result(document, as_json=json, text=_text(summary, root))
-
-
-def _text(summary: "PretrainSummary", root: Path) -> str:
-    verdict = "below" if summary.has_learnt else "NOT below"
-    lines = [f"loss {summary.loss:.4f} after {summary.steps} steps, {verdict} every trivial predictor:"]
-    lines += [f"  {name}: {value:.4f}" for name, value in summary.baselines.items()]
-    lines += [f"{code}: see {root / 'page.html'}" for code in summary.alarms]
-    lines += [f"encoder: {root / 'encoder.safetensors'}", f"page: {root / 'page.html'}"]
-    return "\n".join([*lines, f"next: medssl finetune --task TASK --init {root}"])
+        result(document, as_json=json, text=pretraining_text(summary, root))

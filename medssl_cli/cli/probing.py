@@ -11,7 +11,7 @@ from medssl_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Asked:
+class TypedProbe:
     """Options of a probe as typed; None where not given."""
 
     kind: Literal["linear", "knn"] | None
@@ -27,7 +27,7 @@ class Asked:
 def probe(
     run: Path,
     cache: Path,
-    asked: Asked,
+    asked: TypedProbe,
     *,
     split: str,
     out: Path | None,

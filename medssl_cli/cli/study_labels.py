@@ -49,13 +49,13 @@ def labels(
     from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe, recipe_hash
     from medssl_cli.study.label_page import label_page, label_plot
     from medssl_cli.study.label_results import label_results, results_csv
-    from medssl_cli.study.labels import Plan, arm_names, compare_labels, parse_numbers
+    from medssl_cli.study.labels import LabelStudyPlan, arm_names, compare_labels, parse_numbers
 
     path = find_recipe(task, ("tasks",))
     recipe = load_recipe(path, overrides)
     if not isinstance(recipe, TaskRecipe):
         raise UsageError("E_RECIPE", f"{path.name} is a pre-training recipe", hint="name a task recipe")
-    plan = Plan(recipe, arm_names(init), parse_numbers(patients), seeds)
+    plan = LabelStudyPlan(recipe, arm_names(init), parse_numbers(patients), seeds)
     folder = out or Path("runs") / f"labels-{path.stem}"
     terminal = Terminal(quiet=quiet)
     terminal.note(f"task {recipe.name} · cache {cache} · results {folder}")

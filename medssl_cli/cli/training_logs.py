@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from medssl_cli.recipe import PretrainRecipe, dump_recipe
+from medssl_cli.recipe import Recipe, dump_recipe
 
 if TYPE_CHECKING:
     from medssl_cli.engine.metrics_log import Sink
@@ -16,7 +16,7 @@ CONFIGURED_BY: Final = {
 }
 
 
-def open_sinks(names: Sequence[str], root: Path, recipe: PretrainRecipe) -> "list[Sink]":
+def open_sinks(names: Sequence[str], root: Path, recipe: Recipe) -> "list[Sink]":
     """Loggers by name, offline unless the environment names a server.
 
     Raises:

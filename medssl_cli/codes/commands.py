@@ -69,6 +69,22 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The cache holds nothing that the command could use",
         "medssl cache ls shows what it has; name another with --cache, or ingest more",
     ),
+    "E_CHANNEL_MISSING": Code(
+        "Cases lack an image of a channel that the recipe names",
+        "ingest those images too; medssl cache ls shows the channels of each case; --channel names what no name says",
+    ),
+    "E_CHANNEL_AMBIGUOUS": Code(
+        "Several images of one case are the same channel, and nothing says which of them is meant",
+        "ingest the case with one image of each channel into a new cache",
+    ),
+    "E_CHANNEL_GRID": Code(
+        "Images of one case do not lie on one grid, and no frame of reference says where one is in another",
+        "register them and resample them to one grid, then ingest them into a new cache",
+    ),
+    "W_EXAMPLE_LEFT_OUT": Code(
+        "Cases were left out: they lack a channel, have several images for one, or images that lie elsewhere",
+        "ingest what is missing; medssl cache ls shows the channels of each case",
+    ),
     "E_NO_LABELS": Code(
         "The cache holds no labels of the set that the task asks for",
         "ingest images/ beside labels/; medssl ingest --label-set gives labels the set that the task asks for",
@@ -127,7 +143,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "lower optimizer.learning_rate, or look at these items with medssl cache show",
     ),
     "W_STEP_SKIPPED": Code(
-        "The loss or the gradient of a pre-training step is not finite, so the step is left out",
+        "The loss or the gradient of a training step is not finite, so the step is left out",
         "nothing if it stays the only one; its images and numbers are in RUN/skipped",
     ),
     "W_COLLAPSE": Code(
@@ -238,7 +254,8 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The AUROC is below the required minimum", "the page of the evaluation shows every finding by itself"
     ),
     "E_TASK_EXPORT": Code(
-        "The answers of this task are of no kind that an exported model can give", "score the run folder with medssl evaluate instead"
+        "An exported model cannot give the answers of this task",
+        "score the run folder with medssl evaluate instead",
     ),
     "E_OUTPUT_CHECK": Code(
         "The written mask does not read back identically", "run the command again; if it stays so, please report it"

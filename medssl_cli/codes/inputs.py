@@ -284,8 +284,12 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "nothing if the new modality is right; else ingest once more with the right --modality",
     ),
     "W_CHANNELS": Code(
-        "Several images of one case are stored as an image each; networks of several channels are not trained yet",
-        "nothing; medssl cache show says which channel an image is",
+        "Several images of one case are stored as an image each, with its channel and the case that they share",
+        "nothing; medssl cache ls says which channel an image is, and a recipe names those that it takes",
+    ),
+    "W_OTHER_CHANNEL": Code(
+        "The same image is in the cache as another channel or of another case; it stays what it was first called",
+        "nothing if both names are right; else ingest its case into a new cache, with --channel where no name says it",
     ),
     "W_PICTURE_SLICE": Code(
         "The picture may be a slice of a volume; pictures are not stacked, each is an image of its own",

@@ -129,7 +129,7 @@ def _draws(sizes: Sequence[int], balance: float) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """Which steps show volumes, and how many of each kind a step shows on all devices together.
 
     Args:
@@ -169,7 +169,7 @@ class SliceDataset(Dataset[Stack]):
     """
 
     def __init__(
-        self, items: Sequence[PreparedItem], index: ImageIndex, plan: Plan, *, max_slices: int, seed: int
+        self, items: Sequence[PreparedItem], index: ImageIndex, plan: StepPlan, *, max_slices: int, seed: int
     ) -> None:
         self._items, self._index, self._plan = items, index, plan
         self._max_slices, self._seed = max_slices, seed
@@ -228,7 +228,7 @@ class _Everything(Dataset[Stack]):
 class _PlanSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (step, slot) of one of several processes."""
 
-    def __init__(self, plan: Plan, steps: range, rank: int, num_processes: int) -> None:
+    def __init__(self, plan: StepPlan, steps: range, rank: int, num_processes: int) -> None:
         self._plan, self._steps, self._rank, self._num_processes = plan, steps, rank, num_processes
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -272,7 +272,7 @@ def collate(samples: list[Stack]) -> SliceBatch:
 
 
 def slice_loader(
-    dataset: SliceDataset, plan: Plan, steps: range, *, num_workers: int, rank: int = 0, num_processes: int = 1
+    dataset: SliceDataset, plan: StepPlan, steps: range, *, num_workers: int, rank: int = 0, num_processes: int = 1
 ) -> DataLoader[Any]:
     """Loader of one batch per step; arrays are opened in the workers only.
 

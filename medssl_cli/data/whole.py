@@ -166,7 +166,7 @@ def collate_whole(samples: list[Whole]) -> WholeBatch:
 
 
 def whole_loader(
-    dataset: WholeDataset, *, first_step: int, num_steps: int, batch_size: int, num_workers: int
+    dataset: WholeDataset, *, first_step: int, num_steps: int, batch_size: int, num_workers: int, rank: int = 0
 ) -> DataLoader[Any]:
     """Loader of batches `first_step` to `num_steps`; arrays are opened in the workers only.
 
@@ -174,12 +174,13 @@ def whole_loader(
         dataset: Of the batches.
         first_step: Where to begin.
         num_steps: Where to end.
-        batch_size: Samples per step.
+        batch_size: Samples per process.
         num_workers: Processes that read.
+        rank: This process.
     """
     return DataLoader(
         dataset,
-        batch_sampler=StepSampler(first_step, num_steps, batch_size),
+        batch_sampler=StepSampler(first_step, num_steps, batch_size, rank=rank),
         collate_fn=collate_whole,
         **worker_options(num_workers),
     )

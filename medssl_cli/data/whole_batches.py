@@ -21,14 +21,17 @@ def prepared_images(
     return prepare(cache, records, preprocessing, progress=lambda done, total: talk.progress("preparing", done, total))
 
 
-def step_batches(dataset: WholeDataset, data: Data, *, first_step: int, num_steps: int) -> DataLoader[Any]:
-    """Loader of the batches of these steps; see `data.whole.whole_loader`."""
+def step_batches(
+    dataset: WholeDataset, data: Data, *, first_step: int, num_steps: int, rank: int = 0, num_processes: int = 1
+) -> DataLoader[Any]:
+    """Loader of one process's share of the batches of these steps; see `data.whole.whole_loader`."""
     return whole_loader(
         dataset,
         first_step=first_step,
         num_steps=num_steps,
-        batch_size=data.batch_size,
+        batch_size=data.batch_size // num_processes,
         num_workers=data.num_workers,
+        rank=rank,
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from medssl_cli.demo.build import AIR, STRUCTURES, Build, draw_build
-from medssl_cli.demo.canvas import Canvas
+from medssl_cli.demo.canvas import DemoCanvas
 from medssl_cli.demo.chest import Body
 from medssl_cli.demo.heart import Heart
 
@@ -47,13 +47,13 @@ def thorax(rng: np.random.Generator, *, shape: tuple[int, int, int], spacing_mm:
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = -0.5 * (np.asarray(shape) - 1) * np.asarray(spacing_mm) + (0, 0, 4)
     build = draw_build(rng)
-    canvas = Canvas(shape, affine, background=AIR)
+    canvas = DemoCanvas(shape, affine, background=AIR)
     Body(canvas, build, rng).draw()
     Heart(canvas, build, rng).draw()
     return Phantom(_scan(canvas, build, rng), canvas.labels, affine)
 
 
-def _scan(canvas: Canvas, build: Build, rng: np.random.Generator) -> NDArray[np.int16]:
+def _scan(canvas: DemoCanvas, build: Build, rng: np.random.Generator) -> NDArray[np.int16]:
     """What a scanner makes of the tissue: noise, smoothed with the picture by the kernel, in whole HU."""
     dx, dy, _ = np.diag(canvas.affine)[:3]
     sigma = (build.kernel_mm / dx, build.kernel_mm / dy, 0.25)

@@ -9,7 +9,7 @@ from typing import Final, Literal
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from medssl_cli.demo.canvas import Array, Canvas, Frame, Point, Solid
+from medssl_cli.demo.canvas import Array, DemoCanvas, Frame, Point, Solid
 
 STRUCTURES: Final[dict[int, str]] = {
     1: "left_ventricle",
@@ -125,10 +125,10 @@ class Bend:
         return np.asarray(np.stack([np.asarray(bend) for bend in bends]) * (self.amplitude / 2), dtype=np.float32)
 
 
-class Painter:
+class DemoPainter:
     """Paints solids of one frame."""
 
-    def __init__(self, canvas: Canvas, build: Build, frame: Frame, bend: Bend) -> None:
+    def __init__(self, canvas: DemoCanvas, build: Build, frame: Frame, bend: Bend) -> None:
         self.canvas, self.build, self.frame = canvas, build, frame
         self.x, self.y, self.z = canvas.coordinates(frame, bend)
 

@@ -75,7 +75,7 @@ class Frame:
         return float(x), float(y), float(z)
 
 
-class Canvas:
+class DemoCanvas:
     """Voxels that solids are painted into, later ones over earlier ones.
 
     Args:

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from medssl_cli.demo.build import AORTA_AT, CARTILAGE, CORTEX, FAT, MARROW, MUSCLE, Bend, Build, Painter
-from medssl_cli.demo.canvas import Array, Canvas, cone, ellipsoid, point, tube, union
+from medssl_cli.demo.build import AORTA_AT, CARTILAGE, CORTEX, FAT, MARROW, MUSCLE, Bend, Build, DemoPainter
+from medssl_cli.demo.canvas import Array, DemoCanvas, cone, ellipsoid, point, tube, union
 
 SPINE_Y: Final = -32.0
 VERTEBRA_MM: Final = 25.0
@@ -16,10 +16,10 @@ AORTA_X, AORTA_Y = AORTA_AT
 Size = Array | np.floating[Any] | float
 
 
-class Body(Painter):
+class Body(DemoPainter):
     """Skin, fat, muscle, bones, lungs, airways and the upper abdomen."""
 
-    def __init__(self, canvas: Canvas, build: Build, rng: np.random.Generator) -> None:
+    def __init__(self, canvas: DemoCanvas, build: Build, rng: np.random.Generator) -> None:
         super().__init__(canvas, build, build.body, Bend(rng, 4.0))
         self.rng = rng
 

@@ -4,16 +4,16 @@ from typing import Final
 
 import numpy as np
 
-from medssl_cli.demo.build import AORTA_AT, FAT, MUSCLE, Bend, Build, Painter
-from medssl_cli.demo.canvas import Canvas, Solid, ellipsoid, point, tube, union
+from medssl_cli.demo.build import AORTA_AT, FAT, MUSCLE, Bend, Build, DemoPainter
+from medssl_cli.demo.canvas import DemoCanvas, Solid, ellipsoid, point, tube, union
 
 LONG_AXIS: Final = np.array([-0.66, 0.55, -0.51])
 
 
-class Heart(Painter):
+class Heart(DemoPainter):
     """Chambers, their walls, the great vessels and the fat around them, in the heart's own frame."""
 
-    def __init__(self, canvas: Canvas, build: Build, rng: np.random.Generator) -> None:
+    def __init__(self, canvas: DemoCanvas, build: Build, rng: np.random.Generator) -> None:
         super().__init__(canvas, build, build.heart, Bend(rng, 3.0))
 
     def draw(self) -> None:

@@ -17,7 +17,7 @@ from medssl_cli.data.selection import select
 from medssl_cli.engine.build import check_dims
 from medssl_cli.errors import UsageError
 from medssl_cli.faults import validate_model
-from medssl_cli.imaging.canvas import Canvas, Fit, Limits, Proposal, measure, propose
+from medssl_cli.imaging.canvas import Canvas, CanvasFit, CanvasLimits, Proposal, measure, propose
 from medssl_cli.imaging.geometry import Shape, ras_index_affine, spacing_mm
 from medssl_cli.methods import CellGrid
 from medssl_cli.nn.build import build_backbone
@@ -66,7 +66,7 @@ def plan_canvas(recipe: PretrainRecipe, cache: Cache, talk: Talk) -> CanvasPlan:
     backbone = build_backbone(recipe.backbone)
     check_dims(recipe, backbone, module.Method.dims & {3})
     along_x, along_y, along_z = backbone.crop_multiple
-    limits = Limits(
+    limits = CanvasLimits(
         crop_multiple=(along_x, along_y, along_z),
         max_crop_voxels=math.prod(network_size),
         max_canvas_voxels=math.prod(network_size) * current.num_bases,
@@ -107,7 +107,7 @@ def canvas_warning(recipe: PretrainRecipe, view_size: Shape, records: Sequence[I
     return f"{CODE}: {_sentence(fit, extent, unit)}; medssl recipes plan proposes another"
 
 
-def _sentence(fit: Fit, extent: tuple[float, ...], unit: str = "mm") -> str:
+def _sentence(fit: CanvasFit, extent: tuple[float, ...], unit: str = "mm") -> str:
     size = " x ".join(f"{length:.0f}" for length in extent)
     return f"{fit.padding:.0%} of a step's {size} {unit} is padding in the median image, which teaches little"
 

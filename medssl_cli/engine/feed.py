@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from torch.utils.data import DataLoader
 
-from medssl_cli.data.crops import CropBatch
 from medssl_cli.engine.signals import StopRequest, WaitEndedError
 from medssl_cli.errors import StorageError
 
@@ -24,12 +23,12 @@ class Feed:
     """
 
     def __init__(self, loader: DataLoader[Any], accumulate: int, stop: StopRequest, *, is_alone: bool) -> None:
-        self._batches: Iterator[CropBatch] = iter(loader)
+        self._batches: Iterator[Any] = iter(loader)
         self._accumulate = accumulate
         self._stop = stop
         self._is_alone = is_alone
 
-    def next(self) -> list[CropBatch] | None:
+    def next(self) -> list[Any] | None:
         """Batches of the next step, or None if a signal came first: nothing of the step is done then.
 
         Raises:
@@ -48,7 +47,7 @@ class Feed:
             sleep(SIGNALS_ARRIVE_WITHIN_S)  # what ended the reader may be a signal to the whole group
             if self._stop.is_set and self._is_alone:
                 return None
-            raise StorageError("E_WORKER_CRASH", "a process that reads crops is gone or does not answer") from error
+            raise StorageError("E_WORKER_CRASH", "a process that reads images is gone or does not answer") from error
 
-    def _read(self) -> list[CropBatch]:
+    def _read(self) -> list[Any]:
         return [next(self._batches) for _ in range(self._accumulate)]

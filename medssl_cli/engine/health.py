@@ -4,9 +4,9 @@ Nothing here changes the training: the network is put back as it was, and random
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.probe import Probe, Question
 from medssl_cli.engine.processes import Processes
 from medssl_cli.engine.randomness import Purpose, generator
-from medssl_cli.engine.runs import manifest_of, read_document
 from medssl_cli.engine.state import TrainingState
 from medssl_cli.files import write_atomic
 from medssl_cli.methods import MethodBase
@@ -54,36 +53,35 @@ class Health:
 
     Args:
         root: Run folder.
-        state: Of the training.
         probe: Crops to look at.
         processes: All compute, the main one writes.
         seed: Of the recipe.
     """
 
-    def __init__(self, root: Path, state: TrainingState, probe: Probe, processes: Processes, *, seed: int) -> None:
+    def __init__(self, root: Path, probe: Probe, processes: Processes, *, seed: int) -> None:
         self._root = root
-        self._state = state
         self._probe = probe
         self._processes = processes
         self._seed = seed
 
-    def look(self) -> dict[str, float]:
+    def look(self, state: TrainingState) -> dict[str, float]:
         """Figures of the embeddings at this step, by name. All processes call it; the network stays as it is."""
-        method = self._state.method
-        with in_mode(method, training=False), torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            embeddings = torch.cat([self._embed(part) for part in self._probe.crops.split(MICRO_BATCH)])
-            matrices = self._matrices()
+        with in_mode(state.network, training=False), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            embeddings = torch.cat([self._embed(state, part) for part in self._probe.crops.split(MICRO_BATCH)])
+            matrices = self._matrices(state)
         if self._processes.is_main:
             for name, matrix in matrices.items():
-                write_matrix(self._root / "plots", name, matrix, is_first=self._state.step == 0)
+                write_matrix(self._root / "plots", name, matrix, is_first=state.step == 0)
         return figures(embeddings, self._probe.questions, matrices)
 
-    def _embed(self, crops: Tensor) -> Tensor:
+    def _embed(self, state: TrainingState, crops: Tensor) -> Tensor:
+        """Embeddings of crops, on the CPU."""
         on_device = self._processes.fabric.to_device(crops)
-        embeddings: Tensor = self._state.compute(lambda method: method.backbone.embed(on_device))
+        embeddings: Tensor = state.compute(lambda method: method.backbone.embed(on_device))
         return embeddings.float().cpu()
 
-    def _matrices(self) -> dict[str, Tensor]:
+    def _matrices(self, state: TrainingState) -> dict[str, Tensor]:
+        """Matrices of the method, on the CPU."""
         if not len(self._probe.boxes):
             return {}
         boxes = self._processes.fabric.to_device(self._probe.boxes)
@@ -91,7 +89,7 @@ class Health:
         def draw(method: MethodBase) -> dict[str, Tensor]:
             return method.matrices(make_views(method.views(), boxes, Draws(generator(self._seed, Purpose.HEALTH))))
 
-        return {name: matrix.float().cpu() for name, matrix in self._state.compute(draw).items()}
+        return {name: matrix.float().cpu() for name, matrix in state.compute(draw).items()}
 
 
 def figures(embeddings: Tensor, questions: Mapping[str, Question], matrices: Mapping[str, Tensor]) -> dict[str, float]:
@@ -213,30 +211,3 @@ def write_matrix(folder: Path, name: str, matrix: Tensor, *, is_first: bool) -> 
     picture.save(buffer, format="PNG")
     folder.mkdir(exist_ok=True, mode=0o700)
     write_atomic(folder / f"{name}{'-start' * is_first}.png", buffer.getvalue())
-
-
-def run_document(
-    root: Path,
-    recipe: Mapping[str, Any],
-    baselines: Mapping[str, float],
-    progress: float,
-    concerns: Concerns = lambda _: [],
-) -> dict[str, Any]:
-    """Everything that a page about a run shows, as plain data."""
-    splits = manifest_of(root)["splits"]
-    return {
-        "run": root.name,
-        "recipe": recipe,
-        "progress": progress,
-        "baselines": dict(baselines),
-        "alarms": [asdict(alarm) for alarm in alarms(root, baselines, progress, concerns)],
-        "metrics": read_metrics(root),
-        "health": read_health(root),
-        "matrices": sorted((root / "plots").glob("*.png")),
-        "environment": read_document(root / "environment.json"),
-        "num_items": len(splits["train"]),
-        "num_patients": len({entry["patient"] for entry in splits["train"]}),
-    }
-
-
-Page = Callable[[Mapping[str, Any]], str]

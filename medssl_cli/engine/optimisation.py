@@ -82,11 +82,13 @@ class Budget:
         steps: Steps of the recipe; the limit where no time is given.
         max_minutes: Wall-clock limit that replaces it.
         elapsed_s: Time that earlier sessions of the same run took.
+        ends_with_steps: The steps end a training with a time limit too, whichever comes first.
     """
 
     steps: int
     max_minutes: float | None = None
     elapsed_s: float = 0.0
+    ends_with_steps: bool = False
 
     def __post_init__(self) -> None:
         self._started = monotonic()
@@ -104,13 +106,29 @@ class Budget:
     @property
     def last_step(self) -> int:
         """Step after which the loop ends in any case."""
-        return self.steps if self.max_minutes is None else 10**9
+        return self.steps if self.max_minutes is None or self.ends_with_steps else 10**9
 
-    def progress(self, step: int) -> float:
-        """Share that is done before a step, [0, 1]; 1 means stop."""
+    @property
+    def of_steps(self) -> str:
+        """How many steps there will be, for a message; nothing if a time limit decides."""
+        return "" if self.max_minutes is not None else f" of {self.steps}"
+
+    def shown(self, step: int, progress: float) -> tuple[float, float]:
+        """How much of how much is done: steps, or a share of 1 if a time limit decides."""
+        return (progress, 1.0) if self.max_minutes is not None else (step, self.steps)
+
+    def progress(self, step: int, spent_s: float | None = None) -> float:
+        """Share that is done, [0, 1]; 1 means stop.
+
+        Args:
+            step: Steps done.
+            spent_s: Seconds of training, where several processes have agreed about them.
+        """
+        by_steps = step / self.steps
         if self.max_minutes is None:
-            return min(1.0, step / self.steps)
-        return min(1.0, self.spent_s / (60 * self.max_minutes))
+            return min(1.0, by_steps)
+        by_time = (self.spent_s if spent_s is None else spent_s) / (60 * self.max_minutes)
+        return min(1.0, max(by_steps, by_time) if self.ends_with_steps else by_time)
 
 
 class AveragedWeights:

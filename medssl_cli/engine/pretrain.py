@@ -1,15 +1,15 @@
-"""Self-supervised pre-training: one loop for every method."""
+"""Self-supervised pre-training: an encoder from images, by any method."""
 
 import json
 import math
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.splits import held_out_patients
@@ -17,30 +17,27 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.data.selection import images_of, volumes_of
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.checkpoints import module_tensors
-from medssl_cli.engine.devices import compile_errors, make_fabric, resolve_device
-from medssl_cli.engine.feed import Feed
-from medssl_cli.engine.health import Health, Page, alarms, run_document, say_new
+from medssl_cli.engine.devices import make_fabric, resolve_device
+from medssl_cli.engine.health import Alarm, Health, alarms
 from medssl_cli.engine.labelled import labelled_entries
-from medssl_cli.engine.metrics_log import MetricsLog, NoLog, Sink, read_metrics
-from medssl_cli.engine.optimisation import learning_rate, set_learning_rate
+from medssl_cli.engine.live_page import Outlets
+from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.processes import Processes, Spread, agreed, launched
-from medssl_cli.engine.profile import Profile
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
 from medssl_cli.engine.runs import Manifest, Run, damaged, start_run
 from medssl_cli.engine.signals import stop_on_signals
-from medssl_cli.engine.skipped import SkippedSteps
 from medssl_cli.engine.sources import BoxSource, SliceSource, Source
-from medssl_cli.engine.state import TrainingState, total_norm
+from medssl_cli.engine.state import TrainingState
 from medssl_cli.engine.tensor_files import tensor_bytes
+from medssl_cli.engine.trainer import Trainer
 from medssl_cli.engine.weights import begin_with, load_encoder
 from medssl_cli.errors import NothingUsableError
 from medssl_cli.files import write_atomic, write_json
-from medssl_cli.methods import Losses, MethodBase, ViewRequest
-from medssl_cli.recipe import PretrainRecipe, dump_recipe
+from medssl_cli.methods import Losses, MethodBase, ViewRequest, Views
+from medssl_cli.recipe import PretrainRecipe
 from medssl_cli.talk import Silence, Talk
 
-SUMMARY_FRACTION = 0.1
-MEASURED_IMAGES = 200  # at most, for a median
+SUMMARY_FRACTION: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,19 +59,6 @@ class PretrainSummary:
     baselines: dict[str, float]
     has_learnt: bool
     alarms: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Outlets:
-    """Where a training shows itself beside its run folder.
-
-    Args:
-        page: Turns the run's facts into `page.html`.
-        sinks: Get the numbers too.
-    """
-
-    page: Page | None = None
-    sinks: Sequence[Sink] = ()
 
 
 def pretrain(
@@ -123,8 +107,17 @@ def pretrain(
         if start.run.is_finished:
             talk.note(f"{root} is finished already")
         else:
-            training = _Training(recipe, cache, start, method, processes, talk, outlets or Outlets(), max_minutes)
-            training.train(profile_steps)
+            goal = Pretraining(recipe, start, _source(recipe, cache, start, method, processes, talk), method, processes)
+            Trainer(
+                recipe,
+                start.run,
+                goal,
+                processes,
+                talk,
+                outlets=outlets or Outlets(),
+                max_minutes=max_minutes,
+                profile_steps=profile_steps,
+            ).train()
         return processes.of_main(lambda: start.run.summary(PretrainSummary, lambda stored: {**stored, "root": root}))
 
 
@@ -157,171 +150,107 @@ def _open(
     return _Start(start_run(root, "pretrain", recipe, Manifest(splits, arguments)), records, labelled)
 
 
-class _Training:
-    """One pre-training, from its recipe to its encoder."""
+def _source(
+    recipe: PretrainRecipe, cache: Cache, start: _Start, method: MethodBase, processes: Processes, talk: Talk
+) -> Source:
+    """Where the method's views come from."""
+    views = method.views()
+    if views.slices is None:
+        return BoxSource(recipe, processes, cache, start.records, start.labelled, views, talk)
+    return SliceSource(recipe, processes, cache, start.records, views.slices, talk)
+
+
+class Pretraining:
+    """The goal of a pre-training: the encoder of a method; see `goal.Goal`.
+
+    Args:
+        recipe: How to train.
+        start: Run and images.
+        source: Of the method's views.
+        method: Freshly initialised.
+        processes: Launched.
+    """
+
+    name: Final = "pre-training"
+    network_name: Final = "method"
+    looks_apart: Final = True
+    ends_with_steps: Final = True
 
     def __init__(
-        self,
-        recipe: PretrainRecipe,
-        cache: Cache,
-        start: _Start,
-        method: MethodBase,
-        processes: Processes,
-        talk: Talk,
-        outlets: Outlets,
-        max_minutes: float | None,
+        self, recipe: PretrainRecipe, start: _Start, source: Source, method: MethodBase, processes: Processes
     ) -> None:
-        run = start.run
-        self._recipe, self._run, self._processes, self._talk, self._outlets = recipe, run, processes, talk, outlets
-        views = method.views()
-        if views.slices is None:
-            self._source: Source = BoxSource(recipe, processes, cache, start.records, start.labelled, views, talk)
-        else:
-            self._source = SliceSource(recipe, processes, cache, start.records, views.slices, talk)
+        self._recipe, self._run, self._source, self._processes = recipe, start.run, source, processes
+        self.network, self.result = method, method.backbone
         with agreed():
-            method.begin(self._source.training_set)
-        self._baselines = method.baselines(self._source.labels)
-        self._state = TrainingState(recipe, method, processes, is_timed=max_minutes is not None)
-        self._state.compute.train()
-        self._checkpoints = run.checkpoints
-        self._state.restore(self._checkpoints, talk)
-        self._max_minutes, self._progress = max_minutes, 0.0
-        self._advance(self._state.elapsed_s)
-        self._health = Health(run.root, self._state, self._source.probe, processes, seed=recipe.seed)
-        self._skipped = SkippedSteps(method, run.root / "skipped", recipe.max_skipped, processes, talk)
-        self._said: set[str] = set()
-        self._profile = Profile()
+            method.begin(source.training_set)
+        self.baselines = method.baselines(source.labels)
+        self.look_every = recipe.health_every
+        self._health = Health(start.run.root, source.probe, processes, seed=recipe.seed)
 
-    def train(self, profile_steps: int) -> None:
-        """Steps until the recipe's number, with looks at the network's health and checkpoints."""
-        recipe, state, talk = self._recipe, self._state, self._talk
-        device = str(self._processes.fabric.device)
-        self._profile = profile = Profile(min(profile_steps, recipe.steps - state.step - 1), device=device)
-        with stop_on_signals() as stop, closing(self._log()) as log, compile_errors():
-            feed = Feed(self._source.loader(state.step), recipe.accumulate, stop, is_alone=self._processes.size == 1)
-            if state.step == 0:
-                self._look(log)
-            is_stopping = False
-            while self._progress < 1 and not is_stopping:
-                with profile("data"):
-                    batches = feed.next()
-                if batches is None:
-                    break
-                self._begin_epoch()
-                numbers = self._step(batches, is_asked_to_stop=stop.is_set)
-                is_stopping = numbers.pop("stop") > 0
-                is_last = self._progress >= 1
-                talk.progress("pre-training", state.step, recipe.steps, f"loss {numbers['loss']:.4f}")
-                with profile("log"):
-                    self._record(log, numbers, is_last=is_last)
-                if profile.end_step() and self._processes.is_main:
-                    talk.note(profile.write(self._run.root / "profile.json"))
-            state.save(self._checkpoints)
-        if self._progress < 1:
-            with agreed():
-                stop.raise_interrupted(f"pre-training stopped after step {state.step} of {recipe.steps}")
-        self._finish()
+    def loader(self, first_step: int, last_step: int) -> DataLoader[Any]:
+        """See `Goal.loader`; the source knows the last step."""
+        return self._source.loader(first_step)
 
-    def _begin_epoch(self) -> None:
-        """Let the method look back at what it has seen, if an epoch begins with this step."""
-        epoch, seed = self._source.epoch(self._state.step), self._recipe.seed
-        if epoch is None:
-            return
-        source, random = self._source, generator(seed, Purpose.CLUSTERS, epoch)
-        with self._profile("epoch"), torch.no_grad(), implicit_randomness(seed, Purpose.CLUSTERS, epoch):
-            self._state.compute(lambda method: method.before_epoch(epoch, source.everything, random))
+    def epoch(self, step: int) -> int | None:
+        """See `Goal.epoch`."""
+        return self._source.epoch(step)
 
-    def _record(self, log: MetricsLog | NoLog, numbers: dict[str, float], *, is_last: bool) -> None:
-        """What is due after a step: numbers, a look at the network's health, a checkpoint."""
-        recipe, state = self._recipe, self._state
-        if state.step % recipe.log_every == 0 or is_last:
-            log.write(state.step, numbers | {f"baseline/{key}": loss for key, loss in self._baselines.items()})
-        if state.step % recipe.health_every == 0 or is_last:
-            self._look(log)
-        if state.step % recipe.checkpoint_every == 0 or is_last:
-            state.save(self._checkpoints)
+    def before_epoch(self, state: TrainingState, epoch: int) -> None:
+        """Let the method look back at all images."""
+        source, seed = self._source, self._recipe.seed
+        random = generator(seed, Purpose.CLUSTERS, epoch)
+        with torch.no_grad(), implicit_randomness(seed, Purpose.CLUSTERS, epoch):
+            state.compute(lambda method: method.before_epoch(epoch, source.everything, random))
 
-    def _step(self, batches: list[Any], *, is_asked_to_stop: bool) -> dict[str, float]:
-        """One step of the optimiser; returns its numbers, averaged over batches and processes."""
-        recipe, state = self._recipe, self._state
-        progress = self._progress
-        steps = recipe.steps if self._max_minutes is None else None
-        peak = recipe.optimizer.learning_rate
-        rate = learning_rate(progress, peak, recipe.schedule, steps=steps, step=state.step)
-        set_learning_rate(state.optimizer, rate)
-        state.method.before_step(progress)
-        self._skipped.before_step()
-        parts = [self._backward(batch, micro, progress) for micro, batch in enumerate(batches)]
-        means = _means(parts)
-        numbers = self._processes.mean(means | {"stop": float(is_asked_to_stop), "spent_s": state.spent_s})
-        spent_s = numbers.pop("spent_s")
-        state.method.after_backward(progress)
-        with self._profile("optimiser"):
-            is_left_out = self._skipped.is_left_out(state.step, numbers, self._clip(), _item_ids(batches))
-            if not is_left_out or state.has_scaler:  # the scaler leaves it out itself, and scales less next time
-                state.optimizer.step()
-            state.optimizer.zero_grad(set_to_none=True)
-            if not is_left_out:
-                state.method.after_step(progress)
-                if state.average is not None:
-                    state.average.update(state.method.backbone, state.step)
-        state.step += 1
-        self._advance(spent_s)
-        return numbers | {"learning_rate": rate}
+    def before_step(self, progress: float) -> None:
+        """See `Goal.before_step`."""
+        self.network.before_step(progress)
 
-    def _advance(self, spent_s: float) -> None:
-        """Say how much is done: in steps, or in time where that is nearer its end. The same in all processes."""
-        by_steps = self._state.step / self._recipe.steps
-        by_time = 0.0 if self._max_minutes is None else spent_s / (60 * self._max_minutes)
-        self._progress = min(1.0, max(by_steps, by_time))
+    def inputs(self, batch: Any, index: int) -> Views:
+        """Views on the device."""
+        return self._source.views(batch, index)
 
-    def _clip(self) -> float:
-        """Limit the gradient's norm, and return it; 0 where nobody needs to know."""
-        limit, state = self._recipe.optimizer.max_grad_norm, self._state
-        if limit is None:
-            return 0.0
-        norm = self._processes.fabric.clip_gradients(
-            state.compute, state.optimizer, max_norm=limit, error_if_nonfinite=False
-        )
-        return 0.0 if state.has_scaler else total_norm(norm)  # scaled steps with infinite gradients are skipped
+    def loss(self, state: TrainingState, inputs: Views, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Goal.loss`; all of it is computed in the recipe's precision."""
+        loss: tuple[Tensor, dict[str, Tensor]] = state.compute(lambda method: _plain(method.loss(inputs, progress)))
+        return loss
 
-    def _backward(self, batch: Any, micro: int, progress: float) -> dict[str, float]:
-        """Forward and backward of one batch of a step; returns its loss and what it shows."""
-        recipe, processes, compute = self._recipe, self._processes, self._state.compute
-        index = self._state.step * recipe.accumulate + micro
-        with self._profile("to_device"):
-            views = self._source.views(batch, index)
-        is_last = micro + 1 == recipe.accumulate
-        with processes.fabric.no_backward_sync(compute, enabled=not is_last):
-            with self._profile("forward"), implicit_randomness(recipe.seed, Purpose.NETWORK, index, processes.rank):
-                total, shown = compute(lambda method: _plain(method.loss(views, progress)))
-            with self._profile("backward"):
-                processes.fabric.backward(total / recipe.accumulate)
-        return {"loss": float(total.detach()), **{name: float(value) for name, value in shown.items()}}
+    def after_backward(self, progress: float) -> None:
+        """See `Goal.after_backward`."""
+        self.network.after_backward(progress)
 
-    def _look(self, log: MetricsLog | NoLog) -> None:
-        """Record the embeddings' health, say what is wrong, draw the page."""
-        log.write(self._state.step, self._health.look())
-        if not self._processes.is_main:
-            return
-        root, progress = self._run.root, self._progress
-        concerns = self._state.method.health
-        say_new(alarms(root, self._baselines, progress, concerns), self._said, self._talk)
-        if self._outlets.page is not None:
-            document = run_document(
-                root, dump_recipe(self._recipe), self._baselines, progress, self._state.method.health
-            )
-            write_atomic(root / "page.html", self._outlets.page(document).encode())
+    def after_step(self, progress: float) -> None:
+        """See `Goal.after_step`."""
+        self.network.after_step(progress)
 
-    def _log(self) -> MetricsLog | NoLog:
-        if not self._processes.is_main:
-            return NoLog()
-        return MetricsLog(self._run.root, resume_step=self._state.step, sinks=self._outlets.sinks)
+    def look(self, state: TrainingState) -> dict[str, float]:
+        """The embeddings' health."""
+        return self._health.look(state)
 
-    def _finish(self) -> None:
-        """Write what the run was for: the encoder, and how it went."""
-        weights = self._state.encoder_tensors()
-        kept = {name: module_tensors(module) for name, module in self._state.method.kept().items()}
+    def alarms(self, progress: float) -> list[Alarm]:
+        """What the run's records give cause for."""
+        return alarms(self._run.root, self.baselines, progress, self.network.health)
+
+    def facts(self) -> dict[str, Any]:
+        """The health so far, and the method's matrices."""
+        root = self._run.root
+        return {"health": read_health(root), "matrices": sorted((root / "plots").glob("*.png"))}
+
+    def evidence(self) -> Mapping[str, Tensor]:
+        """What the method saw last."""
+        return self.network.evidence()
+
+    def values(self) -> dict[str, Any]:
+        """Nothing: all of it is in the network."""
+        return {}
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Nothing to do; see `values`."""
+
+    def finish(self, state: TrainingState) -> None:
+        """Write the encoder, what the method keeps beside it, and how it went."""
+        weights = state.result_tensors()
+        kept = {name: module_tensors(module) for name, module in self.network.kept().items()}
         if not self._processes.is_main:
             return
         run, recipe = self._run, self._recipe
@@ -336,11 +265,11 @@ class _Training:
         tail = logged[-max(1, math.ceil(len(logged) * SUMMARY_FRACTION)) :]
         loss = sum(tail) / len(tail)
         summary = {
-            "steps": self._state.step,
+            "steps": state.step,
             "loss": loss,
-            "baselines": self._baselines,
-            "has_learnt": all(loss < value for value in self._baselines.values()),
-            "alarms": [alarm.code for alarm in alarms(run.root, self._baselines, 1.0, self._state.method.health)],
+            "baselines": self.baselines,
+            "has_learnt": all(loss < value for value in self.baselines.values()),
+            "alarms": [alarm.code for alarm in self.alarms(1.0)],
         }
         write_json(run.summary_path, summary)
 
@@ -348,15 +277,3 @@ class _Training:
 def _plain(losses: Losses) -> tuple[Tensor, dict[str, Tensor]]:
     """Losses as what DDP and FSDP can look into."""
     return losses.total, losses.parts | losses.diagnostics
-
-
-def _item_ids(batches: list[Any]) -> list[str]:
-    parts = [part for batch in batches for part in (batch, getattr(batch, "labelled", None)) if part is not None]
-    return [item for part in parts for item in part.item_ids]
-
-
-def _means(parts: list[dict[str, float]]) -> dict[str, float]:
-    """Of numbers by name, each over those that have it."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    having = {name: [part[name] for part in parts if name in part] for name in names}
-    return {name: sum(values) / len(values) for name, values in having.items()}

@@ -72,7 +72,7 @@ def build_probe(
     *,
     box_size: Shape,
     seed: int,
-    beat: Callable[[int, int], None],
+    progress: Callable[[int, int], None],
 ) -> Probe:
     """Choose crops of the training items; where there are labels, each class takes its turn in the middle.
 
@@ -83,7 +83,7 @@ def build_probe(
         data: Of the recipe.
         box_size: Of the method's input.
         seed: Of the recipe.
-        beat: Told (done, total) while labels are prepared.
+        progress: Told (done, total) while labels are prepared.
     """
     rng = np.random.default_rng([seed, STREAM])
     voxels = min(PROBE_VOXELS, PROBE_STEPS * data.batch_size * prod(box_size))
@@ -97,7 +97,7 @@ def build_probe(
         having = [record for record in known.values() if label_set in record.labels]
         labels = [record.labels[label_set] for record in having]
         tables = tables_of(labels, everything_in(labels))
-        prepared = prepare(cache, having, data.preprocessing, label_set=label_set, tables=tables, progress=beat)
+        prepared = prepare(cache, having, data.preprocessing, label_set=label_set, tables=tables, progress=progress)
         labelled = {item.item_id: item for item in prepared}
     crops, centres = [], []
     for turn, index in enumerate(chosen):

@@ -1,19 +1,18 @@
-"""Steps of a pre-training whose loss or gradient is not finite: left out by all processes, and written down."""
+"""Steps of a training whose loss or gradient is not finite: left out by all processes, and written down."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medssl_cli.engine.optimisation import named_items, require_finite
 from medssl_cli.engine.processes import Processes, agreed
 from medssl_cli.files import write_atomic, write_json
-from medssl_cli.methods import MethodBase
 from medssl_cli.talk import Talk
 
 
@@ -24,17 +23,26 @@ class SkippedSteps:
     not take rows that are not finite.
 
     Args:
-        method: Being trained.
+        network: Being trained, with all that its loss needs.
+        evidence: Tensors that show what happened, by name; none if there is nothing to show.
         folder: For the facts of steps that were left out.
         limit: Steps in a row that may be left out.
         processes: That share the steps.
         talk: Told of each.
     """
 
-    def __init__(self, method: MethodBase, folder: Path, limit: int, processes: Processes, talk: Talk) -> None:
-        self._method, self._folder, self._limit = method, folder, limit
+    def __init__(
+        self,
+        network: nn.Module,
+        evidence: Callable[[], Mapping[str, Tensor]],
+        folder: Path,
+        limit: int,
+        processes: Processes,
+        talk: Talk,
+    ) -> None:
+        self._evidence, self._folder, self._limit = evidence, folder, limit
         self._processes, self._talk = processes, talk
-        norms = [module for module in method.modules() if isinstance(module, _BatchNorm)]
+        norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
         self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self._before: list[Tensor] = []
         self._in_a_row = 0
@@ -83,6 +91,6 @@ class SkippedSteps:
         }
         name = f"step-{step:08d}"
         write_json(self._folder / f"{name}.json", {"step": step, "items": list(item_ids), **shown})
-        evidence = {key: tensor.cpu().contiguous() for key, tensor in self._method.evidence().items()}
+        evidence = {key: tensor.cpu().contiguous() for key, tensor in self._evidence().items()}
         if evidence:
             write_atomic(self._folder / f"{name}.safetensors", safetensors.torch.save(evidence))

@@ -16,7 +16,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import tables_of
 from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.crops import CropDataset, Share, crop_loader
-from medssl_cli.data.slices import ImageIndex, Plan, SliceBatch, SliceDataset, everything_loader, slice_loader
+from medssl_cli.data.slices import ImageIndex, SliceBatch, SliceDataset, StepPlan, everything_loader, slice_loader
 from medssl_cli.data.views import make_views
 from medssl_cli.engine.canvas import canvas_warning
 from medssl_cli.engine.labelled import first_labels, labelled_crops
@@ -99,17 +99,17 @@ class BoxSource(Source):
             self.labels = first_labels(self._labelled.dataset, request.labelled.batch_size)
 
     def _prepare(
-        self, cache: Cache, records: list[Entry], labelled: list[Entry], beat: Callable[[], None]
+        self, cache: Cache, records: list[Entry], labelled: list[Entry], heartbeat: Callable[[], None]
     ) -> tuple[Sequence[PreparedItem], Sequence[PreparedItem], Probe]:
         """Bring items and labels onto the recipe's grid and choose the crops of the health figures."""
         data, seed, size = self.recipe.data, self.recipe.seed, self._request.size
-        progress = progress_of(self._talk, beat)
+        progress = progress_of(self._talk, heartbeat)
         some = [cache.record(entry.item_id) for entry in records[:: -(-len(records) // MEASURED_IMAGES)]]
         if warning := canvas_warning(self.recipe, size, some):
             self._talk.note(warning)
         items = prepare(cache, records, data.preprocessing, progress=progress)
         crops = self._labelled_items(cache, labelled, progress)
-        return items, crops, build_probe(cache, records, items, data, box_size=size, seed=seed, beat=progress)
+        return items, crops, build_probe(cache, records, items, data, box_size=size, seed=seed, progress=progress)
 
     def _labelled_items(
         self, cache: Cache, labelled: list[Entry], progress: Callable[[int, int], None]
@@ -181,7 +181,7 @@ class SliceSource(Source):
             balance=request.balance,
             seed=recipe.seed,
         )
-        self._plan = Plan(recipe.data.batch_size, self._stacks_per_step, 0 if stacks is None else stacks.every)
+        self._plan = StepPlan(recipe.data.batch_size, self._stacks_per_step, 0 if stacks is None else stacks.every)
         image_groups, volume_groups = self._index.image_groups, self._index.volume_groups
         self.training_set = TrainingSet(torch.from_numpy(image_groups), torch.from_numpy(volume_groups), recipe.steps)
         prepared = processes.main_first(partial(self._prepare, cache, records, request.canvas, talk))
@@ -195,9 +195,9 @@ class SliceSource(Source):
         )
 
     def _prepare(
-        self, cache: Cache, records: list[Entry], canvas: int, talk: Talk, beat: Callable[[], None]
+        self, cache: Cache, records: list[Entry], canvas: int, talk: Talk, heartbeat: Callable[[], None]
     ) -> tuple[Sequence[PreparedItem], Probe]:
-        progress, data = progress_of(talk, beat), self.recipe.data
+        progress, data = progress_of(talk, heartbeat), self.recipe.data
         items = prepare(cache, records, data.fitted((canvas, canvas)), progress=progress)
         preprocessing = data.fitted(data.crop_size[:2])
         return items, build_slice_probe(
@@ -261,11 +261,11 @@ class SliceSource(Source):
                 yield self._on_device(declared, batch, Purpose.EVERYTHING, 2 * number + are_volumes)
 
 
-def progress_of(talk: Talk, beat: Callable[[], None]) -> Callable[[int, int], None]:
+def progress_of(talk: Talk, heartbeat: Callable[[], None]) -> Callable[[int, int], None]:
     """Tell how far preparing is, and let other processes wait on."""
 
     def progress(done: int, total: int) -> None:
         talk.progress("preparing", done, total)
-        beat()
+        heartbeat()
 
     return progress

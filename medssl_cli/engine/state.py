@@ -1,9 +1,9 @@
-"""Everything that changes from step to step of a pre-training, and how it is saved and restored."""
+"""Everything that changes from step to step of a training, and how it is saved and restored."""
 
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from medssl_cli.engine.checkpoints import (
@@ -21,99 +21,108 @@ from medssl_cli.engine.checkpoints import (
 from medssl_cli.engine.devices import lay_out, shard
 from medssl_cli.engine.optimisation import AveragedWeights, build_optimizer
 from medssl_cli.engine.processes import Processes
-from medssl_cli.methods import MethodBase
-from medssl_cli.recipe import PretrainRecipe
+from medssl_cli.nn.modes import in_mode
+from medssl_cli.recipe import Training
 from medssl_cli.talk import Talk
 
 T = TypeVar("T")
 
 
 class Computation(nn.Module):
-    """Whatever is computed with the method, as one forward pass: what precision, DDP and FSDP hook into.
+    """Whatever is computed with a network, as one forward pass: what precision, DDP and FSDP hook into.
 
     Args:
-        method: Its parameters are this module's.
+        network: Its parameters are this module's.
     """
 
-    def __init__(self, method: MethodBase) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.method = method
+        self.network = network
 
-    def forward(self, work: Callable[[MethodBase], T]) -> T:
-        """Call the work with the method. A function passes untouched where Fabric would cast tensors."""
-        return work(self.method)
+    def forward(self, work: Callable[[Any], T]) -> T:
+        """Call the work with the network. A function passes untouched where Fabric would cast tensors."""
+        return work(self.network)
 
 
 class TrainingState:
-    """A method with its optimiser, gradient scaler and averaged weights, after some steps.
+    """A network with its optimiser, gradient scaler and averaged weights, after some steps.
 
     Args:
         recipe: How to train.
-        method: Freshly initialised; moved to the device here.
+        network: Freshly initialised, with all that its loss needs and a `backbone`; moved to the device here.
         processes: Launched.
-        is_timed: Checkpoints note how long it took; others are the same bytes for the same weights.
+        result: What the training is for: the network, or a part of it. Its weights are averaged.
+        name: What checkpoints call the network.
     """
 
     def __init__(
-        self, recipe: PretrainRecipe, method: MethodBase, processes: Processes, *, is_timed: bool = False
+        self, recipe: Training, network: nn.Module, processes: Processes, *, result: nn.Module, name: str
     ) -> None:
         fabric = processes.fabric
-        lay_out(method, channels_last=recipe.channels_last)
-        self.average = AveragedWeights(method.backbone, recipe.ema_decay) if recipe.ema_decay else None
+        self.layouts = lay_out(network, channels_last=recipe.channels_last)
+        self.average = AveragedWeights(result, recipe.ema_decay) if recipe.ema_decay else None
         if recipe.compile:
-            method.backbone.compile(dynamic=False)
-        self.method = method
-        self.compute = fabric.setup_module(Computation(method))
+            network.get_submodule("backbone").compile(dynamic=False)
+        self.network, self._result, self._name = network, result, name
+        self._in_full_precision = Computation(network)
+        self.compute = fabric.setup_module(self._in_full_precision)
         if self.average is not None:
             self.average.network.to(fabric.device)
             if hasattr(fabric.strategy, "device_mesh"):
                 shard(self.average.network, fabric.strategy.device_mesh)
         # On CUDA the fused step is faster; its clipping cannot see gradients that are still scaled, as in fp16.
         is_fused = fabric.device.type == "cuda" and recipe.precision != "fp16"
-        self._raw_optimizer = build_optimizer(method, recipe.optimizer, is_fused=is_fused)
+        self._raw_optimizer = build_optimizer(network, recipe.optimizer, is_fused=is_fused)
         self.optimizer = fabric.setup_optimizers(self._raw_optimizer)
         self.step = 0
-        self.is_timed = is_timed
-        self.elapsed_s = 0.0
-        self._started = monotonic()
         self._processes = processes
         self._saved_step = 0
 
-    def save(self, folder: CheckpointFolder) -> None:
-        """Write a checkpoint, unless this step has one. All processes call it, the main one writes."""
+    def save(self, folder: CheckpointFolder, values: dict[str, Any]) -> None:
+        """Write a checkpoint, unless this step has one. All processes call it, the main one writes.
+
+        Args:
+            folder: Of the run.
+            values: What else is to be restored, JSON.
+        """
         if self._saved_step == self.step:
             return
-        tensors = prefixed("method", module_tensors(self.method)) | optimizer_tensors(self._raw_optimizer)
+        tensors = prefixed(self._name, module_tensors(self.network)) | optimizer_tensors(self._raw_optimizer)
         if self.average is not None:
             tensors |= prefixed("average", module_tensors(self.average.network))
         if self._processes.is_main:
-            values = {"scaler": self._precision.state_dict()} | ({"elapsed_s": self.spent_s} if self.is_timed else {})
-            folder.save(Checkpoint(self.step, tensors, values))
+            folder.save(Checkpoint(self.step, tensors, {"scaler": self._precision.state_dict(), **values}))
         self._saved_step = self.step
 
-    def restore(self, folder: CheckpointFolder, talk: Talk) -> None:
-        """Take the last intact checkpoint, if there is one. All processes call it."""
+    def restore(self, folder: CheckpointFolder, talk: Talk) -> dict[str, Any] | None:
+        """Take the last intact checkpoint. All processes call it.
+
+        Returns:
+            Its other values; None if there is no checkpoint.
+        """
         checkpoint = self._processes.main_first(lambda _: folder.load_last(talk.note))
         if checkpoint is None:
-            return
+            return None
         with refuse_foreign_state():
-            restore_module(self.method, unprefixed("method", checkpoint.tensors))
+            restore_module(self.network, unprefixed(self._name, checkpoint.tensors))
             restore_optimizer(self._raw_optimizer, checkpoint.tensors)
             if self.average is not None:
                 restore_module(self.average.network, unprefixed("average", checkpoint.tensors))
-            self._precision.load_state_dict(checkpoint.values["scaler"])
-            self.elapsed_s = float(checkpoint.values.get("elapsed_s", 0.0))
+            if scaler := checkpoint.values.get("scaler"):
+                self._precision.load_state_dict(scaler)
         self.step = self._saved_step = checkpoint.step
         talk.note(f"resuming after step {checkpoint.step}")
+        return checkpoint.values
 
-    @property
-    def spent_s(self) -> float:
-        """Seconds of training in all calls so far."""
-        return self.elapsed_s + monotonic() - self._started
+    def result_tensors(self) -> dict[str, Tensor]:
+        """Weights to keep: the averaged ones, if there are any. All processes call it."""
+        return module_tensors(self._result if self.average is None else self.average.network)
 
-    def encoder_tensors(self) -> dict[str, Tensor]:
-        """Weights of the backbone to keep: the averaged ones, if there are any. All processes call it."""
-        return module_tensors(self.method.backbone if self.average is None else self.average.network)
+    def with_result(self, work: Callable[[Any], T]) -> T:
+        """Compute with the weights to keep, in evaluation and full precision. All processes call it."""
+        result = self._result if self.average is None else self.average.network
+        with in_mode(result, training=False), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            return work(result) if self.average is not None else self._in_full_precision(lambda _: work(result))
 
     @property
     def has_scaler(self) -> bool:
@@ -122,6 +131,7 @@ class TrainingState:
 
     @property
     def _precision(self) -> Any:
+        """What scales gradients, or does not."""
         return self._processes.fabric.strategy.precision
 
 

@@ -43,7 +43,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ArchiveEntry:
     """What an archive's directory says of a member.
 
     Args:
@@ -100,7 +100,7 @@ class Archive:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def entry(self, index: int) -> Entry:
+    def entry(self, index: int) -> ArchiveEntry:
         """One member of the directory.
 
         Raises:
@@ -115,7 +115,7 @@ class Archive:
         size, packed, offset = self._numbers(start)
         code = _refusal(flags, method, size, packed, is_regular=_is_regular(name, mode))
         text = name.decode("utf-8", "surrogateescape") if flags & _UTF8 else name.decode("cp437")
-        return Entry(index, harmless_name(text, index), size, packed, offset, crc, method, code)
+        return ArchiveEntry(index, harmless_name(text, index), size, packed, offset, crc, method, code)
 
     def _numbers(self, start: int) -> tuple[int, int, int]:
         """Declared size, packed size and offset in the file, from the record at `start`."""
@@ -126,7 +126,7 @@ class Archive:
             size, packed, offset = _long_numbers(self._directory[at : at + extra_length], [size, packed, offset])
         return size, packed, offset + self._shift
 
-    def stream(self, entry: Entry, *, piece_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+    def stream(self, entry: ArchiveEntry, *, piece_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
         """Unpack a member piece by piece; all that was declared came out, and its checksum fits, if this ends.
 
         Args:
@@ -149,7 +149,7 @@ class Archive:
         if produced != entry.size or crc != entry.crc:
             raise InputError("E_ARCHIVE_CRC", f"a member of {entry.size} bytes is damaged", hint=_HINT)
 
-    def _unpacked(self, entry: Entry, piece_bytes: int) -> Iterator[bytes]:
+    def _unpacked(self, entry: ArchiveEntry, piece_bytes: int) -> Iterator[bytes]:
         start = self._data_start(entry)
         inflater = zlib.decompressobj(-15) if entry.method == _DEFLATED else None
         end = start + entry.packed
@@ -171,7 +171,7 @@ class Archive:
                 raise InputError("E_ARCHIVE_CRC", "a member ends too early", hint=_HINT)
             yield piece
 
-    def _data_start(self, entry: Entry) -> int:
+    def _data_start(self, entry: ArchiveEntry) -> int:
         """After the local header, whose lengths the directory does not know (APPNOTE 4.3.7)."""
         local = self._read(entry.offset, _LOCAL_SIZE)
         if not local.startswith(_LOCAL):

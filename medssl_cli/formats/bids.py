@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
+from medssl_cli.formats.name_words import same_channel
 from medssl_cli.formats.source import read_bytes
 from medssl_cli.names import unique_names
 
@@ -25,7 +26,7 @@ _ANATOMY: Final = (
 _MODALITIES: Final[dict[str, dict[str, str]]] = {
     "anat": dict.fromkeys(_ANATOMY, "MR"),
     "func": dict.fromkeys(("bold", "cbv", "sbref", "phase"), "MR"),
-    "dwi": dict.fromkeys(("dwi", "sbref"), "MR"),
+    "dwi": dict.fromkeys(("dwi", "sbref", "adc", "ADC"), "MR"),  # ISLES 2022 has its ADC maps there
     "perf": dict.fromkeys(("asl", "m0scan"), "MR"),
     "pet": {"pet": "PT"},
     "ct": {"ct": "CT"},
@@ -64,6 +65,18 @@ class BidsName:
     def modality(self) -> str | None:
         """DICOM modality of a raw image, None for anything else."""
         return None if self.is_derivative else _MODALITIES.get(self.datatype, {}).get(self.suffix)
+
+    @property
+    def channel(self) -> str:
+        """Which image of its session it is: `t1`, or `t1ce` with a contrast agent (entity `ce-`)."""
+        channel = same_channel(self.suffix)
+        return "t1ce" if channel == "t1" and "ce" in dict(self.entities) else channel
+
+    @property
+    def example(self) -> str:
+        """What its session is called, in the clear: channels are images of one session."""
+        session = [f"{key}-{label}" for key, label in self.entities if key in ("sub", "ses")]
+        return "/".join((self.dataset.name, *session))
 
     @property
     def is_label(self) -> bool:

@@ -8,7 +8,7 @@ the number of a channel.
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -107,11 +107,18 @@ def _description(document: dict[str, Any], folder: Path) -> DatasetJson | None:
         modalities,
         has_channels="channel_names" in document,
         ignore=ignore,
-        channels={index: channel_word(name) or f"c{index}" for index, name in names.items()},
+        channels=_channels(names),
         listed=listed,
         name=str(document.get("name", "")),
         fault=fault,
     )
+
+
+def _channels(names: dict[int, str]) -> dict[int, str]:
+    """Word of each channel; a number where the name has none, or the word of another (`T1 in phase`, `T1 out`)."""
+    words = {index: channel_word(name) for index, name in names.items()}
+    times = Counter(words.values())
+    return {index: word if word and times[word] == 1 else f"c{index}" for index, word in words.items()}
 
 
 def _classes(labels: dict[str, Any]) -> tuple[dict[int, str], int | None, str]:
@@ -204,11 +211,13 @@ class Listing:
     Args:
         labels: With their images and the description.
         images: With their channel, None for the only one of a case.
+        cases: Images that are listed as channels, with the first of their case.
         faults: Labels that cannot be believed, with a code.
     """
 
     labels: dict[Source, tuple[tuple[Source, ...], DatasetJson]] = field(default_factory=dict)
     images: dict[Source, int | None] = field(default_factory=dict)
+    cases: dict[Source, Source] = field(default_factory=dict)
     faults: dict[Source, str] = field(default_factory=dict)
 
     @classmethod
@@ -226,6 +235,8 @@ class Listing:
                 is_case = len(entry.images) > 1
                 for index, channel in enumerate(found):
                     listing.images.update(dict.fromkeys(channel, index if is_case else None))
+                if is_case and images:
+                    listing.cases.update(dict.fromkeys(images, images[0]))
                 for label in set(labels) - set(images):
                     known, _ = listing.labels.setdefault(label, (images, dataset))
                     if known != images or len(labels) > 1:

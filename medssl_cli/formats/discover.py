@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from medssl_cli.errors import InputError, UsageError
-from medssl_cli.formats.archives import MAX_ARCHIVE_BYTES, Entry, open_archive
+from medssl_cli.formats.archives import MAX_ARCHIVE_BYTES, ArchiveEntry, open_archive
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Member, Source, read_head
 
@@ -221,7 +221,7 @@ def _code_of(error: Exception) -> str:
     return "E_PERMISSION" if isinstance(error, PermissionError) else "E_IO"
 
 
-def _sniff_member(path: Path, entry: Entry, policy: Policy) -> tuple[str, str]:
+def _sniff_member(path: Path, entry: ArchiveEntry, policy: Policy) -> tuple[str, str]:
     try:
         head = read_head(Member(path, entry.index, entry.inner), HEAD_BYTES)
     except InputError as error:

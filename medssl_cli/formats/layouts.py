@@ -9,14 +9,16 @@ archive counts as a folder. What no name says, `partners.py` leaves to the voxel
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Final
 
+from medssl_cli.formats.arrangement import Arrangement, ImageFile, LabelFile
 from medssl_cli.formats.beside import images_of_mask, is_mask_name
-from medssl_cli.formats.bids import BidsName, parse_place, set_names
+from medssl_cli.formats.bids import BidsName, parse_place
+from medssl_cli.formats.cases import Hint, arrange_bids, example_of, name_cases
 from medssl_cli.formats.dataset_json import CHANNEL, DatasetJson, Listing, read_dataset_json
-from medssl_cli.formats.name_words import MODALITY_WORDS, channel_of_stem, core_of, folder_role, modality_of_stem
+from medssl_cli.formats.name_words import channel_of_stem, core_of, folder_role, modality_of_channel, modality_of_stem
 from medssl_cli.formats.partners import Image, Neighbours
 from medssl_cli.formats.source import Source, place_of, stem_of
 
@@ -26,68 +28,6 @@ _ORGAN_FOLDERS: Final = ("segmentation", "segmentations")
 _SLICER_LABEL: Final = ".seg.nrrd"
 _COMPOUND_LEVELS: Final = 2
 """How far above a file a name of several words still says that a folder holds labels: projects have long names."""
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """An image and what its surroundings say about it.
-
-    Args:
-        source: Where it is.
-        stem: Its name without suffixes, and without the number or word of its channel among several.
-        modality: If the surroundings say it.
-        patient: If the layout says it (BIDS), in the clear.
-        channel: Which image of its case it is: a word of `name_words.is_channel_word`.
-        parts: Modality ("" if unknown) and channel of each 3D image of a 4D file, if they are declared.
-        has_siblings: Other images are channels of the same case.
-        partners: Images that it may be a label map of, if its voxels look like one.
-    """
-
-    source: Source
-    stem: str
-    modality: str | None = None
-    patient: str | None = None
-    channel: str | None = None
-    parts: tuple[tuple[str, str], ...] = ()
-    has_siblings: bool = False
-    partners: tuple[Source, ...] = ()
-
-
-@dataclass(frozen=True)
-class LabelFile:
-    """A label map and the images that it may belong to; each must still lie on the same grid.
-
-    Args:
-        source: Where it is.
-        images: Several for several channels; none if it has lost its image.
-        classes: Names of its values, if declared.
-        class_name: As it is written; it marks this one class with any value but 0. Files of the same image and set
-            with class names make up one label set.
-        ignore: Value of voxels that nobody judged.
-        set_name: Tells label sets of one image apart; "" for the only or main one.
-        names_below: A table below this folder may name its values (BIDS).
-        is_by_content: Its voxels, and no name, say that it is a label map.
-        fault: Code with which it is refused, whatever it holds.
-    """
-
-    source: Source
-    images: tuple[Source, ...]
-    classes: dict[int, str] | None = None
-    class_name: str | None = None
-    ignore: int | None = None
-    set_name: str = ""
-    names_below: PurePath | None = None
-    is_by_content: bool = False
-    fault: str = ""
-
-
-@dataclass(frozen=True)
-class Arrangement:
-    """Images and labels of an input, and the files that a layout says are neither, with a code."""
-
-    images: list[ImageFile] = field(default_factory=list)
-    labels: list[LabelFile] = field(default_factory=list)
-    skipped: list[tuple[Source, str]] = field(default_factory=list)
 
 
 def arrange(
@@ -121,52 +61,11 @@ def arrange(
             by_bids.append((source, name))
         else:
             files.append(_File(source, place, parent, stem, folder))
-    _arrange_bids(by_bids, arrangement)
+    arrange_bids(by_bids, arrangement)
     nearest = {dataset.folder: dataset for dataset in reversed(descriptions)}
     _Folders(files, nearest, listing).arrange(arrangement)
-    _mark_siblings(arrangement)
+    name_cases(arrangement)
     return arrangement
-
-
-def _arrange_bids(files: Sequence[tuple[Source, BidsName]], arrangement: Arrangement) -> None:
-    images: dict[object, list[Source]] = defaultdict(list)
-    labels: dict[PurePath, list[BidsName]] = defaultdict(list)
-    for source, name in files:
-        if name.is_derived:
-            arrangement.skipped.append((source, "S_DERIVED"))
-        elif name.is_label:
-            labels[name.dataset].append(name)
-        else:
-            for key in name.keys:
-                images[key].append(source)
-            stem = stem_of(place_of(source).name)
-            word = name.suffix.lower()
-            channel = word if word in MODALITY_WORDS else None
-            arrangement.images.append(ImageFile(source, stem, name.modality, name.subject, channel))
-    sets = {dataset: set_names(names) for dataset, names in labels.items()}
-    for source, name in files:
-        if name.is_label:
-            found = tuple(images.get(name.keys[0], ()))
-            set_name = sets[name.dataset][name.family]
-            label = LabelFile(source, found, class_name=name.class_name, set_name=set_name, names_below=name.top)
-            arrangement.labels.append(label)
-
-
-def _mark_siblings(arrangement: Arrangement) -> None:
-    """Images that share a label map, or the name of a case, are channels of one case."""
-    cases: dict[tuple[str, str], list[Source]] = defaultdict(list)
-    for image in arrangement.images:
-        if image.channel is not None and image.patient is None:
-            cases[str(place_of(image.source).parent), image.stem].append(image.source)
-    groups = [*cases.values(), *(label.images for label in arrangement.labels)]
-    siblings = {source for group in groups if len(group) > 1 for source in group}
-    for index, image in enumerate(arrangement.images):
-        if image.source in siblings:
-            case, _, word = image.stem.replace("-", "_").rpartition("_")
-            is_named = image.channel is None and word.lower() in MODALITY_WORDS
-            stem = image.stem[: len(case)] if is_named and case else image.stem
-            channel = word.lower() if is_named else image.channel
-            arrangement.images[index] = replace(image, stem=stem, has_siblings=True, channel=channel)
 
 
 class _Folders:
@@ -217,20 +116,32 @@ class _Folders:
         named = channel_of_stem(file.stem)
         if named and file.key not in self._label_keys and (file.folder.key, named[0]) in self._label_keys:
             self._add((file.folder.key, named[0]), file)
-            return ImageFile(file.source, named[0], MODALITY_WORDS[named[1]], channel=named[1])
+            hint = Hint(named[1], file.place.parent, named[0])
+            modality = modality_of_channel(hint.channel)
+            return ImageFile(file.source, hint.case, modality, channel=hint.channel, example=hint.example)
         is_channel = short != file.key and file.key not in self._label_keys and is_declared
         key = short if is_channel else file.key
         self._add(key, file)
         number = int(file.stem[-4:]) if is_channel else self._listing.images.get(file.source)
-        if dataset and number is not None:
-            word = (dataset.channels or {}).get(number, f"c{number}")
-            return ImageFile(file.source, key[1], dataset.modalities.get(number), channel=word)
-        if is_channel:
-            return ImageFile(file.source, key[1], channel=f"c{number}")
+        if number is not None:
+            return self._channel(file, key[1], number, dataset)
         stated = dataset.modality_of(file.stem) if dataset else None
         is_labelled = file.source in self._labelled
         modality = stated or modality_of_stem(file.stem, is_last_word_enough=is_labelled)
-        return ImageFile(file.source, file.stem, modality, parts=_parts(dataset))
+        parts = _parts(dataset)
+        example = example_of(file.place.parent, file.stem) if parts else None
+        return ImageFile(file.source, file.stem, modality, parts=parts, example=example)
+
+    def _channel(self, file: "_File", stem: str, number: int, dataset: DatasetJson | None) -> ImageFile:
+        """One of several images of a case, by its number."""
+        first = self._listing.cases.get(file.source)
+        is_numbered = first is None or stem != file.stem
+        place = file.place.parent / stem if is_numbered or first is None else place_of(first)
+        example = example_of(place.parent, stem if is_numbered else stem_of(place.name))
+        if dataset is None:
+            return ImageFile(file.source, stem, channel=f"c{number}", example=example)
+        word = (dataset.channels or {}).get(number, f"c{number}")
+        return ImageFile(file.source, stem, dataset.modalities.get(number), channel=word, example=example)
 
     def _add(self, key: tuple[str, str], file: "_File") -> None:
         self._by_key[key].append(file.source)

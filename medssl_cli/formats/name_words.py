@@ -10,6 +10,21 @@ MODALITY_WORDS: Final = {
     "t1gd": "MR", "t1n": "MR", "t2": "MR", "t2w": "MR", "t2f": "MR", "flair": "MR", "adc": "MR", "dwi": "MR",
     "pd": "MR", "pet": "PT", "pt": "PT",
 }  # fmt: skip
+CHANNEL_WORDS: Final = {
+    "t1w": "t1", "t1n": "t1", "t1c": "t1ce", "t1gd": "t1ce", "t2w": "t2", "t2f": "flair", "pdw": "pd", "pt": "pet",
+    "mri": "mr", "t2starw": "t2star", "dsc": "pwi", "rcbf": "cbf", "rcbv": "cbv",
+}  # fmt: skip
+"""Other words for a channel. Data sets of one kind of image agree on what it shows and not on what it is called:
+FLAIR is `_flair` in BraTS 2021, `-t2f` in BraTS 2023; T1 with contrast is `t1ce`, `t1gd`, `t1c`."""
+CHANNELS: Final = frozenset({
+    *(CHANNEL_WORDS.get(word, word) for word in MODALITY_WORDS), *CHANNEL_WORDS.values(), "swi", "angio", "t1map",
+    "t2map", "t2star", "bold", "cbf", "cbv", "mtt", "tmax", "ttp", "pwi", "hbv",
+})  # fmt: skip
+"""The closed list of channels that are read from the names of files and from descriptions."""
+_EITHER_MODALITY: Final = ("cbf", "cbv", "mtt", "tmax", "ttp")
+_NUMBERED_CHANNEL: Final = re.compile(r"c\d{1,4}")
+_GIVEN_CHANNEL: Final = re.compile(r"(?=.{1,16}$)[a-z]+(?:\d[a-z]*){0,2}")
+"""A user's own word: 16 small letters at most, and fewer digits among them than dates and numbers of persons have."""
 NAMED_IMAGE: Final = ("image", "img", "volume")
 LABEL: Final = r"(?:masks?|msks?|segs?|segmentations?|segm|labels?|label_?maps?|annotations?|contours?|ground_?truths?)"
 SPLITS: Final = ("train", "training", "tr", "test", "testing", "ts", "val", "va", "valid", "validation")
@@ -17,7 +32,6 @@ WORD_ENDS: Final = re.compile(r"[_\-. ]+")
 _SUBSET: Final = r"(?P<subset>tr|ts|te|val|va)?"
 _IMAGE_FOLDER: Final = re.compile(rf"(?:images?|imgs?){_SUBSET}")
 _LABEL_FOLDER: Final = re.compile(rf"(?:{LABEL}|gts?|truths?){_SUBSET}")
-_CHANNEL: Final = re.compile(r"c\d{1,4}")
 _SEQUENCE: Final = re.compile(r"(mri?|t1|t2|flair)\b")
 
 
@@ -55,17 +69,34 @@ def known_modality(name: str) -> str:
     return MODALITY_WORDS.get(word, "MR" if _SEQUENCE.match(word) else "")
 
 
+def same_channel(word: str) -> str:
+    """The one word under which a channel is recorded and looked for: `t1ce` for `T1Gd`, as it is if it has no other."""
+    lower = word.strip().lower()
+    return CHANNEL_WORDS.get(lower, lower)
+
+
 def channel_word(name: str) -> str | None:
-    """The one word of a closed list that a channel's free-text name begins with; None if it has none."""
-    word = name.strip().lower()
-    first = re.split(r"[^a-z0-9]", word, maxsplit=1)[0]
-    return word if word in MODALITY_WORDS else first if first in MODALITY_WORDS else None
+    """The channel of the closed list that a free-text name, such as `T1 weighted`, begins with; None if it has none."""
+    first = re.split(r"[^a-z0-9]", name.strip().lower(), maxsplit=1)[0]
+    channel = same_channel(first)
+    return channel if channel in CHANNELS else None
+
+
+def modality_of_channel(channel: str) -> str | None:
+    """DICOM modality of a channel of the closed list; None of perfusion maps, which CT and MR give, and of others."""
+    if channel in _EITHER_MODALITY or channel not in CHANNELS:
+        return None
+    return {"ct": "CT", "pet": "PT"}.get(channel, "MR")
 
 
 def channel_of_stem(stem: str) -> tuple[str, str] | None:
-    """Case and word of an image that is named after both, as `CHUM-001__CT`; None if its last word is no channel."""
-    case, _, word = stem.replace("-", "_").rpartition("_")
-    return (stem[: len(case)].rstrip("_-"), word.lower()) if word.lower() in MODALITY_WORDS else None
+    """Case and channel of an image that is named after both, as `CHUM-001__CT`; None if its last word is no channel.
+
+    The case of an image that is named after its channel alone is "".
+    """
+    case, _, word = re.sub(r"[-.]", "_", stem).rpartition("_")
+    channel = channel_word(word)
+    return (stem[: len(case)].rstrip("_-."), channel) if channel else None
 
 
 def are_channels(stems: Iterable[str]) -> bool:
@@ -75,8 +106,14 @@ def are_channels(stems: Iterable[str]) -> bool:
 
 
 def is_channel_word(word: str) -> bool:
-    """Whether a word may be recorded as a channel: one of the closed list, or `c` and a number."""
-    return word in MODALITY_WORDS or _CHANNEL.fullmatch(word) is not None
+    """Whether a word may be recorded as a channel: one of the closed list, `c` and a number, or a user's short word."""
+    patterns = (_NUMBERED_CHANNEL, _GIVEN_CHANNEL)
+    return word in CHANNELS or any(pattern.fullmatch(word) is not None for pattern in patterns)
+
+
+def is_listed_channel(word: str) -> bool:
+    """Whether nobody but this program can have chosen the word for a channel."""
+    return word in CHANNELS or _NUMBERED_CHANNEL.fullmatch(word) is not None
 
 
 def modality_of_stem(stem: str, *, is_last_word_enough: bool = False) -> str | None:

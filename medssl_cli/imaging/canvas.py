@@ -65,7 +65,7 @@ class Canvas:
 
 
 @dataclass(frozen=True)
-class Fit:
+class CanvasFit:
     """How a canvas suits volumes.
 
     Args:
@@ -87,7 +87,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Limits:
+class CanvasLimits:
     """What a network and a device allow.
 
     Args:
@@ -116,20 +116,20 @@ class Proposal:
     """
 
     recipe: Canvas
-    recipe_fit: Fit
+    recipe_fit: CanvasFit
     canvas: Canvas
-    fit: Fit
+    fit: CanvasFit
     extent_mm: Spacing
     native_mm: Spacing
     num_considered: int
 
 
-def measure(extents: Array, canvas: Spacing) -> Fit:
+def measure(extents: Array, canvas: Spacing) -> CanvasFit:
     """How a canvas suits volumes of extents [N, 3], all in one unit; the canvas lies inside as far as it can."""
     shared = np.minimum(extents, canvas).prod(axis=1)
     coverage = shared / extents.prod(axis=1)
     padding = 1 - shared / math.prod(canvas)
-    return Fit(
+    return CanvasFit(
         coverage=float(np.median(coverage)),
         padding=float(np.median(padding)),
         padding_p75=float(np.percentile(padding, 75)),
@@ -137,7 +137,7 @@ def measure(extents: Array, canvas: Spacing) -> Fit:
     )
 
 
-def propose(extents_mm: Array, native_mm: Array, recipe: Canvas, limits: Limits) -> Proposal:
+def propose(extents_mm: Array, native_mm: Array, recipe: Canvas, limits: CanvasLimits) -> Proposal:
     """Search for the canvas that shows most of most volumes without padding much.
 
     Points: 100 for the whole median volume, less 200 times the padding at the 75th percentile, less 5 per axis for each
@@ -181,7 +181,7 @@ def _points(extents: Array, native: Array, recipe: Canvas, canvas: Canvas) -> fl
     return float(points)
 
 
-def _candidates(native: Array, recipe: Canvas, limits: Limits) -> Iterator[Canvas]:
+def _candidates(native: Array, recipe: Canvas, limits: CanvasLimits) -> Iterator[Canvas]:
     """Every canvas that the limits allow, those nearest to the recipe's spacing and shape first."""
     in_plane = [round(recipe.spacing_mm[0] * factor, 2) for factor in SPACING_FACTORS]
     along_z = {round(recipe.spacing_mm[2] * factor, 2) for factor in SPACING_FACTORS}
@@ -201,7 +201,7 @@ def _candidates(native: Array, recipe: Canvas, limits: Limits) -> Iterator[Canva
             yield canvas
 
 
-def _crop_sizes(recipe: Canvas, limits: Limits) -> list[Shape]:
+def _crop_sizes(recipe: Canvas, limits: CanvasLimits) -> list[Shape]:
     """Crops of the recipe's number of voxels down to a quarter of it, the largest first."""
     longest = MAX_SHAPE_RATIO * max(recipe.crop_size)
     along_xy, along_z = math.lcm(*limits.crop_multiple[:2]), limits.crop_multiple[2]

@@ -33,7 +33,8 @@ def build_backbone(backbone: Named, *, in_channels: int = 1) -> Backbone:
     numbers = _require_bounded(options, backbone.name)
     try:
         # At most so many weights: the widest layer, the largest kernel, as often as all numbers together say.
-        if max(numbers, default=0) ** 2 * MAX_KERNEL**3 * sum(numbers) > MAX_PARAMETERS:
+        kernel = MAX_KERNEL if "kernel_sizes" in options else 3
+        if max(numbers, default=0) ** 2 * kernel**3 * sum(numbers) > MAX_PARAMETERS:
             with torch.device("meta"):
                 sketch: Backbone = module.build(in_channels, **options)
             if sum(parameter.numel() for parameter in sketch.parameters()) > MAX_PARAMETERS:

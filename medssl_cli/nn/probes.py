@@ -23,7 +23,7 @@ def linear_scores(
     asked: Tensor,
     folds: Tensor,
     *,
-    beat: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Tensor, list[float]]:
     """Logits of a logistic regression for each class, its penalty chosen on the images that it is fitted on.
 
@@ -35,7 +35,7 @@ def linear_scores(
         answers: `[N, K]`.
         asked: `[M, E]`.
         folds: Which fold each of the fitted images belongs to, `[N]`; patients stay together.
-        beat: Told (done, total) regressions.
+        progress: Told (done, total) regressions.
 
     Returns:
         `[M, K]`, and the strength of each class.
@@ -47,10 +47,10 @@ def linear_scores(
         left_out = folds == number
         for place, weights in enumerate(_path(known[~left_out], answers[~left_out])):
             losses[place] += _cross_entropy(_logits(known[left_out], weights), answers[left_out], "sum")
-        beat(done + 1, len(numbers) + 1)
+        progress(done + 1, len(numbers) + 1)
     best = losses.argmin(dim=0)
     every = torch.stack([_logits(wanted, weights) for weights in _path(known, answers)])
-    beat(len(numbers) + 1, len(numbers) + 1)
+    progress(len(numbers) + 1, len(numbers) + 1)
     chosen = every[best, :, torch.arange(answers.shape[1], device=best.device)].T
     return chosen, [STRENGTHS[place] for place in best.tolist()]
 

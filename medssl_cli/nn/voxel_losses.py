@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medssl_cli.classes import IGNORE
-from medssl_cli.nn.distributed import sum_over_processes
+from medssl_cli.nn.distributed import sum_over_processes, world_size
 
 SMOOTH: Final = 1e-5
 
@@ -45,12 +45,13 @@ def voxel_losses(logits: Tensor, labels: Tensor, *, include_background: bool = F
     """
     num_classes = logits.shape[1]
     is_judged = (labels != IGNORE)[:, None].float()
+    num_judged = sum_over_processes(is_judged.sum()).clamp(min=1) / world_size()
     target = F.one_hot(_known(labels, num_classes), num_classes).movedim(-1, 1).float() * is_judged
     log_probabilities = logits.float().log_softmax(dim=1)
     probabilities = log_probabilities.exp() * is_judged
     first = 0 if include_background else 1
     return {
-        "cross_entropy": -(target * log_probabilities).sum() / is_judged.sum().clamp(min=1),
+        "cross_entropy": -(target * log_probabilities).sum() / num_judged,
         "dice": dice_loss(probabilities[:, first:], target[:, first:]),
     }
 

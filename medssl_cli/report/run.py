@@ -1,4 +1,4 @@
-"""The page of a pre-training: losses beside those of trivial predictors, the embeddings' health, what was run."""
+"""The page of a training: its losses, its validation or the health of its embeddings, and what was run."""
 
 import math
 from collections import defaultdict
@@ -14,6 +14,7 @@ from medssl_cli.report.plots import Curve, loss_curves
 
 Entries = Sequence[Mapping[str, Any]]
 NOT_PARTS: Final = ("step", "loss", "learning_rate")
+NOT_OF_STEPS: Final = ("baseline/", "val_")
 CHANCE: Final = "chance"
 HEALTH_WORDS: Final = {
     "std": "standard deviation",
@@ -27,9 +28,8 @@ def run_page(document: Mapping[str, Any]) -> str:
     """HTML of a pre-training that runs or is over.
 
     Args:
-        document: As `engine.health.run_document` returns it.
+        document: Facts of `engine.live_page.run_facts` and of a pre-training's goal.
     """
-    metrics, health = document["metrics"], document["health"]
     recipe = document["recipe"]
     page = Page(f"Pre-training {document['run']}", f"{recipe['method']['name']} on {recipe['backbone']['name']}")
     for alarm in document["alarms"]:
@@ -38,28 +38,99 @@ def run_page(document: Mapping[str, Any]) -> str:
         page.notice(_state(document), kind="good" if document["progress"] >= 1 else "info")
     page.key_values(
         {
-            "done": f"{document['progress']:.0%} of {recipe['steps']:,} steps",
+            **_done(document),
             "images": document["num_items"],
             "patients": document["num_patients"],
             "volumes per step": recipe["data"]["batch_size"] * recipe["accumulate"],
-            "crop": " x ".join(map(str, recipe["data"]["crop_size"])),
-            "precision": recipe["precision"],
+            **_settings(recipe),
         }
     )
-    if metrics:
-        _losses(page, metrics, document["baselines"])
-    if health:
-        _health(page, health)
+    if document["metrics"]:
+        _losses(
+            page,
+            document["metrics"],
+            "Thin: as logged; thick: smoothed. Dashed: the loss of predictors that have learnt nothing; a method that "
+            "learns passes below all of them.",
+            baselines=document["baselines"],
+        )
+    if document["health"]:
+        _health(page, document["health"])
     if document["matrices"]:
         _matrices(page, document["matrices"])
+    return _with_origin(page, document).render()
+
+
+def finetuning_page(document: Mapping[str, Any]) -> str:
+    """HTML of a fine-tuning that runs or is over.
+
+    Args:
+        document: Facts of `engine.live_page.run_facts` and of a fine-tuning's goal.
+    """
+    recipe, score, best = document["recipe"], document["score"], document["best_score"]
+    page = Page(f"Fine-tuning {document['run']}", f"{recipe['task']['name']} on {recipe['backbone']['name']}")
+    found = f"best validation {score} {best:.4f} at step {document['best_step']}" if best is not None else ""
+    is_over = document["progress"] >= 1
+    page.notice(": ".join(filter(None, ["Finished" if is_over else "In progress", found])), kind="info")
+    page.key_values(
+        {
+            **_done(document, max_minutes=document["max_minutes"]),
+            "training images": document["num_items"],
+            "training patients": document["num_patients"],
+            "validation patients": document["num_validation_patients"],
+            "images per step": recipe["data"]["batch_size"] * recipe["accumulate"],
+            **_settings(recipe),
+        }
+    )
+    validations = [entry for entry in document["metrics"] if f"val_{score}" in entry]
+    if validations:
+        _validations(page, validations, score)
+    if document["metrics"]:
+        _losses(page, document["metrics"], "Thin: as logged; thick: smoothed.")
+    return _with_origin(page, document).render()
+
+
+def _done(document: Mapping[str, Any], *, max_minutes: float | None = None) -> dict[str, str]:
+    """How much is done, and how long the rest takes."""
+    whole = f"{document['recipe']['steps']:,} steps" if max_minutes is None else f"{max_minutes:g} minutes"
+    left_s = document.get("time_left_s")
+    left = {} if left_s is None else {"time left": _duration(left_s)}
+    return {"done": f"{document['progress']:.0%} of {whole}", **left}
+
+
+def _duration(seconds: float) -> str:
+    """Time in the unit that people would use."""
+    for length, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * length:
+            return f"about {seconds / length:.0f} {unit}"
+    return f"about {seconds:.0f} seconds"
+
+
+def _settings(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Settings that decide about speed."""
+    return {"crop": " x ".join(map(str, recipe["data"]["crop_size"])), "precision": recipe["precision"]}
+
+
+def _with_origin(page: Page, document: Mapping[str, Any]) -> Page:
+    """Add what was run, and with which versions."""
     environment = document["environment"]
     packages = "\n".join(f"{name} {version}" for name, version in environment["packages"].items())
     page.heading("Recipe and environment").code(
-        yaml.safe_dump(dict(recipe), sort_keys=False, default_flow_style=None, width=100), caption="Recipe"
+        yaml.safe_dump(dict(document["recipe"]), sort_keys=False, default_flow_style=None, width=100), caption="Recipe"
     )
     head = f"medssl {environment['medssl']}\npython {environment['python']} on {environment['platform']}"
-    page.code(f"{head}\n{packages}", caption="Versions")
-    return page.render()
+    return page.code(f"{head}\n{packages}", caption="Versions")
+
+
+def _validations(page: Page, entries: Entries, score: str) -> None:
+    """Add the course of the score, of all classes together and of each."""
+    keys = [key for key in dict.fromkeys(name for entry in entries for name in entry) if key.startswith(f"val_{score}")]
+    shown = {key: key.partition("/")[2] or "all" for key in keys}
+    page.heading("Validation").paragraph("On the validation patients; the weights of the best step are kept.")
+    drawn = loss_curves({name: _curve(entries, key) for key, name in shown.items()}, ylabel=score)
+    page.figure(drawn, alt=f"Validation {score} over steps, of all classes and of each")
+    first, now = entries[0], entries[-1]
+    rows = [(name, first.get(key), now.get(key)) for key, name in shown.items()]
+    page.table(("class", f"step {first['step']}", f"step {now['step']}"), rows)
 
 
 def _state(document: Mapping[str, Any]) -> str:
@@ -69,14 +140,13 @@ def _state(document: Mapping[str, Any]) -> str:
     return f"Finished; the embeddings have not collapsed{learnt}."
 
 
-def _losses(page: Page, metrics: Entries, baselines: Mapping[str, float]) -> None:
-    page.heading("Loss").paragraph(
-        "Thin: as logged; thick: smoothed. Dashed: the loss of predictors that have learnt nothing; a method that "
-        "learns passes below all of them."
-    )
+def _losses(page: Page, metrics: Entries, explained: str, *, baselines: Mapping[str, float] | None = None) -> None:
+    """Add the loss, its parts, whatever else was logged of steps, and the learning rate."""
+    page.heading("Loss").paragraph(explained)
     total = loss_curves({"loss": _curve(metrics, "loss")}, baselines=baselines)
-    page.figure(total, alt="Loss over steps beside the losses of trivial predictors")
-    parts = [key for key in metrics[-1] if key not in NOT_PARTS and not key.startswith("baseline/")]
+    beside = " beside the losses of trivial predictors" if baselines else ""
+    page.figure(total, alt=f"Loss over steps{beside}")
+    parts = [key for key in metrics[-1] if key not in NOT_PARTS and not key.startswith(NOT_OF_STEPS)]
     groups: dict[str, dict[str, Curve]] = defaultdict(dict)
     for part in parts:
         group, _, name = part.rpartition("/")

@@ -32,7 +32,7 @@ SEED_FIELD: Final = "{seed}"
 
 
 @dataclass(frozen=True)
-class Plan:
+class LabelStudyPlan:
     """What is compared.
 
     Args:
@@ -96,7 +96,7 @@ def parse_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def compare_labels(plan: Plan, cache: Cache, folder: Path, *, device: str, talk: Talk) -> list[Scored]:
+def compare_labels(plan: LabelStudyPlan, cache: Cache, folder: Path, *, device: str, talk: Talk) -> list[Scored]:
     """Train and test every cell that is not done yet.
 
     Args:
@@ -135,7 +135,7 @@ def compare_labels(plan: Plan, cache: Cache, folder: Path, *, device: str, talk:
     return scored
 
 
-def _init_paths(plan: Plan) -> list[tuple[str, int, Path]]:
+def _init_paths(plan: LabelStudyPlan) -> list[tuple[str, int, Path]]:
     return [
         (arm, seed, Path(init.replace(SEED_FIELD, str(seed))))
         for arm, init in plan.inits.items()

@@ -250,7 +250,7 @@ def _scores(kind: Kind, embeddings: Tensor, sides: _Sides, what: str, talk: Talk
     else:
         folds = torch.from_numpy(sides.folds).to(embeddings.device)[~is_tested]
         scores, _ = linear_scores(
-            fitted, answers, asked, folds, beat=lambda done, total: talk.progress(what, done, total)
+            fitted, answers, asked, folds, progress=lambda done, total: talk.progress(what, done, total)
         )
     found: NDArray[np.float64] = scores.cpu().numpy()
     return found

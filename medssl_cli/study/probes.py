@@ -28,7 +28,7 @@ KINDS: Final[tuple[Kind, ...]] = ("linear", "knn")
 
 
 @dataclass(frozen=True)
-class Asked:
+class ProbeQuestion:
     """A question to the embeddings: a set of findings and one of them (or `any`), or `modality`, or `level`."""
 
     labels: str
@@ -40,7 +40,7 @@ class Asked:
         return self.labels if self.finding is None else f"{self.labels} {self.finding}"
 
 
-def parse_asked(text: str) -> Asked:
+def parse_asked(text: str) -> ProbeQuestion:
     """A question from `SET`, `SET:FINDING`, `modality` or `level`.
 
     Raises:
@@ -49,12 +49,12 @@ def parse_asked(text: str) -> Asked:
     labels, separator, finding = text.partition(":")
     if not labels or (separator and not finding):
         raise UsageError("E_USAGE", f"--ask {text!r} is not SET or SET:FINDING", hint="for example nih:any, or level")
-    return Asked(labels, finding or None)
+    return ProbeQuestion(labels, finding or None)
 
 
 def compare_probes(
     inits: Mapping[str, str],
-    asked: Sequence[Asked],
+    asked: Sequence[ProbeQuestion],
     cache: Cache,
     folder: Path,
     *,
@@ -92,7 +92,7 @@ def compare_probes(
 
 
 def _answer(
-    path: Path, run: Path, cache: Cache, question: Asked, kind: Kind, *, device: str, talk: Talk
+    path: Path, run: Path, cache: Cache, question: ProbeQuestion, kind: Kind, *, device: str, talk: Talk
 ) -> dict[str, Any]:
     if not path.is_file():
         found = probe_run(
@@ -105,7 +105,7 @@ def _answer(
     return answer
 
 
-def _row(arm: str, seed: int, question: Asked, kind: Kind, document: Mapping[str, Any]) -> dict[str, Any]:
+def _row(arm: str, seed: int, question: ProbeQuestion, kind: Kind, document: Mapping[str, Any]) -> dict[str, Any]:
     """One probe: AUROC and average precision of the trained and the untrained network, means over classes."""
     classes = document["classes"].values()
 

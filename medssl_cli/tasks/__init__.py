@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    import torch
     from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor, nn
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from medssl_cli.cache.items import ItemRecord
     from medssl_cli.cache.splits import Split
     from medssl_cli.cache.store import Cache
+    from medssl_cli.data.augmentation import Draws
     from medssl_cli.heads import Head
     from medssl_cli.imaging.volume import Volume
     from medssl_cli.preprocessing import Preprocessing
@@ -249,18 +249,20 @@ class SupervisionBase(ABC):
         """Let network and labels know of each other before the first step."""
 
     @abstractmethod
-    def loader(self, dataset: Any, *, first_step: int, num_steps: int) -> DataLoader[Any]:
-        """Loader of the batches of these steps."""
+    def loader(
+        self, dataset: Any, *, first_step: int, num_steps: int, rank: int = 0, num_processes: int = 1
+    ) -> DataLoader[Any]:
+        """Loader of the batches of these steps, of which each process gets an equal share by its rank."""
 
     @abstractmethod
     def inputs(
-        self, batch: Any, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
+        self, batch: Any, draws: Draws, to_device: Callable[[Tensor], Tensor]
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """What the network gets, augmented images first, and the targets, on the device.
 
         Args:
             batch: Of the loader.
-            random: The only source of randomness.
+            draws: Source of all random numbers.
             to_device: Brings a tensor to where the network is.
         """
 

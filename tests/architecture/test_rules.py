@@ -87,6 +87,11 @@ def test_every_code_in_the_source_is_registered_and_every_registered_code_is_exp
     assert all(len(code.meaning) > 10 and len(code.remedy) > 6 for code in CODES.values())
 
 
+def test_there_is_one_training_loop() -> None:
+    loops = [path for path in MODULES if "fabric.backward(" in path.read_text(encoding="utf-8")]
+    assert [str(path.relative_to(PACKAGE)) for path in loops] == ["engine/trainer.py"]
+
+
 LIGHT = ("imaging", "formats", "cache", "engine/ingest", "metrics", "report")
 LIGHT_PARTS = ("decode.py", "page.py")
 """Of every task."""

@@ -20,7 +20,7 @@ from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.slice_views import canvas_for
-from medssl_cli.data.slices import ImageIndex, Plan, SliceDataset, collate
+from medssl_cli.data.slices import ImageIndex, SliceDataset, StepPlan, collate
 from medssl_cli.data.views import make_views
 from medssl_cli.engine.devices import lay_out, resolve_device, tune_process
 from medssl_cli.engine.optimisation import build_optimizer
@@ -225,7 +225,7 @@ class _Ours:
         index = ImageIndex(are_volumes, ["all"] * len(items), per_volume=8, balance=1.0, seed=0)
         groups = [torch.from_numpy(part) for part in (index.image_groups, index.volume_groups)]
         self.method.begin(TrainingSet(groups[0], groups[1], 1000))
-        plan = Plan(setting.batch_size, setting.volumes, 2)
+        plan = StepPlan(setting.batch_size, setting.volumes, 2)
         self._data = SliceDataset(items, index, plan, max_slices=STACK, seed=0)
         self.optimizer = build_optimizer(
             self.method, Optimizer(name="lars", learning_rate=0.1, momentum=0.9, weight_decay=1e-6)

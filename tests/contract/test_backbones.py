@@ -17,12 +17,14 @@ from torch import Tensor
 
 from medssl_cli import plugins
 from medssl_cli.engine.build import build_task, check_recipe
+from medssl_cli.engine.weights.matching import skeleton
 from medssl_cli.errors import UsageError
 from medssl_cli.nn import backbones
 from medssl_cli.nn.axes import misfit
 from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.build import build_backbone
 from medssl_cli.nn.decoder import UNetDecoder
-from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe
+from medssl_cli.recipe import Named, TaskRecipe, find_recipe, load_recipe
 
 TOY_BACKBONES = Path(__file__).parent / "toy_backbones"
 NAMES = sorted(module.name for module in pkgutil.iter_modules([*backbones.__path__, str(TOY_BACKBONES)]))
@@ -270,3 +272,17 @@ def test_strides_that_do_not_rise_are_refused(strides: tuple[tuple[int, ...], ..
 
     with pytest.raises(ValueError, match=r"strides|axes"):
         Odd(channels=(1, 1), strides=strides, embedding_levels=(1,))
+
+
+def test_a_wide_transformer_is_built() -> None:
+    """Kernels of 7 are no reason to count its weights first, which cannot be done for this one."""
+    wide = Named(name="swinunetr", feature_size=324, depths=[1, 1, 1, 1])
+
+    assert skeleton(wide, in_channels=1).embedding_dim == 24 * 324
+
+
+def test_large_kernels_count_in_what_a_recipe_may_ask_for() -> None:
+    wide = Named(name="unet", channels=[2048] * 3, strides=[1, 2, 2], kernel_sizes=7, num_res_units=2)
+
+    with pytest.raises(UsageError, match=r"E_RECIPE: backbone unet: more than 9e\+09 parameters"):
+        build_backbone(wide)

@@ -21,7 +21,7 @@ from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.boxes import from_canvas, to_canvas
 from medssl_cli.data.pieces import read_pieces
-from medssl_cli.data.slices import ImageIndex, Plan, SliceDataset
+from medssl_cli.data.slices import ImageIndex, SliceDataset, StepPlan
 from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.build import build_task
@@ -340,7 +340,7 @@ def test_slices_of_pre_training_are_those_of_its_probes_and_of_its_export(caches
     items = prepare(cache, cache.records(), preprocessing)
     index = ImageIndex([True], ["MR"], per_volume=3, balance=1.0, seed=0)
 
-    dataset = SliceDataset(items, index, Plan(1, 1, 2), max_slices=VOLUME[2], seed=0)
+    dataset = SliceDataset(items, index, StepPlan(1, 1, 2), max_slices=VOLUME[2], seed=0)
 
     trained = dataset.volume(0, None).images
     assert torch.equal(read_pieces(items[0], (SQUARE, SQUARE, 1), num_slices=VOLUME[2]), trained)

@@ -20,7 +20,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.engine.ingest import report as ingest_report
 from medssl_cli.engine.ingest.ingest import ingest as run_ingest
 from medssl_cli.engine.ingest.options import IngestOptions
-from medssl_cli.engine.ingest.report import Entry, IngestReport, report_schema
+from medssl_cli.engine.ingest.report import IngestReport, ReportEntry, report_schema
 from medssl_cli.errors import Exit, InterruptedCleanlyError, UsageError
 from medssl_cli.formats.nifti import write_nifti
 from medssl_cli.report.ingest import ingest_page
@@ -300,7 +300,7 @@ def test_wrong_options_are_found_before_anything_is_done(tmp_path, options):
 
 def test_a_lost_file_is_a_bug():
     report = IngestReport(
-        entries=(Entry("f:" + "a" * 26, "accepted", 1),),
+        entries=(ReportEntry("f:" + "a" * 26, "accepted", 1),),
         seen=2, not_reached=0, num_images=1, num_labels=0, key_id="0" * 8, policy={}, started="", duration_s=0,
     )  # fmt: skip
 

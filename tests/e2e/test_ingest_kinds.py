@@ -240,15 +240,19 @@ def test_a_file_that_is_looked_at_again_by_itself_is_judged_as_it_was_with_the_o
     command = (done.images, done.labels, "--cache", cache, *OPTIONS)
     first = ingest(*command)["items"]
     with contextlib.closing(sqlite3.connect(cache / "sources.sqlite")) as connection:
-        fates = dict(connection.execute("SELECT fate, entry FROM fates"))
-    together = [fate for fate, key in fates.items() if any("nnunet/" in s or "organs/" in s for s in done.map[key])]
+        judgements = dict(connection.execute("SELECT fate, entry FROM fates"))
+    together = [
+        judgement
+        for judgement, key in judgements.items()
+        if any("nnunet/" in s or "organs/" in s for s in done.map[key])
+    ]
     known = (cache / "sources.sqlite").read_bytes()
 
     assert len(together) == 7
-    for fate in together:
+    for judgement in together:
         (cache / "sources.sqlite").write_bytes(known)
         with contextlib.closing(sqlite3.connect(cache / "sources.sqlite")) as connection, connection:
-            connection.execute("DELETE FROM files WHERE fate = ?", (fate,))
+            connection.execute("DELETE FROM files WHERE fate = ?", (judgement,))
         assert ingest(*command)["items"] == first
 
 

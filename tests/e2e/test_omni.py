@@ -15,7 +15,7 @@ from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import GateError, NothingUsableError, UsageError
-from medssl_cli.study.labels import Plan, compare_labels
+from medssl_cli.study.labels import LabelStudyPlan, compare_labels
 from medssl_cli.talk import Silence
 from tests.e2e.test_training import TINY_UNET, pretrain_recipe, task_recipe
 from tests.environment import give_known_key
@@ -144,7 +144,7 @@ def test_fine_tuning_tells_of_known_validation_patients_and_refuses_known_test_p
 
 def test_a_comparison_by_number_of_labels_refuses_encoders_that_know_labels(cache: Cache, tmp_path: Path) -> None:
     train(cache, tmp_path / "ssl", 1, backbone=json.dumps(TINY_UNET))
-    plan = Plan(recipe=task_recipe(1), inits={"omni": str(tmp_path / "ssl")}, patients=(2,), num_seeds=1)
+    plan = LabelStudyPlan(recipe=task_recipe(1), inits={"omni": str(tmp_path / "ssl")}, patients=(2,), num_seeds=1)
 
     with pytest.raises(GateError, match="E_SPLIT_LEAK: a pre-training has learnt from labels of 8 patients"):
         compare_labels(plan, cache, tmp_path / "bench", device="cpu", talk=Silence())

@@ -22,7 +22,7 @@ from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.ingest.ingest import ingest
 from medssl_cli.engine.ingest.options import IngestOptions, PacsSource
-from medssl_cli.engine.ingest.retrieve import RetrievedSeries, Spool, retrieve_all
+from medssl_cli.engine.ingest.retrieve import DownloadFolder, RetrievedSeries, retrieve_all
 from medssl_cli.engine.signals import StopRequest
 from medssl_cli.errors import UsageError
 from medssl_cli.formats.dicomweb import Credentials, Pacs, PacsQuery, Patience
@@ -186,11 +186,11 @@ class CuttingProxy:
             end.close()
 
 
-def retrieve(port: int, spool: Spool, *, credentials: Credentials = CREDENTIALS) -> list[RetrievedSeries]:
+def retrieve(port: int, downloads: DownloadFolder, *, credentials: Credentials = CREDENTIALS) -> list[RetrievedSeries]:
     url = f"dicomweb+http://127.0.0.1:{port}/dicom-web"
     pacs = Pacs(url, credentials, patience=HURRY, jitter=random.Random(0))
     found = retrieve_all(
-        pacs, QUERY, spool, is_held=lambda key, number: False, stop=StopRequest(), settle_s=0.0, max_spooled=1000
+        pacs, QUERY, downloads, is_held=lambda key, number: False, stop=StopRequest(), settle_s=0.0, max_spooled=1000
     )
     with closing(pacs):
         return list(found)
@@ -233,5 +233,7 @@ def test_one_patient_can_be_asked_for(orthanc: Orthanc) -> None:
 def test_wrong_credentials_are_denied(orthanc: Orthanc, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="E_PACS_DENIED"):
         retrieve(
-            orthanc.port, Spool(tmp_path, Pseudonyms(b"k" * 32)), credentials=Credentials(user="medssl", password="x")
+            orthanc.port,
+            DownloadFolder(tmp_path, Pseudonyms(b"k" * 32)),
+            credentials=Credentials(user="medssl", password="x"),
         )

@@ -13,8 +13,9 @@ from medssl_cli import methods
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.checkpoints import CheckpointFolder
 from medssl_cli.engine.devices import make_fabric
+from medssl_cli.engine.live_page import Outlets
 from medssl_cli.engine.metrics_log import read_health, read_metrics
-from medssl_cli.engine.pretrain import Outlets, pretrain
+from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.processes import Spread
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.errors import UsageError

@@ -15,7 +15,7 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.ingest.ingest import ingest
 from medssl_cli.engine.ingest.options import IngestOptions
-from medssl_cli.engine.ingest.report import Entry
+from medssl_cli.engine.ingest.report import ReportEntry
 from medssl_cli.formats.nifti import encode_nifti, write_nifti
 from medssl_cli.formats.policy import Policy
 
@@ -304,17 +304,17 @@ class Done:
 
     root: Path
     expected: dict[str, Expected]
-    entries: dict[Path, list[Entry]]
+    entries: dict[Path, list[ReportEntry]]
     records: dict[str, ItemRecord]
 
-    def of(self, name: str, path: str) -> list[Entry]:
+    def of(self, name: str, path: str) -> list[ReportEntry]:
         return self.entries[(self.root / name / path).resolve()]
 
 
 def ingested(root: Path, sets: tuple[Any, ...], **options: Any) -> Done:
     expected = {made.__name__: made(root / made.__name__) for made in sets}
     report = ingest([root / name for name in expected], root / "cache", IngestOptions(workers=1, **options))
-    entries: dict[Path, list[Entry]] = {}
+    entries: dict[Path, list[ReportEntry]] = {}
     last: Path | None = None
     for entry, sources in report.sources:
         for source in sources:
@@ -362,4 +362,4 @@ def test_channels_of_a_4d_file_have_the_words_of_its_description(tmp_path: Path)
     done = ingested(tmp_path, FOUR_DIMENSIONS, policy=Policy(split_4d=True))
 
     check(done, "msd_brain")
-    assert sorted(str(record.channel) for record in done.records.values()) == ["flair", "t1w"]
+    assert sorted(str(record.channel) for record in done.records.values()) == ["flair", "t1"]

@@ -8,7 +8,7 @@ import pytest
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.errors import UsageError
-from medssl_cli.study.probes import Asked, compare_probes, parse_asked, probes_csv, probes_plot
+from medssl_cli.study.probes import ProbeQuestion, compare_probes, parse_asked, probes_csv, probes_plot
 from medssl_cli.talk import Silence
 from tests.e2e.test_slice_methods import recipe
 from tests.slice_cache import slice_cache
@@ -23,7 +23,7 @@ def test_arms_are_probed_once_and_compared_with_the_untrained_network(cache: Cac
     for arm in ("swav", "joint"):
         pretrain(recipe(arm, steps=1), cache, tmp_path / f"{arm}-0", device="cpu", talk=Silence())
     inits = {arm: str(tmp_path / f"{arm}-{{seed}}") for arm in ("swav", "joint")}
-    asked = [Asked("modality", None)]
+    asked = [ProbeQuestion("modality", None)]
 
     def compare() -> dict[str, object]:
         return compare_probes(inits, asked, cache, tmp_path / "out", num_seeds=1, device="cpu", talk=Silence())
@@ -46,7 +46,7 @@ def test_arms_are_probed_once_and_compared_with_the_untrained_network(cache: Cac
 
 
 def test_questions_are_sets_and_findings() -> None:
-    assert parse_asked("nih:any") == Asked("nih", "any")
+    assert parse_asked("nih:any") == ProbeQuestion("nih", "any")
     assert parse_asked("level").name == "level"
     for text in ("", ":any", "nih:"):
         with pytest.raises(UsageError, match="E_USAGE"):

@@ -173,8 +173,12 @@ def test_a_time_budget_ends_the_training(cache: Cache, tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "run")[-1]["val_dice"] == pytest.approx(summary.best_score)
 
 
-def test_a_profile_says_where_the_time_of_a_step_goes(cache: Cache, tmp_path: Path) -> None:
-    pretrain(pretrain_recipe(3), cache, tmp_path / "run", device="cpu", talk=Silence(), profile_steps=10)
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_a_profile_says_where_the_time_of_a_step_goes(cache: Cache, tmp_path: Path, kind: str) -> None:
+    if kind == "pretrain":
+        pretrain(pretrain_recipe(3), cache, tmp_path / "run", device="cpu", talk=Silence(), profile_steps=10)
+    else:
+        finetune(task_recipe(3), cache, tmp_path / "run", Choices(), device="cpu", talk=Silence(), profile_steps=10)
 
     found = json.loads((tmp_path / "run" / "profile.json").read_text())
     assert found["steps"] == 2  # all but the first

@@ -1,8 +1,9 @@
 """A training does what its recipe says, tells what it cannot do, goes on where that is right, and compares fairly."""
 
+import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from medssl_cli.engine.check import check_with_cache, checked_recipe
 from medssl_cli.engine.checkpoints import CheckpointFolder
 from medssl_cli.engine.finetune import Choices, FinetuneSummary, finetune
 from medssl_cli.engine.finetuned import load_finetuned
+from medssl_cli.engine.live_page import Outlets
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.weights import initialise_task, load_encoder
@@ -28,6 +30,7 @@ from medssl_cli.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.files import sha256_json
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import PretrainRecipe, TaskRecipe, find_recipe, load_recipe
+from medssl_cli.report.run import finetuning_page
 from medssl_cli.talk import Silence
 from medssl_cli.tasks import Validation
 from tests.e2e.test_training import pretrain_recipe
@@ -199,6 +202,57 @@ def test_each_class_has_its_dice_in_the_metrics(cache: Cache, tmp_path: Path) ->
 
     # All validation patients show both balls, so the mean over everything is the mean over the two.
     assert last["val_dice"] == pytest.approx((last["val_dice/ball_1"] + last["val_dice/ball_2"]) / 2)
+
+
+def test_the_page_shows_losses_validations_and_what_is_left(cache: Cache, tmp_path: Path) -> None:
+    pages = []
+
+    def page(document: Mapping[str, Any]) -> str:
+        pages.append(finetuning_page(document))
+        return pages[-1]
+
+    finetune(
+        recipe_with(tmp_path), cache, tmp_path / "run", Choices(), device="cpu", talk=Silence(), outlets=Outlets(page)
+    )
+
+    assert len(pages) == 2
+    assert (tmp_path / "run" / "page.html").read_text() == pages[-1]
+    assert "In progress: best validation dice" in pages[0]
+    assert "time left" in pages[0]
+    assert "Finished: best validation dice" in pages[1]
+    assert "time left" not in pages[1]
+    for text in ("50% of 4 steps", "ball_1", "ball_2", "cross_entropy", "Learning rate over steps", "torch"):
+        assert text in pages[0]
+
+
+# Broken steps.
+
+
+def break_steps(monkeypatch: pytest.MonkeyPatch, recipe: TaskRecipe, *broken: int) -> None:
+    network, calls = type(build_task(recipe)), itertools.count()
+    plain = network.loss
+
+    def loss(self: Any, logits: torch.Tensor, labels: torch.Tensor) -> Any:
+        return plain(self, logits * (math.nan if next(calls) in broken else 1.0), labels)
+
+    monkeypatch.setattr(network, "loss", loss)
+
+
+def test_a_broken_step_of_a_fine_tuning_is_left_out_and_too_many_end_it(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_with(tmp_path, "max_skipped=1")
+    break_steps(monkeypatch, recipe, 1)
+    summary, notes = train(recipe, cache, tmp_path / "one")
+    break_steps(monkeypatch, recipe, 2, 3)
+
+    with pytest.raises(GateError, match="E_DIVERGED: the loss of step 4 is not finite; items "):
+        train(recipe, cache, tmp_path / "two")
+
+    assert summary.steps == 4
+    assert losses(tmp_path / "one")[1] is None
+    assert [note.split(" is not")[0] for note in notes if "W_STEP" in note] == ["W_STEP_SKIPPED: the loss of step 2"]
+    assert best_step(tmp_path / "two") == 2
 
 
 # Schedules and budgets.

@@ -31,6 +31,7 @@ from tests.e2e.test_classification import FLAT, task_recipe
 from tests.e2e.test_detection import recipe as box_recipe
 from tests.finding_cache import finding_cache
 from tests.toy_model import changed
+from tests.unit.test_dicom_projection import xray
 
 pytestmark = pytest.mark.slow
 KINDS: Final = ("findings", "boxes", "stacks")
@@ -338,6 +339,39 @@ def test_boxes_lie_in_the_pixels_of_the_picture_as_it_is_shown(
     assert len(rows) == len(entry["boxes"])
     assert [float(rows[0][edge]) for edge in ("low_x", "low_y", "high_x", "high_y")] == entry["boxes"][0]["corners"]
     assert all(0 <= box["corners"][0] < box["corners"][2] <= 32 for box in entry["boxes"])
+
+
+@pytest.mark.parametrize("modality", ["DX", "CR"])
+def test_radiographs_in_dicom_get_what_their_picture_gets(
+    modality: str, caches: dict[str, Cache], models: dict[str, Path], tmp_path: Path
+) -> None:
+    values = pictures(caches["boxes"], tmp_path / "in")[0].T
+    for name, attributes in (("plain", {}), ("inverted", {"PhotometricInterpretation": "MONOCHROME1"})):
+        stored = 4095 - values.astype(np.int64) if attributes else values
+        spacing = {"ImagerPixelSpacing": ["0.2", "0.2"], "SeriesInstanceUID": f"1.2.3.4.{len(attributes)}"}
+        xray(tmp_path / "in" / f"{name}.dcm", stored, Modality=modality, **spacing, **attributes)
+
+    done = infer(tmp_path / "in", "-t", models["boxes"], "-o", tmp_path / "out")
+
+    assert done.exit_code == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    expected = next(entry["boxes"] for entry in results if entry["name"] == "0.png")
+    found = [entry["boxes"] for entry in results if entry["kind"] == "dicom"]
+    assert len(found) == 2
+    for boxes in found:
+        corners, other = (np.array([box["corners"] for box in each]) for each in (boxes, expected))
+        np.testing.assert_allclose(corners, other, atol=0.02)
+
+
+def test_a_model_of_one_modality_refuses_others_by_name(models: dict[str, Path], tmp_path: Path) -> None:
+    data = models["findings"].read_bytes()
+    (tmp_path / "model.onnx").write_bytes(with_words(data, lambda _: {"modality": "DX"}))
+    xray(tmp_path / "1.dcm", np.arange(20).reshape(4, 5) * 100, Modality="CR")
+
+    done = infer(tmp_path / "1.dcm", "-t", tmp_path / "model.onnx", "-o", tmp_path / "out")
+
+    (entry,) = json.loads(done.stdout)["results"]
+    assert (entry["code"], entry["message"]) == ("E_MODALITY_MISMATCH", "the model is for DX, this scan is CR")
 
 
 @pytest.mark.parametrize("kind", ["findings", "boxes"])

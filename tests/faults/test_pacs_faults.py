@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from medssl_cli.cache.keys import Pseudonyms
-from medssl_cli.engine.ingest.retrieve import RetrievedSeries, Spool, retrieve_all
+from medssl_cli.engine.ingest.retrieve import DownloadFolder, RetrievedSeries, retrieve_all
 from medssl_cli.engine.signals import StopRequest
 from medssl_cli.errors import Exit, InterruptedCleanlyError, MedsslError, StorageError, UsageError
 from medssl_cli.formats.dicomweb import Credentials, Limits, Pacs, PacsQuery, Patience
@@ -35,7 +35,7 @@ class Clinic:
     """Series on disk, and what the client makes of them.
 
     Args:
-        folder: For files and the spool.
+        folder: For files and the folder of downloads.
         num_series: Of four slices each.
         num_studies: Over which they are spread evenly.
     """
@@ -50,7 +50,7 @@ class Clinic:
             for file in files:
                 edit(file, StudyDate="20200615")
             self.files += files
-        self.spool = Spool(folder / "spool", Pseudonyms(b"k" * 32))
+        self.downloads = DownloadFolder(folder / "spool", Pseudonyms(b"k" * 32))
         self.stop = StopRequest()
         self.held: dict[str, int] = {}
 
@@ -72,7 +72,7 @@ class Clinic:
         yield from retrieve_all(
             pacs,
             QUERY,
-            self.spool,
+            self.downloads,
             is_held=lambda key, number: self.held.get(key, 0) >= number,
             stop=self.stop,
             settle_s=settle_s,
@@ -130,11 +130,11 @@ def test_the_spool_is_private_and_its_names_say_nothing(tmp_path: Path) -> None:
         (result,) = clinic.retrieve(pacs.url)
 
     assert result.folder is not None
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (clinic.spool.root, result.folder)] == [0o700, 0o700]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (clinic.downloads.root, result.folder)] == [0o700, 0o700]
     assert {stat.S_IMODE(file.stat().st_mode) for file in result.files} == {0o600}
     assert not any(uid in str(file) for file in result.files for uid in (ROOT_UID, clinic.uids[0]))
-    clinic.spool.discard(result)
-    assert not list(clinic.spool.root.iterdir())
+    clinic.downloads.discard(result)
+    assert not list(clinic.downloads.root.iterdir())
 
 
 def test_a_connection_that_is_cut_anywhere_costs_nothing(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_connection_that_is_cut_anywhere_costs_nothing(tmp_path: Path) -> None
             results = list(clinic.retrieve(pacs.url))
         assert codes(results) == ["retrieved"]
         assert clinic.contents(results) == clinic.truth
-        clinic.spool.discard(results[0])
+        clinic.downloads.discard(results[0])
 
 
 def test_what_arrived_before_a_break_down_is_not_retrieved_again(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_an_instance_of_another_series_stops_its_whole_study(tmp_path: Path, is_
         results = list(clinic.retrieve(pacs.url))
 
     assert codes(results) == ["E_UID_MISMATCH"] * 3 + ["retrieved"]
-    assert [path.name for path in clinic.spool.root.iterdir()] == [results[-1].key]
+    assert [path.name for path in clinic.downloads.root.iterdir()] == [results[-1].key]
 
 
 def test_the_same_series_under_another_study_is_a_mismatch(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_names_of_the_server_reach_neither_paths_nor_addresses(tmp_path: Path, n
         results = list(clinic.retrieve(pacs.url))
 
     assert codes(results) == ["E_VALUE_INVALID"] * 2
-    assert set(tmp_path.rglob("*")) - before <= {clinic.spool.root}
+    assert set(tmp_path.rglob("*")) - before <= {clinic.downloads.root}
     assert not any("zqescape" in path or ".." in path for _, path in pacs.requests)
 
 
@@ -364,7 +364,7 @@ def test_a_search_that_fails_has_a_code(tmp_path: Path, fault: Fault, error: typ
         with pytest.raises(error, match=f"{code}:") as caught:
             list(clinic.retrieve(pacs.url))
     assert CANARY not in str(caught.value)
-    assert not clinic.spool.root.exists()
+    assert not clinic.downloads.root.exists()
 
 
 def test_a_pacs_that_is_not_there_is_not_asked_twice(tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_credentials_are_sent_and_appear_nowhere(
                     said += [repr(result) for result in clinic.retrieve(pacs.url, credentials=credentials)]
                 except MedsslError as error:
                     said += [str(error), repr(error), error.hint, repr(error.__cause__), repr(error.__context__)]
-                clinic.spool.clear()
+                clinic.downloads.clear()
             assert pacs.authorizations == {f"Bearer {CANARY}" if credentials.token else "Basic dTp6cWNhbmFyeQ=="}
     captured = capfd.readouterr()
     everything = "\n".join([*said, captured.out, captured.err, caplog.text])
@@ -496,16 +496,28 @@ def test_a_caller_who_discards_nothing_is_stopped(tmp_path: Path) -> None:
     with FakePacs(clinic.files) as pacs:
         client = Pacs(pacs.url, patience=HURRY)
         series = retrieve_all(
-            client, QUERY, clinic.spool, is_held=lambda key, number: False, stop=clinic.stop, settle_s=0, max_spooled=2
+            client,
+            QUERY,
+            clinic.downloads,
+            is_held=lambda key, number: False,
+            stop=clinic.stop,
+            settle_s=0,
+            max_spooled=2,
         )
         first = next(series)
         next(series)
-        clinic.spool.discard(first)
+        clinic.downloads.discard(first)
         next(series)
         with pytest.raises(StopIteration):
             next(series)
         again = retrieve_all(
-            client, QUERY, clinic.spool, is_held=lambda key, number: False, stop=clinic.stop, settle_s=0, max_spooled=2
+            client,
+            QUERY,
+            clinic.downloads,
+            is_held=lambda key, number: False,
+            stop=clinic.stop,
+            settle_s=0,
+            max_spooled=2,
         )
         with pytest.raises(AssertionError, match="never discarded"):
             next(again)
@@ -525,12 +537,14 @@ def test_conditions_that_a_server_ignores_are_checked_here(tmp_path: Path) -> No
 @pytest.mark.skipif(not Path("/dev/full").exists() or os.geteuid() != 0, reason="needs a full disk: root on Linux")
 def test_a_full_disk_is_not_the_fault_of_the_pacs(tmp_path: Path) -> None:
     clinic = Clinic(tmp_path / "clinic")
-    clinic.spool.root.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=4", "x", clinic.spool.root], check=False)
+    clinic.downloads.root.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=4", "x", clinic.downloads.root], check=False
+    )
     if mounted.returncode:
         pytest.skip("this machine does not let root mount")
     try:
         with FakePacs(clinic.files) as pacs, pytest.raises(StorageError, match="E_IO"):
             list(clinic.retrieve(pacs.url))
     finally:
-        subprocess.run(["umount", clinic.spool.root], check=True)
+        subprocess.run(["umount", clinic.downloads.root], check=True)

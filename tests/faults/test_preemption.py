@@ -30,6 +30,18 @@ SETTINGS = [
     "method.projector_dim=32",
     "log_every=1",
 ]
+TASK = """\
+schema: 1
+name: balls
+backbone: {name: unet, channels: [4, 8], strides: [1, 2], num_res_units: 1}
+task: {name: segmentation, classes: [ball_1, ball_2]}
+data: {modality: CT, window_hu: [-200, 300], crop_size: [16, 16, 16], batch_size: 1}
+optimizer: {learning_rate: 1.0e-2}
+steps: 100000
+validate_every: 100000
+checkpoint_every: 100000
+log_every: 1
+"""
 SLOW = """
 import sys, time
 from medssl_cli.cli.app import main
@@ -130,6 +142,21 @@ def test_a_signal_while_it_trains_saves_the_last_step(
 
     (checkpoint,) = (run / "checkpoints").iterdir()
     assert int(checkpoint.name[5:13]) == read_metrics(run)[-1]["step"] >= 3
+
+
+def test_a_signal_ends_a_fine_tuning_in_the_same_way(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "balls.yaml").write_text(TASK)
+    run = tmp_path / "run"
+    where = ["--cache", str(cache), "--run", str(run), "--device", "cpu"]
+    process = warm.start(["finetune", "--task", str(tmp_path / "balls.yaml"), *where])
+    wait_until(lambda: len(read_metrics(run)) >= 3, process)
+
+    talk = stop(process, signal.SIGTERM)
+
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    step = read_metrics(run)[-1]["step"]
+    assert int(checkpoint.name[5:13]) == step >= 3
+    assert f"fine-tuning stopped after step {step} of 100000" in talk
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

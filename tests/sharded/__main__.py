@@ -9,7 +9,18 @@ from medssl_cli.cli.app import main
 
 if __name__ == "__main__":
     methods.__path__ = [*methods.__path__, str(Path(__file__).parent / "methods")]
-    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == os.environ.get("MEDSSL_TEST_FAIL_RANK"):
+    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    if rank == os.environ.get("MEDSSL_TEST_NAN_RANK"):
+        from medssl_cli.engine.finetune import Finetuning
+
+        plain = Finetuning.inputs
+
+        def spoilt(self: Finetuning, batch: object, index: int) -> object:
+            (images, *beside), targets = plain(self, batch, index)
+            return (images * (float("nan") if index == 2 else 1.0), *beside), targets
+
+        Finetuning.inputs = spoilt  # type: ignore[assignment, method-assign]
+    if rank == os.environ.get("MEDSSL_TEST_FAIL_RANK"):
         from medssl_cli.engine import optimisation, processes
 
         processes.CHILDREN_END_WITHIN_S = 3  # type: ignore[misc]

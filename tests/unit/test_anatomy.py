@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medssl_cli.demo.anatomy import STRUCTURES, Phantom, thorax
-from medssl_cli.demo.canvas import Canvas, Frame, cone, ellipsoid
+from medssl_cli.demo.canvas import DemoCanvas, Frame, cone, ellipsoid
 
 SHAPE, SPACING = (80, 80, 40), (4.4, 4.4, 4.0)
 LEFT_VENTRICLE, RIGHT_VENTRICLE, LEFT_ATRIUM, RIGHT_ATRIUM, MYOCARDIUM, AORTA, PULMONARY = STRUCTURES
@@ -90,10 +90,10 @@ def test_affine_puts_the_middle_voxel_near_the_middle_of_the_scanner(phantom):
     np.testing.assert_array_equal(np.diag(phantom.affine)[:3], SPACING)
 
 
-def one_millimetre_canvas(size: int) -> Canvas:
+def one_millimetre_canvas(size: int) -> DemoCanvas:
     affine = np.eye(4)
     affine[:3, 3] = -(size - 1) / 2
-    return Canvas((size, size, size), affine, background=0)
+    return DemoCanvas((size, size, size), affine, background=0)
 
 
 def test_partial_volume_keeps_the_volume_of_a_ball():

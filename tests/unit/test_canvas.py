@@ -9,13 +9,13 @@ import pytest
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.canvas import canvas_warning, plan_canvas
 from medssl_cli.errors import UsageError
-from medssl_cli.imaging.canvas import Canvas, Limits, Proposal, measure, propose
+from medssl_cli.imaging.canvas import Canvas, CanvasLimits, Proposal, measure, propose
 from medssl_cli.recipe import PretrainRecipe, find_recipe, load_recipe
 from medssl_cli.talk import Silence
 from tests.toy_cache import toy_cache
 
 VOCO = Canvas((1.5, 1.5, 1.5), (3, 3, 1), (64, 64, 64))  # 288 x 288 x 96 mm
-LIMITS = Limits(crop_multiple=(32, 32, 32), max_crop_voxels=64**3, max_canvas_voxels=9 * 64**3)
+LIMITS = CanvasLimits(crop_multiple=(32, 32, 32), max_crop_voxels=64**3, max_canvas_voxels=9 * 64**3)
 
 
 def volumes(*extent_mm: float, spread: float = 0.05, count: int = 40) -> np.ndarray:
@@ -55,7 +55,7 @@ def test_a_recipe_that_suits_stays() -> None:
 
 def test_crops_are_multiples_of_what_the_network_halves_along_each_axis() -> None:
     """A network that halves z twice can take more depths than one that halves all axes five times."""
-    limits = Limits(crop_multiple=(32, 32, 4), max_crop_voxels=64**3, max_canvas_voxels=9 * 64**3)
+    limits = CanvasLimits(crop_multiple=(32, 32, 4), max_crop_voxels=64**3, max_canvas_voxels=9 * 64**3)
     extents = volumes(280, 280, 40, spread=0.02)
     native = np.tile((1.5, 1.5, 2.0), (len(extents), 1))
 
@@ -201,3 +201,8 @@ def test_methods_without_a_grid_are_not_planned(small: Cache) -> None:
         plan_canvas(recipe, small, Silence())
 
     assert refused.value.hint == "plan voco"
+
+
+def test_a_network_of_slices_has_no_canvas_to_plan(small: Cache) -> None:
+    with pytest.raises(UsageError, match="E_RECIPE: voco needs a backbone of 3 spatial dimensions"):
+        plan_canvas(recipe_with("backbone.spatial_dims=2"), small, Silence())

@@ -13,8 +13,8 @@ from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.slices import (
     ImageIndex,
-    Plan,
     SliceDataset,
+    StepPlan,
     collate,
     everything_loader,
     read_slices,
@@ -95,7 +95,7 @@ def test_without_chance_a_window_covers_the_volume(slices: int, most: int) -> No
 
 
 def test_turns_are_shared_and_count_their_own_kind() -> None:
-    plan = Plan(batch_size=8, volume_batch_size=2, every=3)
+    plan = StepPlan(batch_size=8, volume_batch_size=2, every=3)
 
     assert [plan.turn(step) for step in range(7)] == [
         (False, 0), (False, 1), (True, 0), (False, 2), (False, 3), (True, 1), (False, 4),
@@ -103,15 +103,15 @@ def test_turns_are_shared_and_count_their_own_kind() -> None:
     assert [plan.size(step) for step in range(3)] == [8, 8, 2]
     assert [plan.shown(step, are_volumes=True) for step in range(7)] == [0, 0, 0, 1, 1, 1, 2]
     assert [plan.shown(step, are_volumes=False) for step in range(7)] == [0, 1, 2, 2, 3, 4, 4]
-    assert Plan(8).turn(5) == (False, 5)
-    assert Plan(8, 2, 1).turn(5) == (True, 5)
+    assert StepPlan(8).turn(5) == (False, 5)
+    assert StepPlan(8, 2, 1).turn(5) == (True, 5)
 
 
-def dataset(folder: Path) -> tuple[SliceDataset, ImageIndex, Plan]:
+def dataset(folder: Path) -> tuple[SliceDataset, ImageIndex, StepPlan]:
     items = [item(folder, f"picture{n}", (12, 12, 1), (1, 1, 1)) for n in range(5)]
     items += [item(folder, f"volume{n}", (12, 12, 5 + 6 * n), (1, 1, 2.5)) for n in range(3)]
     images = index(5, 3)
-    plan = Plan(batch_size=4, volume_batch_size=2, every=2)
+    plan = StepPlan(batch_size=4, volume_batch_size=2, every=2)
     return SliceDataset(items, images, plan, max_slices=6, seed=1), images, plan
 
 

@@ -95,7 +95,7 @@ def test_a_case_of_several_channels_is_listed_as_one_image_or_as_each(tmp_path):
         assert pairs(arrangement, tmp_path) == {"w/c.nii": ["v/c_0000.nii", "v/c_0001.nii"]}
         assert [(image.modality, image.channel, image.has_siblings) for image in arrangement.images] == [
             ("MR", "flair", True),
-            ("MR", "t1w", True),
+            ("MR", "t1", True),
         ]
 
 
@@ -172,7 +172,7 @@ def test_a_4d_file_has_the_channels_that_are_declared(tmp_path):
     [image] = arranged(tmp_path, four, "imagesTr/BRATS_001.nii.gz").images
     [single] = arranged(tmp_path, MSD, "imagesTr/spleen_2.nii.gz").images
 
-    assert image.parts == (("MR", "flair"), ("MR", "t1w"), ("MR", "t1gd"), ("MR", "t2w"))
+    assert image.parts == (("MR", "flair"), ("MR", "t1"), ("MR", "t1ce"), ("MR", "t2"))
     assert single.parts == ()
 
 

@@ -1,4 +1,4 @@
-"""What the ledger says of a file of rows: refusals by code, with their number and first row, and what is stored."""
+"""What the report says of a file of rows: refusals by code, with their number and first row, and what is stored."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from medssl_cli.engine.ingest.failures import Failure
 from medssl_cli.engine.ingest.labels import Annotation
-from medssl_cli.engine.ingest.tally import Outcome, Tally
+from medssl_cli.engine.ingest.tally import FileOutcome, Tally
 from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
 from medssl_cli.formats.labels import FindingsLabel, Reference, RefusedRow
 
@@ -21,7 +21,7 @@ def image(item: str) -> StoredImage:
     return StoredImage(item, "s", True, (1, 1, 1), np.eye(4), ())
 
 
-def short(outcomes: list[Outcome]) -> list[tuple[str, str, str]]:
+def short(outcomes: list[FileOutcome]) -> list[tuple[str, str, str]]:
     return [(one.state, one.code, one.message) for one in outcomes]
 
 

@@ -349,7 +349,7 @@ def test_images_named_after_their_case_and_channel_share_the_label_of_the_case()
     }
     assert [(image.stem, image.modality, image.channel) for image in arrangement.images] == [
         ("CHUM-001", "CT", "ct"),
-        ("CHUM-001", "PT", "pt"),
+        ("CHUM-001", "PT", "pet"),
     ]
 
 

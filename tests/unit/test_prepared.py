@@ -1,6 +1,5 @@
 """Prepared images: made once, shared by recipes that differ in intensity only, made anew when their source changes."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,11 @@ import pytest
 from medssl_cli.cache import prepared, preparing
 from medssl_cli.cache.arrays import read_array
 from medssl_cli.cache.audit import audit_cache
-from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.verify import drop_entry
 from medssl_cli.data.crops import CropDataset
+from medssl_cli.data.examples import Example
 from medssl_cli.data.slices import read_slices
 from medssl_cli.data.whole import read_whole
 from medssl_cli.errors import GateError, UsageError
@@ -202,16 +201,6 @@ def test_child_processes_prepare_the_same_files(cache: Cache, monkeypatch: pytes
     assert sorted(voxels.tobytes() for voxels in found) == sorted(voxels.tobytes() for voxels in alone)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """An example of several images; the last one has the label map."""
-
-    items: tuple[ItemRecord, ...]
-
-    def labelled(self, label_set: str) -> ItemRecord:
-        return self.items[-1]
-
-
 TWO = (Channel(name="flair", zscore=True), Channel(name="t1", window_hu=(0.0, 200.0)))
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "native": {},
@@ -222,7 +211,7 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[Cache, Pair]:
+def pair(tmp_path: Path) -> tuple[Cache, Example]:
     """Two images of one patient: one of `toy_cache`, and one with other axes, fewer slices and a label map."""
     cache = toy_cache(tmp_path / "pair", num_patients=1, size=12)
     (first,) = cache.records()
@@ -242,11 +231,11 @@ def pair(tmp_path: Path) -> tuple[Cache, Pair]:
         assert cache.add(other, record)
         label = (other.voxels > 100).astype(np.uint8)
         assert cache.add_label(record.item_id, "marks", Volume(label, affine), {1: "bright"})
-    return cache, Pair((first, cache.record(record.item_id)))
+    return cache, Example((first, cache.record(record.item_id)))
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
-def test_images_of_an_example_are_prepared_on_one_grid(pair: tuple[Cache, Pair], geometry: dict[str, Any]) -> None:
+def test_images_of_an_example_are_prepared_on_one_grid(pair: tuple[Cache, Example], geometry: dict[str, Any]) -> None:
     cache, example = pair
     preprocessing = Preprocessing(channels=TWO, **geometry)
     first, other = (cache.read_image(record) for record in example.items)
@@ -271,14 +260,14 @@ def test_images_of_an_example_are_prepared_on_one_grid(pair: tuple[Cache, Pair],
     np.testing.assert_array_equal(slices[0].numpy(), expected.voxels[..., middle])
 
 
-def test_views_of_an_example_are_its_own_and_pass_the_audit(pair: tuple[Cache, Pair]) -> None:
+def test_views_of_an_example_are_its_own_and_pass_the_audit(pair: tuple[Cache, Example]) -> None:
     cache, example = pair
     preprocessing = Preprocessing(channels=TWO, spacing_mm=SPACING)
     alone = prepare(cache, [example.items[1]], COARSE, label_set="marks", num_workers=1)[0]
     before = files(cache)
 
     item = prepare(cache, [example], preprocessing, label_set="marks", num_workers=1)[0]
-    reverse = prepare(cache, [Pair(example.items[::-1])], preprocessing, num_workers=1)[0]
+    reverse = prepare(cache, [Example(example.items[::-1])], preprocessing, num_workers=1)[0]
 
     assert {name: time for name, time in files(cache).items() if name in before} == before
     images = {channel.image for each in (alone, item, reverse) for channel in each.channels}

@@ -41,8 +41,8 @@ def test_the_main_process_goes_first_and_keeps_the_others_waiting() -> None:
     order: list[str] = []
     main, other = FakeFabric(rank=0), FakeFabric(rank=1, heard=(BUSY, BUSY, None))
 
-    assert Processes(main).main_first(lambda beat: [beat(), beat(), order.append("main"), 5][-1]) == 5
-    assert Processes(other).main_first(lambda beat: [beat(), order.append("other"), 5][-1]) == 5
+    assert Processes(main).main_first(lambda heartbeat: [heartbeat(), heartbeat(), order.append("main"), 5][-1]) == 5
+    assert Processes(other).main_first(lambda heartbeat: [heartbeat(), order.append("other"), 5][-1]) == 5
 
     assert main.said == [BUSY, BUSY, None]
     assert other.said == [None, None, None]
@@ -52,7 +52,7 @@ def test_the_main_process_goes_first_and_keeps_the_others_waiting() -> None:
 def test_an_error_of_the_main_process_is_everyones_and_said_once() -> None:
     error = UsageError("E_NO_RUN", "nothing there")
 
-    def fail(beat: object) -> None:
+    def fail(heartbeat: object) -> None:
         raise error
 
     with pytest.raises(UsageError) as raised:
@@ -65,7 +65,7 @@ def test_an_error_of_the_main_process_is_everyones_and_said_once() -> None:
 
 
 def test_when_the_main_process_dies_the_others_do_not_go_on() -> None:
-    def die(beat: object) -> None:
+    def die(heartbeat: object) -> None:
         raise MemoryError
 
     with pytest.raises(MemoryError):

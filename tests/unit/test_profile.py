@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from medssl_cli.engine import pretrain
 from medssl_cli.engine import profile as profiles
+from medssl_cli.engine import trainer
 from medssl_cli.engine.profile import ADVICE, Profile
 
 
@@ -64,7 +64,7 @@ def test_nothing_is_measured_unless_asked_for(steps: int, clock: Clock, monkeypa
 
 
 def test_every_part_of_the_loop_has_advice() -> None:
-    source = Path(str(pretrain.__file__)).read_text(encoding="utf-8")
+    source = Path(str(trainer.__file__)).read_text(encoding="utf-8")
     parts = set(re.findall(r'profile\("(\w+)"\)', source))
 
     assert parts == set(ADVICE) - {"rest"}

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest.crew import Crew
 from medssl_cli.engine.ingest.failures import Failure, crash
 from medssl_cli.engine.ingest.labels import (
     DRAWN_ON_IMAGES,
@@ -24,7 +23,8 @@ from medssl_cli.engine.ingest.labels import (
 )
 from medssl_cli.engine.ingest.matching import KnownImage, names_of
 from medssl_cli.engine.ingest.report import State
-from medssl_cli.engine.ingest.tally import Outcome, Tally
+from medssl_cli.engine.ingest.tally import FileOutcome, Tally
+from medssl_cli.engine.ingest.task_runner import TaskRunner
 from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.source import Source
@@ -33,7 +33,7 @@ TIMEOUT_S: Final = 600.0
 
 
 @dataclass
-class _Books:
+class _MaskTally:
     """What became of one file of masks.
 
     Args:
@@ -51,21 +51,21 @@ class _Books:
         self.answers.append(answer)
         self.item = self.item or (image.item_id if image is not None else None)
 
-    def outcomes(self) -> list[Outcome]:
-        """Entries for the ledger."""
+    def outcomes(self) -> list[FileOutcome]:
+        """Entries for the report."""
         summary = verdict(self.answers, self.num_unmatched)
         if isinstance(summary, Failure):
-            return [Outcome("quarantined", summary.code, summary.message, summary.hint)]
+            return [FileOutcome("quarantined", summary.code, summary.message, summary.hint)]
         state: State = "accepted" if summary.is_new else "duplicate"
-        stored = Outcome(state, message=summary.message, item=self.item, warnings=summary.warnings)
-        parts = [Outcome("quarantined", part.code, part.message, part.hint, self.item) for part in summary.refused]
+        stored = FileOutcome(state, message=summary.message, item=self.item, warnings=summary.warnings)
+        parts = [FileOutcome("quarantined", part.code, part.message, part.hint, self.item) for part in summary.refused]
         return [stored, *parts]
 
 
 def store_all(
     kinds: Mapping[Source, AnnotationKind],
     images: Sequence[KnownImage],
-    crew: Crew,
+    runner: TaskRunner,
     cache: Cache,
     choice: Choice,
     *,
@@ -78,7 +78,7 @@ def store_all(
     Args:
         kinds: Files of annotations.
         images: Of this run.
-        crew: Does the work.
+        runner: Does the work.
         cache: Where images of earlier runs are.
         choice: Of the user.
         named: Files that the user has named themselves.
@@ -89,38 +89,38 @@ def store_all(
     Returns:
         Number of labels newly stored.
     """
-    files = _read_all(kinds, images, crew, choice, named)
-    if crew.stop.is_set:
+    files = _read_all(kinds, images, runner, choice, named)
+    if runner.stop.is_set:
         return 0
-    books = {source: _books_of(kinds[source], file) for source, file in files.items()}
+    tallies = {source: _tally_of(kinds[source], file) for source, file in files.items()}
     annotations = [annotation for file in files.values() for annotation in file.annotations]
     matches = match(annotations, [*images, *recalled(annotations)], cache)
     for source, number in matches.num_unmatched.items():
-        books[source].num_unmatched = number
-    matches = _decided(matches, books, crew, choice)
+        tallies[source].num_unmatched = number
+    matches = _decided(matches, tallies, runner, choice)
     num_new = 0
-    for store in crew.map(
+    for store in runner.map(
         "labels", store_annotations, matches.tasks(cache.root, choice, dry_run=dry_run), timeout_s=TIMEOUT_S
     ):
         results = store.result or [crash(store.failure)] * len(store.task.pairs)
         for (annotation, image), answer in zip(store.task.pairs, results, strict=True):
             if isinstance(answer, Failure) and answer.is_fatal:
-                crew.refuse([annotation.source], answer)
-            books[annotation.source].add(annotation, image, answer)
+                runner.refuse([annotation.source], answer)
+            tallies[annotation.source].add(annotation, image, answer)
             num_new += isinstance(answer, StoredLabel) and answer.is_new and not dry_run
-    if not crew.stop.is_set:
-        for source, book in books.items():
-            if isinstance(book, Tally) and book.is_silent and not _is_certain(source, book.kind, named):
-                crew.ledger.refuse([source], "S_SIDECAR", "")
+    if not runner.stop.is_set:
+        for source, tally in tallies.items():
+            if isinstance(tally, Tally) and tally.is_silent and not _is_certain(source, tally.kind, named):
+                runner.builder.refuse([source], "S_SIDECAR", "")
             else:
-                _settle(source, book.outcomes(), crew)
+                _settle(source, tally.outcomes(), runner)
     return num_new
 
 
 def _read_all(
     kinds: Mapping[Source, AnnotationKind],
     images: Sequence[KnownImage],
-    crew: Crew,
+    runner: TaskRunner,
     choice: Choice,
     named: Container[Source],
 ) -> dict[Source, AnnotationFile]:
@@ -131,14 +131,14 @@ def _read_all(
         for source, kind in kinds.items()
     ]
     files: dict[Source, AnnotationFile] = {}
-    for outcome in crew.map("annotations", read_annotations, tasks, timeout_s=TIMEOUT_S):
+    for outcome in runner.map("annotations", read_annotations, tasks, timeout_s=TIMEOUT_S):
         result = outcome.result if outcome.result is not None else crash(outcome.failure)
         source = outcome.task.source
         if isinstance(result, Failure) and result.code == "E_LABEL_FORMAT":
             is_certain = _is_certain(source, outcome.task.kind, named)
-            crew.refuse([source], result if is_certain else Failure("S_SIDECAR", ""))
+            runner.refuse([source], result if is_certain else Failure("S_SIDECAR", ""))
         elif isinstance(result, Failure):
-            crew.refuse([source], result)
+            runner.refuse([source], result)
         else:
             files[source] = result
     return {source: files[source] for source in kinds if source in files}
@@ -149,35 +149,37 @@ def _is_certain(source: Source, kind: AnnotationKind, named: Container[Source]) 
     return source in named or kind not in ("table", "luna") or not source.name.lower().endswith((".tsv", ".txt"))
 
 
-def _books_of(kind: AnnotationKind, file: AnnotationFile) -> _Books | Tally:
+def _tally_of(kind: AnnotationKind, file: AnnotationFile) -> _MaskTally | Tally:
     """Books of a file that was read and not yet stored."""
     reading = file.reading
     if kind in DRAWN_ON_IMAGES:
-        return _Books()
+        return _MaskTally()
     return Tally(kind, file.num_rows, list(reading.refused), list(reading.notes), reading.num_silent)
 
 
-def _decided(matches: Matches, books: Mapping[Source, _Books | Tally], crew: Crew, choice: Choice) -> Matches:
-    """Matches without doubt: of several images the one that an annotation fits; refusals are booked."""
+def _decided(
+    matches: Matches, tallies: Mapping[Source, _MaskTally | Tally], runner: TaskRunner, choice: Choice
+) -> Matches:
+    """Matches without doubt: of several images the one that an annotation fits; refusals go into the report."""
     for annotation, failure in matches.refused:
-        books[annotation.source].add(annotation, None, failure)
+        tallies[annotation.source].add(annotation, None, failure)
     pairs = list(matches.pairs)
     tasks = [FitTask(annotation, images, choice) for annotation, images in matches.undecided]
-    for outcome in crew.map("labels", fit_annotation, tasks, timeout_s=TIMEOUT_S):
+    for outcome in runner.map("labels", fit_annotation, tasks, timeout_s=TIMEOUT_S):
         task = outcome.task
         found = crash(outcome.failure) if outcome.result is None else the_image(task.images, outcome.result)
         if isinstance(found, Failure):
-            books[task.annotation.source].add(task.annotation, None, found)
+            tallies[task.annotation.source].add(task.annotation, None, found)
         else:
             pairs.append((task.annotation, found))
-    order = {source: number for number, source in enumerate(books)}
+    order = {source: number for number, source in enumerate(tallies)}
     pairs.sort(key=lambda pair: (order[pair[0].source], pair[0].index))
     return replace(matches, pairs=tuple(pairs), undecided=(), refused=())
 
 
-def _settle(source: Source, outcomes: Sequence[Outcome], crew: Crew) -> None:
+def _settle(source: Source, outcomes: Sequence[FileOutcome], runner: TaskRunner) -> None:
     """Book what became of a file; what was refused of a file that was taken counts no file."""
-    identifier = crew.ledger.file_id(source)
+    identifier = runner.builder.file_id(source)
     for number, outcome in enumerate(outcomes):
         sources = [source] if number == 0 else []
-        crew.ledger.settle(sources, outcome.state, id=identifier, **outcome.arguments)
+        runner.builder.settle(sources, outcome.state, id=identifier, **outcome.arguments)

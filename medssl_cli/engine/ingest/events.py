@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from medssl_cli.engine.ingest.report import Entry
+from medssl_cli.engine.ingest.report import ReportEntry
 from medssl_cli.files import is_alive, storage_errors, sync_directory
 
 
@@ -30,7 +30,7 @@ class EventLog:
         if self._stream is not None:
             self._stream.close()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: ReportEntry) -> None:
         """Append one entry and hand it to the operating system.
 
         Raises:

@@ -15,13 +15,13 @@ from typing import Final
 from medssl_cli.cache.folder import CacheFolder
 from medssl_cli.cache.marker import MARKER
 from medssl_cli.cache.publish import publish_first
-from medssl_cli.engine.ingest.crew import Crew
 from medssl_cli.engine.ingest.events import EventLog
 from medssl_cli.engine.ingest.known_files import FILE_NAME, KnownFiles
 from medssl_cli.engine.ingest.options import IngestOptions, PacsSource, Progress
-from medssl_cli.engine.ingest.report import IngestReport, Ledger
+from medssl_cli.engine.ingest.report import IngestReport, ReportBuilder
 from medssl_cli.engine.ingest.run import IngestRun
 from medssl_cli.engine.ingest.settle import wait_until_settled
+from medssl_cli.engine.ingest.task_runner import TaskRunner
 from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.errors import InterruptedCleanlyError, MedsslError, StorageError, UsageError
 from medssl_cli.files import json_bytes, require_place_for_file, storage_errors, write_json
@@ -64,15 +64,15 @@ def ingest(
         stop = stack.enter_context(stop_on_signals())
         events = stack.enter_context(EventLog(None if options.dry_run else cache.root / "reports"))
         workers = stack.enter_context(_workers(options))
-        ledger = Ledger(cache.pseudonyms, events.add)
-        crew = Crew(workers, ledger, stop, progress or (lambda stage, done, total: None))
+        builder = ReportBuilder(cache.pseudonyms, events.add)
+        runner = TaskRunner(workers, builder, stop, progress or (lambda stage, done, total: None))
         known = KnownFiles(cache.root / FILE_NAME, cache.pseudonyms, options.rules)
-        run = IngestRun(cache, ledger, known, options, crew)
+        run = IngestRun(cache, builder, known, options, runner)
         failure: MedsslError | None = None
         with contextlib.nullcontext() if options.dry_run else cache.writing():
             try:
                 if paths:
-                    say = partial(crew.progress, "waiting", 0, None)
+                    say = partial(runner.progress, "waiting", 0, None)
                     wait_until_settled(paths, options.settle_s, cache.root, lambda: stop.is_set, say)
                     run.run(paths)
                 if pacs is not None and not stop.is_set:
@@ -83,7 +83,7 @@ def ingest(
                 if error.code != "E_PACS_DENIED":
                     raise
                 failure = error
-            if not options.dry_run and (stop.is_set or crew.has_lost_children):
+            if not options.dry_run and (stop.is_set or runner.has_lost_children):
                 cache.rebuild()
         report = run.report(started, time.monotonic() - clock)
         if not options.dry_run:

@@ -1,4 +1,4 @@
-"""What an ingest finds, booked and sorted by kind. Readers are imported where there is something to read."""
+"""What an ingest finds, reported and sorted by kind. Readers are imported where there is something to read."""
 
 from collections import defaultdict
 from collections.abc import Container
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from medssl_cli.engine.ingest.report import Ledger
+from medssl_cli.engine.ingest.report import ReportBuilder
 from medssl_cli.formats.dataset_json import DatasetJson, is_description, read_dataset_json
 from medssl_cli.formats.discover import Found, classify
 from medssl_cli.formats.policy import Policy
@@ -23,7 +23,7 @@ class Inputs:
     """Sources that have to be read, and files that have not changed.
 
     Args:
-        ledger: Opens an account for each source.
+        builder: Opens an account for each source.
         policy: What is tried.
         max_archive_bytes: What one archive may unpack to.
         sources: To be read, by kind.
@@ -36,7 +36,7 @@ class Inputs:
             them.
     """
 
-    ledger: Ledger
+    builder: ReportBuilder
     policy: Policy
     max_archive_bytes: int
     sources: dict[str, list[Source]] = field(default_factory=lambda: defaultdict(list))
@@ -68,7 +68,7 @@ class Inputs:
 
     def add(self, found: Found) -> None:
         """Book one source; what is not read is settled at once."""
-        self.ledger.open(found)
+        self.builder.open(found)
         if found.source == found.root:
             self.named.add(found.source)
         may_describe = is_description(found.source.name)
@@ -79,13 +79,13 @@ class Inputs:
         elif found.kind == "other" and _is_file_of_labels(found, is_named=found.source in self.named):
             self._add_text(found)
         elif found.kind == "other":
-            self.ledger.refuse([found.source], found.code, "")
+            self.builder.refuse([found.source], found.code, "")
             if found.code.startswith("E_") or found.code == "S_NOT_AN_IMAGE":
                 self.unread.append((found.source, found.code))
         elif may_describe and (dataset := read_dataset_json(found.source)):
             self.datasets.append(dataset)
             self.redescribed.add(dataset.folder)
-            self.ledger.refuse([found.source], "S_SIDECAR", "")
+            self.builder.refuse([found.source], "S_SIDECAR", "")
         elif found.kind in TEXT_KINDS:
             self._add_text(found)
         else:
@@ -100,7 +100,7 @@ class Inputs:
         if kind is not None:
             self.annotations[found.source] = kind
         else:
-            self.ledger.refuse([found.source], "S_SIDECAR", "")
+            self.builder.refuse([found.source], "S_SIDECAR", "")
 
     def open_again(self, settled: Container[Source]) -> None:
         """Look at unchanged files after all, but for those that are settled."""
@@ -109,7 +109,7 @@ class Inputs:
             if not isinstance(found.source, Path) or found.source in settled:
                 self.unchanged.append(found)
                 continue
-            self.ledger.withdraw(found)
+            self.builder.withdraw(found)
             for again in classify(found.source, found.root, self.policy, max_archive_bytes=self.max_archive_bytes):
                 self.add(again)
 

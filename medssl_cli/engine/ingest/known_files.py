@@ -18,7 +18,7 @@ from typing import Any, Final
 from medssl_cli.cache.databases import is_busy, remove_database
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.codes import CODES
-from medssl_cli.engine.ingest.report import STATES, Entry, State
+from medssl_cli.engine.ingest.report import STATES, ReportEntry, State
 from medssl_cli.formats.source import Member, Source
 
 FILE_NAME: Final = "sources.sqlite"
@@ -40,10 +40,10 @@ CREATE TABLE IF NOT EXISTS retrieved (
 
 
 @dataclass(frozen=True)
-class Fate:
+class Judgement:
     """What became of a group of files that were judged together."""
 
-    entry: Entry
+    entry: ReportEntry
     sources: tuple[Source, ...]
     kind: str
 
@@ -54,7 +54,7 @@ class KnownFiles:
     Args:
         path: The SQLite file; made when something is first recorded.
         pseudonyms: Of the cache.
-        rules: Digest of everything but the files that decides about their fate: options and the tool's version.
+        rules: Digest of everything beside the files that decides what becomes of them: options, and the tool's version.
     """
 
     def __init__(self, path: Path, pseudonyms: Pseudonyms, rules: str) -> None:
@@ -74,7 +74,7 @@ class KnownFiles:
             rows = connection.execute(
                 "SELECT place, stamp, kind, fate FROM files JOIN fates USING (fate) WHERE rules = ?", (self._rules,)
             )
-            found = {place: (stamp, kind, fate) for place, stamp, kind, fate in rows}
+            found = {place: (stamp, kind, judgement) for place, stamp, kind, judgement in rows}
         self._files = {place: row for place, row in found.items() if tuple(map(type, (place, *row))) == _ROW}
 
     def peek(self, path: Path, status: os.stat_result) -> bool:
@@ -92,37 +92,37 @@ class KnownFiles:
     def _place(self, path: Path) -> str:
         return self._hash_place(os.fsencode(path))
 
-    def fates(self, is_held: Callable[[str], bool]) -> list[Fate]:
+    def judgements(self, is_held: Callable[[str], bool]) -> list[Judgement]:
         """Groups of which every file was seen unchanged; a group whose item is gone is not among them.
 
         Args:
             is_held: Whether an item id is in the cache.
         """
         groups: dict[int, list[Path]] = defaultdict(list)
-        for path, (_, fate) in self._matched.items():
-            groups[fate].append(path)
+        for path, (_, judgement) in self._matched.items():
+            groups[judgement].append(path)
         if not groups:
             return []
         found = []
         with contextlib.suppress(sqlite3.Error), self._readable() as connection:
-            for fate, paths in groups.items():
+            for judgement, paths in groups.items():
                 row = connection.execute(
                     "SELECT num_sources, entry, state, code, message, hint, item, warnings FROM fates WHERE fate = ?",
-                    (fate,),
+                    (judgement,),
                 ).fetchone()
                 if row is None or row[0] != len(paths) or (row[6] is not None and not is_held(row[6])):
                     continue
                 entry = _entry_of(row, len(paths))
                 if entry is None:
                     continue
-                found.append(Fate(entry, tuple(sorted(paths)), self._matched[paths[0]][0]))
+                found.append(Judgement(entry, tuple(sorted(paths)), self._matched[paths[0]][0]))
         return found
 
-    def record(self, judged: Iterable[tuple[Entry, Iterable[Source], str]]) -> None:
+    def record(self, judged: Iterable[tuple[ReportEntry, Iterable[Source], str]]) -> None:
         """Remember what became of files on disk whose times lie safely in the past.
 
         Args:
-            judged: Entries of the ledger, the sources of each, and their kind. Members of archives are left out.
+            judged: Entries of the report, the sources of each, and their kind. Members of archives are left out.
         """
         rows = []
         for entry, sources, kind in judged:
@@ -184,7 +184,7 @@ class KnownFiles:
         self._path.chmod(0o600)
 
     def _insert(
-        self, connection: sqlite3.Connection, entry: Entry, paths: list[Path], stamps: list[str], kind: str
+        self, connection: sqlite3.Connection, entry: ReportEntry, paths: list[Path], stamps: list[str], kind: str
     ) -> None:
         state: State = "duplicate" if entry.state == "accepted" else entry.state
         cursor = connection.execute(
@@ -201,10 +201,10 @@ class KnownFiles:
         )
 
 
-def _entry_of(row: tuple[Any, ...], num_files: int) -> Entry | None:
-    """An entry of the ledger from a row; None if the row holds other things."""
+def _entry_of(row: tuple[Any, ...], num_files: int) -> ReportEntry | None:
+    """An entry of the report from a row; None if the row holds other things."""
     try:
-        entry = Entry(
+        entry = ReportEntry(
             id=row[1], state=row[2], num_files=num_files, code=row[3], message=row[4], hint=row[5],
             item=row[6], warnings=tuple(row[7].split()),
         )  # fmt: skip

@@ -9,6 +9,7 @@ from medssl_cli import __version__
 from medssl_cli.cache.words import Modality, check_label_set
 from medssl_cli.errors import UsageError
 from medssl_cli.files import sha256_json
+from medssl_cli.formats.name_words import is_channel_word, same_channel
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.table_choice import TableChoice
 
@@ -60,6 +61,7 @@ class IngestOptions:
         settle_s: Wait until the folders have not changed for so long.
         tables: What the columns of tables of labels are.
         overlap: What becomes of voxels that files of one structure each share; see `label_maps.merge`.
+        channel: Of images of which no layout says which of several images of a case they are: `flair`.
 
     Raises:
         UsageError: `E_USAGE`.
@@ -80,6 +82,7 @@ class IngestOptions:
     settle_s: float = 0.0
     tables: TableChoice = field(default_factory=TableChoice)
     overlap: "Overlap" = "settle"
+    channel: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -89,6 +92,11 @@ class IngestOptions:
         modalities = get_args(Modality)
         if self.modality is not None and self.modality not in modalities:
             raise UsageError("E_USAGE", f"unknown modality {self.modality!r}", hint=f"one of {', '.join(modalities)}")
+        if self.given_channel is not None and not is_channel_word(self.given_channel):
+            raise UsageError(
+                "E_USAGE",
+                "a channel is one word such as flair, t1ce or adc: small letters, 16 characters and two digits at most",
+            )
         if self.patient_pattern is not None:
             from medssl_cli.formats.patients import patient_from_name
 
@@ -96,6 +104,11 @@ class IngestOptions:
         letters = (self.policy.assume_orientation or "RAS").upper()
         if sorted("RLAPIS".find(letter) // 2 for letter in letters) != [0, 1, 2]:
             raise UsageError("E_USAGE", "an orientation is three letters, one each of RL, AP and IS, such as RAS")
+
+    @property
+    def given_channel(self) -> str | None:
+        """The channel that the user has named, under the one word for it."""
+        return None if self.channel is None else same_channel(self.channel)
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -107,6 +120,7 @@ class IngestOptions:
             "structures": list(self.structures) if self.structures else None,
             "seg_fraction": self.seg_fraction,
             "overlap": self.overlap,
+            "channel": self.given_channel,
             "key_column": self.tables.key_column,
             "label_columns": list(self.tables.label_columns) if self.tables.label_columns else None,
             "readers": self.tables.readers,
@@ -115,5 +129,5 @@ class IngestOptions:
 
     @property
     def rules(self) -> str:
-        """Digest of all that decides about a file's fate besides the file itself."""
+        """Digest of all that decides about what becomes of a file besides the file itself."""
         return sha256_json([self.recorded, self.patient_pattern or "", __version__])

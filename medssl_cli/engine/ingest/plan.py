@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from medssl_cli.engine.ingest.channels import example_below
 from medssl_cli.engine.ingest.options import IngestOptions
-from medssl_cli.engine.ingest.report import Ledger
+from medssl_cli.engine.ingest.report import ReportBuilder
 from medssl_cli.engine.ingest.tasks import ImageTask, LabelTask, StoredImage
 from medssl_cli.formats.layouts import Arrangement, ImageFile, LabelFile
 from medssl_cli.formats.partners import numbered
@@ -23,7 +24,7 @@ def plan_files(
     roots: Sequence[Path],
     cache_root: Path,
     options: IngestOptions,
-    ledger: Ledger,
+    builder: ReportBuilder,
 ) -> list[ImageTask]:
     """A task for each image that is a file of its own.
 
@@ -33,23 +34,24 @@ def plan_files(
         roots: The inputs.
         cache_root: Of an existing cache.
         options: Of the ingest.
-        ledger: Knows the kind of each file.
+        builder: Knows the kind of each file.
     """
     patients = patients_of(arrangement.images, roots, options.patient_pattern)
     images = list(images)
     modalities = {image.source: image.modality or options.modality or "unknown" for image in images}
-    slices = _slices(images, modalities, ledger)
+    slices = _slices(images, modalities, builder)
     return [
         ImageTask(
             image.source,
-            ledger.kind(image.source),
+            builder.kind(image.source),
             cache_root,
             options.policy,
             modality=modalities[image.source],
             patient=patients[image.source],
             stem=image.stem,
-            channel=image.channel,
+            channel=image.channel if image.parts else image.channel or options.given_channel,
             parts=image.parts,
+            example=_example(image, set(roots), options.given_channel),
             notes=(
                 *(("W_CHANNELS",) if image.has_siblings else ()),
                 *(("W_PICTURE_SLICE",) if image.source in slices else ()),
@@ -61,10 +63,17 @@ def plan_files(
     ]
 
 
-def _slices(images: Iterable[ImageFile], modalities: Mapping[Source, str], ledger: Ledger) -> set[Source]:
+def _example(image: ImageFile, roots: set[Path], channel: str | None) -> str | None:
+    """What the case of an image is called, if a layout or the user says that it is one of several channels."""
+    if image.example is not None or channel is None or image.channel is not None or image.parts:
+        return image.example
+    return example_below(image.source, roots, image.stem, channel)
+
+
+def _slices(images: Iterable[ImageFile], modalities: Mapping[Source, str], builder: ReportBuilder) -> set[Source]:
     """Pictures that may be slices of a volume: by their modality, or by their numbers where nobody knows it."""
     formats = image_formats()
-    pictures = [image for image in images if formats[ledger.kind(image.source)].is_flat]
+    pictures = [image for image in images if formats[builder.kind(image.source)].is_flat]
     unknown = [image for image in pictures if modalities[image.source] == "unknown"]
     in_a_row = numbered((image.source, place_of(image.source).parent.parts, image.stem) for image in unknown)
     return in_a_row | {image.source for image in pictures if modalities[image.source] in VOLUMETRIC}
@@ -75,7 +84,7 @@ def label_tasks(
     stored: Mapping[Source, tuple[StoredImage, ...]],
     cache_root: Path,
     options: IngestOptions,
-    ledger: Ledger,
+    builder: ReportBuilder,
 ) -> tuple[list[LabelTask], list[LabelFile], dict[Source, int]]:
     """A task for all label maps of one item, so that no two processes change one record.
 
@@ -84,7 +93,7 @@ def label_tasks(
         stored: What became of those files.
         cache_root: Of an existing cache.
         options: Of the ingest.
-        ledger: Knows the kind of each file.
+        builder: Knows the kind of each file.
 
     Returns:
         Tasks, labels without an image, and for each other label the number of items that it belongs to.
@@ -102,7 +111,7 @@ def label_tasks(
             orphans.append(label)
     tasks = [
         LabelTask(
-            tuple((label, ledger.kind(label.source)) for label, _ in members),
+            tuple((label, builder.kind(label.source)) for label, _ in members),
             members[0][1],
             cache_root,
             options.label_set,

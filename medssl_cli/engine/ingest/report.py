@@ -1,4 +1,4 @@
-"""The ledger of an ingest: every file that was found ends in exactly one state, and the report proves it."""
+"""The report of an ingest: every file that was found ends in exactly one state, and the report proves it."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ SCHEMA_PATH: Final = Path(__file__).with_name("report.schema.json")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ReportEntry:
     """What became of one image, label or file.
 
     Args:
@@ -60,26 +60,26 @@ class Entry:
         return {**entry, "warnings": list(self.warnings)} if self.warnings else entry
 
 
-class Ledger:
+class ReportBuilder:
     """Books of one ingest.
 
     Args:
         pseudonyms: Of the cache; turn sources into keys.
-        on_entry: Called with each entry as it is booked.
+        on_entry: Called with each entry as it is reported.
     """
 
-    def __init__(self, pseudonyms: Pseudonyms, on_entry: Callable[[Entry], None] = lambda entry: None) -> None:
+    def __init__(self, pseudonyms: Pseudonyms, on_entry: Callable[[ReportEntry], None] = lambda entry: None) -> None:
         self._pseudonyms = pseudonyms
         self._on_entry = on_entry
         self._open: dict[Source, Found] = {}
         self._kinds: dict[Source, str] = {}
         self._shared: set[Source] = set()
         self.seen = 0
-        self.judged: list[tuple[Entry, tuple[Source, ...]]] = []
-        self.recalled: list[tuple[Entry, tuple[Source, ...]]] = []
+        self.judged: list[tuple[ReportEntry, tuple[Source, ...]]] = []
+        self.recalled: list[tuple[ReportEntry, tuple[Source, ...]]] = []
 
     @property
-    def everything(self) -> list[tuple[Entry, tuple[Source, ...]]]:
+    def everything(self) -> list[tuple[ReportEntry, tuple[Source, ...]]]:
         """Entries with their sources, sorted: those judged in this run and those recalled from an earlier one."""
         return sorted(self.judged + self.recalled, key=lambda pair: (pair[0].id, pair[0].code, pair[0].item or ""))
 
@@ -89,7 +89,7 @@ class Ledger:
 
     @property
     def num_open(self) -> int:
-        """Sources whose fate is not known."""
+        """Sources of which nobody knows yet what became."""
         return len(self._open)
 
     def open(self, found: Found) -> None:
@@ -129,7 +129,7 @@ class Ledger:
         item: str | None = None,
         warnings: tuple[str, ...] = (),
     ) -> None:
-        """Close the books on an image or label; without an id, on each of the sources by itself."""
+        """Say what became of an image or label; without an id, on each of the sources by itself."""
         if not id:
             for source in sources:
                 self.settle(
@@ -142,7 +142,7 @@ class Ledger:
             raise AssertionError("a source was settled twice")
         for source in own:
             del self._open[source]
-        entry = Entry(id, state, len(own), code, message, hint, item, warnings)
+        entry = ReportEntry(id, state, len(own), code, message, hint, item, warnings)
         self.judged.append((entry, own))
         self._on_entry(entry)
 
@@ -158,12 +158,12 @@ class Ledger:
         """Book a series of a PACS that was not retrieved: held already, or refused."""
         self.seen += num_files
         if failure is None:
-            entry = Entry(f"s:{key}", "duplicate", num_files, item=item)
+            entry = ReportEntry(f"s:{key}", "duplicate", num_files, item=item)
         else:
-            entry = Entry(f"s:{key}", "quarantined", num_files, failure.code, failure.message, failure.hint)
+            entry = ReportEntry(f"s:{key}", "quarantined", num_files, failure.code, failure.message, failure.hint)
         self.recalled.append((entry, ()))
 
-    def recall(self, entry: Entry, sources: Sequence[Source]) -> None:
+    def recall(self, entry: ReportEntry, sources: Sequence[Source]) -> None:
         """Settle unchanged sources as an earlier ingest did."""
         for source in sources:
             del self._open[source]
@@ -193,7 +193,7 @@ class IngestReport:
         planes: Of some of the images stored, by item id, for the page.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[ReportEntry, ...]
     seen: int
     not_reached: int
     num_images: int
@@ -206,7 +206,7 @@ class IngestReport:
     key_is_ephemeral: bool = False
     interrupted_by: str | None = None
     written: Path | None = None
-    sources: Sequence[tuple[Entry, tuple[Source, ...]]] = field(default=(), repr=False)
+    sources: Sequence[tuple[ReportEntry, tuple[Source, ...]]] = field(default=(), repr=False)
     planes: "Mapping[str, Planes]" = field(default_factory=dict, repr=False)
 
     @property

@@ -1,7 +1,7 @@
-"""From a PACS into a spool, one series at a time: complete series are handed out, everything else waits for next time.
+"""From a PACS into a folder of downloads, series by series: complete ones are handed out, the rest waits for next time.
 
-The spool holds DICOM files as the PACS sent them, patients' names included: mode 0700, named by keyed hashes, and gone
-as soon as the series is in the cache. What an interrupted run has spooled is not retrieved again.
+It holds DICOM files as the PACS sent them, patients' names included: mode 0700, named by keyed hashes, and gone as
+soon as the series is in the cache. What an interrupted run has retrieved is not retrieved again.
 """
 
 import shutil
@@ -30,9 +30,9 @@ class RetrievedSeries:
 
     Args:
         key: Its pseudonym, the same as in the cache.
-        state: In the spool; in the cache already, and not retrieved; or refused.
+        state: In the folder of downloads; in the cache already, and not retrieved; or refused.
         num_instances: As the PACS counts them; 0 if it does not say.
-        folder: In the spool; None unless retrieved.
+        folder: In the folder of downloads; None unless retrieved.
         files: Its instances, sorted by name; names say nothing.
         failure: Why it was refused.
     """
@@ -45,7 +45,7 @@ class RetrievedSeries:
     failure: InputError | None = None
 
 
-class Spool:
+class DownloadFolder:
     """The folder for series on their way.
 
     Args:
@@ -77,7 +77,7 @@ class Spool:
             StorageError: `E_IO`.
         """
         folder = self.folder(series)
-        with storage_errors("the spool"):
+        with storage_errors("the folder of downloads"):
             for path in (self.root, folder):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_temporaries(folder)
@@ -97,7 +97,7 @@ class Spool:
             What does, sorted.
         """
         wanted = {self.file(series, uid) for uid in sop_uids}
-        with storage_errors("the spool"):
+        with storage_errors("the folder of downloads"):
             for path in sorted(self.folder(series).iterdir()):
                 if path not in wanted:
                     path.unlink()
@@ -122,7 +122,7 @@ class Spool:
 def retrieve_all(
     pacs: Pacs,
     query: PacsQuery,
-    spool: Spool,
+    downloads: DownloadFolder,
     *,
     is_held: Callable[[str, int], bool],
     stop: StopRequest,
@@ -132,14 +132,14 @@ def retrieve_all(
 ) -> Generator[RetrievedSeries, None, None]:
     """Search, then retrieve series by series. Ends early, without an error, when a stop is requested.
 
-    Of every series that is "retrieved" the caller must call `spool.discard` once it is in the cache. Series of a study
-    follow one another. A PACS that fails for one series is asked for the next; when it fails for two in a row, it is
-    left alone.
+    Of every series that is "retrieved" the caller must call `downloads.discard` once it is in the cache. Series of a
+    study follow one another. A PACS that fails for one series is asked for the next; when it fails for two in a row, it
+    is left alone.
 
     Args:
         pacs: The PACS.
         query: Which series.
-        spool: Where they wait.
+        downloads: Where they wait.
         is_held: Whether the cache has a series, by key, with so many instances: it is not retrieved then.
         stop: Looked at often.
         progress: Called with "retrieve", series done, and how many there are.
@@ -152,14 +152,14 @@ def retrieve_all(
         InterruptedCleanlyError: `E_PACS_BUSY`, at the end if some series are left; what was yielded is complete.
         AssertionError: The caller takes more than `max_spooled` series without discarding any.
     """
-    run = _Retrieval(pacs, spool, is_held, stop, settle_s)
+    run = _Retrieval(pacs, downloads, is_held, stop, settle_s)
     num_left, failed_before, why = 0, False, ""
     try:
         found = [(series, time.monotonic()) for series in pacs.search(query)]
         for done, (series, counted_at) in enumerate(found):
             progress("retrieve", done, len(found))
-            if len(spool.waiting) >= max_spooled:
-                raise AssertionError("series are taken from the spool and never discarded")
+            if len(downloads.waiting) >= max_spooled:
+                raise AssertionError("series are taken from the folder of downloads and never discarded")
             try:
                 result = run.one(series, counted_at)
             except InterruptedCleanlyError as error:
@@ -184,7 +184,7 @@ def retrieve_all(
 @dataclass
 class _Retrieval:
     pacs: Pacs
-    spool: Spool
+    downloads: DownloadFolder
     is_held: Callable[[str, int], bool]
     stop: StopRequest
     settle_s: float
@@ -192,30 +192,30 @@ class _Retrieval:
 
     def one(self, series: SeriesRef, counted_at: float) -> RetrievedSeries:
         """Retrieve, hold or refuse one series."""
-        key, num_instances = self.spool.key(series), series.num_instances or 0
+        key, num_instances = self.downloads.key(series), series.num_instances or 0
         try:
             if series.study_uid in self.mixed_studies:
                 raise InputError("E_UID_MISMATCH", "another series of this study arrived with foreign instances")
             num_instances = num_instances or len(self._list(series))
             if self.is_held(key, num_instances):
-                self.spool.discard(series)
+                self.downloads.discard(series)
                 return RetrievedSeries(key, "held", num_instances)
             instances = self._settled(series, counted_at)
         except InputError as error:
             if error.code == "E_UID_MISMATCH":
                 self.mixed_studies.add(series.study_uid)
             if error.code != "E_INCOMPLETE_RETRIEVE":
-                self.spool.discard(series)
+                self.downloads.discard(series)
             return RetrievedSeries(key, "refused", num_instances, failure=error)
-        files = self.spool.keep_only(series, instances)
-        self.spool.waiting.add(key)
-        return RetrievedSeries(key, "retrieved", len(instances), self.spool.folder(series), files)
+        files = self.downloads.keep_only(series, instances)
+        self.downloads.waiting.add(key)
+        return RetrievedSeries(key, "retrieved", len(instances), self.downloads.folder(series), files)
 
     def _settled(self, series: SeriesRef, counted_at: float) -> set[str]:
-        """Instances of a series that are all in the spool, after its list has not changed for a while."""
+        """Instances of a series that are all in the folder of downloads, after its list has not changed for a while."""
         listed = self._list(series)
         since = counted_at if len(listed) == series.num_instances else time.monotonic()
-        self.spool.open(series)
+        self.downloads.open(series)
         for _ in range(_ROUNDS):
             self._fetch(series, listed)
             self._wait_until(since + self.settle_s)
@@ -234,13 +234,13 @@ class _Retrieval:
         return listed
 
     def _fetch(self, series: SeriesRef, listed: set[str]) -> None:
-        missing = self.spool.missing(series, listed)
+        missing = self.downloads.missing(series, listed)
         if missing:
             is_new = missing == listed
             self.pacs.retrieve(
-                series, missing, lambda uid, instance: self.spool.write(series, uid, instance), whole=is_new
+                series, missing, lambda uid, instance: self.downloads.write(series, uid, instance), whole=is_new
             )
-            missing = self.spool.missing(series, listed)
+            missing = self.downloads.missing(series, listed)
         if missing:
             raise _incomplete(len(listed) - len(missing), len(listed), "arrived")
 

@@ -1,6 +1,6 @@
 """One ingest: discover, settle what has not changed, and hand what is left to the stages of work.
 
-The work is done in child processes, which publish items themselves; this process keeps the books. A kill at any
+The work is done in child processes, which publish items themselves; this process keeps the report. A kill at any
 moment costs nothing: the same command finds what is stored and goes on. Where all files are known from an earlier
 ingest, nothing is imported that could read one.
 """
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from medssl_cli.cache.folder import CacheFolder
-from medssl_cli.engine.ingest.crew import Crew
 from medssl_cli.engine.ingest.inputs import Inputs
 from medssl_cli.engine.ingest.known_files import KnownFiles
 from medssl_cli.engine.ingest.options import IngestOptions, PacsSource
-from medssl_cli.engine.ingest.report import IngestReport, Ledger
+from medssl_cli.engine.ingest.report import IngestReport, ReportBuilder
+from medssl_cli.engine.ingest.task_runner import TaskRunner
 from medssl_cli.formats.archives import default_budget
 from medssl_cli.formats.discover import discover
 from medssl_cli.formats.source import Source
 
 if TYPE_CHECKING:
-    from medssl_cli.engine.ingest.retrieve import RetrievedSeries, Spool
+    from medssl_cli.engine.ingest.retrieve import DownloadFolder, RetrievedSeries
     from medssl_cli.imaging.planes import Planes
 
 _UNSETTLED: Final = ("E_LABEL_WITHOUT_IMAGE", "E_LABEL_AMBIGUOUS")
@@ -33,13 +33,13 @@ _UNSETTLED: Final = ("E_LABEL_WITHOUT_IMAGE", "E_LABEL_AMBIGUOUS")
 
 @dataclass
 class IngestRun:
-    """One run: its options and its books."""
+    """One run: its options and its report."""
 
     cache: CacheFolder
-    ledger: Ledger
+    builder: ReportBuilder
     known: KnownFiles
     options: IngestOptions
-    crew: Crew
+    runner: TaskRunner
     num_images: int = 0
     num_labels: int = 0
     unremembered: set[Source] = field(default_factory=set)
@@ -48,18 +48,18 @@ class IngestRun:
     def run(self, paths: Sequence[Path]) -> None:
         """Do everything, or as much as a stop request leaves time for."""
         inputs = self._discover(paths)
-        fates = self.known.fates(lambda item: self.cache.item_directory(item).is_dir())
-        if not inputs.has_news({source for fate in fates for source in fate.sources}):
-            for fate in fates:
-                self.ledger.recall(fate.entry, fate.sources)
+        judgements = self.known.judgements(lambda item: self.cache.item_directory(item).is_dir())
+        if not inputs.has_news({source for judgement in judgements for source in judgement.sources}):
+            for judgement in judgements:
+                self.builder.recall(judgement.entry, judgement.sources)
             return
         from medssl_cli.engine.ingest.stages import Stages
 
-        Stages(self, inputs, [path.resolve() for path in paths]).run(fates)
+        Stages(self, inputs, [path.resolve() for path in paths]).run(judgements)
 
     def run_pacs(self, source: PacsSource) -> None:
         """Retrieve series after series and do with each what `run` does with folders."""
-        from medssl_cli.engine.ingest.retrieve import Spool, retrieve_all
+        from medssl_cli.engine.ingest.retrieve import DownloadFolder, retrieve_all
         from medssl_cli.formats.dicomweb import Pacs
 
         pacs = Pacs(
@@ -67,69 +67,69 @@ class IngestRun:
             source.credentials,
             source.ca_bundle,
             patience=source.patience,
-            is_stopped=lambda: self.crew.stop.is_set,
+            is_stopped=lambda: self.runner.stop.is_set,
         )
-        spool = Spool(self.cache.root / "spool", self.cache.pseudonyms)
+        downloads = DownloadFolder(self.cache.root / "spool", self.cache.pseudonyms)
         results = retrieve_all(
             pacs,
             source.query,
-            spool,
+            downloads,
             is_held=self._is_held,
-            stop=self.crew.stop,
-            progress=self.crew.progress,
+            stop=self.runner.stop,
+            progress=self.runner.progress,
             settle_s=source.settle_s,
         )
         with contextlib.closing(pacs), contextlib.closing(results):
-            self._take(results, spool)
+            self._take(results, downloads)
 
-    def _take(self, results: "Iterable[RetrievedSeries]", spool: "Spool") -> None:
+    def _take(self, results: "Iterable[RetrievedSeries]", downloads: "DownloadFolder") -> None:
         for series in results:
             if series.folder is None:
                 items = self.known.retrieved_items(series.key, series.num_instances)
-                self.ledger.note_series(series.key, series.num_instances, series.failure, items[0] if items else None)
+                self.builder.note_series(series.key, series.num_instances, series.failure, items[0] if items else None)
                 continue
-            first = len(self.ledger.judged)
+            first = len(self.builder.judged)
             self.run([series.folder])
             self.unremembered.update(series.files)
-            if self.crew.stop.is_set:
+            if self.runner.stop.is_set:
                 return
-            judged = self.ledger.judged[first:]
+            judged = self.builder.judged[first:]
             self.known.record_retrieved(
                 series.key, series.num_instances, {entry.item for entry, _ in judged if entry.item}
             )
-            spool.discard(series)
+            downloads.discard(series)
 
     def _is_held(self, series: str, num_instances: int) -> bool:
         items = self.known.retrieved_items(series, num_instances)
         return items is not None and all(self.cache.item_directory(item).is_dir() for item in items)
 
     def _discover(self, paths: Sequence[Path]) -> Inputs:
-        inputs = Inputs(self.ledger, self.options.policy, default_budget(self.cache.root))
+        inputs = Inputs(self.builder, self.options.policy, default_budget(self.cache.root))
         peek = None if self.options.reread else self.known.peek
         for found in discover(
             paths, inputs.policy, peek=peek, max_archive_bytes=inputs.max_archive_bytes, leave_out=self.cache.root
         ):
             inputs.add(found)
-            self.crew.progress("discover", self.ledger.seen, None)
-            if self.crew.stop.is_set:
+            self.runner.progress("discover", self.builder.seen, None)
+            if self.runner.stop.is_set:
                 break
         return inputs
 
     def remember(self) -> None:
         """Note what became of the files, for the next ingest."""
         self.known.record(
-            (entry, sources, self.ledger.kind(sources[0]))
-            for entry, sources in self.ledger.judged
+            (entry, sources, self.builder.kind(sources[0]))
+            for entry, sources in self.builder.judged
             if sources and entry.code not in _UNSETTLED and sources[0] not in self.unremembered
         )
 
     def report(self, started: datetime, duration_s: float) -> IngestReport:
         """What the run did."""
-        everything = self.ledger.everything
+        everything = self.builder.everything
         return IngestReport(
             entries=tuple(entry for entry, _ in everything),
-            seen=self.ledger.seen,
-            not_reached=self.ledger.num_open,
+            seen=self.builder.seen,
+            not_reached=self.builder.num_open,
             num_images=self.num_images,
             num_labels=self.num_labels,
             key_id=self.cache.pseudonyms.key_id,
@@ -138,7 +138,9 @@ class IngestRun:
             duration_s=duration_s,
             dry_run=self.options.dry_run,
             key_is_ephemeral=self.cache.key_is_ephemeral,
-            interrupted_by=signal.Signals(self.crew.stop.signal_number).name if self.crew.stop.signal_number else None,
+            interrupted_by=signal.Signals(self.runner.stop.signal_number).name
+            if self.runner.stop.signal_number
+            else None,
             sources=everything,
             planes=self.planes,
         )

@@ -1,6 +1,6 @@
 """The stages of work on what an ingest found: headers, grouping, images, labels, annotations.
 
-The work is done in child processes; what became of each source goes into the ledger of the run.
+The work is done in child processes; what became of each source goes into the report of the run.
 """
 
 import time
@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.ingest.annotations import store_all
+from medssl_cli.engine.ingest.channels import learn_channels
 from medssl_cli.engine.ingest.failures import Failure, crash
 from medssl_cli.engine.ingest.inputs import Inputs
-from medssl_cli.engine.ingest.known_files import Fate
+from medssl_cli.engine.ingest.known_files import Judgement
 from medssl_cli.engine.ingest.label_maps import store_labels
 from medssl_cli.engine.ingest.labels import DRAWN_ON_IMAGES, Annotation, Choice
 from medssl_cli.engine.ingest.matching import KnownImage
@@ -57,7 +58,7 @@ class Stages:
     """The work of one run, in order.
 
     Args:
-        books: The run: its options, its ledger, its children.
+        ingest_run: The run: its options, its report, its children.
         inputs: What was found.
         roots: Where it was looked for.
         stored: Images of files, by source.
@@ -66,7 +67,7 @@ class Stages:
         images: What labels may belong to.
     """
 
-    books: IngestRun
+    ingest_run: IngestRun
     inputs: Inputs
     roots: Sequence[Path]
     stored: dict[Source, tuple[StoredImage, ...]] = field(default_factory=dict)
@@ -75,33 +76,39 @@ class Stages:
     images: list[KnownImage] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.cache = Cache(self.books.cache.root)
-        self.ledger, self.options, self.crew = self.books.ledger, self.books.options, self.books.crew
+        self.cache = Cache(self.ingest_run.cache.root)
+        self.builder, self.options, self.runner = (
+            self.ingest_run.builder,
+            self.ingest_run.options,
+            self.ingest_run.runner,
+        )
 
-    def run(self, fates: list[Fate]) -> None:
+    def run(self, judgements: list[Judgement]) -> None:
         """Do everything, or as much as a stop request leaves time for.
 
         Args:
-            fates: What became of the unchanged files.
+            judgements: What became of the unchanged files.
         """
-        series = self._series(fates)
+        series = self._series(judgements)
         arrangement = arrange([*self.inputs.files_of_images, *self.stored], self.inputs.datasets, roots=self.roots)
         images = [image for image in arrangement.images if image.source not in self.stored]
-        files_of_their_own = plan_files(images, arrangement, self.roots, self.cache.root, self.options, self.ledger)
+        files_of_their_own = plan_files(images, arrangement, self.roots, self.cache.root, self.options, self.builder)
         tasks = [*series, *files_of_their_own]
         if not self.options.dry_run:
             require_space(tasks, self.cache)
         self._store_images(tasks)
+        if not self.options.dry_run:
+            learn_channels(arrangement.images, self.stored, self.roots, self.options.patient_pattern, self.cache)
         for source, code in arrangement.skipped:
-            self.ledger.refuse([source], code, "")
+            self.builder.refuse([source], code, "")
         labels = [label for label in arrangement.labels if label.source not in self.stored]
         self._store_labels([*labels, *self._labels_by_content()])
-        self.books.unremembered.update(self.inputs.annotations)
-        if not self.crew.stop.is_set:
-            self.books.num_labels += store_all(
+        self.ingest_run.unremembered.update(self.inputs.annotations)
+        if not self.runner.stop.is_set:
+            self.ingest_run.num_labels += store_all(
                 self.inputs.annotations,
                 self.images,
-                self.crew,
+                self.runner,
                 self.cache,
                 Choice(self.options.label_set, self.options.structures, self.options.seg_fraction, self.options.tables),
                 named=self.inputs.named,
@@ -109,41 +116,41 @@ class Stages:
                 dry_run=self.options.dry_run,
             )
 
-    def _series(self, fates: list[Fate]) -> list[ImageTask]:
+    def _series(self, judgements: list[Judgement]) -> list[ImageTask]:
         """Tasks for all series; files that have not changed are settled, unless what they depend on has."""
         inputs = self.inputs
-        fates = [fate for fate in fates if not _is_below(fate, inputs.redescribed)]
-        inputs.open_again({source for fate in fates for source in fate.sources})
-        outdated = _outdated_labels(inputs, fates, self.roots)
-        fates = [fate for fate in fates if outdated.isdisjoint(fate.sources)]
-        inputs.open_again({source for fate in fates for source in fate.sources})
+        judgements = [judgement for judgement in judgements if not _is_below(judgement, inputs.redescribed)]
+        inputs.open_again({source for judgement in judgements for source in judgement.sources})
+        outdated = _outdated_labels(inputs, judgements, self.roots)
+        judgements = [judgement for judgement in judgements if outdated.isdisjoint(judgement.sources)]
+        inputs.open_again({source for judgement in judgements for source in judgement.sources})
         headers = self._headers(inputs.files_of_slices)
-        changed = {self.ledger.series_id(file.SeriesInstanceUID) for file in (*headers, *self.refused)}
-        for fate in fates:
-            if fate.entry.id in changed:
-                headers += self._headers(fate.sources)
+        changed = {self.builder.series_id(file.SeriesInstanceUID) for file in (*headers, *self.refused)}
+        for judgement in judgements:
+            if judgement.entry.id in changed:
+                headers += self._headers(judgement.sources)
             else:
-                self._recall(fate)
+                self._recall(judgement)
         return self._series_tasks(headers)
 
-    def _recall(self, fate: Fate) -> None:
-        self.ledger.recall(fate.entry, fate.sources)
-        is_file = is_file_of_images(fate.kind)
-        if fate.entry.item is None or not (is_file or len(fate.sources) == 1):
+    def _recall(self, judgement: Judgement) -> None:
+        self.builder.recall(judgement.entry, judgement.sources)
+        is_file = is_file_of_images(judgement.kind)
+        if judgement.entry.item is None or not (is_file or len(judgement.sources) == 1):
             return
-        image = StoredImage.of(self.cache.record(fate.entry.item))
+        image = StoredImage.of(self.cache.record(judgement.entry.item))
         if is_file:
-            self.stored |= dict.fromkeys(fate.sources, (image,))
+            self.stored |= dict.fromkeys(judgement.sources, (image,))
         if is_file or image.shape[2] == 1:
-            self.images += [KnownImage.recalled(image, source, has_uids=not is_file) for source in fate.sources]
+            self.images += [KnownImage.recalled(image, source, has_uids=not is_file) for source in judgement.sources]
 
     def _recalled_images(self, annotations: Sequence[Annotation]) -> list[KnownImage]:
         """Unchanged series that masks name, with the identity of every slice: the cache does not keep those."""
         references = [annotation.label.reference for annotation in annotations if annotation.kind in DRAWN_ON_IMAGES]
-        named = {self.ledger.series_id(uid) for reference in references for uid in reference.all_series}
-        members = {source for entry, sources in self.ledger.recalled if entry.id in named for source in sources}
+        named = {self.builder.series_id(uid) for reference in references for uid in reference.all_series}
+        members = {source for entry, sources in self.builder.recalled if entry.id in named for source in sources}
         sources = sorted(members, key=str)
-        if not sources or self.crew.stop.is_set:
+        if not sources or self.runner.stop.is_set:
             return []
         from medssl_cli.formats.series import assemble
 
@@ -152,7 +159,7 @@ class Stages:
             for first in range(0, len(sources), HEADERS_PER_TASK)
         ]
         headers: list[Any] = []
-        for outcome in self.crew.map("headers", read_header_batch, tasks, timeout_s=HEADERS_TIMEOUT_S):
+        for outcome in self.runner.map("headers", read_header_batch, tasks, timeout_s=HEADERS_TIMEOUT_S):
             for result in outcome.result or ():
                 headers += result if isinstance(result, tuple) else ()
         parts = assemble(headers, (), self.options.policy).parts
@@ -161,14 +168,14 @@ class Stages:
         return [KnownImage.of_series(StoredImage.of(one), part_of[one.series_key].headers) for one in records]
 
     def _headers(self, sources: Sequence[Source]) -> list[Any]:
-        """Headers of slices; refusals are booked. A batch whose child died is read file by file."""
+        """Headers of slices; refusals go into the report. A batch whose child died is read file by file."""
         headers: list[Any] = []
         again: list[Source] = []
         for pending, size in ((sources, HEADERS_PER_TASK), (again, 1)):
             tasks = [
                 (tuple(pending[first : first + size]), self.options.policy) for first in range(0, len(pending), size)
             ]
-            outcomes = self.crew.map(
+            outcomes = self.runner.map(
                 "headers", read_header_batch, tasks, timeout_s=HEADERS_TIMEOUT_S, sizes=lambda task: len(task[0])
             )
             for outcome in outcomes:
@@ -183,12 +190,12 @@ class Stages:
         return headers
 
     def _headers_of(self, source: Source, result: Any) -> Sequence[Any]:
-        """Book what one file of slices is; the headers of an image."""
+        """Report what one file of slices is; the headers of an image."""
         if isinstance(result, Unread):
             self.refused.append(result.file)
-            self.crew.refuse([source], result.failure)
+            self.runner.refuse([source], result.failure)
         elif isinstance(result, Failure):
-            self.crew.refuse([source], result)
+            self.runner.refuse([source], result)
         elif isinstance(result, LabelObject):
             self.inputs.annotations[source] = result.kind
         else:
@@ -196,68 +203,75 @@ class Stages:
         return ()
 
     def _refuse_file(self, source: Source, failure: Failure) -> None:
-        """Book a file that nothing can be asked any more: reading it has cost a process."""
+        """Report a file that nothing can be asked any more: reading it has cost a process."""
         from medssl_cli.formats.series import RefusedFile
 
         self.refused.append(RefusedFile(source, failure.code))
-        self.crew.refuse([source], failure)
+        self.runner.refuse([source], failure)
 
     def _series_tasks(self, headers: list[Any]) -> list[ImageTask]:
-        """Group slices into images; refusals are booked."""
-        if self.crew.stop.is_set or not headers:
+        """Group slices into images; refusals go into the report."""
+        if self.runner.stop.is_set or not headers:
             return []
         from medssl_cli.formats.series import RefusedFile, assemble
 
         series_of = {header.source: header.SeriesInstanceUID for header in headers}
         unread = [RefusedFile(source, code) for source, code in self.inputs.unread]
         found = assemble(headers, [*self.refused, *unread], self.options.policy)
-        self.books.unremembered.update(found.suspects)
+        self.ingest_run.unremembered.update(found.suspects)
         groups: Counter[Source] = Counter()
         for part in found.parts:
             groups.update(part.sources)
         groups.update(source for refusal in found.refusals for source in refusal.files)
-        self.ledger.share(source for source, number in groups.items() if number > 1)
+        self.builder.share(source for source, number in groups.items() if number > 1)
         for refusal in found.refusals:
             if refusal.code == "E_INCOMPLETE_SERIES":
-                self.books.unremembered.update(refusal.files)
+                self.ingest_run.unremembered.update(refusal.files)
             members: dict[str, list[Source]] = defaultdict(list)
             for source in refusal.files:
                 members[series_of[source]].append(source)
             for uid, sources in members.items():
-                identifier = self.ledger.series_id(uid)
-                self.ledger.refuse(sources, refusal.code, refusal.message, refusal.hint, id=identifier)
+                identifier = self.builder.series_id(uid)
+                self.builder.refuse(sources, refusal.code, refusal.message, refusal.hint, id=identifier)
         return [
-            ImageTask(part, "", self.cache.root, self.options.policy, dry_run=self.options.dry_run)
+            ImageTask(
+                part,
+                "",
+                self.cache.root,
+                self.options.policy,
+                channel=self.options.given_channel,
+                dry_run=self.options.dry_run,
+            )
             for part in found.parts
         ]
 
     def _store_images(self, tasks: Sequence[ImageTask], *, is_second_try: bool = False) -> None:
         """Store all images, and keep where those of files went, for their labels."""
         changed: list[ImageTask] = []
-        for outcome in self.crew.map("images", store_images, tasks, timeout_s=STORE_TIMEOUT_S):
+        for outcome in self.runner.map("images", store_images, tasks, timeout_s=STORE_TIMEOUT_S):
             task, sources = outcome.task, outcome.task.files
-            identifier = "" if task.part is None else self.ledger.series_id(task.part.series_uid)
+            identifier = "" if task.part is None else self.builder.series_id(task.part.series_uid)
             result = outcome.result if outcome.result is not None else crash(outcome.failure)
             if isinstance(result, Failure):
                 if result.code == "E_CHANGED_DURING_READ" and not is_second_try and _can_be_read_again(task):
                     changed.append(task)
                 else:
-                    self.crew.refuse(sources, result, id=identifier)
+                    self.runner.refuse(sources, result, id=identifier)
                 continue
             if isinstance(result, LabelLike):
                 self.label_like[sources[0]] = task, result
                 continue
-            identifier = identifier or self.ledger.file_id(sources[0])
+            identifier = identifier or self.builder.file_id(sources[0])
             if len(result) > 1:
-                self.ledger.share(sources)
+                self.builder.share(sources)
             for image in result:
-                self.books.num_images += image.is_new and not self.options.dry_run
+                self.ingest_run.num_images += image.is_new and not self.options.dry_run
                 state: State = "accepted" if image.is_new else "duplicate"
-                self.ledger.settle(
+                self.builder.settle(
                     sources, state, id=identifier, message=image.message, item=image.item_id, warnings=image.warnings
                 )
-                if image.planes is not None and len(self.books.planes) < MAX_PLANES:
-                    self.books.planes[image.item_id] = image.planes
+                if image.planes is not None and len(self.ingest_run.planes) < MAX_PLANES:
+                    self.ingest_run.planes[image.item_id] = image.planes
             self._keep(task, tuple(replace(image, planes=None) for image in result))
         if changed:
             self._try_again(changed)
@@ -286,7 +300,7 @@ class Stages:
     def _try_again(self, tasks: Sequence[ImageTask]) -> None:
         """Once more, a little later: images of which a file changed while it was read; series from their headers on."""
         until = time.monotonic() + SECOND_TRY_AFTER_S
-        while time.monotonic() < until and not self.crew.stop.is_set:
+        while time.monotonic() < until and not self.runner.stop.is_set:
             time.sleep(0.05)
         slices = {source for task in tasks if task.part is not None for source in task.files}
         series = self._series_tasks(self._headers(sorted(slices, key=str)))
@@ -304,14 +318,14 @@ class Stages:
         """Store label maps; all labels of one item are one task, so no two processes change one record."""
         for label in labels:
             if label.fault:
-                self.ledger.refuse([label.source], label.fault, *_FAULTS.get(label.fault, ("", "")))
+                self.builder.refuse([label.source], label.fault, *_FAULTS.get(label.fault, ("", "")))
         labels = [label for label in labels if not label.fault]
-        tasks, orphans, num_items = label_tasks(labels, self.stored, self.cache.root, self.options, self.ledger)
+        tasks, orphans, num_items = label_tasks(labels, self.stored, self.cache.root, self.options, self.builder)
         for label in orphans:
             what = "its image was refused" if label.images else "no image belongs to it"
-            self.ledger.refuse([label.source], "E_LABEL_WITHOUT_IMAGE", what)
+            self.builder.refuse([label.source], "E_LABEL_WITHOUT_IMAGE", what)
         answers: dict[Source, dict[str, StoredLabel | Failure]] = defaultdict(dict)
-        for outcome in self.crew.map("labels", store_labels, tasks, timeout_s=STORE_TIMEOUT_S):
+        for outcome in self.runner.map("labels", store_labels, tasks, timeout_s=STORE_TIMEOUT_S):
             results = outcome.result or [crash(outcome.failure)] * len(outcome.task.labels)
             for (label, _), result in zip(outcome.task.labels, results, strict=True):
                 answers[label.source][outcome.task.image.item_id] = result
@@ -323,14 +337,14 @@ class Stages:
         answers = [by_item[item_id] for item_id in sorted(by_item)]
         good = [answer for answer in answers if isinstance(answer, StoredLabel)]
         num_new = sum(answer.is_new for answer in good)
-        self.books.num_labels += 0 if self.options.dry_run else num_new
+        self.ingest_run.num_labels += 0 if self.options.dry_run else num_new
         bad = [answer for answer in answers if isinstance(answer, Failure)]
         if not good or any(answer.is_fatal for answer in bad):
-            self.crew.refuse([source], bad[0])
+            self.runner.refuse([source], bad[0])
             return
         state: State = "accepted" if num_new else "duplicate"
         warnings = (*good[0].warnings, *(("W_LABEL_UNMATCHED",) if bad else ()))
-        self.ledger.settle([source], state, message=good[0].message, item=min(by_item), warnings=warnings)
+        self.builder.settle([source], state, message=good[0].message, item=min(by_item), warnings=warnings)
 
 
 def _can_be_read_again(task: ImageTask) -> bool:
@@ -338,15 +352,19 @@ def _can_be_read_again(task: ImageTask) -> bool:
     return task.part is None or task.part.is_whole_series
 
 
-def _is_below(fate: Fate, folders: set[Path]) -> bool:
-    """Whether the file of a fate lies below one of some folders, whose description is new."""
-    return bool(folders) and is_file_of_images(fate.kind) and not folders.isdisjoint(place_of(fate.sources[0]).parents)
+def _is_below(judgement: Judgement, folders: set[Path]) -> bool:
+    """Whether a judged file lies below one of some folders, whose description is new."""
+    return (
+        bool(folders)
+        and is_file_of_images(judgement.kind)
+        and not folders.isdisjoint(place_of(judgement.sources[0]).parents)
+    )
 
 
-def _outdated_labels(inputs: Inputs, fates: Sequence[Fate], roots: Sequence[Path]) -> set[Source]:
+def _outdated_labels(inputs: Inputs, judgements: Sequence[Judgement], roots: Sequence[Path]) -> set[Source]:
     """Unchanged label maps, or what may be one, of images that are new or that have a new label map beside."""
     new = inputs.files_of_images
-    known = [source for fate in fates if is_file_of_images(fate.kind) for source in fate.sources]
+    known = [source for judgement in judgements if is_file_of_images(judgement.kind) for source in judgement.sources]
     if not new or not known:
         return set()
     arrangement = arrange([*new, *known], inputs.datasets, roots=roots)

@@ -1,6 +1,6 @@
 """What became of one file of rows, row by row: refusals are counted by code, and what was stored is said.
 
-A file of which a part was refused has several entries in the ledger: what was stored, and a refusal for each code,
+A file of which a part was refused has several entries in the builder: what was stored, and a refusal for each code,
 which makes the exit code 3. So the report and the cache say the same, and one bad row does not lose the rest.
 """
 
@@ -24,8 +24,8 @@ _PARTS: Final[dict[AnnotationKind, tuple[str, str]]] = {
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One entry for the ledger; the arguments of `Ledger.settle`."""
+class FileOutcome:
+    """One entry for the report; the arguments of `ReportBuilder.settle`."""
 
     state: State
     code: str = ""
@@ -36,13 +36,13 @@ class Outcome:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """For `Ledger.settle`, but for the sources and the state."""
+        """For `ReportBuilder.settle`, but for the sources and the state."""
         return {name: getattr(self, name) for name in ("code", "message", "hint", "item", "warnings")}
 
 
 @dataclass
 class Tally:
-    """The books of one file of rows.
+    """What became of one file of rows.
 
     Args:
         kind: Of the file.
@@ -83,14 +83,14 @@ class Tally:
             known = {one.row for one in self.refused}
             self.refused += [one for one in refusals(why, rows) if one.row not in known]
 
-    def outcomes(self) -> list[Outcome]:
-        """What the ledger says: what was stored, and a refusal for each code."""
+    def outcomes(self) -> list[FileOutcome]:
+        """What the report says: what was stored, and a refusal for each code."""
         by_code: dict[str, list[RefusedRow]] = {}
         for one in self.refused:
             by_code.setdefault(one.code, []).append(one)
         item = next(iter(self.items), None)
         found = [
-            Outcome("quarantined", code, self._said(code, rows), rows[0].hint or CODES[code].remedy, item)
+            FileOutcome("quarantined", code, self._said(code, rows), rows[0].hint or CODES[code].remedy, item)
             for code, rows in by_code.items()
         ]
         return [self._stored(), *found] if self.items else found or [self._nothing()]
@@ -102,23 +102,23 @@ class Tally:
         others = f"; {self.num_unmatched} {parts} name no image" if self.num_unmatched and not self.items else ""
         return f"{number} refused{where}: {rows[0].reason}; stored with {len(self.items)} images{others}"
 
-    def _stored(self) -> Outcome:
+    def _stored(self) -> FileOutcome:
         parts, _ = _PARTS[self.kind]
         notes = list(self.notes)
         if self.num_unmatched:
             notes.append(("W_LABEL_UNMATCHED", f"{self.num_unmatched} of {self.num_rows} {parts} name no image"))
-        return Outcome(
+        return FileOutcome(
             "accepted" if self.is_new else "duplicate",
             message="; ".join(f"{code}: {text}" for code, text in notes),
             item=next(iter(self.items)),
             warnings=tuple(dict.fromkeys((*self.warnings, *(code for code, _ in notes)))),
         )
 
-    def _nothing(self) -> Outcome:
+    def _nothing(self) -> FileOutcome:
         parts, _ = _PARTS[self.kind]
         if self.num_unmatched:
             code, said = "E_LABEL_WITHOUT_IMAGE", f"none of {self.num_rows} {parts} names an image that is known"
         else:
             code, said = "E_LABEL_FORMAT", f"none of {self.num_rows} {parts} says anything about an image"
         said += "".join(f"; {text}" for _, text in self.notes)
-        return Outcome("quarantined", code, said, CODES[code].remedy)
+        return FileOutcome("quarantined", code, said, CODES[code].remedy)

@@ -10,6 +10,7 @@ from medssl_cli.cache.fingerprints import fingerprint
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
+from medssl_cli.engine.ingest.channels import add_channel, example_key
 from medssl_cli.engine.ingest.failures import Failure, as_values
 from medssl_cli.errors import InputError
 from medssl_cli.formats.discover import HEAD_BYTES
@@ -48,6 +49,7 @@ class ImageTask:
         stem: Of a file, without channel number.
         channel: Of a file that is one of several images of a case.
         parts: Modality ("" if unknown) and channel of each image of a 4D file, if they are declared.
+        example: What the layout calls the case of a file, in the clear.
         notes: `W_` codes that its surroundings give rise to.
         partners: Files of images that it may be a label map of; then it is looked at before it is stored.
         dry_run: Judge only.
@@ -62,6 +64,7 @@ class ImageTask:
     stem: str = ""
     channel: str | None = None
     parts: tuple[tuple[str, str], ...] = ()
+    example: str | None = None
     notes: tuple[str, ...] = ()
     partners: tuple[Source, ...] = ()
     dry_run: bool = False
@@ -209,14 +212,7 @@ def _headers_or_labels(arguments: tuple[Source, Policy]) -> Any:
 def store_images(task: ImageTask) -> tuple[StoredImage, ...] | LabelLike:
     """Put what a source holds into the cache, or say why not; all of its images or none."""
     cache = Cache(task.cache_root)
-    around = Surroundings(
-        task.modality,
-        tuple(modality for modality, _ in task.parts),
-        task.patient,
-        task.patient or task.stem,
-        task.notes,
-    )
-    images = open_images(task.source, task.policy, kind=task.kind, around=around)
+    images = _images_of(task)
     if task.partners and len(images) == 1 and may_be_label_map(images[0]):
         return LabelLike(images[0].volume.shape, images[0].volume.affine)
     if task.file and task.policy.predictions and is_prediction(read_head(task.file, HEAD_BYTES)):
@@ -224,22 +220,40 @@ def store_images(task: ImageTask) -> tuple[StoredImage, ...] | LabelLike:
     channels = (
         [channel for _, channel in task.parts] if len(task.parts) == len(images) else [task.channel] * len(images)
     )
-    if len(images) == len(task.parts) > 1:
-        images = [replace(image, warnings=(*image.warnings, "W_CHANNELS")) for image in images]
-    return tuple(
-        _store(image, cache, channel=channel, dry_run=task.dry_run)
-        for image, channel in zip(images, channels, strict=True)
+    return tuple(_store(image, cache, task, channel) for image, channel in zip(images, channels, strict=True))
+
+
+def _images_of(task: ImageTask) -> list[LoadedImage]:
+    """The images of a task's source; those of a 4D file if it has as many as channels are declared, or on request."""
+    around = Surroundings(
+        task.modality,
+        tuple(modality for modality, _ in task.parts),
+        task.patient,
+        task.patient or task.stem,
+        task.notes,
     )
+    policy = replace(task.policy, split_4d=True) if task.parts else task.policy
+    images = open_images(task.source, policy, kind=task.kind, around=around)
+    if task.parts and len(images) not in (1, len(task.parts)) and not task.policy.split_4d:
+        raise InputError(
+            "E_4D_INPUT", f"{len(images)} images in a file of which {len(task.parts)} channels are declared"
+        )
+    if len(images) == len(task.parts) > 1:
+        return [replace(image, warnings=(*image.warnings, "W_CHANNELS")) for image in images]
+    return images
 
 
-def _store(image: LoadedImage, cache: Cache, *, channel: str | None, dry_run: bool) -> StoredImage:
-    volume = image.volume
+def _store(image: LoadedImage, cache: Cache, task: ImageTask, channel: str | None) -> StoredImage:
+    volume, dry_run = image.volume, task.dry_run
     found = image.warnings
-    record = _record(image, cache.item_id(volume), cache.pseudonyms, found, channel)
+    example = example_key(cache.pseudonyms, image.identity.patient, task.example)
+    record = _record(image, cache.item_id(volume), cache.pseudonyms, found, channel, example)
     if cache.is_forgotten(record.patient_key):
         raise InputError("E_FORGOTTEN", "the patient was removed from this cache on request")
     twins = _twins(image, cache)
     if twins and volume.modality == "unknown":
+        if not dry_run:
+            add_channel(cache, twins[0].item_id, channel, example)
         return StoredImage.of(twins[0])
     is_known = cache.item_directory(record.item_id).exists()
     is_new = not is_known if dry_run else cache.add(volume, record)
@@ -249,6 +263,8 @@ def _store(image: LoadedImage, cache: Cache, *, channel: str | None, dry_run: bo
         for twin in twins:
             cache.correct(twin.item_id, record.item_id)
         found += tuple(_version_warnings(cache, record))
+        if not is_new and not add_channel(cache, record.item_id, channel, example):
+            found += ("W_OTHER_CHANNEL",)
     planes = middle_planes(volume.voxels[0]) if is_new and record.is_volume else None
     message = "; ".join(image.details)
     return StoredImage(
@@ -278,7 +294,12 @@ def _version_warnings(cache: Cache, record: ItemRecord) -> Iterator[str]:
 
 
 def _record(
-    image: LoadedImage, item_id: str, pseudonyms: Pseudonyms, found: tuple[str, ...], channel: str | None
+    image: LoadedImage,
+    item_id: str,
+    pseudonyms: Pseudonyms,
+    found: tuple[str, ...],
+    channel: str | None,
+    example: str | None,
 ) -> ItemRecord:
     volume, identity = image.volume, image.identity
     place = identity.frame_of_reference
@@ -293,6 +314,7 @@ def _record(
             "has_patient_identity": bool(identity.patient),
             "modality": volume.modality,
             "channel": channel,
+            "example_key": example,
             "units": volume.units,
             "shape": volume.shape,
             "dtype": volume.voxels.dtype.name,

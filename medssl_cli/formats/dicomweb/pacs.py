@@ -35,7 +35,7 @@ _UID_TAGS: Final = tuple(int(tag, 16) for tag in (STUDY, SERIES, SOP))
 
 
 @dataclass(frozen=True)
-class Limits:
+class PacsLimits:
     """What a PACS may cost at most.
 
     Args:
@@ -76,12 +76,12 @@ class Pacs:
         ca_bundle: Path | None = None,
         *,
         patience: Patience | None = None,
-        limits: Limits | None = None,
+        limits: PacsLimits | None = None,
         is_stopped: Callable[[], bool] = lambda: False,
         jitter: random.Random | None = None,
     ) -> None:
         self.address = Address.parse(url)
-        self.limits = limits or Limits()
+        self.limits = limits or PacsLimits()
         self._patience = patience or Patience()
         self._is_stopped = is_stopped
         self._jitter = jitter or random.Random()

@@ -52,7 +52,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Reading:
+class LidcReading:
     """One nodule as one reader saw it."""
 
     reader: int
@@ -68,7 +68,7 @@ class Reading:
 class Nodules:
     """All readings of a scan; becomes boxes of nodules, or the mask on which readers agree."""
 
-    readings: tuple[Reading, ...]
+    readings: tuple[LidcReading, ...]
 
     def place(self, shape: Shape, affine: Affine) -> Placed:
         """One box for each nodule: the mean of its readers' bounding boxes.
@@ -215,7 +215,7 @@ def _text(element: Element) -> str:
     return (element.text or "").strip()
 
 
-def _readings(root: Element) -> Iterator[Reading]:
+def _readings(root: Element) -> Iterator[LidcReading]:
     sessions = list(_all(root, "readingSession"))
     if not 1 <= len(sessions) <= MAX_READERS:
         raise InputError("E_LABEL_FORMAT", f"{len(sessions)} reading sessions of CT; 1 to {MAX_READERS} are possible")
@@ -228,7 +228,7 @@ def _readings(root: Element) -> Iterator[Reading]:
                 raise InputError("E_TOO_BIG", f"more than {MAX_POINTS} points of outlines")
             if not any(region.is_inclusion for region in regions):
                 raise InputError("E_LABEL_FORMAT", "a nodule without an outline")
-            yield Reading(reader, regions)
+            yield LidcReading(reader, regions)
 
 
 def _region(roi: Element) -> Region:

@@ -24,7 +24,7 @@ _END: Final = b"\xfe\xff\xdd\xe0" + bytes(4)
 
 
 @dataclass(frozen=True)
-class Coding:
+class SegmentCoding:
     """Size and coding of the frames of a segmentation; attributes carry DICOM's keywords."""
 
     TransferSyntaxUID: str
@@ -111,7 +111,7 @@ def num_frames(dataset: Any) -> int:
     return integer(dataset, "NumberOfFrames", low=1, high=MAX_FRAMES) if "NumberOfFrames" in dataset else 1
 
 
-def _coding(dataset: Any, kind: str) -> Coding:
+def _coding(dataset: Any, kind: str) -> SegmentCoding:
     bits = integer(dataset, "BitsAllocated", low=1, high=16)
     if bits not in _BITS_OF.get(kind, ()):
         raise InputError("E_LABEL_FORMAT", f"a segmentation of {bits} bits whose type does not go with that")
@@ -119,7 +119,7 @@ def _coding(dataset: Any, kind: str) -> Coding:
     for name, expected in (("SamplesPerPixel", 1), ("PixelRepresentation", 0)):
         if name in dataset:
             integer(dataset, name, low=expected, high=expected)
-    coding = Coding(
+    coding = SegmentCoding(
         TransferSyntaxUID=str(dataset.file_meta.get("TransferSyntaxUID", "")),
         Rows=integer(dataset, "Rows", low=1, high=MAX_SIDE),
         Columns=integer(dataset, "Columns", low=1, high=MAX_SIDE),
@@ -133,7 +133,7 @@ def _coding(dataset: Any, kind: str) -> Coding:
     return coding
 
 
-def _decompressed(data: bytes, coding: Coding) -> StoredFrames:
+def _decompressed(data: bytes, coding: SegmentCoding) -> StoredFrames:
     from medssl_cli.formats.dicom.frames import decompress_all  # decoders cost time that plain objects need not pay
 
     if coding.BitsAllocated == 1:  # a codec has no bits beside each other: each pixel is a byte
@@ -144,7 +144,7 @@ def _decompressed(data: bytes, coding: Coding) -> StoredFrames:
     return StoredFrames(b"".join(frames), coding.BitsAllocated, (coding.Rows, coding.Columns))
 
 
-def _inflated(data: bytes, coding: Coding) -> StoredFrames:
+def _inflated(data: bytes, coding: SegmentCoding) -> StoredFrames:
     """Frames that are deflated one by one (PS3.5 A.4, Deflated Image Frame Compression); bits begin anew in each."""
     size = (coding.Rows * coding.Columns * coding.BitsAllocated + 7) // 8
     fragments = _fragments(data)[1:]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from medssl_cli.cache.findings import Definition
 from medssl_cli.heads import FindingsHead, Head
 from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.distributed import sum_over_processes, world_size
 from medssl_cli.nn.slices.encoder import mean_pool
 from medssl_cli.nn.slices.volume_encoder import VolumeEncoder, VolumeOptions
 from medssl_cli.strict import Probability, Strict
@@ -162,12 +163,14 @@ class ClassificationNetwork(nn.Module, TaskNetwork):
         if self.options.is_exclusive:
             weights = (answers * self.class_weights).sum(dim=1)
             terms = -(answers * values.log_softmax(dim=1)).sum(dim=1)
-            loss = (weights * terms).sum() / weights.sum().clamp(min=1e-6)
+            total = sum_over_processes(weights.sum()).clamp(min=1e-6) / world_size()
+            loss = (weights * terms).sum() / total
         else:
             terms = F.binary_cross_entropy_with_logits(
                 values, answers, pos_weight=self.positive_weights, reduction="none"
             )
-            loss = (terms * is_known).sum() / is_known.sum().clamp(min=1)
+            count = sum_over_processes(is_known.sum()).clamp(min=1) / world_size()
+            loss = (terms * is_known).sum() / count
         return TaskLosses(loss, {"cross_entropy": loss})
 
 

@@ -142,16 +142,25 @@ class ClassificationSupervision(SupervisionBase):
         """See `SupervisionBase.begin`: weights of rare and common classes."""
         task.balance(torch.from_numpy(dataset.targets))  # type: ignore[operator]
 
-    def loader(self, dataset: WholeDataset, *, first_step: int, num_steps: int) -> DataLoader[Any]:
+    def loader(
+        self, dataset: WholeDataset, *, first_step: int, num_steps: int, rank: int = 0, num_processes: int = 1
+    ) -> DataLoader[Any]:
         """See `SupervisionBase.loader`."""
-        return step_batches(dataset, self.recipe.data, first_step=first_step, num_steps=num_steps)
+        return step_batches(
+            dataset,
+            self.recipe.data,
+            first_step=first_step,
+            num_steps=num_steps,
+            rank=rank,
+            num_processes=num_processes,
+        )
 
     def inputs(
-        self, batch: WholeBatch, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
+        self, batch: WholeBatch, draws: Draws, to_device: Callable[[Tensor], Tensor]
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """See `SupervisionBase.inputs`; targets are `[B, K]`."""
         dims = 2 if self._as_stacks else 3
-        images = augment_images(to_device(batch.images), self.recipe.augmentation, Draws(random), spatial_dims=dims)
+        images = augment_images(to_device(batch.images), self.recipe.augmentation, draws, spatial_dims=dims)
         return (images, *map(to_device, batch.beside)), to_device(batch.targets)
 
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.distributed import sum_over_processes, world_size
 from medssl_cli.strict import PositiveInt, Probability, Strict
 from medssl_cli.tasks import BoxNames, ClassName, TaskLosses, TaskNetwork, each_by_itself
 from medssl_cli.tasks.detection.decode import Grid
@@ -194,10 +195,11 @@ def detection_losses(answers: Answers, targets: Tensor) -> dict[str, Tensor]:
     near, around = centredness(wanted), wanted.new_tensor([-1, -1, 1, 1])  # as if every place were the origin
     overlap = box_pair_giou(predicted * around, wanted * around)
     centre = F.binary_cross_entropy_with_logits(answers.centre.float()[is_box], near, reduction="sum")
-    count = is_box.sum().clamp(min=1)
+    count = sum_over_processes(is_box.sum()).clamp(min=1) / world_size()
+    nearness = sum_over_processes(near.sum()).clamp(min=1e-6) / world_size()
     return {
         "classes": focal / count,
-        "boxes": (near * (1 - overlap)).sum() / near.sum().clamp(min=1e-6),
+        "boxes": (near * (1 - overlap)).sum() / nearness,
         "centre": centre / count,
     }
 

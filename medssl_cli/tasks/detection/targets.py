@@ -128,16 +128,25 @@ class DetectionSupervision(SupervisionBase):
         grid: Grid = task.grid((self._canvas, self._canvas))  # type: ignore[operator]
         return grid
 
-    def loader(self, dataset: WholeDataset, *, first_step: int, num_steps: int) -> DataLoader[Any]:
+    def loader(
+        self, dataset: WholeDataset, *, first_step: int, num_steps: int, rank: int = 0, num_processes: int = 1
+    ) -> DataLoader[Any]:
         """See `SupervisionBase.loader`."""
-        return step_batches(dataset, self.recipe.data, first_step=first_step, num_steps=num_steps)
+        return step_batches(
+            dataset,
+            self.recipe.data,
+            first_step=first_step,
+            num_steps=num_steps,
+            rank=rank,
+            num_processes=num_processes,
+        )
 
     def inputs(
-        self, batch: WholeBatch, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
+        self, batch: WholeBatch, draws: Draws, to_device: Callable[[Tensor], Tensor]
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """See `SupervisionBase.inputs`; targets are those of every place, `[B, P, 5]`."""
         assert self._grid is not None
-        images, boxes = augment_boxes(to_device(batch.images), batch.targets, self.recipe.augmentation, Draws(random))
+        images, boxes = augment_boxes(to_device(batch.images), batch.targets, self.recipe.augmentation, draws)
         return (images,), to_device(assign(self._grid, boxes))
 
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:

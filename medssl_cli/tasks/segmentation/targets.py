@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -104,19 +103,22 @@ class SegmentationSupervision(SupervisionBase):
         backbone: Any = task.get_submodule("backbone")
         self._spatial_dims = backbone.spatial_dims
 
-    def loader(self, dataset: Any, *, first_step: int, num_steps: int) -> DataLoader[Any]:
+    def loader(
+        self, dataset: Any, *, first_step: int, num_steps: int, rank: int = 0, num_processes: int = 1
+    ) -> DataLoader[Any]:
         """See `SupervisionBase.loader`."""
         data = self.recipe.data
         return crop_loader(
             dataset,
             first_step=first_step,
             num_steps=num_steps,
-            batch_size=data.batch_size,
+            batch_size=data.batch_size // num_processes,
             num_workers=data.num_workers,
+            rank=rank,
         )
 
     def inputs(
-        self, batch: CropBatch, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
+        self, batch: CropBatch, draws: Draws, to_device: Callable[[Tensor], Tensor]
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """See `SupervisionBase.inputs`; targets are `[B, X, Y, Z]` int64."""
         assert batch.labels is not None
@@ -125,7 +127,7 @@ class SegmentationSupervision(SupervisionBase):
             images,
             labels,
             self.recipe.augmentation,
-            Draws(random),
+            draws,
             spacing_mm=batch.spacing_mm,
             spatial_dims=self._spatial_dims,
         )

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from medssl_cli.tasks.estimate.decode import decode
 from medssl_cli.tasks.estimate.scores import EstimateSubject, agreement
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
+from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.selection import with_annotations
 from medssl_cli.data.whole import WholeBatch, WholeDataset
 from medssl_cli.data.whole_batches import every_image, prepared_images, step_batches
@@ -60,11 +60,14 @@ class EstimateSupervision(SupervisionBase):
     def begin(self, task: nn.Module, dataset: Any) -> None:
         pass
 
-    def loader(self, dataset: WholeDataset, *, first_step: int, num_steps: int) -> DataLoader[Any]:
-        return step_batches(dataset, self.recipe.data, first_step=first_step, num_steps=num_steps)
+    def loader(
+        self, dataset: WholeDataset, *, first_step: int, num_steps: int, rank: int = 0, num_processes: int = 1
+    ) -> DataLoader[Any]:
+        data, share = self.recipe.data, {"rank": rank, "num_processes": num_processes}
+        return step_batches(dataset, data, first_step=first_step, num_steps=num_steps, **share)
 
     def inputs(
-        self, batch: WholeBatch, random: torch.Generator, to_device: Callable[[Tensor], Tensor]
+        self, batch: WholeBatch, draws: Draws, to_device: Callable[[Tensor], Tensor]
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         return (to_device(batch.images),), to_device(batch.targets)
 

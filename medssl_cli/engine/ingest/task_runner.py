@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from medssl_cli.engine.ingest.failures import Failure
 from medssl_cli.engine.ingest.options import Progress
-from medssl_cli.engine.ingest.report import Ledger
+from medssl_cli.engine.ingest.report import ReportBuilder
 from medssl_cli.engine.signals import StopRequest
 from medssl_cli.errors import StorageError
 from medssl_cli.formats.source import Source
@@ -18,19 +18,19 @@ Result = TypeVar("Result")
 
 
 @dataclass
-class Crew:
-    """Child processes, who may stop them, and the books that their failures go to.
+class TaskRunner:
+    """Child processes, who may stop them, and the report that their failures go to.
 
     Args:
         workers: On this machine or a cluster.
-        ledger: Of the ingest.
+        builder: Of the ingest.
         stop: Set by a signal.
         progress: Called with a stage's name, how much of it is done, and of how much.
         has_lost_children: Whether any child died or failed.
     """
 
     workers: TaskMap
-    ledger: Ledger
+    builder: ReportBuilder
     stop: StopRequest
     progress: Progress
     has_lost_children: bool = False
@@ -67,4 +67,4 @@ class Crew:
         """
         if failure.is_fatal:
             raise StorageError(failure.code, failure.message, hint=failure.hint)
-        self.ledger.refuse(list(sources), failure.code, failure.message, failure.hint, id=id)
+        self.builder.refuse(list(sources), failure.code, failure.message, failure.hint, id=id)
