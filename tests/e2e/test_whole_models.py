@@ -346,7 +346,7 @@ def test_radiographs_in_dicom_get_what_their_picture_gets(
     modality: str, caches: dict[str, Cache], models: dict[str, Path], tmp_path: Path
 ) -> None:
     values = pictures(caches["boxes"], tmp_path / "in")[0].T
-    for name, attributes in (("plain", {}), ("inverted", {"PhotometricInterpretation": "MONOCHROME1"})):
+    for name, attributes in (("7", {}), ("8", {"PhotometricInterpretation": "MONOCHROME1"})):
         stored = 4095 - values.astype(np.int64) if attributes else values
         spacing = {"ImagerPixelSpacing": ["0.2", "0.2"], "SeriesInstanceUID": f"1.2.3.4.{len(attributes)}"}
         xray(tmp_path / "in" / f"{name}.dcm", stored, Modality=modality, **spacing, **attributes)
