@@ -46,6 +46,19 @@ def test_every_public_function_and_class_has_a_docstring() -> None:
     assert not bare
 
 
+EACH_METHOD_HAS = ("Method", "Options")  # what a method is found by
+
+
+def test_a_class_name_is_one_thing_in_the_whole_product() -> None:
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and node.name not in EACH_METHOD_HAS:
+                places.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert len(places) > 300
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+
+
 def test_only_the_command_line_reads_the_environment_and_prints() -> None:
     pattern = re.compile(r"os\.environ|os\.getenv|(?<![.\w])print\(")
     found = [
