@@ -6,6 +6,10 @@ classes: {liver: [liver, 6]}                                        by name; val
 classes: [liver, spleen]                                            short for {liver: [liver], spleen: [spleen]}
 classes: {1: liver, 2: spleen}                                      short for {liver: [liver, 1], spleen: [spleen, 2]}
 classes: {abnormal: any}                                            whatever is marked
+
+Classes that share a member are regions, which overlap: each voxel is of any number of them. Others exclude each other.
+
+classes: {whole_tumour: [edema, enhancing], tumour_core: [enhancing]}
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,14 +40,14 @@ def parse_classes(classes: object) -> dict[str, Members]:
     Values and names, `{1: liver}`, are put in the order of their values.
 
     Raises:
-        ValueError: They are of no such form, or one member would be of two classes.
+        ValueError: They are of no such form, or two of them are the same.
     """
     found = {_class_name(name): _members(name, members) for name, members in _pairs(classes)}
     if not found:
         raise ValueError("name at least 1 class")
     if len(found) > MAX_CLASSES:
         raise ValueError(f"at most {MAX_CLASSES} classes")
-    _refuse_overlap(found)
+    _refuse_twins(found)
     return found
 
 
@@ -65,6 +69,8 @@ Ignored = Annotated[tuple[Member, ...], BeforeValidator(parse_ignored)]
 class WantedClasses:
     """What a recipe wants of label maps. Its k-th class, from 1 on, is output k of the network; 0 is the rest.
 
+    Regions have no rest: the k-th, from 1 on, is output k - 1.
+
     Args:
         classes: Members by name.
         ignore: Names and values of voxels that take part in no loss and no score.
@@ -85,8 +91,13 @@ class WantedClasses:
 
     @property
     def names(self) -> dict[int, str]:
-        """Names by output."""
+        """Names by output, from 1 on."""
         return dict(enumerate(self.classes, start=1))
+
+    @property
+    def are_regions(self) -> bool:
+        """Whether the classes overlap: some member is of several."""
+        return first_overlap(self.classes) is not None
 
 
 def shown(member: Member) -> str:
@@ -146,17 +157,36 @@ def _member(member: object) -> Member:
     raise ValueError(f"{member!r} is neither a name nor a value from 1 to {MAX_VALUE}; 0 is background")
 
 
-def _refuse_overlap(classes: Mapping[str, Members]) -> None:
+def first_overlap(classes: Mapping[str, Members]) -> tuple[str, str] | None:
+    """The first two classes that share a member; None where classes exclude each other."""
     owners: dict[Member, str] = {}
     for name, members in classes.items():
         if members == ANY and len(classes) > 1:
-            raise ValueError(f"class {name!r} takes any label, so it is the only class: {OVERLAP}")
+            return name, next(other for other in classes if other != name)
         for member in members if members != ANY else ():
             if owners.setdefault(member, name) != name:
-                raise ValueError(f"{shown(member)} is in {owners[member]!r} and in {name!r}: {OVERLAP}")
+                return owners[member], name
+    return None
 
 
-OVERLAP: Final = "classes that overlap cannot be trained together yet; train a task for each"
+def refuse_overlap(classes: Mapping[str, Members]) -> None:
+    """Refuse regions where each voxel must have one class.
+
+    Raises:
+        ValueError: Some classes overlap.
+    """
+    pair = first_overlap(classes)
+    if pair is not None:
+        raise ValueError(f"classes {pair[0]!r} and {pair[1]!r} overlap, and here each voxel has one class")
+
+
+def _refuse_twins(classes: Mapping[str, Members]) -> None:
+    """Two classes of the same members would be one structure under two names."""
+    owners: dict[object, str] = {}
+    for name, members in classes.items():
+        same = members if members == ANY else frozenset(members)
+        if owners.setdefault(same, name) != name:
+            raise ValueError(f"classes {owners[same]!r} and {name!r} are the same")
 
 
 def joined(names: Sequence[str], limit: int = 5) -> str:

@@ -82,6 +82,11 @@ class Preprocessing(IntensityRule):
         return self
 
     @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the channels in their order; none of a single one without a name."""
+        return tuple(channel.name for channel in self.channels or ())
+
+    @property
     def rules(self) -> tuple[IntensityRule, ...]:
         """The rule of each channel."""
         return self.channels or (self,)

@@ -71,7 +71,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "E_CHANNEL_MISSING": Code(
         "Cases lack an image of a channel that the recipe names",
-        "ingest those images too; medssl cache ls shows the channels of each case; --channel names what no name says",
+        "ingest those images too; medssl cache ls shows the channels of each case; medssl ingest --channel names one",
     ),
     "E_CHANNEL_AMBIGUOUS": Code(
         "Several images of one case are the same channel, and nothing says which of them is meant",

@@ -62,7 +62,7 @@ def build_task(recipe: TaskRecipe) -> nn.Module:
     """
     network, options = load_part(recipe.task.name, "network").NETWORK, task_options(recipe)
     with implicit_randomness(recipe.seed, Purpose.INITIALISATION):
-        backbone = build_backbone(recipe.backbone)
+        backbone = build_backbone(recipe.backbone, in_channels=len(recipe.data.rules))
         _check_crop(recipe, backbone, takes_stacks=network.takes_stacks)
         network.require_fit(recipe, options)
         try:

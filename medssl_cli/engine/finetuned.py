@@ -61,5 +61,6 @@ def load_finetuned(root: Path) -> FineTunedRun:
         network.eval(),
         run.manifest,
         digest,
+        in_channels=len(run.recipe.data.rules),
         is_exportable=supervision.is_exportable,
     )

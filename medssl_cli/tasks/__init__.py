@@ -176,7 +176,7 @@ class SupervisionBase(ABC):
 
     annotation: ClassVar[Literal["labels", "boxes", "findings"]]
     """Field of an item's record that holds what is learnt from."""
-    is_exportable: ClassVar[bool] = False
+    is_exportable: bool = False
     """Whether `medssl export` and `medssl infer` know what to do with the network's answers."""
 
     def __init__(self, recipe: TaskRecipe) -> None:

@@ -93,6 +93,39 @@ def test_values_beyond_what_a_label_map_knows_are_background() -> None:
     assert to_classes(np.array([0, 1, 2, 60_000], dtype=np.uint16), table).tolist() == [0, 1, 0, 0]
 
 
+REGIONS = {"abdomen": ["kidney", "liver", "spleen"], "upper": ["liver", "spleen"], "liver": ["liver"]}
+
+
+def test_regions_say_of_each_voxel_which_of_them_it_is_in() -> None:
+    table = table_of(label({1: "kidney", 2: "liver", 3: "spleen", 4: "cyst"}, ignore=5), wanted(REGIONS, ("cyst",)))
+
+    #                        background, kidney, liver, spleen, cyst, nobody judged, larger values
+    assert table.tolist() == [
+        [0, 1, 1, 1, IGNORE, IGNORE, 0],
+        [0, 0, 1, 1, IGNORE, IGNORE, 0],
+        [0, 0, 1, 0, IGNORE, IGNORE, 0],
+    ]
+    voxels = np.arange(8).reshape(2, 2, 2)
+    assert to_classes(voxels, table).tolist() == [row[voxels.clip(max=6)].tolist() for row in table]
+
+
+def test_a_voxel_of_several_regions_counts_for_each() -> None:
+    recipe = wanted(REGIONS)
+
+    assert class_voxels(WITH_LIVER, recipe) == {1: 30, 2: 20, 3: 10}
+    assert class_voxels(WITHOUT_LIVER, recipe) == {1: 20, 2: 10}
+    survey = LabelSurvey([WITHOUT_LIVER, label({1: "bone"})], recipe)
+    assert survey.unseen() == ["liver"]
+    assert survey.notes()[-1].endswith("background: bone (1 image)")
+    LabelSurvey([WITH_LIVER, WITHOUT_LIVER], recipe).refuse_contradictions()
+
+
+def test_a_region_of_anything_holds_what_no_other_names_but_nothing_ignored() -> None:
+    table = table_of(WITH_LIVER, wanted({"marked": "any", "liver": ["liver"]}, ("kidney",)))
+
+    assert table[:, 1:4].tolist() == [[IGNORE, 1, 1], [IGNORE, 1, 0]]
+
+
 def test_equal_tables_are_one_array() -> None:
     first, second, third = tables_of([WITH_LIVER, WITHOUT_LIVER, WITH_LIVER], wanted(["spleen"]))
 

@@ -138,6 +138,7 @@ def _of_finetuning(run: Run, recipe: TaskRecipe) -> Encoder:
         own,
         sha256_json({name: sha256_tensor(tensor) for name, tensor in sorted(network.items())}),
         None if before["patients"] is None else learnt | looked | set(before["patients"]),
+        in_channels=len(recipe.data.rules),
         labelled_patients=learnt | set(before["labelled"]),
         task=TaskWeights(tuple(task_options(recipe).classes), rest),
     )
@@ -214,7 +215,7 @@ def require_fit(own: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
         raise UsageError(
             "E_WEIGHTS_MISMATCH",
             f"{len(missing)} tensors missing, {len(unexpected)} unexpected, {len(misshapen)} of another shape",
-            hint="the encoder's backbone and the recipe's must be the same",
+            hint="the encoder's backbone and the recipe's must be the same, and their images have as many channels",
         )
 
 
