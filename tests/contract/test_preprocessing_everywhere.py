@@ -140,9 +140,11 @@ def stored(shape: Shape) -> tuple[Volume, Volume]:
 
 
 def beside(shape: Shape) -> Volume:
-    """The second channel of a case: its axes run as RAS, and it has other values at the same places."""
+    """The second channel of a case: other values at the same places; of volumes its axes run as RAS."""
     image, _ = stored(shape)
-    voxels, affine = reorient_to_ras(255 - 2 * image.voxels, image.affine)
+    voxels, affine = 255 - 2 * image.voxels, image.affine
+    if shape[2] > 1:
+        voxels, affine = reorient_to_ras(voxels, affine)
     return Volume(np.ascontiguousarray(voxels), affine, "MR")
 
 
@@ -154,7 +156,7 @@ def block_of(label: Volume) -> NDArray[np.float64]:
 
 @pytest.fixture(scope="module")
 def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[Shape, Cache]:
-    """One case of two images of each shape, with everything that is known about the first."""
+    """One case of two images of each shape, with everything that is known about one of them."""
     found = {}
     for shape in (VOLUME, PICTURE):
         root = tmp_path_factory.mktemp("cache") / "cache"

@@ -142,6 +142,7 @@ def test_regions_are_learnt_and_scored_one_by_one(cache: Cache, trained: tuple[P
         assert 0 < scores["nsd"]["mean"] <= 1
     page = subject.page(results.document, gallery.pictures())
     assert all(name in page for name in REGIONS)
+    assert "Structures overlap" in page
     assert page.count("<img") >= 2
 
 

@@ -19,10 +19,11 @@ from medssl_cli.classes import IGNORE, WantedClasses, parse_classes
 from medssl_cli.data.crops import read_classes
 from medssl_cli.data.label_checks import say_unseen
 from medssl_cli.errors import InputError, NothingUsableError, UsageError
+from medssl_cli.imaging.volume import Volume
 from medssl_cli.nn.voxel_losses import frequencies, voxel_losses
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.talk import Silence
-from medssl_cli.tasks.segmentation.scores import evaluate
+from medssl_cli.tasks.segmentation.scores import evaluate, reference_of
 from tests.listener import Listener
 from tests.small_cache import label_of, stored, volume_of
 from tests.toy_cache import Marked, toy_cache
@@ -328,6 +329,27 @@ def test_the_value_of_what_nobody_judged_is_no_class_of_a_record(tmp_path: Path)
 
 
 # Where labels are used.
+
+
+def test_a_reference_lies_on_the_grid_of_the_first_image_of_its_example(tmp_path: Path) -> None:
+    """The labelled image runs along its axes the other way than the first one."""
+    cache = Cache.open_or_create(tmp_path / "cache")
+    volume = volume_of()
+    record = stored(cache, volume)
+    values = np.random.default_rng(0).integers(0, 3, record.shape)
+    with cache.writing():
+        cache.add_label(record.item_id, "seg", label_of(values), {1: "edge", 2: "core"})
+    flip = np.eye(4)
+    flip[0, 0], flip[0, 3] = -1, record.shape[0] - 1
+    first = Volume(volume.voxels[:, ::-1], volume.affine @ flip)
+
+    classes = reference_of(cache, cache.record(record.item_id), "seg", wanted(["edge", "core"]), first)
+    regions = reference_of(
+        cache, cache.record(record.item_id), "seg", wanted({"all": ["edge", "core"], "core": ["core"]}), first
+    )
+
+    assert np.array_equal(classes, values[::-1])
+    assert np.array_equal(regions, np.stack([values[::-1] > 0, values[::-1] == 2]))
 
 
 def swapped(number: int, balls: np.ndarray) -> Marked:

@@ -19,7 +19,7 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.augmentation import Draws, augment_images
-from medssl_cli.data.selection import with_annotations
+from medssl_cli.data.selection import companions, of_examples, with_annotations
 from medssl_cli.data.whole import WholeBatch, WholeDataset
 from medssl_cli.data.whole_batches import every_image, prepared_images, step_batches
 from medssl_cli.errors import NothingUsableError, UsageError
@@ -67,6 +67,7 @@ class ClassificationSupervision(SupervisionBase):
         label_set = self.options.label_set
         is_flat = size[2] == 1
         found = with_annotations(cache, "findings", label_set, modality=modality, is_flat=is_flat, talk=talk)
+        found = of_examples(cache, found, self.recipe.data, talk)
         names = self._names(cache)
         for wanted in (name for each in self.options.classes.values() if not isinstance(each, str) for name in each):
             if wanted not in names:
@@ -111,7 +112,7 @@ class ClassificationSupervision(SupervisionBase):
         rows = self.targets(cache, usable).tolist()
         known = {record.item_id: [None if value != value else value for value in row]
                  for record, row in zip(usable, rows, strict=True)}  # fmt: skip
-        return {"targets_sha256": sha256_json(known)}
+        return {"targets_sha256": sha256_json(known), **companions(cache, usable, self.recipe.data)}
 
     def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> WholeDataset:
         """See `SupervisionBase.dataset`."""

@@ -65,6 +65,8 @@ def segmentation_page(document: Mapping[str, Any], pictures: Sequence[Shown]) ->
         f"{document['num_items']} images of {document['num_patients']} patients, scored on their native grids. "
         "Means over patients with 95 % bootstrap intervals. A structure that is missed counts as the worst value."
     )
+    if document.get("are_regions"):
+        page.paragraph("Structures overlap: each is scored for itself, and pictures show the smaller one of them.")
     page.heading("Scores").table(
         ("structure", "Dice", "HD95 mm", "NSD", "Dice of marking every voxel"),
         [

@@ -224,6 +224,9 @@ class SegmentationSubject(Subject):
             if on_case is not None:
                 on_case(case.item_id, case.mean_dice, image, prediction, reference)
 
+        about: dict[str, Any] = {"model": self.name, "split": split, "task": self.task, "label_set": self.label_set}
+        if self.wanted.are_regions:
+            about["are_regions"] = True
         scores = evaluate(
             self.segment,
             cache,
@@ -236,9 +239,7 @@ class SegmentationSubject(Subject):
             on_case=tell,
         )
         return Results(
-            document=to_document(
-                scores, {"model": self.name, "split": split, "task": self.task, "label_set": self.label_set}
-            ),
+            document=to_document(scores, about),
             csv=to_csv(scores),
             columns=COLUMNS,
             rows=[
