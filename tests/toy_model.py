@@ -7,20 +7,20 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from medssl_cli.deploy.bundle import Bundle, Parity, attach
+from medssl_cli.heads import MasksHead
 from medssl_cli.preprocessing import Preprocessing
 
 TILE = (16, 16, 8)
 
 
 def toy_bundle(**changes: Any) -> Bundle:
-    """A complete bundle of the toy model."""
+    """A complete bundle of the toy model; changes are of the bundle, or of its head."""
+    head = {"classes": {1: "bright"}, "tile_size": TILE, "overlap": 0.5, "nsd_tolerance_mm": 2.0}
+    own = {name: changes.pop(name) for name in list(changes) if name in MasksHead.model_fields}
     values: dict[str, Any] = {
         "task": "toy-seg",
         "preprocessing": Preprocessing(window_hu=(0.0, 100.0)),
-        "classes": {1: "bright"},
-        "tile_size": TILE,
-        "overlap": 0.5,
-        "nsd_tolerance_mm": 2.0,
+        "head": MasksHead(**{**head, **own}),
         "medssl_version": "0.1.0",
         "recipe_sha256": "a" * 64,
         "weights_sha256": "b" * 64,
@@ -52,3 +52,9 @@ def write_toy_model(path: Path, **changes: Any) -> Path:
     """The toy model as a sealed file."""
     path.write_bytes(attach(toy_graph(), toy_bundle(**changes)))
     return path
+
+
+def changed(bundle: Bundle, **changes: Any) -> Bundle:
+    """A bundle that says something else, unchecked; changes are of the bundle, or of its head."""
+    own = {name: changes.pop(name) for name in list(changes) if name in type(bundle.head).model_fields}
+    return bundle.model_copy(update={"head": bundle.head.model_copy(update=own), **changes})

@@ -23,8 +23,9 @@ def export(
 ) -> None:
     """Export a run to one ONNX file and prove that it gives the trained model's answers.
 
-    torch and the written file segment whole cached images; if they differ, no file remains and the exit code is 5. Of a
-    pre-training with joint the encoder is exported: slices in, slice and volume embeddings out.
+    torch and the written file answer for whole cached images; if they differ, no file remains and the exit code is 5.
+    Operating points of findings and boxes are chosen on the validation images. Of a pre-training with joint the encoder
+    is exported: slices in, slice and volume embeddings out.
 
     Examples:
 
@@ -34,18 +35,12 @@ def export(
     """
     from medssl_cli.deploy.export import export_run
     from medssl_cli.deploy.store import ModelStore
-    from medssl_cli.engine.runs import is_pretraining
     from medssl_cli.errors import UsageError
 
     if model is None and not install:
         raise UsageError("E_USAGE", "nowhere to write to", hint="give an ONNX file, or --install")
     path = model or run / "model.onnx"
     terminal = Terminal(quiet=quiet)
-    if is_pretraining(run):
-        if install:
-            raise UsageError("E_USAGE", "an encoder is no task that could be installed", hint="leave --install out")
-        _export_encoder(run, path, terminal, cache=cache, cases=cases, tolerance=tolerance, as_json=json)
-        return
     terminal.note(f"run {run} · cache {cache} · {cases} cases · model {path}")
     with terminal.running():
         bundle = export_run(
@@ -55,28 +50,15 @@ def export(
     if install:
         store = ModelStore(models_folder(models))
         lines.append(f"installed as {store.add(path).name} in {store.root}")
-        lines.append(f"next: medssl infer scan.nii.gz --task {bundle.task}")
+        if bundle.head.kind != "embeddings":
+            lines.append(
+                f"next: medssl infer {'image.png' if bundle.takes_flat else 'scan.nii.gz'} --task {bundle.task}"
+            )
     document = {
         "model": str(path),
         "task": bundle.task,
+        "head": bundle.head.kind,
         "parity": bundle.parity and bundle.parity.model_dump(),
         "installed": install,
     }
     result(document, as_json=json, text="\n".join(lines))
-
-
-def _export_encoder(
-    run: Path, path: Path, terminal: Terminal, *, cache: Path, cases: int, tolerance: float, as_json: bool
-) -> None:
-    from dataclasses import asdict
-
-    from medssl_cli.deploy.export_slices import export_slices
-
-    terminal.note(f"run {run} · cache {cache} · {cases} volumes · model {path}")
-    with terminal.running():
-        written = export_slices(run, path, cache_root=cache, cases=cases, tolerance=tolerance)
-    text = (
-        f"{path}: slices of {written.size} pixels to {written.embedding_dim} elements; "
-        f"embeddings of {written.num_cases} volumes differ from torch by {written.max_abs_difference:.1e}"
-    )
-    result({**asdict(written), "model": str(path)}, as_json=as_json, text=text)

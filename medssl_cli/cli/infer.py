@@ -49,7 +49,10 @@ def infer(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Segment scans: a mask on each scan's own grid, NIfTI and for DICOM input also DICOM SEG.
+    """Ask a model about scans or pictures: masks, findings or boxes, by what the model answers with.
+
+    Masks lie on each scan's own grid, NIfTI and for DICOM input also DICOM SEG. Findings (probabilities) and boxes (in
+    the picture's own pixels) are JSON for each image, and findings.csv or boxes.csv for all, with operating points.
 
     Whatever happens to one scan costs that scan only; typed again, the command does what is left.
 
@@ -58,6 +61,8 @@ def infer(
         medssl infer scan.nii.gz --task heart-seg
 
         medssl infer ./dicom-series -o out --task heart-seg --device cpu
+
+        medssl infer ./radiographs -o out --task xray-abnormal
     """
     from medssl_cli.cli.preview import draw_preview
     from medssl_cli.deploy.infer import infer as run_infer

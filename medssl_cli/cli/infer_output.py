@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from medssl_cli.deploy.infer import InferReport
+    from medssl_cli.deploy.infer import InferReport, ScanResult
 
 MAX_LINES = 40
 
@@ -36,15 +36,26 @@ def report_text(report: "InferReport") -> str:
         if scan.status in ("refused", "skipped"):
             lines.append(f"{scan.name}: {scan.status} {scan.code}: {scan.message}".rstrip(": "))
             continue
-        volumes = ", ".join(f"{name} {volume:.1f} mL" for name, volume in scan.volumes_ml.items())
+        answer = _answer(scan)
         notes = (*scan.warnings, *(("done before",) if scan.resumed else ()))
         told = f" [{', '.join(notes)}]" if notes else ""
-        lines.append(f"{scan.name}: {'to do' if scan.status == 'pending' else volumes or 'nothing found'}{told}")
+        lines.append(f"{scan.name}: {'to do' if scan.status == 'pending' else answer or 'nothing found'}{told}")
         lines += [f"  {report.folder / name}" for name in scan.outputs]
     if len(skipped) > MAX_LINES:
         lines.append(f"... and {len(skipped) - MAX_LINES} files more that are no scans")
     lines.append("nothing is written" if report.is_dry_run else f"report: {report.path} · device {report.device}")
     return "\n".join(map(_printable, lines))
+
+
+def _answer(scan: "ScanResult") -> str:
+    """What the model says of a scan, what reaches its operating point marked with a star."""
+    told = [f"{name} {volume:.1f} mL" for name, volume in scan.volumes_ml.items()]
+    for name, score in scan.findings.items():
+        told.append(f"{name} {score:.3f}{'*' if score >= scan.thresholds.get(name, 1.0) else ''}")
+    told += [f"{box['class']} {box['score']:.3f}*" for box in scan.boxes if box["is_yes"]]
+    if weak := sum(not box["is_yes"] for box in scan.boxes):
+        told.append(f"{weak} boxes below their operating point")
+    return ", ".join(told)
 
 
 def _printable(line: str) -> str:

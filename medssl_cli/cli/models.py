@@ -26,9 +26,10 @@ def list_models(models: ModelsOption = None, json: JsonOption = False) -> None:
     announce(f"models {store.root}")
     document, lines = [], []
     for model in store.models():
-        classes = ", ".join(model.bundle.classes.values()) if model.bundle else model.problem
-        document.append({"name": model.name, "bytes": model.size_bytes, "problem": model.problem})
-        lines.append(f"{model.name:20} {model.size_bytes / 1e6:8.1f} MB  {classes}")
+        kind = model.bundle.head.kind if model.bundle else ""
+        words = ", ".join(model.bundle.head.words) if model.bundle else model.problem
+        document.append({"name": model.name, "bytes": model.size_bytes, "problem": model.problem, "head": kind})
+        lines.append(f"{model.name:20} {model.size_bytes / 1e6:8.1f} MB  {kind:10} {words}")
     text = "\n".join(lines) or f"no models in {store.root}; install one with: medssl export RUN --install"
     result(document, as_json=json, text=text)
 

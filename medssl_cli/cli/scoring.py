@@ -12,6 +12,7 @@ from medssl_cli.errors import GateError, UsageError
 from medssl_cli.files import storage_errors, write_atomic
 from medssl_cli.plain_json import dump
 from medssl_cli.report.gallery import Gallery
+from medssl_cli.talk import Silence
 from medssl_cli.tasks import FigureOfMerit, Results, Subject, figures, load_part, task_of_head
 
 OWN_FIGURE: Final = "score"
@@ -39,8 +40,8 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str, label_set
     model = OnnxModel(path, device, threads=num_threads())
     bundle = model.bundle
     label_set = label_set or bundle.label_set
-    scores = load_part(task_of_head(bundle.head), "scores")
-    usable = scores.usable(cache, modality=bundle.modality, label_set=label_set)
+    scores = load_part(task_of_head(bundle.head.kind), "scores")
+    usable = scores.usable(cache, bundle, label_set=label_set, talk=Silence())
     records = list(split_items(cache.records(), usable, seed=bundle.split_seed, fold=bundle.fold).test)
     leaked = {record.patient_key for record in records if bundle.has_seen(record.patient_key)}
     if leaked:

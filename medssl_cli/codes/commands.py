@@ -254,7 +254,8 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The AUROC is below the required minimum", "the page of the evaluation shows every finding by itself"
     ),
     "E_TASK_EXPORT": Code(
-        "Models of this task cannot be exported yet", "score the run folder with medssl evaluate instead"
+        "An exported model cannot give the answers of this task",
+        "score the run folder with medssl evaluate instead",
     ),
     "E_OUTPUT_CHECK": Code(
         "The written mask does not read back identically", "run the command again; if it stays so, please report it"

@@ -6,15 +6,16 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, BinaryIO, Final, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from medssl_cli.classes import Member, Members, WantedClasses
 from medssl_cli.deploy.onnx_file import MAX_BYTES, read_head, seal, unseal
 from medssl_cli.errors import StorageError, UsageError
+from medssl_cli.heads import Head, MasksHead, Port
+from medssl_cli.plain_json import parse_json
 from medssl_cli.preprocessing import Preprocessing
-from medssl_cli.strict import PositiveFloat, PositiveInt, Size, Strict
+from medssl_cli.strict import PositiveInt, Size, Strict
 
 HEAD_BYTES: Final = 4 * 1024 * 1024
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -22,18 +23,18 @@ TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
 class Parity(Strict):
-    """How close ONNX Runtime came to torch on real cases, end to end.
+    """How close ONNX Runtime came to torch on real images, end to end.
 
     Args:
-        max_abs_difference: Largest |torch - onnx| of a logit, divided by max(1, largest |logit| of its tile).
-        argmax_agreement: Fraction of voxels with the same class on the source grid.
-        min_dice: Smallest Dice between the two masks over cases and structures.
-        num_cases: Whole volumes compared.
+        max_abs_difference: Largest |torch - onnx| of a network's number, divided by max(1, largest of its call).
+        argmax_agreement: Fraction of voxels with the same class on the source grid; None of other answers than masks.
+        min_dice: Smallest Dice between the two masks over cases and structures; None of other answers than masks.
+        num_cases: Whole images compared.
     """
 
     max_abs_difference: Annotated[float, Field(ge=0)]
-    argmax_agreement: Annotated[float, Field(ge=0, le=1)]
-    min_dice: Annotated[float, Field(ge=0, le=1)]
+    argmax_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_dice: Annotated[float, Field(ge=0, le=1)] | None = None
     num_cases: PositiveInt
 
 
@@ -42,37 +43,26 @@ class Bundle(Strict):
 
     Args:
         task: Name of the task; also the name of the installed model.
-        classes: Names by label value, background (0) left out.
+        preprocessing: What the network sees of an image, its channels among it.
+        head: What the model answers with, and how its numbers become answers.
+        in_channels: Channels of the network's input.
         modality: Of the training images; None for any.
         label_set: Name of the reference labels in a cache.
-        label_classes: By name, the names or values of labels that make up each class; None in models of medssl before
-            it knew them, whose labels had the values of `classes`.
-        label_ignore: Names or values of labels that count for nothing.
-        nsd_tolerance_mm: The recipe's tolerance, so that evaluation of the model needs no recipe.
         weights_sha256: Of the weights that were exported.
         manifest_sha256: Of the run's list of items.
-        trained_on: `patient_digest` of every patient seen in fine-tuning or model selection.
+        trained_on: `patient_digest` of every patient seen in training or model selection.
         split_seed: Of the patient split.
         fold: Of the patient split.
         parity: None only while export has not compared the model with torch yet; such a model does not load.
     """
 
-    head: ClassVar[Literal["masks"]] = "masks"
-    """What the network answers with."""
-
-    contract_version: Literal[1] = 1
+    contract_version: Literal[2] = 2
     task: TaskName
     preprocessing: Preprocessing
-    classes: dict[int, str] = Field(min_length=1, max_length=255)
+    head: Head
     in_channels: PositiveInt = 1
     modality: str | None = None
     label_set: str = "seg"
-    label_classes: dict[str, Members] | None = None
-    label_ignore: tuple[Member, ...] = ()
-    tile_size: Size
-    overlap: Annotated[float, Field(ge=0, lt=1)]
-    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
-    nsd_tolerance_mm: PositiveFloat
     medssl_version: str
     recipe_sha256: Digest
     weights_sha256: Digest
@@ -84,25 +74,36 @@ class Bundle(Strict):
     intended_use: Annotated[str, Field(max_length=500)]
     licence: Annotated[str, Field(max_length=200)] = "not stated"
 
-    @field_validator("classes")
-    @classmethod
-    def _without_gaps(cls, classes: dict[int, str]) -> dict[int, str]:
-        if sorted(classes) != list(range(1, len(classes) + 1)):
-            raise ValueError("label values must be 1, 2, 3 ... without gaps")
-        return classes
-
     @model_validator(mode="after")
     def _sorted_patients(self) -> Self:
         if list(self.trained_on) != sorted(set(self.trained_on)):
             raise ValueError("trained_on must be sorted and without repetition")
         return self
 
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        self.head.inputs(self.preprocessing, self.in_channels)
+        return self
+
     @property
-    def wanted(self) -> WantedClasses:
-        """Which labels of a cache make up which class, in the order of the network's outputs."""
-        known = self.label_classes or {}
-        ordered = sorted(self.classes.items())
-        return WantedClasses({name: known.get(name, (name, value)) for value, name in ordered}, self.label_ignore)
+    def takes_flat(self) -> bool:
+        """Whether the model is for pictures and projections; else it is for volumes."""
+        return self.head.takes_flat(self.preprocessing)
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """What the network takes."""
+        return self.head.inputs(self.preprocessing, self.in_channels)
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """What the network gives."""
+        return self.head.outputs(self.preprocessing)
+
+    @property
+    def call_size(self) -> Size:
+        """Voxels that one call of the network sees at most."""
+        return self.head.call_size(self.preprocessing)
 
     def has_seen(self, patient_key: str) -> bool:
         """Whether the model was trained or selected on a patient of this key."""
@@ -113,10 +114,13 @@ class Bundle(Strict):
         """How well torch and ONNX Runtime agree, in one sentence."""
         if self.parity is None:
             return "not compared with torch yet"
+        parity = self.parity
+        masks = ""
+        if parity.argmax_agreement is not None and parity.min_dice is not None:
+            masks = f"on {100 * parity.argmax_agreement:.4f} % of voxels, Dice {parity.min_dice:.5f}, "
         return (
-            f"torch and ONNX Runtime agree on {100 * self.parity.argmax_agreement:.4f} % of voxels, "
-            f"Dice {self.parity.min_dice:.5f}, largest logit difference {self.parity.max_abs_difference:.1e}, "
-            f"on {self.parity.num_cases} whole images"
+            f"torch and ONNX Runtime agree {masks}logits within {parity.max_abs_difference:.1e}, "
+            f"on {parity.num_cases} whole images"
         )
 
     def to_json(self) -> str:
@@ -166,11 +170,22 @@ def read_bundle(path: Path) -> Bundle:
 
 def _parse(bundle_json: str, name: str) -> Bundle:
     try:
-        return Bundle.model_validate_json(bundle_json)
+        return Bundle.model_validate(_current(parse_json(bundle_json)))
     except ValidationError as error:
         places = {".".join(str(part) for part in fault["loc"]) or "bundle" for fault in error.errors()}
         where = ", ".join(sorted(places))
-        raise UsageError("E_MODEL_INVALID", f"{name} has a bundle that this medssl cannot read: {where}") from error
+    except ValueError:
+        where = "bundle"
+    raise UsageError("E_MODEL_INVALID", f"{name} has a bundle that this medssl cannot read: {where}")
+
+
+def _current(document: Any) -> Any:
+    """A bundle's document in the form of today: those of contract 1 had masks only, whose fields were the bundle's."""
+    if not isinstance(document, dict) or document.get("contract_version", 1) != 1:
+        return document
+    head = {name: document[name] for name in MasksHead.model_fields if name in document and name != "kind"}
+    rest = {name: value for name, value in document.items() if name not in head}
+    return {**rest, "contract_version": 2, "head": {**head, "kind": "masks"}}
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -1,4 +1,4 @@
-"""From a fine-tuned run to one proven `model.onnx`.
+"""From a run to one proven `model.onnx`.
 
 The file is written under a temporary name, read again, and must give the trained network's answers on whole cached
 images through the very code that `infer` runs (`deploy.parity`). Only then it gets its name.
@@ -20,7 +20,6 @@ from torch import nn
 from medssl_cli import __version__
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.classes import parse_classes, parse_ignored
 from medssl_cli.deploy.bundle import Bundle, Parity, attach, load_model, patient_digest
 from medssl_cli.deploy.onnx_file import HEAD_BYTES, graph_of, has_contract
 from medssl_cli.deploy.parity import (
@@ -31,6 +30,7 @@ from medssl_cli.deploy.parity import (
     Comparison,
     TrainedRun,
     compare,
+    expected_contract,
     faults_are_the_files,
     require_contract,
 )
@@ -46,11 +46,13 @@ from medssl_cli.files import (
     storage_errors,
     write_atomic,
 )
-from medssl_cli.imaging.volume import Volume
+from medssl_cli.heads import Head, Port
 from medssl_cli.recipe import recipe_hash
+from medssl_cli.tasks import TaskNetwork, supervision_of
 
 OPSET: Final = 20
-EXAMPLE_BATCH: Final = 2
+EXAMPLE_SIZES: Final = (2, 7)
+"""Of free axes: none may be 0 or 1, which a tracer would take for fixed."""
 UNSEEN_SPLITS: Final = ("test", "val")
 
 
@@ -67,7 +69,7 @@ def export_run(
     """Export a finished run to ONNX and prove that it still gives the same answers.
 
     Args:
-        run_dir: Written by `finetune`.
+        run_dir: Written by `finetune`, or by `pretrain` with a method that exports something.
         model_path: File to write; a medssl model of that name is replaced.
         cache_root: The cache of the run; images of its test and validation patients serve as proof.
         cases: Whole images to compare.
@@ -77,18 +79,25 @@ def export_run(
 
     Raises:
         UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`, `E_NO_CACHE`, `E_OUTPUT_EXISTS` if another kind of file is there.
-        UsageError: `E_TASK_EXPORT`, the run is of a task whose models are not exported yet.
+        UsageError: `E_TASK_EXPORT`, the run is of a task whose answers no exported model gives; `E_USAGE`, a
+            pre-training without an encoder of volumes.
         NothingUsableError: `E_CACHE_EMPTY` if the cache has none of the run's images.
         GateError: `E_PARITY`; no file is written. `E_RUN_CORRUPT`, `E_CHECKPOINT_CORRUPT`.
         StorageError: `E_IO`.
     """
     from medssl_cli.engine.finetuned import load_finetuned
+    from medssl_cli.engine.runs import is_pretraining
 
+    if is_pretraining(run_dir):
+        from medssl_cli.deploy.embeddings import export_embeddings
+
+        return export_embeddings(run_dir, model_path, cache_root=cache_root, cases=cases, tolerance=tolerance,
+                                 licence=licence)  # fmt: skip
     run = load_finetuned(run_dir)
     if not run.is_exportable:
         raise UsageError(
             "E_TASK_EXPORT",
-            f"models of the task {run.recipe.task.name} are not exported yet",
+            f"answers of the task {run.recipe.task.name} are of no kind that an exported model can give",
             hint="medssl evaluate scores the run folder itself",
         )
     return export_network(
@@ -113,18 +122,68 @@ def export_network(
     tell: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """`export_run` for a run in memory."""
-    _refuse_foreign_file(model_path)
+    refuse_foreign_file(model_path)
     records = proof_records(run.manifest, cache, cases)
-    graph = onnx_graph(run.network, in_channels=run.in_channels, tile=run.recipe.tile_size)
-    unproven = make_bundle(run, licence=licence)
-    with candidate_for(model_path) as candidate:
-        write_atomic(candidate, attach(graph, unproven.model_copy(update={"parity": UNPROVEN})), is_output=True)
-        comparison, compared = _proven(run, candidate, [cache.read_image(record) for record in records])
-        comparison.require(tolerance)
-        if not comparison.num_structures:
-            tell("W_PROOF_EMPTY: the model marks nothing in the images of the proof; masks were compared on noise only")
-        bundle = _set_proof(candidate, comparison.parity, compared)
+    head = head_of(run, cache)
+    unproven = make_bundle(run, head, licence=licence)
+    network = run.network.exported(head) if isinstance(run.network, TaskNetwork) else run.network
+    graph = onnx_graph(network, unproven.inputs, unproven.outputs)
+    images = [cache.read_image(record) for record in records]
+
+    def proven(model: OnnxModel) -> Comparison:
+        require_contract(expected_contract(run, head), model.bundle)
+        return compare(run, head, model, images)
+
+    comparison, bundle = write_proven(model_path, attach_unproven(graph, unproven), proven, tolerance=tolerance)
+    if not comparison.num_marked:
+        tell("W_PROOF_EMPTY: the model marks nothing in the images of the proof; answers were compared on noise only")
     return bundle
+
+
+def head_of(run: TrainedRun, cache: Cache) -> Head:
+    """How the answers of a run's network are read; its operating points are chosen on the validation images.
+
+    Raises:
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`, the cache has not all of these images with their labels.
+    """
+    from medssl_cli.engine.evaluate import labelled_split
+    from medssl_cli.engine.predict import torch_predict
+
+    supervision = supervision_of(run.recipe)
+    return supervision.head(
+        run.network,
+        torch_predict(run.network, "cpu"),
+        lambda: (cache, labelled_split(cache, run.manifest, "val", supervision)),
+    )
+
+
+def attach_unproven(graph: bytes, bundle: Bundle) -> bytes:
+    """A graph with a bundle that says the worst about itself, should it be left behind."""
+    return attach(graph, bundle.model_copy(update={"parity": UNPROVEN}))
+
+
+def write_proven(
+    path: Path, data: bytes, prove: Callable[[OnnxModel], Comparison], *, tolerance: float
+) -> tuple[Comparison, Bundle]:
+    """Write a model under a temporary name, read it again, compare it, add the proof, and only then name it.
+
+    Args:
+        path: Of the model.
+        data: The sealed model.
+        prove: Compares the file with its run: first what it says, then what it answers.
+        tolerance: Largest allowed difference of the network's numbers.
+
+    Raises:
+        GateError: `E_PARITY`; no file is left.
+    """
+    with candidate_for(path) as candidate:
+        write_atomic(candidate, data, is_output=True)
+        with faults_are_the_files():
+            model = OnnxModel(candidate, "cpu")
+        with contextlib.closing(model):
+            comparison = prove(model)
+        comparison.require(tolerance)
+        return comparison, _set_proof(candidate, comparison.parity, model.sha256)
 
 
 @contextlib.contextmanager
@@ -145,19 +204,6 @@ def candidate_for(path: Path) -> Iterator[Path]:
             replace_file(candidate, path)
     finally:
         candidate.unlink(missing_ok=True)
-
-
-def _proven(run: TrainedRun, path: Path, volumes: Sequence[Volume]) -> tuple[Comparison, str]:
-    """The file at a path, compared with the run: first what it says, then what it answers.
-
-    Returns:
-        The comparison, and the SHA-256 of what was compared.
-    """
-    with faults_are_the_files():
-        model = OnnxModel(path, "cpu")
-    with contextlib.closing(model):
-        require_contract(run, model.bundle)
-        return compare(run, model, volumes), model.sha256
 
 
 def _set_proof(path: Path, parity: Parity, compared: str) -> Bundle:
@@ -181,23 +227,17 @@ def _set_proof(path: Path, parity: Parity, compared: str) -> Bundle:
     return bundle
 
 
-def make_bundle(run: TrainedRun, *, licence: str) -> Bundle:
+def make_bundle(run: TrainedRun, head: Head, *, licence: str) -> Bundle:
     """All that the run says about its model, before the proof."""
-    recipe, splits = run.recipe, run.manifest["splits"]
+    recipe, splits, supervision = run.recipe, run.manifest["splits"], supervision_of(run.recipe)
     seen = {patient_digest(entry["patient"]) for name in SEEN_SPLITS for entry in splits.get(name, ())}
     return Bundle(
         task=recipe.name,
-        preprocessing=recipe.data.preprocessing,
-        classes=run.classes,
+        preprocessing=supervision.preprocessing,
+        head=head,
         in_channels=run.in_channels,
         modality=recipe.data.modality,
-        label_set=recipe.task.options.get("label_set", "seg"),
-        label_classes=parse_classes(recipe.task.options.get("classes", run.classes)),
-        label_ignore=parse_ignored(recipe.task.options.get("ignore", ())),
-        tile_size=recipe.tile_size,
-        overlap=recipe.inference.overlap,
-        mirror_axes=recipe.inference.mirror_axes,
-        nsd_tolerance_mm=recipe.evaluation.nsd_tolerance_mm,
+        label_set=supervision.label_set,
         medssl_version=__version__,
         recipe_sha256=recipe_hash(recipe),
         weights_sha256=run.weights_sha256,
@@ -228,22 +268,24 @@ def proof_records(manifest: dict[str, Any], cache: Cache, cases: int) -> list[It
     return found
 
 
-def onnx_graph(network: nn.Module, *, in_channels: int, tile: tuple[int, int, int]) -> bytes:
-    """Trace a network to a self-contained ONNX model with a free batch size and a fixed tile.
+def onnx_graph(network: nn.Module, inputs: Sequence[Port], outputs: Sequence[Port]) -> bytes:
+    """Trace a network to a self-contained ONNX model whose sizes are those of its ports, free ones by their names.
 
     Shifted-window transformers break at other tile sizes than the traced one, so none is promised.
     """
     network.eval()
-    example = torch.zeros(EXAMPLE_BATCH, in_channels, *tile)
+    free = {size: torch.export.Dim(size) for port in inputs for size in port.sizes if isinstance(size, str)}
     with silence():
         program = torch.onnx.export(
             network,
-            (example,),
+            tuple(_example(port) for port in inputs),
             dynamo=True,
             opset_version=OPSET,
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=[port.name for port in inputs],
+            output_names=[port.name for port in outputs],
+            dynamic_shapes=tuple(
+                {axis: free[size] for axis, size in enumerate(port.sizes) if isinstance(size, str)} for port in inputs
+            ),
             external_data=False,
             verbose=False,
         )
@@ -255,7 +297,18 @@ def onnx_graph(network: nn.Module, *, in_channels: int, tile: tuple[int, int, in
     return serialised
 
 
-def _refuse_foreign_file(path: Path) -> None:
+def _example(port: Port) -> torch.Tensor:
+    """What a network is traced with."""
+    sizes = [size if isinstance(size, int) else EXAMPLE_SIZES[axis] for axis, size in enumerate(port.sizes)]
+    return torch.ones(sizes, dtype=torch.bool) if port.is_bool else torch.zeros(sizes)
+
+
+def refuse_foreign_file(path: Path) -> None:
+    """Refuse to write where something else than a model lies.
+
+    Raises:
+        UsageError: `E_OUTPUT_EXISTS`.
+    """
     if os.path.lexists(path) and not _begins_like_a_model(path):
         raise UsageError("E_OUTPUT_EXISTS", f"{path.name} exists and is not a medssl model", hint="choose another name")
 

@@ -1,4 +1,4 @@
-"""Scans in, masks out: one mask per scan, on the scan's own grid, and one report about all of them. No torch.
+"""Images in, answers out: a mask on each scan's own grid, findings, or boxes, and one report about all. No torch.
 
 Whatever happens to one scan costs that scan. The report is brought up to date after each; the same command again does
 what is left: a scan whose bytes, model and options are the same and whose outputs are there is not computed again.
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from medssl_cli.deploy.bundle import Bundle
+from medssl_cli.deploy.outputs import is_own
 from medssl_cli.deploy.reading import ScanReader
 from medssl_cli.deploy.results import InferReport, ReportFile, ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
@@ -26,6 +28,7 @@ from medssl_cli.deploy.scan_task import (
     not_done,
 )
 from medssl_cli.deploy.scans import Findings, Reject, Scan, find_scans
+from medssl_cli.deploy.whole_answers import TABLES
 from medssl_cli.errors import MedsslError, NothingUsableError, UsageError
 from medssl_cli.files import remove_temporaries
 from medssl_cli.formats.policy import STRICT, Policy
@@ -54,7 +57,7 @@ def infer(
     dry_run: bool = False,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> InferReport:
-    """Segment every scan that is found; one that fails does not stop the others.
+    """Answer for every scan that is found; one that fails does not stop the others.
 
     Args:
         scans: Files, folders and zip archives, as ingest takes them.
@@ -65,7 +68,8 @@ def infer(
         max_ram_bytes: See `OnnxModel`.
         tile_timeout_s: See `OnnxModel`.
         overwrite: Replace outputs of medssl that were made from another content of a scan or by another model.
-        outputs: NIfTI masks; DICOM SEG for DICOM scans; previews, if `preview` can draw them.
+        outputs: Of models of masks: NIfTI masks; DICOM SEG for DICOM scans; previews, if `preview` can draw them.
+            Findings and boxes are written as JSON, and together as a table.
         preview: Draws a picture.
         progress: Told after every tile.
         policy: Which scans are accepted and repaired; without `burned_in` all writing in pictures is accepted, and
@@ -87,8 +91,12 @@ def infer(
     where = Where.of(out)
     report = ReportFile(where.report)
     model = OnnxModel(model_path, device, threads=threads, max_ram_bytes=max_ram_bytes, tile_timeout_s=tile_timeout_s)
+    _require_answers(model.bundle, where)
     policy = replace(policy, burned_in=policy.burned_in or ACCEPT_WRITING, predictions=False)
-    found = _chosen(find_scans(scans, policy, out=where.folder, is_stopped=is_stopped), only_series)
+    found = _chosen(
+        find_scans(scans, policy, out=where.folder, takes_flat=model.bundle.takes_flat, is_stopped=is_stopped),
+        only_series,
+    )
     if not found.scans and not found.rejects and not is_stopped():
         raise NothingUsableError("E_NOTHING_USABLE", "the input holds no file")
     if where.mask is not None and len(found.scans) > 1:
@@ -100,6 +108,31 @@ def infer(
     inputs = _identities(found.scans)
     job = Job(model, reader, report, where, wanted, overwrite, preview, progress, dry_run, is_stopped, inputs)
     return _Batch(job).run(found, is_all=not only_series)
+
+
+def _require_answers(bundle: Bundle, where: Where) -> None:
+    """Refuse what cannot be written, before anything is read.
+
+    Raises:
+        UsageError: `E_USAGE`, the model gives nothing that is written here, or one mask is named for a model of others;
+            `E_OUTPUT_EXISTS`, the name of the table is taken by a file of somebody else.
+    """
+    kind = bundle.head.kind
+    if kind == "embeddings":
+        raise UsageError(
+            "E_USAGE", f"{bundle.task} gives embeddings, of which medssl infer writes nothing",
+            hint="run the file with ONNX Runtime: medssl models show says what it takes and gives",
+        )  # fmt: skip
+    if kind not in TABLES:
+        return
+    if where.mask is not None:
+        raise UsageError("E_USAGE", f"{bundle.task} gives {kind} and no mask", hint="-o FOLDER")
+    table = where.folder / TABLES[kind]
+    if table.exists() and not is_own(table):
+        raise UsageError(
+            "E_OUTPUT_EXISTS", f"{table.name} in the output folder is not a table of medssl infer",
+            hint="move it away, or choose another folder with -o",
+        )  # fmt: skip
 
 
 def _chosen(found: Findings, only_series: Sequence[str]) -> Findings:

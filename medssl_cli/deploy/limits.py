@@ -50,7 +50,7 @@ def limits_of(
         max_ram_bytes: As the user allows; None for `FREE_SHARE` of what is free.
         tile_timeout_s: As the user allows; None for a time that grows with the tile.
     """
-    voxels = math.prod(bundle.tile_size)
+    voxels = math.prod(bundle.call_size)
     allowed = max_ram_bytes or int(FREE_SHARE * free_memory_bytes())
     plausible = BASE_BYTES + COPIES_OF_MODEL * num_model_bytes + FLOATS_PER_VOXEL * 4 * voxels
     # Who says how much a command may take has decided for the model, too.

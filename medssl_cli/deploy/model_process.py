@@ -7,13 +7,14 @@ import os
 import tempfile
 import time
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.deploy.session import OUT_OF_MEMORY, buffer_layout, buffer_views
+from medssl_cli.deploy.session import OUT_OF_MEMORY, buffer_layout, buffer_views, described
 from medssl_cli.parallel import DIED, DYING_S, START_TIMEOUT_S, TIMED_OUT, end_child, start_child
 
 POLL_S: Final = 0.05
@@ -71,24 +72,30 @@ class ModelProcess:
         return self._answer(START_TIMEOUT_S + timeout_s, memory_bytes)
 
     def compute(
-        self, tiles: NDArray[np.float32], num_outputs: int, *, memory_bytes: int, timeout_s: float
-    ) -> NDArray[np.float32]:
-        """Logits `[B, K, *tile]` of tiles `[B, C, *tile]`, as a view that holds until the next call.
+        self,
+        inputs: Sequence[NDArray[Any]],
+        output_shapes: Sequence[Sequence[int]],
+        *,
+        memory_bytes: int,
+        timeout_s: float,
+    ) -> list[NDArray[np.float32]]:
+        """What the model gives for float32 and bool arrays, as views that hold until the next call.
 
         Raises:
             ModelFailure: As the process says, or because it had to be ended.
         """
-        input_shape = list(tiles.shape)
-        output_shape = [input_shape[0], num_outputs, *input_shape[2:]]
-        start, size = buffer_layout(input_shape, output_shape)
+        given = [described(array) for array in inputs]
+        wanted = [(list(shape), "float32") for shape in output_shapes]
+        starts, size = buffer_layout([*given, *wanted])
         if self._memory is None or len(self._memory) < size:
             os.ftruncate(self._file, size)
             self._memory = mmap.mmap(self._file, size)
-        given, logits = buffer_views(self._memory, input_shape, output_shape, start)
-        given[...] = tiles
-        self._send(json.dumps({"input": input_shape, "output": output_shape}).encode())
+        views = buffer_views(self._memory, [*given, *wanted], starts)
+        for view, array in zip(views, inputs, strict=False):
+            view[...] = array
+        self._send(json.dumps({"inputs": given, "outputs": wanted}).encode())
         self._answer(timeout_s, memory_bytes)
-        return logits
+        return views[len(inputs) :]
 
     def close(self) -> None:
         """End it now."""

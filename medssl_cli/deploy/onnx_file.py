@@ -3,7 +3,7 @@
 An ONNX file is one protobuf message, whose fields may stand in any order and whose repeated fields may be scattered.
 So a medssl model is an ordinary ONNX file with our metadata at its two ends:
 
-    metadata "medssl.contract" = "1"   first bytes of the file: tells a damaged model from a foreign one
+    metadata "medssl.contract" = "2"   first bytes of the file: tells a damaged model from a foreign one
     metadata "medssl.bundle"   = JSON  readable without reading the weights
     graph, opset imports, ...          as the exporter wrote them
     metadata "medssl.sha256"   = hex   last 83 bytes: SHA-256 of everything before them
@@ -18,7 +18,7 @@ from typing import Final
 
 from medssl_cli.errors import GateError, UsageError
 
-CONTRACT_VERSION: Final = 1
+CONTRACT_VERSION: Final = 2
 CONTRACT_KEY: Final = "medssl.contract"
 BUNDLE_KEY: Final = "medssl.bundle"
 DIGEST_KEY: Final = "medssl.sha256"

@@ -3,10 +3,13 @@
 What is expected comes from the run alone: its recipe, its classes, its network through torch. What is found comes from
 the file, read from disk by the code that `medssl infer` uses. Neither side takes anything from the other, so a file
 with other names, another spacing or another weight cannot agree with itself.
+
+With one exception: where boxes overlap, the last digit of a score decides which of them stays. So the run's decoding
+reads the file's numbers, after these were compared with torch's, and both must find the same boxes.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
@@ -15,24 +18,26 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from medssl_cli.classes import parse_classes, parse_ignored
 from medssl_cli.deploy.bundle import Bundle, Parity, patient_digest
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.errors import GateError, MedsslError
+from medssl_cli.heads import Head, differing
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.imaging.segment import segment_volume
-from medssl_cli.imaging.tiling import Predict
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.overlap import dice
 from medssl_cli.recipe import TaskRecipe, recipe_hash
+from medssl_cli.tasks import load_part, supervision_of
 
 TOLERANCE: Final = 1e-4
 MIN_AGREEMENT: Final = 0.9999
 MIN_DICE: Final = 0.9999
+MAX_PROBABILITY: Final = 1e-4
+"""By which a probability, or an edge of a box in pixels, may differ."""
 TIES: Final = 2
 """Voxels of a structure that may differ in any case: where two logits are equal, rounding decides."""
 SEEN_SPLITS: Final = ("train", "val")
-UNPROVEN: Final = Parity(max_abs_difference=1e9, argmax_agreement=0, min_dice=0, num_cases=1)
+UNPROVEN: Final = Parity(max_abs_difference=1e9, num_cases=1)
 """Of a file that is not compared yet: should it be left behind, it says the worst about itself."""
 NOT_COMPARED: Final = ("contract_version", "medssl_version", "licence", "parity")
 """What a bundle says that is not the run's; everything else is compared."""
@@ -49,11 +54,11 @@ class TrainedRun(Protocol):
 
     @property
     def classes(self) -> dict[int, str]:
-        """Names by label value."""
+        """Names by output of the network."""
 
     @property
     def network(self) -> nn.Module:
-        """On the CPU, `[B, C, *tile]` to logits `[B, K, *tile]`."""
+        """On the CPU."""
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -68,23 +73,22 @@ class TrainedRun(Protocol):
         """Channels of an image."""
 
 
-def expected_contract(run: TrainedRun) -> dict[str, Any]:
-    """What the file must say about itself, by field of the bundle; apart from the code that writes it there."""
-    recipe, splits = run.recipe, run.manifest["splits"]
+def expected_contract(run: TrainedRun, head: Head) -> dict[str, Any]:
+    """What the file must say about itself, by field of the bundle; apart from the code that writes it there.
+
+    Args:
+        run: The run.
+        head: How the run's task reads its network's numbers.
+    """
+    recipe, splits, supervision = run.recipe, run.manifest["splits"], supervision_of(run.recipe)
     seen = {patient_digest(entry["patient"]) for name in SEEN_SPLITS for entry in splits.get(name, ())}
     return {
         "task": recipe.name,
-        "preprocessing": recipe.data.preprocessing,
-        "classes": run.classes,
+        "preprocessing": supervision.preprocessing,
+        "head": head,
         "in_channels": run.in_channels,
         "modality": recipe.data.modality,
-        "label_set": recipe.task.options.get("label_set", "seg"),
-        "label_classes": parse_classes(recipe.task.options.get("classes", run.classes)),
-        "label_ignore": parse_ignored(recipe.task.options.get("ignore", ())),
-        "tile_size": recipe.tile_size,
-        "overlap": recipe.inference.overlap,
-        "mirror_axes": recipe.inference.mirror_axes,
-        "nsd_tolerance_mm": recipe.evaluation.nsd_tolerance_mm,
+        "label_set": supervision.label_set,
         "recipe_sha256": recipe_hash(recipe),
         "weights_sha256": run.weights_sha256,
         "manifest_sha256": run.manifest["sha256"],
@@ -95,13 +99,17 @@ def expected_contract(run: TrainedRun) -> dict[str, Any]:
     }
 
 
-def require_contract(run: TrainedRun, bundle: Bundle) -> None:
+def require_contract(expected: dict[str, Any], bundle: Bundle) -> None:
     """Refuse a file that says something else about itself than its run.
 
     Raises:
         GateError: `E_PARITY`, with the names of the fields.
     """
-    others = [name for name, value in expected_contract(run).items() if getattr(bundle, name) != value]
+    others: list[str] = []
+    for name, value in expected.items():
+        found = getattr(bundle, name)
+        if found != value:
+            others += differing(value, found, "head.") if name == "head" else [name]
     if others:
         raise GateError("E_PARITY", f"the written file differs from the run in: {', '.join(others)}", hint=HINT)
 
@@ -111,20 +119,62 @@ class Comparison:
     """How far the two sides are apart, over all images.
 
     Args:
-        difference: Largest difference of a logit, divided by max(1, largest logit of its tile).
-        agreement: Smallest fraction of voxels with the same class.
-        dice: Smallest Dice of a structure of one name between both sides.
-        strays: Structures whose masks or volumes differ by more than rounding.
-        num_structures: Masks of the real images that were not empty.
+        difference: Largest difference of a network's number, divided by max(1, largest number of its call).
+        strays: Names of classes of which the answers differ by more than rounding.
+        num_marked: Answers on the real images that were not empty.
         num_cases: Images.
     """
 
     difference: float = 0.0
+    strays: set[str] = field(default_factory=set)
+    num_marked: int = 0
+    num_cases: int = 0
+
+    @property
+    def parity(self) -> Parity:
+        """For the bundle."""
+        return Parity(max_abs_difference=self.difference, num_cases=self.num_cases)
+
+    def require(self, tolerance: float) -> None:
+        """Refuse a file that gives other answers than its run.
+
+        Raises:
+            GateError: `E_PARITY`.
+        """
+        if not self.difference <= tolerance or self.strays:
+            raise GateError("E_PARITY", self.told(tolerance), hint=HINT)
+
+    def told(self, tolerance: float) -> str:
+        """What is wrong, with numbers."""
+        strays = f", answers for {', '.join(sorted(self.strays))}" if self.strays else ""
+        return (
+            f"on {self.num_cases} images the written model differs: the network's numbers (logits) by "
+            f"{self.difference:.1e} ({tolerance:.0e} allowed){strays}"
+        )
+
+    def measure(self, expected: NDArray[np.float32], found: NDArray[np.float32]) -> None:
+        """Take a network's numbers of a call into account.
+
+        Raises:
+            GateError: `E_PARITY`, those of the trained network are not finite.
+        """
+        if not np.isfinite(expected).all():
+            raise GateError("E_PARITY", "the trained network's answers are not finite numbers", hint=HINT)
+        distance = float(np.abs(expected - found).max()) / max(1.0, float(np.abs(expected).max()))
+        self.difference = max(self.difference, distance if np.isfinite(distance) else UNPROVEN.max_abs_difference)
+
+
+@dataclass
+class MaskComparison(Comparison):
+    """How far masks are apart, over all images.
+
+    Args:
+        agreement: Smallest fraction of voxels with the same class.
+        dice: Smallest Dice of a structure of one name between both sides.
+    """
+
     agreement: float = 1.0
     dice: float = 1.0
-    strays: set[str] = field(default_factory=set)
-    num_structures: int = 0
-    num_cases: int = 0
 
     @property
     def parity(self) -> Parity:
@@ -137,30 +187,29 @@ class Comparison:
         )
 
     def require(self, tolerance: float) -> None:
-        """Refuse a file that gives other answers than its run.
+        """See `Comparison.require`."""
+        if self.agreement < MIN_AGREEMENT:
+            raise GateError("E_PARITY", self.told(tolerance), hint=HINT)
+        super().require(tolerance)
 
-        Raises:
-            GateError: `E_PARITY`.
-        """
-        is_equal = self.difference <= tolerance and self.agreement >= MIN_AGREEMENT and not self.strays
-        if not is_equal:
-            structures = f", volumes of {len(self.strays)} structures" if self.strays else ""
-            raise GateError(
-                "E_PARITY",
-                f"on {self.num_cases} images the written model differs: logits by {self.difference:.1e} "
-                f"({tolerance:.0e} allowed), argmax agreement {self.agreement:.6f}, Dice {self.dice:.6f} "
-                f"({MIN_AGREEMENT} needed){structures}",
-                hint=HINT,
-            )
+    def told(self, tolerance: float) -> str:
+        """See `Comparison.told`."""
+        structures = f", volumes of {len(self.strays)} structures" if self.strays else ""
+        return (
+            f"on {self.num_cases} images the written model differs: logits by {self.difference:.1e} "
+            f"({tolerance:.0e} allowed), argmax agreement {self.agreement:.6f}, Dice {self.dice:.6f} "
+            f"({MIN_AGREEMENT} needed){structures}"
+        )
 
 
-def compare(run: TrainedRun, model: OnnxModel, volumes: Sequence[Volume]) -> Comparison:
-    """Compare torch with a file on whole images: every tile's logits, and masks on the images' own grids by name.
+def compare(run: TrainedRun, head: Head, model: OnnxModel, volumes: Sequence[Volume]) -> Comparison:
+    """Compare torch with a file on whole images: every number of the network, and the answers by name.
 
     The last image is noise made of the voxels of the smallest one: it makes a network answer everywhere.
 
     Args:
         run: The expected side.
+        head: Of the expected side.
         model: The found side, read from the file.
         volumes: Real images.
 
@@ -168,15 +217,18 @@ def compare(run: TrainedRun, model: OnnxModel, volumes: Sequence[Volume]) -> Com
         GateError: `E_PARITY`, one side gives no finite numbers, or the file cannot be used at all.
     """
     smallest = min(volumes, key=lambda volume: volume.voxels.size)
-    found = Comparison()
+    compare_one = {"masks": _compare_masks, "findings": _compare_findings, "boxes": _compare_boxes}[head.kind]
+    found: Any = MaskComparison() if head.kind == "masks" else Comparison()
     for volume in (*volumes, shuffled(smallest, run.recipe)):
-        _compare_one(run, model, volume, found, is_real=found.num_cases < len(volumes))
+        compare_one(run, head, model, volume, found, is_real=found.num_cases < len(volumes))
         found.num_cases += 1
     found.num_cases = len(volumes)
     return found
 
 
-def _compare_one(run: TrainedRun, model: OnnxModel, volume: Volume, found: Comparison, *, is_real: bool) -> None:
+def _compare_masks(
+    run: TrainedRun, head: Head, model: OnnxModel, volume: Volume, found: MaskComparison, *, is_real: bool
+) -> None:
     recipe = run.recipe
     with faults_are_the_files():
         expected = segment_volume(
@@ -191,13 +243,13 @@ def _compare_one(run: TrainedRun, model: OnnxModel, volume: Volume, found: Compa
     if answer.shape != expected.shape:
         raise GateError("E_PARITY", "a mask of the written model is on another grid than the image", hint=HINT)
     found.agreement = min(found.agreement, float((expected == answer).mean()))
-    named = {name: value for value, name in model.bundle.classes.items()}
+    named = {name: value for value, name in enumerate(model.bundle.head.words, start=1)}
     millilitres = float(np.prod(spacing_mm(volume.affine))) / 1000
     for value, name in run.classes.items():
         ours, theirs = expected == value, answer == named.get(name, -1)
         if not (ours.any() or theirs.any()):
             continue
-        found.num_structures += is_real
+        found.num_marked += is_real
         found.dice = min(found.dice, dice(theirs, ours))
         allowed = max((1 - MIN_DICE) * (ours.sum() if is_real else ours.size), TIES)
         volumes_ml = ours.sum() * millilitres, theirs.sum() * millilitres
@@ -205,16 +257,65 @@ def _compare_one(run: TrainedRun, model: OnnxModel, volume: Volume, found: Compa
         found.strays |= {name} if is_stray else set()
 
 
-def _compared(network: nn.Module, other: Predict, found: Comparison) -> Predict:
-    """The network as a `Predict` that also measures how far another one is from it."""
+def _compare_findings(
+    run: TrainedRun, head: Head, model: OnnxModel, volume: Volume, found: Comparison, *, is_real: bool
+) -> None:
+    with faults_are_the_files():
+        expected = _decoding(run).answer(
+            _compared(run.network, model.predict, found),
+            volume,
+            preprocessing=supervision_of(run.recipe).preprocessing,
+            head=head,
+        )
+        answer = model.answer(volume)
+    named = dict(zip(model.bundle.head.words, answer, strict=True))
+    found.num_marked += is_real
+    for place, name in run.classes.items():
+        is_stray = not abs(expected[place] - named.get(name, np.inf)) <= MAX_PROBABILITY
+        found.strays |= {name} if is_stray else set()
+
+
+def _compare_boxes(
+    run: TrainedRun, head: Head, model: OnnxModel, volume: Volume, found: Comparison, *, is_real: bool
+) -> None:
+    compared = _compared(run.network, model.predict, found)
+
+    def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        compared(images)
+        return model.predict(images)
+
+    with faults_are_the_files():
+        expected = _decoding(run).answer(
+            predict, volume, preprocessing=supervision_of(run.recipe).preprocessing, head=head
+        )
+        answer = model.answer(volume)
+    found.num_marked += is_real * len(expected.boxes)
+    named = {name: place for place, name in enumerate(model.bundle.head.words)}
+    for place, name in run.classes.items():
+        ours, theirs = expected.classes == place, answer.classes == named.get(name, -1)
+        is_equal = ours.sum() == theirs.sum() and np.allclose(
+            np.column_stack([expected.boxes, expected.scores])[ours],
+            np.column_stack([answer.boxes, answer.scores])[theirs],
+            rtol=0,
+            atol=MAX_PROBABILITY,
+        )
+        found.strays |= set() if is_equal else {name}
+
+
+def _decoding(run: TrainedRun) -> Any:
+    """What reads the numbers of a run's network."""
+    return load_part(run.recipe.task.name, "decode")
+
+
+def _compared(
+    network: nn.Module, other: Callable[..., NDArray[np.float32]], found: Comparison
+) -> Callable[..., NDArray[np.float32]]:
+    """The network as numbers to numbers that also measures how far another one is from it."""
 
     @torch.inference_mode()
-    def predict(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        expected: NDArray[np.float32] = network(torch.from_numpy(tiles)).float().numpy()
-        if not np.isfinite(expected).all():
-            raise GateError("E_PARITY", "the trained network's answers are not finite numbers", hint=HINT)
-        distance = float(np.abs(expected - other(tiles)).max()) / max(1.0, float(np.abs(expected).max()))
-        found.difference = max(found.difference, distance if np.isfinite(distance) else UNPROVEN.max_abs_difference)
+    def predict(*inputs: NDArray[Any]) -> NDArray[np.float32]:
+        expected: NDArray[np.float32] = network(*map(torch.from_numpy, inputs)).float().numpy()
+        found.measure(expected, other(*inputs))
         return expected
 
     return predict

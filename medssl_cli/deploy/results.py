@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, Self, get_args
 
 from medssl_cli import __version__
 from medssl_cli.deploy.scans import NO_IMAGES, Reject, Scan
+from medssl_cli.deploy.whole_answers import tables_of
 from medssl_cli.errors import Exit, UsageError
 from medssl_cli.files import json_bytes, make_output_folder, write_atomic
 
@@ -42,7 +43,11 @@ class ScanResult:
         series: SeriesInstanceUID of DICOM.
         description: SeriesDescription of DICOM.
         files: How many there are.
-        seconds: For reading, segmenting and writing.
+        head: `findings` or `boxes` of models that answer so; "" of masks.
+        findings: Probabilities by name.
+        boxes: With class, score, whether it reaches the operating point, and corners in pixel edges of the picture.
+        thresholds: Of the operating points, by name.
+        seconds: For reading, computing and writing.
         device: On which the model ran.
         input_sha256: Of what the outputs were made from.
         model_sha256: Of the model that made them.
@@ -71,6 +76,10 @@ class ScanResult:
     shape: tuple[int, int, int] | None = None
     spacing_mm: tuple[float, float, float] | None = None
     volumes_ml: dict[str, float] = field(default_factory=dict)
+    head: str = ""
+    findings: dict[str, float] = field(default_factory=dict)
+    boxes: tuple[dict[str, Any], ...] = ()
+    thresholds: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     device: str = ""
     input_sha256: str = ""
@@ -134,6 +143,14 @@ def _map_of(check: Check) -> Check:
     return lambda value: isinstance(value, dict) and all(map(check, value.values()))
 
 
+def _is_box(value: Any) -> bool:
+    if not (isinstance(value, dict) and value.keys() == {"class", "score", "is_yes", "corners"}):
+        return False
+    corners = value["corners"]
+    is_place = isinstance(corners, list) and len(corners) == 4 and all(map(_is_number, corners))
+    return is_place and _is_text(value["class"]) and _is_number(value["score"]) and isinstance(value["is_yes"], bool)
+
+
 _CHECKS: Final[dict[str, Check]] = {
     **{one.name: _is_text for one in fields(ScanResult)},
     "status": lambda value: _is_text(value) and value in STATUSES,
@@ -143,6 +160,9 @@ _CHECKS: Final[dict[str, Check]] = {
     "shape": _list_of(_is_count, 3),
     "spacing_mm": _list_of(_is_number, 3),
     "volumes_ml": _map_of(_is_number),
+    "findings": _map_of(_is_number),
+    "boxes": _list_of(_is_box),
+    "thresholds": _map_of(_is_number),
     "seconds": _is_number,
     "options": _map_of(_is_option),
     "outputs": _list_of(_is_text),
@@ -269,8 +289,14 @@ class ReportFile:
             kept = others if is_stale is None else [one for one in others if not is_stale(one)]
             self.entries = sorted([*kept, *results], key=lambda one: (one.path, one.name, one.key, one.task))
             data = json_bytes(_document(header, self.entries))
-            if not (self.path.is_file() and self.path.read_bytes() == data):
-                write_atomic(self.path, data, is_output=True)
+            self._write(self.path, data)
+            for name, table in tables_of(self.entries).items():
+                self._write(self.path.with_name(name), table)
+
+    @staticmethod
+    def _write(path: Path, data: bytes) -> None:
+        if not (path.is_file() and path.read_bytes() == data):
+            write_atomic(path, data, is_output=True)
 
     def _read(self) -> list[ScanResult]:
         if not os.path.lexists(self.path):

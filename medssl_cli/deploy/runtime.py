@@ -6,7 +6,7 @@ the next scan gets a new process.
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,10 +18,12 @@ from medssl_cli.deploy.limits import GIB, Limits, limits_of
 from medssl_cli.deploy.model_process import ModelFailure, ModelProcess
 from medssl_cli.deploy.session import CUDA, NOT_FINITE, OUT_OF_MEMORY, WRONG_OUTPUT
 from medssl_cli.errors import GateError, InputError, UsageError
+from medssl_cli.heads import MasksHead
 from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.imaging.segment import Progress, predicted_bytes, segment_volume
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.parallel import TIMED_OUT, available_cores
+from medssl_cli.tasks import load_part, task_of_head
 
 MAX_FAILURES: Final = 3
 """A model that breaks its limits so often in a row is not asked again: a tile has the same size in every scan."""
@@ -94,11 +96,11 @@ class OnnxModel:
         """End the model's process; the next call would start another one."""
         self._process.close()
 
-    def predict(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits `[B, K, *tile]` of tiles `[B, C, *tile]`.
+    def compute(self, *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
+        """All outputs of the network for its inputs, float32 and bool arrays.
 
         Raises:
-            InputError: `E_RUNTIME`, ONNX Runtime failed or the output is not what the bundle says, or not finite;
+            InputError: `E_RUNTIME`, ONNX Runtime failed or an output is not what the bundle says, or not finite;
                 `E_MODEL_LIMIT`, the model took more memory or time than it may.
         """
         if len(self._failures) >= MAX_FAILURES:
@@ -106,39 +108,63 @@ class OnnxModel:
         try:
             if not self._process.is_alive:
                 self._restart(self._read_again())
-            logits = self._process.compute(
-                tiles,
-                len(self.bundle.classes) + 1,
+            found = self._process.compute(
+                inputs,
+                _output_shapes(self.bundle, inputs),
                 memory_bytes=self.limits.model_bytes,
-                timeout_s=self.limits.tile_s * len(tiles),
+                timeout_s=self.limits.tile_s * len(inputs[0]),
             )
         except ModelFailure as failure:
             self._failures.append(self._error_of(str(failure)))
             raise self._failures[-1] from None
         self._failures.clear()
-        return logits.copy()
+        return [each.copy() for each in found]
+
+    def predict(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """The first output of the network, such as logits `[B, K, *tile]` of tiles `[B, C, *tile]`; see `compute`."""
+        return self.compute(*inputs)[0]
+
+    def answer(self, image: Volume, *, progress: Progress | None = None) -> Any:
+        """What the model says of an image: a label map, or what `decode.py` of the task with its head returns.
+
+        Raises:
+            InputError: `E_TOO_BIG` before anything is allocated, `E_RUNTIME`, `E_MODEL_LIMIT`.
+            UsageError: `E_USAGE`, the model gives embeddings, of which nothing is made here.
+        """
+        head = self.bundle.head
+        if isinstance(head, MasksHead):
+            return self.segment(image, progress=progress)
+        decode = load_part(task_of_head(head.kind), "decode")
+        self._require_one_channel()
+        self.require_memory(image.shape, image.affine, num_channels=len(image.voxels))
+        return decode.answer(self.predict, image, preprocessing=self.bundle.preprocessing, head=head)
 
     def segment(self, volume: Volume, *, progress: Progress | None = None) -> NDArray[np.uint8]:
-        """Label map `[X, Y, Z]` of a volume, on its own grid; see `segment_volume`.
+        """Label map `[X, Y, Z]` of a volume, on its own grid, by a model of masks; see `segment_volume`.
 
         Raises:
             InputError: `E_TOO_BIG` before anything is allocated, `E_RUNTIME`, `E_MODEL_LIMIT`.
         """
-        if (needed := len(self.bundle.preprocessing.rules)) != 1:
-            raise InputError("E_RUNTIME", f"the model takes {needed} images of one patient at once, here is one")
+        head = self.bundle.head
+        assert isinstance(head, MasksHead)
+        self._require_one_channel()
         self.require_memory(volume.shape, volume.affine, num_channels=len(volume.voxels))
         return segment_volume(
             self.predict,
             volume,
             preprocessing=self.bundle.preprocessing,
-            tile=self.bundle.tile_size,
-            overlap=self.bundle.overlap,
-            mirror_axes=self.bundle.mirror_axes,
+            tile=head.tile_size,
+            overlap=head.overlap,
+            mirror_axes=head.mirror_axes,
             progress=progress,
         )
 
+    def _require_one_channel(self) -> None:
+        if (needed := len(self.bundle.preprocessing.rules)) != 1:
+            raise InputError("E_RUNTIME", f"the model takes {needed} images of one patient at once, here is one")
+
     def require_memory(self, shape: Shape, affine: Affine, *, num_channels: int = 1) -> None:
-        """Refuse an image whose segmentation would take more memory than is allowed; nothing is allocated.
+        """Refuse an image of which an answer would take more memory than is allowed; nothing is allocated.
 
         Args:
             shape: Size (X, Y, Z) of the image.
@@ -148,20 +174,21 @@ class OnnxModel:
         Raises:
             InputError: `E_TOO_BIG`.
         """
+        head = self.bundle.head
         needed = predicted_bytes(
             shape,
             affine,
             preprocessing=self.bundle.preprocessing,
-            tile=self.bundle.tile_size,
-            overlap=self.bundle.overlap,
-            num_outputs=len(self.bundle.classes) + 1,
+            tile=self.bundle.call_size,
+            overlap=head.overlap if isinstance(head, MasksHead) else 0.0,
+            num_outputs=len(head.words) + 1,
             num_channels=num_channels,
         )
         allowed = max(0, self.limits.max_ram_bytes - self._process.resident_bytes)
         if needed > allowed:
             raise InputError(
                 "E_TOO_BIG",
-                f"segmenting this image at the model's spacing needs about {needed / GIB:.3g} GiB, "
+                f"this image at the model's spacing needs about {needed / GIB:.3g} GiB, "
                 f"{allowed / GIB:.3g} GiB are allowed",
                 hint="raise --max-ram of medssl infer if there is as much memory; else leave the image out",
             )
@@ -276,10 +303,24 @@ def _unusable(cuda: int, missing: str) -> UsageError:
     )
 
 
+def _output_shapes(bundle: Bundle, inputs: Sequence[NDArray[Any]]) -> list[list[int]]:
+    """Shapes of the outputs, whose free axes have the lengths that the inputs give them."""
+    known: dict[int | str, int] = {}
+    for port, array in zip(bundle.inputs, inputs, strict=True):
+        known.update(zip(port.sizes, array.shape, strict=True))
+    return [[known[size] if isinstance(size, str) else size for size in port.sizes] for port in bundle.outputs]
+
+
 def _check_signature(answer: dict[str, Any], bundle: Bundle, name: str) -> None:
     """The graph must take and give what the bundle promises."""
-    inputs, outputs = answer["inputs"], answer["outputs"]
-    wanted = [bundle.in_channels, *bundle.tile_size]
-    is_right = len(inputs) == 1 and len(outputs) == 1 and inputs[0][1:] == wanted
-    if not is_right or len(outputs[0]) < 2 or outputs[0][1] != len(bundle.classes) + 1:
-        raise UsageError("E_MODEL_INVALID", f"the graph of {name} does not match its bundle")
+    for found, ports in ((answer["inputs"], bundle.inputs), (answer["outputs"], bundle.outputs)):
+        is_right = len(found) == len(ports) and all(
+            len(shape) == len(port.sizes)
+            and all(
+                isinstance(size, str) or size == other for size, other in zip(port.sizes[1:], shape[1:], strict=True)
+            )
+            and (name_of == port.name or len(ports) == 1)
+            for (name_of, shape), port in zip(found, ports, strict=True)
+        )
+        if not is_right:
+            raise UsageError("E_MODEL_INVALID", f"the graph of {name} does not match its bundle")

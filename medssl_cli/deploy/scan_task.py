@@ -1,4 +1,4 @@
-"""The work for one scan: known already, or read, segmented, and written where nothing else is."""
+"""The work for one scan: known already, or read, computed, and written where nothing else is."""
 
 import contextlib
 import time
@@ -16,15 +16,17 @@ from medssl_cli.deploy.reading import ScanReader, input_digest
 from medssl_cli.deploy.results import ReportFile, ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scans import Scan, longer_name
+from medssl_cli.deploy.whole_answers import answer_json, fields_of, require_size, whole_answer
 from medssl_cli.errors import InputError, MedsslError
 from medssl_cli.files import sha256_file
 from medssl_cli.formats.loaded import LoadedImage
+from medssl_cli.heads import MasksHead
 from medssl_cli.imaging.volume import Volume
 
 if TYPE_CHECKING:
     from medssl_cli.formats.dicom_seg import SegmentationObject
 
-Output = Literal["nifti", "seg", "preview"]
+Output = Literal["nifti", "seg", "preview", "json"]
 Preview = Callable[[Volume, NDArray[np.uint8], Mapping[int, str]], bytes]
 """A picture (PNG) of an image and its label map `[X, Y, Z]`."""
 Progress = Callable[[str, float, float], None]
@@ -94,6 +96,23 @@ class Job:
     inputs: frozenset[tuple[int, int]] = field(default_factory=frozenset)
 
 
+@dataclass(frozen=True)
+class Made:
+    """What was made of one scan.
+
+    Args:
+        files: By their paths.
+        warnings: About the scan and the files.
+        reasons: Why some files are not there.
+        fields: For the report.
+    """
+
+    files: dict[Path, bytes]
+    warnings: list[str]
+    reasons: list[str]
+    fields: dict[str, Any]
+
+
 @dataclass
 class ScanTask:
     """The work for one scan.
@@ -126,27 +145,27 @@ class ScanTask:
         if job.dry_run:
             return replace(self.blank, status="pending")
         image = job.reader.read(self.scan)
-        labels = job.model.segment(image.volume, progress=self._progress(f"{counter} {self.scan.name}"))
-        warnings = [*image.warnings, *(() if labels.any() else ("W_EMPTY_SEGMENTATION",))]
-        files, reasons = self._files(image, labels, warnings)
-        publish(files, overwrite=job.overwrite)
+        require_size(job.model.bundle, image.volume.shape)
+        answer = job.model.answer(image.volume, progress=self._progress(f"{counter} {self.scan.name}"))
+        made = self._masks(image, answer) if self._masks_head is not None else self._whole(image, answer)
+        publish(made.files, overwrite=job.overwrite)
         return replace(
             self.blank,
             status="done",
-            message="; ".join((*image.details, *reasons)),
-            warnings=tuple(dict.fromkeys(warnings)),
+            message="; ".join((*image.details, *made.reasons)),
+            warnings=tuple(dict.fromkeys(made.warnings)),
             repairs=image.repairs,
             description=self._description(),
             shape=image.volume.shape,
             spacing_mm=image.volume.spacing_mm,
-            volumes_ml=volumes_ml(labels, image.volume.affine, job.model.bundle.classes),
             seconds=round(time.monotonic() - start, 3),
             device=job.model.device,
             input_sha256=digest,
             model_sha256=job.model.sha256,
             options=self._options(),
-            outputs=tuple(path.name for path in files),
-            outputs_sha256={path.name: sha256_file(path) for path in files},
+            outputs=tuple(path.name for path in made.files),
+            outputs_sha256={path.name: sha256_file(path) for path in made.files},
+            **made.fields,
         )
 
     def _description(self) -> str:
@@ -163,7 +182,7 @@ class ScanTask:
             return not_done(replace(self._about(self.known), resumed=False), code, message, hint)
         own: dict[str, str] = {}
         with contextlib.suppress(OSError):
-            if code == "E_OUTPUT_EXISTS" and self.job.report.owner(self._mask().name) is None:
+            if code == "E_OUTPUT_EXISTS" and self.job.report.owner(next(iter(self._targets().values())).name) is None:
                 own = {path.name: sha256_file(path) for path in self._targets().values() if is_own(path)}
         return not_done(replace(self.blank, outputs=tuple(own), outputs_sha256=own), code, message, hint)
 
@@ -218,6 +237,8 @@ class ScanTask:
 
     def _targets(self) -> dict[Output, Path]:
         """The files that will hold the result."""
+        if self._masks_head is None:
+            return {"json": self.job.where.folder / f"{self.scan.name}_{self.blank.task}.json"}
         mask = self._mask()
         targets = {kind: mask.with_name(f"{_stem(mask)}{suffix}") for kind, suffix in _SUFFIXES.items()}
         if self.scan.series is None:
@@ -235,6 +256,30 @@ class ScanTask:
                     f"{path.name} is the output of another scan or model",
                     hint="choose another folder with -o",
                 )
+
+    @property
+    def _classes(self) -> dict[int, str]:
+        return {} if self._masks_head is None else self._masks_head.classes
+
+    @property
+    def _masks_head(self) -> MasksHead | None:
+        head = self.job.model.bundle.head
+        return head if isinstance(head, MasksHead) else None
+
+    def _masks(self, image: LoadedImage, labels: NDArray[np.uint8]) -> Made:
+        """A label map's files."""
+        assert self._masks_head is not None
+        warnings = [*image.warnings, *(() if labels.any() else ("W_EMPTY_SEGMENTATION",))]
+        files, reasons = self._files(image, labels, warnings)
+        millilitres = volumes_ml(labels, image.volume.affine, self._masks_head.classes)
+        return Made(files, warnings, reasons, {"volumes_ml": millilitres})
+
+    def _whole(self, image: LoadedImage, answer: Any) -> Made:
+        """The file of findings or boxes."""
+        bundle, shape = self.job.model.bundle, image.volume.shape
+        told = whole_answer(bundle, answer, shape)
+        data = answer_json(bundle, told, name=self.scan.name, model_sha256=self.job.model.sha256, shape=shape)
+        return Made(dict.fromkeys(self._targets().values(), data), list(image.warnings), [], fields_of(told))
 
     def _files(
         self, image: LoadedImage, labels: NDArray[np.uint8], warnings: list[str]
@@ -271,7 +316,7 @@ class ScanTask:
     def _picture(self, volume: Volume, labels: NDArray[np.uint8]) -> bytes:
         if self.job.preview is None:
             raise AssertionError("nobody can draw")
-        return self.job.preview(volume, labels, self.job.model.bundle.classes)
+        return self.job.preview(volume, labels, self._classes)
 
     def _seg(self, volume: Volume, labels: NDArray[np.uint8]) -> "SegmentationObject":
         from medssl_cli.formats.dicom_seg import write_segmentation
@@ -280,7 +325,7 @@ class ScanTask:
         return write_segmentation(
             labels,
             series.headers if series is not None else (),
-            bundle.classes,
+            self._classes,
             affine=volume.affine,
             model_sha256=self.job.model.sha256,
             algorithm_name=f"medssl {bundle.task}",

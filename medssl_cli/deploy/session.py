@@ -10,6 +10,7 @@ import io
 import json
 import mmap
 import re
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,10 @@ NOT_FINITE: Final = "not finite"
 FAILED: Final = "failed"
 _NO_MEMORY: Final = re.compile(r"allocate memory|bad_alloc|out of memory|std::length_error", re.IGNORECASE)
 _OTHER_OUTPUT: Final = re.compile(r"dimensions for output|OrtValue provided for output|output data type")
+
+
+Described = tuple[list[int], str]
+"""Of an array: its shape, and `float32` or `bool`."""
 
 
 class LoadError(Exception):
@@ -115,8 +120,8 @@ def serve(descriptor: int, parent: int, buffer: int) -> None:
         session = _loaded(pipe, settings)
         tiles = _Tiles(buffer)
         while session is not None:
-            shapes = json.loads(pipe.recv_bytes())
-            answer = _computed(session, *tiles.views(shapes["input"], shapes["output"]))
+            told = json.loads(pipe.recv_bytes())
+            answer = _computed(session, *tiles.views(told["inputs"], told["outputs"]))
             pipe.send_bytes(json.dumps({"problem": answer}).encode())
 
 
@@ -142,8 +147,8 @@ def _loaded(pipe: Connection, settings: dict[str, Any]) -> Any:
         "problem": "",
         "provider": provider,
         "missing": missing_cuda_library() if cuda is not None and provider != CUDA else "",
-        "inputs": [list(value.shape) for value in session.get_inputs()],
-        "outputs": [list(value.shape) for value in session.get_outputs()],
+        "inputs": [[value.name, list(value.shape)] for value in session.get_inputs()],
+        "outputs": [[value.name, list(value.shape)] for value in session.get_outputs()],
     }
     pipe.send_bytes(json.dumps(answer, default=str).encode())
     return session
@@ -156,41 +161,47 @@ class _Tiles:
         self._descriptor = descriptor
         self._memory: mmap.mmap | None = None
 
-    def views(self, input_shape: list[int], output_shape: list[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Input and output of a batch, which lie behind each other."""
-        start, size = buffer_layout(input_shape, output_shape)
+    def views(self, inputs: list[Described], outputs: list[Described]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+        """Inputs and outputs of a call, which lie behind each other."""
+        starts, size = buffer_layout([*inputs, *outputs])
         if self._memory is None or len(self._memory) < size:
             self._memory = mmap.mmap(self._descriptor, size)
-        return buffer_views(self._memory, input_shape, output_shape, start)
+        arrays = buffer_views(self._memory, [*inputs, *outputs], starts)
+        return arrays[: len(inputs)], arrays[len(inputs) :]
 
 
-def buffer_layout(input_shape: list[int], output_shape: list[int]) -> tuple[int, int]:
-    """Where the output begins in the buffer, on a page of its own, and the size of both together in bytes."""
-    sizes = [4 * int(np.prod(shape, dtype=np.int64)) for shape in (input_shape, output_shape)]
-    start = -(-sizes[0] // mmap.PAGESIZE) * mmap.PAGESIZE
-    return start, start + sizes[1]
+def described(array: NDArray[Any]) -> Described:
+    """Shape and type of an array, as both processes tell each other."""
+    return list(array.shape), "bool" if array.dtype == np.bool_ else "float32"
 
 
-def buffer_views(
-    memory: mmap.mmap, input_shape: list[int], output_shape: list[int], start: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Input and output as arrays in the buffer."""
-    arrays = [
-        np.frombuffer(memory, np.float32, int(np.prod(shape)), offset).reshape(shape)
-        for shape, offset in ((input_shape, 0), (output_shape, start))
+def buffer_layout(arrays: Sequence[Described]) -> tuple[list[int], int]:
+    """Where each array begins in the buffer, on a page of its own, and the size of all together in bytes."""
+    starts, end = [], 0
+    for shape, dtype in arrays:
+        starts.append(-(-end // mmap.PAGESIZE) * mmap.PAGESIZE)
+        end = starts[-1] + np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+    return starts, end
+
+
+def buffer_views(memory: mmap.mmap, arrays: Sequence[Described], starts: Sequence[int]) -> list[NDArray[Any]]:
+    """Arrays in the buffer."""
+    return [
+        np.frombuffer(memory, np.dtype(dtype), int(np.prod(shape)), start).reshape(shape)
+        for (shape, dtype), start in zip(arrays, starts, strict=True)
     ]
-    return arrays[0], arrays[1]
 
 
-def _computed(session: Any, tiles: NDArray[np.float32], logits: NDArray[np.float32]) -> str:
-    """Run the model from one array into the other; what went wrong, or nothing."""
+def _computed(session: Any, inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> str:
+    """Run the model from some arrays into others; what went wrong, or nothing."""
     try:
         binding = session.io_binding()
-        for bind, end, array in (
-            (binding.bind_input, session.get_inputs()[0], tiles),
-            (binding.bind_output, session.get_outputs()[0], logits),
+        for bind, ends, arrays in (
+            (binding.bind_input, session.get_inputs(), inputs),
+            (binding.bind_output, session.get_outputs(), outputs),
         ):
-            bind(end.name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+            for end, array in zip(ends, arrays, strict=True):
+                bind(end.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         session.run_with_iobinding(binding)
     except MemoryError:
         return OUT_OF_MEMORY
@@ -198,5 +209,5 @@ def _computed(session: Any, tiles: NDArray[np.float32], logits: NDArray[np.float
         return _kind_of(error)
     # A sum is a fourth of the work, and is infinite for some finite numbers only.
     with np.errstate(over="ignore", invalid="ignore"):
-        is_finite = bool(np.isfinite(logits.sum()) or np.isfinite(logits).all())
+        is_finite = all(bool(np.isfinite(each.sum()) or np.isfinite(each).all()) for each in outputs)
     return "" if is_finite else NOT_FINITE

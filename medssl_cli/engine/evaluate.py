@@ -10,7 +10,7 @@ from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.predict import torch_predict
 from medssl_cli.errors import NothingUsableError
 from medssl_cli.recipe import Named, TaskRecipe
-from medssl_cli.tasks import Subject, supervision_of
+from medssl_cli.tasks import Subject, SupervisionBase, supervision_of
 
 
 def subject_of_run(path: Path, cache: Cache, *, split: str, device: str, label_set: str | None = None) -> Subject:
@@ -29,9 +29,22 @@ def subject_of_run(path: Path, cache: Cache, *, split: str, device: str, label_s
     """
     run = load_finetuned(path)
     place = resolve_device(device)
-    records = split_of_manifest(cache, run.manifest, split)
     recipe = run.recipe if label_set is None else with_label_set(run.recipe, label_set)
     supervision = supervision_of(recipe)
+    records = labelled_split(cache, run.manifest, split, supervision)
+    network = run.network.to(place)
+    return supervision.subject(network, torch_predict(network, place), name=path.name, folder=path, records=records)
+
+
+def labelled_split(
+    cache: Cache, manifest: dict[str, Any], split: str, supervision: SupervisionBase
+) -> list[ItemRecord]:
+    """The cached items of a run's split, all of which have the labels that a task asks for.
+
+    Raises:
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
+    """
+    records = split_of_manifest(cache, manifest, split)
     lacking = [record for record in records if supervision.label_set not in getattr(record, supervision.annotation)]
     if lacking:
         raise NothingUsableError(
@@ -40,8 +53,7 @@ def subject_of_run(path: Path, cache: Cache, *, split: str, device: str, label_s
             f"set {supervision.label_set!r}",
             hint="label all of them in one set: medssl ingest --label-set NAME",
         )
-    network = run.network.to(place)
-    return supervision.subject(network, torch_predict(network, place), name=path.name, folder=path, records=records)
+    return records
 
 
 def with_label_set(recipe: TaskRecipe, label_set: str) -> TaskRecipe:

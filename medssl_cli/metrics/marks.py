@@ -8,7 +8,7 @@ Shapes: N images, M boxes of an image, T marks of all images, R resamples (any l
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,3 +140,35 @@ def _in_blocks(figure: Figure, marks: Marks, weights: Array | None) -> Array:
         true, false = (np.cumsum(of_marks * kind, axis=-1) for kind in (marks.is_true, ~marks.is_true))
         parts.append(figure(true, false, block @ marks.num_boxes.astype(np.float64), block.sum(axis=-1)))
     return np.concatenate(parts).reshape(given.shape[:-1])
+
+
+class Allowed(NamedTuple):
+    """A threshold of scores with what is found at it: share of the boxes, and false marks per image."""
+
+    threshold: float
+    sensitivity: float
+    false_per_image: float
+
+
+def threshold_at(marks: Marks, rate: float, *, lowest: float) -> Allowed:
+    """The lowest threshold at which there are at most so many false marks per image.
+
+    Args:
+        marks: See `Marks`.
+        rate: False marks per image.
+        lowest: Threshold where all marks are allowed.
+
+    Returns:
+        Its threshold lies in the middle between the last score that reaches it and the next one; sensitivity NaN where
+        no box is there.
+    """
+    false, true = np.cumsum(~marks.is_true), np.cumsum(marks.is_true)
+    scores, allowed = marks.scores, rate * len(marks.num_boxes)
+    ends = np.append(scores[:-1] > scores[1:], True) if len(scores) else np.zeros(0, dtype=bool)
+    fit = np.flatnonzero(ends & (false <= allowed))
+    last = int(fit[-1]) if len(fit) else -1
+    above = scores[last] if last >= 0 else 1.0
+    threshold = lowest if last + 1 == len(scores) else float(above + scores[last + 1]) / 2
+    found, wrong = (int(each[last]) if last >= 0 else 0 for each in (true, false))
+    num_boxes = int(marks.num_boxes.sum())
+    return Allowed(threshold, found / num_boxes if num_boxes else float("nan"), wrong / max(1, len(marks.num_boxes)))

@@ -70,6 +70,27 @@ def specificity(scores: Array, is_positive: NDArray[np.bool_], threshold: float,
     return sensitivity(-scores, ~is_positive, float(np.nextafter(-threshold, np.inf)), weights)
 
 
+def youden_threshold(scores: Array, is_positive: NDArray[np.bool_]) -> float:
+    """The threshold with the largest sum of sensitivity and specificity, in the middle between two scores.
+
+    Youden, Cancer 3 (1950). Of several as good the lowest, which misses the fewest.
+
+    Args:
+        scores: `[N]`.
+        is_positive: `[N]`.
+
+    Returns:
+        NaN without positives, without negatives, or where all scores are the same.
+    """
+    values = np.unique(scores)
+    if len(values) < 2 or is_positive.all() or not is_positive.any():
+        return float("nan")
+    middles = (values[:-1] + values[1:]) / 2
+    ranked = np.sort(scores[is_positive]), np.sort(scores[~is_positive])
+    missed, left = (np.searchsorted(each, middles) / len(each) for each in ranked)
+    return float(middles[np.argmax(left - missed)])
+
+
 def balanced_accuracy(predicted: NDArray[np.int64], classes: NDArray[np.int64], weights: Array | None = None) -> Array:
     """Mean over the classes present of the share that is recognised; 1 / K by chance.
 

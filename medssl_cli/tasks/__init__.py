@@ -12,8 +12,8 @@ A task is found by the name of its folder, which holds:
 `decode.py` and `page.py` load no torch, so that inference and reports may load them; neither does this module.
 
 Who asks for what: `engine.finetune` and `engine.check` the network and the supervision; `engine.evaluate`, studies and
-`medssl evaluate` the subject; export the supervision's `is_exportable`, `classes` and `label_set`; the command line
-every `FIGURE`.
+`medssl evaluate` the subject; export the supervision's `is_exportable` and `head`, and what reads that head in
+`decode.py`; the command line every `FIGURE`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, cast
 
 from pydantic import AfterValidator
 
 from medssl_cli import plugins
+from medssl_cli.errors import UsageError
 from medssl_cli.faults import validate_model
 from medssl_cli.names import is_safe_name
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from medssl_cli.cache.splits import Split
     from medssl_cli.cache.store import Cache
     from medssl_cli.data.augmentation import Draws
+    from medssl_cli.heads import Head
     from medssl_cli.imaging.volume import Volume
     from medssl_cli.preprocessing import Preprocessing
     from medssl_cli.recipe import TaskRecipe
@@ -92,8 +94,15 @@ def figures() -> dict[str, FigureOfMerit]:
 
 
 def task_of_head(head: str) -> str:
-    """Name of the task whose networks answer with what an exported model does."""
-    return next(name for name in plugins.names("task") if head == plugins.load("task", name).HEAD)
+    """Name of the task whose networks answer with what an exported model does.
+
+    Raises:
+        UsageError: `E_USAGE`, no task has such answers.
+    """
+    for name in plugins.names("task"):
+        if head == plugins.load("task", name).HEAD:
+            return name
+    raise UsageError("E_USAGE", f"the model gives {head}, and there is no task with such answers")
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,10 @@ class TaskNetwork(ABC):
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> TaskLosses:
         """What a step minimises, from the network's answers and `SupervisionBase.inputs`."""
+
+    def exported(self, head: Head) -> nn.Module:
+        """The network as export traces it for a head; itself, unless it looks into its input to decide what to do."""
+        return cast("nn.Module", self)
 
     def kept(self) -> dict[str, nn.Module]:
         """Modules beside the backbone that pre-training may have learnt, by the names that it keeps them under."""
@@ -177,7 +190,7 @@ class SupervisionBase(ABC):
     annotation: ClassVar[Literal["labels", "boxes", "findings"]]
     """Field of an item's record that holds what is learnt from."""
     is_exportable: bool = False
-    """Whether `medssl export` and `medssl infer` know what to do with the network's answers."""
+    """Whether `head` says how an exported model's numbers become answers."""
 
     def __init__(self, recipe: TaskRecipe) -> None:
         self.recipe = recipe
@@ -256,6 +269,18 @@ class SupervisionBase(ABC):
     @abstractmethod
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
         """What scores a network on the validation items."""
+
+    def head(
+        self, network: nn.Module, predict: Answer, validation: Callable[[], tuple[Cache, list[ItemRecord]]]
+    ) -> Head:
+        """What an exported model of a network answers with, and how; only where it `is_exportable`.
+
+        Args:
+            network: Of the task.
+            predict: The same network, from numbers to numbers.
+            validation: The cache with the validation images, on which operating points are chosen.
+        """
+        raise NotImplementedError(f"no head for {self.recipe.task.name}")
 
     @abstractmethod
     def subject(
@@ -342,6 +367,37 @@ class Subject(ABC):
     def draw(self, image: Volume, prediction: Any, reference: Any) -> Image.Image:
         """Picture of an image with what `on_case` was told of it."""
         raise NotImplementedError(f"{type(self).__name__} tells of no image, so none is drawn")
+
+
+class Contract(Protocol):
+    """What an exported model says of itself, as far as its task asks."""
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+
+    @property
+    def head(self) -> Any:
+        """What it answers with."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the network sees of an image."""
+
+    @property
+    def modality(self) -> str | None:
+        """Of the training images."""
+
+
+class ExportedModel(Protocol):
+    """An exported model as a function of images."""
+
+    @property
+    def bundle(self) -> Contract:
+        """What it says of itself."""
+
+    def answer(self, image: Volume) -> Any:
+        """What the model says of an image: see the task's `decode.py`."""
 
 
 def _safe(name: str) -> str:

@@ -19,8 +19,10 @@ def run(medssl: str, folder: Path) -> dict:
     run, make = load_finetuned(run_folder), export.make_bundle
 
     def swapped(bundle):
-        names = bundle.classes
-        return bundle.model_copy(update={"classes": {1: names[2], 2: names[1]}})
+        names = bundle.head.classes
+        return bundle.model_copy(
+            update={"head": bundle.head.model_copy(update={"classes": {1: names[2], 2: names[1]}})}
+        )
 
     def respaced(bundle):
         return bundle.model_copy(
@@ -29,7 +31,7 @@ def run(medssl: str, folder: Path) -> dict:
 
     caught = {}
     for name, fault in (("classes exchanged", swapped), ("spacing 3 mm for 2 mm", respaced)):
-        export.make_bundle = lambda r, licence, fault=fault: fault(make(r, licence=licence))
+        export.make_bundle = lambda r, head, licence, fault=fault: fault(make(r, head, licence=licence))
         try:
             export.export_network(run, folder / "model.onnx", cache=Cache.open(cache), cases=1, tolerance=1e-3)
             caught[name] = False

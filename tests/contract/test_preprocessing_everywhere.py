@@ -26,13 +26,13 @@ from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.build import build_task
 from medssl_cli.errors import MedsslError, UsageError
+from medssl_cli.heads import BoxesHead, FindingsHead, Head, MasksHead, OperatingPoint
 from medssl_cli.imaging.geometry import Shape, reorient_like, reorient_to_ras
 from medssl_cli.imaging.placement import move_boxes, placement_of, restore_labels
 from medssl_cli.imaging.preprocessing import network_input
-from medssl_cli.imaging.stacks import as_stack
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
-from medssl_cli.recipe import TaskRecipe, validate_recipe
+from medssl_cli.recipe import Named, TaskRecipe, validate_recipe
 from medssl_cli.talk import Silence
 from medssl_cli.tasks import supervision_of
 from tests.environment import give_known_key
@@ -113,11 +113,6 @@ OPTIONS: Final[dict[str, Callable[[Kind], dict[str, Any]]]] = {
     "foreground, fit x y": lambda kind: {"foreground_crop": True, "fit": list(kind.flat_fit), **ZSCORE},
 }
 DEBT_OF_CHANNELS: Final = {"two channels": "an exported model takes one image yet: training and evaluation alone agree"}
-DEBT_OF_RUNTIME: Final = {
-    name: "an exported model answers with masks only, so the input is made here as the runtime will make it"
-    for name, kind in KINDS.items()
-    if kind.task is not MASKS
-}
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_option = pytest.mark.parametrize("option", OPTIONS)
 
@@ -262,26 +257,35 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnnxModel]:
 
 def carried(recipe: TaskRecipe) -> Bundle:
     """The contract as it comes out of a file."""
-    bundle = toy_bundle(preprocessing=preprocessing_of(recipe), tile_size=recipe.tile_size)
+    bundle = toy_bundle(preprocessing=preprocessing_of(recipe), head=head_of(recipe))
     return Bundle.model_validate_json(bundle.to_json())
+
+
+def head_of(recipe: TaskRecipe) -> Head:
+    """What a model of a recipe answers with; no image chose its operating points."""
+    size, options = recipe.data.crop_size, recipe.task.options
+    named = {name: ("any", OperatingPoint(threshold=0.5, rule="fixed")) for name in options["classes"]}
+    points = {"label_classes": {name: what for name, (what, _) in named.items()},
+              "operating_points": {name: point for name, (_, point) in named.items()}}  # fmt: skip
+    if recipe.task.name == MASKS["name"]:
+        return MasksHead(classes={1: "block"}, tile_size=recipe.tile_size, overlap=0.5, nsd_tolerance_mm=2.0)
+    if recipe.task.name == FINDINGS["name"]:
+        as_stacks = size[2] > 1 and recipe.backbone == Named(**FLAT)
+        return FindingsHead(names=tuple(named), num_slices=size[2] if as_stacks else None, **points)
+    limits = {"min_score": 0.05, "max_overlap": 0.5, "max_boxes": 10, "match_overlap": 0.5}
+    return BoxesHead(names=tuple(named), strides=(16, 32, 64), **limits, **points)
 
 
 def runtime_input(model: OnnxModel, recipe: TaskRecipe, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> Array:
     image, _ = stored(kind.shape)
     bundle = carried(recipe)
-    if kind.task is MASKS:
 
-        def segment(predict: Callable[..., Any]) -> None:
-            monkeypatch.setattr(model, "bundle", bundle)
-            monkeypatch.setattr(model, "predict", predict)
-            model.segment(image)
+    def answer(predict: Callable[..., Any]) -> None:
+        monkeypatch.setattr(model, "bundle", bundle)
+        monkeypatch.setattr(model, "predict", predict)
+        model.answer(image)
 
-        return seen_by(segment)
-    voxels = network_input([image], bundle.preprocessing).voxels
-    depth = recipe.data.crop_size[2]
-    if kind.backbone is SOLID:
-        return voxels
-    return voxels[..., 0] if depth == 1 else as_stack(voxels, SPACING[2], depth).images
+    return seen_by(answer)
 
 
 def is_allowed(kind: str, option: str) -> bool:
@@ -371,11 +375,8 @@ def test_every_option_that_a_recipe_can_name_is_here() -> None:
     assert named | {"orientation"} == set(Preprocessing.model_fields)  # of orientations there is one
 
 
-def test_debts_are_debts() -> None:
-    """An export that knows other answers than masks makes its input itself: then look at that input here."""
-    assert {name for name in KINDS if supervision_of(recipe_of(KINDS[name], "zscore")).is_exportable} == (
-        KINDS.keys() - DEBT_OF_RUNTIME.keys()
-    )
+def test_every_kind_is_exported() -> None:
+    assert all(supervision_of(recipe_of(kind, "zscore")).is_exportable for kind in KINDS.values())
 
 
 def test_old_models_mean_what_they_meant() -> None:

@@ -127,7 +127,6 @@ def test_commands_train_evaluate_and_gate(cache: Cache, run: Path, tmp_path: Pat
     shown = medssl("evaluate", run, *cpu, "--out", tmp_path / "out")
     gate = medssl("evaluate", run, *cpu, "--min-ap", "1.1", "--out", tmp_path / "out")
     wrong = medssl("evaluate", run, *cpu, "--min-auroc", "0.5", "--out", tmp_path / "out")
-    exported = medssl("export", run, tmp_path / "model.onnx", "--cache", cache.root)
     compared = medssl("study", "labels", "--task", tmp_path / "toy.yaml", "--patients", "6", *cpu, "--init", tmp_path)
 
     assert trained.exit_code == 0, trained.stderr
@@ -135,7 +134,6 @@ def test_commands_train_evaluate_and_gate(cache: Cache, run: Path, tmp_path: Pat
     assert "mean average precision" in shown.stdout
     assert (gate.exit_code, "error: E_GATE_AP" in gate.stderr) == (Exit.GATE, True)
     assert (wrong.exit_code, "error: E_USAGE" in wrong.stderr) == (Exit.USAGE, True)
-    assert (exported.exit_code, "error: E_TASK_EXPORT" in exported.stderr) == (Exit.USAGE, True)
     assert (compared.exit_code, "error: E_USAGE" in compared.stderr) == (Exit.USAGE, True)
     page = (tmp_path / "out" / "page.html").read_text()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"page.html", "scores.csv", "scores.json"}

@@ -50,7 +50,7 @@ def run(cache: Cache) -> ToyRun:
             "schema": 1,
             "name": "toy-seg",
             "backbone": {"name": "unet"},
-            "task": {"name": "segmentation"},
+            "task": {"name": "segmentation", "classes": {1: "ball_1", 2: "ball_2"}},
             "data": {
                 "modality": "CT",
                 "window_hu": [-200, 300],
@@ -82,7 +82,9 @@ def run(cache: Cache) -> ToyRun:
 @pytest.fixture(scope="module")
 def graph(run: ToyRun) -> bytes:
     """What torch's exporter makes of the network; once, because it is slow."""
-    return onnx_graph(run.network, in_channels=1, tile=TILE)
+    nowhere: Any = None
+    bundle = export.make_bundle(run, export.head_of(run, nowhere), licence="")
+    return onnx_graph(run.network, bundle.inputs, bundle.outputs)
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ def test_the_bundle_says_where_the_model_comes_from(cache: Cache, run: ToyRun, e
 
     assert bundle.task == "toy-seg"
     assert bundle.preprocessing == run.recipe.data.preprocessing
-    assert (bundle.tile_size, bundle.mirror_axes, bundle.fold) == (TILE, (0,), 2)
+    assert (bundle.head.tile_size, bundle.head.mirror_axes, bundle.fold) == (TILE, (0,), 2)
     assert bundle.parity is not None
     assert bundle.parity.num_cases == 2
     assert bundle.parity.max_abs_difference <= 1e-3
@@ -186,7 +188,7 @@ def test_parity_measures_the_difference_that_was_put_in(
         remember, volumes[0], preprocessing=run.recipe.data.preprocessing, tile=TILE, overlap=0.5, mirror_axes=(0,)
     )
 
-    parity = compare(run, model, volumes).parity
+    parity = compare(run, model.bundle.head, model, volumes).parity
 
     # One logit is moved by 1/4 everywhere; the measure divides by max(1, largest logit of a tile).
     assert 0.25 / max(1.0, largest) - 1e-4 <= parity.max_abs_difference <= 0.25 + 1e-4

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from medssl_cli.deploy.export import onnx_graph
+from medssl_cli.heads import MasksHead
 from medssl_cli.nn.backbones import plainconv, resenc, unet
+from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.tasks.segmentation.network import SegmentationNetwork as Task
 from medssl_cli.tasks.segmentation.network import SegmentationOptions as Options
 
@@ -32,7 +34,9 @@ TILE = (16, 8, 16)
 def test_onnx_gives_torchs_logits(backbone: torch.nn.Module, tmp_path: Path) -> None:
     task = Task(backbone, Options.model_validate({"classes": {1: "bright"}})).eval()
 
-    graph = onnx_graph(task, in_channels=1, tile=TILE)
+    head = MasksHead(classes={1: "bright"}, tile_size=TILE, overlap=0.5, nsd_tolerance_mm=2.0)
+    seen = Preprocessing(zscore=True)
+    graph = onnx_graph(task, head.inputs(seen, 1), head.outputs(seen))
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     tiles = np.random.default_rng(0).random((3, 1, *TILE), dtype=np.float32)

@@ -13,19 +13,21 @@ import torch
 from onnx import numpy_helper
 
 from medssl_cli.cache.store import Cache
-from medssl_cli.deploy import export, parity, runtime
+from medssl_cli.deploy import export, runtime
 from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.export import export_network, onnx_graph
 from medssl_cli.deploy.onnx_file import graph_of, read_head, seal
 from medssl_cli.deploy.parity import NOT_COMPARED, TOLERANCE, shuffled
 from medssl_cli.engine.build import build_task
 from medssl_cli.errors import GateError
+from medssl_cli.heads import EmbeddingsHead, MasksHead
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import TaskRecipe, validate_recipe
 from tests.e2e.test_export import ToyRun
 from tests.listener import Listener
 from tests.toy_cache import toy_cache
+from tests.toy_model import changed
 
 # A SwinUNETR passes too, and takes minutes: it goes through the same code.
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -40,6 +42,7 @@ SWAPPED = {1: "ball_2", 2: "ball_1"}
 OTHER = Preprocessing(window_hu=(-200, 300), spacing_mm=(2.5, 2.0, 2.0))
 LIES: dict[str, Any] = {
     "task": "another",
+    "head": EmbeddingsHead(dim=8),
     "preprocessing": OTHER,
     "classes": SWAPPED,
     "in_channels": 2,
@@ -114,8 +117,19 @@ def graph_for(run: ToyRun) -> bytes:
     """What torch's exporter makes of a network; once, because it is slow."""
     name = run.recipe.backbone.name
     if name not in _KNOWN:
-        _KNOWN[name] = onnx_graph(run.network, in_channels=1, tile=run.recipe.tile_size)
+        _KNOWN[name] = graph_of_network(run, run.network)
     return _KNOWN[name]
+
+
+def graph_of_network(run: ToyRun, network: torch.nn.Module) -> bytes:
+    bundle = export.make_bundle(run, head_of(run), licence="")
+    return onnx_graph(network, bundle.inputs, bundle.outputs)
+
+
+def head_of(run: ToyRun) -> Any:
+    """Of masks, for which no image is needed."""
+    nowhere: Any = None
+    return export.head_of(run, nowhere)
 
 
 @pytest.fixture
@@ -144,7 +158,7 @@ def tampering(monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes],
 
 def with_bundle(data: bytes, **changes: Any) -> bytes:
     """A sealed model that says something else about itself."""
-    bundle = Bundle.model_validate_json(read_head(data, name="x")).model_copy(update=changes)
+    bundle = changed(Bundle.model_validate_json(read_head(data, name="x")), **changes)
     return seal(graph_of(data, name="x"), bundle.to_json())
 
 
@@ -182,7 +196,8 @@ def test_what_is_written_and_not_touched_passes(run: ToyRun, cache: Cache, tmp_p
 
 
 def test_every_word_of_a_bundle_is_compared_or_known_not_to_be_the_runs() -> None:
-    assert set(LIES) | set(NOT_COMPARED) == set(Bundle.model_fields)
+    said = {*Bundle.model_fields, *(set(MasksHead.model_fields) - {"kind"})}
+    assert set(LIES) | set(NOT_COMPARED) == said
 
 
 @pytest.mark.parametrize("field", LIES)
@@ -191,7 +206,11 @@ def test_a_file_that_says_something_else_than_its_run_is_caught(
 ) -> None:
     tampering(monkeypatch, lambda data: with_bundle(data, **{field: LIES[field]}))
 
-    assert field in refused(run, cache, tmp_path) or field in ("tile_size", "in_channels")  # the graph says no first
+    assert field in refused(run, cache, tmp_path) or field in (
+        "head",
+        "tile_size",
+        "in_channels",
+    )  # the graph says no first
 
 
 @pytest.mark.parametrize("field", ["classes", "preprocessing"])
@@ -200,7 +219,7 @@ def test_a_bundle_that_is_made_wrongly_is_caught_too(
 ) -> None:
     make = export.make_bundle
     monkeypatch.setattr(
-        export, "make_bundle", lambda *args, **more: make(*args, **more).model_copy(update={field: LIES[field]})
+        export, "make_bundle", lambda *args, **more: changed(make(*args, **more), **{field: LIES[field]})
     )
 
     refused(run, cache, tmp_path)
@@ -213,7 +232,7 @@ def test_one_tensor_more_than_it_was_is_caught_if_it_moves_an_answer(
     run = untrained(cache, backbone)
     graph = graph_for(run)
     monkeypatch.setattr(export, "onnx_graph", lambda *_, **__: graph)
-    sealed = seal(graph, export.make_bundle(run, licence="").to_json())
+    sealed = seal(graph, export.make_bundle(run, head_of(run), licence="").to_json())
     tiles = np.random.default_rng(0).random((1, 1, *run.recipe.tile_size), dtype=np.float32)
     exact = logits(graph, tiles)
     number_of_all = len(floats(onnx.load_from_string(graph)))
@@ -315,7 +334,6 @@ def test_an_inference_that_follows_other_rules_is_caught_by_its_answers_alone(
 def test_names_are_compared_by_what_they_mark(
     run: ToyRun, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parity, "require_contract", lambda *_: None)
     monkeypatch.setattr(export, "require_contract", lambda *_: None)
     tampering(monkeypatch, lambda data: with_bundle(data, classes=SWAPPED))
 
@@ -326,7 +344,7 @@ def test_images_in_which_nothing_is_found_are_said_to_prove_little(run: ToyRun, 
     silent = replace(run, network=torch.nn.Sequential(run.network, Background()))
     listener = Listener()
 
-    graph = onnx_graph(silent.network, in_channels=1, tile=run.recipe.tile_size)
+    graph = graph_of_network(run, silent.network)
     with pytest.MonkeyPatch.context() as once:
         once.setattr(export, "onnx_graph", lambda *_, **__: graph)
         export_network(silent, tmp_path / "model.onnx", cache=cache, cases=1, tolerance=TOLERANCE, tell=listener.note)

@@ -1,6 +1,6 @@
 """Methods of 2D images, slices and volumes, end to end on toy images: exact resume, two processes as one, transfer."""
 
-import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,23 +17,31 @@ import safetensors.numpy
 import torch
 from onnx import numpy_helper
 from torch import Tensor
+from typer.testing import CliRunner
 
 from medssl_cli.cache.store import Cache
-from medssl_cli.deploy import export_slices as export_slices_module
-from medssl_cli.deploy.export_slices import INPUTS, METADATA, OUTPUTS, export_slices, load_network
+from medssl_cli.cli.app import app
+from medssl_cli.deploy import embeddings, export
+from medssl_cli.deploy.bundle import Bundle, load_model
+from medssl_cli.deploy.embeddings import load_volume_encoder
+from medssl_cli.deploy.export import export_run
+from medssl_cli.deploy.onnx_file import graph_of, read_head, seal
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.runs import open_run
 from medssl_cli.engine.weights import load_encoder
-from medssl_cli.errors import GateError, NothingUsableError, UsageError
+from medssl_cli.errors import Exit, GateError, NothingUsableError, UsageError
+from medssl_cli.heads import EmbeddingsHead
 from medssl_cli.nn.clusters import kmeans
+from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import PretrainRecipe, dump_recipe, to_yaml, validate_recipe
 from medssl_cli.talk import Silence
 from tests.environment import ENVIRONMENT
 from tests.listener import Listener
 from tests.slice_cache import slice_cache
 from tests.toy_cache import toy_cache
+from tests.toy_model import changed
 from tests.two_processes import results_of_each
 
 pytestmark = pytest.mark.slow
@@ -316,55 +324,79 @@ def joint_run(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_exported_encoder_gives_the_embeddings_of_torch(joint_run: Path, cache: Cache, tmp_path: Path) -> None:
     path = tmp_path / "encoder.onnx"
 
-    written = export_slices(joint_run, path, cache_root=cache.root, cases=2)
+    written = export_run(joint_run, path, cache_root=cache.root, cases=2)
 
-    assert written.max_abs_difference < 1e-4
-    assert (written.embedding_dim, written.size, written.num_cases) == (16, 32, 2)
+    _, bundle, _ = load_model(path)
+    assert bundle == written
+    assert bundle.parity is not None
+    assert (bundle.parity.num_cases, bundle.parity.max_abs_difference < 1e-4) == (2, True)
+    assert (bundle.head, bundle.task) == (EmbeddingsHead(dim=16), "joint-embeddings")
+    assert (bundle.preprocessing.fit, bundle.preprocessing.zscore) == ((32, 32), True)
     model = onnx.load(path)
-    assert [entry.name for entry in model.graph.input] == INPUTS
-    assert [entry.name for entry in model.graph.output] == OUTPUTS
-    facts = json.loads({entry.key: entry.value for entry in model.metadata_props}[METADATA])
-    assert facts["size"] == 32
-    assert facts["preprocessing"]["zscore"] is True
+    assert [entry.name for entry in model.graph.input] == [port.name for port in bundle.inputs]
+    assert [entry.name for entry in model.graph.output] == [port.name for port in bundle.outputs]
+    patients = {entry["patient"] for entry in open_run(joint_run).manifest["splits"]["train"]}
+    assert all(bundle.has_seen(patient) for patient in patients)
     assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
+
+
+def test_an_exported_encoder_is_listed_and_gives_no_masks(joint_run: Path, cache: Cache, tmp_path: Path) -> None:
+    path, models = tmp_path / "encoder.onnx", ("--models", tmp_path / "models")
+
+    exported = medssl("export", joint_run, path, "--cache", cache.root, "--install", *models)
+    listed = medssl("models", "ls", *models)
+    inferred = medssl("infer", tmp_path, "-t", path, "-o", tmp_path / "out")
+    scored = medssl("evaluate", path, "--cache", cache.root)
+
+    assert exported.exit_code == 0, exported.stderr
+    assert re.search(r"joint-embeddings .* embeddings +embeddings of 16 elements", listed.stdout)
+    assert (inferred.exit_code, "gives embeddings" in inferred.stderr) == (Exit.USAGE, True)
+    assert (scored.exit_code, "E_USAGE" in scored.stderr) == (Exit.USAGE, True)
+
+
+def medssl(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_an_exported_encoder_that_differs_is_not_written(joint_run: Path, cache: Cache, tmp_path: Path) -> None:
     with pytest.raises(GateError, match="E_PARITY"):
-        export_slices(joint_run, tmp_path / "encoder.onnx", cache_root=cache.root, tolerance=-1.0)
+        export_run(joint_run, tmp_path / "encoder.onnx", cache_root=cache.root, tolerance=-1.0)
 
     assert list(tmp_path.iterdir()) == []
 
 
-def changed_facts(data: bytes, **changes: Any) -> bytes:
-    """An encoder that says something else about its images."""
-    model = onnx.load_from_string(data)
-    facts = json.loads({entry.key: entry.value for entry in model.metadata_props}[METADATA])
-    return export_slices_module.with_metadata(data, {**facts, **changes})
+def changed_words(data: bytes, **changes: Any) -> bytes:
+    """An encoder that says something else about itself."""
+    bundle = changed(Bundle.model_validate_json(read_head(data, name="x")), **changes)
+    return seal(graph_of(data, name="x"), bundle.to_json())
 
 
 def changed_weights(data: bytes, factor: float) -> bytes:
     """An encoder whose largest tensor is multiplied."""
-    model = onnx.load_from_string(data)
+    model = onnx.load_from_string(graph_of(data, name="x"))
     tensor = max(model.graph.initializer, key=lambda each: len(each.raw_data) * (each.data_type == 1))
     values = numpy_helper.to_array(tensor) * np.float32(factor)
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    return bytes(model.SerializeToString())
+    return seal(model.SerializeToString(), read_head(data, name="x"))
 
 
 def test_an_encoder_that_was_changed_between_writing_and_reading_is_not_kept(
     joint_run: Path, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph = export_slices_module.trace(load_network(open_run(joint_run)), 32)
-    monkeypatch.setattr(export_slices_module, "trace", lambda *_: graph)
-    write, path = export_slices_module.write_atomic, tmp_path / "out" / "encoder.onnx"
+    encoder = load_volume_encoder(open_run(joint_run))
+    ports = encoder.head.inputs(encoder.preprocessing, 1), encoder.head.outputs(encoder.preprocessing)
+    graph = export.onnx_graph(encoder.network, *ports)
+    monkeypatch.setattr(embeddings, "onnx_graph", lambda *_: graph)
+    write, path = export.write_atomic, tmp_path / "out" / "encoder.onnx"
+    seen = encoder.preprocessing
     changes: list[tuple[int, Callable[[bytes], bytes]]] = [
-        (1, lambda data: changed_facts(data, size=16)),
-        (1, lambda data: changed_facts(data, preprocessing={})),
-        (1, lambda data: changed_facts(data, recipe_sha256="0")),
+        (1, lambda data: changed_words(data, preprocessing=seen.model_copy(update={"fit": (16, 16)}))),
+        (1, lambda data: changed_words(data, preprocessing=Preprocessing(window_hu=(0, 1), fit=(32, 32)))),
+        (1, lambda data: changed_words(data, recipe_sha256="0" * 64)),
+        (1, lambda data: changed_words(data, dim=17)),
         (1, lambda data: changed_weights(data, 1.1)),
         (1, lambda data: changed_weights(data, float("nan"))),
-        (2, lambda data: changed_facts(data, size=16)),
+        (2, lambda data: changed_words(data, licence="another")),
         (2, lambda data: changed_weights(data, 1.1)),
     ]
 
@@ -383,22 +415,22 @@ def test_an_encoder_that_was_changed_between_writing_and_reading_is_not_kept(
             calls.append(path)
             write(path, change(data) if len(calls) == at else data, **more)
 
-        monkeypatch.setattr(export_slices_module, "write_atomic", other)
+        monkeypatch.setattr(export, "write_atomic", other)
         with pytest.raises(GateError, match="E_PARITY"):
-            export_slices(joint_run, path, cache_root=cache.root, cases=1)
+            export_run(joint_run, path, cache_root=cache.root, cases=1)
         assert list(path.parent.iterdir()) == []
 
 
 def test_only_encoders_of_volumes_are_exported(joint_run: Path, cache: Cache, tmp_path: Path) -> None:
     pretrain(recipe("swav", steps=1), cache, tmp_path / "flat", device="cpu", talk=Silence())
     with pytest.raises(UsageError, match="E_USAGE"):
-        load_network(open_run(tmp_path / "flat"))
+        load_volume_encoder(open_run(tmp_path / "flat"))
     other = toy_cache(tmp_path / "other", num_patients=2)
     with pytest.raises(NothingUsableError, match="E_CACHE_EMPTY"):
-        export_slices(joint_run, tmp_path / "encoder.onnx", cache_root=other.root)
+        export_run(joint_run, tmp_path / "encoder.onnx", cache_root=other.root)
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UsageError, match="E_OUTPUT_EXISTS"):
-        export_slices(joint_run, tmp_path / "letter.txt", cache_root=cache.root)
+        export_run(joint_run, tmp_path / "letter.txt", cache_root=cache.root)
 
 
 @pytest.mark.parametrize(

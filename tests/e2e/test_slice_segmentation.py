@@ -131,7 +131,7 @@ def test_fine_tuning_learns_the_balls(cache: Cache, run: Path, tmp_path: Path) -
 
 
 def test_the_exported_model_gives_the_same_masks_and_takes_scans_of_any_size(model: OnnxModel) -> None:
-    assert model.bundle.tile_size == (32, 16, 5)
+    assert model.bundle.head.tile_size == (32, 16, 5)
     assert model.bundle.parity is not None
     assert model.bundle.parity.max_abs_difference < 1e-3
     for shape in [(7, 40, 1), (33, 16, 12)]:

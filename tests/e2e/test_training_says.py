@@ -131,8 +131,8 @@ def test_a_subset_a_merge_and_what_is_ignored_can_be_trained_and_exported(cache:
         subject = load_subject(tmp_path / str(number), cache, split="val", device="cpu")
         assert 0 <= subject.score(cache, split="val", talk=Silence()).value <= 1
     bundle = export_run(tmp_path / "0", tmp_path / "model.onnx", cache_root=cache.root, cases=1)
-    assert bundle.classes == {1: "second"}
-    assert bundle.wanted.classes == {"second": ("ball_2",)}
+    assert bundle.head.classes == {1: "second"}
+    assert bundle.head.wanted.classes == {"second": ("ball_2",)}
 
 
 # What is absent.

@@ -30,7 +30,7 @@ def test_a_sealed_model_is_still_an_ordinary_onnx_file(tmp_path: Path) -> None:
 
     onnx.checker.check_model(model, full_check=True)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    assert metadata["medssl.contract"] == "1"
+    assert metadata["medssl.contract"] == "2"
     assert metadata["medssl.bundle"] == toy_bundle().to_json()
     assert metadata["medssl.sha256"] == load_model(tmp_path / "model.onnx")[2]
 
@@ -78,10 +78,10 @@ def test_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_a_newer_contract_asks_for_a_newer_medssl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as newer:
-        newer.setattr("medssl_cli.deploy.onnx_file.CONTRACT_VERSION", 2)
+        newer.setattr("medssl_cli.deploy.onnx_file.CONTRACT_VERSION", 3)
         write_toy_model(tmp_path / "model.onnx")
 
-    with pytest.raises(UsageError, match="follows contract 2"):
+    with pytest.raises(UsageError, match="follows contract 3"):
         load_model(tmp_path / "model.onnx")
 
 
@@ -158,7 +158,7 @@ def test_a_model_from_before_classes_had_members_is_scored_by_name_or_else_by_va
         classes={1: "spleen", 2: "liver"}, label_classes={"liver": ("Leber", 6), "spleen": (7,)}, label_ignore=(9,)
     )
 
-    assert dict(old.wanted.classes) == {"liver": ("liver", 1), "spleen": ("spleen", 2)}
-    assert list(new.wanted.classes.items()) == [("spleen", (7,)), ("liver", ("Leber", 6))]
-    assert new.wanted.ignore == (9,)
-    assert Bundle.model_validate_json(new.to_json()).wanted == new.wanted
+    assert dict(old.head.wanted.classes) == {"liver": ("liver", 1), "spleen": ("spleen", 2)}
+    assert list(new.head.wanted.classes.items()) == [("spleen", (7,)), ("liver", ("Leber", 6))]
+    assert new.head.wanted.ignore == (9,)
+    assert Bundle.model_validate_json(new.to_json()).head == new.head

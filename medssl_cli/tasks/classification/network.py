@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from medssl_cli.cache.findings import Definition
+from medssl_cli.heads import FindingsHead, Head
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.distributed import sum_over_processes, world_size
 from medssl_cli.nn.slices.encoder import mean_pool
@@ -97,11 +98,20 @@ class ClassificationNetwork(nn.Module, TaskNetwork):
         if is_present is None or positions_mm is None:
             is_present = torch.ones(len(stack), stack.shape[-1], dtype=torch.bool, device=stack.device)
             positions_mm = torch.zeros(is_present.shape, device=stack.device)
-        present = stack.movedim(-1, 1)[is_present]
-        encoder = self.volume_encoder
-        flat = self.backbone.embed(present) if encoder is None else encoder.embedding(self.backbone(present))
+        flat = self.embed_slices(stack.movedim(-1, 1)[is_present])
         slices = flat.new_zeros(*is_present.shape, flat.shape[1])
         slices[is_present] = flat
+        return self.pool(slices, is_present, positions_mm)
+
+    def embed_slices(self, slices: Tensor) -> Tensor:
+        """Each slice by itself, `[N, C, X, Y]` to `[N, E]`."""
+        encoder = self.volume_encoder
+        embedded: Tensor = self.backbone.embed(slices) if encoder is None else encoder.embedding(self.backbone(slices))
+        return embedded
+
+    def pool(self, slices: Tensor, is_present: Tensor, positions_mm: Tensor) -> Tensor:
+        """Embeddings of volumes `[B, E]` from those of their slices `[B, S, E]`, zero where none is there."""
+        encoder = self.volume_encoder
         if encoder is None:
             return mean_pool(slices, is_present)
         return encoder.pool(encoder.relate(slices, is_present, positions_mm), is_present)
@@ -116,6 +126,11 @@ class ClassificationNetwork(nn.Module, TaskNetwork):
         """
         logits: Tensor = self.head(self.dropout(self.embed(images, is_present, positions_mm)))
         return logits
+
+    def exported(self, head: Head) -> nn.Module:
+        """See `TaskNetwork.exported`: all slices of a stack are computed, where training leaves padding out."""
+        is_of_stacks = isinstance(head, FindingsHead) and head.num_slices is not None
+        return StackedNetwork(self) if is_of_stacks else self
 
     def kept(self) -> dict[str, nn.Module]:
         """What makes volumes of slices, which joint pre-training keeps under the same name."""
@@ -157,6 +172,26 @@ class ClassificationNetwork(nn.Module, TaskNetwork):
             count = sum_over_processes(is_known.sum()).clamp(min=1) / world_size()
             loss = (terms * is_known).sum() / count
         return TaskLosses(loss, {"cross_entropy": loss})
+
+
+class StackedNetwork(nn.Module):
+    """A network of stacks that computes the same for every stack of S slices, whichever of them are there.
+
+    Args:
+        network: In which slices that are not there are left out.
+    """
+
+    def __init__(self, network: ClassificationNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, is_present: Tensor, positions_mm: Tensor) -> Tensor:
+        """Logits `[B, K]`; see `ClassificationNetwork.forward`."""
+        network = self.network
+        flat = network.embed_slices(images.movedim(-1, 1).flatten(0, 1))
+        slices = flat.unflatten(0, (-1, images.shape[-1])).masked_fill(~is_present[..., None], 0.0)
+        logits: Tensor = network.head(network.pool(slices, is_present, positions_mm))
+        return logits
 
 
 OPTIONS: Final = ClassificationOptions

@@ -7,14 +7,18 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.cache.findings import finding_names, targets_of
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
+from medssl_cli.data.selection import with_annotations
 from medssl_cli.errors import NothingUsableError
+from medssl_cli.heads import FindingsHead, OperatingPoint
 from medssl_cli.metrics.ranking import (
     auroc,
     balanced_accuracy,
@@ -22,12 +26,13 @@ from medssl_cli.metrics.ranking import (
     finding_estimates,
     sensitivity,
     specificity,
+    youden_threshold,
 )
 from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of, shown
 from medssl_cli.plain_json import without_nan
 from medssl_cli.report.gallery import Shown
 from medssl_cli.talk import Talk
-from medssl_cli.tasks import OnCase, Results, Subject
+from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject
 from medssl_cli.tasks.classification import FIGURE
 from medssl_cli.tasks.classification.page import classification_page
 
@@ -165,6 +170,29 @@ def aurocs(scores: NDArray[Any], targets: NDArray[np.float32]) -> list[float]:
             for place, each in enumerate(known)]  # fmt: skip
 
 
+def operating_point(probabilities: Array, targets: NDArray[np.float32], patients: Sequence[str]) -> OperatingPoint:
+    """Where a finding counts as a yes, from images of which it is known; one half where these cannot tell.
+
+    Args:
+        probabilities: `[N]`.
+        targets: `[N]`, 1 present, 0 absent, NaN unknown.
+        patients: Whose image each one is.
+    """
+    is_known = ~np.isnan(targets)
+    scores, is_positive = probabilities[is_known], targets[is_known] == 1
+    num_patients = len({patient for patient, known in zip(patients, is_known, strict=True) if known})
+    threshold = youden_threshold(scores, is_positive)
+    if np.isnan(threshold):
+        return OperatingPoint(threshold=THRESHOLD, rule="fixed", num_patients=num_patients)
+    return OperatingPoint(
+        threshold=threshold,
+        rule="youden",
+        sensitivity=float(sensitivity(scores, is_positive, threshold)),
+        specificity=float(specificity(scores, is_positive, threshold)),
+        num_patients=num_patients,
+    )
+
+
 @dataclass(frozen=True)
 class ClassificationSubject(Subject):
     """A model that says what images show.
@@ -199,3 +227,54 @@ class ClassificationSubject(Subject):
     def page(self, document: dict[str, Any], pictures: list[Shown]) -> str:
         """See `Subject.page`."""
         return classification_page(document)
+
+
+def usable(cache: Cache, bundle: Contract, *, label_set: str, talk: Talk) -> list[ItemRecord]:
+    """Images of a cache that an exported model can be scored on: those of which some finding is known.
+
+    Raises:
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
+    """
+    is_flat = bundle.head.takes_flat(bundle.preprocessing)
+    found = with_annotations(cache, "findings", label_set, modality=bundle.modality, is_flat=is_flat, talk=talk)
+    targets = _targets(cache, found, bundle.head, label_set)
+    return [record for record, row in zip(found, targets, strict=True) if np.isfinite(row).any()]
+
+
+def of_model(
+    model: ExportedModel, *, name: str, folder: Path, records: Sequence[ItemRecord], label_set: str
+) -> ClassificationSubject:
+    """An exported model with the images to score it on.
+
+    Args:
+        model: The model.
+        name: Of its file.
+        folder: Where results go by default.
+        records: The images.
+        label_set: Of the findings to score it by.
+    """
+    head: FindingsHead = model.bundle.head
+
+    def found(cache: Cache, talk: Talk) -> Array:
+        rows = []
+        for done, record in enumerate(records, start=1):
+            rows.append(model.answer(cache.read_image(record)))
+            talk.progress("evaluating", done, len(records))
+        return np.stack(rows)
+
+    return ClassificationSubject(
+        name=name,
+        task=model.bundle.task,
+        folder=folder,
+        records=records,
+        classes=head.classes,
+        probabilities=found,
+        targets=lambda cache: _targets(cache, records, head, label_set),
+        is_exclusive=head.is_exclusive,
+    )
+
+
+def _targets(cache: Cache, records: Sequence[ItemRecord], head: FindingsHead, label_set: str) -> NDArray[np.float32]:
+    """What is known of each image, `[N, K]`."""
+    names, wanted = finding_names(cache.records(), label_set), {name: head.label_classes[name] for name in head.names}
+    return targets_of(records, label_set, wanted, names, is_exclusive=head.is_exclusive)

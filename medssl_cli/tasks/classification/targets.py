@@ -24,6 +24,7 @@ from medssl_cli.data.whole import WholeBatch, WholeDataset
 from medssl_cli.data.whole_batches import every_image, prepared_images, step_batches
 from medssl_cli.errors import NothingUsableError, UsageError
 from medssl_cli.files import sha256_json
+from medssl_cli.heads import FindingsHead
 from medssl_cli.metrics.ranking import balanced_accuracy
 from medssl_cli.metrics.statistics import mean_of_known
 from medssl_cli.nn.build import build_backbone
@@ -33,13 +34,14 @@ from medssl_cli.recipe import TaskRecipe
 from medssl_cli.talk import Silence, Talk
 from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
 from medssl_cli.tasks.classification.decode import probabilities
-from medssl_cli.tasks.classification.scores import ClassificationSubject, aurocs
+from medssl_cli.tasks.classification.scores import ClassificationSubject, aurocs, operating_point
 
 
 class ClassificationSupervision(SupervisionBase):
     """Whole images with what is known of each class."""
 
     annotation = "findings"
+    is_exportable = True
 
     def __init__(self, recipe: TaskRecipe) -> None:
         super().__init__(recipe)
@@ -175,6 +177,26 @@ class ClassificationSupervision(SupervisionBase):
             return Validation(mean_of_known(values), dict(zip(self.classes.values(), values, strict=True)))
 
         return validate
+
+    def head(
+        self, network: nn.Module, predict: Answer, validation: Callable[[], tuple[Cache, list[ItemRecord]]]
+    ) -> FindingsHead:
+        """See `SupervisionBase.head`: each finding is a yes where sensitivity and specificity are largest together."""
+        options = self.options
+        cache, records = validation()
+        logits = _logits(predict, every_image(self.dataset(cache, records, Silence()), self.recipe.data))
+        scores = probabilities(logits, is_exclusive=options.is_exclusive)
+        targets, patients = self.targets(cache, records), [record.patient_key for record in records]
+        return FindingsHead(
+            names=tuple(options.classes),
+            is_exclusive=options.is_exclusive,
+            label_classes=dict(options.classes),
+            operating_points={
+                name: operating_point(scores[:, place], targets[:, place], patients)
+                for place, name in self.classes.items()
+            },
+            num_slices=self.recipe.data.crop_size[2] if self._as_stacks else None,
+        )
 
     def subject(
         self, network: nn.Module, predict: Answer, *, name: str, folder: Path, records: Sequence[ItemRecord]

@@ -5,14 +5,19 @@ the input; pixel i covers [i, i + 1].
 """
 
 import math
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.heads import BoxesHead
+from medssl_cli.imaging.placement import ChannelImages, move_boxes
 from medssl_cli.imaging.probabilities import sigmoid
+from medssl_cli.imaging.volume import Volume
+from medssl_cli.imaging.whole import whole_input
 from medssl_cli.metrics.marks import overlaps
+from medssl_cli.preprocessing import Preprocessing
 
 SIZE_PER_STRIDE: Final = 8
 """A map answers for boxes whose farthest edge is at most so many of its strides away, and no finer map's."""
@@ -57,7 +62,7 @@ class Grid(NamedTuple):
 class FoundBoxes(NamedTuple):
     """Boxes of one image, best first: corners [M, 4], scores [M], classes [M]."""
 
-    boxes: Array
+    boxes: NDArray[Any]
     scores: Array
     classes: NDArray[np.int64]
 
@@ -106,3 +111,32 @@ def _apart(corners: Array, *, max_overlap: float) -> NDArray[np.intp]:
         kept.append(first)
         rest = rest[overlaps(boxes[rest], boxes[[first]])[:, 0] <= max_overlap]
     return np.array(kept, dtype=np.intp)
+
+
+def answer(
+    predict: Callable[..., Array], images: Volume | ChannelImages, *, preprocessing: Preprocessing, head: BoxesHead
+) -> FoundBoxes:
+    """The boxes of a whole picture, in its own pixel edges: pixel 0 of the image as it came covers 0 to 1.
+
+    Boxes may reach beyond the picture, where the network saw padding.
+
+    Args:
+        predict: The network: images `[N, C, X, Y]` to what every place says, `[N, P, K + 5]`.
+        images: One per channel, as a reader or the cache returns them.
+        preprocessing: What the network sees of them.
+        head: How its answers are read.
+    """
+    seen = whole_input(images, preprocessing)
+    x, y = seen.arrays[0].shape[2:]
+    found = decode(
+        predict(*seen.arrays)[0],
+        Grid.of((x, y), head.strides),
+        (x, y),
+        min_score=head.min_score,
+        max_overlap=head.max_overlap,
+        max_boxes=head.max_boxes,
+    )
+    corners = np.zeros((len(found.boxes), 2, 3))
+    corners[..., :2] = found.boxes.reshape(-1, 2, 2) - 0.5
+    moved = move_boxes(corners, seen.placement.to_source)[..., :2] + 0.5
+    return found._replace(boxes=moved.reshape(-1, 4))

@@ -6,9 +6,10 @@ Shapes: N images, M boxes of an image.
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +18,10 @@ from PIL import Image
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
+from medssl_cli.data.boxes import boxes_of
+from medssl_cli.data.selection import with_annotations
 from medssl_cli.errors import NothingUsableError
+from medssl_cli.heads import BoxesHead, OperatingPoint
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.marks import (
     FALSE_PER_IMAGE,
@@ -27,17 +31,20 @@ from medssl_cli.metrics.marks import (
     mean_sensitivity,
     overlaps,
     sensitivity_at,
+    threshold_at,
 )
 from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of, shown
 from medssl_cli.plain_json import without_nan
 from medssl_cli.report.gallery import Shown
 from medssl_cli.talk import Talk
-from medssl_cli.tasks import OnCase, Results, Subject
+from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject
 from medssl_cli.tasks.detection import FIGURE
 from medssl_cli.tasks.detection.page import detection_page, detection_picture
 
 SCHEMA: Final = "medssl.detection/1"
 BOOTSTRAP_SEED: Final = 0
+MOST_FALSE: Final = 1.0
+"""False boxes per image that an operating point allows."""
 COLUMNS: Final = ("class", "boxes", "AP", "AP of a constant box", "mean sensitivity")
 Array = NDArray[np.float64]
 
@@ -60,6 +67,40 @@ class ImageBoxes:
         """Those of one class."""
         chosen = self.classes == place
         return ImageBoxes(self.corners[chosen], self.classes[chosen], self.scores[chosen])
+
+
+def truth_of(
+    records: Sequence[ItemRecord], label_set: str, classes: Mapping[str, tuple[str, ...] | str]
+) -> list[ImageBoxes]:
+    """The boxes that are there, of each image.
+
+    Args:
+        records: Of the images.
+        label_set: Of the boxes.
+        classes: By name, the names of the boxes that are of the class, or `any`.
+    """
+    rows = [boxes_of(record, label_set, classes) for record in records]
+    return [ImageBoxes(own[:, :4], own[:, 4].astype(np.int64), np.ones(len(own))) for own in rows]
+
+
+def operating_point(marks: Marks, *, min_score: float, num_patients: int) -> OperatingPoint:
+    """Where boxes of a class count as a yes: down to one false box per image; one half where no box is there.
+
+    Args:
+        marks: Of the class on all images.
+        min_score: Boxes below it are not reported anyway.
+        num_patients: Of the images.
+    """
+    allowed = threshold_at(marks, MOST_FALSE, lowest=min_score)
+    if math.isnan(allowed.sensitivity):
+        return OperatingPoint(threshold=0.5, rule="fixed", num_patients=num_patients)
+    return OperatingPoint(
+        threshold=allowed.threshold,
+        rule="one_false_per_image",
+        sensitivity=allowed.sensitivity,
+        false_per_image=allowed.false_per_image,
+        num_patients=num_patients,
+    )
 
 
 def class_marks(found: Sequence[ImageBoxes], truth: Sequence[ImageBoxes], place: int, *, min_overlap: float) -> Marks:
@@ -256,3 +297,47 @@ class DetectionSubject(Subject):
     def draw(self, image: Volume, prediction: Any, reference: Any) -> Image.Image:
         """See `Subject.draw`."""
         return detection_picture(image, prediction, reference, self.classes)
+
+
+def usable(cache: Cache, bundle: Contract, *, label_set: str, talk: Talk) -> list[ItemRecord]:
+    """Pictures of a cache that an exported model can be scored on: those that somebody looked for boxes on.
+
+    Raises:
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
+    """
+    return with_annotations(cache, "boxes", label_set, modality=bundle.modality, is_flat=True, talk=talk)
+
+
+def of_model(
+    model: ExportedModel, *, name: str, folder: Path, records: Sequence[ItemRecord], label_set: str
+) -> DetectionSubject:
+    """An exported model with the images to score it on.
+
+    Args:
+        model: The model.
+        name: Of its file.
+        folder: Where results go by default.
+        records: The images.
+        label_set: Of the boxes to score it by.
+    """
+    head: BoxesHead = model.bundle.head
+    classes = {each: head.label_classes[each] for each in head.names}
+
+    def found(cache: Cache, talk: Talk) -> list[ImageBoxes]:
+        images = []
+        for done, record in enumerate(records, start=1):
+            own = model.answer(cache.read_image(record))
+            images.append(ImageBoxes(own.boxes, own.classes, own.scores.astype(np.float64)))
+            talk.progress("evaluating", done, len(records))
+        return images
+
+    return DetectionSubject(
+        name=name,
+        task=model.bundle.task,
+        folder=folder,
+        records=records,
+        classes={place + 1: each for place, each in head.classes.items()},
+        found=found,
+        truth=lambda: truth_of(records, label_set, classes),
+        match_overlap=head.match_overlap,
+    )

@@ -24,13 +24,21 @@ from medssl_cli.data.whole import WholeBatch, WholeDataset
 from medssl_cli.data.whole_batches import every_image, prepared_images, step_batches
 from medssl_cli.errors import NothingUsableError, UsageError
 from medssl_cli.files import sha256_json
+from medssl_cli.heads import BoxesHead
 from medssl_cli.plugins import suggest
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import TaskRecipe
 from medssl_cli.talk import Silence, Talk
 from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
 from medssl_cli.tasks.detection.decode import Grid, decode
-from medssl_cli.tasks.detection.scores import DetectionSubject, ImageBoxes, mean_average_precision
+from medssl_cli.tasks.detection.scores import (
+    DetectionSubject,
+    ImageBoxes,
+    class_marks,
+    mean_average_precision,
+    operating_point,
+    truth_of,
+)
 
 CENTRE_RADIUS: Final = 1.5
 """Of a box, in strides: places that far from its centre answer for it."""
@@ -40,6 +48,7 @@ class DetectionSupervision(SupervisionBase):
     """Whole 2D images with their boxes."""
 
     annotation = "boxes"
+    is_exportable = True
 
     def __init__(self, recipe: TaskRecipe) -> None:
         super().__init__(recipe)
@@ -153,8 +162,7 @@ class DetectionSupervision(SupervisionBase):
         return validate
 
     def _truth(self, records: Sequence[ItemRecord]) -> list[ImageBoxes]:
-        rows = [self._boxes(record) for record in records]
-        return [ImageBoxes(own[:, :4], own[:, 4].astype(np.int64), np.ones(len(own))) for own in rows]
+        return truth_of(records, self.options.label_set, self.options.classes)
 
     def _finder(
         self, cache: Cache, records: Sequence[ItemRecord], talk: Talk
@@ -185,6 +193,33 @@ class DetectionSupervision(SupervisionBase):
             return found
 
         return find
+
+    def head(
+        self, network: nn.Module, predict: Answer, validation: Callable[[], tuple[Cache, list[ItemRecord]]]
+    ) -> BoxesHead:
+        """See `SupervisionBase.head`: of each class, boxes are a yes down to one false one per image."""
+        options = self.options
+        cache, records = validation()
+        found = self._finder(cache, records, Silence())(predict, self._grid_of(network), Silence())
+        truth, patients = self._truth(records), {record.patient_key for record in records}
+        strides: Any = network.strides
+        return BoxesHead(
+            names=tuple(options.classes),
+            label_classes=dict(options.classes),
+            operating_points={
+                name: operating_point(
+                    class_marks(found, truth, place, min_overlap=options.match_overlap),
+                    min_score=options.min_score,
+                    num_patients=len(patients),
+                )
+                for place, name in self.classes.items()
+            },
+            strides=tuple(strides),
+            min_score=options.min_score,
+            max_overlap=options.max_overlap,
+            max_boxes=options.max_boxes,
+            match_overlap=options.match_overlap,
+        )
 
     def subject(
         self, network: nn.Module, predict: Answer, *, name: str, folder: Path, records: Sequence[ItemRecord]

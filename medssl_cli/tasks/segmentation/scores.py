@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from medssl_cli.data.examples import Example
 from medssl_cli.data.label_checks import check_reference
 from medssl_cli.data.selection import examples_of, read_images
 from medssl_cli.errors import NothingUsableError
-from medssl_cli.imaging.placement import ChannelImages, brought_to
+from medssl_cli.imaging.placement import brought_to
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.statistics import Estimate, bootstrap_mean, mean_of_known, shown
 from medssl_cli.metrics.surface import StructureScores, structure_scores
@@ -28,7 +28,7 @@ from medssl_cli.plain_json import without_nan
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.report.gallery import Shown
 from medssl_cli.talk import Talk
-from medssl_cli.tasks import OnCase, Results, Subject
+from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject
 from medssl_cli.tasks.segmentation import FIGURE
 from medssl_cli.tasks.segmentation.decode import Segment, structure
 from medssl_cli.tasks.segmentation.page import segmentation_page, segmentation_picture
@@ -258,41 +258,18 @@ class SegmentationSubject(Subject):
         return segmentation_picture(image, prediction, reference, self.classes)
 
 
-class SegmentationContract(Protocol):
-    """What an exported model says of itself."""
-
-    task: str
-    classes: dict[int, str]
-    label_set: str
-    nsd_tolerance_mm: float
-
-    @property
-    def wanted(self) -> WantedClasses:
-        """Which labels make up which class."""
-
-
-class ExportedSegmenter(Protocol):
-    """An exported model as a function of images."""
-
-    @property
-    def bundle(self) -> SegmentationContract:
-        """What it says of itself."""
-
-    def segment(self, volume: Volume | ChannelImages) -> NDArray[np.uint8]:
-        """An image to a label map on its own grid."""
-
-
-def usable(cache: Cache, *, modality: str | None, label_set: str) -> list[ItemRecord]:
+def usable(cache: Cache, bundle: Contract, *, label_set: str, talk: Talk) -> list[ItemRecord]:
     """Volumes of a cache that an exported model can be scored on.
 
     Raises:
         NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
     """
-    return [record for record in cache.require_records(modality=modality, label_set=label_set) if record.is_volume]
+    records = cache.require_records(modality=bundle.modality, label_set=label_set)
+    return [record for record in records if record.is_volume]
 
 
 def of_model(
-    model: ExportedSegmenter, *, name: str, folder: Path, records: Sequence[ItemRecord], label_set: str
+    model: ExportedModel, *, name: str, folder: Path, records: Sequence[ItemRecord], label_set: str
 ) -> SegmentationSubject:
     """An exported model with the images to score it on.
 
@@ -304,14 +281,19 @@ def of_model(
         label_set: Of the labels to score it by.
     """
     bundle = model.bundle
+
+    def segment(images: Volume | ChannelImages) -> NDArray[np.uint8]:
+        labels: NDArray[np.uint8] = model.answer(images if isinstance(images, Volume) else images[0])
+        return labels
+
     return SegmentationSubject(
         name=name,
         task=bundle.task,
         folder=folder,
-        segment=model.segment,
+        segment=segment,
         records=records,
         label_set=label_set,
-        classes=bundle.classes,
-        wanted=bundle.wanted,
-        nsd_tolerance_mm=bundle.nsd_tolerance_mm,
+        classes=bundle.head.classes,
+        wanted=bundle.head.wanted,
+        nsd_tolerance_mm=bundle.head.nsd_tolerance_mm,
     )

@@ -20,6 +20,7 @@ from medssl_cli.data.augmentation import Draws, augment
 from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
 from medssl_cli.data.label_checks import check_labels, say_amounts, say_unseen
 from medssl_cli.data.selection import companions, examples_of, of_examples, read_images, select
+from medssl_cli.heads import MasksHead
 from medssl_cli.imaging.geometry import ras_index_affine, spacing_mm
 from medssl_cli.metrics.overlap import dice
 from medssl_cli.metrics.statistics import mean_of_known
@@ -153,6 +154,21 @@ class SegmentationSupervision(SupervisionBase):
             return Validation(mean_of_known(every) if shows_any else math.nan, by_class)
 
         return validate
+
+    def head(
+        self, network: nn.Module, predict: Answer, validation: Callable[[], tuple[Cache, list[ItemRecord]]]
+    ) -> MasksHead:
+        """See `SupervisionBase.head`."""
+        recipe = self.recipe
+        return MasksHead(
+            classes=self.classes,
+            label_classes=dict(self.options.classes),
+            label_ignore=self.options.ignore,
+            tile_size=recipe.tile_size,
+            overlap=recipe.inference.overlap,
+            mirror_axes=recipe.inference.mirror_axes,
+            nsd_tolerance_mm=recipe.evaluation.nsd_tolerance_mm,
+        )
 
     def subject(
         self, network: nn.Module, predict: Answer, *, name: str, folder: Path, records: Sequence[ItemRecord]

@@ -1,0 +1,171 @@
+"""What models of findings and of boxes leave behind: a JSON file for each image, and one table of all images.
+
+Boxes are in pixel edges of the picture as it was read: pixel 0 covers 0 to 1, x along its rows and y along its columns.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from medssl_cli.deploy.bundle import Bundle
+from medssl_cli.errors import InputError
+from medssl_cli.files import json_bytes
+from medssl_cli.formats.predictions import ANSWER, ANSWER_KEY, TABLE_START
+from medssl_cli.heads import BoxesHead, FindingsHead
+from medssl_cli.imaging.geometry import Shape
+
+if TYPE_CHECKING:
+    from medssl_cli.deploy.results import ScanResult
+
+TABLES: Final = {"findings": "findings.csv", "boxes": "boxes.csv"}
+DECIMALS: Final = 6
+_BOX_COLUMNS: Final = ("class", "score", "threshold", "is_yes", "low_x", "low_y", "high_x", "high_y")
+
+
+@dataclass(frozen=True)
+class FoundBox:
+    """One box of a picture; `is_yes` where its score reaches the operating point."""
+
+    name: str
+    score: float
+    is_yes: bool
+    corners: tuple[float, float, float, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """As reports tell it."""
+        return {"class": self.name, "score": self.score, "is_yes": self.is_yes, "corners": list(self.corners)}
+
+
+@dataclass(frozen=True)
+class WholeAnswer:
+    """What a model says of one image.
+
+    Args:
+        head: `findings` or `boxes`.
+        findings: Probabilities by name.
+        boxes: The best first.
+        thresholds: Of the operating points, by name.
+    """
+
+    head: str
+    findings: dict[str, float] = field(default_factory=dict)
+    boxes: tuple[FoundBox, ...] = ()
+    thresholds: dict[str, float] = field(default_factory=dict)
+
+
+def require_size(bundle: Bundle, shape: Shape) -> None:
+    """Refuse a volume for a model of pictures.
+
+    Raises:
+        InputError: `E_MODALITY_MISMATCH`.
+    """
+    if bundle.takes_flat and shape[2] != 1:
+        message = f"the model is for single pictures (2D), this scan is a volume of {shape[2]} slices"
+        raise InputError("E_MODALITY_MISMATCH", message, hint="use a model that was trained on volumes")
+
+
+def whole_answer(bundle: Bundle, answer: Any, shape: Shape) -> WholeAnswer:
+    """Names and numbers of what `OnnxModel.answer` returns for an image.
+
+    Args:
+        bundle: Of the model.
+        answer: Of the model.
+        shape: Of the image.
+    """
+    head = bundle.head
+    assert isinstance(head, FindingsHead | BoxesHead)
+    thresholds = {name: point.threshold for name, point in head.operating_points.items()}
+    if isinstance(head, FindingsHead):
+        scores = {name: round(float(score), DECIMALS) for name, score in zip(head.names, answer, strict=True)}
+        return WholeAnswer(head.kind, findings=scores, thresholds=thresholds)
+    boxes = []
+    for corners, score, place in zip(answer.boxes, answer.scores, answer.classes, strict=True):
+        inside = np.clip(corners, 0, [*shape[:2], *shape[:2]]).round(2).tolist()
+        if inside[2] > inside[0] and inside[3] > inside[1]:
+            name, rounded = head.names[place], round(float(score), DECIMALS)
+            boxes.append(FoundBox(name, rounded, head.is_yes(name, float(score)), tuple(inside)))
+    return WholeAnswer(head.kind, boxes=tuple(boxes), thresholds=thresholds)
+
+
+def answer_json(bundle: Bundle, answer: WholeAnswer, *, name: str, model_sha256: str, shape: Shape) -> bytes:
+    """The file of one image; it bears the mark of what inference writes."""
+    head = bundle.head
+    assert isinstance(head, FindingsHead | BoxesHead)
+    document: dict[str, Any] = {
+        ANSWER_KEY: ANSWER,
+        "head": head.kind,
+        "name": name,
+        "task": bundle.task,
+        "model_sha256": model_sha256,
+        "intended_use": bundle.intended_use,
+        "shape": list(shape),
+        "operating_points": {each: point.model_dump() for each, point in head.operating_points.items()},
+    }
+    if isinstance(head, FindingsHead):
+        document["findings"] = {
+            each: {"probability": score, "is_yes": head.is_yes(each, score)} for each, score in answer.findings.items()
+        }
+        if head.is_exclusive:
+            document["most_probable"] = max(answer.findings, key=lambda each: answer.findings[each])
+    else:
+        document["boxes"] = [box.to_json() for box in answer.boxes]
+    return json_bytes(document)
+
+
+def tables_of(entries: Sequence["ScanResult"]) -> dict[str, bytes]:
+    """The tables of all images of a folder, by the names of their files; those without any image are left out.
+
+    Args:
+        entries: Of the folder's report.
+    """
+    done = [entry for entry in entries if entry.head and entry.input_sha256]
+    findings, boxes = ([entry for entry in done if entry.head == head] for head in TABLES)
+    made = {TABLES["findings"]: _findings_rows(findings), TABLES["boxes"]: _boxes_rows(boxes)}
+    return {name: _csv(rows) for name, rows in made.items() if len(rows) > 1}
+
+
+def _findings_rows(entries: Sequence["ScanResult"]) -> list[Sequence[object]]:
+    """One row per image, three columns per finding; of models with other findings they are empty."""
+    names = sorted({name for entry in entries for name in entry.findings})
+    columns = [column for name in names for column in (name, f"{name} threshold", f"{name} is_yes")]
+    rows: list[Sequence[object]] = [(*TABLE_START, *columns)]
+    for entry in entries:
+        cells: list[object] = []
+        for name in names:
+            if name in entry.findings:
+                score, threshold = entry.findings[name], entry.thresholds.get(name, 1.0)
+                cells += [f"{score:.6f}", f"{threshold:.6f}", int(score >= threshold)]
+            else:
+                cells += ["", "", ""]
+        rows.append((entry.name, entry.path, entry.task, *cells))
+    return rows
+
+
+def _boxes_rows(entries: Sequence["ScanResult"]) -> list[Sequence[object]]:
+    """One row per box; an image without any has a row of its own."""
+    rows: list[Sequence[object]] = [(*TABLE_START, *_BOX_COLUMNS)]
+    for entry in entries:
+        start = (entry.name, entry.path, entry.task)
+        for box in entry.boxes:
+            threshold = entry.thresholds.get(box["class"], 1.0)
+            told = (box["class"], f"{box['score']:.6f}", f"{threshold:.6f}", int(box["is_yes"]))
+            rows.append((*start, *told, *(f"{edge:.2f}" for edge in box["corners"])))
+        if not entry.boxes:
+            rows.append((*start, *[""] * len(_BOX_COLUMNS)))
+    return rows
+
+
+def _csv(rows: Iterable[Sequence[object]]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue().encode("utf-8", "backslashreplace")
+
+
+def fields_of(answer: WholeAnswer) -> dict[str, Any]:
+    """What the report says of an image."""
+    told = asdict(answer)
+    return {**told, "boxes": tuple(box.to_json() for box in answer.boxes)}

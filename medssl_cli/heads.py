@@ -1,0 +1,286 @@
+"""What an exported model answers with, as plain data: its names, and all that turns a network's numbers into answers.
+
+There are four kinds of answers. Those of a task are read by `tasks/<name>/decode.py` of the task with that head.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from medssl_cli.classes import Member, Members, WantedClasses
+from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.strict import PositiveFloat, PositiveInt, Probability, Size, Strict
+
+ClassWord = Annotated[str, Field(min_length=1, max_length=64)]
+Sizes = tuple[int | str, ...]
+"""Of a tensor: a number of elements along each axis, or the name of one that is free."""
+Names = Annotated[dict[int, str], Field(min_length=1, max_length=255)]
+
+
+class Port(Strict):
+    """A tensor that a network takes or gives.
+
+    Args:
+        name: In the graph.
+        sizes: Along each axis; that of the first axis, and others that have a name, are free.
+        is_bool: It holds truth values, else float32.
+    """
+
+    name: str
+    sizes: Sizes
+    is_bool: bool = False
+
+
+class OperatingPoint(Strict):
+    """Where a score becomes a yes, and how often that was right on the validation images.
+
+    Args:
+        threshold: Scores of at least this count as a yes.
+        rule: How it was chosen: `youden` has the largest sum of sensitivity and specificity, `one_false_per_image` is
+            the lowest at which there is at most one false box per image, `fixed` was not chosen on images, because the
+            validation images cannot tell.
+        sensitivity: Share of the images with the finding, or of the boxes, that it finds.
+        specificity: Share of the images without the finding that it leaves; None of boxes.
+        false_per_image: False boxes per image; None of findings.
+        num_patients: Validation patients of whom it is known.
+    """
+
+    threshold: Probability
+    rule: Literal["youden", "one_false_per_image", "fixed"]
+    sensitivity: Probability | None = None
+    specificity: Probability | None = None
+    false_per_image: Annotated[float, Field(ge=0)] | None = None
+    num_patients: Annotated[int, Field(ge=0)] = 0
+
+
+class MasksHead(Strict):
+    """A class for every voxel of a volume.
+
+    Args:
+        classes: Names by label value, background (0) left out.
+        label_classes: By name, the names or values of labels that make up each class; None in models of medssl before
+            it knew them, whose labels had the values of `classes`.
+        label_ignore: Names or values of labels that count for nothing.
+        tile_size: Of the sliding window, in voxels of the preprocessed grid.
+        overlap: Fraction shared by neighbouring tiles.
+        mirror_axes: Answers are averaged over the flips along these axes.
+        nsd_tolerance_mm: The recipe's tolerance, so that evaluation of the model needs no recipe.
+    """
+
+    kind: Literal["masks"] = "masks"
+    classes: Names
+    label_classes: dict[str, Members] | None = None
+    label_ignore: tuple[Member, ...] = ()
+    tile_size: Size
+    overlap: Annotated[float, Field(ge=0, lt=1)]
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    nsd_tolerance_mm: PositiveFloat
+
+    @field_validator("classes")
+    @classmethod
+    def _without_gaps(cls, classes: dict[int, str]) -> dict[int, str]:
+        if sorted(classes) != list(range(1, len(classes) + 1)):
+            raise ValueError("label values must be 1, 2, 3 ... without gaps")
+        return classes
+
+    @property
+    def wanted(self) -> WantedClasses:
+        """Which labels of a cache make up which class, in the order of the network's outputs."""
+        known = self.label_classes or {}
+        ordered = sorted(self.classes.items())
+        return WantedClasses({name: known.get(name, (name, value)) for value, name in ordered}, self.label_ignore)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the model can say."""
+        return tuple(name for _, name in sorted(self.classes.items()))
+
+    def takes_flat(self, preprocessing: Preprocessing) -> bool:
+        """Whether it is for pictures and projections; else it is for volumes."""
+        return False
+
+    def call_size(self, preprocessing: Preprocessing) -> Size:
+        """Voxels that one call of the network sees at most."""
+        return self.tile_size
+
+    def inputs(self, preprocessing: Preprocessing, in_channels: int) -> tuple[Port, ...]:
+        """What the network takes."""
+        return (Port(name="image", sizes=("batch", in_channels, *self.tile_size)),)
+
+    def outputs(self, preprocessing: Preprocessing) -> tuple[Port, ...]:
+        """What the network gives."""
+        return (Port(name="logits", sizes=("batch", len(self.classes) + 1, *self.tile_size)),)
+
+
+class _NamedHead(Strict):
+    """What heads with a score for each name have in common."""
+
+    names: Annotated[tuple[ClassWord, ...], Field(min_length=1, max_length=1000)]
+    label_classes: dict[str, Literal["any", "none"] | tuple[str, ...]]
+    operating_points: dict[str, OperatingPoint]
+
+    @model_validator(mode="after")
+    def _each_name_once(self) -> Self:
+        if len(set(self.names)) < len(self.names):
+            raise ValueError("names must differ")
+        for of_names in (self.label_classes, self.operating_points):
+            if of_names.keys() != set(self.names):
+                raise ValueError("label_classes and operating_points are of every name")
+        return self
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the model can say."""
+        return self.names
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """Names by output of the network."""
+        return dict(enumerate(self.names))
+
+    def is_yes(self, name: str, score: float) -> bool:
+        """Whether a score reaches the operating point of a name."""
+        return score >= self.operating_points[name].threshold
+
+
+class FindingsHead(_NamedHead):
+    """A probability for each finding of a whole image.
+
+    Args:
+        names: Of the findings, in the order of the network's outputs.
+        is_exclusive: Every image is of exactly one of them, so that probabilities sum to 1.
+        label_classes: By name, the findings of a cache that make it up.
+        operating_points: By name.
+        num_slices: A volume is shown as a stack of at most so many of its slices; None for images that are shown whole.
+    """
+
+    kind: Literal["findings"] = "findings"
+    is_exclusive: bool = False
+    num_slices: PositiveInt | None = None
+
+    def takes_flat(self, preprocessing: Preprocessing) -> bool:
+        """Whether it is for pictures and projections; else it is for volumes."""
+        return len(fit_of(preprocessing)) == 2 and self.num_slices is None
+
+    def call_size(self, preprocessing: Preprocessing) -> Size:
+        """Voxels that one call of the network sees at most."""
+        x, y, *rest = fit_of(preprocessing)
+        return x, y, rest[0] if rest else self.num_slices or 1
+
+    def inputs(self, preprocessing: Preprocessing, in_channels: int) -> tuple[Port, ...]:
+        """What the network takes."""
+        size = (*fit_of(preprocessing), *(() if self.num_slices is None else (self.num_slices,)))
+        image = Port(name="image", sizes=("batch", in_channels, *size))
+        if self.num_slices is None:
+            return (image,)
+        slices = ("batch", self.num_slices)
+        return image, Port(name="is_present", sizes=slices, is_bool=True), Port(name="positions_mm", sizes=slices)
+
+    def outputs(self, preprocessing: Preprocessing) -> tuple[Port, ...]:
+        """What the network gives."""
+        return (Port(name="logits", sizes=("batch", len(self.names))),)
+
+
+class BoxesHead(_NamedHead):
+    """Boxes with scores on a picture.
+
+    Args:
+        names: Of the classes, in the order of the network's outputs.
+        label_classes: By name, the names of a cache's boxes that are of the class.
+        operating_points: By name.
+        strides: Pixels between neighbouring places of each map of the network.
+        min_score: Boxes below it are dropped.
+        max_overlap: Of two boxes of a class that overlap more (intersection over union) the better one stays.
+        max_boxes: Of an image.
+        match_overlap: Least intersection over union at which a box counts as found, in evaluation.
+    """
+
+    kind: Literal["boxes"] = "boxes"
+    strides: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=16)]
+    min_score: Probability
+    max_overlap: Probability
+    max_boxes: PositiveInt
+    match_overlap: Annotated[float, Field(gt=0, lt=1)]
+
+    def takes_flat(self, preprocessing: Preprocessing) -> bool:
+        """Whether it is for pictures and projections; else it is for volumes."""
+        return True
+
+    def call_size(self, preprocessing: Preprocessing) -> Size:
+        """Voxels that one call of the network sees at most."""
+        x, y = fit_of(preprocessing)[:2]
+        return x, y, 1
+
+    def inputs(self, preprocessing: Preprocessing, in_channels: int) -> tuple[Port, ...]:
+        """What the network takes."""
+        return (Port(name="image", sizes=("batch", in_channels, *fit_of(preprocessing))),)
+
+    def outputs(self, preprocessing: Preprocessing) -> tuple[Port, ...]:
+        """What the network gives: of every place the logits of the classes and of the centre, and four distances."""
+        x, y = fit_of(preprocessing)[:2]
+        num_places = sum(-(-x // stride) * -(-y // stride) for stride in self.strides)
+        return (Port(name="answers", sizes=("batch", num_places, len(self.names) + 5)),)
+
+
+class EmbeddingsHead(Strict):
+    """A vector for each slice of a volume, and one for the volume.
+
+    Args:
+        dim: Elements of a vector.
+    """
+
+    kind: Literal["embeddings"] = "embeddings"
+    dim: PositiveInt
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the model can say."""
+        return (f"embeddings of {self.dim} elements",)
+
+    def takes_flat(self, preprocessing: Preprocessing) -> bool:
+        """Whether it is for pictures and projections; else it is for volumes."""
+        return False
+
+    def call_size(self, preprocessing: Preprocessing) -> Size:
+        """Voxels that one call of the network sees at most, of as many slices as export compares."""
+        x, y = fit_of(preprocessing)[:2]
+        return x, y, MOST_SLICES
+
+    def inputs(self, preprocessing: Preprocessing, in_channels: int) -> tuple[Port, ...]:
+        """What the network takes; false in `is_present` where a slice is padding."""
+        free = ("volumes", "slices")
+        return (
+            Port(name="images", sizes=(*free, in_channels, *fit_of(preprocessing)[:2])),
+            Port(name="is_present", sizes=free, is_bool=True),
+            Port(name="positions_mm", sizes=free),
+        )
+
+    def outputs(self, preprocessing: Preprocessing) -> tuple[Port, ...]:
+        """What the network gives."""
+        return (
+            Port(name="slice_embeddings", sizes=("volumes", "slices", self.dim)),
+            Port(name="volume_embedding", sizes=("volumes", self.dim)),
+        )
+
+
+Head = Annotated[MasksHead | FindingsHead | BoxesHead | EmbeddingsHead, Field(discriminator="kind")]
+MOST_SLICES: Final = 64
+
+
+def fit_of(preprocessing: Preprocessing) -> tuple[int, ...]:
+    """The size that images are fitted to.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if preprocessing.fit is None:
+        raise ValueError("images of this head are fitted to a size")
+    return preprocessing.fit
+
+
+def differing(expected: Strict, found: object, prefix: str = "") -> Iterator[str]:
+    """Names of the fields in which something differs from what is expected."""
+    for name in type(expected).model_fields:
+        if getattr(expected, name) != getattr(found, name, None):
+            yield f"{prefix}{name}"
