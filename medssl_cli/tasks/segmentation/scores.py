@@ -20,7 +20,7 @@ from medssl_cli.data.examples import Example
 from medssl_cli.data.label_checks import check_reference
 from medssl_cli.data.selection import examples_of, read_images
 from medssl_cli.errors import NothingUsableError
-from medssl_cli.imaging.placement import brought_to
+from medssl_cli.imaging.placement import ChannelImages, brought_to
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.statistics import Estimate, bootstrap_mean, mean_of_known, shown
 from medssl_cli.metrics.surface import StructureScores, structure_scores
