@@ -82,7 +82,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "register them and resample them to one grid, then ingest them into a new cache",
     ),
     "W_EXAMPLE_LEFT_OUT": Code(
-        "Cases were left out: they lack a channel, have several images for one, or images that lie elsewhere",
+        "Cases were left out: they lack a channel or labels, have several images for one, or images that lie elsewhere",
         "ingest what is missing; medssl cache ls shows the channels of each case",
     ),
     "E_NO_LABELS": Code(

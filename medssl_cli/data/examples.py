@@ -199,6 +199,12 @@ def examples_with(
     cases = {_case_of(item) for item in items}
     found = examples([item for item in everything if _case_of(item) in cases], channels)
     by_image = {item.item_id: example for example in found for item in example.items}
+    others = [item.item_id for item in items if item.item_id not in by_image]
+    if others:
+        raise InputError(
+            MISSING,
+            f"{len(others)} of {len(items)} images are of no channel of {', '.join(channels)}: {others[0][:10]}",
+        )
     return [by_image[item.item_id] for item in items]
 
 

@@ -112,6 +112,8 @@ def test_a_case_that_has_changed_since_is_refused_by_name(cache):
         examples_with([flair, t1ce, again], [flair], ("flair", "t1ce"))
     with pytest.raises(InputError, match="E_CHANNEL_MISSING: 1 of 1 cases are no examples: 1 without t1ce"):
         examples_with([flair], [flair], ("flair", "t1ce"))
+    with pytest.raises(InputError, match="E_CHANNEL_MISSING: 1 of 1 images are of no channel of t1ce"):
+        examples_with([flair, t1ce], [flair], ("t1ce",))
 
 
 def test_one_name_takes_every_image_of_the_channel(cache):
