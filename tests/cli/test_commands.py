@@ -474,7 +474,7 @@ def test_models_can_be_added_shown_listed_and_removed(place: SimpleNamespace, tm
 
     assert [result.exit_code for result in (added, again, used, removed)] == [0, 0, 0, 0]
     assert "installed as toy-seg" in added.stdout
-    assert (shown["task"], shown["classes"], shown["modality"]) == ("toy-seg", {"1": "bright"}, "CT")
+    assert (shown["task"], shown["head"]["classes"], shown["modality"]) == ("toy-seg", {"1": "bright"}, "CT")
     assert [(model["name"], model["problem"]) for model in listed] == [("toy-seg", "")]
     assert "did you mean 'toy-seg'?" in near.stderr
     assert one_document(medssl("models", "ls", "--json", *where)) == []
