@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from medssl_cli.strict import Percentage, PositiveInt, Size, Strict, Triple
+from medssl_cli.base.strict import Percentage, PositiveInt, Size, Strict, Triple
 
 
 class IntensityRule(Strict):

@@ -16,6 +16,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.base.classes import IGNORE
+from medssl_cli.base.errors import GateError, MedsslError, UsageError
+from medssl_cli.base.files import read_regular
+from medssl_cli.base.plain_json import parse_json
 from medssl_cli.cache.items import CachedImage
 from medssl_cli.cache.prepared_views import PreparedView
 from medssl_cli.cache.preparing import prepare_view
@@ -24,14 +28,10 @@ from medssl_cli.cache.reading import ReadableCache
 from medssl_cli.cache.records import IMAGE, label_file
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import Table, places_in
-from medssl_cli.classes import IGNORE
-from medssl_cli.errors import GateError, MedsslError, UsageError
-from medssl_cli.files import read_regular
 from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.imaging.preprocessing import Intensity
-from medssl_cli.parallel import available_cores, supervised_map
-from medssl_cli.plain_json import parse_json
 from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.work.workers import available_cores, supervised_map
 
 TIMEOUT_S: Final = 600.0
 INLINE_LIMIT: Final = 400

@@ -15,10 +15,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.base.classes import ANY, IGNORE, MAX_CLASSES, NOT_JUDGED, Member, Members, WantedClasses, joined
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.plugins import suggest
 from medssl_cli.cache.items import LabelRecord
-from medssl_cli.classes import ANY, IGNORE, MAX_CLASSES, NOT_JUDGED, Member, Members, WantedClasses, joined
-from medssl_cli.errors import UsageError
-from medssl_cli.plugins import suggest
 
 Table = NDArray[np.uint8]
 """Class by stored value, `[V]`: 0 background, 1 to K, `IGNORE`. The last entry is for every larger value.

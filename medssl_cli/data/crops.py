@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from medssl_cli.cache.arrays import open_array, refuse_damage
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.cache.targets import to_classes
-from medssl_cli.child import die_with_parent
 from medssl_cli.imaging.geometry import Shape, spacing_mm
+from medssl_cli.work.child import die_with_parent
 
 BATCH_TIMEOUT_S = 600
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from medssl_cli.base.errors import InputError, NothingUsableError, UsageError
 from medssl_cli.cache.items import CachedImage, ItemRecord
-from medssl_cli.errors import InputError, NothingUsableError, UsageError
 from medssl_cli.formats.name_words import same_channel
 from medssl_cli.imaging.geometry import is_same_grid, is_turned_grid
 

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
+from medssl_cli.base.errors import NothingUsableError
+from medssl_cli.base.files import sha256_json
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.reading import NAMED_SETS, no_images
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.examples import Example, annotated_examples, examples_with
-from medssl_cli.errors import NothingUsableError
-from medssl_cli.files import sha256_json
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
-from medssl_cli.talk import Talk
 
 Item = TypeVar("Item", ItemRecord, Entry)
 

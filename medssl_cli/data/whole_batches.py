@@ -5,6 +5,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
@@ -12,7 +13,6 @@ from medssl_cli.data.selection import examples_of
 from medssl_cli.data.whole import WholeDataset, each_loader, whole_loader
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Data
-from medssl_cli.talk import Talk
 
 
 def prepared_images(

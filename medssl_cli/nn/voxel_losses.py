@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medssl_cli.classes import IGNORE
+from medssl_cli.base.classes import IGNORE
 from medssl_cli.nn.distributed import sum_over_processes, world_size
 
 SMOOTH: Final = 1e-5

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medssl_cli.codes import CODES
+from medssl_cli.base.codes import CODES
 
 PACKAGE = Path(__file__).parents[2] / "medssl_cli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -105,7 +105,7 @@ def test_there_is_one_training_loop() -> None:
     assert [str(path.relative_to(PACKAGE)) for path in loops] == ["engine/trainer.py"]
 
 
-LIGHT = ("imaging", "formats", "cache", "engine/ingest", "metrics", "report")
+LIGHT = ("imaging", "formats", "cache", "ingest", "metrics", "report")
 LIGHT_PARTS = ("decode.py", "page.py")
 """Of every task."""
 LIGHT_FILES = (

@@ -17,10 +17,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import Exit
 from medssl_cli.cli.app import app
-from medssl_cli.codes import CODES
 from medssl_cli.engine.runs import Manifest, start_run
-from medssl_cli.errors import Exit
 from medssl_cli.formats.nifti import read_nifti, write_nifti
 from medssl_cli.recipe import load_recipe, parse_yaml
 from tests.dicom_factory import ct_series

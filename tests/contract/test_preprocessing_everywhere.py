@@ -15,6 +15,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from medssl_cli.base.errors import MedsslError, UsageError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.annotations import add_boxes, add_findings
 from medssl_cli.cache.items import Box, ItemRecord, Provenance
 from medssl_cli.cache.prepared import prepare
@@ -25,7 +27,6 @@ from medssl_cli.data.slices import ImageIndex, SliceDataset, StepPlan
 from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.build import build_task
-from medssl_cli.errors import MedsslError, UsageError
 from medssl_cli.heads import BoxesHead, FindingsHead, Head, MasksHead, OperatingPoint
 from medssl_cli.imaging.geometry import Shape, reorient_like, reorient_to_ras
 from medssl_cli.imaging.placement import move_boxes, placement_of, restore_labels
@@ -33,7 +34,6 @@ from medssl_cli.imaging.preprocessing import network_input
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Named, TaskRecipe, validate_recipe
-from medssl_cli.talk import Silence
 from medssl_cli.tasks import supervision_of
 from tests.environment import give_known_key
 from tests.toy_model import toy_bundle, write_toy_model

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medssl_cli.base.errors import NothingUsableError, UsageError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.crops import read_input
@@ -13,15 +15,13 @@ from medssl_cli.data.selection import examples_of
 from medssl_cli.engine.evaluate import subject_of_run
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.finetuned import load_finetuned
-from medssl_cli.engine.ingest.ingest import ingest
-from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.weights import load_encoder
-from medssl_cli.errors import NothingUsableError, UsageError
 from medssl_cli.imaging.preprocessing import network_input
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.recipe import TaskRecipe, validate_recipe
 from medssl_cli.report.gallery import Gallery
-from medssl_cli.talk import Silence
 from medssl_cli.tasks import supervision_of
 from tests.brain_set import CHANNELS, SHAPE, brain, nnunet_raw
 from tests.listener import Listener

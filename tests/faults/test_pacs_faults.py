@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from medssl_cli.base.errors import Exit, InterruptedCleanlyError, MedsslError, StorageError, UsageError
+from medssl_cli.base.signals import StopRequest
 from medssl_cli.cache.keys import Pseudonyms
-from medssl_cli.engine.ingest.retrieve import DownloadFolder, RetrievedSeries, retrieve_all
-from medssl_cli.engine.signals import StopRequest
-from medssl_cli.errors import Exit, InterruptedCleanlyError, MedsslError, StorageError, UsageError
 from medssl_cli.formats.dicomweb import Credentials, Pacs, PacsLimits, PacsQuery, Patience
+from medssl_cli.ingest.retrieve import DownloadFolder, RetrievedSeries, retrieve_all
 from tests.dicom_factory import ct_series, edit
 from tests.fake_pacs import Answer, FakePacs, Fault, multipart
 

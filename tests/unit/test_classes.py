@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from medssl_cli.classes import ANY, MAX_CLASSES, WantedClasses, parse_classes, parse_ignored
+from medssl_cli.base.classes import ANY, MAX_CLASSES, WantedClasses, parse_classes, parse_ignored
 from medssl_cli.methods.voco.options import OmniOptions
 from medssl_cli.recipe import dump_recipe, load_recipe
 from medssl_cli.tasks.classification.network import ClassificationOptions

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medssl_cli.base.errors import InputError, NothingUsableError, UsageError
 from medssl_cli.cache.items import Entry, ItemRecord, LabelRecord, entry_of
 from medssl_cli.cache.splits import held_out_patients, split_items
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.examples import Example, annotated_examples, examples, examples_with
-from medssl_cli.errors import InputError, NothingUsableError, UsageError
 from tests.small_cache import record_of, volume_of
 
 CASE = {"channel": None, "example": None, "frame": None, "study": None, "patient": "P1"}

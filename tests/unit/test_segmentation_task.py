@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from medssl_cli.classes import IGNORE, WantedClasses, parse_classes
+from medssl_cli.base.classes import IGNORE, WantedClasses, parse_classes
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.voxel_losses import dice_loss
 from medssl_cli.tasks.segmentation.decode import MaskDecoding, decoding_of, painted

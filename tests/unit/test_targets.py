@@ -9,20 +9,20 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from medssl_cli.base.classes import IGNORE, WantedClasses, parse_classes
+from medssl_cli.base.errors import InputError, NothingUsableError, UsageError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.audit import audit_cache
 from medssl_cli.cache.items import LabelRecord
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import LabelSurvey, class_voxels, everything_in, table_of, tables_of, to_classes
 from medssl_cli.cache.transfer import export_items
-from medssl_cli.classes import IGNORE, WantedClasses, parse_classes
 from medssl_cli.data.crops import read_classes
 from medssl_cli.data.label_checks import say_unseen
-from medssl_cli.errors import InputError, NothingUsableError, UsageError
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.nn.voxel_losses import frequencies, voxel_losses
 from medssl_cli.preprocessing import Preprocessing
-from medssl_cli.talk import Silence
 from medssl_cli.tasks.segmentation.scores import evaluate, reference_of
 from tests.listener import Listener
 from tests.small_cache import label_of, stored, volume_of

@@ -8,17 +8,17 @@ from typing import Any, Final, Literal
 from pydantic import TypeAdapter
 from torch import nn
 
-from medssl_cli.classes import joined
+from medssl_cli.base.classes import joined
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.files import sha256_json
+from medssl_cli.base.plain_json import parse_json
+from medssl_cli.base.strict import PositiveInt
 from medssl_cli.engine.checkpoints import require_finite_weights, sha256_tensor, unprefixed
 from medssl_cli.engine.runs import Run, open_run
 from medssl_cli.engine.tensor_files import read_tensors
-from medssl_cli.errors import UsageError
-from medssl_cli.files import sha256_json
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones.resnet import inflate
-from medssl_cli.plain_json import parse_json
 from medssl_cli.recipe import Named, TaskRecipe
-from medssl_cli.strict import PositiveInt
 from medssl_cli.tasks import SLICES, TaskNetwork, task_options
 
 ENCODER: Final = "encoder.safetensors"
@@ -155,7 +155,7 @@ def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _read(path: Path, patients: frozenset[str] | None) -> Encoder:
-    from medssl_cli.files import sha256_file
+    from medssl_cli.base.files import sha256_file
 
     weights, described = _tensors(path)
     if "backbone" not in described:

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.classes import WantedClasses
+from medssl_cli.base.classes import WantedClasses
+from medssl_cli.base.strict import Strict
 from medssl_cli.imaging.placement import ChannelImages, restore_labels, restore_masks
 from medssl_cli.imaging.segment import window_logits
 from medssl_cli.imaging.tiling import Predict
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import TaskRecipe
-from medssl_cli.strict import Strict
 
 Segment = Callable[[Volume | ChannelImages], NDArray[np.uint8]]
 """Images of an example to a label map `[X, Y, Z]`, or to masks `[K, X, Y, Z]` of 0 and 1, on the first image's grid."""

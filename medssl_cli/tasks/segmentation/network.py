@@ -14,14 +14,14 @@ from typing import Final, Self
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from medssl_cli.classes import Classes, Ignored, WantedClasses
-from medssl_cli.errors import UsageError
+from medssl_cli.base.classes import Classes, Ignored, WantedClasses
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.strict import Strict
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.decoder import Decoder, UNetDecoder
 from medssl_cli.nn.slices.relation import Relation, SliceRelation
 from medssl_cli.nn.voxel_losses import region_losses, voxel_losses
 from medssl_cli.recipe import TaskRecipe
-from medssl_cli.strict import Strict
 from medssl_cli.tasks import SLICES, TaskLosses, TaskNetwork
 
 

@@ -12,22 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medssl_cli.base.classes import IGNORE, WantedClasses
+from medssl_cli.base.errors import NothingUsableError
+from medssl_cli.base.plain_json import without_nan
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import table_of, to_classes
-from medssl_cli.classes import IGNORE, WantedClasses
 from medssl_cli.data.examples import Example
 from medssl_cli.data.label_checks import check_reference
 from medssl_cli.data.selection import examples_of, read_images
-from medssl_cli.errors import NothingUsableError
 from medssl_cli.imaging.placement import ChannelImages, brought_to
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.statistics import Estimate, bootstrap_mean, mean_of_known, shown
 from medssl_cli.metrics.surface import StructureScores, structure_scores
-from medssl_cli.plain_json import without_nan
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.report.gallery import Shown
-from medssl_cli.talk import Talk
 from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject
 from medssl_cli.tasks.segmentation import FIGURE
 from medssl_cli.tasks.segmentation.decode import Segment, structure

@@ -10,12 +10,13 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from medssl_cli.base.classes import IGNORE, WantedClasses
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import class_voxels, tables_of
-from medssl_cli.classes import IGNORE, WantedClasses
 from medssl_cli.data.augmentation import Draws, augment
 from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
 from medssl_cli.data.label_checks import check_labels, say_amounts, say_unseen
@@ -25,7 +26,6 @@ from medssl_cli.imaging.geometry import ras_index_affine, spacing_mm
 from medssl_cli.metrics.overlap import dice
 from medssl_cli.metrics.statistics import mean_of_known
 from medssl_cli.recipe import TaskRecipe
-from medssl_cli.talk import Talk
 from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
 from medssl_cli.tasks.segmentation.decode import decoding_of, segmenter, structure
 from medssl_cli.tasks.segmentation.scores import SegmentationSubject, reference_of
