@@ -43,10 +43,6 @@ class ScanResult:
         series: SeriesInstanceUID of DICOM.
         description: SeriesDescription of DICOM.
         files: How many there are.
-        head: `findings` or `boxes` of models that answer so; "" of masks.
-        findings: Probabilities by name.
-        boxes: With class, score, whether it reaches the operating point, and corners in pixel edges of the picture.
-        thresholds: Of the operating points, by name.
         seconds: For reading, computing and writing.
         device: On which the model ran.
         input_sha256: Of what the outputs were made from.
@@ -55,6 +51,10 @@ class ScanResult:
         outputs: Names of the files that hold the result, whether written now or there already.
         outputs_sha256: Of each of them.
         resumed: An earlier call had done it, and nothing has changed.
+        head: `findings` or `boxes` of models that answer so; "" of masks.
+        findings: Probabilities by name.
+        boxes: With class, score, whether it reaches the operating point, and corners in pixel edges of the picture.
+        thresholds: Of the operating points, by name.
     """
 
     name: str
@@ -76,10 +76,6 @@ class ScanResult:
     shape: tuple[int, int, int] | None = None
     spacing_mm: tuple[float, float, float] | None = None
     volumes_ml: dict[str, float] = field(default_factory=dict)
-    head: str = ""
-    findings: dict[str, float] = field(default_factory=dict)
-    boxes: tuple[dict[str, Any], ...] = ()
-    thresholds: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     device: str = ""
     input_sha256: str = ""
@@ -88,6 +84,10 @@ class ScanResult:
     outputs: tuple[str, ...] = ()
     outputs_sha256: dict[str, str] = field(default_factory=dict)
     resumed: bool = False
+    head: str = ""
+    findings: dict[str, float] = field(default_factory=dict)
+    boxes: tuple[dict[str, Any], ...] = ()
+    thresholds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, one: Scan | Reject, task: str) -> Self:
