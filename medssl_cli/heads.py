@@ -8,9 +8,9 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from medssl_cli.classes import Member, Members, WantedClasses
+from medssl_cli.base.classes import Member, Members, WantedClasses
+from medssl_cli.base.strict import PositiveFloat, PositiveInt, Probability, Size, Strict
 from medssl_cli.preprocessing import Preprocessing
-from medssl_cli.strict import PositiveFloat, PositiveInt, Probability, Size, Strict
 
 ClassWord = Annotated[str, Field(min_length=1, max_length=64)]
 Sizes = tuple[int | str, ...]

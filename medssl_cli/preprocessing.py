@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from medssl_cli.strict import Percentage, PositiveInt, Size, Strict, Triple
+from medssl_cli.base.strict import Percentage, PositiveInt, Size, Strict, Triple
 
 
 class IntensityRule(Strict):
@@ -80,6 +80,11 @@ class Preprocessing(IntensityRule):
         if len(set(names)) < len(names):
             raise ValueError("channels must have different names")
         return self
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the channels in their order; none of a single one without a name."""
+        return tuple(channel.name for channel in self.channels or ())
 
     @property
     def rules(self) -> tuple[IntensityRule, ...]:

@@ -16,13 +16,13 @@ from pydantic import (
     model_validator,
 )
 
-from medssl_cli.errors import UsageError
-from medssl_cli.faults import validate_model
-from medssl_cli.files import read_regular, sha256_json
-from medssl_cli.plain_yaml import MAX_BYTES, parse_yaml
-from medssl_cli.plugins import suggest
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.faults import validate_model
+from medssl_cli.base.files import read_regular, sha256_json
+from medssl_cli.base.plain_yaml import MAX_BYTES, parse_yaml
+from medssl_cli.base.plugins import suggest
+from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Size, Strict
 from medssl_cli.preprocessing import Preprocessing
-from medssl_cli.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Size, Strict
 
 
 def _each_once(axes: tuple[int, ...]) -> tuple[int, ...]:

@@ -27,17 +27,23 @@ _BRIGHT = {"flair": (1, 0, 1), "t1": (0, -1, 0), "t1ce": (0, 0, 1), "t2": (1, 1,
 
 
 def brain(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[dict[str, NDArray[np.int16]], NDArray[np.uint8]]:
-    """The four channels of a case, 0 outside of the head, and its label map."""
+    """The four channels of a case, 0 outside of the head, and its label map.
+
+    Every head lies elsewhere and has a pattern of its own: else all of them would count as images of one person.
+    """
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
     size = np.array(shape)[:, None, None, None]
-    head = np.linalg.norm((grid - size / 2 + 0.5) / size, axis=0) < 0.48
+    own = np.random.default_rng([seed, 1])
+    away = own.uniform(-0.15, 0.15, 3)[:, None, None, None]
+    head = np.linalg.norm((grid - size / 2 + 0.5) / size - away, axis=0) < 0.48
     centre = (np.array(shape) * rng.uniform(0.4, 0.6, 3))[:, None, None, None]
     radius = np.linalg.norm((grid - centre) / size, axis=0)
     label = np.select([radius < 0.09, radius < 0.16, radius < 0.27], [2, 3, 1], 0).astype(np.uint8)
+    pattern = own.uniform(-40, 40, (8, 8, 8))[tuple(grid * 8 // size)]
     channels = {}
     for name in CHANNELS:
-        tissue = 400 + 200 * np.choose(label, (0, *_BRIGHT[name]))
+        tissue = 400 + pattern + 200 * np.choose(label, (0, *_BRIGHT[name]))
         channels[name] = (np.where(head | (label > 0), tissue + rng.normal(0, 15, shape), 0)).astype(np.int16)
     return channels, label
 

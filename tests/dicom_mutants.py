@@ -27,13 +27,13 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medssl_cli.codes import CODES
-from medssl_cli.engine.ingest.failures import Failure
-from medssl_cli.engine.ingest.labels import ReadTask, read_annotations
-from medssl_cli.errors import InputError
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom import group_headers, read_headers, read_series
 from medssl_cli.formats.labels import MaskLabel
 from medssl_cli.formats.policy import Policy
+from medssl_cli.ingest.failures import Failure
+from medssl_cli.ingest.labels import ReadTask, read_annotations
 from tests.conftest import find_shared_data
 from tests.dicom_factory import analytic_phantom, edit, write_volume
 from tests.dicom_oracle import UnderivableError, check

@@ -13,20 +13,20 @@ from typing import Any
 
 import typer
 
-from medssl_cli.codes import CODES
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import MedsslError
+from medssl_cli.base.talk import Silence
 from medssl_cli.deploy.infer import ScanResult
-from medssl_cli.engine.ingest.failures import Failure
-from medssl_cli.engine.ingest.report import ReportEntry
-from medssl_cli.engine.ingest.tasks import StoredLabel
-from medssl_cli.errors import MedsslError
 from medssl_cli.formats.dicom import Refusal, SeriesPart
 from medssl_cli.formats.discover import Found
 from medssl_cli.formats.labels import Flaw, Reading, RefusedRow
 from medssl_cli.formats.loaded import LoadedImage
-from medssl_cli.talk import Silence
+from medssl_cli.ingest.failures import Failure
+from medssl_cli.ingest.report import ReportEntry
+from medssl_cli.ingest.tasks import StoredLabel
 
 _WORD = re.compile(r"\b[EWS]_[A-Z0-9_]+\b")
-_PASS_ON = ("medssl_cli.errors", "medssl_cli.cli.boundary")  # what others made
+_PASS_ON = ("medssl_cli.base.errors", "medssl_cli.cli.boundary")  # what others made
 given: set[str] = set()
 
 

@@ -1,6 +1,6 @@
 """A talk that keeps what the engine tells."""
 
-from medssl_cli.talk import Silence
+from medssl_cli.base.talk import Silence
 
 
 class Listener(Silence):

@@ -18,9 +18,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from medssl_cli import plugins, recipe
+from medssl_cli import recipe
+from medssl_cli.base import plugins
+from medssl_cli.base.codes import CODES, Code
 from medssl_cli.cli.app import app
-from medssl_cli.codes import CODES, Code
 from medssl_cli.tasks import load_part
 
 NOTE: Final = "<!-- Made from the code; to make it anew: MEDSSL_UPDATE_GOLDEN=1 pytest tests/cli/test_reference.py -->"

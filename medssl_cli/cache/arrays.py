@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import GateError
-from medssl_cli.files import open_regular, write_atomic
+from medssl_cli.base.errors import GateError
+from medssl_cli.base.files import open_regular, write_atomic
 
 CHUNK: Final = (128, 128, 64)
 BLOCK: Final = (32, 32, 8)

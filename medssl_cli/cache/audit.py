@@ -16,12 +16,12 @@ from typing import Final
 
 import numpy as np
 
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import MedsslError
 from medssl_cli.cache.clear_text import has_uid, kinds_in_json, kinds_in_report, kinds_of_identity, texts_of
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.marker import read_marker
 from medssl_cli.cache.records import ENTRY, LABEL_ARRAY, item_directories, read_record
-from medssl_cli.codes import CODES
-from medssl_cli.errors import MedsslError
 from medssl_cli.formats.name_words import is_listed_channel
 
 PRIVATE: Final = "E_PRIVACY"

@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from medssl_cli.files import storage_errors
+from medssl_cli.base.files import storage_errors
 
 
 def is_busy(error: sqlite3.Error) -> bool:

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
+from medssl_cli.base.errors import StorageError, UsageError
+from medssl_cli.base.files import remove_temporaries
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.marker import MARKER, Marker, make_cache, read_marker, use_key_file
 from medssl_cli.cache.writers import catalog_is_behind, dead_marks, marked
-from medssl_cli.errors import StorageError, UsageError
-from medssl_cli.files import remove_temporaries
 
 
 class CacheFolder:

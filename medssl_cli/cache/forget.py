@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from medssl_cli.base.errors import GateError, UsageError
+from medssl_cli.base.files import read_regular, storage_errors
+from medssl_cli.base.plain_json import parse_json
 from medssl_cli.cache.publish import publish_first
 from medssl_cli.cache.records import item_directories, read_record
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.verify import forget_sources, remove_item
 from medssl_cli.cache.writers import say_catalog_is_behind
-from medssl_cli.errors import GateError, UsageError
-from medssl_cli.files import read_regular, storage_errors
-from medssl_cli.plain_json import parse_json
 
 KEY: Final = re.compile(r"[a-z2-7]{26}")
 MAX_MANIFEST_BYTES: Final = 2**28

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
+from medssl_cli.base.classes import MAX_VALUE
+from medssl_cli.base.strict import Strict
 from medssl_cli.cache.words import ALLOW_LIST_VERSION, RECORD_VERSION, Modality, check_label_set
-from medssl_cli.classes import MAX_VALUE
 from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.formats.loaded import BurnedIn, SourceKind, SpacingKind
 from medssl_cli.formats.name_words import is_channel_word, same_channel
 from medssl_cli.imaging.geometry import Affine, Shape
-from medssl_cli.strict import Strict
 
 Key = Annotated[str, Field(pattern=r"^[a-z2-7]{26}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
+from medssl_cli.base.errors import GateError, UsageError
+from medssl_cli.base.files import open_regular, storage_errors
 from medssl_cli.cache.publish import publish_first, unreadable
-from medssl_cli.errors import GateError, UsageError
-from medssl_cli.files import open_regular, storage_errors
 
 Level = Literal["patient", "study", "series", "frame_of_reference", "example", "item", "source"]
 KEY_BYTES: Final = 32

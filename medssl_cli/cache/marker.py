@@ -8,11 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from medssl_cli.cache.keys import KEY_FILE, Pseudonyms, create_key, load_key, site_key_path
-from medssl_cli.cache.publish import publish_first, unreadable
-from medssl_cli.cache.words import FORMAT_VERSION
-from medssl_cli.errors import GateError, UsageError
-from medssl_cli.files import (
+from medssl_cli.base.errors import GateError, UsageError
+from medssl_cli.base.files import (
     TEMPORARY_PREFIX,
     read_regular,
     remove_temporaries,
@@ -20,7 +17,10 @@ from medssl_cli.files import (
     sync_directory,
     write_json,
 )
-from medssl_cli.plain_json import parse_json
+from medssl_cli.base.plain_json import parse_json
+from medssl_cli.cache.keys import KEY_FILE, Pseudonyms, create_key, load_key, site_key_path
+from medssl_cli.cache.publish import publish_first, unreadable
+from medssl_cli.cache.words import FORMAT_VERSION
 
 MARKER: Final = "cache.json"
 MAX_BYTES: Final = 2**16

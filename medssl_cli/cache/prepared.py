@@ -16,6 +16,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.base.classes import IGNORE
+from medssl_cli.base.errors import GateError, MedsslError, UsageError
+from medssl_cli.base.files import read_regular
+from medssl_cli.base.plain_json import parse_json
 from medssl_cli.cache.items import CachedImage
 from medssl_cli.cache.prepared_views import PreparedView
 from medssl_cli.cache.preparing import prepare_view
@@ -23,15 +27,11 @@ from medssl_cli.cache.publish import remove_quietly
 from medssl_cli.cache.reading import ReadableCache
 from medssl_cli.cache.records import IMAGE, label_file
 from medssl_cli.cache.store import Cache
-from medssl_cli.cache.targets import Table, to_classes
-from medssl_cli.classes import IGNORE
-from medssl_cli.errors import GateError, MedsslError, UsageError
-from medssl_cli.files import read_regular
+from medssl_cli.cache.targets import Table, places_in
 from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.imaging.preprocessing import Intensity
-from medssl_cli.parallel import available_cores, supervised_map
-from medssl_cli.plain_json import parse_json
 from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.work.workers import available_cores, supervised_map
 
 TIMEOUT_S: Final = 600.0
 INLINE_LIMIT: Final = 400
@@ -319,12 +319,12 @@ def _read(task: PreparedView, table: Table | None) -> PreparedItem:
 
 
 def _of_classes(points: dict[int, NDArray[np.int32]], table: Table | None) -> dict[int, NDArray[np.int32]]:
-    """Points by class instead of by stored value; background and what is ignored have none."""
+    """Points by class or region instead of by stored value; background and what is ignored have none."""
     if table is None:
         return points
     found: dict[int, list[NDArray[np.int32]]] = defaultdict(list)
     for value in sorted(points):
-        place = int(to_classes(np.array([value]), table)[0])
-        if place not in (0, IGNORE):
-            found[place].append(points[value])
+        for place in places_in(table, value):
+            if place != IGNORE:
+                found[place].append(points[value])
     return {place: np.concatenate(parts) for place, parts in found.items()}

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from medssl_cli.files import sha256_json
+from medssl_cli.base.files import sha256_json
 from medssl_cli.imaging.geometry import Shape
 from medssl_cli.preprocessing import Preprocessing
 

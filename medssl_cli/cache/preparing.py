@@ -9,12 +9,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.base.errors import MedsslError
+from medssl_cli.base.files import remove_temporaries, storage_errors, write_atomic, write_json
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared_views import PreparedView
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.writers import make_private
-from medssl_cli.errors import MedsslError
-from medssl_cli.files import remove_temporaries, storage_errors, write_atomic, write_json
 from medssl_cli.imaging.placement import GridPlacement, brought_to, on_one_grid, placement_of
 from medssl_cli.imaging.preprocessing import on_grid
 from medssl_cli.imaging.volume import Volume

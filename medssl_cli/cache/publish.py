@@ -9,8 +9,8 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-from medssl_cli.errors import StorageError
-from medssl_cli.files import TEMPORARY_PREFIX, storage_errors, sync_directory, sync_file
+from medssl_cli.base.errors import StorageError
+from medssl_cli.base.files import TEMPORARY_PREFIX, storage_errors, sync_directory, sync_file
 
 PIECE_BYTES: Final = 2**22
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from medssl_cli.base.errors import GateError, NothingUsableError, StorageError, UsageError
 from medssl_cli.cache.arrays import open_array, read_array
 from medssl_cli.cache.catalog import Catalog, CatalogRow, row_of
 from medssl_cli.cache.folder import CacheFolder
 from medssl_cli.cache.items import Entry, ItemRecord, entry_of
 from medssl_cli.cache.records import IMAGE, item_directories, label_file, read_record
 from medssl_cli.cache.writers import BEHIND, catalog_is_behind, dead_marks, remove_leftovers
-from medssl_cli.errors import GateError, NothingUsableError, StorageError, UsageError
 from medssl_cli.imaging.volume import Volume
 
 NAMED_SETS: Final = 5

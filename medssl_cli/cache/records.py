@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from medssl_cli.base.errors import GateError, InputError
+from medssl_cli.base.files import json_bytes, read_regular, sha256_json
+from medssl_cli.base.plain_json import parse_json
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.publish import unreadable
-from medssl_cli.errors import GateError, InputError
-from medssl_cli.files import json_bytes, read_regular, sha256_json
-from medssl_cli.plain_json import parse_json
 
 ITEM: Final = "item.json"
 IMAGE: Final = "image.b2nd"

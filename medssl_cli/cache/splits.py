@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from medssl_cli.base.errors import NothingUsableError
 from medssl_cli.cache.fingerprints import NO_CONTENT
 from medssl_cli.cache.items import Entry, ItemRecord
-from medssl_cli.errors import NothingUsableError
 from medssl_cli.imaging.geometry import Shape
 
 SplitName = Literal["train", "val", "test"]

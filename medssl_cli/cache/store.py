@@ -16,6 +16,9 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from medssl_cli.base.classes import MAX_VALUE
+from medssl_cli.base.errors import InputError, StorageError
+from medssl_cli.base.files import publish_directory, storage_errors, sync_directory, temporary_directory
 from medssl_cli.cache.arrays import encode
 from medssl_cli.cache.items import ItemRecord, LabelRecord
 from medssl_cli.cache.publish import publish_first, write_private
@@ -34,9 +37,6 @@ from medssl_cli.cache.verify import CORRUPT, Problem, verify_items
 from medssl_cli.cache.versions import find_successor
 from medssl_cli.cache.words import Modality
 from medssl_cli.cache.writers import say_catalog_is_behind
-from medssl_cli.classes import MAX_VALUE
-from medssl_cli.errors import InputError, StorageError
-from medssl_cli.files import publish_directory, storage_errors, sync_directory, temporary_directory
 from medssl_cli.imaging.volume import Volume
 
 MAX_ATTEMPTS: Final = 100

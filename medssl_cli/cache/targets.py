@@ -3,6 +3,8 @@
 A value has a name where its label map gives it one; `class_3`, which ingest writes where nobody named the value 3, is
 none. A class takes a value by that name. It takes a value by number where the value has no name, and, if the recipe
 gives the class no names at all, everywhere; then all label maps must call that value the same.
+
+Shapes: V stored values and one more, K regions, X Y Z space.
 """
 
 from collections import Counter, defaultdict
@@ -13,13 +15,16 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.base.classes import ANY, IGNORE, MAX_CLASSES, NOT_JUDGED, Member, Members, WantedClasses, joined
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.plugins import suggest
 from medssl_cli.cache.items import LabelRecord
-from medssl_cli.classes import ANY, IGNORE, MAX_CLASSES, NOT_JUDGED, OVERLAP, Member, Members, WantedClasses, joined
-from medssl_cli.errors import UsageError
-from medssl_cli.plugins import suggest
 
 Table = NDArray[np.uint8]
-"""Class by stored value: 0 background, 1 to K, `IGNORE`. The last entry is for every larger value."""
+"""Class by stored value, `[V]`: 0 background, 1 to K, `IGNORE`. The last entry is for every larger value.
+
+Of regions, `[K, V]`: 1 inside, 0 outside, `IGNORE` in all of them.
+"""
 
 
 def named(label: LabelRecord, value: int) -> str | None:
@@ -29,37 +34,56 @@ def named(label: LabelRecord, value: int) -> str | None:
 
 
 def table_of(label: LabelRecord, wanted: WantedClasses) -> Table:
-    """Which values of a label map are which class.
+    """Which values of a label map are which class, or in which regions.
 
     Raises:
-        UsageError: `E_LABEL_CLASSES`, a value is of two classes, or of a class and ignored.
+        UsageError: `E_LABEL_CLASSES`, a value is of two classes that do not overlap, or of a class and ignored.
     """
     values = sorted({*label.classes, *label.voxels_per_class, *((label.ignore,) if label.ignore else ())})
-    table = np.zeros(values[-1] + 2 if values else 1, dtype=np.uint8)
+    num_values = values[-1] + 2 if values else 1
+    table = np.zeros((len(wanted.classes), num_values) if wanted.are_regions else num_values, dtype=np.uint8)
     for value in values:
-        table[value] = IGNORE if value == label.ignore else _class_of(label, value, wanted)
+        places = [IGNORE] if value == label.ignore else _places_of(label, value, wanted)
+        if not wanted.are_regions:
+            table[value] = places[0] if places else 0
+        elif places == [IGNORE]:
+            table[:, value] = IGNORE
+        else:
+            table[[place - 1 for place in places], value] = 1
     return table
 
 
 def to_classes(voxels: NDArray[np.integer], table: Table) -> NDArray[np.uint8]:
-    """Classes of stored label voxels, of the same shape; values that the label map does not know are background."""
-    classes = np.empty(voxels.shape, dtype=np.uint8)
+    """Classes of stored label voxels, of the same shape, or regions `[K, ...]`.
+
+    Values that the label map does not know are background.
+    """
+    classes = np.empty((*table.shape[:-1], *voxels.shape), dtype=np.uint8)
     for number, part in enumerate(voxels):  # part by part: the indices are eight times as large as the voxels
-        classes[number] = table.take(part, mode="clip")
+        classes[..., number, *(slice(None),) * part.ndim] = table.take(part, axis=-1, mode="clip")
     return classes
+
+
+def places_in(table: Table, value: int) -> list[int]:
+    """What a stored value is: classes or regions from 1 on, `IGNORE`, or nothing."""
+    entries = table[..., min(value, table.shape[-1] - 1)]
+    if entries.ndim == 0:
+        return [int(entries)] if entries else []
+    return [IGNORE] if entries[0] == IGNORE else (np.flatnonzero(entries) + 1).tolist()
 
 
 def class_voxels(label: LabelRecord, wanted: WantedClasses) -> dict[int, int]:
     """Voxels of each class that a label map shows."""
     table, found = table_of(label, wanted), Counter[int]()
     for value, count in label.voxels_per_class.items():
-        found[int(table[value])] += count
+        for place in places_in(table, value):
+            found[place] += count
     return {place: found[place] for place in wanted.names if found[place]}
 
 
 def tables_of(labels: Sequence[LabelRecord], wanted: WantedClasses) -> list[Table]:
     """`table_of` of each label map; equal ones are one array."""
-    known: dict[bytes, Table] = {}
+    known: dict[bytes, Table] = {}  # of one recipe, so that equal bytes are of equal shapes
     tables = (table_of(label, wanted) for label in labels)
     return [known.setdefault(table.tobytes(), table) for table in tables]
 
@@ -79,26 +103,28 @@ def _name_or_value(name: str, value: int) -> Members:
     return (name, value) if name == f"class_{value}" else (name,)
 
 
-def _class_of(label: LabelRecord, value: int, wanted: WantedClasses) -> int:
+def _places_of(label: LabelRecord, value: int, wanted: WantedClasses) -> list[int]:
+    """Classes or regions, from 1 on, that a value is of; or `IGNORE` alone."""
     name, written = named(label, value), label.classes.get(value)
     takers = [place for place, members in enumerate(wanted.classes.values(), start=1)
               if members == ANY or _takes(members, value, name, written)]  # fmt: skip
-    if len(takers) > 1:
+    if len(takers) > 1 and not wanted.are_regions:
         first, second = (repr(wanted.names[place]) for place in takers[:2])
         raise UsageError(
             "E_LABEL_CLASSES",
             f"value {value}, called {written!r}, is in the classes {first} and {second}",
-            hint=OVERLAP,
+            hint="take it out of one of the two; classes that are meant to overlap list it under one name or value",
         )
     if not _takes(wanted.ignore, value, name, written):
-        return takers[0] if takers else 0
-    if takers and wanted.classes[wanted.names[takers[0]]] != ANY:
+        return takers
+    by_name = [place for place in takers if wanted.classes[wanted.names[place]] != ANY]
+    if by_name:
         raise UsageError(
             "E_LABEL_CLASSES",
-            f"value {value}, called {written!r}, is in the class {wanted.names[takers[0]]!r} and in ignore",
+            f"value {value}, called {written!r}, is in the class {wanted.names[by_name[0]]!r} and in ignore",
             hint="take it out of one of the two",
         )
-    return IGNORE
+    return [IGNORE]
 
 
 def _takes(members: Sequence[Member], value: int, name: str | None, written: str | None) -> bool:
@@ -230,10 +256,11 @@ class LabelSurvey:
 
     @cached_property
     def _found(self) -> list[tuple[int, int, int]]:
-        """(number of the label map, value that it shows, class) of all of them."""
+        """(number of the label map, value that it shows, class or 0) of all of them; one for each region of a value."""
         tables = tables_of(self.labels, self.wanted)
-        return [(number, value, int(tables[number][value]))
-                for number, label in enumerate(self.labels) for value in label.voxels_per_class]  # fmt: skip
+        return [(number, value, place)
+                for number, label in enumerate(self.labels) for value in label.voxels_per_class
+                for place in places_in(tables[number], value) or [0]]  # fmt: skip
 
     @cached_property
     def _names(self) -> Mapping[int, set[str]]:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from medssl_cli.base.errors import MedsslError, StorageError
+from medssl_cli.base.files import make_output_folder, write_json
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.errors import MedsslError, StorageError
-from medssl_cli.files import make_output_folder, write_json
 from medssl_cli.formats.nifti import write_nifti
 
 CASES: Final = "channels.json"

@@ -7,6 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from medssl_cli.base.errors import GateError, StorageError, UsageError
+from medssl_cli.base.files import (
+    TEMPORARY_PREFIX,
+    read_regular,
+    sha256_file,
+    sha256_json,
+    storage_errors,
+    temporary_directory,
+    write_json,
+)
+from medssl_cli.base.plain_json import parse_json
+from medssl_cli.base.strict import Strict
 from medssl_cli.cache.items import Digest, ItemRecord, Key
 from medssl_cli.cache.publish import remove_quietly
 from medssl_cli.cache.records import (
@@ -20,18 +32,6 @@ from medssl_cli.cache.records import (
     label_file,
     read_record,
 )
-from medssl_cli.errors import GateError, StorageError, UsageError
-from medssl_cli.files import (
-    TEMPORARY_PREFIX,
-    read_regular,
-    sha256_file,
-    sha256_json,
-    storage_errors,
-    temporary_directory,
-    write_json,
-)
-from medssl_cli.plain_json import parse_json
-from medssl_cli.strict import Strict
 
 SOURCES: Final = "sources.sqlite"
 CORRUPT: Final = "E_CACHE_CORRUPT"

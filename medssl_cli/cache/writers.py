@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from medssl_cli.files import is_alive, remove_temporaries, storage_errors
+from medssl_cli.base.files import is_alive, remove_temporaries, storage_errors
 
 BEHIND: Final = "catalog-is-behind"
 MARK: Final = "writing-"

@@ -10,8 +10,8 @@ from typing import ParamSpec
 
 import typer
 
-from medssl_cli.errors import Exit, MedsslError
-from medssl_cli.files import private_files
+from medssl_cli.base.errors import Exit, MedsslError
+from medssl_cli.base.files import private_files
 
 P = ParamSpec("P")
 

@@ -21,9 +21,9 @@ def verify(
 
     Example: medssl cache verify --repair
     """
+    from medssl_cli.base.errors import Exit
     from medssl_cli.cache.store import Cache
     from medssl_cli.cache.verify import compare_with_manifest, read_manifest, repair_cache
-    from medssl_cli.errors import Exit
 
     announce(f"cache {cache}", quiet=quiet)
     opened = Cache.open(cache)
@@ -103,9 +103,9 @@ def audit(
 
     Example: medssl cache audit ./runs
     """
+    from medssl_cli.base.errors import Exit
     from medssl_cli.cache.audit import PRIVATE, audit_cache
     from medssl_cli.cache.store import Cache
-    from medssl_cli.errors import Exit
 
     found = audit_cache(Cache.open(cache).root, [require_path(path) for path in paths or ()])
     lines = [f"{PRIVATE}: {problem} ({number}x)" for problem, number in sorted(found.problems.items())]

@@ -93,7 +93,7 @@ def _row(record: "ItemRecord") -> tuple[str, ...]:
 
 def end(damaged: list[str], missing: Sequence[str] = ()) -> None:
     """Name the items that nobody sees, and end with the code of a work of which a part is missing."""
-    from medssl_cli.errors import Exit
+    from medssl_cli.base.errors import Exit
 
     for item in damaged:
         typer.echo(f"E_CACHE_CORRUPT: item {item} is damaged and left out", err=True)

@@ -20,8 +20,8 @@ def doctor(cache: CacheOption = DEFAULT_CACHE, models: ModelsOption = None, json
 
         medssl doctor
     """
+    from medssl_cli.base.errors import Exit
     from medssl_cli.deploy.doctor import examine
-    from medssl_cli.errors import Exit
 
     findings = [*examine(), _cache(cache), _models(models_folder(models))]
     if json:

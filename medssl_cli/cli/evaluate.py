@@ -58,9 +58,9 @@ def evaluate(
 
         medssl evaluate runs/swav --probe linear --labels nih --finding any
     """
+    from medssl_cli.base.errors import UsageError
     from medssl_cli.cache.store import Cache
     from medssl_cli.cli.scoring import OWN_FIGURE, limit_of, load_subject, require_mean, write_results
-    from medssl_cli.errors import UsageError
     from medssl_cli.report.gallery import Gallery
 
     limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap, OWN_FIGURE: min_score}

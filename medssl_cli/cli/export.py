@@ -33,9 +33,9 @@ def export(
 
         medssl export runs/heart-seg-scratch-fold0 --install
     """
+    from medssl_cli.base.errors import UsageError
     from medssl_cli.deploy.export import export_run
     from medssl_cli.deploy.store import ModelStore
-    from medssl_cli.errors import UsageError
 
     if model is None and not install:
         raise UsageError("E_USAGE", "nowhere to write to", hint="give an ONNX file, or --install")

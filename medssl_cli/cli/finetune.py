@@ -63,9 +63,10 @@ def finetune(
 
         medssl finetune --task hippocampus-seg --max-minutes 20
     """
-    from medssl_cli.engine.signals import stop_on_signals
+    from medssl_cli.base.signals import stop_on_signals
 
     with main_speaks(), stop_on_signals(is_immediate=True):
+        from medssl_cli.base.errors import UsageError
         from medssl_cli.cache.store import Cache
         from medssl_cli.cli.training_logs import open_sinks
         from medssl_cli.engine.finetune import Choices
@@ -74,7 +75,6 @@ def finetune(
         from medssl_cli.engine.processes import Spread
         from medssl_cli.engine.runs import run_name
         from medssl_cli.engine.weights import load_encoder
-        from medssl_cli.errors import UsageError
         from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe
         from medssl_cli.report.run import finetuning_page
 

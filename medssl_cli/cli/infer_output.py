@@ -17,7 +17,7 @@ def finish(report: "InferReport") -> None:
         NothingUsableError: `E_NOTHING_USABLE`.
         typer.Exit: Some scans were refused.
     """
-    from medssl_cli.errors import Exit, NothingUsableError
+    from medssl_cli.base.errors import Exit, NothingUsableError
 
     if report.exit_code == Exit.NOTHING:
         hints = [scan.hint for scan in report.results if scan.status == "refused"]

@@ -82,11 +82,11 @@ def ingest(
 
         medssl ingest dicomweb://pacs.example/dicom-web --modality CT --from 2024-01-01
     """
-    from medssl_cli.engine.ingest.ingest import ingest as run_ingest
-    from medssl_cli.engine.ingest.options import IngestOptions
-    from medssl_cli.files import require_place_for_file
+    from medssl_cli.base.files import require_place_for_file
     from medssl_cli.formats.policy import Policy
     from medssl_cli.formats.table_choice import TableChoice
+    from medssl_cli.ingest.ingest import ingest as run_ingest
+    from medssl_cli.ingest.options import IngestOptions
 
     if private_map is not None:
         require_place_for_file(private_map)

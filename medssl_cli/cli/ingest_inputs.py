@@ -7,12 +7,12 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.cli.options import require_path
 from medssl_cli.cli.terminal import Terminal
-from medssl_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from medssl_cli.engine.ingest.options import PacsSource
+    from medssl_cli.ingest.options import PacsSource
 
 
 def sort_inputs(inputs: list[str]) -> tuple[list[Path], str | None]:
@@ -51,8 +51,8 @@ def pacs_source(
                 "E_USAGE", "--from, --to, --patients and --ca-bundle are for a PACS (dicomweb://HOST/PATH)"
             )
         return None
-    from medssl_cli.engine.ingest.options import PacsSource
     from medssl_cli.formats.dicomweb import Address, Credentials, PacsQuery
+    from medssl_cli.ingest.options import PacsSource
 
     password_file = os.environ.get("MEDSSL_PACS_PASSWORD_FILE")
     credentials = Credentials(

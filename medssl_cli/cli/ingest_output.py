@@ -12,7 +12,7 @@ import typer
 from medssl_cli.cli.terminal import Terminal, table
 
 if TYPE_CHECKING:
-    from medssl_cli.engine.ingest.report import IngestReport, ReportEntry
+    from medssl_cli.ingest.report import IngestReport, ReportEntry
 
 MAX_LINES = 40
 MapOption = Annotated[
@@ -27,8 +27,8 @@ def write_page(report: "IngestReport", cache: Path, terminal: Terminal) -> Path 
     """The page with a picture of every image, beside the report in the cache; None where nothing was written there."""
     if report.written is None:
         return None
+    from medssl_cli.base.files import write_atomic
     from medssl_cli.cache.store import Cache
-    from medssl_cli.files import write_atomic
     from medssl_cli.report.ingest import ingest_page
 
     page = report.written.with_suffix(".html")
@@ -44,7 +44,7 @@ def write_page(report: "IngestReport", cache: Path, terminal: Terminal) -> Path 
 
 def write_map(report: "IngestReport", path: Path) -> None:
     """Which sources each key of the report stands for, in the clear."""
-    from medssl_cli.files import write_json
+    from medssl_cli.base.files import write_json
     from medssl_cli.formats.source import place_of
 
     places: dict[str, list[str]] = defaultdict(list)
@@ -55,7 +55,7 @@ def write_map(report: "IngestReport", path: Path) -> None:
 
 def print_report(report: "IngestReport", terminal: Terminal, page: Path | None, *, has_map: bool) -> None:
     """Refusals by what is said about them, then files by state and by reason."""
-    from medssl_cli.codes import CODES
+    from medssl_cli.base.codes import CODES
 
     refused: dict[tuple[str, str, str], list[ReportEntry]] = defaultdict(list)
     for entry in report.entries:
@@ -90,7 +90,7 @@ def finish(report: "IngestReport", tolerated: Callable[[int], float]) -> None:
         NothingUsableError: `E_NOTHING_USABLE`.
         typer.Exit: Some files were refused.
     """
-    from medssl_cli.errors import Exit, NothingUsableError
+    from medssl_cli.base.errors import Exit, NothingUsableError
 
     if report.exit_code == Exit.NOTHING:
         why = "the report says why each was refused" if report.seen else "name files or folders that hold images"

@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from medssl_cli.errors import Exit, MedsslError
+from medssl_cli.base.errors import Exit, MedsslError
 
 RANKS: Final = ("RANK", "SLURM_PROCID")
 SAID_BY_MAIN: Final = (Exit.USAGE, Exit.NOTHING)

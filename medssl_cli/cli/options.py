@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from medssl_cli.errors import UsageError
+from medssl_cli.base.errors import UsageError
 
 
 def _complete_pretrain(incomplete: str) -> list[str]:

@@ -61,16 +61,16 @@ def pretrain(
 
         medssl pretrain --recipe voco --cache CACHE --set steps=1000 --set data.batch_size=2 --run runs/try
     """
-    from medssl_cli.engine.signals import stop_on_signals
+    from medssl_cli.base.signals import stop_on_signals
 
     with main_speaks(), stop_on_signals(is_immediate=True):
+        from medssl_cli.base.errors import UsageError
         from medssl_cli.cache.store import Cache
         from medssl_cli.cli.training_logs import open_sinks
         from medssl_cli.engine.live_page import Outlets
         from medssl_cli.engine.pretrain import pretrain as run_pretrain
         from medssl_cli.engine.processes import Spread
         from medssl_cli.engine.runs import run_name
-        from medssl_cli.errors import UsageError
         from medssl_cli.recipe import PretrainRecipe, find_recipe, load_recipe
         from medssl_cli.report.run import run_page
 

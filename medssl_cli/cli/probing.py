@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import typer
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.cli.terminal import Terminal, result, table
-from medssl_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ def probe(
         raise UsageError("E_USAGE", "a probe needs --probe and --labels", hint="for example --probe knn --labels nih")
     if split != "test" or limits["dice"] is not None:
         raise UsageError("E_USAGE", "a probe is scored on the test patients by its AUROC", hint="see --min-auroc")
+    from medssl_cli.base.files import storage_errors, write_atomic
+    from medssl_cli.base.plain_json import dump
     from medssl_cli.cache.store import Cache
     from medssl_cli.cli.scoring import OWN_FIGURE, require_mean
-    from medssl_cli.files import storage_errors, write_atomic
-    from medssl_cli.plain_json import dump
     from medssl_cli.study.probe import probe_run
     from medssl_cli.tasks import figures
 

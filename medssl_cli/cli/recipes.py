@@ -51,8 +51,8 @@ def copy(name: Name, path: Annotated[Path, typer.Argument(help="File to write; i
 
     Example: medssl recipes copy heart-seg my-heart.yaml
     """
-    from medssl_cli.errors import UsageError
-    from medssl_cli.files import write_atomic
+    from medssl_cli.base.errors import UsageError
+    from medssl_cli.base.files import write_atomic
     from medssl_cli.recipe import find_recipe
 
     if path.exists():

@@ -22,9 +22,9 @@ def plan(
 
     Example: medssl recipes plan --recipe voco --cache CACHE
     """
+    from medssl_cli.base.errors import UsageError
     from medssl_cli.cache.store import Cache
     from medssl_cli.engine.canvas import plan_canvas
-    from medssl_cli.errors import UsageError
     from medssl_cli.recipe import PretrainRecipe, find_recipe, load_recipe
 
     path = find_recipe(recipe, ("pretrain",))

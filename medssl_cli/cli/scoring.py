@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import Final
 
+from medssl_cli.base.errors import GateError, UsageError
+from medssl_cli.base.files import storage_errors, write_atomic
+from medssl_cli.base.plain_json import dump
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.splits import split_items
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.options import num_threads
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.evaluate import subject_of_run
-from medssl_cli.errors import GateError, UsageError
-from medssl_cli.files import storage_errors, write_atomic
-from medssl_cli.plain_json import dump
 from medssl_cli.report.gallery import Gallery
-from medssl_cli.talk import Silence
 from medssl_cli.tasks import FigureOfMerit, Results, Subject, figures, load_part, task_of_head
 
 OWN_FIGURE: Final = "score"

@@ -2,7 +2,7 @@
 
 import signal
 
-from medssl_cli.engine.signals import STOP_SIGNALS, end_at_once
+from medssl_cli.base.signals import STOP_SIGNALS, end_at_once
 
 
 def main() -> None:

@@ -42,10 +42,10 @@ def labels(
 
         medssl study labels --task hippocampus-seg --init 'runs/voco-{seed}' --seeds 3 --set steps=400
     """
+    from medssl_cli.base.errors import UsageError
+    from medssl_cli.base.files import write_atomic
+    from medssl_cli.base.plain_json import dump
     from medssl_cli.cache.store import Cache
-    from medssl_cli.errors import UsageError
-    from medssl_cli.files import write_atomic
-    from medssl_cli.plain_json import dump
     from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe, recipe_hash
     from medssl_cli.study.label_page import label_page, label_plot
     from medssl_cli.study.label_results import label_results, results_csv

@@ -34,9 +34,9 @@ def probes(
 
         medssl study probes --init runs/swav --seeds 1 --ask modality
     """
+    from medssl_cli.base.files import write_atomic
+    from medssl_cli.base.plain_json import dump
     from medssl_cli.cache.store import Cache
-    from medssl_cli.files import write_atomic
-    from medssl_cli.plain_json import dump
     from medssl_cli.study.labels import arm_names
     from medssl_cli.study.probes import compare_probes, parse_asked, probes_csv, probes_plot
 

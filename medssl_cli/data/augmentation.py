@@ -105,7 +105,7 @@ def augment(
 
     Args:
         images: Network input, [N, C, X, Y, Z].
-        labels: Classes, [N, X, Y, Z].
+        labels: Classes, [N, X, Y, Z], or regions, [N, K, X, Y, Z].
         options: What may happen, and how strongly.
         draws: Source of all random numbers.
         spacing_mm: [N, 3], so that rotations are rotations in the patient; None means equal along all axes.
@@ -115,7 +115,8 @@ def augment(
         Images and labels of the same shapes.
     """
     changes = draw_augmentation(images.shape, options, draws, spacing_mm, spatial_dims)
-    moved = move_(labels[:, None].float(), changes, are_classes=True)[:, 0].long()
+    maps = labels if labels.ndim == images.ndim else labels[:, None]
+    moved = move_(maps.float(), changes, are_classes=True).to(labels.dtype).reshape(labels.shape)
     return recolour_(move_(images.clone(), changes), changes), moved
 
 

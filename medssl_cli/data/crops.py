@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from medssl_cli.cache.arrays import open_array, refuse_damage
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.cache.targets import to_classes
-from medssl_cli.child import die_with_parent
 from medssl_cli.imaging.geometry import Shape, spacing_mm
+from medssl_cli.work.child import die_with_parent
 
 BATCH_TIMEOUT_S = 600
 
@@ -31,7 +31,8 @@ class CropBatch:
 
     Args:
         images: `[B, C, X, Y, Z]` float32 network input.
-        labels: `[B, X, Y, Z]` int64 classes, `classes.IGNORE` among them, or None for unlabelled data.
+        labels: `[B, X, Y, Z]` int64 classes, or `[B, K, X, Y, Z]` uint8 regions, `classes.IGNORE` among them; None for
+            unlabelled data.
         item_ids: Where each came from.
         spacing_mm: `[B, 3]`, of the crops' axes.
         labelled: Crops of a second data set that the step wants beside them.
@@ -45,7 +46,10 @@ class CropBatch:
 
 
 class Crop(NamedTuple):
-    """One sample: network input `[C, X, Y, Z]`, classes `[X, Y, Z]` or None, its item, and its spacing (x, y, z)."""
+    """One sample: network input `[C, X, Y, Z]`, its item, and its spacing (x, y, z).
+
+    Its label is classes `[X, Y, Z]`, regions `[K, X, Y, Z]`, or None.
+    """
 
     image: NDArray[np.float32]
     label: NDArray[np.integer] | None
@@ -137,7 +141,7 @@ def read_input(
 
 
 def read_classes(item: PreparedItem, start: tuple[int, int, int], crop_size: Shape) -> NDArray[np.integer] | None:
-    """Classes of a box of an item's label map, background outside of it; None if the item was prepared without one."""
+    """Classes or regions of a box of an item's label map, background outside; None if it was prepared without one."""
     if item.label is None:
         return None
     with refuse_damage(item.label):
@@ -212,10 +216,15 @@ def collate(samples: list[Crop]) -> CropBatch:
     has_labels = labels[0] is not None
     return CropBatch(
         images=torch.from_numpy(np.stack(images)),
-        labels=torch.from_numpy(np.stack(labels).astype(np.int64)) if has_labels else None,
+        labels=_targets(np.stack(labels)) if has_labels else None,
         item_ids=list(item_ids),
         spacing_mm=torch.tensor(spacings, dtype=torch.float32),
     )
+
+
+def _targets(labels: NDArray[np.integer]) -> Tensor:
+    """Classes as losses take them; regions stay small, there are K of them."""
+    return torch.from_numpy(labels.astype(np.int64) if labels.ndim == 4 else labels)
 
 
 @dataclass(frozen=True)

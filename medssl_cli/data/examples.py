@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from medssl_cli.cache.items import CachedImage
-from medssl_cli.errors import InputError, NothingUsableError, UsageError
+from medssl_cli.base.errors import InputError, NothingUsableError, UsageError
+from medssl_cli.cache.items import CachedImage, ItemRecord
 from medssl_cli.formats.name_words import same_channel
 from medssl_cli.imaging.geometry import is_same_grid, is_turned_grid
 
@@ -141,6 +141,76 @@ def examples(
     if unusable.num_cases:
         note(f"W_EXAMPLE_LEFT_OUT: {unusable.sentence(len(found))}")
     return sorted(found, key=lambda example: example.item_id)
+
+
+def annotated_examples(
+    everything: Sequence[ItemRecord],
+    annotated: Sequence[ItemRecord],
+    channels: Sequence[str],
+    *,
+    note: Callable[[str], None],
+) -> list[tuple[Example, ItemRecord]]:
+    """Examples of which something is known, each with the first of its images of which it is known.
+
+    Args:
+        everything: Images of the cache.
+        annotated: Those of them that something is known of.
+        channels: As the recipe names them; without names every image is an example by itself.
+        note: Told how many cases are left out and why.
+
+    Raises:
+        UsageError: `E_RECIPE`, two names mean one channel.
+        NothingUsableError: `E_CHANNEL_MISSING`, none has all channels; `E_NO_LABELS`, none of them is annotated.
+    """
+    if not channels:
+        return [(Example((item,)), item) for item in annotated]
+    cases, known = {_case_of(item) for item in annotated}, {item.item_id: item for item in annotated}
+    found = examples(
+        [item for item in everything if _case_of(item) in cases], channels, incomplete="leave_out", note=note
+    )
+    homes = [(example, home) for example in found if (home := _first_of(example, known)) is not None]
+    if not homes:
+        raise NothingUsableError(
+            "E_NO_LABELS", f"none of the {len(found)} examples of {', '.join(channels)} has an image that is annotated"
+        )
+    if len(homes) < len(found):
+        note(
+            f"W_EXAMPLE_LEFT_OUT: none of the images of {len(found) - len(homes)} of {len(found)} examples is annotated"
+        )
+    return homes
+
+
+def examples_with(
+    everything: Sequence[ItemRecord], items: Sequence[ItemRecord], channels: Sequence[str]
+) -> list[Example]:
+    """The example that each of some images is of, in their order.
+
+    Args:
+        everything: Images of the cache.
+        items: Such as `annotated_examples` gives.
+        channels: As the recipe names them.
+
+    Raises:
+        InputError: `E_CHANNEL_MISSING`, `E_CHANNEL_AMBIGUOUS`, `E_CHANNEL_GRID`, an image is of no example any more.
+        NothingUsableError: `E_CHANNEL_MISSING`.
+    """
+    if not channels or not items:
+        return [Example((item,)) for item in items]
+    cases = {_case_of(item) for item in items}
+    found = examples([item for item in everything if _case_of(item) in cases], channels)
+    by_image = {item.item_id: example for example in found for item in example.items}
+    others = [item.item_id for item in items if item.item_id not in by_image]
+    if others:
+        raise InputError(
+            MISSING,
+            f"{len(others)} of {len(items)} images are of no channel of {', '.join(channels)}: {others[0][:10]}",
+        )
+    return [by_image[item.item_id] for item in items]
+
+
+def _first_of(example: Example, known: Mapping[str, ItemRecord]) -> ItemRecord | None:
+    """The first image of an example that is among others."""
+    return next((known[item.item_id] for item in example.items if item.item_id in known), None)
 
 
 def channel_of(item: CachedImage) -> str | None:

@@ -3,10 +3,10 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+from medssl_cli.base.classes import WantedClasses, joined
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.targets import LabelSurvey, class_voxels
-from medssl_cli.classes import WantedClasses, joined
-from medssl_cli.talk import Talk
 
 
 def check_labels(

@@ -1,13 +1,17 @@
 """Which items of a cache a training or an evaluation uses, said aloud."""
 
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+from medssl_cli.base.errors import NothingUsableError
+from medssl_cli.base.files import sha256_json
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.reading import NAMED_SETS, no_images
 from medssl_cli.cache.store import Cache
-from medssl_cli.errors import NothingUsableError
-from medssl_cli.talk import Talk
+from medssl_cli.data.examples import Example, annotated_examples, examples_with
+from medssl_cli.imaging.volume import Volume
+from medssl_cli.preprocessing import Preprocessing
 
 Item = TypeVar("Item", ItemRecord, Entry)
 
@@ -87,6 +91,54 @@ def with_annotations(
         talk.note(f"{len(labelled) - len(wanted)} {'volumes' if is_flat else 'single 2D images'} are left out")
     _say_unknown(wanted, modality, talk)
     return wanted
+
+
+def of_examples(
+    cache: Cache, annotated: Sequence[ItemRecord], preprocessing: Preprocessing, talk: Talk
+) -> list[ItemRecord]:
+    """Annotated images whose examples have every channel of a recipe; where a recipe names none, all of them.
+
+    An example of several images goes by the first of them that is annotated: in splits, manifests and results.
+
+    Args:
+        cache: Where they are.
+        annotated: Images that something is known of.
+        preprocessing: The recipe's.
+        talk: Told how many cases are left out and why.
+
+    Raises:
+        UsageError: `E_RECIPE`, two names mean one channel.
+        NothingUsableError: `E_CHANNEL_MISSING`, `E_NO_LABELS`.
+    """
+    names = preprocessing.channel_names
+    everything = cache.records() if names else []
+    return [home for _, home in annotated_examples(everything, annotated, names, note=talk.note)]
+
+
+def examples_of(cache: Cache, records: Sequence[ItemRecord], preprocessing: Preprocessing) -> list[Example]:
+    """The example that each of some annotated images stands for, in their order; see `of_examples`.
+
+    Raises:
+        InputError: `E_CHANNEL_MISSING`, `E_CHANNEL_AMBIGUOUS`, `E_CHANNEL_GRID`, the cache has changed since.
+    """
+    names = preprocessing.channel_names
+    return examples_with(cache.records() if names else [], records, names)
+
+
+def companions(cache: Cache, records: Sequence[ItemRecord], preprocessing: Preprocessing) -> dict[str, Any]:
+    """What a run's manifest should remember of the images of its examples; nothing where a recipe names no channels."""
+    if preprocessing.channels is None:
+        return {}
+    found = examples_of(cache, records, preprocessing)
+    images = {
+        record.item_id: [item.item_id for item in example.items] for record, example in zip(records, found, strict=True)
+    }
+    return {"examples_sha256": sha256_json(images)}
+
+
+def read_images(cache: Cache, example: Example) -> list[Volume]:
+    """The images of an example, one per channel."""
+    return [cache.read_image(cache.record(item.item_id)) for item in example.items]
 
 
 def no_annotations(kind: Literal["findings", "boxes"], label_set: str, known: set[str]) -> NothingUsableError:

@@ -14,8 +14,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Strict
 from medssl_cli.data.augmentation import Changes, Draws, recolour_
-from medssl_cli.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Strict
 
 Share = Annotated[float, Field(gt=0, le=1)]
 ASPECT: Final = (3 / 4, 4 / 3)

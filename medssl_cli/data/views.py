@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medssl_cli.classes import WantedClasses
+from medssl_cli.base.classes import WantedClasses
+from medssl_cli.base.errors import UsageError
 from medssl_cli.data.augmentation import Changes, CropChanges, Draws, draw_crop_changes, move_, recolour_
 from medssl_cli.data.slice_views import PictureCrops, SliceAugmentation, cut_views, keep_window, own_numbers
-from medssl_cli.errors import UsageError
 from medssl_cli.imaging.geometry import Shape
 
 

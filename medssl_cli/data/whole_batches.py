@@ -5,20 +5,22 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
+from medssl_cli.data.selection import examples_of
 from medssl_cli.data.whole import WholeDataset, each_loader, whole_loader
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Data
-from medssl_cli.talk import Talk
 
 
 def prepared_images(
     cache: Cache, records: Sequence[ItemRecord], preprocessing: Preprocessing, talk: Talk
 ) -> Sequence[PreparedItem]:
-    """Images as a network sees them, in the order of the records."""
-    return prepare(cache, records, preprocessing, progress=lambda done, total: talk.progress("preparing", done, total))
+    """Examples as a network sees them, in the order of the annotated images that they go by."""
+    examples = examples_of(cache, records, preprocessing)
+    return prepare(cache, examples, preprocessing, progress=lambda done, total: talk.progress("preparing", done, total))
 
 
 def step_batches(

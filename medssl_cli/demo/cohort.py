@@ -21,8 +21,8 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.base.files import remove_temporaries, sha256_json, storage_errors, write_json
 from medssl_cli.demo.anatomy import Phantom, thorax
-from medssl_cli.files import remove_temporaries, sha256_json, storage_errors, write_json
 from medssl_cli.formats.dicom import write_ct_series
 from medssl_cli.formats.nifti import write_nifti
 from medssl_cli.imaging.volume import Volume

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medssl_cli.codes import CODES
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.files import write_atomic
 from medssl_cli.demo.anatomy import STRUCTURES
 from medssl_cli.demo.road import (
     PRETRAINED,
@@ -20,7 +21,6 @@ from medssl_cli.demo.road import (
     first_report,
 )
 from medssl_cli.engine.metrics_log import read_metrics
-from medssl_cli.files import write_atomic
 from medssl_cli.formats.dicom import group_headers, read_headers, read_series
 from medssl_cli.formats.nifti import read_nifti
 from medssl_cli.imaging.geometry import Affine, reorient_to_ras

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from medssl_cli.base.errors import Exit, MedsslError, UsageError
+from medssl_cli.base.files import storage_errors, write_atomic, write_json
 from medssl_cli.demo.cohort import Cohort, write_cohort
-from medssl_cli.errors import Exit, MedsslError, UsageError
-from medssl_cli.files import storage_errors, write_atomic, write_json
 
 CACHE: Final = "medssl-cache"
 PRETRAINING, SCRATCH, PRETRAINED = "runs/voco-tiny", "runs/heart-seg-scratch", "runs/heart-seg-voco-tiny"

@@ -10,12 +10,12 @@ from typing import Annotated, Any, BinaryIO, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from medssl_cli.base.errors import StorageError, UsageError
+from medssl_cli.base.plain_json import parse_json
+from medssl_cli.base.strict import PositiveInt, Size, Strict
 from medssl_cli.deploy.onnx_file import MAX_BYTES, read_head, seal, unseal
-from medssl_cli.errors import StorageError, UsageError
 from medssl_cli.heads import Head, MasksHead, Port
-from medssl_cli.plain_json import parse_json
 from medssl_cli.preprocessing import Preprocessing
-from medssl_cli.strict import PositiveInt, Size, Strict
 
 HEAD_BYTES: Final = 4 * 1024 * 1024
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from medssl_cli import __version__
+from medssl_cli.base.errors import NothingUsableError, UsageError
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.slices import read_slices
@@ -24,7 +25,6 @@ from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.runs import Run, open_run
 from medssl_cli.engine.weights import begin_with, load_encoder
-from medssl_cli.errors import NothingUsableError, UsageError
 from medssl_cli.heads import EmbeddingsHead
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.nn.slices.volume_encoder import SliceNetwork

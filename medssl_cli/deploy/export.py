@@ -18,6 +18,17 @@ import torch
 from torch import nn
 
 from medssl_cli import __version__
+from medssl_cli.base.errors import GateError, NothingUsableError, UsageError
+from medssl_cli.base.files import (
+    TEMPORARY_PREFIX,
+    make_output_folder,
+    open_regular,
+    remove_temporaries,
+    replace_file,
+    require_place_for_file,
+    storage_errors,
+    write_atomic,
+)
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.deploy.bundle import Bundle, Parity, attach, load_model, patient_digest
@@ -35,17 +46,6 @@ from medssl_cli.deploy.parity import (
     require_contract,
 )
 from medssl_cli.deploy.runtime import OnnxModel
-from medssl_cli.errors import GateError, NothingUsableError, UsageError
-from medssl_cli.files import (
-    TEMPORARY_PREFIX,
-    make_output_folder,
-    open_regular,
-    remove_temporaries,
-    replace_file,
-    require_place_for_file,
-    storage_errors,
-    write_atomic,
-)
 from medssl_cli.heads import Head, Port
 from medssl_cli.recipe import recipe_hash
 from medssl_cli.tasks import TaskNetwork, supervision_of

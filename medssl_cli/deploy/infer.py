@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from medssl_cli.base.errors import MedsslError, NothingUsableError, UsageError
+from medssl_cli.base.files import remove_temporaries
 from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.deploy.outputs import is_own
 from medssl_cli.deploy.reading import ScanReader
@@ -29,8 +31,6 @@ from medssl_cli.deploy.scan_task import (
 )
 from medssl_cli.deploy.scans import Findings, Reject, Scan, find_scans
 from medssl_cli.deploy.whole_answers import TABLES
-from medssl_cli.errors import MedsslError, NothingUsableError, UsageError
-from medssl_cli.files import remove_temporaries
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Member
 

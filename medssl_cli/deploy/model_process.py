@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.deploy.session import OUT_OF_MEMORY, buffer_layout, buffer_views, described
-from medssl_cli.parallel import DIED, DYING_S, START_TIMEOUT_S, TIMED_OUT, end_child, start_child
+from medssl_cli.work.workers import DIED, DYING_S, START_TIMEOUT_S, TIMED_OUT, end_child, start_child
 
 POLL_S: Final = 0.05
 MAX_ANSWER_BYTES: Final = 2**20

@@ -11,8 +11,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
+from medssl_cli.base.names import is_name_character, safe_name
 from medssl_cli.formats.source import stem_of
-from medssl_cli.names import is_name_character, safe_name
 
 DIGEST_LENGTH: Final = 12
 MAX_CHARACTERS: Final = 60

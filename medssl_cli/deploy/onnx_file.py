@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Final
 
-from medssl_cli.errors import GateError, UsageError
+from medssl_cli.base.errors import GateError, UsageError
 
 CONTRACT_VERSION: Final = 2
 CONTRACT_KEY: Final = "medssl.contract"

@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import InputError
-from medssl_cli.files import make_output_folder, remove_temporaries, require_place_for_file, write_atomic
+from medssl_cli.base.errors import InputError
+from medssl_cli.base.files import make_output_folder, remove_temporaries, require_place_for_file, write_atomic
 from medssl_cli.imaging.geometry import Affine
 
 CUBIC_MM_PER_ML: Final = 1000.0

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from medssl_cli.base.errors import GateError, MedsslError
 from medssl_cli.deploy.bundle import Bundle, Parity, patient_digest
 from medssl_cli.deploy.runtime import OnnxModel
-from medssl_cli.errors import GateError, MedsslError
 from medssl_cli.heads import Head, differing
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.imaging.segment import segment_volume

@@ -5,15 +5,15 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from medssl_cli.base.errors import InputError
 from medssl_cli.deploy.scans import Scan
-from medssl_cli.errors import InputError
 from medssl_cli.formats.doubts import may_be_label_map
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.open import Surroundings, files_of, needs_decoder, open_images
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import Source, read_bytes
 from medssl_cli.imaging.geometry import is_turned_grid
-from medssl_cli.parallel import OUT_OF_MEMORY, supervised_map
+from medssl_cli.work.workers import OUT_OF_MEMORY, supervised_map
 
 if TYPE_CHECKING:
     from medssl_cli.formats.series import SeriesPart

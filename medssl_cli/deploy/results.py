@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
 
 from medssl_cli import __version__
+from medssl_cli.base.errors import Exit, UsageError
+from medssl_cli.base.files import json_bytes, make_output_folder, write_atomic
 from medssl_cli.deploy.scans import NO_IMAGES, Reject, Scan
 from medssl_cli.deploy.whole_answers import tables_of
-from medssl_cli.errors import Exit, UsageError
-from medssl_cli.files import json_bytes, make_output_folder, write_atomic
 
 Status = Literal["done", "refused", "skipped", "pending"]
 STATUSES: Final = get_args(Status)

@@ -13,17 +13,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.base.errors import GateError, InputError, UsageError
 from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.limits import GIB, Limits, limits_of
 from medssl_cli.deploy.model_process import ModelFailure, ModelProcess
 from medssl_cli.deploy.session import CUDA, NOT_FINITE, OUT_OF_MEMORY, WRONG_OUTPUT
-from medssl_cli.errors import GateError, InputError, UsageError
 from medssl_cli.heads import MasksHead
 from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.imaging.segment import Progress, predicted_bytes, segment_volume
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.parallel import TIMED_OUT, available_cores
 from medssl_cli.tasks import load_part, task_of_head
+from medssl_cli.work.workers import TIMED_OUT, available_cores
 
 MAX_FAILURES: Final = 3
 """A model that breaks its limits so often in a row is not asked again: a tile has the same size in every scan."""

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.codes import CODES
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import InputError, MedsslError
+from medssl_cli.base.files import sha256_file
 from medssl_cli.deploy.outputs import is_own, nifti_mask, publish, require_replaceable, volumes_ml
 from medssl_cli.deploy.reading import ScanReader, input_digest
 from medssl_cli.deploy.results import ReportFile, ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scans import Scan, longer_name
 from medssl_cli.deploy.whole_answers import answer_json, fields_of, require_size, whole_answer
-from medssl_cli.errors import InputError, MedsslError
-from medssl_cli.files import sha256_file
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.heads import MasksHead
 from medssl_cli.imaging.volume import Volume

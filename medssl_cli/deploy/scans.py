@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from medssl_cli.base.errors import InputError
 from medssl_cli.deploy.naming import file_name, series_name, short_digest
-from medssl_cli.errors import InputError
 from medssl_cli.formats.discover import Found, discover
 from medssl_cli.formats.open import count_images
 from medssl_cli.formats.policy import STRICT, Policy

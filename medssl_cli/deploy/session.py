@@ -108,7 +108,7 @@ def serve(descriptor: int, parent: int, buffer: int) -> None:
         parent: Process number of the parent.
         buffer: Descriptor of the file in memory that holds tiles and logits.
     """
-    from medssl_cli.child import confine
+    from medssl_cli.work.child import confine
 
     confine(parent)
     import onnxruntime  # noqa: F401 - while the parent still reads the model

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from medssl_cli.base.errors import MedsslError, UsageError
+from medssl_cli.base.files import make_output_folder, remove_temporaries, storage_errors, write_atomic
+from medssl_cli.base.plugins import suggest
 from medssl_cli.deploy.bundle import Bundle, load_model, read_bundle
-from medssl_cli.errors import MedsslError, UsageError
-from medssl_cli.files import make_output_folder, remove_temporaries, storage_errors, write_atomic
-from medssl_cli.plugins import suggest
 
 
 @dataclass(frozen=True)

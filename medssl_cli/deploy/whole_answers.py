@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from medssl_cli.base.errors import InputError
+from medssl_cli.base.files import json_bytes
 from medssl_cli.deploy.bundle import Bundle
-from medssl_cli.errors import InputError
-from medssl_cli.files import json_bytes
 from medssl_cli.formats.predictions import ANSWER, ANSWER_KEY, TABLE_START
 from medssl_cli.heads import BoxesHead, FindingsHead
 from medssl_cli.imaging.geometry import Shape

@@ -4,10 +4,10 @@ from typing import Any, Final
 
 from torch import nn
 
-from medssl_cli import plugins
+from medssl_cli.base import plugins
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.faults import validate_model
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
-from medssl_cli.errors import UsageError
-from medssl_cli.faults import validate_model
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.axes import misfit
 from medssl_cli.nn.backbones import Backbone
@@ -62,7 +62,7 @@ def build_task(recipe: TaskRecipe) -> nn.Module:
     """
     network, options = load_part(recipe.task.name, "network").NETWORK, task_options(recipe)
     with implicit_randomness(recipe.seed, Purpose.INITIALISATION):
-        backbone = build_backbone(recipe.backbone)
+        backbone = build_backbone(recipe.backbone, in_channels=len(recipe.data.rules))
         _check_crop(recipe, backbone, takes_stacks=network.takes_stacks)
         network.require_fit(recipe, options)
         try:

@@ -9,20 +9,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli import plugins
+from medssl_cli.base import plugins
+from medssl_cli.base.classes import joined
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.faults import validate_model
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.classes import joined
 from medssl_cli.data.selection import select
 from medssl_cli.engine.build import check_dims
-from medssl_cli.errors import UsageError
-from medssl_cli.faults import validate_model
 from medssl_cli.imaging.canvas import Canvas, CanvasFit, CanvasLimits, Proposal, measure, propose
 from medssl_cli.imaging.geometry import Shape, ras_index_affine, spacing_mm
 from medssl_cli.methods import CellGrid
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import PretrainRecipe
-from medssl_cli.talk import Talk
 
 Array = NDArray[np.float64]
 CODE: Final = "W_CANVAS"

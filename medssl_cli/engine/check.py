@@ -7,17 +7,17 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from medssl_cli import plugins
+from medssl_cli.base import plugins
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.faults import model_faults, refuse_faults
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.splits import held_out_patients, split_items
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.selection import images_of, volumes_of
 from medssl_cli.engine.build import build_method, check_canvas, check_recipe
 from medssl_cli.engine.labelled import labelled_entries
-from medssl_cli.errors import UsageError
-from medssl_cli.faults import model_faults, refuse_faults
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named, Recipe, TaskRecipe, raw_recipe, recipe_kind
-from medssl_cli.talk import Talk
 from medssl_cli.tasks import load_part, supervision_of
 
 T = TypeVar("T")

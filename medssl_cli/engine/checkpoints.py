@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from medssl_cli.base.errors import GateError
+from medssl_cli.base.files import remove_temporaries, sha256_file, storage_errors, write_atomic
+from medssl_cli.base.plain_json import parse_json
 from medssl_cli.engine.tensor_files import read_tensors, tensor_bytes
-from medssl_cli.errors import GateError
-from medssl_cli.files import remove_temporaries, sha256_file, storage_errors, write_atomic
-from medssl_cli.plain_json import parse_json
 
 KEEP: Final = 3
 MAX_STEP: Final = 2**53

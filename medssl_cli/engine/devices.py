@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.engine.processes import TIMEOUT, Spread
-from medssl_cli.errors import UsageError
 from medssl_cli.nn.backbones import Backbone
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3

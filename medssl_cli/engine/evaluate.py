@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from medssl_cli.base.errors import NothingUsableError
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.devices import resolve_device
 from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.predict import torch_predict
-from medssl_cli.errors import NothingUsableError
 from medssl_cli.recipe import Named, TaskRecipe
 from medssl_cli.tasks import Subject, SupervisionBase, supervision_of
 

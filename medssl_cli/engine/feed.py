@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from torch.utils.data import DataLoader
 
-from medssl_cli.engine.signals import StopRequest, WaitEndedError
-from medssl_cli.errors import StorageError
+from medssl_cli.base.errors import StorageError
+from medssl_cli.base.signals import StopRequest, WaitEndedError
 
 SIGNALS_ARRIVE_WITHIN_S: Final = 0.5
 

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from medssl_cli.base.files import write_json
+from medssl_cli.base.signals import stop_on_signals
+from medssl_cli.base.talk import KeepWaiting, Silence, Talk
 from medssl_cli.cache.splits import Split, split_items
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.augmentation import Draws
@@ -24,14 +27,11 @@ from medssl_cli.engine.live_page import Outlets
 from medssl_cli.engine.processes import Processes, Spread, agreed, launched
 from medssl_cli.engine.randomness import Purpose, generator
 from medssl_cli.engine.runs import Manifest, Run, start_run
-from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.engine.state import TrainingState
 from medssl_cli.engine.trainer import Trainer
 from medssl_cli.engine.weights import Encoder, initialise_task
-from medssl_cli.files import write_json
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.recipe import TaskRecipe
-from medssl_cli.talk import KeepWaiting, Silence, Talk
 from medssl_cli.tasks import Answer, SupervisionBase, TaskLosses, Validate, supervision_of
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.files import sha256_json
 from medssl_cli.engine.build import build_task
 from medssl_cli.engine.checkpoints import (
     refuse_foreign_state,
@@ -14,8 +16,6 @@ from medssl_cli.engine.checkpoints import (
     unprefixed,
 )
 from medssl_cli.engine.runs import open_run
-from medssl_cli.errors import UsageError
-from medssl_cli.files import sha256_json
 from medssl_cli.recipe import TaskRecipe
 from medssl_cli.tasks import supervision_of
 
@@ -61,5 +61,6 @@ def load_finetuned(root: Path) -> FineTunedRun:
         network.eval(),
         run.manifest,
         digest,
+        in_channels=len(run.recipe.data.rules),
         is_exportable=supervision.is_exportable,
     )

@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from medssl_cli.base.files import write_atomic
+from medssl_cli.base.talk import Talk
 from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.views import make_views
 from medssl_cli.engine.metrics_log import read_health, read_metrics
@@ -20,11 +22,9 @@ from medssl_cli.engine.probe import Probe, Question
 from medssl_cli.engine.processes import Processes
 from medssl_cli.engine.randomness import Purpose, generator
 from medssl_cli.engine.state import TrainingState
-from medssl_cli.files import write_atomic
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.health import embedding_std, linear_accuracy, mean_cosine, neighbour_accuracy, rank_me
 from medssl_cli.nn.modes import in_mode
-from medssl_cli.talk import Talk
 
 COLLAPSED_STD: Final = 0.1
 COLLAPSED_RANK: Final = 0.1

@@ -1,10 +1,10 @@
 """What follows from the weights that a fine-tuning begins with: their network, and whom they have seen."""
 
+from medssl_cli.base.errors import GateError
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.splits import Split
 from medssl_cli.engine.weights import Encoder
-from medssl_cli.errors import GateError
 from medssl_cli.recipe import Named, TaskRecipe, flow_yaml
-from medssl_cli.talk import Talk
 
 
 def with_network_of(encoder: Encoder | None, recipe: TaskRecipe, talk: Talk) -> TaskRecipe:

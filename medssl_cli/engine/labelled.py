@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medssl_cli.base.errors import NothingUsableError
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import Entry
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.cache.reading import no_labels
@@ -14,9 +16,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.data.crops import CropDataset
 from medssl_cli.data.label_checks import check_labels
 from medssl_cli.engine.randomness import Purpose, stream_seed
-from medssl_cli.errors import NothingUsableError
 from medssl_cli.methods import LabelRequest
-from medssl_cli.talk import Talk
 
 BASELINE_STEPS: Final = 8
 

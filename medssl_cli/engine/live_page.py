@@ -6,14 +6,14 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from medssl_cli.base.files import write_atomic
+from medssl_cli.base.talk import Talk
 from medssl_cli.engine.goal import Goal
 from medssl_cli.engine.health import say_new
 from medssl_cli.engine.metrics_log import Sink, read_metrics
 from medssl_cli.engine.processes import Processes
 from medssl_cli.engine.runs import manifest_of, read_document
-from medssl_cli.files import write_atomic
 from medssl_cli.recipe import Training, dump_recipe
-from medssl_cli.talk import Talk
 
 Page = Callable[[Mapping[str, Any]], str]
 """What is known of a run to its page, HTML."""

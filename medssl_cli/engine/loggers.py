@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.engine.metrics_log import Sink
-from medssl_cli.errors import UsageError
 
 NAMES: Final = ("mlflow", "wandb")
 PROJECT: Final = "medssl"

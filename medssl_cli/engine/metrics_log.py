@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from medssl_cli.files import read_regular, storage_errors, write_atomic
-from medssl_cli.plain_json import parse_json
+from medssl_cli.base.files import read_regular, storage_errors, write_atomic
+from medssl_cli.base.plain_json import parse_json
 
 EVENTS: Final = "events.out.tfevents."
 

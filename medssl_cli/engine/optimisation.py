@@ -9,7 +9,7 @@ from time import monotonic
 import torch
 from torch import nn
 
-from medssl_cli.errors import GateError
+from medssl_cli.base.errors import GateError
 from medssl_cli.nn.lars import Lars
 from medssl_cli.nn.momentum import freeze, update_teacher
 from medssl_cli.recipe import Optimizer, Schedule

@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from medssl_cli.base.errors import NothingUsableError
+from medssl_cli.base.files import write_atomic, write_json
+from medssl_cli.base.signals import stop_on_signals
+from medssl_cli.base.talk import Silence, Talk
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
@@ -25,17 +29,13 @@ from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.processes import Processes, Spread, agreed, launched
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
 from medssl_cli.engine.runs import Manifest, Run, damaged, start_run
-from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.engine.sources import BoxSource, SliceSource, Source
 from medssl_cli.engine.state import TrainingState
 from medssl_cli.engine.tensor_files import tensor_bytes
 from medssl_cli.engine.trainer import Trainer
 from medssl_cli.engine.weights import begin_with, load_encoder
-from medssl_cli.errors import NothingUsableError
-from medssl_cli.files import write_atomic, write_json
 from medssl_cli.methods import Losses, MethodBase, ViewRequest, Views
 from medssl_cli.recipe import PretrainRecipe
-from medssl_cli.talk import Silence, Talk
 
 SUMMARY_FRACTION: Final = 0.1
 

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medssl_cli.base.classes import IGNORE
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import everything_in, tables_of
-from medssl_cli.classes import IGNORE
 from medssl_cli.data.crops import crop_start, read_classes, read_input
 from medssl_cli.imaging.geometry import Shape
 from medssl_cli.recipe import Data

@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, TypeVar
 
 import torch
 
-from medssl_cli.child import die_with_parent
-from medssl_cli.errors import MedsslError, StorageError, UsageError
+from medssl_cli.base.errors import MedsslError, StorageError, UsageError
+from medssl_cli.work.child import die_with_parent
 
 Strategy = Literal["auto", "ddp", "fsdp"]
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 
-from medssl_cli.files import write_json
+from medssl_cli.base.files import write_json
 
 ADVICE: Final = {
     "data": "raise data.num_workers, or put the cache on a faster disk",

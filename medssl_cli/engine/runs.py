@@ -18,16 +18,23 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from medssl_cli import __version__
+from medssl_cli.base.errors import GateError, MedsslError, UsageError
+from medssl_cli.base.files import (
+    read_regular,
+    remove_temporaries,
+    sha256_json,
+    storage_errors,
+    write_atomic,
+    write_json,
+)
+from medssl_cli.base.plain_json import parse_json
+from medssl_cli.base.plain_yaml import MAX_BYTES, parse_yaml
+from medssl_cli.base.strict import Strict
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.publish import unreadable
 from medssl_cli.engine.checkpoints import CheckpointFolder
 from medssl_cli.engine.resuming import argument_changes, described, longer, recipe_changes
-from medssl_cli.errors import GateError, MedsslError, UsageError
-from medssl_cli.files import read_regular, remove_temporaries, sha256_json, storage_errors, write_atomic, write_json
-from medssl_cli.plain_json import parse_json
-from medssl_cli.plain_yaml import MAX_BYTES, parse_yaml
 from medssl_cli.recipe import PretrainRecipe, Recipe, dump_recipe, to_yaml, validate_recipe
-from medssl_cli.strict import Strict
 
 PACKAGES: Final = ("torch", "monai", "numpy", "lightning-fabric", "blosc2", "SimpleITK")
 LOCK: Final = "recipe.lock.yaml"

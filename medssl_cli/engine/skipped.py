@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from medssl_cli.base.files import write_atomic, write_json
+from medssl_cli.base.talk import Talk
 from medssl_cli.engine.optimisation import named_items, require_finite
 from medssl_cli.engine.processes import Processes, agreed
-from medssl_cli.files import write_atomic, write_json
-from medssl_cli.talk import Talk
 
 
 class SkippedSteps:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import Entry
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
@@ -26,7 +27,6 @@ from medssl_cli.engine.randomness import Purpose, generator
 from medssl_cli.engine.slice_probe import build_slice_probe
 from medssl_cli.methods import Labelled, SliceRequest, Slices, TrainingSet, ViewRequest, Views
 from medssl_cli.recipe import PretrainRecipe
-from medssl_cli.talk import Talk
 
 MEASURED_IMAGES: Final = 200  # at most, for a median
 

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from medssl_cli.base.talk import Talk
 from medssl_cli.engine.checkpoints import (
     Checkpoint,
     CheckpointFolder,
@@ -23,7 +24,6 @@ from medssl_cli.engine.optimisation import AveragedWeights, build_optimizer
 from medssl_cli.engine.processes import Processes
 from medssl_cli.nn.modes import in_mode
 from medssl_cli.recipe import Training
-from medssl_cli.talk import Talk
 
 T = TypeVar("T")
 

@@ -3,6 +3,8 @@
 from contextlib import closing
 from typing import Any
 
+from medssl_cli.base.signals import stop_on_signals
+from medssl_cli.base.talk import Talk
 from medssl_cli.engine.checkpoints import refuse_foreign_state
 from medssl_cli.engine.devices import compile_errors
 from medssl_cli.engine.feed import Feed
@@ -14,11 +16,9 @@ from medssl_cli.engine.processes import Processes, agreed
 from medssl_cli.engine.profile import Profile
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.engine.runs import Run
-from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.engine.skipped import SkippedSteps
 from medssl_cli.engine.state import TrainingState, total_norm
 from medssl_cli.recipe import Training
-from medssl_cli.talk import Talk
 
 
 class Trainer:

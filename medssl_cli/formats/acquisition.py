@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from medssl_cli.strict import Strict
+from medssl_cli.base.strict import Strict
 
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 ImageKind = Literal[

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import InputError, UsageError
+from medssl_cli.base.errors import InputError, UsageError
 from medssl_cli.formats.policy import Policy
 from medssl_cli.imaging.geometry import (
     Affine,

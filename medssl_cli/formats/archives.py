@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 
 MAX_MEMBERS: Final = 200_000
 MAX_DIRECTORY_BYTES: Final = 64 * 2**20

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
+from medssl_cli.base.names import unique_names
 from medssl_cli.formats.name_words import same_channel
 from medssl_cli.formats.source import read_bytes
-from medssl_cli.names import unique_names
 
 MAX_TABLE_BYTES: Final = 2**20
 _ENTITY: Final = re.compile(r"([a-z]+)-([A-Za-z0-9+]+)")

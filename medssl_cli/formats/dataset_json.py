@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
+from medssl_cli.base.names import unique_names
 from medssl_cli.formats.name_words import channel_word, known_modality
 from medssl_cli.formats.source import Source, place_of, read_bytes, stem_of
-from medssl_cli.names import unique_names
 
 MAX_JSON_BYTES: Final = 64 * 2**20
 MAX_VALUE: Final = 65_535

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli import __version__
-from medssl_cli.errors import GateError, InputError
+from medssl_cli.base.errors import GateError, InputError
 from medssl_cli.formats.anatomy_codes import Code, StructureCode, structure_code
 from medssl_cli.formats.dicom import Header
 from medssl_cli.formats.dicom.tags import MR_IMAGE

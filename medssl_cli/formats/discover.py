@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from medssl_cli.errors import InputError, UsageError
+from medssl_cli.base.errors import InputError, UsageError
 from medssl_cli.formats.archives import MAX_ARCHIVE_BYTES, ArchiveEntry, open_archive
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Member, Source, read_head

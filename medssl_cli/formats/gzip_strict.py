@@ -7,7 +7,7 @@ import struct
 import zlib
 from typing import Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 
 MAGIC: Final = b"\x1f\x8b"
 LEVEL: Final = 6

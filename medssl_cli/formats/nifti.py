@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli import __version__
-from medssl_cli.errors import GateError, InputError
-from medssl_cli.files import TEMPORARY_PREFIX, replace_file, require_place_for_file, storage_errors, write_atomic
+from medssl_cli.base.errors import GateError, InputError
+from medssl_cli.base.files import TEMPORARY_PREFIX, replace_file, require_place_for_file, storage_errors, write_atomic
 from medssl_cli.formats.affines import Placement
 from medssl_cli.formats.gzip_strict import MAGIC, gunzip, gzip_bytes, gzip_head
 from medssl_cli.formats.loaded import Identity, LoadedImage

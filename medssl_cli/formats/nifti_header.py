@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.affines import MAX_SIDE, Placement, assumed_affine, assumed_repair, checked, placed
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.quaternions import quaternion_of, rotation_of, within_rounding

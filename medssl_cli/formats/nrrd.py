@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
+from medssl_cli.base.names import unique_names
 from medssl_cli.formats.affines import assumed_affine, assumed_repair, placed
 from medssl_cli.formats.gzip_strict import gunzip
 from medssl_cli.formats.loaded import LoadedImage
@@ -27,7 +28,6 @@ from medssl_cli.formats.text_headers import (
     whole_numbers,
 )
 from medssl_cli.imaging.geometry import Affine, Shape
-from medssl_cli.names import unique_names
 
 _MAGIC: Final = re.compile(rb"NRRD000[1-5]\r?\n")
 _CODE: Final = "E_NRRD_HEADER"

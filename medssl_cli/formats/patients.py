@@ -13,7 +13,7 @@ from enum import IntEnum
 from pathlib import Path, PurePath
 from typing import Final
 
-from medssl_cli.errors import UsageError
+from medssl_cli.base.errors import UsageError
 from medssl_cli.formats.layouts import ImageFile
 from medssl_cli.formats.name_words import MODALITY_WORDS
 from medssl_cli.formats.source import Source, place_of

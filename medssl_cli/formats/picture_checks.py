@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 
 MAX_PIXELS: Final = 100_000_000
 MAX_SIDE: Final = 32767

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.formats.loaded import EXIF_ORIENTATION, BurnedIn, Identity, LoadedImage
 from medssl_cli.formats.picture_checks import (

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import GateError
+from medssl_cli.base.errors import GateError
 from medssl_cli.formats.loaded import LPS_TO_RAS
 from medssl_cli.imaging.geometry import Affine
 

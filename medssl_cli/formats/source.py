@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, TypeVar
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.archives import CHUNK_BYTES, open_archive
 
 MAX_FILE_BYTES: Final = 16 * 2**30

@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.policy import Policy
 
 MIN_SCALE: Final = 1e-30  # below, products with small numbers vanish in 32 bits

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.affines import MAX_MM, MAX_SIDE, Placement
 from medssl_cli.formats.loaded import LPS_TO_RAS, Identity, LoadedImage, SourceKind
 from medssl_cli.formats.policy import Policy

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.strict import Strict
 from medssl_cli.data.augmentation import CropChanges
 from medssl_cli.data.views import (
     BoxCrops,
@@ -26,11 +28,9 @@ from medssl_cli.data.views import (
     ViewRequest,
     Views,
 )
-from medssl_cli.errors import UsageError
 from medssl_cli.imaging.geometry import Shape
 from medssl_cli.nn.axes import misfit
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.strict import Strict
 
 __all__ = [
     "BoxCrops",

@@ -12,13 +12,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from medssl_cli.base.strict import PositiveInt, Probability
 from medssl_cli.data.slice_views import SliceAugmentation, canvas_for
 from medssl_cli.methods import Losses, MethodBase, Passes, SliceRequest, TrainingSet, ViewRequest, Views
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.clusters.heads import ClusterHead, ClusterOptions, ImageProjector, concerns, shown
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.view_groups import embed_views
-from medssl_cli.strict import PositiveInt, Probability
 
 
 class Options(ClusterOptions):

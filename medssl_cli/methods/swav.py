@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from medssl_cli.base.strict import PositiveInt, Probability
 from medssl_cli.data.slice_views import SliceAugmentation, canvas_for
 from medssl_cli.methods import Losses, MethodBase, SliceRequest, TrainingSet, ViewRequest, Views
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.clusters.heads import ImageProjector, SwappedHead, SwappedOptions, concerns, shown
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.view_groups import embed_views
-from medssl_cli.strict import PositiveInt, Probability
 
 
 class Options(SwappedOptions):

@@ -169,12 +169,13 @@ def label_map_scores(
     """
     require_same_shape(prediction, reference)
     return {
-        name: _structure_scores(prediction == value, reference == value, spacing_mm, nsd_tolerance_mm)
+        name: structure_scores(prediction == value, reference == value, spacing_mm, nsd_tolerance_mm)
         for value, name in classes.items()
     }
 
 
-def _structure_scores(prediction: Mask, reference: Mask, spacing_mm: Spacing, tolerance_mm: float) -> StructureScores:
+def structure_scores(prediction: Mask, reference: Mask, spacing_mm: Spacing, tolerance_mm: float) -> StructureScores:
+    """Scores of one structure, from its masks `[X, Y, Z]`; see `label_map_scores`."""
     found, exists = bool(prediction.any()), bool(reference.any())
     volumes = volume_ml(prediction, spacing_mm), volume_ml(reference, spacing_mm)
     if not found and not exists:

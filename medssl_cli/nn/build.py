@@ -4,8 +4,8 @@ from typing import Any, Final
 
 import torch
 
-from medssl_cli import plugins
-from medssl_cli.errors import UsageError
+from medssl_cli.base import plugins
+from medssl_cli.base.errors import UsageError
 from medssl_cli.nn.axes import MAX_KERNEL
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.recipe import Named

@@ -12,8 +12,8 @@ from monai.networks.blocks.convolutions import Convolution, ResidualUnit
 from pydantic import Field
 from torch import Tensor, nn
 
+from medssl_cli.base.strict import PositiveInt, Probability, Strict
 from medssl_cli.nn.axes import Axes, PerAxis, per_axis
-from medssl_cli.strict import PositiveInt, Probability, Strict
 
 
 class Decoder(Strict):

@@ -1,6 +1,6 @@
-"""What every network that gives one class per voxel needs: the loss, and its trivial value.
+"""What every network that gives one class per voxel, or regions, needs: the loss, and its trivial value.
 
-Shapes: B batch, K classes with background, X Y Z space.
+Shapes: B batch, K classes with background, or regions, X Y Z space.
 """
 
 from typing import Final
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medssl_cli.classes import IGNORE
+from medssl_cli.base.classes import IGNORE
 from medssl_cli.nn.distributed import sum_over_processes, world_size
 
 SMOOTH: Final = 1e-5
@@ -23,7 +23,7 @@ def dice_loss(probabilities: Tensor, target: Tensor, *, smooth: float = SMOOTH) 
 
     Args:
         probabilities: `[B, K, X, Y, Z]`.
-        target: One-hot of the same shape.
+        target: One-hot, or regions, of the same shape.
         smooth: Added above and below; an absent class that is predicted nowhere costs nothing.
 
     Returns:
@@ -53,6 +53,29 @@ def voxel_losses(logits: Tensor, labels: Tensor, *, include_background: bool = F
     return {
         "cross_entropy": -(target * log_probabilities).sum() / num_judged,
         "dice": dice_loss(probabilities[:, first:], target[:, first:]),
+    }
+
+
+def region_losses(logits: Tensor, regions: Tensor) -> dict[str, Tensor]:
+    """Binary cross-entropy and soft Dice of regions that may overlap, both in float32; their sum is the loss.
+
+    With one sigmoid per region and no background, as for the nested regions of brain tumours (Isensee et al., nnU-Net
+    for Brain Tumor Segmentation, https://arxiv.org/abs/2011.00848).
+
+    Args:
+        logits: `[B, K, X, Y, Z]`.
+        regions: `[B, K, X, Y, Z]`, 1 inside and 0 outside; `IGNORE` counts for nothing.
+
+    Returns:
+        `binary_cross_entropy`, the mean over judged voxels and regions, log 2 where the logits say nothing; and `dice`.
+    """
+    logits = logits.float()
+    is_judged = (regions != IGNORE).float()
+    target = (regions == 1).float()
+    each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return {
+        "binary_cross_entropy": (each * is_judged).sum() / is_judged.sum().clamp(min=1),
+        "dice": dice_loss(logits.sigmoid() * is_judged, target),
     }
 
 

@@ -5,11 +5,11 @@ from typing import Any, Final
 
 from PIL import Image
 
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import GateError
 from medssl_cli.cache.arrays import open_array, read_array
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.codes import CODES
-from medssl_cli.errors import GateError
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.imaging.planes import Planes, middle_planes
 from medssl_cli.report.page import Figure, Page

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from medssl_cli.base.plain_json import without_nan
 from medssl_cli.metrics.statistics import (
     Estimate,
     bootstrap_crossed_mean,
@@ -18,7 +19,6 @@ from medssl_cli.metrics.statistics import (
     paired_sign_flip_test,
     patient_means,
 )
-from medssl_cli.plain_json import without_nan
 from medssl_cli.study.labels import SCRATCH, Cell, Scored
 from medssl_cli.study.ranking_results import Rankings
 

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from medssl_cli import plugins
+from medssl_cli.base import plugins
+from medssl_cli.base.errors import GateError, UsageError
+from medssl_cli.base.files import storage_errors, write_atomic
+from medssl_cli.base.plain_json import dump
+from medssl_cli.base.signals import StopRequest, stop_on_signals
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.evaluate import subject_of_run
 from medssl_cli.engine.finetune import Choices, finetune
-from medssl_cli.engine.signals import StopRequest, stop_on_signals
 from medssl_cli.engine.weights import Encoder, load_encoder
-from medssl_cli.errors import GateError, UsageError
-from medssl_cli.files import storage_errors, write_atomic
-from medssl_cli.plain_json import dump
 from medssl_cli.recipe import TaskRecipe
-from medssl_cli.talk import Talk
 
 SCRATCH: Final = "scratch"
 COMPARED: Final = ("Dice", "AUROC")

@@ -15,6 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medssl_cli.base.errors import NothingUsableError, UsageError
+from medssl_cli.base.plain_json import without_nan
+from medssl_cli.base.plugins import suggest
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.findings import Definition, finding_names, targets_of
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
@@ -26,17 +30,13 @@ from medssl_cli.engine.devices import resolve_device
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.engine.runs import open_run
 from medssl_cli.engine.weights import initialise, load_encoder
-from medssl_cli.errors import NothingUsableError, UsageError
 from medssl_cli.metrics.ranking import auroc, finding_estimates, has_patients_enough
 from medssl_cli.metrics.statistics import bootstrap_figure
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.nn.probes import linear_scores, neighbour_scores
-from medssl_cli.plain_json import without_nan
-from medssl_cli.plugins import suggest
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import PretrainRecipe
-from medssl_cli.talk import Talk
 
 Kind = Literal["linear", "knn"]
 ANY: Final = "any"

@@ -13,15 +13,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.files import storage_errors, write_atomic
+from medssl_cli.base.plain_json import dump
+from medssl_cli.base.signals import stop_on_signals
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.signals import stop_on_signals
-from medssl_cli.errors import UsageError
-from medssl_cli.files import storage_errors, write_atomic
-from medssl_cli.plain_json import dump
 from medssl_cli.report.plots import seed_dots
 from medssl_cli.study.labels import SEED_FIELD
 from medssl_cli.study.probe import PRETRAINED, UNTRAINED, Kind, probe_run
-from medssl_cli.talk import Talk
 
 SCHEMA: Final = "medssl.probes/1"
 KINDS: Final[tuple[Kind, ...]] = ("linear", "knn")

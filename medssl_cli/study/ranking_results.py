@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import NothingUsableError
+from medssl_cli.base.errors import NothingUsableError
 from medssl_cli.metrics.ranking import auroc, has_patients_enough, swap_test
 from medssl_cli.metrics.statistics import bootstrap_crossed_figure, bootstrap_figure
 from medssl_cli.study.labels import Cell, Scored

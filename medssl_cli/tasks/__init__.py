@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Prot
 
 from pydantic import AfterValidator
 
-from medssl_cli import plugins
-from medssl_cli.errors import UsageError
-from medssl_cli.faults import validate_model
-from medssl_cli.names import is_safe_name
+from medssl_cli.base import plugins
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.faults import validate_model
+from medssl_cli.base.names import is_safe_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import DataLoader, Dataset
 
+    from medssl_cli.base.talk import Talk
     from medssl_cli.cache.items import ItemRecord
     from medssl_cli.cache.splits import Split
     from medssl_cli.cache.store import Cache
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from medssl_cli.preprocessing import Preprocessing
     from medssl_cli.recipe import TaskRecipe
     from medssl_cli.report.gallery import Shown
-    from medssl_cli.talk import Talk
 
 SLICES: Final = "slices"
 """What joint pre-training calls the modules that make volumes of slices."""
@@ -189,7 +189,7 @@ class SupervisionBase(ABC):
 
     annotation: ClassVar[Literal["labels", "boxes", "findings"]]
     """Field of an item's record that holds what is learnt from."""
-    is_exportable: ClassVar[bool] = False
+    is_exportable: bool = False
     """Whether `head` says how an exported model's numbers become answers."""
 
     def __init__(self, recipe: TaskRecipe) -> None:

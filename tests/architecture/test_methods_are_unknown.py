@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from medssl_cli import plugins
+from medssl_cli.base import plugins
 
 PACKAGE = Path(__file__).parents[2] / "medssl_cli"
 NAMES = plugins.names("method")
@@ -20,7 +20,7 @@ MAY = {
     "cli/weights.py": "published checkpoints, by the names that their authors gave them",
     "engine/weights/importing.py": "published checkpoints, by the names that their authors gave them",
     "demo/": "a road through the whole product: it chooses",
-    "codes/commands.py": "the remedy of a code names the page about published weights",
+    "base/codes/commands.py": "the remedy of a code names the page about published weights",
 }
 DEBTS: dict[str, str] = {}
 

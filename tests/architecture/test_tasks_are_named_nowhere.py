@@ -10,16 +10,16 @@ from typing import Final
 
 import pytest
 
-from medssl_cli import plugins
+from medssl_cli.base import plugins
 
 PACKAGE = Path(__file__).parents[2] / "medssl_cli"
 TASKS = plugins.names("task")
 ROOMS: Final = ("tasks", "demo")
 """Where tasks are named: their own room, and the demo, which shows some of them."""
 OTHER_MEANINGS: Final = {
-    "codes/commands.py": "W_EMPTY_SEGMENTATION is a code of masks that infer writes; published codes keep their names",
-    "codes/inputs.py": "a kind of DICOM object",
-    "codes/labels.py": "a kind of DICOM object",
+    "base/codes/commands.py": "W_EMPTY_SEGMENTATION is a code of masks that infer writes; codes keep their names",
+    "base/codes/inputs.py": "a kind of DICOM object",
+    "base/codes/labels.py": "a kind of DICOM object",
     "deploy/scan_task.py": "a kind of DICOM object that infer writes, and W_EMPTY_SEGMENTATION",
     "formats/dicom/objects.py": "a kind of DICOM object",
     "formats/dicom/tags.py": "a kind of DICOM object",

@@ -14,12 +14,12 @@ from typing import Final, TypeVar
 
 import numpy as np
 
+from medssl_cli.base.errors import MedsslError
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.prepared import PreparedItems, prepare
 from medssl_cli.cache.store import Cache
-from medssl_cli.errors import MedsslError
-from medssl_cli.parallel import supervised_map
 from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.work.workers import supervised_map
 
 COLUMNS: Final = ("stage", "s", "CPU s", "peak above the start, MB")
 PREPROCESSING: Final = Preprocessing(spacing_mm=(1.5, 1.5, 1.5), window_hu=(-175, 250))
@@ -88,11 +88,11 @@ def prepared_descriptions(root: Path, item_ids: Iterator[str]) -> Iterator[Path]
 
 def measure(root: Path) -> list[Stage]:
     """Go from the cache to a data set, as `medssl pretrain` does."""
+    from medssl_cli.base.talk import Silence
     from medssl_cli.cache.splits import held_out_patients
     from medssl_cli.data.crops import CropDataset, item_of
     from medssl_cli.data.selection import volumes_of
     from medssl_cli.engine.runs import Manifest
-    from medssl_cli.talk import Silence
 
     cache = Cache.open(root)
     start = _peak()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from medssl_cli.parallel import available_cores
+from medssl_cli.work.workers import available_cores
 from tests.bench.synthetic import write_synthetic_series
 
 KIB: Final = 1024

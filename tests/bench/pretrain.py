@@ -17,7 +17,7 @@ import torch
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor
 
-from medssl_cli import plugins
+from medssl_cli.base import plugins
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.augmentation import Draws

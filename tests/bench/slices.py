@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medssl_cli import plugins
+from medssl_cli.base import plugins
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.augmentation import Draws

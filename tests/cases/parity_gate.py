@@ -11,9 +11,9 @@ from tests.cases._model import trained
 
 def run(medssl: str, folder: Path) -> dict:
     import medssl_cli.deploy.export as export
+    from medssl_cli.base.errors import MedsslError
     from medssl_cli.cache.store import Cache
     from medssl_cli.engine.finetuned import load_finetuned
-    from medssl_cli.errors import MedsslError
 
     _, run_folder, cache = trained(medssl, folder)
     run, make = load_finetuned(run_folder), export.make_bundle

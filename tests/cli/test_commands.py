@@ -17,10 +17,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import Exit
 from medssl_cli.cli.app import app
-from medssl_cli.codes import CODES
 from medssl_cli.engine.runs import Manifest, start_run
-from medssl_cli.errors import Exit
 from medssl_cli.formats.nifti import read_nifti, write_nifti
 from medssl_cli.recipe import load_recipe, parse_yaml
 from tests.dicom_factory import ct_series
@@ -474,7 +474,7 @@ def test_models_can_be_added_shown_listed_and_removed(place: SimpleNamespace, tm
 
     assert [result.exit_code for result in (added, again, used, removed)] == [0, 0, 0, 0]
     assert "installed as toy-seg" in added.stdout
-    assert (shown["task"], shown["classes"], shown["modality"]) == ("toy-seg", {"1": "bright"}, "CT")
+    assert (shown["task"], shown["head"]["classes"], shown["modality"]) == ("toy-seg", {"1": "bright"}, "CT")
     assert [(model["name"], model["problem"]) for model in listed] == [("toy-seg", "")]
     assert "did you mean 'toy-seg'?" in near.stderr
     assert one_document(medssl("models", "ls", "--json", *where)) == []

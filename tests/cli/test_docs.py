@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import typer
 
+from medssl_cli.base.plain_yaml import parse_yaml
 from medssl_cli.cli.app import app
-from medssl_cli.plain_yaml import parse_yaml
 from medssl_cli.recipe import recipe_names, validate_recipe
 
 ROOT = Path(__file__).parents[2]

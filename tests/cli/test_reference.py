@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from medssl_cli.codes import CODES
-from medssl_cli.errors import Exit
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import Exit
 from tests import reference
 
 TESTS = Path(__file__).parents[1]

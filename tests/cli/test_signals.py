@@ -32,7 +32,7 @@ main()
 """
 STUBBORN = """
 import time
-from medssl_cli.engine.signals import stop_on_signals
+from medssl_cli.base.signals import stop_on_signals
 with stop_on_signals() as stop:
     print("working", flush=True)
     while not stop.is_set:

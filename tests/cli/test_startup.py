@@ -91,5 +91,5 @@ def test_an_ingest_of_unchanged_files_imports_nothing_that_could_read_one(tmp_pa
 
     loaded = imported_by(tmp_path, *command)
 
-    assert "medssl_cli.engine.ingest.run" in loaded
-    assert not loaded & ((HEAVY | {"PIL", "medssl_cli.engine.ingest.stages"}) - TYPERS_OWN)
+    assert "medssl_cli.ingest.run" in loaded
+    assert not loaded & ((HEAVY | {"PIL", "medssl_cli.ingest.stages"}) - TYPERS_OWN)

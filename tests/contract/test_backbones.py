@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from medssl_cli import plugins
+from medssl_cli.base import plugins
+from medssl_cli.base.errors import UsageError
 from medssl_cli.engine.build import build_task, check_recipe
 from medssl_cli.engine.weights.matching import skeleton
-from medssl_cli.errors import UsageError
 from medssl_cli.nn import backbones
 from medssl_cli.nn.axes import misfit
 from medssl_cli.nn.backbones import Backbone

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import typer
 
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import MedsslError
 from medssl_cli.cli.app import app
 from medssl_cli.cli.boundary import report
-from medssl_cli.codes import CODES
-from medssl_cli.errors import MedsslError
 
 ROOT = Path(__file__).parents[2]
 MODULES = [path for path in (ROOT / "medssl_cli").rglob("*.py") if path.parent.name != "codes"]

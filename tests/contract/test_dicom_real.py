@@ -9,8 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from medssl_cli.codes import CODES
-from medssl_cli.errors import InputError
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom import Refusal, group_headers, is_dicom, read_headers, read_series
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.policy import STRICT, Policy

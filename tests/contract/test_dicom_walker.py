@@ -8,7 +8,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.elements import Elements, walk
 from medssl_cli.formats.dicom.headers import read_headers
 from medssl_cli.formats.dicom.tags import SEQUENCES, WANTED_TAGS

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from medssl_cli.base.errors import Exit, GateError, InputError, InterruptedCleanlyError, UsageError
+from medssl_cli.base.signals import stop_on_signals
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
-from medssl_cli.child import OUT_OF_MEMORY
 from medssl_cli.cli.app import app
 from medssl_cli.cli.scoring import load_subject
 from medssl_cli.demo.road import Step, StepFailedError, _run
@@ -19,18 +21,16 @@ from medssl_cli.deploy.infer import infer
 from medssl_cli.deploy.model_process import ModelFailure, ModelProcess
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.finetune import Choices, finetune
-from medssl_cli.engine.ingest.failures import crash
-from medssl_cli.engine.ingest.ingest import ingest
-from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.engine.optimisation import require_finite
-from medssl_cli.engine.signals import stop_on_signals
 from medssl_cli.engine.weights import Encoder, initialise
-from medssl_cli.errors import Exit, GateError, InputError, InterruptedCleanlyError, UsageError
 from medssl_cli.formats.dicom import write_ct_series
 from medssl_cli.formats.nifti import write_nifti
 from medssl_cli.imaging.volume import Volume
+from medssl_cli.ingest.failures import crash
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.recipe import Named, TaskRecipe, find_recipe, load_recipe
-from medssl_cli.talk import Silence
+from medssl_cli.work.child import OUT_OF_MEMORY
 from tests.dicom_factory import ct_series, edit
 from tests.toy_cache import toy_cache
 from tests.toy_model import TILE, write_toy_model

@@ -21,15 +21,13 @@ import pydicom
 import pytest
 from PIL import Image
 
+from medssl_cli.base.errors import Exit, InputError
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.infer import infer as infer_command
 from medssl_cli.cli.ingest import ingest as ingest_command
 from medssl_cli.deploy.infer import infer
 from medssl_cli.deploy.reading import OF_NO_CONCERN, ScanReader
 from medssl_cli.deploy.scans import find_scans
-from medssl_cli.engine.ingest.ingest import ingest
-from medssl_cli.engine.ingest.options import IngestOptions
-from medssl_cli.errors import Exit, InputError
 from medssl_cli.formats import images
 from medssl_cli.formats.dicom import read_headers
 from medssl_cli.formats.loaded import LoadedImage
@@ -38,7 +36,9 @@ from medssl_cli.formats.open import open_images
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.table import image_formats, image_suffixes
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.parallel import Outcome
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions
+from medssl_cli.work.workers import Outcome
 from tests import every_kind as kinds
 from tests.dicom_factory import ct_series, edit, write_volume
 from tests.reference_images import write_with_simpleitk
@@ -363,9 +363,7 @@ class InThisProcess:
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The toy formats beside the real ones."""
     monkeypatch.setattr(images, "__path__", [*images.__path__, str(TOY_FORMATS)])
-    monkeypatch.setattr(
-        "medssl_cli.engine.ingest.ingest._workers", lambda options: contextlib.nullcontext(InThisProcess())
-    )
+    monkeypatch.setattr("medssl_cli.ingest.ingest._workers", lambda options: contextlib.nullcontext(InThisProcess()))
     for found in (image_formats, image_suffixes):
         found.cache_clear()
     yield

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import typer
 
+from medssl_cli.base.codes import CODES
 from medssl_cli.cli.app import app
-from medssl_cli.codes import CODES
 
 ROOT = Path(__file__).parents[2]
 OPTION = re.compile(r"--[a-z0-9][a-z0-9-]*")
@@ -75,7 +75,7 @@ def reachable(module: str) -> set[str]:
     ahead = [module]
     while ahead:
         one = ahead.pop()
-        if one not in seen and not one.startswith("medssl_cli.codes"):
+        if one not in seen and not one.startswith("medssl_cli.base.codes"):
             seen.add(one)
             ahead += imported(one)
     return seen

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels import BoxLabel, FindingsLabel
 from medssl_cli.formats.labels.coco import read_coco
 from medssl_cli.formats.labels.lidc import read_lidc

@@ -19,7 +19,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from medssl_cli import methods, plugins
+from medssl_cli import methods
+from medssl_cli.base import plugins
 from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.views import make_views
 from medssl_cli.methods import Labelled, Losses, MethodBase, SliceRequest, Slices, TrainingSet, Views

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.plain_yaml import parse_yaml
 from medssl_cli.engine.build import build_method, build_task, check_recipe
-from medssl_cli.errors import UsageError
-from medssl_cli.plain_yaml import parse_yaml
 from medssl_cli.recipe import (
     PretrainRecipe,
     Recipe,

@@ -21,9 +21,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from medssl_cli import plugins, tasks
+from medssl_cli import tasks
+from medssl_cli.base import plugins
+from medssl_cli.base.errors import Exit
 from medssl_cli.cli.app import app
-from medssl_cli.errors import Exit
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.tasks import FigureOfMerit, SupervisionBase, TaskLosses, TaskNetwork, load_part, task_of_head
 from medssl_cli.tasks.detection.decode import Grid

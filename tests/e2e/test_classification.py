@@ -11,6 +11,9 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
+from medssl_cli.base.errors import Exit, GateError, NothingUsableError, UsageError
+from medssl_cli.base.files import sha256_json
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
@@ -21,12 +24,9 @@ from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.engine.runs import Manifest, start_run
 from medssl_cli.engine.weights import load_encoder
-from medssl_cli.errors import Exit, GateError, NothingUsableError, UsageError
-from medssl_cli.files import sha256_json
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named, PretrainRecipe, TaskRecipe, dump_recipe, to_yaml, validate_recipe
 from medssl_cli.study.probe import probe_run
-from medssl_cli.talk import Silence
 from tests.finding_cache import finding_cache
 
 FLAT = {"name": "unet", "spatial_dims": 2, "channels": [8, 16], "strides": [2, 2], "num_res_units": 1, "norm": "batch"}

@@ -11,6 +11,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from medssl_cli.base.errors import Exit, NothingUsableError, UsageError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.engine.evaluate import subject_of_run
@@ -18,9 +20,7 @@ from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.weights import load_encoder
-from medssl_cli.errors import Exit, NothingUsableError, UsageError
 from medssl_cli.recipe import TaskRecipe, dump_recipe, to_yaml, validate_recipe
-from medssl_cli.talk import Silence
 from tests.e2e.test_slice_methods import recipe as pretrain_recipe
 from tests.finding_cache import finding_cache
 from tests.listener import Listener

@@ -11,13 +11,13 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from medssl_cli.base.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.cache.store import Cache
 from medssl_cli.deploy import export
 from medssl_cli.deploy.bundle import load_model
 from medssl_cli.deploy.export import export_network, onnx_graph
 from medssl_cli.deploy.parity import compare
 from medssl_cli.deploy.runtime import OnnxModel
-from medssl_cli.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.recipe import TaskRecipe, validate_recipe
 from tests.toy_cache import toy_cache

@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from medssl_cli.base.errors import GateError
 from medssl_cli.cache.store import Cache
 from medssl_cli.deploy import export, runtime
 from medssl_cli.deploy.bundle import Bundle, load_model
@@ -19,7 +20,6 @@ from medssl_cli.deploy.export import export_network, onnx_graph
 from medssl_cli.deploy.onnx_file import graph_of, read_head, seal
 from medssl_cli.deploy.parity import NOT_COMPARED, TOLERANCE, shuffled
 from medssl_cli.engine.build import build_task
-from medssl_cli.errors import GateError
 from medssl_cli.heads import EmbeddingsHead, MasksHead
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.preprocessing import Preprocessing

@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.uid import RLELossless
 
+from medssl_cli.base.errors import Exit, GateError, NothingUsableError, UsageError
 from medssl_cli.deploy.infer import InferReport, infer
 from medssl_cli.deploy.naming import series_name
-from medssl_cli.errors import Exit, GateError, NothingUsableError, UsageError
 from medssl_cli.formats.dicom import write_ct_series
 from medssl_cli.formats.nifti import encode_nifti, read_nifti, write_nifti
 from medssl_cli.formats.seg_frames import read_segmentation

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from medssl_cli.base.errors import Exit, InputError, UsageError
 from medssl_cli.cli.infer_output import report_text
 from medssl_cli.deploy.infer import InferReport, infer
 from medssl_cli.deploy.naming import series_name
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
-from medssl_cli.errors import Exit, InputError, UsageError
 from medssl_cli.formats.nifti import read_nifti, write_nifti
 from medssl_cli.formats.policy import Policy
 from tests.batch import AFFINE, INSIDE_HU, SHAPE, make_batch, phantom, write_series

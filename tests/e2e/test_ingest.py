@@ -15,14 +15,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medssl_cli.base.errors import Exit, InterruptedCleanlyError, UsageError
 from medssl_cli.cache.audit import audit_cache
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest import report as ingest_report
-from medssl_cli.engine.ingest.ingest import ingest as run_ingest
-from medssl_cli.engine.ingest.options import IngestOptions
-from medssl_cli.engine.ingest.report import IngestReport, ReportEntry, report_schema
-from medssl_cli.errors import Exit, InterruptedCleanlyError, UsageError
 from medssl_cli.formats.nifti import write_nifti
+from medssl_cli.ingest import report as ingest_report
+from medssl_cli.ingest.ingest import ingest as run_ingest
+from medssl_cli.ingest.options import IngestOptions
+from medssl_cli.ingest.report import IngestReport, ReportEntry, report_schema
 from medssl_cli.report.ingest import ingest_page
 from tests.dicom_factory import analytic_phantom, ct_series, edit, write_volume
 
@@ -364,7 +364,7 @@ def test_every_file_of_a_hostile_collection_is_accounted_for(shared_data, tmp_pa
 @pytest.fixture
 def remembers_at_once(monkeypatch):
     """The change time of a file cannot be set back, so files that have just been written count as being at rest."""
-    monkeypatch.setattr("medssl_cli.engine.ingest.known_files.SETTLED_AFTER_NS", -(10**18))
+    monkeypatch.setattr("medssl_cli.ingest.known_files.SETTLED_AFTER_NS", -(10**18))
 
 
 def stages_of(paths, root, **options):

@@ -10,11 +10,11 @@ import pytest
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest.ingest import ingest as run_ingest
-from medssl_cli.engine.ingest.options import IngestOptions
-from medssl_cli.engine.ingest.report import IngestReport
 from medssl_cli.formats.nifti import write_nifti
 from medssl_cli.formats.policy import Policy
+from medssl_cli.ingest.ingest import ingest as run_ingest
+from medssl_cli.ingest.options import IngestOptions
+from medssl_cli.ingest.report import IngestReport
 from tests import every_kind as kinds
 from tests.dicom_factory import SERIES_UID, ct_series, edit, write_volume
 
@@ -22,7 +22,7 @@ from tests.dicom_factory import SERIES_UID, ct_series, edit, write_volume
 @pytest.fixture(autouse=True)
 def _remembers_at_once(monkeypatch):
     """Files that have just been written count as being at rest, so that nothing unchanged is opened again."""
-    monkeypatch.setattr("medssl_cli.engine.ingest.known_files.SETTLED_AFTER_NS", -(10**18))
+    monkeypatch.setattr("medssl_cli.ingest.known_files.SETTLED_AFTER_NS", -(10**18))
 
 
 def ingest(source: Path, **options: object) -> IngestReport:
@@ -161,7 +161,7 @@ def test_of_two_labels_of_one_series_the_first_file_wins_whatever_the_number_of_
 
 @pytest.mark.parametrize(("num_changes", "state"), [(1, "accepted"), (2, "quarantined")])
 def test_a_file_that_changes_between_two_looks_gets_a_second_try(tmp_path, monkeypatch, num_changes, state):
-    monkeypatch.setattr("medssl_cli.engine.ingest.stages.SECOND_TRY_AFTER_S", 0.0)
+    monkeypatch.setattr("medssl_cli.ingest.stages.SECOND_TRY_AFTER_S", 0.0)
     files = ct_series(tmp_path / "in")
     looks = []
 

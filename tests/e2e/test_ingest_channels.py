@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from medssl_cli.base.errors import Exit, InputError, UsageError
 from medssl_cli.cache.audit import audit_cache
 from medssl_cli.cache.forget import forget_patient
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.data.examples import examples
-from medssl_cli.engine.ingest.ingest import ingest
-from medssl_cli.engine.ingest.options import IngestOptions
-from medssl_cli.engine.ingest.report import IngestReport
-from medssl_cli.errors import Exit, InputError, UsageError
 from medssl_cli.formats.nifti import write_nifti
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions
+from medssl_cli.ingest.report import IngestReport
 from tests.brain_set import AFFINE, CHANNELS, NAMES, bids, brain, brats21, brats23, decathlon, nnunet_raw
 from tests.dicom_factory import ct_series
 

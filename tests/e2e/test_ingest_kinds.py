@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
-from medssl_cli.engine.ingest.report import report_schema
+from medssl_cli.ingest.report import report_schema
 from tests import every_kind as kinds
 from tests.dicom_factory import SERIES_UID
 from tests.environment import ENVIRONMENT
@@ -235,7 +235,7 @@ def test_the_same_command_again_finds_duplicates_and_changes_nothing(done):
 
 
 def test_a_file_that_is_looked_at_again_by_itself_is_judged_as_it_was_with_the_others(done, tmp_path, monkeypatch):
-    monkeypatch.setattr("medssl_cli.engine.ingest.known_files.SETTLED_AFTER_NS", -(10**18))
+    monkeypatch.setattr("medssl_cli.ingest.known_files.SETTLED_AFTER_NS", -(10**18))
     cache = shutil.copytree(done.cache, tmp_path / "cache")
     command = (done.images, done.labels, "--cache", cache, *OPTIONS)
     first = ingest(*command)["items"]

@@ -10,14 +10,14 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from medssl_cli.base.errors import Exit
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest.ingest import ingest
-from medssl_cli.engine.ingest.options import IngestOptions
-from medssl_cli.engine.ingest.report import IngestReport
-from medssl_cli.errors import Exit
 from medssl_cli.formats.labels import Instance
 from medssl_cli.imaging.geometry import Affine
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions
+from medssl_cli.ingest.report import IngestReport
 from tests.dicom_factory import SERIES_UID, ct_series, edit, group
 from tests.unit.test_dicom_enhanced import _enhanced_mr
 from tests.unit.test_labels_rtstruct import square, structure_set

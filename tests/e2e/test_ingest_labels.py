@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medssl_cli.base.errors import Exit
 from medssl_cli.cache.audit import audit_cache
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest.ingest import ingest as run_ingest
-from medssl_cli.engine.ingest.options import IngestOptions
-from medssl_cli.engine.ingest.report import IngestReport
-from medssl_cli.errors import Exit
 from medssl_cli.formats.nifti import write_nifti
 from medssl_cli.formats.policy import Policy
+from medssl_cli.ingest.ingest import ingest as run_ingest
+from medssl_cli.ingest.options import IngestOptions
+from medssl_cli.ingest.report import IngestReport
 
 SHAPE = (10, 9, 8)
 AFFINE = np.diag([-1.0, -1.5, 2.0, 1.0])

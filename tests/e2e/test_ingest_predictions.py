@@ -9,10 +9,10 @@ import pytest
 
 from medssl_cli.cache.store import Cache
 from medssl_cli.deploy.infer import infer
-from medssl_cli.engine.ingest.ingest import ingest
-from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.formats.nifti import write_nifti
 from medssl_cli.formats.policy import Policy
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions
 from tests.batch import AFFINE, phantom, write_series
 from tests.toy_model import write_toy_model
 

@@ -10,14 +10,14 @@ import pydicom
 from PIL import Image
 from typer.testing import CliRunner
 
+from medssl_cli.base.errors import Exit
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
-from medssl_cli.engine.ingest.ingest import ingest as run_ingest
-from medssl_cli.engine.ingest.options import IngestOptions
-from medssl_cli.engine.ingest.report import IngestReport
-from medssl_cli.errors import Exit
 from medssl_cli.formats.policy import Policy
+from medssl_cli.ingest.ingest import ingest as run_ingest
+from medssl_cli.ingest.options import IngestOptions
+from medssl_cli.ingest.report import IngestReport
 from tests import every_kind as kinds
 from tests.dicom_factory import ct_series
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from medssl_cli.base.errors import GateError, NothingUsableError, UsageError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.weights import load_encoder
-from medssl_cli.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.study.labels import LabelStudyPlan, compare_labels
-from medssl_cli.talk import Silence
 from tests.e2e.test_training import TINY_UNET, pretrain_recipe, task_recipe
 from tests.environment import give_known_key
 from tests.listener import Listener

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import pytest
 
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.signals import StopRequest
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest.ingest import ingest
-from medssl_cli.engine.ingest.options import IngestOptions, PacsSource
-from medssl_cli.engine.ingest.retrieve import DownloadFolder, RetrievedSeries, retrieve_all
-from medssl_cli.engine.signals import StopRequest
-from medssl_cli.errors import UsageError
 from medssl_cli.formats.dicomweb import Credentials, Pacs, PacsQuery, Patience
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions, PacsSource
+from medssl_cli.ingest.retrieve import DownloadFolder, RetrievedSeries, retrieve_all
 from tests.dicom_factory import ct_series, edit
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")

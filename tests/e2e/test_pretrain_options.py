@@ -10,6 +10,8 @@ import safetensors.numpy
 import torch
 
 from medssl_cli import methods
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.checkpoints import CheckpointFolder
 from medssl_cli.engine.devices import make_fabric
@@ -18,9 +20,7 @@ from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.processes import Spread
 from medssl_cli.engine.weights import load_encoder
-from medssl_cli.errors import UsageError
 from medssl_cli.report.run import run_page
-from medssl_cli.talk import Silence
 from tests.e2e.test_training import pretrain_recipe
 from tests.environment import give_known_key
 from tests.toy_cache import toy_cache

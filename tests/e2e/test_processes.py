@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from medssl_cli.base.errors import Exit
 from medssl_cli.engine.metrics_log import read_health, read_metrics
-from medssl_cli.errors import Exit
 from tests import warm
 from tests.environment import ENVIRONMENT, ROOT, give_known_key
 from tests.toy_cache import toy_cache

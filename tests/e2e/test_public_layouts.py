@@ -13,11 +13,11 @@ import pytest
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest.ingest import ingest
-from medssl_cli.engine.ingest.options import IngestOptions
-from medssl_cli.engine.ingest.report import ReportEntry
 from medssl_cli.formats.nifti import encode_nifti, write_nifti
 from medssl_cli.formats.policy import Policy
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions
+from medssl_cli.ingest.report import ReportEntry
 
 SHAPE = (20, 12, 40)
 AFFINE = np.diag([-0.8, -0.8, 3.0, 1.0])

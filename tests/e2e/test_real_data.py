@@ -11,9 +11,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import Exit
 from medssl_cli.cache.store import Cache
-from medssl_cli.codes import CODES
-from medssl_cli.errors import Exit
 from medssl_cli.imaging.geometry import corner_displacement_mm, reorient_to_ras
 from tests.environment import ENVIRONMENT
 

@@ -19,6 +19,8 @@ from onnx import numpy_helper
 from torch import Tensor
 from typer.testing import CliRunner
 
+from medssl_cli.base.errors import Exit, GateError, NothingUsableError, UsageError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.deploy import embeddings, export
@@ -31,12 +33,10 @@ from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.runs import open_run
 from medssl_cli.engine.weights import load_encoder
-from medssl_cli.errors import Exit, GateError, NothingUsableError, UsageError
 from medssl_cli.heads import EmbeddingsHead
 from medssl_cli.nn.clusters import kmeans
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import PretrainRecipe, dump_recipe, to_yaml, validate_recipe
-from medssl_cli.talk import Silence
 from tests.environment import ENVIRONMENT
 from tests.listener import Listener
 from tests.slice_cache import slice_cache

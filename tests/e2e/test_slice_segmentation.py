@@ -10,6 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.deploy.export import export_run
@@ -21,10 +23,8 @@ from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.predict import torch_predict
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.weights import load_encoder
-from medssl_cli.errors import UsageError
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import PretrainRecipe, TaskRecipe, validate_recipe
-from medssl_cli.talk import Silence
 from medssl_cli.tasks import supervision_of
 from tests.listener import Listener
 from tests.slice_cache import slice_cache

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.pretrain import pretrain
-from medssl_cli.errors import UsageError
 from medssl_cli.study.probes import ProbeQuestion, compare_probes, parse_asked, probes_csv, probes_plot
-from medssl_cli.talk import Silence
 from tests.e2e.test_slice_methods import recipe
 from tests.slice_cache import slice_cache
 

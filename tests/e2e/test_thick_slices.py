@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.deploy.bundle import read_bundle
 from medssl_cli.deploy.export import export_run
@@ -13,10 +15,8 @@ from medssl_cli.engine.build import check_recipe
 from medssl_cli.engine.evaluate import split_of_manifest
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.runs import open_run
-from medssl_cli.errors import UsageError
 from medssl_cli.formats.nifti import read_nifti, write_nifti
 from medssl_cli.recipe import TaskRecipe, validate_recipe
-from medssl_cli.talk import Silence
 from tests.toy_cache import toy_cache
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from medssl_cli.base.classes import WantedClasses
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
-from medssl_cli.classes import WantedClasses
 from medssl_cli.engine.evaluate import split_of_manifest
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.finetuned import load_finetuned
@@ -16,10 +18,8 @@ from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.predict import torch_predict
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.weights import load_encoder
-from medssl_cli.errors import UsageError
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.recipe import PretrainRecipe, TaskRecipe, find_recipe, load_recipe, validate_recipe
-from medssl_cli.talk import Silence
 from medssl_cli.tasks import task_options
 from medssl_cli.tasks.segmentation.scores import evaluate
 from tests.toy_cache import toy_cache

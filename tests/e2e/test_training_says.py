@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from medssl_cli.base.errors import GateError, NothingUsableError, UsageError
+from medssl_cli.base.files import sha256_json
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.splits import split_items
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.scoring import load_subject
@@ -26,12 +29,9 @@ from medssl_cli.engine.live_page import Outlets
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.weights import initialise_task, load_encoder
-from medssl_cli.errors import GateError, NothingUsableError, UsageError
-from medssl_cli.files import sha256_json
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import PretrainRecipe, TaskRecipe, find_recipe, load_recipe
 from medssl_cli.report.run import finetuning_page
-from medssl_cli.talk import Silence
 from medssl_cli.tasks import Validation
 from tests.e2e.test_training import pretrain_recipe
 from tests.environment import give_known_key

@@ -12,13 +12,13 @@ import torch
 from monai.networks.nets import SwinUNETR
 from typer.testing import CliRunner, Result
 
+from medssl_cli.base.errors import Exit, GateError, UsageError
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.runs import Manifest, open_run, start_run
 from medssl_cli.engine.weights import Encoder, importing, initialise, load_encoder
 from medssl_cli.engine.weights.importing import Report, Wishes, import_weights
-from medssl_cli.errors import Exit, GateError, UsageError
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named, find_recipe, load_recipe

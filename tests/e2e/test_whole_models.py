@@ -14,6 +14,8 @@ from onnx import numpy_helper
 from PIL import Image
 from typer.testing import CliRunner
 
+from medssl_cli.base.errors import Exit, GateError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.deploy import export
@@ -22,11 +24,9 @@ from medssl_cli.deploy.export import export_network, head_of, make_bundle
 from medssl_cli.deploy.onnx_file import graph_of, read_head, seal
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.finetuned import FineTunedRun, load_finetuned
-from medssl_cli.errors import Exit, GateError
 from medssl_cli.heads import BoxesHead, FindingsHead, OperatingPoint
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Named
-from medssl_cli.talk import Silence
 from tests.e2e.test_classification import FLAT, task_recipe
 from tests.e2e.test_detection import recipe as box_recipe
 from tests.finding_cache import finding_cache

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medssl_cli.base.errors import MedsslError
 from medssl_cli.cache.store import Cache
-from medssl_cli.errors import MedsslError
 from tests.small_cache import label_of, record_of, volume_of
 
 ACKNOWLEDGEMENT = b"STORED\n"

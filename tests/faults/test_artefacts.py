@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from medssl_cli.base.codes import CODES
 from medssl_cli.cli.app import app
-from medssl_cli.codes import CODES
 from tests.toy_cache import toy_cache
 
 pytestmark = pytest.mark.slow
@@ -184,7 +184,7 @@ def test_a_checkpoint(world: World, tmp_path: Path, way: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    from medssl_cli.files import sha256_file
+    from medssl_cli.base.files import sha256_file
 
     return sha256_file(path)
 

@@ -18,9 +18,9 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless
 
+from medssl_cli.base.errors import Exit
+from medssl_cli.base.files import sha256_json
 from medssl_cli.cache.audit import audit_cache
-from medssl_cli.errors import Exit
-from medssl_cli.files import sha256_json
 from tests.canaries import (
     MODALITIES,
     SOURCE_TIME_NS,

@@ -15,9 +15,9 @@ import pytest
 from pydicom.uid import RLELossless
 
 from medssl_cli.cache.audit import audit_cache
-from medssl_cli.engine.ingest.ingest import ingest
-from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.formats.policy import Policy
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions
 from tests.canaries import Canaries, plant_pictures, plant_series, plant_volumes
 
 NUM_IMAGES = 15

@@ -7,8 +7,8 @@ Every mutant is a function of its kind and number, so a failure is one integer: 
 import os
 from collections import Counter
 
-from medssl_cli.errors import CODES
-from medssl_cli.parallel import Workers
+from medssl_cli.base.errors import CODES
+from medssl_cli.work.workers import Workers
 from tests.dicom_mutants import judge, judge_sound, seeds
 
 COUNT = 480 * int(os.environ.get("MEDSSL_FUZZ", "1"))

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from medssl_cli.codes import CODES
-from medssl_cli.errors import InputError
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.metaimage import read_metaimage
 from medssl_cli.formats.nifti import encode_nifti, read_nifti

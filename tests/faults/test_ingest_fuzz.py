@@ -19,9 +19,9 @@ import pydicom
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from medssl_cli.engine.ingest.ingest import ingest
-from medssl_cli.engine.ingest.options import IngestOptions
-from medssl_cli.errors import CODES
+from medssl_cli.base.errors import CODES
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions
 from tests.dicom_mutants import POLICY
 from tests.dicom_mutants import mutant_of as dicom_mutant
 from tests.dicom_mutants import seeds as dicom_seeds
@@ -42,8 +42,8 @@ SIDE = 32_767  # of the largest picture that is taken
 _MEASURE = """
 import json, resource, sys
 from pathlib import Path
-from medssl_cli.engine.ingest.ingest import ingest
-from medssl_cli.engine.ingest.options import IngestOptions
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.formats.policy import Policy
 options = IngestOptions(workers=1, policy=Policy(min_slices=1, burned_in="accept"))
 report = ingest([Path(sys.argv[1])], Path(sys.argv[2]), options)

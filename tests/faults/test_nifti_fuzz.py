@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medssl_cli.codes import CODES
-from medssl_cli.errors import InputError
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.gzip_strict import gzip_bytes
 from medssl_cli.formats.nifti import decode_nifti, encode_nifti
 from medssl_cli.formats.sniff import sniff

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from medssl_cli.base.errors import Exit, InterruptedCleanlyError, MedsslError, StorageError, UsageError
+from medssl_cli.base.signals import StopRequest
 from medssl_cli.cache.keys import Pseudonyms
-from medssl_cli.engine.ingest.retrieve import DownloadFolder, RetrievedSeries, retrieve_all
-from medssl_cli.engine.signals import StopRequest
-from medssl_cli.errors import Exit, InterruptedCleanlyError, MedsslError, StorageError, UsageError
-from medssl_cli.formats.dicomweb import Credentials, Limits, Pacs, PacsQuery, Patience
+from medssl_cli.formats.dicomweb import Credentials, Pacs, PacsLimits, PacsQuery, Patience
+from medssl_cli.ingest.retrieve import DownloadFolder, RetrievedSeries, retrieve_all
 from tests.dicom_factory import ct_series, edit
 from tests.fake_pacs import Answer, FakePacs, Fault, multipart
 
@@ -60,7 +60,7 @@ class Clinic:
         *,
         credentials: Credentials | None = None,
         ca_bundle: Path | None = None,
-        limits: Limits | None = None,
+        limits: PacsLimits | None = None,
         patience: Patience = HURRY,
         settle_s: float = 0.0,
     ) -> Iterator[RetrievedSeries]:
@@ -231,7 +231,7 @@ def test_a_server_that_does_not_turn_pages_is_not_believed(tmp_path: Path) -> No
     with FakePacs(clinic.files) as pacs:
         pacs.ignores_offset = True
         with pytest.raises(StorageError, match="E_PACS: the PACS repeats"):
-            list(clinic.retrieve(pacs.url, limits=Limits(page=2)))
+            list(clinic.retrieve(pacs.url, limits=PacsLimits(page=2)))
 
 
 def test_fewer_instances_listed_than_counted_are_an_incomplete_series(tmp_path: Path) -> None:
@@ -327,14 +327,14 @@ def test_names_of_the_server_reach_neither_paths_nor_addresses(tmp_path: Path, n
 @pytest.mark.parametrize(
     ("limits", "length"),
     [
-        (Limits(), 2**40),
-        (Limits(series_bytes=3000), None),
-        (Limits(instance_bytes=500), None),
-        (Limits(instances=3), None),
+        (PacsLimits(), 2**40),
+        (PacsLimits(series_bytes=3000), None),
+        (PacsLimits(instance_bytes=500), None),
+        (PacsLimits(instances=3), None),
     ],
     ids=["claims 1 TB", "series", "instance", "number of instances"],
 )
-def test_more_than_the_limit_is_refused(tmp_path: Path, limits: Limits, length: int | None) -> None:
+def test_more_than_the_limit_is_refused(tmp_path: Path, limits: PacsLimits, length: int | None) -> None:
     clinic = Clinic(tmp_path)
     with FakePacs(clinic.files) as pacs:
         pacs.retrieval_faults = [lambda answer: replace(answer, claimed_length=length)]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from medssl_cli.base.errors import Exit
 from medssl_cli.engine.metrics_log import read_metrics
-from medssl_cli.errors import Exit
 from tests import warm
 from tests.environment import ENVIRONMENT, give_known_key
 from tests.toy_cache import toy_cache

@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from medssl_cli.errors import Exit
+from medssl_cli.base.errors import Exit
 from tests.dicom_factory import ct_series
 from tests.environment import ENVIRONMENT
 

@@ -10,12 +10,12 @@ import pytest
 import safetensors.numpy
 import torch
 
+from medssl_cli.base.errors import GateError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.pretrain import pretrain
-from medssl_cli.errors import GateError
 from medssl_cli.methods import Losses, Views, joint
-from medssl_cli.talk import Silence
 from tests.e2e.test_slice_methods import recipe
 from tests.listener import Listener
 from tests.slice_cache import slice_cache

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medssl_cli.base.errors import Exit
 from medssl_cli.cache.store import Cache
-from medssl_cli.errors import Exit
 from medssl_cli.formats.nifti import write_nifti
 from tests.environment import ENVIRONMENT
 

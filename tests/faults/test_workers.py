@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from medssl_cli.errors import MedsslError
-from medssl_cli.parallel import Outcome, Workers
+from medssl_cli.base.errors import MedsslError
+from medssl_cli.work.workers import Outcome, Workers
 from tests.environment import ENVIRONMENT
 
 HANG_S = 600.0
@@ -208,7 +208,7 @@ def cluster_address() -> Iterator[str]:
 @pytest.fixture
 def on_cluster(cluster_address: str) -> Run:
     """Items 1 to 8 through a Dask cluster."""
-    from medssl_cli.cluster import cluster_workers
+    from medssl_cli.work.cluster import cluster_workers
 
     def run(function: Callable[[int], Any], *, timeout_s: float = 60.0) -> dict[int, Outcome[Any, Any]]:
         with cluster_workers(cluster_address, memory_limit_bytes=LIMIT_BYTES) as workers:
@@ -243,7 +243,7 @@ def test_a_hung_task_on_a_cluster_is_killed(on_cluster: Run) -> None:
 
 
 def test_a_task_whose_child_died_on_a_cluster_is_tried_once_more(cluster_address: str, tmp_path: Path) -> None:
-    from medssl_cli.cluster import cluster_workers
+    from medssl_cli.work.cluster import cluster_workers
 
     tasks = [(str(tmp_path / "mark"), item) for item in ITEMS]
     with cluster_workers(cluster_address) as workers:
@@ -254,7 +254,7 @@ def test_a_task_whose_child_died_on_a_cluster_is_tried_once_more(cluster_address
 
 def test_a_cluster_that_does_not_answer_is_e_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
-    from medssl_cli import cluster
+    from medssl_cli.work import cluster
 
     monkeypatch.setattr(cluster, "CONNECT_TIMEOUT_S", 1.0)
     with pytest.raises(MedsslError) as caught:
@@ -265,7 +265,7 @@ def test_a_cluster_that_does_not_answer_is_e_cluster(monkeypatch: pytest.MonkeyP
 
 def test_a_cluster_that_loses_its_workers_is_e_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
-    from medssl_cli import cluster
+    from medssl_cli.work import cluster
 
     monkeypatch.setattr(cluster, "LOST_AFTER_S", 1.0)
     monkeypatch.setattr(cluster, "FETCH_TIMEOUT_S", 2.0)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medssl_cli.errors import CODES, InputError
+from medssl_cli.base.errors import CODES, InputError
 from medssl_cli.formats.archives import Archive, open_archive
-from medssl_cli.parallel import Workers
+from medssl_cli.work.workers import Workers
 from tests.mutants import damaged
 from tests.zip_factory import STORED, Raw, zip_bytes
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medssl_cli.errors import InputError, UsageError
+from medssl_cli.base.errors import InputError, UsageError
 from medssl_cli.formats.affines import assumed_affine, placed
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.imaging.geometry import corner_displacement_mm, corner_indices, orientation_code, orthonormalised

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats import archives
 from medssl_cli.formats.archives import default_budget, harmless_name, open_archive
 from medssl_cli.formats.discover import discover

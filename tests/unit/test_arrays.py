@@ -7,8 +7,8 @@ import blosc2
 import numpy as np
 import pytest
 
+from medssl_cli.base.errors import GateError
 from medssl_cli.cache.arrays import encode, open_array, read_array, write_array
-from medssl_cli.errors import GateError
 
 VOXELS = np.arange(40 * 30 * 20, dtype=np.int16).reshape(40, 30, 20)
 

@@ -9,9 +9,9 @@ import pytest
 from onnx import helper
 from pydantic import ValidationError
 
+from medssl_cli.base.errors import GateError, UsageError
 from medssl_cli.deploy.bundle import Bundle, attach, load_model, patient_digest, read_bundle
 from medssl_cli.deploy.onnx_file import seal
-from medssl_cli.errors import GateError, UsageError
 from tests.environment import ENVIRONMENT
 from tests.toy_model import toy_bundle, toy_graph, write_toy_model
 

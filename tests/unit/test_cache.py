@@ -10,13 +10,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medssl_cli.base.errors import GateError, InputError, NothingUsableError, UsageError
 from medssl_cli.cache import splits
 from medssl_cli.cache.arrays import encode
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.transfer import export_items
-from medssl_cli.errors import GateError, InputError, NothingUsableError, UsageError
 from medssl_cli.imaging.volume import Volume
 from tests.small_cache import AFFINE, label_of, record_of, stored, volume_of
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from medssl_cli.base.files import json_bytes, sha256_json
 from medssl_cli.cache.audit import audit_cache
 from medssl_cli.cache.items import ItemRecord, entry_of
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.transfer import export_items
 from medssl_cli.cache.verify import compare_with_manifest, read_manifest, repair_cache, write_manifest
-from medssl_cli.engine.ingest.channels import add_channel
-from medssl_cli.files import json_bytes, sha256_json
+from medssl_cli.ingest.channels import add_channel
 from tests.small_cache import record_of, stored, volume_of
 
 

@@ -7,12 +7,12 @@ import platformdirs
 import pytest
 from typer.testing import CliRunner
 
+from medssl_cli.base.errors import Exit, GateError, UsageError
 from medssl_cli.cache import marker
 from medssl_cli.cache.keys import create_key, load_key, site_key_path
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.cli.options import models_folder
-from medssl_cli.errors import Exit, GateError, UsageError
 from tests.small_cache import stored, volume_of
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from medssl_cli.base.errors import Exit, InputError, UsageError
 from medssl_cli.cache.audit import audit_cache
 from medssl_cli.cache.clear_text import kinds_in_json, kinds_in_report, kinds_of_identity
 from medssl_cli.cache.forget import forget_patient
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
-from medssl_cli.errors import Exit, InputError, UsageError
 from medssl_cli.preprocessing import Preprocessing
 from tests.small_cache import record_of, stored, volume_of
 from tests.toy_cache import toy_cache

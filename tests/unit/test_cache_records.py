@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medssl_cli.base.errors import GateError, InputError, StorageError
 from medssl_cli.cache import reading
 from medssl_cli.cache.catalog import Catalog
 from medssl_cli.cache.items import Box, ItemRecord
 from medssl_cli.cache.publish import publish_first
 from medssl_cli.cache.store import Cache
-from medssl_cli.errors import GateError, InputError, StorageError
 from tests.small_cache import label_of, record_of, stored, volume_of
 
 BOX = Box(name="nodule", lower=(0.5, 1.0, 2.0), upper=(2.5, 3.0, 3.5), diameter_mm=4.0)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from medssl_cli.base.errors import Exit, GateError, UsageError
 from medssl_cli.cache.items import Box
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.verify import read_manifest, repair_cache
 from medssl_cli.cli.app import app
-from medssl_cli.errors import Exit, GateError, UsageError
 from tests.small_cache import label_of, record_of, stored, volume_of
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.canvas import canvas_warning, plan_canvas
-from medssl_cli.errors import UsageError
 from medssl_cli.imaging.canvas import Canvas, CanvasLimits, Proposal, measure, propose
 from medssl_cli.recipe import PretrainRecipe, find_recipe, load_recipe
-from medssl_cli.talk import Silence
 from tests.toy_cache import toy_cache
 
 VOCO = Canvas((1.5, 1.5, 1.5), (3, 3, 1), (64, 64, 64))  # 288 x 288 x 96 mm

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medssl_cli.base.errors import GateError
+from medssl_cli.base.files import sha256_file
 from medssl_cli.engine.checkpoints import (
     KEEP,
     Checkpoint,
@@ -19,8 +21,6 @@ from medssl_cli.engine.checkpoints import (
 )
 from medssl_cli.engine.optimisation import build_optimizer
 from medssl_cli.engine.runs import Manifest, start_run
-from medssl_cli.errors import GateError
-from medssl_cli.files import sha256_file
 from medssl_cli.recipe import Optimizer, find_recipe, load_recipe
 from tests.listener import Listener
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from medssl_cli.classes import ANY, MAX_CLASSES, WantedClasses, parse_classes, parse_ignored
+from medssl_cli.base.classes import ANY, MAX_CLASSES, WantedClasses, parse_classes, parse_ignored
+from medssl_cli.methods.voco.options import OmniOptions
 from medssl_cli.recipe import dump_recipe, load_recipe
 from medssl_cli.tasks.classification.network import ClassificationOptions
 from medssl_cli.tasks.detection.network import DetectionOptions
@@ -57,9 +58,9 @@ def test_every_form_means_members_by_name(written: Any, meant: dict[str, Any]) -
         ({"a": []}, "at least one"),
         ({1: ["a"]}, "a class needs a name"),
         ({"a|b": [1]}, "letters, digits"),
-        ({"a": [1], "b": [1]}, "overlap"),
-        ({"whole": ["edema", "core"], "core": ["core"]}, "overlap"),
-        ({"a": "any", "b": [1]}, "overlap"),
+        ({"a": [1], "b": [1]}, "'a' and 'b' are the same"),
+        ({"a": ["x", "y"], "c": [1], "b": ["y", "x"]}, "'a' and 'b' are the same"),
+        ({"a": "any", "b": "any"}, "'a' and 'b' are the same"),
         ({f"c{value}": [value] for value in range(1, MAX_CLASSES + 2)}, f"at most {MAX_CLASSES}"),
     ],
 )
@@ -68,6 +69,32 @@ def test_what_means_nothing_or_two_things_is_refused(written: Any, words: str) -
         parse_classes(written)
     with pytest.raises(ValidationError, match=words):
         Options.model_validate({"classes": written})
+
+
+@pytest.mark.parametrize(
+    ("written", "are_regions"),
+    [
+        ({"whole": ["edema", "core"], "core": ["core"]}, True),
+        ({"a": [1, 2], "b": [2, 3]}, True),
+        ({"a": "any", "b": [1]}, True),
+        ({"a": [1, 2], "b": [3]}, False),
+        ({"a": "any"}, False),
+        ({"liver": ["liver"], "second": [2]}, False),  # what label maps make of it is no matter of the recipe
+    ],
+)
+def test_classes_that_share_a_member_are_regions(written: Any, are_regions: bool) -> None:
+    options = Options.model_validate({"classes": written})
+
+    assert options.wanted.are_regions == are_regions
+
+
+def test_regions_are_refused_where_each_voxel_has_one_class() -> None:
+    regions = {"whole": ["edema", "core"], "core": ["core"]}
+
+    with pytest.raises(ValidationError, match="'whole' and 'core' overlap"):
+        OmniOptions.model_validate({"classes": regions})
+    with pytest.raises(ValidationError, match="no background"):
+        Options.model_validate({"classes": regions, "include_background_in_dice": True})
 
 
 def test_what_is_ignored_is_no_class() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medssl_cli.errors import UsageError
+from medssl_cli.base.errors import UsageError
 from medssl_cli.nn.clusters.heads import (
     FIGURES,
     ClusterHead,

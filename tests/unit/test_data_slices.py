@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medssl_cli.base.errors import GateError
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.slices import (
@@ -20,7 +21,6 @@ from medssl_cli.data.slices import (
     read_slices,
     slice_loader,
 )
-from medssl_cli.errors import GateError
 from medssl_cli.imaging.preprocessing import Intensity
 from medssl_cli.imaging.stacks import choose_window
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom import read_headers
 from medssl_cli.formats.dicom.codestream import check_codestream
 from tests.dicom_factory import ct_series

@@ -17,7 +17,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.elements import MAX_DEPTH, is_bare_data_set, walk
 from medssl_cli.formats.dicom.headers import dataset_bytes, read_headers, sop_class_of
 from medssl_cli.formats.dicom.tags import MODALITY_LUT, RADIOPHARMACEUTICAL, SOP_CLASS, TAGS

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medssl_cli.codes import CODES
-from medssl_cli.errors import InputError
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom import SeriesPart, group_headers, mcd_mm
 from medssl_cli.formats.nifti import read_nifti, write_nifti
 from medssl_cli.imaging.geometry import corner_displacement_mm

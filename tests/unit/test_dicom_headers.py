@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom import content_digest, dataset_bytes, is_dicom, read_headers
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import Member

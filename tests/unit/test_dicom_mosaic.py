@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom import read_headers
 from medssl_cli.formats.dicom.mosaic import parse_csa
 from tests.dicom_factory import ct_series, load

@@ -27,7 +27,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom import group_headers
 from medssl_cli.formats.dicom.codestream import check_codestream
 from medssl_cli.formats.dicom.headers import read_headers

@@ -6,7 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom import group_headers, read_headers
 from medssl_cli.formats.dicom.projection import spacing_of
 from medssl_cli.formats.policy import Policy

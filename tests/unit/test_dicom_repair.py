@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.repair import slots_of, upright
 from medssl_cli.formats.policy import Policy
 from medssl_cli.imaging.volume import Volume

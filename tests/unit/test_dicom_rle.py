@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydicom.uid import RLELossless
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.rle import decode_rle, decode_segment
 from tests.dicom_factory import ct_series, edit, load
 

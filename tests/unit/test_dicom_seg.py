@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from medssl_cli.errors import GateError, InputError
+from medssl_cli.base.errors import GateError, InputError
 from medssl_cli.formats.anatomy_codes import ANATOMICAL_STRUCTURE, StructureCode
 from medssl_cli.formats.dicom import Header, group_headers, read_headers, read_series, write_ct_series
 from medssl_cli.formats.dicom_seg import SegmentationObject, write_segmentation

@@ -6,7 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.imaging.geometry import reorient_to_ras
 from medssl_cli.imaging.volume import Volume
 from tests.dicom_factory import analytic_phantom, load, write_volume

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from medssl_cli.errors import InputError, UsageError
+from medssl_cli.base.errors import InputError, UsageError
 from medssl_cli.formats.dicomweb import Address, Credentials, PacsQuery, is_pacs_url
 from medssl_cli.formats.dicomweb.multipart import CutError, MalformedError, boundary_of, read_parts
 from medssl_cli.formats.dicomweb.query import count_of, is_uid, text_of

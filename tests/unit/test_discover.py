@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medssl_cli.errors import UsageError
+from medssl_cli.base.errors import UsageError
 from medssl_cli.formats.discover import discover, look
 from medssl_cli.formats.gzip_strict import gzip_bytes
 from medssl_cli.formats.nifti import encode_nifti

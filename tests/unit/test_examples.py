@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medssl_cli.cache.items import Entry, ItemRecord, entry_of
+from medssl_cli.base.errors import InputError, NothingUsableError, UsageError
+from medssl_cli.cache.items import Entry, ItemRecord, LabelRecord, entry_of
 from medssl_cli.cache.splits import held_out_patients, split_items
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.examples import examples
-from medssl_cli.errors import InputError, NothingUsableError, UsageError
+from medssl_cli.data.examples import Example, annotated_examples, examples, examples_with
 from tests.small_cache import record_of, volume_of
 
 CASE = {"channel": None, "example": None, "frame": None, "study": None, "patient": "P1"}
@@ -66,6 +66,54 @@ def test_images_of_a_case_stand_in_the_order_of_the_channels(cache):
     assert example.items == (t1ce, flair)
     assert (example.first, example.item_id, example.patient_key) == (t1ce, t1ce.item_id, t1ce.patient_key)
     assert example.is_one_grid
+
+
+def labelled(record: ItemRecord) -> ItemRecord:
+    return record.model_copy(update={"labels": {"seg": LabelRecord(sha256="0" * 64, classes={}, voxels_per_class={})}})
+
+
+def test_an_example_goes_by_the_first_of_its_images_that_is_annotated(cache):
+    flair, t1ce = pair(cache, example="a")
+    known, other = labelled(t1ce), image(cache, 5, channel="flair", example="b")
+    heard: list[str] = []
+
+    ((example, home),) = annotated_examples([flair, known, other], [known], ("flair", "t1ce"), note=heard.append)
+
+    assert example.items == (flair, known)
+    assert home == known
+    assert heard == []  # a case of which nothing is known is nobody's loss
+    assert examples_with([flair, known, other], [known], ("flair", "t1ce")) == [example]
+
+
+def test_without_names_annotated_images_stay_as_they_are(cache):
+    records = [*pair(cache, example="a"), image(cache, 7)]
+
+    assert annotated_examples([], records, (), note=list) == [(Example((record,)), record) for record in records]
+    assert examples_with([], records, ()) == [Example((record,)) for record in records]
+
+
+def test_labels_of_an_image_that_is_no_channel_do_not_count(cache):
+    flair, t1ce = pair(cache, example="a")
+    t2 = image(cache, 3, channel="t2", example="a")
+    whole = [image(cache, seed, channel=word, example="b") for seed, word in ((5, "flair"), (6, "t1ce"))]
+    heard: list[str] = []
+
+    with pytest.raises(NothingUsableError, match="E_NO_LABELS: none of the 1 examples of flair, t1ce"):
+        annotated_examples([flair, t1ce, t2], [t2], ("flair", "t1ce"), note=heard.append)
+    annotated_examples([flair, t1ce, t2, *whole], [t2, whole[0]], ("flair", "t1ce"), note=heard.append)
+    assert heard == ["W_EXAMPLE_LEFT_OUT: none of the images of 1 of 2 examples is annotated"]
+
+
+def test_a_case_that_has_changed_since_is_refused_by_name(cache):
+    flair, t1ce = pair(cache, example="a")
+    again = image(cache, 5, channel="t1ce", example="a")
+
+    with pytest.raises(InputError, match="E_CHANNEL_AMBIGUOUS: 1 of 1 cases are no examples"):
+        examples_with([flair, t1ce, again], [flair], ("flair", "t1ce"))
+    with pytest.raises(InputError, match="E_CHANNEL_MISSING: 1 of 1 cases are no examples: 1 without t1ce"):
+        examples_with([flair], [flair], ("flair", "t1ce"))
+    with pytest.raises(InputError, match="E_CHANNEL_MISSING: 1 of 1 images are of no channel of t1ce"):
+        examples_with([flair, t1ce], [flair], ("t1ce",))
 
 
 def test_one_name_takes_every_image_of_the_channel(cache):

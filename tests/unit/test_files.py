@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from medssl_cli import files
-from medssl_cli.errors import Exit, StorageError, UsageError
-from medssl_cli.files import (
+from medssl_cli.base import files
+from medssl_cli.base.errors import Exit, StorageError, UsageError
+from medssl_cli.base.files import (
     TEMPORARY_PREFIX,
     is_alive,
     make_output_folder,
@@ -35,8 +35,8 @@ FILE, FOLDER = "0123456789ab", "ba9876543210"
 FILE_SIZE_LIMIT = """
 import resource, signal, sys
 from pathlib import Path
-from medssl_cli.errors import StorageError
-from medssl_cli.files import write_atomic
+from medssl_cli.base.errors import StorageError
+from medssl_cli.base.files import write_atomic
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

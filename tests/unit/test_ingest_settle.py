@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from medssl_cli.engine.ingest import settle
-from medssl_cli.engine.ingest.ingest import ingest
-from medssl_cli.engine.ingest.options import IngestOptions
-from medssl_cli.engine.ingest.settle import wait_until_settled
-from medssl_cli.errors import Exit, InterruptedCleanlyError
+from medssl_cli.base.errors import Exit, InterruptedCleanlyError
+from medssl_cli.ingest import settle
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions
+from medssl_cli.ingest.settle import wait_until_settled
 from tests.dicom_factory import ct_series
 
 

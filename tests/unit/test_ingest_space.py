@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medssl_cli.base.errors import Exit, StorageError
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest import space
-from medssl_cli.engine.ingest.ingest import ingest
-from medssl_cli.engine.ingest.options import IngestOptions
-from medssl_cli.errors import Exit, StorageError
 from medssl_cli.formats.nifti import write_nifti
+from medssl_cli.ingest import space
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions
 from tests.dicom_factory import ct_series
 
 Usage = namedtuple("Usage", "total used free")

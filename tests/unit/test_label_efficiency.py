@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from medssl_cli.base.errors import NothingUsableError, UsageError
+from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import split_items
-from medssl_cli.engine.signals import stop_on_signals
-from medssl_cli.errors import NothingUsableError, UsageError
 from medssl_cli.study.label_page import label_page, label_plot
 from medssl_cli.study.label_results import ALL_STRUCTURES, label_results, results_csv
 from medssl_cli.study.labels import SCRATCH, Cell, Scored, arm_names, parse_numbers

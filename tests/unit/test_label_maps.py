@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medssl_cli.base.errors import InputError
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest.failures import Failure
-from medssl_cli.engine.ingest.label_maps import PackedMasks, merge, store_labels
-from medssl_cli.engine.ingest.tasks import ImageTask, LabelTask, StoredLabel, store_images
-from medssl_cli.errors import InputError
 from medssl_cli.formats.layouts import LabelFile
 from medssl_cli.formats.nifti import write_nifti
 from medssl_cli.formats.policy import Policy
 from medssl_cli.imaging.geometry import turned_onto
+from medssl_cli.ingest.failures import Failure
+from medssl_cli.ingest.label_maps import PackedMasks, merge, store_labels
+from medssl_cli.ingest.tasks import ImageTask, LabelTask, StoredLabel, store_images
 
 SHAPE = (6, 5, 4)
 AFFINE = np.array([[0, -2.0, 0, 7], [1.5, 0, 0, -3], [0, 0, 3, 11], [0, 0, 0, 1]])

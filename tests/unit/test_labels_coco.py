@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels.coco import read_coco
 
 DOCUMENT: dict[str, Any] = {

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medssl_cli.codes import CODES
-from medssl_cli.engine.ingest.failures import Failure
-from medssl_cli.engine.ingest.labels import ReadTask, read_annotations
-from medssl_cli.errors import InputError
+from medssl_cli.base.codes import CODES
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels import AnnotationKind, BoxLabel, MaskLabel
 from medssl_cli.formats.labels.lidc import read_lidc
 from medssl_cli.formats.labels.rtstruct import read_rtstruct
 from medssl_cli.formats.labels.seg import read_seg
 from medssl_cli.imaging.geometry import Affine, Shape
+from medssl_cli.ingest.failures import Failure
+from medssl_cli.ingest.labels import ReadTask, read_annotations
 from tests.unit import test_labels_coco as coco
 from tests.unit import test_labels_lidc as lidc
 from tests.unit import test_labels_rtstruct as rtstruct

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medssl_cli.engine.ingest.failures import Failure
-from medssl_cli.engine.ingest.homes import Home, Homes, homes_of
-from medssl_cli.engine.ingest.labels import the_image
-from medssl_cli.engine.ingest.matching import Index, KnownImage
-from medssl_cli.engine.ingest.tasks import StoredImage
 from medssl_cli.formats.labels import Instance, Reference
+from medssl_cli.ingest.failures import Failure
+from medssl_cli.ingest.homes import Home, Homes, homes_of
+from medssl_cli.ingest.labels import the_image
+from medssl_cli.ingest.matching import Index, KnownImage
+from medssl_cli.ingest.tasks import StoredImage
 from tests.toy_cache import toy_cache
 
 A, B, C, D = (StoredImage(name * 26, "s" * 26, True, (4, 4, 4), np.eye(4), ()) for name in "abcd")

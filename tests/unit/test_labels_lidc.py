@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels.lidc import read_lidc
 from medssl_cli.imaging.geometry import Affine
 

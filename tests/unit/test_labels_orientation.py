@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels import BoxLabel, Reference
 from medssl_cli.formats.labels.boxes import PictureBoxes, upright
 from medssl_cli.formats.labels.luna import Spheres

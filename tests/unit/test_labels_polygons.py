@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels import polygons
 from medssl_cli.formats.labels.polygons import fill_contours, fill_polygon, outline_voxels, unite_contours
 

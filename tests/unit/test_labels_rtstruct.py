@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from scipy.spatial.transform import Rotation
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels import STRUCTURE_SET, Instance, MaskLabel, rtstruct
 from medssl_cli.formats.labels.polygons import fill_polygon
 from medssl_cli.formats.labels.rtstruct import read_rtstruct

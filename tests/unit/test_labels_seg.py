@@ -15,7 +15,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 from scipy.spatial.transform import Rotation
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom import read_headers
 from medssl_cli.formats.dicom_seg import write_segmentation
 from medssl_cli.formats.labels import LABEL_MAP_SEGMENTATION, SEGMENTATION, Instance, MaskLabel

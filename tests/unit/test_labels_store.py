@@ -8,11 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from medssl_cli.base.errors import InputError
 from medssl_cli.cache.annotations import add_boxes, add_findings
 from medssl_cli.cache.items import Box, ItemRecord, Provenance
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest.failures import Failure
-from medssl_cli.engine.ingest.labels import (
+from medssl_cli.formats.labels import AnnotationKind, MaskLabel, Reference
+from medssl_cli.imaging.volume import Volume
+from medssl_cli.ingest.failures import Failure
+from medssl_cli.ingest.labels import (
     Annotation,
     Choice,
     Matches,
@@ -22,11 +25,8 @@ from medssl_cli.engine.ingest.labels import (
     store_annotations,
     verdict,
 )
-from medssl_cli.engine.ingest.matching import Index, KnownImage, names_of
-from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
-from medssl_cli.errors import InputError
-from medssl_cli.formats.labels import AnnotationKind, MaskLabel, Reference
-from medssl_cli.imaging.volume import Volume
+from medssl_cli.ingest.matching import Index, KnownImage, names_of
+from medssl_cli.ingest.tasks import StoredImage, StoredLabel
 from tests.toy_cache import toy_cache
 from tests.unit.test_labels_rtstruct import square, structure_set
 

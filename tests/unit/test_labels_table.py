@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels import FindingsLabel, Reading, folders_of, name_key
 from medssl_cli.formats.labels.table import read_table
 from medssl_cli.formats.table_choice import TableChoice

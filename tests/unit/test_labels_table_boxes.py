@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels import BoxLabel, BoxMark, FindingsLabel, Reading
 from tests.unit.test_labels_table import read
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medssl_cli.engine.ingest.failures import Failure
-from medssl_cli.engine.ingest.labels import Annotation
-from medssl_cli.engine.ingest.tally import FileOutcome, Tally
-from medssl_cli.engine.ingest.tasks import StoredImage, StoredLabel
 from medssl_cli.formats.labels import FindingsLabel, Reference, RefusedRow
+from medssl_cli.ingest.failures import Failure
+from medssl_cli.ingest.labels import Annotation
+from medssl_cli.ingest.tally import FileOutcome, Tally
+from medssl_cli.ingest.tasks import StoredImage, StoredLabel
 
 NEW, OLD = StoredLabel(is_new=True, warnings=("W_EMPTY_LABEL",)), StoredLabel(is_new=False, warnings=())
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.cli.training_logs import open_sinks
 from medssl_cli.engine.loggers import flat, open_sink
 from medssl_cli.engine.metrics_log import MetricsLog
-from medssl_cli.errors import UsageError
 from medssl_cli.recipe import PretrainRecipe, find_recipe, load_recipe
 
 

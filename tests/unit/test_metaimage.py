@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.metaimage import is_metaimage, read_metaimage
 from medssl_cli.formats.policy import Policy
 from medssl_cli.imaging.geometry import orientation_code

@@ -2,8 +2,8 @@
 
 import pytest
 
-from medssl_cli.errors import InputError
-from medssl_cli.names import MAX_NAME, is_safe_name, safe_name, unique_names
+from medssl_cli.base.errors import InputError
+from medssl_cli.base.names import MAX_NAME, is_safe_name, safe_name, unique_names
 
 
 @pytest.mark.parametrize("name", ["right lung", "右肺", "Ösophagus", "Лёгкое", "हृदय", "GTV_1.5+/-x", "الرئة"])

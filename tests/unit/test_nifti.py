@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medssl_cli.errors import GateError, InputError, UsageError
+from medssl_cli.base.errors import GateError, InputError, UsageError
 from medssl_cli.formats import nifti
 from medssl_cli.formats.gzip_strict import gunzip, gzip_bytes
 from medssl_cli.formats.nifti import encode_nifti, read_nifti, read_nifti_series, write_nifti

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medssl_cli.errors import UsageError
+from medssl_cli.base.errors import UsageError
 from medssl_cli.nn.backbones import Backbone, plainconv, resenc
 
 CHANNELS = (32, 64, 128, 256, 320, 320)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medssl_cli.errors import InputError, UsageError
+from medssl_cli.base.errors import InputError, UsageError
 from medssl_cli.formats.nrrd import is_nrrd, read_nrrd
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import Member

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from medssl_cli.errors import MedsslError
-from medssl_cli.parallel import Outcome, Workers, _quota_cores, available_cores, supervised_map
+from medssl_cli.base.errors import MedsslError
+from medssl_cli.work.workers import Outcome, Workers, _quota_cores, available_cores, supervised_map
 from tests.environment import ENVIRONMENT
 
 HANG_S = 600.0
 PARENT = """
 import sys
 from tests.unit.test_parallel import tell_and_hang
-from medssl_cli.parallel import supervised_map
+from medssl_cli.work.workers import supervised_map
 
 if __name__ == "__main__":
     list(supervised_map(tell_and_hang, [sys.argv[1]], num_workers=1, timeout_s=600))

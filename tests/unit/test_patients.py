@@ -4,7 +4,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 import pytest
 
-from medssl_cli.errors import UsageError
+from medssl_cli.base.errors import UsageError
 from medssl_cli.formats.layouts import ImageFile, arrange
 from medssl_cli.formats.patients import patient_from_name, patients_from_places, patients_of
 from medssl_cli.formats.source import Member, Source

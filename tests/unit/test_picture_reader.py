@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.pictures import is_picture, read_picture
 from medssl_cli.formats.policy import Policy

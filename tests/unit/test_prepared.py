@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medssl_cli.base.errors import GateError, UsageError
 from medssl_cli.cache import prepared, preparing
 from medssl_cli.cache.arrays import read_array
 from medssl_cli.cache.audit import audit_cache
@@ -16,7 +17,6 @@ from medssl_cli.data.crops import CropDataset
 from medssl_cli.data.examples import Example
 from medssl_cli.data.slices import read_slices
 from medssl_cli.data.whole import read_whole
-from medssl_cli.errors import GateError, UsageError
 from medssl_cli.imaging.placement import brought_to
 from medssl_cli.imaging.preprocessing import intensity_of, network_input
 from medssl_cli.imaging.volume import Volume

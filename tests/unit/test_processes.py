@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from medssl_cli.base.errors import StorageError, UsageError
 from medssl_cli.engine.processes import BUSY, Processes, launched
-from medssl_cli.errors import StorageError, UsageError
 
 
 class FakeFabric:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from medssl_cli import plugins
-from medssl_cli.errors import Exit, UsageError
-from medssl_cli.plain_yaml import MAX_BYTES, MAX_DEPTH, parse_yaml
+from medssl_cli.base import plugins
+from medssl_cli.base.errors import Exit, UsageError
+from medssl_cli.base.plain_yaml import MAX_BYTES, MAX_DEPTH, parse_yaml
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import (
     Augmentation,

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from medssl_cli.base.errors import GateError, InputError, UsageError
 from medssl_cli.deploy import runtime
 from medssl_cli.deploy.bundle import attach
 from medssl_cli.deploy.runtime import OnnxModel, parse_device
-from medssl_cli.errors import GateError, InputError, UsageError
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
 from tests.toy_model import TILE, toy_bundle, toy_graph, write_toy_model

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from medssl_cli.base.classes import IGNORE, WantedClasses, parse_classes
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.voxel_losses import dice_loss
+from medssl_cli.tasks.segmentation.decode import MaskDecoding, decoding_of, painted
 from medssl_cli.tasks.segmentation.network import SegmentationNetwork as Task
 from medssl_cli.tasks.segmentation.network import SegmentationOptions as Options
 
@@ -184,6 +186,83 @@ def test_dice_has_the_gradient_of_finite_differences() -> None:
     probabilities = torch.rand(target.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
     assert torch.autograd.gradcheck(lambda p: dice_loss(p, target), probabilities.requires_grad_())
+
+
+REGIONS = {"whole": ["edge", "core"], "core": ["core"]}
+
+
+def region_targets(*, with_ignored: bool = False) -> Tensor:
+    """Of a map of edge (1) and core (2): [B, 2, X, Y, Z]; some voxels of which nobody judged."""
+    labels = random_labels()
+    regions = torch.stack([labels > 0, labels == 2], dim=1).to(torch.uint8)
+    if with_ignored:
+        regions[:, :, 0] = IGNORE
+    return regions
+
+
+def test_regions_have_an_output_each_and_no_background() -> None:
+    assert task(classes=REGIONS)(torch.randn(2, 1, 8, 4, 6)).shape == (2, 2, 8, 4, 6)
+
+
+def test_the_loss_of_regions_is_its_definition_restated() -> None:
+    logits = torch.randn(2, 2, 4, 3, 5, generator=torch.Generator().manual_seed(1)).double() * 2
+    targets = region_targets(with_ignored=True)
+
+    losses = task(classes=REGIONS).loss(logits, targets)
+
+    cross_entropy, number, dice = 0.0, 0, 0.0
+    for region in range(2):
+        both = total = 0.0
+        for b, x, y, z in np.ndindex(2, 4, 3, 5):
+            truth = int(targets[b, region, x, y, z])
+            if truth == IGNORE:
+                continue
+            p = 1 / (1 + math.exp(-float(logits[b, region, x, y, z])))
+            cross_entropy -= math.log(p if truth else 1 - p)
+            number, both, total = number + 1, both + p * truth, total + p + truth
+        dice += (1 - (2 * both + 1e-5) / (total + 1e-5)) / 2
+    assert losses.parts["binary_cross_entropy"].item() == pytest.approx(cross_entropy / number, rel=1e-5)
+    assert losses.parts["dice"].item() == pytest.approx(dice, rel=1e-5)
+    assert losses.total.item() == pytest.approx(cross_entropy / number + dice, rel=1e-5)
+
+
+def test_limits_of_the_loss_of_regions() -> None:
+    targets, model = region_targets(), task(classes=REGIONS)
+
+    perfect = model.loss((targets.float() - 0.5) * 100, targets)
+    blank = model.loss(torch.zeros(targets.shape), targets)
+
+    assert perfect.total.item() == pytest.approx(0, abs=1e-5)
+    assert blank.parts["binary_cross_entropy"].item() == pytest.approx(math.log(2))
+
+
+def test_what_nobody_judged_has_no_gradient_in_any_region() -> None:
+    targets = region_targets(with_ignored=True)
+    logits = torch.zeros(targets.shape, requires_grad=True)
+
+    task(classes=REGIONS).loss(logits, targets).total.backward()
+
+    assert logits.grad is not None
+    assert (logits.grad[:, :, 0] == 0).all()
+    assert ((logits.grad < 0) == (targets == 1))[:, :, 1:].all()
+
+
+def test_what_the_outputs_mean_is_plain_data() -> None:
+    softmax = decoding_of(WantedClasses(parse_classes({2: "b", 1: "a"})))
+    sigmoid = decoding_of(WantedClasses(parse_classes(REGIONS)))
+
+    assert softmax.model_dump() == {"activation": "softmax", "names": ("a", "b")}
+    assert sigmoid.model_dump() == {"activation": "sigmoid", "names": ("whole", "core")}
+    assert (softmax.num_outputs, sigmoid.num_outputs) == (3, 2)
+    assert MaskDecoding.model_validate_json(sigmoid.model_dump_json()) == sigmoid
+
+
+def test_where_regions_overlap_the_smaller_one_is_seen() -> None:
+    masks = np.zeros((2, 4, 1, 1), np.uint8)
+    masks[0, 1:], masks[1, 2] = 1, 1
+
+    assert painted(masks, masks).ravel().tolist() == [0, 1, 2, 1]
+    assert painted(masks[::-1], masks[::-1]).ravel().tolist() == [0, 2, 1, 2]
 
 
 def test_logits_have_a_channel_per_class_and_one_for_background() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.networks.nets import SwinUNETR
 
-from medssl_cli.errors import UsageError
+from medssl_cli.base.errors import UsageError
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.backbones.swinunetr import build
 

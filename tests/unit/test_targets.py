@@ -9,20 +9,21 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from medssl_cli.base.classes import IGNORE, WantedClasses, parse_classes
+from medssl_cli.base.errors import InputError, NothingUsableError, UsageError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.audit import audit_cache
 from medssl_cli.cache.items import LabelRecord
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import LabelSurvey, class_voxels, everything_in, table_of, tables_of, to_classes
 from medssl_cli.cache.transfer import export_items
-from medssl_cli.classes import IGNORE, WantedClasses, parse_classes
 from medssl_cli.data.crops import read_classes
 from medssl_cli.data.label_checks import say_unseen
-from medssl_cli.errors import InputError, NothingUsableError, UsageError
+from medssl_cli.imaging.volume import Volume
 from medssl_cli.nn.voxel_losses import frequencies, voxel_losses
 from medssl_cli.preprocessing import Preprocessing
-from medssl_cli.talk import Silence
-from medssl_cli.tasks.segmentation.scores import evaluate
+from medssl_cli.tasks.segmentation.scores import evaluate, reference_of
 from tests.listener import Listener
 from tests.small_cache import label_of, stored, volume_of
 from tests.toy_cache import Marked, toy_cache
@@ -91,6 +92,39 @@ def test_values_beyond_what_a_label_map_knows_are_background() -> None:
     table = table_of(label({1: "a"}), wanted(["a"]))
 
     assert to_classes(np.array([0, 1, 2, 60_000], dtype=np.uint16), table).tolist() == [0, 1, 0, 0]
+
+
+REGIONS = {"abdomen": ["kidney", "liver", "spleen"], "upper": ["liver", "spleen"], "liver": ["liver"]}
+
+
+def test_regions_say_of_each_voxel_which_of_them_it_is_in() -> None:
+    table = table_of(label({1: "kidney", 2: "liver", 3: "spleen", 4: "cyst"}, ignore=5), wanted(REGIONS, ("cyst",)))
+
+    #                        background, kidney, liver, spleen, cyst, nobody judged, larger values
+    assert table.tolist() == [
+        [0, 1, 1, 1, IGNORE, IGNORE, 0],
+        [0, 0, 1, 1, IGNORE, IGNORE, 0],
+        [0, 0, 1, 0, IGNORE, IGNORE, 0],
+    ]
+    voxels = np.arange(8).reshape(2, 2, 2)
+    assert to_classes(voxels, table).tolist() == [row[voxels.clip(max=6)].tolist() for row in table]
+
+
+def test_a_voxel_of_several_regions_counts_for_each() -> None:
+    recipe = wanted(REGIONS)
+
+    assert class_voxels(WITH_LIVER, recipe) == {1: 30, 2: 20, 3: 10}
+    assert class_voxels(WITHOUT_LIVER, recipe) == {1: 20, 2: 10}
+    survey = LabelSurvey([WITHOUT_LIVER, label({1: "bone"})], recipe)
+    assert survey.unseen() == ["liver"]
+    assert survey.notes()[-1].endswith("background: bone (1 image)")
+    LabelSurvey([WITH_LIVER, WITHOUT_LIVER], recipe).refuse_contradictions()
+
+
+def test_a_region_of_anything_holds_what_no_other_names_but_nothing_ignored() -> None:
+    table = table_of(WITH_LIVER, wanted({"marked": "any", "liver": ["liver"]}, ("kidney",)))
+
+    assert table[:, 1:4].tolist() == [[IGNORE, 1, 1], [IGNORE, 1, 0]]
 
 
 def test_equal_tables_are_one_array() -> None:
@@ -295,6 +329,27 @@ def test_the_value_of_what_nobody_judged_is_no_class_of_a_record(tmp_path: Path)
 
 
 # Where labels are used.
+
+
+def test_a_reference_lies_on_the_grid_of_the_first_image_of_its_example(tmp_path: Path) -> None:
+    """The labelled image runs along its axes the other way than the first one."""
+    cache = Cache.open_or_create(tmp_path / "cache")
+    volume = volume_of()
+    record = stored(cache, volume)
+    values = np.random.default_rng(0).integers(0, 3, record.shape)
+    with cache.writing():
+        cache.add_label(record.item_id, "seg", label_of(values), {1: "edge", 2: "core"})
+    flip = np.eye(4)
+    flip[0, 0], flip[0, 3] = -1, record.shape[0] - 1
+    first = Volume(volume.voxels[:, ::-1], volume.affine @ flip)
+
+    classes = reference_of(cache, cache.record(record.item_id), "seg", wanted(["edge", "core"]), first)
+    regions = reference_of(
+        cache, cache.record(record.item_id), "seg", wanted({"all": ["edge", "core"], "core": ["core"]}), first
+    )
+
+    assert np.array_equal(classes, values[::-1])
+    assert np.array_equal(regions, np.stack([values[::-1] > 0, values[::-1] == 2]))
 
 
 def swapped(number: int, balls: np.ndarray) -> Marked:

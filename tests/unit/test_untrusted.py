@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.files import read_regular
+from medssl_cli.base.plain_json import MAX_DEPTH, parse_json
 from medssl_cli.cache.catalog import Catalog
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.ingest import known_files
-from medssl_cli.engine.ingest.ingest import ingest
-from medssl_cli.engine.ingest.options import IngestOptions
 from medssl_cli.engine.tensor_files import tensor_bytes
 from medssl_cli.engine.weights import load_encoder
-from medssl_cli.errors import UsageError
-from medssl_cli.files import read_regular
-from medssl_cli.plain_json import MAX_DEPTH, parse_json
+from medssl_cli.ingest import known_files
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions
 from tests.dicom_factory import ct_series
 from tests.toy_cache import toy_cache
 

@@ -8,8 +8,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.data.views import draw_offsets
-from medssl_cli.errors import UsageError
 from medssl_cli.methods import voco
 from medssl_cli.methods.voco import overlap, terms
 from medssl_cli.methods.voco.method import draw_dropout

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.engine.weights.forms import Parts, canonical, sort_tensors
 from medssl_cli.engine.weights.importing import reverse_axes
 from medssl_cli.engine.weights.matching import Match, adapt_channels, match_encoder, skeleton
 from medssl_cli.engine.weights.reading import Contents, Order, extract
-from medssl_cli.errors import UsageError
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named
 from tests import published_weights as published

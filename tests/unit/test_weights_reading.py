@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.engine.weights.reading import Contents, Order, extract, read_untrusted
-from medssl_cli.errors import UsageError
 
 MARK = "MEDSSL_TEST_WAS_RUN"
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from medssl_cli.base.errors import GateError, UsageError
 from medssl_cli.engine.weights import Encoder, initialise
 from medssl_cli.engine.weights.forms import sort_tensors
 from medssl_cli.engine.weights.importing import Report, Wishes, import_weights
 from medssl_cli.engine.weights.matching import match_encoder
-from medssl_cli.errors import GateError, UsageError
 from medssl_cli.nn.backbones import resnet
 from medssl_cli.recipe import Named
 

@@ -8,17 +8,17 @@ from typing import Any, Final, Literal
 from pydantic import TypeAdapter
 from torch import nn
 
-from medssl_cli.classes import joined
+from medssl_cli.base.classes import joined
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.files import sha256_json
+from medssl_cli.base.plain_json import parse_json
+from medssl_cli.base.strict import PositiveInt
 from medssl_cli.engine.checkpoints import require_finite_weights, sha256_tensor, unprefixed
 from medssl_cli.engine.runs import Run, open_run
 from medssl_cli.engine.tensor_files import read_tensors
-from medssl_cli.errors import UsageError
-from medssl_cli.files import sha256_json
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones.resnet import inflate
-from medssl_cli.plain_json import parse_json
 from medssl_cli.recipe import Named, TaskRecipe
-from medssl_cli.strict import PositiveInt
 from medssl_cli.tasks import SLICES, TaskNetwork, task_options
 
 ENCODER: Final = "encoder.safetensors"
@@ -138,6 +138,7 @@ def _of_finetuning(run: Run, recipe: TaskRecipe) -> Encoder:
         own,
         sha256_json({name: sha256_tensor(tensor) for name, tensor in sorted(network.items())}),
         None if before["patients"] is None else learnt | looked | set(before["patients"]),
+        in_channels=len(recipe.data.rules),
         labelled_patients=learnt | set(before["labelled"]),
         task=TaskWeights(tuple(task_options(recipe).classes), rest),
     )
@@ -154,7 +155,7 @@ def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _read(path: Path, patients: frozenset[str] | None) -> Encoder:
-    from medssl_cli.files import sha256_file
+    from medssl_cli.base.files import sha256_file
 
     weights, described = _tensors(path)
     if "backbone" not in described:
@@ -214,7 +215,7 @@ def require_fit(own: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
         raise UsageError(
             "E_WEIGHTS_MISMATCH",
             f"{len(missing)} tensors missing, {len(unexpected)} unexpected, {len(misshapen)} of another shape",
-            hint="the encoder's backbone and the recipe's must be the same",
+            hint="the encoder's backbone and the recipe's must be the same, and their images have as many channels",
         )
 
 

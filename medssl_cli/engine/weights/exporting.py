@@ -9,6 +9,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.files import sha256_file, write_atomic, write_json
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.engine.runs import LOCK, open_run
 from medssl_cli.engine.tensor_files import read_tensors, tensor_bytes
@@ -16,8 +18,6 @@ from medssl_cli.engine.weights import DECODER, Encoder, load_encoder, require_fi
 from medssl_cli.engine.weights.importing import reverse_axes
 from medssl_cli.engine.weights.matching import skeleton
 from medssl_cli.engine.weights.nnunet import NNUNET, fresh_decoder, plan, with_aliases
-from medssl_cli.errors import UsageError
-from medssl_cli.files import sha256_file, write_atomic, write_json
 from medssl_cli.recipe import Data
 
 TARGETS: Final = ("monai-swinunetr", "nnunet")

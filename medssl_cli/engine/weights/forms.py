@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from torch import Tensor
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.engine.weights.reading import BRANCHES
-from medssl_cli.errors import UsageError
 from medssl_cli.nn.axes import MAX_KERNEL
 from medssl_cli.nn.backbones.resnet import BLOCKS, BOTTLENECK_FROM
 from medssl_cli.recipe import Named

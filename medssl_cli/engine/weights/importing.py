@@ -12,14 +12,8 @@ from typing import Any, Final
 from torch import Tensor
 
 from medssl_cli import __version__
-from medssl_cli.engine.randomness import Purpose, implicit_randomness
-from medssl_cli.engine.tensor_files import read_tensors, tensor_bytes
-from medssl_cli.engine.weights import DECODER, ENCODER, PROJECTOR, RECORD
-from medssl_cli.engine.weights.forms import Form, Parts, sort_tensors
-from medssl_cli.engine.weights.matching import Match, match_encoder
-from medssl_cli.engine.weights.reading import BRANCHES, Contents, read_untrusted
-from medssl_cli.errors import GateError, UsageError
-from medssl_cli.files import (
+from medssl_cli.base.errors import GateError, UsageError
+from medssl_cli.base.files import (
     publish_directory,
     remove_temporaries,
     sha256_file,
@@ -28,6 +22,12 @@ from medssl_cli.files import (
     write_atomic,
     write_json,
 )
+from medssl_cli.engine.randomness import Purpose, implicit_randomness
+from medssl_cli.engine.tensor_files import read_tensors, tensor_bytes
+from medssl_cli.engine.weights import DECODER, ENCODER, PROJECTOR, RECORD
+from medssl_cli.engine.weights.forms import Form, Parts, sort_tensors
+from medssl_cli.engine.weights.matching import Match, match_encoder
+from medssl_cli.engine.weights.reading import BRANCHES, Contents, read_untrusted
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named
 

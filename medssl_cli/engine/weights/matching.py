@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.engine.weights.forms import same
-from medssl_cli.errors import UsageError
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from medssl_cli.child import limit_data
-from medssl_cli.errors import UsageError
-from medssl_cli.parallel import OUT_OF_MEMORY, TIMED_OUT, Outcome, supervised_map
+from medssl_cli.base.errors import UsageError
+from medssl_cli.work.child import limit_data
+from medssl_cli.work.workers import OUT_OF_MEMORY, TIMED_OUT, Outcome, supervised_map
 
 WRAPPERS: Final = (
     "state_dict", "network_weights", "net", "classy_state_dict", "base_model", "model_state_dict", "model", "trunk"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 
 MAX_MARKERS: Final = 10_000
 MAX_BOXES: Final = 1_000

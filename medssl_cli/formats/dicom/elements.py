@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.coding import LONG, SHORT, Coding, coding_of
 from medssl_cli.formats.dicom.tags import META_TAGS, SOP_CLASS, TRANSFER_SYNTAX, WANTED_TAGS
 from medssl_cli.formats.dicom.window import DEFLATED, Window, truncated

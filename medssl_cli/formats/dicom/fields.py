@@ -6,7 +6,7 @@ missing where it is malformed (`lenient`).
 
 from typing import Any, Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.metadata import acquisition_of
 from medssl_cli.formats.dicom.tags import SLICE_MODALITIES
 from medssl_cli.formats.dicom.values import Values, lenient

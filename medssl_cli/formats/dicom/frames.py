@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli import __version__
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.codestream import CodedPicture, check_codestream
 from medssl_cli.formats.dicom.headers import Header, dataset_bytes, parse_failure
 from medssl_cli.formats.dicom.rle import decode_rle

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.headers import Header
 from medssl_cli.formats.dicom.repair import MAX_TILT_DEGREES, NO_REPAIR, Repair, slots_of, upright
 from medssl_cli.formats.loaded import LPS_TO_RAS

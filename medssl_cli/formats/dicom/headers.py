@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.formats.dicom.elements import Elements, walk
 from medssl_cli.formats.dicom.enhanced import frames

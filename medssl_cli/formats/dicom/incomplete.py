@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.elements import walk
 from medssl_cli.formats.dicom.headers import Header, parse_failure
 from medssl_cli.formats.dicom.projection import is_projection

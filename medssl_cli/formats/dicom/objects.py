@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.elements import Elements, walk
 from medssl_cli.formats.dicom.tags import (
     CINE,

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.frames import BYTE_ORDER_OF, open_pixels, read_frames
 from medssl_cli.formats.dicom.headers import Header
 from medssl_cli.formats.dicom.loss import is_lossy, loss_ratio

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.headers import Header
 from medssl_cli.formats.dicom.tags import RADIOGRAPHS, SECONDARY_CAPTURE
 from medssl_cli.formats.loaded import BurnedIn, SpacingKind

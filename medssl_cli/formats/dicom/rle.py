@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 
 _HEADER: Final = struct.Struct("<16I")
 _NO_OPERATION: Final = 0x80

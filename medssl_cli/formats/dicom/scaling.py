@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 
 _INTEGERS: Final = (np.uint8, np.int16, np.uint16, np.int32, np.uint32)
 

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.gate import JITTER_MM, REPAIRABLE, Fit
 from medssl_cli.formats.dicom.headers import Header, content_digest
 from medssl_cli.formats.dicom.incomplete import WHOLE, Incomplete

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.gate import Fit, check_slices, fit
 from medssl_cli.formats.dicom.headers import Header
 from medssl_cli.formats.policy import STRICT, Policy

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.source import Member, Source, read_bytes, read_head, size_of
 
 MAX_HEADER_BYTES: Final = 64 * 2**20

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from medssl_cli.errors import InputError
-from medssl_cli.files import storage_errors
+from medssl_cli.base.errors import InputError
+from medssl_cli.base.files import storage_errors
 from medssl_cli.formats.dicom.headers import CT_IMAGE
 from medssl_cli.formats.loaded import LPS_TO_RAS
 from medssl_cli.imaging.volume import Volume

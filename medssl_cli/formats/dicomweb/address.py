@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import urlsplit
 
-from medssl_cli.errors import UsageError
+from medssl_cli.base.errors import UsageError
 
 _SCHEMES: Final = {"dicomweb": "https", "dicomweb+http": "http"}
 _EXAMPLE: Final = "dicomweb://HOST[:PORT]/PATH; dicomweb+http:// is not encrypted"

@@ -19,7 +19,7 @@ from typing import Any, Final
 import requests
 import urllib3
 
-from medssl_cli.errors import InterruptedCleanlyError, StorageError, UsageError
+from medssl_cli.base.errors import InterruptedCleanlyError, StorageError, UsageError
 from medssl_cli.formats.dicomweb.address import Credentials
 
 CHUNK_BYTES: Final = 64 * 2**10

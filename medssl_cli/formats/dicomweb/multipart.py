@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from email.message import Message
 from typing import Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 
 MAX_PART_HEADER_BYTES: Final = 16 * 2**10
 _MAX_PADDING_BYTES: Final = 64

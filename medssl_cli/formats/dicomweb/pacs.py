@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from medssl_cli.errors import InputError, StorageError, UsageError
+from medssl_cli.base.errors import InputError, StorageError, UsageError
 from medssl_cli.formats.dicom.elements import walk
 from medssl_cli.formats.dicom.window import Window
 from medssl_cli.formats.dicomweb.address import Address, Credentials

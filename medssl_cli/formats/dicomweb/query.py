@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
 
-from medssl_cli.errors import UsageError
+from medssl_cli.base.errors import UsageError
 
 STUDY_DATE: Final = "00080020"
 MODALITY: Final = "00080060"

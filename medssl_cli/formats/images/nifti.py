@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.gzip_strict import MAGIC, gzip_head
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.nifti_header import LARGEST_HEADER, is_nifti, parse_header

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.source import stem_of
 from medssl_cli.imaging.geometry import Affine, Shape
 

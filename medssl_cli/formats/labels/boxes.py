@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from medssl_cli.errors import InputError, MarkError
+from medssl_cli.base.errors import InputError, MarkError
 from medssl_cli.formats.labels import BoxLabel, BoxMark, Placed
 from medssl_cli.imaging.geometry import Affine, Shape
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
+from medssl_cli.base.names import unique_names
 from medssl_cli.formats.labels import (
     MAX_CLASSES,
     MAX_MARKS,
@@ -33,7 +34,6 @@ from medssl_cli.formats.labels.boxes import (
     unknown_sizes,
 )
 from medssl_cli.formats.source import Source, read_bytes
-from medssl_cli.names import unique_names
 
 MAX_FILE_BYTES: Final = 256 * 2**20
 MAX_IMAGES: Final = 2_000_000

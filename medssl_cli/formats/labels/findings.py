@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
+from medssl_cli.base.names import is_safe_name, unique_names
 from medssl_cli.formats.labels import MAX_FINDINGS, RefusedRow, parsed_number
 from medssl_cli.formats.labels.columns import (
     NAMES,
@@ -22,7 +23,6 @@ from medssl_cli.formats.labels.columns import (
     plain,
 )
 from medssl_cli.formats.labels.csv_rows import Row, Table
-from medssl_cli.names import is_safe_name, unique_names
 
 NOTHING: Final = frozenset(("nofinding", "nofindings", "normal", "healthy"))
 """Names that say that nothing was found, as `plain`."""

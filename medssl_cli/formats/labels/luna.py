@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from medssl_cli.errors import InputError, MarkError
+from medssl_cli.base.errors import InputError, MarkError
 from medssl_cli.formats.labels import (
     MAX_MARKS,
     BoxLabel,

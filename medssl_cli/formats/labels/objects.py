@@ -20,12 +20,12 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import TEXT_VR_DELIMS
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
+from medssl_cli.base.names import safe_name, unique_names
 from medssl_cli.formats.dicom.window import DEFLATED, inflate
 from medssl_cli.formats.labels import MAX_VALUE, Instance, listed
 from medssl_cli.formats.labels.whole import BIG_ENDIAN, IMPLICIT, check_whole, read_meta
 from medssl_cli.formats.source import Source, read_bytes
-from medssl_cli.names import safe_name, unique_names
 
 MAX_COORDINATE_MM: Final = 1e5
 MAX_UIDS: Final = 100_000

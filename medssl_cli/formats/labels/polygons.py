@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 
 MAX_CROSSINGS: Final = 50_000_000
 MAX_TOUCHING: Final = 1_000

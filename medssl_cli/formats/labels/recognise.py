@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels import LABEL_MAP_SEGMENTATION, SEGMENTATION, STRUCTURE_SET, AnnotationKind
 from medssl_cli.formats.labels.coco import MAX_FILE_BYTES as MAX_JSON_BYTES
 from medssl_cli.formats.labels.columns import is_keyed

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels.objects import integer, raw, text
 
 MAX_PIXEL_BYTES: Final = 2 * 2**30

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels import FindingsLabel, Reading, Reference, RefusedRow, num_shared_folders, refusals
 from medssl_cli.formats.labels.columns import (
     LEVELS,

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
+from medssl_cli.base.names import is_safe_name
 from medssl_cli.formats.labels import MAX_FINDINGS, MAX_MARKS, BoxLabel, Reading, Reference, RefusedRow, refusals
 from medssl_cli.formats.labels.boxes import (
     MAX_PIXEL,
@@ -24,7 +25,6 @@ from medssl_cli.formats.labels.csv_rows import Row, Table
 from medssl_cli.formats.labels.findings import NOTHING, is_unknown, number_in
 from medssl_cli.formats.labels.readers import ReadBox, fused
 from medssl_cli.formats.table_choice import Readers
-from medssl_cli.names import is_safe_name
 
 MAX_SIDE: Final = 32_767
 UNNAMED: Final = "box"

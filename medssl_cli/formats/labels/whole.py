@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 
 MAX_ELEMENTS: Final = 5_000_000
 MAX_DEPTH: Final = 64

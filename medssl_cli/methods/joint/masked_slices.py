@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medssl_cli.base.strict import Strict
 from medssl_cli.nn.distributed import sum_over_processes, world_size
-from medssl_cli.strict import Strict
 
 
 class MaskOptions(Strict):

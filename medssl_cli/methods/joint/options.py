@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from medssl_cli.base.strict import NonNegativeFloat, PositiveInt, Probability, Strict
 from medssl_cli.data.slice_views import SliceAugmentation
 from medssl_cli.methods.joint.masked_slices import MaskOptions
 from medssl_cli.nn.clusters.heads import ClusterOptions, SwappedOptions
 from medssl_cli.nn.slices.volume_encoder import VolumeOptions
-from medssl_cli.strict import NonNegativeFloat, PositiveInt, Probability, Strict
 
 
 class Swapped(Strict):

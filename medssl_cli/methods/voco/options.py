@@ -5,10 +5,10 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medssl_cli.classes import Classes, Ignored, WantedClasses
+from medssl_cli.base.classes import Classes, Ignored, WantedClasses, refuse_overlap
+from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Strict
 from medssl_cli.methods.voco.terms import Regulariser
 from medssl_cli.nn.decoder import Decoder
-from medssl_cli.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Strict
 
 # What an objective has, and its value. A name that is missing keeps the default; see `OBJECTIVE_ONLY`.
 PRESETS: Final[dict[str, dict[str, Any]]] = {
@@ -89,8 +89,9 @@ class OmniOptions(Strict):
 
     @model_validator(mode="after")
     def _once(self) -> Self:
-        """Classes must not contradict each other."""
+        """Classes must not contradict each other, nor overlap."""
         WantedClasses.of(self)
+        refuse_overlap(self.classes)
         return self
 
     @property

@@ -4,7 +4,7 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from medssl_cli.errors import UsageError
+from medssl_cli.base.errors import UsageError
 from medssl_cli.nn.distributed import BatchNorm, world_size
 
 MIN_ROWS: Final = 16  # fewer make BatchNorm's statistics, and with them the projections, mostly noise

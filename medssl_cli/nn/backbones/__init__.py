@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.errors import UsageError
+from medssl_cli.base.errors import UsageError
 from medssl_cli.nn.axes import Axes, PerAxis, misfit, per_axis
 
 

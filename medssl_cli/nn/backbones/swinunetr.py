@@ -15,7 +15,7 @@ from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medssl_cli.errors import UsageError
+from medssl_cli.base.errors import UsageError
 from medssl_cli.nn.backbones import Backbone, hide, require_canvas
 from medssl_cli.nn.window_attention import attend_in_chunks
 

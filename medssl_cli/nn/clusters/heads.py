@@ -17,13 +17,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medssl_cli.errors import UsageError
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.strict import PositiveFloat, PositiveInt, Probability, Strict
 from medssl_cli.nn.clusters.group_table import GroupTable
 from medssl_cli.nn.clusters.health import ClusterHealth, alarms, cluster_health
 from medssl_cli.nn.clusters.losses import UNLABELLED, Prototypes, cluster_prediction_loss, swapped_prediction_loss
 from medssl_cli.nn.clusters.memory import MemoryBank, Queue, cluster_bank
 from medssl_cli.nn.clusters.sinkhorn import entropy_floor, most_prototypes, queue_length, sinkhorn_codes
-from medssl_cli.strict import PositiveFloat, PositiveInt, Probability, Strict
 
 PROJECTION_DIM: Final = 128
 JUDGED_STEPS: Final = 10  # logged ones

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from medssl_cli.base.strict import PositiveFloat
 from medssl_cli.nn.slices.volume_encoder import VolumeEncoder, VolumeOptions
-from medssl_cli.strict import PositiveFloat
 
 
 class Relation(VolumeOptions):

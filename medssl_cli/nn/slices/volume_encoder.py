@@ -11,10 +11,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from medssl_cli.base.strict import PositiveFloat, PositiveInt, Strict
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.slices.embedding import SliceEmbedding
 from medssl_cli.nn.slices.encoder import AttentionPool, SliceEncoder, mean_pool
-from medssl_cli.strict import PositiveFloat, PositiveInt, Strict
 
 
 class VolumeOptions(Strict):

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
+from medssl_cli.base.strict import Probability, Strict
 from medssl_cli.cache.findings import Definition
 from medssl_cli.heads import FindingsHead, Head
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.distributed import sum_over_processes, world_size
 from medssl_cli.nn.slices.encoder import mean_pool
 from medssl_cli.nn.slices.volume_encoder import VolumeEncoder, VolumeOptions
-from medssl_cli.strict import Probability, Strict
 from medssl_cli.tasks import SLICES, ClassName, TaskLosses, TaskNetwork, each_by_itself
 
 MAX_WEIGHT: Final = 100.0

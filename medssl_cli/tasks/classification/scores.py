@@ -13,11 +13,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.base.errors import NothingUsableError
+from medssl_cli.base.plain_json import without_nan
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.findings import finding_names, targets_of
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.selection import with_annotations
-from medssl_cli.errors import NothingUsableError
 from medssl_cli.heads import FindingsHead, OperatingPoint
 from medssl_cli.metrics.ranking import (
     auroc,
@@ -29,9 +31,7 @@ from medssl_cli.metrics.ranking import (
     youden_threshold,
 )
 from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of, shown
-from medssl_cli.plain_json import without_nan
 from medssl_cli.report.gallery import Shown
-from medssl_cli.talk import Talk
 from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject
 from medssl_cli.tasks.classification import FIGURE
 from medssl_cli.tasks.classification.page import classification_page

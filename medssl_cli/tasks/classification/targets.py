@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from medssl_cli.base.errors import NothingUsableError, UsageError
+from medssl_cli.base.files import sha256_json
+from medssl_cli.base.plugins import suggest
+from medssl_cli.base.talk import Silence, Talk
 from medssl_cli.cache.findings import Definition, finding_names, targets_of
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.augmentation import Draws, augment_images
-from medssl_cli.data.selection import with_annotations
+from medssl_cli.data.selection import companions, of_examples, with_annotations
 from medssl_cli.data.whole import WholeBatch, WholeDataset
 from medssl_cli.data.whole_batches import every_image, prepared_images, step_batches
-from medssl_cli.errors import NothingUsableError, UsageError
-from medssl_cli.files import sha256_json
 from medssl_cli.heads import FindingsHead
 from medssl_cli.metrics.ranking import balanced_accuracy
 from medssl_cli.metrics.statistics import mean_of_known
 from medssl_cli.nn.build import build_backbone
-from medssl_cli.plugins import suggest
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import TaskRecipe
-from medssl_cli.talk import Silence, Talk
 from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
 from medssl_cli.tasks.classification.decode import probabilities
 from medssl_cli.tasks.classification.scores import ClassificationSubject, aurocs, operating_point
@@ -69,6 +69,7 @@ class ClassificationSupervision(SupervisionBase):
         label_set = self.options.label_set
         is_flat = size[2] == 1
         found = with_annotations(cache, "findings", label_set, modality=modality, is_flat=is_flat, talk=talk)
+        found = of_examples(cache, found, self.recipe.data, talk)
         names = self._names(cache)
         for wanted in (name for each in self.options.classes.values() if not isinstance(each, str) for name in each):
             if wanted not in names:
@@ -113,7 +114,7 @@ class ClassificationSupervision(SupervisionBase):
         rows = self.targets(cache, usable).tolist()
         known = {record.item_id: [None if value != value else value for value in row]
                  for record, row in zip(usable, rows, strict=True)}  # fmt: skip
-        return {"targets_sha256": sha256_json(known)}
+        return {"targets_sha256": sha256_json(known), **companions(cache, usable, self.recipe.data)}
 
     def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> WholeDataset:
         """See `SupervisionBase.dataset`."""

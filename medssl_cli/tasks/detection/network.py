@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
+from medssl_cli.base.strict import PositiveInt, Probability, Strict
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.distributed import sum_over_processes, world_size
-from medssl_cli.strict import PositiveInt, Probability, Strict
 from medssl_cli.tasks import BoxNames, ClassName, TaskLosses, TaskNetwork, each_by_itself
 from medssl_cli.tasks.detection.decode import Grid
 from medssl_cli.tasks.detection.feature_pyramid import FeaturePyramid

@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medssl_cli.base.errors import NothingUsableError
+from medssl_cli.base.plain_json import without_nan
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.boxes import boxes_of
 from medssl_cli.data.selection import with_annotations
-from medssl_cli.errors import NothingUsableError
 from medssl_cli.heads import BoxesHead, OperatingPoint
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.marks import (
@@ -34,9 +36,7 @@ from medssl_cli.metrics.marks import (
     threshold_at,
 )
 from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of, shown
-from medssl_cli.plain_json import without_nan
 from medssl_cli.report.gallery import Shown
-from medssl_cli.talk import Talk
 from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject
 from medssl_cli.tasks.detection import FIGURE
 from medssl_cli.tasks.detection.page import detection_page, detection_picture

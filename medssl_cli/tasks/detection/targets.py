@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from medssl_cli.base.errors import NothingUsableError, UsageError
+from medssl_cli.base.files import sha256_json
+from medssl_cli.base.plugins import suggest
+from medssl_cli.base.talk import Silence, Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.augmentation import Draws, augment_boxes
 from medssl_cli.data.boxes import boxes_of, class_of, from_canvas, stacked, to_canvas
-from medssl_cli.data.selection import with_annotations
+from medssl_cli.data.selection import companions, of_examples, with_annotations
 from medssl_cli.data.whole import WholeBatch, WholeDataset
 from medssl_cli.data.whole_batches import every_image, prepared_images, step_batches
-from medssl_cli.errors import NothingUsableError, UsageError
-from medssl_cli.files import sha256_json
 from medssl_cli.heads import BoxesHead
-from medssl_cli.plugins import suggest
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import TaskRecipe
-from medssl_cli.talk import Silence, Talk
 from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
 from medssl_cli.tasks.detection.decode import Grid, decode
 from medssl_cli.tasks.detection.scores import (
@@ -84,6 +84,7 @@ class DetectionSupervision(SupervisionBase):
             )
         modality = self.recipe.data.modality
         found = with_annotations(cache, "boxes", label_set, modality=modality, is_flat=True, talk=talk)
+        found = of_examples(cache, found, self.recipe.data, talk)
         names = sorted({box.name for record in found for box in record.boxes[label_set]})
         for wanted in (name for each in classes.values() if each != "any" for name in each):
             if wanted not in names:
@@ -108,7 +109,7 @@ class DetectionSupervision(SupervisionBase):
             for place in sorted(set(self.classes) - places):
                 talk.note(f"W_CLASS_ABSENT: there is no {self.classes[place]} among the {name} images")
         boxes = {record.item_id: self._boxes(record).tolist() for record in usable}
-        return {"boxes_sha256": sha256_json(boxes)}
+        return {"boxes_sha256": sha256_json(boxes), **companions(cache, usable, self.recipe.data)}
 
     def _boxes(self, record: ItemRecord) -> NDArray[np.float64]:
         return boxes_of(record, self.options.label_set, self.options.classes)

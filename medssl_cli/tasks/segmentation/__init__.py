@@ -1,4 +1,4 @@
-"""Segmentation: one class per voxel of a volume, learnt from label maps and scored by Dice."""
+"""Segmentation: one class per voxel of a volume, or regions that overlap, learnt from label maps and scored by Dice."""
 
 from typing import Final
 

@@ -1,9 +1,12 @@
-"""The network of a segmentation: one class per voxel, trained with soft Dice and cross-entropy.
+"""The network of a segmentation: one class per voxel, or regions, trained with soft Dice and cross-entropy.
+
+Classes that exclude each other are outputs of a softmax, after background. Regions, classes that overlap, are each an
+output of its own, with a sigmoid, and there is no background.
 
 A backbone of two dimensions segments slice by slice: slices go through it as a batch, and their answers are stacked
 again. With `relation` they know of each other.
 
-Shapes: B batch, C channels, K classes with background, X Y Z space.
+Shapes: B batch, C channels, K classes with background, or regions, X Y Z space.
 """
 
 from typing import Final, Self
@@ -11,14 +14,14 @@ from typing import Final, Self
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from medssl_cli.classes import Classes, Ignored, WantedClasses
-from medssl_cli.errors import UsageError
+from medssl_cli.base.classes import Classes, Ignored, WantedClasses
+from medssl_cli.base.errors import UsageError
+from medssl_cli.base.strict import Strict
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.decoder import Decoder, UNetDecoder
 from medssl_cli.nn.slices.relation import Relation, SliceRelation
-from medssl_cli.nn.voxel_losses import voxel_losses
+from medssl_cli.nn.voxel_losses import region_losses, voxel_losses
 from medssl_cli.recipe import TaskRecipe
-from medssl_cli.strict import Strict
 from medssl_cli.tasks import SLICES, TaskLosses, TaskNetwork
 
 
@@ -30,9 +33,11 @@ class SegmentationOptions(Strict):
         classes: By name, the names or values of labels that make up each: `{kidneys: [left_kidney, right_kidney]}`,
             `{left_ventricle: [500]}`. A list of names makes each a class of its own; `{1: liver}` is liver by name, and
             value 1 where labels have no names. The k-th is output k of the network; other labels are background.
+            Classes that share a name or value are regions, which overlap:
+            `{whole_tumour: [edema, core], tumour_core: [core]}`.
         ignore: Names or values of voxels that take part in no loss and no score.
         decoder: Shape of the decoder.
-        include_background_in_dice: Count background as a structure of the Dice loss.
+        include_background_in_dice: Count background as a structure of the Dice loss; regions have none.
         relation: Of a backbone of 2D images: how slices know of each other; none segments each by itself.
     """
 
@@ -45,8 +50,14 @@ class SegmentationOptions(Strict):
 
     @model_validator(mode="after")
     def _once(self) -> Self:
-        WantedClasses.of(self)
+        if self.wanted.are_regions and self.include_background_in_dice:
+            raise ValueError("include_background_in_dice: classes that overlap have no background")
         return self
+
+    @property
+    def wanted(self) -> WantedClasses:
+        """Which labels make up which class."""
+        return WantedClasses.of(self)
 
 
 class SegmentationNetwork(nn.Module, TaskNetwork):
@@ -70,7 +81,7 @@ class SegmentationNetwork(nn.Module, TaskNetwork):
         self.decoder = UNetDecoder(
             backbone.channels,
             backbone.strides,
-            len(options.classes) + 1,
+            len(options.classes) + (not options.wanted.are_regions),
             spatial_dims=self.spatial_dims,
             **options.decoder.model_dump(),
         )
@@ -110,8 +121,11 @@ class SegmentationNetwork(nn.Module, TaskNetwork):
 
         Args:
             logits: `[B, K, X, Y, Z]`.
-            targets: `[B, X, Y, Z]` int64; see `nn.voxel_losses.voxel_losses`.
+            targets: `[B, X, Y, Z]` int64, or regions `[B, K, X, Y, Z]` uint8; see `nn.voxel_losses`.
         """
+        if self.options.wanted.are_regions:
+            parts = region_losses(logits, targets)
+            return TaskLosses(parts["binary_cross_entropy"] + parts["dice"], parts)
         parts = voxel_losses(logits, targets, include_background=self.options.include_background_in_dice)
         return TaskLosses(parts["cross_entropy"] + parts["dice"], parts)
 

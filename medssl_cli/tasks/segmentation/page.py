@@ -13,6 +13,7 @@ from medssl_cli.report.gallery import Shown
 from medssl_cli.report.page import Figure, Page
 from medssl_cli.report.pictures import comparison, mid_planes
 from medssl_cli.report.plots import Group, structure_scores
+from medssl_cli.tasks.segmentation.decode import painted
 
 CONTEXT_MM: Final = 30.0
 
@@ -20,7 +21,9 @@ CONTEXT_MM: Final = 30.0
 def segmentation_picture(
     image: Volume, prediction: NDArray[np.uint8], reference: NDArray[np.uint8], classes: dict[int, str]
 ) -> Image.Image:
-    """Reference and model, label maps `[X, Y, Z]`, one above the other.
+    """Reference and model, label maps `[X, Y, Z]` or masks of regions `[K, X, Y, Z]`, one above the other.
+
+    Of regions that overlap the smaller one is seen.
 
     Args:
         image: Under both.
@@ -29,6 +32,7 @@ def segmentation_picture(
         classes: Names by label value.
     """
     window = (-200.0, 600.0) if image.units == "HU" else None
+    prediction, reference = painted(prediction, reference), painted(reference, reference)
     rows = [
         (
             name,
@@ -61,6 +65,8 @@ def segmentation_page(document: Mapping[str, Any], pictures: Sequence[Shown]) ->
         f"{document['num_items']} images of {document['num_patients']} patients, scored on their native grids. "
         "Means over patients with 95 % bootstrap intervals. A structure that is missed counts as the worst value."
     )
+    if document.get("are_regions"):
+        page.paragraph("Structures overlap: each is scored for itself, and pictures show the smaller one of them.")
     page.heading("Scores").table(
         ("structure", "Dice", "HD95 mm", "NSD", "Dice of marking every voxel"),
         [

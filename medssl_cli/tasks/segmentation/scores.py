@@ -12,21 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medssl_cli.base.classes import IGNORE, WantedClasses
+from medssl_cli.base.errors import NothingUsableError
+from medssl_cli.base.plain_json import without_nan
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import table_of, to_classes
-from medssl_cli.classes import IGNORE, WantedClasses
+from medssl_cli.data.examples import Example
 from medssl_cli.data.label_checks import check_reference
-from medssl_cli.errors import NothingUsableError
+from medssl_cli.data.selection import examples_of, read_images
+from medssl_cli.imaging.placement import ChannelImages, brought_to
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.statistics import Estimate, bootstrap_mean, mean_of_known, shown
-from medssl_cli.metrics.surface import StructureScores, label_map_scores
-from medssl_cli.plain_json import without_nan
+from medssl_cli.metrics.surface import StructureScores, structure_scores
+from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.report.gallery import Shown
-from medssl_cli.talk import Talk
 from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject
 from medssl_cli.tasks.segmentation import FIGURE
-from medssl_cli.tasks.segmentation.decode import Segment
+from medssl_cli.tasks.segmentation.decode import Segment, structure
 from medssl_cli.tasks.segmentation.page import segmentation_page, segmentation_picture
 
 METRICS: Final = ("dice", "hd95_mm", "nsd")
@@ -77,19 +81,21 @@ def evaluate(
     wanted: WantedClasses,
     nsd_tolerance_mm: float,
     talk: Talk,
+    preprocessing: Preprocessing | None = None,
     on_case: Callable[[SegmentationCase, Volume, NDArray[np.uint8], NDArray[np.uint8]], None] | None = None,
 ) -> SegmentationEvaluation:
-    """Segment every item of a split and compare with its label map on the native grid.
+    """Segment every example of a split and compare with its label map on the native grid of its first image.
 
     Args:
         segment: The model.
         cache: Holds the items.
-        records: The split.
+        records: The split: the image of each example that has the label map.
         label_set: Which label maps are the reference.
         wanted: Which labels make up which class of the model.
         nsd_tolerance_mm: Surface distance that counts as agreement.
         talk: Progress.
-        on_case: Called with the case, its image, prediction and reference, for pictures.
+        preprocessing: Names the channels of an example; without it every image is one by itself.
+        on_case: Called with the case, its first image, prediction and reference, for pictures.
 
     Raises:
         NothingUsableError: `E_TOO_FEW_PATIENTS` for an empty split.
@@ -101,27 +107,46 @@ def evaluate(
     check_reference(records, label_set, wanted, talk)
     cases: list[SegmentationCase] = []
     constant: dict[str, list[float]] = {name: [] for name in classes.values()}
-    for done, record in enumerate(records, start=1):
-        image = cache.read_image(record)
-        reference = to_classes(
-            cache.read_label(record, label_set).voxels[0], table_of(record.labels[label_set], wanted)
-        )
-        prediction = segment(image)
+    examples = [Example((each,)) for each in records]
+    if preprocessing is not None:
+        examples = examples_of(cache, records, preprocessing)
+    for done, (record, example) in enumerate(zip(records, examples, strict=True), start=1):
+        images = read_images(cache, example)
+        image, reference = images[0], reference_of(cache, record, label_set, wanted, images[0])
+        prediction = segment(image if len(images) == 1 else images)
         is_ignored = reference == IGNORE
         prediction[is_ignored] = reference[is_ignored] = 0
-        scores = label_map_scores(
-            prediction, reference, classes=classes, spacing_mm=image.spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm
-        )
+        masks = {name: (structure(prediction, place), structure(reference, place)) for place, name in classes.items()}
+        scores = {
+            name: structure_scores(found, there, image.spacing_mm, nsd_tolerance_mm)
+            for name, (found, there) in masks.items()
+        }
         case = SegmentationCase(record.item_id, record.patient_key, scores)
         cases.append(case)
-        for value, name in classes.items():
-            share = float((reference == value).mean())
+        for name, (_, there) in masks.items():
+            share = float(there.mean())
             constant[name].append(2 * share / (1 + share) if share else math.nan)
         if on_case is not None:
             on_case(case, image, prediction, reference)
         talk.progress("evaluating", done, len(records))
     estimates = {name: _estimates(cases, name) for name in classes.values()}
     return SegmentationEvaluation(cases, estimates, {name: mean_of_known(values) for name, values in constant.items()})
+
+
+def reference_of(
+    cache: Cache, record: ItemRecord, label_set: str, wanted: WantedClasses, first: Volume
+) -> NDArray[np.uint8]:
+    """Classes `[X, Y, Z]` or regions `[K, X, Y, Z]` on the grid of an example's first image.
+
+    Args:
+        cache: Holds the label map.
+        record: Image of the example that the label map belongs to.
+        label_set: Name of the label map.
+        wanted: Which labels make up which class.
+        first: The example's first image.
+    """
+    label = brought_to(first, cache.read_label(record, label_set), is_label=True)
+    return to_classes(label.voxels[0], table_of(record.labels[label_set], wanted))
 
 
 def _estimates(cases: list[SegmentationCase], structure: str) -> dict[str, Estimate]:
@@ -178,9 +203,10 @@ class SegmentationSubject(Subject):
 
     Args:
         wanted: Which labels make up which class.
-        segment: Image to label map.
+        segment: Images of an example to a label map, or to masks of regions.
         label_set: Name of the reference labels.
         nsd_tolerance_mm: Surface distance that counts as agreement.
+        preprocessing: Names the channels of an example.
     """
 
     figure = FIGURE
@@ -189,6 +215,7 @@ class SegmentationSubject(Subject):
     segment: Segment
     label_set: str
     nsd_tolerance_mm: float
+    preprocessing: Preprocessing | None = None
 
     def score(self, cache: Cache, *, split: str, talk: Talk, on_case: OnCase | None = None) -> Results:
         """See `Subject.score`: Dice, HD95 and NSD per structure."""
@@ -197,6 +224,9 @@ class SegmentationSubject(Subject):
             if on_case is not None:
                 on_case(case.item_id, case.mean_dice, image, prediction, reference)
 
+        about: dict[str, Any] = {"model": self.name, "split": split, "task": self.task, "label_set": self.label_set}
+        if self.wanted.are_regions:
+            about["are_regions"] = True
         scores = evaluate(
             self.segment,
             cache,
@@ -205,12 +235,11 @@ class SegmentationSubject(Subject):
             wanted=self.wanted,
             nsd_tolerance_mm=self.nsd_tolerance_mm,
             talk=talk,
+            preprocessing=self.preprocessing,
             on_case=tell,
         )
         return Results(
-            document=to_document(
-                scores, {"model": self.name, "split": split, "task": self.task, "label_set": self.label_set}
-            ),
+            document=to_document(scores, about),
             csv=to_csv(scores),
             columns=COLUMNS,
             rows=[
@@ -252,11 +281,16 @@ def of_model(
         label_set: Of the labels to score it by.
     """
     bundle = model.bundle
+
+    def segment(images: Volume | ChannelImages) -> NDArray[np.uint8]:
+        labels: NDArray[np.uint8] = model.answer(images if isinstance(images, Volume) else images[0])
+        return labels
+
     return SegmentationSubject(
         name=name,
         task=bundle.task,
         folder=folder,
-        segment=model.answer,
+        segment=segment,
         records=records,
         label_set=label_set,
         classes=bundle.head.classes,

@@ -1,4 +1,4 @@
-"""From label maps to crops of volumes with their classes, and whom a segmentation is scored on."""
+"""From label maps to crops of volumes with their classes or regions, and whom a segmentation is scored on."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,35 +7,34 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from medssl_cli.base.classes import IGNORE, WantedClasses
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
-from medssl_cli.cache.targets import class_voxels, table_of, tables_of, to_classes
-from medssl_cli.classes import IGNORE, WantedClasses
+from medssl_cli.cache.targets import class_voxels, tables_of
 from medssl_cli.data.augmentation import Draws, augment
 from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
 from medssl_cli.data.label_checks import check_labels, say_amounts, say_unseen
-from medssl_cli.data.selection import select
+from medssl_cli.data.selection import companions, examples_of, of_examples, read_images, select
 from medssl_cli.heads import MasksHead
 from medssl_cli.imaging.geometry import ras_index_affine, spacing_mm
 from medssl_cli.metrics.overlap import dice
 from medssl_cli.metrics.statistics import mean_of_known
 from medssl_cli.recipe import TaskRecipe
-from medssl_cli.talk import Talk
 from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
-from medssl_cli.tasks.segmentation.decode import segmenter
-from medssl_cli.tasks.segmentation.scores import SegmentationSubject
+from medssl_cli.tasks.segmentation.decode import decoding_of, segmenter, structure
+from medssl_cli.tasks.segmentation.scores import SegmentationSubject, reference_of
 
 SPACING_TOLERANCE: Final = 0.2
 
 
 class SegmentationSupervision(SupervisionBase):
-    """Crops with their label maps."""
+    """Crops of examples with their label maps or regions."""
 
     annotation = "labels"
     is_exportable = True
@@ -43,6 +42,7 @@ class SegmentationSupervision(SupervisionBase):
     def __init__(self, recipe: TaskRecipe) -> None:
         super().__init__(recipe)
         self._spatial_dims = 3
+        self.is_exportable = not self.wanted.are_regions and len(self.preprocessing.rules) == 1
 
     @property
     def classes(self) -> dict[int, str]:
@@ -60,8 +60,9 @@ class SegmentationSupervision(SupervisionBase):
         return "dice"
 
     def usable(self, cache: Cache, talk: Talk) -> list[ItemRecord]:
-        """See `SupervisionBase.usable`: volumes with a label map of the set."""
-        return select(cache, modality=self.recipe.data.modality, label_set=self.options.label_set, talk=talk)
+        """See `SupervisionBase.usable`: volumes with a label map of the set, whose examples are whole."""
+        found = select(cache, modality=self.recipe.data.modality, label_set=self.options.label_set, talk=talk)
+        return of_examples(cache, found, self.preprocessing, talk)
 
     def check(self, cache: Cache, usable: Sequence[ItemRecord], split: Split, talk: Talk) -> dict[str, Any]:
         """See `SupervisionBase.check`; the manifest knows the digests of the label maps anyway."""
@@ -77,14 +78,14 @@ class SegmentationSupervision(SupervisionBase):
         relation = getattr(self.options, "relation", None)
         if relation is not None and self.recipe.data.spacing_mm is None:
             _tell_spacings(usable, relation.slice_spacing_mm, talk)
-        return {}
+        return companions(cache, usable, self.preprocessing)
 
     def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> CropDataset:
         """See `SupervisionBase.dataset`."""
         data, label_set = self.recipe.data, self.options.label_set
         items = prepare(
             cache,
-            records,
+            examples_of(cache, records, data.preprocessing),
             data.preprocessing,
             label_set=label_set,
             tables=tables_of([record.labels[label_set] for record in records], self.wanted),
@@ -120,7 +121,7 @@ class SegmentationSupervision(SupervisionBase):
     def inputs(
         self, batch: CropBatch, draws: Draws, to_device: Callable[[Tensor], Tensor]
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """See `SupervisionBase.inputs`; targets are `[B, X, Y, Z]` int64."""
+        """See `SupervisionBase.inputs`; targets are `[B, X, Y, Z]` int64, or regions `[B, K, X, Y, Z]`."""
         assert batch.labels is not None
         images, labels = to_device(batch.images), to_device(batch.labels)
         images, labels = augment(
@@ -136,28 +137,23 @@ class SegmentationSupervision(SupervisionBase):
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
         """Mean Dice over structures and patients; a structure absent from both counts for nothing."""
         recipe, label_set, classes = self.recipe, self.options.label_set, self.classes
+        examples = examples_of(cache, records, recipe.data.preprocessing)
         shows_any = any(class_voxels(record.labels[label_set], self.wanted) for record in records)
 
         def validate(predict: Answer) -> Validation:
-            segment = segmenter(predict, recipe, is_mirrored=False)
+            segment = segmenter(predict, recipe, decoding_of(self.wanted), is_mirrored=False)
             scores: dict[str, list[float]] = {name: [] for name in classes.values()}
-            for record in records:
-                labels = segment(cache.read_image(record))
-                reference = self._reference(cache, record)
-                labels[reference == IGNORE] = 0
-                for value, name in classes.items():
-                    scores[name].append(dice(labels == value, reference == value))
+            for record, example in zip(records, examples, strict=True):
+                images = read_images(cache, example)
+                found, reference = segment(images), reference_of(cache, record, label_set, self.wanted, images[0])
+                found[reference == IGNORE] = 0
+                for place, name in classes.items():
+                    scores[name].append(dice(structure(found, place), structure(reference, place)))
             every = [score for own in scores.values() for score in own]
             by_class = {name: mean_of_known(own) for name, own in scores.items()}
             return Validation(mean_of_known(every) if shows_any else math.nan, by_class)
 
         return validate
-
-    def _reference(self, cache: Cache, record: ItemRecord) -> NDArray[np.uint8]:
-        """Classes `[X, Y, Z]` on the image's own grid."""
-        label_set = self.options.label_set
-        voxels = cache.read_label(record, label_set).voxels[0]
-        return to_classes(voxels, table_of(record.labels[label_set], self.wanted))
 
     def head(
         self, network: nn.Module, predict: Answer, validation: Callable[[], tuple[Cache, list[ItemRecord]]]
@@ -186,7 +182,8 @@ class SegmentationSupervision(SupervisionBase):
             records=records,
             classes=self.classes,
             wanted=self.wanted,
-            segment=segmenter(predict, recipe, is_mirrored=True),
+            segment=segmenter(predict, recipe, decoding_of(self.wanted), is_mirrored=True),
+            preprocessing=recipe.data.preprocessing,
             label_set=self.options.label_set,
             nsd_tolerance_mm=recipe.evaluation.nsd_tolerance_mm,
         )

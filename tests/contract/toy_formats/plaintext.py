@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from medssl_cli.errors import InputError
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.loaded import Identity, LoadedImage
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import Source, read_bytes, stem_of

@@ -3,9 +3,9 @@
 from torch import nn
 from torch.nn import functional as F
 
+from medssl_cli.base.strict import PositiveFloat, Strict
 from medssl_cli.methods import Losses, MethodBase, Views
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.strict import PositiveFloat, Strict
 
 
 class Options(Strict):

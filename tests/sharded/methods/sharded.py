@@ -4,11 +4,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from medssl_cli.base.strict import Strict
 from medssl_cli.methods import Losses, MethodBase, Views
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.distributed import BatchNorm, gather
 from medssl_cli.nn.momentum import freeze, update_teacher
-from medssl_cli.strict import Strict
 
 
 class Options(Strict):

@@ -5,8 +5,8 @@ from typing import Final
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medssl_cli.base.strict import Strict
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.strict import Strict
 from medssl_cli.tasks import ClassName, TaskLosses, TaskNetwork
 
 

@@ -9,9 +9,9 @@ from medssl_cli.tasks.estimate import FIGURE
 from medssl_cli.tasks.estimate.page import estimate_page
 from numpy.typing import NDArray
 
+from medssl_cli.base.talk import Talk
 from medssl_cli.cache.store import Cache
 from medssl_cli.report.gallery import Shown
-from medssl_cli.talk import Talk
 from medssl_cli.tasks import OnCase, Results, Subject
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from medssl_cli.base.talk import Silence, Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
@@ -18,7 +19,6 @@ from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.selection import with_annotations
 from medssl_cli.data.whole import WholeBatch, WholeDataset
 from medssl_cli.data.whole_batches import every_image, prepared_images, step_batches
-from medssl_cli.talk import Silence, Talk
 from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
 
 

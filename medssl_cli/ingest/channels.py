@@ -1,0 +1,94 @@
+"""Channels and cases of images: the pseudonym of a case, and what an image that is held already learns later."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.keys import Pseudonyms
+from medssl_cli.cache.store import Cache
+from medssl_cli.formats.layouts import ImageFile
+from medssl_cli.formats.name_words import channel_of_stem
+from medssl_cli.formats.patients import patients_of
+from medssl_cli.formats.source import Source, place_of
+
+if TYPE_CHECKING:
+    from medssl_cli.ingest.tasks import StoredImage
+
+
+def example_key(pseudonyms: Pseudonyms, patient: str | None, example: str | None) -> str | None:
+    """Pseudonym of what a layout calls a case of one patient; None where it calls it nothing."""
+    return None if example is None else pseudonyms.of("example", patient or "", example)
+
+
+def add_channel(cache: Cache, item_id: str, channel: str | None, example: str | None) -> bool:
+    """Tell an image of the cache its channel and case, if it has none yet; call inside `writing`.
+
+    An image that was stored before its channel was known, by an earlier version or alone, learns it so.
+
+    Returns:
+        False if the image is held as another channel or of another case: it stays what it was first called.
+    """
+    held = cache.record(item_id)
+    learnt = {
+        name: value
+        for name, value in (("channel", channel), ("example_key", example))
+        if value is not None and getattr(held, name) is None
+    }
+    if learnt:
+        cache.update_record(item_id, partial(_with_unknown, learnt=learnt))
+        held = cache.record(item_id)
+    return channel in (None, held.channel) and example in (None, held.example_key)
+
+
+def _with_unknown(record: ItemRecord, learnt: dict[str, str]) -> ItemRecord:
+    """The record with what it does not know yet: another process may have been faster."""
+    return record.model_copy(update={name: value for name, value in learnt.items() if getattr(record, name) is None})
+
+
+def learn_channels(
+    images: Sequence[ImageFile],
+    stored: Mapping[Source, Sequence["StoredImage"]],
+    roots: Sequence[Path],
+    pattern: str | None,
+    cache: Cache,
+) -> None:
+    """Tell images that were stored alone what files beside them now say: that they are channels of one case.
+
+    Args:
+        images: All of the input.
+        stored: Where they are.
+        roots: The inputs.
+        pattern: See `patients_of`.
+        cache: Of the images; call inside `writing`.
+    """
+    unknown = [
+        (image, one.item_id)
+        for image in images
+        if image.channel is not None and not image.parts
+        for one in stored.get(image.source, ())
+        if not one.is_new and cache.record(one.item_id).channel is None
+    ]
+    patients = patients_of(images, roots, pattern) if unknown else {}
+    for image, item_id in unknown:
+        example = example_key(cache.pseudonyms, patients[image.source], image.example)
+        add_channel(cache, item_id, image.channel, example)
+
+
+def example_below(source: Source, roots: set[Path], stem: str, channel: str) -> str:
+    """What the case of an image is called whose channel the user has named: its place below the input.
+
+    Images of one case have equal places below the folders of their channels.
+
+    Args:
+        source: The image.
+        roots: The inputs.
+        stem: Its name, with or without the word of the channel at its end.
+        channel: As the user has named it.
+    """
+    place = place_of(source)
+    root = next((folder for folder in reversed(place.parents) if folder in roots), place.parent)
+    found = channel_of_stem(stem)
+    case = found[0] if found and found[1] == channel else stem
+    return (place.parent.relative_to(root) / case).as_posix()

@@ -1,0 +1,124 @@
+"""From an arrangement of files to the tasks of the child processes."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from medssl_cli.formats.layouts import Arrangement, ImageFile, LabelFile
+from medssl_cli.formats.partners import numbered
+from medssl_cli.formats.patients import patients_of
+from medssl_cli.formats.source import Source, place_of
+from medssl_cli.formats.table import image_formats
+from medssl_cli.ingest.channels import example_below
+from medssl_cli.ingest.options import IngestOptions
+from medssl_cli.ingest.report import ReportBuilder
+from medssl_cli.ingest.tasks import ImageTask, LabelTask, StoredImage
+
+VOLUMETRIC: Final = ("CT", "MR", "PT")
+
+
+def plan_files(
+    images: Iterable[ImageFile],
+    arrangement: Arrangement,
+    roots: Sequence[Path],
+    cache_root: Path,
+    options: IngestOptions,
+    builder: ReportBuilder,
+) -> list[ImageTask]:
+    """A task for each image that is a file of its own.
+
+    Args:
+        images: To be read.
+        arrangement: All files of the input: names are compared to tell patients apart.
+        roots: The inputs.
+        cache_root: Of an existing cache.
+        options: Of the ingest.
+        builder: Knows the kind of each file.
+    """
+    patients = patients_of(arrangement.images, roots, options.patient_pattern)
+    images = list(images)
+    modalities = {image.source: image.modality or options.modality or "unknown" for image in images}
+    slices = _slices(images, modalities, builder)
+    return [
+        ImageTask(
+            image.source,
+            builder.kind(image.source),
+            cache_root,
+            options.policy,
+            modality=modalities[image.source],
+            patient=patients[image.source],
+            stem=image.stem,
+            channel=image.channel if image.parts else image.channel or options.given_channel,
+            parts=image.parts,
+            example=_example(image, set(roots), options.given_channel),
+            notes=(
+                *(("W_CHANNELS",) if image.has_siblings else ()),
+                *(("W_PICTURE_SLICE",) if image.source in slices else ()),
+            ),
+            partners=image.partners,
+            dry_run=options.dry_run,
+        )
+        for image in images
+    ]
+
+
+def _example(image: ImageFile, roots: set[Path], channel: str | None) -> str | None:
+    """What the case of an image is called, if a layout or the user says that it is one of several channels."""
+    if image.example is not None or channel is None or image.channel is not None or image.parts:
+        return image.example
+    return example_below(image.source, roots, image.stem, channel)
+
+
+def _slices(images: Iterable[ImageFile], modalities: Mapping[Source, str], builder: ReportBuilder) -> set[Source]:
+    """Pictures that may be slices of a volume: by their modality, or by their numbers where nobody knows it."""
+    formats = image_formats()
+    pictures = [image for image in images if formats[builder.kind(image.source)].is_flat]
+    unknown = [image for image in pictures if modalities[image.source] == "unknown"]
+    in_a_row = numbered((image.source, place_of(image.source).parent.parts, image.stem) for image in unknown)
+    return in_a_row | {image.source for image in pictures if modalities[image.source] in VOLUMETRIC}
+
+
+def label_tasks(
+    labels: Iterable[LabelFile],
+    stored: Mapping[Source, tuple[StoredImage, ...]],
+    cache_root: Path,
+    options: IngestOptions,
+    builder: ReportBuilder,
+) -> tuple[list[LabelTask], list[LabelFile], dict[Source, int]]:
+    """A task for all label maps of one item, so that no two processes change one record.
+
+    Args:
+        labels: Label maps and the files of their images.
+        stored: What became of those files.
+        cache_root: Of an existing cache.
+        options: Of the ingest.
+        builder: Knows the kind of each file.
+
+    Returns:
+        Tasks, labels without an image, and for each other label the number of items that it belongs to.
+    """
+    by_item: dict[str, list[tuple[LabelFile, StoredImage]]] = defaultdict(list)
+    orphans: list[LabelFile] = []
+    num_items: dict[Source, int] = {}
+    for label in labels:
+        images = {image.item_id: image for source in label.images for image in stored.get(source, ())}
+        for image in images.values():
+            by_item[image.item_id].append((label, image))
+        if images:
+            num_items[label.source] = len(images)
+        else:
+            orphans.append(label)
+    tasks = [
+        LabelTask(
+            tuple((label, builder.kind(label.source)) for label, _ in members),
+            members[0][1],
+            cache_root,
+            options.label_set,
+            options.policy,
+            options.overlap,
+            dry_run=options.dry_run,
+        )
+        for members in by_item.values()
+    ]
+    return tasks, orphans, num_items

@@ -1,0 +1,1 @@
+"""One way to map work over items: in supervised child processes here, or on a Dask cluster."""
