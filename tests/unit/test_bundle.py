@@ -162,3 +162,15 @@ def test_a_model_from_before_classes_had_members_is_scored_by_name_or_else_by_va
     assert list(new.head.wanted.classes.items()) == [("spleen", (7,)), ("liver", ("Leber", 6))]
     assert new.head.wanted.ignore == (9,)
     assert Bundle.model_validate_json(new.to_json()).head == new.head
+
+
+def test_a_model_of_contract_1_is_one_of_masks(tmp_path: Path) -> None:
+    """Kept as the version before wrote it; its window and classes were fields of the bundle."""
+    path = Path(__file__).parents[1] / "golden" / "models" / "toy-of-one-channel.onnx"
+
+    data, bundle, _ = load_model(path)
+
+    assert {entry.key: entry.value for entry in onnx.load_from_string(data).metadata_props}["medssl.contract"] == "1"
+    assert (bundle.contract_version, bundle.head.kind, bundle.takes_flat) == (2, "masks", False)
+    assert (bundle.head.words, bundle.call_size) == (("bright",), bundle.inputs[0].sizes[2:])
+    assert Bundle.model_validate_json(bundle.to_json()) == bundle == read_bundle(path)

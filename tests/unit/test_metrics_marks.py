@@ -120,3 +120,15 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK", 100)
 
     np.testing.assert_array_equal(average_precision(each, weights), whole)
+
+
+def test_a_threshold_allows_so_many_false_marks_per_image() -> None:
+    # Two images with one box each; marks 0.9 true, 0.7 false, 0.6 false, 0.5 true, 0.4 false.
+    found = module.Marks(
+        np.array([0.9, 0.7, 0.6, 0.5, 0.4]), np.array([True, False, False, True, False]),
+        np.array([0, 0, 1, 1, 0]), np.array([1, 1]),
+    )  # fmt: skip
+
+    assert module.threshold_at(found, 1.0, lowest=0.05) == pytest.approx((0.45, 1.0, 1.0))
+    assert module.threshold_at(found, 0.5, lowest=0.05) == pytest.approx((0.65, 0.5, 0.5))
+    assert module.threshold_at(found, 2.0, lowest=0.05) == pytest.approx((0.05, 1.0, 1.5))

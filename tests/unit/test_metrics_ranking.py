@@ -17,6 +17,7 @@ from medssl_cli.metrics.ranking import (
     sensitivity,
     specificity,
     swap_test,
+    youden_threshold,
 )
 from medssl_cli.metrics.statistics import bootstrap_figure
 
@@ -231,3 +232,12 @@ def test_images_of_one_patient_change_sides_together_so_they_count_once() -> Non
     better, worse, targets, _ = two_methods(2.0)
 
     assert swap_test(better, worse, targets, ["one"] * 60, rng=np.random.default_rng(1)) == 1
+
+
+def test_the_threshold_of_youden_lies_between_two_scores() -> None:
+    scores, is_positive = np.array([0.1, 0.2, 0.4, 0.6, 0.8]), np.array([False, False, True, False, True])
+
+    # At 0.3: sensitivity 1, specificity 2/3, together 5/3. At 0.7: 1/2 and 1, together 3/2. At 0.15: 1 and 1/3.
+    assert youden_threshold(scores, is_positive) == pytest.approx(0.3)
+    assert np.isnan(youden_threshold(scores, np.ones(5, dtype=bool)))
+    assert np.isnan(youden_threshold(np.full(5, 0.5), is_positive))
