@@ -61,7 +61,8 @@ def test_enhanced_files_of_two_archives_hold_the_same_images(shared_data):
 def nih(shared_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("nih")
     with tarfile.open(shared_data / "dcm_qa" / "nih.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4
+        archive.extractall(folder)
     return folder / "nih"
 
 

@@ -63,7 +63,7 @@ def test_thick_slices_go_all_the_way(tmp_path: Path) -> None:
     bundle, (result,) = read_bundle(tmp_path / "model.onnx"), report.results
     assert bundle.parity is not None
     assert bundle.parity.max_abs_difference < 1e-3
-    assert bundle.tile_size == (32, 32, 8)
+    assert bundle.head.tile_size == (32, 32, 8)
     mask = read_nifti(tmp_path / "out" / result.outputs[0]).image.volume
     np.testing.assert_allclose(mask.affine, np.diag([2.0, 2, 8, 1]))
     truth, found = cache.read_label(record, "seg").voxels[0] == 1, mask.voxels[0] == 1

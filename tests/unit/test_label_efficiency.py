@@ -15,12 +15,15 @@ from medssl_cli.cache.splits import split_items
 from medssl_cli.study.label_page import label_page, label_plot
 from medssl_cli.study.label_results import ALL_STRUCTURES, label_results, results_csv
 from medssl_cli.study.labels import SCRATCH, Cell, Scored, arm_names, parse_numbers
+from tests.environment import give_known_key
 from tests.toy_cache import toy_cache
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> list[ItemRecord]:
-    return toy_cache(tmp_path_factory.mktemp("cohort") / "cache", num_patients=20, size=8).records()
+    root = tmp_path_factory.mktemp("cohort") / "cache"
+    give_known_key(root)
+    return toy_cache(root, num_patients=20, size=8).records()
 
 
 def trained(cohort: list[ItemRecord], **options: Any) -> set[str]:
