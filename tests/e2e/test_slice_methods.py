@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -37,7 +35,7 @@ from medssl_cli.heads import EmbeddingsHead
 from medssl_cli.nn.clusters import kmeans
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import PretrainRecipe, dump_recipe, to_yaml, validate_recipe
-from tests.environment import ENVIRONMENT
+from tests import warm
 from tests.listener import Listener
 from tests.slice_cache import slice_cache
 from tests.toy_cache import toy_cache
@@ -274,18 +272,12 @@ def test_two_processes_of_the_command_train_what_one_trains(
     file = tmp_path / "recipe.yaml"
     file.write_text(to_yaml(dump_recipe(chosen)))
     pretrain(chosen, cache, tmp_path / "one", device="cpu", talk=Silence())
-    command = ["-m", "medssl_cli", "pretrain", "--recipe", str(file), "--cache", str(cache.root), "--device", "cpu"]
+    command = ["pretrain", "--recipe", file, "--cache", cache.root, "--device", "cpu"]
 
-    done = subprocess.run(
-        [sys.executable, *command, "--devices", "2", "--strategy", strategy, "--run", str(tmp_path / "two")],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    process = warm.start([*command, "--devices", "2", "--strategy", strategy, "--run", tmp_path / "two"])
+    _, talk = process.communicate(timeout=240)
 
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, talk
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-3)
 
 

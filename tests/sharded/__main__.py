@@ -23,7 +23,7 @@ if __name__ == "__main__":
     if rank == os.environ.get("MEDSSL_TEST_FAIL_RANK"):
         from medssl_cli.engine import optimisation, processes
 
-        processes.CHILDREN_END_WITHIN_S = 3  # type: ignore[misc]
+        processes.CHILDREN_END_WITHIN_S = 1  # type: ignore[misc]
 
         def fail(*_: object) -> None:
             raise MemoryError
