@@ -130,16 +130,6 @@ def start(
     return WarmProcess(*(end for end, _ in pipes))
 
 
-def complete(
-    arguments: Sequence[object], environment: Mapping[str, str] = ENVIRONMENT, *, module: str = "medssl_cli"
-) -> str:
-    """What a command that must end well writes to stdout."""
-    process = start(arguments, environment, module=module)
-    out, talk = process.communicate()
-    assert process.returncode == 0, talk
-    return out
-
-
 @functools.cache
 def _server() -> socket.socket:
     """One for all tests of this process; it ends with it."""

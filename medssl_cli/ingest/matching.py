@@ -200,7 +200,7 @@ class Index:
     def _says_whose(self, image: StoredImage) -> bool:
         """Whether an image is of DICOM objects with a PatientID."""
         if known := self._by_item.get(image.item_id):
-            return known.series_uid not in (None, "") and bool(known.patients)
+            return bool(known.series_uid and known.patients)
         if self._cache is None:
             return False
         record = self._cache.record(image.item_id)

@@ -400,6 +400,15 @@ class ExportedModel(Protocol):
         """What the model says of an image: see the task's `decode.py`."""
 
 
+def answers_of(model: ExportedModel, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> list[Any]:
+    """What a model says of each image, with progress."""
+    answers = []
+    for done, record in enumerate(records, start=1):
+        answers.append(model.answer(cache.read_image(record)))
+        talk.progress("evaluating", done, len(records))
+    return answers
+
+
 def _safe(name: str) -> str:
     if not is_safe_name(name):
         raise ValueError("a class name has letters, digits, space and ._+/-, at most 64 characters")

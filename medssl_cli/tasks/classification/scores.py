@@ -32,7 +32,7 @@ from medssl_cli.metrics.ranking import (
 )
 from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of, shown
 from medssl_cli.report.gallery import Shown
-from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject
+from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject, answers_of
 from medssl_cli.tasks.classification import FIGURE
 from medssl_cli.tasks.classification.page import classification_page
 
@@ -256,11 +256,7 @@ def of_model(
     head: FindingsHead = model.bundle.head
 
     def found(cache: Cache, talk: Talk) -> Array:
-        rows = []
-        for done, record in enumerate(records, start=1):
-            rows.append(model.answer(cache.read_image(record)))
-            talk.progress("evaluating", done, len(records))
-        return np.stack(rows)
+        return np.stack(answers_of(model, cache, records, talk))
 
     return ClassificationSubject(
         name=name,

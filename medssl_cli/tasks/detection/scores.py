@@ -37,7 +37,7 @@ from medssl_cli.metrics.marks import (
 )
 from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of, shown
 from medssl_cli.report.gallery import Shown
-from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject
+from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject, answers_of
 from medssl_cli.tasks.detection import FIGURE
 from medssl_cli.tasks.detection.page import detection_page, detection_picture
 
@@ -324,12 +324,8 @@ def of_model(
     classes = {each: head.label_classes[each] for each in head.names}
 
     def found(cache: Cache, talk: Talk) -> list[ImageBoxes]:
-        images = []
-        for done, record in enumerate(records, start=1):
-            own = model.answer(cache.read_image(record))
-            images.append(ImageBoxes(own.boxes, own.classes, own.scores.astype(np.float64)))
-            talk.progress("evaluating", done, len(records))
-        return images
+        each = answers_of(model, cache, records, talk)
+        return [ImageBoxes(own.boxes, own.classes, own.scores.astype(np.float64)) for own in each]
 
     return DetectionSubject(
         name=name,
