@@ -12,7 +12,7 @@ from typing import Self
 from medssl_cli.base.errors import StorageError, UsageError
 from medssl_cli.base.files import remove_temporaries
 from medssl_cli.cache.keys import Pseudonyms
-from medssl_cli.cache.marker import MARKER, Marker, make_cache, read_marker, use_key_file
+from medssl_cli.cache.marker import CATALOG, MARKER, Marker, make_cache, read_marker, use_key_file
 from medssl_cli.cache.writers import catalog_is_behind, dead_marks, marked
 
 
@@ -68,7 +68,7 @@ class CacheFolder:
         if key_file is not None:
             use_key_file(root, key_file)
         cache = cls(root)
-        if not (root / "catalog.sqlite").exists() or catalog_is_behind(root) or dead_marks(root):
+        if not (root / CATALOG).exists() or catalog_is_behind(root) or dead_marks(root):
             with contextlib.suppress(StorageError):
                 cache.rebuild()
         return cache
@@ -105,7 +105,7 @@ class CacheFolder:
         return self.root / "items" / item_id[:2] / item_id
 
     def rebuild(self, on_damaged: Callable[[str], None] = lambda _: None) -> int:
-        """As `ReadableCache.rebuild`, which needs everything that this class does without."""
-        from medssl_cli.cache.reading import ReadableCache
+        """Make the catalog anew from the items; see `rebuild_catalog`, which needs what this module does without."""
+        from medssl_cli.cache.rebuilding import rebuild_catalog
 
-        return ReadableCache(self.root).rebuild(on_damaged)
+        return rebuild_catalog(self.root, on_damaged)

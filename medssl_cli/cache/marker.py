@@ -23,6 +23,7 @@ from medssl_cli.cache.publish import publish_first, unreadable
 from medssl_cli.cache.words import FORMAT_VERSION
 
 MARKER: Final = "cache.json"
+CATALOG: Final = "catalog.sqlite"
 MAX_BYTES: Final = 2**16
 Place = Literal["cache", "site", "file"]
 

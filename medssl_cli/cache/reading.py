@@ -1,7 +1,6 @@
 """What can be asked of a cache without its key: its items, in any number, with or without a catalog."""
 
 import contextlib
-import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -17,12 +16,13 @@ from medssl_cli.cache.arrays import open_array, read_array
 from medssl_cli.cache.catalog import Catalog, CatalogRow, row_of
 from medssl_cli.cache.folder import CacheFolder
 from medssl_cli.cache.items import Entry, ItemRecord, entry_of
+from medssl_cli.cache.marker import CATALOG
+from medssl_cli.cache.rebuilding import ITEM_ID, scan
 from medssl_cli.cache.records import IMAGE, item_directories, label_file, read_record
-from medssl_cli.cache.writers import BEHIND, catalog_is_behind, dead_marks, remove_leftovers
+from medssl_cli.cache.writers import catalog_is_behind
 from medssl_cli.imaging.volume import Volume
 
 NAMED_SETS: Final = 5
-ITEM_ID: Final = re.compile(r"[a-z2-7]{26}")
 
 
 class ReadableCache(CacheFolder):
@@ -37,43 +37,11 @@ class ReadableCache(CacheFolder):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.catalog = Catalog(root / "catalog.sqlite")
-
-    def rebuild(self, on_damaged: Callable[[str], None] = lambda _: None) -> int:
-        """Make the catalog anew from the items, which are read while the catalog's write lock is held.
-
-        Args:
-            on_damaged: Told the id of each item that is left out; perhaps more than once.
-
-        Returns:
-            Number of items.
-
-        Raises:
-            StorageError: `E_IO`, the catalog is locked or cannot be written.
-        """
-        marks = [*dead_marks(self.root), self.root / BEHIND]
-        remove_leftovers(self.root)
-        try:
-            num_items = self.catalog.replace_all(lambda: self.scan(on_damaged))
-        except sqlite3.Error as error:
-            raise StorageError("E_IO", "the catalog cannot be written", hint="try again when it is free") from error
-        for mark in marks:
-            mark.unlink(missing_ok=True)
-        return num_items
+        self.catalog = Catalog(root / CATALOG)
 
     def scan(self, on_damaged: Callable[[str], None] = lambda _: None) -> Iterator[ItemRecord]:
-        """Items in order of their ids, read from the items themselves; damaged ones are left out.
-
-        Args:
-            on_damaged: Told the id of each of those.
-        """
-        for directory in item_directories(self.root):
-            try:
-                record = read_record(directory)
-            except GateError:
-                on_damaged(directory.name if ITEM_ID.fullmatch(directory.name) else "of a name that is no id")
-                continue
-            yield record
+        """Items in order of their ids, read from the items themselves; see `rebuilding.scan`."""
+        return scan(self.root, on_damaged)
 
     def damaged_items(self, known: Container[str]) -> list[str]:
         """Ids of items whose records cannot be read, in order.
@@ -82,12 +50,8 @@ class ReadableCache(CacheFolder):
             known: Ids that need not be looked at.
         """
         found: list[str] = []
-        for directory in item_directories(self.root):
-            if directory.name not in known:
-                try:
-                    read_record(directory)
-                except GateError:
-                    found.append(directory.name if ITEM_ID.fullmatch(directory.name) else "of a name that is no id")
+        for _ in scan(self.root, found.append, known):
+            pass
         return found
 
     def missing_items(self) -> list[str]:

@@ -25,7 +25,8 @@ def demo(
 
         medssl demo
     """
-    from medssl_cli.demo.road import commands_for_own_data, run_demo
+    from medssl_cli.demo.road import commands_for_own_data
+    from medssl_cli.demo.run import run_demo
 
     terminal = Terminal(quiet=quiet)
     terminal.note(f"folder {folder}")

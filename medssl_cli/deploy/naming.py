@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from medssl_cli.base.names import is_name_character, safe_name
-from medssl_cli.formats.source import stem_of
+from medssl_cli.formats.table import stem_of
 
 DIGEST_LENGTH: Final = 12
 MAX_CHARACTERS: Final = 60

@@ -22,7 +22,8 @@ from medssl_cli.formats.name_words import (
     modality_of_channel,
     modality_of_stem,
 )
-from medssl_cli.formats.source import Source, place_of, stem_of
+from medssl_cli.formats.source import Source, place_of
+from medssl_cli.formats.table import stem_of
 
 _LEVELS: Final = 2
 _ISLES: Final = re.compile(r"(?:vsd|smir)\.brain\..*\.(?:mr|ct)_([a-z0-9]+)\.\d+", re.IGNORECASE)

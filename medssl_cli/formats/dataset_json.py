@@ -17,7 +17,8 @@ from typing import Any, Final
 from medssl_cli.base.errors import InputError
 from medssl_cli.base.names import unique_names
 from medssl_cli.formats.name_words import channel_word, known_modality
-from medssl_cli.formats.source import Source, place_of, read_bytes, stem_of
+from medssl_cli.formats.source import Source, place_of, read_bytes
+from medssl_cli.formats.table import stem_of
 
 MAX_JSON_BYTES: Final = 64 * 2**20
 MAX_VALUE: Final = 65_535

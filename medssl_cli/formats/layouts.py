@@ -20,7 +20,8 @@ from medssl_cli.formats.cases import Hint, arrange_bids, example_of, name_cases
 from medssl_cli.formats.dataset_json import CHANNEL, DatasetJson, Listing, read_dataset_json
 from medssl_cli.formats.name_words import channel_of_stem, core_of, folder_role, modality_of_channel, modality_of_stem
 from medssl_cli.formats.partners import Image, Neighbours
-from medssl_cli.formats.source import Source, place_of, stem_of
+from medssl_cli.formats.source import Source, place_of
+from medssl_cli.formats.table import stem_of
 
 __all__ = ["Arrangement", "DatasetJson", "ImageFile", "LabelFile", "arrange", "read_dataset_json"]
 

@@ -46,15 +46,6 @@ def place_of(source: Source) -> Path:
     return source if isinstance(source, Path) else source.archive / source.inner
 
 
-def stem_of(name: str) -> str:
-    """A file's name without the suffix of any image format; other dots belong to the name."""
-    from medssl_cli.formats.table import image_suffixes  # all formats, which read their files with this module
-
-    lower = name.lower()
-    longest = next((suffix for suffix in image_suffixes() if lower.endswith(suffix)), "")
-    return name[: len(name) - len(longest)] or name
-
-
 def size_of(source: Source) -> int:
     """Bytes that a file has, or that a member claims to have; reading never gives more than that.
 

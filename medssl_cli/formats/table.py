@@ -66,6 +66,13 @@ def image_suffixes() -> tuple[str, ...]:
     return tuple(sorted(suffixes, key=lambda suffix: (-len(suffix), suffix)))
 
 
+def stem_of(name: str) -> str:
+    """A file's name without the suffix of any image format; other dots belong to the name."""
+    lower = name.lower()
+    longest = next((suffix for suffix in image_suffixes() if lower.endswith(suffix)), "")
+    return name[: len(name) - len(longest)] or name
+
+
 def is_file_of_images(kind: str) -> bool:
     """Whether a file of a kind holds whole images."""
     found = image_formats().get(kind)

@@ -8,6 +8,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.source import Source
 from medssl_cli.ingest.failures import Failure, crash
+from medssl_cli.ingest.known_images import KnownImage, names_of
 from medssl_cli.ingest.labels import (
     DRAWN_ON_IMAGES,
     Annotation,
@@ -23,7 +24,6 @@ from medssl_cli.ingest.labels import (
     the_image,
     verdict,
 )
-from medssl_cli.ingest.matching import KnownImage, names_of
 from medssl_cli.ingest.report import State
 from medssl_cli.ingest.tally import FileOutcome, Tally
 from medssl_cli.ingest.task_runner import TaskRunner

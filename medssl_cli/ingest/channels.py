@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.keys import Pseudonyms
@@ -12,9 +11,6 @@ from medssl_cli.formats.layouts import ImageFile
 from medssl_cli.formats.name_words import channel_of_stem
 from medssl_cli.formats.patients import patients_of
 from medssl_cli.formats.source import Source, place_of
-
-if TYPE_CHECKING:
-    from medssl_cli.ingest.tasks import StoredImage
 
 
 def example_key(pseudonyms: Pseudonyms, patient: str | None, example: str | None) -> str | None:
@@ -49,7 +45,7 @@ def _with_unknown(record: ItemRecord, learnt: dict[str, str]) -> ItemRecord:
 
 def learn_channels(
     images: Sequence[ImageFile],
-    stored: Mapping[Source, Sequence["StoredImage"]],
+    known: Mapping[Source, Sequence[str]],
     roots: Sequence[Path],
     pattern: str | None,
     cache: Cache,
@@ -58,17 +54,17 @@ def learn_channels(
 
     Args:
         images: All of the input.
-        stored: Where they are.
+        known: Items that files of the input were stored as before.
         roots: The inputs.
         pattern: See `patients_of`.
         cache: Of the images; call inside `writing`.
     """
     unknown = [
-        (image, one.item_id)
+        (image, item_id)
         for image in images
         if image.channel is not None and not image.parts
-        for one in stored.get(image.source, ())
-        if not one.is_new and cache.record(one.item_id).channel is None
+        for item_id in known.get(image.source, ())
+        if cache.record(item_id).channel is None
     ]
     patients = patients_of(images, roots, pattern) if unknown else {}
     for image, item_id in unknown:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medssl_cli.formats.labels import Flaw, Instance, Reference
-from medssl_cli.ingest.matching import Index, KnownImage
+from medssl_cli.ingest.known_images import KnownImage
+from medssl_cli.ingest.matching import Index
 from medssl_cli.ingest.tasks import StoredImage
 
 

@@ -1,4 +1,9 @@
-"""Files in, a cache out. Running it again stores nothing and writes nothing."""
+"""Files in, a cache out: discover, settle what has not changed, and hand what is left to the stages of work.
+
+The work is done in child processes, which publish items themselves; this process keeps the report. A kill at any
+moment costs nothing: the same command finds what is stored and goes on. Where all files are known from an earlier
+ingest, nothing is imported that could read one. Running it again stores nothing and writes nothing.
+"""
 
 import contextlib
 import itertools
@@ -10,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from medssl_cli.base.errors import InterruptedCleanlyError, MedsslError, StorageError, UsageError
 from medssl_cli.base.files import json_bytes, require_place_for_file, storage_errors, write_json
@@ -18,7 +23,10 @@ from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.cache.folder import CacheFolder
 from medssl_cli.cache.marker import MARKER
 from medssl_cli.cache.publish import publish_first
+from medssl_cli.formats.archives import default_budget
+from medssl_cli.formats.discover import discover
 from medssl_cli.ingest.events import EventLog
+from medssl_cli.ingest.inputs import Inputs
 from medssl_cli.ingest.known_files import FILE_NAME, KnownFiles
 from medssl_cli.ingest.options import IngestOptions, PacsSource, Progress
 from medssl_cli.ingest.report import IngestReport, ReportBuilder
@@ -26,6 +34,9 @@ from medssl_cli.ingest.run import IngestRun
 from medssl_cli.ingest.settle import wait_until_settled
 from medssl_cli.ingest.task_runner import TaskRunner
 from medssl_cli.work.workers import TaskMap, Workers, available_cores
+
+if TYPE_CHECKING:
+    from medssl_cli.ingest.retrieve import RetrievedSeries
 
 MEMORY_LIMIT_BYTES: Final = 32 * 2**30
 
@@ -74,9 +85,9 @@ def ingest(
                 if paths:
                     say = partial(runner.progress, "waiting", 0, None)
                     wait_until_settled(paths, options.settle_s, cache.root, lambda: stop.is_set, say)
-                    run.run(paths)
+                    _ingest_folders(run, paths)
                 if pacs is not None and not stop.is_set:
-                    run.run_pacs(pacs)
+                    _ingest_pacs(run, pacs)
             except (StorageError, InterruptedCleanlyError) as error:
                 failure = error
             except UsageError as error:
@@ -94,6 +105,80 @@ def ingest(
         if stop.is_set:
             stop.raise_interrupted(f"{report.not_reached} of {report.seen} files are left")
     return report
+
+
+def _ingest_folders(run: IngestRun, paths: Sequence[Path]) -> None:
+    """Do everything, or as much as a stop request leaves time for."""
+    inputs = _discovered(run, paths)
+    judgements = run.known.judgements(lambda item: run.cache.item_directory(item).is_dir())
+    if not inputs.has_news({source for judgement in judgements for source in judgement.sources}):
+        for judgement in judgements:
+            run.builder.recall(judgement.entry, judgement.sources)
+        return
+    from medssl_cli.ingest.stages import Stages
+
+    Stages(run, inputs, [path.resolve() for path in paths]).run(judgements)
+
+
+def _discovered(run: IngestRun, paths: Sequence[Path]) -> Inputs:
+    inputs = Inputs(run.builder, run.options.policy, default_budget(run.cache.root))
+    peek = None if run.options.reread else run.known.peek
+    for found in discover(
+        paths, inputs.policy, peek=peek, max_archive_bytes=inputs.max_archive_bytes, leave_out=run.cache.root
+    ):
+        inputs.add(found)
+        run.runner.progress("discover", run.builder.seen, None)
+        if run.runner.stop.is_set:
+            break
+    return inputs
+
+
+def _ingest_pacs(run: IngestRun, source: PacsSource) -> None:
+    """Retrieve series after series and do with each what is done with folders."""
+    from medssl_cli.formats.dicomweb import Pacs
+    from medssl_cli.ingest.retrieve import DownloadFolder, retrieve_all
+
+    runner = run.runner
+    pacs = Pacs(
+        source.url,
+        source.credentials,
+        source.ca_bundle,
+        patience=source.patience,
+        is_stopped=lambda: runner.stop.is_set,
+    )
+    downloads = DownloadFolder(run.cache.root / "spool", run.cache.pseudonyms)
+    results = retrieve_all(
+        pacs,
+        source.query,
+        downloads,
+        is_held=run.holds_series,
+        stop=runner.stop,
+        progress=runner.progress,
+        settle_s=source.settle_s,
+    )
+    with contextlib.closing(pacs), contextlib.closing(results):
+        for series in results:
+            if not _ingest_series(run, series):
+                return
+            if series.folder is not None:
+                downloads.discard(series)
+
+
+def _ingest_series(run: IngestRun, series: "RetrievedSeries") -> bool:
+    """Take in one series, or note why it has not come; False if a stop request was quicker."""
+    known, builder = run.known, run.builder
+    if series.folder is None:
+        items = known.retrieved_items(series.key, series.num_instances)
+        builder.note_series(series.key, series.num_instances, series.failure, items[0] if items else None)
+        return True
+    first = len(builder.judged)
+    _ingest_folders(run, [series.folder])
+    run.unremembered.update(series.files)
+    if run.runner.stop.is_set:
+        return False
+    stored = {entry.item for entry, _ in builder.judged[first:] if entry.item}
+    known.record_retrieved(series.key, series.num_instances, stored)
+    return True
 
 
 def _require_sound(paths: Sequence[Path], cache_root: Path, options: IngestOptions, *, has_pacs: bool) -> None:

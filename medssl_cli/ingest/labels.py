@@ -22,7 +22,8 @@ from medssl_cli.formats.table_choice import TableChoice
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.ingest.failures import Failure, as_values
 from medssl_cli.ingest.homes import Homes, homes_of
-from medssl_cli.ingest.matching import Index, KnownImage
+from medssl_cli.ingest.known_images import KnownImage
+from medssl_cli.ingest.matching import Index
 from medssl_cli.ingest.tasks import StoredImage, StoredLabel
 
 PAIRS_PER_TASK: Final = 256

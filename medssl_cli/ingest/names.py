@@ -10,13 +10,10 @@ from collections import defaultdict
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import TYPE_CHECKING
 
 from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels import file_name, folders_of, name_key
-
-if TYPE_CHECKING:
-    from medssl_cli.ingest.matching import KnownImage
+from medssl_cli.ingest.known_images import KnownImage
 
 Tail = tuple[str, ...]
 
@@ -37,7 +34,7 @@ class Hints:
     items: Sequence[Set[str]] = ()
     num_shared: int = 0
 
-    def narrowed(self, found: Sequence["KnownImage"]) -> list["KnownImage"]:
+    def narrowed(self, found: Sequence[KnownImage]) -> list[KnownImage]:
         """Images that further words of the row mean too; where no image is meant by both, all."""
         left = list(found)
         for items in self.items:
@@ -53,14 +50,14 @@ class NamedImages:
         images: Those that have a place.
     """
 
-    images: Sequence["KnownImage"]
-    _by_tail: dict[int, dict[Tail, list["KnownImage"]]] = field(default_factory=dict)
+    images: Sequence[KnownImage]
+    _by_tail: dict[int, dict[Tail, list[KnownImage]]] = field(default_factory=dict)
     _most_parts: int = 0
 
     def __post_init__(self) -> None:
         self._most_parts = max((len(known.place.parts) for known in self.images if known.place is not None), default=0)
 
-    def find(self, name: str, hints: Hints) -> list["KnownImage"]:
+    def find(self, name: str, hints: Hints) -> list[KnownImage]:
         """Images of the one file that a name means; none if no image is called so.
 
         In turn: the path from the folder of the labels; below it, with all folders of the name, then without those
@@ -88,7 +85,7 @@ class NamedImages:
         found: list[KnownImage] = next(filter(None, [*tiers, *groups]), [])
         return the_one(found, name, hints)
 
-    def _ending_in(self, tail: Tail) -> list["KnownImage"]:
+    def _ending_in(self, tail: Tail) -> list[KnownImage]:
         length = len(tail)
         if length > self._most_parts:
             return []
@@ -101,7 +98,7 @@ class NamedImages:
         return self._by_tail[length].get(tail, [])
 
 
-def the_one(found: Sequence["KnownImage"], name: str, hints: Hints) -> list["KnownImage"]:
+def the_one(found: Sequence[KnownImage], name: str, hints: Hints) -> list[KnownImage]:
     """Images of one file, or one image that lies in several places, out of all that are called the same.
 
     Args:
@@ -123,7 +120,7 @@ def the_one(found: Sequence["KnownImage"], name: str, hints: Hints) -> list["Kno
     return left
 
 
-def _folder(known: "KnownImage") -> Tail:
+def _folder(known: KnownImage) -> Tail:
     return () if known.place is None else _lower(known.place.parts[:-1])
 
 

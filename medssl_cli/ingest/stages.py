@@ -13,17 +13,17 @@ from typing import Any, Final
 from medssl_cli.cache.store import Cache
 from medssl_cli.formats.layouts import LabelFile, arrange
 from medssl_cli.formats.name_words import are_channels
-from medssl_cli.formats.source import Source, place_of, stem_of
-from medssl_cli.formats.table import is_file_of_images
+from medssl_cli.formats.source import Source, place_of
+from medssl_cli.formats.table import is_file_of_images, stem_of
 from medssl_cli.imaging.geometry import is_turned_grid
 from medssl_cli.ingest.annotations import store_all
 from medssl_cli.ingest.channels import learn_channels
 from medssl_cli.ingest.failures import Failure, crash
 from medssl_cli.ingest.inputs import Inputs
 from medssl_cli.ingest.known_files import Judgement
+from medssl_cli.ingest.known_images import KnownImage
 from medssl_cli.ingest.label_maps import store_labels
 from medssl_cli.ingest.labels import DRAWN_ON_IMAGES, Annotation, Choice
-from medssl_cli.ingest.matching import KnownImage
 from medssl_cli.ingest.plan import label_tasks, plan_files
 from medssl_cli.ingest.report import State
 from medssl_cli.ingest.run import IngestRun
@@ -98,7 +98,11 @@ class Stages:
             require_space(tasks, self.cache)
         self._store_images(tasks)
         if not self.options.dry_run:
-            learn_channels(arrangement.images, self.stored, self.roots, self.options.patient_pattern, self.cache)
+            known = {
+                source: [image.item_id for image in images if not image.is_new]
+                for source, images in self.stored.items()
+            }
+            learn_channels(arrangement.images, known, self.roots, self.options.patient_pattern, self.cache)
         for source, code in arrangement.skipped:
             self.builder.refuse([source], code, "")
         labels = [label for label in arrangement.labels if label.source not in self.stored]

@@ -15,7 +15,8 @@ from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.cli.scoring import load_subject
-from medssl_cli.demo.road import Step, StepFailedError, _run
+from medssl_cli.demo.road import Step
+from medssl_cli.demo.run import StepFailedError, _run
 from medssl_cli.deploy.bundle import patient_digest
 from medssl_cli.deploy.infer import infer
 from medssl_cli.deploy.model_process import ModelFailure, ModelProcess

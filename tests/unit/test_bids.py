@@ -6,7 +6,7 @@ import pytest
 
 from medssl_cli.formats.bids import parse_place, read_value_names
 from medssl_cli.formats.layouts import arrange
-from medssl_cli.formats.source import stem_of
+from medssl_cli.formats.table import stem_of
 
 ROOT = Path("/home/derivatives/ds")
 

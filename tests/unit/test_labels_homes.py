@@ -9,8 +9,9 @@ import pytest
 from medssl_cli.formats.labels import Instance, Reference
 from medssl_cli.ingest.failures import Failure
 from medssl_cli.ingest.homes import Home, Homes, homes_of
+from medssl_cli.ingest.known_images import KnownImage
 from medssl_cli.ingest.labels import the_image
-from medssl_cli.ingest.matching import Index, KnownImage
+from medssl_cli.ingest.matching import Index
 from medssl_cli.ingest.tasks import StoredImage
 from tests.toy_cache import toy_cache
 

@@ -15,6 +15,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.formats.labels import AnnotationKind, MaskLabel, Reference
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.ingest.failures import Failure
+from medssl_cli.ingest.known_images import KnownImage, names_of
 from medssl_cli.ingest.labels import (
     Annotation,
     Choice,
@@ -25,7 +26,7 @@ from medssl_cli.ingest.labels import (
     store_annotations,
     verdict,
 )
-from medssl_cli.ingest.matching import Index, KnownImage, names_of
+from medssl_cli.ingest.matching import Index
 from medssl_cli.ingest.tasks import StoredImage, StoredLabel
 from tests.toy_cache import toy_cache
 from tests.unit.test_labels_rtstruct import square, structure_set

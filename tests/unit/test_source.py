@@ -12,7 +12,8 @@ import pytest
 from medssl_cli.base.errors import InputError
 from medssl_cli.formats import source as module
 from medssl_cli.formats.gzip_strict import gunzip, gzip_bytes
-from medssl_cli.formats.source import Member, place_of, read_bytes, read_head, size_of, stem_of
+from medssl_cli.formats.source import Member, place_of, read_bytes, read_head, size_of
+from medssl_cli.formats.table import stem_of
 
 
 def refusal(path: Path, **options) -> str:

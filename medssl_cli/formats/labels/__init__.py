@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.base.errors import InputError
-from medssl_cli.formats.source import stem_of
+from medssl_cli.formats.table import stem_of
 from medssl_cli.imaging.geometry import Affine, Shape
 
 AnnotationKind = Literal["seg", "rtstruct", "lidc", "luna", "coco", "table"]

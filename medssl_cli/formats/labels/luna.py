@@ -25,7 +25,8 @@ from medssl_cli.formats.labels import (
 from medssl_cli.formats.labels.columns import plain
 from medssl_cli.formats.labels.csv_rows import Row, Table, read_rows
 from medssl_cli.formats.labels.findings import is_unknown, number_in
-from medssl_cli.formats.source import Source, stem_of
+from medssl_cli.formats.source import Source
+from medssl_cli.formats.table import stem_of
 from medssl_cli.imaging.geometry import Affine, Shape, spacing_mm
 
 COLUMNS: Final = ("seriesuid", "coordx", "coordy", "coordz")

@@ -8,8 +8,8 @@ import numpy as np
 from medssl_cli.base.errors import InputError
 from medssl_cli.formats.loaded import Identity, LoadedImage
 from medssl_cli.formats.policy import Policy
-from medssl_cli.formats.source import Source, read_bytes, stem_of
-from medssl_cli.formats.table import ImageFormat
+from medssl_cli.formats.source import Source, read_bytes
+from medssl_cli.formats.table import ImageFormat, stem_of
 from medssl_cli.imaging.volume import Volume
 
 MAGIC: Final = b"PLAINTEXT VOLUME "
