@@ -106,6 +106,7 @@ def split_items(
     num_val: int | None = None,
     num_train: int | None = None,
     draw: int = 0,
+    num_folds: int = NUM_FOLDS,
 ) -> Split:
     """Split the items that a task can use by patient; patients who share an image stay together.
 
@@ -113,11 +114,12 @@ def split_items(
         all_records: Every item of the cache; decides who is a test patient.
         usable: The items to split.
         seed: Of the shuffle.
-        fold: 0 to 4; which fifth of the remaining patients validates.
+        fold: 0 to `num_folds` - 1; which part of the remaining patients validates.
         fraction: Share of the training patients to keep, at least one; validation and test do not change.
         num_val: Validate on so many patients of the fold at most; the others train.
         num_train: Train on exactly so many patients, instead of a fraction of them.
         draw: Which random order they are taken in. Of one draw, the few are among the many.
+        num_folds: Parts of equal size, each of which validates in one fold.
 
     Raises:
         NothingUsableError: `E_TOO_FEW_PATIENTS`.
@@ -127,14 +129,35 @@ def split_items(
     patients = shuffled(
         sorted({people[record.patient_key] for record in usable if record.patient_key not in test}), seed
     )
-    val = patients[fold::NUM_FOLDS][:num_val]
+    val = patients[fold::num_folds][:num_val]
     train = [patient for patient in patients if patient not in set(val)]
+    kept = chosen_patients(train, len(val), seed=seed, fraction=fraction, num_train=num_train, draw=draw)
+    rest = [record for record in usable if record.patient_key not in test]
+    return Split(
+        train=tuple(record for record in rest if people[record.patient_key] in kept),
+        val=tuple(record for record in rest if people[record.patient_key] in set(val)),
+        test=tuple(record for record in usable if record.patient_key in test),
+    )
+
+
+def chosen_patients(
+    train: Sequence[str], num_val: int, *, seed: int, fraction: float, num_train: int | None, draw: int
+) -> set[str]:
+    """Those of the training patients to learn from; see `split_items`.
+
+    Args:
+        train: All of them, in an order that depends on the seed only.
+        num_val: How many validate.
+
+    Raises:
+        NothingUsableError: `E_TOO_FEW_PATIENTS`.
+    """
     if draw:
         train = shuffled(train, f"{seed}/{draw}")
-    if not train or not val:
+    if not train or not num_val:
         raise NothingUsableError(
             "E_TOO_FEW_PATIENTS",
-            f"{len(patients)} patients are left to train and validate on",
+            f"{len(train) + num_val} patients are left to train and validate on",
             hint="label more patients, try another medssl finetune --fold, or check medssl ingest --patient-pattern",
         )
     if num_train is not None and num_train > len(train):
@@ -143,10 +166,4 @@ def split_items(
             f"{len(train)} patients are there to train on, {num_train} were asked for",
             hint="ask for fewer --patients, or label more",
         )
-    kept = set(train[: num_train or max(1, round(len(train) * fraction))])
-    rest = [record for record in usable if record.patient_key not in test]
-    return Split(
-        train=tuple(record for record in rest if people[record.patient_key] in kept),
-        val=tuple(record for record in rest if people[record.patient_key] in set(val)),
-        test=tuple(record for record in usable if record.patient_key in test),
-    )
+    return set(train[: num_train or max(1, round(len(train) * fraction))])

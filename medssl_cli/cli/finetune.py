@@ -21,6 +21,7 @@ from medssl_cli.cli.options import (
     StrategyOption,
     TaskOption,
 )
+from medssl_cli.cli.split_options import FoldOption, NumFoldsOption, SkipMissingOption, SplitFileOption, given_split
 from medssl_cli.cli.terminal import Terminal, result
 from medssl_cli.cli.training_results import finetuning_text
 
@@ -37,7 +38,10 @@ def finetune(
     fraction: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the training patients to use.")] = 1.0,
     patients: Annotated[int | None, typer.Option(min=1, help="Use exactly so many training patients instead.")] = None,
     draw: Annotated[int, typer.Option(min=0, help="Another choice of these patients; few are among the many.")] = 0,
-    fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the training patients validates.")] = 0,
+    fold: FoldOption = 0,
+    num_folds: NumFoldsOption = None,
+    split_file: SplitFileOption = None,
+    skip_missing: SkipMissingOption = False,
     max_minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Time budget instead of the recipe's steps; the schedule fits it.")
     ] = None,
@@ -54,53 +58,40 @@ def finetune(
 ) -> None:
     """Teach a task with few labels, from scratch or from a pre-trained encoder.
 
-    Patients are split into training, validation and test; test patients are never touched here. The same command again
-    goes on where it stopped; with more steps or minutes it goes on for longer.
+    Patients are split into training, validation and test, by rule or as --split-file says; test patients are never
+    touched here. The same command again goes on where it stopped; with more steps or minutes it goes on for longer.
 
     Examples:
 
         medssl finetune --task heart-seg --init runs/voco --fraction 0.1
 
         medssl finetune --task hippocampus-seg --max-minutes 20
+
+        medssl finetune --task hippocampus-seg --split-file splits_final.json --fold 0
     """
     from medssl_cli.base.signals import stop_on_signals
 
     with main_speaks(), stop_on_signals(is_immediate=True):
-        from medssl_cli.base.errors import UsageError
         from medssl_cli.cache.store import Cache
+        from medssl_cli.cli.finetuning import require_patients, run_folder, task_recipe
         from medssl_cli.cli.training_logs import open_sinks
-        from medssl_cli.engine.finetune import Choices
+        from medssl_cli.engine.choices import Choices
         from medssl_cli.engine.finetune import finetune as run_finetune
         from medssl_cli.engine.live_page import Outlets
         from medssl_cli.engine.processes import Spread
-        from medssl_cli.engine.runs import run_name
         from medssl_cli.engine.weights import load_encoder
-        from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe
         from medssl_cli.report.run import finetuning_page
 
-        path = find_recipe(task, ("tasks",))
-        resolved = load_recipe(path, overrides)
-        if not isinstance(resolved, TaskRecipe):
-            raise UsageError("E_RECIPE", f"{path.name} is a pre-training recipe", hint="use it with medssl pretrain")
-        if not fraction > 0:
-            raise UsageError(
-                "E_USAGE", "--fraction 0 leaves no patients to train on", hint="for example --fraction 0.1"
-            )
+        path, resolved = task_recipe(task, overrides)
+        require_patients(fraction, patients)
+        split, folds = given_split(split_file, fold, num_folds, skip_missing=skip_missing)
         encoder = None if init == "none" else load_encoder(Path(init))
-        parts = ["scratch" if encoder is None else Path(init).name, f"fold{fold}"]
-        if patients is not None and fraction < 1:
-            raise UsageError("E_USAGE", "--patients and --fraction say the same thing", hint="give one of them")
-        parts += [f"{100 * fraction:g}pct"] if fraction < 1 else []
-        parts += [f"{patients}patients"] if patients is not None else []
-        parts += [f"draw{draw}"] if draw else []
-        root = run or Path("runs") / run_name(path.stem, resolved, load_recipe(path), parts)
+        choices = Choices(fold, fraction, patients, draw, max_minutes, encoder, folds, split)
+        root = run or run_folder(path, resolved, init, choices, num_folds)
         spread = Spread(devices or started_devices(), num_nodes or started_nodes(), strategy)
         outlets = Outlets(finetuning_page, open_sinks(log or [], root, resolved) if is_main() else ())
         terminal = Terminal(quiet=quiet or not is_main())
         terminal.note(f"task {resolved.name} · cache {cache} · run {root} · init {init}")
-        choices = Choices(
-            fold=fold, fraction=fraction, patients=patients, draw=draw, max_minutes=max_minutes, encoder=encoder
-        )
         opened = Cache.open(cache)
         with terminal.running():
             summary = run_finetune(

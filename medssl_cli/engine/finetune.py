@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader
 from medssl_cli.base.files import write_json
 from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.base.talk import KeepWaiting, Silence, Talk
-from medssl_cli.cache.splits import Split, split_items
+from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.augmentation import Draws
 from medssl_cli.engine.build import build_task
 from medssl_cli.engine.checkpoints import Checkpoint, prefixed
+from medssl_cli.engine.choices import Choices, split_of, validated_items
 from medssl_cli.engine.devices import make_fabric, resolve_device
 from medssl_cli.engine.health import Alarm
 from medssl_cli.engine.initial_weights import patients_seen, with_network_of
@@ -29,43 +30,10 @@ from medssl_cli.engine.randomness import Purpose, generator
 from medssl_cli.engine.runs import Manifest, Run, start_run
 from medssl_cli.engine.state import TrainingState
 from medssl_cli.engine.trainer import Trainer
-from medssl_cli.engine.weights import Encoder, initialise_task
+from medssl_cli.engine.weights import initialise_task
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.recipe import TaskRecipe
 from medssl_cli.tasks import Answer, SupervisionBase, TaskLosses, Validate, supervision_of
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What a user decides beside the recipe.
-
-    Args:
-        fold: Which fifth of the training patients validates.
-        fraction: Share of the training patients to use.
-        patients: Number of training patients to use, instead of a share.
-        draw: Which random order they are taken in; of one draw, the few are among the many.
-        max_minutes: Time limit instead of the recipe's steps.
-        encoder: Pre-trained weights, or None to start from scratch.
-    """
-
-    fold: int = 0
-    fraction: float = 1.0
-    patients: int | None = None
-    draw: int = 0
-    max_minutes: float | None = None
-    encoder: Encoder | None = None
-
-    def document(self) -> dict[str, Any]:
-        """For the manifest; what came with a later version is named only where it is used, so that old runs go on."""
-        later = {"patients": self.patients, "draw": self.draw or None}
-        return {
-            "fold": self.fold,
-            "fraction": self.fraction,
-            **{name: value for name, value in later.items() if value is not None},
-            "max_minutes": self.max_minutes,
-            "encoder_sha256": None if self.encoder is None else self.encoder.sha256,
-            **({} if self.encoder is None else {"init": self.encoder.origin()}),
-        }
 
 
 @dataclass(frozen=True)
@@ -125,6 +93,7 @@ def finetune(
     Raises:
         UsageError: Wrong recipe, device, weights or run folder.
         NothingUsableError: `E_NO_LABELS`, `E_TOO_FEW_PATIENTS`.
+        UsageError: `E_SPLIT_FILE`, `E_SPLIT_NAMES`, `E_SPLIT_PATIENT`.
         GateError: `E_DIVERGED`, `E_SPLIT_LEAK`.
         StorageError: `E_PROCESS_LOST`, `E_WORKER_CRASH`.
         InterruptedCleanlyError: A signal; the state is saved.
@@ -175,17 +144,8 @@ def _open(
 ) -> _Start:
     """Split the patients, refuse what cannot be learnt from, and open the run."""
     labelled = supervision.usable(cache, talk)
-    split = split_items(
-        cache.records(),
-        labelled,
-        seed=recipe.split_seed,
-        fold=choices.fold,
-        fraction=choices.fraction,
-        num_val=recipe.max_validation_patients,
-        num_train=choices.patients,
-        draw=choices.draw,
-    )
-    arguments = {**choices.document(), **patients_seen(split, choices.encoder, talk)}
+    split = split_of(recipe, cache, labelled, choices, talk)
+    arguments = {**choices.document(cache), **patients_seen(split, choices.encoder, talk)}
     arguments |= supervision.check(cache, labelled, split, talk)
     manifest = Manifest({"train": split.train, "val": split.val, "test": split.test}, arguments)
     return _Start(start_run(root, "finetune", recipe, manifest), split)
@@ -213,7 +173,7 @@ def _goal(
     def prepare(keep_waiting: Callable[[], None]) -> tuple[Any, Validate]:
         dataset = supervision.dataset(cache, start.split.train, KeepWaiting(talk, keep_waiting))
         supervision.begin(task, dataset)
-        return dataset, supervision.validator(cache, start.split.val)
+        return dataset, supervision.validator(cache, validated_items(start.split, recipe, choices))
 
     dataset, validate = processes.main_first(prepare)
     return Finetuning(

@@ -20,8 +20,9 @@ from medssl_cli.base.signals import StopRequest, stop_on_signals
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
+from medssl_cli.engine.choices import Choices
 from medssl_cli.engine.evaluate import subject_of_run
-from medssl_cli.engine.finetune import Choices, finetune
+from medssl_cli.engine.finetune import finetune
 from medssl_cli.engine.weights import Encoder, load_encoder
 from medssl_cli.recipe import TaskRecipe
 

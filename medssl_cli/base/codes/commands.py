@@ -93,6 +93,22 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "Too few patients to split",
         "label more patients, try another medssl finetune --fold, or check medssl ingest --patient-pattern",
     ),
+    "E_SPLIT_FILE": Code(
+        "A split file cannot be read, or does not say who trains, validates or tests",
+        "docs/guides/folds.md shows the files that are taken",
+    ),
+    "E_SPLIT_NAMES": Code(
+        "Names of a split file mean no image of the cache, or images of several patients",
+        "ingest those images too, correct the names, or leave them out with medssl finetune --skip-missing",
+    ),
+    "W_SPLIT_NAMES": Code(
+        "Names of a split file mean no image of the cache and were left out, as asked for",
+        "nothing if it is meant to be so; else ingest those images too",
+    ),
+    "E_SPLIT_PATIENT": Code(
+        "A split file puts one patient, or one image under two identities, into two parts",
+        "give every patient one part; if the patients are wrong, see medssl ingest --patient-pattern",
+    ),
     "E_SPLIT_LEAK": Code(
         "The model has seen patients of the split that it would be evaluated on",
         "evaluate its run folder instead: it knows its own test patients",

@@ -1,0 +1,60 @@
+"""From the words of `medssl finetune` to what is trained, and where."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medssl_cli.base.errors import UsageError
+
+if TYPE_CHECKING:
+    from medssl_cli.engine.choices import Choices
+    from medssl_cli.recipe import TaskRecipe
+
+
+def task_recipe(task: str, overrides: list[str] | None) -> "tuple[Path, TaskRecipe]":
+    """The file of a task's recipe, and what it says.
+
+    Raises:
+        UsageError: `E_RECIPE`, `E_RECIPE_NOT_FOUND`.
+    """
+    from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe
+
+    path = find_recipe(task, ("tasks",))
+    recipe = load_recipe(path, overrides)
+    if not isinstance(recipe, TaskRecipe):
+        raise UsageError("E_RECIPE", f"{path.name} is a pre-training recipe", hint="use it with medssl pretrain")
+    return path, recipe
+
+
+def require_patients(fraction: float, patients: int | None) -> None:
+    """Refuse options that leave nobody to train on, or say twice how many there are.
+
+    Raises:
+        UsageError: `E_USAGE`.
+    """
+    if not fraction > 0:
+        raise UsageError("E_USAGE", "--fraction 0 leaves no patients to train on", hint="for example --fraction 0.1")
+    if patients is not None and fraction < 1:
+        raise UsageError("E_USAGE", "--patients and --fraction say the same thing", hint="give one of them")
+
+
+def run_folder(path: Path, recipe: "TaskRecipe", init: str, choices: "Choices", num_folds: int | None) -> Path:
+    """The default folder of a run: readable, and another one for other choices.
+
+    Args:
+        path: Of the recipe.
+        recipe: What is trained.
+        init: As it was typed.
+        choices: What decides who is learnt from.
+        num_folds: As it was typed.
+    """
+    from medssl_cli.engine.runs import run_name
+    from medssl_cli.recipe import load_recipe
+
+    parts = ["scratch" if choices.encoder is None else Path(init).name]
+    parts += ["folds" if choices.is_cross_validation else f"fold{choices.fold}"]
+    parts += [f"of{num_folds}"] if num_folds is not None else []
+    parts += ["split"] if choices.split is not None else []
+    parts += [f"{100 * choices.fraction:g}pct"] if choices.fraction < 1 else []
+    parts += [f"{choices.patients}patients"] if choices.patients is not None else []
+    parts += [f"draw{choices.draw}"] if choices.draw else []
+    return Path("runs") / run_name(path.stem, recipe, load_recipe(path), parts)
