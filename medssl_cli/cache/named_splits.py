@@ -16,7 +16,7 @@ from medssl_cli.cache.keys import Level, Pseudonyms
 from medssl_cli.cache.split_files import NamedParts, PartName, SplitFile
 from medssl_cli.cache.splits import NUM_FOLDS, Split, chosen_patients, same_people, shuffled
 from medssl_cli.formats.name_words import CHANNEL_WORDS, CHANNELS
-from medssl_cli.formats.source import stem_of
+from medssl_cli.formats.table import stem_of
 
 SHOWN: Final = 5
 MOST_CHANNELS: Final = 16
