@@ -35,17 +35,17 @@ REGIONS = {
 }
 
 
-def recipe(steps: int = 150, *, classes: Any = REGIONS, channels: Any = None, **data: Any) -> TaskRecipe:
+def recipe(steps: int = 110, *, classes: Any = REGIONS, channels: Any = None, **data: Any) -> TaskRecipe:
     named = [{"name": "flair", "percentiles": [1, 99]}, *({"name": name, "zscore": True} for name in CHANNELS[1:])]
     found = validate_recipe(
         {
             "schema": 1,
             "name": "tumour",
-            "backbone": {"name": "unet", "channels": [8, 16, 16], "strides": [1, 2, 2], "num_res_units": 1},
+            "backbone": {"name": "plainconv", "channels": [16, 8], "strides": [1, 2], "num_convs": [2, 1]},
             "task": {"name": "segmentation", "classes": classes},
             "data": {"channels": channels or named, "crop_size": list(SHAPE), "batch_size": 2, **data},
             "augmentation": {"flip_prob": 0.0},
-            "optimizer": {"learning_rate": 5e-2},
+            "optimizer": {"learning_rate": 2e-2},
             "steps": steps,
             "validate_every": steps,
             "log_every": 5,
