@@ -3,13 +3,17 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import given_codes
+from medssl_cli.work import workers
+from tests import given_codes, warm
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+MODULES_WITH_CHILDREN = ("medssl_cli.work.workers", "medssl_cli.deploy.model_process")
+START_CHILD = workers.start_child
 
 
 def find_shared_data() -> Path | None:
@@ -28,6 +32,24 @@ def shared_data() -> Path:
             pytest.fail("the development images are missing, and CI=true says that they must be there")
         pytest.skip("the development images are not beside this checkout (set MEDSSL_TEST_DATA)")
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_children() -> Iterator[None]:
+    """Children of this process that read files or run a model are forks of one that has loaded what they need."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in MODULES_WITH_CHILDREN:
+            patch.setattr(f"{module}.start_child", warm.start_child)
+        yield
+
+
+@pytest.fixture(scope="module")
+def cold_children() -> Iterator[None]:
+    """Children of this process begin as those of a user: for tests of how they begin, die and are limited."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in MODULES_WITH_CHILDREN:
+            patch.setattr(f"{module}.start_child", START_CHILD)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ waited for like any other. What a test wants to know about the loading itself ne
 """
 
 import atexit
+import fcntl
 import functools
 import importlib
 import json
@@ -19,29 +20,67 @@ import sys
 import threading
 import types
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import IO
 
 from tests.environment import ENVIRONMENT, ROOT
 
-LOADED = (
-    "lightning_fabric",
-    "medssl_cli.cli.app",
-    "medssl_cli.engine.finetune",
-    "medssl_cli.engine.pretrain",
-    "medssl_cli.methods.voco",
-)
+LOADED = {
+    "training": (
+        "lightning_fabric",
+        "medssl_cli.cli.app",
+        "medssl_cli.engine.finetune",
+        "medssl_cli.engine.pretrain",
+        "medssl_cli.methods.voco",
+    ),
+    "reading": (
+        "SimpleITK",
+        "blosc2",
+        "medssl_cli.deploy.session",
+        "medssl_cli.formats.dicom.series",
+        "medssl_cli.formats.images.dicom",
+        "medssl_cli.formats.images.metaimage",
+        "medssl_cli.formats.images.nifti",
+        "medssl_cli.formats.images.nrrd",
+        "medssl_cli.formats.images.picture",
+        "medssl_cli.formats.labels.rtstruct",
+        "medssl_cli.formats.labels.seg",
+        "medssl_cli.formats.series",
+        "medssl_cli.ingest.annotations",
+        "medssl_cli.ingest.label_maps",
+        "medssl_cli.ingest.tasks",
+        "medssl_cli.work.child",
+        "onnxruntime",
+        "scipy.ndimage",
+    ),
+}
+"""What a process has imported before it is asked for a fork: of those that train, of those that read or infer."""
 _NUMBER = struct.Struct("i")
+_OUT_OF_THE_WAY = 512
+_MAX_FILES = 8
 
 
-class WarmProcess:
-    """A running command; the part of `subprocess.Popen` that tests use, with text as streams."""
+@dataclass(frozen=True)
+class Request:
+    """What a fork is to be: its command line, environment, folder, code, and the numbers of files that it is given."""
 
-    def __init__(self, status: int, stdout: int, stderr: int) -> None:
+    arguments: list[str]
+    environment: dict[str, str]
+    folder: str
+    module: str
+    code: str | None = None
+    files: list[int] = field(default_factory=list)
+
+
+class WarmChild:
+    """A running fork; the part of `subprocess.Popen` that those who watch over a child use."""
+
+    def __init__(self, status: int) -> None:
         self._status = status
         self.pid = self._number()
         self.returncode: int | None = None
-        self.stdout: IO[str] = os.fdopen(stdout, encoding="utf-8")
-        self.stderr: IO[str] = os.fdopen(stderr, encoding="utf-8")
 
     def poll(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
@@ -61,6 +100,31 @@ class WarmProcess:
             self._end()
         assert self.returncode is not None
         return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """To the process alone."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End the process alone, now."""
+        self.send_signal(signal.SIGKILL)
+
+    def _number(self) -> int:
+        return int(_NUMBER.unpack(os.read(self._status, _NUMBER.size))[0])
+
+    def _end(self) -> None:
+        self.returncode = self._number()
+        os.close(self._status)
+
+
+class WarmProcess(WarmChild):
+    """A running command, with text as streams."""
+
+    def __init__(self, status: int, stdout: int, stderr: int) -> None:
+        super().__init__(status)
+        self.stdout: IO[str] = os.fdopen(stdout, encoding="utf-8")
+        self.stderr: IO[str] = os.fdopen(stderr, encoding="utf-8")
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """What it writes until its end: results and talk.
@@ -86,18 +150,6 @@ class WarmProcess:
         self.wait(timeout)
         return found[0], found[1]
 
-    def send_signal(self, number: int) -> None:
-        """To the process alone."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def _number(self) -> int:
-        return int(_NUMBER.unpack(os.read(self._status, _NUMBER.size))[0])
-
-    def _end(self) -> None:
-        self.returncode = self._number()
-        os.close(self._status)
-
 
 def start(
     arguments: Sequence[object],
@@ -114,81 +166,104 @@ def start(
         module: What is run, as `python -m` does.
         code: What is run instead, as `python -c` does.
     """
-    pipes = [os.pipe() for _ in range(3)]
-    request = {
-        "module": module,
-        "code": code,
-        "arguments": [str(one) for one in arguments],
-        "environment": {**environment},
-    }
-    data = json.dumps(request).encode()
-    server = _server()
-    socket.send_fds(server, [_NUMBER.pack(len(data))], [end for _, end in pipes])
-    server.sendall(data)
-    for _, end in pipes:
+    request = Request([*map(str, arguments)], {**environment}, str(Path.cwd()), module, code)
+    outputs = [os.pipe() for _ in range(2)]
+    status = _ask("training", request, [end for _, end in outputs])
+    for _, end in outputs:
         os.close(end)
-    return WarmProcess(*(end for end, _ in pipes))
+    return WarmProcess(status, *(end for end, _ in outputs))
+
+
+def start_child(module: str, *numbers: int, keep: Sequence[int] = ()) -> tuple[WarmChild, Connection]:
+    """As `medssl_cli.work.workers.start_child`; the parent whose death it looks for is the one that waits for it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Path(os.devnull).open("r+b") as nothing:
+        files = [theirs.fileno(), *keep]
+        call = ", ".join(map(str, (theirs.fileno(), "os.getppid()", *numbers)))
+        code = f"import os, sys; sys.path[:] = {sys.path!r}; from {module} import serve; serve({call})"
+        request = Request([], {**os.environ}, str(Path.cwd()), module, code, files)
+        status = _ask("reading", request, [nothing.fileno(), nothing.fileno(), *files])
+        return WarmChild(status), Connection(ours.detach())
+
+
+def _ask(kind: str, request: Request, descriptors: Sequence[int]) -> int:
+    """Let the server of a kind start something; returns where its process number and its end are told."""
+    ours, theirs = os.pipe()
+    data = json.dumps(asdict(request)).encode()
+    server = _server(kind)
+    socket.send_fds(server, [_NUMBER.pack(len(data))], [theirs, *descriptors])
+    server.sendall(data)
+    os.close(theirs)
+    return ours
 
 
 @functools.cache
-def _server() -> socket.socket:
+def _server(kind: str) -> socket.socket:
     """One for all tests of this process; it ends with it."""
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "tests.warm", str(theirs.fileno())]
+    command = [sys.executable, "-m", "tests.warm", kind, str(theirs.fileno())]
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=ENVIRONMENT, cwd=ROOT)
     atexit.register(lambda: (ours.close(), process.wait()))
     theirs.close()
     return ours
 
 
-def _serve(requests: socket.socket) -> dict[str, object]:
+def _serve(requests: socket.socket) -> Request:
     """Fork for each request, until there are no more; returns only in the fork, with what it is to run."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    forks: set[int] = set()
     while True:
-        head, descriptors, _, _ = socket.recv_fds(requests, _NUMBER.size, 3)
+        head, descriptors, _, _ = socket.recv_fds(requests, _NUMBER.size, _MAX_FILES)
+        forks -= {fork for fork in forks if os.waitpid(fork, os.WNOHANG)[0]}
         if not head:
             os._exit(0)
         data = requests.recv(_NUMBER.unpack(head)[0], socket.MSG_WAITALL)
-        if not os.fork():
+        fork = os.fork()
+        if not fork:
             requests.close()
-            if _is_command(*descriptors):
-                return dict(json.loads(data))
+            request = Request(**json.loads(data))
+            if _is_command(request, *descriptors):
+                return request
+        forks.add(fork)
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _is_command(status: int, stdout: int, stderr: int) -> bool:
+def _is_command(request: Request, status: int, *descriptors: int) -> bool:
     """Fork again: one that waits for the command and tells how it ended, and the command."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if child:
         os.write(status, _NUMBER.pack(child))
-        os.close(stdout)
-        os.close(stderr)
+        for descriptor in descriptors:
+            os.close(descriptor)
         os.write(status, _NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
         os._exit(0)
     os.setsid()
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for target, source in enumerate((nothing, stdout, stderr)):
+    os.close(status)
+    sources = [os.open(os.devnull, os.O_RDONLY), *descriptors]
+    apart = [fcntl.fcntl(source, fcntl.F_DUPFD, _OUT_OF_THE_WAY) for source in sources]
+    for source in sources:
+        os.close(source)
+    for target, source in zip((0, 1, 2, *request.files), apart, strict=True):
         os.dup2(source, target)
         os.close(source)
-    os.close(status)
     return True
 
 
-def _run(request: dict[str, object]) -> None:
+def _run(request: Request) -> None:
     """What `python -m` and `python -c` do."""
-    os.environ.update(request["environment"])  # type: ignore[call-overload]
-    sys.argv = ["medssl", *request["arguments"]]  # type: ignore[misc]
-    if request["code"] is None:
-        runpy.run_module(str(request["module"]), run_name="__main__", alter_sys=True)
+    os.chdir(request.folder)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    sys.argv = ["medssl", *request.arguments]
+    if request.code is None:
+        runpy.run_module(request.module, run_name="__main__", alter_sys=True)
     else:
         main = types.ModuleType("__main__")
         sys.modules["__main__"] = main
-        exec(str(request["code"]), main.__dict__)
+        exec(request.code, main.__dict__)
 
 
 if __name__ == "__main__":
-    for name in LOADED:
+    for name in LOADED[sys.argv[1]]:
         importlib.import_module(name)
-    _run(_serve(socket.socket(fileno=int(sys.argv[1]))))
+    _run(_serve(socket.socket(fileno=int(sys.argv[2]))))

@@ -16,6 +16,7 @@ from medssl_cli.base.errors import MedsslError
 from medssl_cli.work.workers import Outcome, Workers
 from tests.environment import ENVIRONMENT
 
+pytestmark = pytest.mark.usefixtures("cold_children")
 HANG_S = 600.0
 LIMIT_BYTES = 4 << 30
 ITEMS = range(1, 9)

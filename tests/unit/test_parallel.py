@@ -14,6 +14,7 @@ from medssl_cli.base.errors import MedsslError
 from medssl_cli.work.workers import Outcome, Workers, _quota_cores, available_cores, supervised_map
 from tests.environment import ENVIRONMENT
 
+pytestmark = pytest.mark.usefixtures("cold_children")
 HANG_S = 600.0
 PARENT = """
 import sys
