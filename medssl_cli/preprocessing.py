@@ -6,6 +6,8 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from medssl_cli.base.strict import Percentage, PositiveInt, Size, Strict, Triple
 
+ChannelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+
 
 class IntensityRule(Strict):
     """What becomes of the values of one channel.
@@ -41,7 +43,7 @@ class Channel(IntensityRule):
         name: What images of this channel are called, such as `flair`.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+    name: ChannelName
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:

@@ -164,10 +164,8 @@ def annotated_examples(
     """
     if not channels:
         return [(Example((item,)), item) for item in annotated]
-    cases, known = {_case_of(item) for item in annotated}, {item.item_id: item for item in annotated}
-    found = examples(
-        [item for item in everything if _case_of(item) in cases], channels, incomplete="leave_out", note=note
-    )
+    found = examples_about(everything, annotated, channels, note=note)
+    known = {item.item_id: item for item in annotated}
     homes = [(example, home) for example in found if (home := _first_of(example, known)) is not None]
     if not homes:
         raise NothingUsableError(
@@ -180,8 +178,35 @@ def annotated_examples(
     return homes
 
 
+def examples_about(
+    everything: Sequence[CachedImage],
+    items: Sequence[CachedImage],
+    channels: Sequence[str],
+    *,
+    note: Callable[[str], None],
+) -> list[Example]:
+    """Examples of the cases that some images are of; cases that are no examples are left out.
+
+    Args:
+        everything: Images of the cache.
+        items: Some of them.
+        channels: As the recipe names them; without names every one of the items is an example by itself.
+        note: Told how many cases are left out and why.
+
+    Raises:
+        UsageError: `E_RECIPE`, two names mean one channel.
+        NothingUsableError: `E_CHANNEL_MISSING`, none has all channels.
+    """
+    if not channels:
+        return examples(items)
+    cases = {_case_of(item) for item in items}
+    return examples(
+        [item for item in everything if _case_of(item) in cases], channels, incomplete="leave_out", note=note
+    )
+
+
 def examples_with(
-    everything: Sequence[ItemRecord], items: Sequence[ItemRecord], channels: Sequence[str]
+    everything: Sequence[CachedImage], items: Sequence[CachedImage], channels: Sequence[str]
 ) -> list[Example]:
     """The example that each of some images is of, in their order.
 

@@ -9,9 +9,10 @@ from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.reading import NAMED_SETS, no_images
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.examples import Example, annotated_examples, examples_with
+from medssl_cli.data.examples import Example, annotated_examples, examples_about, examples_with
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.recipe import Data
 
 Item = TypeVar("Item", ItemRecord, Entry)
 
@@ -51,6 +52,40 @@ def images_of(found: Sequence[Item], *, modality: str | None) -> list[Item]:
     if not wanted:
         raise no_images(modality, found)
     return wanted
+
+
+def training_examples(everything: Sequence[Entry], data: Data, *, takes_pictures: bool, talk: Talk) -> list[Example]:
+    """What a pre-training can see of a cache, in the order of their ids.
+
+    Without names of channels every image of the modality is an example by itself, whatever its channel. With names an
+    example is a case with an image of each, of which one has the modality.
+
+    Args:
+        everything: Items of the cache.
+        data: Of the recipe.
+        takes_pictures: Projections and pictures count beside volumes.
+        talk: Told what is left out.
+
+    Raises:
+        UsageError: `E_RECIPE`, two names mean one channel.
+        NothingUsableError: `E_CACHE_EMPTY`, `E_CHANNEL_MISSING`.
+    """
+    if takes_pictures:
+        found = images_of(everything, modality=data.modality)
+    else:
+        found = volumes_of(everything, modality=data.modality, talk=talk)
+        everything = [entry for entry in everything if entry.is_volume]
+    return examples_about(everything, found, data.channel_names, note=talk.note)
+
+
+def known_of(cache: Cache, example: Example) -> ItemRecord:
+    """The record of an example's first image, with the annotations of the others beside its own."""
+    first, *beside = (cache.record(item.item_id) for item in example.items)
+    merged = {
+        kind: {name: each for record in (*reversed(beside), first) for name, each in getattr(record, kind).items()}
+        for kind in ("labels", "boxes", "findings")
+    }
+    return first.model_copy(update=merged) if beside else first
 
 
 def with_annotations(
@@ -129,10 +164,12 @@ def companions(cache: Cache, records: Sequence[ItemRecord], preprocessing: Prepr
     """What a run's manifest should remember of the images of its examples; nothing where a recipe names no channels."""
     if preprocessing.channels is None:
         return {}
-    found = examples_of(cache, records, preprocessing)
-    images = {
-        record.item_id: [item.item_id for item in example.items] for record, example in zip(records, found, strict=True)
-    }
+    return images_digest([record.item_id for record in records], examples_of(cache, records, preprocessing))
+
+
+def images_digest(names: Sequence[str], found: Sequence[Example]) -> dict[str, Any]:
+    """For a manifest: which images belong together, by the item that stands for each example."""
+    images = {name: [item.item_id for item in example.items] for name, example in zip(names, found, strict=True)}
     return {"examples_sha256": sha256_json(images)}
 
 

@@ -140,7 +140,9 @@ def draw(number: int, scale: tuple[float, float], options: SliceAugmentation, ge
 
 
 def apply(images: Tensor, drawn: Drawn, size: int) -> Tensor:
-    """The view of each image, all its slices alike; in the precision of the images, also under autocast.
+    """The view of each image, all its slices and channels alike; in the precision of the images, also under autocast.
+
+    The exponent of intensities acts between the least and the largest value of each channel.
 
     Args:
         images: `[B, S, C, X, Y]`.
@@ -152,9 +154,9 @@ def apply(images: Tensor, drawn: Drawn, size: int) -> Tensor:
     """
     with torch.autocast(images.device.type, enabled=False):
         rows, columns = resampling(drawn, images.shape[3], size, images.device).to(images.dtype)
-        views = (rows[:, None] @ images.flatten(1, 2)) @ columns.mT[:, None]
-        recolour_(views[:, None], Changes(gamma=drawn.gamma, scale=drawn.contrast, shift=drawn.brightness))
-    return views.unflatten(1, images.shape[1:3])
+        views = ((rows[:, None] @ images.flatten(1, 2)) @ columns.mT[:, None]).unflatten(1, images.shape[1:3])
+        recolour_(views.transpose(1, 2), Changes(gamma=drawn.gamma, scale=drawn.contrast, shift=drawn.brightness))
+    return views
 
 
 def resampling(drawn: Drawn, canvas: int, size: int, device: torch.device | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from medssl_cli import __version__
 from medssl_cli.base.errors import NothingUsableError, UsageError
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
+from medssl_cli.data.examples import examples_with
 from medssl_cli.data.slices import read_slices
 from medssl_cli.deploy.bundle import Bundle, patient_digest
 from medssl_cli.deploy.export import attach_unproven, onnx_graph, refuse_foreign_file, write_proven
@@ -119,7 +120,7 @@ def expected_contract(trained: VolumeEncoderRun) -> dict[str, Any]:
         "task": f"{run.recipe.method.name}-embeddings",
         "preprocessing": trained.preprocessing,
         "head": trained.head,
-        "in_channels": 1,
+        "in_channels": len(trained.preprocessing.rules),
         "modality": run.recipe.data.modality,
         "label_set": "",
         "recipe_sha256": recipe_hash(run.recipe),
@@ -144,14 +145,16 @@ def proof_volumes(trained: VolumeEncoderRun, cache: Cache, cases: int) -> Sequen
         NothingUsableError: `E_CACHE_EMPTY`.
     """
     wanted = {entry["item"] for entry in trained.run.manifest["splits"]["train"]}
-    entries = [entry for entry in cache.entries() if entry.item_id in wanted and entry.is_volume][:cases]
+    entries = [entry for entry in cache.entries() if entry.item_id in wanted and entry.is_volume]
     if not entries:
         raise NothingUsableError(
             "E_CACHE_EMPTY",
             "the cache holds no volume of the run, so the export cannot be proven",
             hint="name the cache that the run was trained on with --cache",
         )
-    return prepare(cache, entries, trained.preprocessing)
+    names = trained.preprocessing.channel_names
+    everything = cache.entries() if names else entries
+    return prepare(cache, examples_with(everything, entries[:cases], names), trained.preprocessing)
 
 
 @torch.inference_mode()

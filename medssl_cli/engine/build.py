@@ -27,7 +27,7 @@ def build_method(recipe: PretrainRecipe) -> MethodBase:
     module = plugins.load("method", recipe.method.name)
     options = validate_model(module.Options, recipe.method.options, source=f"method {recipe.method.name}")
     with implicit_randomness(recipe.seed, Purpose.INITIALISATION):
-        backbone = build_backbone(recipe.backbone)
+        backbone = build_backbone(recipe.backbone, in_channels=len(recipe.data.rules))
         check_dims(recipe, backbone, module.Method.dims)
         _check_crop(recipe, backbone)
         method: MethodBase = module.Method(backbone, options, recipe.data.crop_size)

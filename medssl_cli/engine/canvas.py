@@ -16,7 +16,7 @@ from medssl_cli.base.faults import validate_model
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.selection import select
+from medssl_cli.data.selection import select, training_examples
 from medssl_cli.engine.build import check_dims
 from medssl_cli.imaging.canvas import Canvas, CanvasFit, CanvasLimits, Proposal, measure, propose
 from medssl_cli.imaging.geometry import Shape, ras_index_affine, spacing_mm
@@ -59,6 +59,9 @@ def plan_canvas(recipe: PretrainRecipe, cache: Cache, talk: Talk) -> CanvasPlan:
         hint = f"plan {joined(methods_with_grids())}"
         raise UsageError("E_USAGE", f"{recipe.method.name} has no grid of base crops to plan", hint=hint)
     records = select(cache, modality=recipe.data.modality, talk=talk)
+    if recipe.data.channels is not None:
+        found = training_examples(cache.entries(), recipe.data, takes_pictures=False, talk=talk)
+        records = [cache.record(example.item_id) for example in found]
     shapes, spacings = _shapes(records), _spacings(records)
     spacing = recipe.data.spacing_mm or tuple(float(value) for value in np.median(spacings, axis=0))
     current = Canvas((spacing[0], spacing[1], spacing[2]), grid.cells, recipe.data.crop_size)

@@ -13,9 +13,9 @@ from medssl_cli.base.faults import model_faults, refuse_faults
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.splits import held_out_patients, split_items
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.selection import images_of, volumes_of
+from medssl_cli.data.selection import training_examples
 from medssl_cli.engine.build import build_method, check_canvas, check_recipe
-from medssl_cli.engine.labelled import labelled_entries
+from medssl_cli.engine.labelled import labelled_examples
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named, Recipe, TaskRecipe, raw_recipe, recipe_kind
 from medssl_cli.tasks import load_part, supervision_of
@@ -64,16 +64,12 @@ def check_with_cache(recipe: Recipe, cache: Cache, talk: Talk) -> str:
         supervision.check(cache, usable, split, talk)
         return f"{len(usable)} images: {len(split.train)} train, {len(split.val)} validation, {len(split.test)} test"
     everything, views = cache.entries(), build_method(recipe).views()
-    modality = recipe.data.modality
-    usable_entries = (
-        volumes_of(everything, modality=modality, talk=talk)
-        if views.slices is None
-        else images_of(everything, modality=modality)
-    )
+    found = training_examples(everything, recipe.data, takes_pictures=views.slices is not None, talk=talk)
     held_out = held_out_patients(everything, recipe.split_seed)
     if views.labelled is not None:
-        labelled_entries(cache, usable_entries, views.labelled, held_out, talk)
-    return f"{sum(entry.patient_key not in held_out for entry in usable_entries)} images"
+        labelled_examples(cache, found, views.labelled, held_out, talk)
+    number = sum(example.patient_key not in held_out for example in found)
+    return f"{number} images" if recipe.data.channels is None else f"{number} examples"
 
 
 def _plugin(part: str, name: str) -> ModuleType:

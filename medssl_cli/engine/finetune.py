@@ -23,7 +23,7 @@ from medssl_cli.engine.checkpoints import Checkpoint, prefixed
 from medssl_cli.engine.choices import Choices, split_of, validated_items
 from medssl_cli.engine.devices import make_fabric, resolve_device
 from medssl_cli.engine.health import Alarm
-from medssl_cli.engine.initial_weights import patients_seen, with_network_of
+from medssl_cli.engine.initial_weights import check_channels, patients_seen, with_network_of
 from medssl_cli.engine.live_page import Outlets
 from medssl_cli.engine.processes import Processes, Spread, agreed, launched
 from medssl_cli.engine.randomness import Purpose, generator
@@ -104,6 +104,8 @@ def finetune(
         talk = talk if processes.is_main else Silence()
         recipe = with_network_of(choices.encoder, recipe, talk)
         with agreed():
+            if choices.encoder is not None:
+                check_channels(choices.encoder, recipe.data, talk)
             supervision = supervision_of(recipe)
             processes.share_of(recipe.data.batch_size)
         start = processes.main_first(

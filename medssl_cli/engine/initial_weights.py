@@ -1,9 +1,12 @@
 """What follows from the weights that a fine-tuning begins with: their network, and whom they have seen."""
 
-from medssl_cli.base.errors import GateError
+from medssl_cli.base.classes import joined
+from medssl_cli.base.errors import GateError, UsageError
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.splits import Split
 from medssl_cli.engine.weights import Encoder
+from medssl_cli.formats.name_words import same_channel
+from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Named, TaskRecipe, flow_yaml
 
 
@@ -14,6 +17,35 @@ def with_network_of(encoder: Encoder | None, recipe: TaskRecipe, talk: Talk) -> 
         return recipe
     talk.note(_unfair(recipe.backbone, backbone))
     return recipe.model_copy(update={"backbone": backbone})
+
+
+def check_channels(encoder: Encoder, preprocessing: Preprocessing, talk: Talk) -> None:
+    """Refuse weights that have learnt the same channels in another order, and say which others they have learnt.
+
+    Weights for images without names are taken for any channel: they may have seen it. Another number of channels is
+    refused where shapes are compared.
+
+    Args:
+        encoder: The weights.
+        preprocessing: Of the recipe.
+        talk: Told of other channels.
+
+    Raises:
+        UsageError: `E_WEIGHTS_MISMATCH`.
+    """
+    learnt, wanted = (tuple(map(same_channel, names)) for names in (encoder.channels, preprocessing.channel_names))
+    if not learnt or not wanted or learnt == wanted or len(learnt) != len(wanted):
+        return
+    if set(learnt) == set(wanted):
+        raise UsageError(
+            "E_WEIGHTS_MISMATCH",
+            f"the weights have learnt the channels {joined(learnt)}, the recipe names them {joined(wanted)}",
+            hint="list data.channels in the order of the weights",
+        )
+    talk.note(
+        f"W_INIT_CHANNELS: the weights have learnt the channels {joined(learnt)}, the recipe gives them "
+        f"{joined(wanted)}"
+    )
 
 
 def patients_seen(split: Split, encoder: Encoder | None, talk: Talk) -> dict[str, int | None]:

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from medssl_cli.base.errors import NothingUsableError
 from medssl_cli.base.talk import Talk
-from medssl_cli.cache.items import Entry
+from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.cache.reading import no_labels
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.crops import CropDataset
+from medssl_cli.data.examples import Example
 from medssl_cli.data.label_checks import check_labels
 from medssl_cli.engine.randomness import Purpose, stream_seed
 from medssl_cli.methods import LabelRequest
@@ -21,28 +22,35 @@ from medssl_cli.methods import LabelRequest
 BASELINE_STEPS: Final = 8
 
 
-def labelled_entries(
-    cache: Cache, usable: Sequence[Entry], request: LabelRequest, held_out: set[str], talk: Talk
-) -> list[Entry]:
-    """Those of the usable items whose labels a pre-training may see: never those of test patients.
+def labelled_examples(
+    cache: Cache, usable: Sequence[Example], request: LabelRequest, held_out: set[str], talk: Talk
+) -> list[Example]:
+    """Those of the usable examples whose labels a pre-training may see: never those of test patients.
 
     Raises:
         NothingUsableError: `E_NO_LABELS`, `E_TOO_FEW_PATIENTS`.
         UsageError: `E_LABEL_CLASSES`.
     """
-    found = [entry for entry in usable if request.label_set in entry.label_digests]
+    found = [example for example in usable if request.label_set in example.label_digests]
     if not found:
-        raise no_labels(request.label_set, {name for entry in usable for name in entry.label_digests})
-    entries = [entry for entry in found if entry.patient_key not in held_out]
-    if not entries:
+        raise no_labels(request.label_set, {name for example in usable for name in example.label_digests})
+    labelled = [example for example in found if example.patient_key not in held_out]
+    if not labelled:
         raise NothingUsableError(
             "E_TOO_FEW_PATIENTS", f"all patients with labels of the set {request.label_set!r} are test patients"
         )
-    records = [cache.record(entry.item_id) for entry in entries]
+    records = [labelled_record(cache, example, request.label_set) for example in labelled]
     check_labels(records, request.label_set, request.wanted, talk, option=f"{request.option}.classes")
-    patients = len({entry.patient_key for entry in entries})
-    talk.note(f"labels of {len(entries)} images, {patients} patients, set {request.label_set!r}")
-    return entries
+    patients = len({example.patient_key for example in labelled})
+    talk.note(f"labels of {len(labelled)} images, {patients} patients, set {request.label_set!r}")
+    return labelled
+
+
+def labelled_record(cache: Cache, example: Example, label_set: str) -> ItemRecord:
+    """The record of the image of an example that has the label map of a set; there is one."""
+    home = example.labelled(label_set)
+    assert home is not None
+    return cache.record(home.item_id)
 
 
 def labelled_crops(items: Sequence[PreparedItem], request: LabelRequest, seed: int) -> CropDataset:

@@ -11,19 +11,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from medssl_cli.base.classes import joined
 from medssl_cli.base.errors import NothingUsableError
 from medssl_cli.base.files import write_atomic, write_json
 from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.base.talk import Silence, Talk
-from medssl_cli.cache.items import Entry, ItemRecord
+from medssl_cli.cache.items import CachedImage
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.selection import images_of, volumes_of
+from medssl_cli.data.examples import Example
+from medssl_cli.data.selection import images_digest, training_examples
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.checkpoints import module_tensors
 from medssl_cli.engine.devices import make_fabric, resolve_device
 from medssl_cli.engine.health import Alarm, Health, alarms
-from medssl_cli.engine.labelled import labelled_entries
+from medssl_cli.engine.initial_weights import check_channels
+from medssl_cli.engine.labelled import labelled_examples
 from medssl_cli.engine.live_page import Outlets
 from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.processes import Processes, Spread, agreed, launched
@@ -96,6 +99,7 @@ def pretrain(
             encoder = None if init is None else load_encoder(init)
             method = build_method(recipe)
             if encoder is not None:
+                check_channels(encoder, recipe.data, talk)
                 talk.note("from --init: " + begin_with(method, encoder))
         before = {} if encoder is None else {"init": encoder.origin()}
         arguments = before | ({} if max_minutes is None else {"max_minutes": max_minutes})
@@ -123,11 +127,11 @@ def pretrain(
 
 @dataclass(frozen=True)
 class _Start:
-    """The run's folder, the items that it trains on, and those of them whose labels it sees."""
+    """The run's folder, the examples that it trains on, and those of them whose labels it sees."""
 
     run: Run
-    records: list[Entry]
-    labelled: list[Entry]
+    examples: list[Example]
+    labelled: list[Example]
 
 
 def _open(
@@ -135,19 +139,19 @@ def _open(
 ) -> _Start:
     everything, request = cache.entries(), views.labelled
     held_out = held_out_patients(everything, recipe.split_seed)
-    if views.slices is None:
-        usable = volumes_of(everything, modality=recipe.data.modality, talk=talk)
-    else:
-        usable = images_of(everything, modality=recipe.data.modality)
-    records = [record for record in usable if record.patient_key not in held_out]
-    if not records:
+    usable = training_examples(everything, recipe.data, takes_pictures=views.slices is not None, talk=talk)
+    shown = [example for example in usable if example.patient_key not in held_out]
+    if not shown:
         raise NothingUsableError("E_CACHE_EMPTY", "every image belongs to a labelled test patient")
-    talk.note(f"{len(records)} images ({len(usable) - len(records)} of labelled test patients left out)")
-    labelled = [] if request is None else labelled_entries(cache, usable, request, held_out, talk)
-    splits: dict[str, Sequence[ItemRecord | Entry]] = {"train": records}
+    what = "images" if recipe.data.channels is None else f"examples of {joined(recipe.data.channel_names)}"
+    talk.note(f"{len(shown)} {what} ({len(usable) - len(shown)} of labelled test patients left out)")
+    labelled = [] if request is None else labelled_examples(cache, usable, request, held_out, talk)
+    splits: dict[str, Sequence[CachedImage]] = {"train": [example.first for example in shown]}
     if request is not None:
-        splits["labelled"] = labelled
-    return _Start(start_run(root, "pretrain", recipe, Manifest(splits, arguments)), records, labelled)
+        splits["labelled"] = [home for each in labelled if (home := each.labelled(request.label_set)) is not None]
+    if recipe.data.channels is not None:
+        arguments = arguments | images_digest([example.item_id for example in shown], shown)
+    return _Start(start_run(root, "pretrain", recipe, Manifest(splits, arguments)), shown, labelled)
 
 
 def _source(
@@ -156,8 +160,8 @@ def _source(
     """Where the method's views come from."""
     views = method.views()
     if views.slices is None:
-        return BoxSource(recipe, processes, cache, start.records, start.labelled, views, talk)
-    return SliceSource(recipe, processes, cache, start.records, views.slices, talk)
+        return BoxSource(recipe, processes, cache, start.examples, start.labelled, views, talk)
+    return SliceSource(recipe, processes, cache, start.examples, views.slices, talk)
 
 
 class Pretraining:
@@ -258,6 +262,8 @@ class Pretraining:
             about = {"method": json.dumps(recipe.method.model_dump())}
             write_atomic(run.root / f"{name}.safetensors", tensor_bytes(tensors, about))
         described = {"backbone": json.dumps(recipe.backbone.model_dump()), "ema_decay": str(recipe.ema_decay)}
+        if names := recipe.data.channel_names:
+            described |= {"in_channels": str(len(names)), "channels": json.dumps(names)}
         write_atomic(run.encoder_path, tensor_bytes(weights, described))
         logged = [entry["loss"] for entry in read_metrics(run.root) if entry["loss"] is not None]
         if not logged:

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medssl_cli.base.classes import IGNORE
-from medssl_cli.cache.items import Entry, ItemRecord
+from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import everything_in, tables_of
 from medssl_cli.data.crops import crop_start, read_classes, read_input
+from medssl_cli.data.examples import Example
+from medssl_cli.data.selection import known_of
 from medssl_cli.imaging.geometry import Shape
 from medssl_cli.recipe import Data
 
@@ -54,8 +56,8 @@ class Probe:
     """The crops and what is asked about them.
 
     Args:
-        crops: Network input, [N, 1, X, Y, Z] or [N, 1, X, Y].
-        boxes: Boxes as the method wants them, [B, 1, 1, X, Y, Z], for its matrices; none for 2D images.
+        crops: Network input, [N, C, X, Y, Z] or [N, C, X, Y].
+        boxes: Boxes as the method wants them, [B, C, X, Y, Z], for its matrices; none for 2D images.
         questions: By name.
     """
 
@@ -66,7 +68,7 @@ class Probe:
 
 def build_probe(
     cache: Cache,
-    records: Sequence[ItemRecord | Entry],
+    examples: Sequence[Example],
     items: Sequence[PreparedItem],
     data: Data,
     *,
@@ -77,8 +79,8 @@ def build_probe(
     """Choose crops of the training items; where there are labels, each class takes its turn in the middle.
 
     Args:
-        cache: Of the items.
-        records: Of the training items.
+        cache: Of the images.
+        examples: Of the training.
         items: The same, prepared.
         data: Of the recipe.
         box_size: Of the method's input.
@@ -90,13 +92,13 @@ def build_probe(
     number = min(max(voxels // prod(data.crop_size), MIN_PROBE_CROPS), PROBE_CROPS)
     order = rng.permutation(len(items))
     chosen = [int(order[index % len(order)]) for index in range(number)]
-    known = {index: cache.record(records[index].item_id) for index in sorted(set(chosen))}
+    known = {index: known_of(cache, examples[index]) for index in sorted(set(chosen))}
     label_set = _label_set([known[index] for index in chosen])
     labelled = {}
     if label_set is not None:
-        having = [record for record in known.values() if label_set in record.labels]
-        labels = [record.labels[label_set] for record in having]
+        labels = [record.labels[label_set] for record in known.values() if label_set in record.labels]
         tables = tables_of(labels, everything_in(labels))
+        having = [examples[index] for index, record in known.items() if label_set in record.labels]
         prepared = prepare(cache, having, data.preprocessing, label_set=label_set, tables=tables, progress=progress)
         labelled = {item.item_id: item for item in prepared}
     crops, centres = [], []

@@ -6,9 +6,11 @@ from typing import Final
 import numpy as np
 import torch
 
-from medssl_cli.cache.items import Entry, ItemRecord
+from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.store import Cache
+from medssl_cli.data.examples import Example
+from medssl_cli.data.selection import known_of
 from medssl_cli.data.slices import ImageIndex, read_slices
 from medssl_cli.engine.probe import STREAM, Probe, questions, record_answers
 from medssl_cli.preprocessing import Preprocessing
@@ -19,7 +21,7 @@ LEVELS: Final = 3
 
 def build_slice_probe(
     cache: Cache,
-    records: Sequence[Entry],
+    examples: Sequence[Example],
     index: ImageIndex,
     preprocessing: Preprocessing,
     *,
@@ -29,9 +31,9 @@ def build_slice_probe(
     """Choose images of the training set as the training draws them, and ask for modality, findings and slice level.
 
     Args:
-        cache: Of the items.
-        records: Of the training items.
-        index: Of their images.
+        cache: Of the images.
+        examples: Of the training.
+        index: Of their slices.
         preprocessing: What the network sees of a slice.
         seed: Of the recipe.
         progress: Told (done, total) while they are prepared.
@@ -39,9 +41,10 @@ def build_slice_probe(
     rng = np.random.default_rng([seed, STREAM])
     places = dict.fromkeys(index.place_of(draw) for draw in range(4 * PROBE_IMAGES))
     found = [index.find(place) for place in list(places)[:PROBE_IMAGES]]
-    known = [cache.record(records[item].item_id) for item, _, _ in found]
+    chosen = [examples[item] for item, _, _ in found]
+    known = [known_of(cache, example) for example in chosen]
     images, levels = [], []
-    for item, (_, part, parts) in zip(prepare(cache, known, preprocessing, progress=progress), found, strict=True):
+    for item, (_, part, parts) in zip(prepare(cache, chosen, preprocessing, progress=progress), found, strict=True):
         middle = int((part + 0.5) * item.shape[2] / parts)
         images.append(read_slices(item, range(middle, middle + 1))[0])
         levels.append(None if parts == 1 else part * LEVELS // parts)

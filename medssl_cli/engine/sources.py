@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medssl_cli.base.talk import Talk
-from medssl_cli.cache.items import Entry
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import tables_of
 from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.crops import CropDataset, Share, crop_loader
+from medssl_cli.data.examples import Example
 from medssl_cli.data.slices import ImageIndex, SliceBatch, SliceDataset, StepPlan, everything_loader, slice_loader
 from medssl_cli.data.views import make_views
 from medssl_cli.engine.canvas import canvas_warning
-from medssl_cli.engine.labelled import first_labels, labelled_crops
+from medssl_cli.engine.labelled import first_labels, labelled_crops, labelled_record
 from medssl_cli.engine.probe import Probe, build_probe
 from medssl_cli.engine.processes import Processes
 from medssl_cli.engine.randomness import Purpose, generator
@@ -70,8 +70,8 @@ class BoxSource(Source):
     Args:
         recipe: How to train.
         processes: Launched.
-        cache: Of the items.
-        records: To train on.
+        cache: Of the images.
+        examples: To train on.
         labelled: Those whose labels it sees.
         request: Of the method.
         talk: Told what is odd.
@@ -82,16 +82,16 @@ class BoxSource(Source):
         recipe: PretrainRecipe,
         processes: Processes,
         cache: Cache,
-        records: list[Entry],
-        labelled: list[Entry],
+        examples: list[Example],
+        labelled: list[Example],
         request: ViewRequest,
         talk: Talk,
     ) -> None:
         super().__init__(recipe, processes)
         self._request, self._talk = request, talk
         self._share = processes.share_of(recipe.data.batch_size)
-        self.training_set = TrainingSet(torch.zeros(0).long(), torch.zeros(len(records)).long(), recipe.steps)
-        self._items, crops, self.probe = processes.main_first(partial(self._prepare, cache, records, labelled))
+        self.training_set = TrainingSet(torch.zeros(0).long(), torch.zeros(len(examples)).long(), recipe.steps)
+        self._items, crops, self.probe = processes.main_first(partial(self._prepare, cache, examples, labelled))
         self._labelled: Share | None = None
         if request.labelled is not None:
             share = processes.share_of(request.labelled.batch_size, f"{request.labelled.option}.batch_size")
@@ -99,27 +99,28 @@ class BoxSource(Source):
             self.labels = first_labels(self._labelled.dataset, request.labelled.batch_size)
 
     def _prepare(
-        self, cache: Cache, records: list[Entry], labelled: list[Entry], heartbeat: Callable[[], None]
+        self, cache: Cache, examples: list[Example], labelled: list[Example], heartbeat: Callable[[], None]
     ) -> tuple[Sequence[PreparedItem], Sequence[PreparedItem], Probe]:
         """Bring items and labels onto the recipe's grid and choose the crops of the health figures."""
         data, seed, size = self.recipe.data, self.recipe.seed, self._request.size
         progress = progress_of(self._talk, heartbeat)
-        some = [cache.record(entry.item_id) for entry in records[:: -(-len(records) // MEASURED_IMAGES)]]
+        some = [cache.record(example.item_id) for example in examples[:: -(-len(examples) // MEASURED_IMAGES)]]
         if warning := canvas_warning(self.recipe, size, some):
             self._talk.note(warning)
-        items = prepare(cache, records, data.preprocessing, progress=progress)
+        items = prepare(cache, examples, data.preprocessing, progress=progress)
         crops = self._labelled_items(cache, labelled, progress)
-        return items, crops, build_probe(cache, records, items, data, box_size=size, seed=seed, progress=progress)
+        return items, crops, build_probe(cache, examples, items, data, box_size=size, seed=seed, progress=progress)
 
     def _labelled_items(
-        self, cache: Cache, labelled: list[Entry], progress: Callable[[int, int], None]
+        self, cache: Cache, labelled: list[Example], progress: Callable[[int, int], None]
     ) -> Sequence[PreparedItem]:
         request, preprocessing = self._request.labelled, self.recipe.data.preprocessing
         if request is None:
             return []
-        labels = [cache.record(entry.item_id).labels[request.label_set] for entry in labelled]
+        name = request.label_set
+        labels = [labelled_record(cache, example, name).labels[name] for example in labelled]
         tables = tables_of(labels, request.wanted)
-        return prepare(cache, labelled, preprocessing, label_set=request.label_set, tables=tables, progress=progress)
+        return prepare(cache, labelled, preprocessing, label_set=name, tables=tables, progress=progress)
 
     def loader(self, first_step: int) -> DataLoader[Any]:
         """See `Source.loader`."""
@@ -153,8 +154,8 @@ class SliceSource(Source):
     Args:
         recipe: How to train.
         processes: Launched.
-        cache: Of the items.
-        records: To train on.
+        cache: Of the images.
+        examples: To train on.
         request: Of the method.
         talk: Told what is done.
     """
@@ -164,7 +165,7 @@ class SliceSource(Source):
         recipe: PretrainRecipe,
         processes: Processes,
         cache: Cache,
-        records: list[Entry],
+        examples: list[Example],
         request: SliceRequest,
         talk: Talk,
     ) -> None:
@@ -175,8 +176,8 @@ class SliceSource(Source):
         processes.share_of(recipe.data.batch_size)
         processes.share_of(self._stacks_per_step, "method.stacks.batch_size")
         self._index = ImageIndex(
-            [record.is_volume for record in records],
-            [record.modality for record in records],
+            [example.first.is_volume for example in examples],
+            [example.first.modality for example in examples],
             per_volume=request.slices_per_volume,
             balance=request.balance,
             seed=recipe.seed,
@@ -184,7 +185,7 @@ class SliceSource(Source):
         self._plan = StepPlan(recipe.data.batch_size, self._stacks_per_step, 0 if stacks is None else stacks.every)
         image_groups, volume_groups = self._index.image_groups, self._index.volume_groups
         self.training_set = TrainingSet(torch.from_numpy(image_groups), torch.from_numpy(volume_groups), recipe.steps)
-        prepared = processes.main_first(partial(self._prepare, cache, records, request.canvas, talk))
+        prepared = processes.main_first(partial(self._prepare, cache, examples, request.canvas, talk))
         items, self.probe = prepared
         self._dataset = SliceDataset(
             items,
@@ -195,13 +196,13 @@ class SliceSource(Source):
         )
 
     def _prepare(
-        self, cache: Cache, records: list[Entry], canvas: int, talk: Talk, heartbeat: Callable[[], None]
+        self, cache: Cache, examples: list[Example], canvas: int, talk: Talk, heartbeat: Callable[[], None]
     ) -> tuple[Sequence[PreparedItem], Probe]:
         progress, data = progress_of(talk, heartbeat), self.recipe.data
-        items = prepare(cache, records, data.fitted((canvas, canvas)), progress=progress)
+        items = prepare(cache, examples, data.fitted((canvas, canvas)), progress=progress)
         preprocessing = data.fitted(data.crop_size[:2])
         return items, build_slice_probe(
-            cache, records, self._index, preprocessing, seed=self.recipe.seed, progress=progress
+            cache, examples, self._index, preprocessing, seed=self.recipe.seed, progress=progress
         )
 
     def loader(self, first_step: int) -> DataLoader[Any]:

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from medssl_cli.base.errors import NothingUsableError, UsageError
 from medssl_cli.base.plain_json import without_nan
 from medssl_cli.base.plugins import suggest
-from medssl_cli.base.talk import Talk
+from medssl_cli.base.talk import Silence, Talk
 from medssl_cli.cache.findings import Definition, finding_names, targets_of
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.splits import NUM_FOLDS, probe_patients, same_people, shuffled
 from medssl_cli.cache.store import Cache
+from medssl_cli.data.examples import examples_with
 from medssl_cli.data.pieces import piece_loader
-from medssl_cli.data.selection import no_annotations
+from medssl_cli.data.selection import known_of, no_annotations, training_examples
 from medssl_cli.engine.devices import resolve_device
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.engine.runs import open_run
@@ -57,7 +58,7 @@ class Questions:
     """What is asked about images, or about slices of them.
 
     Args:
-        records: Of the images.
+        records: Of the images, or of the first image of each example with what is known of the others.
         answers: `[N, P, K]`; P is 1, or the number of slices that are asked about by themselves.
         classes: Names, K.
         is_pseudo: The answers need no labels.
@@ -103,9 +104,10 @@ def probe_run(
     if seen:
         talk.note(f"W_SPLIT_LEAK: pre-training has seen images (not labels) of {seen} test patients")
     asked, sides = _sides(asked, test, talk)
+    names = recipe.data.channel_names
     items = prepare(
         cache,
-        asked.records,
+        examples_with(cache.entries() if names else [], asked.records, names),
         _preprocessing(recipe),
         progress=lambda done, total: talk.progress("preparing", done, total),
     )
@@ -127,11 +129,11 @@ def _preprocessing(recipe: PretrainRecipe) -> Preprocessing:
 def _untrained(recipe: PretrainRecipe) -> Backbone:
     """The backbone with the weights that the run began with."""
     with implicit_randomness(recipe.seed, Purpose.INITIALISATION):
-        return build_backbone(recipe.backbone)
+        return build_backbone(recipe.backbone, in_channels=len(recipe.data.rules))
 
 
 def _questions(cache: Cache, recipe: PretrainRecipe, labels: str, finding: str | None, *, is_flat: bool) -> Questions:
-    found = cache.require_records(modality=recipe.data.modality)
+    found = _known(cache, recipe, is_flat=is_flat)
     usable = [record for record in found if is_flat or record.is_volume]
     if labels == LEVEL:
         if not is_flat:
@@ -154,6 +156,14 @@ def _questions(cache: Cache, recipe: PretrainRecipe, labels: str, finding: str |
     wanted = [finding] if finding is not None else [ANY, *names]
     classes: dict[str, Definition] = {name: "any" if name == ANY else (name,) for name in wanted}
     return Questions(having, targets_of(having, labels, classes, names)[:, None], wanted, is_pseudo=False)
+
+
+def _known(cache: Cache, recipe: PretrainRecipe, *, is_flat: bool) -> list[ItemRecord]:
+    """What is known of every image, or of every example where the recipe names channels."""
+    if recipe.data.channels is None:
+        return cache.require_records(modality=recipe.data.modality)
+    found = training_examples(cache.entries(), recipe.data, takes_pictures=is_flat, talk=Silence())
+    return [known_of(cache, example) for example in found]
 
 
 def _levels(records: Sequence[ItemRecord]) -> Questions:

@@ -46,6 +46,17 @@ def test_flips_are_flips_and_all_slices_are_changed_alike() -> None:
     torch.testing.assert_close(views[1], canvas[1].flip(3))
 
 
+def test_the_exponent_acts_within_each_channel_over_all_slices() -> None:
+    canvas = torch.cat([images(1), 100 * images(1).square()], dim=2)
+    squared = drawn(gamma=torch.tensor([2.0]))
+
+    views = apply(canvas, squared, 16)
+
+    for channel, before in zip(views[0].unbind(dim=1), canvas[0].unbind(dim=1), strict=True):
+        low, span = before.min(), before.max() - before.min()
+        torch.testing.assert_close(channel, (before - low) ** 2 / span + low)
+
+
 def test_a_crop_is_the_part_that_it_names() -> None:
     canvas = images(1)
     quarter = drawn(centre=torch.tensor([[0.25, 0.75]]), extent=torch.tensor([[0.5, 0.5]]))

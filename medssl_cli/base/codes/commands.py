@@ -207,6 +207,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The file does not hold every weight of the encoder",
         "get the whole file, or accept random values for the rest with --allow-partial",
     ),
+    "W_INIT_CHANNELS": Code(
+        "The weights have learnt other channels than the recipe names; each of them takes the place of one",
+        "compare with a training from scratch; weights of a pre-training on one unnamed channel have seen any channel",
+    ),
     "W_WEIGHTS_ORIGIN": Code(
         "It is not known whose images the weights have seen; test patients may be among them",
         "if the weights are published, read what they were trained on; docs/guides/weights.md lists VoCo's",

@@ -18,6 +18,7 @@ from medssl_cli.engine.runs import Run, open_run
 from medssl_cli.engine.tensor_files import read_tensors
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones.resnet import inflate
+from medssl_cli.preprocessing import ChannelName
 from medssl_cli.recipe import Named, TaskRecipe
 from medssl_cli.tasks import SLICES, TaskNetwork, task_options
 
@@ -44,6 +45,7 @@ class Encoder:
         sha256: Of the file.
         patients: Whose images it has seen; None if nobody knows.
         in_channels: Of its images.
+        channels: Their names in order; none if they had none.
         labelled_patients: Whose labels it has seen too.
         beside: Other modules of its run, by name.
         task: What else a fine-tuned run has learnt: its decoder or head, and for which classes.
@@ -54,6 +56,7 @@ class Encoder:
     sha256: str
     patients: frozenset[str] | None
     in_channels: int = 1
+    channels: tuple[str, ...] = ()
     labelled_patients: frozenset[str] = frozenset()
     beside: dict[str, dict[str, Any]] = field(default_factory=dict)
     task: "TaskWeights | None" = None
@@ -139,6 +142,7 @@ def _of_finetuning(run: Run, recipe: TaskRecipe) -> Encoder:
         sha256_json({name: sha256_tensor(tensor) for name, tensor in sorted(network.items())}),
         None if before["patients"] is None else learnt | looked | set(before["patients"]),
         in_channels=len(recipe.data.rules),
+        channels=recipe.data.channel_names,
         labelled_patients=learnt | set(before["labelled"]),
         task=TaskWeights(tuple(task_options(recipe).classes), rest),
     )
@@ -163,9 +167,12 @@ def _read(path: Path, patients: frozenset[str] | None) -> Encoder:
     try:
         backbone = Named.model_validate(parse_json(described["backbone"]))
         in_channels = TypeAdapter(PositiveInt).validate_python(described.get("in_channels", "1"))
+        channels = TypeAdapter(tuple[ChannelName, ...]).validate_json(described.get("channels", "[]"))
+        if channels and len(channels) != in_channels:
+            raise ValueError("names of other channels")
     except ValueError as error:
         raise UsageError("E_WEIGHTS_FILE", f"what {path.name} says about its backbone is damaged") from error
-    return Encoder(backbone, weights, sha256_file(path), patients, in_channels)
+    return Encoder(backbone, weights, sha256_file(path), patients, in_channels, channels)
 
 
 def initialise(
