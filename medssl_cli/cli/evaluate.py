@@ -12,12 +12,14 @@ from medssl_cli.cli.terminal import Terminal, result, table
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Run folder of `medssl finetune`, or an exported model.onnx.")],
+    model: Annotated[Path, typer.Argument(help="Run folder of `medssl finetune`, folder of folds, or model.onnx.")],
     cache: CacheOption = DEFAULT_CACHE,
     label_set: Annotated[
         str | None, typer.Option(help="Score by this set of labels, such as corrected ones; default: the recipe's.")
     ] = None,
-    split: Annotated[Literal["test", "val", "train"], typer.Option(help="Which patients.")] = "test",
+    split: Annotated[
+        Literal["test", "val", "train"] | None, typer.Option(help="Which patients; default: test, of folds val.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results; default: in the run.")] = None,
     min_dice: Annotated[float | None, typer.Option(help="Exit with code 5 if the mean Dice is lower.")] = None,
     min_auroc: Annotated[float | None, typer.Option(help="Exit with code 5 if the mean AUROC is lower.")] = None,
@@ -44,13 +46,16 @@ def evaluate(
     """Score a model on held-out patients, with confidence intervals.
 
     Dice, HD95 and NSD per structure, AUROC per class, or average precision and sensitivity of boxes per class.
-    A structure that is missed counts as the worst value. Writes scores.json, scores.csv and page.html.
+    A structure that is missed counts as the worst value. Writes scores.json, scores.csv and page.html. Of a folder of
+    folds every patient is scored by the fold that has not learnt from them; with --split test, the mean of all folds.
 
     With --probe the encoder of a pre-training is asked what its embeddings tell, beside the same network untrained.
 
     Examples:
 
         medssl evaluate runs/heart-seg-scratch-fold0 --split test
+
+        medssl evaluate runs/heart-seg-scratch-folds
 
         medssl evaluate model.onnx --cache CACHE --min-dice 0.85
 
@@ -60,7 +65,15 @@ def evaluate(
     """
     from medssl_cli.base.errors import UsageError
     from medssl_cli.cache.store import Cache
-    from medssl_cli.cli.scoring import OWN_FIGURE, limit_of, load_subject, require_mean, write_results
+    from medssl_cli.cli.scoring import (
+        OWN_FIGURE,
+        default_split,
+        limit_of,
+        load_subject,
+        require_mean,
+        split_words,
+        write_results,
+    )
     from medssl_cli.report.gallery import Gallery
 
     limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap, OWN_FIGURE: min_score}
@@ -71,18 +84,21 @@ def evaluate(
                 "E_USAGE", "--label-set is for models of a task; a probe has --labels", hint="leave one out"
             )
         folder = require_path(model)
-        run_probe(folder, cache, asked, split=split, out=out, limits=limits, device=device, json=json, quiet=quiet)
+        run_probe(
+            folder, cache, asked, split=split or "test", out=out, limits=limits, device=device, json=json, quiet=quiet
+        )
         return
     opened = Cache.open(cache)
-    subject = load_subject(require_path(model), opened, split=split, device=device, label_set=label_set)
+    part = split or default_split(require_path(model))
+    subject = load_subject(model, opened, split=part, device=device, label_set=label_set)
     limit, figure = limit_of(subject, limits), subject.figure
-    name = f"evaluation-{split}" if label_set is None else f"evaluation-{split}-{label_set}"
+    name = f"evaluation-{part}" if label_set is None else f"evaluation-{part}-{label_set}"
     folder = out or subject.folder / name
     terminal = Terminal(quiet=quiet)
-    terminal.note(f"model {model} · cache {cache} · {len(subject.records)} images of split {split} · results {folder}")
+    terminal.note(f"model {model} · cache {cache} · split {split_words(model, part)} · results {folder}")
     gallery = Gallery(subject.draw, limit=pictures)
     with terminal.running():
-        results = subject.score(opened, split=split, talk=terminal, on_case=gallery.add)
+        results = subject.score(opened, split=split_words(model, part), talk=terminal, on_case=gallery.add)
     write_results(folder, subject, results, gallery)
     if json:
         result(results.document, as_json=True, text="")

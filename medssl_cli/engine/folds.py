@@ -1,7 +1,5 @@
 """Cross-validation: one fine-tuning for each fold, each a run of its own, side by side in one folder.
 
-PARENT/folds.json  fold0/  fold1/  ...
-
 The folds share their test patients, whom none of them sees, and every other patient validates in one of them. Finished
 folds are not trained again, and one that was stopped goes on.
 """
@@ -11,39 +9,27 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import torch
-from pydantic import ValidationError
 
 from medssl_cli.base.errors import MedsslError, StorageError, UsageError
-from medssl_cli.base.files import storage_errors, write_json
 from medssl_cli.base.signals import stop_on_signals
-from medssl_cli.base.strict import PositiveInt, Strict
 from medssl_cli.base.talk import Silence, Talk
 from medssl_cli.cache.splits import same_people
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.choices import Choices, split_of
 from medssl_cli.engine.devices import resolve_device
 from medssl_cli.engine.finetune import FinetuneSummary, finetune
+from medssl_cli.engine.fold_runs import fold_folder, open_folds
 from medssl_cli.engine.live_page import Outlets
-from medssl_cli.engine.runs import LOCK, damaged, read_document
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.recipe import TaskRecipe
 from medssl_cli.report.run import finetuning_page
 from medssl_cli.tasks import supervision_of
 from medssl_cli.work.workers import TaskMap, Workers
 
-RECORD: Final = "folds.json"
 NO_LIMIT: Final = float("inf")
-
-
-class FoldsRecord(Strict):
-    """`folds.json`: what makes a folder one of folds."""
-
-    format_version: Literal[1] = 1
-    kind: Literal["folds"] = "folds"
-    num_folds: PositiveInt
 
 
 @dataclass(frozen=True)
@@ -67,30 +53,6 @@ class FoldTask:
     init: Path | None
     device: str
     num_threads: int
-
-
-def fold_folder(parent: Path, fold: int) -> Path:
-    """Where the run of a fold lies."""
-    return parent / f"fold{fold}"
-
-
-def are_folds(path: Path) -> bool:
-    """Whether a folder is one of folds."""
-    return (path / RECORD).is_file()
-
-
-def folds_of(parent: Path) -> tuple[int, dict[int, Path]]:
-    """How many folds there are to be, and the runs of those that were begun.
-
-    Raises:
-        GateError: `E_RUN_CORRUPT`.
-        UsageError: `E_RUN_UNFINISHED`, none was begun.
-    """
-    num_folds = _record(parent).num_folds
-    begun = {fold: path for fold in range(num_folds) if (path := fold_folder(parent, fold)).is_dir()}
-    if not begun:
-        raise UsageError("E_RUN_UNFINISHED", f"{parent} holds no fold yet", hint="let medssl finetune --folds go on")
-    return num_folds, begun
 
 
 def finetune_folds(
@@ -129,7 +91,7 @@ def finetune_folds(
     resolve_device(device)
     choices = replace(choices, is_cross_validation=True)
     _require_held_out(recipe, cache, choices, folds)
-    _open(parent, choices.num_folds)
+    open_folds(parent, choices.num_folds)
     if num_jobs == 1 and cluster is None:
         return _one_by_one(recipe, cache, parent, choices, folds, device=device, talk=talk)
     threads = max(1, torch.get_num_threads() // num_jobs)
@@ -234,27 +196,3 @@ def _require_held_out(recipe: TaskRecipe, cache: Cache, choices: Choices, folds:
             f"{len(test & learnt)} test patients of one fold are learnt from in another",
             hint="such folds have no test patients in common: train them one by one with medssl finetune --fold",
         )
-
-
-def _open(parent: Path, num_folds: int) -> None:
-    if are_folds(parent):
-        known = _record(parent).num_folds
-        if known != num_folds:
-            raise UsageError(
-                "E_RECIPE_CHANGED",
-                f"{parent} is of {known} folds, {num_folds} are asked for",
-                hint="choose another folder with --run, or remove this one",
-            )
-        return
-    if (parent / LOCK).is_file():
-        raise UsageError("E_RECIPE_CHANGED", f"{parent} is a run of its own, and no folder of folds")
-    with storage_errors("the folds"):
-        parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_json(parent / RECORD, FoldsRecord(num_folds=num_folds).model_dump(mode="json"))
-
-
-def _record(parent: Path) -> FoldsRecord:
-    try:
-        return FoldsRecord.model_validate(read_document(parent / RECORD))
-    except ValidationError as error:
-        raise damaged(RECORD) from error

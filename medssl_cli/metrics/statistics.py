@@ -62,6 +62,13 @@ def mean_of_known(values: Sequence[float]) -> float:
     return float(np.mean(known)) if known else math.nan
 
 
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Mean of the values whose weight is not 0; NaN if there are none."""
+    pairs = [(value, weight) for value, weight in zip(values, weights, strict=True) if weight]
+    total = math.fsum(weight for _, weight in pairs)
+    return math.fsum(value * weight for value, weight in pairs) / total if pairs else math.nan
+
+
 @dataclass(frozen=True)
 class PairedTest:
     """Whether two methods differ on the same patients.

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from medssl_cli.base.errors import MedsslError, UsageError
 from medssl_cli.cli.app import app
 from medssl_cli.engine.choices import Choices
-from medssl_cli.engine.folds import FoldTask, folds_of, train_fold
+from medssl_cli.engine.fold_runs import folds_of
+from medssl_cli.engine.folds import FoldTask, train_fold
 from medssl_cli.engine.runs import open_run
 from medssl_cli.recipe import TaskRecipe, load_recipe
 from tests import warm
@@ -189,3 +190,34 @@ def test_a_folder_without_folds_is_unfinished(tmp_path: Path) -> None:
     (tmp_path / "folds.json").write_text('{"num_folds": -1}')
     with pytest.raises(MedsslError, match="E_RUN_CORRUPT"):
         folds_of(tmp_path)
+
+
+def test_every_patient_is_scored_by_the_fold_that_has_not_learnt_from_them(site: Path, parent: Path) -> None:
+    where = ["--cache", site / "cache", "--device", "cpu", "--json", "-q", "--pictures", "0"]
+    pooled = one_document(run("evaluate", parent, *where))
+    folds = [one_document(run("evaluate", parent / f"fold{fold}", "--split", "val", *where)) for fold in range(3)]
+
+    assert pooled["split"] == "val, pooled over 3 folds"
+    assert pooled["num_patients"] == 8
+    assert pooled["cases"] == [case for fold in folds for case in fold["cases"]]
+    dice = [case["scores"]["ball_1"]["dice"] for case in pooled["cases"]]
+    assert pooled["structures"]["ball_1"]["dice"]["mean"] == pytest.approx(sum(dice) / 8, abs=1e-12)
+    shares = [fold["structures"]["ball_1"]["constant_predictor_dice"] * fold["num_items"] for fold in folds]
+    assert pooled["structures"]["ball_1"]["constant_predictor_dice"] == pytest.approx(sum(shares) / 8, abs=1e-12)
+    assert "pooled over 3 folds" in (parent / "evaluation-val" / "page.html").read_text()
+
+
+def test_test_patients_are_scored_by_the_mean_of_all_folds(site: Path, parent: Path) -> None:
+    scored = one_document(run("evaluate", parent, "--split", "test", "--cache", site / "cache", "--json", "-q"))
+    refused = run("evaluate", parent, "--split", "train", "--cache", site / "cache", "-q")
+
+    assert {case["patient"] for case in scored["cases"]} == patients(parent / "fold0", "test")
+    assert scored["split"] == "test, mean of 3 folds"
+    assert refused.exit_code == 2
+    assert "E_USAGE" in refused.stderr
+
+
+def one_document(done: Any) -> dict[str, Any]:
+    assert done.exit_code == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document

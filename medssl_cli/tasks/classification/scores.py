@@ -6,9 +6,9 @@ Shapes: N images, K classes.
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -223,6 +223,16 @@ class ClassificationSubject(Subject):
         )
         mean = document["mean_auroc"]["mean"]
         return Results(document, to_csv(document), COLUMNS, to_rows(document), np.nan if mean is None else mean)
+
+    def pooled(self, others: Sequence[Self]) -> Self:
+        """See `Subject.pooled`."""
+        parts = (self, *others)
+        return replace(
+            self,
+            records=[record for part in parts for record in part.records],
+            probabilities=lambda cache, talk: np.concatenate([part.probabilities(cache, talk) for part in parts]),
+            targets=lambda cache: np.concatenate([part.targets(cache) for part in parts]),
+        )
 
     def page(self, document: dict[str, Any], pictures: list[Shown]) -> str:
         """See `Subject.page`."""

@@ -7,10 +7,10 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -289,6 +289,16 @@ class DetectionSubject(Subject):
                 on_case(record.item_id, figure, cache.read_image(record), case["found"], case["there"])
         mean = document["mean_average_precision"]["mean"]
         return Results(document, to_csv(document), COLUMNS, to_rows(document), np.nan if mean is None else mean)
+
+    def pooled(self, others: Sequence[Self]) -> Self:
+        """See `Subject.pooled`."""
+        parts = (self, *others)
+        return replace(
+            self,
+            records=[record for part in parts for record in part.records],
+            found=lambda cache, talk: [boxes for part in parts for boxes in part.found(cache, talk)],
+            truth=lambda: [boxes for part in parts for boxes in part.truth()],
+        )
 
     def page(self, document: dict[str, Any], pictures: list[Shown]) -> str:
         """See `Subject.page`."""

@@ -4,9 +4,9 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from medssl_cli.data.label_checks import check_reference
 from medssl_cli.data.selection import examples_of, read_images
 from medssl_cli.imaging.placement import ChannelImages, brought_to
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.metrics.statistics import Estimate, bootstrap_mean, mean_of_known, shown
+from medssl_cli.metrics.statistics import Estimate, bootstrap_mean, mean_of_known, shown, weighted_mean
 from medssl_cli.metrics.surface import StructureScores, structure_scores
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.report.gallery import Shown
@@ -133,6 +133,19 @@ def evaluate(
     return SegmentationEvaluation(cases, estimates, {name: mean_of_known(values) for name, values in constant.items()})
 
 
+def merged(parts: Sequence[SegmentationEvaluation]) -> SegmentationEvaluation:
+    """Evaluations of different images as one."""
+    cases = [case for part in parts for case in part.cases]
+    constant = {
+        name: weighted_mean(
+            [part.constant_dice[name] for part in parts],
+            [sum(case.scores[name].reference_ml > 0 for case in part.cases) for part in parts],
+        )
+        for name in parts[0].constant_dice
+    }
+    return SegmentationEvaluation(cases, {name: _estimates(cases, name) for name in constant}, constant)
+
+
 def reference_of(
     cache: Cache, record: ItemRecord, label_set: str, wanted: WantedClasses, first: Volume
 ) -> NDArray[np.uint8]:
@@ -207,6 +220,7 @@ class SegmentationSubject(Subject):
         label_set: Name of the reference labels.
         nsd_tolerance_mm: Surface distance that counts as agreement.
         preprocessing: Names the channels of an example.
+        others: Further models with images of their own.
     """
 
     figure = FIGURE
@@ -216,6 +230,7 @@ class SegmentationSubject(Subject):
     label_set: str
     nsd_tolerance_mm: float
     preprocessing: Preprocessing | None = None
+    others: tuple["SegmentationSubject", ...] = ()
 
     def score(self, cache: Cache, *, split: str, talk: Talk, on_case: OnCase | None = None) -> Results:
         """See `Subject.score`: Dice, HD95 and NSD per structure."""
@@ -227,16 +242,21 @@ class SegmentationSubject(Subject):
         about: dict[str, Any] = {"model": self.name, "split": split, "task": self.task, "label_set": self.label_set}
         if self.wanted.are_regions:
             about["are_regions"] = True
-        scores = evaluate(
-            self.segment,
-            cache,
-            self.records,
-            label_set=self.label_set,
-            wanted=self.wanted,
-            nsd_tolerance_mm=self.nsd_tolerance_mm,
-            talk=talk,
-            preprocessing=self.preprocessing,
-            on_case=tell,
+        scores = merged(
+            [
+                evaluate(
+                    part.segment,
+                    cache,
+                    part.records,
+                    label_set=part.label_set,
+                    wanted=part.wanted,
+                    nsd_tolerance_mm=part.nsd_tolerance_mm,
+                    talk=talk,
+                    preprocessing=part.preprocessing,
+                    on_case=tell,
+                )
+                for part in (self, *self.others)
+            ]
         )
         return Results(
             document=to_document(scores, about),
@@ -248,6 +268,10 @@ class SegmentationSubject(Subject):
             ],
             value=scores.mean_dice,
         )
+
+    def pooled(self, others: Sequence[Self]) -> Self:
+        """See `Subject.pooled`."""
+        return replace(self, others=(*self.others, *others))
 
     def page(self, document: dict[str, Any], pictures: list[Shown]) -> str:
         """See `Subject.page`."""
