@@ -12,7 +12,10 @@ from medssl_cli.cli.terminal import Terminal, result, table
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Run folder of `medssl finetune`, folder of folds, or model.onnx.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(help="Run folder of `medssl finetune`, folder of folds, or model.onnx; several are compared."),
+    ],
     cache: CacheOption = DEFAULT_CACHE,
     label_set: Annotated[
         str | None, typer.Option(help="Score by this set of labels, such as corrected ones; default: the recipe's.")
@@ -49,6 +52,8 @@ def evaluate(
     A structure that is missed counts as the worst value. Writes scores.json, scores.csv and page.html. Of a folder of
     folds every patient is scored by the fold that has not learnt from them; with --split test, the mean of all folds.
 
+    Several models are compared on the same patients: differences with intervals and tests, and what else differs.
+
     With --probe the encoder of a pre-training is asked what its embeddings tell, beside the same network untrained.
 
     Examples:
@@ -56,6 +61,8 @@ def evaluate(
         medssl evaluate runs/heart-seg-scratch-fold0 --split test
 
         medssl evaluate runs/heart-seg-scratch-folds
+
+        medssl evaluate runs/heart-seg-scratch-fold0 runs/heart-seg-voco-fold0
 
         medssl evaluate model.onnx --cache CACHE --min-dice 0.85
 
@@ -65,45 +72,42 @@ def evaluate(
     """
     from medssl_cli.base.errors import UsageError
     from medssl_cli.cache.store import Cache
-    from medssl_cli.cli.scoring import (
-        OWN_FIGURE,
-        default_split,
-        limit_of,
-        load_subject,
-        require_mean,
-        split_words,
-        write_results,
-    )
+    from medssl_cli.cli import scoring
+    from medssl_cli.cli.comparing import compare, require_plain
     from medssl_cli.report.gallery import Gallery
 
-    limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap, OWN_FIGURE: min_score}
+    limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap, scoring.OWN_FIGURE: min_score}
     asked = TypedProbe(probe, labels, finding)
+    model = require_path(models[0])
+    if len(models) > 1:
+        require_plain(asked, limits)
+        compare(models, cache, split, label_set, out, pictures=pictures, device=device, json=json, quiet=quiet)
+        return
     if asked.is_given:
         if label_set is not None:
             raise UsageError(
                 "E_USAGE", "--label-set is for models of a task; a probe has --labels", hint="leave one out"
             )
-        folder = require_path(model)
         run_probe(
-            folder, cache, asked, split=split or "test", out=out, limits=limits, device=device, json=json, quiet=quiet
+            model, cache, asked, split=split or "test", out=out, limits=limits, device=device, json=json, quiet=quiet
         )
         return
     opened = Cache.open(cache)
-    part = split or default_split(require_path(model))
-    subject = load_subject(model, opened, split=part, device=device, label_set=label_set)
-    limit, figure = limit_of(subject, limits), subject.figure
+    part = split or scoring.default_split(model)
+    subject = scoring.load_subject(model, opened, split=part, device=device, label_set=label_set)
+    limit, figure = scoring.limit_of(subject, limits), subject.figure
     name = f"evaluation-{part}" if label_set is None else f"evaluation-{part}-{label_set}"
     folder = out or subject.folder / name
     terminal = Terminal(quiet=quiet)
-    terminal.note(f"model {model} · cache {cache} · split {split_words(model, part)} · results {folder}")
+    terminal.note(f"model {model} · cache {cache} · split {scoring.split_words(model, part)} · results {folder}")
     gallery = Gallery(subject.draw, limit=pictures)
     with terminal.running():
-        results = subject.score(opened, split=split_words(model, part), talk=terminal, on_case=gallery.add)
-    write_results(folder, subject, results, gallery)
+        results = subject.score(opened, split=scoring.split_words(model, part), talk=terminal, on_case=gallery.add)
+    scoring.write_results(folder, subject, results, gallery)
     if json:
         result(results.document, as_json=True, text="")
     else:
         title = f"{results.document['num_patients']} patients, mean and 95 % interval over patients"
         table(title, results.columns, results.rows)
         typer.echo(f"mean {figure.title} {results.value:.4f}\npage: {folder / 'page.html'}")
-    require_mean(figure, results.value, limit)
+    scoring.require_mean(figure, results.value, limit)

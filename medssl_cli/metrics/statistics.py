@@ -43,8 +43,13 @@ class Estimate:
 def estimate_of(entry: Mapping[str, Any]) -> Estimate:
     """An estimate from a document, in which null stands for what does not apply and there may be more."""
     names = [each.name for each in fields(Estimate)]
-    values: dict[str, Any] = {name: math.nan if entry[name] is None else entry[name] for name in names}
+    values: dict[str, Any] = {name: known(entry[name]) for name in names}
     return Estimate(**values)
+
+
+def known(value: float | None) -> float:
+    """A number of a document, in which null stands for what does not apply."""
+    return math.nan if value is None else value
 
 
 def shown(estimate: Estimate) -> str:

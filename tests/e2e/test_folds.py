@@ -88,17 +88,6 @@ def test_finished_folds_are_not_trained_again(site: Path, parent: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in parent.rglob("*") if path.is_file()} == before
 
 
-def test_several_at_once_give_what_one_after_another_gives(site: Path, parent: Path, tmp_path: Path) -> None:
-    done = run(*words(site, tmp_path / "at-once", "--folds", "0,2", "--num-folds", "3", "--jobs", "2"))
-
-    assert done.exit_code == 0, done.stderr
-    assert "fold 2 is done" in done.stderr
-    for fold in (0, 2):
-        one, other = (folder / f"fold{fold}" for folder in (parent, tmp_path / "at-once"))
-        assert open_run(one).manifest == open_run(other).manifest
-        assert (one / "summary.json").read_bytes() == (other / "summary.json").read_bytes()
-
-
 def test_a_stopped_cross_validation_goes_on(site: Path, parent: Path, tmp_path: Path) -> None:
     typed = words(site, tmp_path / "stopped", "--folds", "all", "--num-folds", "3")
     process = warm.start(typed)
@@ -119,15 +108,20 @@ def test_a_stopped_cross_validation_goes_on(site: Path, parent: Path, tmp_path: 
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_what_a_fold_is_refused_with_comes_back_and_the_others_end(site: Path, tmp_path: Path) -> None:
-    (tmp_path / "parent" / "fold1").mkdir(parents=True)
-    (tmp_path / "parent" / "fold1" / "summary.json").write_text("{}")  # of a run whose recipe is gone
+def test_folds_at_once_are_those_of_one_after_another_and_a_refused_one_stops_no_other(
+    site: Path, parent: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "at-once" / "fold1").mkdir(parents=True)
+    (tmp_path / "at-once" / "fold1" / "summary.json").write_text("{}")  # of a run whose recipe is gone
 
-    done = run(*words(site, tmp_path / "parent", "--folds", "0,1", "--num-folds", "3", "--jobs", "2"))
+    done = run(*words(site, tmp_path / "at-once", "--folds", "0,1", "--num-folds", "3", "--jobs", "2"))
 
     assert done.exit_code == 5
     assert "error: E_RUN_CORRUPT: fold 1: " in done.stderr
-    assert (tmp_path / "parent" / "fold0" / "summary.json").is_file()
+    assert "fold 0 is done" in done.stderr
+    one, other = (folder / "fold0" for folder in (parent, tmp_path / "at-once"))
+    assert open_run(one).manifest == open_run(other).manifest
+    assert (one / "summary.json").read_bytes() == (other / "summary.json").read_bytes()
 
 
 def test_a_fold_in_another_process_says_nothing_and_returns_its_refusal(site: Path, tmp_path: Path) -> None:
@@ -215,6 +209,33 @@ def test_test_patients_are_scored_by_the_mean_of_all_folds(site: Path, parent: P
     assert scored["split"] == "test, mean of 3 folds"
     assert refused.exit_code == 2
     assert "E_USAGE" in refused.stderr
+
+
+def test_models_are_compared_on_the_same_patients_and_what_differs_is_said(
+    site: Path, parent: Path, tmp_path: Path
+) -> None:
+    where = ["--cache", site / "cache", "--device", "cpu", "--split", "test", "--pictures", "0"]
+    pair = [parent / "fold0", parent / "fold1"]
+
+    done = run("evaluate", *pair, *where, "--out", tmp_path / "pair", "--json")
+    limited = run("evaluate", *pair, *where, "--min-dice", "0.5")
+
+    document = one_document(done)
+    assert document["num_patients"] == 2
+    assert [model["name"] for model in document["models"]] == ["fold0", "fold1"]
+    assert "training patients" in document["unequal"]
+    assert "backbone" not in document["unequal"]
+    assert "W_UNEQUAL: training patients: " in done.stderr
+    first, second = (json.loads((tmp_path / "pair" / name / "scores.json").read_bytes()) for name in ("fold0", "fold1"))
+    gained = [
+        second["cases"][place]["scores"]["ball_1"]["dice"] - first["cases"][place]["scores"]["ball_1"]["dice"]
+        for place in range(2)
+    ]
+    found = next(each for each in document["differences"] if each["structure"] == "ball_1")
+    assert found["mean"] == pytest.approx(sum(gained) / 2, abs=1e-12)
+    assert {path.name for path in (tmp_path / "pair").iterdir()} >= {"comparison.json", "comparison.csv", "page.html"}
+    assert limited.exit_code == 2
+    assert "E_USAGE" in limited.stderr
 
 
 def one_document(done: Any) -> dict[str, Any]:
