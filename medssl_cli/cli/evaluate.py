@@ -12,12 +12,17 @@ from medssl_cli.cli.terminal import Terminal, result, table
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Run folder of `medssl finetune`, or an exported model.onnx.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(help="Run folder of `medssl finetune`, folder of folds, or model.onnx; several are compared."),
+    ],
     cache: CacheOption = DEFAULT_CACHE,
     label_set: Annotated[
         str | None, typer.Option(help="Score by this set of labels, such as corrected ones; default: the recipe's.")
     ] = None,
-    split: Annotated[Literal["test", "val", "train"], typer.Option(help="Which patients.")] = "test",
+    split: Annotated[
+        Literal["test", "val", "train"] | None, typer.Option(help="Which patients; default: test, of folds val.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results; default: in the run.")] = None,
     min_dice: Annotated[float | None, typer.Option(help="Exit with code 5 if the mean Dice is lower.")] = None,
     min_auroc: Annotated[float | None, typer.Option(help="Exit with code 5 if the mean AUROC is lower.")] = None,
@@ -44,13 +49,20 @@ def evaluate(
     """Score a model on held-out patients, with confidence intervals.
 
     Dice, HD95 and NSD per structure, AUROC per class, or average precision and sensitivity of boxes per class.
-    A structure that is missed counts as the worst value. Writes scores.json, scores.csv and page.html.
+    A structure that is missed counts as the worst value. Writes scores.json, scores.csv and page.html. Of a folder of
+    folds every patient is scored by the fold that has not learnt from them; with --split test, the mean of all folds.
+
+    Several models are compared on the same patients: differences with intervals and tests, and what else differs.
 
     With --probe the encoder of a pre-training is asked what its embeddings tell, beside the same network untrained.
 
     Examples:
 
         medssl evaluate runs/heart-seg-scratch-fold0 --split test
+
+        medssl evaluate runs/heart-seg-scratch-folds
+
+        medssl evaluate runs/heart-seg-scratch-fold0 runs/heart-seg-voco-fold0
 
         medssl evaluate model.onnx --cache CACHE --min-dice 0.85
 
@@ -60,34 +72,42 @@ def evaluate(
     """
     from medssl_cli.base.errors import UsageError
     from medssl_cli.cache.store import Cache
-    from medssl_cli.cli.scoring import OWN_FIGURE, limit_of, load_subject, require_mean, write_results
+    from medssl_cli.cli import scoring
+    from medssl_cli.cli.comparing import compare, require_plain
     from medssl_cli.report.gallery import Gallery
 
-    limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap, OWN_FIGURE: min_score}
+    limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap, scoring.OWN_FIGURE: min_score}
     asked = TypedProbe(probe, labels, finding)
+    model = require_path(models[0])
+    if len(models) > 1:
+        require_plain(asked, limits)
+        compare(models, cache, split, label_set, out, pictures=pictures, device=device, json=json, quiet=quiet)
+        return
     if asked.is_given:
         if label_set is not None:
             raise UsageError(
                 "E_USAGE", "--label-set is for models of a task; a probe has --labels", hint="leave one out"
             )
-        folder = require_path(model)
-        run_probe(folder, cache, asked, split=split, out=out, limits=limits, device=device, json=json, quiet=quiet)
+        run_probe(
+            model, cache, asked, split=split or "test", out=out, limits=limits, device=device, json=json, quiet=quiet
+        )
         return
     opened = Cache.open(cache)
-    subject = load_subject(require_path(model), opened, split=split, device=device, label_set=label_set)
-    limit, figure = limit_of(subject, limits), subject.figure
-    name = f"evaluation-{split}" if label_set is None else f"evaluation-{split}-{label_set}"
+    part = split or scoring.default_split(model)
+    subject = scoring.load_subject(model, opened, split=part, device=device, label_set=label_set)
+    limit, figure = scoring.limit_of(subject, limits), subject.figure
+    name = f"evaluation-{part}" if label_set is None else f"evaluation-{part}-{label_set}"
     folder = out or subject.folder / name
     terminal = Terminal(quiet=quiet)
-    terminal.note(f"model {model} · cache {cache} · {len(subject.records)} images of split {split} · results {folder}")
+    terminal.note(f"model {model} · cache {cache} · split {scoring.split_words(model, part)} · results {folder}")
     gallery = Gallery(subject.draw, limit=pictures)
     with terminal.running():
-        results = subject.score(opened, split=split, talk=terminal, on_case=gallery.add)
-    write_results(folder, subject, results, gallery)
+        results = subject.score(opened, split=scoring.split_words(model, part), talk=terminal, on_case=gallery.add)
+    scoring.write_results(folder, subject, results, gallery)
     if json:
         result(results.document, as_json=True, text="")
     else:
         title = f"{results.document['num_patients']} patients, mean and 95 % interval over patients"
         table(title, results.columns, results.rows)
         typer.echo(f"mean {figure.title} {results.value:.4f}\npage: {folder / 'page.html'}")
-    require_mean(figure, results.value, limit)
+    scoring.require_mean(figure, results.value, limit)

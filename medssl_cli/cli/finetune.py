@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from medssl_cli.cli import split_options as splits
 from medssl_cli.cli.launch import is_main, main_speaks, started_devices, started_nodes
 from medssl_cli.cli.options import (
     DEFAULT_CACHE,
@@ -21,7 +22,6 @@ from medssl_cli.cli.options import (
     StrategyOption,
     TaskOption,
 )
-from medssl_cli.cli.split_options import FoldOption, NumFoldsOption, SkipMissingOption, SplitFileOption, given_split
 from medssl_cli.cli.terminal import Terminal, result
 from medssl_cli.cli.training_results import finetuning_text
 
@@ -38,10 +38,13 @@ def finetune(
     fraction: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the training patients to use.")] = 1.0,
     patients: Annotated[int | None, typer.Option(min=1, help="Use exactly so many training patients instead.")] = None,
     draw: Annotated[int, typer.Option(min=0, help="Another choice of these patients; few are among the many.")] = 0,
-    fold: FoldOption = 0,
-    num_folds: NumFoldsOption = None,
-    split_file: SplitFileOption = None,
-    skip_missing: SkipMissingOption = False,
+    fold: splits.FoldOption = 0,
+    num_folds: splits.NumFoldsOption = None,
+    split_file: splits.SplitFileOption = None,
+    skip_missing: splits.SkipMissingOption = False,
+    folds: splits.FoldsOption = None,
+    jobs: splits.JobsOption = 1,
+    cluster: splits.ClusterOption = None,
     max_minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Time budget instead of the recipe's steps; the schedule fits it.")
     ] = None,
@@ -68,11 +71,14 @@ def finetune(
         medssl finetune --task hippocampus-seg --max-minutes 20
 
         medssl finetune --task hippocampus-seg --split-file splits_final.json --fold 0
+
+        medssl finetune --task hippocampus-seg --folds all --jobs 2
     """
     from medssl_cli.base.signals import stop_on_signals
 
     with main_speaks(), stop_on_signals(is_immediate=True):
         from medssl_cli.cache.store import Cache
+        from medssl_cli.cli.finetune_folds import require_folds, train_folds
         from medssl_cli.cli.finetuning import require_patients, run_folder, task_recipe
         from medssl_cli.cli.training_logs import open_sinks
         from medssl_cli.engine.choices import Choices
@@ -84,26 +90,26 @@ def finetune(
 
         path, resolved = task_recipe(task, overrides)
         require_patients(fraction, patients)
-        split, folds = given_split(split_file, fold, num_folds, skip_missing=skip_missing)
-        encoder = None if init == "none" else load_encoder(Path(init))
-        choices = Choices(fold, fraction, patients, draw, max_minutes, encoder, folds, split)
-        root = run or run_folder(path, resolved, init, choices, num_folds)
         spread = Spread(devices or started_devices(), num_nodes or started_nodes(), strategy)
+        require_folds(folds, fold, jobs, cluster, is_alone=spread == Spread() and not log and not profile)
+        split, number = splits.given_split(split_file, fold, num_folds, skip_missing=skip_missing)
+        encoder = None if init == "none" else load_encoder(Path(init))
+        choices = Choices(fold, fraction, patients, draw, max_minutes, encoder, number, split, folds is not None)
+        root = run or run_folder(path, resolved, init, choices, num_folds)
         outlets = Outlets(finetuning_page, open_sinks(log or [], root, resolved) if is_main() else ())
         terminal = Terminal(quiet=quiet or not is_main())
         terminal.note(f"task {resolved.name} · cache {cache} · run {root} · init {init}")
         opened = Cache.open(cache)
         with terminal.running():
+            if folds is not None:
+                train_folds(
+                    resolved, opened, root, choices, folds,
+                    device=device, talk=terminal, init=init, jobs=jobs, cluster=cluster, json=json,
+                )  # fmt: skip
+                return
             summary = run_finetune(
-                resolved,
-                opened,
-                root,
-                choices,
-                device=device,
-                talk=terminal,
-                spread=spread,
-                outlets=outlets,
-                profile_steps=profile,
-            )
+                resolved, opened, root, choices,
+                device=device, talk=terminal, spread=spread, outlets=outlets, profile_steps=profile,
+            )  # fmt: skip
     if is_main():
         result(summary.document(), as_json=json, text=finetuning_text(summary, root))

@@ -11,7 +11,8 @@ from medssl_cli.cache.splits import split_items
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.options import num_threads
 from medssl_cli.deploy.runtime import OnnxModel
-from medssl_cli.engine.evaluate import subject_of_run
+from medssl_cli.engine.evaluate import subject_of_folds, subject_of_run
+from medssl_cli.engine.fold_runs import are_folds, folds_of
 from medssl_cli.report.gallery import Gallery
 from medssl_cli.tasks import FigureOfMerit, Results, Subject, figures, load_part, task_of_head
 
@@ -19,8 +20,21 @@ OWN_FIGURE: Final = "score"
 """Stands for the figure of whatever task a model is of."""
 
 
+def default_split(path: Path) -> str:
+    """Which patients a model is scored on: those whom no training has seen; of folds, each by the fold without it."""
+    return "val" if are_folds(path) else "test"
+
+
+def split_words(path: Path, split: str) -> str:
+    """A split as results call it; of folds also how their models go together."""
+    if not are_folds(path):
+        return split
+    number = len(folds_of(path)[1])
+    return f"{split}, mean of {number} folds" if split == "test" else f"{split}, pooled over {number} folds"
+
+
 def load_subject(path: Path, cache: Cache, *, split: str, device: str, label_set: str | None = None) -> Subject:
-    """A run folder, or an exported model whose split is made anew from the cache.
+    """A run folder, a folder of folds, or an exported model whose split is made anew from the cache.
 
     Args:
         path: Of the run or the model.
@@ -33,6 +47,8 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str, label_set
         UsageError: `E_USAGE` for another split of an exported model, which remembers only whom it has seen.
         GateError: `E_SPLIT_LEAK` if the exported model has seen a patient of the cache's test split.
     """
+    if are_folds(path):
+        return subject_of_folds(path, cache, split=split, device=device, label_set=label_set)
     if path.is_dir():
         return subject_of_run(path, cache, split=split, device=device, label_set=label_set)
     if split != "test":

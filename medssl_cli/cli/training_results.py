@@ -1,7 +1,8 @@
 """What trainings say on stdout when they end."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medssl_cli.engine.finetune import FinetuneSummary
@@ -27,3 +28,17 @@ def finetuning_text(summary: "FinetuneSummary", root: Path) -> str:
         f"page: {root / 'page.html'}\n"
         f"next: medssl evaluate {root}" + f"   then: medssl export {root} --install" * summary.is_exportable
     )
+
+
+def folds_document(root: Path, summaries: "Mapping[int, FinetuneSummary]") -> dict[str, Any]:
+    """How the trainings of several folds ended, for JSON."""
+    return {"root": str(root), "folds": {str(fold): each.document() for fold, each in summaries.items()}}
+
+
+def folds_text(root: Path, summaries: "Mapping[int, FinetuneSummary]") -> str:
+    """How the trainings of several folds ended, and what to do next."""
+    lines = []
+    for fold, each in summaries.items():
+        best = "unknown" if each.best_score is None else f"{each.best_score:.4f}"
+        lines.append(f"fold {fold}: best validation {each.score} {best} at step {each.best_step} of {each.steps}")
+    return "\n".join([*lines, f"next: medssl evaluate {root}"])

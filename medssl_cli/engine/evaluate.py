@@ -1,13 +1,20 @@
-"""What an evaluation of a run scores: its best network, on a split of its own manifest."""
+"""What an evaluation of a run scores: its best network, on a split of its own manifest; of folds all of their networks.
 
+Pooled over folds, every patient is scored by the one network that has not learnt from them. On test patients, whom none
+of the folds has seen, the mean of all networks is scored.
+"""
+
+from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medssl_cli.base.errors import NothingUsableError
+from medssl_cli.base.errors import NothingUsableError, UsageError
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.devices import resolve_device
-from medssl_cli.engine.finetuned import load_finetuned
+from medssl_cli.engine.ensemble import ensemble_of, load_folds
+from medssl_cli.engine.finetuned import FineTunedRun, load_finetuned
 from medssl_cli.engine.predict import torch_predict
 from medssl_cli.recipe import Named, TaskRecipe
 from medssl_cli.tasks import Subject, SupervisionBase, supervision_of
@@ -27,13 +34,49 @@ def subject_of_run(path: Path, cache: Cache, *, split: str, device: str, label_s
         UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`, `E_DEVICE`.
         NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
     """
-    run = load_finetuned(path)
+    return _subject(load_finetuned(path), cache, split, resolve_device(device), label_set)
+
+
+def subject_of_folds(path: Path, cache: Cache, *, split: str, device: str, label_set: str | None = None) -> Subject:
+    """The networks of several folds: on validation patients each on its own, on test patients their mean.
+
+    An image that validates in several folds is scored by the first of them. For arguments see `subject_of_run`.
+
+    Raises:
+        UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`, `E_DEVICE`; `E_USAGE`, another split; `E_TASK_EXPORT`, answers of
+            the task have no mean.
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`, `E_TOO_FEW_PATIENTS`.
+    """
     place = resolve_device(device)
+    members = load_folds(path)
+    if split == "test":
+        return _subject(ensemble_of(path, members), cache, split, place, label_set)
+    if split != "val":
+        raise UsageError("E_USAGE", f"folds have no {split} split in common", hint="take val or test, or one fold")
+    scored: set[str] = set()
+    subjects = []
+    for member in members:
+        subjects.append(_subject(member, cache, split, place, label_set, without=frozenset(scored)))
+        scored |= {record.item_id for record in subjects[-1].records}
+    first, *others = [subject for subject in subjects if subject.records]
+    return replace(first.pooled(others), name=path.name, folder=path)
+
+
+def _subject(
+    run: FineTunedRun,
+    cache: Cache,
+    split: str,
+    place: str,
+    label_set: str | None,
+    *,
+    without: Container[str] = (),
+) -> Subject:
+    """A network on a split of its run's manifest, some items left out."""
     recipe = run.recipe if label_set is None else with_label_set(run.recipe, label_set)
     supervision = supervision_of(recipe)
-    records = labelled_split(cache, run.manifest, split, supervision)
-    network = run.network.to(place)
-    return supervision.subject(network, torch_predict(network, place), name=path.name, folder=path, records=records)
+    records = [each for each in labelled_split(cache, run.manifest, split, supervision) if each.item_id not in without]
+    network, root = run.network.to(place), run.root
+    return supervision.subject(network, torch_predict(network, place), name=root.name, folder=root, records=records)
 
 
 def labelled_split(
@@ -42,8 +85,14 @@ def labelled_split(
     """The cached items of a run's split, all of which have the labels that a task asks for.
 
     Raises:
-        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`; `E_TOO_FEW_PATIENTS`, the run has nobody in the split.
     """
+    if not manifest["splits"].get(split):
+        raise NothingUsableError(
+            "E_TOO_FEW_PATIENTS",
+            f"nobody is in the {split} split of the run",
+            hint="its split file names none: medssl evaluate --split val scores those who validate",
+        )
     records = split_of_manifest(cache, manifest, split)
     lacking = [record for record in records if supervision.label_set not in getattr(record, supervision.annotation)]
     if lacking:

@@ -43,8 +43,13 @@ class Estimate:
 def estimate_of(entry: Mapping[str, Any]) -> Estimate:
     """An estimate from a document, in which null stands for what does not apply and there may be more."""
     names = [each.name for each in fields(Estimate)]
-    values: dict[str, Any] = {name: math.nan if entry[name] is None else entry[name] for name in names}
+    values: dict[str, Any] = {name: known(entry[name]) for name in names}
     return Estimate(**values)
+
+
+def known(value: float | None) -> float:
+    """A number of a document, in which null stands for what does not apply."""
+    return math.nan if value is None else value
 
 
 def shown(estimate: Estimate) -> str:
@@ -60,6 +65,13 @@ def mean_of_known(values: Sequence[float]) -> float:
     """Mean of the values that are not NaN; NaN if there are none."""
     known = [value for value in values if not math.isnan(value)]
     return float(np.mean(known)) if known else math.nan
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Mean of the values whose weight is not 0; NaN if there are none."""
+    pairs = [(value, weight) for value, weight in zip(values, weights, strict=True) if weight]
+    total = math.fsum(weight for _, weight in pairs)
+    return math.fsum(value * weight for value, weight in pairs) / total if pairs else math.nan
 
 
 @dataclass(frozen=True)

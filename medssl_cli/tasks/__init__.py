@@ -22,7 +22,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, Self, cast
 
 from pydantic import AfterValidator
 
@@ -141,6 +141,11 @@ class TaskNetwork(ABC):
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> TaskLosses:
         """What a step minimises, from the network's answers and `SupervisionBase.inputs`."""
+
+    @property
+    def activation(self) -> Literal["softmax", "sigmoid"] | None:
+        """How its answers become probabilities, by which several networks are averaged; None where they cannot be."""
+        return None
 
     def exported(self, head: Head) -> nn.Module:
         """The network as export traces it for a head; itself, unless it looks into its input to decide what to do."""
@@ -363,6 +368,14 @@ class Subject(ABC):
             document: Of the results.
             pictures: Of the worst and best images, worst first; none of a task that calls no `on_case`.
         """
+
+    def pooled(self, others: Sequence[Self]) -> Self:
+        """This subject and others of the same task as one: each model goes on scoring its own images.
+
+        Raises:
+            UsageError: `E_USAGE`, the task cannot.
+        """
+        raise UsageError("E_USAGE", f"{self.task} is of a task that is not scored over folds", hint="evaluate one fold")
 
     def draw(self, image: Volume, prediction: Any, reference: Any) -> Image.Image:
         """Picture of an image with what `on_case` was told of it."""

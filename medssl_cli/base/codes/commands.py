@@ -113,6 +113,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The model has seen patients of the split that it would be evaluated on",
         "evaluate its run folder instead: it knows its own test patients",
     ),
+    "W_UNEQUAL": Code(
+        "Models that are compared differ in more than one may think: network, steps, patients or preprocessing",
+        "train them alike, or say so beside the result; the page lists what differs",
+    ),
     "W_SPLIT_LEAK": Code(
         "Pre-training has seen images (not labels) of test patients",
         "to be strict, pre-train again: its labelled patients are left out now",

@@ -127,6 +127,11 @@ class ClassificationNetwork(nn.Module, TaskNetwork):
         logits: Tensor = self.head(self.dropout(self.embed(images, is_present, positions_mm)))
         return logits
 
+    @property
+    def activation(self) -> Literal["softmax", "sigmoid"]:
+        """See `TaskNetwork.activation`."""
+        return "softmax" if self.options.is_exclusive else "sigmoid"
+
     def exported(self, head: Head) -> nn.Module:
         """See `TaskNetwork.exported`: all slices of a stack are computed, where training leaves padding out."""
         is_of_stacks = isinstance(head, FindingsHead) and head.num_slices is not None

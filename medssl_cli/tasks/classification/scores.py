@@ -5,10 +5,10 @@ Shapes: N images, K classes.
 
 import csv
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,22 +21,26 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.selection import with_annotations
 from medssl_cli.heads import FindingsHead, OperatingPoint
+from medssl_cli.metrics.paired import PairedFigure
 from medssl_cli.metrics.ranking import (
     auroc,
     balanced_accuracy,
     calibration_error,
     finding_estimates,
+    has_patients_enough,
     sensitivity,
     specificity,
+    swap_test,
     youden_threshold,
 )
-from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of, shown
+from medssl_cli.metrics.statistics import Estimate, Figure, bootstrap_figure, estimate_of, known, shown
 from medssl_cli.report.gallery import Shown
 from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject, answers_of
 from medssl_cli.tasks.classification import FIGURE
 from medssl_cli.tasks.classification.page import classification_page
 
 SCHEMA: Final = "medssl.classification/1"
+ALL_CLASSES: Final = "mean of classes"
 BOOTSTRAP_SEED: Final = 0
 THRESHOLD: Final = 0.5
 COLUMNS: Final = ("class", "positive", "AUROC", "average precision", "sensitivity", "specificity")
@@ -91,8 +95,8 @@ def evaluate_findings(
 
 def _class_scores(probabilities: Array, targets: NDArray[np.float32], patients: NDArray[np.str_]) -> dict[str, Any]:
     is_known = ~np.isnan(targets)
-    scores, is_positive, known = probabilities[is_known], targets[is_known] == 1, patients[is_known].tolist()
-    estimates = finding_estimates(scores, is_positive, known, rng=np.random.default_rng(BOOTSTRAP_SEED))
+    scores, is_positive, owners = probabilities[is_known], targets[is_known] == 1, patients[is_known].tolist()
+    estimates = finding_estimates(scores, is_positive, owners, rng=np.random.default_rng(BOOTSTRAP_SEED))
     return {
         **{name: asdict(estimate) for name, estimate in estimates.items()},
         "sensitivity": float(sensitivity(scores, is_positive, THRESHOLD)),
@@ -224,9 +228,69 @@ class ClassificationSubject(Subject):
         mean = document["mean_auroc"]["mean"]
         return Results(document, to_csv(document), COLUMNS, to_rows(document), np.nan if mean is None else mean)
 
+    def pooled(self, others: Sequence[Self]) -> Self:
+        """See `Subject.pooled`."""
+        parts = (self, *others)
+        return replace(
+            self,
+            records=[record for part in parts for record in part.records],
+            probabilities=lambda cache, talk: np.concatenate([part.probabilities(cache, talk) for part in parts]),
+            targets=lambda cache: np.concatenate([part.targets(cache) for part in parts]),
+        )
+
     def page(self, document: dict[str, Any], pictures: list[Shown]) -> str:
         """See `Subject.page`."""
         return classification_page(document)
+
+
+def paired_figures(documents: Sequence[Mapping[str, Any]]) -> list[PairedFigure]:
+    """AUROC of several models: of each class, and of the mean of those that have one.
+
+    Args:
+        documents: Evaluations of the same items in the same order.
+
+    Raises:
+        NothingUsableError: `E_TOO_FEW_PATIENTS`, no class is shown by two patients and not by two others.
+    """
+    cases = documents[0]["cases"]
+    patients = [case["patient"] for case in cases]
+    names = [name for name in documents[0]["classes"] if all(name in each["classes"] for each in documents)]
+    targets = np.array([[known(case["target"][name]) for name in names] for case in cases], dtype=np.float64)
+    answers = np.array(
+        [[[case["probability"][name] for name in names] for case in document["cases"]] for document in documents],
+        dtype=np.float64,
+    )
+    told = [place for place in range(len(names)) if _is_told(targets[:, place], patients)]
+    if not told:
+        raise NothingUsableError("E_TOO_FEW_PATIENTS", "no class is shown by two patients and not by two others")
+
+    def figure_of(model: int, places: Sequence[int]) -> Figure:
+        is_known = [np.isfinite(targets[:, place]) for place in places]
+
+        def figure(weights: Array) -> Array:
+            areas = [
+                auroc(answers[model, own, place], targets[own, place] == 1, weights[:, own])
+                for own, place in zip(is_known, places, strict=True)
+            ]
+            mean: Array = np.mean(areas, axis=0)
+            return mean
+
+        return figure
+
+    def compared(structure: str, places: Sequence[int]) -> PairedFigure:
+        def p_value(one: int, other: int) -> float:
+            pair = (answers[[one]][:, :, places], answers[[other]][:, :, places])
+            return swap_test(*pair, targets[:, places], patients, rng=np.random.default_rng(BOOTSTRAP_SEED))
+
+        figures = [figure_of(model, places) for model in range(len(documents))]
+        return PairedFigure("AUROC", structure, structure == ALL_CLASSES, patients, figures, p_value)
+
+    return [compared(ALL_CLASSES, told), *(compared(names[place], [place]) for place in told)]
+
+
+def _is_told(column: Array, patients: Sequence[str]) -> bool:
+    is_known = np.isfinite(column)
+    return has_patients_enough(column[is_known] == 1, np.asarray(patients)[is_known].tolist())
 
 
 def usable(cache: Cache, bundle: Contract, *, label_set: str, talk: Talk) -> list[ItemRecord]:

@@ -7,10 +7,10 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +35,15 @@ from medssl_cli.metrics.marks import (
     sensitivity_at,
     threshold_at,
 )
-from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of, shown
+from medssl_cli.metrics.paired import PairedFigure, exchange_test
+from medssl_cli.metrics.statistics import Estimate, Figure, bootstrap_figure, estimate_of, shown
 from medssl_cli.report.gallery import Shown
 from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject, answers_of
 from medssl_cli.tasks.detection import FIGURE
 from medssl_cli.tasks.detection.page import detection_page, detection_picture
 
 SCHEMA: Final = "medssl.detection/1"
+ALL_CLASSES: Final = "mean of classes"
 BOOTSTRAP_SEED: Final = 0
 MOST_FALSE: Final = 1.0
 """False boxes per image that an operating point allows."""
@@ -290,6 +292,16 @@ class DetectionSubject(Subject):
         mean = document["mean_average_precision"]["mean"]
         return Results(document, to_csv(document), COLUMNS, to_rows(document), np.nan if mean is None else mean)
 
+    def pooled(self, others: Sequence[Self]) -> Self:
+        """See `Subject.pooled`."""
+        parts = (self, *others)
+        return replace(
+            self,
+            records=[record for part in parts for record in part.records],
+            found=lambda cache, talk: [boxes for part in parts for boxes in part.found(cache, talk)],
+            truth=lambda: [boxes for part in parts for boxes in part.truth()],
+        )
+
     def page(self, document: dict[str, Any], pictures: list[Shown]) -> str:
         """See `Subject.page`."""
         return detection_page(document, pictures)
@@ -297,6 +309,56 @@ class DetectionSubject(Subject):
     def draw(self, image: Volume, prediction: Any, reference: Any) -> Image.Image:
         """See `Subject.draw`."""
         return detection_picture(image, prediction, reference, self.classes)
+
+
+def paired_figures(documents: Sequence[Mapping[str, Any]]) -> list[PairedFigure]:
+    """Average precision of several models: of each class of which there is a box, and of the mean of these.
+
+    Args:
+        documents: Evaluations of the same items in the same order.
+
+    Raises:
+        NothingUsableError: `E_TOO_FEW_PATIENTS`, there is no box.
+    """
+    patients = [case["patient"] for case in documents[0]["cases"]]
+    names = [name for name in documents[0]["classes"] if all(name in each["classes"] for each in documents)]
+    there = _boxes_of_cases([documents[0]], "there", names)
+    present = [place for place in range(len(names)) if any(len(boxes.of(place).scores) for boxes in there)]
+    if not present:
+        raise NothingUsableError("E_TOO_FEW_PATIENTS", "there is no box on the images that the models have in common")
+    min_overlap = documents[0]["match_overlap"]
+
+    def figure_of(models: Sequence[int], places: Sequence[int]) -> Figure:
+        found = _boxes_of_cases([documents[model] for model in models], "found", names)
+        every = [class_marks(found, there * len(models), place, min_overlap=min_overlap) for place in places]
+
+        def figure(weights: Array) -> Array:
+            mean: Array = np.mean([average_precision(marks, weights) for marks in every], axis=0)
+            return mean
+
+        return figure
+
+    def compared(structure: str, places: Sequence[int]) -> PairedFigure:
+        def p_value(one: int, other: int) -> float:
+            both = figure_of((one, other), places)
+            return exchange_test(both, patients, rng=np.random.default_rng(BOOTSTRAP_SEED))
+
+        figures = [figure_of((model,), places) for model in range(len(documents))]
+        return PairedFigure("AP", structure, structure == ALL_CLASSES, patients, figures, p_value)
+
+    return [compared(ALL_CLASSES, present), *(compared(names[place], [place]) for place in present)]
+
+
+def _boxes_of_cases(documents: Sequence[Mapping[str, Any]], key: str, names: Sequence[str]) -> list[ImageBoxes]:
+    """Boxes of the images of documents, one after another; those of classes without a name here are left out."""
+    found = []
+    for case in (case for document in documents for case in document["cases"]):
+        own = [box for box in case[key] if box["class"] in names]
+        corners = np.array([box["corners"] for box in own], dtype=np.float64).reshape(len(own), -1)
+        classes = np.array([names.index(box["class"]) for box in own], dtype=np.int64)
+        scores = np.array([box["score"] for box in own], dtype=np.float64)
+        found.append(ImageBoxes(corners if len(own) else np.zeros((0, 4)), classes, scores))
+    return found
 
 
 def usable(cache: Cache, bundle: Contract, *, label_set: str, talk: Talk) -> list[ItemRecord]:

@@ -9,7 +9,7 @@ again. With `relation` they know of each other.
 Shapes: B batch, C channels, K classes with background, or regions, X Y Z space.
 """
 
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from pydantic import model_validator
 from torch import Tensor, nn
@@ -111,6 +111,11 @@ class SegmentationNetwork(nn.Module, TaskNetwork):
             maps = self.relation(maps, num_slices)
         stacked: Tensor = self.decoder(maps).unflatten(0, (-1, num_slices)).movedim(1, -1)
         return stacked
+
+    @property
+    def activation(self) -> Literal["softmax", "sigmoid"]:
+        """See `TaskNetwork.activation`."""
+        return "sigmoid" if self.options.wanted.are_regions else "softmax"
 
     def kept(self) -> dict[str, nn.Module]:
         """The slice encoder, which joint pre-training keeps under the same name."""

@@ -3,10 +3,10 @@
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,16 @@ from medssl_cli.data.label_checks import check_reference
 from medssl_cli.data.selection import examples_of, read_images
 from medssl_cli.imaging.placement import ChannelImages, brought_to
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.metrics.statistics import Estimate, bootstrap_mean, mean_of_known, shown
+from medssl_cli.metrics.paired import PairedFigure, mean_figure
+from medssl_cli.metrics.statistics import (
+    Estimate,
+    bootstrap_mean,
+    known,
+    mean_of_known,
+    ratio,
+    shown,
+    weighted_mean,
+)
 from medssl_cli.metrics.surface import StructureScores, structure_scores
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.report.gallery import Shown
@@ -33,6 +42,7 @@ from medssl_cli.tasks.segmentation import FIGURE
 from medssl_cli.tasks.segmentation.decode import Segment, structure
 from medssl_cli.tasks.segmentation.page import segmentation_page, segmentation_picture
 
+ALL_STRUCTURES: Final = "mean of structures"
 METRICS: Final = ("dice", "hd95_mm", "nsd")
 COLUMNS: Final = ("structure", "Dice", "HD95 mm", "NSD", "Dice of marking all")
 BOOTSTRAP_SEED: Final = 0
@@ -133,6 +143,19 @@ def evaluate(
     return SegmentationEvaluation(cases, estimates, {name: mean_of_known(values) for name, values in constant.items()})
 
 
+def merged(parts: Sequence[SegmentationEvaluation]) -> SegmentationEvaluation:
+    """Evaluations of different images as one."""
+    cases = [case for part in parts for case in part.cases]
+    constant = {
+        name: weighted_mean(
+            [part.constant_dice[name] for part in parts],
+            [sum(case.scores[name].reference_ml > 0 for case in part.cases) for part in parts],
+        )
+        for name in parts[0].constant_dice
+    }
+    return SegmentationEvaluation(cases, {name: _estimates(cases, name) for name in constant}, constant)
+
+
 def reference_of(
     cache: Cache, record: ItemRecord, label_set: str, wanted: WantedClasses, first: Volume
 ) -> NDArray[np.uint8]:
@@ -207,6 +230,7 @@ class SegmentationSubject(Subject):
         label_set: Name of the reference labels.
         nsd_tolerance_mm: Surface distance that counts as agreement.
         preprocessing: Names the channels of an example.
+        others: Further models with images of their own.
     """
 
     figure = FIGURE
@@ -216,6 +240,7 @@ class SegmentationSubject(Subject):
     label_set: str
     nsd_tolerance_mm: float
     preprocessing: Preprocessing | None = None
+    others: tuple["SegmentationSubject", ...] = ()
 
     def score(self, cache: Cache, *, split: str, talk: Talk, on_case: OnCase | None = None) -> Results:
         """See `Subject.score`: Dice, HD95 and NSD per structure."""
@@ -227,16 +252,21 @@ class SegmentationSubject(Subject):
         about: dict[str, Any] = {"model": self.name, "split": split, "task": self.task, "label_set": self.label_set}
         if self.wanted.are_regions:
             about["are_regions"] = True
-        scores = evaluate(
-            self.segment,
-            cache,
-            self.records,
-            label_set=self.label_set,
-            wanted=self.wanted,
-            nsd_tolerance_mm=self.nsd_tolerance_mm,
-            talk=talk,
-            preprocessing=self.preprocessing,
-            on_case=tell,
+        scores = merged(
+            [
+                evaluate(
+                    part.segment,
+                    cache,
+                    part.records,
+                    label_set=part.label_set,
+                    wanted=part.wanted,
+                    nsd_tolerance_mm=part.nsd_tolerance_mm,
+                    talk=talk,
+                    preprocessing=part.preprocessing,
+                    on_case=tell,
+                )
+                for part in (self, *self.others)
+            ]
         )
         return Results(
             document=to_document(scores, about),
@@ -249,6 +279,10 @@ class SegmentationSubject(Subject):
             value=scores.mean_dice,
         )
 
+    def pooled(self, others: Sequence[Self]) -> Self:
+        """See `Subject.pooled`."""
+        return replace(self, others=(*self.others, *others))
+
     def page(self, document: dict[str, Any], pictures: list[Shown]) -> str:
         """See `Subject.page`."""
         return segmentation_page(document, pictures)
@@ -256,6 +290,36 @@ class SegmentationSubject(Subject):
     def draw(self, image: Volume, prediction: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Image.Image:
         """See `Subject.draw`."""
         return segmentation_picture(image, prediction, reference, self.classes)
+
+
+def paired_figures(documents: Sequence[Mapping[str, Any]]) -> list[PairedFigure]:
+    """Dice, NSD and HD95 of several models: of each structure, and of the mean of the structures of an image.
+
+    Args:
+        documents: Evaluations of the same items in the same order.
+    """
+    cases = documents[0]["cases"]
+    patients = [case["patient"] for case in cases]
+    structures = [name for name in documents[0]["structures"] if all(name in each["structures"] for each in documents)]
+    found = []
+    for key, title in (("dice", "Dice"), ("nsd", "NSD"), ("hd95_mm", "HD95 mm")):
+        values = np.array(
+            [
+                [[known(case["scores"][name][key]) for name in structures] for case in document["cases"]]
+                for document in documents
+            ],
+            dtype=np.float64,
+        )
+        has_all = ~np.isnan(values).any(axis=0)  # of each image, the structures that all models have a value of
+        means = ratio(
+            np.where(has_all, values, 0.0).sum(axis=2), np.broadcast_to(has_all.sum(axis=1), values.shape[:2])
+        )
+        columns = {ALL_STRUCTURES: means, **{name: values[:, :, place] for place, name in enumerate(structures)}}
+        found += [
+            mean_figure(title, name, column, patients, is_main=name == ALL_STRUCTURES, less_is_better=key == "hd95_mm")
+            for name, column in columns.items()
+        ]
+    return found
 
 
 def usable(cache: Cache, bundle: Contract, *, label_set: str, talk: Talk) -> list[ItemRecord]:

@@ -1,0 +1,133 @@
+"""Figures of several models on the same images, for comparing them: how each does, and whether two differ.
+
+Shapes: N images, R resamples.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.metrics.statistics import (
+    CHUNK,
+    ROUNDING,
+    Estimate,
+    Figure,
+    bootstrap_figure,
+    paired_sign_flip_test,
+    patient_means,
+    ratio,
+)
+
+RESAMPLING_SEED: Final = 0
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PairedFigure:
+    """One figure of every model, on the images of which it is known for all of them.
+
+    Args:
+        metric: What it is, such as `Dice`; one of which less is better says so in `less_is_better`.
+        structure: What it is of.
+        is_main: It sums up the others of its metric.
+        patients: Whose image each one is, N.
+        figures: Of each model; see `statistics.Figure`.
+        p_value: Of the hypothesis that two models, by their places, do equally well.
+        values: Of each model, patient to value, where the figure is a mean over patients.
+        less_is_better: Whether a model with a lower one is better.
+    """
+
+    metric: str
+    structure: str
+    is_main: bool
+    patients: Sequence[str]
+    figures: Sequence[Figure]
+    p_value: Callable[[int, int], float]
+    values: Sequence[Mapping[str, float]] = ()
+    less_is_better: bool = False
+
+    def level(self, place: int) -> Estimate:
+        """How one model does, with its interval over patients."""
+        return bootstrap_figure(self.figures[place], self.patients, rng=np.random.default_rng(RESAMPLING_SEED))
+
+    def difference(self, place: int, other: int) -> Estimate:
+        """How much more one model has than another, with its interval: both see the same drawn patients."""
+        first, second = self.figures[place], self.figures[other]
+        return bootstrap_figure(
+            lambda weights: first(weights) - second(weights),
+            self.patients,
+            rng=np.random.default_rng(RESAMPLING_SEED),
+        )
+
+
+def mean_figure(
+    metric: str,
+    structure: str,
+    values: Array,
+    patients: Sequence[str],
+    *,
+    is_main: bool,
+    less_is_better: bool = False,
+) -> PairedFigure:
+    """A mean over patients, each of whom has the mean of their images.
+
+    Args:
+        metric: See `PairedFigure`.
+        structure: See `PairedFigure`.
+        values: Of each model and image, `[M, N]`; NaN where it does not apply. Only images count that all models have.
+        patients: Whose image each one is, N.
+        is_main: See `PairedFigure`.
+        less_is_better: See `PairedFigure`.
+    """
+    places = np.flatnonzero(~np.isnan(values).any(axis=0)).tolist()
+    kept = [patients[place] for place in places]
+    own = values[:, places]
+    means = [patient_means(row.tolist(), kept) for row in own]
+    counts = Counter(kept)
+    shares = 1 / np.array([counts[patient] for patient in kept], dtype=np.float64)
+
+    def figure_of(row: Array) -> Figure:
+        return lambda weights: ratio((weights * shares * row).sum(axis=-1), (weights * shares).sum(axis=-1))
+
+    def p_value(place: int, other: int) -> float:
+        rng = np.random.default_rng(RESAMPLING_SEED)
+        return paired_sign_flip_test(means[place], means[other], rng=rng).p_value
+
+    return PairedFigure(
+        metric, structure, is_main, kept, [figure_of(row) for row in own], p_value, means, less_is_better
+    )
+
+
+def exchange_test(
+    figure: Figure, patients: Sequence[str], *, num_resamples: int = 2000, rng: np.random.Generator
+) -> float:
+    """Two-sided p-value of the hypothesis that two models' answers about a patient could be exchanged.
+
+    What `ranking.swap_test` is to AUROC, for any figure that takes weights.
+
+    Args:
+        figure: Of the images of the first model followed by the same images of the second, `[R, 2 N]` to `[R]`.
+        patients: Whose image each of the N is.
+        num_resamples: Exchanges to draw; the observed one is counted too.
+        rng: Draws them.
+    """
+    keys, places = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    per_chunk = max(1, CHUNK // max(1, len(places)))
+    differences = []
+    for first in range(0, num_resamples + 1, per_chunk):
+        size = min(per_chunk, num_resamples + 1 - first)
+        is_swapped = rng.random((size, len(keys))) < 0.5
+        if first == 0:
+            is_swapped[0] = False
+        swapped = is_swapped[:, places].astype(np.float64)
+        differences.append(figure(np.hstack([1 - swapped, swapped])) - figure(np.hstack([swapped, 1 - swapped])))
+    every = np.abs(np.concatenate(differences))
+    observed = float(every[0])
+    if math.isnan(observed):
+        return math.nan
+    return float(np.count_nonzero(every >= observed - ROUNDING * max(1.0, observed)) / len(every))

@@ -1,0 +1,72 @@
+"""How a model came about, as far as a comparison must know: read from its run, from its folds, or from its bundle."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from medssl_cli.base.files import sha256_json
+from medssl_cli.deploy.bundle import load_model
+from medssl_cli.engine.fold_runs import are_folds, folds_of
+from medssl_cli.engine.runs import Run, open_run, read_document
+from medssl_cli.recipe import TaskRecipe, dump_recipe, flow_yaml
+from medssl_cli.study.comparison import Contestant
+from medssl_cli.tasks import Subject, task_of_head
+
+SHOWN: Final = 10
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """A name for each model, none of them twice: that of its folder or file, with the folder above where it must be."""
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{path.absolute().parent.name}/{path.name}" for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{place}: {name}" for place, name in enumerate(names, start=1)]
+    return names
+
+
+def contestant(name: str, path: Path, subject: Subject, scores: Mapping[str, Any]) -> Contestant:
+    """A scored model with what is known of its training.
+
+    Args:
+        name: In tables.
+        path: Of its run, folds or file.
+        subject: As it was scored.
+        scores: The document of its evaluation.
+    """
+    if path.is_dir():
+        runs = [open_run(each) for each in folds_of(path)[1].values()] if are_folds(path) else [open_run(path)]
+        recipe = runs[0].recipe
+        assert isinstance(recipe, TaskRecipe)
+        return Contestant(name, recipe.task.name, {**_facts(runs, recipe), **_scored(subject, scores)}, scores)
+    _, bundle, _ = load_model(path)
+    nobody_knows = dict.fromkeys(("backbone", "steps", "initial weights", "what the network sees", "training patients"))
+    return Contestant(name, task_of_head(bundle.head.kind), {**nobody_knows, **_scored(subject, scores)}, scores)
+
+
+def _facts(runs: Sequence[Run], recipe: TaskRecipe) -> dict[str, str]:
+    arguments = [run.manifest["arguments"] for run in runs]
+    trained = sorted({entry["patient"] for run in runs for entry in run.manifest["splits"]["train"]})
+    inits = sorted({str(each.get("encoder_sha256") or "scratch")[:SHOWN] for each in arguments})
+    dumped = dump_recipe(recipe)
+    return {
+        "backbone": flow_yaml(dumped["backbone"]),
+        "steps": ", ".join(dict.fromkeys(str(_steps(run)) for run in runs)),
+        "initial weights": ", ".join(inits),
+        "what the network sees": sha256_json(dumped["data"])[:SHOWN],
+        "training patients": f"{len(trained)} ({sha256_json(trained)[:SHOWN]})",
+        "folds": str(len(runs)),
+    }
+
+
+def _scored(subject: Subject, scores: Mapping[str, Any]) -> dict[str, str]:
+    scored = sorted({case["patient"] for case in scores["cases"]})
+    return {
+        "scored patients": f"{len(scored)} ({sha256_json(scored)[:SHOWN]})",
+        "classes": ", ".join(subject.classes.values()),
+    }
+
+
+def _steps(run: Run) -> int:
+    """How many it has done; of one that is not finished, how many it is to do."""
+    return int(read_document(run.summary_path)["steps"]) if run.is_finished else run.recipe.steps

@@ -1,0 +1,244 @@
+"""Cross-validation: folds are runs of their own, resumable, several at once, and none of them sees a test patient."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from medssl_cli.base.errors import MedsslError, UsageError
+from medssl_cli.cli.app import app
+from medssl_cli.engine.choices import Choices
+from medssl_cli.engine.fold_runs import folds_of
+from medssl_cli.engine.folds import FoldTask, train_fold
+from medssl_cli.engine.runs import open_run
+from medssl_cli.recipe import TaskRecipe, load_recipe
+from tests import warm
+from tests.environment import give_known_key
+from tests.toy_cache import toy_cache
+
+TASK = """
+schema: 1
+name: balls
+backbone: {name: unet, channels: [4, 8], strides: [1, 2], num_res_units: 1}
+task: {name: segmentation, classes: {1: ball_1, 2: ball_2}}
+data: {modality: CT, window_hu: [-200, 300], crop_size: [8, 8, 8], batch_size: 1}
+optimizer: {learning_rate: 1.0e-3}
+steps: 2
+validate_every: 2
+max_validation_patients: 1
+"""
+NAMES = [f"case_{number:02d}" for number in range(10)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of ten patients, two of whom are tested on, and a recipe."""
+    root = tmp_path_factory.mktemp("site")
+    give_known_key(root / "cache")
+    toy_cache(root / "cache", num_patients=10, size=16, series=NAMES)
+    (root / "task.yaml").write_text(TASK)
+    return root
+
+
+def words(site: Path, parent: Path, *more: object) -> list[str]:
+    where = ["--task", site / "task.yaml", "--cache", site / "cache", "--run", parent, "--device", "cpu"]
+    return [str(word) for word in ("finetune", *where, *more)]
+
+
+def run(*typed: object) -> Any:
+    return CliRunner().invoke(app, [*map(str, typed)])
+
+
+@pytest.fixture(scope="module")
+def parent(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three folds, trained one after another."""
+    folder = tmp_path_factory.mktemp("folds") / "balls"
+    done = run(*words(site, folder, "--folds", "all", "--num-folds", "3", "-q", "--json"))
+    assert done.exit_code == 0, done.stderr
+    assert set(json.loads(done.stdout)["folds"]) == {"0", "1", "2"}
+    return folder
+
+
+def patients(path: Path, *parts: str) -> set[str]:
+    splits = open_run(path).manifest["splits"]
+    return {entry["patient"] for part in parts for entry in splits[part]}
+
+
+def test_every_patient_is_held_out_once_and_test_patients_always(parent: Path) -> None:
+    number, begun = folds_of(parent)
+    folds = [begun[fold] for fold in range(number)]
+
+    validated = [patients(path, "val") for path in folds]
+    assert sum(map(len, validated)) == len(set.union(*validated)) == 8  # more than max_validation_patients in each
+    assert all(patients(path, "train") == set.union(*validated) - patients(path, "val") for path in folds)
+    assert len({frozenset(patients(path, "test")) for path in folds}) == 1
+    assert not patients(folds[0], "test") & set.union(*validated)
+
+
+def test_finished_folds_are_not_trained_again(site: Path, parent: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in parent.rglob("*") if path.is_file()}
+
+    again = run(*words(site, parent, "--folds", "all", "--num-folds", "3"))
+
+    assert again.exit_code == 0
+    assert again.stderr.count("is finished already") == 3
+    assert {path: path.stat().st_mtime_ns for path in parent.rglob("*") if path.is_file()} == before
+
+
+def test_a_stopped_cross_validation_goes_on(site: Path, parent: Path, tmp_path: Path) -> None:
+    typed = words(site, tmp_path / "stopped", "--folds", "all", "--num-folds", "3")
+    process = warm.start(typed)
+    for line in process.stderr:
+        if line.startswith("fold 1, 2 of 3"):
+            process.send_signal(signal.SIGTERM)
+            break
+    assert "E_INTERRUPTED" in process.communicate()[1]
+    assert process.returncode == 75
+    assert not (tmp_path / "stopped" / "fold2").exists()
+
+    resumed = run(*typed)
+
+    assert resumed.exit_code == 0
+    assert resumed.stderr.count("is finished already") >= 1
+    for fold in range(3):
+        one, other = (folder / f"fold{fold}" / "summary.json" for folder in (parent, tmp_path / "stopped"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_folds_at_once_are_those_of_one_after_another_and_a_refused_one_stops_no_other(
+    site: Path, parent: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "at-once" / "fold1").mkdir(parents=True)
+    (tmp_path / "at-once" / "fold1" / "summary.json").write_text("{}")  # of a run whose recipe is gone
+
+    done = run(*words(site, tmp_path / "at-once", "--folds", "0,1", "--num-folds", "3", "--jobs", "2"))
+
+    assert done.exit_code == 5
+    assert "error: E_RUN_CORRUPT: fold 1: " in done.stderr
+    assert "fold 0 is done" in done.stderr
+    one, other = (folder / "fold0" for folder in (parent, tmp_path / "at-once"))
+    assert open_run(one).manifest == open_run(other).manifest
+    assert (one / "summary.json").read_bytes() == (other / "summary.json").read_bytes()
+
+
+def test_a_fold_in_another_process_says_nothing_and_returns_its_refusal(site: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(site / "task.yaml")
+    assert isinstance(recipe, TaskRecipe)
+    task = FoldTask(recipe, site / "cache", tmp_path / "run", Choices(fold=99, num_folds=100), None, "cpu", 1)
+
+    refused = train_fold(task)
+
+    assert isinstance(refused, MedsslError)
+    assert refused.code == "E_TOO_FEW_PATIENTS"
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "said"),
+    [
+        (["--folds", "three"], "E_USAGE", "neither all nor numbers"),
+        (["--folds", "5"], "E_USAGE", "neither all nor numbers"),
+        (["--folds", "all", "--fold", "1"], "E_USAGE", "say the same thing"),
+        (["--jobs", "2"], "E_USAGE", "add --folds all"),
+        (["--folds", "all", "--devices", "2"], "E_USAGE", "--jobs trains a fold on each device"),
+        (["--folds", "all", "--jobs", "2", "--cluster", "tcp://nowhere:1"], "E_USAGE", "give one of them"),
+        (["--folds", "all", "--split-file", "one.json"], "E_USAGE", "no folds"),
+        (["--folds", "all", "--split-file", "nested.json"], "E_SPLIT_PATIENT", "1 test patients of one fold"),
+    ],
+)
+def test_folds_that_make_no_sense_are_refused(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: list[str], code: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("one.json").write_text(json.dumps({"train": NAMES[:3], "val": NAMES[3:5]}))
+    nested = [
+        {"train": NAMES[:3], "val": [NAMES[3]], "test": [NAMES[4]]},
+        {"train": NAMES[1:3], "val": [NAMES[5]], "test": [NAMES[0]]},
+    ]
+    Path("nested.json").write_text(json.dumps(nested))
+
+    done = run(*words(site, tmp_path / "run", *typed))
+
+    assert done.exit_code == 2, done.stderr
+    assert code in done.stderr
+    assert said in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_number_of_folds_needs_another_folder(site: Path, parent: Path) -> None:
+    other = run(*words(site, parent, "--folds", "all", "--num-folds", "4"))
+    single = run(*words(site, parent / "fold0", "--folds", "all", "--num-folds", "3"))
+
+    assert (other.exit_code, single.exit_code) == (2, 2)
+    assert "is of 3 folds, 4 are asked for" in other.stderr
+    assert "a run of its own" in single.stderr
+
+
+def test_a_folder_without_folds_is_unfinished(tmp_path: Path) -> None:
+    (tmp_path / "folds.json").write_text('{"format_version": 1, "kind": "folds", "num_folds": 3}')
+
+    with pytest.raises(UsageError, match="E_RUN_UNFINISHED"):
+        folds_of(tmp_path)
+    (tmp_path / "folds.json").write_text('{"num_folds": -1}')
+    with pytest.raises(MedsslError, match="E_RUN_CORRUPT"):
+        folds_of(tmp_path)
+
+
+def test_every_patient_is_scored_by_the_fold_that_has_not_learnt_from_them(site: Path, parent: Path) -> None:
+    where = ["--cache", site / "cache", "--device", "cpu", "--json", "-q", "--pictures", "0"]
+    pooled = one_document(run("evaluate", parent, *where))
+    folds = [one_document(run("evaluate", parent / f"fold{fold}", "--split", "val", *where)) for fold in range(3)]
+
+    assert pooled["split"] == "val, pooled over 3 folds"
+    assert pooled["num_patients"] == 8
+    assert pooled["cases"] == [case for fold in folds for case in fold["cases"]]
+    dice = [case["scores"]["ball_1"]["dice"] for case in pooled["cases"]]
+    assert pooled["structures"]["ball_1"]["dice"]["mean"] == pytest.approx(sum(dice) / 8, abs=1e-12)
+    shares = [fold["structures"]["ball_1"]["constant_predictor_dice"] * fold["num_items"] for fold in folds]
+    assert pooled["structures"]["ball_1"]["constant_predictor_dice"] == pytest.approx(sum(shares) / 8, abs=1e-12)
+    assert "pooled over 3 folds" in (parent / "evaluation-val" / "page.html").read_text()
+
+
+def test_test_patients_are_scored_by_the_mean_of_all_folds(site: Path, parent: Path) -> None:
+    scored = one_document(run("evaluate", parent, "--split", "test", "--cache", site / "cache", "--json", "-q"))
+    refused = run("evaluate", parent, "--split", "train", "--cache", site / "cache", "-q")
+
+    assert {case["patient"] for case in scored["cases"]} == patients(parent / "fold0", "test")
+    assert scored["split"] == "test, mean of 3 folds"
+    assert refused.exit_code == 2
+    assert "E_USAGE" in refused.stderr
+
+
+def test_models_are_compared_on_the_same_patients_and_what_differs_is_said(
+    site: Path, parent: Path, tmp_path: Path
+) -> None:
+    where = ["--cache", site / "cache", "--device", "cpu", "--split", "test", "--pictures", "0"]
+    pair = [parent / "fold0", parent / "fold1"]
+
+    done = run("evaluate", *pair, *where, "--out", tmp_path / "pair", "--json")
+    limited = run("evaluate", *pair, *where, "--min-dice", "0.5")
+
+    document = one_document(done)
+    assert document["num_patients"] == 2
+    assert [model["name"] for model in document["models"]] == ["fold0", "fold1"]
+    assert "training patients" in document["unequal"]
+    assert "backbone" not in document["unequal"]
+    assert "W_UNEQUAL: training patients: " in done.stderr
+    first, second = (json.loads((tmp_path / "pair" / name / "scores.json").read_bytes()) for name in ("fold0", "fold1"))
+    gained = [
+        second["cases"][place]["scores"]["ball_1"]["dice"] - first["cases"][place]["scores"]["ball_1"]["dice"]
+        for place in range(2)
+    ]
+    found = next(each for each in document["differences"] if each["structure"] == "ball_1")
+    assert found["mean"] == pytest.approx(sum(gained) / 2, abs=1e-12)
+    assert {path.name for path in (tmp_path / "pair").iterdir()} >= {"comparison.json", "comparison.csv", "page.html"}
+    assert limited.exit_code == 2
+    assert "E_USAGE" in limited.stderr
+
+
+def one_document(done: Any) -> dict[str, Any]:
+    assert done.exit_code == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
