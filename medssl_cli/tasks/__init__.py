@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from medssl_cli.cache.store import Cache
     from medssl_cli.data.augmentation import Draws
     from medssl_cli.heads import Head
+    from medssl_cli.imaging.placement import ChannelImages
     from medssl_cli.imaging.volume import Volume
     from medssl_cli.preprocessing import Preprocessing
     from medssl_cli.recipe import TaskRecipe
@@ -189,7 +190,7 @@ class SupervisionBase(ABC):
 
     annotation: ClassVar[Literal["labels", "boxes", "findings"]]
     """Field of an item's record that holds what is learnt from."""
-    is_exportable: bool = False
+    is_exportable: ClassVar[bool] = False
     """Whether `head` says how an exported model's numbers become answers."""
 
     def __init__(self, recipe: TaskRecipe) -> None:
@@ -396,15 +397,18 @@ class ExportedModel(Protocol):
     def bundle(self) -> Contract:
         """What it says of itself."""
 
-    def answer(self, image: Volume) -> Any:
-        """What the model says of an image: see the task's `decode.py`."""
+    def answer(self, images: Volume | ChannelImages) -> Any:
+        """What the model says of an example, a single image or one per channel: see the task's `decode.py`."""
 
 
 def answers_of(model: ExportedModel, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> list[Any]:
-    """What a model says of each image, with progress."""
+    """What a model says of the example that each annotated image stands for, with progress."""
+    from medssl_cli.data.selection import examples_of, read_images
+
     answers = []
-    for done, record in enumerate(records, start=1):
-        answers.append(model.answer(cache.read_image(record)))
+    for done, example in enumerate(examples_of(cache, records, model.bundle.preprocessing), start=1):
+        images = read_images(cache, example)
+        answers.append(model.answer(images[0] if len(images) == 1 else images))
         talk.progress("evaluating", done, len(records))
     return answers
 

@@ -19,7 +19,7 @@ from medssl_cli.base.talk import Talk
 from medssl_cli.cache.findings import finding_names, targets_of
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.selection import with_annotations
+from medssl_cli.data.selection import of_examples, with_annotations
 from medssl_cli.heads import FindingsHead, OperatingPoint
 from medssl_cli.metrics.ranking import (
     auroc,
@@ -233,10 +233,11 @@ def usable(cache: Cache, bundle: Contract, *, label_set: str, talk: Talk) -> lis
     """Images of a cache that an exported model can be scored on: those of which some finding is known.
 
     Raises:
-        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`, `E_CHANNEL_MISSING`.
     """
     is_flat = bundle.head.takes_flat(bundle.preprocessing)
     found = with_annotations(cache, "findings", label_set, modality=bundle.modality, is_flat=is_flat, talk=talk)
+    found = of_examples(cache, found, bundle.preprocessing, talk)
     targets = _targets(cache, found, bundle.head, label_set)
     return [record for record, row in zip(found, targets, strict=True) if np.isfinite(row).any()]
 
