@@ -43,6 +43,7 @@ class ScanResult:
         series: SeriesInstanceUID of DICOM.
         description: SeriesDescription of DICOM.
         files: How many there are.
+        channels: Of a case of several images, the place of each below the input that was named, by its channel.
         seconds: For reading, computing and writing.
         device: On which the model ran.
         input_sha256: Of what the outputs were made from.
@@ -73,6 +74,7 @@ class ScanResult:
     series: str = ""
     description: str = ""
     files: int = 1
+    channels: dict[str, str] = field(default_factory=dict)
     shape: tuple[int, int, int] | None = None
     spacing_mm: tuple[float, float, float] | None = None
     volumes_ml: dict[str, float] = field(default_factory=dict)
@@ -92,10 +94,11 @@ class ScanResult:
     @classmethod
     def of(cls, one: Scan | Reject, task: str) -> Self:
         """What is known of something that was found, before it is opened."""
-        place, files = one.place, len(one.sources) if isinstance(one, Scan) else one.num_files
+        place = one.place
+        files, channels = (one.num_files, {}) if isinstance(one, Reject) else (len(one.files), one.channels)
         return cls(
             one.name, "refused", one.kind, one.key, task, path=place.path, place=place.below, study=place.study,
-            series=place.series, files=files,
+            series=place.series, files=files, channels=channels,
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -157,6 +160,7 @@ _CHECKS: Final[dict[str, Check]] = {
     "warnings": _list_of(_is_text),
     "repairs": _list_of(_is_text),
     "files": _is_count,
+    "channels": _map_of(_is_text),
     "shape": _list_of(_is_count, 3),
     "spacing_mm": _list_of(_is_number, 3),
     "volumes_ml": _map_of(_is_number),

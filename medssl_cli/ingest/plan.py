@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from medssl_cli.formats.cases import example_below
 from medssl_cli.formats.layouts import Arrangement, ImageFile, LabelFile
 from medssl_cli.formats.partners import numbered
 from medssl_cli.formats.patients import patients_of
 from medssl_cli.formats.source import Source, place_of
 from medssl_cli.formats.table import image_formats
-from medssl_cli.ingest.channels import example_below
 from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.ingest.report import ReportBuilder
 from medssl_cli.ingest.tasks import ImageTask, LabelTask, StoredImage
