@@ -31,7 +31,7 @@ from medssl_cli.deploy.scan_task import (
     not_done,
 )
 from medssl_cli.deploy.scans import Findings, Reject, Scan, find_scans
-from medssl_cli.deploy.whole_answers import TABLES
+from medssl_cli.deploy.whole_answers import REGIONS, TABLES
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Member
 from medssl_cli.heads import MasksHead
@@ -94,6 +94,8 @@ def infer(
     """
     where, given = Where.of(out), GivenChannels.parse(channels)
     scans = [*scans, *given.paths]
+    if not scans:
+        raise UsageError("E_USAGE", "no scan is named", hint="name files or folders, or --channel NAME=PATH")
     report = ReportFile(where.report)
     model = OnnxModel(model_path, device, threads=threads, max_ram_bytes=max_ram_bytes, tile_timeout_s=tile_timeout_s)
     _require_answers(model.bundle, where)
@@ -130,9 +132,9 @@ def _require_answers(bundle: Bundle, where: Where) -> None:
         UsageError: `E_USAGE`, the model gives nothing that is written here, or one mask is named for a model of others;
             `E_OUTPUT_EXISTS`, the name of the table is taken by a file of somebody else.
     """
-    kind = bundle.head.kind
-    if isinstance(bundle.head, MasksHead) and bundle.head.are_regions and where.mask is not None:
-        raise UsageError("E_USAGE", f"{bundle.task} gives a mask for each of its regions", hint="-o FOLDER")
+    kind: str = bundle.head.kind
+    if isinstance(bundle.head, MasksHead) and bundle.head.are_regions:
+        kind = REGIONS
     if kind == "embeddings":
         raise UsageError(
             "E_USAGE", f"{bundle.task} gives embeddings, of which medssl infer writes nothing",
@@ -141,7 +143,7 @@ def _require_answers(bundle: Bundle, where: Where) -> None:
     if kind not in TABLES:
         return
     if where.mask is not None:
-        raise UsageError("E_USAGE", f"{bundle.task} gives {kind} and no mask", hint="-o FOLDER")
+        raise UsageError("E_USAGE", f"{bundle.task} gives {kind} and not one mask", hint="-o FOLDER")
     table = where.folder / TABLES[kind]
     if table.exists() and not is_own(table):
         raise UsageError(

@@ -15,6 +15,7 @@ from medssl_cli.base.errors import MedsslError
 from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.deploy.naming import region_words
 from medssl_cli.deploy.outputs import nifti_mask, volumes_ml
+from medssl_cli.deploy.whole_answers import REGIONS
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.heads import MasksHead
 from medssl_cli.imaging.volume import Volume
@@ -128,6 +129,8 @@ class MaskFiles:
                     told = error.message
                 found.reasons.append(f"{code}: {told}")
         found.fields["volumes_ml"] = volumes_ml(answer, image.volume.affine, self._classes)
+        if answer.ndim == 4:
+            found.fields["head"] = REGIONS
         return found
 
     @property

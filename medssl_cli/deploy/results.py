@@ -52,7 +52,7 @@ class ScanResult:
         outputs: Names of the files that hold the result, whether written now or there already.
         outputs_sha256: Of each of them.
         resumed: An earlier call had done it, and nothing has changed.
-        head: `findings` or `boxes` of models that answer so; "" of masks.
+        head: `findings`, `boxes` or `regions` of models that answer so; "" of label maps.
         findings: Probabilities by name.
         boxes: With class, score, whether it reaches the operating point, and corners in pixel edges of the picture.
         thresholds: Of the operating points, by name.
