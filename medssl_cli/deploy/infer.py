@@ -143,7 +143,8 @@ def _require_answers(bundle: Bundle, where: Where) -> None:
     if kind not in TABLES:
         return
     if where.mask is not None:
-        raise UsageError("E_USAGE", f"{bundle.task} gives {kind} and not one mask", hint="-o FOLDER")
+        told = "a mask for each region" if kind == REGIONS else f"{kind} and no mask"
+        raise UsageError("E_USAGE", f"{bundle.task} gives {told}", hint="-o FOLDER")
     table = where.folder / TABLES[kind]
     if table.exists() and not is_own(table):
         raise UsageError(
