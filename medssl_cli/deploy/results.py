@@ -43,7 +43,6 @@ class ScanResult:
         series: SeriesInstanceUID of DICOM.
         description: SeriesDescription of DICOM.
         files: How many there are.
-        channels: Of a case of several images, the place of each below the input that was named, by its channel.
         seconds: For reading, computing and writing.
         device: On which the model ran.
         input_sha256: Of what the outputs were made from.
@@ -56,6 +55,7 @@ class ScanResult:
         findings: Probabilities by name.
         boxes: With class, score, whether it reaches the operating point, and corners in pixel edges of the picture.
         thresholds: Of the operating points, by name.
+        channels: Of a case of several images, the place of each below the input that was named, by its channel.
     """
 
     name: str
@@ -74,7 +74,6 @@ class ScanResult:
     series: str = ""
     description: str = ""
     files: int = 1
-    channels: dict[str, str] = field(default_factory=dict)
     shape: tuple[int, int, int] | None = None
     spacing_mm: tuple[float, float, float] | None = None
     volumes_ml: dict[str, float] = field(default_factory=dict)
@@ -90,6 +89,7 @@ class ScanResult:
     findings: dict[str, float] = field(default_factory=dict)
     boxes: tuple[dict[str, Any], ...] = ()
     thresholds: dict[str, float] = field(default_factory=dict)
+    channels: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, one: Scan | Reject, task: str) -> Self:
