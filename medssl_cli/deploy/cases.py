@@ -5,14 +5,14 @@ knows, or by DICOM: a folder that is named after a channel, or the modality, as 
 series are not read: they are free text.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from medssl_cli.base.errors import UsageError
-from medssl_cli.deploy.channels import GivenChannels
 from medssl_cli.deploy.scans import Findings, Reject, Scan, with_unique_names
+from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.name_words import same_channel
 
 HINT: Final = "medssl infer --channel NAME=PATH says which channel a file or a folder is"
@@ -49,13 +49,19 @@ def put_together(found: Findings, names: Sequence[str], given: GivenChannels) ->
     if not names:
         return found
     wanted = tuple(map(same_channel, names))
-    grouping = _Grouping(wanted, is_one_case=len(wanted) > 1 and given.is_one_case(found.scans, wanted))
+    grouping = _Grouping(wanted, is_one_case=_is_one_case(given, found.scans, wanted))
     if len(wanted) == 1:
         kept = [scan for scan in found.scans if scan.channel in ("", *wanted)]
         rejects = [grouping.other(scan) for scan in found.scans if scan.channel not in ("", *wanted)]
         return replace(found, scans=kept, rejects=[*found.rejects, *rejects])
     cases, rejects = grouping.cases(found.scans)
     return replace(found, scans=with_unique_names(cases), rejects=[*found.rejects, *rejects])
+
+
+def _is_one_case(given: GivenChannels, scans: Sequence[Scan], wanted: Sequence[str]) -> bool:
+    """Whether the user has named exactly one scan for each channel."""
+    counts = Counter(scan.channel for scan in scans if given.at(scan.sources[0]) is not None)
+    return counts == dict.fromkeys(wanted, 1)
 
 
 @dataclass(frozen=True)

@@ -1,82 +1,18 @@
-"""Which channel a scan is and of which case, as far as the user, names, folders and DICOM say it.
+"""Which channel a scan is and of which case, as far as the user, names, folders and DICOM say it."""
 
-The user says `--channel flair=PATH` of a file or folder, `--channel flair` of all inputs whose names do not say it.
-"""
-
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Self
 
-from medssl_cli.base.errors import UsageError
 from medssl_cli.deploy.naming import file_name
 from medssl_cli.formats.arrangement import ImageFile
 from medssl_cli.formats.cases import example_below, hint_of_folder
-from medssl_cli.formats.name_words import channel_of_modality, is_channel_word, same_channel
+from medssl_cli.formats.given_channels import GivenChannels
+from medssl_cli.formats.name_words import channel_of_modality
 from medssl_cli.formats.open import count_images
 from medssl_cli.formats.policy import Policy
-from medssl_cli.formats.source import Source, place_of, stem_of
-
-if TYPE_CHECKING:
-    from medssl_cli.deploy.scans import Scan
-
-
-@dataclass(frozen=True)
-class GivenChannels:
-    """Channels by place.
-
-    Args:
-        places: Word and absolute path of each file or folder that is of one channel, whatever its name says.
-        of_all: Word of images of which nothing else says their channel; "" for none.
-    """
-
-    places: tuple[tuple[str, Path], ...] = ()
-    of_all: str = ""
-
-    @classmethod
-    def parse(cls, texts: Sequence[str]) -> Self:
-        """What the options say.
-
-        Args:
-            texts: `WORD=PATH`, or `WORD` once.
-
-        Raises:
-            UsageError: `E_USAGE`.
-        """
-        places: list[tuple[str, Path]] = []
-        of_all = ""
-        for text in texts:
-            name, mark, path = text.partition("=")
-            word = same_channel(name)
-            if not is_channel_word(word) or (mark and not path) or (of_all and not mark):
-                raise UsageError("E_USAGE", f"--channel {text!r} is no channel", hint="write --channel flair=PATH")
-            if mark:
-                places.append((word, Path(path).resolve()))
-            else:
-                of_all = word
-        return cls(tuple(places), of_all)
-
-    @property
-    def words(self) -> set[str]:
-        """All channels that are named."""
-        return {word for word, _ in self.places} | ({self.of_all} - {""})
-
-    @property
-    def paths(self) -> list[Path]:
-        """Files and folders, which are inputs like the others."""
-        return [path for _, path in self.places]
-
-    def at(self, source: Source) -> tuple[str, Path] | None:
-        """The channel of the innermost place that holds a file, and the place."""
-        place = place_of(source)
-        holders = [one for one in self.places if place == one[1] or one[1] in place.parents]
-        return max(holders, key=lambda one: len(one[1].parts), default=None)
-
-    def is_one_case(self, scans: Sequence["Scan"], wanted: Sequence[str]) -> bool:
-        """Whether the user has named exactly one scan for each channel that is wanted."""
-        counts = Counter(scan.channel for scan in scans if self.at(scan.sources[0]) is not None)
-        return bool(self.places) and counts == dict.fromkeys(wanted, 1)
+from medssl_cli.formats.source import Source, place_of
+from medssl_cli.formats.table import stem_of
 
 
 @dataclass(frozen=True)
@@ -105,8 +41,7 @@ class ChannelFinder:
         policy = replace(self.policy, split_4d=True)
         if len(declared) > 1 and count_images(source, kind, policy) == len(declared):
             return declared
-        given = self.given.at(source)
-        word = given[0] if given else (image.channel if image else None) or self.given.of_all
+        word = self.given.channel_of(source, image.channel if image else None) or ""
         return [word] * count_images(source, kind, self.policy)
 
     def case_of(self, source: Source, parts: Sequence[str]) -> tuple[str, str]:

@@ -15,7 +15,6 @@ from medssl_cli.base.errors import MedsslError, NothingUsableError, UsageError
 from medssl_cli.base.files import remove_temporaries
 from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.deploy.cases import put_together, require_channels
-from medssl_cli.deploy.channels import GivenChannels
 from medssl_cli.deploy.mask_files import Output, Preview
 from medssl_cli.deploy.outputs import is_own
 from medssl_cli.deploy.reading import ScanReader
@@ -32,6 +31,7 @@ from medssl_cli.deploy.scan_task import (
 )
 from medssl_cli.deploy.scans import Findings, Reject, Scan, find_scans
 from medssl_cli.deploy.whole_answers import REGIONS, TABLES
+from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Member
 from medssl_cli.heads import MasksHead

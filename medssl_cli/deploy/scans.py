@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from medssl_cli.base.errors import InputError
-from medssl_cli.deploy.channels import ChannelFinder, GivenChannels
+from medssl_cli.deploy.channels import ChannelFinder
 from medssl_cli.deploy.naming import file_name, series_name, short_digest
 from medssl_cli.formats.discover import Found, discover
+from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Member, Source, place_of
 from medssl_cli.formats.table import image_formats, is_file_of_images, is_file_of_slices
