@@ -148,7 +148,11 @@ def test_files_and_folders_are_what_the_user_says(tmp_path: Path, model: Path) -
 
 @pytest.mark.parametrize(
     ("channel", "told"),
-    [("dwi=x.nii.gz", "the model has no channel dwi"), ("no channel=x", "is no channel"), ("flair=", "is no channel")],
+    [
+        ("dwi=x.nii.gz", "the model has no channel dwi"),
+        ("no channel=x", "a channel is one word"),
+        ("flair=", "a channel is one word"),
+    ],
 )
 def test_a_channel_that_cannot_be_is_refused_before_anything_is_read(
     tmp_path: Path, model: Path, channel: str, told: str
