@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, cast
 
@@ -401,15 +401,19 @@ class ExportedModel(Protocol):
         """What the model says of an example, a single image or one per channel: see the task's `decode.py`."""
 
 
-def answers_of(model: ExportedModel, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> list[Any]:
-    """What a model says of the example that each annotated image stands for, with progress."""
-    from medssl_cli.data.selection import examples_of, read_images
+def answers_of(model: ExportedModel, examples: Iterable[Sequence[Volume]], number: int, talk: Talk) -> list[Any]:
+    """What a model says of each of some examples, with progress.
 
+    Args:
+        model: The model.
+        examples: The images of each, one per channel.
+        number: How many there are.
+        talk: Progress.
+    """
     answers = []
-    for done, example in enumerate(examples_of(cache, records, model.bundle.preprocessing), start=1):
-        images = read_images(cache, example)
+    for done, images in enumerate(examples, start=1):
         answers.append(model.answer(images[0] if len(images) == 1 else images))
-        talk.progress("evaluating", done, len(records))
+        talk.progress("evaluating", done, number)
     return answers
 
 

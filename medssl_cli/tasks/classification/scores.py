@@ -19,7 +19,7 @@ from medssl_cli.base.talk import Talk
 from medssl_cli.cache.findings import finding_names, targets_of
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.selection import of_examples, with_annotations
+from medssl_cli.data.selection import images_of_examples, of_examples, with_annotations
 from medssl_cli.heads import FindingsHead, OperatingPoint
 from medssl_cli.metrics.ranking import (
     auroc,
@@ -257,7 +257,8 @@ def of_model(
     head: FindingsHead = model.bundle.head
 
     def found(cache: Cache, talk: Talk) -> Array:
-        return np.stack(answers_of(model, cache, records, talk))
+        examples = images_of_examples(cache, records, model.bundle.preprocessing)
+        return np.stack(answers_of(model, examples, len(records), talk))
 
     return ClassificationSubject(
         name=name,

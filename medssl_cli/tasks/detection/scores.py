@@ -22,7 +22,7 @@ from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.boxes import boxes_of
-from medssl_cli.data.selection import of_examples, with_annotations
+from medssl_cli.data.selection import images_of_examples, of_examples, with_annotations
 from medssl_cli.heads import BoxesHead, OperatingPoint
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.marks import (
@@ -325,7 +325,8 @@ def of_model(
     classes = {each: head.label_classes[each] for each in head.names}
 
     def found(cache: Cache, talk: Talk) -> list[ImageBoxes]:
-        each = answers_of(model, cache, records, talk)
+        examples = images_of_examples(cache, records, model.bundle.preprocessing)
+        each = answers_of(model, examples, len(records), talk)
         return [ImageBoxes(own.boxes, own.classes, own.scores.astype(np.float64)) for own in each]
 
     return DetectionSubject(
