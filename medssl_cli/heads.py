@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from medssl_cli.base.classes import Member, Members, WantedClasses
+from medssl_cli.base.classes import Activation, Member, Members, WantedClasses
 from medssl_cli.base.strict import PositiveFloat, PositiveInt, Probability, Size, Strict
 from medssl_cli.preprocessing import Preprocessing
 
@@ -55,9 +55,10 @@ class OperatingPoint(Strict):
 
 
 class MasksHead(Strict):
-    """A class for every voxel of a volume.
+    """A class for every voxel of a volume, or regions, which are classes that may overlap.
 
     Args:
+        activation: How the network's numbers are read: regions are outputs of a sigmoid without background.
         classes: Names by label value, background (0) left out.
         label_classes: By name, the names or values of labels that make up each class; None in models of medssl before
             it knew them, whose labels had the values of `classes`.
@@ -69,6 +70,7 @@ class MasksHead(Strict):
     """
 
     kind: Literal["masks"] = "masks"
+    activation: Activation = "softmax"
     classes: Names
     label_classes: dict[str, Members] | None = None
     label_ignore: tuple[Member, ...] = ()
@@ -83,6 +85,17 @@ class MasksHead(Strict):
         if sorted(classes) != list(range(1, len(classes) + 1)):
             raise ValueError("label values must be 1, 2, 3 ... without gaps")
         return classes
+
+    @model_validator(mode="after")
+    def _read_as_learnt(self) -> Self:
+        if self.activation != self.wanted.activation:
+            raise ValueError(f"the activation of these classes is {self.wanted.activation}")
+        return self
+
+    @property
+    def are_regions(self) -> bool:
+        """Whether the answer is a mask for each class; else it is one label map."""
+        return self.activation == "sigmoid"
 
     @property
     def wanted(self) -> WantedClasses:
@@ -110,7 +123,7 @@ class MasksHead(Strict):
 
     def outputs(self, preprocessing: Preprocessing) -> tuple[Port, ...]:
         """What the network gives."""
-        return (Port(name="logits", sizes=("batch", len(self.classes) + 1, *self.tile_size)),)
+        return (Port(name="logits", sizes=("batch", len(self.classes) + (not self.are_regions), *self.tile_size)),)
 
 
 class _NamedHead(Strict):

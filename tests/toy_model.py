@@ -1,5 +1,6 @@
 """A model whose answers are known by hand: class 1 where the network input is above one half."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from medssl_cli.deploy.bundle import Bundle, Parity, attach
 from medssl_cli.heads import MasksHead
-from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.preprocessing import Channel, Preprocessing
 
 TILE = (16, 16, 8)
 
@@ -51,6 +52,34 @@ def toy_graph(tile: tuple[int, int, int] = TILE) -> bytes:
 def write_toy_model(path: Path, **changes: Any) -> Path:
     """The toy model as a sealed file."""
     path.write_bytes(attach(toy_graph(), toy_bundle(**changes)))
+    return path
+
+
+def write_region_model(path: Path, channels: Sequence[str], regions: Sequence[str], **changes: Any) -> Path:
+    """A model whose k-th region is where the k-th channel is above 500; every region holds all later ones by label."""
+    count = len(channels)
+    assert count == len(regions)
+    rules = tuple(Channel(name=name, window_hu=(0.0, 1000.0)) for name in channels)
+    bundle = toy_bundle(
+        task="toy-regions",
+        preprocessing=Preprocessing(channels=rules),
+        in_channels=count,
+        activation="sigmoid",
+        classes=dict(enumerate(regions, start=1)),
+        label_classes={name: tuple(range(place, count + 2)) for place, name in enumerate(regions, start=1)},
+        **changes,
+    )
+    weight = numpy_helper.from_array(np.eye(count, dtype=np.float32).reshape(count, count, 1, 1, 1), "weight")
+    bias = numpy_helper.from_array(np.full(count, -0.5, np.float32), "bias")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "weight", "bias"], ["logits"])],
+        "toy",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", count, *TILE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", count, *TILE])],
+        [weight, bias],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path.write_bytes(attach(bytes(model.SerializeToString()), bundle))
     return path
 
 

@@ -29,6 +29,9 @@ MAX_CLASSES: Final = IGNORE - 1
 NOT_JUDGED: Final = "ignore"
 """What nnU-Net calls, in dataset.json, the value of voxels that nobody judged."""
 
+Activation = Literal["softmax", "sigmoid"]
+"""Of a network's outputs: `softmax`, one class per voxel, with background as output 0; or `sigmoid`, regions that may
+overlap, each an output of its own, whose voxels are those with a logit above 0."""
 Member = int | str
 """A value of a label map, or what a label map calls one."""
 Members = Literal["any"] | tuple[Member, ...]
@@ -98,6 +101,11 @@ class WantedClasses:
     def are_regions(self) -> bool:
         """Whether the classes overlap: some member is of several."""
         return first_overlap(self.classes) is not None
+
+    @property
+    def activation(self) -> Activation:
+        """How the outputs of a network with these classes are read."""
+        return "sigmoid" if self.are_regions else "softmax"
 
 
 def shown(member: Member) -> str:

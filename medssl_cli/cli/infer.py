@@ -12,8 +12,8 @@ from medssl_cli.cli.terminal import Terminal, result
 
 
 def infer(
-    scans: Annotated[list[Path], typer.Argument(help="Files, folders, zip archives: what ingest takes.")],
     task: Annotated[str, typer.Option("--task", "-t", help="Name of an installed model, or a path to a model.onnx.")],
+    scans: Annotated[list[Path] | None, typer.Argument(help="Files, folders, zip archives: what ingest takes.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder, or for one scan the mask's file; default ./medssl-out.")
     ] = None,
@@ -34,6 +34,7 @@ def infer(
         list[str] | None, typer.Option(metavar="NAME|UID", help="Only this scan or series; may be repeated.")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done, write nothing.")] = False,
+    channel: choices.ChannelsOption = None,
     gaps: choices.GapsOption = choices.Gaps.refuse,
     tilt: choices.TiltOption = choices.Resample.refuse,
     shear: choices.ShearOption = choices.Resample.refuse,
@@ -51,8 +52,9 @@ def infer(
 ) -> None:
     """Ask a model about scans or pictures: masks, findings or boxes, by what the model answers with.
 
-    Masks lie on each scan's own grid, NIfTI and for DICOM input also DICOM SEG. Findings (probabilities) and boxes (in
-    the picture's own pixels) are JSON for each image, and findings.csv or boxes.csv for all, with operating points.
+    Masks lie on each scan's own grid, NIfTI and for DICOM input also DICOM SEG; classes that overlap get a NIfTI file
+    each. Findings (probabilities) and boxes (in the picture's own pixels) are JSON for each image, and findings.csv or
+    boxes.csv for all, with operating points. Images of one case are put together by the layouts that ingest knows.
 
     Whatever happens to one scan costs that scan only; typed again, the command does what is left.
 
@@ -63,6 +65,8 @@ def infer(
         medssl infer ./dicom-series -o out --task heart-seg --device cpu
 
         medssl infer ./radiographs -o out --task xray-abnormal
+
+        medssl infer --channel flair=p1/a.nii.gz --channel t1ce=p1/b.nii.gz --task brain-tumour
     """
     from medssl_cli.base.signals import stop_on_signals
     from medssl_cli.cli.preview import draw_preview
@@ -80,7 +84,7 @@ def infer(
     )  # fmt: skip
     with terminal.running(), stop_on_signals() as stop:
         report = run_infer(
-            scans,
+            scans or (),
             model,
             out=out,
             device=device,
@@ -92,6 +96,7 @@ def infer(
             progress=terminal.progress,
             policy=policy,
             only_series=series or (),
+            channels=channel or (),
             dry_run=dry_run,
             is_stopped=lambda: stop.is_set,
         )

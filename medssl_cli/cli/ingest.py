@@ -11,22 +11,17 @@ from medssl_cli.cli import reading_options as choices
 from medssl_cli.cli.ingest_inputs import names_of, pacs_source, sort_inputs, tolerance
 from medssl_cli.cli.ingest_output import MapOption, QuarantineOption, finish, print_report, write_map, write_page
 from medssl_cli.cli.key import KeyFileOption
-from medssl_cli.cli.label_options import ChannelOption, ModalityOption, Overlap, OverlapOption
+from medssl_cli.cli.label_options import ModalityOption, Overlap, OverlapOption
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption, bytes_of
 from medssl_cli.cli.terminal import Terminal, result
 
 
 def ingest(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PATHS...", help="Folders, files, zip archives: DICOM, NIfTI, X-rays; or dicomweb://HOST."
-        ),
-    ],
+    inputs: own.InputsArgument = None,
     cache: CacheOption = DEFAULT_CACHE,
     label_set: Annotated[str, typer.Option(help="Name under which labels are stored.")] = "seg",
     modality: ModalityOption = None,
-    channel: ChannelOption = None,
+    channel: choices.ChannelsOption = None,
     patient_pattern: Annotated[
         str | None, typer.Option(help=r"Patient part of file names as a regular expression, e.g. '(case\d+)_'.")
     ] = None,
@@ -91,7 +86,7 @@ def ingest(
     if private_map is not None:
         require_place_for_file(private_map)
     terminal = Terminal(quiet=quiet)
-    paths, url = sort_inputs(inputs)
+    paths, url, given = sort_inputs(inputs or (), channel or ())
     pacs = pacs_source(url, modality, date_from, date_to, patients, ca_bundle, terminal)
     policy = Policy(
         gaps.value, tilt.value, shear.value, nifti_affine.value, assume_orientation, nonfinite.value, split_4d,
@@ -101,7 +96,7 @@ def ingest(
     options = IngestOptions(
         label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file,
         names_of(structures), seg_fraction, settle, TableChoice(key_column, names_of(label_column), readers.value),
-        overlap.value, channel,
+        overlap.value, given.of_all or None, given.places,
     )  # fmt: skip
     tolerated = tolerance(max_quarantine)
     terminal.note(f"cache {cache}" + (" (dry run: nothing is written)" if dry_run else ""))

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,23 +12,34 @@ from medssl_cli.cli.options import require_path
 from medssl_cli.cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    from medssl_cli.formats.given_channels import GivenChannels
     from medssl_cli.ingest.options import PacsSource
 
 
-def sort_inputs(inputs: list[str]) -> tuple[list[Path], str | None]:
-    """Paths, and the address of a PACS if one is named.
+def sort_inputs(inputs: Sequence[str], channels: Sequence[str]) -> "tuple[list[Path], str | None, GivenChannels]":
+    """Paths, the address of a PACS if one is named, and what is said about channels.
+
+    Args:
+        inputs: Paths and addresses.
+        channels: Channels, some with a path that is an input too.
 
     Raises:
-        UsageError: `E_NOT_FOUND`; `E_USAGE`, more than one PACS.
+        UsageError: `E_NOT_FOUND`; `E_USAGE`, no input or more than one PACS, or something that is no channel.
     """
-    if not any("://" in text for text in inputs):
-        return [require_path(Path(text)) for text in inputs], None
+    from medssl_cli.formats.given_channels import GivenChannels
+
+    given = GivenChannels.parse(channels)
+    texts = [*inputs, *map(str, given.paths)]
+    if not texts:
+        raise UsageError("E_USAGE", "no input is named", hint="name files or folders, or --channel WORD=PATH")
+    if not any("://" in text for text in texts):
+        return [require_path(Path(text)) for text in texts], None, given
     from medssl_cli.formats.dicomweb import is_pacs_url
 
-    urls = [text for text in inputs if is_pacs_url(text)]
+    urls = [text for text in texts if is_pacs_url(text)]
     if len(urls) > 1:
         raise UsageError("E_USAGE", "one PACS at a time")
-    return [require_path(Path(text)) for text in inputs if not is_pacs_url(text)], urls[0] if urls else None
+    return [require_path(Path(text)) for text in texts if not is_pacs_url(text)], urls[0] if urls else None, given
 
 
 def pacs_source(

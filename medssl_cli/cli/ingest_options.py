@@ -9,6 +9,10 @@ from medssl_cli.cli.reading_options import ACCEPTED
 
 PACS = "A PACS as source (dicomweb://HOST/PATH)"
 
+InputsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PATHS...", help="Folders, files, zip archives: DICOM, NIfTI, X-rays; or dicomweb://HOST."),
+]
 DemographicsOption = Annotated[
     bool, typer.Option("--keep-demographics", help="Store sex, and age in 5-year steps.", rich_help_panel=ACCEPTED)
 ]

@@ -29,7 +29,3 @@ OverlapOption = Annotated[
 ModalityOption = Annotated[
     str | None, typer.Option(help="Of files that do not say: CT, MR, DX ...; of a PACS: which series.")
 ]
-ChannelOption = Annotated[
-    str | None,
-    typer.Option(metavar="WORD", help="Channel of images whose names do not say it: flair, t1ce, adc ..."),
-]

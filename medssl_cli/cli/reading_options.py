@@ -46,6 +46,15 @@ class BurnedIn(StrEnum):
     accept_risk = "accept-risk"
 
 
+ChannelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--channel",
+        metavar="WORD[=PATH]",
+        help="Channel of a file or folder, or of images without one: flair=PATH, t1ce; may be repeated.",
+        rich_help_panel=ACCEPTED,
+    ),
+]
 GapsOption = Annotated[Gaps, typer.Option(help="Missing slices: interpolate them.", rich_help_panel=REPAIRS)]
 TiltOption = Annotated[
     Resample, typer.Option(help="Gantry tilt: resample onto an upright grid.", rich_help_panel=REPAIRS)

@@ -11,14 +11,13 @@ from typing import Final, Literal
 
 from medssl_cli.base.errors import InputError, NothingUsableError, UsageError
 from medssl_cli.cache.items import CachedImage, ItemRecord
-from medssl_cli.formats.name_words import same_channel
+from medssl_cli.formats.name_words import channel_of_modality, same_channel
 from medssl_cli.imaging.geometry import is_same_grid, is_turned_grid
 
 MISSING: Final = "E_CHANNEL_MISSING"
 AMBIGUOUS: Final = "E_CHANNEL_AMBIGUOUS"
 ELSEWHERE: Final = "E_CHANNEL_GRID"
 _NAMED: Final = 5
-_WORD_OF_MODALITY: Final = {"CT": "ct", "PT": "pet", "MR": "mr"}
 _FAULTS: Final = {MISSING: "without", AMBIGUOUS: "with several images for", ELSEWHERE: "with another place for"}
 
 
@@ -240,7 +239,7 @@ def _first_of(example: Example, known: Mapping[str, ItemRecord]) -> ItemRecord |
 
 def channel_of(item: CachedImage) -> str | None:
     """Which channel an image is: by its record, else by its modality, as the CT and the PET of a study are."""
-    return item.channel or _WORD_OF_MODALITY.get(item.modality)
+    return item.channel or channel_of_modality(item.modality) or None
 
 
 def _put_together(records: Iterable[CachedImage], wanted: Sequence[str]) -> tuple[list[Example], Unusable]:

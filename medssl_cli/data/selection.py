@@ -1,6 +1,6 @@
 """Which items of a cache a training or an evaluation uses, said aloud."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 from medssl_cli.base.errors import NothingUsableError
@@ -176,6 +176,14 @@ def images_digest(names: Sequence[str], found: Sequence[Example]) -> dict[str, A
 def read_images(cache: Cache, example: Example) -> list[Volume]:
     """The images of an example, one per channel."""
     return [cache.read_image(cache.record(item.item_id)) for item in example.items]
+
+
+def images_of_examples(
+    cache: Cache, records: Sequence[ItemRecord], preprocessing: Preprocessing
+) -> Iterator[list[Volume]]:
+    """The images, one per channel, of the example that each of some annotated images stands for; see `of_examples`."""
+    for example in examples_of(cache, records, preprocessing):
+        yield read_images(cache, example)
 
 
 def no_annotations(kind: Literal["findings", "boxes"], label_set: str, known: set[str]) -> NothingUsableError:

@@ -45,7 +45,7 @@ class Bundle(Strict):
         task: Name of the task; also the name of the installed model.
         preprocessing: What the network sees of an image, its channels among it.
         head: What the model answers with, and how its numbers become answers.
-        in_channels: Channels of the network's input.
+        in_channels: Channels of the network's input; as many as preprocessing names, in its order.
         modality: Of the training images; None for any.
         label_set: Name of the reference labels in a cache.
         weights_sha256: Of the weights that were exported.
@@ -82,6 +82,8 @@ class Bundle(Strict):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
+        if self.in_channels != len(self.preprocessing.rules):
+            raise ValueError(f"preprocessing is of {len(self.preprocessing.rules)} channels, not {self.in_channels}")
         self.head.inputs(self.preprocessing, self.in_channels)
         return self
 

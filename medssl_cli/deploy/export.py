@@ -31,6 +31,7 @@ from medssl_cli.base.files import (
 )
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
+from medssl_cli.data.selection import examples_of, read_images
 from medssl_cli.deploy.bundle import Bundle, Parity, attach, load_model, patient_digest
 from medssl_cli.deploy.onnx_file import HEAD_BYTES, graph_of, has_contract
 from medssl_cli.deploy.parity import (
@@ -82,6 +83,7 @@ def export_run(
         UsageError: `E_TASK_EXPORT`, the run is of a task whose answers no exported model gives; `E_USAGE`, a
             pre-training without an encoder of volumes.
         NothingUsableError: `E_CACHE_EMPTY` if the cache has none of the run's images.
+        InputError: `E_CHANNEL_MISSING`, `E_CHANNEL_AMBIGUOUS`, `E_CHANNEL_GRID`, it has lost some of their channels.
         GateError: `E_PARITY`; no file is written. `E_RUN_CORRUPT`, `E_CHECKPOINT_CORRUPT`.
         StorageError: `E_IO`.
     """
@@ -128,7 +130,8 @@ def export_network(
     unproven = make_bundle(run, head, licence=licence)
     network = run.network.exported(head) if isinstance(run.network, TaskNetwork) else run.network
     graph = onnx_graph(network, unproven.inputs, unproven.outputs)
-    images = [cache.read_image(record) for record in records]
+    preprocessing = supervision_of(run.recipe).preprocessing
+    images = [read_images(cache, example) for example in examples_of(cache, records, preprocessing)]
 
     def proven(model: OnnxModel) -> Comparison:
         require_contract(expected_contract(run, head), model.bundle)
@@ -251,7 +254,7 @@ def make_bundle(run: TrainedRun, head: Head, *, licence: str) -> Bundle:
 
 
 def proof_records(manifest: dict[str, Any], cache: Cache, cases: int) -> list[ItemRecord]:
-    """Items to compare on: patients that the network was not trained on, in the run's order.
+    """Annotated images of the examples to compare on: patients that the network was not trained on, in the run's order.
 
     Raises:
         NothingUsableError: `E_CACHE_EMPTY`.

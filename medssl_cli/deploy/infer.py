@@ -14,6 +14,8 @@ from typing import Final
 from medssl_cli.base.errors import MedsslError, NothingUsableError, UsageError
 from medssl_cli.base.files import remove_temporaries
 from medssl_cli.deploy.bundle import Bundle
+from medssl_cli.deploy.cases import put_together, require_channels
+from medssl_cli.deploy.mask_files import Output, Preview
 from medssl_cli.deploy.outputs import is_own
 from medssl_cli.deploy.reading import ScanReader
 from medssl_cli.deploy.results import InferReport, ReportFile, ScanResult
@@ -21,8 +23,6 @@ from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scan_task import (
     ACCEPT_WRITING,
     Job,
-    Output,
-    Preview,
     Progress,
     ScanTask,
     StoppedError,
@@ -30,9 +30,11 @@ from medssl_cli.deploy.scan_task import (
     not_done,
 )
 from medssl_cli.deploy.scans import Findings, Reject, Scan, find_scans
-from medssl_cli.deploy.whole_answers import TABLES
+from medssl_cli.deploy.whole_answers import REGIONS, TABLES
+from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Member
+from medssl_cli.heads import MasksHead
 
 __all__ = ["ALL_OUTPUTS", "InferReport", "Output", "Preview", "Progress", "ScanResult", "infer"]
 
@@ -54,10 +56,11 @@ def infer(
     progress: Progress | None = None,
     policy: Policy = STRICT,
     only_series: Sequence[str] = (),
+    channels: Sequence[str] = (),
     dry_run: bool = False,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> InferReport:
-    """Answer for every scan that is found; one that fails does not stop the others.
+    """Answer for every scan or case that is found; one that fails does not stop the others.
 
     Args:
         scans: Files, folders and zip archives, as ingest takes them.
@@ -75,6 +78,7 @@ def infer(
         policy: Which scans are accepted and repaired; without `burned_in` all writing in pictures is accepted, and
             `predictions` does not matter here.
         only_series: Names or SeriesInstanceUIDs of the scans to segment; all by default.
+        channels: Which channel a file or folder is, `flair=PATH`, where no layout says it; `flair` for all inputs.
         dry_run: Say what would be done, compute and write nothing.
         is_stopped: Asked after every tile; the scan at work is then given up, and the report says what is done.
 
@@ -88,15 +92,26 @@ def infer(
         NothingUsableError: `E_NOTHING_USABLE` if there is nothing in the input.
         StorageError: `E_IO`.
     """
-    where = Where.of(out)
+    where, given = Where.of(out), GivenChannels.parse(channels)
+    scans = [*scans, *given.paths]
+    if not scans:
+        raise UsageError("E_USAGE", "no scan is named", hint="name files or folders, or --channel NAME=PATH")
     report = ReportFile(where.report)
     model = OnnxModel(model_path, device, threads=threads, max_ram_bytes=max_ram_bytes, tile_timeout_s=tile_timeout_s)
     _require_answers(model.bundle, where)
+    names = model.bundle.preprocessing.channel_names
+    require_channels(given, names)
     policy = replace(policy, burned_in=policy.burned_in or ACCEPT_WRITING, predictions=False)
-    found = _chosen(
-        find_scans(scans, policy, out=where.folder, takes_flat=model.bundle.takes_flat, is_stopped=is_stopped),
-        only_series,
+    images = find_scans(
+        scans,
+        policy,
+        out=where.folder,
+        takes_flat=model.bundle.takes_flat,
+        given=given,
+        has_channels=bool(names),
+        is_stopped=is_stopped,
     )
+    found = _chosen(put_together(images, names, given), only_series)
     if not found.scans and not found.rejects and not is_stopped():
         raise NothingUsableError("E_NOTHING_USABLE", "the input holds no file")
     if where.mask is not None and len(found.scans) > 1:
@@ -117,7 +132,9 @@ def _require_answers(bundle: Bundle, where: Where) -> None:
         UsageError: `E_USAGE`, the model gives nothing that is written here, or one mask is named for a model of others;
             `E_OUTPUT_EXISTS`, the name of the table is taken by a file of somebody else.
     """
-    kind = bundle.head.kind
+    kind: str = bundle.head.kind
+    if isinstance(bundle.head, MasksHead) and bundle.head.are_regions:
+        kind = REGIONS
     if kind == "embeddings":
         raise UsageError(
             "E_USAGE", f"{bundle.task} gives embeddings, of which medssl infer writes nothing",
@@ -126,7 +143,8 @@ def _require_answers(bundle: Bundle, where: Where) -> None:
     if kind not in TABLES:
         return
     if where.mask is not None:
-        raise UsageError("E_USAGE", f"{bundle.task} gives {kind} and no mask", hint="-o FOLDER")
+        told = "a mask for each region" if kind == REGIONS else f"{kind} and no mask"
+        raise UsageError("E_USAGE", f"{bundle.task} gives {told}", hint="-o FOLDER")
     table = where.folder / TABLES[kind]
     if table.exists() and not is_own(table):
         raise UsageError(
@@ -139,15 +157,20 @@ def _chosen(found: Findings, only_series: Sequence[str]) -> Findings:
     if not only_series:
         return found
     wanted = set(only_series)
-    kept = [scan for scan in found.scans if not wanted.isdisjoint((scan.name, scan.place.series))]
+    kept = [scan for scan in found.scans if not wanted.isdisjoint(_names_of(scan))]
     rejects = [one for one in found.rejects if one.place.series in wanted]
-    missing = wanted - {name for scan in kept for name in (scan.name, scan.place.series)}
+    missing = wanted - {name for scan in kept for name in _names_of(scan)}
     missing -= {one.place.series for one in rejects}
     if missing:
         raise UsageError(
             "E_NOT_FOUND", f"{len(missing)} of {len(wanted)} series are not in the input", hint="--dry-run lists all"
         )
     return replace(found, scans=kept, rejects=rejects)
+
+
+def _names_of(scan: Scan) -> list[str]:
+    """What a scan can be chosen by; a case also by each of its images."""
+    return [name for one in (scan, *scan.images) for name in (one.name, one.place.series)]
 
 
 @dataclass
@@ -235,7 +258,7 @@ class _Batch:
 
 def _identities(scans: Sequence[Scan]) -> frozenset[tuple[int, int]]:
     """Device and inode of every file that is read."""
-    paths = {source.archive if isinstance(source, Member) else source for scan in scans for source in scan.sources}
+    paths = {source.archive if isinstance(source, Member) else source for scan in scans for source in scan.files}
     found = set()
     for path in paths:
         with contextlib.suppress(OSError):

@@ -17,7 +17,8 @@ from medssl_cli.formats.table import stem_of
 DIGEST_LENGTH: Final = 12
 MAX_CHARACTERS: Final = 60
 MAX_BYTES: Final = 120
-"""A file name holds 255 bytes: this, a digest, the task's 64, and suffixes."""
+MAX_WORD_BYTES: Final = 40
+"""A file name holds 255 bytes: these, a digest, the task's 64, and suffixes."""
 _PLAIN_SUFFIX: Final = ".nii.gz"
 _ENDS_IN_DIGEST: Final = re.compile(rf"-[0-9a-f]{{{DIGEST_LENGTH}}}")
 
@@ -54,6 +55,20 @@ def series_name(modality: str, *uids: str) -> str:
         uids: Of study and series; what tells the part from others, if it is one.
     """
     return f"{_shown(modality or 'series')}-{short_digest(chr(0).join(uids))}"
+
+
+def region_words(names: Sequence[str]) -> list[str]:
+    """Ends of the names of files that hold one region each; numbered where disks could not tell them apart."""
+    plain = [re.sub(r"[/ ]", "_", name) for name in names]
+    words = [_beginning(word) for word in plain]
+    if words != plain or len({word.casefold() for word in words}) < len(words):
+        return [f"{number}-{word}" for number, word in enumerate(words, start=1)]
+    return words
+
+
+def _beginning(word: str) -> str:
+    """As much of a word as a name has room for."""
+    return word.encode()[:MAX_WORD_BYTES].decode(errors="ignore")
 
 
 def short_digest(text: str) -> str:

@@ -42,9 +42,18 @@ def nifti_mask(
 
 
 def volumes_ml(labels: NDArray[np.uint8], affine: Affine, classes: Mapping[int, str]) -> dict[str, float]:
-    """Volume of every structure in millilitres."""
+    """Volume of every structure in millilitres.
+
+    Args:
+        labels: Label map `[X, Y, Z]`, or masks of regions `[K, X, Y, Z]` of 0 and 1.
+        affine: Of its grid.
+        classes: Names by value, or by place from 1 on.
+    """
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / CUBIC_MM_PER_ML
-    counts = np.bincount(labels.ravel(), minlength=max(classes) + 1)
+    if labels.ndim == 4:
+        counts = np.array([0, *(np.count_nonzero(mask) for mask in labels)])
+    else:
+        counts = np.bincount(labels.ravel(), minlength=max(classes) + 1)
     return {classes[value]: round(int(counts[value]) * voxel_ml, 6) for value in sorted(classes)}
 
 

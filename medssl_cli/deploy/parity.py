@@ -21,8 +21,10 @@ from torch import nn
 from medssl_cli.base.errors import GateError, MedsslError
 from medssl_cli.deploy.bundle import Bundle, Parity, patient_digest
 from medssl_cli.deploy.runtime import OnnxModel
-from medssl_cli.heads import Head, differing
+from medssl_cli.heads import Head, MasksHead, differing
 from medssl_cli.imaging.geometry import spacing_mm
+from medssl_cli.imaging.placement import ChannelImages
+from medssl_cli.imaging.preprocessing import channel_images
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.overlap import dice
@@ -202,51 +204,55 @@ class MaskComparison(Comparison):
         )
 
 
-def compare(run: TrainedRun, head: Head, model: OnnxModel, volumes: Sequence[Volume]) -> Comparison:
+def compare(run: TrainedRun, head: Head, model: OnnxModel, examples: Sequence[Volume | ChannelImages]) -> Comparison:
     """Compare torch with a file on whole images: every number of the network, and the answers by name.
 
-    The last image is noise made of the voxels of the smallest one: it makes a network answer everywhere.
+    The last example is noise made of the voxels of the smallest one: it makes a network answer everywhere.
 
     Args:
         run: The expected side.
         head: Of the expected side.
         model: The found side, read from the file.
-        volumes: Real images.
+        examples: Real images, of each example one per channel; a single one needs no sequence.
 
     Raises:
         GateError: `E_PARITY`, one side gives no finite numbers, or the file cannot be used at all.
     """
-    smallest = min(volumes, key=lambda volume: volume.voxels.size)
-    compare_one = {"masks": _compare_masks, "findings": _compare_findings, "boxes": _compare_boxes}[head.kind]
+    real = [channel_images(images) for images in examples]
+    smallest = min(real, key=lambda images: images[0].voxels.size)
+    noise = [shuffled(image, run.recipe, seed=number) for number, image in enumerate(smallest)]
+    compare_one: Callable[..., None] = _COMPARED[head.kind]
     found: Any = MaskComparison() if head.kind == "masks" else Comparison()
-    for volume in (*volumes, shuffled(smallest, run.recipe)):
-        compare_one(run, head, model, volume, found, is_real=found.num_cases < len(volumes))
+    for images in (*real, noise):
+        compare_one(run, head, model, images, found, is_real=found.num_cases < len(real))
         found.num_cases += 1
-    found.num_cases = len(volumes)
+    found.num_cases = len(real)
     return found
 
 
 def _compare_masks(
-    run: TrainedRun, head: Head, model: OnnxModel, volume: Volume, found: MaskComparison, *, is_real: bool
+    run: TrainedRun, head: MasksHead, model: OnnxModel, images: ChannelImages, found: MaskComparison, *, is_real: bool
 ) -> None:
-    recipe = run.recipe
+    recipe, structure = run.recipe, _decoding(run).structure
     with faults_are_the_files():
         expected = segment_volume(
             _compared(run.network, model.predict, found),
-            volume,
+            images,
             preprocessing=recipe.data.preprocessing,
             tile=recipe.tile_size,
             overlap=recipe.inference.overlap,
             mirror_axes=recipe.inference.mirror_axes,
+            activation=head.activation,
         )
-        answer = model.segment(volume)
+        answer = model.segment(images)
     if answer.shape != expected.shape:
         raise GateError("E_PARITY", "a mask of the written model is on another grid than the image", hint=HINT)
     found.agreement = min(found.agreement, float((expected == answer).mean()))
     named = {name: value for value, name in enumerate(model.bundle.head.words, start=1)}
-    millilitres = float(np.prod(spacing_mm(volume.affine))) / 1000
+    millilitres = float(np.prod(spacing_mm(images[0].affine))) / 1000
     for value, name in run.classes.items():
-        ours, theirs = expected == value, answer == named.get(name, -1)
+        ours = structure(expected, value)
+        theirs = structure(answer, named[name]) if name in named else np.zeros_like(ours)
         if not (ours.any() or theirs.any()):
             continue
         found.num_marked += is_real
@@ -258,16 +264,16 @@ def _compare_masks(
 
 
 def _compare_findings(
-    run: TrainedRun, head: Head, model: OnnxModel, volume: Volume, found: Comparison, *, is_real: bool
+    run: TrainedRun, head: Head, model: OnnxModel, images: ChannelImages, found: Comparison, *, is_real: bool
 ) -> None:
     with faults_are_the_files():
         expected = _decoding(run).answer(
             _compared(run.network, model.predict, found),
-            volume,
+            images,
             preprocessing=supervision_of(run.recipe).preprocessing,
             head=head,
         )
-        answer = model.answer(volume)
+        answer = model.answer(images)
     named = dict(zip(model.bundle.head.words, answer, strict=True))
     found.num_marked += is_real
     for place, name in run.classes.items():
@@ -276,19 +282,19 @@ def _compare_findings(
 
 
 def _compare_boxes(
-    run: TrainedRun, head: Head, model: OnnxModel, volume: Volume, found: Comparison, *, is_real: bool
+    run: TrainedRun, head: Head, model: OnnxModel, images: ChannelImages, found: Comparison, *, is_real: bool
 ) -> None:
     compared = _compared(run.network, model.predict, found)
 
-    def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        compared(images)
-        return model.predict(images)
+    def predict(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        compared(batch)
+        return model.predict(batch)
 
     with faults_are_the_files():
         expected = _decoding(run).answer(
-            predict, volume, preprocessing=supervision_of(run.recipe).preprocessing, head=head
+            predict, images, preprocessing=supervision_of(run.recipe).preprocessing, head=head
         )
-        answer = model.answer(volume)
+        answer = model.answer(images)
     found.num_marked += is_real * len(expected.boxes)
     named = {name: place for place, name in enumerate(model.bundle.head.words)}
     for place, name in run.classes.items():
@@ -300,6 +306,9 @@ def _compare_boxes(
             atol=MAX_PROBABILITY,
         )
         found.strays |= set() if is_equal else {name}
+
+
+_COMPARED: Final = {"masks": _compare_masks, "findings": _compare_findings, "boxes": _compare_boxes}
 
 
 def _decoding(run: TrainedRun) -> Any:
@@ -336,12 +345,13 @@ def faults_are_the_files() -> Iterator[None]:
         raise GateError("E_PARITY", f"the written file cannot be used: {error.message}", hint=HINT) from error
 
 
-def shuffled(volume: Volume, recipe: TaskRecipe) -> Volume:
+def shuffled(volume: Volume, recipe: TaskRecipe, *, seed: int = 0) -> Volume:
     """Noise on an image's grid: its own voxels in random order, so that any rule of intensities makes sense of them.
 
     Args:
         volume: The image.
         recipe: At most about one and a half tiles of noise are made along each axis.
+        seed: Of the order; that of each channel is another one.
     """
     target = recipe.data.spacing_mm or spacing_mm(volume.affine)
     reach_mm = 1.5 * max(recipe.tile_size) * max(target)
@@ -350,5 +360,5 @@ def shuffled(volume: Volume, recipe: TaskRecipe) -> Volume:
         for size, spacing in zip(volume.shape, spacing_mm(volume.affine), strict=True)
     ]
     part = volume.voxels[:, : sizes[0], : sizes[1], : sizes[2]]
-    voxels = np.random.default_rng(0).permuted(part.reshape(len(part), -1), axis=1).reshape(part.shape)
+    voxels = np.random.default_rng(seed).permuted(part.reshape(len(part), -1), axis=1).reshape(part.shape)
     return replace(volume, voxels=voxels)

@@ -2,8 +2,9 @@
 
 import contextlib
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from medssl_cli.base.errors import InputError
 from medssl_cli.deploy.scans import Scan
@@ -55,22 +56,33 @@ class ScanReader:
         found = dict.fromkeys((*image.warnings, *_doubts(image, self.modality)))
         return replace(image, warnings=tuple(code for code in found if code not in OF_NO_CONCERN))
 
+    def read_all(self, scan: Scan) -> list[LoadedImage]:
+        """The images of a case, one per channel, or the one image of a scan; see `read`.
+
+        Raises:
+            InputError: `E_CHANNEL_GRID`, `E_PATIENT_MIX`.
+        """
+        images = [self.read(part) for part in scan.parts]
+        for image, part in zip(images[1:], scan.parts[1:], strict=True):
+            require_one_world(images[0], image, (scan.parts[0].channel, part.channel))
+        return images
+
     def _check_modality(self, found: str) -> None:
         if self.modality is not None and found != self.modality:
             raise InputError("E_MODALITY_MISMATCH", f"the model is for {self.modality}, this scan is {found}")
 
     def _image(self, scan: Scan) -> LoadedImage:
         if scan.image is None:
-            return _the_one(self._opened(scan.original, scan.kind), 0, num_images=1)
+            return _the_one(self._opened(scan.original, scan.kind, self.policy), 0, num_images=1)
         if self._file != scan.sources[0] or scan.image >= len(self._images):
             self._file, self._images = None, []
-            self._images = self._opened(scan.original, scan.kind)
+            self._images = self._opened(scan.original, scan.kind, replace(self.policy, split_4d=True))
             self._file = scan.sources[0]
         return _the_one(self._images, scan.image)
 
-    def _opened(self, original: "Source | SeriesPart", kind: str) -> list[LoadedImage]:
+    def _opened(self, original: "Source | SeriesPart", kind: str, policy: Policy) -> list[LoadedImage]:
         """All images; a decoder that dies or hangs takes a child process with it, not this one."""
-        task = original, kind, self.policy, Surroundings(self.modality or "unknown")
+        task = original, kind, policy, Surroundings(self.modality or "unknown")
         return _decoded(task) if needs_decoder(original, kind) else _opened(task)
 
     def _is_label_map(self, image: LoadedImage, scan: Scan) -> bool:
@@ -87,6 +99,43 @@ class ScanReader:
             if is_on_grid and not may_be_label_map(partner):
                 return True
         return False
+
+
+def require_one_world(first: LoadedImage, other: LoadedImage, channels: tuple[str, str]) -> None:
+    """Refuse images of which nothing says where one lies in the other, or of two persons, as training does.
+
+    Args:
+        first: Image of the first channel.
+        other: Image of another channel.
+        channels: Their words.
+
+    Raises:
+        InputError: `E_CHANNEL_GRID`, `E_PATIENT_MIX`.
+    """
+    patients = {image.identity.patient for image in (first, other)} - {None}
+    if len(patients) > 1:
+        raise InputError("E_PATIENT_MIX", f"the images of {channels[0]} and {channels[1]} name two patients")
+    frames = first.identity.frame_of_reference, other.identity.frame_of_reference
+    one, two = first.volume, other.volume
+    are_volumes = first.spacing_kind is None and other.spacing_kind is None
+    has_one_world = frames[0] is not None and frames[0] == frames[1]
+    is_on_grid = is_turned_grid(two.affine, two.shape, one.affine, one.shape)
+    if not is_on_grid and not (are_volumes and has_one_world):
+        raise InputError(
+            "E_CHANNEL_GRID",
+            f"the image of {channels[1]} lies on another grid than that of {channels[0]}, and no frame of reference "
+            "says where",
+            hint="register the images and resample them to one grid first",
+        )
+
+
+def told_together(images: Sequence[LoadedImage]) -> LoadedImage:
+    """The first image of a case with what is to be said about all of them."""
+    notes: dict[str, Any] = {
+        name: tuple(dict.fromkeys(note for image in images for note in getattr(image, name)))
+        for name in ("warnings", "repairs", "details")
+    }
+    return replace(images[0], **notes)
 
 
 def _the_one(images: list[LoadedImage], index: int, *, num_images: int | None = None) -> LoadedImage:
@@ -128,13 +177,17 @@ def decode_in_child(task: Reading) -> list[LoadedImage] | InputError:
 
 
 def input_digest(scan: Scan, policy: Policy) -> str:
-    """SHA-256 of all bytes that a scan is read from; files of a series count in any order.
+    """SHA-256 of all bytes that a scan is read from; files of a series count in any order, channels in theirs.
 
     A file that another one names counts if it can be read; whether it may be is for the reader to say.
 
     Raises:
         InputError: A file of the scan cannot be read.
     """
+    if scan.images:
+        known = {sources: input_digest(part, policy) for sources, part in {p.sources: p for p in scan.images}.items()}
+        told = [f"{part.channel}#{part.image}:{known[part.sources]}" for part in scan.images]
+        return hashlib.sha256("|".join(told).encode()).hexdigest()
     digests = sorted(hashlib.sha256(read_bytes(source)).hexdigest() for source in scan.sources)
     for source in files_of(scan.original, scan.kind, policy):
         with contextlib.suppress(InputError):

@@ -51,10 +51,11 @@ class ScanResult:
         outputs: Names of the files that hold the result, whether written now or there already.
         outputs_sha256: Of each of them.
         resumed: An earlier call had done it, and nothing has changed.
-        head: `findings` or `boxes` of models that answer so; "" of masks.
+        head: `findings`, `boxes` or `regions` of models that answer so; "" of label maps.
         findings: Probabilities by name.
         boxes: With class, score, whether it reaches the operating point, and corners in pixel edges of the picture.
         thresholds: Of the operating points, by name.
+        channels: Of a case of several images, the place of each below the input that was named, by its channel.
     """
 
     name: str
@@ -88,14 +89,16 @@ class ScanResult:
     findings: dict[str, float] = field(default_factory=dict)
     boxes: tuple[dict[str, Any], ...] = ()
     thresholds: dict[str, float] = field(default_factory=dict)
+    channels: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, one: Scan | Reject, task: str) -> Self:
         """What is known of something that was found, before it is opened."""
-        place, files = one.place, len(one.sources) if isinstance(one, Scan) else one.num_files
+        place = one.place
+        files, channels = (one.num_files, {}) if isinstance(one, Reject) else (len(one.files), one.channels)
         return cls(
             one.name, "refused", one.kind, one.key, task, path=place.path, place=place.below, study=place.study,
-            series=place.series, files=files,
+            series=place.series, files=files, channels=channels,
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -157,6 +160,7 @@ _CHECKS: Final[dict[str, Check]] = {
     "warnings": _list_of(_is_text),
     "repairs": _list_of(_is_text),
     "files": _is_count,
+    "channels": _map_of(_is_text),
     "shape": _list_of(_is_count, 3),
     "spacing_mm": _list_of(_is_number, 3),
     "volumes_ml": _map_of(_is_number),

@@ -5,6 +5,7 @@ the next scan gets a new process.
 """
 
 import ctypes
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from medssl_cli.deploy.model_process import ModelFailure, ModelProcess
 from medssl_cli.deploy.session import CUDA, NOT_FINITE, OUT_OF_MEMORY, WRONG_OUTPUT
 from medssl_cli.heads import MasksHead
 from medssl_cli.imaging.geometry import Affine, Shape
+from medssl_cli.imaging.placement import ChannelImages
+from medssl_cli.imaging.preprocessing import channel_images
 from medssl_cli.imaging.segment import Progress, predicted_bytes, segment_volume
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.tasks import load_part, task_of_head
@@ -124,8 +127,13 @@ class OnnxModel:
         """The first output of the network, such as logits `[B, K, *tile]` of tiles `[B, C, *tile]`; see `compute`."""
         return self.compute(*inputs)[0]
 
-    def answer(self, image: Volume, *, progress: Progress | None = None) -> Any:
-        """What the model says of an image: a label map, or what `decode.py` of the task with its head returns.
+    def answer(self, images: Volume | ChannelImages, *, progress: Progress | None = None) -> Any:
+        """What the model says of an example: a mask, or what `decode.py` of the task with its head returns.
+
+        Args:
+            images: One per channel in the order of the bundle's, in one frame of reference; a single one needs no
+                sequence.
+            progress: Called after every call of the network.
 
         Raises:
             InputError: `E_TOO_BIG` before anything is allocated, `E_RUNTIME`, `E_MODEL_LIMIT`.
@@ -133,35 +141,38 @@ class OnnxModel:
         """
         head = self.bundle.head
         if isinstance(head, MasksHead):
-            return self.segment(image, progress=progress)
+            return self.segment(images, progress=progress)
         decode = load_part(task_of_head(head.kind), "decode")
-        self._require_one_channel()
-        self.require_memory(image.shape, image.affine, num_channels=len(image.voxels))
-        return decode.answer(self.predict, image, preprocessing=self.bundle.preprocessing, head=head)
+        self._require_channels(channel_images(images))
+        return decode.answer(self.predict, images, preprocessing=self.bundle.preprocessing, head=head)
 
-    def segment(self, volume: Volume, *, progress: Progress | None = None) -> NDArray[np.uint8]:
-        """Label map `[X, Y, Z]` of a volume, on its own grid, by a model of masks; see `segment_volume`.
+    def segment(self, images: Volume | ChannelImages, *, progress: Progress | None = None) -> NDArray[np.uint8]:
+        """What a model of masks says of an example, on the grid of its first image; see `segment_volume`.
 
         Raises:
             InputError: `E_TOO_BIG` before anything is allocated, `E_RUNTIME`, `E_MODEL_LIMIT`.
         """
         head = self.bundle.head
         assert isinstance(head, MasksHead)
-        self._require_one_channel()
-        self.require_memory(volume.shape, volume.affine, num_channels=len(volume.voxels))
+        self._require_channels(channel_images(images))
         return segment_volume(
             self.predict,
-            volume,
+            images,
             preprocessing=self.bundle.preprocessing,
             tile=head.tile_size,
             overlap=head.overlap,
             mirror_axes=head.mirror_axes,
+            activation=head.activation,
             progress=progress,
         )
 
-    def _require_one_channel(self) -> None:
-        if (needed := len(self.bundle.preprocessing.rules)) != 1:
-            raise InputError("E_RUNTIME", f"the model takes {needed} images of one patient at once, here is one")
+    def _require_channels(self, images: ChannelImages) -> None:
+        """Refuse another number of images than the model takes, and more of them than memory holds."""
+        if len(images) != self.bundle.in_channels:
+            message = f"the model takes {self.bundle.in_channels} images of one patient at once, here are {len(images)}"
+            raise InputError("E_RUNTIME", message)
+        first, num_voxels = images[0], sum(image.voxels.size for image in images)
+        self.require_memory(first.shape, first.affine, num_channels=math.ceil(num_voxels / math.prod(first.shape)))
 
     def require_memory(self, shape: Shape, affine: Affine, *, num_channels: int = 1) -> None:
         """Refuse an image of which an answer would take more memory than is allowed; nothing is allocated.
@@ -169,7 +180,7 @@ class OnnxModel:
         Args:
             shape: Size (X, Y, Z) of the image.
             affine: Its affine.
-            num_channels: Of the image.
+            num_channels: How many images of this size there are at once.
 
         Raises:
             InputError: `E_TOO_BIG`.
@@ -183,6 +194,7 @@ class OnnxModel:
             overlap=head.overlap if isinstance(head, MasksHead) else 0.0,
             num_outputs=len(head.words) + 1,
             num_channels=num_channels,
+            num_masks=len(head.words) if isinstance(head, MasksHead) and head.are_regions else 1,
         )
         allowed = max(0, self.limits.max_ram_bytes - self._process.resident_bytes)
         if needed > allowed:

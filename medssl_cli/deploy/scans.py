@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from medssl_cli.base.errors import InputError
+from medssl_cli.deploy.channels import ChannelFinder
 from medssl_cli.deploy.naming import file_name, series_name, short_digest
 from medssl_cli.formats.discover import Found, discover
-from medssl_cli.formats.open import count_images
+from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Member, Source, place_of
 from medssl_cli.formats.table import image_formats, is_file_of_images, is_file_of_slices
@@ -28,6 +29,8 @@ UNNAMED_ABOVE: Final = 20
 """Files of one folder that are no images are told of one by one up to so many, then together."""
 _NO_IMAGES: Final = ("S_NOT_AN_IMAGE", "S_SIDECAR")
 _DUPLICATE: Final = "DUPLICATE"
+NO_CHANNELS: Final = GivenChannels()
+"""The user says nothing about channels."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Scan:
-    """One image to segment: that of a file, one of several in a file, or a DICOM series.
+    """One image to segment: that of a file, one of several in a file, or a DICOM series; or a case of several images.
 
     Args:
         key: What tells it from every other scan: its absolute path, or its UIDs.
@@ -60,6 +63,10 @@ class Scan:
         series: The slices of a series.
         image: Which of the images of a file of several.
         partners: Files, with their kinds, of images that it is a label map of if its voxels look like one.
+        channel: Which image of its case it is, a word; "" if nothing says.
+        case: What it has in common with the other images of its case; "" if nothing says.
+        case_name: What outputs of the case are called.
+        images: Of a case of several images: one per channel in the model's order. Everything else is the first one's.
     """
 
     key: str
@@ -70,6 +77,31 @@ class Scan:
     series: "SeriesPart | None" = None
     image: int | None = None
     partners: tuple[tuple[str, Source], ...] = ()
+    channel: str = ""
+    case: str = ""
+    case_name: str = ""
+    images: tuple["Scan", ...] = ()
+
+    @property
+    def parts(self) -> tuple["Scan", ...]:
+        """The images of a case, or the scan itself."""
+        return self.images or (self,)
+
+    @property
+    def files(self) -> tuple[Source, ...]:
+        """All files that it is read from, each once."""
+        return tuple(dict.fromkeys(source for part in self.parts for source in part.sources))
+
+    @property
+    def channels(self) -> dict[str, str]:
+        """Where the images of a case lie, by channel."""
+        return {part.channel: part.shown_place for part in self.images}
+
+    @property
+    def shown_place(self) -> str:
+        """Where it lies below the input, and which image of a file of several it is."""
+        below = self.place.below or Path(self.place.path).name
+        return below if self.image is None else f"{below}#{self.image}"
 
     @property
     def original(self) -> "Source | SeriesPart":
@@ -106,6 +138,8 @@ def find_scans(
     *,
     out: Path | None = None,
     takes_flat: bool = False,
+    given: GivenChannels = NO_CHANNELS,
+    has_channels: bool = False,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Findings:
     """Sort everything below some paths into scans and rejects.
@@ -115,6 +149,9 @@ def find_scans(
         policy: What is accepted and repaired.
         out: The folder of outputs: what inference wrote there is not told of.
         takes_flat: Pictures and projections are scans too; else they are refused, as the model is for volumes.
+        given: What the user says about channels; their places must be among the paths.
+        has_channels: The model names its channels, so that the images of a 4D file of which a description names the
+            channels are taken one by one.
         is_stopped: Asked between files; what was found until then is returned.
 
     Raises:
@@ -127,13 +164,15 @@ def find_scans(
         if not _is_own_output(one, out):
             found.append(one)
     roots = tuple(dict.fromkeys(path.resolve() for path in paths))
-    search = _Search(policy, {one.source: one.root for one in found}, roots, takes_flat)
+    root_of = {one.source: one.root for one in found}
+    finder = ChannelFinder(given, root_of, policy, has_channels=has_channels)
+    search = _Search(policy, root_of, roots, takes_flat, finder)
     search.sort(found)
     slices = {
         one.source: one.kind for one in found if is_file_of_slices(one.kind) and one.source not in search.set_aside
     }
     search.add_series(slices, is_stopped)
-    return Findings(_with_unique_names(search.scans), search.rejects, roots)
+    return Findings(with_unique_names(search.scans), search.rejects, roots)
 
 
 def _is_own_output(found: Found, out: Path | None) -> bool:
@@ -151,8 +190,9 @@ class _Search:
         root_of: The input that each source was found under.
         roots: The inputs.
         takes_flat: Pictures and projections are scans.
+        finder: Finds channels and cases.
         set_aside: Sources that are other names of files that are taken.
-        partners: Of files that may be label maps; see `Scan`.
+        kinds: Formats of files.
         unread: Files that could not be opened or are of no known kind: damaged slices may be among them.
     """
 
@@ -160,10 +200,11 @@ class _Search:
     root_of: dict[Source, Path]
     roots: tuple[Path, ...]
     takes_flat: bool
+    finder: ChannelFinder
     scans: list[Scan] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     set_aside: set[Source] = field(default_factory=set)
-    partners: dict[Source, tuple[tuple[str, Source], ...]] = field(default_factory=dict)
+    kinds: dict[Source, str] = field(default_factory=dict)
     unread: list[tuple[Source, str]] = field(default_factory=list)
 
     def sort(self, found: Sequence[Found]) -> None:
@@ -208,24 +249,32 @@ class _Search:
         """Files that their names and folders make label maps, or no originals; a file that was named itself is none."""
         from medssl_cli.formats.layouts import arrange, read_dataset_json
 
-        files = [one.source for one in found if self._is_taken(one.kind) and one.source not in self.roots]
+        taken = [one.source for one in found if self._is_taken(one.kind)]
+        files = taken if self.finder.has_channels else [source for source in taken if source not in self.roots]
         described = [one.source for one in found if one.source.name == "dataset.json"]
         datasets = [dataset for source in described if (dataset := read_dataset_json(source))]
         arrangement = arrange(files, datasets, roots=self.roots)
-        kinds = {one.source: one.kind for one in found}
-        for one in arrangement.images:
-            self.partners[one.source] = tuple((kinds[partner], partner) for partner in one.partners)
-        return {label.source: "S_LABEL_MAP" for label in arrangement.labels} | dict(arrangement.skipped)
+        self.kinds = {one.source: one.kind for one in found}
+        self.finder.images.update((one.source, one) for one in arrangement.images)
+        found_out = {label.source: "S_LABEL_MAP" for label in arrangement.labels} | dict(arrangement.skipped)
+        return {source: code for source, code in found_out.items() if source not in self.roots}
 
     def _add_file(self, source: Source, kind: str) -> None:
         place = self._place([source])
         parts = Path(place.below).parts if place.below else (source.name,)
-        count = count_images(source, kind, self.policy)
-        for image in range(count) if count > 1 else [None]:
+        channels = self.finder.of_file(source, kind)
+        case, case_name = self.finder.case_of(source, parts)
+        for image in range(len(channels)) if len(channels) > 1 else [None]:
             key = place.path if image is None else f"{place.path}#{image}"
             name = file_name(parts, image=image)
-            partners = self.partners.get(source, ()) if image is None else ()
-            self.scans.append(Scan(key, name, kind, place, (source,), None, image, partners))
+            partners = self._partners_of(source) if image is None else ()
+            scan = Scan(key, name, kind, place, (source,), None, image, partners, channels[image or 0], case, case_name)
+            self.scans.append(scan)
+
+    def _partners_of(self, source: Source) -> tuple[tuple[str, Source], ...]:
+        """See `Scan`; of a file that was named itself, nothing is known."""
+        image = self.finder.images.get(source)
+        return tuple((self.kinds[partner], partner) for partner in image.partners) if image else ()
 
     def add_series(self, kinds: Mapping[Source, str], is_stopped: Callable[[], bool]) -> None:
         """Put slices together as ingest does.
@@ -284,7 +333,9 @@ class _Search:
             message = "a projection; the model is for volumes"
             self.rejects.append(Reject(key, name, place, "E_NO_PATIENT_GEOMETRY", message, "", len(sources), kind))
         else:
-            self.scans.append(Scan(key, name, kind, place, sources, series=part))
+            channel, case = self.finder.of_series(sources, first.Modality)
+            scan = Scan(key, name, kind, place, sources, series=part, channel=channel, case=case)
+            self.scans.append(scan)
 
     def _reject(
         self, sources: Sequence[Source], code: str, message: str = "", hint: str = "", *, kind: str = NO_IMAGES
@@ -316,7 +367,7 @@ def _part_digest(part: "SeriesPart") -> str:
     return short_digest(repr(slices))
 
 
-def _with_unique_names(scans: Sequence[Scan]) -> list[Scan]:
+def with_unique_names(scans: Sequence[Scan]) -> list[Scan]:
     """Files of one name under several inputs, or twice in one archive, also bear a digest of where they lie."""
     counts = Counter(scan.name for scan in scans)
     return [replace(scan, name=longer_name(scan)) if counts[scan.name] > 1 else scan for scan in scans]

@@ -1,4 +1,4 @@
-"""What models of findings and of boxes leave behind: a JSON file for each image, and one table of all images.
+"""What models of findings and of boxes leave behind, a JSON file for each image, and the tables of all images.
 
 Boxes are in pixel edges of the picture as it was read: pixel 0 covers 0 to 1, x along its rows and y along its columns.
 """
@@ -21,7 +21,9 @@ from medssl_cli.imaging.geometry import Shape
 if TYPE_CHECKING:
     from medssl_cli.deploy.results import ScanResult
 
-TABLES: Final = {"findings": "findings.csv", "boxes": "boxes.csv"}
+REGIONS: Final = "regions"
+"""How a report calls answers of several masks."""
+TABLES: Final = {"findings": "findings.csv", "boxes": "boxes.csv", REGIONS: "volumes.csv"}
 DECIMALS: Final = 6
 _BOX_COLUMNS: Final = ("class", "score", "threshold", "is_yes", "low_x", "low_y", "high_x", "high_y")
 
@@ -123,8 +125,8 @@ def tables_of(entries: Sequence["ScanResult"]) -> dict[str, bytes]:
         entries: Of the folder's report.
     """
     done = [entry for entry in entries if entry.head and entry.input_sha256]
-    findings, boxes = ([entry for entry in done if entry.head == head] for head in TABLES)
-    made = {TABLES["findings"]: _findings_rows(findings), TABLES["boxes"]: _boxes_rows(boxes)}
+    rows_of = {"findings": _findings_rows, "boxes": _boxes_rows, REGIONS: _volumes_rows}
+    made = {TABLES[head]: make([entry for entry in done if entry.head == head]) for head, make in rows_of.items()}
     return {name: _csv(rows) for name, rows in made.items() if len(rows) > 1}
 
 
@@ -141,6 +143,16 @@ def _findings_rows(entries: Sequence["ScanResult"]) -> list[Sequence[object]]:
                 cells += [f"{score:.6f}", f"{threshold:.6f}", int(score >= threshold)]
             else:
                 cells += ["", "", ""]
+        rows.append((entry.name, entry.path, entry.task, *cells))
+    return rows
+
+
+def _volumes_rows(entries: Sequence["ScanResult"]) -> list[Sequence[object]]:
+    """One row per case, the volume of each region in millilitres; of models with other regions they are empty."""
+    names = sorted({name for entry in entries for name in entry.volumes_ml})
+    rows: list[Sequence[object]] = [(*TABLE_START, *(f"{name} mL" for name in names))]
+    for entry in entries:
+        cells = [f"{entry.volumes_ml[name]:.6f}" if name in entry.volumes_ml else "" for name in names]
         rows.append((entry.name, entry.path, entry.task, *cells))
     return rows
 

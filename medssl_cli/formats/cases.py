@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Final
 
 from medssl_cli.formats.arrangement import Arrangement, ImageFile, LabelFile
@@ -21,6 +21,7 @@ from medssl_cli.formats.name_words import (
     channel_word,
     modality_of_channel,
     modality_of_stem,
+    same_channel,
 )
 from medssl_cli.formats.source import Source, place_of
 from medssl_cli.formats.table import stem_of
@@ -82,6 +83,30 @@ def _hint_of_folder(place: PurePath, stem: str) -> Hint | None:
     """The same of a file in a folder that is named after a channel, as `flair/P1`."""
     channel = channel_word(place.parent.name)
     return Hint(channel, place.parent.parent, stem) if channel else None
+
+
+def example_below(source: Source, roots: set[Path], stem: str, channel: str) -> str:
+    """What the case of an image is called whose channel the user has named: its place below the input.
+
+    Images of one case have equal places below the folders of their channels.
+
+    Args:
+        source: The image.
+        roots: The inputs.
+        stem: Its name, with or without the word of the channel at its end.
+        channel: As the user has named it.
+    """
+    place = place_of(source)
+    root = next((folder for folder in reversed(place.parents) if folder in roots), place.parent)
+    found = channel_of_stem(stem)
+    case = found[0] if found and found[1] == channel else stem
+    return (place.parent.relative_to(root) / case).as_posix()
+
+
+def hint_of_folder(folder: PurePath) -> Hint | None:
+    """The channel of a folder that is called like one, `CASE/flair`, whose case is the folder above it."""
+    channel = same_channel(folder.name)
+    return Hint(channel, folder.parent, "") if channel in CHANNELS else None
 
 
 def name_cases(arrangement: Arrangement) -> None:

@@ -1,4 +1,4 @@
-"""DICOM Segmentation objects: label maps that a PACS can store and show over the series they belong to.
+"""DICOM Segmentation objects: label maps or masks that a PACS can store and show over the series they belong to.
 
 Built by highdicom over a clean description of the series, never over its files: of these come valid attributes of
 patient and study only, and the UIDs of the slices. Before anybody sees an object it is read back without highdicom:
@@ -34,7 +34,7 @@ from medssl_cli.formats.seg_attributes import (
     valid_uid,
     whole_number,
 )
-from medssl_cli.formats.seg_frames import MAX_INDEX_ERROR, read_segmentation
+from medssl_cli.formats.seg_frames import MAX_INDEX_ERROR, read_masks, read_segmentation
 from medssl_cli.formats.source import Source, read_bytes
 from medssl_cli.imaging.geometry import Affine, displacement_limit_mm, spacing_mm
 
@@ -76,17 +76,17 @@ def write_segmentation(
     algorithm_name: str,
     codes: Mapping[str, StructureCode] | None = None,
 ) -> SegmentationObject:
-    """A DICOM SEG of a label map in the frame of reference of its series, deterministic down to the byte.
+    """A DICOM SEG of a label map or of masks in the frame of reference of its series, deterministic down to the byte.
 
     The same series, model and voxels give the same object and the same UIDs; its dates are those of the series.
     Segment numbers are the label map's values. They may have no gaps, so classes that were not found are listed up to
-    the last one that was; if none was, all are.
+    the last one that was; if none was, all are. Masks are a segment each, which may overlap.
 
     Args:
-        labels: `[X, Y, Z]`, 0 is background.
+        labels: `[X, Y, Z]`, 0 is background; or masks `[K, X, Y, Z]` of 0 and 1, the k-th of class k, from 1 on.
         slices: Of the series, in any order; frames of a multi-frame object are slices, too.
         classes: Names by label value, background left out.
-        affine: Of the label map, voxel-centre index to RAS+ millimetres.
+        affine: Of its grid, voxel-centre index to RAS+ millimetres.
         model_sha256: Of the model; part of the UIDs.
         algorithm_name: What made the segmentation; its words decide what `anterior` means.
         codes: By name of a class, instead of those that its name suggests.
@@ -105,9 +105,9 @@ def write_segmentation(
     source = _read_without_pixels(first.source)
     attributes, changed = clean_attributes(source)
     uids = _Uids(slices, model_sha256, labels)
-    places = _places(slices, affine, labels.shape[2])
+    places = _places(slices, affine, labels.shape[-1])
     given = {name: structure_code(name, task=algorithm_name) for name in classes.values()} | dict(codes or {})
-    listed = range(1, (int(labels.max()) or max(classes)) + 1)
+    listed = range(1, (_last_segment(labels) or max(classes)) + 1)
     segments = [_description(value, classes[value], given[classes[value]], algorithm_name) for value in listed]
     try:
         with warnings.catch_warnings():
@@ -209,7 +209,7 @@ def _templates(
     lps = LPS_TO_RAS @ affine
     x_mm, y_mm, z_mm = spacing_mm(affine)
     templates = []
-    for k in range(labels.shape[2]):
+    for k in range(labels.shape[-1]):
         item = Dataset()
         for keyword, value in attributes.items():
             setattr(item, keyword, value)
@@ -219,7 +219,7 @@ def _templates(
         reference = first.FrameOfReferenceUID
         item.FrameOfReferenceUID = reference if valid_uid(reference) else uids.frame_of_reference
         item.Modality = first.Modality
-        item.Columns, item.Rows = labels.shape[0], labels.shape[1]
+        item.Columns, item.Rows = labels.shape[-3], labels.shape[-2]
         item.PixelSpacing = [y_mm, x_mm]
         item.SliceThickness = z_mm
         item.ImageOrientationPatient = _orientation(lps)
@@ -241,7 +241,7 @@ def _build(
 
     return Segmentation(
         source_images=templates,
-        pixel_array=np.ascontiguousarray(labels.transpose(2, 1, 0)),
+        pixel_array=_pixels(labels, len(segments)),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
         series_instance_uid=uids.series,
@@ -255,6 +255,20 @@ def _build(
         omit_empty_frames=bool(labels.any()),
         series_description=clean_text(f"{algorithm_name} segmentation"),
     )
+
+
+def _last_segment(labels: NDArray[np.uint8]) -> int:
+    """The highest segment number that was found; 0 for none."""
+    if labels.ndim == 3:
+        return int(labels.max())
+    return max((place for place, mask in enumerate(labels, start=1) if mask.any()), default=0)
+
+
+def _pixels(labels: NDArray[np.uint8], num_segments: int) -> NDArray[np.uint8]:
+    """Frames of a label map, `[Z, Y, X]`, or of the masks that are listed, `[Z, Y, X, K]`."""
+    if labels.ndim == 3:
+        return np.ascontiguousarray(labels.transpose(2, 1, 0))
+    return np.ascontiguousarray(labels[:num_segments].transpose(3, 2, 1, 0))
 
 
 def _description(number: int, name: str, code: StructureCode, algorithm_name: str) -> Any:
@@ -356,6 +370,11 @@ def _source_image(template: Any, header: Header) -> Any:
 
 
 def _check(data: bytes, labels: NDArray[np.uint8], affine: Affine) -> None:
-    x, y, z = labels.shape
-    if not np.array_equal(read_segmentation(data, affine, (x, y, z)), labels):
+    x, y, z = labels.shape[-3:]
+    found = (
+        read_segmentation(data, affine, (x, y, z))
+        if labels.ndim == 3
+        else read_masks(data, affine, (len(labels), x, y, z))
+    )
+    if not np.array_equal(found, labels):
         raise GateError("E_OUTPUT_CHECK", "the segmentation object does not read back as the mask")

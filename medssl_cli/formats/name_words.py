@@ -21,6 +21,7 @@ CHANNELS: Final = frozenset({
     "t2map", "t2star", "bold", "cbf", "cbv", "mtt", "tmax", "ttp", "pwi", "hbv",
 })  # fmt: skip
 """The closed list of channels that are read from the names of files and from descriptions."""
+_CHANNEL_OF_MODALITY: Final = {"CT": "ct", "PT": "pet", "MR": "mr"}
 _EITHER_MODALITY: Final = ("cbf", "cbv", "mtt", "tmax", "ttp")
 _NUMBERED_CHANNEL: Final = re.compile(r"c\d{1,4}")
 _GIVEN_CHANNEL: Final = re.compile(r"(?=.{1,16}$)[a-z]+(?:\d[a-z]*){0,2}")
@@ -87,6 +88,11 @@ def modality_of_channel(channel: str) -> str | None:
     if channel in _EITHER_MODALITY or channel not in CHANNELS:
         return None
     return {"ct": "CT", "pet": "PT"}.get(channel, "MR")
+
+
+def channel_of_modality(modality: str) -> str:
+    """The channel that an image is by its modality alone, as CT and PET of one study; "" of other modalities."""
+    return _CHANNEL_OF_MODALITY.get(modality, "")
 
 
 def channel_of_stem(stem: str) -> tuple[str, str] | None:

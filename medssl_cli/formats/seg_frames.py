@@ -4,6 +4,7 @@ The check of the writer, written apart from it and without its library.
 """
 
 import io
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -31,13 +32,48 @@ def read_segmentation(data: bytes, affine: Affine, shape: tuple[int, int, int]) 
     Raises:
         GateError: `E_OUTPUT_CHECK` if a frame does not lie on voxels of the grid, or segments overlap.
     """
+    labels = np.zeros(shape, dtype=np.uint8)
+    for number, voxels in _placed_frames(data, affine, shape):
+        if labels[voxels].any():
+            raise _misplaced()
+        labels[voxels] = number
+    return labels
+
+
+def read_masks(data: bytes, affine: Affine, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """The same for segments that may overlap.
+
+    Args:
+        data: A DICOM file.
+        affine: Of the wanted grid, to RAS+ millimetres.
+        shape: Number of masks K, and size (X, Y, Z) of the grid.
+
+    Returns:
+        `[K, X, Y, Z]` of 0 and 1; segment k is the k-th mask, from 1 on.
+
+    Raises:
+        GateError: `E_OUTPUT_CHECK` if a frame does not lie on voxels of the grid, or is of another segment.
+    """
+    masks = np.zeros(shape, dtype=np.uint8)
+    for number, voxels in _placed_frames(data, affine, shape[1:]):
+        if not 1 <= number <= len(masks):
+            raise _misplaced()
+        masks[number - 1][voxels] = 1
+    return masks
+
+
+Voxels = tuple[NDArray[np.int64], ...]
+"""Indices along X, Y and Z."""
+
+
+def _placed_frames(data: bytes, affine: Affine, shape: tuple[int, int, int]) -> Iterator[tuple[int, Voxels]]:
+    """Segment number and voxels of every frame that is not empty."""
     from pydicom import dcmread
 
     dataset = dcmread(io.BytesIO(data))
     frames = _unpacked_frames(dataset)
     shared = dataset.SharedFunctionalGroupsSequence[0]
     to_index = np.linalg.inv(LPS_TO_RAS @ affine)
-    labels = np.zeros(shape, dtype=np.uint8)
     for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
         if not frame.any():
             continue
@@ -47,10 +83,13 @@ def read_segmentation(data: bytes, affine: Affine, shape: tuple[int, int, int]) 
         indices = (to_index @ _frame_affine(shared, groups) @ points)[:3]
         voxels = np.rint(indices).astype(int)
         is_inside = ((voxels >= 0) & (voxels < np.array(shape)[:, None])).all()
-        if not is_inside or np.abs(indices - voxels).max() > MAX_INDEX_ERROR or labels[tuple(voxels)].any():
-            raise GateError("E_OUTPUT_CHECK", "a frame of the segmentation does not lie on the grid of the series")
-        labels[tuple(voxels)] = number
-    return labels
+        if not is_inside or np.abs(indices - voxels).max() > MAX_INDEX_ERROR:
+            raise _misplaced()
+        yield number, tuple(voxels)
+
+
+def _misplaced() -> GateError:
+    return GateError("E_OUTPUT_CHECK", "a frame of the segmentation does not lie on the grid of the series")
 
 
 def _unpacked_frames(dataset: Any) -> NDArray[np.uint8]:

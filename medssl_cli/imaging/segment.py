@@ -1,4 +1,4 @@
-"""From a volume and a network to a label map on the volume's own grid: the one composition that everybody uses.
+"""From images and a network to a label map or masks on their own grid: the one composition that everybody uses.
 
 Validation during training, evaluation, the parity check of export and inference all call `segment_volume`; they differ
 in the network that they pass and in nothing else.
@@ -11,8 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.base.classes import Activation
 from medssl_cli.imaging.geometry import Affine, Shape, axis_order, spacing_mm
-from medssl_cli.imaging.placement import ChannelImages, GridPlacement, restore_labels
+from medssl_cli.imaging.placement import ChannelImages, GridPlacement, restore_labels, restore_masks
 from medssl_cli.imaging.preprocessing import channel_images, network_input
 from medssl_cli.imaging.tiling import Predict, sliding_window, tile_starts
 from medssl_cli.imaging.volume import Volume
@@ -23,6 +24,8 @@ Progress = Callable[[int, int], None]
 
 BYTES_PER_VOXEL: Final = 17
 """Of the scan: resampling holds it twice as float32 beside the original, a mask is written from a few copies."""
+BYTES_PER_MASK: Final = 3
+"""Of each region after the first: its mask, and copies of it while files are written."""
 FLOATS_PER_CHANNEL: Final = 3
 """Float32 per voxel of the grid and channel: resampled, as the network sees it, and padded."""
 BYTES_PER_TILE: Final = 200
@@ -37,26 +40,28 @@ def segment_volume(
     tile: tuple[int, int, int],
     overlap: float,
     mirror_axes: tuple[int, ...] = (),
+    activation: Activation = "softmax",
     progress: Progress | None = None,
 ) -> NDArray[np.uint8]:
     """Segment an example of any orientation, spacing and size.
 
-    Args: see `window_logits`.
+    Args: see `window_logits`; `activation` says what its outputs mean.
 
     Returns:
-        `[X, Y, Z]` class of every voxel, on the grid of the first image.
+        `[X, Y, Z]` class of every voxel, or of regions masks `[K, X, Y, Z]` of 0 and 1, on the grid of the first image.
     """
-    return restore_labels(
-        *window_logits(
-            predict,
-            images,
-            preprocessing=preprocessing,
-            tile=tile,
-            overlap=overlap,
-            mirror_axes=mirror_axes,
-            progress=progress,
-        )
+    logits, placement = window_logits(
+        predict,
+        images,
+        preprocessing=preprocessing,
+        tile=tile,
+        overlap=overlap,
+        mirror_axes=mirror_axes,
+        progress=progress,
     )
+    if activation == "softmax":
+        return restore_labels(logits, placement)
+    return restore_masks(logits, placement).view(np.uint8)
 
 
 def window_logits(
@@ -100,6 +105,7 @@ def predicted_bytes(
     overlap: float,
     num_outputs: int,
     num_channels: int = 1,
+    num_masks: int = 1,
 ) -> float:
     """Memory that `segment_volume` and writing its result take, from the sizes alone; nothing is allocated.
 
@@ -111,6 +117,7 @@ def predicted_bytes(
         overlap: Fraction shared by neighbouring tiles; it decides how many there are.
         num_outputs: Classes, background included.
         num_channels: Of the image.
+        num_masks: How many the answer has: 1 for a label map, else one for each region.
 
     Returns:
         Bytes, infinite for a spacing that no computer could hold.
@@ -121,7 +128,7 @@ def predicted_bytes(
         grid_voxels *= size
         num_tiles *= 1 + (size - length) / max(1, int(length * (1 - overlap)))
     floats = num_outputs + 1 + FLOATS_PER_CHANNEL * num_channels
-    scan_bytes = math.prod(shape) * num_channels * BYTES_PER_VOXEL
+    scan_bytes = math.prod(shape) * (num_channels * BYTES_PER_VOXEL + (num_masks - 1) * BYTES_PER_MASK)
     return scan_bytes + 4 * floats * grid_voxels + BYTES_PER_TILE * num_tiles
 
 

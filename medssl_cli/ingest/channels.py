@@ -8,9 +8,8 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
 from medssl_cli.formats.layouts import ImageFile
-from medssl_cli.formats.name_words import channel_of_stem
 from medssl_cli.formats.patients import patients_of
-from medssl_cli.formats.source import Source, place_of
+from medssl_cli.formats.source import Source
 
 
 def example_key(pseudonyms: Pseudonyms, patient: str | None, example: str | None) -> str | None:
@@ -70,21 +69,3 @@ def learn_channels(
     for image, item_id in unknown:
         example = example_key(cache.pseudonyms, patients[image.source], image.example)
         add_channel(cache, item_id, image.channel, example)
-
-
-def example_below(source: Source, roots: set[Path], stem: str, channel: str) -> str:
-    """What the case of an image is called whose channel the user has named: its place below the input.
-
-    Images of one case have equal places below the folders of their channels.
-
-    Args:
-        source: The image.
-        roots: The inputs.
-        stem: Its name, with or without the word of the channel at its end.
-        channel: As the user has named it.
-    """
-    place = place_of(source)
-    root = next((folder for folder in reversed(place.parents) if folder in roots), place.parent)
-    found = channel_of_stem(stem)
-    case = found[0] if found and found[1] == channel else stem
-    return (place.parent.relative_to(root) / case).as_posix()

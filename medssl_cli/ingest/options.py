@@ -9,7 +9,8 @@ from medssl_cli import __version__
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.files import sha256_json
 from medssl_cli.cache.words import Modality, check_label_set
-from medssl_cli.formats.name_words import is_channel_word, same_channel
+from medssl_cli.formats.given_channels import GivenChannels, require_word
+from medssl_cli.formats.name_words import same_channel
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.table_choice import TableChoice
 
@@ -62,6 +63,7 @@ class IngestOptions:
         tables: What the columns of tables of labels are.
         overlap: What becomes of voxels that files of one structure each share; see `label_maps.merge`.
         channel: Of images of which no layout says which of several images of a case they are: `flair`.
+        channel_places: The same of files and folders, whatever their names say.
 
     Raises:
         UsageError: `E_USAGE`.
@@ -83,6 +85,7 @@ class IngestOptions:
     tables: TableChoice = field(default_factory=TableChoice)
     overlap: "Overlap" = "settle"
     channel: str | None = None
+    channel_places: tuple[tuple[str, Path], ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -92,11 +95,8 @@ class IngestOptions:
         modalities = get_args(Modality)
         if self.modality is not None and self.modality not in modalities:
             raise UsageError("E_USAGE", f"unknown modality {self.modality!r}", hint=f"one of {', '.join(modalities)}")
-        if self.given_channel is not None and not is_channel_word(self.given_channel):
-            raise UsageError(
-                "E_USAGE",
-                "a channel is one word such as flair, t1ce or adc: small letters, 16 characters and two digits at most",
-            )
+        for word in (*(() if self.channel is None else (same_channel(self.channel),)), *self.given.words):
+            require_word(word)
         if self.patient_pattern is not None:
             from medssl_cli.formats.patients import patient_from_name
 
@@ -106,9 +106,10 @@ class IngestOptions:
             raise UsageError("E_USAGE", "an orientation is three letters, one each of RL, AP and IS, such as RAS")
 
     @property
-    def given_channel(self) -> str | None:
-        """The channel that the user has named, under the one word for it."""
-        return None if self.channel is None else same_channel(self.channel)
+    def given(self) -> GivenChannels:
+        """What the user says about channels, under the one word for each."""
+        places = tuple((same_channel(word), path.resolve()) for word, path in self.channel_places)
+        return GivenChannels(places, same_channel(self.channel or ""))
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -120,7 +121,7 @@ class IngestOptions:
             "structures": list(self.structures) if self.structures else None,
             "seg_fraction": self.seg_fraction,
             "overlap": self.overlap,
-            "channel": self.given_channel,
+            "channel": ",".join(sorted(self.given.words)) or None,
             "key_column": self.tables.key_column,
             "label_columns": list(self.tables.label_columns) if self.tables.label_columns else None,
             "readers": self.tables.readers,
@@ -130,4 +131,5 @@ class IngestOptions:
     @property
     def rules(self) -> str:
         """Digest of all that decides about what becomes of a file besides the file itself."""
-        return sha256_json([self.recorded, self.patient_pattern or "", __version__])
+        places = [(word, str(path)) for word, path in self.given.places]
+        return sha256_json([self.recorded, *([places] if places else []), self.patient_pattern or "", __version__])

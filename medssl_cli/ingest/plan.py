@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from medssl_cli.formats.cases import example_below
+from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.layouts import Arrangement, ImageFile, LabelFile
 from medssl_cli.formats.partners import numbered
 from medssl_cli.formats.patients import patients_of
 from medssl_cli.formats.source import Source, place_of
 from medssl_cli.formats.table import image_formats
-from medssl_cli.ingest.channels import example_below
 from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.ingest.report import ReportBuilder
 from medssl_cli.ingest.tasks import ImageTask, LabelTask, StoredImage
@@ -49,9 +50,9 @@ def plan_files(
             modality=modalities[image.source],
             patient=patients[image.source],
             stem=image.stem,
-            channel=image.channel if image.parts else image.channel or options.given_channel,
+            channel=image.channel if image.parts else options.given.channel_of(image.source, image.channel),
             parts=image.parts,
-            example=_example(image, set(roots), options.given_channel),
+            example=_example(image, set(roots), options.given),
             notes=(
                 *(("W_CHANNELS",) if image.has_siblings else ()),
                 *(("W_PICTURE_SLICE",) if image.source in slices else ()),
@@ -63,11 +64,14 @@ def plan_files(
     ]
 
 
-def _example(image: ImageFile, roots: set[Path], channel: str | None) -> str | None:
+def _example(image: ImageFile, roots: set[Path], given: GivenChannels) -> str | None:
     """What the case of an image is called, if a layout or the user says that it is one of several channels."""
-    if image.example is not None or channel is None or image.channel is not None or image.parts:
+    place = given.at(image.source)
+    if place is not None and not image.parts:
+        return example_below(image.source, {place[1]}, image.stem, place[0])
+    if image.example is not None or not given.of_all or image.channel is not None or image.parts:
         return image.example
-    return example_below(image.source, roots, image.stem, channel)
+    return example_below(image.source, roots, image.stem, given.of_all)
 
 
 def _slices(images: Iterable[ImageFile], modalities: Mapping[Source, str], builder: ReportBuilder) -> set[Source]:

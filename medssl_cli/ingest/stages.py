@@ -244,7 +244,7 @@ class Stages:
                 "",
                 self.cache.root,
                 self.options.policy,
-                channel=self.options.given_channel,
+                channel=self.options.given.channel_of(part.sources[0], None),
                 dry_run=self.options.dry_run,
             )
             for part in found.parts

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, Self, cast
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from medssl_cli.cache.store import Cache
     from medssl_cli.data.augmentation import Draws
     from medssl_cli.heads import Head
+    from medssl_cli.imaging.placement import ChannelImages
     from medssl_cli.imaging.volume import Volume
     from medssl_cli.preprocessing import Preprocessing
     from medssl_cli.recipe import TaskRecipe
@@ -194,7 +195,7 @@ class SupervisionBase(ABC):
 
     annotation: ClassVar[Literal["labels", "boxes", "findings"]]
     """Field of an item's record that holds what is learnt from."""
-    is_exportable: bool = False
+    is_exportable: ClassVar[bool] = False
     """Whether `head` says how an exported model's numbers become answers."""
 
     def __init__(self, recipe: TaskRecipe) -> None:
@@ -409,16 +410,23 @@ class ExportedModel(Protocol):
     def bundle(self) -> Contract:
         """What it says of itself."""
 
-    def answer(self, image: Volume) -> Any:
-        """What the model says of an image: see the task's `decode.py`."""
+    def answer(self, images: Volume | ChannelImages) -> Any:
+        """What the model says of an example, a single image or one per channel: see the task's `decode.py`."""
 
 
-def answers_of(model: ExportedModel, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> list[Any]:
-    """What a model says of each image, with progress."""
+def answers_of(model: ExportedModel, examples: Iterable[Sequence[Volume]], number: int, talk: Talk) -> list[Any]:
+    """What a model says of each of some examples, with progress.
+
+    Args:
+        model: The model.
+        examples: The images of each, one per channel.
+        number: How many there are.
+        talk: Progress.
+    """
     answers = []
-    for done, record in enumerate(records, start=1):
-        answers.append(model.answer(cache.read_image(record)))
-        talk.progress("evaluating", done, len(records))
+    for done, images in enumerate(examples, start=1):
+        answers.append(model.answer(images[0] if len(images) == 1 else images))
+        talk.progress("evaluating", done, number)
     return answers
 
 

@@ -20,7 +20,7 @@ OTHER_MEANINGS: Final = {
     "base/codes/commands.py": "W_EMPTY_SEGMENTATION is a code of masks that infer writes; codes keep their names",
     "base/codes/inputs.py": "a kind of DICOM object",
     "base/codes/labels.py": "a kind of DICOM object",
-    "deploy/scan_task.py": "a kind of DICOM object that infer writes, and W_EMPTY_SEGMENTATION",
+    "deploy/mask_files.py": "a kind of DICOM object that infer writes, and W_EMPTY_SEGMENTATION",
     "formats/dicom/objects.py": "a kind of DICOM object",
     "formats/dicom/tags.py": "a kind of DICOM object",
     "formats/dicom_seg.py": "a kind of DICOM object",

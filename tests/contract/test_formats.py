@@ -433,7 +433,7 @@ def test_options_about_a_cache_are_those_of_ingest_alone() -> None:
 FORMAT_MODULES = re.compile(r"medssl_cli\.formats\.(dicom|nifti\w*|nrrd|metaimage|pictures?|images(\.\w+)?)$|pydicom")
 ALLOWED = {
     "deploy/outputs.py": "writes masks as NIfTI",
-    "deploy/scan_task.py": "writes masks as NIfTI: one of its outputs is called so",
+    "deploy/mask_files.py": "writes masks as NIfTI: one of its outputs is called so",
     "cache/transfer.py": "exports a cache as NIfTI",
 }
 """Rooms that write files of a format, and read none."""

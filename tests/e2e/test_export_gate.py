@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from medssl_cli.base.errors import GateError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.deploy import export, runtime
 from medssl_cli.deploy.bundle import Bundle, load_model
@@ -22,8 +23,12 @@ from medssl_cli.deploy.parity import NOT_COMPARED, TOLERANCE, shuffled
 from medssl_cli.engine.build import build_task
 from medssl_cli.heads import EmbeddingsHead, MasksHead
 from medssl_cli.imaging.segment import segment_volume
+from medssl_cli.ingest.ingest import ingest
+from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import TaskRecipe, validate_recipe
+from medssl_cli.tasks import supervision_of
+from tests.brain_set import nnunet_raw
 from tests.e2e.test_export import ToyRun
 from tests.listener import Listener
 from tests.toy_cache import toy_cache
@@ -44,12 +49,13 @@ LIES: dict[str, Any] = {
     "task": "another",
     "head": EmbeddingsHead(dim=8),
     "preprocessing": OTHER,
+    "activation": "sigmoid",
     "classes": SWAPPED,
     "in_channels": 2,
     "modality": "MR",
     "label_set": "another",
     "label_classes": {"ball_1": ("ball_2",), "ball_2": ("ball_1",)},
-    "label_ignore": ("ball_1",),
+    "label_ignore": ("another",),  # one in a class would contradict itself, and no such file is read at all
     "tile_size": (8, 16, 16),
     "overlap": 0.25,
     "mirror_axes": (1,),
@@ -210,6 +216,7 @@ def test_a_file_that_says_something_else_than_its_run_is_caught(
         "head",
         "tile_size",
         "in_channels",
+        "activation",
     )  # the graph says no first
 
 
@@ -369,3 +376,114 @@ def test_noise_is_made_of_the_images_own_voxels_and_no_larger_than_needed(run: T
     assert (noise.voxels != volume.voxels).mean() > 0.9
     large = replace(volume, voxels=np.tile(volume.voxels, (1, 1, 10, 1)))
     assert shuffled(large, run.recipe).shape == (20, 24, 20)  # 1.5 tiles of 16 voxels at 2 mm are 24 voxels
+
+
+REGIONS = {"whole": ["edema", "enhancing", "necrosis"], "core": ["enhancing", "necrosis"]}
+CHANNELS = [{"name": "t1ce", "zscore": True}, {"name": "flair", "percentiles": [1, 99]}]
+RULES = Preprocessing.model_validate({"channels": CHANNELS})
+EXCHANGED = RULES.model_copy(update={"channels": tuple(reversed(RULES.channels or ()))})
+ANOTHER_RULE = Preprocessing.model_validate({"channels": [CHANNELS[0], {"name": "flair", "percentiles": [1, 90]}]})
+
+
+@pytest.fixture(scope="module")
+def brains(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    root = tmp_path_factory.mktemp("brains")
+    ingest([nnunet_raw(root, (1, 2))], root / "cache", IngestOptions(workers=1, modality="MR"))
+    return Cache.open(root / "cache")
+
+
+@pytest.fixture(scope="module")
+def regions(brains: Cache) -> ToyRun:
+    """A run of two channels and two regions, whose network answers everywhere."""
+    recipe = validate_recipe(
+        {
+            "schema": 1,
+            "name": "toy-regions",
+            "backbone": {"name": "unet"},
+            "task": {"name": "segmentation", "classes": REGIONS},
+            "data": {"channels": CHANNELS, "crop_size": [16, 16, 16], "batch_size": 1},
+            "optimizer": {"learning_rate": 1e-3},
+            "steps": 1,
+        },
+        source="test",
+    )
+    assert isinstance(recipe, TaskRecipe)
+    records = supervision_of(recipe).usable(brains, Silence())
+    entries = [{"item": record.item_id, "patient": record.patient_key} for record in records]
+    manifest = {"arguments": {"fold": 0}, "splits": {"val": entries[:1], "test": entries[1:]}, "sha256": "c" * 64}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Conv3d(2, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(4, 2, 1))
+    return ToyRun(recipe, network.eval(), manifest, {1: "whole", 2: "core"}, in_channels=2)
+
+
+@pytest.fixture
+def traced(regions: ToyRun, monkeypatch: pytest.MonkeyPatch) -> ToyRun:
+    if "regions" not in _KNOWN:
+        _KNOWN["regions"] = graph_of_network(regions, regions.network)
+    monkeypatch.setattr(export, "onnx_graph", lambda *_, **__: _KNOWN["regions"])
+    return regions
+
+
+def test_channels_and_regions_pass_and_are_plain_data(traced: ToyRun, brains: Cache, tmp_path: Path) -> None:
+    path, listener = tmp_path / "model.onnx", Listener()
+
+    export_network(traced, path, cache=brains, cases=2, tolerance=TOLERANCE, tell=listener.note)
+
+    _, bundle, _ = load_model(path)
+    assert isinstance(bundle.head, MasksHead)
+    assert (bundle.head.activation, bundle.head.words) == ("sigmoid", ("whole", "core"))
+    assert bundle.preprocessing == RULES
+    assert bundle.preprocessing.channel_names == ("t1ce", "flair")
+    assert bundle.parity is not None
+    assert (bundle.parity.num_cases, bundle.parity.argmax_agreement, listener.notes) == (2, 1.0, [])
+
+
+@pytest.mark.parametrize(
+    ("field", "lie"),
+    [
+        ("preprocessing", EXCHANGED),
+        ("preprocessing", ANOTHER_RULE),
+        ("classes", {1: "core", 2: "whole"}),
+        ("activation", "softmax"),
+        ("in_channels", 1),
+        ("label_classes", {"whole": ("edema", "enhancing"), "core": ("enhancing",)}),
+    ],
+    ids=["order of channels", "rule of a channel", "names of regions", "activation", "number", "members"],
+)
+@pytest.mark.parametrize("is_told", [True, False], ids=["words", "answers"])
+def test_a_lie_about_channels_or_regions_is_caught(
+    traced: ToyRun,
+    brains: Cache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    field: str,
+    lie: Any,
+    is_told: bool,
+) -> None:
+    if not is_told and field != "label_classes":  # only evaluation asks what labels mean, so answers cannot tell
+        monkeypatch.setattr(export, "require_contract", lambda *_: None)
+    tampering(monkeypatch, lambda data: with_bundle(data, **{field: lie}))
+
+    assert refused(traced, brains, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda images, given: (images[::-1], given),
+        lambda images, given: (images, {**given, "preprocessing": ANOTHER_RULE}),
+        lambda images, given: (images, {**given, "activation": "softmax"}),
+    ],
+    ids=["order of channels", "rule of a channel", "activation"],
+)
+def test_a_runtime_that_treats_channels_otherwise_is_caught_by_its_answers_alone(
+    traced: ToyRun, brains: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Callable[..., Any]
+) -> None:
+    def another(predict: Any, images: Any, **given: Any) -> Any:
+        images, given = other(images, given)
+        return segment_volume(predict, images, **given)
+
+    monkeypatch.setattr(runtime, "segment_volume", another)
+
+    refused(traced, brains, tmp_path)

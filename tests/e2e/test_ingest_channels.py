@@ -233,3 +233,18 @@ def test_a_cache_of_channels_is_listed_audited_forgotten_and_rebuilt(tmp_path: P
     assert len(erasure.items) == 4
     gone = str(before[0].example_key).encode()
     assert not any(gone in path.read_bytes() for path in cache.root.rglob("*") if path.is_file())
+
+
+def test_folders_that_the_user_names_are_channels_of_one_case_in_one_run(tmp_path: Path) -> None:
+    channels, _ = brain(1)
+    for name in ("flair", "t1"):
+        (tmp_path / name).mkdir()
+        write_nifti(tmp_path / name / "P1.nii.gz", channels[name], AFFINE)
+    places = [argument for name in ("flair", "t1") for argument in ("--channel", f"{name}={tmp_path / name}")]
+
+    done = CliRunner().invoke(app, ["ingest", *places, "--cache", str(tmp_path / "cache"), "--modality", "MR"])
+    nothing = CliRunner().invoke(app, ["ingest", "--cache", str(tmp_path / "cache")])
+
+    assert done.exit_code == Exit.OK
+    assert len(examples(Cache.open(tmp_path / "cache").records(), ("t1", "flair"))) == 1
+    assert (nothing.exit_code, "no input is named" in nothing.stderr) == (Exit.USAGE, True)

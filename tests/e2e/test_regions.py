@@ -10,13 +10,17 @@ from medssl_cli.base.errors import NothingUsableError, UsageError
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.store import Cache
+from medssl_cli.cli.scoring import load_subject
 from medssl_cli.data.crops import read_input
-from medssl_cli.data.selection import examples_of
+from medssl_cli.data.selection import examples_of, read_images
+from medssl_cli.deploy.export import export_run
+from medssl_cli.deploy.infer import infer
 from medssl_cli.engine.evaluate import subject_of_run
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.weights import load_encoder
+from medssl_cli.formats.nifti import read_nifti
 from medssl_cli.imaging.preprocessing import network_input
 from medssl_cli.ingest.ingest import ingest
 from medssl_cli.ingest.options import IngestOptions
@@ -111,7 +115,7 @@ def test_the_network_has_as_many_inputs_as_the_recipe_has_channels_and_as_many_o
     assert run.in_channels == first.shape[1] == 4
     assert last.shape[0] == 3
     assert list(run.classes.values()) == list(REGIONS)
-    assert not run.is_exportable
+    assert run.is_exportable
 
 
 def test_weights_of_another_number_of_channels_are_refused(
@@ -144,6 +148,34 @@ def test_regions_are_learnt_and_scored_one_by_one(cache: Cache, trained: tuple[P
     assert all(name in page for name in REGIONS)
     assert "Structures overlap" in page
     assert page.count("<img") >= 2
+
+
+def test_the_exported_model_scores_like_the_run_and_infer_draws_what_was_scored(
+    cache: Cache, trained: tuple[Path, Listener], tmp_path: Path
+) -> None:
+    model = tmp_path / "model.onnx"
+    export_run(trained[0], model, cache_root=cache.root, cases=2)
+    of_run = subject_of_run(trained[0], cache, split="test", device="cpu")
+    of_model: Any = load_subject(model, cache, split="test", device="cpu")
+
+    ours, theirs = (
+        subject.score(cache, split="test", talk=Silence()).document["structures"] for subject in (of_run, of_model)
+    )
+    report = infer([cache.root.parent / "Dataset137_Brain"], model, out=tmp_path / "out", device="cpu")
+
+    for name in REGIONS:
+        assert theirs[name]["dice"]["mean"] == pytest.approx(ours[name]["dice"]["mean"], abs=1e-4)
+        assert theirs[name]["nsd"]["mean"] == pytest.approx(ours[name]["nsd"]["mean"], abs=1e-4)
+    assert {one.code for one in report.results if one.status == "refused"} == {"E_CHANNEL_MISSING"}
+    results = {one.name: one for one in report.results if one.status == "done"}
+    assert len(results) == NUM_CASES - 1
+    for example in examples_of(cache, of_model.records, recipe().data.preprocessing):
+        images = read_images(cache, example)
+        (seed,) = [seed for seed in range(NUM_CASES) if np.array_equal(brain(seed)[0]["flair"], images[0].voxels[0])]
+        (result,) = [one for name, one in results.items() if f"Brain_{seed:03d}" in name]
+        drawn = [read_nifti(tmp_path / "out" / name).image.volume.voxels[0]
+                 for name in result.outputs if name.endswith(".nii.gz")]  # fmt: skip
+        np.testing.assert_array_equal(np.stack(drawn), of_model.segment(images))
 
 
 def test_every_third_crop_or_more_shows_the_smallest_region(cache: Cache) -> None:

@@ -1,5 +1,6 @@
 """A model says what it is, and every damaged byte is noticed."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -134,7 +135,9 @@ def test_the_model_knows_its_training_patients_without_their_keys() -> None:
     assert "patient-one" not in bundle.to_json()
 
 
-@pytest.mark.parametrize("changes", [{"classes": {2: "b"}}, {"task": "../x"}, {"trained_on": ("f" * 16, "0" * 16)}])
+@pytest.mark.parametrize("changes", [{"classes": {2: "b"}}, {"task": "../x"}, {"trained_on": ("f" * 16, "0" * 16)},
+    {"in_channels": 2}, {"activation": "sigmoid"}, {"label_ignore": ("bright",)},
+    {"classes": {1: "a", 2: "b"}, "label_classes": {"a": (1, 2), "b": (2,)}}])  # fmt: skip
 def test_impossible_bundles_cannot_be_made(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         toy_bundle(**changes)
@@ -162,6 +165,18 @@ def test_a_model_from_before_classes_had_members_is_scored_by_name_or_else_by_va
     assert list(new.head.wanted.classes.items()) == [("spleen", (7,)), ("liver", ("Leber", 6))]
     assert new.head.wanted.ignore == (9,)
     assert Bundle.model_validate_json(new.to_json()).head == new.head
+
+
+def test_a_model_of_overlapping_classes_says_how_it_is_read_and_older_ones_are_softmax() -> None:
+    regions = toy_bundle(
+        classes={1: "a", 2: "b"}, label_classes={"a": (1, 2), "b": (2,)}, activation="sigmoid"
+    )  # fmt: skip
+    document = json.loads(toy_bundle().to_json())
+    del document["head"]["activation"]
+
+    assert Bundle.model_validate_json(regions.to_json()).head == regions.head
+    assert [port.sizes[1] for port in (*regions.outputs, *toy_bundle().outputs)] == [2, 2]  # no output of background
+    assert Bundle.model_validate(document).head == toy_bundle().head
 
 
 def test_a_model_of_contract_1_is_one_of_masks(tmp_path: Path) -> None:

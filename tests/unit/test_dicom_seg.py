@@ -19,7 +19,7 @@ from medssl_cli.base.errors import GateError, InputError
 from medssl_cli.formats.anatomy_codes import ANATOMICAL_STRUCTURE, StructureCode
 from medssl_cli.formats.dicom import Header, group_headers, read_headers, read_series, write_ct_series
 from medssl_cli.formats.dicom_seg import SegmentationObject, write_segmentation
-from medssl_cli.formats.seg_frames import read_segmentation
+from medssl_cli.formats.seg_frames import read_masks, read_segmentation
 from medssl_cli.imaging.volume import Volume
 
 SHAPE = (24, 20, 14)
@@ -107,6 +107,38 @@ def test_patient_study_and_references_are_those_of_the_series(tmp_path: Path) ->
     assert [segment.SegmentLabel for segment in found.SegmentSequence] == ["LV", "something else"]
     # Slices 1-5 hold the first block, 3-11 the second and 13 the lone voxel: 5 + 9 + 1 frames, empty ones left out.
     assert found.NumberOfFrames == 15
+
+
+def overlapping() -> NDArray[np.uint8]:
+    """A region inside another, and a third that was not found."""
+    masks = np.zeros((3, *SHAPE), np.uint8)
+    masks[0, 3:15, 2:15, 1:8] = 1
+    masks[1, 10:20, 8:17, 3:12] = 1
+    return masks
+
+
+def test_masks_that_overlap_are_a_segment_each(tmp_path: Path) -> None:
+    paths, volume = series(tmp_path, oblique_affine())
+    masks, classes = overlapping(), {1: "whole tumour", 2: "tumour core", 3: "enhancing"}
+
+    data = write_segmentation(
+        masks,
+        [header for path in paths for header in read_headers(path)],
+        classes,
+        affine=volume.affine,
+        model_sha256="a" * 64,
+        algorithm_name="medssl test",
+    ).data
+
+    found = hd.seg.segread(io.BytesIO(data))
+    assert (found.SegmentsOverlap, found.NumberOfFrames) == ("YES", 7 + 9)  # slices of the first and of the second
+    assert [segment.SegmentLabel for segment in found.SegmentSequence] == ["whole tumour", "tumour core"]
+    np.testing.assert_array_equal(read_masks(data, volume.affine, masks.shape), masks)
+    with pytest.raises(GateError, match="E_OUTPUT_CHECK"):
+        read_segmentation(data, volume.affine, SHAPE)
+    with pytest.raises(GateError, match="E_OUTPUT_CHECK"):
+        read_masks(data, volume.affine, (1, *SHAPE))
+    assert faults_by_dciodvfy(data, tmp_path) == []
 
 
 def test_the_same_series_model_and_voxels_give_the_same_bytes(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from medssl_cli.deploy.naming import DIGEST_LENGTH, file_name, series_name
+from medssl_cli.deploy.naming import DIGEST_LENGTH, file_name, region_words, series_name
 
 LONGEST_TASK = 64
 HOSTILE = [
@@ -64,3 +64,12 @@ def test_series_and_their_parts_have_names_of_their_own() -> None:
     assert series_name("", "1").startswith("series-")
     for first, second in itertools.pairwise(names):
         assert first != second
+
+
+def test_regions_of_names_that_disks_take_for_one_bear_their_numbers() -> None:
+    assert region_words(["whole tumour", "core", "ET+/-"]) == ["whole_tumour", "core", "ET+_-"]
+    assert region_words(["Core", "core"]) == ["1-Core", "2-core"]
+    assert region_words(["a/b", "a b"]) == ["1-a_b", "2-a_b"]
+    long = region_words(["右" * 60 + "1", "右" * 60 + "2"])
+    assert len(set(long)) == 2
+    assert max(len(word.encode()) for word in long) <= 44

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from medssl_cli.base.classes import IGNORE, WantedClasses, parse_classes
+from medssl_cli.base.classes import IGNORE, Members, WantedClasses, parse_classes
+from medssl_cli.heads import MasksHead
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.voxel_losses import dice_loss
-from medssl_cli.tasks.segmentation.decode import MaskDecoding, decoding_of, painted
+from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.tasks.segmentation.decode import painted
 from medssl_cli.tasks.segmentation.network import SegmentationNetwork as Task
 from medssl_cli.tasks.segmentation.network import SegmentationOptions as Options
 
@@ -248,13 +250,25 @@ def test_what_nobody_judged_has_no_gradient_in_any_region() -> None:
 
 
 def test_what_the_outputs_mean_is_plain_data() -> None:
-    softmax = decoding_of(WantedClasses(parse_classes({2: "b", 1: "a"})))
-    sigmoid = decoding_of(WantedClasses(parse_classes(REGIONS)))
+    exclusive, regions = (head_of(parse_classes(classes)) for classes in ({2: "b", 1: "a"}, REGIONS))
 
-    assert softmax.model_dump() == {"activation": "softmax", "names": ("a", "b")}
-    assert sigmoid.model_dump() == {"activation": "sigmoid", "names": ("whole", "core")}
-    assert (softmax.num_outputs, sigmoid.num_outputs) == (3, 2)
-    assert MaskDecoding.model_validate_json(sigmoid.model_dump_json()) == sigmoid
+    assert (exclusive.activation, exclusive.words, exclusive.are_regions) == ("softmax", ("a", "b"), False)
+    assert (regions.activation, regions.words, regions.are_regions) == ("sigmoid", ("whole", "core"), True)
+    outputs = [head.outputs(Preprocessing(zscore=True))[0].sizes[1] for head in (exclusive, regions)]
+    assert outputs == [3, 2]  # background is an output of its own where classes exclude each other
+    assert MasksHead.model_validate_json(regions.model_dump_json()) == regions
+
+
+def head_of(classes: dict[str, Members]) -> MasksHead:
+    wanted = WantedClasses(classes)
+    return MasksHead(
+        activation=wanted.activation,
+        classes=wanted.names,
+        label_classes=classes,
+        tile_size=(8, 8, 8),
+        overlap=0.5,
+        nsd_tolerance_mm=2.0,
+    )
 
 
 def test_where_regions_overlap_the_smaller_one_is_seen() -> None:

@@ -19,7 +19,7 @@ from medssl_cli.base.talk import Talk
 from medssl_cli.cache.findings import finding_names, targets_of
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.selection import with_annotations
+from medssl_cli.data.selection import images_of_examples, of_examples, with_annotations
 from medssl_cli.heads import FindingsHead, OperatingPoint
 from medssl_cli.metrics.paired import PairedFigure
 from medssl_cli.metrics.ranking import (
@@ -297,10 +297,11 @@ def usable(cache: Cache, bundle: Contract, *, label_set: str, talk: Talk) -> lis
     """Images of a cache that an exported model can be scored on: those of which some finding is known.
 
     Raises:
-        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`, `E_CHANNEL_MISSING`.
     """
     is_flat = bundle.head.takes_flat(bundle.preprocessing)
     found = with_annotations(cache, "findings", label_set, modality=bundle.modality, is_flat=is_flat, talk=talk)
+    found = of_examples(cache, found, bundle.preprocessing, talk)
     targets = _targets(cache, found, bundle.head, label_set)
     return [record for record, row in zip(found, targets, strict=True) if np.isfinite(row).any()]
 
@@ -320,7 +321,8 @@ def of_model(
     head: FindingsHead = model.bundle.head
 
     def found(cache: Cache, talk: Talk) -> Array:
-        return np.stack(answers_of(model, cache, records, talk))
+        examples = images_of_examples(cache, records, model.bundle.preprocessing)
+        return np.stack(answers_of(model, examples, len(records), talk))
 
     return ClassificationSubject(
         name=name,

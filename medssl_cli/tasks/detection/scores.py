@@ -22,7 +22,7 @@ from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.boxes import boxes_of
-from medssl_cli.data.selection import with_annotations
+from medssl_cli.data.selection import images_of_examples, of_examples, with_annotations
 from medssl_cli.heads import BoxesHead, OperatingPoint
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.marks import (
@@ -365,9 +365,10 @@ def usable(cache: Cache, bundle: Contract, *, label_set: str, talk: Talk) -> lis
     """Pictures of a cache that an exported model can be scored on: those that somebody looked for boxes on.
 
     Raises:
-        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`, `E_CHANNEL_MISSING`.
     """
-    return with_annotations(cache, "boxes", label_set, modality=bundle.modality, is_flat=True, talk=talk)
+    found = with_annotations(cache, "boxes", label_set, modality=bundle.modality, is_flat=True, talk=talk)
+    return of_examples(cache, found, bundle.preprocessing, talk)
 
 
 def of_model(
@@ -386,7 +387,8 @@ def of_model(
     classes = {each: head.label_classes[each] for each in head.names}
 
     def found(cache: Cache, talk: Talk) -> list[ImageBoxes]:
-        each = answers_of(model, cache, records, talk)
+        examples = images_of_examples(cache, records, model.bundle.preprocessing)
+        each = answers_of(model, examples, len(records), talk)
         return [ImageBoxes(own.boxes, own.classes, own.scores.astype(np.float64)) for own in each]
 
     return DetectionSubject(

@@ -4,15 +4,13 @@ Shapes: K classes or regions, X Y Z space.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.base.classes import WantedClasses
-from medssl_cli.base.strict import Strict
-from medssl_cli.imaging.placement import ChannelImages, restore_labels, restore_masks
-from medssl_cli.imaging.segment import window_logits
+from medssl_cli.base.classes import Activation
+from medssl_cli.imaging.placement import ChannelImages
+from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.imaging.tiling import Predict
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.recipe import TaskRecipe
@@ -21,51 +19,26 @@ Segment = Callable[[Volume | ChannelImages], NDArray[np.uint8]]
 """Images of an example to a label map `[X, Y, Z]`, or to masks `[K, X, Y, Z]` of 0 and 1, on the first image's grid."""
 
 
-class MaskDecoding(Strict):
-    """What the outputs of a segmentation mean, as plain data.
-
-    Args:
-        activation: `softmax`, one class per voxel, with background as output 0; or `sigmoid`, regions that may overlap,
-            each an output of its own, whose voxels are those with a logit above 0.
-        names: Of the classes or regions in the order of the outputs, background left out.
-    """
-
-    activation: Literal["softmax", "sigmoid"]
-    names: tuple[str, ...]
-
-    @property
-    def num_outputs(self) -> int:
-        """Of the network."""
-        return len(self.names) + (self.activation == "softmax")
-
-
-def decoding_of(wanted: WantedClasses) -> MaskDecoding:
-    """How the answers of a network with these classes are read."""
-    return MaskDecoding(activation="sigmoid" if wanted.are_regions else "softmax", names=tuple(wanted.classes))
-
-
-def segmenter(predict: Predict, recipe: TaskRecipe, decoding: MaskDecoding, *, is_mirrored: bool) -> Segment:
+def segmenter(predict: Predict, recipe: TaskRecipe, activation: Activation, *, is_mirrored: bool) -> Segment:
     """A network as a function of whole images.
 
     Args:
         predict: The network on tiles, `[B, C, *tile]` to logits `[B, K, *tile]`.
         recipe: That it was trained by.
-        decoding: What its outputs mean.
+        activation: What its outputs mean.
         is_mirrored: Average over the flips of `inference.mirror_axes`.
     """
 
     def segment(images: Volume | ChannelImages) -> NDArray[np.uint8]:
-        logits, placement = window_logits(
+        return segment_volume(
             predict,
             images,
             preprocessing=recipe.data.preprocessing,
             tile=recipe.tile_size,
             overlap=recipe.inference.overlap,
             mirror_axes=recipe.inference.mirror_axes if is_mirrored else (),
+            activation=activation,
         )
-        if decoding.activation == "softmax":
-            return restore_labels(logits, placement)
-        return restore_masks(logits, placement).view(np.uint8)
 
     return segment
 

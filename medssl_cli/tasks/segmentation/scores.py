@@ -21,8 +21,8 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import table_of, to_classes
 from medssl_cli.data.examples import Example
 from medssl_cli.data.label_checks import check_reference
-from medssl_cli.data.selection import examples_of, read_images
-from medssl_cli.imaging.placement import ChannelImages, brought_to
+from medssl_cli.data.selection import examples_of, of_examples, read_images
+from medssl_cli.imaging.placement import brought_to
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.paired import PairedFigure, mean_figure
 from medssl_cli.metrics.statistics import (
@@ -323,13 +323,13 @@ def paired_figures(documents: Sequence[Mapping[str, Any]]) -> list[PairedFigure]
 
 
 def usable(cache: Cache, bundle: Contract, *, label_set: str, talk: Talk) -> list[ItemRecord]:
-    """Volumes of a cache that an exported model can be scored on.
+    """Volumes of a cache that an exported model can be scored on, whose examples are whole.
 
     Raises:
-        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
+        NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`, `E_CHANNEL_MISSING`.
     """
     records = cache.require_records(modality=bundle.modality, label_set=label_set)
-    return [record for record in records if record.is_volume]
+    return of_examples(cache, [record for record in records if record.is_volume], bundle.preprocessing, talk)
 
 
 def of_model(
@@ -345,19 +345,15 @@ def of_model(
         label_set: Of the labels to score it by.
     """
     bundle = model.bundle
-
-    def segment(images: Volume | ChannelImages) -> NDArray[np.uint8]:
-        labels: NDArray[np.uint8] = model.answer(images if isinstance(images, Volume) else images[0])
-        return labels
-
     return SegmentationSubject(
         name=name,
         task=bundle.task,
         folder=folder,
-        segment=segment,
+        segment=model.answer,
         records=records,
         label_set=label_set,
         classes=bundle.head.classes,
         wanted=bundle.head.wanted,
         nsd_tolerance_mm=bundle.head.nsd_tolerance_mm,
+        preprocessing=bundle.preprocessing,
     )

@@ -27,7 +27,7 @@ from medssl_cli.metrics.overlap import dice
 from medssl_cli.metrics.statistics import mean_of_known
 from medssl_cli.recipe import TaskRecipe
 from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
-from medssl_cli.tasks.segmentation.decode import decoding_of, segmenter, structure
+from medssl_cli.tasks.segmentation.decode import segmenter, structure
 from medssl_cli.tasks.segmentation.scores import SegmentationSubject, reference_of
 
 SPACING_TOLERANCE: Final = 0.2
@@ -42,7 +42,6 @@ class SegmentationSupervision(SupervisionBase):
     def __init__(self, recipe: TaskRecipe) -> None:
         super().__init__(recipe)
         self._spatial_dims = 3
-        self.is_exportable = not self.wanted.are_regions and len(self.preprocessing.rules) == 1
 
     @property
     def classes(self) -> dict[int, str]:
@@ -141,7 +140,7 @@ class SegmentationSupervision(SupervisionBase):
         shows_any = any(class_voxels(record.labels[label_set], self.wanted) for record in records)
 
         def validate(predict: Answer) -> Validation:
-            segment = segmenter(predict, recipe, decoding_of(self.wanted), is_mirrored=False)
+            segment = segmenter(predict, recipe, self.wanted.activation, is_mirrored=False)
             scores: dict[str, list[float]] = {name: [] for name in classes.values()}
             for record, example in zip(records, examples, strict=True):
                 images = read_images(cache, example)
@@ -161,6 +160,7 @@ class SegmentationSupervision(SupervisionBase):
         """See `SupervisionBase.head`."""
         recipe = self.recipe
         return MasksHead(
+            activation=self.wanted.activation,
             classes=self.classes,
             label_classes=dict(self.options.classes),
             label_ignore=self.options.ignore,
@@ -182,7 +182,7 @@ class SegmentationSupervision(SupervisionBase):
             records=records,
             classes=self.classes,
             wanted=self.wanted,
-            segment=segmenter(predict, recipe, decoding_of(self.wanted), is_mirrored=True),
+            segment=segmenter(predict, recipe, self.wanted.activation, is_mirrored=True),
             preprocessing=recipe.data.preprocessing,
             label_set=self.options.label_set,
             nsd_tolerance_mm=recipe.evaluation.nsd_tolerance_mm,

@@ -1,0 +1,179 @@
+"""The files of a mask: NIfTI, DICOM SEG and a preview; of regions, which may overlap, a NIfTI file for each.
+
+A picture or a DICOM SEG that cannot be made costs a note and no mask.
+"""
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_cli.base.errors import MedsslError
+from medssl_cli.deploy.bundle import Bundle
+from medssl_cli.deploy.naming import region_words
+from medssl_cli.deploy.outputs import nifti_mask, volumes_ml
+from medssl_cli.deploy.whole_answers import REGIONS
+from medssl_cli.formats.loaded import LoadedImage
+from medssl_cli.heads import MasksHead
+from medssl_cli.imaging.volume import Volume
+from medssl_cli.tasks import load_part, task_of_head
+
+if TYPE_CHECKING:
+    from medssl_cli.formats.dicom_seg import SegmentationObject
+    from medssl_cli.formats.series import SeriesPart
+
+Output = Literal["nifti", "seg", "preview", "json"]
+Preview = Callable[[Volume, NDArray[np.uint8], Mapping[int, str]], bytes]
+"""A picture (PNG) of an image and its label map `[X, Y, Z]`."""
+
+NOT_WRITTEN: Final = {"seg": "W_SEG_NOT_WRITTEN", "preview": "W_PREVIEW_NOT_WRITTEN"}
+_SUFFIXES: Final[dict[Output, str]] = {"seg": ".dcm", "preview": ".png"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file that will hold a result.
+
+    Args:
+        kind: Of the file.
+        path: Its name.
+        place: Of the region whose mask it holds, from 1 on; 0 where it holds all of the answer.
+    """
+
+    kind: Output
+    path: Path
+    place: int = 0
+
+
+@dataclass
+class Made:
+    """What was made of one scan.
+
+    Args:
+        files: By their paths.
+        warnings: About the scan and the files.
+        reasons: Why some files are not there.
+        fields: For the report.
+    """
+
+    files: dict[Path, bytes]
+    warnings: list[str]
+    reasons: list[str] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def stem_of_mask(path: Path) -> str:
+    """The name of a NIfTI file without its suffixes."""
+    return path.name[: path.name.lower().rindex(".nii")]
+
+
+def mask_targets(mask: Path, head: MasksHead, outputs: Container[Output], *, is_series: bool) -> list[Target]:
+    """The files of an answer.
+
+    Args:
+        mask: Of a label map; those of regions have their names at its end.
+        head: Of the model.
+        outputs: Which are wanted.
+        is_series: The scan is a DICOM series, so that a DICOM SEG can name it.
+    """
+    stem = stem_of_mask(mask)
+    targets = [Target("nifti", mask)]
+    if head.are_regions:
+        words = region_words(head.words)
+        targets = [
+            Target("nifti", mask.with_name(f"{stem}_{word}.nii.gz"), place) for place, word in enumerate(words, start=1)
+        ]
+    targets += [Target(kind, mask.with_name(f"{stem}{suffix}")) for kind, suffix in _SUFFIXES.items()]
+    return [one for one in targets if one.kind in outputs and (is_series or one.kind != "seg")]
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Makes the files of a scan's mask.
+
+    Args:
+        bundle: Of the model.
+        model_sha256: Of the model.
+        series: Of a DICOM scan, which a DICOM SEG names.
+        preview: Draws a picture.
+    """
+
+    bundle: Bundle
+    model_sha256: str
+    series: "SeriesPart | None"
+    preview: Preview | None
+
+    def made(self, targets: Sequence[Target], image: LoadedImage, answer: NDArray[np.uint8]) -> Made:
+        """The files, in the order of their targets.
+
+        Args:
+            targets: Which files.
+            image: The scan, or the first image of its case.
+            answer: Label map `[X, Y, Z]`, or masks of regions `[K, X, Y, Z]`.
+        """
+        found = Made({}, [*image.warnings, *(() if answer.any() else ("W_EMPTY_SEGMENTATION",))])
+        for target in targets:
+            if target.kind == "nifti":
+                found.files[target.path] = self._nifti(target, image, answer)
+                continue
+            try:
+                self._add(target, image.volume, answer, found)
+            except Exception as error:  # noqa: BLE001 - the mask is there all the same
+                code, told = NOT_WRITTEN[target.kind], type(error).__name__
+                found.warnings.append(code)
+                if isinstance(error, MedsslError):
+                    found.warnings.append(error.code)
+                    told = error.message
+                found.reasons.append(f"{code}: {told}")
+        found.fields["volumes_ml"] = volumes_ml(answer, image.volume.affine, self._classes)
+        if answer.ndim == 4:
+            found.fields["head"] = REGIONS
+        return found
+
+    @property
+    def _classes(self) -> dict[int, str]:
+        """Names by value."""
+        return self.bundle.head.classes if isinstance(self.bundle.head, MasksHead) else {}
+
+    @staticmethod
+    def _nifti(target: Target, image: LoadedImage, answer: NDArray[np.uint8]) -> bytes:
+        """A label map, or the mask of one region."""
+        labels = answer[target.place - 1] if target.place else answer
+        is_compressed = target.path.name.lower().endswith(".gz")
+        return nifti_mask(
+            labels, image.volume.affine, like_header=image.nifti_header, is_compressed=is_compressed
+        )  # fmt: skip
+
+    def _add(self, target: Target, volume: Volume, answer: NDArray[np.uint8], found: Made) -> None:
+        """A picture or a DICOM SEG."""
+        if target.kind == "preview":
+            found.files[target.path] = self._picture(volume, answer)
+            return
+        made = self._seg(volume, answer)
+        found.files[target.path] = made.data
+        if made.note:
+            found.warnings.append("W_SEG_ATTRIBUTES")
+            found.reasons.append(f"W_SEG_ATTRIBUTES: {made.note}")
+
+    def _picture(self, volume: Volume, answer: NDArray[np.uint8]) -> bytes:
+        """Of regions, each over the larger ones."""
+        if self.preview is None:
+            raise AssertionError("nobody can draw")
+        decode = load_part(task_of_head(self.bundle.head.kind), "decode")
+        return self.preview(volume, decode.painted(answer, answer), self._classes)
+
+    def _seg(self, volume: Volume, answer: NDArray[np.uint8]) -> "SegmentationObject":
+        """A segment for each class or region."""
+        from medssl_cli.formats.dicom_seg import write_segmentation
+
+        return write_segmentation(
+            answer,
+            self.series.headers if self.series is not None else (),
+            self._classes,
+            affine=volume.affine,
+            model_sha256=self.model_sha256,
+            algorithm_name=f"medssl {self.bundle.task}",
+        )
