@@ -148,8 +148,8 @@ def amos22(root: Path) -> Published:
         (("Tr", "0001"), ("Tr", "0004"), ("Tr", "0005"), ("Tr", "0507"), ("Va", "0008"), ("Va", "0013")), 1
     ):
         is_mr = number > "0500"
-        values = range(1, 15 if is_mr else 16)
-        scan(made.folder / f"images{subset}/amos_{number}.nii.gz", patient, SHAPE, (1.0, 1.0, 5.0), 0 if is_mr else -1000)
+        values, low = range(1, 15 if is_mr else 16), 0 if is_mr else -1000
+        scan(made.folder / f"images{subset}/amos_{number}.nii.gz", patient, SHAPE, (1.0, 1.0, 5.0), low)
         labels(made.folder / f"labels{subset}/amos_{number}.nii.gz", patient, SHAPE, (1.0, 1.0, 5.0), values)
         names = frozenset(AMOS[: len(values)])
         made.images[f"images{subset}/amos_{number}.nii.gz"] = Wanted(number, "MR" if is_mr else "CT", names)
@@ -195,7 +195,8 @@ def word(root: Path) -> Published:
         scan(made.folder / f"images{subset}/word_{number}.nii.gz", patient, SHAPE, (0.98, 0.98, 3.0))
         names = frozenset[str]()
         if subset != "Ts":
-            labels(made.folder / f"labels{subset}/word_{number}.nii.gz", patient, SHAPE, (0.98, 0.98, 3.0), range(1, 17))
+            place = made.folder / f"labels{subset}/word_{number}.nii.gz"
+            labels(place, patient, SHAPE, (0.98, 0.98, 3.0), range(1, 17))
             names = frozenset(WORD)
         made.images[f"images{subset}/word_{number}.nii.gz"] = Wanted(number, labels=names)
     pairs = [(f"imagesTr/word_{number}.nii.gz", f"labelsTr/word_{number}.nii.gz") for _, number in cases[:3]]
@@ -223,7 +224,8 @@ def totalsegmentator(root: Path) -> Published:
             if name == "spleen" and subject == "s0001":
                 mask |= (drawn == 1) & (np.cumsum(drawn == 1).reshape(SHAPE) <= 3)  # three voxels of the liver
             write(made.folder / subject / f"segmentations/{name}.nii.gz", mask.astype(np.uint8), patient, (1.5,) * 3)
-        made.images[f"{subject}/ct.nii.gz"] = Wanted(subject, labels=frozenset(names))
+        present = frozenset(names) - ({"rib_left_1"} if subject == "s0000" else set())
+        made.images[f"{subject}/ct.nii.gz"] = Wanted(subject, labels=present)
     columns = ("image_id", "age", "gender", "institute", "study_type", "split")
     rows = [(f"s{number:04d}", 60, "m", "A", "ct abdomen", "train") for number in (0, 1, 287, 1423)]
     table(made.folder / "meta.csv", [columns, *rows, ("s0013", 50, "f", "B", "ct thorax", "test")], delimiter=";",

@@ -42,13 +42,13 @@ def msd_brain(root: Path) -> Published:
         images = [voxels.astype(np.float32) for voxels in head(patient).values()]
         volumes(made.folder / f"imagesTr/{stem}.nii.gz", images, patient, SPACING)
         write(made.folder / f"labelsTr/{stem}.nii.gz", tumour(patient).astype(np.uint8), patient, SPACING)
-        names = frozenset(("edema", "non-enhancing tumor", "enhancing tumour"))
+        names = _parts(patient, "edema", "non-enhancing tumor", "enhancing tumour")
         made.images[f"imagesTr/{stem}.nii.gz"] = Wanted(stem, "MR", names, "flair t1 t1ce t2")
     volumes(made.folder / "imagesTs/BRATS_485.nii.gz", [*head(6).values()], 6, SPACING)
     made.images["imagesTs/BRATS_485.nii.gz"] = Wanted("485", "MR", channel="flair t1 t1ce t2")
-    names = {EDEMA: "edema", NECROSIS: "non-enhancing tumor", ENHANCING: "enhancing tumour"}
+    classes = {EDEMA: "edema", NECROSIS: "non-enhancing tumor", ENHANCING: "enhancing tumour"}
     channels = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
-    decathlon(made.folder, names, stems, "BRATS_485", channels)
+    decathlon(made.folder, classes, stems, "BRATS_485", channels)
     made.unlabelled = ["imagesTs/BRATS_485.nii.gz"]
     return made
 
@@ -119,7 +119,7 @@ def nnunet_brats(root: Path) -> Published:
         channels = head(patient)
         for index, word in enumerate(order):
             write(made.folder / f"imagesTr/{stem}_{index:04d}.nii.gz", channels[word], patient, SPACING)
-            names = frozenset(("class_1", "class_2", "enhancing tumor"))
+            names = _parts(patient, "class_1", "class_2", "enhancing tumor")
             made.images[f"imagesTr/{stem}_{index:04d}.nii.gz"] = Wanted(number, "MR", names, word)
         write(made.folder / f"labelsTr/{stem}.nii.gz", tumour(patient).astype(np.uint8), patient, SPACING)
     document(

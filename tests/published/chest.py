@@ -63,7 +63,8 @@ def nih(root: Path) -> Published:
     for patient in range(1, 13):
         for visit in range(2 if patient == 1 else 1):
             name = f"{patient:08d}_{visit:03d}.png"
-            drawn = pixels(patient, slice_=visit)
+            side = 1024 if (patient, visit) == (3, 0) else SIDE  # boxes are for the size as distributed
+            drawn = pixels(patient, side, side, slice_=visit)
             is_wide = (patient, visit) == (1, 1)
             picture(made.folder / f"images_001/images/{name}", np.stack([drawn] * 3, -1) if is_wide else drawn)
             said = found[patient % 3]
@@ -101,8 +102,12 @@ def vindr(root: Path) -> Published:
         image = f"{patient:032x}"
         place = f"train/{image}.dicom"
         made.folder.joinpath("train").mkdir(parents=True, exist_ok=True)
-        polarity = {"PhotometricInterpretation": "MONOCHROME1" if patient == 1 else "MONOCHROME2"}
-        xray(made.folder / place, pixels(patient, 40, 32).astype(np.uint16) * 16, **polarity)
+        own = {
+            "PhotometricInterpretation": "MONOCHROME1" if patient == 1 else "MONOCHROME2", "PatientID": "",
+            "StudyInstanceUID": f"1.2.5.{patient}", "SeriesInstanceUID": f"1.2.4.{patient}",
+        }  # fmt: skip
+        drawn = pixels(patient, 40, 32).astype(np.uint16) * 16
+        xray(made.folder / f"train/{patient}.dcm", drawn, **own).rename(made.folder / place)
         boxes: tuple[str, ...] = ()
         for reader in ("R8", "R9", "R10"):
             if patient % 5 == 4:
@@ -126,7 +131,7 @@ def vindr(root: Path) -> Published:
 
 def luna16(root: Path) -> Published:
     """Subsets as their archives unpack, MetaImage with the voxels in a file beside, lung masks, and a row of nobody."""
-    made = Published(root / "LUNA16", "luna16-nodules", ["--allow-detached", "--label-set", "luna"])
+    made = Published(root / "LUNA16", "luna16-nodules", ["--modality", "CT", "--allow-detached", "--label-set", "luna"])
     uids = [f"1.3.6.1.4.1.14519.5.2.1.6279.6001.{10**29 + number}" for number in range(1, 6)]
     rows: list[tuple[object, ...]] = [("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")]
     for patient, uid in enumerate(uids, 1):
@@ -150,7 +155,7 @@ def _metaimage(path: Path, voxels: NDArray[np.int16], origin: tuple[float, float
     path.write_text(
         "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = False\n"
         f"TransformMatrix = {matrix}\nOffset = {' '.join(map(str, origin))}\nCenterOfRotation = 0 0 0\n"
-        "AnatomicalOrientation = RAI\nElementSpacing = 0.7 0.7 1.25\n"
+        f"AnatomicalOrientation = {'RAI' if sign > 0 else 'LPI'}\nElementSpacing = 0.7 0.7 1.25\n"
         f"DimSize = {' '.join(map(str, voxels.shape))}\nElementType = MET_SHORT\n"
         f"ElementDataFile = {path.stem}.raw\n"
     )

@@ -95,9 +95,7 @@ def body(
     return low + (high - low) * np.clip(pattern + rng.normal(0, 0.02, shape), 0, 1)
 
 
-def scan(
-    path: Path, patient: int, shape: Shape, spacing: Spacing, low: float = -1000, dtype: Any = np.int16
-) -> None:
+def scan(path: Path, patient: int, shape: Shape, spacing: Spacing, low: float = -1000, dtype: Any = np.int16) -> None:
     """One image of a patient."""
     write(path, body(patient, shape, low, 1000).astype(dtype), patient, spacing)
 

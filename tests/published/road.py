@@ -49,8 +49,15 @@ def medssl(*arguments: object) -> Any:
 def done(*arguments: object, exit_code: int = 0) -> dict[str, Any]:
     """What a command says with `--json`, if it ends as it should."""
     found = medssl(*arguments, "--json")
-    assert found.exit_code == exit_code, (arguments, found.stderr, found.stdout[-2000:], found.exception)
-    return json.loads(found.stdout)
+    assert found.exit_code == exit_code, f"{arguments[0]}: {found.stderr}{_refused(found.stdout)} {found.exception!r}"
+    answer: dict[str, Any] = json.loads(found.stdout)
+    return answer
+
+
+def _refused(stdout: str) -> str:
+    """What a report says of files that were refused."""
+    entries = json.loads(stdout or "{}").get("items", [])
+    return "\n".join(f"{entry['code']} {entry.get('message')}" for entry in entries if entry["state"] == "quarantined")
 
 
 def children(*_: object) -> AbstractContextManager[InThisProcess]:
@@ -91,18 +98,15 @@ class Road:
         persons: dict[str, set[str]] = {}
         for place, wanted in self.made.images.items():
             found = [records[entry["item"]] for entry in entries[place] if entry.get("item")]
-            assert found, (place, entries[place])
-            for record, channel in zip(found, self._channels(wanted, len(found)), strict=True):
-                assert _described(record, wanted) == (place and wanted.modality, channel, wanted), place
+            channels = sorted(str(record.channel) for record in found)
+            assert (place, channels) == (place, str(wanted.channel).split())
+            for record in found:
+                assert (place, _described(record, wanted)) == (place, wanted)
                 persons.setdefault(record.patient_key, set()).add(wanted.patient)
         assert all(len(names) == 1 for names in persons.values()), persons
         assert len(persons) == len({wanted.patient for wanted in self.made.images.values()})
         for place, code in self.made.codes.items():
             assert [entry["code"] for entry in entries[place]] == [code], place
-
-    def _channels(self, wanted: Wanted, number: int) -> list[str | None]:
-        words = (wanted.channel or "").split()
-        return [*words] if words else [None] * number
 
     def plan(self) -> None:
         """Where a plan from the data will be made; the recipes of published tasks leave nothing to it."""
@@ -135,14 +139,16 @@ class Road:
         return done("infer", *asked, "--task", self.model, "--out", out, "--device", "cpu", "--no-preview")
 
 
-def _described(record: ItemRecord, wanted: Wanted) -> tuple[str, str | None, Wanted]:
-    """Modality, channel, and everything else as what is wanted would say it."""
+def _described(record: ItemRecord, wanted: Wanted) -> Wanted:
+    """What is known of an image, as what is wanted would say it."""
     names = {
-        label.classes[value] for label in record.labels.values() for value, count in label.voxels_per_class.items() if count
+        label.classes[value]
+        for label in record.labels.values()
+        for value, number in label.voxels_per_class.items()
+        if number
     }
     findings = next(iter(record.findings.values()), {}) if wanted.findings is not None else None
     boxes = None
     if wanted.boxes is not None:
-        boxes = tuple(sorted(box.name for drawn in record.boxes.values() for box in drawn))
-    found = Wanted(wanted.patient, record.modality, frozenset(names), wanted.channel, findings, boxes)
-    return record.modality, record.channel, found
+        boxes = tuple(sorted({box.name for drawn in record.boxes.values() for box in drawn}))
+    return Wanted(wanted.patient, record.modality, frozenset(names), wanted.channel, findings, boxes)
