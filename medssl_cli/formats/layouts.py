@@ -20,13 +20,9 @@ from medssl_cli.formats.cases import Hint, arrange_bids, example_of, hint_of, na
 from medssl_cli.formats.dataset_json import CHANNEL, DatasetJson, Listing, read_dataset_json
 from medssl_cli.formats.name_words import channel_of_stem, core_of, folder_role, modality_of_channel, modality_of_stem
 from medssl_cli.formats.partners import Image, Neighbours
-<<<<<<< HEAD
 from medssl_cli.formats.source import Source, place_of
 from medssl_cli.formats.table import stem_of
-=======
-from medssl_cli.formats.source import Source, place_of, stem_of
 from medssl_cli.formats.wholes import copies
->>>>>>> c99b75a (Layouts: VSD, KiTS, time series, packed labels, lists of other names, tables of splits; published sets come in)
 
 __all__ = ["Arrangement", "DatasetJson", "ImageFile", "LabelFile", "arrange", "read_dataset_json"]
 
