@@ -2,7 +2,7 @@
 
 Recognised: `X_mask` (`_seg`, `-label`, ...) beside `X` or `X_image`; `X_seg` beside `X_t1`, `X_flair`, ...;
 `mask_X` beside `X` or `image_X`; `label0001` beside `img0001`; `X_seg_Y` beside `X_Y`; `mask` or `segmentation`
-beside a single image.
+beside a single image; `aggregated_MAJ_seg` too.
 """
 
 import re
@@ -14,6 +14,8 @@ from medssl_cli.formats.name_words import LABEL, MODALITY_WORDS, NAMED_IMAGE, mo
 _ALONE: Final = re.compile(rf"(?:{LABEL}|gts?|truths?)")
 _LAST: Final = re.compile(rf"(.+)[_-](?:{LABEL}|gt)")
 _FIRST: Final = re.compile(rf"{LABEL}(?:[_-](?P<rest>.+)|(?P<number>\d.*))")
+_VOTE: Final = re.compile(r"aggregated_(maj|and|or)_seg")
+"""What three readers drew together, by their votes (KiTS 2021)."""
 _WORDS: Final = re.compile(r"[_-]")
 _SMALL_FOLDER: Final = 16
 
@@ -28,6 +30,12 @@ def is_mask_name(stem: str) -> bool:
     return bool(_ALONE.fullmatch(lower) or (_LAST.fullmatch(lower) and not is_truth))
 
 
+def vote_of(stem: str) -> str:
+    """Name of the label set of a map that readers voted on otherwise than by majority; "" for all others."""
+    match = _VOTE.fullmatch(stem.lower())
+    return match[1] if match and match[1] != "maj" else ""
+
+
 def images_of_mask(stem: str, others: Collection[str]) -> tuple[str, ...]:
     """Which files of the same folder a label map belongs to.
 
@@ -39,7 +47,7 @@ def images_of_mask(stem: str, others: Collection[str]) -> tuple[str, ...]:
         Members of `others`; empty if the file is not a label map of any of them.
     """
     lower = stem.lower()
-    if _ALONE.fullmatch(lower):
+    if _ALONE.fullmatch(lower) or _VOTE.fullmatch(lower):
         images = tuple(other for other in others if not is_mask_name(other))
         return images if len(images) == 1 or all(modality_of_stem(image) for image in images) else ()
     if match := _LAST.fullmatch(lower):

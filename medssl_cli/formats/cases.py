@@ -27,8 +27,11 @@ from medssl_cli.formats.source import Source, place_of
 from medssl_cli.formats.table import stem_of
 
 _LEVELS: Final = 2
-_ISLES: Final = re.compile(r"(?:vsd|smir)\.brain\..*\.(?:mr|ct)_([a-z0-9]+)\.\d+", re.IGNORECASE)
-"""Files of ISLES 2015 to 2018, each in a folder of its own name: `VSD.Brain.XX.O.MR_Flair.70616`."""
+_SKELETON: Final = re.compile(
+    r"(?:vsd|smir)\.brain[^.]*(?:\..+)?\.(?:(?:mr|ct)_(?P<channel>[a-z0-9]+)|ot)\.\d+", re.IGNORECASE
+)
+"""Files of the Virtual Skeleton Database, each in a folder of its own name: images `VSD.Brain.XX.O.MR_Flair.70616` and
+label maps `VSD.Brain_3more.XX.O.OT.54517` (BraTS 2013 and 2015, ISLES 2015 to 2018)."""
 _VISITS: Final = frozenset({"t1", "t2"})
 """`P1_t1` and `P1_t2` alone may be two visits."""
 
@@ -71,12 +74,22 @@ def hint_of(place: PurePath, stem: str) -> Hint | None:
         place: The file.
         stem: Its name without suffixes.
     """
-    if match := _ISLES.fullmatch(stem):
-        channel = channel_word(match[1])
-        folder = next((folder for folder in place.parents if not _ISLES.fullmatch(folder.name)), place.parent)
-        return Hint(channel, folder, "") if channel else None
+    if match := _SKELETON.fullmatch(stem):
+        channel = channel_word(match["channel"] or "")
+        return Hint(channel, _skeleton_case(place), "") if channel else None
     found = channel_of_stem(stem)
     return Hint(found[1], place.parent, found[0]) if found else None
+
+
+def truth_folder(place: PurePath, stem: str) -> PurePath | None:
+    """Folder of the case of a label map of the Virtual Skeleton Database; None of anything else."""
+    match = _SKELETON.fullmatch(stem)
+    return _skeleton_case(place) if match and match["channel"] is None else None
+
+
+def _skeleton_case(place: PurePath) -> PurePath:
+    """The nearest folder that holds more than one file."""
+    return next((folder for folder in place.parents if not _SKELETON.fullmatch(folder.name)), place.parent)
 
 
 def _hint_of_folder(place: PurePath, stem: str) -> Hint | None:

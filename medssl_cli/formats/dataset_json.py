@@ -1,9 +1,9 @@
 """`dataset.json` and its relatives: which files are images, which labels, which belong together, what values mean.
 
 Read are the descriptions of the Medical Segmentation Decathlon, of nnU-Net 1 and 2 (`channel_names`, `dataset`,
-regions, `ignore`) and the lists of MONAI's tutorials (`dataset_0.json`, `datalist.json`). Paths are relative to the
-file; those of another machine count from the folder on that is there, and a name counts without its suffix and without
-the number of a channel.
+regions, `ignore`) and the lists of MONAI's tutorials (`dataset_0.json`, `datalist.json`, `brats21_folds.json`,
+`train.json`). Paths are relative to the file; those of another machine count from the folder on that is there, and a
+name counts without its suffix and without the number of a channel.
 """
 
 import json
@@ -24,7 +24,10 @@ MAX_JSON_BYTES: Final = 64 * 2**20
 MAX_VALUE: Final = 65_535
 IGNORE: Final = "ignore"
 CHANNEL: Final = re.compile(r"_\d{4}$")
-_NAME: Final = re.compile(r"(dataset|datalist)([_-]?\w+)?\.json", re.IGNORECASE)
+_NAME: Final = re.compile(
+    r"(?:(?:dataset|datalist)(?:[_-]?\w+)?|(?:\w+[_-])?(?:data_list|folds?|splits?|training|train|cases))\.json",
+    re.IGNORECASE,
+)
 _LISTS: Final = ("training", "train", "validation", "val", "test", "testing")
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 

@@ -14,19 +14,21 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from medssl_cli.formats.arrangement import Arrangement, ImageFile, LabelFile
-from medssl_cli.formats.beside import images_of_mask, is_mask_name
+from medssl_cli.formats.beside import images_of_mask, is_mask_name, vote_of
 from medssl_cli.formats.bids import BidsName, parse_place
-from medssl_cli.formats.cases import Hint, arrange_bids, example_of, name_cases
+from medssl_cli.formats.cases import Hint, arrange_bids, example_of, hint_of, name_cases, truth_folder
 from medssl_cli.formats.dataset_json import CHANNEL, DatasetJson, Listing, read_dataset_json
 from medssl_cli.formats.name_words import channel_of_stem, core_of, folder_role, modality_of_channel, modality_of_stem
 from medssl_cli.formats.partners import Image, Neighbours
 from medssl_cli.formats.source import Source, place_of
 from medssl_cli.formats.table import stem_of
+from medssl_cli.formats.wholes import copies
 
 __all__ = ["Arrangement", "DatasetJson", "ImageFile", "LabelFile", "arrange", "read_dataset_json"]
 
 _ORGAN_FOLDERS: Final = ("segmentation", "segmentations")
 _SLICER_LABEL: Final = ".seg.nrrd"
+_ARCHIVE: Final = ".zip"
 _COMPOUND_LEVELS: Final = 2
 """How far above a file a name of several words still says that a folder holds labels: projects have long names."""
 
@@ -43,16 +45,17 @@ def arrange(
         roots: The inputs. Folders above them do not count: a home directory may be called anything.
     """
     top = set(roots)
-    sources = list(sources)
+    placed = [(source, place_of(source), stem_of(place_of(source).name)) for source in sources]
+    left_out = copies(placed)
+    placed = [each for each in placed if each[0] not in left_out]
     descriptions = sorted(datasets, key=lambda dataset: not dataset.classes)
-    listing = Listing.of(sources, descriptions)
-    arrangement = Arrangement()
+    listing = Listing.of([source for source, _, _ in placed], descriptions)
+    arrangement = Arrangement(skipped=[*left_out.items()])
     by_bids: list[tuple[Source, BidsName]] = []
     files: list[_File] = []
     folders: dict[str, _Folder] = {}
-    for source in sources:
-        place = place_of(source)
-        parent, stem = str(place.parent), stem_of(place.name)
+    for source, place, stem in placed:
+        parent = str(place.parent)
         if place in top:
             folder = _folder(place, top)
         else:
@@ -139,10 +142,15 @@ class _Folders:
         is_numbered = first is None or stem != file.stem
         place = file.place.parent / stem if is_numbered or first is None else place_of(first)
         example = example_of(place.parent, stem if is_numbered else stem_of(place.name))
-        if dataset is None:
-            return ImageFile(file.source, stem, channel=f"c{number}", example=example)
-        word = (dataset.channels or {}).get(number, f"c{number}")
-        return ImageFile(file.source, stem, dataset.modalities.get(number), channel=word, example=example)
+        if dataset is None and self._numbers.get((file.folder.key, stem)) == {0}:
+            return ImageFile(file.source, stem)  # FLARE writes `_0000` behind the only image of a case
+        word = (dataset.channels or {}).get(number) if dataset else None
+        named = hint_of(file.place, file.stem) if word is None else None
+        if named is not None:  # lists of paths whose names say what the list does not
+            modality = modality_of_channel(named.channel)
+            return ImageFile(file.source, named.case, modality, channel=named.channel, example=named.example)
+        modality = dataset.modalities.get(number) if dataset else None
+        return ImageFile(file.source, stem, modality, channel=word or f"c{number}", example=example)
 
     def _add(self, key: tuple[str, str], file: "_File") -> None:
         self._by_key[key].append(file.source)
@@ -168,7 +176,7 @@ class _Folders:
                 images = _only_image(self._by_folder.get(str(file.place.parent.parent), ()))
                 organ = file.stem if images else None
         if dataset is None or organ is not None:
-            return LabelFile(file.source, tuple(images), class_name=organ, fault=fault)
+            return LabelFile(file.source, tuple(images), class_name=organ, set_name=vote_of(file.stem), fault=fault)
         return LabelFile(
             file.source,
             tuple(images),
@@ -207,9 +215,9 @@ def _beside(files: Sequence["_File"]) -> dict[Source, tuple[Source, ...]]:
     for file in files:
         if not file.folder.is_label and not file.is_slicer_label:
             folders[file.parent][file.stem.lower()].append(file)
-    beside: dict[Source, tuple[Source, ...]] = {}
+    beside: dict[Source, tuple[Source, ...]] = _truths(files)
     for file in files:
-        if file.folder.is_label:
+        if file.folder.is_label or file.source in beside:
             continue
         stems = folders.get(file.parent, {})
         lower = file.stem.lower()
@@ -217,6 +225,17 @@ def _beside(files: Sequence["_File"]) -> dict[Source, tuple[Source, ...]]:
         if names or file.is_slicer_label or (is_mask_name(lower) and not file.folder.is_in_images):
             beside[file.source] = tuple(image.source for name in names for image in stems[name])
     return {label: tuple(image for image in images if image not in beside) for label, images in beside.items()}
+
+
+def _truths(files: Sequence["_File"]) -> dict[Source, tuple[Source, ...]]:
+    """Label maps of the Virtual Skeleton Database, with all images of their case."""
+    truths = {file.source: folder for file in files if (folder := truth_folder(file.place, file.stem))}
+    images: dict[PurePath, list[Source]] = defaultdict(list)
+    for file in files if truths else ():
+        hint = hint_of(file.place, file.stem)
+        if hint is not None and file.source not in truths:
+            images[hint.folder].append(file.source)
+    return {source: tuple(images.get(folder, ())) for source, folder in truths.items()}
 
 
 def _only_image(files: Sequence["_File"]) -> tuple[Source, ...]:
@@ -279,12 +298,19 @@ def _folder(place: Path, roots: set[Path]) -> _Folder:
     parts = place.parent.parts
     floor = min((_depth(root, place) for root in (place, *place.parents) if root in roots), default=0)
     for index in range(len(parts) - 1, floor - 1, -1):
-        role = folder_role(parts[index])
+        role = folder_role(_unpacked(parts[index]))
         is_near = index >= len(parts) - _COMPOUND_LEVELS
         if role is not None and (is_near or "_" not in role.key):
-            key = PurePath(*parts[:index], role.key, *parts[index + 1 :])
+            is_own = index > floor and parts[index - 1].lower() == f"{parts[index].lower()}{_ARCHIVE}"
+            above = parts[: index - is_own]  # an archive that holds one folder of its own name stands for the folder
+            key = PurePath(*above, role.key, *parts[index + 1 :])
             return _Folder(str(key), role.is_label, not role.is_label, floor, index)
     return _Folder(str(place.parent), False, False, floor)
+
+
+def _unpacked(name: str) -> str:
+    """The name of a folder, or of the folder that an archive stands for."""
+    return name[: -len(_ARCHIVE)] if name.lower().endswith(_ARCHIVE) else name
 
 
 def _depth(root: Path, place: Path) -> int:

@@ -33,6 +33,8 @@ WORD_ENDS: Final = re.compile(r"[_\-. ]+")
 _SUBSET: Final = r"(?P<subset>tr|ts|te|val|va)?"
 _IMAGE_FOLDER: Final = re.compile(rf"(?:images?|imgs?){_SUBSET}")
 _LABEL_FOLDER: Final = re.compile(rf"(?:{LABEL}|gts?|truths?){_SUBSET}")
+_OF_SPLIT: Final = re.compile(rf"(ct|mri?)_(?:{'|'.join(SPLITS)})_\d")
+"""`ct_train_1001` of MM-WHS."""
 _SEQUENCE: Final = re.compile(r"(mri?|t1|t2|flair)\b")
 
 
@@ -129,6 +131,8 @@ def modality_of_stem(stem: str, *, is_last_word_enough: bool = False) -> str | N
         stem: Of an image.
         is_last_word_enough: The words before the last do not count: a label map beside it bears their name.
     """
+    if match := _OF_SPLIT.match(stem.lower()):
+        return MODALITY_WORDS[match[1]]
     words = re.split(r"[_-]", stem.lower())
     if len(words) > 1 and words[-1] in NAMED_IMAGE:
         words.pop()

@@ -40,6 +40,14 @@ INPUT_CODES: Final[dict[str, Code]] = {
     "S_ARCHIVE": Code(
         "An archive; unpack it first", "unpack it and name the folder; zip archives are read as they are"
     ),
+    "S_TIME_SERIES": Code(
+        "A time series of which single frames lie beside it as images of their own",
+        "nothing; to take all of its images, ingest it alone with --split-4d",
+    ),
+    "S_LABEL_PART": Code(
+        "A part of a label map, or the drawing of one reader, beside the label map that was made from all of them",
+        "nothing; to take it as a label map of its own, put it into a folder labels with the name of its image",
+    ),
     "S_DERIVED": Code("A derived image (projection, subtraction, reformatted)", "export the original series"),
     "E_ARCHIVE": Code("The archive cannot be read", "copy or download the archive again, or unpack it yourself"),
     "E_ARCHIVE_CRC": Code("A member of the archive is damaged", "copy or download the archive again"),

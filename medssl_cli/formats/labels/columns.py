@@ -50,7 +50,7 @@ _NEVER: Final = frozenset(
         "nachname vorname nr nummer ansicht projektion raucher sexe naissance taille poids nom prenom numero vue edad "
         "sexo peso fecha nombre eta sesso "
         # Where a row or a file stands; pandas calls the numbers of rows "Unnamed: 0".
-        "unnamed idx row dir directory folder zeile ordner dossier carpeta fila dicom"
+        "unnamed idx row count dir directory folder zeile ordner dossier carpeta fila dicom"
     )
 )
 _CORNERS: Final = (

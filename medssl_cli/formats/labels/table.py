@@ -42,6 +42,7 @@ from medssl_cli.formats.source import Source, read_head
 from medssl_cli.formats.table_choice import Readers, TableChoice
 
 NIH_SIDE: Final = 1024
+_SPLITS: Final = frozenset(("split", "fold", "subset"))
 _NIH: Final = frozenset(("imageindex", "findinglabel"))
 
 
@@ -66,15 +67,15 @@ def read_table(
 
     Raises:
         InputError: `E_LABEL_FORMAT`: no key, nothing to take, or no table; `E_NAME_COLLISION`; `E_TOO_BIG`;
-            `S_SIDECAR` instead, if nobody has named the file, nor a column, and no column has the name of a key; or
-            what `read_bytes` raises.
+            `S_SIDECAR` instead, if nobody has named the file, nor a column, and no column has the name of a key, or
+            one says to which part of a split each row belongs; or what `read_bytes` raises.
     """
     choice = choice or TableChoice()
     try:
         return _read(source, known or {}, choice)
     except InputError as error:
         has_choice = choice.key_column is not None or choice.label_columns is not None
-        is_certain = is_named or has_choice or _is_keyed(source)
+        is_certain = is_named or has_choice or _is_about_images(source)
         if is_certain or error.code not in ("E_LABEL_FORMAT", "E_NAME_COLLISION", "E_TOO_BIG"):
             raise
         raise InputError("S_SIDECAR", "a table that labels no image") from None
@@ -92,12 +93,13 @@ def _read(source: Source, known: Mapping[str, Set[str]], choice: TableChoice) ->
     return replace(reading, refused=(*table.refused, *reading.refused))
 
 
-def _is_keyed(source: Source) -> bool:
-    """Whether the header of a table, whatever its rows are like, has the name of a key."""
+def _is_about_images(source: Source) -> bool:
+    """Whether the header of a table, whatever its rows are like, has the name of a key and does not only split."""
     try:
-        return is_keyed(header_of(decoded(read_head(source, HEAD_BYTES), is_whole=False)))
+        header = header_of(decoded(read_head(source, HEAD_BYTES), is_whole=False))
     except InputError:
         return False
+    return is_keyed(header) and not any(plain(name) in _SPLITS for name in header)
 
 
 def _references(table: Table, keys: KeyColumns) -> list[Reference | RefusedRow]:
