@@ -15,7 +15,7 @@ from medssl_cli.deploy.scans import Findings, Reject, Scan, with_unique_names
 from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.name_words import same_channel
 
-HINT: Final = "medssl infer --channel NAME=PATH says which channel a file or a folder is"
+HINT: Final = "name the dataset.json of the folder too, or say which channel a file or folder is: --channel NAME=PATH"
 _NAMED: Final = 5
 
 
