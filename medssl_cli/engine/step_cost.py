@@ -1,6 +1,6 @@
 """What a step of a training takes on the device at hand: tried, in a child process that may run out of memory.
 
-A few steps of the real training are made, on some of the real images: reading, random changes, network, loss, optimiser.
+A few steps of the real training are made, on some of its images: reading, random changes, network, loss, optimiser.
 """
 
 import contextlib

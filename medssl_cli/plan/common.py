@@ -62,18 +62,17 @@ def sketch_of(pins: Pins, backbone: dict[str, Any], crop_size: list[int], task_k
     }
 
 
-def head_values(name: str, task: str) -> dict[str, PlannedValue]:
+def head_values(name: str) -> dict[str, PlannedValue]:
     """The first lines of every recipe.
 
     Args:
         name: Of the installed model.
-        task: The task's own name, for a reason.
     """
     return {
         "schema": PlannedValue(1, "form of this file"),
         "name": PlannedValue(name, f"of the installed model: medssl infer --task {name}"),
         "seed": PlannedValue(0, "another seed, another initialisation and another order of images"),
-        "split_seed": PlannedValue(0, f"another split_seed holds out other patients: {task}s are then not comparable"),
+        "split_seed": PlannedValue(0, "another one holds out other patients: scores can then not be compared"),
     }
 
 

@@ -1,7 +1,7 @@
 """What a labelled set of images is like: sizes, spacings and amounts of all, intensities of some of them.
 
-Sizes, spacings and amounts come from the records, so they cost nothing. Of intensities a fixed choice of images is read,
-so the same cache gives the same numbers.
+Sizes, spacings and amounts come from the records, so they cost nothing. For intensities a fixed choice of images is
+read, so that the same cache gives the same numbers.
 
 Shapes: N images, X Y Z space.
 """

@@ -26,9 +26,12 @@ THICK_PERCENTILE: Final = 10
 LEAST_SHARE: Final = 0.1
 """Of an image's voxels that a crop must show; else the spacing becomes coarser."""
 LARGEST_COARSENING: Final = 3.0
+LEAST_VOXELS: Final = 200
+"""Of the smallest class."""
 LEAST_EDGE: Final = 2
 """Cells along an axis of the coarsest feature map."""
-MAX_LEVELS: Final = 6
+MAX_HALVINGS: Final = 5
+"""Of an axis: cells of 32 voxels see enough."""
 ROUND_UP_WITHIN: Final = 1.15
 """A crop that is larger than the images by no more than this shows all of them."""
 
@@ -77,7 +80,7 @@ def target_spacing(spacings: Array, shapes: Array) -> SpacingChoice:
 def coarsened(choice: SpacingChoice, extents_mm: Array, max_voxels: int, smallest_mm3: float) -> SpacingChoice:
     """The same, or coarser where a crop would show less than a tenth of the median image.
 
-    The finest axes become coarser first. A spacing stays fine enough for the smallest class to keep some hundred voxels.
+    The finest axes become coarser first. A spacing stays fine enough for the smallest class to keep 200 voxels.
 
     Args:
         choice: From `target_spacing`.
@@ -87,14 +90,13 @@ def coarsened(choice: SpacingChoice, extents_mm: Array, max_voxels: int, smalles
     """
     spacing = np.array(choice.spacing_mm)
     finest = float(spacing.min())
-    least_voxels = 200.0
     found = choice
     for step in range(1, 41):
         if LEAST_SHARE * math.prod(extents_mm / np.array(found.spacing_mm)) <= max_voxels:
             break
         floor = finest * LARGEST_COARSENING ** (step / 40)
         candidate = np.maximum(spacing, floor)
-        if smallest_mm3 < least_voxels * math.prod(candidate.tolist()):
+        if smallest_mm3 < LEAST_VOXELS * math.prod(candidate.tolist()):
             break
         found = SpacingChoice(_rounded(candidate), choice.thick_axis, floor / finest)
     return found
@@ -119,9 +121,7 @@ def crop_within(extents: Sequence[float], spacing: Sequence[float], max_voxels: 
     return np.clip(low / steps, 1.0, whole)
 
 
-def levels_of(
-    crop: Sequence[float], spacing: Sequence[float], *, first_stride: int, max_levels: int = MAX_LEVELS
-) -> list[LevelShape]:
+def levels_of(crop: Sequence[float], spacing: Sequence[float], *, first_stride: int) -> list[LevelShape]:
     """Strides and kernels of the levels of a network for a crop.
 
     An axis is halved while its cells are less than twice as long as the shortest ones, and while at least two cells are
@@ -131,11 +131,10 @@ def levels_of(
         crop: Size in voxels, along two or three axes.
         spacing: Millimetres per voxel.
         first_stride: 2 halves before the first level too: nothing is then computed at full resolution.
-        max_levels: At most.
     """
     size, steps = [float(each) for each in crop], [float(each) for each in spacing]
     levels: list[LevelShape] = []
-    while len(levels) < max_levels:
+    while len(levels) < MAX_HALVINGS + (first_stride == 1):
         shortest = min(steps)
         wants_halving = bool(levels) or first_stride == 2
         stride = tuple(

@@ -17,7 +17,7 @@ from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import class_voxels, everything_in
-from medssl_cli.imaging.geometry import spacing_mm
+from medssl_cli.imaging.geometry import Shape, spacing_mm
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.plan.common import PlanBudget, head_values, sketch_of, training_values
@@ -29,6 +29,7 @@ from medssl_cli.plan.geometry import (
     coarsened,
     crop_and_levels,
     crop_within,
+    levels_of,
     rounded_to,
     target_spacing,
 )
@@ -41,8 +42,11 @@ from medssl_cli.tasks.segmentation.targets import SegmentationSupervision
 STEP_VOXELS: Final = {"cpu": 400_000, "cuda": 4_200_000}
 """What the crops of a step hold together: more teaches more slowly, less is noise."""
 CROP_VOXELS: Final = {"cpu": 200_000, "cuda": 2_100_000}
-NETWORKS: Final = {"cpu": ((2, 16), (2, 24), (2, 32), (1, 16), (1, 24), (1, 32)), "cuda": ((1, 16), (1, 32))}
-"""(first stride, channels of the first level), the cheapest first."""
+NETWORKS: Final = {
+    "cpu": ((0, 16), (0, 24), (0, 32), (8, 32), (16, 32), (24, 48), (32, 64)),
+    "cuda": ((16, 32), (32, 64)),
+}
+"""(channels at full resolution, 0 for no such level; channels at half of it), the cheapest first."""
 MOST_CHANNELS: Final = {"cpu": 256, "cuda": 320}
 BATCHES: Final = (2, 16)
 FEW_SLICES: Final = 5
@@ -65,6 +69,18 @@ class _Grid:
     extents: tuple[float, float, float]
     is_cropped: bool
     dims: int
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What all drafts of a plan have in common."""
+
+    pins: Pins
+    fingerprint: Fingerprint
+    budget: PlanBudget
+    grid: _Grid
+    crop_voxels: int
+    step_voxels: int
 
 
 class SegmentationPlanner(TaskPlanner):
@@ -109,54 +125,41 @@ class SegmentationPlanner(TaskPlanner):
         """See `TaskPlanner.drafts`: wider networks, then networks that compute at full resolution."""
         step_voxels = scale * STEP_VOXELS[budget.device]
         crop_voxels = int(min(CROP_VOXELS[budget.device], step_voxels / 2))
-        grid = _grid_of(pins, fingerprint, crop_voxels)
-        if pins.has("backbone"):
-            return [_given_network(pins, fingerprint, budget, grid, crop_voxels, step_voxels)]
-        return [
-            _drafted(pins, fingerprint, budget, grid, crop_voxels, step_voxels, first_stride=stride, width=width)
-            for stride, width in NETWORKS[budget.device]
-        ]
-
-
-def _given_network(
-    pins: Pins, fingerprint: Fingerprint, budget: PlanBudget, grid: _Grid, crop_voxels: int, step_voxels: float
-) -> Draft:
-    """A draft around a network that a recipe gives."""
-    backbone = build_backbone(Named.model_validate(pins.get("backbone")), in_channels=len(fingerprint.channels))
-    crop = rounded_to(crop_within(grid.extents, grid.spacing, crop_voxels), backbone.crop_multiple)
-    return _with_crop({}, pins, fingerprint, budget, grid, crop, step_voxels, learning_rate=1e-3)
-
-
-def _drafted(
-    pins: Pins,
-    fingerprint: Fingerprint,
-    budget: PlanBudget,
-    grid: _Grid,
-    crop_voxels: int,
-    step_voxels: float,
-    *,
-    first_stride: int,
-    width: int,
-) -> Draft:
-    """A draft with a network of its own."""
-    crop, levels = crop_and_levels(
-        grid.extents, grid.spacing, max_voxels=crop_voxels, first_stride=first_stride, dims=grid.dims
-    )
-    if pins.has("data.crop_size"):
-        crop = tuple(pins.get("data.crop_size"))
-        _, levels = crop_and_levels(
-            crop, grid.spacing, max_voxels=10 * math.prod(crop), first_stride=first_stride, dims=grid.dims
+        setting = _Setting(
+            pins, fingerprint, budget, _grid_of(pins, fingerprint, crop_voxels), crop_voxels, int(step_voxels)
         )
-    channels = [min(width * 2**number, MOST_CHANNELS[budget.device]) for number in range(len(levels))]
-    shallow = (
-        "no level at full resolution: a quarter of the time" if first_stride == 2 else "the first at full resolution"
+        if pins.has("backbone"):
+            return [_around_given_network(setting)]
+        return [_with_network(setting, finest, width) for finest, width in NETWORKS[budget.device]]
+
+
+def _around_given_network(setting: _Setting) -> Draft:
+    """A draft around a network that a recipe gives."""
+    network = Named.model_validate(setting.pins.get("backbone"))
+    backbone = build_backbone(network, in_channels=len(setting.fingerprint.channels))
+    grid = setting.grid
+    crop = rounded_to(crop_within(grid.extents, grid.spacing, setting.crop_voxels), backbone.crop_multiple)
+    return _around_crop(setting, crop, {}, learning_rate=1e-3)
+
+
+def _with_network(setting: _Setting, finest: int, width: int) -> Draft:
+    """A draft with a network of its own; see `NETWORKS`."""
+    grid, first_stride = setting.grid, 1 if finest else 2
+    crop, levels = crop_and_levels(
+        grid.extents, grid.spacing, max_voxels=setting.crop_voxels, first_stride=first_stride, dims=grid.dims
     )
+    if setting.pins.has("data.crop_size"):
+        crop = tuple(setting.pins.get("data.crop_size"))
+        levels = levels_of(crop[: grid.dims], grid.spacing[: grid.dims], first_stride=first_stride)
+    widths = [finest] * (finest > 0) + [width * 2**number for number in range(len(levels))]
+    channels = [min(each, MOST_CHANNELS[setting.budget.device]) for each in widths[: len(levels)]]
+    wide = f"{finest} at full resolution sharpen borders" if finest else "none at full resolution: half of the time"
     values = {
         "backbone.name": PlannedValue("unet", "residual convolutions; plainconv and resenc are nnU-Net's own"),
-        "backbone.spatial_dims": PlannedValue(grid.dims, _dims_reason(grid, fingerprint)),
-        "backbone.channels": PlannedValue(channels, f"{width} channels first: twice as many take 3 times the time"),
+        "backbone.spatial_dims": PlannedValue(grid.dims, _dims_reason(grid, setting.fingerprint)),
+        "backbone.channels": PlannedValue(channels, f"{wide}; twice as many take 3 times the time"),
         "backbone.strides": PlannedValue(
-            [_short(level.stride) for level in levels], f"{shallow}; long axes are halved more often"
+            [_short(level.stride) for level in levels], "of each level; axes with short cells are halved more often"
         ),
         "backbone.kernel_sizes": PlannedValue(
             [_short(level.kernel) for level in levels], "1 along an axis whose cells are twice as long as others"
@@ -164,28 +167,19 @@ def _drafted(
         "backbone.num_res_units": PlannedValue(2, "convolutions of a level"),
         "backbone.activation": PlannedValue("leakyrelu", "as nnU-Net has it"),
     }
-    rate = 2e-3 if width <= 16 else 1.5e-3 if width <= 24 else 1e-3
-    draft = _with_crop(values, pins, fingerprint, budget, grid, crop, step_voxels, learning_rate=rate)
+    draft = _around_crop(setting, crop, values, learning_rate=2e-3 if width <= 16 else 1.5e-3)
     return Draft(draft.values, cost=_cost(crop, levels, channels))
 
 
-def _with_crop(
-    network: dict[str, PlannedValue],
-    pins: Pins,
-    fingerprint: Fingerprint,
-    budget: PlanBudget,
-    grid: _Grid,
-    crop: tuple[int, int, int],
-    step_voxels: float,
-    *,
-    learning_rate: float,
-) -> Draft:
+def _around_crop(setting: _Setting, crop: Shape, network: dict[str, PlannedValue], *, learning_rate: float) -> Draft:
     """Everything around a network and its crop."""
-    batch = int(min(max(step_voxels // math.prod(crop), BATCHES[0]), BATCHES[1]))
+    pins, fingerprint, grid, budget = setting.pins, setting.fingerprint, setting.grid, setting.budget
+    crop = tuple(pins.get("data.crop_size", crop))
+    batch = int(min(max(setting.step_voxels // math.prod(crop), BATCHES[0]), BATCHES[1]))
     shows_all = all(WHOLE * extent <= length for extent, length in zip(grid.extents, crop, strict=True))
     lateral = sorted(each.name for each in fingerprint.classes if _is_lateral(each.name))
     values = {
-        **head_values(pins.get("name", "planned"), "segmentation"),
+        **head_values(pins.get("name", "planned")),
         **network,
         **_task_values(pins, fingerprint),
         **_grid_values(fingerprint, grid),
