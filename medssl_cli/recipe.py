@@ -3,8 +3,9 @@
 No inheritance and no code. Every fault of a recipe is reported at once, with the nearest valid name.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import (
@@ -23,6 +24,9 @@ from medssl_cli.base.plain_yaml import MAX_BYTES, parse_yaml
 from medssl_cli.base.plugins import suggest
 from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Size, Strict
 from medssl_cli.preprocessing import Preprocessing
+
+AUTO: Final = "auto"
+"""What a task recipe says of a value that is to be planned from the images at hand."""
 
 
 def _each_once(axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -310,7 +314,24 @@ def validate_recipe(document: dict[str, Any], *, source: str) -> Recipe:
     Raises:
         UsageError: `E_RECIPE`.
     """
+    if (keys := automatic_keys(document)) and recipe_kind(document) is TaskRecipe:
+        raise UsageError(
+            "E_RECIPE",
+            f"{source} leaves {', '.join(keys)} to a plan, and here is none",
+            hint="medssl plan --task FILE -o NEW.yaml writes a plan down; medssl finetune makes one as it begins",
+        )
     return validate_model(recipe_kind(document), document, source=source)
+
+
+def automatic_keys(document: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys of a raw recipe that are `auto`."""
+    found = []
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            found += automatic_keys(value, f"{prefix}{key}.")
+        elif value == AUTO:
+            found.append(f"{prefix}{key}")
+    return found
 
 
 def recipe_kind(document: dict[str, Any]) -> type[Recipe]:

@@ -14,13 +14,14 @@ from medssl_cli.cache.splits import held_out_patients, shuffled, split_items
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.build import build_task
 from medssl_cli.engine.devices import resolve_device
+from medssl_cli.engine.runs import LOCK, open_run
 from medssl_cli.engine.step_cost import StepCost, StepMeter, memory_at_hand
 from medssl_cli.plan.channels import own_data
 from medssl_cli.plan.common import WANTED_STEPS, PlanBudget, pace_values
-from medssl_cli.plan.draft import Draft, Pins, automatic_keys, filled
+from medssl_cli.plan.draft import Draft, Pins, filled
 from medssl_cli.plan.fingerprint import Fingerprint
 from medssl_cli.plan.planner import TaskPlanner
-from medssl_cli.recipe import TaskRecipe, validate_recipe
+from medssl_cli.recipe import TaskRecipe, automatic_keys, dump_recipe, validate_recipe
 from medssl_cli.tasks import load_part, supervision_of
 
 DEFAULT_MINUTES: Final = 60.0
@@ -196,9 +197,6 @@ def with_plan(
     Raises:
         MedsslError: See `plan_task`.
     """
-    from medssl_cli.engine.runs import LOCK, open_run
-    from medssl_cli.recipe import dump_recipe
-
     keys = automatic_keys(document)
     if not keys:
         return document

@@ -25,7 +25,7 @@ def own_data(everything: Sequence[ItemRecord], labelled: Sequence[ItemRecord]) -
 
 
 def _channels(everything: Sequence[ItemRecord], labelled: Sequence[ItemRecord]) -> list[str]:
-    """Channels that nearly all labelled cases have, in the order of their names; empty where cases are single images."""
+    """Channels that nearly all labelled cases have, by name; none where cases are single images."""
     cases: dict[tuple[str, str], set[str]] = defaultdict(set)
     for record in everything:
         channel = channel_of(record)

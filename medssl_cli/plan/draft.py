@@ -5,10 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from medssl_cli.recipe import flow_yaml
+from medssl_cli.recipe import AUTO, flow_yaml
 
-AUTO: Final = "auto"
-"""What a recipe writes where a value is to be planned."""
 RULES: Final = ("window_hu", "zscore", "percentiles")
 """Keys of a recipe of which one is given: the rule of intensities."""
 GIVEN: Final = "as given"
@@ -113,17 +111,6 @@ def filled(document: Mapping[str, Any], planned: Mapping[str, Any]) -> dict[str,
             found |= {rule: planned[rule] for rule in (*RULES, "channels") if rule in planned}
         elif key in planned:
             found[key] = planned[key]
-    return found
-
-
-def automatic_keys(document: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys of a recipe that are to be planned."""
-    found = []
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            found += automatic_keys(value, f"{prefix}{key}.")
-        elif value == AUTO:
-            found.append(f"{prefix}{key}")
     return found
 
 

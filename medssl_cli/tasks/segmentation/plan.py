@@ -35,7 +35,7 @@ from medssl_cli.plan.geometry import (
 )
 from medssl_cli.plan.intensity import rule_values
 from medssl_cli.plan.planner import TaskPlanner
-from medssl_cli.recipe import Named
+from medssl_cli.recipe import AUTO, Named
 from medssl_cli.tasks.segmentation.scores import reference_of
 from medssl_cli.tasks.segmentation.targets import SegmentationSupervision
 
@@ -254,7 +254,7 @@ def _task_values(pins: Pins, fingerprint: Fingerprint) -> dict[str, PlannedValue
         "task.classes": PlannedValue(pins.get("task.classes"), f"median {known}{more}"),
     }
     for key, value in pins.get("task").items():
-        if f"task.{key}" not in values and value != "auto":
+        if f"task.{key}" not in values and value != AUTO:
             values[f"task.{key}"] = PlannedValue(value, "as given")
     if not isinstance(pins.get("task.decoder"), dict):
         values["task.decoder"] = PlannedValue(
