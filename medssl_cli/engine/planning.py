@@ -200,8 +200,9 @@ def with_plan(
     keys = automatic_keys(document)
     if not keys:
         return document
-    if (root / LOCK).is_file():
-        return filled(document, dump_recipe(open_run(root).recipe))
+    for begun in (root, *sorted(path.parent for path in root.glob(f"*/{LOCK}"))):
+        if (begun / LOCK).is_file():
+            return filled(document, dump_recipe(open_run(begun).recipe))
     data = {"spacing_mm": None, **document.get("data", {})}  # without a spacing images keep their own
     plan = plan_task({**document, "data": data}, cache, device=device, talk=talk, minutes=minutes)
     planned = plan.draft.document()
