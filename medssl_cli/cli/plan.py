@@ -1,12 +1,14 @@
 """`medssl plan`: a recipe for the labelled images at hand, with its reasons."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, DeviceOption, JsonOption, QuietOption, SetOption
-from medssl_cli.cli.terminal import Terminal, result, table
+from medssl_cli.cli.plan_output import head_of, show
+from medssl_cli.cli.terminal import Terminal, result
 
 
 def plan(
@@ -61,7 +63,7 @@ def plan(
         apply_override(document, override)
     with terminal.running():
         found = plan_task(document, opened, device=device, talk=terminal, memory_bytes=_bytes(memory), minutes=minutes)
-    text = recipe_text(_head(found, cache, output), found.draft)
+    text = recipe_text(head_of(found, cache, output), found.draft)
     if output is not None:
         write_atomic(output, text.encode(), is_output=True)
         load_recipe(output)
@@ -74,74 +76,14 @@ def plan(
         result(None, as_json=False, text=f"{output}\nnext: medssl finetune --task {output} --cache {cache}")
 
 
-def show(fingerprint: Any) -> None:
-    """The fingerprint as two tables on stdout."""
-    document = fingerprint.document()
-    modalities = ", ".join(f"{count} {name}" for name, count in document["modalities"].items())
-    rows = [
-        [
-            title,
-            *("  ".join(f"{value:g}" for value in document[key][share]) for share in ("0", "10", "50", "90", "100")),
-        ]
-        for key, title in (("shape", "voxels"), ("spacing_mm", "spacing, mm"), ("sizes", "boxes"))
-        if document[key] is not None
-    ]
-    title = f"{document['num_images']} images of {document['num_patients']} patients ({modalities}), no test patients"
-    table(title, ["x y z", "least", "10 %", "median", "90 %", "most"], rows)
-    channels = document["channels"]
-    rows = [
-        [
-            each["name"],
-            str(each["num_images"]),
-            str(each["num_patients"]),
-            f"{each['low']:.3g}",
-            f"{each['median']:.3g}",
-            *(_range(channel["by_class"].get(each["name"])) for channel in channels),
-        ]
-        for each in document["classes"]
-    ]
-    unit = document["unit"]
-    heads = ["class", "images", "patients", f"{unit}, 10 %", f"{unit}, median"]
-    table(
-        f"labels {document['label_set']}",
-        [*heads, *(f"values {channel['name']}".strip() for channel in channels)],
-        rows,
-    )
-
-
-def _range(found: dict[str, float] | None) -> str:
-    return "-" if found is None else f"{found['low']:.3g} to {found['high']:.3g}"
-
-
-def _head(found: Any, cache: Path, output: Path | None) -> list[str]:
-    """Comments above a planned recipe."""
-    fingerprint, cost, budget = found.fingerprint, found.cost, found.budget
-    where = output if output is not None else "RECIPE.yaml"
-    lines = [
-        f"Planned by medssl from {fingerprint.num_images} images of {fingerprint.num_patients} patients, without those "
-        "who test.",
-        "",
-        f"Command:   medssl finetune --task {where} --cache {cache} --max-minutes {budget.minutes:g}",
-    ]
-    if cost is not None:
-        lines.append(
-            f"Needs:     {cost.memory_bytes / 1e9:.2g} GB and {cost.step_s:.2g} s a step, as tried on {budget.device}"
-        )
-    return [*lines, "Expected:  not measured yet"]
-
-
 def _name(output: Path | None, labels: str | None) -> str:
     """Of the installed model: that of the file, as far as it may be one."""
-    import re
-
     stem = output.stem if output is not None else f"{labels}-task"
     return re.sub(r"[^A-Za-z0-9_-]", "-", stem).lstrip("-_")[:64] or "planned"
 
 
 def _bytes(memory: str | None) -> float | None:
     """Bytes of `8GB`, `512MB` or `1.5GiB`."""
-    import re
-
     from medssl_cli.base.errors import UsageError
 
     if memory is None:

@@ -47,7 +47,8 @@ def test_a_plan_follows_the_images(balls: Cache) -> None:
 
     assert data.spacing_mm == (2.0, 2.0, 2.0)
     assert data.crop_size == (32, 32, 32)  # all of an image
-    assert data.window_hu is not None and data.window_hu[0] < data.window_hu[1]
+    assert data.window_hu is not None
+    assert data.window_hu[0] < data.window_hu[1]
     assert data.modality == "CT"
 
 
@@ -108,7 +109,7 @@ def test_where_memory_is_short_steps_become_smaller(balls: Cache) -> None:
 def test_a_plan_that_no_memory_holds_is_refused(balls: Cache) -> None:
     with pytest.raises(GateError, match=r"E_PLAN_MEMORY: .* takes 1 GB, and 0.5 GB may be taken"):
         planned(balls, memory_bytes=5e8)
-    with pytest.raises(GateError, match="E_PLAN_MEMORY: .* takes more than there is"):
+    with pytest.raises(GateError, match=r"E_PLAN_MEMORY: .* takes more than there is"):
         planned(balls, measure=lambda recipe: None)
 
 
@@ -160,7 +161,7 @@ def test_very_few_slices_are_seen_one_by_one(tmp_path: Path) -> None:
 
 
 def test_a_set_that_is_not_there_is_refused(balls: Cache) -> None:
-    with pytest.raises(NothingUsableError, match="E_NO_LABELS: .*'other'; the cache has seg"):
+    with pytest.raises(NothingUsableError, match=r"E_NO_LABELS: .*'other'; the cache has seg"):
         own_task(balls, "other", "mine")
 
 
