@@ -3,8 +3,9 @@
 No inheritance and no code. Every fault of a recipe is reported at once, with the nearest valid name.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import (
@@ -23,6 +24,22 @@ from medssl_cli.base.plain_yaml import MAX_BYTES, parse_yaml
 from medssl_cli.base.plugins import suggest
 from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Size, Strict
 from medssl_cli.preprocessing import Preprocessing
+
+AUTO: Final = "auto"
+"""What a task recipe says of a value that is to be planned from the images at hand."""
+
+STAND_INS: Final[Mapping[str, dict[str, Any]]] = {
+    "backbone": {"backbone": {"name": "unet", "channels": [4], "strides": [1]}},
+    "optimizer": {"optimizer": {"learning_rate": 1e-3}},
+    "optimizer.learning_rate": {"learning_rate": 1e-3},
+    "data.window_hu": {"zscore": True},
+    "data.zscore": {"zscore": True},
+    "data.percentiles": {"zscore": True},
+    "data.crop_size": {"crop_size": [32, 32, 32]},
+    "data.batch_size": {"batch_size": 1},
+    "steps": {"steps": 1000},
+}
+"""What a recipe has in the place of `auto` until there is a plan."""
 
 
 def _each_once(axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -259,17 +276,19 @@ def find_recipe(name: str, kinds: tuple[Literal["pretrain", "tasks"], ...] = ("p
     raise UsageError("E_RECIPE_NOT_FOUND", f"no recipe called {name!r}", hint=suggest(name, known))
 
 
-def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(path: Path, overrides: list[str] | None = None, *, is_sketch: bool = False) -> Recipe:
     """Read, override and validate a recipe; `method:` makes it a pre-training recipe, `task:` a task recipe.
 
     Args:
         path: YAML file.
         overrides: `a.b=value` strings; values are YAML.
+        is_sketch: Put something that trains nothing in the place of what is left to a plan; else it is refused.
 
     Raises:
         UsageError: `E_RECIPE` with one line per fault.
     """
-    return validate_recipe(raw_recipe(path, overrides), source=path.name)
+    document = raw_recipe(path, overrides)
+    return validate_recipe(sketched(document) if is_sketch else document, source=path.name)
 
 
 def raw_recipe(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -310,7 +329,37 @@ def validate_recipe(document: dict[str, Any], *, source: str) -> Recipe:
     Raises:
         UsageError: `E_RECIPE`.
     """
+    if (keys := automatic_keys(document)) and recipe_kind(document) is TaskRecipe:
+        raise UsageError(
+            "E_RECIPE",
+            f"{source} leaves {', '.join(keys)} to a plan, and here is none",
+            hint="medssl plan --task FILE -o NEW.yaml writes a plan down; medssl finetune makes one as it begins",
+        )
     return validate_model(recipe_kind(document), document, source=source)
+
+
+def automatic_keys(document: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys of a raw recipe that are `auto`."""
+    found = []
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            found += automatic_keys(value, f"{prefix}{key}.")
+        elif value == AUTO:
+            found.append(f"{prefix}{key}")
+    return found
+
+
+def sketched(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A raw recipe with stand-ins for what is `auto`: small ones where a value is needed, else the default."""
+    found: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            found[key] = sketched(value, f"{prefix}{key}.")
+        elif value != AUTO:
+            found[key] = value
+        elif f"{prefix}{key}" in STAND_INS:
+            found |= STAND_INS[f"{prefix}{key}"]
+    return found
 
 
 def recipe_kind(document: dict[str, Any]) -> type[Recipe]:

@@ -19,6 +19,7 @@ from medssl_cli.cli.export import export
 from medssl_cli.cli.finetune import finetune
 from medssl_cli.cli.infer import infer
 from medssl_cli.cli.ingest import ingest
+from medssl_cli.cli.plan import plan
 from medssl_cli.cli.pretrain import pretrain
 
 app = typer.Typer(
@@ -33,7 +34,7 @@ app = typer.Typer(
 ROAD = "The road"
 HELPERS = "Helpers"
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    ROAD: (ingest, pretrain, finetune, evaluate, export, infer),
+    ROAD: (ingest, plan, pretrain, finetune, evaluate, export, infer),
     HELPERS: (demo, doctor),
 }
 for panel, commands in COMMANDS.items():

@@ -79,7 +79,7 @@ def finetune(
     with main_speaks(), stop_on_signals(is_immediate=True):
         from medssl_cli.cache.store import Cache
         from medssl_cli.cli.finetune_folds import require_folds, train_folds
-        from medssl_cli.cli.finetuning import require_patients, run_folder, task_recipe
+        from medssl_cli.cli.finetuning import planned_recipe, require_patients, run_folder, task_recipe
         from medssl_cli.cli.training_logs import open_sinks
         from medssl_cli.engine.choices import Choices
         from medssl_cli.engine.finetune import finetune as run_finetune
@@ -96,8 +96,11 @@ def finetune(
         encoder = None if init == "none" else load_encoder(Path(init))
         choices = Choices(fold, fraction, patients, draw, max_minutes, encoder, number, split, folds is not None)
         root = run or run_folder(path, resolved, init, choices, num_folds)
-        outlets = Outlets(finetuning_page, open_sinks(log or [], root, resolved) if is_main() else ())
         terminal = Terminal(quiet=quiet or not is_main())
+        resolved = planned_recipe(
+            path, overrides, cache, root, device=device, num_processes=spread.size, talk=terminal, minutes=max_minutes
+        )
+        outlets = Outlets(finetuning_page, open_sinks(log or [], root, resolved) if is_main() else ())
         terminal.note(f"task {resolved.name} · cache {cache} · run {root} · init {init}")
         opened = Cache.open(cache)
         with terminal.running():

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 from medssl_cli.base.errors import UsageError
 
 if TYPE_CHECKING:
+    from medssl_cli.base.talk import Talk
     from medssl_cli.engine.choices import Choices
     from medssl_cli.recipe import TaskRecipe
 
 
 def task_recipe(task: str, overrides: list[str] | None) -> "tuple[Path, TaskRecipe]":
-    """The file of a task's recipe, and what it says.
+    """The file of a task's recipe, and what it says; with stand-ins for what is to be planned (`planned_recipe`).
 
     Raises:
         UsageError: `E_RECIPE`, `E_RECIPE_NOT_FOUND`.
@@ -19,10 +20,56 @@ def task_recipe(task: str, overrides: list[str] | None) -> "tuple[Path, TaskReci
     from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe
 
     path = find_recipe(task, ("tasks",))
-    recipe = load_recipe(path, overrides)
+    recipe = load_recipe(path, overrides, is_sketch=True)
     if not isinstance(recipe, TaskRecipe):
         raise UsageError("E_RECIPE", f"{path.name} is a pre-training recipe", hint="use it with medssl pretrain")
     return path, recipe
+
+
+def planned_recipe(
+    path: Path,
+    overrides: list[str] | None,
+    cache: Path,
+    root: Path,
+    *,
+    device: str,
+    num_processes: int,
+    talk: "Talk",
+    minutes: float | None,
+) -> "TaskRecipe":
+    """A task's recipe with a plan in the place of every `auto`; a run that has begun goes on with its own.
+
+    Args:
+        path: Of its file.
+        overrides: As they were typed.
+        cache: Folder with the labelled images.
+        root: Run folder.
+        device: Of the training.
+        num_processes: Over which the training is spread.
+        talk: Told what was planned.
+        minutes: Time limit of the training.
+
+    Raises:
+        MedsslError: See `engine.planning.plan_task`.
+        UsageError: `E_USAGE`, several processes would each plan for themselves.
+    """
+    from medssl_cli.recipe import TaskRecipe, automatic_keys, raw_recipe, validate_recipe
+
+    document = raw_recipe(path, overrides)
+    if automatic_keys(document):
+        from medssl_cli.cache.store import Cache
+        from medssl_cli.engine.planning import with_plan
+
+        if num_processes > 1:
+            raise UsageError(
+                "E_USAGE",
+                f"{path.name} leaves values to a plan, and several processes cannot make one together",
+                hint=f"write it down first: medssl plan --task {path} --cache {cache} -o NEW.yaml",
+            )
+        document = with_plan(document, Cache.open(cache), root, device=device, talk=talk, minutes=minutes)
+    recipe = validate_recipe(document, source=path.name)
+    assert isinstance(recipe, TaskRecipe)
+    return recipe
 
 
 def require_patients(fraction: float, patients: int | None) -> None:
@@ -57,4 +104,4 @@ def run_folder(path: Path, recipe: "TaskRecipe", init: str, choices: "Choices", 
     parts += [f"{100 * choices.fraction:g}pct"] if choices.fraction < 1 else []
     parts += [f"{choices.patients}patients"] if choices.patients is not None else []
     parts += [f"draw{choices.draw}"] if choices.draw else []
-    return Path("runs") / run_name(path.stem, recipe, load_recipe(path), parts)
+    return Path("runs") / run_name(path.stem, recipe, load_recipe(path, is_sketch=True), parts)

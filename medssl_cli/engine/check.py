@@ -17,7 +17,7 @@ from medssl_cli.data.selection import training_examples
 from medssl_cli.engine.build import build_method, check_canvas, check_recipe
 from medssl_cli.engine.labelled import labelled_examples
 from medssl_cli.nn.build import build_backbone
-from medssl_cli.recipe import Named, Recipe, TaskRecipe, raw_recipe, recipe_kind
+from medssl_cli.recipe import Named, Recipe, TaskRecipe, raw_recipe, recipe_kind, sketched
 from medssl_cli.tasks import load_part, supervision_of
 
 T = TypeVar("T")
@@ -26,10 +26,12 @@ T = TypeVar("T")
 def checked_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """A recipe that can be built: its keys and values, its task or method, its backbone, and their sizes.
 
+    What it leaves to a plan has stand-ins.
+
     Raises:
         UsageError: `E_RECIPE` with one line per fault; a single fault under its own code.
     """
-    document = raw_recipe(path, overrides)
+    document = sketched(raw_recipe(path, overrides))
     kind = recipe_kind(document)
     faults = _Faults(path.name)
     recipe = faults.validated(kind, document)

@@ -8,6 +8,7 @@ A task is found by the name of its folder, which holds:
     decode.py     from a network's numbers to masks, findings or boxes
     scores.py     `Subject`: a model with the images to score it on; of an exported model, `usable` and `of_model`
     page.py       the page of an evaluation and its pictures
+    plan.py       PLANNER: a `plan.planner.TaskPlanner`, for `medssl plan`; a task may do without
 
 `decode.py` and `page.py` load no torch, so that inference and reports may load them; neither does this module.
 
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 SLICES: Final = "slices"
 """What joint pre-training calls the modules that make volumes of slices."""
 
-Part = Literal["network", "targets", "decode", "scores", "page"]
+Part = Literal["network", "targets", "decode", "scores", "page", "plan"]
 
 
 def load_part(name: str, part: Part) -> ModuleType:

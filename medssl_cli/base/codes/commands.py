@@ -18,6 +18,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The run directory was started with another recipe or other data",
         "choose another folder with --run, or remove this one; more steps or minutes may be asked of the same run",
     ),
+    "E_PLAN_MEMORY": Code(
+        "Not even the smallest plan for a task fits into the memory that it may take",
+        "allow more with medssl plan --memory, or write a recipe with a smaller data.crop_size and backbone",
+    ),
     "E_LABEL_CLASSES": Code(
         "The classes of a recipe and what label maps call their values contradict each other",
         "name in task.classes the names that the label maps have: {kidneys: [left_kidney, right_kidney]}",

@@ -1,0 +1,291 @@
+"""A plan for a task from the labelled images of a cache: fingerprint, drafts, trials on the device, a recipe."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from medssl_cli.base import plugins
+from medssl_cli.base.errors import GateError, NothingUsableError, UsageError
+from medssl_cli.base.talk import Talk
+from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.reading import NAMED_SETS
+from medssl_cli.cache.splits import held_out_patients, shuffled, split_items
+from medssl_cli.cache.store import Cache
+from medssl_cli.engine.build import build_task
+from medssl_cli.engine.devices import resolve_device
+from medssl_cli.engine.runs import LOCK, open_run
+from medssl_cli.engine.step_cost import StepCost, StepMeter, memory_at_hand
+from medssl_cli.plan.channels import own_data
+from medssl_cli.plan.common import WANTED_STEPS, PlanBudget, pace_values
+from medssl_cli.plan.draft import Draft, Pins, filled
+from medssl_cli.plan.fingerprint import Fingerprint
+from medssl_cli.plan.planner import TaskPlanner
+from medssl_cli.recipe import TaskRecipe, automatic_keys, dump_recipe, validate_recipe
+from medssl_cli.tasks import load_part, supervision_of
+
+DEFAULT_MINUTES: Final = 60.0
+NUM_TRIED: Final = 4
+"""Images that trials learn from."""
+SCALES: Final = (1.0, 0.5, 0.25, 0.125)
+"""Of what a step reads, where memory is short."""
+HOPELESS: Final = 3.0
+"""A draft that would take so many times too long, by its nominal cost, is not tried."""
+MEASURED: Final = ("steps", "backbone", "data.batch_size", "data.crop_size")
+"""What is planned by trying steps; everything else follows from the images."""
+KEPT: Final = ("name", "seed", "split_seed", "intended_use", "evaluation")
+"""Of a recipe that is planned anew; its task and its images stay too."""
+
+Measure = Callable[[TaskRecipe], StepCost | None]
+"""What a step of a recipe takes; None if it needs more memory than there is."""
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """A planned recipe and how it came about.
+
+    Args:
+        draft: Every value with its reason.
+        recipe: The same, validated.
+        fingerprint: Of the images.
+        budget: Of the training.
+        cost: Of a step; None if none was tried.
+        num_considered: Drafts that were tried.
+    """
+
+    draft: Draft
+    recipe: TaskRecipe
+    fingerprint: Fingerprint
+    budget: PlanBudget
+    cost: StepCost | None
+    num_considered: int
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        cost = self.cost
+        return {
+            "fingerprint": self.fingerprint.document(),
+            "recipe": self.draft.document(),
+            "reasons": {key: planned.reason for key, planned in self.draft.values.items()},
+            "device": self.budget.device,
+            "memory_bytes": int(self.budget.memory_bytes),
+            "minutes": self.budget.minutes,
+            "step_s": None if cost is None else round(cost.step_s, 4),
+            "step_memory_bytes": None if cost is None else cost.memory_bytes,
+            "num_considered": self.num_considered,
+        }
+
+
+def own_task(cache: Cache, label_set: str, name: str) -> dict[str, Any]:
+    """A recipe for somebody's own labels, of which everything else is to be planned.
+
+    Raises:
+        NothingUsableError: `E_NO_LABELS`.
+    """
+    everything = cache.records()
+    planners = [planner for task in plugins.names("task") if (planner := planner_of(task, is_needed=False)) is not None]
+    for planner in planners:
+        labelled = [record for record in everything if label_set in getattr(record, planner.annotation)]
+        if labelled:
+            task = planner.own_task(labelled, label_set)
+            return {"schema": 1, "name": name, "task": task, "data": own_data(everything, labelled)}
+    known = sorted(
+        {label for record in everything for kind in ("labels", "boxes", "findings") for label in getattr(record, kind)}
+    )
+    raise NothingUsableError(
+        "E_NO_LABELS",
+        f"no image has labels of the set {label_set!r}; the cache has {', '.join(known[:NAMED_SETS]) or 'none at all'}",
+    )
+
+
+def science_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a recipe what a plan keeps: its task, which images it takes, its name and its seeds."""
+    data = document.get("data") or {}
+    images: dict[str, Any] = {key: data[key] for key in ("modality",) if key in data}
+    if isinstance(data.get("channels"), list):
+        images["channels"] = [{"name": channel["name"]} for channel in data["channels"]]
+    task = {key: value for key, value in document["task"].items() if key != "decoder"}
+    return {"schema": 1, **{key: document[key] for key in KEPT if key in document}, "task": task, "data": images}
+
+
+def plan_task(
+    document: Mapping[str, Any],
+    cache: Cache,
+    *,
+    device: str,
+    talk: Talk,
+    memory_bytes: float | None = None,
+    minutes: float | None = None,
+    measure: Measure | None = None,
+) -> TaskPlan:
+    """Plan what a recipe does not give.
+
+    Args:
+        document: A recipe with its task; what it gives stays, unless it is `auto`.
+        cache: Holds the labelled images. Test patients are not looked at.
+        device: auto, cpu, cuda or cuda:N.
+        talk: Told how it goes.
+        memory_bytes: Most memory of a step.
+        minutes: Of the whole training.
+        measure: Instead of trials on the device.
+
+    Raises:
+        UsageError: Wrong recipe or device; `E_USAGE`, the task cannot be planned.
+        NothingUsableError: `E_NO_LABELS`, `E_TOO_FEW_PATIENTS`.
+        GateError: `E_PLAN_MEMORY`.
+    """
+    resolved = resolve_device(device)
+    pins = Pins(document)
+    planner = planner_of(document["task"]["name"])
+    records = _images(cache, planner, pins, talk)
+    sketch = _sketch(planner, pins, records)
+    supervision = supervision_of(sketch)
+    usable = supervision.usable(cache, talk)
+    held_out = held_out_patients(cache.records(), sketch.split_seed)
+    kept = [record for record in usable if record.patient_key not in held_out]
+    supervision.check(cache, usable, split_items(cache.records(), usable, seed=sketch.split_seed, fold=0), talk)
+    fingerprint = planner.look(cache, supervision, kept, talk)
+    is_measured = not all(pins.has(key) for key in MEASURED)
+    budget = PlanBudget(
+        device=resolved.partition(":")[0],
+        memory_bytes=memory_bytes or memory_at_hand(resolved),
+        minutes=minutes or DEFAULT_MINUTES,
+        is_measured=is_measured,
+    )
+    if not is_measured:
+        draft = planner.drafts(pins, fingerprint, budget, scale=1.0)[0]
+        return _planned(draft.with_values(_pace(pins, budget, None)), fingerprint, budget, None, 0)
+    if measure is not None:
+        return _tried(planner, pins, fingerprint, budget, measure, talk)
+    tried = shuffled(sorted(record.item_id for record in kept), 0)[:NUM_TRIED]
+    with StepMeter(
+        cache.root, [cache.record(item_id) for item_id in tried], device=resolved, memory_bytes=budget.memory_bytes
+    ) as meter:
+        return _tried(planner, pins, fingerprint, budget, meter.measure, talk)
+
+
+def planner_of(task: str, *, is_needed: bool = True) -> Any:
+    """What plans for a task; None if it has no planner and none is needed.
+
+    Raises:
+        UsageError: `E_UNKNOWN_NAME`; `E_USAGE`, the task has no planner.
+    """
+    plugins.load("task", task)
+    try:
+        return load_part(task, "plan").PLANNER
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.endswith(f"{task}.plan"):
+            raise
+    if is_needed:
+        raise UsageError("E_USAGE", f"the task {task} has no plan.py, so nothing can be planned for it")
+    return None
+
+
+def with_plan(
+    document: dict[str, Any], cache: Cache, root: Path, *, device: str, talk: Talk, minutes: float | None
+) -> dict[str, Any]:
+    """A recipe with every `auto` replaced: by what its run began with, or else by a plan.
+
+    Args:
+        document: As it is written; without `auto` it is returned as it is.
+        cache: Holds the labelled images.
+        root: Run folder.
+        device: Of the training.
+        talk: Told what was planned.
+        minutes: Time limit of the training.
+
+    Raises:
+        MedsslError: See `plan_task`.
+    """
+    keys = automatic_keys(document)
+    if not keys:
+        return document
+    for begun in (root, *sorted(path.parent for path in root.glob(f"*/{LOCK}"))):
+        if (begun / LOCK).is_file():
+            return filled(document, dump_recipe(open_run(begun).recipe))
+    data = {"spacing_mm": None, **document.get("data", {})}  # without a spacing images keep their own
+    plan = plan_task({**document, "data": data}, cache, device=device, talk=talk, minutes=minutes)
+    planned = plan.draft.document()
+    for key in keys:
+        found: Any = planned
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        reason = plan.draft.values[key].reason if key in plan.draft.values else ""
+        talk.note(f"planned: {key} = {found}{f' ({reason})' * bool(reason)}")
+    return filled(document, planned)
+
+
+def _images(cache: Cache, planner: TaskPlanner, pins: Pins, talk: Talk) -> list[ItemRecord]:
+    """Images with labels of the task's set."""
+    label_set = pins.get("task.label_set", "seg")
+    return [record for record in cache.records() if label_set in getattr(record, planner.annotation)]
+
+
+def _sketch(planner: TaskPlanner, pins: Pins, records: Sequence[ItemRecord]) -> TaskRecipe:
+    sketch = validate_recipe(planner.sketch(pins, records), source="the task")
+    assert isinstance(sketch, TaskRecipe)
+    return sketch
+
+
+def _tried(
+    planner: TaskPlanner, pins: Pins, fingerprint: Fingerprint, budget: PlanBudget, measure: Measure, talk: Talk
+) -> TaskPlan:
+    """The dearest draft that memory and time allow, or the cheapest one if time allows none."""
+    count = 0
+    least = float("inf")
+    for scale in SCALES:
+        best: tuple[Draft, StepCost] | None = None
+        for draft in sorted(planner.drafts(pins, fingerprint, budget, scale=scale), key=lambda draft: draft.cost):
+            if best is not None and _is_hopeless(draft, *best, budget):
+                break
+            count += 1
+            talk.progress("trying steps", count, 0, _named(draft))
+            cost = measure(_recipe(draft.with_values(_pace(pins, budget, None))))
+            least = min(least, float("inf") if cost is None else cost.memory_bytes)
+            if cost is None or cost.memory_bytes > budget.memory_bytes:
+                break
+            if best is not None and budget.steps(cost.step_s) < WANTED_STEPS:
+                break
+            best = draft, cost
+        if best is not None:
+            draft, cost = best
+            return _planned(draft.with_values(_pace(pins, budget, cost)), fingerprint, budget, cost, count)
+    needed = "more than there is" if least == float("inf") else f"{least / 1e9:.2g} GB"
+    raise GateError(
+        "E_PLAN_MEMORY",
+        f"a step of the smallest plan takes {needed}, and {budget.memory_bytes / 1e9:.2g} GB may be taken",
+    )
+
+
+def _is_hopeless(draft: Draft, best: Draft, cost: StepCost, budget: PlanBudget) -> bool:
+    return HOPELESS * budget.steps(cost.step_s * draft.cost / best.cost) < WANTED_STEPS
+
+
+def _named(draft: Draft) -> str:
+    document = draft.document()
+    network = document["backbone"]
+    return f"{network['name']} {network.get('channels', '')} crops {document['data']['crop_size']}"
+
+
+def _pace(pins: Pins, budget: PlanBudget, cost: StepCost | None) -> dict[str, Any]:
+    """Steps, as given or as many as there is time for, and what depends on them."""
+    if pins.has("steps") or cost is None:
+        values = pace_values(pins.get("steps", WANTED_STEPS), "as given")
+    else:
+        reason = (
+            f"{budget.minutes:g} minutes at {cost.step_s:.2g} s a step; --max-minutes of finetune holds whatever comes"
+        )
+        values = pace_values(budget.steps(cost.step_s), reason)
+    return {key: value for key, value in values.items() if key == "steps" or not pins.has(key)}
+
+
+def _planned(draft: Draft, fingerprint: Fingerprint, budget: PlanBudget, cost: StepCost | None, count: int) -> TaskPlan:
+    recipe = _recipe(draft)
+    build_task(recipe)
+    return TaskPlan(draft, recipe, fingerprint, budget, cost, count)
+
+
+def _recipe(draft: Draft) -> TaskRecipe:
+    recipe = validate_recipe(draft.document(), source="the plan")
+    assert isinstance(recipe, TaskRecipe)
+    return recipe

@@ -1,0 +1,175 @@
+"""Plans for the labelled images of a cache, with a device that costs what the test says."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medssl_cli.base.errors import GateError, NothingUsableError, UsageError
+from medssl_cli.base.talk import Silence
+from medssl_cli.cache.splits import held_out_patients
+from medssl_cli.cache.store import Cache
+from medssl_cli.engine import planning
+from medssl_cli.engine.planning import TaskPlan, own_task, plan_task, science_of
+from medssl_cli.engine.step_cost import StepCost
+from medssl_cli.plan.draft import recipe_text
+from medssl_cli.recipe import TaskRecipe, find_recipe, raw_recipe
+from tests.toy_cache import Marked, toy_cache
+
+SLOW = StepCost(step_s=10.0, memory_bytes=10**9)
+
+
+@pytest.fixture(scope="module")
+def balls(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """CT of 32 voxels at 2 mm with two balls."""
+    return toy_cache(tmp_path_factory.mktemp("balls") / "cache", num_patients=15)
+
+
+def planned(cache: Cache, document: dict[str, Any] | None = None, **options: Any) -> TaskPlan:
+    options = {"device": "cpu", "talk": Silence(), "measure": lambda recipe: SLOW, **options}
+    return plan_task(document or own_task(cache, "seg", "mine"), cache, **options)
+
+
+def test_the_classes_are_what_the_labels_are_called(balls: Cache) -> None:
+    document = own_task(balls, "seg", "mine")
+
+    assert document["task"] == {
+        "name": "segmentation",
+        "label_set": "seg",
+        "classes": {"ball_1": ["ball_1"], "ball_2": ["ball_2"]},
+    }
+    assert document["data"] == {"modality": "CT"}
+
+
+def test_a_plan_follows_the_images(balls: Cache) -> None:
+    data = planned(balls).recipe.data
+
+    assert data.spacing_mm == (2.0, 2.0, 2.0)
+    assert data.crop_size == (32, 32, 32)  # all of an image
+    assert data.window_hu is not None
+    assert data.window_hu[0] < data.window_hu[1]
+    assert data.modality == "CT"
+
+
+def test_images_that_a_crop_shows_whole_need_no_search_for_their_classes(balls: Cache) -> None:
+    assert planned(balls).recipe.foreground_prob == 0
+    assert (
+        planned(balls, {**own_task(balls, "seg", "mine"), "data": {"crop_size": [16, 16, 16]}}).recipe.foreground_prob
+        > 0
+    )
+
+
+def test_the_same_cache_and_costs_give_the_same_plan(balls: Cache) -> None:
+    first, second = planned(balls), planned(Cache.open(balls.root))
+
+    assert recipe_text([], first.draft) == recipe_text([], second.draft)
+    assert first.document() == second.document()
+
+
+def test_test_patients_are_not_looked_at(balls: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    held_out = held_out_patients(balls.records(), 0)
+    seen: set[str] = set()
+    read = Cache.read_image
+
+    def watched(cache: Cache, record: Any) -> Any:
+        seen.add(record.patient_key)
+        return read(cache, record)
+
+    monkeypatch.setattr(Cache, "read_image", watched)
+    fingerprint = planned(balls).fingerprint
+
+    assert len(held_out) == 3
+    assert seen
+    assert not seen & held_out
+    assert fingerprint.num_patients == 12
+
+
+def test_the_largest_network_is_taken_that_time_allows(balls: Cache) -> None:
+    def cost(recipe: TaskRecipe) -> StepCost:
+        return StepCost(0.01 * recipe.backbone.options["channels"][-1] / 100, 10**9)
+
+    few, many = planned(balls, measure=cost, minutes=1), planned(balls, measure=cost, minutes=600)
+
+    assert few.recipe.backbone.options["channels"][0] < many.recipe.backbone.options["channels"][-1]
+    assert few.num_considered < many.num_considered
+    assert few.recipe.steps * few.cost.step_s == pytest.approx(0.85 * 60, rel=0.1)
+
+
+def test_where_memory_is_short_steps_become_smaller(balls: Cache) -> None:
+    def cost(recipe: TaskRecipe) -> StepCost:
+        return StepCost(1.0, 10**4 * recipe.data.batch_size * int(np.prod(recipe.data.crop_size)))
+
+    plenty, short = planned(balls, measure=cost, memory_bytes=1e12), planned(balls, measure=cost, memory_bytes=2e9)
+
+    assert short.recipe.data.batch_size < plenty.recipe.data.batch_size
+    assert short.cost.memory_bytes <= 2e9
+
+
+def test_a_plan_that_no_memory_holds_is_refused(balls: Cache) -> None:
+    with pytest.raises(GateError, match=r"E_PLAN_MEMORY: .* takes 1 GB, and 0.5 GB may be taken"):
+        planned(balls, memory_bytes=5e8)
+    with pytest.raises(GateError, match=r"E_PLAN_MEMORY: .* takes more than there is"):
+        planned(balls, measure=lambda recipe: None)
+
+
+def test_what_is_given_stays(balls: Cache) -> None:
+    document = {**own_task(balls, "seg", "mine"), "steps": 7, "data": {"spacing_mm": [4.0, 4.0, 4.0], "zscore": True}}
+    recipe = planned(balls, document).recipe
+
+    assert (recipe.steps, recipe.data.spacing_mm, recipe.data.zscore) == (7, (4.0, 4.0, 4.0), True)
+    assert recipe.data.window_hu is None
+    assert recipe.data.crop_size == (16, 16, 16)
+
+
+def test_a_shipped_recipe_keeps_its_classes_and_images_and_is_planned_anew() -> None:
+    document = science_of(raw_recipe(find_recipe("brats-regions")))
+
+    assert list(document["task"]["classes"]) == ["whole_tumour", "tumour_core", "enhancing_tumour"]
+    assert [channel["name"] for channel in document["data"]["channels"]] == ["flair", "t1", "t1ce", "t2"]
+    assert set(document) == {"schema", "name", "seed", "task", "data", "evaluation"}
+
+
+def test_sides_are_not_mirrored(tmp_path: Path) -> None:
+    def mark(_: int, label: np.ndarray) -> Marked:
+        return Marked(label, {1: "left_ball", 2: "right_ball"})
+
+    cache = toy_cache(tmp_path / "cache", num_patients=6, mark=mark)
+    recipe = planned(cache, own_task(cache, "seg", "mine")).recipe
+
+    assert recipe.augmentation.flip_prob == 0
+    assert recipe.inference.mirror_axes == ()
+
+
+def test_thick_slices_are_halved_less_and_turn_in_their_planes(tmp_path: Path) -> None:
+    cache = toy_cache(tmp_path / "cache", num_patients=6, size=48, thickness=4, modality="MR")  # 2, 2, 8 mm
+    recipe = planned(cache, own_task(cache, "seg", "mine")).recipe
+
+    assert recipe.data.spacing_mm == (2.0, 2.0, 8.0)
+    assert recipe.data.zscore
+    assert recipe.augmentation.affine_axes == (0, 1)
+    assert recipe.backbone.options["strides"][0] == [2, 2, 1]
+    assert recipe.backbone.options["kernel_sizes"][0] == 3  # 4 and 8 mm
+
+
+def test_very_few_slices_are_seen_one_by_one(tmp_path: Path) -> None:
+    cache = toy_cache(tmp_path / "cache", num_patients=6, size=32, thickness=8, modality="MR")  # 4 slices
+    recipe = planned(cache, own_task(cache, "seg", "mine")).recipe
+
+    assert recipe.backbone.options["spatial_dims"] == 2
+    assert recipe.data.crop_size == (32, 32, 4)
+
+
+def test_a_set_that_is_not_there_is_refused(balls: Cache) -> None:
+    with pytest.raises(NothingUsableError, match=r"E_NO_LABELS: .*'other'; the cache has seg"):
+        own_task(balls, "other", "mine")
+
+
+def test_a_task_without_a_planner_is_refused(balls: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str, part: str) -> Any:
+        raise ModuleNotFoundError(name=f"medssl_cli.tasks.{name}.{part}")
+
+    monkeypatch.setattr(planning, "load_part", absent)
+
+    with pytest.raises(UsageError, match=r"E_USAGE: the task segmentation has no plan\.py"):
+        planned(balls, {"schema": 1, "name": "mine", "task": {"name": "segmentation"}})
