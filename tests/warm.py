@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, ClassVar
 
 from tests.environment import ENVIRONMENT, ROOT
 
@@ -38,6 +38,7 @@ LOADED = {
     "reading": (
         "SimpleITK",
         "blosc2",
+        "medssl_cli.cli.app",
         "medssl_cli.deploy.session",
         "medssl_cli.formats.dicom.series",
         "medssl_cli.formats.images.dicom",
@@ -49,6 +50,7 @@ LOADED = {
         "medssl_cli.formats.labels.seg",
         "medssl_cli.formats.series",
         "medssl_cli.ingest.annotations",
+        "medssl_cli.ingest.ingest",
         "medssl_cli.ingest.label_maps",
         "medssl_cli.ingest.tasks",
         "medssl_cli.work.child",
@@ -123,8 +125,8 @@ class WarmProcess(WarmChild):
 
     def __init__(self, status: int, stdout: int, stderr: int) -> None:
         super().__init__(status)
-        self.stdout: IO[str] = os.fdopen(stdout, encoding="utf-8")
-        self.stderr: IO[str] = os.fdopen(stderr, encoding="utf-8")
+        self.stdout: IO[str] = os.fdopen(stdout, encoding="utf-8", errors="surrogateescape")
+        self.stderr: IO[str] = os.fdopen(stderr, encoding="utf-8", errors="surrogateescape")
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """What it writes until its end: results and talk.
@@ -155,6 +157,8 @@ def start(
     arguments: Sequence[object],
     environment: Mapping[str, str] = ENVIRONMENT,
     *,
+    kind: str = "training",
+    folder: Path | None = None,
     module: str = "medssl_cli",
     code: str | None = None,
 ) -> WarmProcess:
@@ -163,15 +167,26 @@ def start(
     Args:
         arguments: Of the command line.
         environment: Of the process.
+        kind: What it has imported, of `LOADED`.
+        folder: Where it works; that of this process if none is named.
         module: What is run, as `python -m` does.
         code: What is run instead, as `python -c` does.
     """
-    request = Request([*map(str, arguments)], {**environment}, str(Path.cwd()), module, code)
+    request = Request([*map(str, arguments)], {**environment}, str(folder or Path.cwd()), module, code)
     outputs = [os.pipe() for _ in range(2)]
-    status = _ask("training", request, [end for _, end in outputs])
+    status = _ask(kind, request, [end for _, end in outputs])
     for _, end in outputs:
         os.close(end)
     return WarmProcess(status, *(end for end, _ in outputs))
+
+
+def run(
+    *arguments: object, environment: Mapping[str, str] = ENVIRONMENT, kind: str = "training", folder: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """`medssl ARGUMENTS`, when it has ended; the rest as for `start`."""
+    process = start(arguments, environment, kind=kind, folder=folder)
+    out, talk = process.communicate()
+    return subprocess.CompletedProcess(["medssl", *map(str, arguments)], process.wait(), out, talk)
 
 
 def start_child(module: str, *numbers: int, keep: Sequence[int] = ()) -> tuple[WarmChild, Connection]:
@@ -249,6 +264,37 @@ def _is_command(request: Request, status: int, *descriptors: int) -> bool:
     return True
 
 
+class Spare(subprocess.Popen[bytes]):
+    """A second process of a command: a fork from before the command began, which waits for what it is to run."""
+
+    waiting: ClassVar[tuple[int, int]]
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Fork, and let it be what Lightning starts when it starts one."""
+        theirs, orders = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(orders)
+            with os.fdopen(theirs) as stream:
+                text = stream.read()
+            if text:
+                _run(Request(**json.loads(text)))
+            sys.exit()
+        os.close(theirs)
+        cls.waiting = (child, orders)
+        launcher = importlib.import_module("lightning_fabric.strategies.launchers.subprocess_script")
+        launcher.subprocess = types.SimpleNamespace(Popen=cls)  # type: ignore[attr-defined]
+
+    def _execute_child(self, arguments: Sequence[str], *rest: Any) -> None:
+        (python, option, module, *words), (*_, folder, environment) = arguments, rest[:5]
+        assert (python, option) == (sys.executable, "-m")
+        self.pid, orders = self.waiting
+        self._child_created = True
+        with os.fdopen(orders, "w") as stream:
+            stream.write(json.dumps(asdict(Request(words, environment, folder or str(Path.cwd()), module))))
+
+
 def _run(request: Request) -> None:
     """What `python -m` and `python -c` do."""
     os.chdir(request.folder)
@@ -266,4 +312,7 @@ def _run(request: Request) -> None:
 if __name__ == "__main__":
     for name in LOADED[sys.argv[1]]:
         importlib.import_module(name)
-    _run(_serve(socket.socket(fileno=int(sys.argv[2]))))
+    chosen = _serve(socket.socket(fileno=int(sys.argv[2])))
+    if "--devices" in chosen.arguments:
+        Spare.prepare()
+    _run(chosen)

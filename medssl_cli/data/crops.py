@@ -23,6 +23,7 @@ from medssl_cli.imaging.geometry import Shape, spacing_mm
 from medssl_cli.work.child import die_with_parent
 
 BATCH_TIMEOUT_S = 600
+START_METHOD = "spawn"
 
 
 @dataclass(frozen=True)
@@ -302,7 +303,7 @@ def worker_options(num_workers: int) -> dict[str, Any]:
     return {
         "num_workers": num_workers,
         "timeout": BATCH_TIMEOUT_S if num_workers else 0,
-        "multiprocessing_context": "spawn" if num_workers else None,
+        "multiprocessing_context": START_METHOD if num_workers else None,
         "pin_memory": torch.cuda.is_available(),
         "worker_init_fn": partial(_serve, parent=os.getpid()) if num_workers else None,
     }

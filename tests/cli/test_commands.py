@@ -23,6 +23,7 @@ from medssl_cli.cli.app import app
 from medssl_cli.engine.runs import Manifest, start_run
 from medssl_cli.formats.nifti import read_nifti, write_nifti
 from medssl_cli.recipe import load_recipe, parse_yaml
+from tests import warm
 from tests.dicom_factory import ct_series
 from tests.environment import ENVIRONMENT, ROOT
 from tests.toy_cache import toy_cache
@@ -64,8 +65,7 @@ def one_document(result: Any) -> Any:
 
 def in_a_process(*arguments: object) -> Any:
     """The JSON document of a command that runs by itself: training changes settings of its whole process."""
-    command = [*MAIN, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
+    done = warm.run(*arguments)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -353,7 +353,7 @@ def test_the_whole_road_prints_one_document_per_command(place: SimpleNamespace, 
     ],
 )
 def test_json_is_one_document_and_quiet_is_silent(typed: str) -> None:
-    result = subprocess.run([*MAIN, *shlex.split(typed)], capture_output=True, text=True, env=ENVIRONMENT)
+    result = warm.run(*shlex.split(typed))
 
     assert result.returncode == 0, result.stderr
     assert isinstance(json.loads(result.stdout), dict | list)

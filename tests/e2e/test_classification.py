@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def test_the_log_and_the_summary_name_the_figure(run: Path) -> None:
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(cache: Cache, run: Path, tmp_path: Path) -> None:
-    finetune(task_recipe(), cache, tmp_path / "run", Choices(), device="cpu", talk=Silence())
+    shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     for checkpoint in (tmp_path / "run" / "checkpoints").glob("step-*30-*"):
         checkpoint.unlink()

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_boxes_lie_on_the_stored_image(cache: Cache, run: Path) -> None:
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(cache: Cache, run: Path, tmp_path: Path) -> None:
-    finetune(recipe(), cache, tmp_path / "run", Choices(), device="cpu", talk=Silence())
+    shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     for checkpoint in (tmp_path / "run" / "checkpoints").glob("step-*40-*"):
         checkpoint.unlink()

@@ -24,6 +24,7 @@ from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.formats.nifti import read_nifti, write_nifti
 from medssl_cli.formats.policy import Policy
+from tests import warm
 from tests.batch import AFFINE, INSIDE_HU, SHAPE, make_batch, phantom, write_series
 from tests.dicom_factory import edit
 from tests.environment import ENVIRONMENT
@@ -701,17 +702,15 @@ def test_a_signal_ends_a_batch_with_its_report(tmp_path: Path, model: Path, numb
     for scan in range(30):
         write_nifti(tmp_path / f"in/{scan}.nii.gz", phantom(scan, (90, 80, 40)), AFFINE)
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "medssl_cli", "infer", tmp_path / "in", "-t", model, "-o", out, "--device", "cpu"]
-    process = subprocess.Popen(
-        [*map(str, command), "--no-preview"], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    command = ["infer", tmp_path / "in", "-t", model, "-o", out, "--device", "cpu", "--no-preview"]
+    process = warm.start(command, kind="reading")
     while process.poll() is None and not list(out.glob("*.nii.gz")):
         threading.Event().wait(0.01)
 
     process.send_signal(number)
     _, talk = process.communicate()
 
-    assert process.returncode == code, talk.decode()
+    assert process.returncode == code, talk
     masks = {path.name for path in out.glob("*.nii.gz")}
     assert 0 < len(masks) < 30
     assert {name for entry in written(out) for name in entry["outputs"]} == masks

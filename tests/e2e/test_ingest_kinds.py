@@ -5,8 +5,6 @@ import hashlib
 import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,11 +20,10 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.ingest.report import report_schema
 from tests import every_kind as kinds
+from tests import warm
 from tests.dicom_factory import SERIES_UID
-from tests.environment import ENVIRONMENT
 
 OPTIONS = ("--modality", "MR", "--burned-in", "accept-risk")
-IN_A_PROCESS = [sys.executable, "-m", "medssl_cli"]
 
 
 def medssl(*arguments: object, exit_code: int = 0) -> Any:
@@ -63,9 +60,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     place = SimpleNamespace(root=root, images=images, labels=labels, cache=cache)
     place.dry = ingest(images, labels, "--cache", cache, *OPTIONS, "--dry-run")
     assert not cache.exists()
-    command = [*IN_A_PROCESS, "ingest", images, labels, "--cache", cache, *OPTIONS, "--workers", "2"]
+    command = ["ingest", images, labels, "--cache", cache, *OPTIONS, "--workers", "2"]
     command += ["--report", root / "report.json", "--private-map", root / "map.json"]
-    place.run = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT, cwd=root)
+    place.run = warm.run(*command, kind="reading", folder=root)
     place.report = json.loads((root / "report.json").read_text())
     place.map = json.loads((root / "map.json").read_text())
     return place

@@ -6,6 +6,7 @@ it, a teacher, gradients accumulated over two batches. Everything here runs on t
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def test_one_process_goes_on_where_two_stopped(cache: Path, by_torchrun: Path, w
 def test_two_processes_that_the_command_starts_go_on_where_one_stopped(
     cache: Path, whole: Path, tmp_path: Path
 ) -> None:
-    complete(command(cache, tmp_path / "run"))
+    shutil.copytree(whole, tmp_path / "run")
     forget_all_but(tmp_path / "run", 2)
 
     complete(command(cache, tmp_path / "run", "--devices", "2"))

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,14 @@ from medssl_cli.base.codes import CODES
 from medssl_cli.base.errors import Exit
 from medssl_cli.cache.store import Cache
 from medssl_cli.imaging.geometry import corner_displacement_mm, reorient_to_ras
-from tests.environment import ENVIRONMENT
+from tests import warm
 
 pytestmark = pytest.mark.real_data
 
 
 def ingest(source: Path, cache: Path, *options: str) -> tuple[int, dict[str, Any]]:
     """`medssl ingest SOURCE --json`: its exit code and its report, in whose books every file appears once."""
-    command = [sys.executable, "-m", "medssl_cli", "ingest", str(source), "--cache", str(cache), "--json", *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    done = warm.run("ingest", source, "--cache", cache, "--json", *options, kind="reading")
     assert "Traceback" not in done.stderr
     report = json.loads(done.stdout)
     counts = report["counts"]
@@ -36,8 +33,7 @@ def ingest(source: Path, cache: Path, *options: str) -> tuple[int, dict[str, Any
 
 def ingest_file(source: Path, cache: Path) -> dict[str, Any]:
     """The report of an ingest of one file."""
-    command = [sys.executable, "-m", "medssl_cli", "ingest", str(source), "--cache", str(cache), "--json"]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT).stdout)
+    return json.loads(warm.run("ingest", source, "--cache", cache, "--json", kind="reading").stdout)
 
 
 def test_two_frames_of_one_heart_are_one_patient(shared_data: Path, tmp_path: Path) -> None:

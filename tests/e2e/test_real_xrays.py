@@ -1,15 +1,13 @@
 """Chest X-rays and their table of findings through the real commands, from files to scores."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medssl_cli.cache.store import Cache
-from tests.environment import ENVIRONMENT
+from tests import warm
 
 pytestmark = [pytest.mark.real_data, pytest.mark.slow]
 SMALL = [
@@ -23,8 +21,7 @@ SMALL = [
 
 def medssl(*arguments: object) -> Any:
     """The JSON document of a command."""
-    command = [sys.executable, "-m", "medssl_cli", *map(str, arguments), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    done = warm.run(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,8 @@ from typer.testing import CliRunner
 
 from medssl_cli.cli.app import app
 from medssl_cli.engine.runs import open_run
-from tests.environment import ENVIRONMENT, give_known_key
+from tests import warm
+from tests.environment import give_known_key
 from tests.toy_cache import toy_cache
 
 BACKBONE = "{name: unet, channels: [4, 8], strides: [2, 2], num_res_units: 1}"
@@ -58,16 +57,12 @@ def words(site: Path, out: Path) -> list[str]:
 
 
 def test_it_stops_on_request_and_goes_on_to_the_same_results(site: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "medssl_cli", *words(site, tmp_path / "stopped")]
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("training 3 of 8"):
-                process.send_signal(signal.SIGTERM)
-                break
-        rest = process.stderr.read()
+    process = warm.start(words(site, tmp_path / "stopped"))
+    for line in process.stderr:
+        if line.startswith("training 3 of 8"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, rest = process.communicate()
     assert process.returncode == 75
     assert "E_INTERRUPTED" in rest
     assert not (tmp_path / "stopped" / "results.json").exists()

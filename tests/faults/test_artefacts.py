@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 from typer.testing import CliRunner
 
 from medssl_cli.base.codes import CODES
 from medssl_cli.cli.app import app
+from medssl_cli.deploy import export
+from medssl_cli.deploy.export import onnx_graph
 from tests.toy_cache import toy_cache
 
 pytestmark = pytest.mark.slow
@@ -90,6 +94,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         code, _, said = call(command, root)
         assert code == 0, said
     return World(root)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _traced_once() -> Iterator[None]:
+    """Every run that exports here is a copy of one, and tracing takes most of the time: equal weights, equal graph."""
+    graphs: dict[bytes, bytes] = {}
+
+    def once(network: Any, *ports: Any) -> bytes:
+        weights = safetensors.torch.save({name: value.clone() for name, value in network.state_dict().items()})
+        if weights not in graphs:
+            graphs[weights] = onnx_graph(network, *ports)
+        return graphs[weights]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "onnx_graph", once)
+        yield
 
 
 def call(command: str, root: Path) -> tuple[int, str, str]:

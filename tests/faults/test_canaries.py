@@ -7,8 +7,6 @@ data included. Names of classes and findings are kept by design (docs/concepts/a
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from pydicom.uid import JPEG2000Lossless
 from medssl_cli.base.errors import Exit
 from medssl_cli.base.files import sha256_json
 from medssl_cli.cache.audit import audit_cache
+from tests import warm
 from tests.canaries import (
     MODALITIES,
     SOURCE_TIME_NS,
@@ -62,9 +61,8 @@ class Site:
 
     def medssl(self, *arguments: str | Path, exit_code: Exit = Exit.OK) -> bytes:
         """What a command prints on both streams, which is looked through with everything that it left behind."""
-        command = [sys.executable, "-m", "medssl_cli", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, cwd=self.out, env=self.environment)
-        printed = done.stdout + done.stderr
+        done = warm.run(*arguments, environment=self.environment, kind="reading", folder=self.out)
+        printed = f"{done.stdout}{done.stderr}".encode(errors="surrogateescape")
         assert done.returncode == exit_code, printed.decode(errors="replace")
         assert canaries_in(printed) == set()
         return printed

@@ -11,23 +11,27 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from tests import warm
 from tests.batch import make_batch
-from tests.environment import ENVIRONMENT
 from tests.toy_model import write_toy_model
+from tests.warm import WarmProcess
 
 SCANS = int(os.environ.get("MEDSSL_BATCH", "6"))
 KILLS = int(os.environ.get("MEDSSL_KILLS", "2"))
 
 
-def start(*arguments: object) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "medssl_cli", *map(str, arguments)]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(*arguments: object) -> WarmProcess:
+    return warm.start(arguments, kind="reading")
+
+
+def status_of(process: WarmProcess) -> int:
+    """How it ends."""
+    process.communicate()
+    return process.wait()
 
 
 def digests(out: Path) -> dict[str, str]:
@@ -44,7 +48,7 @@ def test_a_batch_killed_again_and_again_gives_the_same_masks(tmp_path: Path) -> 
     batch = make_batch(tmp_path / "in", SCANS)
     model = write_toy_model(tmp_path / "model.onnx", modality="CT")
     command = ("infer", batch.folder, "-t", model, "--device", "cpu", "--no-preview", "-q", "-o")
-    assert start(*command, tmp_path / "whole").wait() == 3
+    assert status_of(start(*command, tmp_path / "whole")) == 3
     expected = digests(tmp_path / "whole")
     out, rng = tmp_path / "killed", random.Random(0)
     num_killed, finished = 0, {}
@@ -54,7 +58,7 @@ def test_a_batch_killed_again_and_again_gives_the_same_masks(tmp_path: Path) -> 
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
-        num_killed += process.wait() == -signal.SIGKILL
+        num_killed += status_of(process) == -signal.SIGKILL
         stamps = {path.name: path.stat().st_mtime_ns for path in out.glob("*_toy-seg*")}
         assert finished.items() <= stamps.items()  # nobody wrote them again
         done = [entry for entry in entries(out) if entry["status"] == "done"]
@@ -62,7 +66,7 @@ def test_a_batch_killed_again_and_again_gives_the_same_masks(tmp_path: Path) -> 
         pending = {name.rpartition("_toy-seg")[0] for name in stamps.keys() - finished.keys()}
         assert len(pending) <= 1  # only the scan at work is computed again
 
-    assert start(*command, out).wait() == 3
+    assert status_of(start(*command, out)) == 3
 
     assert digests(out) == expected
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("*_toy-seg*")}.items() >= finished.items()

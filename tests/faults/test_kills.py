@@ -10,7 +10,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.formats.nifti import write_nifti
 from tests import warm
 from tests.dicom_factory import ct_series
-from tests.environment import ENVIRONMENT, give_known_key
+from tests.environment import give_known_key
 from tests.toy_cache import toy_cache
 from tests.warm import WarmProcess
 
@@ -43,6 +42,13 @@ PRETRAIN = [
     "log_every=1",
     "steps=10",
 ]
+FORKED_READERS = """
+from medssl_cli.cli.app import main
+from medssl_cli.data import crops
+
+crops.START_METHOD = "fork"
+main()
+"""
 OMNI = ["method.omni={classes: {1: ball_1, 2: ball_2}, batch_size: 2, pseudo_from: 0.4}"]
 
 
@@ -54,19 +60,11 @@ class Timing:
     first_file_s: float
 
 
-def start(*arguments: object) -> "subprocess.Popen[str] | WarmProcess":
-    """`medssl ARGUMENTS` in a process group of its own."""
-    if arguments[0] != "ingest":
-        return warm.start(arguments)
-    command = [sys.executable, "-m", "medssl_cli", *map(str, arguments)]
-    return subprocess.Popen(
-        command,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def start(*arguments: object) -> WarmProcess:
+    """`medssl ARGUMENTS` in a process group of its own; those that read for a training are forks of it."""
+    if arguments[0] == "ingest":
+        return warm.start(arguments, kind="reading")
+    return warm.start(arguments, code=FORKED_READERS)
 
 
 def complete(*arguments: object) -> None:
@@ -102,7 +100,6 @@ def kill_at(delay_s: float, *arguments: object, is_whole_group: bool) -> bool:
         kill(process.pid, signal.SIGKILL)
     process.wait()
     for stream in (process.stdout, process.stderr):
-        assert stream is not None
         stream.close()
     with contextlib.suppress(ProcessLookupError):
         while True:  # a dying child may still write; nobody starts the next command that fast

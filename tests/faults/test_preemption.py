@@ -48,6 +48,10 @@ from medssl_cli.cli.app import main
 {patch}
 main()
 """
+FORKED_READERS = """
+from medssl_cli.data import crops
+crops.START_METHOD = "fork"
+"""
 SLOW_READING = """
 from medssl_cli.data import crops
 plain = crops.CropDataset.__getitem__
@@ -135,7 +139,8 @@ def test_a_signal_while_it_trains_saves_the_last_step(
     cache: Path, tmp_path: Path, number: signal.Signals, is_whole_group: bool
 ) -> None:
     run = tmp_path / "run"
-    process = start(cache, run, "steps=100000", "checkpoint_every=100000", f"data.num_workers={2 * is_whole_group}")
+    settings = ("steps=100000", "checkpoint_every=100000", f"data.num_workers={2 * is_whole_group}")
+    process = start(cache, run, *settings, patch=FORKED_READERS)
     wait_until(lambda: len(read_metrics(run)) >= 3, process)
 
     stop(process, number, is_whole_group=is_whole_group)

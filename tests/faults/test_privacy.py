@@ -2,8 +2,6 @@
 
 import gzip
 import itertools
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +12,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from medssl_cli.base.errors import Exit
+from tests import warm
 from tests.dicom_factory import ct_series
-from tests.environment import ENVIRONMENT
 
 pytestmark = pytest.mark.slow
 
@@ -152,9 +150,8 @@ def leaks(folder: Path, *streams: bytes) -> Iterator[str]:
 
 def medssl(folder: Path, *arguments: object) -> tuple[int, bytes]:
     """Run a command in a folder; its exit code and everything that it prints."""
-    command = [sys.executable, "-m", "medssl_cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, cwd=folder, env=ENVIRONMENT)
-    return done.returncode, done.stdout + done.stderr
+    done = warm.run(*arguments, kind="reading", folder=folder)
+    return done.returncode, f"{done.stdout}{done.stderr}".encode(errors="surrogateescape")
 
 
 def ingested(tmp_path: Path, *, exit_code: Exit) -> tuple[Path, bytes]:
