@@ -1,6 +1,6 @@
 """What two processes of one group compute, for comparison with one.
 
-The two live as long as the tests of this process: each has imported torch once.
+The two live as long as the tests of this process, and are forks of one that has imported torch.
 """
 
 import atexit
@@ -8,12 +8,14 @@ import functools
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
+
+from tests import warm
+from tests.warm import WarmChild
 
 WORLD = 2
 LIMIT_S = 240
@@ -41,28 +43,22 @@ def results_of_each(folder: Path, compute: Callable[[int], Any]) -> list[Any]:
 
 
 @functools.cache
-def _pair() -> tuple[tuple[BaseProcess, Connection], ...]:
-    context = multiprocessing.get_context("spawn")
-    pair = []
-    for rank in range(WORLD):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(rank, theirs), daemon=True)
-        process.start()
-        theirs.close()
-        pair.append((process, ours))
-    found = tuple(pair)
+def _pair() -> tuple[tuple[WarmChild, Connection], ...]:
+    found = tuple(warm.start_child("tests.two_processes", rank, kind="training") for rank in range(WORLD))
     atexit.register(_end, found)
     return found
 
 
-def _end(pair: tuple[tuple[BaseProcess, Connection], ...]) -> None:
+def _end(pair: tuple[tuple[WarmChild, Connection], ...]) -> None:
     for process, connection in pair:
         connection.close()
         process.kill()
-        process.join()
+        process.wait()
 
 
-def _work(rank: int, connection: Connection) -> None:
+def serve(descriptor: int, _: int, rank: int) -> None:
+    """Compute what is asked for, until nobody can ask any more."""
+    connection = Connection(descriptor)
     while True:
         try:
             folder, compute = connection.recv()

@@ -62,6 +62,7 @@ LOADED = {
 _NUMBER = struct.Struct("i")
 _OUT_OF_THE_WAY = 512
 _MAX_FILES = 8
+_ENVIRONMENT_BEFORE = frozenset(os.environ)
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def start(
     environment: Mapping[str, str] = ENVIRONMENT,
     *,
     kind: str = "training",
+    server: socket.socket | None = None,
     folder: Path | None = None,
     module: str = "medssl_cli",
     code: str | None = None,
@@ -168,13 +170,14 @@ def start(
         arguments: Of the command line.
         environment: Of the process.
         kind: What it has imported, of `LOADED`.
+        server: Of `begin`, which forks it; the one of all tests if there is none.
         folder: Where it works; that of this process if none is named.
         module: What is run, as `python -m` does.
         code: What is run instead, as `python -c` does.
     """
     request = Request([*map(str, arguments)], {**environment}, str(folder or Path.cwd()), module, code)
     outputs = [os.pipe() for _ in range(2)]
-    status = _ask(kind, request, [end for _, end in outputs])
+    status = _ask(server or _server(kind), request, [end for _, end in outputs])
     for _, end in outputs:
         os.close(end)
     return WarmProcess(status, *(end for end, _ in outputs))
@@ -189,7 +192,9 @@ def run(
     return subprocess.CompletedProcess(["medssl", *map(str, arguments)], process.wait(), out, talk)
 
 
-def start_child(module: str, *numbers: int, keep: Sequence[int] = ()) -> tuple[WarmChild, Connection]:
+def start_child(
+    module: str, *numbers: int, keep: Sequence[int] = (), kind: str = "reading"
+) -> tuple[WarmChild, Connection]:
     """As `medssl_cli.work.workers.start_child`; the parent whose death it looks for is the one that waits for it."""
     ours, theirs = socket.socketpair()
     with ours, theirs, Path(os.devnull).open("r+b") as nothing:
@@ -197,15 +202,14 @@ def start_child(module: str, *numbers: int, keep: Sequence[int] = ()) -> tuple[W
         call = ", ".join(map(str, (theirs.fileno(), "os.getppid()", *numbers)))
         code = f"import os, sys; sys.path[:] = {sys.path!r}; from {module} import serve; serve({call})"
         request = Request([], {**os.environ}, str(Path.cwd()), module, code, files)
-        status = _ask("reading", request, [nothing.fileno(), nothing.fileno(), *files])
+        status = _ask(_server(kind), request, [nothing.fileno(), nothing.fileno(), *files])
         return WarmChild(status), Connection(ours.detach())
 
 
-def _ask(kind: str, request: Request, descriptors: Sequence[int]) -> int:
-    """Let the server of a kind start something; returns where its process number and its end are told."""
+def _ask(server: socket.socket, request: Request, descriptors: Sequence[int]) -> int:
+    """Let a server start something; returns where its process number and its end are told."""
     ours, theirs = os.pipe()
     data = json.dumps(asdict(request)).encode()
-    server = _server(kind)
     socket.send_fds(server, [_NUMBER.pack(len(data))], [theirs, *descriptors])
     server.sendall(data)
     os.close(theirs)
@@ -214,13 +218,26 @@ def _ask(kind: str, request: Request, descriptors: Sequence[int]) -> int:
 
 @functools.cache
 def _server(kind: str) -> socket.socket:
-    """One for all tests of this process; it ends with it."""
+    """One of each kind for all tests of this process; it ends with it."""
+    server, process = begin(kind)
+    atexit.register(lambda: (server.close(), process.wait()))
+    return server
+
+
+def begin(
+    kind: str, environment: Mapping[str, str] = ENVIRONMENT, *, under: Sequence[str] = ()
+) -> "tuple[socket.socket, subprocess.Popen[bytes]]":
+    """A process that forks commands until its socket is closed.
+
+    Args:
+        kind: What it imports before, of `LOADED`.
+        environment: Of the imports.
+        under: A program that watches it and its forks.
+    """
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "tests.warm", kind, str(theirs.fileno())]
-    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=ENVIRONMENT, cwd=ROOT)
-    atexit.register(lambda: (ours.close(), process.wait()))
-    theirs.close()
-    return ours
+    with theirs:
+        command = [*under, sys.executable, "-m", "tests.warm", kind, str(theirs.fileno())]
+        return ours, subprocess.Popen(command, pass_fds=[theirs.fileno()], env={**environment}, cwd=ROOT)
 
 
 def _serve(requests: socket.socket) -> Request:
@@ -296,9 +313,10 @@ class Spare(subprocess.Popen[bytes]):
 
 
 def _run(request: Request) -> None:
-    """What `python -m` and `python -c` do."""
+    """What `python -m` and `python -c` do; what imports have added to the environment stays."""
     os.chdir(request.folder)
-    os.environ.clear()
+    for name in _ENVIRONMENT_BEFORE - request.environment.keys():
+        os.environ.pop(name, None)
     os.environ.update(request.environment)
     sys.argv = ["medssl", *request.arguments]
     if request.code is None:
