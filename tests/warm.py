@@ -304,7 +304,7 @@ class Spare(subprocess.Popen[bytes]):
         launcher.subprocess = types.SimpleNamespace(Popen=cls)  # type: ignore[attr-defined]
 
     def _execute_child(self, arguments: Sequence[str], *rest: Any) -> None:
-        (python, option, module, *words), (*_, folder, environment) = arguments, rest[:5]
+        (python, option, module, *words), (*_, folder, environment) = arguments, rest[:6]
         assert (python, option) == (sys.executable, "-m")
         self.pid, orders = self.waiting
         self._child_created = True
