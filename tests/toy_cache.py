@@ -9,6 +9,7 @@ import numpy as np
 from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.store import Cache
 from medssl_cli.imaging.volume import Volume
+from tests.environment import give_known_key
 
 
 class Marked(NamedTuple):
@@ -33,8 +34,10 @@ def toy_cache(
     """Bright balls (class 1) with a darker ball beside them (class 2) on a gradient, at 2 mm, one per patient.
 
     `mark` makes the label map of a patient from its number and the map of balls. Of `thickness` slices one is kept,
-    and they lie so many times as far apart.
+    and they lie so many times as far apart. Who is a test patient is the same each time.
     """
+    if not root.exists():
+        give_known_key(root)
     cache = Cache.open_or_create(root)
     with cache.writing():
         for index in range(num_patients):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from medssl_cli.cache.store import Cache
+from tests import warm
 from tests.dicom_factory import ct_series
 from tests.environment import ENVIRONMENT, give_known_key
 
@@ -25,7 +26,8 @@ import numpy as np
 from medssl_cli.cache.store import Cache
 from tests.small_cache import label_of, record_of, volume_of
 root, number, num_images = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-sys.stdin.readline()
+while not Path(sys.argv[4]).exists():
+    pass
 cache = Cache.open_or_create(root)
 order = random.Random(number).sample(range(num_images), num_images)
 label = np.ones((6, 5, 4), dtype=np.uint8)
@@ -55,21 +57,14 @@ def write_with(root: Path, numbers: list[int], *, at_once: bool) -> Counter[str]
     answers: Counter[str] = Counter()
     groups = [numbers] if at_once else [[number] for number in numbers]
     for group in groups:
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", WRITER, str(root), str(number), str(IMAGES)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
-            )
-            for number in group
-        ]  # fmt: skip
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
+        start = root.with_name("start")
+        processes = [warm.start([root, number, IMAGES, start], code=WRITER, kind="reading") for number in group]
+        start.touch()
         for process in processes:
             said, talk = process.communicate()
             assert process.returncode == 0, talk
             answers.update(said.splitlines())
+        start.unlink()
     return answers
 
 
@@ -124,20 +119,9 @@ def test_ingests_of_one_input_at_once_each_keep_a_report_of_what_they_stored(tmp
         ct_series(tmp_path / "in" / str(number), positions_mm=heights, series_uid=f"1.2.{number}")
     root = tmp_path / "cache"
     Cache.open_or_create(root)
-    command = [
-        sys.executable,
-        "-m",
-        "medssl_cli",
-        "ingest",
-        tmp_path / "in",
-        "--cache",
-        root,
-        "--workers",
-        "1",
-        "--json",
-    ]
+    command = ["ingest", tmp_path / "in", "--cache", root, "--workers", "1", "--json"]
 
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT) for _ in range(PROCESSES)]
+    processes = [warm.start(command, kind="reading") for _ in range(PROCESSES)]
     said = [json.loads(process.communicate()[0]) for process in processes]
     kept = [json.loads(path.read_text()) for path in (root / "reports").glob("*.json")]
 

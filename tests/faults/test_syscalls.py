@@ -16,6 +16,7 @@ import pytest
 from medssl_cli.base.errors import Exit
 from medssl_cli.cache.store import Cache
 from medssl_cli.formats.nifti import write_nifti
+from tests import warm
 from tests.environment import ENVIRONMENT
 
 MOST = 60
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.skipif(not can_trace(), reason="strace is not installed
 
 
 def ingest(source: Path, cache: Path, *tracer: str) -> "subprocess.CompletedProcess[str]":
-    """`medssl ingest`, under a tracer if one is given."""
+    """`medssl ingest` under a tracer."""
     command = [sys.executable, "-m", "medssl_cli", "ingest", str(source), "--cache", str(cache), "--workers", "1"]
     return subprocess.run([*tracer, *command], capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
 
@@ -55,7 +56,7 @@ def test_a_full_disk_is_never_a_success_without_its_files(tmp_path: Path, call: 
         num_fired += has_fired
         check(done, cache, what=f"{call} number {number}")
 
-        again = ingest(tmp_path / "in", cache)
+        again = warm.run("ingest", tmp_path / "in", "--cache", cache, "--workers", "1", kind="reading")
 
         assert again.returncode == Exit.OK, again.stderr
         assert_complete(cache)
