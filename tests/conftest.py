@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import functools
 import os
 import shutil
 import tempfile
@@ -12,7 +13,6 @@ from medssl_cli.work import workers
 from tests import given_codes, warm
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-MODULES_WITH_CHILDREN = ("medssl_cli.work.workers", "medssl_cli.deploy.model_process")
 START_CHILD = workers.start_child
 
 
@@ -38,8 +38,16 @@ def shared_data() -> Path:
 def _warm_children() -> Iterator[None]:
     """Children of this process that read files or run a model are forks of one that has loaded what they need."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in MODULES_WITH_CHILDREN:
+        for module in warm.MODULES_WITH_CHILDREN:
             patch.setattr(f"{module}.start_child", warm.start_child)
+        yield
+
+
+@pytest.fixture(scope="module")
+def children_with_torch() -> Iterator[None]:
+    """Children of this process that read weights have loaded torch, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "start_child", functools.partial(warm.start_child, kind="training"))
         yield
 
 
@@ -47,7 +55,7 @@ def _warm_children() -> Iterator[None]:
 def cold_children() -> Iterator[None]:
     """Children of this process begin as those of a user: for tests of how they begin, die and are limited."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in MODULES_WITH_CHILDREN:
+        for module in warm.MODULES_WITH_CHILDREN:
             patch.setattr(f"{module}.start_child", START_CHILD)
         yield
 

@@ -59,6 +59,7 @@ LOADED = {
     ),
 }
 """What a process has imported before it is asked for a fork: of those that train, of those that read or infer."""
+MODULES_WITH_CHILDREN = ("medssl_cli.work.workers", "medssl_cli.deploy.model_process")
 _NUMBER = struct.Struct("i")
 _OUT_OF_THE_WAY = 512
 _MAX_FILES = 8
@@ -75,6 +76,7 @@ class Request:
     module: str
     code: str | None = None
     files: list[int] = field(default_factory=list)
+    has_warm_children: bool = False
 
 
 class WarmChild:
@@ -163,6 +165,7 @@ def start(
     folder: Path | None = None,
     module: str = "medssl_cli",
     code: str | None = None,
+    has_warm_children: bool = False,
 ) -> WarmProcess:
     """A command in a process group of its own.
 
@@ -174,8 +177,10 @@ def start(
         folder: Where it works; that of this process if none is named.
         module: What is run, as `python -m` does.
         code: What is run instead, as `python -c` does.
+        has_warm_children: Its children that read are forks, too; then they need not die with it.
     """
-    request = Request([*map(str, arguments)], {**environment}, str(folder or Path.cwd()), module, code)
+    words, where = [*map(str, arguments)], str(folder or Path.cwd())
+    request = Request(words, {**environment}, where, module, code, has_warm_children=has_warm_children)
     outputs = [os.pipe() for _ in range(2)]
     status = _ask(server or _server(kind), request, [end for _, end in outputs])
     for _, end in outputs:
@@ -187,13 +192,13 @@ def run(
     *arguments: object, environment: Mapping[str, str] = ENVIRONMENT, kind: str = "training", folder: Path | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """`medssl ARGUMENTS`, when it has ended; the rest as for `start`."""
-    process = start(arguments, environment, kind=kind, folder=folder)
+    process = start(arguments, environment, kind=kind, folder=folder, has_warm_children=True)
     out, talk = process.communicate()
     return subprocess.CompletedProcess(["medssl", *map(str, arguments)], process.wait(), out, talk)
 
 
 def start_child(
-    module: str, *numbers: int, keep: Sequence[int] = (), kind: str = "reading"
+    module: str, *numbers: int, keep: Sequence[int] = (), kind: str = "reading", server: socket.socket | None = None
 ) -> tuple[WarmChild, Connection]:
     """As `medssl_cli.work.workers.start_child`; the parent whose death it looks for is the one that waits for it."""
     ours, theirs = socket.socketpair()
@@ -202,7 +207,7 @@ def start_child(
         call = ", ".join(map(str, (theirs.fileno(), "os.getppid()", *numbers)))
         code = f"import os, sys; sys.path[:] = {sys.path!r}; from {module} import serve; serve({call})"
         request = Request([], {**os.environ}, str(Path.cwd()), module, code, files)
-        status = _ask(_server(kind), request, [nothing.fileno(), nothing.fileno(), *files])
+        status = _ask(server or _server(kind), request, [nothing.fileno(), nothing.fileno(), *files])
         return WarmChild(status), Connection(ours.detach())
 
 
@@ -281,6 +286,18 @@ def _is_command(request: Request, status: int, *descriptors: int) -> bool:
     return True
 
 
+def _warm_children() -> None:
+    """Fork once more, before the command begins: its children come from there."""
+    ours, theirs = socket.socketpair()
+    if not os.fork():
+        ours.close()
+        _run(_serve(theirs))
+        sys.exit()
+    theirs.close()
+    for module in MODULES_WITH_CHILDREN:
+        importlib.import_module(module).start_child = functools.partial(start_child, server=ours)
+
+
 class Spare(subprocess.Popen[bytes]):
     """A second process of a command: a fork from before the command began, which waits for what it is to run."""
 
@@ -333,4 +350,6 @@ if __name__ == "__main__":
     chosen = _serve(socket.socket(fileno=int(sys.argv[2])))
     if "--devices" in chosen.arguments:
         Spare.prepare()
+    if chosen.has_warm_children:
+        _warm_children()
     _run(chosen)

@@ -27,7 +27,7 @@ from tests.e2e.test_training import task_recipe
 from tests.listener import Listener
 from tests.toy_cache import toy_cache
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("children_with_torch")]
 
 FS = 12
 CHANNELS, DEPTHS = (4, 6, 8), (2, 2, 2)

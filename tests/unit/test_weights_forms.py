@@ -17,6 +17,7 @@ from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named
 from tests import published_weights as published
 
+pytestmark = pytest.mark.usefixtures("children_with_torch")
 FS = 12
 SWIN = Named(name="swinunetr", feature_size=FS)
 PLAIN = ((32, 64, 128, 256, 320, 320), (2, 2, 2, 2, 2, 2))

@@ -20,6 +20,7 @@ from medssl_cli.nn.backbones import resnet
 from medssl_cli.recipe import Named
 
 Tensors = dict[str, Tensor]
+pytestmark = pytest.mark.usefixtures("children_with_torch")
 HEAD = {"projection_head.0.weight": (8, 64), "projection_head.3.bias": (4,), "prototypes.weight": (6, 4)}
 
 
