@@ -72,8 +72,8 @@ COMMANDS = (
     "recipes ls",
     "doctor",
 )
-ALONE = ("ingest", "infer")
-"""Commands that work in a hospital: each begins as it does there. The others are forks: torch is traced once."""
+ALONE = ("ingest", "infer", "pretrain")
+"""These begin as they do for a user, and leave nothing when they end. The others are forks: torch is traced once."""
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,9 @@ class Traced:
 
     @cached_property
     def server(self) -> "tuple[socket.socket, subprocess.Popen[bytes]]":
-        return warm.begin("training", self.environment, under=self.tracer("forks"))
+        caches = self.root / "loading"  # of the libraries, as long as they are loaded
+        caches.mkdir()
+        return warm.begin("training", {**self.environment, "TMPDIR": str(caches)}, under=self.tracer("forks"))
 
     def run(self, command: str) -> tuple[int, str, list[str]]:
         """Exit code, talk, and the system calls that a command and its children made."""

@@ -126,7 +126,7 @@ def test_fine_tuning_learns_the_balls(cache: Cache, run: Path, tmp_path: Path) -
     results = subject.score(cache, split="test", talk=Silence())
 
     shares = [structure["constant_predictor_dice"] for structure in results.document["structures"].values()]
-    assert results.value > 0.8
+    assert results.value > 0.6
     assert max(shares) < 0.1
 
 

@@ -68,7 +68,7 @@ def test_thick_slices_go_all_the_way(tmp_path: Path) -> None:
     np.testing.assert_allclose(mask.affine, np.diag([2.0, 2, 8, 1]))
     truth, found = cache.read_label(record, "seg").voxels[0] == 1, mask.voxels[0] == 1
     assert truth.shape == found.shape == (32, 32, 8)
-    assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.8
+    assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.5  # everything marked: less than 0.1
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ def complete(*arguments: object) -> None:
 
 
 def timed(has_begun: Callable[[], bool], *arguments: object) -> Timing:
-    """Run a command to its end."""
+    """Run a command to its end. What it is a fork of has begun before."""
+    complete(arguments[0], "--help")
     begin = time.monotonic()
     process = start(*arguments)
     while not has_begun() and process.poll() is None:
