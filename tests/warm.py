@@ -163,7 +163,6 @@ def start(
     environment: Mapping[str, str] = ENVIRONMENT,
     *,
     kind: str = "training",
-    server: socket.socket | None = None,
     folder: Path | None = None,
     module: str = "medssl_cli",
     code: str | None = None,
@@ -175,7 +174,6 @@ def start(
         arguments: Of the command line.
         environment: Of the process.
         kind: What it has imported, of `LOADED`.
-        server: Of `begin`, which forks it; the one of all tests if there is none.
         folder: Where it works; that of this process if none is named.
         module: What is run, as `python -m` does.
         code: What is run instead, as `python -c` does.
@@ -184,7 +182,7 @@ def start(
     words, where = [*map(str, arguments)], str(folder or Path.cwd())
     request = Request(words, {**environment}, where, module, code, has_warm_children=has_warm_children)
     outputs = [os.pipe() for _ in range(2)]
-    status = _ask(server or _server(kind), request, [end for _, end in outputs])
+    status = _ask(_server(kind), request, [end for _, end in outputs])
     for _, end in outputs:
         os.close(end)
     return WarmProcess(status, *(end for end, _ in outputs))
@@ -226,25 +224,12 @@ def _ask(server: socket.socket, request: Request, descriptors: Sequence[int]) ->
 @functools.cache
 def _server(kind: str) -> socket.socket:
     """One of each kind for all tests of this process; it ends with it."""
-    server, process = begin(kind)
-    atexit.register(lambda: (server.close(), process.wait()))
-    return server
-
-
-def begin(
-    kind: str, environment: Mapping[str, str] = ENVIRONMENT, *, under: Sequence[str] = ()
-) -> "tuple[socket.socket, subprocess.Popen[bytes]]":
-    """A process that forks commands until its socket is closed.
-
-    Args:
-        kind: What it imports before, of `LOADED`.
-        environment: Of the imports.
-        under: A program that watches it and its forks.
-    """
     ours, theirs = socket.socketpair()
     with theirs:
-        command = [*under, sys.executable, "-m", "tests.warm", kind, str(theirs.fileno())]
-        return ours, subprocess.Popen(command, pass_fds=[theirs.fileno()], env={**environment}, cwd=ROOT)
+        command = [sys.executable, "-m", "tests.warm", kind, str(theirs.fileno())]
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=ENVIRONMENT, cwd=ROOT)
+    atexit.register(lambda: (ours.close(), process.wait()))
+    return ours
 
 
 def _serve(requests: socket.socket) -> Request:

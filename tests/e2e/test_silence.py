@@ -7,19 +7,15 @@ a name server and a file outside of the folder of the test are told by their sys
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from medssl_cli.formats.nifti import write_nifti
-from tests import warm
 from tests.dicom_factory import analytic_phantom, write_volume
 from tests.environment import ROOT
 from tests.faults.test_syscalls import can_trace
@@ -72,8 +68,6 @@ COMMANDS = (
     "recipes ls",
     "doctor",
 )
-ALONE = ("ingest", "infer", "pretrain")
-"""These begin as they do for a user, and leave nothing when they end. The others are forks: torch is traced once."""
 
 
 @pytest.fixture(scope="module")
@@ -95,69 +89,27 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@dataclass
-class Traced:
-    """What a tracer tells of commands: those that load everything anew, and forks of one process that has loaded it."""
-
-    root: Path
-    seen: int = 0
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.root / "home"),
-            "TMPDIR": str(self.root / "tmp"),
-            "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "1",  # Python's own files beside the sources are not medssl's
-            "OMP_NUM_THREADS": "1",
-        }
-
-    def tracer(self, log: str) -> list[str]:
-        options = ["-f", "-qq", "-y", "-s", "300", "--seccomp-bpf", "-e", f"trace={TRACED}"]
-        return ["strace", *options, "-o", str(self.root / log)]
-
-    @cached_property
-    def server(self) -> "tuple[socket.socket, subprocess.Popen[bytes]]":
-        caches = self.root / "loading"  # of the libraries, as long as they are loaded
-        caches.mkdir()
-        return warm.begin("training", {**self.environment, "TMPDIR": str(caches)}, under=self.tracer("forks"))
-
-    def run(self, command: str) -> tuple[int, str, list[str]]:
-        """Exit code, talk, and the system calls that a command and its children made."""
-        if not command.startswith(ALONE):
-            return self._run_fork(command)
-        done = subprocess.run(
-            [*self.tracer("log"), sys.executable, "-m", "medssl_cli", *command.split()],
-            env=self.environment,
-            cwd=self.root / "work",
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        return done.returncode, done.stderr + done.stdout, calls_in((self.root / "log").read_text(errors="replace"))
-
-    def _run_fork(self, command: str) -> tuple[int, str, list[str]]:
-        """The first of them also answers for the imports of all."""
-        folder = self.root / "work"
-        process = warm.start(command.split(), self.environment, server=self.server[0], folder=folder)
-        out, talk = process.communicate(timeout=300)
-        text = (self.root / "forks").read_text(errors="replace")
-        new, self.seen = text[self.seen :], len(text)
-        return process.wait(), talk + out, calls_in(new)
-
-
-def calls_in(log: str) -> list[str]:
-    return [line.split(None, 1)[1] for line in log.splitlines() if " " in line]
-
-
-@pytest.fixture(scope="module")
-def trace(place: Path) -> Iterator[Traced]:
-    found = Traced(place)
-    yield found
-    server, process = found.server
-    server.close()
-    process.wait()
+def traced(root: Path, command: str) -> "tuple[subprocess.CompletedProcess[str], list[str]]":
+    """A command of medssl, and the system calls that it and its children made."""
+    log = root / "log"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(root / "home"),
+        "TMPDIR": str(root / "tmp"),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",  # Python's own files beside the sources are not medssl's
+        "OMP_NUM_THREADS": "1",
+    }
+    tracer = ["strace", "-f", "-qq", "-y", "-s", "300", "--seccomp-bpf", "-o", str(log), "-e", f"trace={TRACED}"]
+    done = subprocess.run(
+        [*tracer, sys.executable, "-m", "medssl_cli", *command.split()],
+        env=environment,
+        cwd=root / "work",
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return done, [line.split(None, 1)[1] for line in log.read_text(errors="replace").splitlines() if " " in line]
 
 
 def written(calls: list[str], folder: Path) -> Iterator[str]:
@@ -182,7 +134,7 @@ def test_the_guard_sees_a_connection_a_look_up_and_a_stray_file(place: Path) -> 
     log = place / "log"
     command = ["strace", "-f", "-qq", "-y", "-o", str(log), "-e", f"trace={TRACED}", sys.executable, str(script)]
     subprocess.run(command, env={"HOME": str(place / "home"), "PATH": os.environ["PATH"]}, check=True)
-    calls = calls_in(log.read_text())
+    calls = [line.split(None, 1)[1] for line in log.read_text().splitlines() if " " in line]
 
     assert [call for call in calls if NETWORK.search(call)]
     assert [call for call in calls if LOOK_UP.search(call)]
@@ -191,11 +143,11 @@ def test_the_guard_sees_a_connection_a_look_up_and_a_stray_file(place: Path) -> 
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[:2]))
-def test_commands_are_silent_and_tidy(place: Path, trace: Traced, command: str) -> None:
-    code, said, calls = trace.run(command)
+def test_commands_are_silent_and_tidy(place: Path, command: str) -> None:
+    done, calls = traced(place, command)
 
-    assert code == 0, said
-    assert len(calls) > 10  # the tracer traces
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert len(calls) > 100  # the tracer traces
     assert not [call for call in calls if NETWORK.search(call)]
     assert not [call for call in calls if LOOK_UP.search(call)]
     outside = {path for path in written(calls, place / "work") if not path.startswith((str(place), *FREE))}
@@ -204,10 +156,10 @@ def test_commands_are_silent_and_tidy(place: Path, trace: Traced, command: str) 
     assert not list((place / "tmp").rglob("*"))
 
 
-def test_the_key_of_a_site_is_the_only_file_that_a_command_makes_in_a_home(place: Path, trace: Traced) -> None:
-    code, said, _ = trace.run("key init")
+def test_the_key_of_a_site_is_the_only_file_that_a_command_makes_in_a_home(place: Path) -> None:
+    done, _ = traced(place, "key init")
 
-    assert code == 0, said
+    assert done.returncode == 0, done.stderr
     made = [path for path in (place / "home").rglob("*") if path.is_file()]
     assert [path.parent.name for path in made] == ["medssl"]
     shutil.rmtree(place / "home" / ".config")
