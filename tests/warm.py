@@ -65,6 +65,7 @@ MODULES_WITH_CHILDREN = ("medssl_cli.work.workers", "medssl_cli.deploy.model_pro
 _NUMBER = struct.Struct("i")
 _OUT_OF_THE_WAY = 512
 _MAX_FILES = 8
+_ASKING = threading.Lock()
 _ENVIRONMENT_BEFORE = frozenset(os.environ)
 
 
@@ -215,8 +216,9 @@ def _ask(server: socket.socket, request: Request, descriptors: Sequence[int]) ->
     """Let a server start something; returns where its process number and its end are told."""
     ours, theirs = os.pipe()
     data = json.dumps(asdict(request)).encode()
-    socket.send_fds(server, [_NUMBER.pack(len(data))], [theirs, *descriptors])
-    server.sendall(data)
+    with _ASKING:
+        socket.send_fds(server, [_NUMBER.pack(len(data))], [theirs, *descriptors])
+        server.sendall(data)
     os.close(theirs)
     return ours
 
