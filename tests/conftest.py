@@ -51,7 +51,7 @@ def children_with_torch() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cold_children() -> Iterator[None]:
     """Children of this process begin as those of a user: for tests of how they begin, die and are limited."""
     with pytest.MonkeyPatch.context() as patch:

@@ -282,6 +282,7 @@ def test_tiles_without_number_are_refused(tmp_path: Path) -> None:
         model.require_memory((650, 650, 650), np.eye(4))
 
 
+@pytest.mark.usefixtures("cold_children")
 def test_the_memory_that_is_allowed_counts_the_model_too(tmp_path: Path) -> None:
     volume = Volume(np.zeros((1, 64, 64, 64), np.int16), np.eye(4))  # 262,144 voxels: some 11 MB with two classes
     path = write_toy_model(tmp_path / "model.onnx")
