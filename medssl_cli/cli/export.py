@@ -51,9 +51,8 @@ def export(
         store = ModelStore(models_folder(models))
         lines.append(f"installed as {store.add(path).name} in {store.root}")
         if bundle.head.kind != "embeddings":
-            lines.append(
-                f"next: medssl infer {'image.png' if bundle.takes_flat else 'scan.nii.gz'} --task {bundle.task}"
-            )
+            one = "image.png" if bundle.takes_flat else "scan.nii.gz"
+            lines.append(f"next: medssl infer {one if bundle.in_channels == 1 else 'CASES'} --task {bundle.task}")
     document = {
         "model": str(path),
         "task": bundle.task,

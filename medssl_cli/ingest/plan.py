@@ -38,7 +38,7 @@ def plan_files(
         builder: Knows the kind of each file.
     """
     patients = patients_of(arrangement.images, roots, options.patient_pattern)
-    images = list(images)
+    images, given = list(images), options.given
     modalities = {image.source: image.modality or options.modality or "unknown" for image in images}
     slices = _slices(images, modalities, builder)
     return [
@@ -50,9 +50,9 @@ def plan_files(
             modality=modalities[image.source],
             patient=patients[image.source],
             stem=image.stem,
-            channel=image.channel if image.parts else options.given.channel_of(image.source, image.channel),
+            channel=image.channel if image.parts else given.channel_of(image.source, image.channel),
             parts=image.parts,
-            example=_example(image, set(roots), options.given),
+            example=_example(image, set(roots), given),
             notes=(
                 *(("W_CHANNELS",) if image.has_siblings else ()),
                 *(("W_PICTURE_SLICE",) if image.source in slices else ()),

@@ -238,13 +238,14 @@ class Stages:
             for uid, sources in members.items():
                 identifier = self.builder.series_id(uid)
                 self.builder.refuse(sources, refusal.code, refusal.message, refusal.hint, id=identifier)
+        given = self.options.given
         return [
             ImageTask(
                 part,
                 "",
                 self.cache.root,
                 self.options.policy,
-                channel=self.options.given.channel_of(part.sources[0], None),
+                channel=given.channel_of(part.sources[0], None),
                 dry_run=self.options.dry_run,
             )
             for part in found.parts
