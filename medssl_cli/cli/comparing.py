@@ -13,6 +13,7 @@ from medssl_cli.cli.options import require_path
 from medssl_cli.cli.probing import TypedProbe
 from medssl_cli.cli.scoring import default_split, load_subject, split_words, write_results
 from medssl_cli.cli.terminal import Terminal, result, table
+from medssl_cli.engine.evaluate import Terms
 from medssl_cli.metrics.statistics import estimate_of
 from medssl_cli.report.gallery import Gallery
 from medssl_cli.study.comparison import comparison, comparison_csv, unfair
@@ -34,7 +35,7 @@ def compare(
     paths: Sequence[Path],
     cache: Path,
     split: str | None,
-    label_set: str | None,
+    terms: Terms,
     out: Path | None,
     *,
     pictures: int,
@@ -55,7 +56,7 @@ def compare(
     with terminal.running():
         for name, path in zip(names, paths, strict=True):
             terminal.note(f"model {name} · cache {cache} · split {split_words(path, part)}")
-            subject = load_subject(path, opened, split=part, device=device, label_set=label_set)
+            subject = load_subject(path, opened, split=part, device=device, terms=terms)
             gallery = Gallery(subject.draw, limit=pictures)
             scored = subject.score(opened, split=split_words(path, part), talk=terminal, on_case=gallery.add)
             write_results(folder / name.replace("/", "-").replace(": ", "-"), subject, scored, gallery)

@@ -5,10 +5,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, DeviceOption, JsonOption, QuietOption, require_path
+from medssl_cli.cli.options import (
+    DEFAULT_CACHE,
+    CacheOption,
+    DeviceOption,
+    JsonOption,
+    MirrorOption,
+    QuietOption,
+    mirror_axes,
+    require_path,
+)
 from medssl_cli.cli.probing import TypedProbe
 from medssl_cli.cli.probing import probe as run_probe
-from medssl_cli.cli.terminal import Terminal, result, table
 
 
 def evaluate(
@@ -23,6 +31,7 @@ def evaluate(
     split: Annotated[
         Literal["test", "val", "train"] | None, typer.Option(help="Which patients; default: test, of folds val.")
     ] = None,
+    mirror: MirrorOption = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results; default: in the run.")] = None,
     min_dice: Annotated[float | None, typer.Option(help="Exit with code 5 if the mean Dice is lower.")] = None,
     min_auroc: Annotated[float | None, typer.Option(help="Exit with code 5 if the mean AUROC is lower.")] = None,
@@ -71,43 +80,27 @@ def evaluate(
         medssl evaluate runs/swav --probe linear --labels nih --finding any
     """
     from medssl_cli.base.errors import UsageError
-    from medssl_cli.cache.store import Cache
-    from medssl_cli.cli import scoring
     from medssl_cli.cli.comparing import compare, require_plain
-    from medssl_cli.report.gallery import Gallery
+    from medssl_cli.cli.scoring import OWN_FIGURE
+    from medssl_cli.cli.scoring_one import score_one
+    from medssl_cli.engine.evaluate import Terms
 
-    limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap, scoring.OWN_FIGURE: min_score}
-    asked = TypedProbe(probe, labels, finding)
+    limits = {"dice": min_dice, "auroc": min_auroc, "average_precision": min_ap, OWN_FIGURE: min_score}
+    asked, terms = TypedProbe(probe, labels, finding), Terms(label_set, mirror_axes(mirror))
     model = require_path(models[0])
     if len(models) > 1:
         require_plain(asked, limits)
-        compare(models, cache, split, label_set, out, pictures=pictures, device=device, json=json, quiet=quiet)
+        compare(models, cache, split, terms, out, pictures=pictures, device=device, json=json, quiet=quiet)
         return
     if asked.is_given:
-        if label_set is not None:
+        if terms != Terms():
             raise UsageError(
-                "E_USAGE", "--label-set is for models of a task; a probe has --labels", hint="leave one out"
+                "E_USAGE",
+                "--label-set and --mirror are for models of a task; a probe has --labels",
+                hint="leave one out",
             )
         run_probe(
             model, cache, asked, split=split or "test", out=out, limits=limits, device=device, json=json, quiet=quiet
         )
         return
-    opened = Cache.open(cache)
-    part = split or scoring.default_split(model)
-    subject = scoring.load_subject(model, opened, split=part, device=device, label_set=label_set)
-    limit, figure = scoring.limit_of(subject, limits), subject.figure
-    name = f"evaluation-{part}" if label_set is None else f"evaluation-{part}-{label_set}"
-    folder = out or subject.folder / name
-    terminal = Terminal(quiet=quiet)
-    terminal.note(f"model {model} · cache {cache} · split {scoring.split_words(model, part)} · results {folder}")
-    gallery = Gallery(subject.draw, limit=pictures)
-    with terminal.running():
-        results = subject.score(opened, split=scoring.split_words(model, part), talk=terminal, on_case=gallery.add)
-    scoring.write_results(folder, subject, results, gallery)
-    if json:
-        result(results.document, as_json=True, text="")
-    else:
-        title = f"{results.document['num_patients']} patients, mean and 95 % interval over patients"
-        table(title, results.columns, results.rows)
-        typer.echo(f"mean {figure.title} {results.value:.4f}\npage: {folder / 'page.html'}")
-    scoring.require_mean(figure, results.value, limit)
+    score_one(model, cache, split, terms, out, limits=limits, pictures=pictures, device=device, json=json, quiet=quiet)

@@ -52,6 +52,10 @@ LogOption = Annotated[
 ProfileOption = Annotated[
     int, typer.Option("--profile", min=0, help="Time the parts of so many steps, for RUN/profile.json.")
 ]
+MirrorOption = Annotated[
+    str | None,
+    typer.Option("--mirror", metavar="N,N,...|none", help="Average over flips along these axes, not the recipe's."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and notes; errors only.")]
 RecipeOption = Annotated[
@@ -86,6 +90,20 @@ def models_folder(given: Path | None) -> Path:
 def bytes_of(gib: float) -> int:
     """Bytes of an option in GiB; infinity is as much as can be counted."""
     return int(min(gib * 2**30, 2.0**62))
+
+
+def mirror_axes(text: str | None) -> tuple[int, ...] | None:
+    """Axes from "0,1" or "none"; None where nothing is said.
+
+    Raises:
+        UsageError: `E_USAGE`.
+    """
+    if text is None or text == "none":
+        return None if text is None else ()
+    parts = [part.strip() for part in text.split(",")]
+    if not set(parts) <= {"0", "1", "2"} or len(set(parts)) < len(parts):
+        raise UsageError("E_USAGE", f"--mirror {text!r} is no list of axes", hint="for example 0,1 or none")
+    return tuple(sorted(int(part) for part in parts))
 
 
 def require_path(path: Path) -> Path:

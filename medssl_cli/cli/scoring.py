@@ -1,5 +1,6 @@
 """What `medssl evaluate` scores (a run or an exported model), and where its results go."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,7 @@ from medssl_cli.cache.splits import split_items
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.options import num_threads
 from medssl_cli.deploy.runtime import OnnxModel
-from medssl_cli.engine.evaluate import subject_of_folds, subject_of_run
+from medssl_cli.engine.evaluate import AS_TRAINED, Terms, subject_of_folds, subject_of_run
 from medssl_cli.engine.fold_runs import are_folds, folds_of
 from medssl_cli.report.gallery import Gallery
 from medssl_cli.tasks import FigureOfMerit, Results, Subject, figures, load_part, task_of_head
@@ -33,7 +34,7 @@ def split_words(path: Path, split: str) -> str:
     return f"{split}, mean of {number} folds" if split == "test" else f"{split}, pooled over {number} folds"
 
 
-def load_subject(path: Path, cache: Cache, *, split: str, device: str, label_set: str | None = None) -> Subject:
+def load_subject(path: Path, cache: Cache, *, split: str, device: str, terms: Terms = AS_TRAINED) -> Subject:
     """A run folder, a folder of folds, or an exported model whose split is made anew from the cache.
 
     Args:
@@ -41,21 +42,23 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str, label_set
         cache: Holds the images.
         split: Which patients.
         device: Where to compute.
-        label_set: Score by these labels instead of those that it was trained on, such as corrected ones.
+        terms: Where they are not those of the training: other labels, such as corrected ones, or mirroring.
 
     Raises:
         UsageError: `E_USAGE` for another split of an exported model, which remembers only whom it has seen.
         GateError: `E_SPLIT_LEAK` if the exported model has seen a patient of the cache's test split.
     """
     if are_folds(path):
-        return subject_of_folds(path, cache, split=split, device=device, label_set=label_set)
+        return subject_of_folds(path, cache, split=split, device=device, terms=terms)
     if path.is_dir():
-        return subject_of_run(path, cache, split=split, device=device, label_set=label_set)
+        return subject_of_run(path, cache, split=split, device=device, terms=terms)
     if split != "test":
         raise UsageError("E_USAGE", f"an exported model has no {split} split", hint="evaluate its run folder instead")
+    if terms.mirror_axes is not None:
+        raise UsageError("E_USAGE", "an exported model mirrors as it was exported", hint="give --mirror to its run")
     model = OnnxModel(path, device, threads=num_threads())
     bundle = model.bundle
-    label_set = label_set or bundle.label_set
+    label_set = terms.label_set or bundle.label_set
     scores = load_part(task_of_head(bundle.head.kind), "scores")
     usable = scores.usable(cache, bundle, label_set=label_set, talk=Silence())
     records = list(split_items(cache.records(), usable, seed=bundle.split_seed, fold=bundle.fold).test)
@@ -87,7 +90,7 @@ def write_results(folder: Path, subject: Subject, results: Results, gallery: Gal
     write_atomic(folder / "page.html", page.encode())
 
 
-def limit_of(subject: Subject, limits: dict[str, float | None]) -> float | None:
+def limit_of(subject: Subject, limits: Mapping[str, float | None]) -> float | None:
     """The least mean that is asked for.
 
     Args:

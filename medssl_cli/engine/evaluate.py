@@ -5,9 +5,9 @@ of the folds has seen, the mean of all networks is scored.
 """
 
 from collections.abc import Container
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from medssl_cli.base.errors import NothingUsableError, UsageError
 from medssl_cli.cache.items import ItemRecord
@@ -16,11 +16,42 @@ from medssl_cli.engine.devices import resolve_device
 from medssl_cli.engine.ensemble import ensemble_of, load_folds
 from medssl_cli.engine.finetuned import FineTunedRun, load_finetuned
 from medssl_cli.engine.predict import torch_predict
-from medssl_cli.recipe import Named, TaskRecipe
+from medssl_cli.recipe import Named, TaskRecipe, dump_recipe, validate_recipe
 from medssl_cli.tasks import Subject, SupervisionBase, supervision_of
 
 
-def subject_of_run(path: Path, cache: Cache, *, split: str, device: str, label_set: str | None = None) -> Subject:
+@dataclass(frozen=True)
+class Terms:
+    """How a run is scored, where that is otherwise than its recipe says.
+
+    Args:
+        label_set: Score by these labels.
+        mirror_axes: Average over the flips along these axes.
+    """
+
+    label_set: str | None = None
+    mirror_axes: tuple[int, ...] | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """For the name of a folder of results; none if nothing is otherwise."""
+        axes = None if self.mirror_axes is None else "".join(map(str, self.mirror_axes)) or "none"
+        return tuple(word for word in (self.label_set, axes and f"mirror{axes}") if word is not None)
+
+    def applied(self, recipe: TaskRecipe) -> TaskRecipe:
+        """A recipe on these terms.
+
+        Raises:
+            UsageError: See `mirrored`.
+        """
+        recipe = recipe if self.label_set is None else with_label_set(recipe, self.label_set)
+        return recipe if self.mirror_axes is None else mirrored(recipe, self.mirror_axes)
+
+
+AS_TRAINED: Final = Terms()
+
+
+def subject_of_run(path: Path, cache: Cache, *, split: str, device: str, terms: Terms = AS_TRAINED) -> Subject:
     """The best network of a run, on a split of the run's own manifest.
 
     Args:
@@ -28,16 +59,16 @@ def subject_of_run(path: Path, cache: Cache, *, split: str, device: str, label_s
         cache: Holds the images.
         split: Which patients.
         device: Where to compute.
-        label_set: Score by these labels instead of the recipe's.
+        terms: Where they are not the recipe's.
 
     Raises:
         UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`, `E_DEVICE`.
         NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`.
     """
-    return _subject(load_finetuned(path), cache, split, resolve_device(device), label_set)
+    return _subject(load_finetuned(path), cache, split, resolve_device(device), terms)
 
 
-def subject_of_folds(path: Path, cache: Cache, *, split: str, device: str, label_set: str | None = None) -> Subject:
+def subject_of_folds(path: Path, cache: Cache, *, split: str, device: str, terms: Terms = AS_TRAINED) -> Subject:
     """The networks of several folds: on validation patients each on its own, on test patients their mean.
 
     An image that validates in several folds is scored by the first of them. For arguments see `subject_of_run`.
@@ -50,13 +81,13 @@ def subject_of_folds(path: Path, cache: Cache, *, split: str, device: str, label
     place = resolve_device(device)
     members = load_folds(path)
     if split == "test":
-        return _subject(ensemble_of(path, members), cache, split, place, label_set)
+        return _subject(ensemble_of(path, members), cache, split, place, terms)
     if split != "val":
         raise UsageError("E_USAGE", f"folds have no {split} split in common", hint="take val or test, or one fold")
     scored: set[str] = set()
     subjects = []
     for member in members:
-        subjects.append(_subject(member, cache, split, place, label_set, without=frozenset(scored)))
+        subjects.append(_subject(member, cache, split, place, terms, without=frozenset(scored)))
         scored |= {record.item_id for record in subjects[-1].records}
     first, *others = [subject for subject in subjects if subject.records]
     return replace(first.pooled(others), name=path.name, folder=path)
@@ -67,13 +98,12 @@ def _subject(
     cache: Cache,
     split: str,
     place: str,
-    label_set: str | None,
+    terms: Terms,
     *,
     without: Container[str] = (),
 ) -> Subject:
     """A network on a split of its run's manifest, some items left out."""
-    recipe = run.recipe if label_set is None else with_label_set(run.recipe, label_set)
-    supervision = supervision_of(recipe)
+    supervision = supervision_of(terms.applied(run.recipe))
     records = [each for each in labelled_split(cache, run.manifest, split, supervision) if each.item_id not in without]
     network, root = run.network.to(place), run.root
     return supervision.subject(network, torch_predict(network, place), name=root.name, folder=root, records=records)
@@ -109,6 +139,21 @@ def with_label_set(recipe: TaskRecipe, label_set: str) -> TaskRecipe:
     """A recipe that learns from, or is scored by, another set of labels."""
     task = Named.model_validate({**recipe.task.model_dump(), "label_set": label_set})
     return recipe.model_copy(update={"task": task})
+
+
+def mirrored(recipe: TaskRecipe, axes: tuple[int, ...]) -> TaskRecipe:
+    """A recipe whose answers are averaged over the flips along axes, 0 for x.
+
+    Raises:
+        UsageError: `E_USAGE`, the task has no such answers; `E_RECIPE`, the axes were never flipped in training.
+    """
+    if not supervision_of(recipe).is_mirrored:
+        raise UsageError("E_USAGE", f"answers of {recipe.task.name} are not averaged over flips", hint="leave it out")
+    document = dump_recipe(recipe)
+    document["inference"]["mirror_axes"] = list(axes)
+    changed = validate_recipe(document, source=recipe.name)
+    assert isinstance(changed, TaskRecipe)
+    return changed
 
 
 def split_of_manifest(cache: Cache, manifest: dict[str, Any], split: str) -> list[ItemRecord]:

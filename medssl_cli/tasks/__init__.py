@@ -198,6 +198,8 @@ class SupervisionBase(ABC):
     """Field of an item's record that holds what is learnt from."""
     is_exportable: ClassVar[bool] = False
     """Whether `head` says how an exported model's numbers become answers."""
+    is_mirrored: ClassVar[bool] = False
+    """Whether answers are averaged over the flips of `inference.mirror_axes`."""
 
     def __init__(self, recipe: TaskRecipe) -> None:
         self.recipe = recipe

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from medssl_cli.base.errors import MedsslError, UsageError
 from medssl_cli.cli.app import app
 from medssl_cli.engine.choices import Choices
+from medssl_cli.engine.evaluate import Terms
 from medssl_cli.engine.fold_runs import folds_of
 from medssl_cli.engine.folds import FoldTask, train_fold
 from medssl_cli.engine.runs import open_run
@@ -236,6 +237,27 @@ def test_models_are_compared_on_the_same_patients_and_what_differs_is_said(
     assert {path.name for path in (tmp_path / "pair").iterdir()} >= {"comparison.json", "comparison.csv", "page.html"}
     assert limited.exit_code == 2
     assert "E_USAGE" in limited.stderr
+
+
+def test_mirroring_is_chosen_where_a_run_is_scored(site: Path, parent: Path) -> None:
+    where = ["evaluate", parent / "fold0", "--cache", site / "cache", "--device", "cpu", "--pictures", "0", "--json"]
+    plain, none, mirrored = (one_document(run(*where, *more)) for more in ([], ["--mirror", "none"], ["--mirror", "0"]))
+
+    assert plain == none
+    assert mirrored != plain
+    assert (parent / "fold0" / "evaluation-test-mirror0" / "scores.json").is_file()
+    never = run(*where, "--mirror", "0,3")
+    assert never.exit_code == 2
+    assert "E_USAGE: --mirror '0,3' is no list of axes" in never.stderr
+
+
+def test_axes_that_were_never_flipped_in_training_are_not_mirrored(site: Path) -> None:
+    recipe = load_recipe(site / "task.yaml", ["augmentation.flip_axes=[0]"])
+    assert isinstance(recipe, TaskRecipe)
+
+    assert Terms(mirror_axes=(0,)).applied(recipe).inference.mirror_axes == (0,)
+    with pytest.raises(UsageError, match=r"(?s)E_RECIPE.*never flipped in training"):
+        Terms(mirror_axes=(0, 1)).applied(recipe)
 
 
 def one_document(done: Any) -> dict[str, Any]:

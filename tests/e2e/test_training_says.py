@@ -23,6 +23,7 @@ from medssl_cli.engine import finetune as loop
 from medssl_cli.engine.build import build_task
 from medssl_cli.engine.check import check_with_cache, checked_recipe
 from medssl_cli.engine.checkpoints import CheckpointFolder
+from medssl_cli.engine.evaluate import Terms
 from medssl_cli.engine.finetune import Choices, FinetuneSummary, finetune
 from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.live_page import Outlets
@@ -472,7 +473,7 @@ def test_a_model_is_scored_by_another_set_of_labels(tmp_path: Path) -> None:
     with pytest.raises(
         NothingUsableError, match=r"E_NO_LABELS: \d+ of the \d+ images .* no labels of the set 'corrected'"
     ):
-        load_subject(tmp_path / "run", cache, split="test", device="cpu", label_set="corrected")
+        load_subject(tmp_path / "run", cache, split="test", device="cpu", terms=Terms("corrected"))
 
     truth: dict[str, Any] = {}
     with cache.writing():
@@ -480,7 +481,7 @@ def test_a_model_is_scored_by_another_set_of_labels(tmp_path: Path) -> None:
             voxels = corrected(0, cache.read_label(record, "seg").voxels[0].astype(np.uint8))
             truth[record.item_id] = voxels == 5
             cache.add_label(record.item_id, "corrected", Volume(voxels[None], record.affine_array), {5: "ball_1"})
-    subject = load_subject(tmp_path / "run", cache, split="test", device="cpu", label_set="corrected")
+    subject = load_subject(tmp_path / "run", cache, split="test", device="cpu", terms=Terms("corrected"))
     results = subject.score(cache, split="test", talk=Silence())
 
     assert results.document["label_set"] == "corrected"

@@ -38,6 +38,7 @@ class SegmentationSupervision(SupervisionBase):
 
     annotation = "labels"
     is_exportable = True
+    is_mirrored = True
 
     def __init__(self, recipe: TaskRecipe) -> None:
         super().__init__(recipe)
