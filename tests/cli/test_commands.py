@@ -147,6 +147,8 @@ WRONG = [
     ("pretrain --recipe voco-tiny --cache cache --device tpu --run r-tpu", 2, "E_DEVICE", ""),
     ("pretrain --recipe voco-tiny --cache cache --run unfinished", 2, "E_RECIPE_CHANGED", "--run"),
     ("finetune --task heart-sek", 2, "E_RECIPE_NOT_FOUND", "did you mean 'heart-seg'?"),
+    ("plan --task heart-sek --cache cache", 2, "E_RECIPE_NOT_FOUND", "did you mean 'heart-seg'?"),
+    ("plan --labels seg --cache nowhere", 2, "E_NO_CACHE", "medssl ingest"),
     ("finetune --task balls.yaml", 2, "E_NO_CACHE", "medssl ingest"),
     ("finetune --task balls.yaml --cache cache --fraction 0", 2, "E_USAGE", "--fraction 0.1"),
     ("recipes check balls.yaml --cache cache --set task.classes=[heart]", 2, "E_LABEL_CLASSES", "ball_1"),
