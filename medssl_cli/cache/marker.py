@@ -33,8 +33,8 @@ class Marker:
     """What `cache.json` says.
 
     Args:
-        format_version: Of the cache.
-        key_id: Of the key that the pseudonyms are made with; empty if nobody has written it down.
+        format_version: Version of the format of the cache.
+        key_id: Id of the key that the pseudonyms are made with; empty if nobody has written it down.
         key_place: The key lies in the cache (ephemeral), at `site_key_path()`, or in the file `key_path`.
         key_path: Absolute.
 

@@ -68,9 +68,9 @@ class PreparedItem:
     """One example ready for cropping: an image, or several on one grid.
 
     Args:
-        item_id: Of the cached item; of several, the first.
+        item_id: Id of the cached item; of several, the first.
         shape: Size (X, Y, Z) on the prepared grid.
-        affine: Of the prepared grid.
+        affine: Affine of the prepared grid.
         intensity: Rule that turns stored values into network input.
         image: File of the voxels.
         label: File of the label map as it is stored, if one was asked for.
@@ -157,7 +157,7 @@ class PreparedLabels:
 
     Args:
         label_set: Their name.
-        item_ids: Of the images that they belong to, `[N]`, as bytes.
+        item_ids: Ids of the images that they belong to, `[N]`, as bytes.
         digests: SHA-256 of each.
     """
 
@@ -167,7 +167,7 @@ class PreparedLabels:
 
     @classmethod
     def of(cls, label_set: str, records: Sequence[CachedImage | CachedExample]) -> "PreparedLabels":
-        """Of images that have one each, or of examples with an image that has one."""
+        """Label maps of images that have one each, or of examples with an image that has one."""
         homes = [record.labelled(label_set) if isinstance(record, CachedExample) else record for record in records]
         found = [home for home in homes if home is not None]
         if len(found) < len(records):
@@ -182,7 +182,7 @@ class PreparedItems(Sequence[PreparedItem]):
     So very many items take little memory, here and in each worker of a loader.
 
     Args:
-        cache_root: Of the cache.
+        cache_root: Folder of the cache.
         preprocessing: What they were prepared for.
         item_ids: Which, `[N]`, or `[N, C]` with one per channel, as bytes.
         labels: Those to prepare beside them.
@@ -271,11 +271,7 @@ def _prepare_in_child(task: PreparedView) -> MedsslError | None:
 
 
 def _load(task: PreparedView, table: Table | None) -> PreparedItem:
-    """What was prepared of an item; what is damaged is removed, so that the next call prepares it anew.
-
-    Raises:
-        GateError: `E_CACHE_CORRUPT`.
-    """
+    """What was prepared of an item; what is damaged is removed, so that the next call prepares it anew."""
     try:
         return _read(task, table)
     except (ValueError, KeyError, TypeError, OSError, BadZipFile) as error:

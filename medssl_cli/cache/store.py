@@ -263,11 +263,7 @@ class Cache(ReadableCache):
 
 
 def _smallest(voxels: NDArray[np.generic]) -> NDArray[np.integer]:
-    """Label values in the smallest dtype that holds them.
-
-    Raises:
-        InputError: `E_LABEL_VALUES`.
-    """
+    """Label values in the smallest dtype that holds them."""
     low, high = (int(voxels.min()), int(voxels.max())) if voxels.size else (0, 0)
     if low < 0 or high > MAX_VALUE:
         raise InputError("E_LABEL_VALUES", f"values from {low} to {high} are not within 0 to {MAX_VALUE}")

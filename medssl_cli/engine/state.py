@@ -82,7 +82,7 @@ class TrainingState:
         """Write a checkpoint, unless this step has one. All processes call it, the main one writes.
 
         Args:
-            folder: Of the run.
+            folder: Folder of the run.
             values: What else is to be restored, JSON.
         """
         if self._saved_step == self.step:

@@ -193,7 +193,7 @@ def _item_ids(batches: list[Any]) -> list[str]:
 
 
 def _means(parts: list[dict[str, float]]) -> dict[str, float]:
-    """Of numbers by name, each over those that have it."""
+    """Means of numbers by name, each over the parts that have it."""
     names = dict.fromkeys(name for part in parts for name in part)
     having = {name: [part[name] for part in parts if name in part] for name in names}
     return {name: sum(values) / len(values) for name, values in having.items()}

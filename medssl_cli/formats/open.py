@@ -25,7 +25,7 @@ class Surroundings:
     """What is known about a file from elsewhere. It counts for what the file does not say itself.
 
     Args:
-        modality: Of its images.
+        modality: Modality of its images.
         modalities: Of each of several images of the file, "" where it is `modality`; they count if they are as many.
         patient: Whose it is, in the clear; None if nothing says.
         study: The best substitute for a study; "" for the name of the file.

@@ -57,8 +57,8 @@ def homes_of(index: Index, reference: Reference, sources: Sequence[frozenset[Ins
     reference puts nothing on several of them.
 
     Args:
-        index: Of the images.
-        reference: Of the file.
+        index: Index of the images.
+        reference: Reference of the file.
         sources: The different sets of instances that its marks name; an empty one for marks that name none.
     """
     images: dict[str, StoredImage] = {}

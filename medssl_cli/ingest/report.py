@@ -64,7 +64,7 @@ class ReportBuilder:
     """Books of one ingest.
 
     Args:
-        pseudonyms: Of the cache; turn sources into keys.
+        pseudonyms: Pseudonyms of the cache; turn sources into keys.
         on_entry: Called with each entry as it is reported.
     """
 
@@ -180,7 +180,7 @@ class IngestReport:
         not_reached: Files that an interruption left for the next run.
         num_images: Images newly stored.
         num_labels: Label maps newly stored.
-        key_id: Of the pseudonyms.
+        key_id: Key id of the pseudonyms.
         policy: Options that change what is accepted or how it is stored.
         started: RFC 3339, UTC.
         duration_s: Wall-clock seconds.
@@ -190,7 +190,7 @@ class IngestReport:
         written: Where the report is in the cache; None if an equal one was there already with its page, or after a dry
             run.
         sources: What each entry is in the clear, for a map that stays on site; never part of the report.
-        planes: Of some of the images stored, by item id, for the page.
+        planes: Planes of some of the images stored, by item id, for the page.
     """
 
     entries: tuple[ReportEntry, ...]

@@ -28,8 +28,8 @@ class ConvNorm(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: Channels in.
         out_channels: Channels out.
-        kernel_size: Of the convolution, odd along every axis.
-        stride: Of the convolution.
+        kernel_size: Kernel size of the convolution, odd along every axis.
+        stride: Stride of the convolution.
         has_bias: Of the convolution. The norm subtracts it again; published weights have it all the same.
         is_activated: Whether the leaky ReLU follows.
     """
@@ -142,8 +142,8 @@ class StagedEncoder(Backbone):
     Args:
         name: For messages.
         stages: One module per level.
-        channels: Of each level.
-        strides: Of each level relative to the one before, along each axis.
+        channels: Channels of each level.
+        strides: Strides of each level relative to the one before, along each axis.
         use_checkpoint: Compute activations twice instead of keeping them.
         stem: Before the first stage.
     """

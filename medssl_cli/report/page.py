@@ -51,7 +51,7 @@ class Page:
     """A page that is put together block by block; every method returns the page, so that calls can be chained.
 
     Args:
-        title: Of the window and of the page.
+        title: Title of the window and of the page.
         subtitle: One line below it, for example the version and the command.
     """
 

@@ -84,7 +84,7 @@ class ClusterWorkers:
     """The interface of `Workers` over the workers of a Dask cluster; use it as a context manager.
 
     Args:
-        client: Of the cluster; closed with this.
+        client: Client of the cluster; closed with this.
         memory_limit_bytes: Address-space limit of each child process.
     """
 

@@ -42,8 +42,8 @@ class Parts:
 
     Args:
         encoder: What becomes a backbone.
-        decoder: Of a supervised network.
-        projector: Of a self-supervised method.
+        decoder: Decoder of a supervised network.
+        projector: Projector of a self-supervised method.
         unexpected: Everything else.
         num_aliases: Further names of tensors that are here already.
         num_dropped: Tensors of the branch that was not chosen.
@@ -62,7 +62,7 @@ class Form:
     """One family of files.
 
     Args:
-        name: Of the backbone.
+        name: Name of the backbone.
         sign: A name that matches is found in every file of this form and in no other.
         encoder: Names of the encoder; group 1 is the name in our backbone.
         decoder: Names of the decoder.
@@ -236,7 +236,7 @@ def _kernel(weight: Tensor) -> list[int]:
 
 
 def _strides(decoder: Tensors, kernels: Sequence[list[int]]) -> list[list[int]]:
-    """Of each level along each axis, from the decoder's up-samplings, coarse to fine.
+    """Strides of each level along each axis, from the decoder's up-samplings, coarse to fine.
 
     Without a decoder they are 2, as nnU-Net has them for images whose voxels are about cubic; where a kernel differs
     between axes, voxels are not, and nothing else tells the strides.

@@ -75,7 +75,7 @@ def check_codestream(header: CodedPicture, frames: Sequence[bytes]) -> int:
     header and are counted while they are decoded (`rle`).
 
     Args:
-        header: Of the picture.
+        header: Header of the picture.
         frames: The compressed data of one picture; exactly one is expected.
 
     Returns:

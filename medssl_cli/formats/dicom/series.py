@@ -54,7 +54,7 @@ class SeriesPart:
         identity: In the clear; `series` ends in "#p0", "#p1" ... where the series was split, and in "#" and the
             SOPInstanceUID for a projection.
         repair: What the policy allowed to be changed.
-        spacing_kind: Of a projection, None for slices.
+        spacing_kind: Where the spacing was measured of a projection, None for slices.
         burned_in: Whether writing may be burned in.
     """
 
@@ -121,7 +121,7 @@ def group_headers(
     """Sort headers into images and refusals; the order of the input does not matter.
 
     Args:
-        headers: Of any number of series, mixed; those of one file may end in several parts.
+        headers: Headers of any number of series, mixed; those of one file may end in several parts.
         policy: What is accepted beyond the strict default.
         expected_instances: For a SeriesInstanceUID how many instances its archive says it has (a PACS knows); fewer
             are refused as `E_INCOMPLETE_SERIES`.
@@ -311,7 +311,7 @@ def _parts(slices: Sequence[Header], fits: Sequence[Fit], shared: Sequence[str],
 
 
 def _series_warnings(slices: Sequence[Header], series: Sequence[Header]) -> list[str]:
-    """Of all parts of a series; numbers that pictures set aside carry are no gap."""
+    """Warnings about all parts of a series; numbers that pictures set aside carry are no gap."""
     found = _header_warnings(slices)
     if any(header.ImageType[:1] == ("DERIVED",) for header in slices):
         found.append("W_DERIVED")

@@ -18,7 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.data.slice_views import PictureCrops, canvas_for, own_numbers
+from medssl_cli.data.slice_views import PictureCrops, own_numbers
 from medssl_cli.methods import (
     Losses,
     MethodBase,
@@ -115,8 +115,7 @@ class Method(MethodBase):
             stacks = StackRequest(
                 options.stacks.batch_size, options.stacks.max_slices, every, crops, options.stacks.keep
             )
-        views, balance = options.views, options.balance
-        return SliceRequest(canvas_for(size), views.crops(size), views, options.slices_per_volume, balance, stacks)
+        return replace(options.request(size), stacks=stacks)
 
     def require_batch(self, batch_size: int) -> None:
         """See `SwappedOptions.require_batch`."""

@@ -128,7 +128,7 @@ def require_canvas(images: Tensor, multiple: Axes, name: str) -> None:
     Args:
         images: [B, C, X, Y, Z].
         multiple: What the size along each axis must be a multiple of; the coarsest map has size / `multiple` cells.
-        name: Of the backbone.
+        name: Name of the backbone.
 
     Raises:
         UsageError: `E_CANVAS`, a size is no multiple, or the coarsest map has one cell: nothing to normalise over.

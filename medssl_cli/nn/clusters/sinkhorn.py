@@ -31,7 +31,7 @@ def sinkhorn_codes(scores: Tensor, *, epsilon: float = 0.05, num_iterations: int
     Args:
         scores: Cosines [B, K], at least one row in each process; computed in float32 or wider.
         epsilon: Softness of the codes, > 0.
-        num_iterations: Of both scalings.
+        num_iterations: Number of iterations of both scalings.
 
     Returns:
         [B, K] without gradient; 1/K everywhere for constant scores.
