@@ -168,12 +168,12 @@ class PreparedLabels:
     @classmethod
     def of(cls, label_set: str, records: Sequence[CachedImage | CachedExample]) -> "PreparedLabels":
         """Label maps of images that have one each, or of examples with an image that has one."""
-        homes = [record.labelled(label_set) if isinstance(record, CachedExample) else record for record in records]
-        found = [home for home in homes if home is not None]
+        own = [record.labelled(label_set) if isinstance(record, CachedExample) else record for record in records]
+        found = [image for image in own if image is not None]
         if len(found) < len(records):
             raise ValueError(f"{len(records) - len(found)} examples have no label map of the set {label_set!r}")
-        item_ids = np.array([home.item_id for home in found], dtype=bytes)
-        return cls(label_set, item_ids, [home.label_digests[label_set] for home in found])
+        item_ids = np.array([image.item_id for image in found], dtype=bytes)
+        return cls(label_set, item_ids, [image.label_digests[label_set] for image in found])
 
 
 class PreparedItems(Sequence[PreparedItem]):
@@ -232,8 +232,8 @@ class PreparedItems(Sequence[PreparedItem]):
         task = PreparedView(self._cache_root, item_ids, shape, self._preprocessing, None)
         if self._labels is None:
             return task
-        labels, home = self._labels, self._labels.item_ids[place].decode()
-        return replace(task, label_set=labels.label_set, label_item=home, label_sha256=labels.digests[place])
+        labels, item = self._labels, self._labels.item_ids[place].decode()
+        return replace(task, label_set=labels.label_set, label_item=item, label_sha256=labels.digests[place])
 
     def description(self, place: int) -> Path:
         """The file whose being there makes one count as prepared."""

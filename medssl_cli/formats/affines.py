@@ -105,7 +105,7 @@ def assumed_affine(policy: Policy, spacing_mm: tuple[float, ...]) -> Affine:
     """The affine of a file that does not say how it lies: the policy's sides, voxel 0 at the origin.
 
     Args:
-        policy: `assume_orientation`, as `orientation_code` writes it: towards which side each axis runs.
+        policy: `assume_orientation`, as three letters: towards which side each axis runs.
         spacing_mm: Spacing in mm of the three axes.
 
     Raises:

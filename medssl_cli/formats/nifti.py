@@ -5,8 +5,6 @@ disagree with each other (`docs/concepts/geometry.md`). Field offsets: nifti1.h 
 """
 
 import math
-import os
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 
 from medssl_cli import __version__
 from medssl_cli.base.errors import GateError, InputError
-from medssl_cli.base.files import TEMPORARY_PREFIX, replace_file, require_place_for_file, storage_errors, write_atomic
+from medssl_cli.base.files import candidate_for, write_atomic
 from medssl_cli.formats.affines import Placement
 from medssl_cli.formats.gzip_strict import MAGIC, gunzip, gzip_bytes, gzip_head
 from medssl_cli.formats.loaded import Identity, LoadedImage
@@ -229,15 +227,9 @@ def write_nifti(path: Path, voxels: NDArray[np.generic], affine: Affine, *, like
         StorageError: `E_IO`.
     """
     data = gzip_bytes(encode_nifti(voxels, affine, like_header=like_header))
-    unproven = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}")
-    try:
-        require_place_for_file(path)
-        write_atomic(unproven, data, is_output=True)
-        prove_nifti(unproven.read_bytes(), voxels, affine, like_header=like_header)
-        with storage_errors(path.name):
-            replace_file(unproven, path)
-    finally:
-        unproven.unlink(missing_ok=True)
+    with candidate_for(path) as candidate:
+        write_atomic(candidate, data, is_output=True)
+        prove_nifti(candidate.read_bytes(), voxels, affine, like_header=like_header)
 
 
 def prove_nifti(data: bytes, voxels: NDArray[np.generic], affine: Affine, *, like_header: bytes | None = None) -> None:

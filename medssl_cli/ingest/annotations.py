@@ -150,7 +150,7 @@ def _is_certain(source: Source, kind: AnnotationKind, named: Container[Source]) 
 
 
 def _tally_of(kind: AnnotationKind, file: AnnotationFile) -> _MaskTally | Tally:
-    """Books of a file that was read and not yet stored."""
+    """Tally of a file that was read and not yet stored."""
     reading = file.reading
     if kind in DRAWN_ON_IMAGES:
         return _MaskTally()
@@ -178,7 +178,7 @@ def _decided(
 
 
 def _settle(source: Source, outcomes: Sequence[FileOutcome], runner: TaskRunner) -> None:
-    """Book what became of a file; what was refused of a file that was taken counts no file."""
+    """Report what became of a file; what was refused of a file that was taken counts no file."""
     identifier = runner.builder.file_id(source)
     for number, outcome in enumerate(outcomes):
         sources = [source] if number == 0 else []

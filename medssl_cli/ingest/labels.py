@@ -20,8 +20,8 @@ from medssl_cli.formats.labels.boxes import PictureBoxes, upright
 from medssl_cli.formats.source import Source, place_of
 from medssl_cli.formats.table_choice import TableChoice
 from medssl_cli.imaging.volume import Volume
+from medssl_cli.ingest.drawn_on import ImagesOfMask, images_drawn_on
 from medssl_cli.ingest.failures import Failure, as_values
-from medssl_cli.ingest.homes import Homes, homes_of
 from medssl_cli.ingest.known_images import KnownImage
 from medssl_cli.ingest.matching import Index
 from medssl_cli.ingest.tasks import StoredImage, StoredLabel
@@ -188,10 +188,10 @@ def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache
     for annotation in annotations:
         try:
             if annotation.kind in DRAWN_ON_IMAGES:
-                found = _homes(annotation, index)
+                found = _images_drawn_on(annotation, index)
                 flaws = found.flaws_of_patient(index, annotation.label.reference)
-                parts = [(replace(annotation, sources=home.sources, flaws=flaws), home.images) for home in found.homes]
-                pairs += [(part, home[0]) for part, home in parts if len(home) == 1]
+                parts = [(replace(annotation, sources=part.sources, flaws=flaws), part.images) for part in found.parts]
+                pairs += [(part, own[0]) for part, own in parts if len(own) == 1]
                 undecided += [pair for pair in parts if len(pair[1]) > 1]
                 num_unmatched[annotation.source] += found.num_unknown or not parts
                 continue
@@ -207,10 +207,10 @@ def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache
     return Matches(tuple(pairs), counted, tuple(undecided), tuple(refused))
 
 
-def _homes(annotation: Annotation, index: Index) -> Homes:
+def _images_drawn_on(annotation: Annotation, index: Index) -> ImagesOfMask:
     """Images that a label was drawn on, mark by mark."""
     sources = annotation.label.sources if isinstance(annotation.label, MaskLabel) else ()
-    found = homes_of(index, annotation.label.reference, sources)
+    found = images_drawn_on(index, annotation.label.reference, sources)
     if found.is_ambiguous:
         raise InputError("E_LABEL_AMBIGUOUS", "it marks several images, and some marks do not name theirs")
     return found

@@ -61,7 +61,7 @@ class ReportEntry:
 
 
 class ReportBuilder:
-    """Books of one ingest.
+    """Report of one ingest as it grows.
 
     Args:
         pseudonyms: Pseudonyms of the cache; turn sources into keys.
@@ -93,7 +93,7 @@ class ReportBuilder:
         return len(self._open)
 
     def open(self, found: Found) -> None:
-        """Book a discovered source."""
+        """Note a discovered source."""
         if found.source in self._open:
             raise AssertionError("a source was discovered twice")
         self._open[found.source] = found
@@ -155,7 +155,7 @@ class ReportBuilder:
         self.settle(sources, state, id=id, code=code, message=message, hint=hint)
 
     def note_series(self, key: str, num_files: int, failure: InputError | None, item: str | None) -> None:
-        """Book a series of a PACS that was not retrieved: held already, or refused."""
+        """Note a series of a PACS that was not retrieved: held already, or refused."""
         self.seen += num_files
         if failure is None:
             entry = ReportEntry(f"s:{key}", "duplicate", num_files, item=item)

@@ -60,7 +60,7 @@ class TaskRunner:
                     return
 
     def refuse(self, sources: Iterable[Source], failure: Failure, *, id: str = "") -> None:
-        """Book a failure.
+        """Report a failure.
 
         Raises:
             StorageError: The disk is at fault, not the input.

@@ -19,7 +19,8 @@ from medssl_cli.formats.nifti import encode_nifti, read_nifti, read_nifti_series
 from medssl_cli.formats.patients import patient_from_name, patients_from_places
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import Member
-from medssl_cli.imaging.geometry import corner_displacement_mm, displacement_limit_mm, orientation_code
+from medssl_cli.imaging.geometry import corner_displacement_mm, displacement_limit_mm
+from tests.orientations import orientation_code
 
 VOXELS = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 30], [0, 0, 0, 1]], dtype=np.float64)

@@ -161,7 +161,7 @@ def _check_kind(header: Header, *, is_projection: bool) -> None:
 
 
 def _is_inverted(header: Header, part: SeriesPart) -> bool:
-    """Whether a projection is shown inverted; in a measured quantity, what is shown bright is about display and changes no value."""
+    """Whether a projection is stored inverted. In a measured quantity, what is shown bright changes no value."""
     return part.spacing_kind is not None and is_inverted(header)
 
 
