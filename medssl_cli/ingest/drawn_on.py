@@ -83,8 +83,8 @@ def images_drawn_on(index: Index, reference: Reference, sources: Sequence[frozen
     parts: dict[str, set[int]] = defaultdict(set)
     for number, (item,) in meant.items():
         parts[item].add(number)
-    found = tuple(ImagesOfMarks((images[item],), frozenset(parts[item])) for item in sorted(parts))
-    return ImagesOfMask(found, num_unknown)
+    own = tuple(ImagesOfMarks((images[item],), frozenset(parts[item])) for item in sorted(parts))
+    return ImagesOfMask(own, num_unknown)
 
 
 def _of_file(index: Index, reference: Reference, *, is_drawn_elsewhere: bool) -> tuple[StoredImage, ...]:
