@@ -8,7 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from medssl_cli.base.classes import MAX_VALUE
 from medssl_cli.base.strict import Strict
-from medssl_cli.cache.words import ALLOW_LIST_VERSION, RECORD_VERSION, Modality, check_label_set
+from medssl_cli.cache.format import ALLOW_LIST_VERSION, RECORD_VERSION, Modality, check_label_set
 from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.formats.loaded import BurnedIn, SourceKind, SpacingKind
 from medssl_cli.formats.name_words import is_channel_word, same_channel

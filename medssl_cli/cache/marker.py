@@ -18,9 +18,9 @@ from medssl_cli.base.files import (
     write_json,
 )
 from medssl_cli.base.plain_json import parse_json
+from medssl_cli.cache.format import FORMAT_VERSION
 from medssl_cli.cache.keys import KEY_FILE, Pseudonyms, create_key, load_key, site_key_path
 from medssl_cli.cache.publish import publish_first, unreadable
-from medssl_cli.cache.words import FORMAT_VERSION
 
 MARKER: Final = "cache.json"
 CATALOG: Final = "catalog.sqlite"

@@ -24,7 +24,7 @@ from medssl_cli.engine.randomness import Purpose, generator
 from medssl_cli.engine.state import TrainingState
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.health import embedding_std, linear_accuracy, mean_cosine, neighbour_accuracy, rank_me
-from medssl_cli.nn.modes import in_mode
+from medssl_cli.nn.training_mode import in_mode
 
 COLLAPSED_STD: Final = 0.1
 COLLAPSED_RANK: Final = 0.1

@@ -22,7 +22,7 @@ from medssl_cli.engine.checkpoints import (
 from medssl_cli.engine.devices import lay_out, shard
 from medssl_cli.engine.optimisation import AveragedWeights, build_optimizer
 from medssl_cli.engine.processes import Processes
-from medssl_cli.nn.modes import in_mode
+from medssl_cli.nn.training_mode import in_mode
 from medssl_cli.recipe import Training
 
 T = TypeVar("T")

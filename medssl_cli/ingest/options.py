@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from medssl_cli import __version__
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.files import sha256_json
-from medssl_cli.cache.words import Modality, check_label_set
+from medssl_cli.cache.format import Modality, check_label_set
 from medssl_cli.formats.given_channels import GivenChannels, require_word
 from medssl_cli.formats.name_words import same_channel
 from medssl_cli.formats.policy import Policy

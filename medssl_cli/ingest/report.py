@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from medssl_cli import __version__
 from medssl_cli.base.errors import Exit, InputError
 from medssl_cli.base.files import sha256_json
+from medssl_cli.cache.format import ALLOW_LIST_VERSION, RECORD_VERSION
 from medssl_cli.cache.keys import Pseudonyms
-from medssl_cli.cache.words import ALLOW_LIST_VERSION, RECORD_VERSION
 from medssl_cli.formats.discover import Found
 from medssl_cli.formats.source import Source
 

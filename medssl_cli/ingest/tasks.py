@@ -12,7 +12,7 @@ from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
 from medssl_cli.formats.discover import HEAD_BYTES
-from medssl_cli.formats.doubts import may_be_label_map
+from medssl_cli.formats.image_notes import may_be_label_map
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.labels.recognise import kind_of_object
 from medssl_cli.formats.layouts import LabelFile
