@@ -3,8 +3,8 @@
 In this order: pairs as a `dataset.json` lists them (`dataset_json.py`); folders of images beside folders of labels
 (`images/` and `labels/`, `imagesTr` and `labelsTr`, `img` and `gt`, `train_images` and `train_masks`), where names are
 equal but for a channel number or a word (`img0001`, `label0001`); BIDS (`bids.py`); label maps beside their image
-(`beside.py`); one file per organ in `segmentations/` beside the only image of a folder, as TotalSegmentator's. A zip
-archive counts as a folder. What no name says, `partners.py` leaves to the voxels.
+(`mask_names.py`); one file per organ in `segmentations/` beside the only image of a folder, as TotalSegmentator's. A
+zip archive counts as a folder. What no name says, `partners.py` leaves to the voxels.
 """
 
 from collections import defaultdict
