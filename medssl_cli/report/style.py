@@ -22,7 +22,6 @@ body {
 header { border-bottom: 1px solid var(--line); margin-bottom: 2rem; padding-bottom: 1.25rem; }
 h1 { font-size: 2rem; line-height: 1.2; letter-spacing: -0.02em; margin: 0; }
 h2 { font-size: 1.4rem; line-height: 1.3; letter-spacing: -0.01em; margin: 3rem 0 0.75rem; scroll-margin-top: 1rem; }
-h3 { font-size: 1.08rem; margin: 2rem 0 0.5rem; }
 p { margin: 0.6rem 0; max-width: 46rem; overflow-wrap: break-word; }
 .subtitle { color: var(--quiet); margin: 0.5rem 0 0; }
 nav ul { display: flex; flex-wrap: wrap; gap: 0.4rem 1.4rem; list-style: none; margin: 1rem 0 0; padding: 0; }
@@ -92,7 +91,7 @@ figcaption {
   }
   body { max-width: none; padding: 0; font-size: 11pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   nav { display: none; }
-  h2, h3 { break-after: avoid; }
+  h2 { break-after: avoid; }
   .scroll, pre { overflow: visible; }
   pre { white-space: pre-wrap; }
   tr, .notice { break-inside: avoid; }

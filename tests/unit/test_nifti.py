@@ -3,6 +3,7 @@
 import gzip
 import io
 import itertools
+import os
 import struct
 import zipfile
 from pathlib import Path, PurePath, PurePosixPath
@@ -400,13 +401,13 @@ def test_a_half_turn_alone_is_that_of_the_reference_implementation(tmp_path):
 def test_a_file_that_is_written_while_it_is_read_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.nii"
     path.write_bytes(patched())
-    fstat, clock = nifti.os.fstat, itertools.count()
+    fstat, clock = os.fstat, itertools.count()
 
     def ticking(descriptor):
         status = fstat(descriptor)
         return SimpleNamespace(st_mode=status.st_mode, st_size=status.st_size, st_mtime_ns=next(clock))
 
-    monkeypatch.setattr(nifti.os, "fstat", ticking)
+    monkeypatch.setattr(os, "fstat", ticking)
 
     with pytest.raises(InputError, match="E_CHANGED_DURING_READ"):
         read_nifti(path)
