@@ -1,1 +1,1 @@
-"""Exported models: the sealed bundle and its gate, and inference with it. Only the two exporters load torch."""
+"""Exported models: the sealed bundle and its gate, and inference with it. Only export and its gate load torch."""

@@ -30,7 +30,7 @@ def swapped_prediction_loss(
 ) -> Tensor:
     """Predict each global view's code from every other view of the same image.
 
-    SwAV, section 3.2 (multi-crop): https://arxiv.org/abs/2006.09882
+    SwAV, equations 1 and 2, with several crops (section 3.2): https://arxiv.org/abs/2006.09882
 
     Args:
         scores: Per view, cosines of B images to K prototypes, [B, K]; global views first, at least two views.
