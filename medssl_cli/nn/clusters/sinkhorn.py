@@ -1,7 +1,7 @@
 """Soft assignment of samples to prototypes that uses all prototypes alike, and how many prototypes a batch can carry.
 
 Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments (SwAV), NeurIPS 2020, section
-3.1: https://arxiv.org/abs/2006.09882. Cuturi, Sinkhorn Distances, NeurIPS 2013: https://arxiv.org/abs/1306.0895
+3.1, equations 3 to 5: https://arxiv.org/abs/2006.09882. Cuturi, Sinkhorn Distances, NeurIPS 2013: https://arxiv.org/abs/1306.0895
 
 Shapes: B samples of this process, K prototypes.
 """
@@ -23,7 +23,7 @@ PUBLISHED_ASSIGNED: Final = 4096
 def sinkhorn_codes(scores: Tensor, *, epsilon: float = 0.05, num_iterations: int = 3) -> Tensor:
     """Codes that follow the scores while every prototype gets its share of the samples of all processes.
 
-    SwAV, equations 3 to 5. Alternately scales exp(scores / epsilon) so that each prototype has the mass 1/K and each sample 1/B. The samples
+    Alternately scales exp(scores / epsilon) so that each prototype has the mass 1/K and each sample 1/B. The samples
     come last, so rows sum to 1 and prototypes are equal only in the limit. In the logarithmic domain neither a small
     epsilon nor half-precision scores overflow, and the constants 1/K and 1/B cancel, so processes may hold unequal
     batches.
