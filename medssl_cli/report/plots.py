@@ -131,11 +131,12 @@ def loss_curves(
         return _saved(figure)
 
 
-def group_comparison(groups: Mapping[str, Group]) -> bytes:
+def group_comparison(groups: Mapping[str, Group], *, ylabel: str = "Dice, mean of the structures") -> bytes:
     """Draw methods side by side: a dot per patient, lines between the dots of one patient, mean and interval.
 
     Args:
-        groups: Name of the method ("from scratch", "pre-trained") to its scores, mean Dice of the structures.
+        groups: Name of the method ("from scratch", "pre-trained") to its scores.
+        ylabel: What the scores are.
 
     Returns:
         The file's bytes.
@@ -162,7 +163,7 @@ def group_comparison(groups: Mapping[str, Group]) -> bytes:
             )
         axes.set_xticks(range(len(groups)), list(groups))
         axes.set_xlim(-0.4, len(groups) - 0.4)
-        axes.set_ylabel("Dice, mean of the structures")
+        axes.set_ylabel(ylabel)
         axes.grid(axis="y", alpha=0.15)
         return _saved(figure)
 
@@ -170,12 +171,14 @@ def group_comparison(groups: Mapping[str, Group]) -> bytes:
 def structure_scores(
     scores: Mapping[str, Mapping[str, Group]],
     *,
+    xlabel: str = "Dice",
     limits: tuple[float, float] | None = None,
 ) -> bytes:
-    """Draw Dice per structure: a dot per patient, the mean and its interval, one colour per method.
+    """Draw scores per structure: a dot per patient, the mean and its interval, one colour per method.
 
     Args:
         scores: Structure to method to scores.
+        xlabel: What the scores are.
         limits: Ends of the axis; by default those of the data.
 
     Returns:
@@ -195,7 +198,7 @@ def structure_scores(
         axes.set_yticks(range(len(scores)), list(scores))
         axes.set_ylim(len(scores) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("Dice")
+        axes.set_xlabel(xlabel)
         axes.grid(axis="x", alpha=0.15)
         if limits is not None:
             margin = 0.01 * (limits[1] - limits[0])
