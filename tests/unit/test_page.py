@@ -208,4 +208,3 @@ def test_text_has_the_contrast_that_accessibility_guidelines_ask_for(theme):
     for ink in ("ink", "quiet", "accent", "info", "good", "warning", "bad"):
         for ground in ("page", "card"):
             assert contrast(theme[ink], theme[ground]) >= 4.5, (ink, ground)  # WCAG 2.2, 1.4.3, level AA
-    assert contrast(theme["best-ink"], theme["best"]) >= 4.5
