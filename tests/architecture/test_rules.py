@@ -137,7 +137,7 @@ LIGHT_FILES = (
     "deploy/runtime.py",
     "deploy/bundle.py",
     "deploy/outputs.py",
-    "deploy/store.py",
+    "deploy/model_store.py",
     "cli/app.py",
 )
 
