@@ -70,7 +70,7 @@ def export_embeddings(
         cache_root: The cache of the run; volumes that it was trained on serve as proof.
         cases: Volumes to compare, each with 5, 16 and 64 slices.
         tolerance: Largest allowed difference of an element, relative to max(1, largest element).
-        licence: Of the weights.
+        licence: Licence of the weights.
 
     Raises:
         UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`, `E_NO_CACHE`, `E_OUTPUT_EXISTS`, `E_USAGE` for other runs.

@@ -78,7 +78,7 @@ def write_proven(
     """Write a model under a temporary name, read it again, compare it, add the proof, and only then name it.
 
     Args:
-        path: Of the model.
+        path: Path of the model.
         data: The sealed model.
         prove: Compares the file with its run: first what it says, then what it answers.
         tolerance: Largest allowed difference of the network's numbers.
@@ -102,7 +102,7 @@ def _set_proof(path: Path, parity: Parity, compared: str) -> Bundle:
     """Write the proof into a proven file, and see that nothing else of it has changed.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         parity: The proof.
         compared: SHA-256 of what was compared.
 

@@ -62,7 +62,7 @@ class ReportFile:
         """Bring results into the file; entries of other scans stay, those that another call wrote meanwhile too.
 
         Args:
-            header: Of the report.
+            header: Header of the report.
             results: Take the place of entries of the same scans, and of those that claim the same outputs.
             is_stale: Which other entries are left out from now on.
 

@@ -20,11 +20,11 @@ class ScanResult:
     """What became of one scan, or of files that are none.
 
     Args:
-        name: Of the scan, as its outputs are called; of files that are none, their path below the input.
+        name: Name of the scan, as its outputs are called; of files that are none, their path below the input.
         status: `done`, `refused` (trusted no further), `skipped` (no scan, by rule) or, in a dry run, `pending`.
         kind: Its format.
         key: What tells it from every other: its absolute path, or its UIDs.
-        task: Of the model.
+        task: Task of the model.
         code: Why not `done`.
         message: With numbers; of a scan that is done, what more there is to say about its warnings.
         warnings: `W_` codes.
@@ -37,16 +37,16 @@ class ScanResult:
         files: How many there are.
         seconds: For reading, computing and writing.
         device: On which the model ran.
-        input_sha256: Of what the outputs were made from.
-        model_sha256: Of the model that made them.
+        input_sha256: SHA-256 of what the outputs were made from.
+        model_sha256: SHA-256 of the model that made them.
         options: Repairs that were allowed, and other departures.
         outputs: Names of the files that hold the result, whether written now or there already.
-        outputs_sha256: Of each of them.
+        outputs_sha256: SHA-256 of each of them.
         resumed: An earlier call had done it, and nothing has changed.
         head: `findings`, `boxes` or `regions` of models that answer so; "" of label maps.
         findings: Probabilities by name.
         boxes: With class, score, whether it reaches the operating point, and corners in pixel edges of the picture.
-        thresholds: Of the operating points, by name.
+        thresholds: Thresholds of the operating points, by name.
         channels: Of a case of several images, the place of each below the input that was named, by its channel.
     """
 

@@ -32,7 +32,7 @@ class ScanReader:
 
     Args:
         policy: What is accepted and repaired.
-        modality: Of the model; what a file without a modality is taken for. None takes anything.
+        modality: Modality of the model; what a file without a modality is taken for. None takes anything.
     """
 
     policy: Policy

@@ -48,7 +48,7 @@ class WholeAnswer:
         head: `findings` or `boxes`.
         findings: Probabilities by name.
         boxes: The best first.
-        thresholds: Of the operating points, by name.
+        thresholds: Thresholds of the operating points, by name.
     """
 
     head: str
@@ -72,9 +72,9 @@ def whole_answer(bundle: Bundle, answer: Any, shape: Shape) -> WholeAnswer:
     """Names and numbers of what `OnnxModel.answer` returns for an image.
 
     Args:
-        bundle: Of the model.
-        answer: Of the model.
-        shape: Of the image.
+        bundle: Bundle of the model.
+        answer: Answer of the model.
+        shape: Shape of the image.
     """
     head = bundle.head
     assert isinstance(head, FindingsHead | BoxesHead)
@@ -120,7 +120,7 @@ def tables_of(entries: Sequence[ScanResult]) -> dict[str, bytes]:
     """The tables of all images of a folder, by the names of their files; those without any image are left out.
 
     Args:
-        entries: Of the folder's report.
+        entries: Entries of the folder's report.
     """
     done = [entry for entry in entries if entry.head and entry.input_sha256]
     rows_of = {"findings": _findings_rows, "boxes": _boxes_rows, REGIONS: _volumes_rows}
