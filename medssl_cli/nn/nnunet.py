@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from medssl_cli.nn.axes import Axes, PerAxis, cumulative, per_axis
-from medssl_cli.nn.backbones import Backbone, hide, require_canvas
+from medssl_cli.nn.backbones import Backbone, hide, require_canvas, run_part
 
 NORM_EPSILON = 1e-5
 NEGATIVE_SLOPE = 0.01
@@ -178,17 +176,12 @@ class StagedEncoder(Backbone):
         require_canvas(images, self.crop_multiple, self.name)
         x = hide(images, hidden)
         if self.stem is not None:
-            x = self._run(self.stem, x)
+            x = run_part(self.stem, x, use_checkpoint=self.use_checkpoint)
         maps = []
         for stage in self.stages:
-            x = self._run(stage, x)
+            x = run_part(stage, x, use_checkpoint=self.use_checkpoint)
             maps.append(x)
         return maps
-
-    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
-        if self.use_checkpoint and torch.is_grad_enabled():
-            return cast(Tensor, checkpoint(stage, x, use_reentrant=False))
-        return cast(Tensor, stage(x))
 
 
 def require_levels(channels: Sequence[int], depths: Sequence[int], what: str) -> None:

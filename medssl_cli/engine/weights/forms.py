@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medssl_cli.base.errors import UsageError
 from medssl_cli.engine.weights.reading import BRANCHES
-from medssl_cli.nn.axes import MAX_KERNEL
+from medssl_cli.nn.axes import MAX_KERNEL, shortest
 from medssl_cli.nn.backbones.resnet import BLOCKS, BOTTLENECK_FROM
 from medssl_cli.recipe import Named
 
@@ -200,8 +200,8 @@ def _nnunet_options(what: str, last: str) -> Callable[[Tensors, Tensors], dict[s
         }
         found = {
             "channels": [int(weight.shape[0]) for weight in firsts],
-            "strides": [_shortest(stride) for stride in strides],
-            "kernel_sizes": [_shortest(kernel) for kernel in kernels],
+            "strides": [shortest(stride) for stride in strides],
+            "kernel_sizes": [shortest(kernel) for kernel in kernels],
             what: [sum(at == level for at, _ in weights) for level in levels],
         }
         return {name: value for name, value in found.items() if value != defaults[name]}
@@ -252,11 +252,6 @@ def _strides(decoder: Tensors, kernels: Sequence[list[int]]) -> list[list[int]]:
             )
         strides.append([2] * dims if weight is None else [int(size) for size in weight.shape[2:]])
     return strides
-
-
-def _shortest(values: Sequence[int]) -> int | list[int]:
-    """One number if it is the same along all axes, as recipes have it."""
-    return values[0] if len(set(values)) == 1 else list(values)
 
 
 FORMS: Final = (
