@@ -63,7 +63,7 @@ class MasksHead(Strict):
         label_classes: By name, the names or values of labels that make up each class; None in models of medssl before
             it knew them, whose labels had the values of `classes`.
         label_ignore: Names or values of labels that count for nothing.
-        tile_size: Of the sliding window, in voxels of the preprocessed grid.
+        tile_size: Size of the sliding window, in voxels of the preprocessed grid.
         overlap: Fraction shared by neighbouring tiles.
         mirror_axes: Answers are averaged over the flips along these axes.
         nsd_tolerance_mm: The recipe's tolerance, so that evaluation of the model needs no recipe.
@@ -161,7 +161,7 @@ class FindingsHead(_NamedHead):
     """A probability for each finding of a whole image.
 
     Args:
-        names: Of the findings, in the order of the network's outputs.
+        names: Names of the findings, in the order of the network's outputs.
         is_exclusive: Every image is of exactly one of them, so that probabilities sum to 1.
         label_classes: By name, the findings of a cache that make it up.
         operating_points: By name.
@@ -199,13 +199,13 @@ class BoxesHead(_NamedHead):
     """Boxes with scores on a picture.
 
     Args:
-        names: Of the classes, in the order of the network's outputs.
+        names: Names of the classes, in the order of the network's outputs.
         label_classes: By name, the names of a cache's boxes that are of the class.
         operating_points: By name.
         strides: Pixels between neighbouring places of each map of the network.
         min_score: Boxes below it are dropped.
         max_overlap: Of two boxes of a class that overlap more (intersection over union) the better one stays.
-        max_boxes: Of an image.
+        max_boxes: Largest number of boxes of an image.
         match_overlap: Least intersection over union at which a box counts as found, in evaluation.
     """
 

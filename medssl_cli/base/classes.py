@@ -84,7 +84,7 @@ class WantedClasses:
 
     @classmethod
     def of(cls, options: Any) -> "WantedClasses":
-        """Those of a task's or a method's options."""
+        """Classes of a task's or a method's options."""
         return cls(options.classes, options.ignore)
 
     def __post_init__(self) -> None:

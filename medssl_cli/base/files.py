@@ -121,21 +121,38 @@ def write_atomic(path: Path, data: bytes, *, is_output: bool = False) -> None:
         UsageError: `E_OUTPUT_SPECIAL`, there is a device, a pipe, a link or a folder of that name.
         StorageError: `E_IO`; nothing is left behind.
     """
+    with candidate_for(path) as temporary, storage_errors(path.name):
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+        with os.fdopen(descriptor, "wb") as stream:
+            if is_output:
+                os.fchmod(stream.fileno(), 0o666 & ~_umask())
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def candidate_for(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file's own; what lies there when the block ends without an error gets the real name.
+
+    Raises:
+        UsageError: `E_OUTPUT_SPECIAL`.
+        StorageError: `E_IO`.
+    """
     require_place_for_file(path)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}")
-    with storage_errors(path.name):
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
-            with os.fdopen(descriptor, "wb") as stream:
-                if is_output:
-                    os.fchmod(stream.fileno(), 0o666 & ~_umask())
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            replace_file(temporary, path)
-        except (OSError, UsageError):
-            temporary.unlink(missing_ok=True)
-            raise
+    candidate = temporary_in(path.parent)
+    try:
+        yield candidate
+        with storage_errors(path.name):
+            replace_file(candidate, path)
+    except BaseException:
+        candidate.unlink(missing_ok=True)
+        raise
+
+
+def temporary_in(folder: Path) -> Path:
+    """A new name in a folder, of the kind that `remove_temporaries` knows."""
+    return folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}"
 
 
 def write_json(path: Path, document: Any, *, is_output: bool = False) -> None:
@@ -201,7 +218,7 @@ def sync_directory(path: Path) -> None:
 
 def temporary_directory(parent: Path) -> Path:
     """A new, private directory beside its later final name; remove it or publish it with `publish_directory`."""
-    path = parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}"
+    path = temporary_in(parent)
     path.mkdir(mode=0o700)
     return path
 

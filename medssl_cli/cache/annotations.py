@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from medssl_cli.cache.format import check_label_set
 from medssl_cli.cache.items import Box, ItemRecord
 from medssl_cli.cache.records import new_entries
 from medssl_cli.cache.store import Cache
-from medssl_cli.cache.words import check_label_set
 
 
 def add_boxes(cache: Cache, item_id: str, label_set: str, boxes: Sequence[Box], *, dry_run: bool = False) -> bool:

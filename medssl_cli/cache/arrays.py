@@ -117,11 +117,7 @@ def open_array(path: Path) -> Any:
 
 @lru_cache(maxsize=MAX_OPEN)
 def _opened(path: Path, stamp: tuple[int, ...], process: int, thread: int) -> Any:
-    """A handle of one state of a file; none is shared with another process or thread.
-
-    Raises:
-        ValueError: The file is shorter or longer than its header says: reading past its end would end the process.
-    """
+    """A handle of one state of a file; none is shared with another process or thread."""
     import blosc2
 
     with open_regular(path) as stream:

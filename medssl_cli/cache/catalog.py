@@ -191,11 +191,7 @@ class Catalog:
 
 @contextlib.contextmanager
 def _known_rows() -> Iterator[None]:
-    """Around reading a row: what is in the file is not what is written here.
-
-    Raises:
-        sqlite3.DatabaseError: As for any other damage.
-    """
+    """Around reading a row: what is in the file is not what is written here."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -29,8 +29,8 @@ def is_there(findings: Mapping[str, float], definition: Definition, names: Seque
     """Whether an image shows a class. None if no finding of it is there and not all of them are known.
 
     Args:
-        findings: Of the image; 1 present, 0 absent, between them a probability.
-        definition: Of the class.
+        findings: Findings of the image; 1 present, 0 absent, between them a probability.
+        definition: Definition of the class.
         names: All findings of the set.
     """
     wanted = names if isinstance(definition, str) else definition
@@ -52,8 +52,8 @@ def targets_of(
     """What is known about each image: `[N, K]`, 1 present, 0 absent, NaN unknown.
 
     Args:
-        records: Of the images.
-        label_set: Of the findings.
+        records: Records of the images.
+        label_set: Name of the set of the findings.
         classes: Definitions by name, K.
         names: All findings of the set.
         is_exclusive: An image that does not show exactly one of the classes is unknown altogether.

@@ -25,7 +25,7 @@ class Erasure:
     """What was removed, and what holds traces of it.
 
     Args:
-        patient_key: Of the patient, who is refused from now on.
+        patient_key: Key of the patient, who is refused from now on.
         items: Removed, with their labels, prepared views, catalog rows and reports.
         num_reports: Reports of ingests that named or drew an item; removed.
         num_unreadable: Damaged items, of which nobody can say whose they are; they stay.

@@ -8,7 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from medssl_cli.base.classes import MAX_VALUE
 from medssl_cli.base.strict import Strict
-from medssl_cli.cache.words import ALLOW_LIST_VERSION, RECORD_VERSION, Modality, check_label_set
+from medssl_cli.cache.format import ALLOW_LIST_VERSION, RECORD_VERSION, Modality, check_label_set
 from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.formats.loaded import BurnedIn, SourceKind, SpacingKind
 from medssl_cli.formats.name_words import is_channel_word, same_channel
@@ -25,9 +25,9 @@ class LabelRecord(Strict):
     """One label map of an item: whole numbers from 0 (background) to 65,535.
 
     Args:
-        sha256: Of its file.
+        sha256: SHA-256 of its file.
         classes: What its values are called; `class_3` where nobody named the value 3.
-        voxels_per_class: Of the values that it shows, background and `ignore` left out.
+        voxels_per_class: Number of voxels of the values that it shows, background and `ignore` left out.
         ignore: Value of voxels that nobody judged; written only where there is one.
     """
 
@@ -51,7 +51,7 @@ class Box(Strict):
         name: What it is.
         lower: Corner in continuous voxel indices (x, y, z); voxel i covers [i - 0.5, i + 0.5].
         upper: The opposite corner.
-        diameter_mm: Of a nodule.
+        diameter_mm: Diameter of a nodule in mm.
         num_readers: How many readers marked it.
     """
 

@@ -21,7 +21,7 @@ class LabelCount:
         kind: Of label.
         name: What it is called; a class of several values has them behind its name.
         num_images: That show it.
-        num_patients: Of these images.
+        num_patients: Number of patients of these images.
         number: Voxels of a class, boxes, or images in which a finding is known to be absent.
     """
 

@@ -18,9 +18,9 @@ from medssl_cli.base.files import (
     write_json,
 )
 from medssl_cli.base.plain_json import parse_json
+from medssl_cli.cache.format import FORMAT_VERSION
 from medssl_cli.cache.keys import KEY_FILE, Pseudonyms, create_key, load_key, site_key_path
 from medssl_cli.cache.publish import publish_first, unreadable
-from medssl_cli.cache.words import FORMAT_VERSION
 
 MARKER: Final = "cache.json"
 CATALOG: Final = "catalog.sqlite"
@@ -33,8 +33,8 @@ class Marker:
     """What `cache.json` says.
 
     Args:
-        format_version: Of the cache.
-        key_id: Of the key that the pseudonyms are made with; empty if nobody has written it down.
+        format_version: Version of the format of the cache.
+        key_id: Id of the key that the pseudonyms are made with; empty if nobody has written it down.
         key_place: The key lies in the cache (ephemeral), at `site_key_path()`, or in the file `key_path`.
         key_path: Absolute.
 

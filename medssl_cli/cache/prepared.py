@@ -68,9 +68,9 @@ class PreparedItem:
     """One example ready for cropping: an image, or several on one grid.
 
     Args:
-        item_id: Of the cached item; of several, the first.
+        item_id: Id of the cached item; of several, the first.
         shape: Size (X, Y, Z) on the prepared grid.
-        affine: Of the prepared grid.
+        affine: Affine of the prepared grid.
         intensity: Rule that turns stored values into network input.
         image: File of the voxels.
         label: File of the label map as it is stored, if one was asked for.
@@ -157,7 +157,7 @@ class PreparedLabels:
 
     Args:
         label_set: Their name.
-        item_ids: Of the images that they belong to, `[N]`, as bytes.
+        item_ids: Ids of the images that they belong to, `[N]`, as bytes.
         digests: SHA-256 of each.
     """
 
@@ -167,13 +167,13 @@ class PreparedLabels:
 
     @classmethod
     def of(cls, label_set: str, records: Sequence[CachedImage | CachedExample]) -> "PreparedLabels":
-        """Of images that have one each, or of examples with an image that has one."""
-        homes = [record.labelled(label_set) if isinstance(record, CachedExample) else record for record in records]
-        found = [home for home in homes if home is not None]
+        """Label maps of images that have one each, or of examples with an image that has one."""
+        own = [record.labelled(label_set) if isinstance(record, CachedExample) else record for record in records]
+        found = [image for image in own if image is not None]
         if len(found) < len(records):
             raise ValueError(f"{len(records) - len(found)} examples have no label map of the set {label_set!r}")
-        item_ids = np.array([home.item_id for home in found], dtype=bytes)
-        return cls(label_set, item_ids, [home.label_digests[label_set] for home in found])
+        item_ids = np.array([image.item_id for image in found], dtype=bytes)
+        return cls(label_set, item_ids, [image.label_digests[label_set] for image in found])
 
 
 class PreparedItems(Sequence[PreparedItem]):
@@ -182,7 +182,7 @@ class PreparedItems(Sequence[PreparedItem]):
     So very many items take little memory, here and in each worker of a loader.
 
     Args:
-        cache_root: Of the cache.
+        cache_root: Folder of the cache.
         preprocessing: What they were prepared for.
         item_ids: Which, `[N]`, or `[N, C]` with one per channel, as bytes.
         labels: Those to prepare beside them.
@@ -232,8 +232,8 @@ class PreparedItems(Sequence[PreparedItem]):
         task = PreparedView(self._cache_root, item_ids, shape, self._preprocessing, None)
         if self._labels is None:
             return task
-        labels, home = self._labels, self._labels.item_ids[place].decode()
-        return replace(task, label_set=labels.label_set, label_item=home, label_sha256=labels.digests[place])
+        labels, item = self._labels, self._labels.item_ids[place].decode()
+        return replace(task, label_set=labels.label_set, label_item=item, label_sha256=labels.digests[place])
 
     def description(self, place: int) -> Path:
         """The file whose being there makes one count as prepared."""
@@ -271,11 +271,7 @@ def _prepare_in_child(task: PreparedView) -> MedsslError | None:
 
 
 def _load(task: PreparedView, table: Table | None) -> PreparedItem:
-    """What was prepared of an item; what is damaged is removed, so that the next call prepares it anew.
-
-    Raises:
-        GateError: `E_CACHE_CORRUPT`.
-    """
+    """What was prepared of an item; what is damaged is removed, so that the next call prepares it anew."""
     try:
         return _read(task, table)
     except (ValueError, KeyError, TypeError, OSError, BadZipFile) as error:

@@ -20,8 +20,8 @@ class PreparedView:
     """One example as a recipe wants it, with one of its label maps or none.
 
     Args:
-        cache_root: Of the cache.
-        item_ids: Of the images, one per channel.
+        cache_root: Folder of the cache.
+        item_ids: Ids of the images, one per channel.
         shape: Size of the first; it decides how much there is to do.
         preprocessing: The recipe's.
         label_set: Name of the label map.
@@ -39,7 +39,7 @@ class PreparedView:
 
     @property
     def item_id(self) -> str:
-        """Of the first channel."""
+        """Id of the first channel's image."""
         return self.item_ids[0]
 
     @property
@@ -84,7 +84,7 @@ class PreparedView:
 
 @lru_cache(maxsize=8)
 def _geometry_tag(preprocessing: Preprocessing) -> str:
-    """Of everything that decides about the grid; what a recipe does not ask for leaves the tag as it was before."""
+    """Tag of everything that decides about the grid; what a recipe does not ask for leaves it as it was before."""
     geometry: dict[str, Any] = {
         "orientation": preprocessing.orientation,
         "spacing_mm": preprocessing.spacing_mm,

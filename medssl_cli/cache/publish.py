@@ -5,12 +5,11 @@ import errno
 import fcntl
 import mmap
 import os
-import secrets
 from pathlib import Path
 from typing import Final
 
 from medssl_cli.base.errors import StorageError
-from medssl_cli.base.files import TEMPORARY_PREFIX, storage_errors, sync_directory, sync_file
+from medssl_cli.base.files import storage_errors, sync_directory, sync_file, temporary_in
 
 PIECE_BYTES: Final = 2**22
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -29,7 +28,7 @@ def publish_first(path: Path, data: bytes) -> bool:
     """
     if path.exists():
         return False
-    mine = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
+    mine = temporary_in(path.parent)
     with storage_errors(path.name):
         try:
             write_private(mine, data)

@@ -102,8 +102,8 @@ def new_entries(record: ItemRecord, wanted: ItemRecord) -> dict[str, bytes]:
 
 def item_directories(root: Path) -> Iterator[Path]:
     """Folders of all items of a cache, in order of their ids; what writers have not finished is left out."""
-    for shelf in sorted((root / "items").glob("[!.]*")):
-        yield from (path for path in sorted(shelf.glob("[!.]*")) if path.is_dir())
+    for folder in sorted((root / "items").glob("[!.]*")):
+        yield from (path for path in sorted(folder.glob("[!.]*")) if path.is_dir())
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from medssl_cli.base.classes import MAX_VALUE
 from medssl_cli.base.errors import InputError, StorageError
 from medssl_cli.base.files import publish_directory, storage_errors, sync_directory, temporary_directory
 from medssl_cli.cache.arrays import encode
+from medssl_cli.cache.format import Modality
 from medssl_cli.cache.items import ItemRecord, LabelRecord
 from medssl_cli.cache.publish import publish_first, write_private
 from medssl_cli.cache.reading import ReadableCache
@@ -35,7 +36,6 @@ from medssl_cli.cache.records import (
 )
 from medssl_cli.cache.verify import CORRUPT, Problem, verify_items
 from medssl_cli.cache.versions import find_successor
-from medssl_cli.cache.words import Modality
 from medssl_cli.cache.writers import say_catalog_is_behind
 from medssl_cli.imaging.volume import Volume
 
@@ -263,11 +263,7 @@ class Cache(ReadableCache):
 
 
 def _smallest(voxels: NDArray[np.generic]) -> NDArray[np.integer]:
-    """Label values in the smallest dtype that holds them.
-
-    Raises:
-        InputError: `E_LABEL_VALUES`.
-    """
+    """Label values in the smallest dtype that holds them."""
     low, high = (int(voxels.min()), int(voxels.max())) if voxels.size else (0, 0)
     if low < 0 or high > MAX_VALUE:
         raise InputError("E_LABEL_VALUES", f"values from {low} to {high} are not within 0 to {MAX_VALUE}")

@@ -18,7 +18,7 @@ def find_successor(record: ItemRecord, volume: Volume, other: ItemRecord, other_
     """Which of two images has every slice of the other and more, voxel by voxel.
 
     Args:
-        record: Of the first image.
+        record: Record of the first image.
         volume: Its voxels.
         other: Record of the second, which is in the cache.
         other_image: Its file; read only if the two grids fit.

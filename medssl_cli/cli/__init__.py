@@ -1,0 +1,1 @@
+"""The command line: thin shells over the other rooms. Only this room prints and reads the environment."""

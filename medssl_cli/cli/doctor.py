@@ -47,7 +47,7 @@ def _cache(root: Path) -> "Finding":
 
 def _models(root: Path) -> "Finding":
     from medssl_cli.deploy.doctor import Finding
-    from medssl_cli.deploy.store import ModelStore
+    from medssl_cli.deploy.model_store import ModelStore
 
     models = ModelStore(root).models()
     broken = [model.name for model in models if model.problem]

@@ -35,7 +35,7 @@ def export(
     """
     from medssl_cli.base.errors import UsageError
     from medssl_cli.deploy.export import export_run
-    from medssl_cli.deploy.store import ModelStore
+    from medssl_cli.deploy.model_store import ModelStore
 
     if model is None and not install:
         raise UsageError("E_USAGE", "nowhere to write to", hint="give an ONNX file, or --install")

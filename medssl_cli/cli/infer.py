@@ -71,7 +71,7 @@ def infer(
     from medssl_cli.base.signals import stop_on_signals
     from medssl_cli.cli.preview import draw_preview
     from medssl_cli.deploy.infer import infer as run_infer
-    from medssl_cli.deploy.store import ModelStore, resolve_model
+    from medssl_cli.deploy.model_store import ModelStore, resolve_model
     from medssl_cli.formats.policy import Policy
 
     model = resolve_model(task, ModelStore(models_folder(models)))

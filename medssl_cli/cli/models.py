@@ -20,7 +20,7 @@ def list_models(models: ModelsOption = None, json: JsonOption = False) -> None:
 
     Example: medssl models ls
     """
-    from medssl_cli.deploy.store import ModelStore
+    from medssl_cli.deploy.model_store import ModelStore
 
     store = ModelStore(models_folder(models))
     announce(f"models {store.root}")
@@ -41,7 +41,7 @@ def show(name: Name, models: ModelsOption = None) -> None:
 
     Example: medssl models show heart-seg
     """
-    from medssl_cli.deploy.store import ModelStore
+    from medssl_cli.deploy.model_store import ModelStore
 
     store = ModelStore(models_folder(models))
     announce(f"models {store.root}")
@@ -60,7 +60,7 @@ def add(
 
     Example: medssl models add model.onnx
     """
-    from medssl_cli.deploy.store import ModelStore
+    from medssl_cli.deploy.model_store import ModelStore
 
     store = ModelStore(models_folder(models))
     announce(f"models {store.root}")
@@ -76,7 +76,7 @@ def remove(name: Name, models: ModelsOption = None, json: JsonOption = False) ->
 
     Example: medssl models remove heart-seg
     """
-    from medssl_cli.deploy.store import ModelStore
+    from medssl_cli.deploy.model_store import ModelStore
 
     store = ModelStore(models_folder(models))
     announce(f"models {store.root}")

@@ -69,10 +69,10 @@ DEFAULT_CACHE = Path("medssl-cache")
 DEFAULT_MODELS = Path("medssl-models")
 
 
-def num_threads(given: int | None = None) -> int | None:
-    """Threads of ONNX Runtime: as given, else as OMP_NUM_THREADS says; None for as many as there are cores."""
+def num_threads() -> int | None:
+    """Threads of ONNX Runtime, as OMP_NUM_THREADS says; None for as many as there are cores."""
     said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list speaks of nested loops, too
-    return given or (int(said) or None if said.isdecimal() else None)
+    return int(said) or None if said.isdecimal() else None
 
 
 def models_folder(given: Path | None) -> Path:

@@ -1,0 +1,1 @@
+"""From a cache to batches: examples, what is sampled of them, random changes on the device, views of methods."""

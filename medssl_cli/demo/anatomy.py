@@ -37,7 +37,7 @@ def thorax(rng: np.random.Generator, *, shape: tuple[int, int, int], spacing_mm:
     """Draw a random chest.
 
     Args:
-        rng: Of everything random.
+        rng: Source of everything random.
         shape: Size (X, Y, Z) in voxels.
         spacing_mm: Voxel size. Shape times spacing of about 350 x 350 x 160 mm shows the whole chest.
 

@@ -25,7 +25,7 @@ class Solid:
     """A closed surface.
 
     Args:
-        distance: Of coordinates x, y, z in millimetres, approximately signed.
+        distance: Distance of coordinates x, y, z in millimetres, approximately signed.
         low: Smallest coordinates that the solid reaches.
         high: Largest coordinates that the solid reaches.
     """

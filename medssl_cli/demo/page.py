@@ -46,7 +46,7 @@ def write_page(result: DemoResult) -> None:
     """Write `demo.html`: one file without links to others.
 
     Args:
-        result: Of a finished demo.
+        result: Result of a finished demo.
 
     Raises:
         StorageError: `E_IO`.

@@ -56,7 +56,7 @@ class Step:
 
     Args:
         title: What it does, in a few words.
-        arguments: Of `medssl`, relative to the demo's folder.
+        arguments: Arguments of `medssl`, relative to the demo's folder.
         accepts: Exit codes that mean success; ingest of a cohort with a damaged series ends with 3.
     """
 
@@ -174,7 +174,7 @@ def first_report(folder: Path) -> dict[str, Any]:
     """What the first ingest into the demo's cache reported; a repeated one would only count duplicates.
 
     Args:
-        folder: Of the demo.
+        folder: Folder of the demo.
     """
     reports: Sequence[Path] = sorted((folder / CACHE / "reports").glob("*.json"), key=lambda path: path.stat().st_mtime)
     return read_document(reports[0]) if reports else {}

@@ -111,11 +111,7 @@ def _clear(folder: Path) -> None:
 
 
 def _claim(folder: Path, size: Size) -> None:
-    """Take a folder for a demo of one size, whose finished steps may be used again.
-
-    Raises:
-        UsageError: `E_OUTPUT_EXISTS`, it holds a demo of another size or something else.
-    """
+    """Take a folder for a demo of one size, whose finished steps may be used again."""
     mark = folder / SETTINGS
     if mark.is_file() and read_document(mark) == asdict(size):
         return

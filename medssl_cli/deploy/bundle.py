@@ -46,13 +46,13 @@ class Bundle(Strict):
         preprocessing: What the network sees of an image, its channels among it.
         head: What the model answers with, and how its numbers become answers.
         in_channels: Channels of the network's input; as many as preprocessing names, in its order.
-        modality: Of the training images; None for any.
+        modality: Modality of the training images; None for any.
         label_set: Name of the reference labels in a cache.
-        weights_sha256: Of the weights that were exported.
-        manifest_sha256: Of the run's list of items.
+        weights_sha256: SHA-256 of the weights that were exported.
+        manifest_sha256: SHA-256 of the run's list of items.
         trained_on: `patient_digest` of every patient seen in training or model selection.
-        split_seed: Of the patient split.
-        fold: Of the patient split.
+        split_seed: Seed of the patient split.
+        fold: Fold of the patient split.
         parity: None only while export has not compared the model with torch yet; such a model does not load.
     """
 

@@ -24,7 +24,7 @@ def require_channels(given: GivenChannels, names: Sequence[str]) -> None:
 
     Args:
         given: What the user says.
-        names: Of the model's channels; none of a model of one image without a name.
+        names: Names of the model's channels; none of a model of one image without a name.
 
     Raises:
         UsageError: `E_USAGE`.
@@ -40,7 +40,7 @@ def put_together(found: Findings, names: Sequence[str], given: GivenChannels) ->
 
     Args:
         found: All scans.
-        names: Of the model's channels in their order; none of a model of one image without a name.
+        names: Names of the model's channels in their order; none of a model of one image without a name.
         given: What the user says about channels.
 
     Returns:

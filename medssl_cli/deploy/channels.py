@@ -49,7 +49,7 @@ class ChannelFinder:
 
         Args:
             source: The file.
-            parts: Of its path below the input.
+            parts: Parts of its path below the input.
         """
         image, given = self.images.get(source), self.given.at(source)
         stem = image.stem if image else stem_of(parts[-1])

@@ -20,8 +20,8 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.data.examples import examples_with
 from medssl_cli.data.slices import read_slices
 from medssl_cli.deploy.bundle import Bundle, patient_digest
-from medssl_cli.deploy.export import attach_unproven, onnx_graph, refuse_foreign_file, write_proven
 from medssl_cli.deploy.parity import SEEN_SPLITS, Comparison, faults_are_the_files, require_contract
+from medssl_cli.deploy.proven_file import attach_unproven, onnx_graph, refuse_foreign_file, write_proven
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.runs import Run, open_run
@@ -70,7 +70,7 @@ def export_embeddings(
         cache_root: The cache of the run; volumes that it was trained on serve as proof.
         cases: Volumes to compare, each with 5, 16 and 64 slices.
         tolerance: Largest allowed difference of an element, relative to max(1, largest element).
-        licence: Of the weights.
+        licence: Licence of the weights.
 
     Raises:
         UsageError: `E_NO_RUN`, `E_RUN_UNFINISHED`, `E_NO_CACHE`, `E_OUTPUT_EXISTS`, `E_USAGE` for other runs.

@@ -4,56 +4,31 @@ The file is written under a temporary name, read again, and must give the traine
 images through the very code that `infer` runs (`deploy.parity`). Only then it gets its name.
 """
 
-import contextlib
-import io
-import logging
-import os
-import uuid
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-from torch import nn
-
 from medssl_cli import __version__
-from medssl_cli.base.errors import GateError, NothingUsableError, UsageError
-from medssl_cli.base.files import (
-    TEMPORARY_PREFIX,
-    make_output_folder,
-    open_regular,
-    remove_temporaries,
-    replace_file,
-    require_place_for_file,
-    storage_errors,
-    write_atomic,
-)
+from medssl_cli.base.errors import NothingUsableError, UsageError
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.selection import examples_of, read_images
-from medssl_cli.deploy.bundle import Bundle, Parity, attach, load_model, patient_digest
-from medssl_cli.deploy.onnx_file import HEAD_BYTES, graph_of, has_contract
+from medssl_cli.deploy.bundle import Bundle, patient_digest
 from medssl_cli.deploy.parity import (
-    HINT,
     SEEN_SPLITS,
     TOLERANCE,
-    UNPROVEN,
     Comparison,
     TrainedRun,
     compare,
     expected_contract,
-    faults_are_the_files,
     require_contract,
 )
+from medssl_cli.deploy.proven_file import attach_unproven, onnx_graph, refuse_foreign_file, write_proven
 from medssl_cli.deploy.runtime import OnnxModel
-from medssl_cli.heads import Head, Port
+from medssl_cli.heads import Head
 from medssl_cli.recipe import recipe_hash
 from medssl_cli.tasks import TaskNetwork, supervision_of
 
-OPSET: Final = 20
-EXAMPLE_SIZES: Final = (2, 7)
-"""Of free axes: none may be 0 or 1, which a tracer would take for fixed."""
 UNSEEN_SPLITS: Final = ("test", "val")
 
 
@@ -160,76 +135,6 @@ def head_of(run: TrainedRun, cache: Cache) -> Head:
     )
 
 
-def attach_unproven(graph: bytes, bundle: Bundle) -> bytes:
-    """A graph with a bundle that says the worst about itself, should it be left behind."""
-    return attach(graph, bundle.model_copy(update={"parity": UNPROVEN}))
-
-
-def write_proven(
-    path: Path, data: bytes, prove: Callable[[OnnxModel], Comparison], *, tolerance: float
-) -> tuple[Comparison, Bundle]:
-    """Write a model under a temporary name, read it again, compare it, add the proof, and only then name it.
-
-    Args:
-        path: Of the model.
-        data: The sealed model.
-        prove: Compares the file with its run: first what it says, then what it answers.
-        tolerance: Largest allowed difference of the network's numbers.
-
-    Raises:
-        GateError: `E_PARITY`; no file is left.
-    """
-    with candidate_for(path) as candidate:
-        write_atomic(candidate, data, is_output=True)
-        with faults_are_the_files():
-            model = OnnxModel(candidate, "cpu")
-        with contextlib.closing(model):
-            comparison = prove(model)
-        comparison.require(tolerance)
-        return comparison, _set_proof(candidate, comparison.parity, model.sha256)
-
-
-@contextlib.contextmanager
-def candidate_for(path: Path) -> Iterator[Path]:
-    """A temporary name beside a file's own; what lies there when the block ends without an error gets the real name.
-
-    Raises:
-        UsageError: `E_OUTPUT_SPECIAL`.
-        StorageError: `E_IO`.
-    """
-    require_place_for_file(path)
-    make_output_folder(path.parent)
-    remove_temporaries(path.parent)
-    candidate = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}")
-    try:
-        yield candidate
-        with storage_errors(path.name):
-            replace_file(candidate, path)
-    finally:
-        candidate.unlink(missing_ok=True)
-
-
-def _set_proof(path: Path, parity: Parity, compared: str) -> Bundle:
-    """Write the proof into a proven file, and see that nothing else of it has changed.
-
-    Args:
-        path: Of the file.
-        parity: The proof.
-        compared: SHA-256 of what was compared.
-
-    Raises:
-        GateError: `E_PARITY`.
-    """
-    proven, before, digest = load_model(path)
-    wanted = before.model_copy(update={"parity": parity})
-    write_atomic(path, attach(graph_of(proven, name=path.name), wanted), is_output=True)
-    with faults_are_the_files():
-        written, bundle, _ = load_model(path)
-    if digest != compared or bundle != wanted or graph_of(written, name=path.name) != graph_of(proven, name=path.name):
-        raise GateError("E_PARITY", "the written file is another one than was compared", hint=HINT)
-    return bundle
-
-
 def make_bundle(run: TrainedRun, head: Head, *, licence: str) -> Bundle:
     """All that the run says about its model, before the proof."""
     recipe, splits, supervision = run.recipe, run.manifest["splits"], supervision_of(run.recipe)
@@ -269,77 +174,3 @@ def proof_records(manifest: dict[str, Any], cache: Cache, cases: int) -> list[It
             hint="name the cache that the run was trained on with --cache",
         )
     return found
-
-
-def onnx_graph(network: nn.Module, inputs: Sequence[Port], outputs: Sequence[Port]) -> bytes:
-    """Trace a network to a self-contained ONNX model whose sizes are those of its ports, free ones by their names.
-
-    Shifted-window transformers break at other tile sizes than the traced one, so none is promised.
-    """
-    network.eval()
-    free = {size: torch.export.Dim(size) for port in inputs for size in port.sizes if isinstance(size, str)}
-    with silence():
-        program = torch.onnx.export(
-            network,
-            tuple(_example(port) for port in inputs),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[port.name for port in inputs],
-            output_names=[port.name for port in outputs],
-            dynamic_shapes=tuple(
-                {axis: free[size] for axis, size in enumerate(port.sizes) if isinstance(size, str)} for port in inputs
-            ),
-            external_data=False,
-            verbose=False,
-        )
-        if program is None:
-            raise RuntimeError("torch.onnx.export returned nothing")
-        proto = program.model_proto
-    strip(proto)
-    serialised: bytes = proto.SerializeToString()
-    return serialised
-
-
-def _example(port: Port) -> torch.Tensor:
-    """What a network is traced with."""
-    sizes = [size if isinstance(size, int) else EXAMPLE_SIZES[axis] for axis, size in enumerate(port.sizes)]
-    return torch.ones(sizes, dtype=torch.bool) if port.is_bool else torch.zeros(sizes)
-
-
-def refuse_foreign_file(path: Path) -> None:
-    """Refuse to write where something else than a model lies.
-
-    Raises:
-        UsageError: `E_OUTPUT_EXISTS`.
-    """
-    if os.path.lexists(path) and not _begins_like_a_model(path):
-        raise UsageError("E_OUTPUT_EXISTS", f"{path.name} exists and is not a medssl model", hint="choose another name")
-
-
-def _begins_like_a_model(path: Path) -> bool:
-    try:
-        with open_regular(path) as stream:
-            return has_contract(stream.read(HEAD_BYTES))
-    except (OSError, ValueError):
-        return False
-
-
-def strip(proto: Any) -> None:
-    """Remove what the exporter notes about its own machine: stack traces with paths."""
-    graph = proto.graph
-    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        part.doc_string = ""
-        del part.metadata_props[:]
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Without the exporter's prints, warnings and logs; they are about its own future."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

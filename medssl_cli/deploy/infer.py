@@ -17,9 +17,10 @@ from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.deploy.cases import put_together, require_channels
 from medssl_cli.deploy.mask_files import Output, Preview
 from medssl_cli.deploy.outputs import is_own
-from medssl_cli.deploy.reading import ScanReader
-from medssl_cli.deploy.results import InferReport, ReportFile, ScanResult
+from medssl_cli.deploy.report_file import ReportFile
+from medssl_cli.deploy.results import InferReport, ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
+from medssl_cli.deploy.scan_reader import ScanReader
 from medssl_cli.deploy.scan_task import (
     ACCEPT_WRITING,
     Job,
@@ -175,7 +176,7 @@ def _names_of(scan: Scan) -> list[str]:
 
 @dataclass
 class _Batch:
-    """All scans of one call, one after the other, and the books about them.
+    """All scans of one call, one after the other, and the report about them.
 
     Args:
         job: What is the same for all.

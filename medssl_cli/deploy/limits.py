@@ -29,9 +29,9 @@ class Limits:
     """Bounds of the process that runs a model.
 
     Args:
-        max_ram_bytes: Of a whole command: the model's process and the scan in this one.
-        model_bytes: Of the model's process.
-        tile_s: Of one call of the network, and of loading the model.
+        max_ram_bytes: Memory of a whole command: the model's process and the scan in this one.
+        model_bytes: Memory of the model's process.
+        tile_s: Seconds of one call of the network, and of loading the model.
     """
 
     max_ram_bytes: int

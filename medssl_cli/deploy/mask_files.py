@@ -40,7 +40,7 @@ class Target:
     Args:
         kind: Of the file.
         path: Its name.
-        place: Of the region whose mask it holds, from 1 on; 0 where it holds all of the answer.
+        place: Place of the region whose mask it holds, from 1 on; 0 where it holds all of the answer.
     """
 
     kind: Output
@@ -74,8 +74,8 @@ def mask_targets(mask: Path, head: MasksHead, outputs: Container[Output], *, is_
     """The files of an answer.
 
     Args:
-        mask: Of a label map; those of regions have their names at its end.
-        head: Of the model.
+        mask: Path of the mask of a label map; those of regions have their names at its end.
+        head: Head of the model.
         outputs: Which are wanted.
         is_series: The scan is a DICOM series, so that a DICOM SEG can name it.
     """
@@ -95,9 +95,9 @@ class MaskFiles:
     """Makes the files of a scan's mask.
 
     Args:
-        bundle: Of the model.
-        model_sha256: Of the model.
-        series: Of a DICOM scan, which a DICOM SEG names.
+        bundle: Bundle of the model.
+        model_sha256: SHA-256 of the model.
+        series: Series of a DICOM scan, which a DICOM SEG names.
         preview: Draws a picture.
     """
 

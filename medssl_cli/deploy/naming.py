@@ -27,7 +27,7 @@ def file_name(parts: Sequence[str], *, image: int | None = None) -> str:
     """Name of an image in a file.
 
     Args:
-        parts: Of the file's path below the input; its own name comes last.
+        parts: Parts of the file's path below the input; its own name comes last.
         image: Which 3D image of a 4D file, from 0.
     """
     name = parts[-1]
@@ -52,7 +52,7 @@ def series_name(modality: str, *uids: str) -> str:
 
     Args:
         modality: As the header says.
-        uids: Of study and series; what tells the part from others, if it is one.
+        uids: UIDs of study and series; what tells the part from others, if it is one.
     """
     return f"{_shown(modality or 'series')}-{short_digest(chr(0).join(uids))}"
 

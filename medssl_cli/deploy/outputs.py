@@ -46,7 +46,7 @@ def volumes_ml(labels: NDArray[np.uint8], affine: Affine, classes: Mapping[int, 
 
     Args:
         labels: Label map `[X, Y, Z]`, or masks of regions `[K, X, Y, Z]` of 0 and 1.
-        affine: Of its grid.
+        affine: Affine of its grid.
         classes: Names by value, or by place from 1 on.
     """
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / CUBIC_MM_PER_ML

@@ -211,7 +211,7 @@ def compare(run: TrainedRun, head: Head, model: OnnxModel, examples: Sequence[Vo
 
     Args:
         run: The expected side.
-        head: Of the expected side.
+        head: Head of the expected side.
         model: The found side, read from the file.
         examples: Real images, of each example one per channel; a single one needs no sequence.
 
@@ -351,7 +351,7 @@ def shuffled(volume: Volume, recipe: TaskRecipe, *, seed: int = 0) -> Volume:
     Args:
         volume: The image.
         recipe: At most about one and a half tiles of noise are made along each axis.
-        seed: Of the order; that of each channel is another one.
+        seed: Seed of the order; that of each channel is another one.
     """
     target = recipe.data.spacing_mm or spacing_mm(volume.affine)
     reach_mm = 1.5 * max(recipe.tile_size) * max(target)

@@ -1,25 +1,17 @@
-"""What became of scans: one entry each, in a report that grows scan by scan and that all calls into a folder share."""
+"""What became of scans: one entry each, what an entry must hold to be believed, and the results of one call."""
 
-import contextlib
-import fcntl
-import json
-import os
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
 
 from medssl_cli import __version__
-from medssl_cli.base.errors import Exit, UsageError
-from medssl_cli.base.files import json_bytes, make_output_folder, write_atomic
+from medssl_cli.base.errors import Exit
 from medssl_cli.deploy.scans import NO_IMAGES, Reject, Scan
-from medssl_cli.deploy.whole_answers import tables_of
 
 Status = Literal["done", "refused", "skipped", "pending"]
 STATUSES: Final = get_args(Status)
 LARGEST_NUMBER: Final = 1e300
-MAX_REPORT_BYTES: Final = 2**30
 _NAMES: Final = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "description": "SeriesDescription"}
 
 
@@ -28,11 +20,11 @@ class ScanResult:
     """What became of one scan, or of files that are none.
 
     Args:
-        name: Of the scan, as its outputs are called; of files that are none, their path below the input.
+        name: Name of the scan, as its outputs are called; of files that are none, their path below the input.
         status: `done`, `refused` (trusted no further), `skipped` (no scan, by rule) or, in a dry run, `pending`.
         kind: Its format.
         key: What tells it from every other: its absolute path, or its UIDs.
-        task: Of the model.
+        task: Task of the model.
         code: Why not `done`.
         message: With numbers; of a scan that is done, what more there is to say about its warnings.
         warnings: `W_` codes.
@@ -45,16 +37,16 @@ class ScanResult:
         files: How many there are.
         seconds: For reading, computing and writing.
         device: On which the model ran.
-        input_sha256: Of what the outputs were made from.
-        model_sha256: Of the model that made them.
+        input_sha256: SHA-256 of what the outputs were made from.
+        model_sha256: SHA-256 of the model that made them.
         options: Repairs that were allowed, and other departures.
         outputs: Names of the files that hold the result, whether written now or there already.
-        outputs_sha256: Of each of them.
+        outputs_sha256: SHA-256 of each of them.
         resumed: An earlier call had done it, and nothing has changed.
         head: `findings`, `boxes` or `regions` of models that answer so; "" of label maps.
         findings: Probabilities by name.
         boxes: With class, score, whether it reaches the operating point, and corners in pixel edges of the picture.
-        thresholds: Of the operating points, by name.
+        thresholds: Thresholds of the operating points, by name.
         channels: Of a case of several images, the place of each below the input that was named, by its channel.
     """
 
@@ -220,127 +212,14 @@ class InferReport:
     def document(self) -> dict[str, Any]:
         """What this call did, for `--json`."""
         told = {"dry_run": self.is_dry_run, "not_reached": self.not_reached}
-        return {**_document(self.header, self.results), **told}
+        return {**report_document(self.header, self.results), **told}
 
 
-def _document(header: dict[str, Any], results: Sequence[ScanResult]) -> dict[str, Any]:
+def report_document(header: dict[str, Any], results: Sequence[ScanResult]) -> dict[str, Any]:
+    """A report's JSON: what is said once, how many ended how, and every result."""
     counts = {status: _count(results, status) for status in ("done", "refused", "skipped")}
     return {**header, **counts, "results": [result.to_json() for result in results]}
 
 
 def _count(results: Iterable[ScanResult], status: str) -> int:
     return sum(result.status == status for result in results)
-
-
-class ReportFile:
-    """`report.json` of an output folder: entries of every call that wrote into it, one for each scan and task.
-
-    Args:
-        path: The file; it need not exist.
-
-    Raises:
-        UsageError: `E_OUTPUT_EXISTS`, there is a file that medssl did not write.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.entries = self._read()
-
-    def entry(self, task: str, key: str, name: str) -> ScanResult | None:
-        """The entry of a scan; one of an earlier version knows it by its name only."""
-        own = next((one for one in self.entries if (one.task, one.key) == (task, key)), None)
-        return own or next((one for one in self.entries if not one.key and one.name == name), None)
-
-    def holder(self, task: str, name: str) -> ScanResult | None:
-        """The scan that has outputs of a name."""
-        return next((one for one in self.entries if one.key and (one.task, one.name) == (task, name)), None)
-
-    def owner(self, output: str) -> ScanResult | None:
-        """The entry that an output belongs to."""
-        return next((one for one in self.entries if output in one.outputs), None)
-
-    def namesake(self, path: Path) -> ScanResult | None:
-        """The entry whose output is the same file under another spelling, as on disks that take "A" for "a"."""
-        name = _folded(path.name)
-        spellings = ((one, output) for one in self.entries for output in one.outputs if _folded(output) == name)
-        with contextlib.suppress(OSError, ValueError):
-            return next((one for one, output in spellings if path.samefile(path.with_name(output))), None)
-        return None
-
-    def update(
-        self,
-        header: dict[str, Any],
-        results: Sequence[ScanResult] = (),
-        *,
-        is_stale: Callable[[ScanResult], bool] | None = None,
-    ) -> None:
-        """Bring results into the file; entries of other scans stay, those that another call wrote meanwhile too.
-
-        Args:
-            header: Of the report.
-            results: Take the place of entries of the same scans, and of those that claim the same outputs.
-            is_stale: Which other entries are left out from now on.
-
-        Raises:
-            StorageError: `E_IO`.
-        """
-        make_output_folder(self.path.parent)
-        with _locked(self.path.parent):
-            keys = {(one.task, one.key) for one in results}
-            outputs = {output for one in results for output in one.outputs}
-            others = [one for one in self._read() if (one.task, one.key) not in keys]
-            others = [one for one in others if outputs.isdisjoint(one.outputs)]
-            kept = others if is_stale is None else [one for one in others if not is_stale(one)]
-            self.entries = sorted([*kept, *results], key=lambda one: (one.path, one.name, one.key, one.task))
-            data = json_bytes(_document(header, self.entries))
-            self._write(self.path, data)
-            for name, table in tables_of(self.entries).items():
-                self._write(self.path.with_name(name), table)
-
-    @staticmethod
-    def _write(path: Path, data: bytes) -> None:
-        if not (path.is_file() and path.read_bytes() == data):
-            write_atomic(path, data, is_output=True)
-
-    def _read(self) -> list[ScanResult]:
-        if not os.path.lexists(self.path):
-            return []
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            if self.path.is_file() and self.path.stat().st_size <= MAX_REPORT_BYTES:
-                document = json.loads(self.path.read_bytes())
-                found = [ScanResult.from_json(entry) for entry in _results_of(document)]
-                return [entry for entry in found if entry is not None]
-        raise UsageError(
-            "E_OUTPUT_EXISTS",
-            f"{self.path.name} in the output folder is not a report of medssl infer",
-            hint="move it away, or choose another folder with -o",
-        )
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _results_of(document: Any) -> list[Any]:
-    """The entries of a report.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    is_report = isinstance(document, dict) and {"medssl_version", "model_sha256"} <= document.keys()
-    results = document.get("results") if is_report else None
-    if not isinstance(results, list):
-        raise ValueError("not a report")
-    return results
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Calls into one folder change its report one after the other; where folders cannot be locked, nothing waits."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -24,9 +24,10 @@ from medssl_cli.deploy.mask_files import (
     stem_of_mask,
 )
 from medssl_cli.deploy.outputs import is_own, publish, require_replaceable
-from medssl_cli.deploy.reading import ScanReader, input_digest, told_together
-from medssl_cli.deploy.results import ReportFile, ScanResult
+from medssl_cli.deploy.report_file import ReportFile
+from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
+from medssl_cli.deploy.scan_reader import ScanReader, input_digest, told_together
 from medssl_cli.deploy.scans import Scan, longer_name
 from medssl_cli.deploy.whole_answers import answer_json, fields_of, require_size, whole_answer
 from medssl_cli.formats.loaded import LoadedImage

@@ -186,7 +186,7 @@ class _Search:
     """Scans and rejects of one call, as they are found.
 
     Args:
-        policy: Of the call.
+        policy: Policy of the call.
         root_of: The input that each source was found under.
         roots: The inputs.
         takes_flat: Pictures and projections are scans.

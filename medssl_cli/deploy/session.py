@@ -104,7 +104,7 @@ def serve(descriptor: int, parent: int, buffer: int) -> None:
     """Load the model that the parent sends, then compute one batch after another until the socket closes.
 
     Args:
-        descriptor: Of a socket whose other end is the parent's.
+        descriptor: Descriptor of a socket whose other end is the parent's.
         parent: Process number of the parent.
         buffer: Descriptor of the file in memory that holds tiles and logits.
     """

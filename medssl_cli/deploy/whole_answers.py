@@ -7,19 +7,17 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from medssl_cli.base.errors import InputError
 from medssl_cli.base.files import json_bytes
 from medssl_cli.deploy.bundle import Bundle
+from medssl_cli.deploy.results import ScanResult
 from medssl_cli.formats.predictions import ANSWER, ANSWER_KEY, TABLE_START
 from medssl_cli.heads import BoxesHead, FindingsHead
 from medssl_cli.imaging.geometry import Shape
-
-if TYPE_CHECKING:
-    from medssl_cli.deploy.results import ScanResult
 
 REGIONS: Final = "regions"
 """How a report calls answers of several masks."""
@@ -50,7 +48,7 @@ class WholeAnswer:
         head: `findings` or `boxes`.
         findings: Probabilities by name.
         boxes: The best first.
-        thresholds: Of the operating points, by name.
+        thresholds: Thresholds of the operating points, by name.
     """
 
     head: str
@@ -74,9 +72,9 @@ def whole_answer(bundle: Bundle, answer: Any, shape: Shape) -> WholeAnswer:
     """Names and numbers of what `OnnxModel.answer` returns for an image.
 
     Args:
-        bundle: Of the model.
-        answer: Of the model.
-        shape: Of the image.
+        bundle: Bundle of the model.
+        answer: Answer of the model.
+        shape: Shape of the image.
     """
     head = bundle.head
     assert isinstance(head, FindingsHead | BoxesHead)
@@ -118,11 +116,11 @@ def answer_json(bundle: Bundle, answer: WholeAnswer, *, name: str, model_sha256:
     return json_bytes(document)
 
 
-def tables_of(entries: Sequence["ScanResult"]) -> dict[str, bytes]:
+def tables_of(entries: Sequence[ScanResult]) -> dict[str, bytes]:
     """The tables of all images of a folder, by the names of their files; those without any image are left out.
 
     Args:
-        entries: Of the folder's report.
+        entries: Entries of the folder's report.
     """
     done = [entry for entry in entries if entry.head and entry.input_sha256]
     rows_of = {"findings": _findings_rows, "boxes": _boxes_rows, REGIONS: _volumes_rows}
@@ -130,7 +128,7 @@ def tables_of(entries: Sequence["ScanResult"]) -> dict[str, bytes]:
     return {name: _csv(rows) for name, rows in made.items() if len(rows) > 1}
 
 
-def _findings_rows(entries: Sequence["ScanResult"]) -> list[Sequence[object]]:
+def _findings_rows(entries: Sequence[ScanResult]) -> list[Sequence[object]]:
     """One row per image, three columns per finding; of models with other findings they are empty."""
     names = sorted({name for entry in entries for name in entry.findings})
     columns = [column for name in names for column in (name, f"{name} threshold", f"{name} is_yes")]
@@ -147,7 +145,7 @@ def _findings_rows(entries: Sequence["ScanResult"]) -> list[Sequence[object]]:
     return rows
 
 
-def _volumes_rows(entries: Sequence["ScanResult"]) -> list[Sequence[object]]:
+def _volumes_rows(entries: Sequence[ScanResult]) -> list[Sequence[object]]:
     """One row per case, the volume of each region in millilitres; of models with other regions they are empty."""
     names = sorted({name for entry in entries for name in entry.volumes_ml})
     rows: list[Sequence[object]] = [(*TABLE_START, *(f"{name} mL" for name in names))]
@@ -157,7 +155,7 @@ def _volumes_rows(entries: Sequence["ScanResult"]) -> list[Sequence[object]]:
     return rows
 
 
-def _boxes_rows(entries: Sequence["ScanResult"]) -> list[Sequence[object]]:
+def _boxes_rows(entries: Sequence[ScanResult]) -> list[Sequence[object]]:
     """One row per box; an image without any has a row of its own."""
     rows: list[Sequence[object]] = [(*TABLE_START, *_BOX_COLUMNS)]
     for entry in entries:

@@ -1,0 +1,1 @@
+"""The verbs of training: one trainer with its goals, runs, checkpoints, devices and processes, foreign weights."""

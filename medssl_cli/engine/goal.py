@@ -18,7 +18,7 @@ class Goal(Protocol):
 
     @property
     def name(self) -> str:
-        """For people: `fine-tuning`."""
+        """Name for people: `fine-tuning`."""
 
     @property
     def network(self) -> nn.Module:
@@ -79,7 +79,7 @@ class Goal(Protocol):
         """What gives cause for concern."""
 
     def facts(self) -> dict[str, Any]:
-        """For the page, beside those of `run_facts`."""
+        """Facts for the page, beside those of `run_facts`."""
 
     def evidence(self) -> Mapping[str, Tensor]:
         """What the network saw last, by name, for the facts of a broken step."""

@@ -24,7 +24,7 @@ from medssl_cli.engine.randomness import Purpose, generator
 from medssl_cli.engine.state import TrainingState
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.health import embedding_std, linear_accuracy, mean_cosine, neighbour_accuracy, rank_me
-from medssl_cli.nn.modes import in_mode
+from medssl_cli.nn.training_mode import in_mode
 
 COLLAPSED_STD: Final = 0.1
 COLLAPSED_RANK: Final = 0.1
@@ -55,7 +55,7 @@ class Health:
         root: Run folder.
         probe: Crops to look at.
         processes: All compute, the main one writes.
-        seed: Of the recipe.
+        seed: Seed of the recipe.
     """
 
     def __init__(self, root: Path, probe: Probe, processes: Processes, *, seed: int) -> None:
@@ -96,9 +96,9 @@ def figures(embeddings: Tensor, questions: Mapping[str, Question], matrices: Map
     """Everything that is measured on embeddings [N, E].
 
     Args:
-        embeddings: Of the probe's crops.
+        embeddings: Embeddings of the probe's crops.
         questions: What to read off them.
-        matrices: Of the method; of square ones called `...cosines` the mean is taken.
+        matrices: Matrices of the method; of square ones called `...cosines` the mean is taken.
     """
     found = {
         "health/std": embedding_std(embeddings),
@@ -147,7 +147,7 @@ def learning_alarms(losses: Sequence[float], baselines: Mapping[str, float], pro
 
     Args:
         losses: Logged so far.
-        baselines: Of the method.
+        baselines: Baselines of the method.
         progress: Share of the run that is done.
     """
     if not losses or not baselines or progress < JUDGED_FROM:
@@ -169,7 +169,7 @@ def alarms(
 
     Args:
         root: Run folder.
-        baselines: Of the method.
+        baselines: Baselines of the method.
         progress: Share of the run that is done.
         concerns: What the method says of its logged steps.
     """
@@ -195,7 +195,7 @@ def write_matrix(folder: Path, name: str, matrix: Tensor, *, is_first: bool) -> 
 
     Args:
         folder: For `<name>.png` and `<name>-start.png`.
-        name: Of the matrix.
+        name: Name of the matrix.
         matrix: [rows, columns].
         is_first: Whether the network is untrained.
     """

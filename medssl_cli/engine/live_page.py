@@ -74,7 +74,7 @@ class LivePage:
         """Say what is wrong, draw the page.
 
         Args:
-            goal: Of the training.
+            goal: Goal of the training.
             progress: Share of it that is done.
         """
         if not self._processes.is_main:
@@ -94,6 +94,6 @@ class LivePage:
         write_atomic(self._root / "page.html", self._draw(document).encode())
 
     def _time_left_s(self, progress: float) -> float | None:
-        """As long as the rest takes at the speed of this call; None before its first step and after the last."""
+        """Time that the rest takes at the speed of this call; None before its first step and after the last."""
         done = progress - self._begun_at
         return (monotonic() - self._begun) * (1 - progress) / done if done > 0 and progress < 1 else None

@@ -22,7 +22,7 @@ def build_optimizer(module: nn.Module, options: Optimizer, *, is_fused: bool = F
 
     Args:
         module: Being trained. What its `undecayed()` names does not decay either, if it has one (see `MethodBase`).
-        options: Of the recipe.
+        options: Options of the recipe.
         is_fused: One kernel for all parameters; of AdamW only.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -51,7 +51,7 @@ def learning_rate(
         progress: Share of the training that is done, [0, 1].
         peak: Largest learning rate.
         schedule: Shape.
-        steps: Of the training, for a warm-up that is given in steps; None if a time limit ends it.
+        steps: Steps of the training, for a warm-up that is given in steps; None if a time limit ends it.
         step: Steps done. Within a time limit a warm-up in steps counts these, and the cosine spans all of the time.
     """
     if steps is None and step is not None and schedule.warmup_steps is not None:
@@ -136,7 +136,7 @@ class AveragedWeights:
 
     Args:
         network: Being trained.
-        decay: Of the average; early steps use a smaller one, (1 + step) / (10 + step).
+        decay: Decay of the average; early steps use a smaller one, (1 + step) / (10 + step).
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -159,7 +159,7 @@ def require_finite(loss: torch.Tensor | float, step: int, item_ids: Sequence[str
     Args:
         loss: Scalar.
         step: Steps done before this one.
-        item_ids: Of the batch.
+        item_ids: Ids of the batch.
         what: What the scalar is.
 
     Raises:

@@ -64,7 +64,7 @@ class Processes:
         """Samples of a batch that each process computes.
 
         Args:
-            batch_size: Of all processes together.
+            batch_size: Images per step of all processes together.
             option: Where a recipe sets it.
 
         Raises:

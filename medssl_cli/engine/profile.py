@@ -30,7 +30,7 @@ class Profile:
 
     Args:
         num_steps: Steps to measure; below 1 nothing is measured and nothing waits.
-        device: Of the training.
+        device: Device of the training.
     """
 
     def __init__(self, num_steps: int = 0, *, device: str = "cpu") -> None:

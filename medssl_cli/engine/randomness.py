@@ -27,9 +27,9 @@ def stream_seed(seed: int, purpose: Purpose, step: int = 0, rank: int = 0) -> in
     return int(state[0] >> np.uint64(1))
 
 
-def generator(seed: int, purpose: Purpose, step: int = 0, rank: int = 0) -> torch.Generator:
-    """A CPU generator for one stream at one step of one process."""
-    return torch.Generator().manual_seed(stream_seed(seed, purpose, step, rank))
+def generator(seed: int, purpose: Purpose, step: int = 0) -> torch.Generator:
+    """A CPU generator for one stream at one step, in the same state in every process."""
+    return torch.Generator().manual_seed(stream_seed(seed, purpose, step))
 
 
 @contextlib.contextmanager

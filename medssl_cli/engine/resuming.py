@@ -31,18 +31,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def recipe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Change]:
-    """Those changes of a recipe that matter."""
+    """Changes of a recipe that matter."""
     return {key: change for key, change in differences(old, new).items() if key not in OPERATIONAL}
 
 
 def argument_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Change]:
-    """Those changes of a manifest's arguments that matter."""
+    """Changes of a manifest's arguments that matter."""
     new_keys = {key for key, known in SINCE.items() if key not in old and known in old}
     return differences(old, {key: value for key, value in new.items() if key not in new_keys})
 
 
 def longer(changes: Mapping[str, Change]) -> dict[str, Change]:
-    """Those of the changes that make a training longer."""
+    """Changes that make a training longer."""
     return {key: (old, new) for key, (old, new) in changes.items()
             if key in LENGTHS and old is not None and new is not None and new > old}  # fmt: skip
 

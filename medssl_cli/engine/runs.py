@@ -50,7 +50,7 @@ class RunRecord(Strict):
 
     Args:
         kind: The command that made it.
-        recipe_sha256: Of the plain data in `recipe.lock.yaml`, as it was written.
+        recipe_sha256: SHA-256 of the plain data in `recipe.lock.yaml`, as it was written.
         recipe_sha256_before: Of the recipe that it replaced: after a kill between the two files the old one is there.
     """
 
@@ -61,7 +61,7 @@ class RunRecord(Strict):
 
 
 class _ManifestItem(BaseModel):
-    """Of a manifest, what others rely on."""
+    """Fields of a manifest's item that others rely on."""
 
     item: str
     patient: str
@@ -75,7 +75,7 @@ class _Origin(BaseModel):
 
 
 class _Arguments(BaseModel):
-    """Of the arguments, those that others rely on."""
+    """Arguments in a manifest that others rely on."""
 
     fold: Annotated[int, Field(ge=0, le=2**31)] = 0
     init: _Origin | None = None
@@ -231,7 +231,7 @@ def _write_lock(root: Path, kind: Kind, recipe: Recipe) -> None:
 
 
 def _digest_of(text: str) -> str:
-    """Of a recipe's plain data: comments and layout do not count."""
+    """Digest of a recipe's plain data: comments and layout do not count."""
     return sha256_json(parse_yaml(text, source=LOCK))
 
 

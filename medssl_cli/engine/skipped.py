@@ -56,9 +56,9 @@ class SkippedSteps:
 
         Args:
             step: Steps done before this one.
-            numbers: Of the step, over all processes; `loss` is one.
-            norm: Of the gradient.
-            item_ids: Of this process's part of the batch.
+            numbers: Numbers of the step, over all processes; `loss` is one.
+            norm: Norm of the gradient.
+            item_ids: Ids of this process's part of the batch.
 
         Raises:
             GateError: `E_DIVERGED`, too many in a row.

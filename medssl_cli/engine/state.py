@@ -22,7 +22,7 @@ from medssl_cli.engine.checkpoints import (
 from medssl_cli.engine.devices import lay_out, shard
 from medssl_cli.engine.optimisation import AveragedWeights, build_optimizer
 from medssl_cli.engine.processes import Processes
-from medssl_cli.nn.modes import in_mode
+from medssl_cli.nn.training_mode import in_mode
 from medssl_cli.recipe import Training
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class TrainingState:
         """Write a checkpoint, unless this step has one. All processes call it, the main one writes.
 
         Args:
-            folder: Of the run.
+            folder: Folder of the run.
             values: What else is to be restored, JSON.
         """
         if self._saved_step == self.step:

@@ -7,7 +7,6 @@ from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.base.talk import Talk
 from medssl_cli.engine.checkpoints import refuse_foreign_state
 from medssl_cli.engine.devices import compile_errors
-from medssl_cli.engine.feed import Feed
 from medssl_cli.engine.goal import Goal
 from medssl_cli.engine.live_page import LivePage, Outlets
 from medssl_cli.engine.metrics_log import MetricsLog, NoLog
@@ -18,6 +17,7 @@ from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.engine.runs import Run
 from medssl_cli.engine.skipped import SkippedSteps
 from medssl_cli.engine.state import TrainingState, total_norm
+from medssl_cli.engine.step_batches import StepBatches
 from medssl_cli.recipe import Training
 
 
@@ -72,14 +72,14 @@ class Trainer:
         state, goal, last_step = self._state, self._goal, self._budget.last_step
         is_alone = self._processes.size == 1
         with stop_on_signals() as stop, closing(self._open_log()) as log, compile_errors():
-            feed = Feed(goal.loader(state.step, last_step), self._recipe.accumulate, stop, is_alone=is_alone)
+            source = StepBatches(goal.loader(state.step, last_step), self._recipe.accumulate, stop, is_alone=is_alone)
             if state.step == 0 and goal.looks_apart:
                 log.write(0, goal.look(state))
                 self._page.show(goal, self._progress)
             is_stopping = False
             while self._progress < 1 and not is_stopping:
                 with self._profile("data"):
-                    batches = feed.next()
+                    batches = source.next()
                 if batches is None:
                     break
                 numbers = self._step(batches, is_asked_to_stop=stop.is_set)
@@ -193,7 +193,7 @@ def _item_ids(batches: list[Any]) -> list[str]:
 
 
 def _means(parts: list[dict[str, float]]) -> dict[str, float]:
-    """Of numbers by name, each over those that have it."""
+    """Means of numbers by name, each over the parts that have it."""
     names = dict.fromkeys(name for part in parts for name in part)
     having = {name: [part[name] for part in parts if name in part] for name in names}
     return {name: sum(values) / len(values) for name, values in having.items()}

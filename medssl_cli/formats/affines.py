@@ -35,7 +35,7 @@ class Placement:
     """Where the voxels of a file will lie, known before they are read.
 
     Args:
-        affine: Of the voxels that the reader returns, with orthogonal axes.
+        affine: Affine of the voxels that the reader returns, with orthogonal axes.
         shape: Their number (X, Y, Z); another than the file's only if `stored` is given.
         warnings: `W_` codes.
         repairs: As in `LoadedImage`.
@@ -64,7 +64,7 @@ def placed(affine: Affine, shape: Shape, policy: Policy, *, is_label: bool = Fal
 
     Args:
         affine: As the file states it, in RAS.
-        shape: Of the file's voxels.
+        shape: Shape of the file's voxels.
         policy: `shear`.
         is_label: Label maps are never resampled.
 
@@ -105,8 +105,8 @@ def assumed_affine(policy: Policy, spacing_mm: tuple[float, ...]) -> Affine:
     """The affine of a file that does not say how it lies: the policy's sides, voxel 0 at the origin.
 
     Args:
-        policy: `assume_orientation`, as `orientation_code` writes it: towards which side each axis runs.
-        spacing_mm: Of the three axes.
+        policy: `assume_orientation`, as three letters: towards which side each axis runs.
+        spacing_mm: Spacing in mm of the three axes.
 
     Raises:
         InputError: `E_NO_ORIENTATION` without the policy, `E_SPACING_INVALID`.

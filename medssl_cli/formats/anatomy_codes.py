@@ -19,7 +19,7 @@ class StructureCode:
     Args:
         category: Segmented Property Category, the kind of thing.
         type: Segmented Property Type.
-        modifiers: Of the type: side and part.
+        modifiers: Modifiers of the type: side and part.
         region: Where a lesion lies, if its name says so.
         colour: Recommended for display: red, green and blue, 0 to 255.
     """
@@ -162,7 +162,7 @@ def structure_code(name: str, *, task: str = "") -> StructureCode:
     """The code of a structure; a general one if its name is not known.
 
     Args:
-        name: Of the class, in any case, with spaces, hyphens or underscores.
+        name: Name of the class, in any case, with spaces, hyphens or underscores.
         task: What the model is for; `anterior` is a part of the hippocampus only in a task about it.
     """
     words = tuple(word for word in re.split(r"[\W_]+", name.lower()) if word)

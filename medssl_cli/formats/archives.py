@@ -51,7 +51,7 @@ class ArchiveEntry:
         inner: The name, made harmless.
         size: Bytes that it unpacks to, as declared; reading refuses to give more.
         packed: Bytes in the archive.
-        offset: Of its local header, from the start of the file.
+        offset: Offset of its local header, from the start of the file.
         crc: CRC-32 of the unpacked bytes.
         method: How it is packed.
         code: Why it cannot be read, "" if it can.
@@ -76,7 +76,7 @@ class Archive:
     """An open zip archive whose directory was found to be sound: within the limits, no two members overlapping.
 
     Args:
-        descriptor: Of the file; owned from now on, and closed when nobody uses the archive any more.
+        descriptor: Descriptor of the file; owned from now on, and closed when nobody uses the archive any more.
 
     Raises:
         InputError: `E_ARCHIVE`, `E_ARCHIVE_OVERLAP`.
@@ -130,7 +130,7 @@ class Archive:
         """Unpack a member piece by piece; all that was declared came out, and its checksum fits, if this ends.
 
         Args:
-            entry: Of this archive.
+            entry: Entry of this archive.
             piece_bytes: Largest piece, and most bytes that are read from the archive for one.
 
         Raises:
@@ -280,7 +280,7 @@ def harmless_name(name: str, index: int) -> PurePosixPath:
 
     Args:
         name: As stored.
-        index: Of the member; names those of which nothing is left.
+        index: Index of the member; names those of which nothing is left.
     """
     parts = [_DRIVE.sub("", _CONTROL.sub("_", part)) for part in name.replace("\\", "/").split("/")]
     kept = [part[-MAX_PART_LENGTH:] for part in parts if part.strip(". ")]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Final
 
+from medssl_cli.base.classes import NOT_JUDGED
 from medssl_cli.base.errors import InputError
 from medssl_cli.base.names import unique_names
 from medssl_cli.formats.name_words import channel_word, known_modality
@@ -22,7 +23,6 @@ from medssl_cli.formats.table import stem_of
 
 MAX_JSON_BYTES: Final = 64 * 2**20
 MAX_VALUE: Final = 65_535
-IGNORE: Final = "ignore"
 CHANNEL: Final = re.compile(r"_\d{4}$")
 _NAME: Final = re.compile(
     r"(?:(?:dataset|datalist)(?:[_-]?\w+)?|(?:\w+[_-])?(?:data_list|folds?|splits?|training|train|cases))\.json",
@@ -138,7 +138,7 @@ def _classes(labels: dict[str, Any]) -> tuple[dict[int, str], int | None, str]:
     for key, content in labels.items():
         name, values = (str(content), key) if is_by_value else (str(key), content)
         numbers = [int(value) for value in (values if isinstance(values, list) else [values])]
-        if name.lower() == IGNORE and len(numbers) == 1:
+        if name.lower() == NOT_JUDGED and len(numbers) == 1:
             ignore = numbers[0]
             continue
         declared.update(numbers)

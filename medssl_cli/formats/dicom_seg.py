@@ -84,10 +84,10 @@ def write_segmentation(
 
     Args:
         labels: `[X, Y, Z]`, 0 is background; or masks `[K, X, Y, Z]` of 0 and 1, the k-th of class k, from 1 on.
-        slices: Of the series, in any order; frames of a multi-frame object are slices, too.
+        slices: Slices of the series, in any order; frames of a multi-frame object are slices, too.
         classes: Names by label value, background left out.
-        affine: Of its grid, voxel-centre index to RAS+ millimetres.
-        model_sha256: Of the model; part of the UIDs.
+        affine: Affine of its grid, voxel-centre index to RAS+ millimetres.
+        model_sha256: SHA-256 of the model; part of the UIDs.
         algorithm_name: What made the segmentation; its words decide what `anterior` means.
         codes: By name of a class, instead of those that its name suggests.
 
@@ -338,7 +338,7 @@ def _name_sources(
 
     Args:
         segmentation: The object.
-        slices: Of the series.
+        slices: Slices of the series.
         numbers: Slice of the label map by the UID that highdicom knows it by.
         places: Slices of the series by slice of the label map.
     """

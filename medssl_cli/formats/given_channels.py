@@ -14,7 +14,7 @@ def require_word(word: str, *, is_whole: bool = True) -> None:
     """Refuse what names no channel; the message does not repeat it, for it could be a person.
 
     Args:
-        word: Of the channel.
+        word: Word of the channel.
         is_whole: Nothing else is wrong with what was written.
 
     Raises:

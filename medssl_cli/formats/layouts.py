@@ -3,8 +3,8 @@
 In this order: pairs as a `dataset.json` lists them (`dataset_json.py`); folders of images beside folders of labels
 (`images/` and `labels/`, `imagesTr` and `labelsTr`, `img` and `gt`, `train_images` and `train_masks`), where names are
 equal but for a channel number or a word (`img0001`, `label0001`); BIDS (`bids.py`); label maps beside their image
-(`beside.py`); one file per organ in `segmentations/` beside the only image of a folder, as TotalSegmentator's. A zip
-archive counts as a folder. What no name says, `partners.py` leaves to the voxels.
+(`mask_names.py`); one file per organ in `segmentations/` beside the only image of a folder, as TotalSegmentator's. A
+zip archive counts as a folder. What no name says, `partners.py` leaves to the voxels.
 """
 
 from collections import defaultdict
@@ -14,10 +14,10 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from medssl_cli.formats.arrangement import Arrangement, ImageFile, LabelFile
-from medssl_cli.formats.beside import images_of_mask, is_mask_name, vote_of
 from medssl_cli.formats.bids import BidsName, parse_place
 from medssl_cli.formats.cases import Hint, arrange_bids, example_of, hint_of, name_cases, truth_folder
 from medssl_cli.formats.dataset_json import CHANNEL, DatasetJson, Listing, read_dataset_json
+from medssl_cli.formats.mask_names import images_of_mask, is_mask_name, vote_of
 from medssl_cli.formats.name_words import channel_of_stem, core_of, folder_role, modality_of_channel, modality_of_stem
 from medssl_cli.formats.partners import Image, Neighbours
 from medssl_cli.formats.source import Source, place_of

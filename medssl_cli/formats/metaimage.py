@@ -20,6 +20,7 @@ from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Source, read_bytes
 from medssl_cli.formats.text_headers import (
     MAX_HEADER_BYTES,
+    StoredGrid,
     check_length,
     checked_shape,
     finite_numbers,
@@ -28,7 +29,7 @@ from medssl_cli.formats.text_headers import (
     read_detached,
     whole_numbers,
 )
-from medssl_cli.imaging.geometry import Affine, Shape
+from medssl_cli.imaging.geometry import Affine
 
 _CODE: Final = "E_METAIMAGE_HEADER"
 _FIRST_LINE: Final = re.compile(rb"(ObjectType|NDims) *= *[A-Za-z0-9]+ *\r?\n")
@@ -48,19 +49,12 @@ _ANY_HEADER: Final = 47
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _Layout(StoredGrid):
     """What the header says about the voxels."""
 
-    dtype: np.dtype[Any]
-    shape: Shape
     is_compressed: bool
     compressed_size: int | None
     header_size: int
-
-    @property
-    def num_bytes(self) -> int:
-        x, y, z = self.shape
-        return x * y * z * self.dtype.itemsize
 
 
 def is_metaimage(head: bytes) -> bool:
@@ -215,8 +209,7 @@ def _stored(body: bytes, layout: _Layout) -> NDArray[Any]:
         content = _inflated(body, layout)
     else:
         content = _skipped(body, layout)
-    check_length(len(content), layout.num_bytes)
-    return np.frombuffer(content, layout.dtype).reshape(layout.shape, order="F")
+    return layout.voxels(content)
 
 
 def _skipped(body: bytes, layout: _Layout) -> bytes:

@@ -128,7 +128,7 @@ def modality_of_stem(stem: str, *, is_last_word_enough: bool = False) -> str | N
     """Modality that a name states: it consists of nothing but words for one, as `PET_image` or `MR_T1`.
 
     Args:
-        stem: Of an image.
+        stem: Stem of an image.
         is_last_word_enough: The words before the last do not count: a label map beside it bears their name.
     """
     if match := _OF_SPLIT.match(stem.lower()):

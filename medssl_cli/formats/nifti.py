@@ -5,8 +5,6 @@ disagree with each other (`docs/concepts/geometry.md`). Field offsets: nifti1.h 
 """
 
 import math
-import os
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 
 from medssl_cli import __version__
 from medssl_cli.base.errors import GateError, InputError
-from medssl_cli.base.files import TEMPORARY_PREFIX, replace_file, require_place_for_file, storage_errors, write_atomic
+from medssl_cli.base.files import candidate_for, write_atomic
 from medssl_cli.formats.affines import Placement
 from medssl_cli.formats.gzip_strict import MAGIC, gunzip, gzip_bytes, gzip_head
 from medssl_cli.formats.loaded import Identity, LoadedImage
@@ -67,7 +65,6 @@ def read_nifti(
     source: Source,
     *,
     modality: str = "unknown",
-    patient: str | None = None,
     policy: Policy = STRICT,
     is_label: bool = False,
 ) -> NiftiImage:
@@ -76,7 +73,6 @@ def read_nifti(
     Args:
         source: The file; its content decides how it is read, not its name.
         modality: What the caller knows about it; CT is in Hounsfield units.
-        patient: What the caller knows about whose it is.
         policy: `nifti_affine`, `assume_orientation`, `shear`, `nonfinite`, `max_volume_bytes`.
         is_label: Label maps are neither resampled nor filled.
 
@@ -84,7 +80,7 @@ def read_nifti(
         InputError: The file cannot be trusted.
     """
     content = _open(source, replace(policy, split_4d=False), is_label=is_label)
-    return NiftiImage(_image(content, 0, source, modality=modality, patient=patient, suffix=""), content.header.raw)
+    return NiftiImage(_image(content, 0, source, modality=modality, suffix=""), content.header.raw)
 
 
 def read_nifti_series(source: Source, *, modality: str = "unknown", policy: Policy = STRICT) -> list[LoadedImage]:
@@ -98,10 +94,7 @@ def read_nifti_series(source: Source, *, modality: str = "unknown", policy: Poli
     content = _open(source, policy, is_label=False)
     count = content.header.num_images
     suffixes = [f"#t{index}" for index in range(count)] if count > 1 else [""]
-    return [
-        _image(content, index, source, modality=modality, patient=None, suffix=suffix)
-        for index, suffix in enumerate(suffixes)
-    ]
+    return [_image(content, index, source, modality=modality, suffix=suffix) for index, suffix in enumerate(suffixes)]
 
 
 @dataclass(frozen=True)
@@ -126,15 +119,13 @@ def _open(source: Source, policy: Policy, *, is_label: bool) -> _Content:
     return replace(content, warnings=("W_EXTENSION_MISMATCH",))
 
 
-def _image(
-    content: _Content, index: int, source: Source, *, modality: str, patient: str | None, suffix: str
-) -> LoadedImage:
+def _image(content: _Content, index: int, source: Source, *, modality: str, suffix: str) -> LoadedImage:
     voxels, warnings, repairs = _voxels(content, index)
     stem = stem_of(source.name)
     repairs = (*(("split-4d",) if suffix else ()), *content.placement.repairs, *repairs)
     return LoadedImage(
         volume=Volume(voxels[None], content.placement.affine, modality, "HU" if modality == "CT" else "a.u."),
-        identity=Identity(patient=patient, study=patient or stem, series=stem + suffix),
+        identity=Identity(patient=None, study=stem, series=stem + suffix),
         source_kind="nifti",
         warnings=(*content.placement.warnings, *warnings, *content.warnings),
         repairs=repairs,
@@ -229,15 +220,9 @@ def write_nifti(path: Path, voxels: NDArray[np.generic], affine: Affine, *, like
         StorageError: `E_IO`.
     """
     data = gzip_bytes(encode_nifti(voxels, affine, like_header=like_header))
-    unproven = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}")
-    try:
-        require_place_for_file(path)
-        write_atomic(unproven, data, is_output=True)
-        prove_nifti(unproven.read_bytes(), voxels, affine, like_header=like_header)
-        with storage_errors(path.name):
-            replace_file(unproven, path)
-    finally:
-        unproven.unlink(missing_ok=True)
+    with candidate_for(path) as candidate:
+        write_atomic(candidate, data, is_output=True)
+        prove_nifti(candidate.read_bytes(), voxels, affine, like_header=like_header)
 
 
 def prove_nifti(data: bytes, voxels: NDArray[np.generic], affine: Affine, *, like_header: bytes | None = None) -> None:

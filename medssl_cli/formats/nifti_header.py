@@ -81,7 +81,6 @@ class NiftiHeader:
     """
 
     raw: bytes
-    byte_order: Literal["<", ">"]
     num_dimensions: int
     shape: Shape
     num_images: int
@@ -139,7 +138,6 @@ def parse_header(head: bytes, *, allow_4d: bool = False) -> NiftiHeader:
     shape, num_images = _shape(fields["dim"], allow_4d=allow_4d)
     return NiftiHeader(
         raw=head[: layout.size],
-        byte_order=order,
         num_dimensions=fields["dim"][0],
         shape=shape,
         num_images=num_images,
@@ -358,7 +356,7 @@ def _geometry_fields(affine: Affine, shape: Shape) -> dict[str, tuple[float, ...
         "qoffset": tuple(map(float, offset)),
     }
     blank = NiftiHeader(
-        raw=b"", byte_order="<", num_dimensions=3, shape=shape, num_images=1, dtype=np.dtype("u1"),
+        raw=b"", num_dimensions=3, shape=shape, num_images=1, dtype=np.dtype("u1"),
         pixdim=fields["pixdim"], voxel_offset=0, slope=1, intercept=0, qform_code=1, sform_code=1,
         quaternion=tuple(map(float, quaternion)),  # type: ignore[arg-type]
         qoffset=tuple(map(float, offset)), srow=fields["srow"],  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Source, read_bytes
 from medssl_cli.formats.text_headers import (
     MAX_HEADER_BYTES,
-    check_length,
+    StoredGrid,
     checked_shape,
     finite_numbers,
     loaded_image,
@@ -27,7 +27,7 @@ from medssl_cli.formats.text_headers import (
     read_detached,
     whole_numbers,
 )
-from medssl_cli.imaging.geometry import Affine, Shape
+from medssl_cli.imaging.geometry import Affine
 
 _MAGIC: Final = re.compile(rb"NRRD000[1-5]\r?\n")
 _CODE: Final = "E_NRRD_HEADER"
@@ -68,17 +68,10 @@ _VECTOR: Final = re.compile(r"none|\(([^()]*)\)")
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _Layout(StoredGrid):
     """What the header says about the voxels."""
 
-    dtype: np.dtype[Any]
-    shape: Shape
     encoding: str
-
-    @property
-    def num_bytes(self) -> int:
-        x, y, z = self.shape
-        return x * y * z * self.dtype.itemsize
 
 
 def is_nrrd(head: bytes) -> bool:
@@ -285,5 +278,4 @@ def _stored(body: bytes, layout: _Layout) -> Any:
             content = gunzip(body, limit=layout.num_bytes + _SLACK_BYTES)
         case _:
             raise InputError(_CODE, "the encoding is missing or neither raw nor gzip")
-    check_length(len(content), layout.num_bytes)
-    return np.frombuffer(content, layout.dtype).reshape(layout.shape, order="F")
+    return layout.voxels(content)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medssl_cli.formats.discover import HEAD_BYTES
-from medssl_cli.formats.doubts import doubts
+from medssl_cli.formats.image_notes import notes_about
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.sniff import sniff
@@ -25,7 +25,7 @@ class Surroundings:
     """What is known about a file from elsewhere. It counts for what the file does not say itself.
 
     Args:
-        modality: Of its images.
+        modality: Modality of its images.
         modalities: Of each of several images of the file, "" where it is `modality`; they count if they are as many.
         patient: Whose it is, in the clear; None if nothing says.
         study: The best substitute for a study; "" for the name of the file.
@@ -129,4 +129,4 @@ def _placed(image: LoadedImage, around: Surroundings, modality: str) -> LoadedIm
 
 def _with_notes(image: LoadedImage, notes: tuple[str, ...]) -> LoadedImage:
     """An image with notes from elsewhere and those that its voxels give rise to, each once."""
-    return replace(image, warnings=tuple(dict.fromkeys((*image.warnings, *notes, *doubts(image)))))
+    return replace(image, warnings=tuple(dict.fromkeys((*image.warnings, *notes, *notes_about(image)))))

@@ -96,7 +96,7 @@ def patient_from_name(name: str, pattern: str | None = None) -> str | None:
     """The part of a name that says whose image it is.
 
     Args:
-        name: Of a file without suffixes, or of a folder.
+        name: Name of a file without suffixes, or of a folder.
         pattern: Regular expression, searched; its first group, or the whole match, is the patient. By default the
             words up to and including the number that says it: `patient001_frame01` is `patient001`, `T1_001` is `001`.
 

@@ -23,7 +23,7 @@ def read_segmentation(data: bytes, affine: Affine, shape: tuple[int, int, int]) 
 
     Args:
         data: A DICOM file.
-        affine: Of the wanted grid, to RAS+ millimetres.
+        affine: Affine of the wanted grid, to RAS+ millimetres.
         shape: Its size (X, Y, Z).
 
     Returns:
@@ -45,7 +45,7 @@ def read_masks(data: bytes, affine: Affine, shape: tuple[int, int, int, int]) ->
 
     Args:
         data: A DICOM file.
-        affine: Of the wanted grid, to RAS+ millimetres.
+        affine: Affine of the wanted grid, to RAS+ millimetres.
         shape: Number of masks K, and size (X, Y, Z) of the grid.
 
     Returns:

@@ -57,7 +57,7 @@ def assemble(headers: Sequence[Header], refused: Iterable[RefusedFile], policy: 
     """Put slices together.
 
     Args:
-        headers: Of all files that were read, in any order.
+        headers: Headers of all files that were read, in any order.
         refused: Files that were not read.
         policy: What is accepted and repaired.
     """

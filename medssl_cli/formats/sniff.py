@@ -23,7 +23,7 @@ def sniff(head: bytes, name: str, policy: Policy = STRICT) -> tuple[str, str]:
 
     Args:
         head: The first `discover.HEAD_BYTES` bytes, or all of them.
-        name: Of the file.
+        name: Name of the file.
         policy: `allow_headerless`.
 
     Returns:

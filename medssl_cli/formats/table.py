@@ -27,7 +27,7 @@ class ImageFormat:
     """One format of images.
 
     Args:
-        suffixes: Of its files, in small letters, each with its dot; names of images lose them.
+        suffixes: Suffixes of its files, in small letters, each with its dot; names of images lose them.
         recognises: Whether the first bytes of a file, `discover.HEAD_BYTES` of them, are those of the format.
         read: Reads the images of one file; None where files are put together first, see `formats.series`.
         count: How many images a file gives, told by its header; one if this is not given.

@@ -4,6 +4,7 @@ import math
 import os
 import re
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,28 @@ MAX_HEADER_BYTES: Final = 64 * 1024
 _MAX_NUMBER_LENGTH: Final = 64
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+@dataclass(frozen=True)
+class StoredGrid:
+    """Voxels as a header announces them."""
+
+    dtype: np.dtype[Any]
+    shape: Shape
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of the voxels."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def voxels(self, content: bytes | bytearray) -> NDArray[Any]:
+        """Voxels `[X, Y, Z]` of bytes, x running fastest.
+
+        Raises:
+            InputError: `E_TRUNCATED`, `E_PIXEL_LENGTH`.
+        """
+        check_length(len(content), self.num_bytes)
+        return np.frombuffer(content, self.dtype).reshape(self.shape, order="F")
 
 
 def whole_numbers(text: str, code: str) -> tuple[int, ...]:
@@ -92,9 +115,9 @@ def loaded_image(
 
     Args:
         stored: `[X, Y, Z]`, any byte order.
-        placement: Of the voxels, judged before they were read.
+        placement: Placement of the voxels, judged before they were read.
         policy: `nonfinite`.
-        name: Of the file; without its suffix it is the best substitute for study and series.
+        name: Name of the file; without its suffix it is the best substitute for study and series.
         source_kind: As in `LoadedImage`.
         modality: CT is in Hounsfield units.
         num_files: As in `LoadedImage`.
@@ -120,7 +143,7 @@ def read_detached(source: Source, name: str, policy: Policy) -> bytes:
     """The data file that a header names, if it lies beside the header and is nothing but a file.
 
     Args:
-        source: Of the header.
+        source: Source of the header.
         name: As the header gives it, decoded as Latin-1.
         policy: `allow_detached`.
 
@@ -147,7 +170,7 @@ def detached_files(source: Source, names: re.Pattern[bytes], policy: Policy) -> 
     """The data file that a header names, as it would lie beside it; whether it may be read is for the reader to say.
 
     Args:
-        source: Of the header.
+        source: Source of the header.
         names: Finds the line of the header; its first group is the name.
         policy: `allow_detached`.
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Final
 
-from medssl_cli.formats.beside import is_mask_name
+from medssl_cli.formats.mask_names import is_mask_name
 from medssl_cli.formats.source import Source
 
 _SERIES: Final = re.compile(r"(.+)_4d", re.IGNORECASE)

@@ -92,8 +92,8 @@ class CanvasLimits:
 
     Args:
         crop_multiple: Sizes of crops along x, y, z are multiples of it.
-        max_crop_voxels: Of one crop.
-        max_canvas_voxels: Of all base crops together, which is what a step costs.
+        max_crop_voxels: Largest number of voxels of one crop.
+        max_canvas_voxels: Largest number of voxels of all base crops together, which is what a step costs.
     """
 
     crop_multiple: Shape
@@ -110,7 +110,7 @@ class Proposal:
         recipe_fit: How it suits.
         canvas: The best one found, or the recipe's if that is hardly worse.
         fit: How it suits.
-        extent_mm: Of the volumes, median along x, y, z.
+        extent_mm: Extent in mm of the volumes, median along x, y, z.
         native_mm: Voxel size of the volumes, median along x, y, z.
         num_considered: Canvases that the limits allow.
     """
@@ -146,7 +146,7 @@ def propose(extents_mm: Array, native_mm: Array, recipe: Canvas, limits: CanvasL
     Cells are as long in x as in y. The recipe's canvas stays unless another has five points more.
 
     Args:
-        extents_mm: Of each volume along x, y, z, [N, 3].
+        extents_mm: Extents in mm of each volume along x, y, z, [N, 3].
         native_mm: Voxel size of each volume, [N, 3].
         recipe: What the recipe asks for.
         limits: What network and device allow.

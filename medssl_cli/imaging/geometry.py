@@ -78,15 +78,6 @@ def axis_order(affine: Affine) -> tuple[tuple[int, int, int], tuple[bool, bool, 
     return (best[0], best[1], best[2]), (backwards[0], backwards[1], backwards[2])
 
 
-def orientation_code(affine: Affine) -> str:
-    """Direction of increasing index of each array axis, for example "LPS"."""
-    order, backwards = axis_order(affine)
-    letters = ["?"] * 3
-    for world in range(3):
-        letters[order[world]] = ("LPI" if backwards[world] else "RAS")[world]
-    return "".join(letters)
-
-
 def ras_index_affine(affine: Affine, shape: Shape) -> Affine:
     """Affine from indices of the RAS-reoriented array to indices of the original one (exact whole numbers)."""
     order, backwards = axis_order(affine)
@@ -114,14 +105,6 @@ def reorient_to_ras(voxels: NDArray[np.generic], affine: Affine) -> tuple[NDArra
     moved = voxels.transpose(0, *(axis + 1 for axis in order))
     flips = tuple(world + 1 for world in range(3) if backwards[world])
     return np.flip(moved, flips), affine @ ras_index_affine(affine, (x, y, z))
-
-
-def reorient_like(voxels: NDArray[np.generic], affine: Affine) -> NDArray[np.generic]:
-    """Undo `reorient_to_ras`: bring RAS-oriented voxels `[C, X, Y, Z]` back to the axes of the original affine."""
-    order, backwards = axis_order(affine)
-    flips = tuple(world + 1 for world in range(3) if backwards[world])
-    inverse = [order.index(axis) + 1 for axis in range(3)]
-    return np.flip(voxels, flips).transpose(0, *inverse)
 
 
 def turned_onto(

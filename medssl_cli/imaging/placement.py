@@ -29,11 +29,11 @@ class GridPlacement:
     """What lies where.
 
     Args:
-        source_affine: Of the image as it came.
+        source_affine: Affine of the image as it came.
         source_shape: Its size (X, Y, Z).
         box_start: First voxel of the box that is kept, in the axes of RAS.
         box_shape: Size of the box, in the axes of RAS.
-        content_affine: Of the part of the grid that shows the box.
+        content_affine: Affine of the part of the grid that shows the box.
         content_shape: Size of that part.
         content_start: Its first voxel on the grid; the voxels around it are padding.
         shape: Size (X', Y', Z') of the grid.
@@ -52,7 +52,7 @@ class GridPlacement:
 
     @property
     def affine(self) -> Affine:
-        """Of the grid."""
+        """Affine of the grid."""
         return _moved(self.content_affine, self.content_start, back=True)
 
     @property
@@ -62,7 +62,7 @@ class GridPlacement:
 
     @property
     def box_affine(self) -> Affine:
-        """Of the box before it is resampled."""
+        """Affine of the box before it is resampled."""
         ras = self.source_affine @ ras_index_affine(self.source_affine, self.source_shape)
         return _moved(ras, self.box_start)
 
@@ -163,7 +163,7 @@ def restore_labels(logits: NDArray[np.float32], placement: GridPlacement) -> NDA
 
     Args:
         logits: `[K, X', Y', Z']`.
-        placement: Of the grid.
+        placement: Placement of the grid.
 
     Returns:
         `[X, Y, Z]`, uint8; background outside of the box that the network saw.
@@ -181,7 +181,7 @@ def restore_masks(logits: NDArray[np.float32], placement: GridPlacement) -> NDAr
 
     Args:
         logits: `[K, X', Y', Z']`.
-        placement: Of the grid.
+        placement: Placement of the grid.
 
     Returns:
         `[K, X, Y, Z]`, bool; false outside of the box that the network saw.
@@ -196,7 +196,7 @@ def restore_probabilities(probabilities: NDArray[np.float32], placement: GridPla
 
     Args:
         probabilities: `[K, X', Y', Z']`.
-        placement: Of the grid.
+        placement: Placement of the grid.
 
     Returns:
         `[K, X, Y, Z]`; zero outside of the box that the network saw.

@@ -78,8 +78,8 @@ def on_grid(
 
     Args:
         voxels: `[1, X, Y, Z]` as they came.
-        placement: Of the grid.
-        rule: Of the channel.
+        placement: Placement of the grid.
+        rule: Rule of the channel.
     """
     sampled = placement.sampled(voxels)
     return placement.filled(sampled, outside=sampled.min()), intensity_of(sampled, rule)

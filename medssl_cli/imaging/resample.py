@@ -19,7 +19,7 @@ def spaced_grid(affine: Affine, shape: Shape, target_mm: tuple[float, float, flo
     """The grid with another spacing that covers the same box: voxel edges, not centres, coincide at the low corner.
 
     Args:
-        affine: Of the present grid.
+        affine: Affine of the present grid.
         shape: Its size (X, Y, Z).
         target_mm: Wanted spacing (x, y, z).
 

@@ -116,7 +116,7 @@ def predicted_bytes(
         tile: A smaller grid is padded to it.
         overlap: Fraction shared by neighbouring tiles; it decides how many there are.
         num_outputs: Classes, background included.
-        num_channels: Of the image.
+        num_channels: Number of channels of the image.
         num_masks: How many the answer has: 1 for a label map, else one for each region.
 
     Returns:

@@ -25,7 +25,7 @@ class Axis:
     Args:
         low: Source voxel at or before each point.
         high: The one behind it, or `low` again at the border.
-        weight: Of `high`.
+        weight: Weight of `high`.
         nearest: Nearest source voxel.
         is_outside: The point lies more than half a voxel beyond the border.
     """
@@ -65,7 +65,7 @@ def planes(voxels: NDArray[np.float32], axes: tuple[Axis, Axis, Axis]) -> Iterat
 
     Args:
         voxels: `[C, X, Y, Z]` on the source grid.
-        axes: Of `shared_axes`.
+        axes: Axes of `shared_axes`.
 
     Yields:
         The same array each time, with other values.

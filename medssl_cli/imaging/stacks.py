@@ -21,8 +21,8 @@ def choose_window(num_slices: int, max_slices: int, rng: np.random.Generator | N
     """At most `max_slices` of a volume's slices, equally far apart.
 
     Args:
-        num_slices: Of the volume.
-        max_slices: Of the window.
+        num_slices: Number of slices of the volume.
+        max_slices: Largest number of slices of the window.
         rng: Draws the distance and the first slice; without it the window covers the volume.
     """
     widest = -(-num_slices // max_slices)

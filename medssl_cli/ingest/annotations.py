@@ -37,7 +37,7 @@ class _MaskTally:
     """What became of one file of masks.
 
     Args:
-        answers: Of all pairs of its labels with images.
+        answers: Outcomes of all pairs of its labels with images.
         num_unmatched: How many of its labels have no image.
         item: The first that anything was stored with or refused for.
     """
@@ -77,10 +77,10 @@ def store_all(
 
     Args:
         kinds: Files of annotations.
-        images: Of this run.
+        images: Images of this run.
         runner: Does the work.
         cache: Where images of earlier runs are.
-        choice: Of the user.
+        choice: Choice of the user.
         named: Files that the user has named themselves.
         recalled: Gives images of the input that were not read again, because nothing has changed, and that annotations
             may mean.
@@ -150,7 +150,7 @@ def _is_certain(source: Source, kind: AnnotationKind, named: Container[Source]) 
 
 
 def _tally_of(kind: AnnotationKind, file: AnnotationFile) -> _MaskTally | Tally:
-    """Books of a file that was read and not yet stored."""
+    """Tally of a file that was read and not yet stored."""
     reading = file.reading
     if kind in DRAWN_ON_IMAGES:
         return _MaskTally()
@@ -178,7 +178,7 @@ def _decided(
 
 
 def _settle(source: Source, outcomes: Sequence[FileOutcome], runner: TaskRunner) -> None:
-    """Book what became of a file; what was refused of a file that was taken counts no file."""
+    """Report what became of a file; what was refused of a file that was taken counts no file."""
     identifier = runner.builder.file_id(source)
     for number, outcome in enumerate(outcomes):
         sources = [source] if number == 0 else []

@@ -56,7 +56,7 @@ def learn_channels(
         known: Items that files of the input were stored as before.
         roots: The inputs.
         pattern: See `patients_of`.
-        cache: Of the images; call inside `writing`.
+        cache: Cache of the images; call inside `writing`.
     """
     unknown = [
         (image, item_id)

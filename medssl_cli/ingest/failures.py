@@ -22,7 +22,7 @@ class Failure:
         message: What happened, with numbers.
         hint: What to do about it.
         is_fatal: Ends the whole ingest: the disk, not the input, is at fault.
-        row: Of a label, where what is at fault stands in its file; 0 if it is none of its rows.
+        row: Row of a label, where what is at fault stands in its file; 0 if it is none of its rows.
     """
 
     code: str

@@ -182,11 +182,7 @@ def _ingest_series(run: IngestRun, series: "RetrievedSeries") -> bool:
 
 
 def _require_sound(paths: Sequence[Path], cache_root: Path, options: IngestOptions, *, has_pacs: bool) -> None:
-    """Refuse what cannot be done before anything is.
-
-    Raises:
-        UsageError: `E_USAGE`, `E_OUTPUT_SPECIAL`.
-    """
+    """Refuse what cannot be done before anything is."""
     if has_pacs and options.dry_run:
         raise UsageError("E_USAGE", "a dry run writes nothing, so it cannot retrieve from a PACS")
     if any(path.resolve().is_relative_to(cache_root.resolve()) for path in paths):

@@ -67,7 +67,7 @@ class Inputs:
         return is_new or not all(found.source in settled for found in self.unchanged)
 
     def add(self, found: Found) -> None:
-        """Book one source; what is not read is settled at once."""
+        """Note one source; what is not read is settled at once."""
         self.builder.open(found)
         if found.source == found.root:
             self.named.add(found.source)

@@ -53,7 +53,7 @@ class KnownFiles:
 
     Args:
         path: The SQLite file; made when something is first recorded.
-        pseudonyms: Of the cache.
+        pseudonyms: Pseudonyms of the cache.
         rules: Digest of everything beside the files that decides what becomes of them: options, and the tool's version.
     """
 

@@ -22,7 +22,7 @@ class KnownImage:
         sop_uids: SOPInstanceUIDs of its slices.
         study: StudyInstanceUID.
         patients: PatientID, alone and with its issuer; of a file the patient part of its name.
-        place: Of its file, where it is one file.
+        place: Path of its file, where it is one file.
         frames: Its frames of objects that have several.
         is_superseded: A larger version of it is in the cache.
     """

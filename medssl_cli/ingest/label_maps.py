@@ -51,7 +51,7 @@ class PackedMasks(Sequence[Mask]):
     """Masks of one shape `[X, Y, Z]` at a bit per voxel: a hundred organs of a large scan fit into memory.
 
     Args:
-        shape: Of each.
+        shape: Shape of each of them.
     """
 
     def __init__(self, shape: Shape) -> None:

@@ -20,8 +20,8 @@ from medssl_cli.formats.labels.boxes import PictureBoxes, upright
 from medssl_cli.formats.source import Source, place_of
 from medssl_cli.formats.table_choice import TableChoice
 from medssl_cli.imaging.volume import Volume
+from medssl_cli.ingest.drawn_on import ImagesOfMask, images_drawn_on
 from medssl_cli.ingest.failures import Failure, as_values
-from medssl_cli.ingest.homes import Homes, homes_of
 from medssl_cli.ingest.known_images import KnownImage
 from medssl_cli.ingest.matching import Index
 from medssl_cli.ingest.tasks import StoredImage, StoredLabel
@@ -37,7 +37,7 @@ class Choice:
 
     Args:
         label_set: Name under which they are stored.
-        structures: Of segmentations and structure sets: these only; the first becomes value 1.
+        structures: Structures of segmentations and structure sets: these only; the first becomes value 1.
         fraction: From which share of the maximum on a fractional segmentation counts.
         table: What the columns of tables are.
     """
@@ -55,7 +55,7 @@ class ReadTask:
     Args:
         source: The file.
         kind: Which reader (`formats.labels.recognise`).
-        choice: Of the user.
+        choice: Choice of the user.
         known: `names_of` the images at hand, for tables whose key column has no known name.
         is_named: The user has named the file itself, not a folder that it lies in.
     """
@@ -72,7 +72,7 @@ class Annotation:
     """One label of a file; masks are left in the file and read again where they are put on a grid.
 
     Args:
-        sources: Of a mask: which of its sources (`MaskLabel.sources`) are meant; None: all its marks.
+        sources: Sources of a mask: which of its sources (`MaskLabel.sources`) are meant; None: all its marks.
         flaws: What there is to say about whose it is.
     """
 
@@ -175,8 +175,8 @@ def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache
     """Find the images of annotations.
 
     Args:
-        annotations: Of all files.
-        images: Of this run, in the clear.
+        annotations: Annotations of all files.
+        images: Images of this run, in the clear.
         cache: Where labels that arrive after their images find them, by pseudonym; None for a dry run without one.
     """
     index = Index(images, cache)
@@ -188,10 +188,10 @@ def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache
     for annotation in annotations:
         try:
             if annotation.kind in DRAWN_ON_IMAGES:
-                found = _homes(annotation, index)
+                found = _images_drawn_on(annotation, index)
                 flaws = found.flaws_of_patient(index, annotation.label.reference)
-                parts = [(replace(annotation, sources=home.sources, flaws=flaws), home.images) for home in found.homes]
-                pairs += [(part, home[0]) for part, home in parts if len(home) == 1]
+                parts = [(replace(annotation, sources=part.sources, flaws=flaws), part.images) for part in found.parts]
+                pairs += [(part, own[0]) for part, own in parts if len(own) == 1]
                 undecided += [pair for pair in parts if len(pair[1]) > 1]
                 num_unmatched[annotation.source] += found.num_unknown or not parts
                 continue
@@ -207,25 +207,17 @@ def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache
     return Matches(tuple(pairs), counted, tuple(undecided), tuple(refused))
 
 
-def _homes(annotation: Annotation, index: Index) -> Homes:
-    """Images that a label was drawn on, mark by mark.
-
-    Raises:
-        InputError: `E_LABEL_AMBIGUOUS`.
-    """
+def _images_drawn_on(annotation: Annotation, index: Index) -> ImagesOfMask:
+    """Images that a label was drawn on, mark by mark."""
     sources = annotation.label.sources if isinstance(annotation.label, MaskLabel) else ()
-    found = homes_of(index, annotation.label.reference, sources)
+    found = images_drawn_on(index, annotation.label.reference, sources)
     if found.is_ambiguous:
         raise InputError("E_LABEL_AMBIGUOUS", "it marks several images, and some marks do not name theirs")
     return found
 
 
 def _images_of(annotation: Annotation, index: Index) -> list[StoredImage]:
-    """Images that a label belongs to.
-
-    Raises:
-        InputError: `E_LABEL_AMBIGUOUS`, `E_LABEL_KEYS`.
-    """
+    """Images that a label belongs to."""
     label, near = annotation.label, place_of(annotation.source).parent
     is_of_picture = isinstance(label, BoxLabel) and isinstance(label.placer, PictureBoxes)
     found = index.find(
@@ -294,7 +286,7 @@ def verdict(answers: Sequence[StoredLabel | Failure], num_unmatched: int) -> Sto
     """One answer for a file of masks.
 
     Args:
-        answers: Of all pairs of its labels with images.
+        answers: Outcomes of all pairs of its labels with images.
         num_unmatched: How many of its labels have no image.
 
     Returns:

@@ -21,7 +21,7 @@ class Index:
     """Images by what they may be called.
 
     Args:
-        images: Of this run.
+        images: Images of this run.
         cache: For references that mean none of them; read only if there are any.
     """
 
@@ -51,7 +51,7 @@ class Index:
         runs, whose folders nobody knows, a name counts only if one image has it.
 
         Args:
-            reference: Of a label.
+            reference: Reference of a label.
             size: Columns and rows that the image must have, where several are called the same.
             near: Folder of the file of labels.
             is_whole: The label is about whole images, so that one of their slices does not stand for them.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from medssl_cli import __version__
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.files import sha256_json
-from medssl_cli.cache.words import Modality, check_label_set
+from medssl_cli.cache.format import Modality, check_label_set
 from medssl_cli.formats.given_channels import GivenChannels, require_word
 from medssl_cli.formats.name_words import same_channel
 from medssl_cli.formats.policy import Policy
@@ -28,7 +28,7 @@ class PacsSource:
     Args:
         url: As `formats.dicomweb.Address` reads it.
         query: Which series.
-        credentials: Of the user.
+        credentials: Credentials of the user.
         ca_bundle: Certificates to trust; by default those of the system.
         settle_s: A series counts as complete when its list of instances has not changed for so long.
         patience: With a busy or failing PACS; by default an hour.
@@ -48,7 +48,7 @@ class IngestOptions:
 
     Args:
         label_set: Name under which labels are stored.
-        modality: Of files that do not say and that no `dataset.json` describes.
+        modality: Modality of files that do not say and that no `dataset.json` describes.
         patient_pattern: Regular expression for the patient part of file names; see `patients_from_places`.
         policy: What is accepted and repaired.
         workers: Child processes; as many as cores by default.
@@ -57,12 +57,12 @@ class IngestOptions:
         reread: Open every file again, even where nothing has changed since an earlier ingest.
         report_path: Write the report here as well, always.
         key_file: The site's key; by default where the cache says.
-        structures: Of DICOM SEG and RTSTRUCT: these only; the first becomes value 1.
+        structures: Structures of DICOM SEG and RTSTRUCT: these only; the first becomes value 1.
         seg_fraction: From which share of the maximum on a fractional DICOM SEG counts.
         settle_s: Wait until the folders have not changed for so long.
         tables: What the columns of tables of labels are.
         overlap: What becomes of voxels that files of one structure each share; see `label_maps.merge`.
-        channel: Of images of which no layout says which of several images of a case they are: `flair`.
+        channel: Channel of images of which no layout says which of several images of a case they are: `flair`.
         channel_places: The same of files and folders, whatever their names say.
 
     Raises:

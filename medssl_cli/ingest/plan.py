@@ -33,8 +33,8 @@ def plan_files(
         images: To be read.
         arrangement: All files of the input: names are compared to tell patients apart.
         roots: The inputs.
-        cache_root: Of an existing cache.
-        options: Of the ingest.
+        cache_root: Folder of an existing cache.
+        options: Options of the ingest.
         builder: Knows the kind of each file.
     """
     patients = patients_of(arrangement.images, roots, options.patient_pattern)
@@ -95,8 +95,8 @@ def label_tasks(
     Args:
         labels: Label maps and the files of their images.
         stored: What became of those files.
-        cache_root: Of an existing cache.
-        options: Of the ingest.
+        cache_root: Folder of an existing cache.
+        options: Options of the ingest.
         builder: Knows the kind of each file.
 
     Returns:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from medssl_cli import __version__
 from medssl_cli.base.errors import Exit, InputError
 from medssl_cli.base.files import sha256_json
+from medssl_cli.cache.format import ALLOW_LIST_VERSION, RECORD_VERSION
 from medssl_cli.cache.keys import Pseudonyms
-from medssl_cli.cache.words import ALLOW_LIST_VERSION, RECORD_VERSION
 from medssl_cli.formats.discover import Found
 from medssl_cli.formats.source import Source
 
@@ -61,10 +61,10 @@ class ReportEntry:
 
 
 class ReportBuilder:
-    """Books of one ingest.
+    """Report of one ingest as it grows.
 
     Args:
-        pseudonyms: Of the cache; turn sources into keys.
+        pseudonyms: Pseudonyms of the cache; turn sources into keys.
         on_entry: Called with each entry as it is reported.
     """
 
@@ -93,7 +93,7 @@ class ReportBuilder:
         return len(self._open)
 
     def open(self, found: Found) -> None:
-        """Book a discovered source."""
+        """Note a discovered source."""
         if found.source in self._open:
             raise AssertionError("a source was discovered twice")
         self._open[found.source] = found
@@ -155,7 +155,7 @@ class ReportBuilder:
         self.settle(sources, state, id=id, code=code, message=message, hint=hint)
 
     def note_series(self, key: str, num_files: int, failure: InputError | None, item: str | None) -> None:
-        """Book a series of a PACS that was not retrieved: held already, or refused."""
+        """Note a series of a PACS that was not retrieved: held already, or refused."""
         self.seen += num_files
         if failure is None:
             entry = ReportEntry(f"s:{key}", "duplicate", num_files, item=item)
@@ -180,7 +180,7 @@ class IngestReport:
         not_reached: Files that an interruption left for the next run.
         num_images: Images newly stored.
         num_labels: Label maps newly stored.
-        key_id: Of the pseudonyms.
+        key_id: Key id of the pseudonyms.
         policy: Options that change what is accepted or how it is stored.
         started: RFC 3339, UTC.
         duration_s: Wall-clock seconds.
@@ -190,7 +190,7 @@ class IngestReport:
         written: Where the report is in the cache; None if an equal one was there already with its page, or after a dry
             run.
         sources: What each entry is in the clear, for a map that stays on site; never part of the report.
-        planes: Of some of the images stored, by item id, for the page.
+        planes: Planes of some of the images stored, by item id, for the page.
     """
 
     entries: tuple[ReportEntry, ...]

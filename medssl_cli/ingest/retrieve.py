@@ -50,7 +50,7 @@ class DownloadFolder:
 
     Args:
         root: Made when the first series arrives.
-        pseudonyms: Of the cache.
+        pseudonyms: Pseudonyms of the cache.
     """
 
     def __init__(self, root: Path, pseudonyms: Pseudonyms) -> None:

@@ -23,7 +23,7 @@ class TaskRunner:
 
     Args:
         workers: On this machine or a cluster.
-        builder: Of the ingest.
+        builder: Builder of the ingest.
         stop: Set by a signal.
         progress: Called with a stage's name, how much of it is done, and of how much.
         has_lost_children: Whether any child died or failed.
@@ -60,7 +60,7 @@ class TaskRunner:
                     return
 
     def refuse(self, sources: Iterable[Source], failure: Failure, *, id: str = "") -> None:
-        """Book a failure.
+        """Report a failure.
 
         Raises:
             StorageError: The disk is at fault, not the input.

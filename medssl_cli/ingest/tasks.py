@@ -12,7 +12,7 @@ from medssl_cli.cache.items import ItemRecord, Provenance
 from medssl_cli.cache.keys import Pseudonyms
 from medssl_cli.cache.store import Cache
 from medssl_cli.formats.discover import HEAD_BYTES
-from medssl_cli.formats.doubts import may_be_label_map
+from medssl_cli.formats.image_notes import may_be_label_map
 from medssl_cli.formats.labels import AnnotationKind
 from medssl_cli.formats.labels.recognise import kind_of_object
 from medssl_cli.formats.layouts import LabelFile
@@ -42,12 +42,12 @@ class ImageTask:
     Args:
         source: A file, or the slices of a series that make one image.
         kind: Of a file, as `discover` calls it.
-        cache_root: Of an existing cache.
+        cache_root: Folder of an existing cache.
         policy: What is accepted and repaired.
-        modality: Of a file that does not say.
-        patient: Of a file that does not say; None if nothing says.
-        stem: Of a file, without channel number.
-        channel: Of a file that is one of several images of a case.
+        modality: Modality of a file that does not say.
+        patient: Patient of a file that does not say; None if nothing says.
+        stem: Stem of a file, without channel number.
+        channel: Channel of a file that is one of several images of a case.
         parts: Modality ("" if unknown) and channel of each image of a 4D file, if they are declared.
         example: What the layout calls the case of a file, in the clear.
         notes: `W_` codes that its surroundings give rise to.
@@ -90,7 +90,7 @@ class StoredImage:
     """A judged image: where it is and whether it is new.
 
     Args:
-        planes: Of a new volume, for the page.
+        planes: Planes of a new volume, for the page.
         message: What more there is to say about its warnings.
         orientation: EXIF orientation that its file was stored in, 1 to 8.
     """
@@ -119,8 +119,8 @@ class LabelLike:
     """A file that may be a label map of one of its partners: nothing was stored of it.
 
     Args:
-        shape: Of its grid.
-        affine: Of its grid.
+        shape: Shape of its grid.
+        affine: Affine of its grid.
     """
 
     shape: Shape
@@ -134,7 +134,7 @@ class LabelTask:
     Args:
         labels: Label maps and the kind of each file.
         image: The item.
-        cache_root: Of an existing cache.
+        cache_root: Folder of an existing cache.
         label_set: Name of the set.
         policy: What is accepted.
         overlap: What becomes of voxels that several structures share.

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from medssl_cli.base.errors import UsageError
-from medssl_cli.base.strict import Strict
+from medssl_cli.base.strict import PositiveInt, Probability, Strict
 from medssl_cli.data.augmentation import CropChanges
+from medssl_cli.data.slice_views import SliceAugmentation, canvas_for
 from medssl_cli.data.views import (
     BoxCrops,
     Labelled,
@@ -36,6 +37,7 @@ __all__ = [
     "BoxCrops",
     "CellGrid",
     "CropChanges",
+    "ImageOptions",
     "LabelRequest",
     "Labelled",
     "Losses",
@@ -102,6 +104,31 @@ class Losses:
     total: Tensor
     parts: dict[str, Tensor]
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class ImageOptions(Strict):
+    """What every method says that learns from views of single 2D images.
+
+    Args:
+        views: Views of each image.
+        hidden_dim: Width of the projector's hidden layer.
+        projection_dim: Size of the projections.
+        slices_per_volume: A volume counts as at most so many images.
+        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
+        sync_norm: Batch norms see the images of all processes, as in the released code.
+    """
+
+    views: SliceAugmentation = SliceAugmentation()
+    hidden_dim: PositiveInt = 2048
+    projection_dim: PositiveInt = 128
+    slices_per_volume: PositiveInt = 8
+    balance: Probability = 0.5
+    sync_norm: bool = True
+
+    def request(self, size: int) -> SliceRequest:
+        """Large views of `size` pixels and small ones, of squares a little larger than a large one."""
+        crops = self.views.crops(size)
+        return SliceRequest(canvas_for(size), crops, self.views, self.slices_per_volume, self.balance)
 
 
 class MethodBase(nn.Module, ABC):

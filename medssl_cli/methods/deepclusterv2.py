@@ -12,33 +12,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from medssl_cli.base.strict import PositiveInt, Probability
-from medssl_cli.data.slice_views import SliceAugmentation, canvas_for
-from medssl_cli.methods import Losses, MethodBase, Passes, SliceRequest, TrainingSet, ViewRequest, Views
+from medssl_cli.methods import ImageOptions, Losses, MethodBase, Passes, TrainingSet, ViewRequest, Views
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.clusters.heads import ClusterHead, ClusterOptions, ImageProjector, concerns, shown
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.view_groups import embed_views
 
 
-class Options(ClusterOptions):
-    """See `ClusterOptions`.
-
-    Args:
-        views: Views of each image.
-        hidden_dim: Of the projector.
-        projection_dim: Of the projections.
-        slices_per_volume: A volume counts as at most so many images.
-        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
-        sync_norm: Batch norms see the images of all processes, as in the released code.
-    """
-
-    views: SliceAugmentation = SliceAugmentation()
-    hidden_dim: PositiveInt = 2048
-    projection_dim: PositiveInt = 128
-    slices_per_volume: PositiveInt = 8
-    balance: Probability = 0.5
-    sync_norm: bool = True
+class Options(ImageOptions, ClusterOptions):
+    """See `ImageOptions` and `ClusterOptions`."""
 
 
 class Method(MethodBase):
@@ -64,13 +46,7 @@ class Method(MethodBase):
 
     def views(self) -> ViewRequest:
         """Large and small views of single images."""
-        return ViewRequest(self.crop_size, slices=self._request())
-
-    def _request(self) -> SliceRequest:
-        """Large and small views of squares a little larger than a large one."""
-        options, size = self.options, self.crop_size[0]
-        crops, balance = options.views.crops(size), options.balance
-        return SliceRequest(canvas_for(size), crops, options.views, options.slices_per_volume, balance)
+        return ViewRequest(self.crop_size, slices=self.options.request(self.crop_size[0]))
 
     def begin(self, training_set: TrainingSet) -> None:
         """Make room in the bank."""
@@ -79,7 +55,7 @@ class Method(MethodBase):
     def before_epoch(self, epoch: int, everything: Passes, generator: torch.Generator) -> None:
         """Look at all images before the first epoch, then cluster what is known of them."""
         if epoch == 0:
-            request = self._request()
+            request = self.options.request(self.crop_size[0])
             for views in everything(replace(request, crops=request.crops[:1])):
                 assert views.slices is not None
                 self.head.remember(views.slices.ids, self._project(views, views.slices.ids))

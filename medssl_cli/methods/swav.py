@@ -10,33 +10,15 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from medssl_cli.base.strict import PositiveInt, Probability
-from medssl_cli.data.slice_views import SliceAugmentation, canvas_for
-from medssl_cli.methods import Losses, MethodBase, SliceRequest, TrainingSet, ViewRequest, Views
+from medssl_cli.methods import ImageOptions, Losses, MethodBase, TrainingSet, ViewRequest, Views
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.clusters.heads import ImageProjector, SwappedHead, SwappedOptions, concerns, shown
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.view_groups import embed_views
 
 
-class Options(SwappedOptions):
-    """See `SwappedOptions`.
-
-    Args:
-        views: Views of each image.
-        hidden_dim: Of the projector.
-        projection_dim: Of the projections.
-        slices_per_volume: A volume counts as at most so many images.
-        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
-        sync_norm: Batch norms see the images of all processes, as in the released code.
-    """
-
-    views: SliceAugmentation = SliceAugmentation()
-    hidden_dim: PositiveInt = 2048
-    projection_dim: PositiveInt = 128
-    slices_per_volume: PositiveInt = 8
-    balance: Probability = 0.5
-    sync_norm: bool = True
+class Options(ImageOptions, SwappedOptions):
+    """See `ImageOptions` and `SwappedOptions`."""
 
 
 class Method(MethodBase):
@@ -63,10 +45,7 @@ class Method(MethodBase):
 
     def views(self) -> ViewRequest:
         """Large and small views of single images."""
-        options, size = self.options, self.crop_size[0]
-        crops, balance = options.views.crops(size), options.balance
-        request = SliceRequest(canvas_for(size), crops, options.views, options.slices_per_volume, balance)
-        return ViewRequest(self.crop_size, slices=request)
+        return ViewRequest(self.crop_size, slices=self.options.request(self.crop_size[0]))
 
     def require_batch(self, batch_size: int) -> None:
         """See `SwappedOptions.require_batch`."""

@@ -16,7 +16,6 @@ HD95 and ASSD the diagonal of the image. A structure that neither marks is not a
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from medssl_cli.metrics.overlap import LabelMap, Mask, dice, require_same_shape, volume_ml
+from medssl_cli.metrics.overlap import Mask, dice, require_same_shape, volume_ml
 
 Spacing = tuple[float, float, float]
 Outcome = Literal["scored", "missed", "hallucinated", "absent"]
@@ -143,39 +142,22 @@ def image_diagonal_mm(shape: tuple[int, ...], spacing_mm: Spacing) -> float:
     return math.hypot(*(size * spacing for size, spacing in zip(shape, spacing_mm, strict=True)))
 
 
-def label_map_scores(
-    prediction: LabelMap,
-    reference: LabelMap,
-    *,
-    classes: Mapping[int, str],
-    spacing_mm: Spacing,
-    nsd_tolerance_mm: float,
-) -> dict[str, StructureScores]:
-    """Score every structure of one image.
+def structure_scores(prediction: Mask, reference: Mask, spacing_mm: Spacing, tolerance_mm: float) -> StructureScores:
+    """Scores of one structure of one image.
 
     Args:
-        prediction: Label map `[X, Y, Z]`.
-        reference: Label map `[X, Y, Z]` on the same grid.
-        classes: Label value to name of the structure. Other values count as background.
+        prediction: Mask `[X, Y, Z]`.
+        reference: Mask `[X, Y, Z]` on the same grid.
         spacing_mm: Distance (x, y, z) between voxel centres in millimetres.
-        nsd_tolerance_mm: Deviation that counts as none, for example the disagreement of two readers.
+        tolerance_mm: Deviation that counts as none, for example the disagreement of two readers.
 
     Returns:
-        Scores under the structure's name, in the order of `classes`. Masks that are empty on one side take the worst
-        values, on both sides NaN (see the head of this module).
+        Scores; masks that are empty on one side take the worst values, on both sides NaN (see the head of this module).
 
     Raises:
         ValueError: The shapes differ.
     """
     require_same_shape(prediction, reference)
-    return {
-        name: structure_scores(prediction == value, reference == value, spacing_mm, nsd_tolerance_mm)
-        for value, name in classes.items()
-    }
-
-
-def structure_scores(prediction: Mask, reference: Mask, spacing_mm: Spacing, tolerance_mm: float) -> StructureScores:
-    """Scores of one structure, from its masks `[X, Y, Z]`; see `label_map_scores`."""
     found, exists = bool(prediction.any()), bool(reference.any())
     volumes = volume_ml(prediction, spacing_mm), volume_ml(reference, spacing_mm)
     if not found and not exists:

@@ -60,6 +60,11 @@ def kernels_per_level(values: int | Sequence[PerAxis], num_levels: int, spatial_
     return kernels
 
 
+def shortest(values: Sequence[int]) -> int | list[int]:
+    """One number if it is the same along all axes, as recipes have it."""
+    return values[0] if len(set(values)) == 1 else list(values)
+
+
 def cumulative(strides: Sequence[Axes]) -> tuple[Axes, ...]:
     """Strides relative to the image from strides relative to the level before."""
     return tuple(accumulate(strides, lambda total, step: tuple(a * b for a, b in zip(total, step, strict=True))))

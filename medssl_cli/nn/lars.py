@@ -96,7 +96,7 @@ class Lars(torch.optim.Optimizer):
 def _shares(
     parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
 ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """Of the update u = a g + a decay p of each parameter: a and a decay, without waiting for the device."""
+    """Factors a and a decay of the update u = a g + a decay p of each parameter; the device is not waited for."""
     lengths, slopes = (torch.stack(torch._foreach_norm(each)) for each in (parameters, gradients))
     decay = torch.full_like(lengths, group["weight_decay"])
     if not group["is_adapted"]:

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from medssl_cli.nn.axes import Axes, PerAxis, cumulative, per_axis
-from medssl_cli.nn.backbones import Backbone, hide, require_canvas
+from medssl_cli.nn.backbones import Backbone, hide, require_canvas, run_part
 
 NORM_EPSILON = 1e-5
 NEGATIVE_SLOPE = 0.01
@@ -28,8 +26,8 @@ class ConvNorm(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: Channels in.
         out_channels: Channels out.
-        kernel_size: Of the convolution, odd along every axis.
-        stride: Of the convolution.
+        kernel_size: Kernel size of the convolution, odd along every axis.
+        stride: Stride of the convolution.
         has_bias: Of the convolution. The norm subtracts it again; published weights have it all the same.
         is_activated: Whether the leaky ReLU follows.
     """
@@ -142,8 +140,8 @@ class StagedEncoder(Backbone):
     Args:
         name: For messages.
         stages: One module per level.
-        channels: Of each level.
-        strides: Of each level relative to the one before, along each axis.
+        channels: Channels of each level.
+        strides: Strides of each level relative to the one before, along each axis.
         use_checkpoint: Compute activations twice instead of keeping them.
         stem: Before the first stage.
     """
@@ -178,17 +176,12 @@ class StagedEncoder(Backbone):
         require_canvas(images, self.crop_multiple, self.name)
         x = hide(images, hidden)
         if self.stem is not None:
-            x = self._run(self.stem, x)
+            x = run_part(self.stem, x, use_checkpoint=self.use_checkpoint)
         maps = []
         for stage in self.stages:
-            x = self._run(stage, x)
+            x = run_part(stage, x, use_checkpoint=self.use_checkpoint)
             maps.append(x)
         return maps
-
-    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
-        if self.use_checkpoint and torch.is_grad_enabled():
-            return cast(Tensor, checkpoint(stage, x, use_reentrant=False))
-        return cast(Tensor, stage(x))
 
 
 def require_levels(channels: Sequence[int], depths: Sequence[int], what: str) -> None:

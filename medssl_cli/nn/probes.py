@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 STRENGTHS: Final = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4)
-"""Of the penalty, strongest first: each fit begins where the one before ended."""
+"""Strengths of the penalty, strongest first: each fit begins where the one before ended."""
 ROUNDS: Final = 100
 NEIGHBOURS: Final = 20
 TEMPERATURE: Final = 0.07
@@ -130,7 +130,7 @@ def _logits(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, answers: Tensor, reduction: str) -> Tensor:
-    """Of each class over the images of which it is known, `[K]`."""
+    """Cross-entropy of each class over the images of which it is known, `[K]`."""
     is_known = ~answers.isnan()
     terms = F.binary_cross_entropy_with_logits(logits, answers.double().nan_to_num(), reduction="none") * is_known
     return terms.sum(dim=0) / (is_known.sum(dim=0).clamp(min=1) if reduction == "mean" else 1)

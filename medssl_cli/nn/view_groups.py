@@ -15,7 +15,7 @@ def embed_views(backbone: Backbone, groups: Sequence[Tensor]) -> Tensor:
     """Embed views of single images.
 
     Args:
-        backbone: Of two spatial dimensions.
+        backbone: Backbone of two spatial dimensions.
         groups: Per size, [V * B, C, X, Y].
 
     Returns:

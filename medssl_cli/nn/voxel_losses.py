@@ -95,8 +95,8 @@ def best_constant_loss(shares: Tensor, *, num_iterations: int = 10) -> Tensor:
     p_k is multiplied by the negative slope in p_k, and the result scaled to sum to 1, it is at the minimum.
 
     Args:
-        shares: Of voxels of each class in each of some batches, [N, K]; rows sum to 1.
-        num_iterations: Of the fixed point; five reach it to ten digits.
+        shares: Shares of voxels of each class in each of some batches, [N, K]; rows sum to 1.
+        num_iterations: Number of iterations of the fixed point; five reach it to ten digits.
 
     Returns:
         Scalar: mean over the batches, of the p that is best for all of them.

@@ -155,7 +155,7 @@ def _attend(qkv: Tensor, padding: Tensor | None, bias: Tensor, group: WindowGrou
     Args:
         qkv: Queries, keys and values of all tokens, [B, T, 3 C].
         padding: Those of padding, whose tokens are zero, [3 C].
-        bias: Of relative positions, [H, places, places].
+        bias: Bias by relative positions, [H, places, places].
         group: The windows.
         heads: H.
 

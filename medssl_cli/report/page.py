@@ -20,7 +20,6 @@ from medssl_cli.report.style import STYLE
 
 Cell = str | int | float | Estimate | None
 Kind = Literal["info", "good", "warning", "bad"]
-Best = Literal["max", "min"]
 
 NOTICE_TITLES: Final[Mapping[Kind, str]] = {"info": "Note", "good": "Passed", "warning": "Caution", "bad": "Failed"}
 NOT_APPLICABLE: Final = "n/a"
@@ -51,7 +50,7 @@ class Page:
     """A page that is put together block by block; every method returns the page, so that calls can be chained.
 
     Args:
-        title: Of the window and of the page.
+        title: Title of the window and of the page.
         subtitle: One line below it, for example the version and the command.
     """
 
@@ -61,14 +60,11 @@ class Page:
     _sections: list[tuple[str, str]] = field(default_factory=list, init=False)
     _num_figures: int = field(default=0, init=False)
 
-    def heading(self, text: str, *, level: Literal[2, 3] = 2) -> Self:
-        """Begin a section (2) or a part of one (3)."""
-        anchor = ""
-        if level == 2:
-            identifier = f"section-{len(self._sections) + 1}"
-            self._sections.append((identifier, text))
-            anchor = f' id="{identifier}"'
-        return self._add(f"<h{level}{anchor}>{_escaped(text)}</h{level}>")
+    def heading(self, text: str) -> Self:
+        """Begin a section."""
+        identifier = f"section-{len(self._sections) + 1}"
+        self._sections.append((identifier, text))
+        return self._add(f'<h2 id="{identifier}">{_escaped(text)}</h2>')
 
     def paragraph(self, text: str) -> Self:
         """Add running text; `code` between backticks."""
@@ -87,7 +83,6 @@ class Page:
         *,
         caption: str = "",
         decimals: Mapping[str, int] | None = None,
-        best: Mapping[str | tuple[str, ...], Best] | None = None,
     ) -> Self:
         """Add a table. Columns of numbers are aligned on the right; NaN and None read "n/a".
 
@@ -96,8 +91,6 @@ class Page:
             rows: One cell per column: text, a number, or an estimate, shown as mean and interval.
             caption: What the table shows.
             decimals: Column to the decimals of its fractions; 3 where not given.
-            best: What to highlight, "max" or "min": under a column's name the best of that column; under the names
-                of several columns the best of these in each row.
 
         Raises:
             ValueError: A row has another length than `columns`.
@@ -107,7 +100,6 @@ class Page:
             raise ValueError(f"every row needs {len(columns)} cells")
         places = [(decimals or {}).get(name, DECIMALS) for name in columns]
         is_number = [any(_is_number(row[index]) for row in cells) for index in range(len(columns))]
-        highlighted = _highlighted(columns, cells, best or {}, places)
         head = "".join(
             f'<th scope="col"{_class(number=number)}>{_escaped(name)}</th>'
             for name, number in zip(columns, is_number, strict=True)
@@ -115,11 +107,10 @@ class Page:
         body = "".join(
             "<tr>"
             + "".join(
-                f"<td{_class(number=is_number[i], best=(row, i) in highlighted)}>{_shown(cell, places[i])}</td>"
-                for i, cell in enumerate(row_cells)
+                f"<td{_class(number=is_number[i])}>{_shown(cell, places[i])}</td>" for i, cell in enumerate(row_cells)
             )
             + "</tr>"
-            for row, row_cells in enumerate(cells)
+            for row_cells in cells
         )
         title = f"<caption>{_inline(caption)}</caption>" if caption else ""
         return self._add(
@@ -196,7 +187,7 @@ def _inline(text: str) -> str:
 
 
 def _value(cell: Cell) -> float | None:
-    """The number by which a cell is compared, if it holds one."""
+    """The number that a cell holds, if it holds one."""
     if cell is None or isinstance(cell, str | bool):
         return None
     number = float(cell.mean if isinstance(cell, Estimate) else cell)
@@ -206,28 +197,6 @@ def _value(cell: Cell) -> float | None:
 def _is_number(cell: Cell) -> bool:
     """Whether a cell is a number or text that reads like one ("1,234", "99.9 %", "-0.5")."""
     return _value(cell) is not None or (isinstance(cell, str) and NUMBER_TEXT.fullmatch(cell) is not None)
-
-
-def _highlighted(
-    columns: Sequence[str],
-    cells: Sequence[Sequence[Cell]],
-    best: Mapping[str | tuple[str, ...], Best],
-    places: Sequence[int],
-) -> set[tuple[int, int]]:
-    """Places (row, column) of the best values, as they are shown; none where there is nothing to compare."""
-    found = set()
-    for names, direction in best.items():
-        if isinstance(names, str):
-            contests = [[(row, columns.index(names)) for row in range(len(cells))]]
-        else:
-            contests = [[(row, columns.index(name)) for name in names] for row in range(len(cells))]
-        for contest in contests:
-            known = [(at, value) for at in contest if (value := _value(cells[at[0]][at[1]])) is not None]
-            values = {at: round(value, places[at[1]]) for at, value in known}
-            if len(values) > 1:
-                target = max(values.values()) if direction == "max" else min(values.values())
-                found |= {at for at, value in values.items() if value == target}
-    return found
 
 
 def _shown(cell: Cell, decimals: int) -> str:
@@ -244,9 +213,8 @@ def _shown(cell: Cell, decimals: int) -> str:
     return f"{cell:,}" if isinstance(cell, int) else f"{number:.{decimals}f}"
 
 
-def _class(*, number: bool, best: bool = False) -> str:
-    names = [name for name, applies in (("number", number), ("best", best)) if applies]
-    return f' class="{" ".join(names)}"' if names else ""
+def _class(*, number: bool) -> str:
+    return ' class="number"' if number else ""
 
 
 def _png(picture: Image.Image) -> bytes:

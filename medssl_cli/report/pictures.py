@@ -178,7 +178,7 @@ def automatic_window(voxels: Voxels) -> tuple[float, float]:
     """Intensities to show as black and white when nothing is known about an image: its 1st and 99.5th percentile.
 
     Args:
-        voxels: Of any shape; values that are not finite are left out, very large images are sampled regularly.
+        voxels: Voxels of any shape; values that are not finite are left out, very large images are sampled regularly.
     """
     values = voxels.reshape(-1)[:: max(1, voxels.size // PERCENTILE_SAMPLES)].astype(np.float64)
     values = values[np.isfinite(values)]

@@ -1,4 +1,4 @@
-"""Plots of training and of scores over patients, as SVG for the page or as PNG.
+"""Plots of training and of scores over patients, as SVG for the page.
 
 Text and axes of an SVG take the colour of the text around it (`currentColor`), so that one plot serves a light and a
 dark page. The colours of the data have at least three times the contrast of either background. The bytes depend on the
@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,6 @@ from medssl_cli.metrics.statistics import Estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-ImageFormat = Literal["svg", "png"]
 
 SERIES_COLOURS: Final = ("#2f81c7", "#d5641c", "#11936d", "#b0609a", "#8f7d00", "#7b6fd0")
 """Told apart with any common colour blindness, in the order of use; 3:1 or more on white and on near-black."""
@@ -84,7 +82,6 @@ def loss_curves(
     baselines: Mapping[str, float] | None = None,
     title: str = "",
     ylabel: str = "loss",
-    image_format: ImageFormat = "svg",
 ) -> bytes:
     """Draw losses over steps, each with its smoothed course, beside the losses of trivial predictors.
 
@@ -93,7 +90,6 @@ def loss_curves(
         baselines: Name of a trivial predictor to the loss that it has; a model that learns passes below all.
         title: Written above.
         ylabel: What is drawn.
-        image_format: "svg" or "png".
 
     Returns:
         The file's bytes.
@@ -132,29 +128,21 @@ def loss_curves(
         axes.grid(axis="y", alpha=0.15)
         if len(curves) > 1:
             axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 1.16), ncols=min(len(curves), 5))
-        return _saved(figure, image_format)
+        return _saved(figure)
 
 
-def group_comparison(
-    groups: Mapping[str, Group],
-    *,
-    title: str = "",
-    ylabel: str = "Dice, mean of the structures",
-    image_format: ImageFormat = "svg",
-) -> bytes:
+def group_comparison(groups: Mapping[str, Group], *, ylabel: str = "Dice, mean of the structures") -> bytes:
     """Draw methods side by side: a dot per patient, lines between the dots of one patient, mean and interval.
 
     Args:
         groups: Name of the method ("from scratch", "pre-trained") to its scores.
-        title: Written above.
         ylabel: What the scores are.
-        image_format: "svg" or "png".
 
     Returns:
         The file's bytes.
     """
     with _style():
-        figure, axes = _figure(3.6, title, width=max(3.2, 1.9 * len(groups)))
+        figure, axes = _figure(3.6, width=max(3.2, 1.9 * len(groups)))
         members = list(groups.values())
         for position, (left, right) in enumerate(itertools.pairwise(members)):
             for patient in sorted(left.values.keys() & right.values.keys()):
@@ -177,25 +165,21 @@ def group_comparison(
         axes.set_xlim(-0.4, len(groups) - 0.4)
         axes.set_ylabel(ylabel)
         axes.grid(axis="y", alpha=0.15)
-        return _saved(figure, image_format)
+        return _saved(figure)
 
 
 def structure_scores(
     scores: Mapping[str, Mapping[str, Group]],
     *,
-    title: str = "",
     xlabel: str = "Dice",
     limits: tuple[float, float] | None = None,
-    image_format: ImageFormat = "svg",
 ) -> bytes:
     """Draw scores per structure: a dot per patient, the mean and its interval, one colour per method.
 
     Args:
         scores: Structure to method to scores.
-        title: Written above.
         xlabel: What the scores are.
         limits: Ends of the axis; by default those of the data.
-        image_format: "svg" or "png".
 
     Returns:
         The file's bytes.
@@ -204,7 +188,7 @@ def structure_scores(
     colours = dict(zip(methods, _colours(len(methods)), strict=True))
     row_height = 0.24 + 0.2 * len(methods)
     with _style():
-        figure, axes = _figure(0.9 + row_height * len(scores), title)
+        figure, axes = _figure(0.9 + row_height * len(scores))
         for row, groups in enumerate(scores.values()):
             for method, group in groups.items():
                 y = row + (methods.index(method) - (len(methods) - 1) / 2) * 0.3
@@ -222,32 +206,28 @@ def structure_scores(
         if len(methods) > 1:
             handles = [axes.plot([], [], "o", color=colours[method], label=method)[0] for method in methods]
             axes.legend(handles=handles, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(methods))
-        return _saved(figure, image_format)
+        return _saved(figure)
 
 
 def level_curves(
     curves: Mapping[str, Mapping[int, Level]],
     *,
-    title: str = "",
-    xlabel: str = "training patients",
-    ylabel: str = "Dice, mean of the structures",
-    image_format: ImageFormat = "svg",
+    xlabel: str,
+    ylabel: str,
 ) -> bytes:
     """Draw scores over the size of the training set, on a logarithmic axis: means with intervals, a dot per training.
 
     Args:
         curves: Name of the method to size to scores.
-        title: Written above.
         xlabel: What the sizes count.
         ylabel: What the scores are.
-        image_format: "svg" or "png".
 
     Returns:
         The file's bytes.
     """
     sizes = sorted({size for levels in curves.values() for size in levels})
     with _style():
-        figure, axes = _figure(3.8, title)
+        figure, axes = _figure(3.8)
         for index, ((name, levels), colour) in enumerate(zip(curves.items(), _colours(len(curves)), strict=True)):
             shift = 1 + 0.035 * (index - (len(curves) - 1) / 2)
             places = {size: size * shift for size in sorted(levels)}
@@ -265,18 +245,15 @@ def level_curves(
         axes.set_ylabel(ylabel)
         axes.grid(axis="y", alpha=0.15)
         axes.legend(frameon=False, loc="lower right")
-        return _saved(figure, image_format)
+        return _saved(figure)
 
 
-def seed_dots(
-    panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str, image_format: ImageFormat = "svg"
-) -> bytes:
+def seed_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str) -> bytes:
     """Draw scores of several methods, a panel per measure: a dot per seed and a bar at their mean.
 
     Args:
         panels: Name of the measure to name of the method to a score per seed.
         xlabel: What the scores are.
-        image_format: "svg" or "png".
 
     Returns:
         The file's bytes.
@@ -300,7 +277,7 @@ def seed_dots(
             axes.grid(axis="x", alpha=0.15)
             if index >= len(panels) - columns:
                 axes.set_xlabel(xlabel)
-        return _saved(figure, image_format)
+        return _saved(figure)
 
 
 def _draw_estimate(axes: "Axes", estimate: Estimate, place: float, colour: str, *, is_upright: bool) -> None:
@@ -358,7 +335,7 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _figure(height: float, title: str, *, width: float = WIDTH_INCHES) -> "tuple[Figure, Axes]":
+def _figure(height: float, title: str = "", *, width: float = WIDTH_INCHES) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -367,10 +344,7 @@ def _figure(height: float, title: str, *, width: float = WIDTH_INCHES) -> "tuple
     return figure, axes
 
 
-def _saved(figure: "Figure", image_format: ImageFormat) -> bytes:
+def _saved(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
-    if image_format == "png":
-        figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
-        return buffer.getvalue()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue().replace(INK.encode(), b"currentColor")

@@ -6,13 +6,11 @@ STYLE: Final = """
 :root {
   color-scheme: light dark;
   --page: #f6f8fa; --card: #ffffff; --ink: #1f2328; --quiet: #59636e; --line: #d1d9e0; --accent: #0969da;
-  --best: #dafbe1; --best-ink: #0b5c28;
   --info: #0969da; --good: #1a7f37; --warning: #9a6700; --bad: #cf222e;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #0d1117; --card: #161b22; --ink: #e6edf3; --quiet: #9198a1; --line: #30363d; --accent: #4493f8;
-    --best: #12361f; --best-ink: #7ee2a0;
     --info: #4493f8; --good: #3fb950; --warning: #d29922; --bad: #f85149;
   }
 }
@@ -24,7 +22,6 @@ body {
 header { border-bottom: 1px solid var(--line); margin-bottom: 2rem; padding-bottom: 1.25rem; }
 h1 { font-size: 2rem; line-height: 1.2; letter-spacing: -0.02em; margin: 0; }
 h2 { font-size: 1.4rem; line-height: 1.3; letter-spacing: -0.01em; margin: 3rem 0 0.75rem; scroll-margin-top: 1rem; }
-h3 { font-size: 1.08rem; margin: 2rem 0 0.5rem; }
 p { margin: 0.6rem 0; max-width: 46rem; overflow-wrap: break-word; }
 .subtitle { color: var(--quiet); margin: 0.5rem 0 0; }
 nav ul { display: flex; flex-wrap: wrap; gap: 0.4rem 1.4rem; list-style: none; margin: 1rem 0 0; padding: 0; }
@@ -51,9 +48,7 @@ thead th { font-weight: 600; color: var(--quiet); white-space: nowrap; }
 table > thead:first-child th { border-top: 0; }
 tbody tr:hover { background: color-mix(in srgb, var(--line) 25%, transparent); }
 .number { text-align: right; white-space: nowrap; }
-.best { background: var(--best); color: var(--best-ink); font-weight: 600; }
 .interval { color: var(--quiet); font-size: 0.85em; font-weight: 400; margin-left: 0.6em; }
-.best .interval { color: inherit; }
 .interval:empty { margin: 0; }
 .missing { color: var(--quiet); }
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 1rem 2rem; margin: 1.25rem 0; }
@@ -92,12 +87,11 @@ figcaption {
   :root {
     color-scheme: light;
     --page: #ffffff; --card: #ffffff; --ink: #000000; --quiet: #444444; --line: #bbbbbb; --accent: #000000;
-    --best: #e4f5e8; --best-ink: #0b5c28;
     --info: #0969da; --good: #1a7f37; --warning: #9a6700; --bad: #cf222e;
   }
   body { max-width: none; padding: 0; font-size: 11pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   nav { display: none; }
-  h2, h3 { break-after: avoid; }
+  h2 { break-after: avoid; }
   .scroll, pre { overflow: visible; }
   pre { white-space: pre-wrap; }
   tr, .notice { break-inside: avoid; }

@@ -16,6 +16,7 @@ from medssl_cli.metrics.statistics import (
     bootstrap_crossed_mean,
     bootstrap_mean,
     holm_adjusted,
+    mean_of_known,
     paired_sign_flip_test,
     patient_means,
 )
@@ -133,7 +134,7 @@ class StructureDice:
 def _crossed(rows: Sequence[PatientDice]) -> dict[str, Any]:
     """Mean over trainings and patients with its interval, and the mean of each training."""
     estimate = bootstrap_crossed_mean(rows, rng=np.random.default_rng(RESAMPLING_SEED))
-    return {**asdict(estimate), "per_seed": [_mean(list(row.values())) for row in rows]}
+    return {**asdict(estimate), "per_seed": [mean_of_known(list(row.values())) for row in rows]}
 
 
 def _mean_of(by_patient: PatientDice) -> Estimate:
@@ -149,14 +150,9 @@ def _structure_dice(scores: Mapping[str, Any]) -> dict[str, PatientDice]:
         name: [math.nan if (dice := case["scores"][name]["dice"]) is None else dice for case in cases]
         for name in scores["structures"]
     }
-    means = [_mean([values[name][index] for name in values]) for index in range(len(cases))]
+    means = [mean_of_known([values[name][index] for name in values]) for index in range(len(cases))]
     return {name: patient_means(column, patients) for name, column in {ALL_STRUCTURES: means, **values}.items()}
 
 
 def _over_seeds(rows: Sequence[PatientDice]) -> PatientDice:
     return {patient: float(np.mean([row[patient] for row in rows])) for patient in rows[0]}
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return float(np.mean(known)) if known else math.nan

@@ -18,9 +18,9 @@ def serve(descriptor: int, parent: int, memory_limit_bytes: int, retire_above_by
     """Say that this process is ready, then answer one task after another until the pipe closes.
 
     Args:
-        descriptor: Of a socket whose other end is the parent's.
+        descriptor: Descriptor of a socket whose other end is the parent's.
         parent: Process number of the parent.
-        memory_limit_bytes: Of address space; 0 for none.
+        memory_limit_bytes: Limit of the address space; 0 for none.
         retire_above_bytes: Resident memory from which this process asks to be replaced.
     """
     confine(parent, memory_limit_bytes)
@@ -69,7 +69,7 @@ def confine(parent: int, memory_limit_bytes: int = 0) -> None:
 
     Args:
         parent: Process number of the parent.
-        memory_limit_bytes: Of address space; 0 for none.
+        memory_limit_bytes: Limit of the address space; 0 for none.
     """
     import resource
     import signal

@@ -25,7 +25,7 @@ LOST_AFTER_S: Final = 60.0
 FETCH_TIMEOUT_S: Final = 30.0
 POLL_S: Final = 0.5
 AHEAD: Final = 2
-_CREWS: Final = "medssl_crews"
+_CHILDREN: Final = "medssl_children"
 
 
 def cluster_workers(address: str, *, memory_limit_bytes: int | None = None) -> "ClusterWorkers":
@@ -84,7 +84,7 @@ class ClusterWorkers:
     """The interface of `Workers` over the workers of a Dask cluster; use it as a context manager.
 
     Args:
-        client: Of the cluster; closed with this.
+        client: Client of the cluster; closed with this.
         memory_limit_bytes: Address-space limit of each child process.
     """
 
@@ -101,7 +101,7 @@ class ClusterWorkers:
     def close(self) -> None:
         """End the child processes on the workers and leave the cluster."""
         with contextlib.suppress(Exception):
-            self._client.run(_dismiss_crews)
+            self._client.run(_dismiss_children)
         self._client.close()
 
     def map(
@@ -160,7 +160,7 @@ class ClusterWorkers:
         return []
 
     def _submit(self, function: Callable[[Any], Any], task: Any, timeout_s: float) -> "Future[Any]":
-        return self._client.submit(_run_in_crew, function, task, timeout_s, self._memory_limit_bytes, pure=False)
+        return self._client.submit(_run_in_child, function, task, timeout_s, self._memory_limit_bytes, pure=False)
 
 
 def _outcome(task: Task, future: "Future[Any]") -> Outcome[Task, Any] | None:
@@ -177,14 +177,14 @@ def _outcome(task: Task, future: "Future[Any]") -> Outcome[Task, Any] | None:
     return Outcome(task, result, failure)
 
 
-def _run_in_crew(
+def _run_in_child(
     function: Callable[[Any], Any], task: Any, timeout_s: float, memory_limit_bytes: int | None
 ) -> tuple[Any, str]:
     """On a Dask worker: let a supervised child of this thread do the task; nothing is raised, for Dask would log it."""
     from distributed import get_worker
 
-    crews: dict[tuple[int, int | None], Workers] = get_worker().__dict__.setdefault(_CREWS, {})
-    runner = crews.setdefault(
+    children: dict[tuple[int, int | None], Workers] = get_worker().__dict__.setdefault(_CHILDREN, {})
+    runner = children.setdefault(
         (threading.get_ident(), memory_limit_bytes), Workers(1, memory_limit_bytes=memory_limit_bytes)
     )
     try:
@@ -194,7 +194,7 @@ def _run_in_crew(
     return outcome.result, outcome.failure
 
 
-def _dismiss_crews(dask_worker: Any) -> None:
+def _dismiss_children(dask_worker: Any) -> None:
     """On a Dask worker: end all child processes; those that are at work too."""
-    for runner in dask_worker.__dict__.pop(_CREWS, {}).values():
+    for runner in dask_worker.__dict__.pop(_CHILDREN, {}).values():
         runner.close()

@@ -26,7 +26,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.cli.infer import infer as infer_command
 from medssl_cli.cli.ingest import ingest as ingest_command
 from medssl_cli.deploy.infer import infer
-from medssl_cli.deploy.reading import OF_NO_CONCERN, ScanReader
+from medssl_cli.deploy.scan_reader import OF_NO_CONCERN, ScanReader
 from medssl_cli.deploy.scans import find_scans
 from medssl_cli.formats import images
 from medssl_cli.formats.dicom import read_headers

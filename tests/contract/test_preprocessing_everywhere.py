@@ -29,7 +29,7 @@ from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.build import build_task
 from medssl_cli.heads import BoxesHead, FindingsHead, Head, MasksHead, OperatingPoint
-from medssl_cli.imaging.geometry import Shape, reorient_like, reorient_to_ras
+from medssl_cli.imaging.geometry import Shape, reorient_to_ras
 from medssl_cli.imaging.placement import move_boxes, placement_of, restore_labels
 from medssl_cli.imaging.preprocessing import network_input
 from medssl_cli.imaging.volume import Volume
@@ -37,6 +37,7 @@ from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Named, TaskRecipe, validate_recipe
 from medssl_cli.tasks import supervision_of
 from tests.environment import give_known_key
+from tests.orientations import reorient_like
 from tests.toy_model import toy_bundle, write_toy_model
 
 Array = NDArray[np.float32]

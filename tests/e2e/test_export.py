@@ -13,7 +13,7 @@ from torch import nn
 
 from medssl_cli.base.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.cache.store import Cache
-from medssl_cli.deploy import export
+from medssl_cli.deploy import export, proven_file
 from medssl_cli.deploy.bundle import load_model
 from medssl_cli.deploy.export import export_network, onnx_graph
 from medssl_cli.deploy.parity import compare
@@ -147,7 +147,7 @@ def test_the_file_is_self_contained_and_tells_nothing_about_this_machine(exporte
 
     onnx.checker.check_model(model, full_check=True)
     assert not any(tensor.external_data for tensor in model.graph.initializer)
-    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [export.OPSET]
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [proven_file.OPSET]
     for trace in (str(Path(__file__).parents[2]), "site-packages", "stack_trace"):
         assert trace.encode() not in exported.read_bytes()
     assert [path.name for path in exported.parent.iterdir()] == ["model.onnx"]

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from medssl_cli.base.errors import GateError
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
-from medssl_cli.deploy import export, runtime
+from medssl_cli.deploy import export, proven_file, runtime
 from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.export import export_network, onnx_graph
 from medssl_cli.deploy.onnx_file import graph_of, read_head, seal
@@ -153,13 +153,13 @@ def tampering(monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes],
         change: From the bytes that were meant to those that are written.
         at: Which write: the first makes the file that is compared, the second adds the proof.
     """
-    write, calls = export.write_atomic, []
+    write, calls = proven_file.write_atomic, []
 
     def other(path: Path, data: bytes, **options: Any) -> None:
         calls.append(path)
         write(path, change(data) if len(calls) == at + 1 else data, **options)
 
-    monkeypatch.setattr(export, "write_atomic", other)
+    monkeypatch.setattr(proven_file, "write_atomic", other)
 
 
 def with_bundle(data: bytes, **changes: Any) -> bytes:
@@ -309,13 +309,13 @@ def test_nothing_changes_after_the_comparison(
 def test_a_file_that_was_exchanged_after_the_comparison_is_caught(
     run: ToyRun, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = export._set_proof
+    make = proven_file._set_proof
 
     def exchanged(path: Path, *given: Any) -> Bundle:
         path.write_bytes(with_tensor(path.read_bytes(), 0, 1.1))
         return make(path, *given)
 
-    monkeypatch.setattr(export, "_set_proof", exchanged)
+    monkeypatch.setattr(proven_file, "_set_proof", exchanged)
 
     assert "another one" in refused(run, cache, tmp_path)
 

@@ -254,7 +254,7 @@ def test_a_decoder_that_dies_costs_its_own_scan_only(
         dataset.compress(RLELossless, generate_instance_uid=False)
         dataset.save_as(path)
     write_series(tmp_path / "scans" / "plain", number=2)
-    monkeypatch.setattr("medssl_cli.deploy.reading.decode_in_child", die)
+    monkeypatch.setattr("medssl_cli.deploy.scan_reader.decode_in_child", die)
 
     report = run([tmp_path / "scans"], model, tmp_path / "out")
 

@@ -21,7 +21,7 @@ from medssl_cli.base.errors import Exit, GateError, NothingUsableError, UsageErr
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
-from medssl_cli.deploy import embeddings, export
+from medssl_cli.deploy import embeddings, export, proven_file
 from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.embeddings import load_volume_encoder
 from medssl_cli.deploy.export import export_run
@@ -391,7 +391,7 @@ def test_an_encoder_that_was_changed_between_writing_and_reading_is_not_kept(
     ports = encoder.head.inputs(encoder.preprocessing, 1), encoder.head.outputs(encoder.preprocessing)
     graph = export.onnx_graph(encoder.network, *ports)
     monkeypatch.setattr(embeddings, "onnx_graph", lambda *_: graph)
-    write, path = export.write_atomic, tmp_path / "out" / "encoder.onnx"
+    write, path = proven_file.write_atomic, tmp_path / "out" / "encoder.onnx"
     seen = encoder.preprocessing
     changes: list[tuple[int, Callable[[bytes], bytes]]] = [
         (1, lambda data: changed_words(data, preprocessing=seen.model_copy(update={"fit": (16, 16)}))),
@@ -419,7 +419,7 @@ def test_an_encoder_that_was_changed_between_writing_and_reading_is_not_kept(
             calls.append(path)
             write(path, change(data) if len(calls) == at else data, **more)
 
-        monkeypatch.setattr(export, "write_atomic", other)
+        monkeypatch.setattr(proven_file, "write_atomic", other)
         with pytest.raises(GateError, match="E_PARITY"):
             export_run(joint_run, path, cache_root=cache.root, cases=1)
         assert list(path.parent.iterdir()) == []

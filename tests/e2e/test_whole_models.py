@@ -18,7 +18,7 @@ from medssl_cli.base.errors import Exit, GateError
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
-from medssl_cli.deploy import export
+from medssl_cli.deploy import export, proven_file
 from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.export import export_network, head_of, make_bundle
 from medssl_cli.deploy.onnx_file import graph_of, read_head, seal
@@ -163,13 +163,13 @@ def refused(run: FineTunedRun, cache: Cache, folder: Path) -> str:
 
 def tampering(monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes], *, at: int = 0) -> None:
     """Let a write of export put something else on the disk than it was given."""
-    write, calls = export.write_atomic, []
+    write, calls = proven_file.write_atomic, []
 
     def other(path: Path, data: bytes, **options: Any) -> None:
         calls.append(path)
         write(path, change(data) if len(calls) == at + 1 else data, **options)
 
-    monkeypatch.setattr(export, "write_atomic", other)
+    monkeypatch.setattr(proven_file, "write_atomic", other)
 
 
 def with_words(data: bytes, lie: Callable[[Bundle], dict[str, Any]]) -> bytes:

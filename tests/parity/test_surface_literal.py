@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from medssl_cli.metrics.surface import assd_mm, hd95_mm, label_map_scores, nsd, surface_distances
+from medssl_cli.metrics.surface import assd_mm, hd95_mm, nsd, structure_scores, surface_distances
 
 Voxel = tuple[int, int, int]
 
@@ -87,15 +87,7 @@ def test_surface_metrics_equal_their_definitions(masks, spacing, tolerance):
 @given(masks=pairs_of_masks(), spacing=SPACINGS, margin=st.integers(1, 3))
 def test_background_around_the_image_changes_nothing(masks, spacing, margin):
     assume(all(mask.any() for mask in masks) and min(masks[0].shape) > 1)
-    near, far = (
-        label_map_scores(
-            *(np.pad(mask, pad).astype(np.uint8) for mask in masks),
-            classes={1: "structure"},
-            spacing_mm=spacing,
-            nsd_tolerance_mm=1.0,
-        )["structure"]
-        for pad in (0, margin)
-    )
+    near, far = (structure_scores(*(np.pad(mask, pad) for mask in masks), spacing, 1.0) for pad in (0, margin))
 
     assert near.outcome == far.outcome
     assert dataclasses.astuple(near)[:-1] == pytest.approx(dataclasses.astuple(far)[:-1])

@@ -6,7 +6,8 @@ import pytest
 from medssl_cli.base.errors import InputError, UsageError
 from medssl_cli.formats.affines import assumed_affine, placed
 from medssl_cli.formats.policy import STRICT, Policy
-from medssl_cli.imaging.geometry import corner_displacement_mm, corner_indices, orientation_code, orthonormalised
+from medssl_cli.imaging.geometry import corner_displacement_mm, corner_indices, orthonormalised
+from tests.orientations import orientation_code
 
 SHAPE = (20, 16, 12)
 RESAMPLE = Policy(shear="resample")

@@ -11,7 +11,7 @@ import pytest
 from medssl_cli.demo import cohort as cohort_module
 from medssl_cli.demo.cohort import JUNK, ORIENTATIONS, Cohort, write_cohort
 from medssl_cli.formats.dicom import group_headers, is_dicom, read_headers, read_series
-from medssl_cli.imaging.geometry import orientation_code
+from tests.orientations import orientation_code
 
 NUM_SERIES, NUM_LABELLED = 4, 4
 

@@ -35,16 +35,6 @@ def test_every_copy_of_the_same_bytes_is_counted(tmp_path):
     assert (refusal.code, len(refusal.files)) == ("DUPLICATE", 3)
 
 
-def test_fewer_instances_than_the_archive_holds_are_incomplete():
-    headers = [fake_header(number) for number in range(6)]
-
-    parts, (refusal,) = group_headers(headers, expected_instances={"1.3": 7})
-    complete, refusals = group_headers(headers, expected_instances={"1.3": 6})
-
-    assert (parts, refusal.code) == ([], "E_INCOMPLETE_SERIES")
-    assert (len(complete), refusals) == (1, [])
-
-
 @pytest.mark.parametrize(
     ("numbers", "warns"),
     [([1, 2, 3, 4], False), ([0, 1, 2, 3], False), ([2, 3, 4, 5], True), ([1, 2, 4, 5], True), ([7, 7, 7, 7], False)],

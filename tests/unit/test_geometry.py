@@ -16,14 +16,13 @@ from medssl_cli.imaging.geometry import (
     displacement_limit_mm,
     is_invertible,
     is_same_grid,
-    orientation_code,
     orthonormalised,
     ras_index_affine,
-    reorient_like,
     reorient_to_ras,
     spacing_mm,
 )
 from medssl_cli.imaging.volume import Volume
+from tests.orientations import orientation_code, reorient_like
 
 SHAPE = (3, 4, 5)
 SIGNED_PERMUTATIONS = [

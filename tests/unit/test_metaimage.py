@@ -10,7 +10,7 @@ import pytest
 from medssl_cli.base.errors import InputError
 from medssl_cli.formats.metaimage import is_metaimage, read_metaimage
 from medssl_cli.formats.policy import Policy
-from medssl_cli.imaging.geometry import orientation_code
+from tests.orientations import orientation_code
 from tests.reference_images import SPACINGS, VOXELS, oblique, signed_permutations, write_with_simpleitk
 
 BODY = VOXELS.tobytes(order="F")

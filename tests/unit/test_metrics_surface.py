@@ -11,8 +11,8 @@ from medssl_cli.metrics.surface import (
     assd_mm,
     hd95_mm,
     image_diagonal_mm,
-    label_map_scores,
     nsd,
+    structure_scores,
     surface,
     surface_distances,
 )
@@ -101,13 +101,7 @@ def test_an_empty_mask_has_no_surface_to_measure_to():
 
 
 def scores_of(prediction: np.ndarray, reference: np.ndarray):
-    return label_map_scores(
-        prediction.astype(np.uint8),
-        reference.astype(np.uint8),
-        classes={1: "aorta"},
-        spacing_mm=(1.0, 1.0, 2.0),
-        nsd_tolerance_mm=1.0,
-    )["aorta"]
+    return structure_scores(prediction.astype(bool), reference.astype(bool), (1.0, 1.0, 2.0), 1.0)
 
 
 EMPTY = np.zeros(SHAPE, dtype=bool)
@@ -150,20 +144,6 @@ def test_no_distance_within_an_image_is_worse_than_missing_the_structure():
     assert scores_of(*corners).hd95_mm < scores_of(EMPTY, CUBE).hd95_mm
 
 
-def test_structures_are_scored_apart_and_in_the_order_of_the_classes():
-    reference = np.where(CUBE, 3, 0)
-    reference[9:, 9:, 9:] = 500  # more labels than fit a byte
-    prediction = np.where(CUBE, 3, 0)
-
-    scores = label_map_scores(
-        prediction, reference, classes={500: "small", 3: "large"}, spacing_mm=(1, 1, 1), nsd_tolerance_mm=1
-    )
-
-    assert [(name, score.outcome) for name, score in scores.items()] == [("small", "missed"), ("large", "scored")]
-
-
-def test_label_maps_of_different_grids_are_not_compared():
+def test_masks_of_different_grids_are_not_compared():
     with pytest.raises(ValueError, match="same grid"):
-        label_map_scores(
-            np.zeros((2, 2, 2), int), np.zeros((2, 2, 3), int), classes={}, spacing_mm=(1, 1, 1), nsd_tolerance_mm=1
-        )
+        structure_scores(np.zeros((2, 2, 2), bool), np.zeros((2, 2, 3), bool), (1, 1, 1), 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medssl_cli.base.errors import GateError, UsageError
-from medssl_cli.deploy.store import ModelStore, resolve_model
+from medssl_cli.deploy.model_store import ModelStore, resolve_model
 from tests.toy_model import write_toy_model
 
 

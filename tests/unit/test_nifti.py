@@ -3,6 +3,7 @@
 import gzip
 import io
 import itertools
+import os
 import struct
 import zipfile
 from pathlib import Path, PurePath, PurePosixPath
@@ -19,7 +20,8 @@ from medssl_cli.formats.nifti import encode_nifti, read_nifti, read_nifti_series
 from medssl_cli.formats.patients import patient_from_name, patients_from_places
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import Member
-from medssl_cli.imaging.geometry import corner_displacement_mm, displacement_limit_mm, orientation_code
+from medssl_cli.imaging.geometry import corner_displacement_mm, displacement_limit_mm
+from tests.orientations import orientation_code
 
 VOXELS = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 30], [0, 0, 0, 1]], dtype=np.float64)
@@ -399,13 +401,13 @@ def test_a_half_turn_alone_is_that_of_the_reference_implementation(tmp_path):
 def test_a_file_that_is_written_while_it_is_read_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.nii"
     path.write_bytes(patched())
-    fstat, clock = nifti.os.fstat, itertools.count()
+    fstat, clock = os.fstat, itertools.count()
 
     def ticking(descriptor):
         status = fstat(descriptor)
         return SimpleNamespace(st_mode=status.st_mode, st_size=status.st_size, st_mtime_ns=next(clock))
 
-    monkeypatch.setattr(nifti.os, "fstat", ticking)
+    monkeypatch.setattr(os, "fstat", ticking)
 
     with pytest.raises(InputError, match="E_CHANGED_DURING_READ"):
         read_nifti(path)

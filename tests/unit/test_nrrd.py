@@ -13,7 +13,7 @@ from medssl_cli.base.errors import InputError, UsageError
 from medssl_cli.formats.nrrd import is_nrrd, read_nrrd
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import Member
-from medssl_cli.imaging.geometry import orientation_code
+from tests.orientations import orientation_code
 from tests.reference_images import SPACINGS, VOXELS, oblique, signed_permutations, write_with_simpleitk
 
 BODY = VOXELS.tobytes(order="F")

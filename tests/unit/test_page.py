@@ -58,7 +58,6 @@ def everything() -> Page:
     return (
         Page("Title", "made by `medssl`")
         .heading("One")
-        .heading("Part", level=3)
         .paragraph("Some `code`")
         .notice("Careful", kind="warning")
         .table(["name", "Dice"], [["a", 0.5], ["b", math.nan]], caption="Scores")
@@ -165,38 +164,6 @@ def test_an_estimate_is_shown_with_its_interval_if_it_has_one():
     assert [re.sub("<[^>]*>", " ", cell).split() for cell in cells] == [["0.85", "0.80", "to", "0.90"], ["0.85"]]
 
 
-def highlighted(page: Page) -> list[bool]:
-    return ["best" in (cell.get("class") or "") for cell in Outline(page.render()).all("td")]
-
-
-def test_the_best_of_a_column_is_highlighted_and_what_is_missing_never_is():
-    rows = [[0.9, 5.0], [0.7, 1.0], [math.nan, math.nan]]
-
-    page = Page("t").table(["Dice", "HD95"], rows, best={"Dice": "max", "HD95": "min"})
-
-    assert highlighted(page) == [True, False, False, True, False, False]
-
-
-def test_the_best_of_each_row_is_highlighted_among_the_named_columns():
-    rows = [["LV", 0.8, 0.9, 7], ["RV", Estimate(0.7, 0.6, 0.8, 0.95, 9, 0), 0.6, 8]]
-
-    page = Page("t").table(["name", "scratch", "pre-trained", "n"], rows, best={("scratch", "pre-trained"): "max"})
-
-    assert highlighted(page) == [False, False, True, False, False, True, False, False]
-
-
-def test_values_that_look_equal_are_equally_good():
-    assert highlighted(Page("t").table(["Dice"], [[0.80001], [0.80002], [0.7]], best={"Dice": "max"})) == [
-        True,
-        True,
-        False,
-    ]
-
-
-def test_one_value_alone_is_not_the_best():
-    assert highlighted(Page("t").table(["Dice"], [[0.8], [None]], best={"Dice": "max"})) == [False, False]
-
-
 def test_a_row_with_too_few_cells_is_refused():
     with pytest.raises(ValueError, match="2 cells"):
         Page("t").table(["a", "b"], [[1]])
@@ -241,4 +208,3 @@ def test_text_has_the_contrast_that_accessibility_guidelines_ask_for(theme):
     for ink in ("ink", "quiet", "accent", "info", "good", "warning", "bad"):
         for ground in ("page", "card"):
             assert contrast(theme[ink], theme[ground]) >= 4.5, (ink, ground)  # WCAG 2.2, 1.4.3, level AA
-    assert contrast(theme["best-ink"], theme["best"]) >= 4.5

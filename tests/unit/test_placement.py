@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from medssl_cli.imaging.geometry import Affine, reorient_like, reorient_to_ras
+from medssl_cli.imaging.geometry import Affine, reorient_to_ras
 from medssl_cli.imaging.placement import (
     GridPlacement,
     move_boxes,
@@ -19,6 +19,7 @@ from medssl_cli.imaging.placement import (
 from medssl_cli.imaging.preprocessing import intensity_of, network_input
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Channel, IntensityRule, Preprocessing
+from tests.orientations import reorient_like
 
 SPACING = (1.0, 1.5, 2.0)
 GEOMETRIES = {

@@ -32,7 +32,7 @@ BESIDE: Final = (SLICES,)
 IMPORT_HINT: Final = "weights of other projects enter through medssl weights import"
 FREE_OPTIONS: Final = ("use_checkpoint", "inflation")
 INFLATED: Final = "resnet"
-"""Of two dimensions it can become one of three."""
+"""The backbone that can turn from two dimensions to three."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Encoder:
     Args:
         backbone: Name and options.
         weights: Its tensors by name.
-        sha256: Of the file.
+        sha256: SHA-256 of the file.
         patients: Whose images it has seen; None if nobody knows.
-        in_channels: Of its images.
+        in_channels: Number of channels of its images.
         channels: Their names in order; none if they had none.
         labelled_patients: Whose labels it has seen too.
         beside: Other modules of its run, by name.
@@ -62,7 +62,7 @@ class Encoder:
     task: "TaskWeights | None" = None
 
     def origin(self) -> dict[str, Any]:
-        """For the manifest of a run that begins with these weights: what they have seen, it has seen too."""
+        """Words for the manifest of a run that begins with these weights: what they have seen, it has seen too."""
         patients = None if self.patients is None else sorted(self.patients)
         return {"sha256": self.sha256, "patients": patients, "labelled": sorted(self.labelled_patients)}
 
@@ -258,7 +258,7 @@ def initialise_task(
         task: With a `backbone`.
         encoder: Has the weights.
         how: See `initialise`.
-        classes: Of the task, in order; the decoder or head of a fine-tuned run with the same ones is taken too.
+        classes: Classes of the task, in order; the decoder or head of a fine-tuned run with the same ones is taken too.
 
     Returns:
         One line that says what was transferred.

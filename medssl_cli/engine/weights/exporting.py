@@ -29,9 +29,9 @@ class Exported:
 
     Args:
         path: The file with the weights.
-        sha256: Of it.
+        sha256: SHA-256 of the file.
         num_tensors: In it.
-        num_fresh: Of these, random: a decoder, which pre-training does not have.
+        num_fresh: How many of these are random: a decoder, which pre-training does not have.
         plan: The file with nnU-Net's plan, or None.
     """
 

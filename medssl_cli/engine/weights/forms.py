@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medssl_cli.base.errors import UsageError
 from medssl_cli.engine.weights.reading import BRANCHES
-from medssl_cli.nn.axes import MAX_KERNEL
+from medssl_cli.nn.axes import MAX_KERNEL, shortest
 from medssl_cli.nn.backbones.resnet import BLOCKS, BOTTLENECK_FROM
 from medssl_cli.recipe import Named
 
@@ -42,8 +42,8 @@ class Parts:
 
     Args:
         encoder: What becomes a backbone.
-        decoder: Of a supervised network.
-        projector: Of a self-supervised method.
+        decoder: Decoder of a supervised network.
+        projector: Projector of a self-supervised method.
         unexpected: Everything else.
         num_aliases: Further names of tensors that are here already.
         num_dropped: Tensors of the branch that was not chosen.
@@ -62,7 +62,7 @@ class Form:
     """One family of files.
 
     Args:
-        name: Of the backbone.
+        name: Name of the backbone.
         sign: A name that matches is found in every file of this form and in no other.
         encoder: Names of the encoder; group 1 is the name in our backbone.
         decoder: Names of the decoder.
@@ -200,8 +200,8 @@ def _nnunet_options(what: str, last: str) -> Callable[[Tensors, Tensors], dict[s
         }
         found = {
             "channels": [int(weight.shape[0]) for weight in firsts],
-            "strides": [_shortest(stride) for stride in strides],
-            "kernel_sizes": [_shortest(kernel) for kernel in kernels],
+            "strides": [shortest(stride) for stride in strides],
+            "kernel_sizes": [shortest(kernel) for kernel in kernels],
             what: [sum(at == level for at, _ in weights) for level in levels],
         }
         return {name: value for name, value in found.items() if value != defaults[name]}
@@ -236,7 +236,7 @@ def _kernel(weight: Tensor) -> list[int]:
 
 
 def _strides(decoder: Tensors, kernels: Sequence[list[int]]) -> list[list[int]]:
-    """Of each level along each axis, from the decoder's up-samplings, coarse to fine.
+    """Strides of each level along each axis, from the decoder's up-samplings, coarse to fine.
 
     Without a decoder they are 2, as nnU-Net has them for images whose voxels are about cubic; where a kernel differs
     between axes, voxels are not, and nothing else tells the strides.
@@ -252,11 +252,6 @@ def _strides(decoder: Tensors, kernels: Sequence[list[int]]) -> list[list[int]]:
             )
         strides.append([2] * dims if weight is None else [int(size) for size in weight.shape[2:]])
     return strides
-
-
-def _shortest(values: Sequence[int]) -> int | list[int]:
-    """One number if it is the same along all axes, as recipes have it."""
-    return values[0] if len(set(values)) == 1 else list(values)
 
 
 FORMS: Final = (

@@ -64,7 +64,7 @@ class Wishes:
     Args:
         kind: A key of `KINDS`, or "auto".
         branch: "student", "teacher" or empty.
-        in_channels: Of the images that the backbone will see.
+        in_channels: Number of channels of the images that the backbone will see.
         axes: Order of the axes in the arrays that the weights were trained on; "zyx" turns the kernels of nnU-Net.
         allow_partial: Whether weights that the file lacks may be random.
     """
@@ -114,7 +114,7 @@ def import_weights(source: Path, out: Path, wishes: Wishes, *, show: Callable[[R
     """Write the encoder of a file, and whatever else of it may be of use, into a new folder.
 
     Args:
-        source: Of any origin; it is opened by a child process only.
+        source: A file of any origin; it is opened by a child process only.
         out: Folder to make.
         wishes: What the caller says about the file.
         show: Told what became of every tensor, also when the file is refused for being incomplete.

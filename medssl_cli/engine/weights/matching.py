@@ -14,7 +14,7 @@ from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named
 
 COUNTER: Final = "num_batches_tracked"
-"""Of batch norms; files of old versions of torch lack it, and nothing depends on it."""
+"""Counter of batch norms; files of old versions of torch lack it, and nothing depends on it."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Match:
         missing: Names that the file lacks.
         misshapen: Names whose shape does not fit.
         unexpected: Names that the backbone has not.
-        num_parameters: Of the backbone; statistics of batch norms are none.
-        num_covered: Of these, in `weights`.
+        num_parameters: Number of parameters of the backbone; statistics of batch norms are none.
+        num_covered: How many of these are in `weights`.
     """
 
     weights: dict[str, Tensor]
@@ -91,7 +91,7 @@ def match_encoder(
     Args:
         encoder: From the file, under our names.
         backbone: What it should become.
-        in_channels: Of the images that the backbone will see.
+        in_channels: Number of channels of the images that the backbone will see.
         inputs: Names whose second axis is the image's channels.
 
     Raises:

@@ -100,7 +100,7 @@ def plan(backbone: Named, data: Data | None) -> dict[str, Any]:
 
     Args:
         backbone: "plainconv" or "resenc".
-        data: Of the recipe; None if the weights came from elsewhere.
+        data: Data of the recipe; None if the weights came from elsewhere.
     """
     kind = NNUNET[backbone.name]
     channels, strides, kernels = _levels(backbone)

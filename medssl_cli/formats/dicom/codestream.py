@@ -75,7 +75,7 @@ def check_codestream(header: CodedPicture, frames: Sequence[bytes]) -> int:
     header and are counted while they are decoded (`rle`).
 
     Args:
-        header: Of the picture.
+        header: Header of the picture.
         frames: The compressed data of one picture; exactly one is expected.
 
     Returns:
@@ -100,12 +100,12 @@ def check_codestream(header: CodedPicture, frames: Sequence[bytes]) -> int:
         raise InputError("E_TRUNCATED", "the codestream has no end marker", hint="retrieve the file again")
     components = len(picture.precisions)
     if (picture.columns, picture.rows, components) != (header.Columns, header.Rows, header.SamplesPerPixel):
-        raise _mismatch("codestream and header disagree on the size")
+        raise mismatch("codestream and header disagree on the size")
     if picture.signs is not None and set(picture.signs) != {header.PixelRepresentation == 1}:
-        raise _mismatch("codestream and header disagree on the sign")
+        raise mismatch("codestream and header disagree on the sign")
     for precision in picture.precisions:
         if not header.BitsStored <= precision <= header.BitsAllocated:
-            raise _mismatch(f"{precision} bits in the codestream, {header.BitsStored} in the header")
+            raise mismatch(f"{precision} bits in the codestream, {header.BitsStored} in the header")
     return max(picture.precisions)
 
 
@@ -114,7 +114,7 @@ def _picture(frame: bytes) -> _Picture:
         return _jpeg_size(frame)
     start = _codestream_start(frame) if frame.startswith(_JP2_START) else 0
     if frame[start : start + 4] != _J2K_START:
-        raise _mismatch("not a JPEG or JPEG 2000 codestream")
+        raise mismatch("not a JPEG or JPEG 2000 codestream")
     return _j2k_size(frame, start)
 
 
@@ -124,22 +124,22 @@ def _codestream_start(frame: bytes) -> int:
     for _ in range(MAX_BOXES):
         length, kind = int.from_bytes(frame[at : at + 4], "big"), frame[at + 4 : at + 8]
         if length < 8 or at + length > len(frame):
-            raise _mismatch("the boxes around the codestream are damaged")
+            raise mismatch("the boxes around the codestream are damaged")
         if kind == _JP2_CODESTREAM:
             return at + 8
         at += length
-    raise _mismatch(f"no codestream within {MAX_BOXES} boxes")
+    raise mismatch(f"no codestream within {MAX_BOXES} boxes")
 
 
 def _j2k_size(frame: bytes, start: int) -> _Picture:
     """Size, precision, sign and components of a SIZ marker segment (ISO/IEC 15444-1 A.5.1; the same in HTJ2K)."""
     end = start + 4 + int.from_bytes(frame[start + 4 : start + 6], "big")
     if end > len(frame) or end < start + 45:
-        raise _mismatch("the codestream ends in its header")
+        raise mismatch("the codestream ends in its header")
     x1, y1, x0, y0 = (int.from_bytes(frame[start + at : start + at + 4], "big") for at in (8, 12, 16, 20))
     components = int.from_bytes(frame[start + 40 : start + 42], "big")
     if end != start + 42 + 3 * components or not components:
-        raise _mismatch("the codestream's number of components is impossible")
+        raise mismatch("the codestream's number of components is impossible")
     depths = [frame[start + 42 + 3 * component] for component in range(components)]
     precisions = tuple((depth & 0x7F) + 1 for depth in depths)
     return _Picture(x1 - x0, y1 - y0, precisions, tuple(bool(depth & 0x80) for depth in depths))
@@ -165,7 +165,7 @@ def _jpeg_size(frame: bytes) -> _Picture:
         if length < 2:
             break
         at += 2 + length
-    raise _mismatch("the JPEG stream has no frame header")
+    raise mismatch("the JPEG stream has no frame header")
 
 
 def _least_bytes(marker: int, rows: int, columns: int) -> int:
@@ -178,5 +178,6 @@ def _least_bytes(marker: int, rows: int, columns: int) -> int:
     return (rows if marker == 0xF7 else bits.get(marker, 0)) // 8
 
 
-def _mismatch(message: str) -> InputError:
+def mismatch(message: str) -> InputError:
+    """`E_CODESTREAM_MISMATCH`: compressed pixels and what the header says of them disagree."""
     return InputError("E_CODESTREAM_MISMATCH", message, hint="retrieve the file again")

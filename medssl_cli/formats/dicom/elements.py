@@ -238,9 +238,9 @@ def _nested(
     Args:
         window: The file.
         at: Where the sequence's value begins.
-        length: Of its value; possibly undefined.
+        length: Length of its value; possibly undefined.
         kind: Value representation as written.
-        coding: Of the data set around it.
+        coding: Coding of the data set around it.
         items: Filled with its items, if anyone wants them.
         budget: Elements that all sequences together may have.
 

@@ -25,7 +25,7 @@ def frames(values: Mapping[int, Any], num_frames: int) -> Iterator[dict[int, Any
     """Raw values of each frame: those of the object, then of the shared groups, then of its own groups.
 
     Args:
-        values: Of the object, with the items of its functional groups.
+        values: Values of the object, with the items of its functional groups.
         num_frames: NumberOfFrames.
 
     Raises:

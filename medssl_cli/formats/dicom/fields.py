@@ -9,7 +9,7 @@ from typing import Any, Final
 from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.metadata import acquisition_of
 from medssl_cli.formats.dicom.tags import SLICE_MODALITIES
-from medssl_cli.formats.dicom.values import Values, lenient
+from medssl_cli.formats.dicom.values import Values, first_known, lenient
 from medssl_cli.formats.policy import Policy
 
 MAX_COORDINATE_MM: Final = 1e5
@@ -35,8 +35,8 @@ def slice_fields(values: Values, policy: Policy) -> dict[str, Any]:
         "PixelSpacing": values.decimals("PixelSpacing", 2),
         "PixelPaddingValue": _padding(values, "PixelPaddingValue"),
         "PixelPaddingRangeLimit": _padding(values, "PixelPaddingRangeLimit"),
-        "EchoTime": _first(lenient(values.decimal, "EchoTime"), lenient(values.double, "EffectiveEchoTime")),
-        "TriggerTime": _first(
+        "EchoTime": first_known(lenient(values.decimal, "EchoTime"), lenient(values.double, "EffectiveEchoTime")),
+        "TriggerTime": first_known(
             lenient(values.decimal, "TriggerTime"), lenient(values.double, "NominalCardiacTriggerDelayTime")
         ),
         "NominalPercentageOfCardiacPhase": lenient(values.double, "NominalPercentageOfCardiacPhase"),
@@ -45,7 +45,7 @@ def slice_fields(values: Values, policy: Policy) -> dict[str, Any]:
         "DiffusionGradientOrientation": _direction(values, b_value),
         "DimensionIndexValues": values.indices("DimensionIndexValues"),
         "TemporalPositionIdentifier": _time_point(values),
-        "AcquisitionNumber": _first(
+        "AcquisitionNumber": first_known(
             lenient(values.number, "FrameAcquisitionNumber", 2), lenient(values.integer, "AcquisitionNumber")
         ),
         "AcquisitionTime": values.text("FrameAcquisitionDateTime")[8:] or values.text("AcquisitionTime"),
@@ -132,7 +132,7 @@ def _time_point(values: Values) -> int | None:
 
     That is believed only where the position in the stack, too, starts again after each run.
     """
-    public = _first(
+    public = first_known(
         lenient(values.number, "TemporalPositionIndex", 4), lenient(values.integer, "TemporalPositionIdentifier")
     )
     if public is not None or values.text("Modality") != "MR":
@@ -154,7 +154,3 @@ def _padding(values: Values, name: str) -> int | None:
 
 def _positive(number: float | None) -> float | None:
     return number if number is not None and number > 0 else None
-
-
-def _first(*numbers: Any) -> Any:
-    return next((number for number in numbers if number is not None), None)

@@ -47,7 +47,7 @@ class PixelFile:
     """Bytes of one file by offset; of a deflated file, as if its data set were not.
 
     Args:
-        size: Of the whole.
+        size: Size of the whole.
         stream: A file on disk, unbuffered, else None.
         data: Everything, where there is no stream.
     """
@@ -124,7 +124,7 @@ def read_frames(pixels: PixelFile, headers: Sequence[Header], targets: Sequence[
 
     Args:
         pixels: That file.
-        headers: Of the slices.
+        headers: Headers of the slices.
         targets: For each an array `[Y, X]`, C-contiguous, unsigned words of BitsAllocated bits in native order.
 
     Returns:

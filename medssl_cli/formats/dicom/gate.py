@@ -176,7 +176,10 @@ def _directions(stack: _Stack) -> tuple[Matrix, Matrix]:
 
 
 def _affine_lps(stack: _Stack) -> Affine:
-    """PixelSpacing is [between rows, between columns]: the column index i advances by the second number."""
+    """(column, row, slice, 1) to LPS millimetres: PS3.3 equation C.7.6.2.1-1, with the step between slices for k.
+
+    PixelSpacing is [between rows, between columns]: the column index i advances by the second number.
+    """
     row, column = _directions(stack)
     spacing = np.median(stack.spacings, axis=0)
     affine = np.eye(4)

@@ -56,21 +56,21 @@ class Header:
         digest: SHA-256 of its bytes before `pixel_offset`, hexadecimal; those of a deflated file after inflating.
         pixel_offset: Byte at which the value of PixelData begins: of the file, or of `dataset_bytes` if it is deflated.
         pixel_length: Bytes of that value, of all frames together; None where it is encapsulated (compressed).
-        NumberOfFrames: Of the whole file.
+        NumberOfFrames: Frames of the whole file.
         philips_scale_slope: Scale Slope (2005,100E) of Philips MR: without it intensities of one scan cannot be
             compared with another's (Chenevert et al., Transl Oncol 2014).
-        size_bytes: Of the file.
+        size_bytes: Size of the file.
         mtime_ns: When the file was last changed; 0 for a member of an archive.
         data_set_offset: Byte at which the data set begins, behind the meta information.
         frame: Which frame of a multi-frame object this is; Rows and Columns are those of the frame.
         tile: Row and column of the first pixel of this slice in a picture of several slices (mosaic); Rows and Columns
             are then those of the slice.
         picture_shape: Rows and columns of that picture.
-        StackID: Of a frame (PS3.3 C.7.6.16.2.2); tells stacks of one object apart.
+        StackID: Stack of a frame (PS3.3 C.7.6.16.2.2); tells stacks of one object apart.
         SOPInstanceUID: Where the data set lacks one, that of the meta information, else a stand-in made of the digest.
         DiffusionGradientOrientation: Unit vector of diffusion weighting, public or the vendor's own.
-        DimensionIndexValues: Of a frame (PS3.3 C.7.6.17).
-        FrameReferenceTime: Of a PET slice, ms.
+        DimensionIndexValues: Dimension index of a frame (PS3.3 C.7.6.17).
+        FrameReferenceTime: Reference time of a PET slice, ms.
         philips_suv_factor: SUV Scale Factor (7053,1000) of Philips PET.
         has_preamble: The 128 bytes before the signature are not all zero.
         acquisition: What may be stored about how the picture was made.
@@ -228,7 +228,7 @@ def dataset_bytes(source: Source, header: Header) -> bytes:
 
     Args:
         source: The file.
-        header: Of it.
+        header: The header of the file.
 
     Raises:
         InputError: As `read_bytes`; `E_DEFLATE_BOMB`, `E_TRUNCATED` or `E_DICOM_PARSE` for a deflated stream.

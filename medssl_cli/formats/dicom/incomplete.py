@@ -97,7 +97,7 @@ def incomplete_series(headers: Sequence[Header], refused: Iterable[RefusedFile])
     is, or, as a doubt, against each.
 
     Args:
-        headers: Of all files that were read.
+        headers: Headers of all files that were read.
         refused: Those that were not.
     """
     instances: dict[str, set[str]] = defaultdict(set)

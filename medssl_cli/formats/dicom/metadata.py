@@ -10,7 +10,7 @@ from typing import Any, Final, get_args
 
 from medssl_cli.formats.acquisition import Acquisition, BodyPart, ImageKind, Manufacturer
 from medssl_cli.formats.dicom.tags import TAGS
-from medssl_cli.formats.dicom.values import Values, lenient
+from medssl_cli.formats.dicom.values import Values, first_known, lenient
 
 _KINDS: Final = frozenset(get_args(ImageKind))
 _BODY_PARTS: Final = frozenset(get_args(BodyPart)) - {"unknown"}
@@ -62,8 +62,8 @@ def _acquisition(raw: tuple[bytes, ...], is_little: bool, b_value: float | None)
         "kvp": _number(values, "KVP"),
         "field_strength_t": _number(values, "MagneticFieldStrength"),
         "repetition_time_ms": _number(values, "RepetitionTime"),
-        "echo_time_ms": _first(_number(values, "EchoTime"), _double(values, "EffectiveEchoTime")),
-        "inversion_time_ms": _first(_number(values, "InversionTime"), _double(values, "InversionTimes")),
+        "echo_time_ms": first_known(_number(values, "EchoTime"), _double(values, "EffectiveEchoTime")),
+        "inversion_time_ms": first_known(_number(values, "InversionTime"), _double(values, "InversionTimes")),
         "flip_angle_deg": _number(values, "FlipAngle"),
         "b_value": _bounded(b_value),
         "half_life_s": _number(values, "RadionuclideHalfLife"),
@@ -86,10 +86,6 @@ def _double(values: Values, name: str) -> float | None:
 
 def _bounded(number: float | None) -> float | None:
     return number if number is not None and math.isfinite(number) and abs(number) <= 1e6 else None
-
-
-def _first(*numbers: float | None) -> float | None:
-    return next((number for number in numbers if number is not None), None)
 
 
 def _bits(values: Values) -> int | None:

@@ -36,7 +36,7 @@ class Mosaic:
 
     Args:
         rows: Of one slice.
-        columns: Of one slice.
+        columns: Columns of one slice.
         corners: Row and column of each slice's first pixel in the picture.
         positions: Centre of each slice's first pixel, LPS mm.
     """
@@ -61,7 +61,7 @@ def unfold(
     Args:
         values: Raw values of the file.
         rows: Of the picture.
-        columns: Of the picture.
+        columns: Columns of the picture.
         position: ImagePositionPatient.
         orientation: ImageOrientationPatient.
         spacing: PixelSpacing.

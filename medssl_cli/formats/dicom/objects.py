@@ -64,7 +64,7 @@ def check_kind(elements: Elements, policy: Policy) -> str:
     """The kind of an image that is read.
 
     Args:
-        elements: Of the file.
+        elements: Elements of the file.
         policy: Whether a secondary capture of an X-ray is taken: with the risk of burned-in writing only.
 
     Raises:

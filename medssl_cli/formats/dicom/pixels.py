@@ -161,7 +161,7 @@ def _check_kind(header: Header, *, is_projection: bool) -> None:
 
 
 def _is_inverted(header: Header, part: SeriesPart) -> bool:
-    """Of a projection only: in a measured quantity, what is shown bright is about display and changes no value."""
+    """Whether a projection is stored inverted. In a measured quantity, what is shown bright changes no value."""
     return part.spacing_kind is not None and is_inverted(header)
 
 
@@ -169,7 +169,7 @@ def _padding_of(header: Header, stored: Voxels, part: SeriesPart) -> NDArray[np.
     """Where a projection says that no X-ray was, `[1, Y, X]`, stored; None for slices and without padding.
 
     Args:
-        header: Of the picture.
+        header: Header of the picture.
         stored: Masked, and inverted where the picture is: compared before `rescale` overwrites them.
         part: What it belongs to.
     """

@@ -58,7 +58,7 @@ def burned_in(header: Header, policy: Policy = STRICT) -> BurnedIn:
     """Whether writing may be burned into a picture, under the policy of the site (reliability 3.5).
 
     Args:
-        header: Of a projection or a slice; only what it says in (0028,0301) counts.
+        header: Header of a projection or a slice; only what it says in (0028,0301) counts.
         policy: Its `burned_in`.
 
     Returns:

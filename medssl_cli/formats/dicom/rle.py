@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.base.errors import InputError
+from medssl_cli.formats.dicom.codestream import mismatch
 
 _HEADER: Final = struct.Struct("<16I")
 _NO_OPERATION: Final = 0x80
@@ -35,11 +36,11 @@ def decode_rle(frame: bytes, *, num_pixels: int, bytes_per_pixel: int) -> NDArra
         raise InputError("E_TRUNCATED", "a run-length frame ends in its header", hint="retrieve the file again")
     count, *offsets = _HEADER.unpack_from(frame)
     if count != bytes_per_pixel:
-        raise _mismatch(f"{count} segments of run lengths, {bytes_per_pixel} expected")
+        raise mismatch(f"{count} segments of run lengths, {bytes_per_pixel} expected")
     starts = offsets[:count]
     ends = [*starts[1:], len(frame)]
     if starts[0] != _HEADER.size or any(start > end for start, end in zip(starts, ends, strict=True)):
-        raise _mismatch("the offsets of the run-length segments are impossible")
+        raise mismatch("the offsets of the run-length segments are impossible")
     planes = [decode_segment(frame[start:end], num_pixels) for start, end in zip(starts, ends, strict=True)]
     words = np.empty((num_pixels, count), np.uint8)
     for place, plane in enumerate(planes):
@@ -74,9 +75,5 @@ def decode_segment(segment: bytes, num_bytes: int) -> bytes:
         )
     rest = segment[at:].strip(b"\x80")
     if len(decoded) > num_bytes or rest not in (b"", b"\0"):
-        raise _mismatch(f"a run-length segment holds more than the {num_bytes} bytes that the header announces")
+        raise mismatch(f"a run-length segment holds more than the {num_bytes} bytes that the header announces")
     return bytes(decoded)
-
-
-def _mismatch(message: str) -> InputError:
-    return InputError("E_CODESTREAM_MISMATCH", message, hint="retrieve the file again")

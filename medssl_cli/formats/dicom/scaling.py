@@ -80,7 +80,7 @@ def rescale(stack: Voxels, scales: Sequence[Scale], spans: Sequence[Span] | None
     Args:
         stack: `[S, Y, X]` stored integers; overwritten where the result has the same width.
         scales: (slope, intercept) of each slice.
-        spans: Of each slice, if known.
+        spans: Spans of each slice, if known.
 
     Returns:
         `[S, Y, X]`, smallest of the integer dtypes that holds all values exactly, else float32.

@@ -1,7 +1,7 @@
 """From headers in any order to stacks of slices that are one image each; every header ends in exactly one place."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,7 +54,7 @@ class SeriesPart:
         identity: In the clear; `series` ends in "#p0", "#p1" ... where the series was split, and in "#" and the
             SOPInstanceUID for a projection.
         repair: What the policy allowed to be changed.
-        spacing_kind: Of a projection, None for slices.
+        spacing_kind: Where the spacing was measured of a projection, None for slices.
         burned_in: Whether writing may be burned in.
     """
 
@@ -115,16 +115,13 @@ def group_headers(
     headers: Sequence[Header],
     policy: Policy = STRICT,
     *,
-    expected_instances: Mapping[str, int] | None = None,
     incomplete: Incomplete = WHOLE,
 ) -> tuple[list[SeriesPart], list[Refusal]]:
     """Sort headers into images and refusals; the order of the input does not matter.
 
     Args:
-        headers: Of any number of series, mixed; those of one file may end in several parts.
+        headers: Headers of any number of series, mixed; those of one file may end in several parts.
         policy: What is accepted beyond the strict default.
-        expected_instances: For a SeriesInstanceUID how many instances its archive says it has (a PACS knows); fewer
-            are refused as `E_INCOMPLETE_SERIES`.
         incomplete: Series of which files were refused. They are refused with them, unless `policy.gaps` allows that
             slices are missing; what is stored then, or may have been incomplete, says so in a warning.
 
@@ -140,7 +137,7 @@ def group_headers(
     for series in by(unique, lambda header: (header.SeriesInstanceUID, header.StudyInstanceUID)):
         uid = series[0].SeriesInstanceUID
         try:
-            _check_series(series, num_patients=len(patients[uid]), expected=(expected_instances or {}).get(uid, 0))
+            _check_series(series, num_patients=len(patients[uid]))
         except InputError as error:
             refusals.append(_refusal(error.code, error.message, series, error.hint))
             continue
@@ -226,18 +223,13 @@ def _reason(header: Header, policy: Policy) -> InputError | None:
     return None
 
 
-def _check_series(series: Sequence[Header], *, num_patients: int, expected: int) -> None:
+def _check_series(series: Sequence[Header], *, num_patients: int) -> None:
     if num_patients > 1:
         raise InputError("E_PATIENT_MIX", f"{num_patients} patient identities in one series")
     claims = {_claim(header) for header in series}
     if len(claims) < len(series):
         raise InputError(
             "E_DUP_SOP_CONFLICT", f"{len(series)} different pictures carry {len(claims)} instance identifiers"
-        )
-    instances = {header.SOPInstanceUID for header in series}
-    if len(instances) < expected:
-        raise InputError(
-            "E_INCOMPLETE_SERIES", f"{len(instances)} of {expected} instances arrived", hint="retrieve the series again"
         )
 
 
@@ -311,7 +303,7 @@ def _parts(slices: Sequence[Header], fits: Sequence[Fit], shared: Sequence[str],
 
 
 def _series_warnings(slices: Sequence[Header], series: Sequence[Header]) -> list[str]:
-    """Of all parts of a series; numbers that pictures set aside carry are no gap."""
+    """Warnings about all parts of a series; numbers that pictures set aside carry are no gap."""
     found = _header_warnings(slices)
     if any(header.ImageType[:1] == ("DERIVED",) for header in slices):
         found.append("W_DERIVED")

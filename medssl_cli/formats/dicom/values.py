@@ -201,6 +201,11 @@ def is_same_value(first: bytes, second: bytes) -> bool:
     return bool(numbers) and numbers == _decimals(second)
 
 
+def first_known(*numbers: Any) -> Any:
+    """The first that is not None; None if there is none."""
+    return next((number for number in numbers if number is not None), None)
+
+
 def lenient(read: Callable[..., Value], *arguments: Any) -> Value | None:
     """What a strict reader gives, or None where it refuses: for elements that neither place nor scale a voxel."""
     try:

@@ -25,7 +25,7 @@ class Window:
     Args:
         buffer: The bytes from the start.
         size: Bytes that the whole has; for a deflated data set the most that it may have.
-        size_bytes: Of the file on disk.
+        size_bytes: Size of the file on disk.
         mtime_ns: When it was last changed; 0 for a member of an archive.
     """
 
@@ -141,7 +141,7 @@ def inflate(data: bytes, *, start: int, max_bytes: int) -> bytes:
     Args:
         data: The whole file.
         start: Where the deflated data set begins.
-        max_bytes: Of the result.
+        max_bytes: Largest size of the result.
 
     Raises:
         InputError: `E_DEFLATE_BOMB`, `E_TRUNCATED`, or `E_DICOM_PARSE` for a damaged stream.

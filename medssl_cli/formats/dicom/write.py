@@ -30,7 +30,6 @@ def write_ct_series(
     series_uid: str,
     frame_of_reference_uid: str,
     series_description: str,
-    slice_thickness: float | None = None,
     file_names: Sequence[str] | None = None,
 ) -> list[Path]:
     """Write one file per slice: CT Image Storage, explicit VR little endian, uncompressed.
@@ -44,7 +43,6 @@ def write_ct_series(
         series_uid: SeriesInstanceUID; the instances' identifiers are this, a dot and their number.
         frame_of_reference_uid: FrameOfReferenceUID.
         series_description: SeriesDescription.
-        slice_thickness: In mm; the distance between slices by default.
         file_names: One per slice k; "ct-0001.dcm", ... by default.
 
     Returns:
@@ -62,7 +60,7 @@ def write_ct_series(
     if len(names) != depth or len(set(names)) != depth:
         raise ValueError(f"{depth} different file names are needed")
     is_ascending = np.linalg.det(axes) > 0
-    common = _common(volume, axes, spacing, slice_thickness or spacing[2])
+    common = _common(volume, axes, spacing, spacing[2])
     common.PatientID, common.PatientName = patient_id, patient_name
     common.StudyInstanceUID, common.SeriesInstanceUID = study_uid, series_uid
     common.FrameOfReferenceUID, common.SeriesDescription = frame_of_reference_uid, series_description

@@ -45,7 +45,7 @@ def read_parts(chunks: Iterable[bytes], boundary: bytes, *, max_part_bytes: int)
 
     Args:
         chunks: The body of the answer in pieces of any size.
-        boundary: Of `boundary_of`.
+        boundary: Result of `boundary_of`.
         max_part_bytes: Refuse a larger part once more than this has arrived.
 
     Raises:

@@ -40,10 +40,10 @@ class PacsLimits:
 
     Args:
         page: Entries that are asked for at once; a PACS may give fewer.
-        pages: Of one list.
-        instances: Of one series.
-        instance_bytes: Of one instance, which is held in memory.
-        series_bytes: Of one series.
+        pages: Largest number of pages of one list.
+        instances: Largest number of instances of one series.
+        instance_bytes: Largest size of one instance, which is held in memory.
+        series_bytes: Largest size of one series.
     """
 
     page: int = 500
@@ -61,9 +61,9 @@ class Pacs:
         credentials: Who asks.
         ca_bundle: File of certificates to trust instead of the usual ones.
         patience: With a busy PACS.
-        limits: Of what it may send.
+        limits: Limits of what it may send.
         is_stopped: Asked often; True ends whatever is going on with `E_INTERRUPTED`.
-        jitter: Of the waits between tries.
+        jitter: Jitter of the waits between tries.
 
     Raises:
         UsageError: `E_USAGE`, `E_NOT_FOUND`.

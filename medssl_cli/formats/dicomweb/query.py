@@ -25,7 +25,7 @@ class PacsQuery:
     """What to look for; all conditions hold together.
 
     Args:
-        modality: Of the series.
+        modality: Modality of the series.
         date_from: First StudyDate.
         date_to: Last StudyDate.
         patients: PatientIDs, any of them; none stands for all.

@@ -113,11 +113,7 @@ def _no_constant(name: str) -> float:
 
 
 def _categories(entries: list[Any]) -> tuple[dict[int, str], list[tuple[str, str]]]:
-    """Names by id, and a note on those that were changed. Categories that nothing tells apart are one.
-
-    Raises:
-        InputError: `E_LABEL_FORMAT`, an entry is no category, or an id occurs twice; `E_NAME_COLLISION`.
-    """
+    """Names by id, and a note on those that were changed. Categories that nothing tells apart are one."""
     names: dict[int, str] = {}
     groups: dict[str, set[str]] = {}
     for entry in entries:
@@ -190,11 +186,7 @@ def _take_annotations(
 
 
 def _box(entry: dict[str, Any], categories: dict[int, str]) -> tuple[bool, str, Rectangle]:
-    """Whether an annotation is of a crowd, its name and its rectangle.
-
-    Raises:
-        InputError: `E_LABEL_FORMAT`.
-    """
+    """Whether an annotation is of a crowd, its name and its rectangle."""
     category = _whole(entry, "category_id")
     if category not in categories:
         raise InputError("E_LABEL_FORMAT", "an annotation names a category that is not there")
@@ -224,11 +216,7 @@ def _label(picture: _Picture, num_shared: int) -> BoxLabel:
 
 
 def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
-    """Columns and rows of a picture; None if neither is given.
-
-    Raises:
-        InputError: `E_LABEL_FORMAT`.
-    """
+    """Columns and rows of a picture; None if neither is given."""
     if entry.get("width") is None and entry.get("height") is None:
         return None
     width, height = _whole(entry, "width"), _whole(entry, "height")

@@ -129,11 +129,7 @@ def _header(records: Iterator[tuple[int, list[str]]]) -> tuple[str, ...]:
 
 
 def _records(content: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The line on which each record begins, and its fields; the header is the first, empty lines are left out.
-
-    Raises:
-        InputError: `E_LABEL_FORMAT`, quotation marks do not close: where the next record begins is not known.
-    """
+    """The line on which each record begins, and its fields; the header is the first, empty lines are left out."""
     stream = io.StringIO(content, newline="")
     num_before = int(bool(_announced(content) and stream.readline()))
     reader = csv.reader(stream, delimiter=delimiter, strict=True)

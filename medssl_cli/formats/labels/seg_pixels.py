@@ -40,7 +40,7 @@ class SegmentCoding:
 
     @property
     def num_bytes(self) -> int:
-        """Of all frames without compression."""
+        """Size of all frames without compression."""
         return (self.NumberOfFrames * self.Rows * self.Columns * self.BitsAllocated + 7) // 8
 
 

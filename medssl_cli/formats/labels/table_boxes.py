@@ -110,11 +110,7 @@ def read_boxes(boxes: BoxTable, references: Sequence[Reference | RefusedRow]) ->
 
 
 def _add(picture: _Picture, row: Row, boxes: BoxTable) -> None:
-    """Take one row in.
-
-    Raises:
-        InputError: `E_LABEL_FORMAT`.
-    """
+    """Take one row in."""
     if boxes.columns.size is not None:
         size = [row.fields[column] for column in boxes.columns.size]
         if not all(map(is_unknown, size)):

@@ -18,7 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.data.slice_views import PictureCrops, canvas_for, own_numbers
+from medssl_cli.data.slice_views import PictureCrops, own_numbers
 from medssl_cli.methods import (
     Losses,
     MethodBase,
@@ -31,9 +31,9 @@ from medssl_cli.methods import (
     Views,
 )
 from medssl_cli.methods.joint.chunks import in_chunks
-from medssl_cli.methods.joint.idle import Idle
 from medssl_cli.methods.joint.masked_slices import MaskedSlices, choose_masked
 from medssl_cli.methods.joint.options import Options
+from medssl_cli.methods.joint.unused_parameters import UnusedParameters
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.clusters.heads import (
     AgreementHead,
@@ -46,9 +46,9 @@ from medssl_cli.nn.clusters.heads import (
     shown,
 )
 from medssl_cli.nn.distributed import synchronise_norms
-from medssl_cli.nn.modes import in_mode
 from medssl_cli.nn.momentum import freeze
 from medssl_cli.nn.slices.volume_encoder import SliceNetwork, VolumeEncoder
+from medssl_cli.nn.training_mode import in_mode
 from medssl_cli.nn.view_groups import embed_views
 
 NUM_VIEWS: Final = 2
@@ -75,7 +75,7 @@ class Method(MethodBase):
         self.volume_projector = self._projector(options.relation.embedding_dim)
         self.volume_head = self._head(options.swapped.volumes, options.clusters.volumes, NUM_VIEWS)
         self.masked = MaskedSlices(options.relation.embedding_dim, centred=options.mask.centred)
-        self._idle = Idle(self)
+        self._unused = UnusedParameters(self)
         self._num_steps = 0
         if options.stage == "masked":
             freeze(backbone)
@@ -115,8 +115,7 @@ class Method(MethodBase):
             stacks = StackRequest(
                 options.stacks.batch_size, options.stacks.max_slices, every, crops, options.stacks.keep
             )
-        views, balance = options.views, options.balance
-        return SliceRequest(canvas_for(size), views.crops(size), views, options.slices_per_volume, balance, stacks)
+        return replace(options.request(size), stacks=stacks)
 
     def require_batch(self, batch_size: int) -> None:
         """See `SwappedOptions.require_batch`."""
@@ -160,7 +159,7 @@ class Method(MethodBase):
 
     def after_backward(self, progress: float) -> None:
         """Keep prototypes where they are in the first steps, and what this step did not use as it is."""
-        self._idle.drop_gradients()
+        self._unused.drop_gradients()
         step = round(progress * self._num_steps)
         self.image_head.after_backward(step)
         self.volume_head.after_backward(step)
@@ -172,7 +171,7 @@ class Method(MethodBase):
         else:
             parts, figures, used = self._image_terms(views, progress)
         total = torch.stack(list(parts.values())).sum()
-        zero = self._idle.zero(used)
+        zero = self._unused.zero(used)
         return Losses(total + zero, {name: part.detach() for name, part in parts.items()}, figures)
 
     def _image_terms(

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from medssl_cli.base.strict import NonNegativeFloat, PositiveInt, Probability, Strict
-from medssl_cli.data.slice_views import SliceAugmentation
+from medssl_cli.base.strict import NonNegativeFloat, PositiveInt, Strict
+from medssl_cli.methods import ImageOptions
 from medssl_cli.methods.joint.masked_slices import MaskOptions
 from medssl_cli.nn.clusters.heads import ClusterOptions, SwappedOptions
 from medssl_cli.nn.slices.volume_encoder import VolumeOptions
@@ -61,40 +61,28 @@ class Stacks(Strict):
     norms: Literal["frozen", "train"] = "frozen"
 
 
-class Options(Strict):
-    """What is learnt, and how.
+class Options(ImageOptions):
+    """What is learnt, and how; of single images see `ImageOptions`.
 
     Args:
         variant: Who finds the clusters.
         stage: `joint`, or of the released sequence `images` (A), `masked` (B, the trunk stays as it is), `volumes` (C).
-        views: Of single images.
         stacks: Of volumes.
         swapped: Of the variant `swav`.
         clusters: Of the variant `deepcluster`.
         relation: How slices become a volume.
         mask: Which slices are hidden.
         weights: Of the terms.
-        hidden_dim: Of both projectors.
-        projection_dim: Of both projectors.
-        slices_per_volume: A volume counts as at most so many single images.
-        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
-        sync_norm: Batch norms see the images of all processes, as in the released code.
     """
 
     variant: Literal["swav", "deepcluster"] = "swav"
     stage: Literal["joint", "images", "masked", "volumes"] = "joint"
-    views: SliceAugmentation = SliceAugmentation()
     stacks: Stacks = Stacks()
     swapped: Swapped = Swapped()
     clusters: Clustered = Clustered()
     relation: VolumeOptions = VolumeOptions()
     mask: MaskOptions = MaskOptions()
     weights: Weights = Weights()
-    hidden_dim: PositiveInt = 2048
-    projection_dim: PositiveInt = 128
-    slices_per_volume: PositiveInt = 8
-    balance: Probability = 0.5
-    sync_norm: bool = True
 
     @property
     def shows_images(self) -> bool:

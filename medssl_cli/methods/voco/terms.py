@@ -37,7 +37,7 @@ REGULARISERS: Final[dict[Regulariser, Callable[[Tensor], Tensor]]] = {
 
 
 def paper_terms(student: Projections, targets: Tensor) -> dict[str, Tensor]:
-    """The two terms of `paper`, each averaged over the batch; the prediction gives base crops no gradient.
+    """The two terms of `paper` (equations 3 and 5), averaged over the batch; the first gives base crops no gradient.
 
     Args:
         student: Projections of random crops [B, R, P] and base crops [B, G, P].

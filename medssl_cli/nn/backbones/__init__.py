@@ -9,9 +9,11 @@ Shape legend: B batch, C channels, X Y Z space (X Y for 2D backbones), X' Y' Z' 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from medssl_cli.base.errors import UsageError
 from medssl_cli.nn.axes import Axes, PerAxis, misfit, per_axis
@@ -122,13 +124,20 @@ def hide(images: Tensor, hidden: Tensor | None) -> Tensor:
     return images.masked_fill(hidden[:, None], 0)
 
 
+def run_part(part: nn.Module, x: Tensor, *, use_checkpoint: bool) -> Tensor:
+    """Output of a part of a network; with a checkpoint its activations are computed twice instead of kept."""
+    if use_checkpoint and torch.is_grad_enabled():
+        return cast(Tensor, checkpoint(part, x, use_reentrant=False))
+    return cast(Tensor, part(x))
+
+
 def require_canvas(images: Tensor, multiple: Axes, name: str) -> None:
     """Refuse images that a backbone with instance norms cannot take.
 
     Args:
         images: [B, C, X, Y, Z].
         multiple: What the size along each axis must be a multiple of; the coarsest map has size / `multiple` cells.
-        name: Of the backbone.
+        name: Name of the backbone.
 
     Raises:
         UsageError: `E_CANVAS`, a size is no multiple, or the coarsest map has one cell: nothing to normalise over.

@@ -29,7 +29,7 @@ def build(
         spatial_dims: 2 or 3.
         channels: Channels of each level, fine to coarse.
         strides: Down-sampling of each level relative to the one before, along all axes or along each.
-        kernel_sizes: Of the convolutions of each level, along all axes or along each; odd, at most 7.
+        kernel_sizes: Kernel sizes of the convolutions of each level, along all axes or along each; odd, at most 7.
         num_blocks: Residual blocks of each level.
         use_checkpoint: Compute activations twice instead of keeping them: slower, less memory.
 

@@ -95,7 +95,7 @@ class ResNet(Backbone):
         in_channels: Channels of the image.
         depth: See `BLOCKS`.
         width: Channels of the first level before any expansion.
-        convolution: Of two or three dimensions.
+        convolution: Convolution of two or three dimensions.
         norm: Makes a normalisation of so many channels.
     """
 
@@ -143,12 +143,12 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut.
 
     Args:
-        convolution: Of two or three dimensions.
+        convolution: Convolution of two or three dimensions.
         norm: Makes a normalisation.
         before: Channels that come in.
         inner: Channels between.
         after: Channels that go out.
-        stride: Of the first convolution.
+        stride: Stride of the first convolution.
     """
 
     def __init__(self, convolution: Convolution, norm: Norm, before: int, inner: int, after: int, stride: int) -> None:
@@ -172,12 +172,12 @@ class Bottleneck(nn.Module):
     """A 1x1, a 3x3 and a 1x1 convolution beside a shortcut.
 
     Args:
-        convolution: Of two or three dimensions.
+        convolution: Convolution of two or three dimensions.
         norm: Makes a normalisation.
         before: Channels that come in.
         inner: Channels between.
         after: Channels that go out.
-        stride: Of the 3x3 convolution.
+        stride: Stride of the 3x3 convolution.
     """
 
     def __init__(self, convolution: Convolution, norm: Norm, before: int, inner: int, after: int, stride: int) -> None:

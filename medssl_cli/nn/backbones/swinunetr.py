@@ -9,14 +9,12 @@ Shapes: B batch, C channels, X Y Z space.
 
 from typing import cast
 
-import torch
 from monai.networks.blocks import UnetrBasicBlock
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from medssl_cli.base.errors import UsageError
-from medssl_cli.nn.backbones import Backbone, hide, require_canvas
+from medssl_cli.nn.backbones import Backbone, hide, require_canvas, run_part
 from medssl_cli.nn.window_attention import attend_in_chunks
 
 Stages = tuple[int, int, int, int]
@@ -120,15 +118,10 @@ class SwinUNETREncoder(Backbone):
         x = hide(images, hidden)
         states = self.swinViT(x, normalize=True)
         return [
-            self._block(self.encoder1, x),
-            self._block(self.encoder2, states[0]),
-            self._block(self.encoder3, states[1]),
-            self._block(self.encoder4, states[2]),
+            run_part(self.encoder1, x, use_checkpoint=self.use_checkpoint),
+            run_part(self.encoder2, states[0], use_checkpoint=self.use_checkpoint),
+            run_part(self.encoder3, states[1], use_checkpoint=self.use_checkpoint),
+            run_part(self.encoder4, states[2], use_checkpoint=self.use_checkpoint),
             states[3],
-            self._block(self.encoder10, states[4]),
+            run_part(self.encoder10, states[4], use_checkpoint=self.use_checkpoint),
         ]
-
-    def _block(self, block: nn.Module, x: Tensor) -> Tensor:
-        if self.use_checkpoint and torch.is_grad_enabled():
-            return cast(Tensor, checkpoint(block, x, use_reentrant=False))
-        return cast(Tensor, block(x))

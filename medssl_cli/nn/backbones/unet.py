@@ -34,7 +34,7 @@ def build(
         channels: Channels of each level, fine to coarse.
         strides: Down-sampling of each level relative to the one before, along all axes or along each; the first is
             relative to the image.
-        kernel_sizes: Of the convolutions of each level, along all axes or along each; odd, at most 7.
+        kernel_sizes: Kernel sizes of the convolutions of each level, along all axes or along each; odd, at most 7.
         num_res_units: Convolutions in each level's residual unit; 0 for one plain convolution per level.
         norm: "instance", "batch" or another of MONAI's layer names.
         activation: MONAI's name of the non-linearity.

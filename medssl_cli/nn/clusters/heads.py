@@ -133,9 +133,9 @@ class SwappedOptions(Strict):
 
     Args:
         num_prototypes: K; about ten times the number of classes that the images may have.
-        temperature: Of the predictions.
+        temperature: Temperature of the predictions.
         epsilon: Softness of the codes.
-        num_iterations: Of Sinkhorn's algorithm.
+        num_iterations: Number of iterations of Sinkhorn's algorithm.
         queue_length: Earlier images of each assigning view that are assigned together with the batch.
         queue_starts: Share of the training before the queue is used.
         freeze_steps: Steps before the prototypes learn.
@@ -235,8 +235,8 @@ class ClusterOptions(Strict):
 
     Args:
         num_prototypes: K of each head.
-        temperature: Of the predictions.
-        num_rounds: Of k-means.
+        temperature: Temperature of the predictions.
+        num_rounds: Number of rounds of k-means.
     """
 
     num_prototypes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)] = (3000, 3000, 3000)

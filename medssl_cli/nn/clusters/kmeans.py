@@ -42,7 +42,7 @@ def spherical_kmeans(embeddings: Tensor, start: Tensor, *, num_rounds: int = 10)
     Args:
         embeddings: [N, E], of any length; N may differ between processes and be 0 in some.
         start: First prototypes [K, E], equal in every process: see `draw_start`.
-        num_rounds: Of assigning and moving; the labels are those of a last assignment after them.
+        num_rounds: Number of rounds of assigning and moving; the labels are those of a last assignment after them.
     """
     points = _unit(embeddings)
     prototypes = _unit(start)

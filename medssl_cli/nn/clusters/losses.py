@@ -30,14 +30,14 @@ def swapped_prediction_loss(
 ) -> Tensor:
     """Predict each global view's code from every other view of the same image.
 
-    SwAV, section 3.2 (multi-crop): https://arxiv.org/abs/2006.09882
+    SwAV, equations 1 and 2, with several crops (section 3.2): https://arxiv.org/abs/2006.09882
 
     Args:
         scores: Per view, cosines of B images to K prototypes, [B, K]; global views first, at least two views.
         num_global: Leading views that give codes. Local views show too little to be assigned.
-        temperature: Of the prediction's softmax.
+        temperature: Temperature of the prediction's softmax.
         epsilon: Softness of the codes, see `sinkhorn_codes`.
-        num_iterations: Of `sinkhorn_codes`.
+        num_iterations: Number of iterations of `sinkhorn_codes`.
         queued_scores: Per global view, scores [Q, K] of earlier images with today's prototypes. They are assigned
             together with the batch, which alone may be too small to be spread over K prototypes.
 
@@ -66,7 +66,7 @@ def cluster_prediction_loss(scores: Sequence[Tensor], labels: Tensor, *, tempera
     Args:
         scores: Per head, cosines [V, B, K] of all views to the head's prototypes; K may differ between heads.
         labels: Per head, the cluster of each image, integers [H, B]; `UNLABELLED` is ignored.
-        temperature: Of the prediction's softmax.
+        temperature: Temperature of the prediction's softmax.
 
     Returns:
         Scalar whose mean over processes is the mean over all labelled images of all processes; log K when the scores

@@ -101,7 +101,7 @@ def cluster_bank(
         bank: With at least as many filled rows as the largest head has prototypes.
         prototypes: With `is_trained=False`, or they leave their clusters at the next step.
         generator: On the CPU, in the same state in every process.
-        num_rounds: Of k-means.
+        num_rounds: Number of rounds of k-means.
 
     Returns:
         Cluster of every image, integers [H, N], equal in every process; `UNLABELLED` for images not seen yet.

@@ -1,7 +1,7 @@
 """Soft assignment of samples to prototypes that uses all prototypes alike, and how many prototypes a batch can carry.
 
 Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments (SwAV), NeurIPS 2020, section
-3.1: https://arxiv.org/abs/2006.09882. Cuturi, Sinkhorn Distances, NeurIPS 2013: https://arxiv.org/abs/1306.0895
+3.1, equations 3 to 5: https://arxiv.org/abs/2006.09882. Cuturi, Sinkhorn Distances, NeurIPS 2013: https://arxiv.org/abs/1306.0895
 
 Shapes: B samples of this process, K prototypes.
 """
@@ -31,7 +31,7 @@ def sinkhorn_codes(scores: Tensor, *, epsilon: float = 0.05, num_iterations: int
     Args:
         scores: Cosines [B, K], at least one row in each process; computed in float32 or wider.
         epsilon: Softness of the codes, > 0.
-        num_iterations: Of both scalings.
+        num_iterations: Number of iterations of both scalings.
 
     Returns:
         [B, K] without gradient; 1/K everywhere for constant scores.

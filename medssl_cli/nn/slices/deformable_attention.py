@@ -70,7 +70,7 @@ class DeformableAttention(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """As Deformable DETR, turned to one axis."""
+        """Initialise as Deformable DETR does, turned to one axis."""
         for linear in (self.offsets, self.weights):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)

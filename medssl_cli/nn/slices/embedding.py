@@ -17,7 +17,7 @@ class SliceEmbedding(nn.Module):
     """Mean over each feature map, brought to length 1 so that levels weigh alike, side by side, then a linear map.
 
     Args:
-        channels: Of the feature maps, fine to coarse.
+        channels: Channels of the feature maps, fine to coarse.
         embedding_dim: E.
         repeats_last: Put the last level in twice, as the released code does; only for its weights.
     """

@@ -25,8 +25,8 @@ class SliceEncoder(nn.Module):
 
     Args:
         embedding_dim: E, even and a multiple of `num_heads`.
-        num_layers: Of attention and a two-layer perceptron.
-        num_heads: Of the attention.
+        num_layers: Number of layers, each of attention and a two-layer perceptron.
+        num_heads: Number of heads of the attention.
         num_points: Places that each head looks at from each slice.
         ffn_ratio: Hidden width of the perceptron, in E.
         dropout: Probability.
@@ -90,9 +90,9 @@ class SliceLayer(nn.Module):
     """Attention along the slices, then a perceptron on each slice; see `SliceEncoder`.
 
     Args:
-        attention: Of embeddings of the size `embedding_dim`.
+        attention: Attention between embeddings of the size `embedding_dim`.
         embedding_dim: E.
-        hidden_dim: Of the perceptron.
+        hidden_dim: Width of the hidden layer of the perceptron.
         dropout: Probability.
         pre_norm: See `SliceEncoder`.
     """
@@ -114,9 +114,9 @@ class SliceLayer(nn.Module):
 
         Args:
             slices: [B, S, E].
-            code: Of the positions, [B, S, E], or 0.
+            code: Code of the positions, [B, S, E], or 0.
             is_present: Bool [B, S].
-            scale: Of the offsets, [B], or None.
+            scale: Scale of the offsets, [B], or None.
         """
         if self.pre_norm:
             normed = self.norms[0](slices)

@@ -33,7 +33,7 @@ class SliceRelation(nn.Module):
     the instance norms of a decoder subtract what is the same all over a slice.
 
     Args:
-        channels: Of the backbone's feature maps.
+        channels: Channels of the backbone's feature maps.
         options: See `Relation`. Slices are not pooled, so `pooling` does not matter.
     """
 

@@ -23,8 +23,8 @@ class VolumeOptions(Strict):
     Args:
         relation: Deformable attention between slices; `none` leaves each slice for itself.
         embedding_dim: E.
-        num_layers: Of the slice encoder.
-        num_heads: Of its attention.
+        num_layers: Number of layers of the slice encoder.
+        num_heads: Number of heads of its attention.
         num_points: Places that each head looks at.
         ffn_ratio: Hidden width of its perceptrons, in E.
         dropout: Probability.
@@ -58,7 +58,7 @@ class VolumeEncoder(nn.Module):
     """Slice embedding, slice encoder and pool.
 
     Args:
-        channels: Of the backbone's feature maps.
+        channels: Channels of the backbone's feature maps.
         options: See `VolumeOptions`.
     """
 
@@ -101,8 +101,8 @@ class SliceNetwork(nn.Module):
     """Backbone and volume encoder as one network, to export.
 
     Args:
-        backbone: Of two spatial dimensions.
-        volume_encoder: Of its feature maps.
+        backbone: Backbone of two spatial dimensions.
+        volume_encoder: Volume encoder of its feature maps.
     """
 
     def __init__(self, backbone: Backbone, volume_encoder: VolumeEncoder) -> None:
@@ -116,7 +116,7 @@ class SliceNetwork(nn.Module):
         Args:
             images: Network input [B, S, C, X, Y].
             is_present: False where a slice is padding, bool [B, S].
-            positions_mm: Of the slices along their normal, [B, S].
+            positions_mm: Positions in mm of the slices along their normal, [B, S].
 
         Returns:
             Of slices by themselves [B, S, E], 0 at padding, and of volumes [B, E].

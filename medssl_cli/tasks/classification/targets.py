@@ -143,18 +143,9 @@ class ClassificationSupervision(SupervisionBase):
         """See `SupervisionBase.begin`: weights of rare and common classes."""
         task.balance(torch.from_numpy(dataset.targets))  # type: ignore[operator]
 
-    def loader(
-        self, dataset: WholeDataset, *, first_step: int, num_steps: int, rank: int = 0, num_processes: int = 1
-    ) -> DataLoader[Any]:
+    def loader(self, dataset: WholeDataset, *, first_step: int, num_steps: int, **share: int) -> DataLoader[Any]:
         """See `SupervisionBase.loader`."""
-        return step_batches(
-            dataset,
-            self.recipe.data,
-            first_step=first_step,
-            num_steps=num_steps,
-            rank=rank,
-            num_processes=num_processes,
-        )
+        return step_batches(dataset, self.recipe.data, first_step=first_step, num_steps=num_steps, **share)
 
     def inputs(
         self, batch: WholeBatch, draws: Draws, to_device: Callable[[Tensor], Tensor]

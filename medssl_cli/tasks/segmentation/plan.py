@@ -19,6 +19,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import class_voxels, everything_in
 from medssl_cli.imaging.geometry import Shape, spacing_mm
 from medssl_cli.imaging.volume import Volume
+from medssl_cli.nn.axes import shortest
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.plan.common import PlanBudget, head_values, sketch_of, training_values
 from medssl_cli.plan.draft import Draft, Pins, PlannedValue
@@ -159,10 +160,10 @@ def _with_network(setting: _Setting, finest: int, width: int) -> Draft:
         "backbone.spatial_dims": PlannedValue(grid.dims, _dims_reason(grid, setting.fingerprint)),
         "backbone.channels": PlannedValue(channels, f"{wide}; twice as many take 3 times the time"),
         "backbone.strides": PlannedValue(
-            [_short(level.stride) for level in levels], "of each level; axes with short cells are halved more often"
+            [shortest(level.stride) for level in levels], "of each level; axes with short cells are halved more often"
         ),
         "backbone.kernel_sizes": PlannedValue(
-            [_short(level.kernel) for level in levels], "1 along an axis whose cells are twice as long as others"
+            [shortest(level.kernel) for level in levels], "1 along an axis whose cells are twice as long as others"
         ),
         "backbone.num_res_units": PlannedValue(2, "convolutions of a level"),
         "backbone.activation": PlannedValue("leakyrelu", "as nnU-Net has it"),
@@ -341,10 +342,6 @@ def _cost(crop: Sequence[int], levels: Sequence[LevelShape], channels: Sequence[
         total += voxels * math.prod(level.kernel) * width * (before + 3 * width)
         before = width
     return total
-
-
-def _short(values: tuple[int, ...]) -> int | list[int]:
-    return values[0] if len(set(values)) == 1 else list(values)
 
 
 PLANNER: Final = SegmentationPlanner()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Idle:
+class UnusedParameters:
     """Gives what a step does not use a gradient of zero, as distributed training needs, and takes it away afterwards.
 
     A gradient of zero would still let an optimiser decay a parameter, or move it by its momentum. Parameters are known

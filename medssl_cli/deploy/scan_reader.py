@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from medssl_cli.base.errors import InputError
 from medssl_cli.deploy.scans import Scan
-from medssl_cli.formats.doubts import may_be_label_map
+from medssl_cli.formats.image_notes import may_be_label_map
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.open import Surroundings, files_of, needs_decoder, open_images
 from medssl_cli.formats.policy import Policy
@@ -32,7 +32,7 @@ class ScanReader:
 
     Args:
         policy: What is accepted and repaired.
-        modality: Of the model; what a file without a modality is taken for. None takes anything.
+        modality: Modality of the model; what a file without a modality is taken for. None takes anything.
     """
 
     policy: Policy

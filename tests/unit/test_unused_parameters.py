@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from medssl_cli.methods.joint.idle import Idle
+from medssl_cli.methods.joint.unused_parameters import UnusedParameters
 
 
 class Two(nn.Module):
@@ -16,7 +16,7 @@ class Two(nn.Module):
 
 def test_every_parameter_gets_a_gradient_and_the_idle_lose_theirs_afterwards() -> None:
     network = Two()
-    idle = Idle(network)
+    idle = UnusedParameters(network)
 
     loss = network.used(torch.ones(1, 2)).sum()
     (loss + idle.zero([network.used])).backward()
@@ -30,7 +30,7 @@ def test_every_parameter_gets_a_gradient_and_the_idle_lose_theirs_afterwards() -
 
 def test_what_one_of_several_losses_used_keeps_its_gradient() -> None:
     network = Two()
-    idle = Idle(network)
+    idle = UnusedParameters(network)
 
     for part in (network.used, network.unused):
         (part(torch.ones(1, 2)).sum() + idle.zero([part])).backward()
@@ -42,4 +42,4 @@ def test_what_one_of_several_losses_used_keeps_its_gradient() -> None:
 def test_where_everything_is_used_nothing_is_added() -> None:
     network = Two()
 
-    assert Idle(network).zero([network]) == 0.0
+    assert UnusedParameters(network).zero([network]) == 0.0

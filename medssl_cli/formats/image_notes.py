@@ -20,7 +20,7 @@ def may_be_label_map(image: LoadedImage, *, at_most: int = MOST) -> bool:
     return is_blurred or is_label_like(voxels, at_most=at_most)
 
 
-def doubts(image: LoadedImage) -> tuple[str, ...]:
+def notes_about(image: LoadedImage) -> tuple[str, ...]:
     """`W_` codes of an image whose modality and patient are known, or are not to be had.
 
     A file that states its modality has a reader of its own that judges its values.

@@ -40,7 +40,7 @@ def images_of_mask(stem: str, others: Collection[str]) -> tuple[str, ...]:
     """Which files of the same folder a label map belongs to.
 
     Args:
-        stem: Of the possible label map.
+        stem: Stem of the possible label map.
         others: Lower-case stems in the folder, with or without this one; looked up, not searched.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Whose a mask is: the images that its frames and contours were drawn on, one by one."""
+"""The images of a mask: those that its frames and contours were drawn on, one by one."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from medssl_cli.ingest.tasks import StoredImage
 
 
 @dataclass(frozen=True)
-class Home:
-    """Where marks of a mask belong.
+class ImagesOfMarks:
+    """Images that marks of a mask were drawn on.
 
     Args:
         images: The image; of several, the one that the marks fit.
@@ -24,16 +24,16 @@ class Home:
 
 
 @dataclass(frozen=True)
-class Homes:
-    """Where all marks of a mask belong.
+class ImagesOfMask:
+    """Images that all marks of a mask were drawn on.
 
     Args:
-        homes: Each takes a part of the marks; none if no image is meant.
+        parts: Each takes a part of the marks; none if no image is meant.
         num_unknown: Sources that no image of this run has, of a mask whose other sources are known.
         is_ambiguous: Several images are marked, and some marks do not say which of them.
     """
 
-    homes: tuple[Home, ...] = ()
+    parts: tuple[ImagesOfMarks, ...] = ()
     num_unknown: int = 0
     is_ambiguous: bool = False
 
@@ -43,13 +43,13 @@ class Homes:
         Raises:
             InputError: `E_LABEL_KEYS`, it is that of others.
         """
-        images = [image for home in self.homes for image in home.images]
+        images = [image for part in self.parts for image in part.images]
         if not index.is_of_another(reference.patient or "", images):
             return ()
         return (Flaw("W_LABEL_PATIENT", "the images that it was drawn on have another PatientID"),)
 
 
-def homes_of(index: Index, reference: Reference, sources: Sequence[frozenset[Instance]]) -> Homes:
+def images_drawn_on(index: Index, reference: Reference, sources: Sequence[frozenset[Instance]]) -> ImagesOfMask:
     """Find the images of a mask.
 
     What a mark says that it was drawn on decides alone. Only where no mark names an image of this run does the
@@ -57,8 +57,8 @@ def homes_of(index: Index, reference: Reference, sources: Sequence[frozenset[Ins
     reference puts nothing on several of them.
 
     Args:
-        index: Of the images.
-        reference: Of the file.
+        index: Index of the images.
+        reference: Reference of the file.
         sources: The different sets of instances that its marks name; an empty one for marks that name none.
     """
     images: dict[str, StoredImage] = {}
@@ -71,19 +71,20 @@ def homes_of(index: Index, reference: Reference, sources: Sequence[frozenset[Ins
     num_unknown = sum(map(bool, sources)) - len(meant)
     if not meant:
         candidates = _of_file(index, reference, is_drawn_elsewhere=num_unknown > 0)
-        return Homes((Home(candidates),) if candidates else ())
+        return ImagesOfMask((ImagesOfMarks(candidates),) if candidates else ())
     shared = frozenset[str].intersection(*meant.values())
     if shared:
         known = frozenset(number for number, source in enumerate(sources) if not source or number in meant)
-        home = Home(tuple(images[item] for item in sorted(shared)), known if num_unknown else None)
-        return Homes((home,), num_unknown)
+        part = ImagesOfMarks(tuple(images[item] for item in sorted(shared)), known if num_unknown else None)
+        return ImagesOfMask((part,), num_unknown)
     has_unnamed = frozenset() in sources
     if has_unnamed or any(len(items) > 1 for items in meant.values()):
-        return Homes(is_ambiguous=True)
+        return ImagesOfMask(is_ambiguous=True)
     parts: dict[str, set[int]] = defaultdict(set)
     for number, (item,) in meant.items():
         parts[item].add(number)
-    return Homes(tuple(Home((images[item],), frozenset(parts[item])) for item in sorted(parts)), num_unknown)
+    own = tuple(ImagesOfMarks((images[item],), frozenset(parts[item])) for item in sorted(parts))
+    return ImagesOfMask(own, num_unknown)
 
 
 def _of_file(index: Index, reference: Reference, *, is_drawn_elsewhere: bool) -> tuple[StoredImage, ...]:

@@ -12,7 +12,7 @@ from medssl_cli.base.signals import StopRequest, WaitEndedError
 SIGNALS_ARRIVE_WITHIN_S: Final = 0.5
 
 
-class Feed:
+class StepBatches:
     """The batches of one step after another.
 
     Args:

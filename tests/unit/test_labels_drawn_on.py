@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from medssl_cli.formats.labels import Instance, Reference
+from medssl_cli.ingest.drawn_on import ImagesOfMarks, ImagesOfMask, images_drawn_on
 from medssl_cli.ingest.failures import Failure
-from medssl_cli.ingest.homes import Home, Homes, homes_of
 from medssl_cli.ingest.known_images import KnownImage
 from medssl_cli.ingest.labels import the_image
 from medssl_cli.ingest.matching import Index
@@ -35,8 +35,8 @@ def of(*instances: str | tuple[str, int]) -> frozenset[Instance]:
     return frozenset(Instance(one) if isinstance(one, str) else Instance(*one) for one in instances)
 
 
-def one(*images: StoredImage, sources: frozenset[int] | None = None, unknown: int = 0) -> Homes:
-    return Homes((Home(images, sources),), unknown)
+def one(*images: StoredImage, sources: frozenset[int] | None = None, unknown: int = 0) -> ImagesOfMask:
+    return ImagesOfMask((ImagesOfMarks(images, sources),), unknown)
 
 
 @pytest.mark.parametrize(
@@ -52,22 +52,22 @@ def one(*images: StoredImage, sources: frozenset[int] | None = None, unknown: in
         (
             [of("1.1"), of("1.3"), of("1.4")],
             Reference(series_uid="1"),
-            Homes((Home((A,), frozenset({0})), Home((B,), frozenset({1, 2})))),
+            ImagesOfMask((ImagesOfMarks((A,), frozenset({0})), ImagesOfMarks((B,), frozenset({1, 2})))),
         ),
         ([of("1.1"), of("7.7")], Reference(series_uid="1"), one(A, sources=frozenset({0}), unknown=1)),
-        ([of("1.1"), of("1.3"), NONE], Reference(series_uid="1"), Homes(is_ambiguous=True)),
-        ([of("1.1"), of("1.3"), of("1.1", "1.3")], Reference(), Homes(is_ambiguous=True)),
+        ([of("1.1"), of("1.3"), NONE], Reference(series_uid="1"), ImagesOfMask(is_ambiguous=True)),
+        ([of("1.1"), of("1.3"), of("1.1", "1.3")], Reference(), ImagesOfMask(is_ambiguous=True)),
         ([of(ENHANCED)], Reference(series_uid="2"), one(C, D)),
-        ([of((ENHANCED, 9))], Reference(series_uid="2"), Homes()),
-        ([of(("1.3", 2))], Reference(series_uid="1"), Homes()),
-        ([of("1.9")], Reference(series_uid="1", frame_of_reference="9"), Homes()),
-        ([NONE], Reference(series_uid="1", sop_uids=frozenset({"1.9"})), Homes()),
+        ([of((ENHANCED, 9))], Reference(series_uid="2"), ImagesOfMask()),
+        ([of(("1.3", 2))], Reference(series_uid="1"), ImagesOfMask()),
+        ([of("1.9")], Reference(series_uid="1", frame_of_reference="9"), ImagesOfMask()),
+        ([NONE], Reference(series_uid="1", sop_uids=frozenset({"1.9"})), ImagesOfMask()),
         ([NONE], Reference(sop_uids=frozenset({"1.3"}), series_uid="1"), one(B)),
         ([NONE], Reference(series_uid="1"), one(A, B)),
         ([NONE], Reference(all_series=frozenset({"1", "2"})), one(A, B, C, D)),
         ([NONE], Reference(frame_of_reference="9"), one(A, B, C, D)),
-        ([NONE], Reference(series_uid="3", frame_of_reference="9"), Homes()),
-        ([], Reference(), Homes()),
+        ([NONE], Reference(series_uid="3", frame_of_reference="9"), ImagesOfMask()),
+        ([], Reference(), ImagesOfMask()),
     ],
     ids=[
         "second-phase", "frames", "frames-of-the-second", "one-mark-of-two-slices", "frame-1-of-a-single-frame",
@@ -78,9 +78,9 @@ def one(*images: StoredImage, sources: frozenset[int] | None = None, unknown: in
     ],
 )  # fmt: skip
 def test_what_a_mark_was_drawn_on_decides(
-    sources: list[frozenset[Instance]], reference: Reference, expected: Homes
+    sources: list[frozenset[Instance]], reference: Reference, expected: ImagesOfMask
 ) -> None:
-    assert homes_of(Index(known(), None), reference, sources) == expected
+    assert images_drawn_on(Index(known(), None), reference, sources) == expected
 
 
 def test_images_of_earlier_runs_are_found_by_their_series_and_so_are_its_parts(tmp_path: Path) -> None:
@@ -88,18 +88,18 @@ def test_images_of_earlier_runs_are_found_by_their_series_and_so_are_its_parts(t
     key = cache.pseudonyms.of
     items = {record.series_key: record.item_id for record in cache.records()}
 
-    (home,) = homes_of(Index([], cache), Reference(all_series=frozenset({"1"})), [of("1.1")]).homes
-    assert [image.item_id for image in home.images] == [items[key("series", "1")]]
+    (part,) = images_drawn_on(Index([], cache), Reference(all_series=frozenset({"1"})), [of("1.1")]).parts
+    assert [image.item_id for image in part.images] == [items[key("series", "1")]]
 
     parts = toy_cache(tmp_path / "parts", num_patients=3, series=("7#p0", "7#p1", "8"))
-    (home,) = homes_of(Index([], parts), Reference(all_series=frozenset({"7"})), [of("1.1")]).homes
-    assert {image.series_key for image in home.images} == {parts.pseudonyms.of("series", f"7#p{n}") for n in (0, 1)}
+    (part,) = images_drawn_on(Index([], parts), Reference(all_series=frozenset({"7"})), [of("1.1")]).parts
+    assert {image.series_key for image in part.images} == {parts.pseudonyms.of("series", f"7#p{n}") for n in (0, 1)}
 
 
 def test_of_several_versions_of_a_series_the_largest_is_meant() -> None:
     images = [KnownImage(A, "1", is_superseded=True), KnownImage(B, "1")]
 
-    assert homes_of(Index(images, None), Reference(series_uid="1"), []) == one(B)
+    assert images_drawn_on(Index(images, None), Reference(series_uid="1"), []) == one(B)
 
 
 def test_of_several_images_the_one_that_takes_most_of_a_mask_is_meant() -> None:
