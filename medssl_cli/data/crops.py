@@ -157,7 +157,7 @@ class CropDataset(Dataset[Crop]):
         items: Prepared items.
         crop_size: Size (X, Y, Z) in voxels.
         batch_size: Samples per step, over all devices.
-        seed: Of the run.
+        seed: Seed of the run.
         foreground_prob: Share of crops that show a labelled voxel; needs labels.
         pad_with_low: Outside of an image lies its lowest value (air) instead of a repetition of its border.
     """
@@ -279,7 +279,7 @@ def crop_loader(
     """Loader of batches `first_step` to `num_steps`; arrays are opened in the workers only.
 
     Args:
-        dataset: Of the batches.
+        dataset: Dataset of the batches.
         first_step: Where to begin.
         num_steps: Where to end.
         batch_size: Samples per process.

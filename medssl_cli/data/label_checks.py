@@ -66,7 +66,7 @@ def say_amounts(records: Sequence[ItemRecord], label_set: str, wanted: WantedCla
     """Say of each class how many patients and voxels there are to learn from.
 
     Args:
-        records: Of the training.
+        records: Records of the training.
         label_set: Which labels.
         wanted: Classes of the recipe.
         talk: Told.

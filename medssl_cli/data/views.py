@@ -26,7 +26,7 @@ class BoxCrops:
     Args:
         grid: Crops side by side along x, y, z.
         num_random: Crops at random places of each box.
-        cut_size: Of a crop in voxels when it is cut; the box is resized first, so that the grid fills it.
+        cut_size: Size of a crop in voxels when it is cut; the box is resized first, so that the grid fills it.
         size: That crops are resized to after cutting.
         num_starts: Legal first voxels of a random crop along x, y, z.
         changes: What may happen to each crop.
@@ -47,7 +47,7 @@ class LabelRequest:
     Args:
         label_set: Name of the label maps in the cache.
         wanted: Which of their names or values make up which class.
-        size: Of a crop in voxels (x, y, z).
+        size: Size of a crop in voxels (x, y, z).
         batch_size: Crops per batch on all devices together.
         foreground_prob: Share of crops that show a random voxel of a random class.
         option: Where a recipe sets this, for messages.
@@ -109,7 +109,7 @@ class ViewRequest:
     """What a method declares of its input.
 
     Args:
-        size: Of the box in voxels (x, y, z) that is read of each volume.
+        size: Size of the box in voxels (x, y, z) that is read of each volume.
         crops: Views that are cut from the box; None for the box itself, as it is.
         labelled: Labelled crops, if it learns from labels too.
         slices: 2D images instead of boxes.
@@ -136,7 +136,7 @@ class Slices:
     Args:
         ids: Place of each image (or, if `are_volumes`, of each volume) in the training set, int64 [B].
         is_present: False where a slice is padding or a view has lost it, bool [B, S] as read, [V * B, S] of views.
-        positions_mm: Of the slices along their normal, float32 of the same shape; 0 for a single image.
+        positions_mm: Positions in mm of the slices along their normal, float32 of the same shape; 0 for a single image.
         are_volumes: Whether the step shows stacks; otherwise S is 1.
     """
 
@@ -183,7 +183,7 @@ def make_views(
     Args:
         request: The declaration.
         images: Boxes [B, C, X, Y, Z] of the requested size, or squares [B, S, C, X, Y] of 2D images.
-        draws: Of the step.
+        draws: Draws of the step.
         labelled: Labelled crops as they were read.
         slices: What is known of 2D images.
 
@@ -281,9 +281,9 @@ def own_rows(volumes: int, counts: Sequence[int], draws: Draws) -> Tensor:
     """Places of this process's crops among those of a step, where crops of each kind follow one another.
 
     Args:
-        volumes: Of each process.
+        volumes: Volumes of each process.
         counts: Crops of each kind per volume.
-        draws: Of the step.
+        draws: Draws of the step.
     """
     own = torch.arange(volumes) + draws.rank * volumes
     rows, first = [], 0

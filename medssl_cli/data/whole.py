@@ -65,7 +65,7 @@ class WholeDataset(Dataset[Whole]):
         targets: `[N, K]` float32.
         size: Voxels (x, y, z) of each; z 1 for 2D images.
         batch_size: Samples per step.
-        seed: Of the run.
+        seed: Seed of the run.
         as_stacks: Volumes are stacks of at most z of their own slices.
     """
 
@@ -171,7 +171,7 @@ def whole_loader(
     """Loader of batches `first_step` to `num_steps`; arrays are opened in the workers only.
 
     Args:
-        dataset: Of the batches.
+        dataset: Dataset of the batches.
         first_step: Where to begin.
         num_steps: Where to end.
         batch_size: Samples per process.
@@ -190,7 +190,7 @@ def each_loader(dataset: WholeDataset, *, batch_size: int, num_workers: int) -> 
     """Loader that shows every image once, in order; it can be gone through again and again.
 
     Args:
-        dataset: Of the images.
+        dataset: Dataset of the images.
         batch_size: At most.
         num_workers: Processes that read; they stay between passes.
     """

@@ -55,7 +55,7 @@ def subject_of_run(path: Path, cache: Cache, *, split: str, device: str, terms: 
     """The best network of a run, on a split of the run's own manifest.
 
     Args:
-        path: Of the run.
+        path: Path of the run.
         cache: Holds the images.
         split: Which patients.
         device: Where to compute.

@@ -39,11 +39,11 @@ class FoldTask:
     Args:
         recipe: How to train.
         cache: Folder of the cache.
-        root: Of the run.
-        choices: Of the fold, without weights.
+        root: Folder of the run.
+        choices: Choices of the fold, without weights.
         init: Where the weights come from; None for from scratch.
         device: To train on.
-        num_threads: Of the CPU.
+        num_threads: Number of threads of the CPU.
     """
 
     recipe: TaskRecipe

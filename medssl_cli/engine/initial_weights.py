@@ -27,7 +27,7 @@ def check_channels(encoder: Encoder, preprocessing: Preprocessing, talk: Talk) -
 
     Args:
         encoder: The weights.
-        preprocessing: Of the recipe.
+        preprocessing: Preprocessing of the recipe.
         talk: Told of other channels.
 
     Raises:

@@ -59,8 +59,8 @@ class TrainingSet:
     Args:
         image_groups: Number of the modality of each radiograph, and of each slice as a `SliceRequest` counts them,
             int64 [images]; their ids are their places.
-        volume_groups: Of each volume, int64 [volumes].
-        num_steps: Of the whole training.
+        volume_groups: Number of the modality of each volume, int64 [volumes].
+        num_steps: Number of steps of the whole training.
     """
 
     image_groups: Tensor

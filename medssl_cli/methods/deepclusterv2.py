@@ -27,7 +27,7 @@ class Method(MethodBase):
     """DeepCluster-V2 on square views of `crop_size` pixels.
 
     Args:
-        backbone: Of two spatial dimensions.
+        backbone: Backbone of two spatial dimensions.
         options: See `Options`.
         crop_size: Pixels (x, y, 1) of a large view.
     """

@@ -25,7 +25,7 @@ class Method(MethodBase):
     """SwAV on square views of `crop_size` pixels.
 
     Args:
-        backbone: Of two spatial dimensions.
+        backbone: Backbone of two spatial dimensions.
         options: See `Options`.
         crop_size: Pixels (x, y, 1) of a large view.
     """

@@ -36,9 +36,9 @@ class PairedFigure:
         structure: What it is of.
         is_main: It sums up the others of its metric.
         patients: Whose image each one is, N.
-        figures: Of each model; see `statistics.Figure`.
-        p_value: Of the hypothesis that two models, by their places, do equally well.
-        values: Of each model, patient to value, where the figure is a mean over patients.
+        figures: Figures of each model; see `statistics.Figure`.
+        p_value: P-value of the hypothesis that two models, by their places, do equally well.
+        values: Values of each model, patient to value, where the figure is a mean over patients.
         less_is_better: Whether a model with a lower one is better.
     """
 
@@ -111,7 +111,7 @@ def exchange_test(
     What `ranking.swap_test` is to AUROC, for any figure that takes weights.
 
     Args:
-        figure: Of the images of the first model followed by the same images of the second, `[R, 2 N]` to `[R]`.
+        figure: Figure of the images of the first model followed by the same images of the second, `[R, 2 N]` to `[R]`.
         patients: Whose image each of the N is.
         num_resamples: Exchanges to draw; the observed one is counted too.
         rng: Draws them.

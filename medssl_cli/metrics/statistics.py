@@ -27,7 +27,7 @@ class Estimate:
         mean: The figure itself; NaN without patients.
         low: Lower end of the confidence interval; NaN with fewer than two patients.
         high: Upper end.
-        confidence: Of the interval, 0 to 1.
+        confidence: Level of the interval, 0 to 1.
         num_patients: Patients that entered the mean.
         num_missing: Patients without any applicable value.
     """
@@ -137,7 +137,7 @@ def bootstrap_mean(
         values: One per image; NaN if not applicable.
         patients: Whose image each one is.
         num_resamples: Drawn sets of patients.
-        confidence: Of the interval, 0 to 1.
+        confidence: Level of the interval, 0 to 1.
         rng: Draws the patients.
 
     Raises:
@@ -176,7 +176,7 @@ def bootstrap_figure(
         figure: See `Figure`.
         patients: Whose image each one is, N.
         num_resamples: Drawn sets of patients.
-        confidence: Of the interval, 0 to 1.
+        confidence: Level of the interval, 0 to 1.
         rng: Draws the patients.
         has_interval: Whether there are patients enough for one.
     """
@@ -207,7 +207,7 @@ def bootstrap_crossed_figure(
         figures: One per training, see `Figure`.
         patients: Whose image each one is, N.
         num_resamples: Drawn sets.
-        confidence: Of the interval, 0 to 1.
+        confidence: Level of the interval, 0 to 1.
         rng: Draws patients and trainings.
         has_interval: Whether there are patients enough for one.
     """
@@ -251,7 +251,7 @@ def bootstrap_crossed_mean(
     Args:
         rows: Per training, patient to value. Patients that lack a value in any training are left out and counted.
         num_resamples: Drawn sets.
-        confidence: Of the interval, 0 to 1.
+        confidence: Level of the interval, 0 to 1.
         rng: Draws trainings and patients.
     """
     everyone = list(dict.fromkeys(patient for row in rows for patient in row))

@@ -30,7 +30,7 @@ def contestant(name: str, path: Path, subject: Subject, scores: Mapping[str, Any
 
     Args:
         name: In tables.
-        path: Of its run, folds or file.
+        path: Path of its run, folds or file.
         subject: As it was scored.
         scores: The document of its evaluation.
     """

@@ -37,7 +37,7 @@ class LabelStudyPlan:
     """What is compared.
 
     Args:
-        recipe: Of the task.
+        recipe: Recipe of the task.
         inits: Arm to run folder of its pre-training; `{seed}` in it stands for the seed.
         patients: Numbers of labelled patients.
         num_seeds: Each with other labelled patients, decoder, crops and augmentation.
@@ -103,7 +103,7 @@ def compare_labels(plan: LabelStudyPlan, cache: Cache, folder: Path, *, device: 
     Args:
         plan: What is compared.
         cache: Holds the labelled images.
-        folder: Of the run folders.
+        folder: Folder of the run folders.
         device: To train on.
         talk: Progress.
 

@@ -69,7 +69,7 @@ def compare_probes(
         asked: Questions.
         cache: Holds the images.
         folder: For the answers.
-        num_seeds: Of each arm.
+        num_seeds: Number of seeds of each arm.
         device: Where encoders compute.
         talk: Notes and progress.
 

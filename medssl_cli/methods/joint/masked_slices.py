@@ -102,7 +102,7 @@ def standardised(targets: Tensor, *, centred: bool = False) -> Tensor:
     """Targets [N, E] to zero mean and unit variance row by row, in float32.
 
     Args:
-        targets: Of this process; N may differ between processes.
+        targets: Targets of this process; N may differ between processes.
         centred: Bring every element to zero mean and unit variance over the rows of all processes first.
     """
     targets = targets.float()

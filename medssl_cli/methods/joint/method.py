@@ -59,7 +59,7 @@ class Method(MethodBase):
     """Joint learning on square views of `crop_size` pixels.
 
     Args:
-        backbone: Of two spatial dimensions.
+        backbone: Backbone of two spatial dimensions.
         options: See `Options`.
         crop_size: Pixels (x, y, 1) of a large view and of a slice.
     """

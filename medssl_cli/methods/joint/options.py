@@ -45,7 +45,7 @@ class Stacks(Strict):
     Args:
         every: Of so many micro-steps one shows volumes; with `accumulate` of the same number every step shows all.
         batch_size: Volumes per micro-step on all devices together.
-        max_slices: Of a volume.
+        max_slices: Largest number of slices of a volume.
         keep: Least share of a volume's slices that a view keeps.
         scale: Share of the canvas's area that a view shows (least, most).
         chunk_size: Slices that go through the trunk at once, computed again in the backward pass; None for all.
@@ -67,12 +67,12 @@ class Options(ImageOptions):
     Args:
         variant: Who finds the clusters.
         stage: `joint`, or of the released sequence `images` (A), `masked` (B, the trunk stays as it is), `volumes` (C).
-        stacks: Of volumes.
-        swapped: Of the variant `swav`.
-        clusters: Of the variant `deepcluster`.
+        stacks: Steps that show volumes.
+        swapped: Options of the variant `swav`.
+        clusters: Options of the variant `deepcluster`.
         relation: How slices become a volume.
         mask: Which slices are hidden.
-        weights: Of the terms.
+        weights: Weights of the terms.
     """
 
     variant: Literal["swav", "deepcluster"] = "swav"

@@ -89,7 +89,7 @@ class Branches(nn.Module):
 
         Args:
             maps: Feature maps of unlabelled crops (any number of them), then of labelled crops, fine to coarse.
-            labels: Of the labelled crops, int64 [L, X, Y, Z].
+            labels: Labels of the labelled crops, int64 [L, X, Y, Z].
             crops: Those that `to_label` chose, [M, C, X, Y, Z]; the first M of the maps are theirs.
         """
         labelled = [level[len(level) - len(labels) :] for level in maps]
@@ -105,7 +105,7 @@ class Branches(nn.Module):
         """Weighted supervised term of the best predictor that has one answer for every voxel.
 
         Args:
-            labels: Of the labelled crops of some steps, [N, L, X, Y, Z].
+            labels: Labels of the labelled crops of some steps, [N, L, X, Y, Z].
         """
         shares = frequencies(labels, len(self.options.classes) + 1)
         return self.options.supervised_weight * float(best_constant_loss(shares))

@@ -72,7 +72,7 @@ class Method(MethodBase):
     """VoCo on volumes of `base_grid` x `crop_size` voxels.
 
     Args:
-        backbone: Of three spatial dimensions.
+        backbone: Backbone of three spatial dimensions.
         options: See `Options`.
         crop_size: Voxels (x, y, z) of a base crop and of a random crop, before any resizing.
     """

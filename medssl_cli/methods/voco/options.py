@@ -25,7 +25,7 @@ class Corrections(Strict):
 
     Args:
         negative_slope: Share of its gradient that a cosine below 0 gets where the crops overlap. Published: 0.
-        dropout: Of single `elements` of the student's embeddings. Published: of whole `rows`.
+        dropout: What is dropped of the student's embeddings: single `elements`. Published: whole `rows`.
         regulariser: `squared` or `absolute` cosines, gradients to both of a pair. Published: `one_sided`.
         inter_volume: `all_pairs` of volumes, over all processes. Published: the `next` volume only.
         teacher_start: As a copy of the `student`. Published: `random`.
@@ -66,9 +66,9 @@ class OmniOptions(Strict):
         batch_size: Labelled crops per batch on all devices together.
         foreground_prob: Share of labelled crops that show a random voxel of a random class.
         flip_prob: Of labelled crops, per axis. A mirrored left kidney looks like a right one: 0 if classes have sides.
-        self_weight: Of the self-supervised loss; 0 leaves it out.
-        supervised_weight: Of cross-entropy plus Dice on labelled crops.
-        pseudo_weight: Of cross-entropy plus Dice on pseudo-labelled crops; 0 leaves them out.
+        self_weight: Weight of the self-supervised loss; 0 leaves it out.
+        supervised_weight: Weight of cross-entropy plus Dice on labelled crops.
+        pseudo_weight: Weight of cross-entropy plus Dice on pseudo-labelled crops; 0 leaves them out.
         pseudo_from: Share of the steps before the model's copy is frozen and begins to label.
         pseudo_trains_encoder: Let pseudo-labels train the encoder too, not only the decoder.
         decoder: Shape of the decoder.
@@ -117,7 +117,7 @@ class Options(Strict):
         resize: With `network_size`: the `canvas` once, or each of the `crops` after cutting, as published.
         projector_dim: Width of the projector and its output; 2048 in `v1`.
         sync_norm: Normalise projections over the crops of all processes; true in `v1` and `fixed`.
-        momentum: Of the teacher (`v1`, `v2`, `fixed`).
+        momentum: Momentum of the teacher (`v1`, `v2`, `fixed`).
         dropout_prob: Share of the student's crops whose embedding is replaced by zeros (`v2`; see above for its price),
             or of elements of embeddings (`fixed`).
         corrections: See `Corrections` (`fixed`).

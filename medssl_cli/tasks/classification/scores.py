@@ -61,7 +61,7 @@ def evaluate_findings(
     Args:
         probabilities: `[N, K]`.
         targets: `[N, K]`, 1 present, 0 absent, NaN unknown.
-        records: Of the images.
+        records: Records of the images.
         classes: Names.
         is_exclusive: Every image is of exactly one class.
         about: Facts to write beside the scores.
@@ -202,7 +202,7 @@ class ClassificationSubject(Subject):
     """A model that says what images show.
 
     Args:
-        probabilities: Of all images and classes, `[N, K]`.
+        probabilities: Probabilities of all images and classes, `[N, K]`.
         targets: What is known of them, `[N, K]`.
         is_exclusive: Every image is of exactly one class.
     """
@@ -313,10 +313,10 @@ def of_model(
 
     Args:
         model: The model.
-        name: Of its file.
+        name: Name of its file.
         folder: Where results go by default.
         records: The images.
-        label_set: Of the findings to score it by.
+        label_set: Name of the set of the findings to score it by.
     """
     head: FindingsHead = model.bundle.head
 

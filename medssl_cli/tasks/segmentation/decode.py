@@ -48,7 +48,7 @@ def structure(answer: NDArray[np.uint8], place: int) -> NDArray[np.bool_]:
 
     Args:
         answer: Label map `[X, Y, Z]`, or masks of regions `[K, X, Y, Z]`.
-        place: Of the class, from 1 on.
+        place: Place of the class, from 1 on.
     """
     found: NDArray[np.bool_] = answer == place if answer.ndim == 3 else answer[place - 1] == 1
     return found

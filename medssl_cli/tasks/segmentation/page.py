@@ -27,7 +27,7 @@ def segmentation_picture(
 
     Args:
         image: Under both.
-        prediction: Of the model.
+        prediction: Prediction of the model.
         reference: What is there.
         classes: Names by label value.
     """

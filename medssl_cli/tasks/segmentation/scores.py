@@ -339,10 +339,10 @@ def of_model(
 
     Args:
         model: The model.
-        name: Of its file.
+        name: Name of its file.
         folder: Where results go by default.
         records: The images.
-        label_set: Of the labels to score it by.
+        label_set: Name of the set of the labels to score it by.
     """
     bundle = model.bundle
     return SegmentationSubject(
