@@ -109,7 +109,8 @@ def _num_unreadable(cache: Cache) -> int:
 
 
 def _runs_with(runs: Path, patient_key: str) -> tuple[Path, ...]:
-    manifests = sorted(path for path in runs.glob("*/manifest.json") if path.is_file())
+    depths = ("*/manifest.json", "*/*/manifest.json")  # folds and studies keep their runs in a folder of their own
+    manifests = sorted(path for depth in depths for path in runs.glob(depth) if path.is_file())
     return tuple(path.parent for path in manifests if _names(path, patient_key))
 
 

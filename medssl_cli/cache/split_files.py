@@ -2,7 +2,8 @@
 
 Taken are nnU-Net's `splits_final.json`, JSON with lists for training, validation and test (of names or of entries with
 an `image`, as the Decathlon and MONAI write them, with or without a `fold`), tables with a column for the part or the
-fold, and plain lists of names, which say nothing about their part: `test=test_list.txt`.
+fold, and plain lists of names, which say nothing about their part: `test=test_list.txt`. Where nothing but nnU-Net's
+rule was published, `nnunet=dataset.json` makes its folds of the names of a list.
 """
 
 import re
@@ -11,10 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
+
 from medssl_cli.base.errors import InputError, UsageError
 from medssl_cli.base.files import read_regular
 from medssl_cli.base.plain_json import parse_json
+from medssl_cli.cache.splits import NUM_FOLDS
 from medssl_cli.formats.labels.csv_rows import Table, decoded, read_rows
+from medssl_cli.formats.table import stem_of
 
 PartName = Literal["train", "val", "test"]
 PARTS: Final[dict[str, PartName]] = {
@@ -30,6 +35,8 @@ PATIENT_COLUMNS: Final = ("patientid", "patient")
 PART_COLUMNS: Final = ("split", "part", "set", "subset", "partition")
 FOLD_COLUMNS: Final = ("fold", "foldid", "kfold")
 IMAGE_KEYS: Final = ("image", "name", "case", "id", "label")
+RULE: Final = "nnunet"
+RULE_SEED: Final = 12345
 MAX_BYTES: Final = 64 * 2**20
 MAX_NAMES: Final = 2_000_000
 MAX_NAME: Final = 1024
@@ -107,15 +114,16 @@ def read_split(given: Sequence[str]) -> SplitFile:
     for text in given:
         word, separator, rest = text.partition("=")
         part = PARTS.get(word.lower()) if separator else None
-        path = Path(rest if part else text)
+        is_rule = bool(separator) and word.lower() == RULE
+        path = Path(rest if part or is_rule else text)
         data = _bytes_of(path)
-        content += [(part or "").encode(), data]
+        content += [(RULE if is_rule else part or "").encode(), data]
         if part is None and whole:
             raise _refused("two files name all parts", hint="give one of them, or PART=FILE for lists of names")
         if part in lists:
             raise _refused(f"two files name the part {part}")
         if part is None:
-            whole = _folds_of(path, data)
+            whole = folds_by_rule(_training_names(path, data)) if is_rule else _folds_of(path, data)
         else:
             lists[part] = _list_of(path, data)
     folds = tuple(replace(parts, **lists) for parts in whole or (NamedParts(),))
@@ -125,6 +133,37 @@ def read_split(given: Sequence[str]) -> SplitFile:
         if not any(names for _, names in parts.named()):
             raise _refused("the split file names nobody")
     return SplitFile(folds, b"\0".join(content))
+
+
+def folds_by_rule(names: Sequence[str]) -> tuple[NamedParts, ...]:
+    """nnU-Net's five folds: names without suffix, sorted as text, shuffled by its seed, cut into five.
+
+    What scikit-learn's `KFold(5, shuffle=True, random_state=12345)` gives for the sorted names.
+
+    Raises:
+        UsageError: `E_SPLIT_FILE`, fewer than five names.
+    """
+    stems = {stem_of(re.split(r"[\\/]", name)[-1]).removesuffix("_0000") for name in names}
+    ordered = np.array(sorted(stems), dtype=object)
+    if len(ordered) < NUM_FOLDS:
+        raise _refused(f"{len(ordered)} names make no {NUM_FOLDS} folds")
+    places = np.arange(len(ordered))
+    np.random.RandomState(RULE_SEED).shuffle(places)
+    parts = [ordered[np.sort(part)].tolist() for part in np.array_split(places, NUM_FOLDS)]
+    return tuple(
+        NamedParts(tuple(name for other in parts if other is not part for name in other), tuple(part)) for part in parts
+    )
+
+
+def _training_names(path: Path, data: bytes) -> tuple[str, ...]:
+    """Names of a list, or of the training list of a description such as `dataset.json`."""
+    document = _json_of(path, data) if data.lstrip()[:1] == b"{" else None
+    if document is None:
+        return _list_of(path, data)
+    names = _parts_of(document).get("train")
+    if names is None:
+        raise _refused(f"{path.name} has no list for training")
+    return names
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -229,9 +268,13 @@ def _list_of(path: Path, data: bytes) -> tuple[str, ...]:
 
 def _table_of(path: Path) -> Table:
     try:
-        return read_rows(path)
+        table = read_rows(path)
     except InputError as error:
         raise _refused(f"{path.name}: {error.message}") from error
+    if table.refused:
+        first = table.refused[0]
+        raise _refused(f"{len(table.refused)} rows of {path.name} do not fit its header, the first in line {first.row}")
+    return table
 
 
 def _names_of(table: Table, path: Path) -> list[str]:

@@ -5,12 +5,21 @@ from typing import Annotated
 
 import typer
 
-from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, ModelsOption, QuietOption, models_folder
+from medssl_cli.cli.options import (
+    DEFAULT_CACHE,
+    CacheOption,
+    JsonOption,
+    MirrorOption,
+    ModelsOption,
+    QuietOption,
+    mirror_axes,
+    models_folder,
+)
 from medssl_cli.cli.terminal import Terminal, result
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder of `medssl finetune`, or of an exportable pre-training.")],
+    run: Annotated[Path, typer.Argument(help="Run folder, folder of folds, or an exportable pre-training.")],
     model: Annotated[Path | None, typer.Argument(help="ONNX file to write.")] = None,
     install: Annotated[bool, typer.Option(help="Put the model into the model store under its task's name.")] = False,
     cache: CacheOption = DEFAULT_CACHE,
@@ -18,6 +27,7 @@ def export(
     cases: Annotated[int, typer.Option(min=1, help="Whole cached images to compare torch with ONNX on.")] = 4,
     tolerance: Annotated[float, typer.Option(min=0, help="Largest allowed difference of a logit (relative).")] = 1e-4,
     licence: Annotated[str, typer.Option(help="Licence of the weights, for the model's label.")] = "not stated",
+    mirror: MirrorOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -25,7 +35,8 @@ def export(
 
     torch and the written file answer for whole cached images; if they differ, no file remains and the exit code is 5.
     Operating points of findings and boxes are chosen on the validation images. Of a pre-training with joint the encoder
-    is exported: slices in, slice and volume embeddings out.
+    is exported: slices in, slice and volume embeddings out. Of a folder of folds the mean of their probabilities is one
+    model, whose operating points are the means of theirs.
 
     Examples:
 
@@ -44,7 +55,14 @@ def export(
     terminal.note(f"run {run} · cache {cache} · {cases} cases · model {path}")
     with terminal.running():
         bundle = export_run(
-            run, path, cache_root=cache, cases=cases, tolerance=tolerance, licence=licence, tell=terminal.note
+            run,
+            path,
+            cache_root=cache,
+            cases=cases,
+            tolerance=tolerance,
+            licence=licence,
+            tell=terminal.note,
+            mirror_axes=mirror_axes(mirror),
         )
     lines = [f"{path}: {bundle.proof}"]
     if install:

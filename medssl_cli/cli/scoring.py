@@ -8,7 +8,7 @@ from medssl_cli.base.errors import GateError, UsageError
 from medssl_cli.base.files import storage_errors, write_atomic
 from medssl_cli.base.plain_json import dump
 from medssl_cli.base.talk import Silence
-from medssl_cli.cache.splits import split_items
+from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.options import num_threads
 from medssl_cli.deploy.runtime import OnnxModel
@@ -30,8 +30,9 @@ def split_words(path: Path, split: str) -> str:
     """A split as results call it; of folds also how their models go together."""
     if not are_folds(path):
         return split
-    number = len(folds_of(path)[1])
-    return f"{split}, mean of {number} folds" if split == "test" else f"{split}, pooled over {number} folds"
+    number, begun = folds_of(path)
+    words = f"{len(begun)} folds" if len(begun) == number else f"{len(begun)} of {number} folds"
+    return f"{split}, mean of {words}" if split == "test" else f"{split}, pooled over {words}"
 
 
 def load_subject(path: Path, cache: Cache, *, split: str, device: str, terms: Terms = AS_TRAINED) -> Subject:
@@ -61,7 +62,8 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str, terms: Te
     label_set = terms.label_set or bundle.label_set
     scores = load_part(task_of_head(bundle.head.kind), "scores")
     usable = scores.usable(cache, bundle, label_set=label_set, talk=Silence())
-    records = list(split_items(cache.records(), usable, seed=bundle.split_seed, fold=bundle.fold).test)
+    test = held_out_patients(cache.records(), bundle.split_seed)
+    records = [record for record in usable if record.patient_key in test]
     leaked = {record.patient_key for record in records if bundle.has_seen(record.patient_key)}
     if leaked:
         raise GateError(

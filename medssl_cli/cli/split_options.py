@@ -19,7 +19,7 @@ SplitFileOption = Annotated[
     typer.Option(
         "--split-file",
         metavar="[PART=]FILE",
-        help="Split by names: splits_final.json, a JSON or table of parts or folds, or test=LIST. Repeatable.",
+        help="Split by names: splits_final.json, JSON or table of parts or folds, test=LIST, nnunet=LIST.",
     ),
 ]
 SkipMissingOption = Annotated[

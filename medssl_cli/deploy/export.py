@@ -5,8 +5,9 @@ images through the very code that `infer` runs (`deploy.parity`). Only then it g
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from medssl_cli import __version__
 from medssl_cli.base.errors import NothingUsableError, UsageError
@@ -29,6 +30,9 @@ from medssl_cli.heads import Head
 from medssl_cli.recipe import recipe_hash
 from medssl_cli.tasks import TaskNetwork, supervision_of
 
+if TYPE_CHECKING:
+    from medssl_cli.engine.finetuned import FineTunedRun
+
 UNSEEN_SPLITS: Final = ("test", "val")
 
 
@@ -40,17 +44,20 @@ def export_run(
     cases: int = 4,
     tolerance: float = TOLERANCE,
     licence: str = "not stated",
+    mirror_axes: tuple[int, ...] | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Export a finished run to ONNX and prove that it still gives the same answers.
 
     Args:
-        run_dir: Written by `finetune`, or by `pretrain` with a method that exports something.
+        run_dir: Written by `finetune`, or by `pretrain` with a method that exports something. Of a folder of folds the
+            mean of their networks is exported.
         model_path: File to write; a medssl model of that name is replaced.
         cache_root: The cache of the run; images of its test and validation patients serve as proof.
         cases: Whole images to compare.
         tolerance: Largest allowed difference of a logit, relative to max(1, largest logit of the tile).
         licence: Of the weights.
+        mirror_axes: The model averages its answers over the flips along these axes, instead of the recipe's.
         tell: Told what is worth knowing.
 
     Raises:
@@ -62,7 +69,7 @@ def export_run(
         GateError: `E_PARITY`; no file is written. `E_RUN_CORRUPT`, `E_CHECKPOINT_CORRUPT`.
         StorageError: `E_IO`.
     """
-    from medssl_cli.engine.finetuned import load_finetuned
+    from medssl_cli.engine.fold_runs import are_folds
     from medssl_cli.engine.runs import is_pretraining
 
     if is_pretraining(run_dir):
@@ -70,22 +77,42 @@ def export_run(
 
         return export_embeddings(run_dir, model_path, cache_root=cache_root, cases=cases, tolerance=tolerance,
                                  licence=licence)  # fmt: skip
-    run = load_finetuned(run_dir)
+    members = _members(run_dir, mirror_axes)
+    cache, run, head = Cache.open(cache_root), members[0], None
     if not run.is_exportable:
         raise UsageError(
             "E_TASK_EXPORT",
             f"answers of the task {run.recipe.task.name} are of no kind that an exported model can give",
             hint="medssl evaluate scores the run folder itself",
         )
+    if are_folds(run_dir):
+        from medssl_cli.engine.ensemble import ensemble_of, mean_head
+
+        run = ensemble_of(run_dir, members)
+        head = mean_head([head_of(member, cache) for member in members])
+        tell(f"the mean of the networks of {len(members)} folds")
     return export_network(
         run,
         model_path,
-        cache=Cache.open(cache_root),
+        cache=cache,
         cases=cases,
         tolerance=tolerance,
         licence=licence,
         tell=tell,
+        head=head,
     )
+
+
+def _members(run_dir: Path, mirror_axes: tuple[int, ...] | None) -> "list[FineTunedRun]":
+    """The run, or the runs of a folder of folds, with the mirroring that is asked for."""
+    from medssl_cli.engine.ensemble import load_folds
+    from medssl_cli.engine.evaluate import Terms
+    from medssl_cli.engine.finetuned import load_finetuned
+    from medssl_cli.engine.fold_runs import are_folds
+
+    members = load_folds(run_dir) if are_folds(run_dir) else [load_finetuned(run_dir)]
+    terms = Terms(mirror_axes=mirror_axes)
+    return [replace(member, recipe=terms.applied(member.recipe)) for member in members]
 
 
 def export_network(
@@ -97,11 +124,12 @@ def export_network(
     tolerance: float,
     licence: str = "not stated",
     tell: Callable[[str], None] = lambda _: None,
+    head: Head | None = None,
 ) -> Bundle:
-    """`export_run` for a run in memory."""
+    """`export_run` for a run in memory; `head` where it is not chosen on the run's own validation images."""
     refuse_foreign_file(model_path)
     records = proof_records(run.manifest, cache, cases)
-    head = head_of(run, cache)
+    head = head or head_of(run, cache)
     unproven = make_bundle(run, head, licence=licence)
     network = run.network.exported(head) if isinstance(run.network, TaskNetwork) else run.network
     graph = onnx_graph(network, unproven.inputs, unproven.outputs)

@@ -9,20 +9,21 @@ Its answers are logits again, of that mean, so that whatever reads a network's a
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from medssl_cli.base.classes import Activation
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.files import sha256_json
 from medssl_cli.engine.finetuned import FineTunedRun, load_finetuned
 from medssl_cli.engine.fold_runs import folds_of
-from medssl_cli.heads import Head
+from medssl_cli.heads import BoxesHead, FindingsHead, Head, OperatingPoint
 from medssl_cli.tasks import TaskLosses, TaskNetwork
 
-Activation = Literal["softmax", "sigmoid"]
+NAMED_HEADS: Final = (FindingsHead, BoxesHead)
 
 
 class Ensemble(nn.Module, TaskNetwork):
@@ -43,8 +44,9 @@ class Ensemble(nn.Module, TaskNetwork):
         """See `TaskNetwork.activation`."""
         return self._activation
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Logits of the mean, of the inputs and the shape of a member's."""
+    def forward(self, images: Tensor, is_present: Tensor | None = None, positions_mm: Tensor | None = None) -> Tensor:
+        """Logits of the mean, of the shape of a member's. Inputs are a member's, by name: tracing needs names."""
+        inputs = [each for each in (images, is_present, positions_mm) if each is not None]
         answers = [member(*inputs) for member in self.members]
         if self._activation == "softmax":
             return log_mean([answer.log_softmax(dim=1) for answer in answers])
@@ -102,6 +104,41 @@ def ensemble_of(parent: Path, members: Sequence[FineTunedRun]) -> FineTunedRun:
         sha256_json([member.weights_sha256 for member in members]),
         in_channels=first.in_channels,
         is_exportable=first.is_exportable,
+    )
+
+
+def mean_head(heads: Sequence[Head]) -> Head:
+    """How the answers of an ensemble are read: as those of each member, its operating points the mean of theirs.
+
+    Each member's were chosen on validation images that it has not learnt from. No such images are left for the
+    ensemble, which has learnt from all of them.
+
+    Args:
+        heads: Of the members.
+    """
+    first = heads[0]
+    if not isinstance(first, NAMED_HEADS):
+        return first
+    points = {name: mean_point([head.operating_points[name] for head in heads if isinstance(head, NAMED_HEADS)])
+              for name in first.names}  # fmt: skip
+    return first.model_copy(update={"operating_points": points})
+
+
+def mean_point(points: Sequence[OperatingPoint]) -> OperatingPoint:
+    """The mean of operating points; each number of those that have it."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        told = [value for value in values if value is not None]
+        return math.fsum(told) / len(told) if told else None
+
+    rules = {point.rule for point in points}
+    return OperatingPoint(
+        threshold=math.fsum(point.threshold for point in points) / len(points),
+        rule=rules.pop() if len(rules) == 1 else "fixed",
+        sensitivity=mean([point.sensitivity for point in points]),
+        specificity=mean([point.specificity for point in points]),
+        false_per_image=mean([point.false_per_image for point in points]),
+        num_patients=sum(point.num_patients for point in points),
     )
 
 

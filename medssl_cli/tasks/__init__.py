@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import DataLoader, Dataset
 
+    from medssl_cli.base.classes import Activation
     from medssl_cli.base.talk import Talk
     from medssl_cli.cache.items import ItemRecord
     from medssl_cli.cache.splits import Split
@@ -145,7 +146,7 @@ class TaskNetwork(ABC):
         """What a step minimises, from the network's answers and `SupervisionBase.inputs`."""
 
     @property
-    def activation(self) -> Literal["softmax", "sigmoid"] | None:
+    def activation(self) -> Activation | None:
         """How its answers become probabilities, by which several networks are averaged; None where they cannot be."""
         return None
 

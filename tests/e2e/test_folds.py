@@ -1,7 +1,9 @@
 """Cross-validation: folds are runs of their own, resumable, several at once, and none of them sees a test patient."""
 
 import json
+import pickle
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,20 @@ import pytest
 from typer.testing import CliRunner
 
 from medssl_cli.base.errors import MedsslError, UsageError
+from medssl_cli.base.talk import Silence
+from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
+from medssl_cli.deploy.bundle import load_model, patient_digest
 from medssl_cli.engine.choices import Choices
 from medssl_cli.engine.evaluate import Terms
 from medssl_cli.engine.fold_runs import folds_of
-from medssl_cli.engine.folds import FoldTask, train_fold
+from medssl_cli.engine.folds import FoldTask, finetune_folds, train_fold
 from medssl_cli.engine.runs import open_run
 from medssl_cli.recipe import TaskRecipe, load_recipe
+from medssl_cli.work.workers import Outcome
 from tests import warm
 from tests.environment import give_known_key
+from tests.finding_cache import finding_cache
 from tests.toy_cache import toy_cache
 
 TASK = """
@@ -30,6 +37,16 @@ optimizer: {learning_rate: 1.0e-3}
 steps: 2
 validate_every: 2
 max_validation_patients: 1
+"""
+FINDINGS = """
+schema: 1
+name: toy-findings
+backbone: {name: unet, spatial_dims: 2, channels: [4, 8], strides: [1, 2], num_res_units: 1}
+task: {name: classification, label_set: toy, classes: {ball: Ball, haze: Haze}}
+data: {modality: DX, zscore: true, crop_size: [16, 16, 1], batch_size: 2}
+optimizer: {learning_rate: 1.0e-3}
+steps: 1
+validate_every: 1
 """
 NAMES = [f"case_{number:02d}" for number in range(10)]
 
@@ -134,6 +151,34 @@ def test_a_fold_in_another_process_says_nothing_and_returns_its_refusal(site: Pa
 
     assert isinstance(refused, MedsslError)
     assert refused.code == "E_TOO_FEW_PATIENTS"
+
+
+class ElsewhereTasks:
+    """Stands for a cluster: tasks travel as bytes and are done one after another."""
+
+    def __enter__(self) -> "ElsewhereTasks":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to leave."""
+
+    def map(self, function: Any, tasks: Any, **_: object) -> Iterator[Outcome[Any, Any]]:
+        for task in tasks:
+            yield Outcome(task, function(pickle.loads(pickle.dumps(task))))
+
+
+def test_a_cluster_trains_what_this_machine_would(site: Path, parent: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(site / "task.yaml")
+    assert isinstance(recipe, TaskRecipe)
+    cache = Cache.open(site / "cache")
+
+    done = finetune_folds(
+        recipe, cache, tmp_path / "far", Choices(num_folds=3), [2], device="cpu", talk=Silence(), cluster=ElsewhereTasks
+    )
+
+    assert list(done) == [2]
+    one, other = (folder / "fold2" / "summary.json" for folder in (parent, tmp_path / "far"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -258,6 +303,41 @@ def test_axes_that_were_never_flipped_in_training_are_not_mirrored(site: Path) -
     assert Terms(mirror_axes=(0,)).applied(recipe).inference.mirror_axes == (0,)
     with pytest.raises(UsageError, match=r"(?s)E_RECIPE.*never flipped in training"):
         Terms(mirror_axes=(0, 1)).applied(recipe)
+
+
+def test_folds_are_exported_as_one_proven_model_that_answers_as_their_mean(
+    site: Path, parent: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.onnx"
+    where = ["--cache", site / "cache", "--json", "-q"]
+
+    exported = one_document(run("export", parent, model, "--cases", "1", *where))
+    own = one_document(run("evaluate", parent, "--split", "test", "--device", "cpu", *where))
+    found = one_document(run("evaluate", model, "--device", "cpu", *where))
+
+    assert exported["parity"]["max_abs_difference"] < 1e-4
+    bundle = load_model(model)[1]
+    assert bundle.trained_on == tuple(sorted(map(patient_digest, patients(parent / "fold0", "train", "val"))))
+    for one, other in zip(own["cases"], found["cases"], strict=True):
+        assert one["item"] == other["item"]
+        assert one["scores"]["ball_1"]["dice"] == pytest.approx(other["scores"]["ball_1"]["dice"], abs=1e-3)
+
+
+def test_probabilities_of_findings_are_averaged_and_operating_points_too(tmp_path: Path) -> None:
+    cache = finding_cache(tmp_path / "cache", num_patients=10)
+    (tmp_path / "task.yaml").write_text(FINDINGS)
+    where = ["--cache", cache.root, "-q"]
+    typed = ["--task", tmp_path / "task.yaml", "--run", tmp_path / "folds", "--folds", "all", "--num-folds", "2"]
+
+    trained = run("finetune", *typed, "--device", "cpu", *where)
+    pooled = one_document(run("evaluate", tmp_path / "folds", "--device", "cpu", "--json", *where))
+    exported = run("export", tmp_path / "folds", tmp_path / "model.onnx", "--cases", "1", *where)
+
+    assert trained.exit_code == 0, trained.stderr
+    assert pooled["num_patients"] == 8
+    assert exported.exit_code == 0, exported.stderr
+    head = load_model(tmp_path / "model.onnx")[1].head
+    assert head.operating_points["ball"].num_patients == 8  # each of them asked the one fold without them
 
 
 def one_document(done: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from medssl_cli.engine.weights import Encoder
 from medssl_cli.ingest.ingest import ingest
 from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.recipe import Named, TaskRecipe, load_recipe
-from tests.brain_set import brats21, decathlon, nnunet_raw
+from tests.brain_set import decathlon, nnunet_raw
 from tests.toy_cache import toy_cache
 
 TASK = """
@@ -172,9 +172,7 @@ class Heard:
         """Nobody asks."""
 
 
-@pytest.mark.parametrize(
-    ("layout", "name"), [(nnunet_raw, "Brain_{:03d}"), (decathlon, "BRATS_{:03d}"), (brats21, "BraTS2021_{:05d}")]
-)
+@pytest.mark.parametrize(("layout", "name"), [(nnunet_raw, "Brain_{:03d}"), (decathlon, "BRATS_{:03d}")])
 def test_cases_are_found_by_the_names_that_their_layout_gives_them(tmp_path: Path, layout: Any, name: str) -> None:
     layout(tmp_path / "in", (1, 2))
     ingest([tmp_path / "in"], tmp_path / "cache", IngestOptions(workers=1, modality="MR"))

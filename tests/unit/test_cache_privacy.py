@@ -78,7 +78,7 @@ def test_who_is_forgotten_is_not_taken_again(cache):
 
 def test_runs_that_saw_the_patient_are_named(cache, tmp_path):
     gone, other, _ = cache.records()
-    for name, record in (("saw", gone), ("did-not", other)):
+    for name, record in (("saw", gone), ("did-not", other), ("folds/fold1", gone)):
         entry = {"item": record.item_id, "patient": record.patient_key, "image_sha256": record.image_sha256}
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "manifest.json").write_text(json.dumps({"splits": {"train": [entry], "val": []}}))
@@ -87,6 +87,7 @@ def test_runs_that_saw_the_patient_are_named(cache, tmp_path):
 
     assert code == Exit.OK
     assert "runs/saw was trained on the patient" in out
+    assert "runs/folds/fold1 was trained on the patient" in out
     assert "did-not" not in out
 
 

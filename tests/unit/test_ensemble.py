@@ -1,10 +1,16 @@
 """An ensemble answers with logits of the mean of its members' probabilities."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from medssl_cli.engine.ensemble import Ensemble
+from medssl_cli.base.errors import UsageError
+from medssl_cli.engine.ensemble import Ensemble, ensemble_of, mean_head, mean_point
+from medssl_cli.engine.finetuned import FineTunedRun
+from medssl_cli.heads import FindingsHead, OperatingPoint
+from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe
 from medssl_cli.tasks import TaskNetwork
 
 
@@ -68,3 +74,28 @@ def test_it_is_a_network_of_a_task_that_is_not_trained() -> None:
     assert ensemble.activation == "softmax"
     with pytest.raises(NotImplementedError):
         ensemble.loss(torch.zeros(1), torch.zeros(1))
+
+
+def test_operating_points_are_the_means_of_those_that_were_chosen_on_unseen_images() -> None:
+    first = OperatingPoint(threshold=0.2, rule="youden", sensitivity=0.5, specificity=1.0, num_patients=3)
+    second = OperatingPoint(threshold=0.4, rule="youden", sensitivity=1.0, specificity=0.5, num_patients=5)
+    untold = OperatingPoint(threshold=0.5, rule="fixed")
+
+    mean = mean_point([first, second])
+    assert (mean.threshold, mean.rule, mean.num_patients) == (pytest.approx(0.3), "youden", 8)
+    assert (mean.sensitivity, mean.specificity, mean.false_per_image) == (0.75, 0.75, None)
+    assert mean_point([first, untold]).rule == "fixed"
+    heads = [
+        FindingsHead(names=("a",), label_classes={"a": ("a",)}, operating_points={"a": point})
+        for point in (first, second)
+    ]
+    assert mean_head(heads) == heads[0].model_copy(update={"operating_points": {"a": mean}})
+
+
+def test_boxes_have_no_mean() -> None:
+    recipe = load_recipe(find_recipe("heart-seg"))
+    assert isinstance(recipe, TaskRecipe)
+    boxes = FineTunedRun(Path("fold0"), recipe, {}, nn.Identity(), {"arguments": {}, "splits": {}, "sha256": ""}, "")
+
+    with pytest.raises(UsageError, match="E_TASK_EXPORT"):
+        ensemble_of(Path("folds"), [boxes])

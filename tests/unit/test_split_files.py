@@ -67,16 +67,40 @@ def test_lists_of_names_are_of_the_part_that_is_said(tmp_path: Path) -> None:
     assert read_split([f"test={text}"]).num_folds is None  # the rule makes folds of the others
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "{", "[]", "[1, 2]", '["a", "b"]', "{}", '{"train": []}', '{"train": [{"image": ""}]}', '{"train": [[]]}',
-     '{"train": ["a"], "training": ["b"]}', '{"training": [{"fold": 0, "image": "a"}]}', "name,colour\na,red\n",
-     "name,split\na,blue\n", "colour,split\nred,train\n", '[{"train": ["a"]}, 3]', "a\0b", "[" * 100,
-     '{"train": [NaN]}', '{"training": [{"fold": "x", "image": "a"}]}', f'{{"train": ["{"a" * 2000}"]}}'],
+HEARTS = [f"la_{number:03d}" for number in (3, 4, 5, 7, 9, 10, 11, 14, *range(16, 25), 26, 29, 30)]
+
+
+@pytest.mark.parametrize("form", ["dataset.json", "list"])
+def test_the_rule_of_nnunet_needs_no_list_of_folds(tmp_path: Path, form: str) -> None:
+    """Of the Decathlon's hearts, fold 0 of the rule is published: it validates on these four."""
+    files = [f"./imagesTr/{name}_0000.nii.gz" for name in reversed(HEARTS)]
+    content = {"training": [{"image": name} for name in files]} if form == "dataset.json" else "\n".join(files)
+
+    folds = read_split([f"nnunet={written(tmp_path, content)}"]).folds
+
+    assert folds[0].val == ("la_007", "la_016", "la_021", "la_024")
+    assert [len(fold.val or ()) for fold in folds] == [4] * 5
+    assert {name for fold in folds for name in fold.val or ()} == set(HEARTS)
+    assert all(sorted((*(fold.train or ()), *(fold.val or ()))) == HEARTS for fold in folds)
+    with pytest.raises(UsageError, match="E_SPLIT_FILE: 2 names make no 5 folds"):
+        read_split([f"nnunet={written(tmp_path, ['a', 'b'])}"])
+
+
+WRONG = (
+    "", "{", "[]", "[1, 2]", '["a", "b"]', "{}", '{"train": []}', '{"train": [{"image": ""}]}', '{"train": [[]]}',
+    '{"train": ["a"], "training": ["b"]}', '{"training": [{"fold": 0, "image": "a"}]}', "name,colour\na,red\n",
+    "name,split\na,blue\n", "colour,split\nred,train\n", '[{"train": ["a"]}, 3]', "a\0b", "[" * 100,
+    '{"train": [NaN]}', '{"training": [{"fold": "x", "image": "a"}]}', f'{{"train": ["{"a" * 2000}"]}}',
+    "name,split\na,train\nb,val,too,many\n", '{"test": ["a"]}',
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("content", WRONG)
 def test_anything_else_is_refused(tmp_path: Path, content: str) -> None:
+    prefix = "nnunet=" if content.startswith('{"test"') else ""
+
     with pytest.raises(UsageError, match="E_SPLIT_FILE"):
-        read_split([written(tmp_path, content)])
+        read_split([prefix + written(tmp_path, content)])
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
+from medssl_cli.base.classes import Activation
 from medssl_cli.base.strict import Probability, Strict
 from medssl_cli.cache.findings import Definition
 from medssl_cli.heads import FindingsHead, Head
@@ -128,7 +129,7 @@ class ClassificationNetwork(nn.Module, TaskNetwork):
         return logits
 
     @property
-    def activation(self) -> Literal["softmax", "sigmoid"]:
+    def activation(self) -> Activation:
         """See `TaskNetwork.activation`."""
         return "softmax" if self.options.is_exclusive else "sigmoid"
 

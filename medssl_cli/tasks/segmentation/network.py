@@ -9,12 +9,12 @@ again. With `relation` they know of each other.
 Shapes: B batch, C channels, K classes with background, or regions, X Y Z space.
 """
 
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from medssl_cli.base.classes import Classes, Ignored, WantedClasses
+from medssl_cli.base.classes import Activation, Classes, Ignored, WantedClasses
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.strict import Strict
 from medssl_cli.nn.backbones import Backbone
@@ -113,9 +113,9 @@ class SegmentationNetwork(nn.Module, TaskNetwork):
         return stacked
 
     @property
-    def activation(self) -> Literal["softmax", "sigmoid"]:
+    def activation(self) -> Activation:
         """See `TaskNetwork.activation`."""
-        return "sigmoid" if self.options.wanted.are_regions else "softmax"
+        return self.options.wanted.activation
 
     def kept(self) -> dict[str, nn.Module]:
         """The slice encoder, which joint pre-training keeps under the same name."""
