@@ -154,7 +154,7 @@ def plan_task(
     )
     if not is_measured:
         draft = planner.drafts(pins, fingerprint, budget, scale=1.0)[0]
-        return _planned(draft.with_values(_pace(pins, budget, None)), fingerprint, budget, None, 0)
+        return _planned(draft.with_values(_pace(pins, budget, draft, None)), fingerprint, budget, None, 0)
     if measure is not None:
         return _tried(planner, pins, fingerprint, budget, measure, talk)
     tried = shuffled(sorted(record.item_id for record in kept), 0)[:NUM_TRIED]
@@ -240,16 +240,16 @@ def _tried(
                 break
             count += 1
             talk.progress("trying steps", count, 0, _named(draft))
-            cost = measure(_recipe(draft.with_values(_pace(pins, budget, None))))
+            cost = measure(_recipe(draft.with_values(_pace(pins, budget, draft, None))))
             least = min(least, float("inf") if cost is None else cost.memory_bytes)
             if cost is None or cost.memory_bytes > budget.memory_bytes:
                 break
-            if best is not None and budget.steps(cost.step_s) < WANTED_STEPS:
+            if best is not None and budget.steps(cost.step_s) < min(WANTED_STEPS, draft.most_steps):
                 break
             best = draft, cost
         if best is not None:
             draft, cost = best
-            return _planned(draft.with_values(_pace(pins, budget, cost)), fingerprint, budget, cost, count)
+            return _planned(draft.with_values(_pace(pins, budget, draft, cost)), fingerprint, budget, cost, count)
     needed = "more than there is" if least == float("inf") else f"{least / 1e9:.2g} GB"
     raise GateError(
         "E_PLAN_MEMORY",
@@ -258,7 +258,8 @@ def _tried(
 
 
 def _is_hopeless(draft: Draft, best: Draft, cost: StepCost, budget: PlanBudget) -> bool:
-    return HOPELESS * budget.steps(cost.step_s * draft.cost / best.cost) < WANTED_STEPS
+    wanted = min(WANTED_STEPS, draft.most_steps)
+    return HOPELESS * budget.steps(cost.step_s * draft.cost / best.cost) < wanted
 
 
 def _named(draft: Draft) -> str:
@@ -267,15 +268,16 @@ def _named(draft: Draft) -> str:
     return f"{network['name']} {network.get('channels', '')} crops {document['data']['crop_size']}"
 
 
-def _pace(pins: Pins, budget: PlanBudget, cost: StepCost | None) -> dict[str, Any]:
+def _pace(pins: Pins, budget: PlanBudget, draft: Draft, cost: StepCost | None) -> dict[str, Any]:
     """Steps, as given or as many as there is time for, and what depends on them."""
     if pins.has("steps") or cost is None:
         values = pace_values(pins.get("steps", WANTED_STEPS), "as given")
     else:
-        reason = (
-            f"{budget.minutes:g} minutes at {cost.step_s:.2g} s a step; --max-minutes of finetune holds whatever comes"
-        )
-        values = pace_values(budget.steps(cost.step_s), reason)
+        steps = budget.steps(cost.step_s)
+        reason = f"{budget.minutes:g} minutes at {cost.step_s:.2g} s a step; --max-minutes holds whatever comes"
+        if steps > draft.most_steps:
+            steps, reason = draft.most_steps, "more would teach nothing about so few images"
+        values = pace_values(steps, reason)
     return {key: value for key, value in values.items() if key == "steps" or not pins.has(key)}
 
 

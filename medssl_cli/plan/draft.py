@@ -60,10 +60,12 @@ class Draft:
     Args:
         values: Planned and given ones.
         cost: Nominal work of a step, to compare drafts by.
+        most_steps: A longer training teaches nothing more.
     """
 
     values: dict[str, PlannedValue]
     cost: float = 1.0
+    most_steps: int = 250_000
 
     def document(self) -> dict[str, Any]:
         """As the plain data of a recipe."""
