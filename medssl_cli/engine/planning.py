@@ -79,16 +79,18 @@ class TaskPlan:
 def own_task(cache: Cache, label_set: str, name: str) -> dict[str, Any]:
     """A recipe for somebody's own labels, of which everything else is to be planned.
 
+    Where a set holds labels of several kinds, those are meant that most images have.
+
     Raises:
         NothingUsableError: `E_NO_LABELS`.
     """
     everything = cache.records()
     planners = [planner for task in plugins.names("task") if (planner := planner_of(task, is_needed=False)) is not None]
-    for planner in planners:
-        labelled = [record for record in everything if label_set in getattr(record, planner.annotation)]
-        if labelled:
-            task = planner.own_task(labelled, label_set)
-            return {"schema": 1, "name": name, "task": task, "data": own_data(everything, labelled)}
+    found = [(planner, _labelled(everything, planner, label_set)) for planner in planners]
+    planner, labelled = max(found, key=lambda pair: len(pair[1]))
+    if labelled:
+        task = planner.own_task(labelled, label_set)
+        return {"schema": 1, "name": name, "task": task, "data": own_data(everything, labelled)}
     known = sorted(
         {label for record in everything for kind in ("labels", "boxes", "findings") for label in getattr(record, kind)}
     )
@@ -137,7 +139,7 @@ def plan_task(
     resolved = resolve_device(device)
     pins = Pins(document)
     planner = planner_of(document["task"]["name"])
-    records = _images(cache, planner, pins, talk)
+    records = _labelled(cache.records(), planner, pins.get("task.label_set", "seg"))
     sketch = _sketch(planner, pins, records)
     supervision = supervision_of(sketch)
     usable = supervision.usable(cache, talk)
@@ -215,10 +217,9 @@ def with_plan(
     return filled(document, planned)
 
 
-def _images(cache: Cache, planner: TaskPlanner, pins: Pins, talk: Talk) -> list[ItemRecord]:
-    """Images with labels of the task's set."""
-    label_set = pins.get("task.label_set", "seg")
-    return [record for record in cache.records() if label_set in getattr(record, planner.annotation)]
+def _labelled(everything: Sequence[ItemRecord], planner: TaskPlanner, label_set: str) -> list[ItemRecord]:
+    """Images with the labels that a task learns from."""
+    return [record for record in everything if label_set in getattr(record, planner.annotation)]
 
 
 def _sketch(planner: TaskPlanner, pins: Pins, records: Sequence[ItemRecord]) -> TaskRecipe:
