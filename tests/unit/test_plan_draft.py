@@ -15,6 +15,7 @@ DRAFT = Draft(
         "backbone.channels": PlannedValue([8, 16], "more take longer"),
         "task.classes": PlannedValue({"yes": ["yes", 1], "left: lung": ["left: lung"]}, "of all images"),
         "data.zscore": PlannedValue(True, "MR"),
+        "data.channels": PlannedValue([{"name": "flair", "zscore": True}, {"name": "t1", "zscore": True}], "in order"),
         "data.spacing_mm": PlannedValue([1.0, 1e-05, 2.5], "median # of all"),
         "steps": PlannedValue(100, ""),
         "data.batch_size": PlannedValue(2, "of the same section, planned later"),
