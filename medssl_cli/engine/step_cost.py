@@ -140,6 +140,8 @@ def serve(descriptor: int, parent: int) -> None:
     """
     die_with_parent(parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    import medssl_cli.engine.finetune  # noqa: F401 - what it loads is no memory of a step
+
     pipe = Connection(descriptor)
     is_limited = False
     with contextlib.suppress(EOFError, OSError):
