@@ -79,16 +79,18 @@ class TaskPlan:
 def own_task(cache: Cache, label_set: str, name: str) -> dict[str, Any]:
     """A recipe for somebody's own labels, of which everything else is to be planned.
 
+    Where a set holds labels of several kinds, those are meant that most images have.
+
     Raises:
         NothingUsableError: `E_NO_LABELS`.
     """
     everything = cache.records()
     planners = [planner for task in plugins.names("task") if (planner := planner_of(task, is_needed=False)) is not None]
-    for planner in planners:
-        labelled = [record for record in everything if label_set in getattr(record, planner.annotation)]
-        if labelled:
-            task = planner.own_task(labelled, label_set)
-            return {"schema": 1, "name": name, "task": task, "data": own_data(everything, labelled)}
+    found = [(planner, _labelled(everything, planner, label_set)) for planner in planners]
+    planner, labelled = max(found, key=lambda pair: len(pair[1]))
+    if labelled:
+        task = planner.own_task(labelled, label_set)
+        return {"schema": 1, "name": name, "task": task, "data": own_data(everything, labelled)}
     known = sorted(
         {label for record in everything for kind in ("labels", "boxes", "findings") for label in getattr(record, kind)}
     )
@@ -137,7 +139,7 @@ def plan_task(
     resolved = resolve_device(device)
     pins = Pins(document)
     planner = planner_of(document["task"]["name"])
-    records = _images(cache, planner, pins, talk)
+    records = _labelled(cache.records(), planner, pins.get("task.label_set", "seg"))
     sketch = _sketch(planner, pins, records)
     supervision = supervision_of(sketch)
     usable = supervision.usable(cache, talk)
@@ -154,7 +156,7 @@ def plan_task(
     )
     if not is_measured:
         draft = planner.drafts(pins, fingerprint, budget, scale=1.0)[0]
-        return _planned(draft.with_values(_pace(pins, budget, None)), fingerprint, budget, None, 0)
+        return _planned(draft.with_values(_pace(pins, budget, draft, None)), fingerprint, budget, None, 0)
     if measure is not None:
         return _tried(planner, pins, fingerprint, budget, measure, talk)
     tried = shuffled(sorted(record.item_id for record in kept), 0)[:NUM_TRIED]
@@ -215,10 +217,9 @@ def with_plan(
     return filled(document, planned)
 
 
-def _images(cache: Cache, planner: TaskPlanner, pins: Pins, talk: Talk) -> list[ItemRecord]:
-    """Images with labels of the task's set."""
-    label_set = pins.get("task.label_set", "seg")
-    return [record for record in cache.records() if label_set in getattr(record, planner.annotation)]
+def _labelled(everything: Sequence[ItemRecord], planner: TaskPlanner, label_set: str) -> list[ItemRecord]:
+    """Images with the labels that a task learns from."""
+    return [record for record in everything if label_set in getattr(record, planner.annotation)]
 
 
 def _sketch(planner: TaskPlanner, pins: Pins, records: Sequence[ItemRecord]) -> TaskRecipe:
@@ -240,16 +241,16 @@ def _tried(
                 break
             count += 1
             talk.progress("trying steps", count, 0, _named(draft))
-            cost = measure(_recipe(draft.with_values(_pace(pins, budget, None))))
+            cost = measure(_recipe(draft.with_values(_pace(pins, budget, draft, None))))
             least = min(least, float("inf") if cost is None else cost.memory_bytes)
             if cost is None or cost.memory_bytes > budget.memory_bytes:
                 break
-            if best is not None and budget.steps(cost.step_s) < WANTED_STEPS:
+            if best is not None and budget.steps(cost.step_s) < min(WANTED_STEPS, draft.most_steps):
                 break
             best = draft, cost
         if best is not None:
             draft, cost = best
-            return _planned(draft.with_values(_pace(pins, budget, cost)), fingerprint, budget, cost, count)
+            return _planned(draft.with_values(_pace(pins, budget, draft, cost)), fingerprint, budget, cost, count)
     needed = "more than there is" if least == float("inf") else f"{least / 1e9:.2g} GB"
     raise GateError(
         "E_PLAN_MEMORY",
@@ -258,7 +259,8 @@ def _tried(
 
 
 def _is_hopeless(draft: Draft, best: Draft, cost: StepCost, budget: PlanBudget) -> bool:
-    return HOPELESS * budget.steps(cost.step_s * draft.cost / best.cost) < WANTED_STEPS
+    wanted = min(WANTED_STEPS, draft.most_steps)
+    return HOPELESS * budget.steps(cost.step_s * draft.cost / best.cost) < wanted
 
 
 def _named(draft: Draft) -> str:
@@ -267,15 +269,16 @@ def _named(draft: Draft) -> str:
     return f"{network['name']} {network.get('channels', '')} crops {document['data']['crop_size']}"
 
 
-def _pace(pins: Pins, budget: PlanBudget, cost: StepCost | None) -> dict[str, Any]:
+def _pace(pins: Pins, budget: PlanBudget, draft: Draft, cost: StepCost | None) -> dict[str, Any]:
     """Steps, as given or as many as there is time for, and what depends on them."""
     if pins.has("steps") or cost is None:
         values = pace_values(pins.get("steps", WANTED_STEPS), "as given")
     else:
-        reason = (
-            f"{budget.minutes:g} minutes at {cost.step_s:.2g} s a step; --max-minutes of finetune holds whatever comes"
-        )
-        values = pace_values(budget.steps(cost.step_s), reason)
+        steps = budget.steps(cost.step_s)
+        reason = f"{budget.minutes:g} minutes at {cost.step_s:.2g} s a step; --max-minutes holds whatever comes"
+        if steps > draft.most_steps:
+            steps, reason = draft.most_steps, "more would teach nothing about so few images"
+        values = pace_values(steps, reason)
     return {key: value for key, value in values.items() if key == "steps" or not pins.has(key)}
 
 

@@ -30,6 +30,8 @@ NUM_STEPS: Final = 4
 """The first starts everything, and after the last one the network is looked at."""
 NEVER: Final = 10**9
 TIMEOUT_S: Final = 600.0
+PARALLEL: Final = 0.85
+"""Share of a step on a CPU that several threads do together (Amdahl's law)."""
 ROOM: Final = 1.5
 """A trial may take so many times the memory that a plan may; what takes more ends it."""
 OUT_OF_MEMORY: Final = ("alloc", "out of memory")
@@ -40,7 +42,7 @@ class StepCost:
     """What a step takes.
 
     Args:
-        step_s: Seconds. On CPUs those that the cores have computed, divided by the number of threads: other work on the
+        step_s: Seconds. On CPUs those that one thread has computed, less what several threads save: other work on the
             same computer does not count, so that the same images give the same plan.
         memory_bytes: Peak of the process, or of the CUDA device.
     """
@@ -65,9 +67,13 @@ class StepClock(Silence):
         self._times.append(time.process_time() if self._is_cpu else time.perf_counter())
 
     def step_s(self, num_threads: int) -> float:
-        """The shortest step, of those that had one before them."""
+        """The shortest step, of those that had one before them.
+
+        Args:
+            num_threads: Of the training; what was heard had one.
+        """
         shortest = min(after - before for before, after in pairwise(self._times))
-        return shortest / num_threads if self._is_cpu else shortest
+        return shortest * (1 - PARALLEL + PARALLEL / num_threads) if self._is_cpu else shortest
 
 
 class StepMeter:
@@ -134,6 +140,8 @@ def serve(descriptor: int, parent: int) -> None:
     """
     die_with_parent(parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    import medssl_cli.engine.finetune  # noqa: F401 - what it loads is no memory of a step
+
     pipe = Connection(descriptor)
     is_limited = False
     with contextlib.suppress(EOFError, OSError):
@@ -186,6 +194,9 @@ def try_steps(recipe: TaskRecipe, cache_root: Path, item_ids: Sequence[str], dev
     from medssl_cli.engine.trainer import Trainer
     from medssl_cli.tasks import Validation, supervision_of
 
+    num_threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)  # several would count the time that they wait for each other
     short = {"steps": NUM_STEPS, "validate_every": NEVER, "checkpoint_every": NEVER, "accumulate": 1, "compile": False}
     recipe, cache, silence = recipe.model_copy(update=short), Cache.open(cache_root), Silence()
     records = [cache.record(item_id) for item_id in item_ids]
@@ -209,7 +220,8 @@ def try_steps(recipe: TaskRecipe, cache_root: Path, item_ids: Sequence[str], dev
         )
         clock = StepClock(device)
         Trainer(recipe, run, goal, processes, clock, outlets=Outlets(), max_minutes=None, profile_steps=0).train()
-        return StepCost(clock.step_s(torch.get_num_threads()), _peak(device))
+        torch.set_num_threads(num_threads)
+        return StepCost(clock.step_s(num_threads), _peak(device))
 
 
 def _forget_peak(device: str) -> None:

@@ -10,7 +10,6 @@ STEPS_PER_LOOK: Final = 10
 SHARE_OF_STEPS: Final = 0.85
 """Of a time budget; the rest is for validation, checkpoints and the start."""
 LEAST_STEPS: Final = 20
-MOST_STEPS: Final = 250_000
 WANTED_STEPS: Final = 3000
 """A larger network is taken while a training still has so many steps."""
 
@@ -34,7 +33,7 @@ class PlanBudget:
     def steps(self, step_s: float) -> int:
         """How many steps of so many seconds a training has, to two digits."""
         number = SHARE_OF_STEPS * 60 * self.minutes / max(step_s, 1e-4)
-        return int(min(max(float(f"{number:.2g}"), LEAST_STEPS), MOST_STEPS))
+        return int(max(float(f"{number:.2g}"), LEAST_STEPS))
 
 
 def sketch_of(pins: Pins, backbone: dict[str, Any], crop_size: list[int], task_keys: tuple[str, ...]) -> dict[str, Any]:

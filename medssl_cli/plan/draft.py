@@ -12,6 +12,8 @@ RULES: Final = ("window_hu", "zscore", "percentiles")
 GIVEN: Final = "as given"
 EXPANDED: Final = ("classes",)
 """Keys inside a section that take a line for each of their own."""
+LISTED: Final = ("channels",)
+"""Keys of the data section whose parts take a line each."""
 PLANNED_WITH_PINS: Final = ("task", "data.channels")
 """What planners write themselves, with what is given of it."""
 COLUMN: Final = 50
@@ -60,10 +62,12 @@ class Draft:
     Args:
         values: Planned and given ones.
         cost: Nominal work of a step, to compare drafts by.
+        most_steps: A longer training teaches nothing more.
     """
 
     values: dict[str, PlannedValue]
     cost: float = 1.0
+    most_steps: int = 250_000
 
     def document(self) -> dict[str, Any]:
         """As the plain data of a recipe."""
@@ -142,6 +146,11 @@ def _entry(key: str, planned: PlannedValue, *, depth: int) -> Iterator[str]:
         yield _commented(f"{indent}{key}:", planned.reason)
         for name, value in planned.value.items():
             yield f"{indent}  {flow_yaml({name: value})[1:-1]}"
+        return
+    if key in LISTED and isinstance(planned.value, list) and isinstance(planned.value[0], Mapping):
+        yield _commented(f"{indent}{key}:", planned.reason)
+        for each in planned.value:
+            yield f"{indent}  - {flow_yaml(each)}"
         return
     yield _commented(f"{indent}{flow_yaml({key: planned.value})[1:-1]}", planned.reason)
 

@@ -35,5 +35,6 @@ def _rule(channel: ChannelValues) -> tuple[tuple[str, Any], str]:
     if channel.is_hu:
         low = STEP_HU * math.floor(found.low / STEP_HU)
         high = max(STEP_HU * math.ceil(found.high / STEP_HU), low + STEP_HU)
-        return ("window_hu", [low, high]), "99 % of the labelled voxels lie between; what is outside looks the same"
+        what = "labelled voxels" if len(channel.by_class) > 1 else "voxels"
+        return ("window_hu", [low, high]), f"99 % of the {what} lie between; what is outside looks the same"
     return ("zscore", True), "values of scanners differ: each image by its own mean and standard deviation"

@@ -15,6 +15,7 @@ DRAFT = Draft(
         "backbone.channels": PlannedValue([8, 16], "more take longer"),
         "task.classes": PlannedValue({"yes": ["yes", 1], "left: lung": ["left: lung"]}, "of all images"),
         "data.zscore": PlannedValue(True, "MR"),
+        "data.channels": PlannedValue([{"name": "flair", "zscore": True}, {"name": "t1", "zscore": True}], "in order"),
         "data.spacing_mm": PlannedValue([1.0, 1e-05, 2.5], "median # of all"),
         "steps": PlannedValue(100, ""),
         "data.batch_size": PlannedValue(2, "of the same section, planned later"),
@@ -33,7 +34,7 @@ def test_every_value_has_its_reason_on_its_line() -> None:
     commented = {line.split("#")[0].strip().partition(":")[0]: line.partition("# ")[2] for line in lines}
 
     assert commented["zscore"] == "MR"
-    assert commented["channels"] == "more take longer"
+    assert commented["channels"] == "in order"  # of the data; it comes later than that of the backbone
     assert commented["classes"] == "of all images"
     assert sum(line.startswith("data:") for line in lines) == 1
 

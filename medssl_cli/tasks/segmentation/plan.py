@@ -36,6 +36,7 @@ from medssl_cli.plan.geometry import (
 )
 from medssl_cli.plan.intensity import rule_values
 from medssl_cli.plan.planner import TaskPlanner
+from medssl_cli.plan.whole import is_lateral
 from medssl_cli.recipe import AUTO, Named
 from medssl_cli.tasks.segmentation.scores import reference_of
 from medssl_cli.tasks.segmentation.targets import SegmentationSupervision
@@ -178,7 +179,7 @@ def _around_crop(setting: _Setting, crop: Shape, network: dict[str, PlannedValue
     crop = tuple(pins.get("data.crop_size", crop))
     batch = int(min(max(setting.step_voxels // math.prod(crop), BATCHES[0]), BATCHES[1]))
     shows_all = all(WHOLE * extent <= length for extent, length in zip(grid.extents, crop, strict=True))
-    lateral = sorted(each.name for each in fingerprint.classes if _is_lateral(each.name))
+    lateral = sorted(each.name for each in fingerprint.classes if is_lateral(each.name))
     values = {
         **head_values(pins.get("name", "planned")),
         **network,
@@ -326,11 +327,6 @@ def _masks(
     answer = reference_of(cache, record, label_set, wanted, image)
     masks = [answer == place for place in wanted.names] if answer.ndim == 3 else list(answer == 1)
     return dict(zip(wanted.classes, masks, strict=True))
-
-
-def _is_lateral(name: str) -> bool:
-    words = name.lower().replace("-", "_").replace(" ", "_").split("_")
-    return bool({"left", "right", "l", "r", "lh", "rh"} & set(words))
 
 
 def _cost(crop: Sequence[int], levels: Sequence[LevelShape], channels: Sequence[int]) -> float:
