@@ -16,12 +16,12 @@ from medssl_cli.data.boxes import boxes_of, class_of, from_canvas, stacked, to_c
 from medssl_cli.nn.backbones import resnet, unet
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Augmentation
+from medssl_cli.tasks.detection.assignment import CENTRE_RADIUS, assign
 from medssl_cli.tasks.detection.decode import SIZE_PER_STRIDE, Grid, decode
 from medssl_cli.tasks.detection.feature_pyramid import FeaturePyramid
 from medssl_cli.tasks.detection.network import Answers, centredness, detection_losses
 from medssl_cli.tasks.detection.network import DetectionNetwork as Task
 from medssl_cli.tasks.detection.network import DetectionOptions as Options
-from medssl_cli.tasks.detection.targets import CENTRE_RADIUS, assign
 from tests.finding_cache import finding_cache
 
 SIZE = (64, 48)
