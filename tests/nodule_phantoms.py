@@ -1,4 +1,4 @@
-"""Chest CT in small: air-like noise with round nodules of known place, as volumes, as a cache, or as DICOM with a table."""
+"""Chest CT in small: noise like air with round nodules of known place, as a cache, or as DICOM with a table."""
 
 from dataclasses import dataclass
 from pathlib import Path
