@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.formats.predictions import CANDIDATES_START
-from medssl_cli.formats.source import stem_of
+from medssl_cli.formats.table import stem_of
 from medssl_cli.imaging.geometry import Affine, Shape, spacing_mm
 
 if TYPE_CHECKING:
