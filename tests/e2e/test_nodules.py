@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ task: {name: detection, label_set: nodules, classes: [nodule], width: 16, num_le
 data: {modality: CT, window_hu: [-1000, 400], spacing_mm: [1.0, 1.0, 1.5], crop_size: [24, 24, 16], batch_size: 2}
 foreground_prob: 0.7
 optimizer: {learning_rate: 2.0e-3}
-steps: 80
-validate_every: 80
-checkpoint_every: 80
+steps: 60
+validate_every: 60
+checkpoint_every: 60
 """
 
 
@@ -66,7 +67,7 @@ class Road:
 @pytest.fixture(scope="module")
 def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     root = tmp_path_factory.mktemp("road")
-    made = [phantom(number, num_nodules=0 if number % 6 == 5 else 1 + number % 2) for number in range(18)]
+    made = [phantom(number, num_nodules=0 if number % 6 == 5 else 1 + number % 2) for number in range(12)]
     found = Road(root, {write_dicom(root / "in", number, each): each for number, each in enumerate(made)})
     (root / "annotations.csv").write_text(annotations_csv(found.phantoms))
     (root / "toy.yaml").write_text(RECIPE)
@@ -91,7 +92,7 @@ def test_most_nodules_are_hit_at_one_false_mark_per_scan(road: Road) -> None:
 
     marks = marks_at(places, scores, nodules, [Spots.none()] * len(nodules))
 
-    assert marks.num_boxes.sum() > 20
+    assert marks.num_boxes.sum() >= 15
     assert froc(marks)[3] >= 0.9
     for own, values, spots in zip(places, scores, nodules, strict=True):
         for centre, diameter in zip(*spots, strict=True):
@@ -192,7 +193,8 @@ def test_a_box_of_a_turned_volume_lies_around_its_own_centre() -> None:
 
 @pytest.mark.real_data
 def test_readings_of_a_real_scan_go_the_whole_road(shared_data: Path, tmp_path: Path) -> None:
-    """One scan of LIDC-IDRI with its four readers, as six patients, of whom one is a test patient."""
+    """One scan of LIDC-IDRI with its four readers, pushed aside by so many pixels for each of six patients."""
+    shifts = range(-60, 100, 30)
     slices = sorted((shared_data / "lidc_small" / "small").rglob("*.dcm"))
     (readings,) = (shared_data / "lidc_small").rglob("*.xml")
     old = str(pydicom.dcmread(slices[0], stop_before_pixels=True).SeriesInstanceUID)
@@ -206,9 +208,10 @@ def test_readings_of_a_real_scan_go_the_whole_road(shared_data: Path, tmp_path: 
             header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = generate_uid()
             header.PixelData = (header.pixel_array + patient).tobytes()  # other voxels, or it would be one scan
             header.save_as(folder / f"{number}.dcm")
-        (folder / "069.xml").write_text(readings.read_text().replace(old, series))
+        moved = re.sub(r"(?<=<xCoord>)\d+", lambda found: str(int(found[0]) + shifts[patient]), readings.read_text())
+        (folder / "069.xml").write_text(moved.replace(old, series))
     (tmp_path / "toy.yaml").write_text(
-        RECIPE.replace("steps: 80", "steps: 2").replace("_every: 80", "_every: 2").replace("nodules,", "lidc,")
+        RECIPE.replace("steps: 60", "steps: 2").replace("_every: 60", "_every: 2").replace("nodules,", "lidc,")
         .replace("[1.0, 1.0, 1.5]", "[2.0, 2.0, 2.5]").replace("classes: [nodule]", "min_readers: 3, classes: [nodule]")
     )  # fmt: skip
     cpu = ("--cache", tmp_path / "cache", "--device", "cpu")
