@@ -33,9 +33,9 @@ task: {name: detection, label_set: nodules, classes: [nodule], width: 16, num_le
 data: {modality: CT, window_hu: [-1000, 400], spacing_mm: [1.0, 1.0, 1.5], crop_size: [24, 24, 16], batch_size: 2}
 foreground_prob: 0.7
 optimizer: {learning_rate: 2.0e-3}
-steps: 60
-validate_every: 60
-checkpoint_every: 60
+steps: 100
+validate_every: 100
+checkpoint_every: 100
 """
 
 
@@ -67,7 +67,7 @@ class Road:
 @pytest.fixture(scope="module")
 def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     root = tmp_path_factory.mktemp("road")
-    made = [phantom(number, num_nodules=0 if number % 6 == 5 else 1 + number % 2) for number in range(12)]
+    made = [phantom(number, num_nodules=0 if number % 6 == 5 else 1 + number % 2) for number in range(15)]
     found = Road(root, {write_dicom(root / "in", number, each): each for number, each in enumerate(made)})
     (root / "annotations.csv").write_text(annotations_csv(found.phantoms))
     (root / "toy.yaml").write_text(RECIPE)
@@ -191,14 +191,18 @@ def test_a_box_of_a_turned_volume_lies_around_its_own_centre() -> None:
     np.testing.assert_allclose(diameters, [(4 * 0.7 + 6 * 0.8 + 3 * 2.5) / 3, (3 * 0.7 + 3 * 0.8 + 10 * 2.5) / 3])
 
 
+def pushed(readings: str, shift: int) -> str:
+    """Readings of LIDC-IDRI whose outlines lie so many pixels to the right."""
+    return re.sub(r"(?<=<xCoord>)\d+", lambda found: str(int(found[0]) + shift), readings)
+
+
 @pytest.mark.real_data
 def test_readings_of_a_real_scan_go_the_whole_road(shared_data: Path, tmp_path: Path) -> None:
     """One scan of LIDC-IDRI with its four readers, pushed aside by so many pixels for each of six patients."""
-    shifts = range(-60, 100, 30)
     slices = sorted((shared_data / "lidc_small" / "small").rglob("*.dcm"))
     (readings,) = (shared_data / "lidc_small").rglob("*.xml")
     old = str(pydicom.dcmread(slices[0], stop_before_pixels=True).SeriesInstanceUID)
-    for patient in range(6):
+    for patient, shift in enumerate(range(-60, 100, 30)):
         series, study = generate_uid(), generate_uid()
         folder = tmp_path / "in" / f"LIDC-IDRI-{patient:04d}"
         folder.mkdir(parents=True)
@@ -206,12 +210,11 @@ def test_readings_of_a_real_scan_go_the_whole_road(shared_data: Path, tmp_path: 
             header = pydicom.dcmread(path)
             header.PatientID, header.StudyInstanceUID, header.SeriesInstanceUID = f"L{patient}", study, series
             header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-            header.PixelData = (header.pixel_array + patient).tobytes()  # other voxels, or it would be one scan
+            header.PixelData = np.roll(header.pixel_array, shift, axis=1).tobytes()
             header.save_as(folder / f"{number}.dcm")
-        moved = re.sub(r"(?<=<xCoord>)\d+", lambda found: str(int(found[0]) + shifts[patient]), readings.read_text())
-        (folder / "069.xml").write_text(moved.replace(old, series))
+        (folder / "069.xml").write_text(pushed(readings.read_text().replace(old, series), shift))
     (tmp_path / "toy.yaml").write_text(
-        RECIPE.replace("steps: 60", "steps: 2").replace("_every: 60", "_every: 2").replace("nodules,", "lidc,")
+        RECIPE.replace("steps: 100", "steps: 2").replace("_every: 100", "_every: 2").replace("nodules,", "lidc,")
         .replace("[1.0, 1.0, 1.5]", "[2.0, 2.0, 2.5]").replace("classes: [nodule]", "min_readers: 3, classes: [nodule]")
     )  # fmt: skip
     cpu = ("--cache", tmp_path / "cache", "--device", "cpu")
