@@ -16,10 +16,17 @@ def crops(
     candidates: Annotated[
         str | None, typer.Option(help="Set of boxes or points to cut where they hit no nodule; default: random places.")
     ] = None,
-    name: Annotated[list[str] | None, typer.Option(help="Boxes that are nodules. Repeatable; default: nodule.")] = None,
-    size: Annotated[tuple[int, int, int], typer.Option(min=4, max=512, help="Voxels of a cube.")] = (64, 64, 64),
+    name: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Boxes that are nodules; repeatable; default: nodule.")
+    ] = None,
+    size: Annotated[tuple[int, int, int], typer.Option(min=4, max=512, metavar="X Y Z", help="Voxels of a cube.")] = (
+        64,
+        64,
+        64,
+    ),
     spacing: Annotated[
-        tuple[float, float, float], typer.Option(min=0.05, max=50, help="Millimetres between its voxels.")
+        tuple[float, float, float],
+        typer.Option(min=0.05, max=50, metavar="X Y Z", help="Millimetres between its voxels."),
     ] = (0.7, 0.7, 0.7),
     per_image: Annotated[int, typer.Option(min=0, max=100_000, help="Most cubes without a nodule per image.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of those.")] = 0,
