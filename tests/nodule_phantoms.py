@@ -34,8 +34,13 @@ class Phantom:
         return Box(name="nodule", lower=tuple(lower), upper=tuple(upper), diameter_mm=diameter, num_readers=4)
 
 
-def phantom(seed: int, *, shape: tuple[int, int, int] = (40, 36, 24), num_nodules: int = 2) -> Phantom:
-    """A volume as DICOM gives it, columns to the left and rows to the back; nodules lie apart from each other."""
+def phantom(
+    seed: int, *, shape: tuple[int, int, int] = (40, 36, 24), num_nodules: int = 2, num_vessels: int = 0
+) -> Phantom:
+    """A volume as DICOM gives it, columns to the left and rows to the back; nodules lie apart from each other.
+
+    Vessels are tubes as dense as nodules that run through all of the volume.
+    """
     rng = np.random.default_rng(seed)
     affine = np.diag([-SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2], 1.0])
     affine[:3, 3] = (18.0, 31.0, -120.0)
@@ -49,8 +54,13 @@ def phantom(seed: int, *, shape: tuple[int, int, int] = (40, 36, 24), num_nodule
     grid = np.stack(np.meshgrid(*[np.arange(size) * step for size, step in zip(shape, SPACING_MM, strict=True)],
                                 indexing="ij"), axis=-1)  # fmt: skip
     voxels = LUNG_HU + rng.normal(0, NOISE_HU, shape)
+    for _ in range(num_vessels):
+        through, along = rng.uniform(0, extent), rng.normal(size=3)
+        away = np.cross(grid - through, along / np.linalg.norm(along))
+        voxels[(np.linalg.norm(away, axis=-1) <= rng.uniform(1, 2.5)) & (voxels < LUNG_HU / 2)] += NODULE_HU - LUNG_HU
     for centre, diameter in zip(centres, diameters, strict=True):
-        voxels[np.linalg.norm(grid - centre, axis=-1) <= diameter / 2] += NODULE_HU - LUNG_HU
+        inside = np.linalg.norm(grid - centre, axis=-1) <= diameter / 2
+        voxels[inside] = NODULE_HU + rng.normal(0, NOISE_HU, int(inside.sum()))
     indices = np.array(centres).reshape(-1, 3) / SPACING_MM
     world = indices @ affine[:3, :3].T + affine[:3, 3]
     return Phantom(Volume(np.round(voxels).astype(np.int16)[None], affine, "CT", "HU"), world, diameters)
