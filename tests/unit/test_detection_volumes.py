@@ -23,9 +23,11 @@ from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Augmentation
 from medssl_cli.tasks.detection.assignment import ANCHOR_SIZE, NUM_NEAREST, assign
 from medssl_cli.tasks.detection.decode import Grid, answer, decode
+from medssl_cli.tasks.detection.image_boxes import ImageBoxes
 from medssl_cli.tasks.detection.network import Answers, detection_losses, edge_overlap
 from medssl_cli.tasks.detection.network import DetectionNetwork as Task
 from medssl_cli.tasks.detection.network import DetectionOptions as Options
+from medssl_cli.tasks.detection.scores import evaluate_boxes, paired_figures
 
 SIZE = (24, 16, 12)
 STRIDES = ((2, 2, 1), (4, 4, 2))
@@ -318,3 +320,26 @@ def test_boxes_of_few_readers_or_ignored_names_count_for_nothing() -> None:
     assert rows[:, 6].tolist() == [0, IGNORED, IGNORED, 0]
     assert rows[0, :6].tolist() == [0.5, 0.5, 0.5, 2.5, 4.5, 6.5]
     assert diameters_of(cast("ItemRecord", record), "lidc", classes, **wishes)[0] == 5.0
+
+
+def test_models_of_volumes_are_compared_without_what_counts_for_nothing() -> None:
+    def boxes(corners: list[list[float]], classes: list[int], scores: list[float]) -> ImageBoxes:
+        return ImageBoxes(np.array(corners).reshape(-1, 6), np.array(classes, dtype=np.int64), np.array(scores))
+
+    records = [
+        cast("ItemRecord", SimpleNamespace(patient_key=f"p{number}", item_id=f"i{number}", shape=(20, 20, 20),
+                                           affine_array=np.eye(4)))
+        for number in range(3)
+    ]  # fmt: skip
+    place, other = [2.0, 2, 2, 6, 6, 6], [10.0, 10, 10, 14, 14, 14]
+    truth = [boxes([place, other], [0, int(IGNORED)], [1, 1]), boxes([place], [0], [1]), boxes([], [], [])]
+    good = [boxes([place, other], [0, 0], [0.9, 0.95]), boxes([place], [0], [0.8]), boxes([], [], [])]
+    poor = [boxes([other], [0], [0.9]), boxes([], [], []), boxes([place], [0], [0.8])]
+    documents = [evaluate_boxes(found, truth, records, ["nodule"], min_overlap=0.5, about={}) for found in (good, poor)]
+
+    mean = paired_figures(documents)[0]
+
+    assert [documents[n]["mean_average_precision"]["mean"] for n in (0, 1)] == [1.0, 0.0]
+    assert [float(figure(np.ones((1, 3)))[0]) for figure in mean.figures] == [1.0, 0.0]
+    assert documents[0]["classes"]["nodule"]["froc"]["competition_metric"]["mean"] == 1.0
+    assert documents[0]["cases"][0]["ignored"] == [other]

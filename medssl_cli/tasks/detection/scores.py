@@ -21,6 +21,7 @@ from medssl_cli.base.plain_json import without_nan
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
+from medssl_cli.data.boxes import IGNORED
 from medssl_cli.data.selection import images_of_examples, of_examples, with_annotations
 from medssl_cli.heads import BoxesHead, OperatingPoint
 from medssl_cli.imaging.volume import Volume
@@ -55,10 +56,7 @@ Array = NDArray[np.float64]
 def chosen_points(
     found: Sequence[ImageBoxes], truth: Sequence[ImageBoxes], records: Sequence[ItemRecord], head: BoxesHead
 ) -> dict[str, OperatingPoint]:
-    """Of each class the operating point that images give; see `operating_point`.
-
-    A box of a volume is a false one if it hits nothing, by the rule of `metrics.froc`.
-    """
+    """Of each class the operating point that images give; in volumes a box is a false one by the rule of LUNA16."""
     num_patients = len({record.patient_key for record in records})
     points = {}
     for place, name in head.classes.items():
@@ -155,6 +153,7 @@ def evaluate_boxes(
                 "mean_overlap": mean_overlap(own, there.that_count),
                 "found": _rows(own, classes),
                 "there": _rows(there.that_count, classes),
+                **({"ignored": there.ignored.corners.tolist()} if len(there.ignored.scores) else {}),
             }
             for record, own, there in zip(records, found, truth, strict=True)
         ],
@@ -343,13 +342,17 @@ def paired_figures(documents: Sequence[Mapping[str, Any]]) -> list[PairedFigure]
 
 def _boxes_of_cases(documents: Sequence[Mapping[str, Any]], key: str, names: Sequence[str]) -> list[ImageBoxes]:
     """Boxes of the images of documents, one after another; those of classes without a name here are left out."""
+    cases = [case for document in documents for case in document["cases"]]
+    every = [box["corners"] for case in cases for kind in ("found", "there") for box in case[kind]]
+    width = len(every[0]) if every else 4
     found = []
-    for case in (case for document in documents for case in document["cases"]):
+    for case in cases:
         own = [box for box in case[key] if box["class"] in names]
-        corners = np.array([box["corners"] for box in own], dtype=np.float64).reshape(len(own), -1)
-        classes = np.array([names.index(box["class"]) for box in own], dtype=np.int64)
-        scores = np.array([box["score"] for box in own], dtype=np.float64)
-        found.append(ImageBoxes(corners if len(own) else np.zeros((0, 4)), classes, scores))
+        ignored = case.get("ignored", []) if key == "there" else []
+        corners = np.array([*(box["corners"] for box in own), *ignored], dtype=np.float64).reshape(-1, width)
+        classes = np.array([*(names.index(box["class"]) for box in own), *(IGNORED for _ in ignored)], dtype=np.int64)
+        scores = np.array([*(box["score"] for box in own), *(1.0 for _ in ignored)], dtype=np.float64)
+        found.append(ImageBoxes(corners, classes, scores))
     return found
 
 
