@@ -251,12 +251,22 @@ class BoxesHead(_NamedHead):
 
     def outputs(self, preprocessing: Preprocessing) -> tuple[Port, ...]:
         """What the network gives: of every place the logits of the classes and of the box, and its edges' distances."""
+        dims = 2 if self.tile_size is None else 3
+        num_places = self.num_places(preprocessing)
+        return (Port(name="answers", sizes=("batch", num_places, len(self.names) + 1 + 2 * dims)),)
+
+    def num_places(self, preprocessing: Preprocessing) -> int:
+        """Places of all maps of one call of the network."""
         size = self.tile_size or fit_of(preprocessing)[:2]
-        num_places = 0
+        number = 0
         for stride in self.strides:
             steps = stride if isinstance(stride, tuple) else (stride,) * len(size)
-            num_places += math.prod(-(-extent // step) for extent, step in zip(size, steps, strict=True))
-        return (Port(name="answers", sizes=("batch", num_places, len(self.names) + 1 + 2 * len(size))),)
+            number += math.prod(-(-extent // step) for extent, step in zip(size, steps, strict=True))
+        return number
+
+    def decoding_bytes(self, preprocessing: Preprocessing) -> int:
+        """Memory that reading one call's answers takes: of each place its numbers three times, and where it lies."""
+        return 4 * (3 * (len(self.names) + 7) + 16) * self.num_places(preprocessing)
 
 
 class EmbeddingsHead(Strict):

@@ -197,6 +197,8 @@ class OnnxModel:
             num_channels=num_channels,
             num_masks=len(head.words) if isinstance(head, MasksHead) and head.are_regions else 1,
         )
+        if isinstance(head, BoxesHead):
+            needed += head.decoding_bytes(self.bundle.preprocessing)
         allowed = max(0, self.limits.max_ram_bytes - self._process.resident_bytes)
         if needed > allowed:
             raise InputError(

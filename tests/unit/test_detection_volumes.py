@@ -343,3 +343,15 @@ def test_models_of_volumes_are_compared_without_what_counts_for_nothing() -> Non
     assert [float(figure(np.ones((1, 3)))[0]) for figure in mean.figures] == [1.0, 0.0]
     assert documents[0]["classes"]["nodule"]["froc"]["competition_metric"]["mean"] == 1.0
     assert documents[0]["cases"][0]["ignored"] == [other]
+
+
+def test_a_head_tells_how_many_places_there_are_and_what_they_take() -> None:
+    rule = Preprocessing(window_hu=(0, 1))
+    own = head((24, 16, 12), 0.5)
+
+    number = len(Grid.of((24, 16, 12), own.strides).places)
+    assert own.num_places(rule) == number
+    assert own.outputs(rule)[0].sizes == ("batch", number, 1 + 1 + 6)
+    assert own.decoding_bytes(rule) > 4 * number * (1 + 1 + 6)
+    with pytest.raises(ValidationError, match="strides are of 2 axes"):
+        BoxesHead.model_validate({**own.model_dump(), "tile_size": None})
