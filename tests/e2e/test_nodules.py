@@ -228,4 +228,4 @@ def test_readings_of_a_real_scan_go_the_whole_road(shared_data: Path, tmp_path: 
     )
 
     assert scored["classes"]["nodule"]["num_boxes"] == scored["num_items"] > 0
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["done"] == 1
+    assert json.loads((tmp_path / "o" / "report.json").read_text())["done"] == 1
