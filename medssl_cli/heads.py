@@ -3,6 +3,7 @@
 There are four kinds of answers. Those of a task are read by `tasks/<name>/decode.py` of the task with that head.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Final, Literal, Self
 
@@ -15,6 +16,7 @@ from medssl_cli.preprocessing import Preprocessing
 ClassWord = Annotated[str, Field(min_length=1, max_length=64)]
 Sizes = tuple[int | str, ...]
 """Of a tensor: a number of elements along each axis, or the name of one that is free."""
+StridesPerAxis = Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
 Names = Annotated[dict[int, str], Field(min_length=1, max_length=255)]
 
 
@@ -196,44 +198,75 @@ class FindingsHead(_NamedHead):
 
 
 class BoxesHead(_NamedHead):
-    """Boxes with scores on a picture.
+    """Boxes with scores on a picture, or in a volume that is searched tile by tile.
 
     Args:
         names: Names of the classes, in the order of the network's outputs.
         label_classes: By name, the names of a cache's boxes that are of the class.
         operating_points: By name.
-        strides: Pixels between neighbouring places of each map of the network.
+        strides: Voxels between neighbouring places of each map of the network, along all axes or along each.
         min_score: Boxes below it are dropped.
         max_overlap: Of two boxes of a class that overlap more (intersection over union) the better one stays.
-        max_boxes: Largest number of boxes of an image.
+        max_boxes: Largest number of boxes of an image; of a volume also of each tile.
         match_overlap: Least intersection over union at which a box counts as found, in evaluation.
+        tile_size: Of the sliding window over a volume, in voxels of the preprocessed grid; None of pictures.
+        overlap: Fraction shared by neighbouring tiles.
+        label_ignore: Names of a cache's boxes that count for nothing.
+        min_readers: Boxes that fewer readers have marked count for nothing.
     """
 
     kind: Literal["boxes"] = "boxes"
-    strides: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=16)]
+    strides: Annotated[tuple[PositiveInt | StridesPerAxis, ...], Field(min_length=1, max_length=16)]
     min_score: Probability
     max_overlap: Probability
     max_boxes: PositiveInt
     match_overlap: Annotated[float, Field(gt=0, lt=1)]
+    tile_size: Size | None = None
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_ignore: tuple[str, ...] = ()
+    min_readers: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _strides_of_every_axis(self) -> Self:
+        dims = 2 if self.tile_size is None else 3
+        if any(len(stride) != dims for stride in self.strides if isinstance(stride, tuple)):
+            raise ValueError(f"strides are of {dims} axes")
+        return self
 
     def takes_flat(self, preprocessing: Preprocessing) -> bool:
         """Whether it is for pictures and projections; else it is for volumes."""
-        return True
+        return self.tile_size is None
 
     def call_size(self, preprocessing: Preprocessing) -> Size:
         """Voxels that one call of the network sees at most."""
+        if self.tile_size is not None:
+            return self.tile_size
         x, y = fit_of(preprocessing)[:2]
         return x, y, 1
 
     def inputs(self, preprocessing: Preprocessing, in_channels: int) -> tuple[Port, ...]:
         """What the network takes."""
-        return (Port(name="image", sizes=("batch", in_channels, *fit_of(preprocessing))),)
+        size = self.tile_size or fit_of(preprocessing)
+        return (Port(name="image", sizes=("batch", in_channels, *size)),)
 
     def outputs(self, preprocessing: Preprocessing) -> tuple[Port, ...]:
-        """What the network gives: of every place the logits of the classes and of the centre, and four distances."""
-        x, y = fit_of(preprocessing)[:2]
-        num_places = sum(-(-x // stride) * -(-y // stride) for stride in self.strides)
-        return (Port(name="answers", sizes=("batch", num_places, len(self.names) + 5)),)
+        """What the network gives: of every place the logits of the classes and of the box, and its edges' distances."""
+        dims = 2 if self.tile_size is None else 3
+        num_places = self.num_places(preprocessing)
+        return (Port(name="answers", sizes=("batch", num_places, len(self.names) + 1 + 2 * dims)),)
+
+    def num_places(self, preprocessing: Preprocessing) -> int:
+        """Places of all maps of one call of the network."""
+        size = self.tile_size or fit_of(preprocessing)[:2]
+        number = 0
+        for stride in self.strides:
+            steps = stride if isinstance(stride, tuple) else (stride,) * len(size)
+            number += math.prod(-(-extent // step) for extent, step in zip(size, steps, strict=True))
+        return number
+
+    def decoding_bytes(self, preprocessing: Preprocessing) -> int:
+        """Memory that reading one call's answers takes: of each place its numbers three times, and where it lies."""
+        return 4 * (3 * (len(self.names) + 7) + 16) * self.num_places(preprocessing)
 
 
 class EmbeddingsHead(Strict):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medssl_cli.cli import cache_checks, cache_listing
+from medssl_cli.cli import cache_checks, cache_crops, cache_listing
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption
 from medssl_cli.cli.terminal import Terminal, announce, result
@@ -77,5 +77,5 @@ def duplicates(
     result([vars(pair) for pair in pairs], as_json=json, text="\n".join([*lines, f"{len(pairs)} pairs"]))
 
 
-for command in (*cache_listing.COMMANDS, *cache_checks.COMMANDS):
+for command in (*cache_listing.COMMANDS, *cache_checks.COMMANDS, *cache_crops.COMMANDS):
     app.command()(guarded(command))

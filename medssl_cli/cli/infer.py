@@ -53,8 +53,9 @@ def infer(
     """Ask a model about scans or pictures: masks, findings or boxes, by what the model answers with.
 
     Masks lie on each scan's own grid, NIfTI and for DICOM input also DICOM SEG; classes that overlap get a NIfTI file
-    each. Findings (probabilities) and boxes (in the picture's own pixels) are JSON for each image, and findings.csv or
-    boxes.csv for all, with operating points. Images of one case are put together by the layouts that ingest knows.
+    each. Findings (probabilities) and boxes (in a picture's pixels, in a volume RAS mm) are JSON for each image, and
+    findings.csv, boxes.csv or candidates.csv (LPS mm, as LUNA16) for all, with operating points. Images of one case are
+    put together by the layouts that ingest knows.
 
     Whatever happens to one scan costs that scan only; typed again, the command does what is left.
 

@@ -6,6 +6,7 @@ order of random numbers, which a run that is resumed counts on; all of them are 
 Shapes: N images, C channels, X Y Z space, M images that turn or scale, K boxes of an image.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -137,28 +138,40 @@ def augment_images(images: Tensor, options: Augmentation, draws: Draws, *, spati
 
 
 def augment_boxes(
-    images: Tensor, boxes: Tensor, options: Augmentation, draws: Draws, *, min_visible: float = 0.25
+    images: Tensor,
+    boxes: Tensor,
+    options: Augmentation,
+    draws: Draws,
+    *,
+    min_visible: float = 0.25,
+    spacing_mm: Tensor | None = None,
+    left: float = -1.0,
 ) -> tuple[Tensor, Tensor]:
-    """The same for 2D images with boxes, of which those that mostly leave the image are dropped.
+    """The same for images with boxes, of which those that mostly leave the image are dropped.
 
     Args:
-        images: Network input, [N, C, X, Y].
-        boxes: On the CPU, [N, K, 5]: low x, low y, high x, high y in pixel edges, and the class, negative for none.
+        images: Network input, [N, C, X, Y] or [N, C, X, Y, Z].
+        boxes: On the CPU, [N, K, 5] or [N, K, 7]: low corner, high corner in voxel edges, and the class, negative for
+            none.
         options: What may happen, and how strongly.
         draws: Source of all random numbers.
         min_visible: Least share of a box that must stay on the image.
+        spacing_mm: [N, 3], so that rotations are rotations in the patient; None means equal along all axes.
+        left: Class of boxes that are dropped.
 
     Returns:
         Images and boxes of the same shapes; a turned box becomes the upright one around it.
     """
-    changes = draw_augmentation(images[..., None].shape, options, draws)
-    changed = recolour_(move_(images[..., None].clone(), changes), changes)[..., 0]
-    places = _move_boxes(boxes[..., :4], changes, (images.shape[2], images.shape[3]))
+    size = images.shape[2:]
+    volumes = images if images.ndim == 5 else images[..., None]
+    changes = draw_augmentation(volumes.shape, options, draws, spacing_mm)
+    changed = recolour_(move_(volumes.clone(), changes), changes).reshape(images.shape)
+    places = _move_boxes(boxes[..., :-1], changes, size)
     scale = torch.ones(len(boxes))
     if changes.moved is not None:
         scale[changes.moved] = 1 / torch.linalg.det(changes.matrices).abs()
-    is_visible = _areas(places) >= min_visible * _areas(boxes[..., :4]) * scale[:, None]
-    classes = torch.where(is_visible, boxes[..., 4], -1.0)
+    is_visible = _areas(places) >= min_visible * _areas(boxes[..., :-1]) * scale[:, None]
+    classes = torch.where(is_visible | (boxes[..., -1] < 0), boxes[..., -1], left)
     return changed, torch.cat([places, classes[..., None]], dim=-1)
 
 
@@ -273,20 +286,22 @@ def recolour_(images: Tensor, changes: Changes) -> Tensor:
     return images if changes.noise is None else images.add_(changes.noise.to(images.device))
 
 
-def _move_boxes(boxes: Tensor, changes: Changes, size: tuple[int, int]) -> Tensor:
+def _move_boxes(boxes: Tensor, changes: Changes, size: tuple[int, ...]) -> Tensor:
     """The smallest upright boxes around flipped, turned and scaled ones, as they lie on the image.
 
     Args:
-        boxes: [N, K, 4], low x, low y, high x, high y, in pixel edges.
-        changes: Of 2D images.
-        size: Pixels along x and y.
+        boxes: [N, K, 2 D], low and high corners, in voxel edges.
+        changes: Of images of D dimensions.
+        size: Voxels along each axis.
     """
+    dims = len(size)
     extent = torch.tensor(size, dtype=boxes.dtype)
-    corners = torch.stack([boxes[..., [x, y]] for x in (0, 2) for y in (1, 3)], dim=2) / extent * 2 - 1
+    sides = itertools.product(*((axis, axis + dims) for axis in range(dims)))
+    corners = torch.stack([boxes[..., list(corner)] for corner in sides], dim=2) / extent * 2 - 1
     if changes.is_flipped is not None:
-        corners = torch.where(changes.is_flipped[:, None, None, :2], -corners, corners)
+        corners = torch.where(changes.is_flipped[:, None, None, :dims], -corners, corners)
     if changes.moved is not None:
-        back = torch.linalg.inv(changes.matrices[:, 1:, 1:].to(boxes.dtype)).flip(1, 2)
+        back = torch.linalg.inv(changes.matrices[:, 3 - dims :, 3 - dims :].to(boxes.dtype)).flip(1, 2)
         corners[changes.moved] = torch.einsum("bij,bmcj->bmci", back, corners[changes.moved])
     places = ((corners + 1) / 2).clamp(0, 1) * extent
     return torch.cat([places.amin(dim=2), places.amax(dim=2)], dim=-1)
@@ -308,5 +323,6 @@ def _rows(is_chosen: Tensor, images: Tensor) -> Tensor:
 
 
 def _areas(boxes: Tensor) -> Tensor:
-    """Of boxes [..., 4]."""
-    return (boxes[..., 2:4] - boxes[..., :2]).prod(dim=-1)
+    """Of boxes [..., 2 D], or their volumes."""
+    dims = boxes.shape[-1] // 2
+    return (boxes[..., dims:] - boxes[..., :dims]).prod(dim=-1)

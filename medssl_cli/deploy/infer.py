@@ -31,11 +31,10 @@ from medssl_cli.deploy.scan_task import (
     not_done,
 )
 from medssl_cli.deploy.scans import Findings, Reject, Scan, find_scans
-from medssl_cli.deploy.whole_answers import REGIONS, TABLES
+from medssl_cli.deploy.whole_answers import REGIONS, TABLES, answer_kind
 from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Member
-from medssl_cli.heads import MasksHead
 
 __all__ = ["ALL_OUTPUTS", "InferReport", "Output", "Preview", "Progress", "ScanResult", "infer"]
 
@@ -133,9 +132,7 @@ def _require_answers(bundle: Bundle, where: Where) -> None:
         UsageError: `E_USAGE`, the model gives nothing that is written here, or one mask is named for a model of others;
             `E_OUTPUT_EXISTS`, the name of the table is taken by a file of somebody else.
     """
-    kind: str = bundle.head.kind
-    if isinstance(bundle.head, MasksHead) and bundle.head.are_regions:
-        kind = REGIONS
+    kind = answer_kind(bundle.head)
     if kind == "embeddings":
         raise UsageError(
             "E_USAGE", f"{bundle.task} gives embeddings, of which medssl infer writes nothing",

@@ -43,9 +43,10 @@ class ScanResult:
         outputs: Names of the files that hold the result, whether written now or there already.
         outputs_sha256: SHA-256 of each of them.
         resumed: An earlier call had done it, and nothing has changed.
-        head: `findings`, `boxes` or `regions` of models that answer so; "" of label maps.
+        head: `findings`, `boxes`, `regions`, or `candidates` for boxes of volumes; "" of label maps.
         findings: Probabilities by name.
-        boxes: With class, score, whether it reaches the operating point, and corners in pixel edges of the picture.
+        boxes: With class, score, whether it reaches the operating point, and corners in pixel edges of the picture, or
+            in RAS+ millimetres with a diameter.
         thresholds: Thresholds of the operating points, by name.
         channels: Of a case of several images, the place of each below the input that was named, by its channel.
     """
@@ -139,10 +140,10 @@ def _map_of(check: Check) -> Check:
 
 
 def _is_box(value: Any) -> bool:
-    if not (isinstance(value, dict) and value.keys() == {"class", "score", "is_yes", "corners"}):
+    if not (isinstance(value, dict) and value.keys() - {"diameter_mm"} == {"class", "score", "is_yes", "corners"}):
         return False
-    corners = value["corners"]
-    is_place = isinstance(corners, list) and len(corners) == 4 and all(map(_is_number, corners))
+    corners, is_measured = value["corners"], _is_number(value.get("diameter_mm"))
+    is_place = isinstance(corners, list) and len(corners) == (6 if is_measured else 4) and all(map(_is_number, corners))
     return is_place and _is_text(value["class"]) and _is_number(value["score"]) and isinstance(value["is_yes"], bool)
 
 

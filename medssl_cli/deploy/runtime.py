@@ -19,7 +19,7 @@ from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.limits import GIB, Limits, limits_of
 from medssl_cli.deploy.model_process import ModelFailure, ModelProcess
 from medssl_cli.deploy.session import CUDA, NOT_FINITE, OUT_OF_MEMORY, WRONG_OUTPUT
-from medssl_cli.heads import MasksHead
+from medssl_cli.heads import BoxesHead, MasksHead
 from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.imaging.placement import ChannelImages
 from medssl_cli.imaging.preprocessing import channel_images
@@ -144,7 +144,8 @@ class OnnxModel:
             return self.segment(images, progress=progress)
         decode = load_part(task_of_head(head.kind), "decode")
         self._require_channels(channel_images(images))
-        return decode.answer(self.predict, images, preprocessing=self.bundle.preprocessing, head=head)
+        told = {"progress": progress} if isinstance(head, BoxesHead) else {}
+        return decode.answer(self.predict, images, preprocessing=self.bundle.preprocessing, head=head, **told)
 
     def segment(self, images: Volume | ChannelImages, *, progress: Progress | None = None) -> NDArray[np.uint8]:
         """What a model of masks says of an example, on the grid of its first image; see `segment_volume`.
@@ -191,11 +192,13 @@ class OnnxModel:
             affine,
             preprocessing=self.bundle.preprocessing,
             tile=self.bundle.call_size,
-            overlap=head.overlap if isinstance(head, MasksHead) else 0.0,
+            overlap=head.overlap if isinstance(head, MasksHead | BoxesHead) else 0.0,
             num_outputs=len(head.words) + 1,
             num_channels=num_channels,
             num_masks=len(head.words) if isinstance(head, MasksHead) and head.are_regions else 1,
         )
+        if isinstance(head, BoxesHead):
+            needed += head.decoding_bytes(self.bundle.preprocessing)
         allowed = max(0, self.limits.max_ram_bytes - self._process.resident_bytes)
         if needed > allowed:
             raise InputError(

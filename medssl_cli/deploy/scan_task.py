@@ -251,7 +251,7 @@ class ScanTask:
     def _whole(self, image: LoadedImage, answer: Any) -> Made:
         """The file of findings or boxes."""
         bundle, shape = self.job.model.bundle, image.volume.shape
-        told = whole_answer(bundle, answer, shape)
+        told = whole_answer(bundle, answer, shape, image.volume.affine)
         data = answer_json(bundle, told, name=self.scan.name, model_sha256=self.job.model.sha256, shape=shape)
         files = {target.path: data for target in self._targets()}
         return Made(files, list(image.warnings), fields=fields_of(told))

@@ -1,6 +1,7 @@
 """What models of findings and of boxes leave behind, a JSON file for each image, and the tables of all images.
 
 Boxes are in pixel edges of the picture as it was read: pixel 0 covers 0 to 1, x along its rows and y along its columns.
+Those of volumes are in the patient; see `candidates`.
 """
 
 import csv
@@ -14,30 +15,43 @@ import numpy as np
 from medssl_cli.base.errors import InputError
 from medssl_cli.base.files import json_bytes
 from medssl_cli.deploy.bundle import Bundle
+from medssl_cli.deploy.candidates import CANDIDATES, boxes_in_patient, candidate_rows
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.formats.predictions import ANSWER, ANSWER_KEY, TABLE_START
-from medssl_cli.heads import BoxesHead, FindingsHead
-from medssl_cli.imaging.geometry import Shape
+from medssl_cli.heads import BoxesHead, FindingsHead, Head, MasksHead
+from medssl_cli.imaging.geometry import Affine, Shape
 
 REGIONS: Final = "regions"
 """How a report calls answers of several masks."""
-TABLES: Final = {"findings": "findings.csv", "boxes": "boxes.csv", REGIONS: "volumes.csv"}
+TABLES: Final = {
+    "findings": "findings.csv", "boxes": "boxes.csv", CANDIDATES: "candidates.csv", REGIONS: "volumes.csv",
+}  # fmt: skip
 DECIMALS: Final = 6
 _BOX_COLUMNS: Final = ("class", "score", "threshold", "is_yes", "low_x", "low_y", "high_x", "high_y")
 
 
 @dataclass(frozen=True)
 class FoundBox:
-    """One box of a picture; `is_yes` where its score reaches the operating point."""
+    """One box; `is_yes` where its score reaches the operating point.
+
+    Args:
+        name: Of its class.
+        score: From 0 to 1.
+        is_yes: See above.
+        corners: Low and high ones, in pixel edges of a picture or RAS+ millimetres of a volume.
+        diameter_mm: Of a box in a volume, the mean of its sides.
+    """
 
     name: str
     score: float
     is_yes: bool
-    corners: tuple[float, float, float, float]
+    corners: tuple[float, ...]
+    diameter_mm: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As reports tell it."""
-        return {"class": self.name, "score": self.score, "is_yes": self.is_yes, "corners": list(self.corners)}
+        told = {"class": self.name, "score": self.score, "is_yes": self.is_yes, "corners": list(self.corners)}
+        return told if self.diameter_mm is None else {**told, "diameter_mm": self.diameter_mm}
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,7 @@ class WholeAnswer:
     """What a model says of one image.
 
     Args:
-        head: `findings` or `boxes`.
+        head: `findings`, `boxes`, or `candidates`, which are boxes of volumes.
         findings: Probabilities by name.
         boxes: The best first.
         thresholds: Thresholds of the operating points, by name.
@@ -68,13 +82,21 @@ def require_size(bundle: Bundle, shape: Shape) -> None:
         raise InputError("E_MODALITY_MISMATCH", message, hint="use a model that was trained on volumes")
 
 
-def whole_answer(bundle: Bundle, answer: Any, shape: Shape) -> WholeAnswer:
+def answer_kind(head: Head) -> str:
+    """How reports call what a head answers with: boxes of volumes are `candidates`, several masks are `regions`."""
+    if isinstance(head, MasksHead) and head.are_regions:
+        return REGIONS
+    return CANDIDATES if isinstance(head, BoxesHead) and head.tile_size is not None else head.kind
+
+
+def whole_answer(bundle: Bundle, answer: Any, shape: Shape, affine: Affine) -> WholeAnswer:
     """Names and numbers of what `OnnxModel.answer` returns for an image.
 
     Args:
         bundle: Bundle of the model.
         answer: Answer of the model.
         shape: Shape of the image.
+        affine: Affine of the image.
     """
     head = bundle.head
     assert isinstance(head, FindingsHead | BoxesHead)
@@ -82,6 +104,9 @@ def whole_answer(bundle: Bundle, answer: Any, shape: Shape) -> WholeAnswer:
     if isinstance(head, FindingsHead):
         scores = {name: round(float(score), DECIMALS) for name, score in zip(head.names, answer, strict=True)}
         return WholeAnswer(head.kind, findings=scores, thresholds=thresholds)
+    if head.tile_size is not None:
+        found = _boxes_of_volume(head, answer, shape, affine)
+        return WholeAnswer(CANDIDATES, boxes=found, thresholds=thresholds)
     boxes = []
     for corners, score, place in zip(answer.boxes, answer.scores, answer.classes, strict=True):
         inside = np.clip(corners, 0, [*shape[:2], *shape[:2]]).round(2).tolist()
@@ -89,6 +114,21 @@ def whole_answer(bundle: Bundle, answer: Any, shape: Shape) -> WholeAnswer:
             name, rounded = head.names[place], round(float(score), DECIMALS)
             boxes.append(FoundBox(name, rounded, head.is_yes(name, float(score)), tuple(inside)))
     return WholeAnswer(head.kind, boxes=tuple(boxes), thresholds=thresholds)
+
+
+def _boxes_of_volume(head: BoxesHead, answer: Any, shape: Shape, affine: Affine) -> tuple[FoundBox, ...]:
+    """Boxes in the patient, the best first."""
+    corners, diameters = boxes_in_patient(answer.boxes, shape, affine)
+    return tuple(
+        FoundBox(
+            head.names[place],
+            round(float(score), DECIMALS),
+            head.is_yes(head.names[place], float(score)),
+            tuple(own.round(4).tolist()),
+            round(float(diameter), 3),
+        )
+        for own, diameter, score, place in zip(corners, diameters, answer.scores, answer.classes, strict=True)
+    )
 
 
 def answer_json(bundle: Bundle, answer: WholeAnswer, *, name: str, model_sha256: str, shape: Shape) -> bytes:
@@ -112,6 +152,7 @@ def answer_json(bundle: Bundle, answer: WholeAnswer, *, name: str, model_sha256:
         if head.is_exclusive:
             document["most_probable"] = max(answer.findings, key=lambda each: answer.findings[each])
     else:
+        document["coordinates"] = "pixel edges" if head.tile_size is None else "RAS mm"
         document["boxes"] = [box.to_json() for box in answer.boxes]
     return json_bytes(document)
 
@@ -123,7 +164,9 @@ def tables_of(entries: Sequence[ScanResult]) -> dict[str, bytes]:
         entries: Entries of the folder's report.
     """
     done = [entry for entry in entries if entry.head and entry.input_sha256]
-    rows_of = {"findings": _findings_rows, "boxes": _boxes_rows, REGIONS: _volumes_rows}
+    rows_of = {
+        "findings": _findings_rows, "boxes": _boxes_rows, CANDIDATES: candidate_rows, REGIONS: _volumes_rows,
+    }  # fmt: skip
     made = {TABLES[head]: make([entry for entry in done if entry.head == head]) for head, make in rows_of.items()}
     return {name: _csv(rows) for name, rows in made.items() if len(rows) > 1}
 

@@ -1,8 +1,8 @@
 """The mark of what `medssl infer` writes, by which it is known wherever it lies and whatever it is called.
 
 A mask says so in its NIfTI header (`descrip` and `intent_name`), a DICOM SEG in its equipment module, a preview in a
-text chunk of PNG; findings and boxes do at the start of their JSON file or table. Masks of other programs do not bear
-it, nor do files that `medssl cache export` wrote.
+text chunk of PNG; findings and boxes do at the start of their JSON files and tables. Masks of other programs do not
+bear it, nor do files that `medssl cache export` wrote.
 """
 
 import re
@@ -22,10 +22,12 @@ ANSWER_KEY: Final = "_medssl"
 ANSWER: Final = "answer"
 TABLE_START: Final = ("name", "path", "medssl_task")
 """First columns of a table of findings or boxes."""
+CANDIDATES_START: Final = ("seriesuid", "coordX", "coordY", "coordZ", "probability", "medssl_task")
+"""First columns of a table of boxes in volumes: those of LUNA16, and the mark."""
 _DESCRIPTION: Final = re.compile(rb"medssl \S+ mask\0")
 _SEGMENTATION: Final = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47](?![0-9.])")
 _ANSWER_START: Final = f'{{\n  "{ANSWER_KEY}": "{ANSWER}"'.encode()
-_TABLE_START: Final = ",".join(TABLE_START).encode() + b","
+_TABLE_STARTS: Final = tuple(",".join(columns).encode() + b"," for columns in (TABLE_START, CANDIDATES_START))
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 # Manufacturer (0008,0070) in little endian, explicit and implicit: PS3.5 section 7.1.
 _MADE_HERE: Final = re.compile(rb"\x08\x00\x70\x00(?:LO\x06\x00|\x06\x00\x00\x00)" + MANUFACTURER.encode())
@@ -41,7 +43,7 @@ def is_prediction(head: bytes) -> bool:
     """
     if head.startswith(_PNG):
         return b"tEXtSoftware\0" + PREVIEW_SOFTWARE.encode() in head
-    if head.startswith((_ANSWER_START, _TABLE_START)):
+    if head.startswith((_ANSWER_START, *_TABLE_STARTS)):
         return True
     if head[128:132] == b"DICM":
         return bool(_MADE_HERE.search(head) and _SEGMENTATION.search(head))

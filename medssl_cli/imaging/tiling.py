@@ -57,7 +57,7 @@ def sliding_window(
     Returns:
         `[K, X, Y, Z]` logits.
     """
-    padded, offset = _pad(voxels, tile)
+    padded, offset = padded_to(voxels, tile)
     _, x, y, z = padded.shape
     starts = tile_starts((x, y, z), tile, overlap)
     weights = gaussian_weights(tile) if len(starts) > 1 else np.ones(tile, dtype=np.float32)
@@ -78,7 +78,8 @@ def sliding_window(
     return total[(slice(None), *inside)]
 
 
-def _pad(voxels: NDArray[np.float32], tile: Shape) -> tuple[NDArray[np.float32], Shape]:
+def padded_to(voxels: NDArray[np.float32], tile: Shape) -> tuple[NDArray[np.float32], Shape]:
+    """Voxels `[C, X, Y, Z]` of at least a tile, by repeating their border, and where the first of them lies then."""
     missing = [max(0, length - size) for length, size in zip(tile, voxels.shape[1:], strict=True)]
     low = (missing[0] // 2, missing[1] // 2, missing[2] // 2)
     widths = [(0, 0), *((before, total - before) for before, total in zip(low, missing, strict=True))]

@@ -3,7 +3,8 @@
 Every figure takes weights of the images, so that a bootstrap over patients (`statistics.bootstrap_figure`) draws an
 image twice by giving it the weight 2. Images without any box count: every mark on them is a false one.
 
-Shapes: N images, M boxes of an image, T marks of all images, R resamples (any leading axes of weights).
+Shapes: N images, M boxes of an image, T marks of all images, R resamples (any leading axes of weights). Boxes have D
+low and then D high corners, D 2 or 3.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,11 +42,15 @@ class Marks:
 
 
 def overlaps(first: Array, second: Array) -> Array:
-    """Intersection over union of every pair of boxes `[M, 4]` and `[L, 4]`, `[M, L]`."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    """Intersection over union of every pair of boxes `[M, 2 D]` and `[L, 2 D]`, `[M, L]`.
+
+    It does not change with the unit along any axis: that of boxes in voxels is that of the same boxes in millimetres.
+    """
+    dims = first.shape[1] // 2
+    low = np.maximum(first[:, None, :dims], second[None, :, :dims])
+    high = np.minimum(first[:, None, dims:], second[None, :, dims:])
     common = (high - low).clip(min=0).prod(axis=-1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=-1) for boxes in (first, second)]
+    areas = [(boxes[:, dims:] - boxes[:, :dims]).prod(axis=-1) for boxes in (first, second)]
     union = areas[0][:, None] + areas[1][None] - common
     ratio: Array = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
     return ratio
@@ -55,9 +60,9 @@ def match(boxes: Array, scores: Array, truth: Array, *, min_overlap: float) -> N
     """Which marks of an image find a box: the best mark first, each takes the free box that it overlaps most.
 
     Args:
-        boxes: `[M, 4]`.
+        boxes: `[M, 2 D]`.
         scores: `[M]`.
-        truth: Boxes that are there, `[L, 4]`.
+        truth: Boxes that are there, `[L, 2 D]`.
         min_overlap: Least intersection over union.
 
     Returns:
@@ -75,14 +80,49 @@ def match(boxes: Array, scores: Array, truth: Array, *, min_overlap: float) -> N
     return is_true
 
 
-def marks_of(boxes: Sequence[Array], scores: Sequence[Array], truth: Sequence[Array], *, min_overlap: float) -> Marks:
-    """Marks of one class on N images; see `match`."""
+def marks_of(
+    boxes: Sequence[Array],
+    scores: Sequence[Array],
+    truth: Sequence[Array],
+    *,
+    min_overlap: float,
+    ignored: Sequence[Array] | None = None,
+) -> Marks:
+    """Marks of one class on N images; see `match`.
+
+    Args:
+        boxes: Of each image.
+        scores: Of each image.
+        truth: Boxes that are there, of each image.
+        min_overlap: Least intersection over union.
+        ignored: Of each image boxes that count for nothing: a mark that finds one of them and none of `truth` is left
+            out.
+    """
     each = [match(*image, min_overlap=min_overlap) for image in zip(boxes, scores, truth, strict=True)]
+    counts = [np.ones(len(own), dtype=bool) for own in boxes]
+    for image, others in enumerate(ignored or ()):
+        if len(others):
+            counts[image] = each[image] | (overlaps(boxes[image], others).max(axis=1) < min_overlap)
+    return sorted_marks(
+        [own[kept] for own, kept in zip(scores, counts, strict=True)],
+        [own[kept] for own, kept in zip(each, counts, strict=True)],
+        [len(own) for own in truth],
+    )
+
+
+def sorted_marks(scores: Sequence[Array], is_true: Sequence[NDArray[np.bool_]], num_boxes: Sequence[int]) -> Marks:
+    """Marks of N images, best first.
+
+    Args:
+        scores: Of each image.
+        is_true: Whether each mark of an image finds a box that no other does.
+        num_boxes: Of each image.
+    """
     values = np.concatenate([np.zeros(0), *scores])
     order = np.argsort(-values, kind="stable")
-    images = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
-    is_true = np.concatenate([np.zeros(0, dtype=bool), *each])
-    return Marks(values[order], is_true[order], images[order], np.array([len(own) for own in truth], dtype=np.int64))
+    images = np.repeat(np.arange(len(scores)), [len(own) for own in scores])
+    found = np.concatenate([np.zeros(0, dtype=bool), *is_true])
+    return Marks(values[order], found[order], images[order], np.array(num_boxes, dtype=np.int64))
 
 
 def average_precision(marks: Marks, weights: Array | None = None) -> Array:

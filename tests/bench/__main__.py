@@ -167,5 +167,26 @@ def catalog(
         table(f"{items} items", COLUMNS, [stage.row() for stage in found])
 
 
+@app.command()
+@guarded
+def nodules(
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings, each on other phantoms.")] = 3,
+    scans: Annotated[int, typer.Option(min=10, help="Phantoms of each training; a quarter more is searched.")] = 40,
+    steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = 400,
+    json: JsonOption = False,
+) -> None:
+    """Find nodules of known place: DICOM and LUNA16's table in, `candidates.csv` out, scored in world millimetres.
+
+    Example: python -m tests.bench nodules --seeds 3
+    """
+    from tests.bench.nodules import COLUMNS, bench_nodules
+
+    found = bench_nodules(seeds=seeds, scans=scans, steps=steps)
+    if json:
+        result([one.to_json() for one in found], as_json=True, text="")
+    else:
+        table(f"{scans} phantoms to learn from, {steps} steps", COLUMNS, [one.row() for one in found])
+
+
 if __name__ == "__main__":
     app()

@@ -27,8 +27,8 @@ from medssl_cli.base.errors import Exit
 from medssl_cli.cli.app import app
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.tasks import FigureOfMerit, SupervisionBase, TaskLosses, TaskNetwork, load_part, task_of_head
+from medssl_cli.tasks.detection.assignment import assign
 from medssl_cli.tasks.detection.decode import Grid
-from medssl_cli.tasks.detection.targets import assign
 from tests.finding_cache import finding_cache
 
 TOY_TASKS = Path(__file__).parent / "toy_tasks"

@@ -132,3 +132,13 @@ def test_a_threshold_allows_so_many_false_marks_per_image() -> None:
     assert module.threshold_at(found, 1.0, lowest=0.05) == pytest.approx((0.45, 1.0, 1.0))
     assert module.threshold_at(found, 0.5, lowest=0.05) == pytest.approx((0.65, 0.5, 0.5))
     assert module.threshold_at(found, 2.0, lowest=0.05) == pytest.approx((0.05, 1.0, 1.5))
+
+
+def test_marks_of_what_counts_for_nothing_are_left_out() -> None:
+    found = array([(0, 0, 4, 4), (10, 10, 14, 14), (20, 20, 24, 24)])
+    there, ignored = array([(0, 0, 4, 4)]), array([(10, 10, 14, 15), (0, 0, 4, 5)])
+
+    each = marks_of([found], [np.array([0.9, 0.8, 0.7])], [there], min_overlap=0.5, ignored=[ignored])
+
+    assert each.scores.tolist() == [0.9, 0.7]
+    assert each.is_true.tolist() == [True, False]

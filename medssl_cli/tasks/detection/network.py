@@ -2,9 +2,10 @@
 
 Every place of every map says which classes it lies in, and how far the edges of the box around it are: Tian et al.,
 FCOS: Fully Convolutional One-Stage Object Detection, ICCV 2019, https://arxiv.org/abs/1904.01355, with its later
-overlap as the loss of the edges.
+overlap as the loss of the edges. In volumes places answer for the boxes nearest to them, which they need not lie in, so
+they say where the centre of a box is and how long its sides are; see `assignment`.
 
-Shapes: B batch, C channels, X Y pixels, P places of all maps, K classes.
+Shapes: B batch, C channels, X Y Z space (X Y in 2D), P places of all maps, K classes, D axes of space.
 """
 
 import math
@@ -17,9 +18,12 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from medssl_cli.base.strict import PositiveInt, Probability, Strict
+from medssl_cli.data.boxes import IGNORED
+from medssl_cli.nn.axes import Axes
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.distributed import sum_over_processes, world_size
 from medssl_cli.tasks import BoxNames, ClassName, TaskLosses, TaskNetwork, each_by_itself
+from medssl_cli.tasks.detection.assignment import Assignment
 from medssl_cli.tasks.detection.decode import Grid
 from medssl_cli.tasks.detection.feature_pyramid import FeaturePyramid
 
@@ -29,6 +33,8 @@ PRIOR: Final = 0.01
 """Share of the places that a new network takes for a box."""
 FOCUS: Final = 2.0
 BALANCE: Final = 0.25
+MAX_LOG: Final = 8.0
+"""Of a length in strides; longer ones are no boxes."""
 Definitions = Annotated[dict[ClassName, BoxNames], Field(min_length=1), BeforeValidator(each_by_itself)]
 
 
@@ -44,6 +50,10 @@ class DetectionOptions(Strict):
         max_overlap: Of two boxes of a class that overlap more (intersection over union) the better one is reported.
         max_boxes: Per image.
         match_overlap: Least intersection over union at which a box counts as found.
+        ignore: Names of boxes that count for nothing, in training and in scores.
+        min_readers: Boxes of which it is known that fewer readers have marked them count for nothing.
+        assignment: Which places answer for a box: `centre`, those in it around its centre, by its size; `overlap`,
+            those near to it whose anchors overlap it best. By default the first in pictures, the second in volumes.
     """
 
     label_set: str
@@ -54,6 +64,9 @@ class DetectionOptions(Strict):
     max_overlap: Probability = 0.5
     max_boxes: PositiveInt = 100
     match_overlap: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    ignore: tuple[str, ...] = ()
+    min_readers: PositiveInt = 1
+    assignment: Assignment | None = None
 
     @model_validator(mode="after")
     def _has_names(self) -> "DetectionOptions":
@@ -66,6 +79,9 @@ class DetectionOptions(Strict):
             for name in ("any",) if names == "any" else names:
                 if taken.setdefault(name, own) != own:
                     raise ValueError(f"boxes {name!r} are of {taken[name]!r} and of {own!r}: a box has one class")
+        both = sorted(taken.keys() & set(self.ignore))
+        if both:
+            raise ValueError(f"boxes {both[0]!r} are of {taken[both[0]]!r} and ignored")
         return self
 
 
@@ -74,8 +90,9 @@ class Answers(NamedTuple):
 
     Args:
         classes: Logits [B, P, K].
-        centre: Logit of how near to a box's centre it lies, [B, P].
-        edges: Distances to the low x, low y, high x and high y edge, in pixels, [B, P, 4].
+        centre: Logit of how good its box is, [B, P]: how near to the box's centre it lies, or how much of the true box
+            it overlaps.
+        edges: Distances to the D low and the D high edges, in voxels, [B, P, 2 D].
     """
 
     classes: Tensor
@@ -83,9 +100,9 @@ class Answers(NamedTuple):
     edges: Tensor
 
     @classmethod
-    def split(cls, logits: Tensor) -> "Answers":
-        """From [B, P, K + 5]."""
-        return cls(logits[..., :-5], logits[..., -5], logits[..., -4:])
+    def split(cls, logits: Tensor, dims: int = 2) -> "Answers":
+        """From [B, P, K + 1 + 2 D]."""
+        return cls(logits[..., : -2 * dims - 1], logits[..., -2 * dims - 1], logits[..., -2 * dims :])
 
 
 class DetectionHead(nn.Module):
@@ -94,34 +111,51 @@ class DetectionHead(nn.Module):
     Args:
         width: C of the maps.
         num_classes: K.
-        strides: Of the maps.
+        strides: Of the maps, along each axis.
+        assignment: Edges are a distance each (`centre`), or a centre with the sides around it (`overlap`).
     """
 
-    def __init__(self, width: int, num_classes: int, strides: Sequence[int]) -> None:
+    def __init__(
+        self, width: int, num_classes: int, strides: Sequence[Axes], assignment: Assignment = "centre"
+    ) -> None:
         super().__init__()
-        self.strides = tuple(strides)
-        self.class_tower, self.edge_tower = _tower(width), _tower(width)
-        self.classes = nn.Conv2d(width, num_classes, 3, padding=1)
-        self.centre = nn.Conv2d(width, 1, 3, padding=1)
-        self.edges = nn.Conv2d(width, 4, 3, padding=1)
-        self.scales = nn.Parameter(torch.ones(len(self.strides)))
+        dims = len(strides[0])
+        convolution = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.is_around_centre = assignment == "overlap"
+        self.class_tower, self.edge_tower = _tower(convolution, width), _tower(convolution, width)
+        self.classes = convolution(width, num_classes, 3, padding=1)
+        self.centre = convolution(width, 1, 3, padding=1)
+        self.edges = convolution(width, 2 * dims, 3, padding=1)
+        self.scales = nn.Parameter(torch.ones(len(strides)))
+        steps = torch.tensor(strides, dtype=torch.float32).repeat(1, 2)
+        self.register_buffer("steps", steps.reshape(len(strides), 2 * dims, *(1,) * dims), persistent=False)
         nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
 
+    steps: Tensor
+
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps [B, C, X_i, Y_i] to [B, P, K + 5]: see `Answers`."""
+        """Maps [B, C, X_i, Y_i, Z_i] to [B, P, K + 1 + 2 D]: see `Answers`."""
         found = []
-        for level, stride, scale in zip(maps, self.strides, self.scales, strict=True):
+        for level, step, scale in zip(maps, self.steps, self.scales, strict=True):
             said, around = self.class_tower(level), self.edge_tower(level)
-            edges = (scale * self.edges(around)).float().clamp(max=8).exp() * stride
+            edges = self._distances((scale * self.edges(around)).float()) * step
             parts = torch.cat([self.classes(said).float(), self.centre(around).float(), edges], dim=1)
             found.append(parts.flatten(2).transpose(1, 2))
         return torch.cat(found, dim=1)
 
+    def _distances(self, edges: Tensor) -> Tensor:
+        """Distances to the low and the high edges in strides, [B, 2 D, ...], from what the last layer gives."""
+        if not self.is_around_centre:
+            return edges.clamp(max=MAX_LOG).exp()
+        offset, side = edges.chunk(2, dim=1)
+        half = side.clamp(max=MAX_LOG).exp()
+        return torch.cat([half - offset, half + offset], dim=1)
 
-def _tower(width: int) -> nn.Sequential:
+
+def _tower(convolution: type[nn.Conv2d | nn.Conv3d], width: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(TOWER_DEPTH):
-        layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(NUM_GROUPS, width), nn.ReLU()]
+        layers += [convolution(width, width, 3, padding=1), nn.GroupNorm(NUM_GROUPS, width), nn.ReLU()]
     return nn.Sequential(*layers)
 
 
@@ -129,7 +163,7 @@ class DetectionNetwork(nn.Module, TaskNetwork):
     """A backbone with a pyramid and a head, and their loss.
 
     Args:
-        backbone: Maps `[B, C, X, Y]` to feature maps.
+        backbone: Maps `[B, C, X, Y]` or `[B, C, X, Y, Z]` to feature maps.
         options: See `DetectionOptions`.
 
     Raises:
@@ -138,77 +172,100 @@ class DetectionNetwork(nn.Module, TaskNetwork):
 
     def __init__(self, backbone: Backbone, options: DetectionOptions) -> None:
         super().__init__()
-        if backbone.spatial_dims != 2:
-            raise ValueError("detection is for 2D images: set backbone.spatial_dims to 2")
         if options.num_levels > len(backbone.channels):
             raise ValueError(f"num_levels {options.num_levels}: the backbone has {len(backbone.channels)} feature maps")
         self.backbone = backbone
         self.options = options
-        if any(along_x != along_y for along_x, along_y in backbone.strides):
-            raise ValueError("detection needs a backbone whose strides are the same along x and y")
-        strides = [stride for stride, _ in backbone.strides[-options.num_levels :]]
-        self.strides = (*strides, 2 * strides[-1])
-        self.pyramid = FeaturePyramid(backbone.channels[-options.num_levels :], options.width)
-        self.head = DetectionHead(options.width, len(options.classes), self.strides)
+        self.spatial_dims = backbone.spatial_dims
+        self.assignment = assignment_of(options, self.spatial_dims)
+        used = backbone.strides[-options.num_levels :]
+        steps = (*used, tuple(2 * step for step in used[-1]))
+        self.strides = tuple(step[0] if len(set(step)) == 1 else step for step in steps)
+        self.pyramid = FeaturePyramid(backbone.channels[-options.num_levels :], options.width, self.spatial_dims)
+        self.head = DetectionHead(options.width, len(options.classes), steps, self.assignment)
 
     def forward(self, images: Tensor) -> Tensor:
-        """What every place says, `[B, P, K + 5]` float32; see `Answers`."""
+        """What every place says, `[B, P, K + 1 + 2 D]` float32; see `Answers`."""
         maps = self.backbone(images)[-self.options.num_levels :]
         answers: Tensor = self.head(self.pyramid(maps))
         return answers
 
-    def grid(self, size: tuple[int, int]) -> Grid:
+    def grid(self, size: Sequence[int]) -> Grid:
         """The places of images of a size."""
         return Grid.of(size, self.strides)
 
     def loss(self, logits: Tensor, targets: Tensor) -> TaskLosses:
-        """Focal loss, overlap and centredness.
+        """Focal loss, overlap of the boxes, and how good they are.
 
         Args:
-            logits: `[B, P, K + 5]`.
-            targets: Of every place, `[B, P, 5]`; see `targets.assign`.
+            logits: `[B, P, K + 1 + 2 D]`.
+            targets: Of every place, `[B, P, 2 D + 1]`; see `assignment.assign`.
         """
-        parts = detection_losses(Answers.split(logits), targets)
+        parts = detection_losses(Answers.split(logits, self.spatial_dims), targets, self.assignment)
         return TaskLosses(parts["classes"] + parts["boxes"] + parts["centre"], parts)
 
 
-def detection_losses(answers: Answers, targets: Tensor) -> dict[str, Tensor]:
-    """Focal loss of the classes, generalised overlap of the boxes, cross-entropy of centredness (`classes`, `boxes`,
-    `centre`), all in float32.
+def assignment_of(options: DetectionOptions, spatial_dims: int) -> Assignment:
+    """Which places answer for a box, by the options or by default."""
+    return options.assignment or ("centre" if spatial_dims == 2 else "overlap")
+
+
+def detection_losses(answers: Answers, targets: Tensor, assignment: Assignment = "centre") -> dict[str, Tensor]:
+    """Focal loss of the classes, generalised overlap of the boxes, cross-entropy of how good they are (`classes`,
+    `boxes`, `centre`), all in float32.
 
     Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, https://arxiv.org/abs/1708.02002, equation 5, with
-    gamma 2 and alpha 0.25; Rezatofighi et al., CVPR 2019, https://arxiv.org/abs/1902.09630; centredness: FCOS,
-    equation 3.
+    gamma 2 and alpha 0.25; Rezatofighi et al., CVPR 2019, https://arxiv.org/abs/1902.09630; how good a box is by where
+    its place lies (centredness: FCOS, equation 3), which weighs its overlap too, or by how much of the true one it
+    overlaps (Wu et al., IoU-aware detection, 2020, https://arxiv.org/abs/1912.05992).
 
     Args:
         answers: Of a batch.
-        targets: Of the same, [B, P, 5]; see `targets.assign`.
+        targets: Of the same, [B, P, 2 D + 1]; see `assignment.assign`.
+        assignment: Centredness (`centre`) or overlap.
     """
     from monai.data.box_utils import box_pair_giou
 
-    logits, is_box = answers.classes.float(), targets[..., 4] >= 0
-    truth = F.one_hot(targets[..., 4].long().clamp(min=0), logits.shape[-1]) * is_box[..., None]
+    logits, is_box = answers.classes.float(), targets[..., -1] >= 0
+    truth = F.one_hot(targets[..., -1].long().clamp(min=0), logits.shape[-1]) * is_box[..., None]
     right = torch.where(truth == 1, logits, -logits)
-    weight = torch.where(truth == 1, BALANCE, 1 - BALANCE)
+    weight = torch.where(truth == 1, BALANCE, 1 - BALANCE) * (targets[..., -1:] != IGNORED)
     focal = -(weight * (-right).sigmoid().pow(FOCUS) * F.logsigmoid(right)).sum()
-    wanted, predicted = targets[..., :4][is_box], answers.edges.float()[is_box]
-    near, around = centredness(wanted), wanted.new_tensor([-1, -1, 1, 1])  # as if every place were the origin
+    wanted, predicted = targets[..., :-1][is_box], answers.edges.float()[is_box]
+    dims = wanted.shape[-1] // 2
+    around = wanted.new_tensor([-1] * dims + [1] * dims)  # as if every place were the origin
     overlap = box_pair_giou(predicted * around, wanted * around)
-    centre = F.binary_cross_entropy_with_logits(answers.centre.float()[is_box], near, reduction="sum")
+    if assignment == "centre":
+        good = weights = centredness(wanted)
+    else:
+        good, weights = edge_overlap(predicted.detach(), wanted), torch.ones_like(overlap)
+    centre = F.binary_cross_entropy_with_logits(answers.centre.float()[is_box], good, reduction="sum")
     count = sum_over_processes(is_box.sum()).clamp(min=1) / world_size()
-    nearness = sum_over_processes(near.sum()).clamp(min=1e-6) / world_size()
+    total = sum_over_processes(weights.sum()).clamp(min=1e-6) / world_size()
     return {
         "classes": focal / count,
-        "boxes": (near * (1 - overlap)).sum() / nearness,
+        "boxes": (weights * (1 - overlap)).sum() / total,
         "centre": centre / count,
     }
 
 
 def centredness(edges: Tensor) -> Tensor:
-    """Of places by the distances to their box's edges, [..., 4]: 1 in its centre, 0 on an edge."""
-    horizontal, vertical = edges[..., 0::2], edges[..., 1::2]
-    ratio = horizontal.amin(-1) / horizontal.amax(-1) * vertical.amin(-1) / vertical.amax(-1)
-    return ratio.clamp(min=0).sqrt()
+    """Of places by the distances to their box's edges, [..., 2 D]: 1 in its centre, 0 on an edge."""
+    dims = edges.shape[-1] // 2
+    pairs = [edges[..., axis::dims] for axis in range(dims)]
+    ratio = pairs[0].amin(-1) / pairs[0].amax(-1)
+    for pair in pairs[1:]:
+        ratio = ratio * pair.amin(-1) / pair.amax(-1)
+    return ratio.clamp(min=0).sqrt() if dims == 2 else ratio.clamp(min=0).pow(1 / dims)
+
+
+def edge_overlap(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of two boxes, each by the distances to its edges from one place, [..., 2 D] to [...]."""
+    dims = first.shape[-1] // 2
+    nearest = torch.minimum(first, second)
+    common = (nearest[..., :dims] + nearest[..., dims:]).clamp(min=0).prod(dim=-1)
+    volumes = [(edges[..., :dims] + edges[..., dims:]).prod(dim=-1) for edges in (first, second)]
+    return common / (volumes[0] + volumes[1] - common)
 
 
 OPTIONS: Final = DetectionOptions

@@ -3,8 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 from PIL import Image
 
+from medssl_cli.imaging.geometry import reorient_to_ras
+from medssl_cli.imaging.placement import move_boxes
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.statistics import estimate_of
 from medssl_cli.report.gallery import Shown
@@ -15,18 +18,75 @@ MAX_IMAGES: Final = 2000
 """Rows of the page; `scores.csv` holds all boxes."""
 
 
+def _add_froc(page: Page, classes: Mapping[str, Any]) -> None:
+    """How well boxes find nodules by the rule of LUNA16."""
+    rates = next(iter(classes.values()))["froc"]["sensitivity"]
+    page.heading("Nodules hit, by false marks per scan").paragraph(
+        "A mark hits what is there if its centre lies nearer to its centre than its radius. Further marks on what is "
+        "hit, and marks on what counts for nothing, are no false ones; of each scan the 100 best count. Between two "
+        "thresholds sensitivity is linear (FROC, as LUNA16)."
+    )
+    page.table(
+        ("class", "competition metric", *rates),
+        [
+            (name, estimate_of(scores["froc"]["competition_metric"]), *scores["froc"]["sensitivity"].values())
+            for name, scores in classes.items()
+        ],
+        caption="The competition metric is the mean over these rates",
+    )
+
+
 def detection_picture(
     image: Volume, found: Sequence[Mapping[str, Any]], there: Sequence[Mapping[str, Any]], classes: dict[int, str]
 ) -> Image.Image:
-    """Reference and model, lists of boxes on a 2D image, side by side; see `projections.box_comparison`.
+    """Reference and model, lists of boxes on an image, side by side; see `projections.box_comparison`.
+
+    Of a volume the axial slice through the middle of the first box that is there is seen, else of the best one found,
+    from below: the patient's right is on the left.
 
     Args:
         image: Under both.
-        found: By the model.
+        found: By the model, the best first.
         there: What is there.
         classes: Names, by numbers that choose the colours.
     """
-    return box_comparison(image.voxels[0, :, :, 0], image.spacing_mm[:2], found, there, classes)
+    if all(len(box["corners"]) == 4 for box in (*found, *there)) and image.shape[2] == 1:
+        return box_comparison(image.voxels[0, :, :, 0], image.spacing_mm[:2], found, there, classes)
+    seen = from_below(image)
+    moved, truth = (_moved_to(seen, image, boxes) for boxes in (found, there))
+    first = (*truth, *moved)[:1]
+    height = int((first[0]["corners"][2] + first[0]["corners"][5]) / 2) if first else seen.shape[2] // 2
+    height = min(max(height, 0), seen.shape[2] - 1)
+    planes = [[_in_plane(box) for box in boxes if _crosses(box, height)] for boxes in (moved, truth)]
+    return box_comparison(seen.voxels[0, :, :, height], seen.spacing_mm[:2], planes[0], planes[1], classes)
+
+
+def from_below(image: Volume) -> Volume:
+    """A volume whose x runs to the patient's left, y to the back and z to the head."""
+    voxels, affine = reorient_to_ras(image.voxels, image.affine)
+    turn = np.diag([-1.0, -1.0, 1.0, 1.0])
+    turn[:2, 3] = voxels.shape[1] - 1, voxels.shape[2] - 1
+    return Volume(voxels[:, ::-1, ::-1], affine @ turn, image.modality, image.units)
+
+
+def _moved_to(seen: Volume, image: Volume, boxes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Boxes with corners in voxel edges of another grid of the same axes."""
+    matrix = np.linalg.inv(seen.affine) @ image.affine
+    corners = np.array([box["corners"] for box in boxes], dtype=np.float64).reshape(-1, 2, 3) - 0.5
+    moved = move_boxes(corners, matrix).reshape(-1, 6) + 0.5
+    return [{**box, "corners": own.tolist()} for box, own in zip(boxes, moved, strict=True)]
+
+
+def _crosses(box: Mapping[str, Any], height: int) -> bool:
+    """Whether a box shows on a slice."""
+    crosses: bool = box["corners"][2] < height + 1 and box["corners"][5] > height
+    return crosses
+
+
+def _in_plane(box: Mapping[str, Any]) -> dict[str, Any]:
+    """What a slice shows of a box."""
+    low_x, low_y, _, high_x, high_y, _ = box["corners"]
+    return {**box, "corners": [low_x, low_y, high_x, high_y]}
 
 
 def detection_page(document: Mapping[str, Any], pictures: Sequence[Shown]) -> str:
@@ -58,6 +118,8 @@ def detection_page(document: Mapping[str, Any], pictures: Sequence[Shown]) -> st
         ],
         caption="A constant box: the median of those that are there. Mean sensitivity: of the table below.",
     )
+    if any("froc" in scores for scores in classes.values()):
+        _add_froc(page, classes)
     rates = next(iter(classes.values()))["sensitivity"]
     page.heading("Sensitivity by false marks per image").table(
         ("class", *rates),

@@ -1,6 +1,6 @@
 """Honest scores of a detection: every class by itself, with images on which nothing is, patient by patient.
 
-Shapes: N images, M boxes of an image.
+Shapes: N images, M boxes of an image, D axes of space.
 """
 
 import csv
@@ -21,7 +21,7 @@ from medssl_cli.base.plain_json import without_nan
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.boxes import boxes_of
+from medssl_cli.data.boxes import IGNORED
 from medssl_cli.data.selection import images_of_examples, of_examples, with_annotations
 from medssl_cli.heads import BoxesHead, OperatingPoint
 from medssl_cli.imaging.volume import Volume
@@ -40,7 +40,9 @@ from medssl_cli.metrics.statistics import Estimate, Figure, bootstrap_figure, es
 from medssl_cli.report.gallery import Shown
 from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject, answers_of
 from medssl_cli.tasks.detection import FIGURE
+from medssl_cli.tasks.detection.image_boxes import ImageBoxes, truth_of
 from medssl_cli.tasks.detection.page import detection_page, detection_picture
+from medssl_cli.tasks.detection.volume_scores import METRIC, froc_scores, hits
 
 SCHEMA: Final = "medssl.detection/1"
 ALL_CLASSES: Final = "mean of classes"
@@ -51,38 +53,19 @@ COLUMNS: Final = ("class", "boxes", "AP", "AP of a constant box", "mean sensitiv
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class ImageBoxes:
-    """ImageBoxes of one image, in voxel edges of the stored image.
-
-    Args:
-        corners: Low x, low y, high x, high y, `[M, 4]`.
-        classes: `[M]`.
-        scores: `[M]`; 1 of boxes that are there.
-    """
-
-    corners: Array
-    classes: NDArray[np.int64]
-    scores: Array
-
-    def of(self, place: int) -> "ImageBoxes":
-        """Those of one class."""
-        chosen = self.classes == place
-        return ImageBoxes(self.corners[chosen], self.classes[chosen], self.scores[chosen])
-
-
-def truth_of(
-    records: Sequence[ItemRecord], label_set: str, classes: Mapping[str, tuple[str, ...] | str]
-) -> list[ImageBoxes]:
-    """The boxes that are there, of each image.
-
-    Args:
-        records: Of the images.
-        label_set: Of the boxes.
-        classes: By name, the names of the boxes that are of the class, or `any`.
-    """
-    rows = [boxes_of(record, label_set, classes) for record in records]
-    return [ImageBoxes(own[:, :4], own[:, 4].astype(np.int64), np.ones(len(own))) for own in rows]
+def chosen_points(
+    found: Sequence[ImageBoxes], truth: Sequence[ImageBoxes], records: Sequence[ItemRecord], head: BoxesHead
+) -> dict[str, OperatingPoint]:
+    """Of each class the operating point that images give; in volumes a box is a false one by the rule of LUNA16."""
+    num_patients = len({record.patient_key for record in records})
+    points = {}
+    for place, name in head.classes.items():
+        if head.tile_size is None:
+            marks = class_marks(found, truth, place, min_overlap=head.match_overlap)
+        else:
+            marks = hits(found, truth, records, place)
+        points[name] = operating_point(marks, min_score=head.min_score, num_patients=num_patients)
+    return points
 
 
 def operating_point(marks: Marks, *, min_score: float, num_patients: int) -> OperatingPoint:
@@ -113,6 +96,7 @@ def class_marks(found: Sequence[ImageBoxes], truth: Sequence[ImageBoxes], place:
         [boxes.scores for boxes in own],
         [boxes.corners for boxes in there],
         min_overlap=min_overlap,
+        ignored=[boxes.ignored.corners for boxes in truth],
     )
 
 
@@ -147,6 +131,7 @@ def evaluate_boxes(
         about: Facts to write beside the scores.
     """
     patients = [record.patient_key for record in records]
+    is_flat = found[0].corners.shape[1] == 4
     each = [class_marks(found, truth, place, min_overlap=min_overlap) for place in range(len(classes))]
     document = {
         "schema": SCHEMA,
@@ -156,16 +141,19 @@ def evaluate_boxes(
         "match_overlap": min_overlap,
         "mean_average_precision": asdict(_mean(each, patients)),
         "classes": {
-            name: _scores(marks, patients) | {"constant_predictor": _constant(truth, records, place, min_overlap)}
+            name: _scores(marks, patients)
+            | {"constant_predictor": _constant(truth, records, place, min_overlap)}
+            | ({} if is_flat else {"froc": froc_scores(hits(found, truth, records, place), patients)})
             for place, (name, marks) in enumerate(zip(classes, each, strict=True))
         },
         "cases": [
             {
                 "item": record.item_id,
                 "patient": record.patient_key,
-                "mean_overlap": mean_overlap(own, there),
+                "mean_overlap": mean_overlap(own, there.that_count),
                 "found": _rows(own, classes),
-                "there": _rows(there, classes),
+                "there": _rows(there.that_count, classes),
+                **({"ignored": there.ignored.corners.tolist()} if len(there.ignored.scores) else {}),
             }
             for record, own, there in zip(records, found, truth, strict=True)
         ],
@@ -197,7 +185,8 @@ def _scores(marks: Marks, patients: Sequence[str]) -> dict[str, Any]:
 
 def _constant(truth: Sequence[ImageBoxes], records: Sequence[ItemRecord], place: int, min_overlap: float) -> float:
     """Average precision of the same box on every image: the median of those that are there, by the image's size."""
-    sizes = [np.array([*record.shape[:2], *record.shape[:2]], dtype=np.float64) for record in records]
+    dims = truth[0].corners.shape[1] // 2
+    sizes = [np.tile(record.shape[:dims], 2).astype(np.float64) for record in records]
     there = [boxes.of(place).corners for boxes in truth]
     shares = np.concatenate([own / size for own, size in zip(there, sizes, strict=True)])
     if not len(shares):
@@ -229,14 +218,14 @@ def _rows(boxes: ImageBoxes, classes: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def to_rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row per class, for a table."""
+    """One row per class, for a table; of volumes the last column is LUNA16's figure."""
     return [
         (
             name,
             f"{scores['num_boxes']} on {scores['num_images']} images",
             shown(estimate_of(scores["average_precision"])),
             "n/a" if scores["constant_predictor"] is None else f"{scores['constant_predictor']:.3f}",
-            shown(estimate_of(scores["mean_sensitivity"])),
+            shown(estimate_of(scores["froc"][METRIC] if "froc" in scores else scores["mean_sensitivity"])),
         )
         for name, scores in document["classes"].items()
     ]
@@ -246,7 +235,9 @@ def to_csv(document: dict[str, Any]) -> str:
     """One row per box, found or there; corners in voxel edges of the stored image."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("item", "patient", "kind", "class", "score", "low_x", "low_y", "high_x", "high_y"))
+    is_flat = next(iter(document["classes"].values())).get("froc") is None
+    edges = [f"{side}_{axis}" for side in ("low", "high") for axis in ("xy" if is_flat else "xyz")]
+    writer.writerow(("item", "patient", "kind", "class", "score", *edges))
     for case in document["cases"]:
         for kind in ("found", "there"):
             for box in case[kind]:
@@ -351,23 +342,28 @@ def paired_figures(documents: Sequence[Mapping[str, Any]]) -> list[PairedFigure]
 
 def _boxes_of_cases(documents: Sequence[Mapping[str, Any]], key: str, names: Sequence[str]) -> list[ImageBoxes]:
     """Boxes of the images of documents, one after another; those of classes without a name here are left out."""
+    cases = [case for document in documents for case in document["cases"]]
+    every = [box["corners"] for case in cases for kind in ("found", "there") for box in case[kind]]
+    width = len(every[0]) if every else 4
     found = []
-    for case in (case for document in documents for case in document["cases"]):
+    for case in cases:
         own = [box for box in case[key] if box["class"] in names]
-        corners = np.array([box["corners"] for box in own], dtype=np.float64).reshape(len(own), -1)
-        classes = np.array([names.index(box["class"]) for box in own], dtype=np.int64)
-        scores = np.array([box["score"] for box in own], dtype=np.float64)
-        found.append(ImageBoxes(corners if len(own) else np.zeros((0, 4)), classes, scores))
+        ignored = case.get("ignored", []) if key == "there" else []
+        corners = np.array([*(box["corners"] for box in own), *ignored], dtype=np.float64).reshape(-1, width)
+        classes = np.array([*(names.index(box["class"]) for box in own), *(IGNORED for _ in ignored)], dtype=np.int64)
+        scores = np.array([*(box["score"] for box in own), *(1.0 for _ in ignored)], dtype=np.float64)
+        found.append(ImageBoxes(corners, classes, scores))
     return found
 
 
 def usable(cache: Cache, bundle: Contract, *, label_set: str, talk: Talk) -> list[ItemRecord]:
-    """Pictures of a cache that an exported model can be scored on: those that somebody looked for boxes on.
+    """Images of a cache that an exported model can be scored on: those that somebody looked for boxes on.
 
     Raises:
         NothingUsableError: `E_CACHE_EMPTY`, `E_NO_LABELS`, `E_CHANNEL_MISSING`.
     """
-    found = with_annotations(cache, "boxes", label_set, modality=bundle.modality, is_flat=True, talk=talk)
+    is_flat = bundle.head.tile_size is None
+    found = with_annotations(cache, "boxes", label_set, modality=bundle.modality, is_flat=is_flat, talk=talk)
     return of_examples(cache, found, bundle.preprocessing, talk)
 
 
@@ -384,7 +380,6 @@ def of_model(
         label_set: Of the boxes to score it by.
     """
     head: BoxesHead = model.bundle.head
-    classes = {each: head.label_classes[each] for each in head.names}
 
     def found(cache: Cache, talk: Talk) -> list[ImageBoxes]:
         examples = images_of_examples(cache, records, model.bundle.preprocessing)
@@ -398,6 +393,6 @@ def of_model(
         records=records,
         classes={place + 1: each for place, each in head.classes.items()},
         found=found,
-        truth=lambda: truth_of(records, label_set, classes),
+        truth=lambda: truth_of(records, label_set, head),
         match_overlap=head.match_overlap,
     )

@@ -1,10 +1,10 @@
-"""From boxes to 2D images with what every place should say, and whom a detection is scored on.
+"""From boxes to pictures, or crops of volumes, with what every place should say, and whom a detection is scored on.
 
-Shapes: B batch, N images, M boxes, P places of the network's maps, K classes.
+Shapes: B batch, N images, M boxes, P places of the network's maps, K classes, D axes of space.
 """
 
-import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,37 +22,43 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.augmentation import Draws, augment_boxes
-from medssl_cli.data.boxes import boxes_of, class_of, from_canvas, stacked, to_canvas
-from medssl_cli.data.selection import companions, of_examples, with_annotations
+from medssl_cli.data.box_crops import BoxCropDataset
+from medssl_cli.data.boxes import IGNORED, NO_CLASS, boxes_of, class_of, from_canvas, stacked, to_canvas
+from medssl_cli.data.selection import companions, examples_of, of_examples, read_images, with_annotations
 from medssl_cli.data.whole import WholeBatch, WholeDataset
 from medssl_cli.data.whole_batches import every_image, prepared_images, step_batches
-from medssl_cli.heads import BoxesHead
+from medssl_cli.heads import BoxesHead, OperatingPoint
+from medssl_cli.nn.build import build_backbone
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import TaskRecipe
 from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
-from medssl_cli.tasks.detection.decode import Grid, decode
-from medssl_cli.tasks.detection.scores import (
-    DetectionSubject,
-    ImageBoxes,
-    class_marks,
-    mean_average_precision,
-    operating_point,
-    truth_of,
-)
+from medssl_cli.tasks.detection.assignment import assign
+from medssl_cli.tasks.detection.decode import Grid, answer, decode
+from medssl_cli.tasks.detection.image_boxes import ImageBoxes, truth_of
+from medssl_cli.tasks.detection.network import assignment_of
+from medssl_cli.tasks.detection.scores import DetectionSubject, chosen_points, mean_average_precision
 
-CENTRE_RADIUS: Final = 1.5
-"""Of a box, in strides: places that far from its centre answer for it."""
+Strides = Sequence[int | tuple[int, ...]]
+"""Of the maps of a network, along all axes or along each."""
+Finder = Callable[[Answer, Strides, Talk], list[ImageBoxes]]
+"""A network with its strides to what it finds on images."""
+UNKNOWN: Final = OperatingPoint(threshold=0.5, rule="fixed")
 
 
 class DetectionSupervision(SupervisionBase):
-    """Whole 2D images with their boxes."""
+    """Whole pictures, or crops of volumes, with their boxes."""
 
     annotation = "boxes"
     is_exportable = True
 
     def __init__(self, recipe: TaskRecipe) -> None:
         super().__init__(recipe)
-        self._grid: Grid | None = None
+        self._strides: Strides = ()
+
+    @cached_property
+    def _dims(self) -> int:
+        """Of what the network sees: 2 of pictures, which it sees whole, 3 of volumes, which it sees in tiles."""
+        return build_backbone(self.recipe.backbone).spatial_dims
 
     @property
     def classes(self) -> dict[int, str]:
@@ -66,24 +72,26 @@ class DetectionSupervision(SupervisionBase):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """See `SupervisionBase.preprocessing`: all of an image, fitted to the square."""
-        return self.recipe.data.fitted(self.recipe.data.crop_size[:2])
+        """See `SupervisionBase.preprocessing`: all of a picture is fitted to the square."""
+        data = self.recipe.data
+        return data.fitted(data.crop_size[:2]) if self._dims == 2 else data.preprocessing
 
     @property
     def _canvas(self) -> int:
         return self.recipe.data.crop_size[0]
 
     def usable(self, cache: Cache, talk: Talk) -> list[ItemRecord]:
-        """See `SupervisionBase.usable`: 2D images that somebody looked for boxes on; some may have none."""
+        """See `SupervisionBase.usable`: images that somebody looked for boxes on; some may have none."""
         size, label_set, classes = self.recipe.data.crop_size, self.options.label_set, self.options.classes
-        if size[2] != 1 or size[0] != size[1]:
+        is_flat = self._dims == 2
+        if is_flat and (size[2] != 1 or size[0] != size[1]):
             raise UsageError(
                 "E_CANVAS",
                 f"detection brings 2D images to a square; data.crop_size is {list(size)}",
-                hint=f"for example [{size[0]}, {size[0]}, 1]",
+                hint=f"for example [{size[0]}, {size[0]}, 1]; volumes need a backbone with spatial_dims: 3",
             )
         modality = self.recipe.data.modality
-        found = with_annotations(cache, "boxes", label_set, modality=modality, is_flat=True, talk=talk)
+        found = with_annotations(cache, "boxes", label_set, modality=modality, is_flat=is_flat, talk=talk)
         found = of_examples(cache, found, self.recipe.data, talk)
         names = sorted({box.name for record in found for box in record.boxes[label_set]})
         for wanted in (name for each in classes.values() if each != "any" for name in each):
@@ -91,7 +99,7 @@ class DetectionSupervision(SupervisionBase):
                 raise UsageError(
                     "E_RECIPE", f"the set {label_set!r} has no box {wanted!r}", hint=suggest(wanted, names)
                 )
-        others = [name for name in names if class_of(name, classes) is None]
+        others = [name for name in names if class_of(name, classes) is None and name not in self.options.ignore]
         if others:
             talk.note(f"boxes that no class takes are background: {', '.join(others)}")
         return found
@@ -99,8 +107,8 @@ class DetectionSupervision(SupervisionBase):
     def check(self, cache: Cache, usable: Sequence[ItemRecord], split: Split, talk: Talk) -> dict[str, Any]:
         """See `SupervisionBase.check`: training and validation need a box."""
         for name, records in (("training", split.train), ("validation", split.val)):
-            places = {int(row[4]) for record in records for row in self._boxes(record)}
-            if not places:
+            places = {int(row[-1]) for record in records for row in self._boxes(record)}
+            if max(places, default=-1) < 0:
                 raise NothingUsableError(
                     "E_TOO_FEW_PATIENTS",
                     f"there is no box on any of the {len(records)} {name} images",
@@ -112,25 +120,43 @@ class DetectionSupervision(SupervisionBase):
         return {"boxes_sha256": sha256_json(boxes), **companions(cache, usable, self.recipe.data)}
 
     def _boxes(self, record: ItemRecord) -> NDArray[np.float64]:
-        return boxes_of(record, self.options.label_set, self.options.classes)
+        options = self.options
+        return boxes_of(
+            record,
+            options.label_set,
+            options.classes,
+            ignore=options.ignore,
+            min_readers=options.min_readers,
+            dims=self._dims,
+        )
 
-    def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> WholeDataset:
-        """See `SupervisionBase.dataset`; targets are boxes on the square, `[N, M, 5]`."""
-        data = self.recipe.data
+    def dataset(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> WholeDataset | BoxCropDataset:
+        """See `SupervisionBase.dataset`; targets are boxes on the square or in the crop, `[N, M, 2 D + 1]`."""
+        data, seed = self.recipe.data, self.recipe.seed
         items = prepared_images(cache, records, self.preprocessing, talk)
         boxes = [to_canvas(self._boxes(record), record, item) for record, item in zip(records, items, strict=True)]
-        return WholeDataset(items, stacked(boxes), data.crop_size, batch_size=data.batch_size, seed=self.recipe.seed)
+        if self._dims == 2:
+            return WholeDataset(items, stacked(boxes), data.crop_size, batch_size=data.batch_size, seed=seed)
+        return BoxCropDataset(
+            items,
+            boxes,
+            data.crop_size,
+            batch_size=data.batch_size,
+            seed=seed,
+            box_prob=self.recipe.foreground_prob,
+        )
 
     def begin(self, task: nn.Module, dataset: Any) -> None:
         """See `SupervisionBase.begin`: which places the network has."""
-        self._grid = self._grid_of(task)
+        self._strides = strides_of(task)
 
-    def _grid_of(self, task: nn.Module) -> Grid:
-        grid: Grid = task.grid((self._canvas, self._canvas))  # type: ignore[operator]
-        return grid
+    @cached_property
+    def _grid(self) -> Grid:
+        """The places of a picture or crop that is learnt from."""
+        return Grid.of(self.recipe.data.crop_size[: self._dims], self._strides)
 
     def loader(
-        self, dataset: WholeDataset, *, first_step: int, num_steps: int, rank: int = 0, num_processes: int = 1
+        self, dataset: Any, *, first_step: int, num_steps: int, rank: int = 0, num_processes: int = 1
     ) -> DataLoader[Any]:
         """See `SupervisionBase.loader`."""
         return step_batches(
@@ -145,36 +171,62 @@ class DetectionSupervision(SupervisionBase):
     def inputs(
         self, batch: WholeBatch, draws: Draws, to_device: Callable[[Tensor], Tensor]
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """See `SupervisionBase.inputs`; targets are those of every place, `[B, P, 5]`."""
-        assert self._grid is not None
-        images, boxes = augment_boxes(to_device(batch.images), batch.targets, self.recipe.augmentation, draws)
-        return (images,), to_device(assign(self._grid, boxes))
+        """See `SupervisionBase.inputs`; targets are those of every place, `[B, P, 2 D + 1]`."""
+        spacing = self.recipe.data.spacing_mm
+        images, boxes = augment_boxes(
+            to_device(batch.images),
+            batch.targets,
+            self.recipe.augmentation,
+            draws,
+            spacing_mm=None if spacing is None else torch.tensor(spacing).expand(len(batch.images), 3),
+            left=NO_CLASS if self._dims == 2 else IGNORED,
+        )
+        return (images,), to_device(assign(self._grid, boxes, assignment_of(self.options, self._dims)))
 
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
         """Mean average precision over the classes of which there is a box."""
         finder, truth = self._finder(cache, records, Silence()), self._truth(records)
+        places = list(self.classes)
 
         def validate(predict: Answer) -> Validation:
-            assert self._grid is not None
-            found, overlap = finder(predict, self._grid, Silence()), self.options.match_overlap
-            return Validation(mean_average_precision(found, truth, len(self.classes), min_overlap=overlap))
+            found, overlap = finder(predict, self._strides, Silence()), self.options.match_overlap
+            return Validation(mean_average_precision(found, truth, len(places), min_overlap=overlap))
 
         return validate
 
     def _truth(self, records: Sequence[ItemRecord]) -> list[ImageBoxes]:
-        return truth_of(records, self.options.label_set, self.options.classes)
+        return truth_of(records, self.options.label_set, self._head())
 
-    def _finder(
-        self, cache: Cache, records: Sequence[ItemRecord], talk: Talk
-    ) -> Callable[[Answer, Grid, Talk], list[ImageBoxes]]:
+    def _finder(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> Finder:
         """What a network finds on images, in voxel edges of the stored images."""
+        return self._whole_finder(cache, records, talk) if self._dims == 2 else self._tile_finder(cache, records)
+
+    def _tile_finder(self, cache: Cache, records: Sequence[ItemRecord]) -> Finder:
+        """The same for volumes, of which each is searched tile by tile."""
+        examples = examples_of(cache, records, self.preprocessing)
+
+        def find(predict: Answer, strides: Strides, talk: Talk) -> list[ImageBoxes]:
+            head = self._head(strides)
+            found: list[ImageBoxes] = []
+            for example in examples:
+                images = read_images(cache, example)
+                boxes, scores, classes = answer(predict, images, preprocessing=self.preprocessing, head=head)
+                found.append(ImageBoxes(boxes, classes, scores.astype(np.float64)))
+                talk.progress("evaluating", len(found), len(records))
+            return found
+
+        return find
+
+    def _whole_finder(self, cache: Cache, records: Sequence[ItemRecord], talk: Talk) -> Finder:
+        """The same for pictures, of which each is seen whole."""
         data, options = self.recipe.data, self.options
         items = prepared_images(cache, records, self.preprocessing, talk)
         nothing = np.zeros((len(items), 0), dtype=np.float32)
         dataset = WholeDataset(items, nothing, data.crop_size, batch_size=data.batch_size, seed=self.recipe.seed)
         loader = every_image(dataset, data)
 
-        def find(predict: Answer, grid: Grid, talk: Talk) -> list[ImageBoxes]:
+        def find(predict: Answer, strides: Strides, talk: Talk) -> list[ImageBoxes]:
+            grid = Grid.of((self._canvas, self._canvas), strides)
             found: list[ImageBoxes] = []
             for batch in loader:
                 for logits in predict(batch.images.numpy()):
@@ -194,76 +246,54 @@ class DetectionSupervision(SupervisionBase):
 
         return find
 
-    def head(
-        self, network: nn.Module, predict: Answer, validation: Callable[[], tuple[Cache, list[ItemRecord]]]
-    ) -> BoxesHead:
-        """See `SupervisionBase.head`: of each class, boxes are a yes down to one false one per image."""
-        options = self.options
-        cache, records = validation()
-        found = self._finder(cache, records, Silence())(predict, self._grid_of(network), Silence())
-        truth, patients = self._truth(records), {record.patient_key for record in records}
-        strides: Any = network.strides
+    def _head(self, strides: Strides = (1,), points: dict[str, OperatingPoint] | None = None) -> BoxesHead:
+        """How the network's numbers are read; of each class a yes from 0.5 on, if nothing better is known."""
+        options, recipe = self.options, self.recipe
         return BoxesHead(
             names=tuple(options.classes),
             label_classes=dict(options.classes),
-            operating_points={
-                name: operating_point(
-                    class_marks(found, truth, place, min_overlap=options.match_overlap),
-                    min_score=options.min_score,
-                    num_patients=len(patients),
-                )
-                for place, name in self.classes.items()
-            },
+            operating_points=points or dict.fromkeys(options.classes, UNKNOWN),
             strides=tuple(strides),
             min_score=options.min_score,
             max_overlap=options.max_overlap,
             max_boxes=options.max_boxes,
             match_overlap=options.match_overlap,
+            tile_size=recipe.tile_size if self._dims == 3 else None,
+            overlap=recipe.inference.overlap if self._dims == 3 else 0.0,
+            label_ignore=options.ignore,
+            min_readers=options.min_readers,
         )
+
+    def head(
+        self, network: nn.Module, predict: Answer, validation: Callable[[], tuple[Cache, list[ItemRecord]]]
+    ) -> BoxesHead:
+        """See `SupervisionBase.head`: of each class, boxes are a yes down to one false one per image."""
+        cache, records = validation()
+        strides = strides_of(network)
+        found = self._finder(cache, records, Silence())(predict, strides, Silence())
+        return self._head(strides, chosen_points(found, self._truth(records), records, self._head(strides)))
 
     def subject(
         self, network: nn.Module, predict: Answer, *, name: str, folder: Path, records: Sequence[ItemRecord]
     ) -> DetectionSubject:
         """See `SupervisionBase.subject`."""
-        grid = self._grid_of(network)
+        strides = strides_of(network)
         return DetectionSubject(
             name=name,
             task=self.recipe.name,
             folder=folder,
             records=records,
             classes={place + 1: name for place, name in self.classes.items()},
-            found=lambda cache, talk: self._finder(cache, records, talk)(predict, grid, talk),
+            found=lambda cache, talk: self._finder(cache, records, talk)(predict, strides, talk),
             truth=lambda: self._truth(records),
             match_overlap=self.options.match_overlap,
         )
 
 
-def assign(grid: Grid, boxes: Tensor) -> Tensor:
-    """Which box each place answers for: of those of its size around whose centre it lies, the smallest.
-
-    Args:
-        grid: Of the image.
-        boxes: [B, M, 5]: corners and class, negative for none.
-
-    Returns:
-        What the places should say, [B, P, 5]: distances to the edges, and the class, -1 for background.
-    """
-    corners, classes = boxes[..., :4], boxes[..., 4]
-    places, strides, sizes = (torch.from_numpy(part) for part in grid)
-    low = places[None, :, None] - corners[:, None, :, :2]
-    high = corners[:, None, :, 2:] - places[None, :, None]
-    edges = torch.cat([low, high], dim=-1)
-    centres = (corners[..., :2] + corners[..., 2:]) / 2
-    away = (places[None, :, None] - centres[:, None]).abs().amax(dim=-1)
-    farthest = edges.amax(dim=-1)
-    fits = (edges.amin(dim=-1) > 0) & (away <= CENTRE_RADIUS * strides[None, :, None])
-    fits &= (farthest > sizes[None, :, None, 0]) & (farthest <= sizes[None, :, None, 1])
-    fits &= classes[:, None] >= 0
-    areas = (corners[..., 2:] - corners[..., :2]).prod(dim=-1)
-    smallest, chosen = areas[:, None].masked_fill(~fits, math.inf).min(dim=-1)
-    found = torch.gather(classes, 1, chosen).masked_fill(smallest.isinf(), -1)
-    picked = torch.gather(edges, 2, chosen[..., None, None].expand(-1, -1, 1, 4))[:, :, 0]
-    return torch.cat([picked, found[..., None]], dim=-1)
+def strides_of(network: nn.Module) -> Strides:
+    """Of the maps of a network of this task."""
+    strides: Strides = network.strides  # type: ignore[assignment]
+    return strides
 
 
 SUPERVISION: Final = DetectionSupervision
