@@ -12,7 +12,7 @@ from tests.published.road import Road
 SETS: tuple[Callable[[Path], Published], ...] = (
     abdomen.btcv, abdomen.btcv_list, abdomen.lits, abdomen.msd_liver, abdomen.msd_spleen, abdomen.amos22,
     abdomen.flare22, abdomen.word, abdomen.totalsegmentator, brain.msd_brain, brain.brats21, brain.brats18,
-    brain.nnunet_brats, heart.mmwhs_ct, heart.mmwhs_mr, heart.acdc, heart.msd_heart, heart.hippocampus,
+    brain.nnunet_brats, heart.mmwhs_ct, heart.mmwhs_mr, heart.acdc, heart.msd_heart, heart.hippocampus, chest.cc_ccii,
     chest.nih, chest.vindr, chest.luna16,
 )  # fmt: skip
 each_set = pytest.mark.parametrize("make", SETS, ids=lambda make: make.__name__)
