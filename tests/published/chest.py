@@ -22,7 +22,8 @@ def pixels(patient: int, rows: int = SIDE, columns: int = SIDE, *, slice_: int =
 
 def cc_ccii(root: Path) -> Published:
     """`class/patient/scan/slice` of pictures, with a slice left out, and the tables that lie beside the archives."""
-    made = Published(root / "CC-CCII", "cc-ccii", ["--modality", "CT", "--burned-in", "accept", "--stack-pictures"])
+    options = ["--modality", "CT", "--burned-in", "accept", "--stack-pictures", "--label-set", "cc-ccii"]
+    made = Published(root / "CC-CCII", "cc-ccii", options)
     scans = [
         ("NCP", 328, 1805), ("NCP", 331, 1812), ("NCP", 400, 1900), ("NCP", 401, 1901), ("CP", 1096, 3314),
         ("CP", 1097, 3315), ("CP", 1098, 3316), ("CP", 1098, 3317), ("CP", 1099, 3318), ("Normal", 2015, 470),
@@ -48,6 +49,7 @@ def cc_ccii(root: Path) -> Published:
         header = ("zip_file", "target", "label", "patient_id", "scan_id", "n_slice", "scan_count", "all_scan_ids")
         table(made.folder / f"CC_CCII_fold0_{part}.csv", [header, *lines])
     made.unlabelled = ["Normal/2015/470"]
+    made.asked = ["--stack-pictures"]
     return made
 
 

@@ -57,6 +57,7 @@ class Published:
         images: What must be in the cache, by place below the folder.
         codes: What becomes of files that are no images or labels, by place.
         unlabelled: Places that `medssl infer` is asked about.
+        asked: Further options of `medssl infer`.
         exit_code: Of `medssl ingest`.
     """
 
@@ -67,6 +68,7 @@ class Published:
     images: dict[str, Wanted] = field(default_factory=dict)
     codes: dict[str, str] = field(default_factory=dict)
     unlabelled: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
     exit_code: int = 0
 
 

@@ -120,8 +120,10 @@ class Road:
         recipe = load_recipe(find_recipe(self.made.recipe, ("tasks",)))
         size = recipe.data.crop_size
         is_flat = recipe.backbone.name == "resnet" and recipe.backbone.options.get("spatial_dims", 2) == 2
-        crop = [16, 16, 1 if size[2] == 1 else 8]
-        return [FLAT if is_flat else TINY, f"data.crop_size={crop}"]
+        depth = 1 if size[2] == 1 else 4 if is_flat else 8
+        side = 32 if is_flat else 16
+        fitted = [f"data.fit=[{side}, {side}]"] if recipe.data.fit is not None else []
+        return [FLAT if is_flat else TINY, f"data.crop_size=[{side}, {side}, {depth}]", *fitted]
 
     def evaluate(self, model: Path | None = None) -> dict[str, Any]:
         """Scores of the test patients."""
@@ -136,7 +138,9 @@ class Road:
         """Answers for what has no labels."""
         asked = [self.made.folder / place for place in self.made.unlabelled]
         out = self.root / "answers"
-        return done("infer", *asked, "--task", self.model, "--out", out, "--device", "cpu", "--no-preview")
+        return done(
+            "infer", *asked, "--task", self.model, "--out", out, "--device", "cpu", "--no-preview", *self.made.asked
+        )
 
 
 def _described(record: ItemRecord, wanted: Wanted) -> Wanted:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from medssl_cli.recipe import recipe_names
 from tests.published import abdomen, brain, chest, heart
 from tests.published.files import Published
 from tests.published.road import Road
@@ -19,9 +20,16 @@ each_set = pytest.mark.parametrize("make", SETS, ids=lambda make: make.__name__)
 
 
 @each_set
-def test_the_folder_as_distributed_comes_in(
+def test_a_published_data_set_goes_all_the_way(
     make: Callable[[Path], Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     road = Road(make(tmp_path), tmp_path, monkeypatch)
 
     road.check(road.ingest())
+    if road.made.recipe not in recipe_names("tasks"):
+        return
+    road.plan()
+    road.finetune()
+    road.evaluate()
+    road.export()
+    assert road.infer()["done"] > 0
