@@ -67,8 +67,8 @@ def nih(root: Path) -> Published:
             name = f"{patient:08d}_{visit:03d}.png"
             side = 1024 if (patient, visit) == (3, 0) else SIDE  # boxes are for the size as distributed
             drawn = pixels(patient, side, side, slice_=visit)
-            is_wide = (patient, visit) == (1, 1)
-            picture(made.folder / f"images_001/images/{name}", np.stack([drawn] * 3, -1) if is_wide else drawn)
+            opaque = np.stack([drawn] * 3 + [np.full_like(drawn, 255)], -1)  # some pictures of the set are RGBA
+            picture(made.folder / f"images_001/images/{name}", opaque if (patient, visit) == (1, 1) else drawn)
             said = found[patient % 3]
             lines.append(f"{name},{said},{visit},{patient},058,M,PA,2682,2749,0.143,0.143")
             present = said.split("|")
