@@ -16,6 +16,8 @@ SETS: tuple[Callable[[Path], Published], ...] = (
     brain.nnunet_brats, heart.mmwhs_ct, heart.mmwhs_mr, heart.acdc, heart.msd_heart, heart.hippocampus, chest.cc_ccii,
     chest.nih, chest.vindr, chest.luna16,
 )  # fmt: skip
+IN_ANOTHER_LAYOUT = (abdomen.btcv_list, abdomen.msd_liver, brain.nnunet_brats)
+"""Sets of which the same recipe goes all the way from another layout."""
 each_set = pytest.mark.parametrize("make", SETS, ids=lambda make: make.__name__)
 
 
@@ -26,7 +28,7 @@ def test_a_published_data_set_goes_all_the_way(
     road = Road(make(tmp_path), tmp_path, monkeypatch)
 
     road.check(road.ingest())
-    if road.made.recipe not in recipe_names("tasks"):
+    if make in IN_ANOTHER_LAYOUT or road.made.recipe not in recipe_names("tasks"):
         return
     road.plan()
     road.finetune()
