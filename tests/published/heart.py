@@ -45,6 +45,16 @@ def mmwhs_mr(root: Path) -> Published:
     return _mmwhs(root, "mr", "mmwhs-mr")
 
 
+def mmwhs_ct_slices(root: Path) -> Published:
+    """The same for the slices of joint learning, which has a split of its own."""
+    return _mmwhs(root, "ct", "mmwhs-ct-slices")
+
+
+def mmwhs_mr_slices(root: Path) -> Published:
+    """The same on MR."""
+    return _mmwhs(root, "mr", "mmwhs-mr-slices")
+
+
 def acdc(root: Path) -> Published:
     """Two labelled frames of each patient beside the whole time series; end-diastole need not be the first."""
     made = Published(root / "ACDC", "acdc", ["--modality", "MR"], split=shipped_split("acdc"), scored="test")
