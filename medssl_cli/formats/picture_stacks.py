@@ -89,14 +89,10 @@ def read_stack(stack: PictureStack, *, modality: str = "unknown", policy: Policy
     if first.volume.voxels.nbytes * len(stack.sources) > policy.max_volume_bytes:
         raise InputError("E_TOO_BIG", f"{len(stack.sources)} pictures are more than {policy.max_volume_bytes} bytes")
     slices = [first, *(read_picture(source, modality=modality, policy=policy) for source in stack.sources[1:])]
+    expected = _pixels(first)
     for number, one in zip(stack.numbers, slices, strict=True):
-        own, expected = one.volume.voxels, first.volume.voxels
-        if own.shape != expected.shape or own.dtype != expected.dtype:
-            raise InputError(
-                "E_MATRIX_VARIES",
-                f"picture {number} of {len(slices)} has {own.shape[1:3]} pixels of {own.dtype}, the first "
-                f"{expected.shape[1:3]} of {expected.dtype}",
-            )
+        if (found := _pixels(one)) != expected:
+            raise InputError("E_MATRIX_VARIES", f"picture {number} has {found}, the first {expected}")
     warnings = dict.fromkeys(code for one in slices for code in one.warnings)
     repairs = dict.fromkeys(repair for one in slices for repair in one.repairs)
     said = f"W_PICTURE_STACK: {len(slices)} pictures, {stack.num_missing} numbers between them left out"
@@ -110,3 +106,9 @@ def read_stack(stack: PictureStack, *, modality: str = "unknown", policy: Policy
         spacing_kind=None,
         details=(*first.details, said),
     )
+
+
+def _pixels(image: LoadedImage) -> str:
+    """Size and type of a slice, for comparison and for people."""
+    columns, rows, _ = image.volume.shape
+    return f"{columns} x {rows} pixels of {image.volume.voxels.dtype}"
