@@ -50,7 +50,7 @@ def msd_brain(root: Path) -> Published:
     channels = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
     decathlon(made.folder, classes, stems, "BRATS_485", channels)
     made.split = ["--split-file", f"val={made.listed('val', stems[-1:])}"]
-    made.unlabelled = ["imagesTs/BRATS_485.nii.gz"]
+    made.unlabelled = ["imagesTs/BRATS_485.nii.gz", "dataset.json"]
     return made
 
 
