@@ -39,16 +39,12 @@ def plan_files(
         options: Options of the ingest.
         builder: Knows the kind of each file.
     """
-<<<<<<< HEAD
-    patients = patients_of(arrangement.images, roots, options.patient_pattern)
-    images, given = list(images), options.given
-=======
     images = list(images)
     own = {image.source for image in images}
     images, stacks = _stacked(images, options.policy, builder)
     known = [image for image in arrangement.images if image.source not in own]
     patients = patients_of([*images, *known], roots, options.patient_pattern)
->>>>>>> dcc3122 (Numbered pictures of a folder become a volume on request; columns that number names are no findings)
+    given = options.given
     modalities = {image.source: image.modality or options.modality or "unknown" for image in images}
     slices = _slices([image for image in images if image.source not in stacks], modalities, builder)
     return [
