@@ -46,6 +46,7 @@ def infer(
     burned_in: choices.BurnedInOption = choices.BurnedIn.accept_risk,
     allow_headerless: choices.HeaderlessOption = False,
     allow_detached: choices.DetachedOption = False,
+    stack_pictures: choices.StackOption = False,
     max_volume_gib: choices.MaxGibOption = 8.0,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -81,7 +82,7 @@ def infer(
     policy = Policy(
         gaps.value, tilt.value, shear.value, nifti_affine.value, assume_orientation, nonfinite.value, split_4d,
         min_slices, burned_in.value if burned_in else None, allow_headerless, allow_detached,
-        max_volume_bytes=bytes_of(max_volume_gib),
+        max_volume_bytes=bytes_of(max_volume_gib), stack_pictures=stack_pictures,
     )  # fmt: skip
     with terminal.running(), stop_on_signals() as stop:
         report = run_infer(

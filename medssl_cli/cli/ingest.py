@@ -47,6 +47,7 @@ def ingest(
     burned_in: choices.BurnedInOption = None,
     allow_headerless: choices.HeaderlessOption = False,
     allow_detached: choices.DetachedOption = False,
+    stack_pictures: choices.StackOption = False,
     keep_demographics: own.DemographicsOption = False,
     max_volume_gib: choices.MaxGibOption = 8.0,
     structures: own.StructuresOption = None,
@@ -71,9 +72,7 @@ def ingest(
 
     Examples:
 
-        medssl ingest ./dicoms
-
-        medssl ingest ./scans export.zip --modality MR
+        medssl ingest ./dicoms ./scans export.zip --modality MR
 
         medssl ingest dicomweb://pacs.example/dicom-web --modality CT --from 2024-01-01
     """
@@ -91,7 +90,7 @@ def ingest(
     policy = Policy(
         gaps.value, tilt.value, shear.value, nifti_affine.value, assume_orientation, nonfinite.value, split_4d,
         min_slices, burned_in.value if burned_in else None, allow_headerless, allow_detached, keep_demographics,
-        bytes_of(max_volume_gib), predictions,
+        bytes_of(max_volume_gib), predictions, stack_pictures,
     )  # fmt: skip
     options = IngestOptions(
         label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file,

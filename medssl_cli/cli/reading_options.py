@@ -75,6 +75,12 @@ NonfiniteOption = Annotated[
 SplitOption = Annotated[
     bool, typer.Option("--split-4d", help="Take each image of a 4D file by itself.", rich_help_panel=ACCEPTED)
 ]
+StackOption = Annotated[
+    bool,
+    typer.Option(
+        "--stack-pictures", help="Take numbered pictures of a folder as one volume.", rich_help_panel=ACCEPTED
+    ),
+]
 MinSlicesOption = Annotated[
     int, typer.Option(min=1, help="Fewest slices that make a volume.", rich_help_panel=ACCEPTED)
 ]

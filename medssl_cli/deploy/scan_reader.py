@@ -17,6 +17,7 @@ from medssl_cli.imaging.geometry import is_turned_grid
 from medssl_cli.work.workers import OUT_OF_MEMORY, supervised_map
 
 if TYPE_CHECKING:
+    from medssl_cli.formats.picture_stacks import PictureStack
     from medssl_cli.formats.series import SeriesPart
 
 DECODE_TIMEOUT_S: Final = 600.0
@@ -80,7 +81,7 @@ class ScanReader:
             self._file = scan.sources[0]
         return _the_one(self._images, scan.image)
 
-    def _opened(self, original: "Source | SeriesPart", kind: str, policy: Policy) -> list[LoadedImage]:
+    def _opened(self, original: "Source | SeriesPart | PictureStack", kind: str, policy: Policy) -> list[LoadedImage]:
         """All images; a decoder that dies or hangs takes a child process with it, not this one."""
         task = original, kind, policy, Surroundings(self.modality or "unknown")
         return _decoded(task) if needs_decoder(original, kind) else _opened(task)
@@ -145,7 +146,7 @@ def _the_one(images: list[LoadedImage], index: int, *, num_images: int | None = 
     return images[index]
 
 
-Reading = tuple["Source | SeriesPart", str, Policy, Surroundings]
+Reading = tuple["Source | SeriesPart | PictureStack", str, Policy, Surroundings]
 """What is opened, its kind, and how."""
 
 

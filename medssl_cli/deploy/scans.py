@@ -16,6 +16,7 @@ from medssl_cli.deploy.channels import ChannelFinder
 from medssl_cli.deploy.naming import file_name, series_name, short_digest
 from medssl_cli.formats.discover import Found, discover
 from medssl_cli.formats.given_channels import GivenChannels
+from medssl_cli.formats.picture_stacks import PictureStack, stacks_of
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.source import Member, Source, place_of
 from medssl_cli.formats.table import image_formats, is_file_of_images, is_file_of_slices
@@ -61,6 +62,7 @@ class Scan:
         place: Where it lies.
         sources: Its files.
         series: The slices of a series.
+        stack: The pictures of a folder.
         image: Which of the images of a file of several.
         partners: Files, with their kinds, of images that it is a label map of if its voxels look like one.
         channel: Which image of its case it is, a word; "" if nothing says.
@@ -81,6 +83,7 @@ class Scan:
     case: str = ""
     case_name: str = ""
     images: tuple["Scan", ...] = ()
+    stack: PictureStack | None = None
 
     @property
     def parts(self) -> tuple["Scan", ...]:
@@ -104,9 +107,9 @@ class Scan:
         return below if self.image is None else f"{below}#{self.image}"
 
     @property
-    def original(self) -> "Source | SeriesPart":
+    def original(self) -> "Source | SeriesPart | PictureStack":
         """What is opened to read it."""
-        return self.sources[0] if self.series is None else self.series
+        return self.stack or self.series or self.sources[0]
 
 
 @dataclass(frozen=True)
@@ -211,12 +214,15 @@ class _Search:
         """Take files of whole images, and set aside all that is neither that nor a slice."""
         self._set_links_aside(found)
         labels = self._label_maps(found)
+        stacked = self._add_stacks(found, labels)
         others: dict[tuple[Path, str], list[Source]] = defaultdict(list)
         for one in found:
             if one.source in self.set_aside:
                 self._reject([one.source], "S_DUPLICATE", "a link to a file that is taken itself")
             elif one.source in labels:
                 self._reject([one.source], labels[one.source])
+            elif one.source in stacked:
+                continue
             elif self._is_taken(one.kind):
                 self._add_file(one.source, one.kind)
             elif is_file_of_images(one.kind):
@@ -230,6 +236,20 @@ class _Search:
             together = len(sources) > UNNAMED_ABOVE and code in _NO_IMAGES
             for group in [sources] if together else [[source] for source in sources]:
                 self._reject(group, code)
+
+    def _add_stacks(self, found: Sequence[Found], labels: Mapping[Source, str]) -> set[Source]:
+        """Take numbered pictures of a folder as one scan, if that is asked for; the pictures that are in one."""
+        if not self.policy.stack_pictures:
+            return set()
+        formats = image_formats()
+        kinds = {one.source: one.kind for one in found if one.kind in formats and formats[one.kind].is_flat}
+        pictures = [source for source in kinds if source not in labels and source not in self.set_aside]
+        stacks = stacks_of(pictures, min_slices=self.policy.min_slices)
+        for stack in stacks:
+            place, kind = self._place(stack.sources), kinds[stack.sources[0]]
+            name = file_name(Path(place.below or stack.folder.name).parts, image=None)
+            self.scans.append(Scan(place.path, name, kind, place, stack.sources, stack=stack))
+        return {source for stack in stacks for source in stack.sources}
 
     def _is_taken(self, kind: str) -> bool:
         """Whether files of a kind hold images that the model takes."""

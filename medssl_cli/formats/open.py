@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from medssl_cli.formats.discover import HEAD_BYTES
 from medssl_cli.formats.image_notes import notes_about
 from medssl_cli.formats.loaded import LoadedImage
+from medssl_cli.formats.picture_stacks import PictureStack, read_stack
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.sniff import sniff
 from medssl_cli.formats.source import Member, Source, read_head
@@ -43,7 +44,7 @@ NOTHING_KNOWN = Surroundings()
 
 
 def open_images(
-    source: "Source | SeriesPart",
+    source: "Source | SeriesPart | PictureStack",
     policy: Policy = STRICT,
     *,
     kind: str = "",
@@ -53,7 +54,7 @@ def open_images(
     """Read all images of a file, or the one of a series part; none if one of them cannot be trusted.
 
     Args:
-        source: A file, or the slices that make one image.
+        source: A file, or the slices or pictures that make one image.
         policy: What is accepted and repaired.
         kind: Of a file, as `discover` says; by default its first bytes are looked at.
         around: What else is known about a file.
@@ -63,6 +64,9 @@ def open_images(
         InputError: It cannot be trusted.
         ValueError: No file of the kind is an image by itself.
     """
+    if isinstance(source, PictureStack):
+        stack = read_stack(source, modality=around.modality, policy=policy)
+        return [_with_notes(_placed(stack, around, around.modality), around.notes)]
     if not isinstance(source, Path | Member):
         from medssl_cli.formats.dicom import read_series
 
@@ -85,7 +89,7 @@ def count_images(source: Source, kind: str, policy: Policy = STRICT) -> int:
     return 1 if count is None else count(source, policy)
 
 
-def files_of(source: "Source | SeriesPart", kind: str, policy: Policy = STRICT) -> tuple[Source, ...]:
+def files_of(source: "Source | SeriesPart | PictureStack", kind: str, policy: Policy = STRICT) -> tuple[Source, ...]:
     """All files that an image is read from, whether they are there or not; of a header also the one with its voxels.
 
     Raises:
@@ -97,10 +101,12 @@ def files_of(source: "Source | SeriesPart", kind: str, policy: Policy = STRICT) 
     return (source, *(companions(source, policy) if companions is not None else ()))
 
 
-def needs_decoder(source: "Source | SeriesPart", kind: str) -> bool:
+def needs_decoder(source: "Source | SeriesPart | PictureStack", kind: str) -> bool:
     """Whether foreign code decodes the voxels, which belongs into a process of its own."""
     if isinstance(source, Path | Member):
         return image_formats()[kind].has_foreign_decoder
+    if isinstance(source, PictureStack):
+        return True
     from medssl_cli.formats import dicom
 
     return dicom.needs_decoder(source)

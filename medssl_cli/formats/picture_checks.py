@@ -18,6 +18,9 @@ PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 COPY_AGAIN: Final = "copy or export the picture again"
 _ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _PIECE: Final = 2**20
+_PNG_SAMPLES: Final = {0: 1, 2: 3, 4: 2, 6: 4}
+"""Samples of a pixel by colour type: grey, RGB, and both with alpha (ISO/IEC 15948, 11.2.2)."""
+_PNG_PIXELS: Final = ((8, 0), (16, 0), (8, 2), (8, 4), (8, 6))
 _MAX_TAGS: Final = 512
 _TYPE_SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _OFFSETS, _SAMPLES, _ROWS, _COUNTS = (
@@ -82,6 +85,8 @@ def check_jpeg_size(width: int, height: int, num_bytes: int) -> None:
 def check_png(data: bytes, *, is_label: bool = False) -> None:
     """Every chunk must be whole and match its checksum, the pixels be grey or RGB of full bytes, and all be there.
 
+    An alpha channel is let through: whether it hides anything, only the decoded pixels say.
+
     Args:
         data: The file.
         is_label: Pixels of one bit are allowed, too.
@@ -109,13 +114,13 @@ def _png_data_size(header: bytes, *, is_label: bool) -> int:
         raise InputError("E_PICTURE_PARSE", f"a PNG header of {len(header)} bytes")
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", header)
     check_size(width, height)
-    if (depth, colour) not in ((8, 0), (16, 0), (8, 2), *(((1, 0),) if is_label else ())):
+    if (depth, colour) not in (*_PNG_PIXELS, *(((1, 0),) if is_label else ())):
         raise InputError(
             "E_PHOTOMETRIC",
             f"PNG colour type {colour} of {depth} bits is not 8 or 16 bit grey",
             hint="store the class of each pixel as 8 bit grey: 0 for none, 1, 2, ..." if is_label else "",
         )
-    bits = 24 if colour == 2 else depth
+    bits = depth * _PNG_SAMPLES[colour]
     passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
     sizes = [(-((x - width) // dx), -((y - height) // dy)) for x, y, dx, dy in passes]
     return sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 and rows > 0)

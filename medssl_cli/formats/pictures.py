@@ -39,6 +39,7 @@ Grey = NDArray[np.uint8] | NDArray[np.uint16]
 MAX_PICTURE_BYTES: Final = 2**30
 _TIFF_MAGIC: Final = (b"II*\0", b"MM\0*")
 _ORIENTATION: Final = 0x0112
+_OPAQUE: Final = 255
 _UPRIGHT: Final[dict[int, Callable[[Any], Any]]] = {
     2: np.fliplr,
     3: lambda rows: np.rot90(rows, 2),
@@ -189,7 +190,14 @@ def _orientation(image: Any) -> int:
 
 
 def _grey(image: Any) -> Grey:
-    """Grey values `[Y, X]` of 8 or 16 bits; colour pictures only if they show grey."""
+    """Grey values `[Y, X]` of 8 or 16 bits; colour pictures only if they show grey, and none of which a part is hidden.
+
+    Some pictures of NIH ChestX-ray14 are RGBA, all of it opaque.
+    """
+    if image.mode in ("LA", "RGBA"):
+        if np.asarray(image.getchannel("A")).min() < _OPAQUE:
+            raise InputError("E_PHOTOMETRIC", "the picture is transparent in places")
+        image = image.convert(image.mode[:-1])
     if image.mode == "RGB":
         colours = np.asarray(image)
         red, green, blue = (colours[..., channel] for channel in range(3))

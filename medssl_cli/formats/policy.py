@@ -28,6 +28,7 @@ class Policy:
         keep_demographics: Store sex, and age in steps of five years.
         max_volume_bytes: Decoded size of one image.
         predictions: Take masks and segmentations that `medssl infer` wrote, as labels (`S_PREDICTION`).
+        stack_pictures: Take the numbered pictures of a folder as slices of one volume (`W_PICTURE_SLICE`).
     """
 
     gaps: Literal["refuse", "interpolate"] = "refuse"
@@ -44,6 +45,7 @@ class Policy:
     keep_demographics: bool = False
     max_volume_bytes: int = 8 * 2**30
     predictions: bool = False
+    stack_pictures: bool = False
 
     @property
     def departures(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from medssl_cli.formats.cases import example_below
@@ -10,6 +10,8 @@ from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.layouts import Arrangement, ImageFile, LabelFile
 from medssl_cli.formats.partners import numbered
 from medssl_cli.formats.patients import patients_of
+from medssl_cli.formats.picture_stacks import PictureStack, stacks_of
+from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import Source, place_of
 from medssl_cli.formats.table import image_formats
 from medssl_cli.ingest.options import IngestOptions
@@ -37,13 +39,17 @@ def plan_files(
         options: Options of the ingest.
         builder: Knows the kind of each file.
     """
-    patients = patients_of(arrangement.images, roots, options.patient_pattern)
-    images, given = list(images), options.given
+    images = list(images)
+    own = {image.source for image in images}
+    images, stacks = _stacked(images, options.policy, builder)
+    known = [image for image in arrangement.images if image.source not in own]
+    patients = patients_of([*images, *known], roots, options.patient_pattern)
+    given = options.given
     modalities = {image.source: image.modality or options.modality or "unknown" for image in images}
-    slices = _slices(images, modalities, builder)
+    slices = _slices([image for image in images if image.source not in stacks], modalities, builder)
     return [
         ImageTask(
-            image.source,
+            stacks.get(image.source, image.source),
             builder.kind(image.source),
             cache_root,
             options.policy,
@@ -57,11 +63,32 @@ def plan_files(
                 *(("W_CHANNELS",) if image.has_siblings else ()),
                 *(("W_PICTURE_SLICE",) if image.source in slices else ()),
             ),
-            partners=image.partners,
+            partners=() if image.source in stacks else image.partners,
             dry_run=options.dry_run,
         )
         for image in images
     ]
+
+
+def _stacked(
+    images: list[ImageFile], policy: Policy, builder: ReportBuilder
+) -> tuple[list[ImageFile], dict[Source, PictureStack]]:
+    """Images with one for each stack of pictures, called after its folder; and the stacks by their first pictures."""
+    if not policy.stack_pictures:
+        return images, {}
+    formats = image_formats()
+    pictures = [image.source for image in images if formats[builder.kind(image.source)].is_flat]
+    stacks = {stack.sources[0]: stack for stack in stacks_of(pictures, min_slices=policy.min_slices)}
+    inner = {source for stack in stacks.values() for source in stack.sources[1:]}
+    kept = [image for image in images if image.source not in inner]
+    named = [_of_folder(image, stacks[image.source].folder) if image.source in stacks else image for image in kept]
+    return named, stacks
+
+
+def _of_folder(image: ImageFile, folder: PurePath) -> ImageFile:
+    """A stack of pictures in `patient/scan`, where both are numbers, is the patient's."""
+    patient = folder.parent.name if folder.name.isdecimal() and folder.parent.name.isdecimal() else None
+    return ImageFile(image.source, folder.name, image.modality, patient=image.patient or patient)
 
 
 def _example(image: ImageFile, roots: set[Path], given: GivenChannels) -> str | None:

@@ -14,7 +14,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.formats.layouts import LabelFile, arrange
 from medssl_cli.formats.name_words import are_channels
 from medssl_cli.formats.source import Source, place_of
-from medssl_cli.formats.table import is_file_of_images, stem_of
+from medssl_cli.formats.table import image_formats, is_file_of_images, stem_of
 from medssl_cli.imaging.geometry import is_turned_grid
 from medssl_cli.ingest.annotations import store_all
 from medssl_cli.ingest.channels import learn_channels
@@ -125,6 +125,9 @@ class Stages:
         inputs = self.inputs
         judgements = [judgement for judgement in judgements if not _is_below(judgement, inputs.redescribed)]
         inputs.open_again({source for judgement in judgements for source in judgement.sources})
+        if self.options.policy.stack_pictures:
+            judgements = _without_grown_stacks(inputs, judgements)
+            inputs.open_again({source for judgement in judgements for source in judgement.sources})
         outdated = _outdated_labels(inputs, judgements, self.roots)
         judgements = [judgement for judgement in judgements if outdated.isdisjoint(judgement.sources)]
         inputs.open_again({source for judgement in judgements for source in judgement.sources})
@@ -256,7 +259,7 @@ class Stages:
         changed: list[ImageTask] = []
         for outcome in self.runner.map("images", store_images, tasks, timeout_s=STORE_TIMEOUT_S):
             task, sources = outcome.task, outcome.task.files
-            identifier = "" if task.part is None else self.builder.series_id(task.part.series_uid)
+            identifier = self._identifier(task)
             result = outcome.result if outcome.result is not None else crash(outcome.failure)
             if isinstance(result, Failure):
                 if result.code == "E_CHANGED_DURING_READ" and not is_second_try and _can_be_read_again(task):
@@ -281,6 +284,12 @@ class Stages:
             self._keep(task, tuple(replace(image, planes=None) for image in result))
         if changed:
             self._try_again(changed)
+
+    def _identifier(self, task: ImageTask) -> str:
+        """Key under which the report tells what became of a task; "" to tell it of each file by itself."""
+        if task.part is not None:
+            return self.builder.series_id(task.part.series_uid)
+        return "" if task.stack is None else self.builder.file_id(task.files[0])
 
     def _labels_by_content(self) -> list[LabelFile]:
         """Label maps that only their voxels tell, of partners on their grid; those without become images after all."""
@@ -316,6 +325,8 @@ class Stages:
         """What labels need to find their images."""
         if task.part is not None:
             self.images += [KnownImage.of_series(image, task.part.headers) for image in images]
+        elif task.stack is not None:
+            self.images += [KnownImage.of_file(image, Path(task.stack.folder), task.patient) for image in images]
         elif task.file is not None:
             self.images += [KnownImage.of_file(image, task.file, task.patient) for image in images]
             self.stored[task.file] = images
@@ -365,6 +376,18 @@ def _is_below(judgement: Judgement, folders: set[Path]) -> bool:
         and is_file_of_images(judgement.kind)
         and not folders.isdisjoint(place_of(judgement.sources[0]).parents)
     )
+
+
+def _without_grown_stacks(inputs: Inputs, judgements: Sequence[Judgement]) -> list[Judgement]:
+    """Judgements but for those of pictures in folders to which others have come."""
+    formats = image_formats()
+    flat = [kind for kind in inputs.sources if kind in formats and formats[kind].is_flat]
+    grown = {place_of(source).parent for kind in flat for source in inputs.sources[kind]}
+    return [
+        judgement
+        for judgement in judgements
+        if judgement.kind not in flat or place_of(judgement.sources[0]).parent not in grown
+    ]
 
 
 def _outdated_labels(inputs: Inputs, judgements: Sequence[Judgement], roots: Sequence[Path]) -> set[Source]:

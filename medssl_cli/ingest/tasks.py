@@ -18,6 +18,7 @@ from medssl_cli.formats.labels.recognise import kind_of_object
 from medssl_cli.formats.layouts import LabelFile
 from medssl_cli.formats.loaded import LoadedImage, exif_orientation
 from medssl_cli.formats.open import Surroundings, open_images
+from medssl_cli.formats.picture_stacks import PictureStack
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.predictions import is_prediction
 from medssl_cli.formats.source import Member, Source, read_head
@@ -40,7 +41,7 @@ class ImageTask:
     """Read, judge and store what one source holds: one image, or the images of a 4D file.
 
     Args:
-        source: A file, or the slices of a series that make one image.
+        source: A file, or the slices of a series or the pictures of a folder that make one image.
         kind: Of a file, as `discover` calls it.
         cache_root: Folder of an existing cache.
         policy: What is accepted and repaired.
@@ -55,7 +56,7 @@ class ImageTask:
         dry_run: Judge only.
     """
 
-    source: "Source | SeriesPart"
+    source: "Source | SeriesPart | PictureStack"
     kind: str
     cache_root: Path
     policy: Policy = STRICT
@@ -77,7 +78,12 @@ class ImageTask:
     @property
     def part(self) -> "SeriesPart | None":
         """The slices of a series, if they make the image."""
-        return None if isinstance(self.source, Path | Member) else self.source
+        return None if isinstance(self.source, Path | Member | PictureStack) else self.source
+
+    @property
+    def stack(self) -> PictureStack | None:
+        """The pictures of a folder, if they make the image."""
+        return self.source if isinstance(self.source, PictureStack) else None
 
     @property
     def files(self) -> list[Source]:

@@ -60,6 +60,7 @@ REPAIRS = Policy(
     burned_in="accept-risk",
     allow_headerless=True,
     allow_detached=True,
+    stack_pictures=True,
 )
 LEAST = Policy(max_volume_bytes=2**20)
 UID = "1.2.826.0.1.3680043.8.498"
@@ -182,6 +183,12 @@ def turned(folder: Path, name: str, number: int) -> None:
     picture(".jpg", exif=exif)(folder, name, number)
 
 
+def numbered(folder: Path, name: str, number: int) -> None:
+    """Four slices of a volume."""
+    for index in range(4):
+        picture(".png")(folder, f"slice-{index}", 10 * number + index)
+
+
 ULTRASOUND = {"kind": kinds.US_CLASS, "Modality": "US", "ImagerPixelSpacing": None}
 CASES = {
     "dicom": Case(lambda folder, _, number: slices(folder, number)),
@@ -226,6 +233,7 @@ CASES = {
     "picture-png": Case(picture(".png"), "E_BURNED_IN"),
     "picture-tiff": Case(picture(".tif"), "E_BURNED_IN"),
     "picture-jpeg": Case(turned, "E_BURNED_IN", ("exif-orientation=6",)),
+    "picture-stack": Case(numbered, "E_BURNED_IN", ("stack-pictures",)),
 }
 Seen = tuple[str, tuple[int, ...], str, bytes, tuple[str, ...], tuple[str, ...]]
 
@@ -332,7 +340,8 @@ def test_pictures_and_projections_are_no_scans_for_a_model_of_volumes(inputs: Pa
     findings = find_scans([inputs], REPAIRS)
 
     flat = [one for one in findings.rejects if one.code == "E_NO_PATIENT_GEOMETRY"]
-    assert len(flat) == sum(name.startswith(("picture", "dicom-dx", "dicom-us")) for name in CASES)
+    are_flat = [name.startswith(("picture", "dicom-dx", "dicom-us")) and name != "picture-stack" for name in CASES]
+    assert len(flat) == sum(are_flat)
     assert len(find_scans([inputs], REPAIRS, takes_flat=True).scans) == len(findings.scans) + len(flat)
 
 

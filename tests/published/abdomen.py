@@ -6,7 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from tests.published.files import Published, Shape, Wanted, blocks, document, labels, scan, table, write
+from tests.published.files import (
+    Published,
+    Shape,
+    Wanted,
+    blocks,
+    document,
+    labels,
+    scan,
+    shipped_split,
+    table,
+    write,
+)
 
 SHAPE: Shape = (32, 32, 16)
 BTCV = (
@@ -57,7 +68,7 @@ def decathlon(
 
 def btcv(root: Path) -> Published:
     """The folders of Synapse: `img` beside `label`, which have no names for their values; no number from 11 to 20."""
-    made = Published(root / "RawData", "btcv", CT)
+    made = Published(root / "RawData", "btcv", CT, split=shipped_split("btcv"))
     for patient, number in enumerate(("0001", "0002", "0010", "0021", "0035"), 1):
         values = [value for value in range(1, 14) if (patient, value) != (2, 4)]  # gallbladders are taken out
         scan(made.folder / f"Training/img/img{number}.nii.gz", patient, SHAPE, (0.8, 0.8, 3.0))
@@ -95,7 +106,7 @@ def btcv_list(root: Path) -> Published:
 
 def lits(root: Path) -> Published:
     """LiTS of CodaLab: numbers without zeros, so that 2 is no beginning of 20; one liver without a tumour."""
-    made = Published(root / "LiTS17", "lits", CT)
+    made = Published(root / "LiTS17", "lits", CT, split=shipped_split("lits17"))
     for patient, number in enumerate((2, 20, 3, 28, 5), 1):
         folder = f"Training Batch {1 if number < 28 else 2}"
         values = [1] if number == 3 else [1, 2]
@@ -125,7 +136,7 @@ def msd_liver(root: Path) -> Published:
 
 def msd_spleen(root: Path) -> Published:
     """The Decathlon's archive as macOS packed it: its own files lie among the images."""
-    made = Published(root / "Task09_Spleen", "msd-spleen")
+    made = Published(root / "Task09_Spleen", "msd-spleen", split=shipped_split("msd-spleen"))
     stems = [f"spleen_{number}" for number in (2, 10, 12, 13, 3)]
     for patient, stem in enumerate(stems, 1):
         scan(made.folder / f"imagesTr/{stem}.nii.gz", patient, SHAPE, (0.8, 0.8, 5.0))
@@ -144,6 +155,7 @@ def msd_spleen(root: Path) -> Published:
 def amos22(root: Path) -> Published:
     """CT up to number 500 and MR above it in one folder, which its description calls CT; `Va`, not `Val`."""
     made = Published(root / "amos22", "amos22")
+    made.split = ["--split-file", str(made.folder / "dataset.json")]
     for patient, (subset, number) in enumerate(
         (("Tr", "0001"), ("Tr", "0004"), ("Tr", "0005"), ("Tr", "0507"), ("Va", "0008"), ("Va", "0013")), 1
     ):
@@ -174,7 +186,7 @@ def amos22(root: Path) -> Published:
 
 def flare22(root: Path) -> Published:
     """`_0000` behind the names of images and not of labels, in folders of small letters."""
-    made = Published(root / "FLARE22", "flare22", CT)
+    made = Published(root / "FLARE22", "flare22", CT, split=shipped_split("flare22"))
     for patient, number in enumerate(("0001", "0002", "0011", "0012", "0050"), 1):
         stem = f"FLARE22_Tr_{number}"
         scan(made.folder / f"FLARE22Train/images/{stem}_0000.nii.gz", patient, SHAPE, (0.8, 0.8, 2.5))
@@ -208,6 +220,7 @@ def word(root: Path) -> Published:
             "testing": ["imagesTs", "unseen"],
         },
     )  # fmt: skip
+    made.split = ["--split-file", f"val={made.listed('val', ['word_0001', 'word_0018'])}"]
     made.unlabelled = ["imagesTs/word_0014.nii.gz"]
     return made
 
@@ -231,6 +244,7 @@ def totalsegmentator(root: Path) -> Published:
     table(made.folder / "meta.csv", [columns, *rows, ("s0013", 50, "f", "B", "ct thorax", "test")], delimiter=";",
           encoding="utf-8-sig")  # fmt: skip
     made.codes["meta.csv"] = "S_SIDECAR"
+    made.split, made.scored = ["--split-file", str(made.folder / "meta.csv")], "test"
     made.settings = ["task.classes={liver: [liver], rib_left_1: [rib_left_1], spleen: [spleen]}"]
     made.unlabelled = ["s0000/ct.nii.gz"]
     return made

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.published.abdomen import decathlon, numbered
-from tests.published.files import Published, Shape, Wanted, blocks, body, document, table, volumes, write
+from tests.published.files import Published, Shape, Wanted, blocks, body, document, shipped_split, table, volumes, write
 
 SHAPE: Shape = (32, 32, 16)
 SPACING = (1.0, 1.0, 1.0)
@@ -49,7 +49,8 @@ def msd_brain(root: Path) -> Published:
     classes = {EDEMA: "edema", NECROSIS: "non-enhancing tumor", ENHANCING: "enhancing tumour"}
     channels = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
     decathlon(made.folder, classes, stems, "BRATS_485", channels)
-    made.unlabelled = ["imagesTs/BRATS_485.nii.gz"]
+    made.split = ["--split-file", f"val={made.listed('val', stems[-1:])}"]
+    made.unlabelled = ["imagesTs/BRATS_485.nii.gz", "dataset.json"]
     return made
 
 
@@ -69,7 +70,7 @@ def _beside(made: Published, cases: dict[str, str]) -> Iterator[tuple[int, str, 
 
 def brats21(root: Path) -> Published:
     """Folders of cases, the list of folds that others publish beside them, and one case that has lost its T2."""
-    made = Published(root / "BraTS2021_Training_Data", "brats21")
+    made = Published(root / "BraTS2021_Training_Data", "brats21", split=shipped_split("brats21"))
     numbers = ("00000", "00002", "00005", "00006", "00008")
     cases = {f"BraTS2021_{number}": number for number in numbers}
     entries = [
@@ -92,7 +93,7 @@ def brats21(root: Path) -> Published:
 
 def brats18(root: Path) -> Published:
     """Tumours of high and low grade in folders of their own; two scans of one patient; a table of survival."""
-    made = Published(root / "MICCAI_BraTS_2018_Data_Training", "brats18")
+    made = Published(root / "MICCAI_BraTS_2018_Data_Training", "brats18", scored="test")
     cases = {
         "HGG/Brats18_CBICA_AAB_1": "aab", "HGG/Brats18_TCIA01_131_1": "131", "HGG/Brats18_TCIA01_131_2": "131",
         "HGG/Brats18_CBICA_AAG_1": "aag", "LGG/Brats18_2013_0_1": "2013_0", "LGG/Brats18_TCIA09_141_1": "141",

@@ -13,6 +13,7 @@ FINDINGS = (
     "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",
 )  # fmt: skip
 SIDE = 64
+_VALIDATE = ("401", "1099", "2018")
 
 
 def pixels(patient: int, rows: int = SIDE, columns: int = SIDE, *, slice_: int = 0) -> NDArray[np.uint8]:
@@ -22,7 +23,8 @@ def pixels(patient: int, rows: int = SIDE, columns: int = SIDE, *, slice_: int =
 
 def cc_ccii(root: Path) -> Published:
     """`class/patient/scan/slice` of pictures, with a slice left out, and the tables that lie beside the archives."""
-    made = Published(root / "CC-CCII", "cc-ccii", ["--modality", "CT", "--burned-in", "accept", "--stack-pictures"])
+    options = ["--modality", "CT", "--burned-in", "accept", "--stack-pictures", "--label-set", "cc-ccii"]
+    made = Published(root / "CC-CCII", "cc-ccii", options)
     scans = [
         ("NCP", 328, 1805), ("NCP", 331, 1812), ("NCP", 400, 1900), ("NCP", 401, 1901), ("CP", 1096, 3314),
         ("CP", 1097, 3315), ("CP", 1098, 3316), ("CP", 1098, 3317), ("CP", 1099, 3318), ("Normal", 2015, 470),
@@ -47,7 +49,13 @@ def cc_ccii(root: Path) -> Published:
                  for zipped, group, patient, number, size in chosen]  # fmt: skip
         header = ("zip_file", "target", "label", "patient_id", "scan_id", "n_slice", "scan_count", "all_scan_ids")
         table(made.folder / f"CC_CCII_fold0_{part}.csv", [header, *lines])
+    lists = {
+        part: made.listed(part, [str(patient) for _, patient, _ in scans if (str(patient) in _VALIDATE) == is_val])
+        for part, is_val in (("train", False), ("val", True))
+    }
+    made.split = [word for part, path in lists.items() for word in ("--split-file", f"{part}={path}")]
     made.unlabelled = ["Normal/2015/470"]
+    made.asked = ["--stack-pictures"]
     return made
 
 
@@ -65,8 +73,8 @@ def nih(root: Path) -> Published:
             name = f"{patient:08d}_{visit:03d}.png"
             side = 1024 if (patient, visit) == (3, 0) else SIDE  # boxes are for the size as distributed
             drawn = pixels(patient, side, side, slice_=visit)
-            is_wide = (patient, visit) == (1, 1)
-            picture(made.folder / f"images_001/images/{name}", np.stack([drawn] * 3, -1) if is_wide else drawn)
+            opaque = np.stack([drawn] * 3 + [np.full_like(drawn, 255)], -1)  # some pictures of the set are RGBA
+            picture(made.folder / f"images_001/images/{name}", opaque if (patient, visit) == (1, 1) else drawn)
             said = found[patient % 3]
             lines.append(f"{name},{said},{visit},{patient},058,M,PA,2682,2749,0.143,0.143")
             present = said.split("|")
@@ -75,8 +83,12 @@ def nih(root: Path) -> Published:
             made.images[f"images_001/images/{name}"] = Wanted(f"{patient:08d}", "DX", findings=findings)
     made.folder.joinpath("Data_Entry_2017_v2020.csv").write_text("\n".join(lines) + "\n")
     names = [place.rpartition("/")[2] for place in made.images]
-    made.folder.joinpath("train_val_list.txt").write_text("\n".join(names[:-2]) + "\n")
-    made.folder.joinpath("test_list.txt").write_text("\n".join(names[-2:]) + "\n")
+    made.folder.joinpath("train_val_list.txt").write_text("\n".join(names[:-3]) + "\n")
+    made.folder.joinpath("test_list.txt").write_text("\n".join(names[-3:]) + "\n")
+    made.scored = "test"
+    train, val = made.listed("train", names[:-6]), made.listed("val", names[-6:-3])
+    parts = {"train": train, "val": val, "test": made.folder / "test_list.txt"}
+    made.split = [word for part, path in parts.items() for word in ("--split-file", f"{part}={path}")]
     for place in ("train_val_list.txt", "test_list.txt"):
         made.codes[place] = "S_NOT_AN_IMAGE"
     boxes = ["Image Index,Finding Label,Bbox [x,y,w,h],,,", "00000003_000.png,Infiltrate,225.08,547.02,86.78,79.19"]
@@ -96,7 +108,7 @@ VINDR_COLUMNS = ("image_id", "class_name", "class_id", "rad_id", "x_min", "y_min
 
 def vindr(root: Path) -> Published:
     """Kaggle's `train/<32 hex digits>.dicom` and `train.csv`: a row for each box of each reader; 14 for nothing."""
-    made = Published(root / "VinBigData", "vindr-boxes", ["--label-set", "vindr"])
+    made = Published(root / "VinBigData", "vindr-boxes", ["--label-set", "vindr"], scored="test")
     rows: list[tuple[object, ...]] = [VINDR_COLUMNS]
     for patient in range(1, 11):
         image = f"{patient:032x}"
@@ -110,7 +122,7 @@ def vindr(root: Path) -> Published:
         xray(made.folder / f"train/{patient}.dcm", drawn, **own).rename(made.folder / place)
         boxes: tuple[str, ...] = ()
         for reader in ("R8", "R9", "R10"):
-            if patient % 5 == 4:
+            if patient == 4:
                 rows.append((image, "No finding", 14, reader, "", "", "", ""))
             else:
                 left = 4 + int(reader[1:]) % 2
@@ -122,8 +134,8 @@ def vindr(root: Path) -> Published:
         made.images[place] = Wanted(image, "DX", boxes=boxes)
     table(made.folder / "train.csv", rows)
     made.settings = [
-        "task.classes={Cardiomegaly: [Cardiomegaly], Nodule/Mass: [Nodule/Mass]}", "data.crop_size=[32, 32, 1]",
-        "task.width=8",
+        "task.classes={Cardiomegaly: [Cardiomegaly], Nodule/Mass: [Nodule/Mass]}", "data.crop_size=[64, 64, 1]",
+        "task.width=16",
     ]  # fmt: skip
     made.unlabelled = [next(iter(made.images))]
     return made

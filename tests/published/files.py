@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medssl_cli.formats.nifti import encode_nifti, write_nifti
+from medssl_cli.recipe import recipe_folder
 
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -54,9 +55,12 @@ class Published:
         recipe: Name of the shipped recipe of its task.
         options: Of `medssl ingest`, as the recipe's header says.
         settings: What shrinks the recipe for a test, beside what shrinks all of them.
+        split: Options of `medssl finetune` that say who validates: the list that comes with the recipe or with the set.
+        scored: Which part `medssl evaluate` scores.
         images: What must be in the cache, by place below the folder.
         codes: What becomes of files that are no images or labels, by place.
         unlabelled: Places that `medssl infer` is asked about.
+        asked: Further options of `medssl infer`.
         exit_code: Of `medssl ingest`.
     """
 
@@ -64,10 +68,24 @@ class Published:
     recipe: str
     options: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
+    split: list[str] = field(default_factory=list)
+    scored: str = "val"
     images: dict[str, Wanted] = field(default_factory=dict)
     codes: dict[str, str] = field(default_factory=dict)
     unlabelled: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
     exit_code: int = 0
+
+    def listed(self, name: str, names: Iterable[str]) -> str:
+        """A list of names beside the folder, one a line."""
+        path = self.folder.parent / f"{self.folder.name}-{name}.txt"
+        path.write_text("\n".join(names) + "\n")
+        return str(path)
+
+
+def shipped_split(recipe: str) -> list[str]:
+    """The list that comes with a recipe; a fake has few of its names."""
+    return ["--split-file", str(recipe_folder() / "splits" / f"{recipe}.json"), "--skip-missing"]
 
 
 def affine_of(patient: int, spacing: Spacing) -> NDArray[np.float64]:

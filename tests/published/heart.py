@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.published.abdomen import decathlon, numbered
-from tests.published.files import Published, Shape, Wanted, blocks, body, labels, scan, volumes, write
+from tests.published.files import Published, Shape, Wanted, blocks, body, labels, scan, shipped_split, volumes, write
 
 SHAPE: Shape = (32, 32, 16)
 STRUCTURES = (205, 420, 500, 550, 600, 820, 850)
@@ -14,7 +14,7 @@ STRUCTURES = (205, 420, 500, 550, 600, 820, 850)
 
 def _mmwhs(root: Path, kind: str, recipe: str) -> Published:
     """CT and MR of one number are of two people; one MR has a value that no name covers."""
-    made = Published(root / "MMWHS", recipe)
+    made = Published(root / "MMWHS", recipe, split=shipped_split(recipe))
     for modality in ("ct", "mr"):
         for patient, number in enumerate((1001, 1004, 1005, 1016, 1020) if modality == kind else (1001,), 1):
             stem = f"{modality}_train_{number}"
@@ -45,9 +45,19 @@ def mmwhs_mr(root: Path) -> Published:
     return _mmwhs(root, "mr", "mmwhs-mr")
 
 
+def mmwhs_ct_slices(root: Path) -> Published:
+    """The same for the slices of joint learning, which has a split of its own."""
+    return _mmwhs(root, "ct", "mmwhs-ct-slices")
+
+
+def mmwhs_mr_slices(root: Path) -> Published:
+    """The same on MR."""
+    return _mmwhs(root, "mr", "mmwhs-mr-slices")
+
+
 def acdc(root: Path) -> Published:
     """Two labelled frames of each patient beside the whole time series; end-diastole need not be the first."""
-    made = Published(root / "ACDC", "acdc", ["--modality", "MR"])
+    made = Published(root / "ACDC", "acdc", ["--modality", "MR"], split=shipped_split("acdc"), scored="test")
     shape, spacing = (32, 36, 8), (1.5, 1.5, 10.0)
     for number, frames in {1: (1, 12), 5: (12, 1), 20: (1, 9), 90: (11, 4), 101: (1, 14)}.items():
         folder = f"{'training' if number < 101 else 'testing'}/patient{number:03d}"
@@ -69,7 +79,7 @@ def acdc(root: Path) -> Published:
 
 def msd_heart(root: Path) -> Published:
     """Left atria of the Decathlon: one MR of each patient."""
-    made = Published(root / "Task02_Heart", "msd-heart")
+    made = Published(root / "Task02_Heart", "msd-heart", split=shipped_split("msd-heart"))
     stems = [f"la_{number:03d}" for number in (3, 4, 7, 9, 10)]
     for patient, stem in enumerate(stems, 1):
         scan(made.folder / f"imagesTr/{stem}.nii.gz", patient, SHAPE, (1.25, 1.25, 1.37), 0, np.float32)
@@ -95,5 +105,6 @@ def hippocampus(root: Path) -> Published:
     write(made.folder / "imagesTs/hippocampus_002.nii.gz", body(9, (36, 50, 34), 0).astype(np.int16), 2, (1.0,) * 3)
     made.images["imagesTs/hippocampus_002.nii.gz"] = Wanted("hippocampus_002", "MR")
     decathlon(made.folder, {1: "Anterior", 2: "Posterior"}, stems, "hippocampus_002", {"0": "MRI"})
+    made.split = ["--split-file", f"val={made.listed('val', stems[-1:])}"]
     made.unlabelled = ["imagesTs/hippocampus_002.nii.gz"]
     return made

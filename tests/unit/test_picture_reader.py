@@ -207,10 +207,22 @@ def several(kind: str) -> bytes:
     return stream.getvalue()
 
 
+def with_alpha(samples: int, least: int) -> np.ndarray:
+    """Grey in so many samples, opaque but for one pixel."""
+    alpha = np.full_like(GREY, 255)
+    alpha[2, 3] = least
+    return np.stack([GREY] * samples + [alpha], axis=2)
+
+
+def test_grey_with_an_alpha_channel_that_hides_nothing_is_grey(tmp_path):
+    for samples in (1, 3):
+        assert np.array_equal(rows_of(read(tmp_path, saved(with_alpha(samples, 255), "PNG"))), GREY)
+
+
 FAULTS = {
     "palette": ("E_PHOTOMETRIC", converted("P")),
-    "alpha": ("E_PHOTOMETRIC", converted("LA")),
-    "RGBA": ("E_PHOTOMETRIC", converted("RGBA")),
+    "alpha": ("E_PHOTOMETRIC", saved(with_alpha(1, 254), "PNG")),
+    "RGBA": ("E_PHOTOMETRIC", saved(with_alpha(3, 0), "PNG")),
     "black and white": ("E_PHOTOMETRIC", converted("1")),
     "transparent grey": ("E_PHOTOMETRIC", png(GREY, extra=chunk(b"tRNS", b"\0\7"))),
     "RGB of 16 bits": ("E_PHOTOMETRIC", png(np.zeros((7, 33), np.uint16), colour=2, size=(11, 7))),

@@ -304,8 +304,12 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "nothing if both names are right; else ingest its case into a new cache, with --channel where no name says it",
     ),
     "W_PICTURE_SLICE": Code(
-        "The picture may be a slice of a volume; pictures are not stacked, each is an image of its own",
-        "if they are slices, ingest the series as DICOM or NIfTI, which know where each lies",
+        "The picture may be a slice of a volume; it is an image of its own",
+        "if they are slices, ingest the series as DICOM or NIfTI, which know where each lies, or pass --stack-pictures",
+    ),
+    "W_PICTURE_STACK": Code(
+        "Numbered pictures of a folder are a volume; how far apart they lie is not known, 1 mm is assumed",
+        "nothing where millimetres do not matter; else ingest the series as DICOM or NIfTI",
     ),
     "W_NO_PATIENT_KEY": Code(
         "No patient identity: grouped by study or file instead",

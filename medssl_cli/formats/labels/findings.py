@@ -106,6 +106,10 @@ def finding_columns(
         for column in range(len(table.header))
         if column not in taken and (chosen is None or column in chosen)
     }
+    named = names_column(table, taken)
+    for column, judgement in judged.items():
+        if isinstance(judgement, RefusedRow) and named is not None and _numbers(table, column, named):
+            judged[column] = "numbers of what another column names"
     columns = [column for column, judgement in judged.items() if judgement == "findings"]
     names = None if has_boxes else _names_column(table, taken, judged, chosen)
     if len(columns) > MAX_FINDINGS:
@@ -159,6 +163,12 @@ def _judged(table: Table, column: int, *, is_wanted: bool) -> str | RefusedRow:
         return "of other values than 0 to 1"
     said = f"column {column + 1} holds something else than 0 to 1 in {len(bad)} of {len(filled)} fields"
     return RefusedRow(bad[0].line, "E_LABEL_COLUMN", said)
+
+
+def _numbers(table: Table, column: int, named: int) -> bool:
+    """Whether one column numbers what another one names: each number has one name, and each name one number."""
+    pairs = {(row.fields[column], row.fields[named]) for row in table.rows}
+    return len(pairs) > 1 and len(pairs) == len({one for one, _ in pairs}) == len({other for _, other in pairs})
 
 
 def _names_column(
