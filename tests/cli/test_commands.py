@@ -162,6 +162,7 @@ WRONG = [
     ("finetune --task xray-boxes --cache cache", 4, "E_NO_LABELS", "table of boxes"),
     ("finetune --task balls.yaml --cache cache --device cuda:99 --run r-cuda", 2, "E_DEVICE", "doctor"),
     ("cache audit --cache empty", 2, "E_NO_CACHE", "medssl ingest"),
+    ("cache crops cubes --label-set nodules --cache empty", 2, "E_NO_CACHE", "medssl ingest"),
     ("cache duplicates --cache empty", 2, "E_NO_CACHE", "medssl ingest"),
     ("cache manifest list.json --cache empty", 2, "E_NO_CACHE", "medssl ingest"),
     ("cache forget --patient zzz --cache cache", 2, "E_NOT_FOUND", "cache ls"),

@@ -41,7 +41,7 @@ def sizes(found: Matched) -> dict[str, int]:
         (abdomen.msd_spleen, ("dataset.json",), None, []),
         (abdomen.totalsegmentator, ("meta.csv",), None, []),
         (brain.brats21, ("brats21_folds.json",), {"train": 16, "val": 4}, []),
-        (chest.nih, ("train=train_val_list.txt", "test=test_list.txt"), {"train": 11, "test": 2}, []),
+        (chest.nih, ("train=train_val_list.txt", "test=test_list.txt"), {"train": 10, "test": 3}, []),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
