@@ -155,18 +155,9 @@ class DetectionSupervision(SupervisionBase):
         """The places of a picture or crop that is learnt from."""
         return Grid.of(self.recipe.data.crop_size[: self._dims], self._strides)
 
-    def loader(
-        self, dataset: Any, *, first_step: int, num_steps: int, rank: int = 0, num_processes: int = 1
-    ) -> DataLoader[Any]:
+    def loader(self, dataset: Any, *, first_step: int, num_steps: int, **share: int) -> DataLoader[Any]:
         """See `SupervisionBase.loader`."""
-        return step_batches(
-            dataset,
-            self.recipe.data,
-            first_step=first_step,
-            num_steps=num_steps,
-            rank=rank,
-            num_processes=num_processes,
-        )
+        return step_batches(dataset, self.recipe.data, first_step=first_step, num_steps=num_steps, **share)
 
     def inputs(
         self, batch: WholeBatch, draws: Draws, to_device: Callable[[Tensor], Tensor]
