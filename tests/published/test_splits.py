@@ -41,6 +41,12 @@ def sizes(found: Matched) -> dict[str, int]:
         (abdomen.msd_spleen, ("dataset.json",), None, []),
         (abdomen.totalsegmentator, ("meta.csv",), None, []),
         (brain.brats21, ("brats21_folds.json",), {"train": 16, "val": 4}, []),
+        (
+            chest.cc_ccii,
+            ("train=CC_CCII_fold0_train.csv", "val=CC_CCII_fold0_valid.csv"),
+            {"train": 7, "val": 6},
+            [],
+        ),
         (chest.nih, ("train=train_val_list.txt", "test=test_list.txt"), {"train": 10, "test": 3}, []),
     ],
     ids=lambda value: getattr(value, "__name__", None),
