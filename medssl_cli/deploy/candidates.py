@@ -31,9 +31,9 @@ def boxes_in_patient(
     """Boxes of a volume in the patient.
 
     Args:
-        edges: In voxel edges, `[M, 6]`; voxel i covers [i, i + 1]. They end at the volume.
-        shape: Of the volume.
-        affine: Of the volume.
+        edges: Boxes in voxel edges, `[M, 6]`; voxel i covers [i, i + 1]. They end at the volume.
+        shape: Size of the volume.
+        affine: Affine of the volume.
 
     Returns:
         Of each box low and high corners of the upright box around it in RAS+ millimetres, `[M, 6]`, in the middle of
@@ -52,7 +52,7 @@ def candidate_rows(entries: Sequence["ScanResult"]) -> list[Sequence[object]]:
     A scan is called by its SeriesInstanceUID, or as a file without its suffix, which in LUNA16 is the same.
 
     Args:
-        entries: Of models that answer with boxes of volumes.
+        entries: Entries of models that answer with boxes of volumes.
     """
     rows: list[Sequence[object]] = [(*CANDIDATES_START, *_COLUMNS)]
     for entry in entries:
