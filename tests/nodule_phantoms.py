@@ -26,7 +26,7 @@ class Phantom:
     diameters_mm: NDArray[np.float64]
 
     def box(self, number: int) -> Box:
-        """Of one nodule, in continuous voxel indices."""
+        """Box of one nodule, in continuous voxel indices."""
         index = np.linalg.inv(self.volume.affine) @ [*self.centres_mm[number], 1]
         half = self.diameters_mm[number] / 2 / np.array(self.volume.spacing_mm)
         lower, upper = (index[:3] - half).tolist(), (index[:3] + half).tolist()

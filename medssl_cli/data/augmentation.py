@@ -291,7 +291,7 @@ def _move_boxes(boxes: Tensor, changes: Changes, size: tuple[int, ...]) -> Tenso
 
     Args:
         boxes: [N, K, 2 D], low and high corners, in voxel edges.
-        changes: Of images of D dimensions.
+        changes: Changes of images of D dimensions.
         size: Voxels along each axis.
     """
     dims = len(size)
@@ -323,6 +323,6 @@ def _rows(is_chosen: Tensor, images: Tensor) -> Tensor:
 
 
 def _areas(boxes: Tensor) -> Tensor:
-    """Of boxes [..., 2 D], or their volumes."""
+    """Areas of boxes [..., 2 D], or their volumes."""
     dims = boxes.shape[-1] // 2
     return (boxes[..., dims:] - boxes[..., :dims]).prod(dim=-1)

@@ -28,10 +28,10 @@ class BoxCropDataset(Dataset[Whole]):
 
     Args:
         items: Prepared volumes.
-        boxes: Of each volume, `[M, 7]` in voxel edges of the prepared grid, with a class.
+        boxes: Boxes of each volume, `[M, 7]` in voxel edges of the prepared grid, with a class.
         crop_size: Size (X, Y, Z) in voxels.
         batch_size: Samples per step, over all devices.
-        seed: Of the run.
+        seed: Seed of the run.
         box_prob: Share of crops that show a box of a class, where the volume has one.
     """
 
@@ -74,9 +74,9 @@ def box_crop_start(
     Where the volume is smaller than the crop, the start is negative and the volume lies in the middle of the crop.
 
     Args:
-        shape: Of the volume.
-        boxes: Of the volume, `[M, 7]`.
-        crop_size: Of the crop.
+        shape: Size of the volume.
+        boxes: Boxes of the volume, `[M, 7]`.
+        crop_size: Size of the crop.
         rng: Draws.
         box_prob: See `BoxCropDataset`.
     """
@@ -104,9 +104,9 @@ def boxes_in_crop(boxes: NDArray[np.float64], start: Shape, crop_size: Shape) ->
     """What a crop shows of boxes `[M, 7]`, in its own voxel edges; of those that are mostly outside nothing is learnt.
 
     Args:
-        boxes: In voxel edges of the volume.
+        boxes: Boxes in voxel edges of the volume.
         start: First voxel of the crop.
-        crop_size: Of the crop.
+        crop_size: Size of the crop.
     """
     first = np.array(start, dtype=np.float64)
     low, high = boxes[:, :3] - first, boxes[:, 3:6] - first

@@ -45,8 +45,8 @@ def boxes_of(
     """Boxes of an image that some class takes or that count for nothing, in voxel edges.
 
     Args:
-        record: Of the image.
-        label_set: Of the boxes.
+        record: Record of the image.
+        label_set: Name of the set of boxes.
         classes: By name, the names of the boxes that are of the class, or `any`.
         ignore: Names of boxes that count for nothing.
         min_readers: Boxes of which it is known that fewer readers have marked them count for nothing.

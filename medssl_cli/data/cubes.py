@@ -32,13 +32,13 @@ class CubeOptions:
     """What is cut.
 
     Args:
-        label_set: Of the nodules, boxes of the source.
-        names: Of the boxes that are nodules; others of the set are taken for none.
+        label_set: Set of the nodules, boxes of the source.
+        names: Names of the boxes that are nodules; others of the set are taken for none.
         candidates: A set of boxes or points of which those that hit no nodule are cut too; None takes random places.
         size: Voxels of a cube along x, y and z.
-        spacing_mm: Of a cube.
+        spacing_mm: Millimetres between voxels of a cube.
         max_others: Cubes without a nodule from one volume, chosen at random.
-        seed: Of the choice.
+        seed: Seed of the choice.
     """
 
     label_set: str
@@ -70,7 +70,7 @@ def cut_cubes(
     """Cut cubes around nodules, with the finding 1, and around places that hit none, with 0; what is there stays.
 
     Args:
-        source: Of the volumes.
+        source: Cache of the volumes.
         records: Volumes with nodules, or of whom somebody knows that there are none.
         target: A cache with the key of the source, so that patients keep their keys and splits are the same.
         options: See `CubeOptions`.
@@ -103,7 +103,7 @@ def cube_around(volume: Volume, place_mm: Array, options: CubeOptions) -> Volume
     """A cube whose middle lies at a place of the patient; outside of the volume its border goes on.
 
     Args:
-        volume: To cut from.
+        volume: Volume to cut from.
         place_mm: RAS+ millimetres, [3].
         options: Size and spacing along the axes of RAS that are nearest to the volume's own.
     """

@@ -8,17 +8,15 @@ Shapes: M boxes.
 
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.deploy.results import ScanResult
 from medssl_cli.formats.predictions import CANDIDATES_START
 from medssl_cli.formats.table import stem_of
 from medssl_cli.imaging.geometry import Affine, Shape, spacing_mm
-
-if TYPE_CHECKING:
-    from medssl_cli.deploy.results import ScanResult
 
 CANDIDATES: Final = "candidates"
 """How a report calls boxes of a volume."""
@@ -31,9 +29,9 @@ def boxes_in_patient(
     """Boxes of a volume in the patient.
 
     Args:
-        edges: In voxel edges, `[M, 6]`; voxel i covers [i, i + 1]. They end at the volume.
-        shape: Of the volume.
-        affine: Of the volume.
+        edges: Boxes in voxel edges, `[M, 6]`; voxel i covers [i, i + 1]. They end at the volume.
+        shape: Size of the volume.
+        affine: Affine of the volume.
 
     Returns:
         Of each box low and high corners of the upright box around it in RAS+ millimetres, `[M, 6]`, in the middle of
@@ -46,13 +44,13 @@ def boxes_in_patient(
     return np.concatenate([centres - halves, centres + halves], axis=1), (sides * spacing_mm(affine)).mean(axis=1)
 
 
-def candidate_rows(entries: Sequence["ScanResult"]) -> list[Sequence[object]]:
+def candidate_rows(entries: Sequence[ScanResult]) -> list[Sequence[object]]:
     """One row per box, under the columns of LUNA16 and then others.
 
     A scan is called by its SeriesInstanceUID, or as a file without its suffix, which in LUNA16 is the same.
 
     Args:
-        entries: Of models that answer with boxes of volumes.
+        entries: Entries of models that answer with boxes of volumes.
     """
     rows: list[Sequence[object]] = [(*CANDIDATES_START, *_COLUMNS)]
     for entry in entries:

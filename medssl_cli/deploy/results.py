@@ -45,8 +45,8 @@ class ScanResult:
         resumed: An earlier call had done it, and nothing has changed.
         head: `findings`, `boxes`, `regions`, or `candidates` for boxes of volumes; "" of label maps.
         findings: Probabilities by name.
-        boxes: With class, score, whether it reaches the operating point, and corners in pixel edges of the picture, or
-            in RAS+ millimetres with a diameter.
+        boxes: Boxes with class, score, whether it reaches the operating point, and corners in pixel edges of a picture,
+            or in RAS+ millimetres with a diameter.
         thresholds: Thresholds of the operating points, by name.
         channels: Of a case of several images, the place of each below the input that was named, by its channel.
     """

@@ -35,11 +35,11 @@ class FoundBox:
     """One box; `is_yes` where its score reaches the operating point.
 
     Args:
-        name: Of its class.
+        name: Name of its class.
         score: From 0 to 1.
         is_yes: See above.
         corners: Low and high ones, in pixel edges of a picture or RAS+ millimetres of a volume.
-        diameter_mm: Of a box in a volume, the mean of its sides.
+        diameter_mm: Mean of the sides of a box in a volume.
     """
 
     name: str

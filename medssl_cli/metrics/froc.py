@@ -35,7 +35,7 @@ class Spots(NamedTuple):
 
     @classmethod
     def none(cls) -> "Spots":
-        """Of a scan without any."""
+        """No findings: those of a scan without any."""
         return cls(np.zeros((0, 3)), np.zeros(0))
 
     def hit_by(self, points_mm: Array) -> NDArray[np.bool_]:
@@ -52,9 +52,9 @@ def marks_at(
     """What counts of the marks of N scans: for each nodule that is hit its best score, and all false marks.
 
     Args:
-        points_mm: Of each scan, `[M, 3]`.
-        scores: Of each scan, `[M]`.
-        nodules: Of each scan.
+        points_mm: Marks of each scan, `[M, 3]`.
+        scores: Scores of each scan's marks, `[M]`.
+        nodules: Nodules of each scan.
         irrelevant: Findings of each scan that count for nothing.
     """
     each = [_of_scan(*scan) for scan in zip(points_mm, scores, nodules, irrelevant, strict=True)]
@@ -76,7 +76,7 @@ def froc(marks: Marks, weights: Array | None = None, rates: Sequence[float] = FA
 
     Args:
         marks: See `marks_at`.
-        weights: Of the scans, `[..., N]`, not negative; 1 if not given.
+        weights: Weights of the scans, `[..., N]`, not negative; 1 if not given.
         rates: False marks per scan.
     """
     given = np.ones(len(marks.num_boxes)) if weights is None else weights

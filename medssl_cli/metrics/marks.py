@@ -91,11 +91,11 @@ def marks_of(
     """Marks of one class on N images; see `match`.
 
     Args:
-        boxes: Of each image.
-        scores: Of each image.
+        boxes: Boxes found on each image.
+        scores: Scores of these.
         truth: Boxes that are there, of each image.
         min_overlap: Least intersection over union.
-        ignored: Of each image boxes that count for nothing: a mark that finds one of them and none of `truth` is left
+        ignored: Boxes of each image that count for nothing: a mark that finds one of them and none of `truth` is left
             out.
     """
     each = [match(*image, min_overlap=min_overlap) for image in zip(boxes, scores, truth, strict=True)]
@@ -114,9 +114,9 @@ def sorted_marks(scores: Sequence[Array], is_true: Sequence[NDArray[np.bool_]], 
     """Marks of N images, best first.
 
     Args:
-        scores: Of each image.
+        scores: Scores of the marks of each image.
         is_true: Whether each mark of an image finds a box that no other does.
-        num_boxes: Of each image.
+        num_boxes: Boxes that are there, of each image.
     """
     values = np.concatenate([np.zeros(0), *scores])
     order = np.argsort(-values, kind="stable")

@@ -53,7 +53,7 @@ class NodulesFound:
     minutes: float
 
     def row(self) -> tuple[str, ...]:
-        """For a table."""
+        """One row of a table."""
         figures = (self.sensitivity[FALSE_PER_IMAGE.index(1)], self.metric, self.farthest, self.mean_mm, self.minutes)
         return (str(self.seed), str(self.num_nodules), str(self.num_scans), *(f"{value:.3f}" for value in figures))
 
@@ -68,7 +68,7 @@ def bench_nodules(*, seeds: int, scans: int, steps: int) -> list[NodulesFound]:
     Args:
         seeds: How often.
         scans: Phantoms to train and validate with; a quarter of as many is searched.
-        steps: Of the training.
+        steps: Steps of each training.
     """
     return [_one(seed, scans, steps) for seed in range(seeds)]
 

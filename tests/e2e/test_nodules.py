@@ -20,6 +20,7 @@ from medssl_cli.deploy.bundle import load_model
 from medssl_cli.deploy.candidates import boxes_in_patient
 from medssl_cli.heads import BoxesHead
 from medssl_cli.metrics.froc import Spots, froc, marks_at
+from medssl_cli.metrics.marks import FALSE_PER_IMAGE
 from tests.e2e.test_whole_models import numbers
 from tests.nodule_phantoms import Phantom, annotations_csv, phantom, write_dicom
 
@@ -81,10 +82,9 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
 
 def test_most_nodules_are_hit_at_one_false_mark_per_scan(road: Road) -> None:
     """Places come from the table alone, and are compared with where the phantoms were made to have nodules."""
-    rows = road.candidates()
     places, scores = [], []
     for series in road.phantoms:
-        own = [row for row in rows if row["seriesuid"] == series]
+        own = [row for row in road.candidates() if row["seriesuid"] == series]
         lps = np.array([[float(row[f"coord{axis}"]) for axis in "XYZ"] for row in own]).reshape(-1, 3)
         places.append(lps * (-1, -1, 1))
         scores.append(np.array([float(row["probability"]) for row in own]))
@@ -93,12 +93,20 @@ def test_most_nodules_are_hit_at_one_false_mark_per_scan(road: Road) -> None:
     marks = marks_at(places, scores, nodules, [Spots.none()] * len(nodules))
 
     assert marks.num_boxes.sum() >= 15
-    assert froc(marks)[3] >= 0.9
-    for own, values, spots in zip(places, scores, nodules, strict=True):
-        for centre, diameter in zip(*spots, strict=True):
-            away = np.linalg.norm(own - centre, axis=1)
-            best = values[away < diameter / 2]
-            assert len(best) == 0 or away[away < diameter / 2][best.argmax()] < diameter / 2
+    assert froc(marks)[FALSE_PER_IMAGE.index(1)] >= 0.9
+    shares = [
+        best_mark_mm(own, values, centre, reach_mm=diameter) / (diameter / 2)
+        for own, values, spots in zip(places, scores, nodules, strict=True)
+        for centre, diameter in zip(*spots, strict=True)
+    ]
+    assert np.mean(np.array(shares) < 1) >= 0.9
+
+
+def best_mark_mm(points: np.ndarray, scores: np.ndarray, centre: np.ndarray, *, reach_mm: float) -> float:
+    """How far from a nodule's centre the best of the marks around it lies; infinite without any."""
+    away = np.linalg.norm(points - centre, axis=1)
+    near = np.flatnonzero(away < reach_mm)
+    return float(away[near[scores[near].argmax()]]) if len(near) else float("inf")
 
 
 def test_the_table_is_that_of_luna16_and_is_known_as_an_answer(road: Road, tmp_path: Path) -> None:
@@ -112,8 +120,7 @@ def test_the_table_is_that_of_luna16_and_is_known_as_an_answer(road: Road, tmp_p
 
 
 def test_boxes_lie_in_the_patient_and_say_what_the_table_says(road: Road) -> None:
-    report = json.loads((road.root / "out" / "report.json").read_text())
-    first = next(entry for entry in report["results"] if entry["boxes"])
+    first = next(entry for entry in reported(road.root / "out") if entry["boxes"])
     own = json.loads((road.root / "out" / first["outputs"][0]).read_text())
     rows = [row for row in road.candidates() if row["seriesuid"] == first["SeriesInstanceUID"]]
 
@@ -127,22 +134,26 @@ def test_boxes_lie_in_the_patient_and_say_what_the_table_says(road: Road) -> Non
 
 def test_the_same_scan_as_nifti_has_the_same_boxes(road: Road, tmp_path: Path) -> None:
     cache = Cache.open(road.root / "cache")
-    record = cache.records()[0]
+    record = next(record for record in cache.records() if record.boxes.get("nodules"))
     medssl("cache", "export", tmp_path / "nifti", record.item_id, "--cache", cache.root)
-    image = next(path for path in (tmp_path / "nifti").iterdir() if cache.read_image(record).shape and path.is_file())
 
-    medssl("infer", image, "-t", road.model, "-o", tmp_path / "out", "--device", "cpu")
+    medssl("infer", tmp_path / "nifti", "-t", road.model, "-o", tmp_path / "out", "--device", "cpu")
 
-    (entry,) = json.loads((tmp_path / "out" / "report.json").read_text())["results"]
-    found = [box for box in entry["boxes"] if box["is_yes"]]
-    dicom = json.loads((road.root / "out" / "report.json").read_text())["results"]
-    same = [other for other in dicom if np.allclose(
-        [box["score"] for box in other["boxes"]], [box["score"] for box in entry["boxes"]], atol=1e-4)
-    ] if found else []  # fmt: skip
-    assert len(same) == 1
-    np.testing.assert_allclose(
-        [box["corners"] for box in entry["boxes"]], [box["corners"] for box in same[0]["boxes"]], atol=0.01
-    )
+    (found,) = [entry["boxes"] for entry in reported(tmp_path / "out") if entry["boxes"]]
+    others = [entry["boxes"] for entry in reported(road.root / "out") if len(entry["boxes"]) == len(found)]
+    same = min(others, key=lambda boxes: np.abs(np.subtract(scores_of(boxes), scores_of(found))).max())
+    np.testing.assert_allclose(scores_of(same), scores_of(found), atol=1e-4)
+    np.testing.assert_allclose([box["corners"] for box in same], [box["corners"] for box in found], atol=0.01)
+
+
+def reported(folder: Path) -> list[dict[str, Any]]:
+    """What a report says of each scan."""
+    results: list[dict[str, Any]] = json.loads((folder / "report.json").read_text())["results"]
+    return results
+
+
+def scores_of(boxes: list[dict[str, Any]]) -> list[float]:
+    return [box["score"] for box in boxes]
 
 
 def test_run_and_model_score_the_same(road: Road, tmp_path: Path) -> None:

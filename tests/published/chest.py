@@ -143,7 +143,8 @@ def vindr(root: Path) -> Published:
 
 def luna16(root: Path) -> Published:
     """Subsets as their archives unpack, MetaImage with the voxels in a file beside, lung masks, and a row of nobody."""
-    made = Published(root / "LUNA16", "luna16-nodules", ["--modality", "CT", "--allow-detached", "--label-set", "luna"])
+    options = ["--modality", "CT", "--allow-detached", "--label-set", "nodules"]
+    made = Published(root / "LUNA16", "luna16-nodules", options)
     uids = [f"1.3.6.1.4.1.14519.5.2.1.6279.6001.{10**29 + number}" for number in range(1, 6)]
     rows: list[tuple[object, ...]] = [("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")]
     for patient, uid in enumerate(uids, 1):
@@ -157,6 +158,8 @@ def luna16(root: Path) -> Published:
         made.images[f"{place}.mhd"] = Wanted(uid, "CT", boxes=("nodule",))
     rows.append(("1.3.6.1.4.1.14519.5.2.1.6279.6001.999", 0.0, 0.0, 0.0, 5.0))
     table(made.folder / "CSVFILES/annotations.csv", rows)
+    made.settings, made.asked = ["task.width=16", "inference.tile_size=[16, 16, 8]"], ["--allow-detached"]
+    made.unlabelled = [next(iter(made.images))]
     return made
 
 

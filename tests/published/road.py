@@ -161,7 +161,7 @@ class Road:
         is_flat = recipe.backbone.name == "resnet"
         depth = 1 if recipe.data.crop_size[2] == 1 else 8
         fitted = ["data.fit=[16, 16]"] if recipe.data.fit is not None else []
-        network = OF_BOXES if recipe.task.name == "detection" else FLAT if is_flat else TINY
+        network = OF_BOXES if recipe.task.name == "detection" and depth == 1 else FLAT if is_flat else TINY
         return [network, f"data.crop_size=[16, 16, {depth}]", *fitted]
 
     def evaluate(self, model: Path | None = None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def assign(grid: Grid, boxes: Tensor, how: Assignment = "centre") -> Tensor:
     """Which box each place answers for.
 
     Args:
-        grid: Of the image.
+        grid: Places of the image.
         boxes: [B, M, 2 D + 1]: corners and class, -1 for no box, -2 for one that counts for nothing.
         how: See above.
 
@@ -94,7 +94,7 @@ def _anchor_overlaps(places: Tensor, half: Tensor, corners: Tensor) -> Tensor:
     Args:
         places: [P, D].
         half: Half the sides of the anchors, [P, D].
-        corners: Of the boxes, [B, M, 2 D].
+        corners: Corners of the boxes, [B, M, 2 D].
     """
     dims = places.shape[1]
     low = torch.maximum((places - half)[None, :, None], corners[:, None, :, :dims])

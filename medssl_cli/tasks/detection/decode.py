@@ -38,7 +38,7 @@ class Grid(NamedTuple):
 
     Args:
         places: Centres in voxel edges, [P, D].
-        strides: Of each place's map along each axis, [P, D].
+        strides: Strides of each place's map along each axis, [P, D].
         sizes: Least and most distance to the farthest edge along each axis that a place answers for, [P, 2, D].
         maps: Number of each place's map, [P].
     """
@@ -54,7 +54,7 @@ class Grid(NamedTuple):
 
         Args:
             size: Voxels along each axis.
-            strides: Of each map, along all axes or along each.
+            strides: Strides of each map, along all axes or along each.
         """
         places, steps, sizes, maps = [], [], [], []
         low = np.zeros(len(size), dtype=np.float32)
@@ -215,7 +215,7 @@ def _boxes_of_volume(
 
 
 def _inner(starts: Sequence[Shape], tile: Shape) -> dict[Shape, NDArray[np.float64]]:
-    """For each tile, by its first voxel, between which voxel edges of its own the centres of its boxes lie, [2, 3]."""
+    """Between which voxel edges of each tile, known by its first voxel, the centres of its boxes lie, [2, 3]."""
     sides: list[dict[int, tuple[float, float]]] = []
     for axis, length in enumerate(tile):
         places = sorted({start[axis] for start in starts})

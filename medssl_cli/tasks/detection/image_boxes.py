@@ -25,7 +25,7 @@ class ImageBoxes:
         corners: D low and D high ones, `[M, 2 D]`.
         classes: `[M]`; of boxes that are there, -2 means that it counts for nothing.
         scores: `[M]`; 1 of boxes that are there.
-        diameters_mm: Of boxes that are there, `[M]`; NaN where nobody measured it.
+        diameters_mm: Diameters of boxes that are there, `[M]`; NaN where nobody measured it.
     """
 
     corners: Array
@@ -57,8 +57,8 @@ def truth_of(records: Sequence[ItemRecord], label_set: str, head: BoxesHead) -> 
     """The boxes that are there, of each image.
 
     Args:
-        records: Of the images.
-        label_set: Of the boxes.
+        records: Records of the images.
+        label_set: Name of the set of boxes.
         head: Which boxes are of which class, and which count for nothing.
     """
     classes: dict[str, Any] = {name: head.label_classes[name] for name in head.names}

@@ -111,7 +111,7 @@ class DetectionHead(nn.Module):
     Args:
         width: C of the maps.
         num_classes: K.
-        strides: Of the maps, along each axis.
+        strides: Strides of the maps, along each axis.
         assignment: Edges are a distance each (`centre`), or a centre with the sides around it (`overlap`).
     """
 
@@ -199,7 +199,7 @@ class DetectionNetwork(nn.Module, TaskNetwork):
 
         Args:
             logits: `[B, P, K + 1 + 2 D]`.
-            targets: Of every place, `[B, P, 2 D + 1]`; see `assignment.assign`.
+            targets: What every place should say, `[B, P, 2 D + 1]`; see `assignment.assign`.
         """
         parts = detection_losses(Answers.split(logits, self.spatial_dims), targets, self.assignment)
         return TaskLosses(parts["classes"] + parts["boxes"] + parts["centre"], parts)
@@ -221,7 +221,7 @@ def detection_losses(answers: Answers, targets: Tensor, assignment: Assignment =
 
     Args:
         answers: Of a batch.
-        targets: Of the same, [B, P, 2 D + 1]; see `assignment.assign`.
+        targets: What every place should say, [B, P, 2 D + 1]; see `assignment.assign`.
         assignment: Centredness (`centre`) or overlap.
     """
     from monai.data.box_utils import box_pair_giou
@@ -250,7 +250,7 @@ def detection_losses(answers: Answers, targets: Tensor, assignment: Assignment =
 
 
 def centredness(edges: Tensor) -> Tensor:
-    """Of places by the distances to their box's edges, [..., 2 D]: 1 in its centre, 0 on an edge."""
+    """How central places lie, by the distances to their box's edges, [..., 2 D]: 1 in its centre, 0 on an edge."""
     dims = edges.shape[-1] // 2
     pairs = [edges[..., axis::dims] for axis in range(dims)]
     ratio = pairs[0].amin(-1) / pairs[0].amax(-1)

@@ -46,7 +46,7 @@ def detection_picture(
 
     Args:
         image: Under both.
-        found: By the model, the best first.
+        found: Boxes that the model found, the best first.
         there: What is there.
         classes: Names, by numbers that choose the colours.
     """

@@ -56,7 +56,7 @@ Array = NDArray[np.float64]
 def chosen_points(
     found: Sequence[ImageBoxes], truth: Sequence[ImageBoxes], records: Sequence[ItemRecord], head: BoxesHead
 ) -> dict[str, OperatingPoint]:
-    """Of each class the operating point that images give; in volumes a box is a false one by the rule of LUNA16."""
+    """Operating point of each class on some images; in volumes a box is a false one by the rule of LUNA16."""
     num_patients = len({record.patient_key for record in records})
     points = {}
     for place, name in head.classes.items():

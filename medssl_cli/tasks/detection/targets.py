@@ -57,7 +57,7 @@ class DetectionSupervision(SupervisionBase):
 
     @cached_property
     def _dims(self) -> int:
-        """Of what the network sees: 2 of pictures, which it sees whole, 3 of volumes, which it sees in tiles."""
+        """Axes of what the network sees: 2 of pictures, which it sees whole, 3 of volumes, which it sees in tiles."""
         return build_backbone(self.recipe.backbone).spatial_dims
 
     @property
@@ -282,7 +282,7 @@ class DetectionSupervision(SupervisionBase):
 
 
 def strides_of(network: nn.Module) -> Strides:
-    """Of the maps of a network of this task."""
+    """Strides of the maps of a network of this task."""
     strides: Strides = network.strides  # type: ignore[assignment]
     return strides
 
