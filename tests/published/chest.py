@@ -143,7 +143,12 @@ def vindr(root: Path) -> Published:
 
 def luna16(root: Path) -> Published:
     """Subsets as their archives unpack, MetaImage with the voxels in a file beside, lung masks, and a row of nobody."""
-    made = Published(root / "LUNA16", "luna16-nodules", ["--modality", "CT", "--allow-detached", "--label-set", "luna"])
+    made = Published(
+        root / "LUNA16",
+        "luna16-nodules",
+        ["--modality", "CT", "--allow-detached", "--label-set", "nodules"],
+        scored="test",
+    )
     uids = [f"1.3.6.1.4.1.14519.5.2.1.6279.6001.{10**29 + number}" for number in range(1, 6)]
     rows: list[tuple[object, ...]] = [("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")]
     for patient, uid in enumerate(uids, 1):
@@ -157,6 +162,12 @@ def luna16(root: Path) -> Published:
         made.images[f"{place}.mhd"] = Wanted(uid, "CT", boxes=("nodule",))
     rows.append(("1.3.6.1.4.1.14519.5.2.1.6279.6001.999", 0.0, 0.0, 0.0, 5.0))
     table(made.folder / "CSVFILES/annotations.csv", rows)
+    made.settings = [
+        "backbone={name: resenc, channels: [2, 4], strides: [1, 2], num_blocks: [1, 1]}", "task.width=8",
+        "task.num_levels=1", "data.crop_size=[32, 32, 16]", "inference.tile_size=[32, 32, 16]",
+    ]  # fmt: skip
+    made.unlabelled = [next(iter(made.images))]
+    made.asked = ["--allow-detached"]
     return made
 
 
