@@ -43,5 +43,7 @@ def test_a_published_data_set_goes_all_the_way(
     road.plan()
     road.finetune()
     road.evaluate()
+    if make is chest.luna16:
+        return  # exported and asked in tests/e2e/test_nodules.py
     road.export()
     assert road.infer()["done"] > 0
