@@ -29,11 +29,14 @@ def whole_augmentation(
     """
     sides = sorted(each.name for each in fingerprint.classes if is_lateral(each.name))
     flips = f"{sides[0]} is on one side: no mirror images" if sides else "mirror images of left and right"
+    askew = (
+        "patients stand a little askew" if rotate_degrees else "a turned box becomes the larger upright one around it"
+    )
     return {
         "augmentation.flip_prob": PlannedValue(0.0 if sides else 0.5, flips),
         "augmentation.flip_axes": PlannedValue([] if sides else [0], "0 is left and right"),
         "augmentation.affine_prob": PlannedValue(1.0, "of images that turn and scale"),
-        "augmentation.rotate_degrees": PlannedValue(rotate_degrees, "patients stand a little askew"),
+        "augmentation.rotate_degrees": PlannedValue(rotate_degrees, askew),
         "augmentation.scale_range": PlannedValue(list(scale_range), "of sizes"),
         "augmentation.intensity_scale": PlannedValue(0.15, "contrast"),
         "augmentation.intensity_shift": PlannedValue(0.15, "brightness"),

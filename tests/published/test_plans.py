@@ -13,7 +13,7 @@ from tests.published import brain, chest, heart
 from tests.published.files import Published
 from tests.published.road import Road
 
-SETS = (brain.nnunet_brats, heart.acdc, heart.mmwhs_ct, chest.nih, chest.vindr)
+SETS = (brain.nnunet_brats, heart.mmwhs_ct, chest.vindr)
 
 
 @pytest.mark.parametrize("make", SETS, ids=lambda make: make.__name__)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from medssl_cli.base.errors import UsageError
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.planning import TaskPlan, own_task, plan_task
@@ -63,10 +62,13 @@ def test_volumes_with_findings_are_seen_slice_by_slice(tmp_path: Path) -> None:
     assert recipe.backbone.options["depth"] == 18
 
 
-def test_boxes_in_volumes_are_not_planned(tmp_path: Path) -> None:
+def test_boxes_in_volumes_decide_about_the_spacing(tmp_path: Path) -> None:
     cache = finding_cache(
-        tmp_path / "cache", num_patients=10, shape=(24, 24, 6), modality="CT", label_set=None, box_set="around"
+        tmp_path / "cache", num_patients=10, shape=(40, 40, 40), modality="CT", label_set=None, box_set="around"
     )
+    plan = planned(cache, "around")
+    smallest_mm = float(plan.fingerprint.sizes.min())  # at 1 mm
 
-    with pytest.raises(UsageError, match="E_USAGE: boxes in volumes are not planned"):
-        planned(cache, "around")
+    assert plan.recipe.backbone.options["spatial_dims"] == 3
+    assert 1 < plan.recipe.data.spacing_mm[0] == pytest.approx(smallest_mm / 5, rel=0.2)
+    assert plan.recipe.task.options["num_levels"] == 2

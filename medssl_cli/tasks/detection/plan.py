@@ -1,4 +1,4 @@
-"""Input size, network and batch of a detection on 2D images, from the sizes of its boxes."""
+"""Input size, network and batch of a detection, from the sizes of its boxes: here on 2D images."""
 
 import math
 from collections import Counter, defaultdict
@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from medssl_cli.base.errors import UsageError
 from medssl_cli.base.names import safe_name
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.boxes import class_of
+from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.plan.common import PlanBudget, head_values, sketch_of, training_values
 from medssl_cli.plan.draft import Draft, Pins, PlannedValue
 from medssl_cli.plan.fingerprint import ClassAmount, Fingerprint, amount, look_at
@@ -22,6 +22,7 @@ from medssl_cli.plan.planner import TaskPlanner
 from medssl_cli.plan.whole import steps_of_epochs, whole_augmentation
 from medssl_cli.recipe import AUTO
 from medssl_cli.tasks.detection.targets import DetectionSupervision
+from medssl_cli.tasks.detection.volume_plan import volume_drafts
 
 SIDES: Final = {"cpu": (128, 384), "cuda": (256, 1024)}
 """Least and most pixels along each side of the square that the network sees."""
@@ -33,6 +34,8 @@ LEAST_PIXELS: Final = 16
 SMALL: Final = 10
 BATCH: Final = {"cpu": 8, "cuda": 16}
 EPOCHS: Final = 200
+TASK_KEYS: Final = ("classes", "ignore", "min_readers")
+"""Options that say which boxes count."""
 
 
 class DetectionPlanner(TaskPlanner):
@@ -47,18 +50,10 @@ class DetectionPlanner(TaskPlanner):
         return {"name": "detection", "label_set": label_set, "classes": {safe_name(name): [name] for name in names}}
 
     def sketch(self, pins: Pins, records: Sequence[ItemRecord]) -> dict[str, Any]:
-        """See `TaskPlanner.sketch`.
-
-        Raises:
-            UsageError: `E_USAGE`, the boxes are on volumes.
-        """
-        if records and not any(record.shape[2] == 1 for record in records):
-            raise UsageError(
-                "E_USAGE",
-                "boxes in volumes are not planned",
-                hint="medssl recipes ls shows the recipes that there are for them; copy one and edit it",
-            )
-        return sketch_of(pins, {"name": "resnet", "depth": 18, "width": 8}, [STEP, STEP, 1], ("classes",))
+        """See `TaskPlanner.sketch`: for 2D images, or for volumes where most are."""
+        if 2 * sum(record.shape[2] == 1 for record in records) >= len(records):
+            return sketch_of(pins, {"name": "resnet", "depth": 18, "width": 8}, [STEP, STEP, 1], TASK_KEYS)
+        return sketch_of(pins, {"name": "unet", "channels": [4, 8], "strides": [1, 2]}, [16, 16, 16], TASK_KEYS)
 
     def look(
         self, cache: Cache, supervision: DetectionSupervision, records: Sequence[ItemRecord], talk: Talk
@@ -79,6 +74,8 @@ class DetectionPlanner(TaskPlanner):
 
     def drafts(self, pins: Pins, fingerprint: Fingerprint, budget: PlanBudget, *, scale: float) -> list[Draft]:
         """See `TaskPlanner.drafts`: as fine as the smaller boxes need, and half as fine."""
+        if not fingerprint.is_flat:
+            return volume_drafts(pins, fingerprint, budget, _task_values(pins, fingerprint), scale=scale)
         shares = fingerprint.sizes.min(axis=1) if len(fingerprint.sizes) else np.array([0.1])
         small = max(1e-3, float(np.percentile(shares, SMALL)))
         least, most = SIDES[budget.device]
@@ -111,7 +108,8 @@ def _draft(
         "backbone.name": PlannedValue("resnet", "the network of the 2D methods of pre-training: --init fits"),
         "backbone.depth": PlannedValue(depth, "layers: 18, 34, 50 or 101"),
         "backbone.width": PlannedValue(width, "channels of the first level; 64 as published"),
-        **_task_values(pins, fingerprint, pyramid),
+        **_task_values(pins, fingerprint),
+        "task.width": PlannedValue(pins.get("task.width", pyramid), "channels of the pyramid"),
         "data.modality": PlannedValue(fingerprint.modality, "images of other modalities are left out"),
         **rule_values(pins, fingerprint),
         "data.crop_size": PlannedValue([side, side, 1], f"{about}; twice as many take 4 times the time"),
@@ -124,14 +122,13 @@ def _draft(
     return Draft(Draft(values).pinned(pins).values, float(side**2 * depth * width**2 * batch), most_steps)
 
 
-def _task_values(pins: Pins, fingerprint: Fingerprint, pyramid: int) -> dict[str, PlannedValue]:
+def _task_values(pins: Pins, fingerprint: Fingerprint) -> dict[str, PlannedValue]:
     known = "; ".join(f"{each.name} on {each.num_images} images" for each in fingerprint.classes[:3])
     more = f"; and {len(fingerprint.classes) - 3} more" if len(fingerprint.classes) > 3 else ""
     values = {
         "task.name": PlannedValue("detection", "boxes around what an image shows"),
         "task.label_set": PlannedValue(fingerprint.label_set, "name of the boxes; medssl cache labels lists them"),
         "task.classes": PlannedValue(pins.get("task.classes"), f"{known}{more}"),
-        "task.width": PlannedValue(pyramid, "channels of the pyramid"),
     }
     for key, value in pins.get("task").items():
         if value != AUTO and (f"task.{key}" not in values or values[f"task.{key}"].value != value):
@@ -140,13 +137,15 @@ def _task_values(pins: Pins, fingerprint: Fingerprint, pyramid: int) -> dict[str
 
 
 def _sizes(records: Sequence[ItemRecord], label_set: str) -> Array:
-    """Of all boxes as shares of their image, `[M, 2]`."""
-    rows = [
-        [(high - low) / size for low, high, size in zip(box.lower[:2], box.upper[:2], record.shape[:2], strict=True)]
-        for record in records
-        for box in record.boxes[label_set]
-    ]
-    return np.array(rows, dtype=np.float64).reshape(-1, 2)
+    """Of all boxes: in volumes millimetres along the axes of the array, else shares of the image; `[M, D]`."""
+    is_flat = bool(np.median([record.shape[2] for record in records]) == 1)
+    rows = []
+    for record in records:
+        unit = 1 / np.array(record.shape[:2]) if is_flat else np.array(spacing_mm(record.affine_array))
+        dims = len(unit)
+        for box in record.boxes[label_set]:
+            rows.append((np.array(box.upper[:dims]) - np.array(box.lower[:dims])) * unit)
+    return np.array(rows, dtype=np.float64).reshape(-1, 2 if is_flat else 3)
 
 
 def _amounts(records: Sequence[ItemRecord], label_set: str, classes: Any, names: dict[int, str]) -> list[ClassAmount]:
