@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.base.strict import Percentage, PositiveInt, Size, Strict, Triple
 
 ChannelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
@@ -92,3 +93,23 @@ class Preprocessing(IntensityRule):
     def rules(self) -> tuple[IntensityRule, ...]:
         """The rule of each channel."""
         return self.channels or (self,)
+
+    @property
+    def preprocessing(self) -> "Preprocessing":
+        """The part of a recipe's section that a model carries with it."""
+        return Preprocessing(**{name: getattr(self, name) for name in Preprocessing.model_fields})
+
+    def fitted(self, size: tuple[int, ...]) -> "Preprocessing":
+        """The same for a network that sees images whole: each is fitted to a size (x, y) or (x, y, z).
+
+        Raises:
+            UsageError: `E_RECIPE`, the recipe asks for another geometry.
+        """
+        wanted = "spacing_mm" if self.spacing_mm is not None else "fit"
+        if self.spacing_mm is not None or self.fit not in (None, size):
+            raise UsageError(
+                "E_RECIPE",
+                f"data.{wanted} does not go with whole images: they are fitted to data.crop_size",
+                hint=f"leave data.{wanted} out",
+            )
+        return self.preprocessing.model_copy(update={"fit": size})
