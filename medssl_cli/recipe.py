@@ -93,8 +93,9 @@ class PretrainData(Data):
     """The same for a pre-training, which may mix images that are treated each in its own way.
 
     Args:
-        mixture: Parts that the training sees instead of all images by the rules above, which stay what probes and
-            exports of the encoder see.
+        mixture: Parts that the training sees instead of all images by the rules of `data`, which stay what probes and
+            exports of the encoder see. Each selects images, below, and has the keys of preprocessing of `data`; written
+            only where it is given.
     """
 
     mixture: Annotated[tuple[MixturePart, ...], Field(min_length=1, max_length=100)] | None = None

@@ -98,7 +98,7 @@ def canvas_warning(preprocessing: Preprocessing, view_size: Shape, records: Sequ
         view_size: Box that a step reads of each image, in voxels.
         records: The images.
     """
-    if preprocessing.fit is not None:
+    if preprocessing.fit is not None or preprocessing.stretch is not None:
         return None
     shapes = _shapes(records)
     if preprocessing.spacing_mm is None:
@@ -125,7 +125,7 @@ def _settings(recipe: PretrainRecipe, grid: CellGrid, proposal: Proposal, record
             f"method.{grid.option}={_listed(canvas.base_grid)}",
             f"data.crop_size={_listed(canvas.crop_size)}",
         ]
-        settings += ["data.fit=null"] if recipe.data.fit is not None else []
+        settings += [f"data.{name}=null" for name in ("fit", "stretch") if getattr(recipe.data, name) is not None]
         settings += [f"method.{name}=null" for name in grid.resizing]
     num_hu = sum(record.units == "HU" for record in records)
     if recipe.data.window_hu is not None and num_hu < len(records) / 2:
