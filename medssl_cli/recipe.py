@@ -71,25 +71,45 @@ class Data(Preprocessing):
     batch_size: PositiveInt
     num_workers: Annotated[int, Field(ge=0)] = 0
 
+
+class MixturePart(Preprocessing):
+    """Images that a mixture takes, how often, and what happens to them before the network sees them.
+
+    Args:
+        weight: How many times an epoch shows each of its images.
+        cache: Name of the cache that they are in, which `medssl pretrain --cache-of NAME=FOLDER` gives; None for that
+            of `--cache`.
+        modality: Images of this one and of unknown modality; None for all.
+        body_parts: Images of these parts of the body only, such as `CHEST`; `unknown` for those that do not say.
+    """
+
+    weight: Annotated[int, Field(ge=1, le=1000)] = 1
+    cache: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")] | None = None
+    modality: str | None = None
+    body_parts: tuple[Annotated[str, Field(pattern=r"^([A-Z]{1,16}|unknown)$")], ...] = ()
+
+
+class PretrainData(Data):
+    """The same for a pre-training, which may mix images that are treated each in its own way.
+
+    Args:
+        mixture: Parts that the training sees instead of all images by the rules of `data`, which stay what probes and
+            exports of the encoder see. Each selects images, below, and has the keys of preprocessing of `data`; written
+            only where it is given.
+    """
+
+    mixture: Annotated[tuple[MixturePart, ...], Field(min_length=1, max_length=100)] | None = None
+
+    @model_validator(mode="after")
+    def _the_same_channels(self) -> Self:
+        if any(part.channel_names != self.channel_names for part in self.mixture or ()):
+            raise ValueError("all parts of the mixture need the channels of data, in its order")
+        return self
+
     @property
-    def preprocessing(self) -> Preprocessing:
-        """The part that a model carries with it."""
-        return Preprocessing(**{name: getattr(self, name) for name in Preprocessing.model_fields})
-
-    def fitted(self, size: tuple[int, ...]) -> Preprocessing:
-        """The same for a network that sees images whole: each is fitted to a size (x, y) or (x, y, z).
-
-        Raises:
-            UsageError: `E_RECIPE`, the recipe asks for another geometry.
-        """
-        wanted = "spacing_mm" if self.spacing_mm is not None else "fit"
-        if self.spacing_mm is not None or self.fit not in (None, size):
-            raise UsageError(
-                "E_RECIPE",
-                f"data.{wanted} does not go with whole images: they are fitted to data.crop_size",
-                hint=f"leave data.{wanted} out",
-            )
-        return self.preprocessing.model_copy(update={"fit": size})
+    def parts(self) -> tuple[MixturePart, ...]:
+        """Of the mixture; without one, a single part of all images."""
+        return self.mixture or (MixturePart(**dict(self.preprocessing), modality=self.modality),)
 
 
 class Augmentation(Strict):
@@ -204,6 +224,7 @@ class PretrainRecipe(Training):
         health_every: Steps between looks at how well the embeddings spread and what they tell apart.
     """
 
+    data: PretrainData
     method: Named
     health_every: PositiveInt = 500
 

@@ -201,6 +201,8 @@ def recipe_page() -> str:
         ("Pre-training recipes", "", recipe.PretrainRecipe, list(common)),
         ("Task recipes", "", recipe.TaskRecipe, list(common)),
         ("`data`", "data.", recipe.Data, ()),
+        ("`data` (pre-training recipes)", "data.", recipe.PretrainData, list(recipe.Data.model_fields)),
+        ("`data.mixture` (pre-training recipes)", "data.", recipe.MixturePart, list(recipe.Preprocessing.model_fields)),
         ("`optimizer`", "optimizer.", recipe.Optimizer, ()),
         ("`schedule`", "schedule.", recipe.Schedule, ()),
         ("`augmentation` (task recipes)", "augmentation.", recipe.Augmentation, ()),

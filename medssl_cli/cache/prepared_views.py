@@ -94,6 +94,10 @@ def _geometry_tag(preprocessing: Preprocessing) -> str:
         geometry["fit"] = preprocessing.fit
     if preprocessing.foreground_crop:
         geometry["foreground_crop"] = True
+    if preprocessing.stretch is not None:
+        geometry["stretch"] = preprocessing.stretch
+    if preprocessing.foreground_above is not None:
+        geometry["foreground_above"] = preprocessing.foreground_above
     return sha256_json(geometry)[:16]
 
 

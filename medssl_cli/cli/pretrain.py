@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from medssl_cli.cli.launch import is_main, main_speaks, started_devices, started_nodes
+from medssl_cli.cli.mixture_caches import CachesOption, open_caches
 from medssl_cli.cli.options import (
     DEFAULT_CACHE,
     CacheOption,
@@ -29,6 +30,7 @@ from medssl_cli.cli.training_results import pretraining_text
 def pretrain(
     recipe: RecipeOption = "voco",
     cache: CacheOption = DEFAULT_CACHE,
+    caches: CachesOption = None,
     overrides: SetOption = None,
     run: RunOption = None,
     init: Annotated[
@@ -83,7 +85,7 @@ def pretrain(
         outlets = Outlets(run_page, open_sinks(log or [], root, resolved) if is_main() else ())
         terminal = Terminal(quiet=quiet or not is_main())
         terminal.note(f"recipe {path.stem} · cache {cache} · run {root}")
-        opened = Cache.open(cache)
+        opened, others = Cache.open(cache), open_caches(caches)
         with terminal.running():
             summary = run_pretrain(
                 resolved,
@@ -96,6 +98,7 @@ def pretrain(
                 profile_steps=profile,
                 init=init,
                 max_minutes=max_minutes,
+                others=others,
             )
     if is_main():
         document = {**asdict(summary), "root": str(root)}

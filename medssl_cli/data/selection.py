@@ -12,7 +12,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.data.examples import Example, annotated_examples, examples_about, examples_with
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
-from medssl_cli.recipe import Data
+from medssl_cli.recipe import Data, MixturePart
 
 Item = TypeVar("Item", ItemRecord, Entry)
 
@@ -54,7 +54,9 @@ def images_of(found: Sequence[Item], *, modality: str | None) -> list[Item]:
     return wanted
 
 
-def training_examples(everything: Sequence[Entry], data: Data, *, takes_pictures: bool, talk: Talk) -> list[Example]:
+def training_examples(
+    everything: Sequence[Entry], data: Data | MixturePart, *, takes_pictures: bool, talk: Talk
+) -> list[Example]:
     """What a pre-training can see of a cache, in the order of their ids.
 
     Without names of channels every image of the modality is an example by itself, whatever its channel. With names an
@@ -62,7 +64,7 @@ def training_examples(everything: Sequence[Entry], data: Data, *, takes_pictures
 
     Args:
         everything: Items of the cache.
-        data: Of the recipe.
+        data: Of the recipe, or one part of its mixture.
         takes_pictures: Projections and pictures count beside volumes.
         talk: Told what is left out.
 

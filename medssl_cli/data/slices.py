@@ -69,10 +69,18 @@ class ImageIndex:
         per_volume: Ranges.
         balance: Images of a group of n are drawn in proportion to n ** balance.
         seed: Of the run.
+        weights: How many times an epoch shows each item instead, `[items]`; `balance` does not count then.
     """
 
     def __init__(
-        self, are_volumes: Sequence[bool], groups: Sequence[str], *, per_volume: int, balance: float, seed: int
+        self,
+        are_volumes: Sequence[bool],
+        groups: Sequence[str],
+        *,
+        per_volume: int,
+        balance: float,
+        seed: int,
+        weights: NDArray[np.int64] | None = None,
     ) -> None:
         is_volume = np.asarray(are_volumes, dtype=bool)
         counts = np.where(is_volume, per_volume, 1)
@@ -83,8 +91,13 @@ class ImageIndex:
         codes = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
         self.image_groups = np.repeat(codes, counts)
         self.volume_groups = codes[self.volumes]
-        self._groups = [np.flatnonzero(self.image_groups == code) for code in range(codes.max(initial=-1) + 1)]
-        self._draws = _draws([len(members) for members in self._groups], balance)
+        self._groups, self._draws = _groups_and_draws(self.image_groups, balance)
+        self.volume_order = np.arange(len(self.volumes))
+        if weights is not None:
+            each = np.repeat(weights, counts)
+            self._groups = [np.flatnonzero(each == weight) for weight in np.unique(each)]
+            self._draws = [int(each[members].sum()) for members in self._groups]
+            self.volume_order = np.repeat(self.volume_order, weights[self.volumes])
         self._seed = seed
 
     def __len__(self) -> int:
@@ -119,6 +132,12 @@ class ImageIndex:
 @lru_cache(maxsize=2)
 def _epoch_order(index: ImageIndex, epoch: int) -> NDArray[np.int64]:
     return index.shuffled(epoch)
+
+
+def _groups_and_draws(groups: NDArray[np.int64], balance: float) -> tuple[list[NDArray[np.int64]], list[int]]:
+    """Images of each group, and how many of them are drawn in an epoch."""
+    members = [np.flatnonzero(groups == code) for code in range(groups.max(initial=-1) + 1)]
+    return members, _draws([len(own) for own in members], balance)
 
 
 def _draws(sizes: Sequence[int], balance: float) -> list[int]:
@@ -180,8 +199,9 @@ class SliceDataset(Dataset[Stack]):
         rng = np.random.default_rng([self._seed, 5, step, slot])
         if not is_volume:
             return self.image(self._index.place_of(turn * self._plan.batch_size + slot), rng)
-        size, number = self._plan.volume_batch_size, len(self._index.volumes)
-        return self.volume(item_of(turn, slot, batch_size=size, num_items=number, seed=self._seed), rng)
+        size, order = self._plan.volume_batch_size, self._index.volume_order
+        drawn = item_of(turn, slot, batch_size=size, num_items=len(order), seed=self._seed)
+        return self.volume(int(order[drawn]), rng)
 
     def image(self, place: int, rng: np.random.Generator | None) -> Stack:
         """An image by its number; of a range of slices a random one, or the middle one."""

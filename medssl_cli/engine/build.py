@@ -39,7 +39,7 @@ def build_method(recipe: PretrainRecipe) -> MethodBase:
 
 def _check_slices(recipe: PretrainRecipe) -> None:
     """What a recipe cannot ask of slices."""
-    if recipe.data.spacing_mm is not None:
+    if any(part.spacing_mm is not None for part in (recipe.data, *recipe.data.parts)):
         raise UsageError(
             "E_RECIPE",
             f"data.spacing_mm does not go with {recipe.method.name}: slices are scaled to data.crop_size",

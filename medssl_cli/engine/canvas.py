@@ -22,6 +22,7 @@ from medssl_cli.imaging.canvas import Canvas, CanvasFit, CanvasLimits, Proposal,
 from medssl_cli.imaging.geometry import Shape, ras_index_affine, spacing_mm
 from medssl_cli.methods import CellGrid
 from medssl_cli.nn.build import build_backbone
+from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import PretrainRecipe
 
 Array = NDArray[np.float64]
@@ -89,21 +90,21 @@ def methods_with_grids() -> list[str]:
     return [name for name, module in modules.items() if module.Method.grid(module.Options()) is not None]
 
 
-def canvas_warning(recipe: PretrainRecipe, view_size: Shape, records: Sequence[ItemRecord]) -> str | None:
+def canvas_warning(preprocessing: Preprocessing, view_size: Shape, records: Sequence[ItemRecord]) -> str | None:
     """One line if more than a third of a step's box is padding in the median image, else None; None for fitted images.
 
     Args:
-        recipe: Its spacing counts.
+        preprocessing: Its spacing counts.
         view_size: Box that a step reads of each image, in voxels.
         records: The images.
     """
-    if recipe.data.fit is not None:
+    if preprocessing.fit is not None or preprocessing.stretch is not None:
         return None
     shapes = _shapes(records)
-    if recipe.data.spacing_mm is None:
+    if preprocessing.spacing_mm is None:
         fit, extent, unit = measure(shapes, view_size), tuple(map(float, view_size)), "voxels"
     else:
-        x, y, z = (voxels * step for voxels, step in zip(view_size, recipe.data.spacing_mm, strict=True))
+        x, y, z = (voxels * step for voxels, step in zip(view_size, preprocessing.spacing_mm, strict=True))
         fit, extent, unit = measure(shapes * _spacings(records), (x, y, z)), (x, y, z), "mm"
     if not fit.is_mostly_padding:
         return None
@@ -124,7 +125,7 @@ def _settings(recipe: PretrainRecipe, grid: CellGrid, proposal: Proposal, record
             f"method.{grid.option}={_listed(canvas.base_grid)}",
             f"data.crop_size={_listed(canvas.crop_size)}",
         ]
-        settings += ["data.fit=null"] if recipe.data.fit is not None else []
+        settings += [f"data.{name}=null" for name in ("fit", "stretch") if getattr(recipe.data, name) is not None]
         settings += [f"method.{name}=null" for name in grid.resizing]
     num_hu = sum(record.units == "HU" for record in records)
     if recipe.data.window_hu is not None and num_hu < len(records) / 2:

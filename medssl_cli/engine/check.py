@@ -11,11 +11,10 @@ from medssl_cli.base import plugins
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.faults import model_faults, refuse_faults
 from medssl_cli.base.talk import Talk
-from medssl_cli.cache.splits import held_out_patients, split_items
+from medssl_cli.cache.splits import split_items
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.selection import training_examples
 from medssl_cli.engine.build import build_method, check_canvas, check_recipe
-from medssl_cli.engine.labelled import labelled_examples
+from medssl_cli.engine.training_parts import training_parts
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named, Recipe, TaskRecipe, raw_recipe, recipe_kind, sketched
 from medssl_cli.tasks import load_part, supervision_of
@@ -65,13 +64,8 @@ def check_with_cache(recipe: Recipe, cache: Cache, talk: Talk) -> str:
         )
         supervision.check(cache, usable, split, talk)
         return f"{len(usable)} images: {len(split.train)} train, {len(split.val)} validation, {len(split.test)} test"
-    everything, views = cache.entries(), build_method(recipe).views()
-    found = training_examples(everything, recipe.data, takes_pictures=views.slices is not None, talk=talk)
-    held_out = held_out_patients(everything, recipe.split_seed)
-    if views.labelled is not None:
-        labelled_examples(cache, found, views.labelled, held_out, talk)
-    number = sum(example.patient_key not in held_out for example in found)
-    return f"{number} images" if recipe.data.channels is None else f"{number} examples"
+    found = training_parts(recipe, cache, {}, build_method(recipe).views(), talk)
+    return f"{len(found)} images" if recipe.data.channels is None else f"{len(found)} examples"
 
 
 def _plugin(part: str, name: str) -> ModuleType:

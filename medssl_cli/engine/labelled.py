@@ -23,26 +23,37 @@ BASELINE_STEPS: Final = 8
 
 
 def labelled_examples(
-    cache: Cache, usable: Sequence[Example], request: LabelRequest, held_out: set[str], talk: Talk
-) -> list[Example]:
+    parts: Sequence[tuple[Cache, Sequence[Example]]], request: LabelRequest, held_out: set[str], talk: Talk
+) -> list[list[Example]]:
     """Those of the usable examples whose labels a pre-training may see: never those of test patients.
+
+    Args:
+        parts: Usable examples of each part of a training, and the cache that they are in.
+        request: Of the method.
+        held_out: Test patients.
+        talk: Told how many there are.
 
     Raises:
         NothingUsableError: `E_NO_LABELS`, `E_TOO_FEW_PATIENTS`.
         UsageError: `E_LABEL_CLASSES`.
     """
-    found = [example for example in usable if request.label_set in example.label_digests]
-    if not found:
-        raise no_labels(request.label_set, {name for example in usable for name in example.label_digests})
-    labelled = [example for example in found if example.patient_key not in held_out]
-    if not labelled:
+    name = request.label_set
+    found = [[example for example in usable if name in example.label_digests] for _, usable in parts]
+    if not any(found):
+        raise no_labels(name, {other for _, usable in parts for example in usable for other in example.label_digests})
+    labelled = [[example for example in part if example.patient_key not in held_out] for part in found]
+    if not any(labelled):
         raise NothingUsableError(
-            "E_TOO_FEW_PATIENTS", f"all patients with labels of the set {request.label_set!r} are test patients"
+            "E_TOO_FEW_PATIENTS", f"all patients with labels of the set {name!r} are test patients"
         )
-    records = [labelled_record(cache, example, request.label_set) for example in labelled]
-    check_labels(records, request.label_set, request.wanted, talk, option=f"{request.option}.classes")
-    patients = len({example.patient_key for example in labelled})
-    talk.note(f"labels of {len(labelled)} images, {patients} patients, set {request.label_set!r}")
+    records = [
+        labelled_record(cache, example, name)
+        for (cache, _), part in zip(parts, labelled, strict=True)
+        for example in part
+    ]
+    check_labels(records, name, request.wanted, talk, option=f"{request.option}.classes")
+    patients = len({record.patient_key for record in records})
+    talk.note(f"labels of {len(records)} images, {patients} patients, set {name!r}")
     return labelled
 
 

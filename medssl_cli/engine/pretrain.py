@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -11,22 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from medssl_cli.base.classes import joined
-from medssl_cli.base.errors import NothingUsableError
 from medssl_cli.base.files import write_atomic, write_json
 from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.base.talk import Silence, Talk
-from medssl_cli.cache.items import CachedImage
-from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.examples import Example
-from medssl_cli.data.selection import images_digest, training_examples
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.checkpoints import module_tensors
 from medssl_cli.engine.devices import make_fabric, resolve_device
 from medssl_cli.engine.health import Alarm, Health, alarms
 from medssl_cli.engine.initial_weights import check_channels
-from medssl_cli.engine.labelled import labelled_examples
 from medssl_cli.engine.live_page import Outlets
 from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.processes import Processes, Spread, agreed, launched
@@ -36,6 +29,7 @@ from medssl_cli.engine.sources import BoxSource, SliceSource, Source
 from medssl_cli.engine.state import TrainingState
 from medssl_cli.engine.tensor_files import tensor_bytes
 from medssl_cli.engine.trainer import Trainer
+from medssl_cli.engine.training_parts import TrainingParts, training_parts
 from medssl_cli.engine.weights import begin_with, load_encoder
 from medssl_cli.methods import Losses, MethodBase, ViewRequest, Views
 from medssl_cli.recipe import PretrainRecipe
@@ -76,12 +70,14 @@ def pretrain(
     profile_steps: int = 0,
     init: Path | None = None,
     max_minutes: float | None = None,
+    others: Mapping[str, Cache] | None = None,
 ) -> PretrainSummary:
     """Train a recipe's method on the cache's images, or go on where an earlier call stopped.
 
     Labelled test patients are left out. After any kill, the same call ends with the same weights (bit for bit on CPU).
     Over how many processes a run is spread may change with every call, and the result does not depend on it.
     The parts of the first `profile_steps` steps are timed for RUN/profile.json. It begins with the encoder of `init`.
+    Parts of a mixture may take their images from `others`, caches by name.
     It ends after the recipe's steps or after `max_minutes`, whichever comes first; schedules follow the nearer.
 
     Raises:
@@ -103,7 +99,9 @@ def pretrain(
                 talk.note("from --init: " + begin_with(method, encoder))
         before = {} if encoder is None else {"init": encoder.origin()}
         arguments = before | ({} if max_minutes is None else {"max_minutes": max_minutes})
-        start = processes.main_first(lambda _: _open(recipe, cache, root, method.views(), arguments, talk))
+        start = processes.main_first(
+            lambda _: _open(recipe, cache, others or {}, root, method.views(), arguments, talk)
+        )
         if start.run.grown:
             talk.note(
                 f"this run goes on for longer: {start.run.grown}; its schedules follow the new length from here on"
@@ -111,7 +109,7 @@ def pretrain(
         if start.run.is_finished:
             talk.note(f"{root} is finished already")
         else:
-            goal = Pretraining(recipe, start, _source(recipe, cache, start, method, processes, talk), method, processes)
+            goal = Pretraining(recipe, start, _source(recipe, start, method, processes, talk), method, processes)
             Trainer(
                 recipe,
                 start.run,
@@ -127,41 +125,32 @@ def pretrain(
 
 @dataclass(frozen=True)
 class _Start:
-    """The run's folder, the examples that it trains on, and those of them whose labels it sees."""
+    """The run's folder, and what it trains on."""
 
     run: Run
-    examples: list[Example]
-    labelled: list[Example]
+    parts: TrainingParts
 
 
 def _open(
-    recipe: PretrainRecipe, cache: Cache, root: Path, views: ViewRequest, arguments: dict[str, Any], talk: Talk
+    recipe: PretrainRecipe,
+    cache: Cache,
+    others: Mapping[str, Cache],
+    root: Path,
+    views: ViewRequest,
+    arguments: dict[str, Any],
+    talk: Talk,
 ) -> _Start:
-    everything, request = cache.entries(), views.labelled
-    held_out = held_out_patients(everything, recipe.split_seed)
-    usable = training_examples(everything, recipe.data, takes_pictures=views.slices is not None, talk=talk)
-    shown = [example for example in usable if example.patient_key not in held_out]
-    if not shown:
-        raise NothingUsableError("E_CACHE_EMPTY", "every image belongs to a labelled test patient")
-    what = "images" if recipe.data.channels is None else f"examples of {joined(recipe.data.channel_names)}"
-    talk.note(f"{len(shown)} {what} ({len(usable) - len(shown)} of labelled test patients left out)")
-    labelled = [] if request is None else labelled_examples(cache, usable, request, held_out, talk)
-    splits: dict[str, Sequence[CachedImage]] = {"train": [example.first for example in shown]}
-    if request is not None:
-        splits["labelled"] = [home for each in labelled if (home := each.labelled(request.label_set)) is not None]
-    if recipe.data.channels is not None:
-        arguments = arguments | images_digest([example.item_id for example in shown], shown)
-    return _Start(start_run(root, "pretrain", recipe, Manifest(splits, arguments)), shown, labelled)
+    parts = training_parts(recipe, cache, others, views, talk)
+    run = start_run(root, "pretrain", recipe, Manifest(parts.splits(), arguments | parts.arguments()))
+    return _Start(run, parts)
 
 
-def _source(
-    recipe: PretrainRecipe, cache: Cache, start: _Start, method: MethodBase, processes: Processes, talk: Talk
-) -> Source:
+def _source(recipe: PretrainRecipe, start: _Start, method: MethodBase, processes: Processes, talk: Talk) -> Source:
     """Where the method's views come from."""
     views = method.views()
     if views.slices is None:
-        return BoxSource(recipe, processes, cache, start.examples, start.labelled, views, talk)
-    return SliceSource(recipe, processes, cache, start.examples, views.slices, talk)
+        return BoxSource(recipe, processes, start.parts, views, talk)
+    return SliceSource(recipe, processes, start.parts, views.slices, talk)
 
 
 class Pretraining:

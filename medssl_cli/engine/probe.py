@@ -16,12 +16,11 @@ from torch import Tensor
 
 from medssl_cli.base.classes import IGNORE
 from medssl_cli.cache.items import ItemRecord
-from medssl_cli.cache.prepared import PreparedItem, prepare
-from medssl_cli.cache.store import Cache
+from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.cache.targets import everything_in, tables_of
 from medssl_cli.data.crops import crop_start, read_classes, read_input
-from medssl_cli.data.examples import Example
 from medssl_cli.data.selection import known_of
+from medssl_cli.engine.training_parts import TrainingParts
 from medssl_cli.imaging.geometry import Shape
 from medssl_cli.recipe import Data
 
@@ -67,8 +66,7 @@ class Probe:
 
 
 def build_probe(
-    cache: Cache,
-    examples: Sequence[Example],
+    parts: TrainingParts,
     items: Sequence[PreparedItem],
     data: Data,
     *,
@@ -79,9 +77,8 @@ def build_probe(
     """Choose crops of the training items; where there are labels, each class takes its turn in the middle.
 
     Args:
-        cache: Of the images.
-        examples: Of the training.
-        items: The same, prepared.
+        parts: Of the training.
+        items: Its examples, prepared.
         data: Of the recipe.
         box_size: Of the method's input.
         seed: Of the recipe.
@@ -92,18 +89,17 @@ def build_probe(
     number = min(max(voxels // prod(data.crop_size), MIN_PROBE_CROPS), PROBE_CROPS)
     order = rng.permutation(len(items))
     chosen = [int(order[index % len(order)]) for index in range(number)]
-    known = {index: known_of(cache, examples[index]) for index in sorted(set(chosen))}
+    known = {index: _known(parts, index) for index in sorted(set(chosen))}
     label_set = _label_set([known[index] for index in chosen])
     labelled = {}
     if label_set is not None:
-        labels = [record.labels[label_set] for record in known.values() if label_set in record.labels]
-        tables = tables_of(labels, everything_in(labels))
-        having = [examples[index] for index, record in known.items() if label_set in record.labels]
-        prepared = prepare(cache, having, data.preprocessing, label_set=label_set, tables=tables, progress=progress)
-        labelled = {item.item_id: item for item in prepared}
+        labels = {index: record.labels[label_set] for index, record in known.items() if label_set in record.labels}
+        found = tables_of(list(labels.values()), everything_in(list(labels.values())))
+        tables = dict(zip(labels, found, strict=True))
+        labelled = parts.some(labels, lambda part: part.preprocessing, progress, label_set=label_set, tables=tables)
     crops, centres = [], []
     for turn, index in enumerate(chosen):
-        item = labelled.get(items[index].item_id, items[index])
+        item = labelled.get(index, items[index])
         start = _start(item, data.crop_size, turn // len(order) + turn, rng)
         crops.append(_read(item, start, data.crop_size))
         centres.append(_class_at_centre(item, start, data.crop_size))
@@ -115,6 +111,12 @@ def build_probe(
         torch.from_numpy(np.stack(boxes)),
         questions(answers, patients, rng),
     )
+
+
+def _known(parts: TrainingParts, place: int) -> ItemRecord:
+    """What is known of an example by its place."""
+    part, example = parts.find(place)
+    return known_of(part.cache, example)
 
 
 def _label_set(records: Sequence[ItemRecord]) -> str | None:

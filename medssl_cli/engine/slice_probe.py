@@ -1,29 +1,25 @@
 """A fixed set of 2D images with whatever the cache knows about them; see `probe`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 import torch
 
 from medssl_cli.cache.items import ItemRecord
-from medssl_cli.cache.prepared import prepare
-from medssl_cli.cache.store import Cache
-from medssl_cli.data.examples import Example
 from medssl_cli.data.selection import known_of
 from medssl_cli.data.slices import ImageIndex, read_slices
 from medssl_cli.engine.probe import STREAM, Probe, questions, record_answers
-from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.engine.training_parts import TrainingParts
 
 PROBE_IMAGES: Final = 192
 LEVELS: Final = 3
 
 
 def build_slice_probe(
-    cache: Cache,
-    examples: Sequence[Example],
+    parts: TrainingParts,
     index: ImageIndex,
-    preprocessing: Preprocessing,
+    size: tuple[int, ...],
     *,
     seed: int,
     progress: Callable[[int, int], None],
@@ -31,23 +27,24 @@ def build_slice_probe(
     """Choose images of the training set as the training draws them, and ask for modality, findings and slice level.
 
     Args:
-        cache: Of the images.
-        examples: Of the training.
+        parts: Of the training.
         index: Of their slices.
-        preprocessing: What the network sees of a slice.
+        size: Of a slice as the network sees it, in pixels (x, y).
         seed: Of the recipe.
         progress: Told (done, total) while they are prepared.
     """
     rng = np.random.default_rng([seed, STREAM])
     places = dict.fromkeys(index.place_of(draw) for draw in range(4 * PROBE_IMAGES))
     found = [index.find(place) for place in list(places)[:PROBE_IMAGES]]
-    chosen = [examples[item] for item, _, _ in found]
-    known = [known_of(cache, example) for example in chosen]
+    chosen = [parts.find(place) for place, _, _ in found]
+    known = [known_of(part.cache, example) for part, example in chosen]
+    items = parts.some((place for place, _, _ in found), lambda part: part.fitted(size), progress)
     images, levels = [], []
-    for item, (_, part, parts) in zip(prepare(cache, chosen, preprocessing, progress=progress), found, strict=True):
-        middle = int((part + 0.5) * item.shape[2] / parts)
+    for place, number, ranges in found:
+        item = items[place]
+        middle = int((number + 0.5) * item.shape[2] / ranges)
         images.append(read_slices(item, range(middle, middle + 1))[0])
-        levels.append(None if parts == 1 else part * LEVELS // parts)
+        levels.append(None if ranges == 1 else number * LEVELS // ranges)
     answers = record_answers(known) | {"any finding": [_has_finding(record) for record in known], "level": levels}
     crops = torch.stack(images)
     return Probe(crops, crops[:0], questions(answers, [record.patient_key for record in known], rng))

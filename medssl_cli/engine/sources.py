@@ -11,20 +11,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medssl_cli.base.talk import Talk
-from medssl_cli.cache.prepared import PreparedItem, prepare
-from medssl_cli.cache.store import Cache
-from medssl_cli.cache.targets import tables_of
+from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.crops import CropDataset, Share, crop_loader
-from medssl_cli.data.examples import Example
+from medssl_cli.data.mixture import mixed
 from medssl_cli.data.slices import ImageIndex, SliceBatch, SliceDataset, StepPlan, everything_loader, slice_loader
 from medssl_cli.data.views import make_views
 from medssl_cli.engine.canvas import canvas_warning
-from medssl_cli.engine.labelled import first_labels, labelled_crops, labelled_record
+from medssl_cli.engine.labelled import first_labels, labelled_crops
 from medssl_cli.engine.probe import Probe, build_probe
 from medssl_cli.engine.processes import Processes
 from medssl_cli.engine.randomness import Purpose, generator
 from medssl_cli.engine.slice_probe import build_slice_probe
+from medssl_cli.engine.training_parts import TrainingParts
 from medssl_cli.methods import Labelled, SliceRequest, Slices, TrainingSet, ViewRequest, Views
 from medssl_cli.recipe import PretrainRecipe
 
@@ -70,9 +69,7 @@ class BoxSource(Source):
     Args:
         recipe: How to train.
         processes: Launched.
-        cache: Of the images.
-        examples: To train on.
-        labelled: Those whose labels it sees.
+        parts: To train on.
         request: Of the method.
         talk: Told what is odd.
     """
@@ -81,17 +78,15 @@ class BoxSource(Source):
         self,
         recipe: PretrainRecipe,
         processes: Processes,
-        cache: Cache,
-        examples: list[Example],
-        labelled: list[Example],
+        parts: TrainingParts,
         request: ViewRequest,
         talk: Talk,
     ) -> None:
         super().__init__(recipe, processes)
         self._request, self._talk = request, talk
         self._share = processes.share_of(recipe.data.batch_size)
-        self.training_set = TrainingSet(torch.zeros(0).long(), torch.zeros(len(examples)).long(), recipe.steps)
-        self._items, crops, self.probe = processes.main_first(partial(self._prepare, cache, examples, labelled))
+        self.training_set = TrainingSet(torch.zeros(0).long(), torch.zeros(len(parts)).long(), recipe.steps)
+        self._items, crops, self.probe = processes.main_first(partial(self._prepare, parts))
         self._labelled: Share | None = None
         if request.labelled is not None:
             share = processes.share_of(request.labelled.batch_size, f"{request.labelled.option}.batch_size")
@@ -99,28 +94,26 @@ class BoxSource(Source):
             self.labels = first_labels(self._labelled.dataset, request.labelled.batch_size)
 
     def _prepare(
-        self, cache: Cache, examples: list[Example], labelled: list[Example], heartbeat: Callable[[], None]
+        self, parts: TrainingParts, heartbeat: Callable[[], None]
     ) -> tuple[Sequence[PreparedItem], Sequence[PreparedItem], Probe]:
         """Bring items and labels onto the recipe's grid and choose the crops of the health figures."""
         data, seed, size = self.recipe.data, self.recipe.seed, self._request.size
         progress = progress_of(self._talk, heartbeat)
-        some = [cache.record(example.item_id) for example in examples[:: -(-len(examples) // MEASURED_IMAGES)]]
-        if warning := canvas_warning(self.recipe, size, some):
-            self._talk.note(warning)
-        items = prepare(cache, examples, data.preprocessing, progress=progress)
-        crops = self._labelled_items(cache, labelled, progress)
-        return items, crops, build_probe(cache, examples, items, data, box_size=size, seed=seed, progress=progress)
+        for part in parts:
+            each = -(-len(part.examples) // MEASURED_IMAGES)
+            some = [part.cache.record(example.item_id) for example in part.examples[::each]]
+            if warning := canvas_warning(part.declared, size, some):
+                self._talk.note(warning)
+        items = [part.prepared(part.declared.preprocessing, progress) for part in parts]
+        crops = self._labelled_items(parts, progress)
+        probe = build_probe(parts, mixed(items), data, box_size=size, seed=seed, progress=progress)
+        return mixed(items, parts.weights), crops, probe
 
-    def _labelled_items(
-        self, cache: Cache, labelled: list[Example], progress: Callable[[int, int], None]
-    ) -> Sequence[PreparedItem]:
-        request, preprocessing = self._request.labelled, self.recipe.data.preprocessing
+    def _labelled_items(self, parts: TrainingParts, progress: Callable[[int, int], None]) -> Sequence[PreparedItem]:
+        request = self._request.labelled
         if request is None:
             return []
-        name = request.label_set
-        labels = [labelled_record(cache, example, name).labels[name] for example in labelled]
-        tables = tables_of(labels, request.wanted)
-        return prepare(cache, labelled, preprocessing, label_set=name, tables=tables, progress=progress)
+        return mixed([part.prepared_labels(request, progress) for part in parts if part.labelled])
 
     def loader(self, first_step: int) -> DataLoader[Any]:
         """See `Source.loader`."""
@@ -154,8 +147,7 @@ class SliceSource(Source):
     Args:
         recipe: How to train.
         processes: Launched.
-        cache: Of the images.
-        examples: To train on.
+        parts: To train on.
         request: Of the method.
         talk: Told what is done.
     """
@@ -164,8 +156,7 @@ class SliceSource(Source):
         self,
         recipe: PretrainRecipe,
         processes: Processes,
-        cache: Cache,
-        examples: list[Example],
+        parts: TrainingParts,
         request: SliceRequest,
         talk: Talk,
     ) -> None:
@@ -175,17 +166,19 @@ class SliceSource(Source):
         self._stacks_per_step = 0 if stacks is None else stacks.batch_size
         processes.share_of(recipe.data.batch_size)
         processes.share_of(self._stacks_per_step, "method.stacks.batch_size")
+        examples = parts.examples
         self._index = ImageIndex(
             [example.first.is_volume for example in examples],
             [example.first.modality for example in examples],
             per_volume=request.slices_per_volume,
             balance=request.balance,
             seed=recipe.seed,
+            weights=parts.item_weights if recipe.data.mixture is not None else None,
         )
         self._plan = StepPlan(recipe.data.batch_size, self._stacks_per_step, 0 if stacks is None else stacks.every)
         image_groups, volume_groups = self._index.image_groups, self._index.volume_groups
         self.training_set = TrainingSet(torch.from_numpy(image_groups), torch.from_numpy(volume_groups), recipe.steps)
-        prepared = processes.main_first(partial(self._prepare, cache, examples, request.canvas, talk))
+        prepared = processes.main_first(partial(self._prepare, parts, request.canvas, talk))
         items, self.probe = prepared
         self._dataset = SliceDataset(
             items,
@@ -196,14 +189,12 @@ class SliceSource(Source):
         )
 
     def _prepare(
-        self, cache: Cache, examples: list[Example], canvas: int, talk: Talk, heartbeat: Callable[[], None]
+        self, parts: TrainingParts, canvas: int, talk: Talk, heartbeat: Callable[[], None]
     ) -> tuple[Sequence[PreparedItem], Probe]:
         progress, data = progress_of(talk, heartbeat), self.recipe.data
-        items = prepare(cache, examples, data.fitted((canvas, canvas)), progress=progress)
-        preprocessing = data.fitted(data.crop_size[:2])
-        return items, build_slice_probe(
-            cache, examples, self._index, preprocessing, seed=self.recipe.seed, progress=progress
-        )
+        items = [part.prepared(part.declared.fitted((canvas, canvas)), progress) for part in parts]
+        size, seed = data.crop_size[:2], self.recipe.seed
+        return mixed(items), build_slice_probe(parts, self._index, size, seed=seed, progress=progress)
 
     def loader(self, first_step: int) -> DataLoader[Any]:
         """See `Source.loader`."""
@@ -232,7 +223,7 @@ class SliceSource(Source):
     def epoch(self, step: int) -> int | None:
         """See `Source.epoch`; counted in single images, or in volumes where nothing else is shown."""
         shows_images = self._plan.every != 1
-        number = self._index.epoch_length if shows_images else len(self.training_set.volume_groups)
+        number = self._index.epoch_length if shows_images else len(self._index.volume_order)
         size = self.recipe.data.batch_size if shows_images else self._stacks_per_step
         length = max(1, number // size)
 

@@ -9,6 +9,7 @@ Shapes: C channels, K classes, M boxes, X Y Z space of the image, X' Y' Z' of th
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,12 +119,18 @@ def placement_of(example: ChannelImages, preprocessing: Preprocessing) -> GridPl
     first = example[0]
     ras_affine = first.affine @ ras_index_affine(first.affine, first.shape)
     x, y, z = (int(size) for size in np.array(first.shape) @ _order(first.affine, first.shape))
-    start, shape = _foreground(example) if preprocessing.foreground_crop else ((0, 0, 0), (x, y, z))
+    start, shape = (0, 0, 0), (x, y, z)
+    if preprocessing.foreground_crop:
+        start, shape = _foreground(example, preprocessing.foreground_above)
     affine = _moved(ras_affine, start)
     found = GridPlacement(first.affine, first.shape, start, shape, affine, shape, (0, 0, 0), shape, is_fitted=False)
     if preprocessing.spacing_mm is not None:
         affine, size = spaced_grid(affine, shape, preprocessing.spacing_mm)
         return replace(found, content_affine=affine, content_shape=size, shape=size)
+    if preprocessing.stretch is not None:
+        size = preprocessing.stretch
+        affine = stretched(affine, shape, size)
+        return replace(found, content_affine=affine, content_shape=size, shape=size, is_fitted=True)
     if preprocessing.fit is None:
         return found
     fit: tuple[int, ...] = preprocessing.fit
@@ -250,12 +257,13 @@ def _largest(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     return classes
 
 
-def _foreground(example: ChannelImages) -> tuple[Shape, Shape]:
-    """First voxel and size, in the axes of RAS, of the box around all voxels above the lowest value of their image."""
+def _foreground(example: ChannelImages, above: float | None) -> tuple[Shape, Shape]:
+    """First voxel and size, in the axes of RAS, of the box around all voxels above a value, or the lowest one."""
     low, high = np.full(3, np.iinfo(np.int64).max), np.full(3, -1)
     for volume in example:
         voxels, _ = reorient_to_ras(volume.voxels, volume.affine)
-        is_above = (voxels > voxels.min(axis=(1, 2, 3), keepdims=True)).any(axis=0)
+        limit: Any = voxels.min(axis=(1, 2, 3), keepdims=True) if above is None else above
+        is_above = (voxels > limit).any(axis=0)
         for axis in range(3):
             places = np.flatnonzero(is_above.any(axis=tuple({0, 1, 2} - {axis})))
             if places.size:

@@ -138,7 +138,7 @@ def _expected_sizes(shape: Shape, affine: Affine, preprocessing: Preprocessing) 
     spacing = spacing_mm(affine)
     if preprocessing.spacing_mm is None:
         own = [float(shape[axis]) for axis in order]
-        fit = preprocessing.fit or ()
+        fit = preprocessing.fit or preprocessing.stretch or ()
         return [*map(float, fit), *own[len(fit) :]]
     return [shape[axis] * spacing[axis] / target for axis, target in zip(order, preprocessing.spacing_mm, strict=True)]
 

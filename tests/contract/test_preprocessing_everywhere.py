@@ -78,7 +78,7 @@ FINDINGS: Final = {"name": "classification", "label_set": "toy", "classes": ["br
 BOXES: Final = {"name": "detection", "label_set": "marks", "classes": ["block"], "num_levels": 2, "width": 8}
 WHOLE_FLAT: Final = {
     "flat_fit": (SQUARE, SQUARE),
-    "refused": frozenset({"spacing", "fit x y z"}),
+    "refused": frozenset({"spacing", "fit x y z", "stretch"}),
     "backbone": FLAT,
 }
 KINDS: Final = {
@@ -90,7 +90,7 @@ KINDS: Final = {
         SOLID,
         size=(SQUARE, SQUARE, SQUARE),
         solid_fit=(SQUARE, SQUARE, SQUARE),
-        refused=frozenset({"spacing", "fit x y"}),
+        refused=frozenset({"spacing", "fit x y", "stretch"}),
     ),
     "stacks, findings": Kind(VOLUME, FINDINGS, size=(SQUARE, SQUARE, 5), **WHOLE_FLAT),
     "radiographs, findings": Kind(PICTURE, FINDINGS, size=(SQUARE, SQUARE, 1), **WHOLE_FLAT),
@@ -107,7 +107,9 @@ GEOMETRIES: Final = {
     "spacing": lambda kind: {"spacing_mm": [0.5, 0.75, 2.0 if kind.shape[2] > 1 else 1.0]},
     "fit x y": lambda kind: {"fit": list(kind.flat_fit)},
     "fit x y z": lambda kind: {"fit": list(kind.solid_fit)},
+    "stretch": lambda kind: {"stretch": list(kind.solid_fit)},
     "foreground": lambda kind: {"foreground_crop": True},
+    "foreground above": lambda kind: {"foreground_crop": True, "foreground_above": 20},
 }
 OPTIONS: Final[dict[str, Callable[[Kind], dict[str, Any]]]] = {
     **{name: lambda kind, rule=rule: rule for name, rule in RULES.items()},  # type: ignore[misc]

@@ -148,12 +148,12 @@ def test_the_plan_for_a_cache_is_settings_for_the_recipe(small: Cache) -> None:
 def test_the_warning_counts_padding_of_the_median_image(small: Cache) -> None:
     records = small.records()
 
-    warning = canvas_warning(recipe_with(), (96, 96, 32), records)
+    warning = canvas_warning(recipe_with().data, (96, 96, 32), records)
 
     assert warning is not None
     assert warning.startswith("W_CANVAS: 95% of a step's 384 x 384 x 128 mm is padding")
-    assert canvas_warning(recipe_with("data.spacing_mm=[1, 1, 1]"), (96, 96, 32), records) is None
-    own = canvas_warning(recipe_with("data.spacing_mm=null"), (96, 96, 32), records)  # images of 48^3 voxels
+    assert canvas_warning(recipe_with("data.spacing_mm=[1, 1, 1]").data, (96, 96, 32), records) is None
+    own = canvas_warning(recipe_with("data.spacing_mm=null").data, (96, 96, 32), records)  # images of 48^3 voxels
     assert own is not None
     assert "96 x 96 x 32 voxels" in own
 
@@ -187,8 +187,8 @@ def test_a_cache_of_another_orientation_is_measured_along_the_body(tmp_path: Pat
         }
     )  # i runs to anterior at 1 mm, j to superior at 2 mm, k to left at 3 mm: 120 x 10 x 40 mm
 
-    wide = canvas_warning(recipe_with("data.spacing_mm=[1, 1, 1]"), (120, 10, 40), [turned])
-    wrong = canvas_warning(recipe_with("data.spacing_mm=[1, 1, 1]"), (10, 40, 120), [turned])
+    wide = canvas_warning(recipe_with("data.spacing_mm=[1, 1, 1]").data, (120, 10, 40), [turned])
+    wrong = canvas_warning(recipe_with("data.spacing_mm=[1, 1, 1]").data, (10, 40, 120), [turned])
 
     assert wide is None
     assert wrong is not None

@@ -27,6 +27,8 @@ GEOMETRIES = {
     "spacing": {"spacing_mm": (0.5, 0.75, 2.0)},
     "fit x y": {"fit": (24, 40)},
     "fit x y z": {"fit": (20, 40, 40)},
+    "stretch": {"stretch": (24, 42, 9)},
+    "foreground, stretch": {"foreground_crop": True, "stretch": (16, 7, 12)},
     "foreground": {"foreground_crop": True},
     "foreground, spacing": {"foreground_crop": True, "spacing_mm": (0.5, 0.75, 2.0)},
     "foreground, fit x y": {"foreground_crop": True, "fit": (20, 30)},
@@ -142,6 +144,26 @@ def test_the_foreground_is_the_box_of_what_is_above_the_lowest_value() -> None:
     assert placement.affine[:3, 3] == pytest.approx((2 * 1.0, 4 * 1.5, 3 * 2.0))
     everything = placement_of([Volume(np.full((1, 4, 3, 2), 7), np.eye(4))], rule(foreground_crop=True))
     assert everything.is_identity
+
+
+def test_a_limit_of_the_foreground_replaces_the_lowest_value() -> None:
+    """Darkness of 5 is foreground above 4, and nothing is above 100: then the whole image stays."""
+    whole = ((0, 0, 0), (12, 14, 9))
+    expected = {4: whole, 5: ((2, 4, 3), (8, 7, 4)), 99.5: ((2, 4, 3), (8, 7, 4)), 100: whole}
+
+    for above, box in expected.items():
+        placement = placement_of([image()], rule(foreground_crop=True, foreground_above=above))
+        assert (placement.box_start, placement.box_shape) == box
+    unsigned = Volume(image().voxels.astype(np.uint16), np.diag([*SPACING, 1.0]))
+    assert placement_of([unsigned], rule(foreground_crop=True, foreground_above=-175)).box_shape == (12, 14, 9)
+
+
+def test_stretching_fills_the_size_whatever_the_proportions() -> None:
+    seen = network_input([image()], rule(stretch=(24, 42, 9)))
+
+    assert seen.voxels.shape == (1, 24, 42, 9)
+    assert np.diag(seen.placement.affine)[:3] == pytest.approx((1.0 / 2, 1.5 / 3, 2.0))
+    assert (seen.voxels > 0.9).sum() == pytest.approx(8 * 7 * 4 * 6, rel=0.25)
 
 
 def test_the_foreground_of_an_example_holds_that_of_each_channel() -> None:

@@ -1,0 +1,49 @@
+"""Prepared items of several kinds as one sequence, in which an item comes as often as its kind counts."""
+
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+
+from medssl_cli.cache.prepared import PreparedItem
+
+
+class MixedItems(Sequence[PreparedItem]):
+    """Items of one part after the other, all of a part so many times.
+
+    Args:
+        parts: Items of each, none of them empty.
+        weights: How often each part comes.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[PreparedItem]], weights: Sequence[int]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) * weight for part, weight in zip(parts, weights, strict=True)])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @overload
+    def __getitem__(self, place: int) -> PreparedItem: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[PreparedItem]: ...
+
+    def __getitem__(self, place: int | slice) -> PreparedItem | list[PreparedItem]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        index = range(len(self))[place]
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        first = int(self._ends[number - 1]) if number else 0
+        return self._parts[number][(index - first) % len(self._parts[number])]
+
+
+def mixed(parts: Sequence[Sequence[PreparedItem]], weights: Sequence[int] | None = None) -> Sequence[PreparedItem]:
+    """Items of parts as one sequence; those of a single part that counts once stay what they are.
+
+    Args:
+        parts: Items of each.
+        weights: How often each part comes; once by default.
+    """
+    counts = [1] * len(parts) if weights is None else weights
+    return parts[0] if list(counts) == [1] else MixedItems(parts, counts)
