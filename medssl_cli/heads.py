@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from medssl_cli.base.classes import Activation, Member, Members, WantedClasses
-from medssl_cli.base.strict import PositiveFloat, PositiveInt, Probability, Size, Strict
+from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Size, Strict
 from medssl_cli.preprocessing import Preprocessing
 
 ClassWord = Annotated[str, Field(min_length=1, max_length=64)]
@@ -56,6 +56,18 @@ class OperatingPoint(Strict):
     num_patients: Annotated[int, Field(ge=0)] = 0
 
 
+class LesionRule(Strict):
+    """What counts as one lesion of a structure: the rule of BraTS 2023 with its values for gliomas.
+
+    Args:
+        dilation_voxels: Parts whose dilations by this much touch are one lesion.
+        min_volume_mm3: Lesions that are not larger are left out.
+    """
+
+    dilation_voxels: Annotated[int, Field(ge=0, le=50)] = 3
+    min_volume_mm3: NonNegativeFloat = 50.0
+
+
 class MasksHead(Strict):
     """A class for every voxel of a volume, or regions, which are classes that may overlap.
 
@@ -69,6 +81,7 @@ class MasksHead(Strict):
         overlap: Fraction shared by neighbouring tiles.
         mirror_axes: Answers are averaged over the flips along these axes.
         nsd_tolerance_mm: The recipe's tolerance, so that evaluation of the model needs no recipe.
+        lesions: The recipe's rule for lesions, if they are scored one by one.
     """
 
     kind: Literal["masks"] = "masks"
@@ -80,6 +93,7 @@ class MasksHead(Strict):
     overlap: Annotated[float, Field(ge=0, lt=1)]
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
     nsd_tolerance_mm: PositiveFloat
+    lesions: LesionRule | None = None
 
     @field_validator("classes")
     @classmethod

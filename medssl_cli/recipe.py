@@ -23,6 +23,7 @@ from medssl_cli.base.files import read_regular, sha256_json
 from medssl_cli.base.plain_yaml import MAX_BYTES, parse_yaml
 from medssl_cli.base.plugins import suggest
 from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Size, Strict
+from medssl_cli.heads import LesionRule
 from medssl_cli.preprocessing import Preprocessing
 
 AUTO: Final = "auto"
@@ -183,6 +184,7 @@ class Evaluation(Strict):
     """How results are scored."""
 
     nsd_tolerance_mm: PositiveFloat = 2.0
+    lesions: LesionRule | None = None
 
 
 class Training(Strict):

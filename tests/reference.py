@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from medssl_cli import recipe
+from medssl_cli import heads, recipe
 from medssl_cli.base import plugins
 from medssl_cli.base.codes import CODES, Code
 from medssl_cli.cli.app import app
@@ -92,6 +92,7 @@ MEANINGS: Final = {
     "inference.overlap": "Share of a tile that its neighbour covers too.",
     "inference.mirror_axes": "Average over flips along these axes; each doubles the time. Not used in validation.",
     "evaluation.nsd_tolerance_mm": "Surface distance that counts as agreement in the NSD.",
+    "evaluation.lesions": "Score lesions one by one, too; below.",
     "voco.dropout_prob": "Share of the student's crops whose embedding is replaced by zeros (`v2`); "
     "its price is in [methods](../concepts/methods.md).",
     "voco.omni": "What labels add, where the cache has some; below.",
@@ -208,6 +209,7 @@ def recipe_page() -> str:
         ("`augmentation` (task recipes)", "augmentation.", recipe.Augmentation, ()),
         ("`inference` (task recipes)", "inference.", recipe.Inference, ()),
         ("`evaluation` (task recipes)", "evaluation.", recipe.Evaluation, ()),
+        ("`evaluation.lesions`", "evaluation.lesions.", heads.LesionRule, ()),
     ]
     for name in plugins.names("method"):
         module = plugins.load("method", name)

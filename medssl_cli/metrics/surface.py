@@ -11,8 +11,9 @@ Definitions, P and R being the surface voxels of prediction and reference, d(p, 
     NSD  = (|{p: d(p, R) <= t}| + |{r: d(r, P) <= t}|) / (|P| + |R|) with tolerance t
     ASSD = (sum of d(p, R) + sum of d(r, P)) / (|P| + |R|)
 
-A structure that only one of the two marks takes the worst values, so that it cannot vanish from a mean: Dice 0, NSD 0,
-HD95 and ASSD the diagonal of the image. A structure that neither marks is not applicable: NaN.
+A structure that only one of the two marks takes the worst values, so that it cannot vanish from a mean: Dice, IoU and
+NSD 0, HD95 and ASSD the diagonal of the image, a volume error of 200 %. A structure that neither marks is not
+applicable: NaN.
 """
 
 import math
@@ -23,7 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from medssl_cli.metrics.overlap import Mask, dice, require_same_shape, volume_ml
+from medssl_cli.metrics.overlap import (
+    Mask,
+    bounding_box,
+    dice,
+    iou,
+    require_same_shape,
+    volume_error_percent,
+    volume_ml,
+)
 
 Spacing = tuple[float, float, float]
 Outcome = Literal["scored", "missed", "hallucinated", "absent"]
@@ -53,9 +62,12 @@ class StructureScores:
 
     Args:
         dice: 0 (worst) to 1; NaN if absent.
+        iou: 0 (worst) to 1; NaN if absent.
         hd95_mm: 0 to the image's diagonal (worst); NaN if absent.
         assd_mm: 0 to the image's diagonal (worst); NaN if absent.
         nsd: 0 (worst) to 1; NaN if absent.
+        volume_error_ml: By how much the volumes differ; NaN if absent.
+        volume_error_percent: The same as a share of their mean, 0 to 200 (worst); NaN if absent.
         volume_ml: Volume of the prediction.
         reference_ml: Volume of the reference.
         outcome: "scored": both mark it; "missed": only the reference does; "hallucinated": only the prediction does;
@@ -63,9 +75,12 @@ class StructureScores:
     """
 
     dice: float
+    iou: float
     hd95_mm: float
     assd_mm: float
     nsd: float
+    volume_error_ml: float
+    volume_error_percent: float
     volume_ml: float
     reference_ml: float
     outcome: Outcome
@@ -160,38 +175,34 @@ def structure_scores(prediction: Mask, reference: Mask, spacing_mm: Spacing, tol
     require_same_shape(prediction, reference)
     found, exists = bool(prediction.any()), bool(reference.any())
     volumes = volume_ml(prediction, spacing_mm), volume_ml(reference, spacing_mm)
-    if not found and not exists:
-        return StructureScores(math.nan, math.nan, math.nan, math.nan, *volumes, "absent")
-    if not found or not exists:
-        worst_mm = image_diagonal_mm(reference.shape, spacing_mm)
-        return StructureScores(0.0, worst_mm, worst_mm, 0.0, *volumes, "missed" if exists else "hallucinated")
-    distances = surface_distances(prediction, reference, spacing_mm)
+    hd95, assd, share = math.nan, math.nan, math.nan
+    outcome: Outcome = "absent"
+    if found and exists:
+        distances = surface_distances(prediction, reference, spacing_mm)
+        hd95, assd, share = hd95_mm(distances), assd_mm(distances), nsd(distances, tolerance_mm)
+        outcome = "scored"
+    elif found or exists:
+        hd95 = assd = image_diagonal_mm(reference.shape, spacing_mm)
+        share, outcome = 0.0, "missed" if exists else "hallucinated"
     return StructureScores(
         dice=dice(prediction, reference),
-        hd95_mm=hd95_mm(distances),
-        assd_mm=assd_mm(distances),
-        nsd=nsd(distances, tolerance_mm),
+        iou=iou(prediction, reference),
+        hd95_mm=hd95,
+        assd_mm=assd,
+        nsd=share,
+        volume_error_ml=abs(volumes[0] - volumes[1]) if found or exists else math.nan,
+        volume_error_percent=volume_error_percent(*volumes),
         volume_ml=volumes[0],
         reference_ml=volumes[1],
-        outcome="scored",
+        outcome=outcome,
     )
 
 
 def _surface_points_mm(mask: Mask, spacing_mm: Spacing) -> NDArray[np.float64]:
     """Positions `[N, 3]` of the surface voxels."""
-    box = _bounding_box(mask)
+    box = bounding_box(mask, margin=1)  # one voxel wider, so that only a flat image has a flat box
     corner = np.array([edge.start for edge in box], dtype=np.float64)
     return (np.argwhere(surface(mask[box])) + corner) * np.asarray(spacing_mm, dtype=np.float64)
-
-
-def _bounding_box(mask: Mask) -> tuple[slice, ...]:
-    """The box around a mask, one voxel wider where the image allows, so that only a flat image has a flat box."""
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        occupied = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(max(int(occupied[0]) - 1, 0), int(occupied[-1]) + 2) if occupied.size else slice(0, 0))
-    return tuple(box)
 
 
 def _nearest_mm(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:

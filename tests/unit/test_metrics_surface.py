@@ -111,14 +111,26 @@ CUBE = block((2, 2, 2), (7, 7, 7))
 def test_a_structure_found_exactly_has_perfect_scores():
     scores = scores_of(CUBE, CUBE)
 
-    assert dataclasses.astuple(scores) == (1, 0, 0, 1, 0.25, 0.25, "scored")  # 5^3 voxels of 2 cubic millimetres
+    assert dataclasses.astuple(scores) == (
+        1,
+        1,
+        0,
+        0,
+        1,
+        0,
+        0,
+        0.25,
+        0.25,
+        "scored",
+    )  # 5^3 voxels of 2 cubic millimetres
 
 
 def test_a_missed_structure_takes_the_worst_value_of_every_score():
     scores = scores_of(EMPTY, CUBE)
 
     assert scores.outcome == "missed"
-    assert (scores.dice, scores.nsd, scores.volume_ml, scores.reference_ml) == (0, 0, 0, 0.25)
+    assert (scores.dice, scores.iou, scores.nsd, scores.volume_ml, scores.reference_ml) == (0, 0, 0, 0, 0.25)
+    assert (scores.volume_error_ml, scores.volume_error_percent) == (0.25, 200)
     assert scores.hd95_mm == scores.assd_mm == math.sqrt(12**2 + 12**2 + 24**2)
 
 
@@ -126,7 +138,8 @@ def test_a_hallucinated_structure_takes_the_worst_value_of_every_score():
     scores = scores_of(CUBE, EMPTY)
 
     assert scores.outcome == "hallucinated"
-    assert (scores.dice, scores.nsd, scores.volume_ml, scores.reference_ml) == (0, 0, 0.25, 0)
+    assert (scores.dice, scores.iou, scores.nsd, scores.volume_ml, scores.reference_ml) == (0, 0, 0, 0.25, 0)
+    assert (scores.volume_error_ml, scores.volume_error_percent) == (0.25, 200)
     assert scores.hd95_mm == scores.assd_mm == image_diagonal_mm(SHAPE, (1.0, 1.0, 2.0))
 
 
@@ -134,7 +147,7 @@ def test_a_structure_that_neither_marks_is_not_applicable():
     scores = scores_of(EMPTY, EMPTY)
 
     assert scores.outcome == "absent"
-    assert all(math.isnan(value) for value in (scores.dice, scores.nsd, scores.hd95_mm, scores.assd_mm))
+    assert all(math.isnan(value) for value in dataclasses.astuple(scores)[:-3])
     assert (scores.volume_ml, scores.reference_ml) == (0, 0)
 
 

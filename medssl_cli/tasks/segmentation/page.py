@@ -16,6 +16,17 @@ from medssl_cli.report.plots import Group, structure_scores
 from medssl_cli.tasks.segmentation.decode import painted
 
 CONTEXT_MM: Final = 30.0
+DISTANCES: Final = {
+    "hd95_mm": "HD95 mm",
+    "assd_mm": "ASSD mm",
+    "volume_error_ml": "volume error mL",
+    "volume_error_percent": "volume error %",
+}
+LESIONS: Final = {
+    "lesion_dice": "lesion-wise Dice",
+    "lesion_sensitivity": "sensitivity",
+    "false_per_scan": "false positives per scan",
+}
 
 
 def segmentation_picture(
@@ -68,13 +79,17 @@ def segmentation_page(document: Mapping[str, Any], pictures: Sequence[Shown]) ->
     if document.get("are_regions"):
         page.paragraph("Structures overlap: each is scored for itself, and pictures show the smaller one of them.")
     page.heading("Scores").table(
-        ("structure", "Dice", "HD95 mm", "NSD", "Dice of marking every voxel"),
+        ("structure", "Dice", "IoU", "NSD", "Dice of marking every voxel"),
         [
-            (name, *(estimate_of(scores[key]) for key in ("dice", "hd95_mm", "nsd")), scores["constant_predictor_dice"])
+            (name, *(estimate_of(scores[key]) for key in ("dice", "iou", "nsd")), scores["constant_predictor_dice"])
             for name, scores in structures.items()
         ],
-        decimals={"HD95 mm": 1},
     )
+    _table_of(page, structures, DISTANCES, "Surfaces and volumes; errors of volumes without sign, in % of the mean")
+    if all("lesion_dice" in scores for scores in structures.values()):
+        _table_of(
+            page, structures, LESIONS, "Lesion by lesion, by the rule of BraTS 2023; sensitivity is of all lesions"
+        )
     plot = structure_scores({name: {"model": _group(document, name)} for name in structures}, limits=(0, 1))
     page.figure(plot, alt="Dice of every patient per structure, with mean and interval", caption="One dot per patient")
     if pictures:
@@ -94,6 +109,16 @@ def segmentation_page(document: Mapping[str, Any], pictures: Sequence[Shown]) ->
         caption="Dice",
     )
     return page.render()
+
+
+def _table_of(page: Page, structures: Mapping[str, Any], columns: Mapping[str, str], caption: str) -> None:
+    """A table of estimates, a row per structure."""
+    page.table(
+        ("structure", *columns.values()),
+        [(name, *(estimate_of(scores[key]) for key in columns)) for name, scores in structures.items()],
+        caption=caption,
+        decimals=dict.fromkeys(DISTANCES.values(), 1),
+    )
 
 
 def _caption(shown: Shown) -> str:

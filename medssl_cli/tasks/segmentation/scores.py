@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -22,11 +22,14 @@ from medssl_cli.cache.targets import table_of, to_classes
 from medssl_cli.data.examples import Example
 from medssl_cli.data.label_checks import check_reference
 from medssl_cli.data.selection import examples_of, of_examples, read_images
+from medssl_cli.heads import LesionRule
 from medssl_cli.imaging.placement import brought_to
 from medssl_cli.imaging.volume import Volume
+from medssl_cli.metrics.lesions import LesionScores, lesion_scores
 from medssl_cli.metrics.paired import PairedFigure, mean_figure
 from medssl_cli.metrics.statistics import (
     Estimate,
+    bootstrap_figure,
     bootstrap_mean,
     known,
     mean_of_known,
@@ -43,18 +46,27 @@ from medssl_cli.tasks.segmentation.decode import Segment, structure
 from medssl_cli.tasks.segmentation.page import segmentation_page, segmentation_picture
 
 ALL_STRUCTURES: Final = "mean of structures"
-METRICS: Final = ("dice", "hd95_mm", "nsd")
+METRICS: Final = ("dice", "hd95_mm", "nsd", "iou", "assd_mm", "volume_error_ml", "volume_error_percent")
+TABLE: Final = ("dice", "hd95_mm", "nsd")
 COLUMNS: Final = ("structure", "Dice", "HD95 mm", "NSD", "Dice of marking all")
 BOOTSTRAP_SEED: Final = 0
 
 
 @dataclass(frozen=True)
 class SegmentationCase:
-    """Scores of one item."""
+    """Scores of one item.
+
+    Args:
+        item_id: Of the cache.
+        patient_key: Whose image it is.
+        scores: By structure.
+        lesions: By structure, where lesions are scored one by one.
+    """
 
     item_id: str
     patient_key: str
     scores: dict[str, StructureScores]
+    lesions: dict[str, LesionScores] = field(default_factory=dict)
 
     @property
     def mean_dice(self) -> float:
@@ -92,6 +104,7 @@ def evaluate(
     nsd_tolerance_mm: float,
     talk: Talk,
     preprocessing: Preprocessing | None = None,
+    lesions: LesionRule | None = None,
     on_case: Callable[[SegmentationCase, Volume, NDArray[np.uint8], NDArray[np.uint8]], None] | None = None,
 ) -> SegmentationEvaluation:
     """Segment every example of a split and compare with its label map on the native grid of its first image.
@@ -105,6 +118,7 @@ def evaluate(
         nsd_tolerance_mm: Surface distance that counts as agreement.
         talk: Progress.
         preprocessing: Names the channels of an example; without it every image is one by itself.
+        lesions: What is one lesion, if lesions are scored one by one.
         on_case: Called with the case, its first image, prediction and reference, for pictures.
 
     Raises:
@@ -131,7 +145,10 @@ def evaluate(
             name: structure_scores(found, there, image.spacing_mm, nsd_tolerance_mm)
             for name, (found, there) in masks.items()
         }
-        case = SegmentationCase(record.item_id, record.patient_key, scores)
+        by_lesion = {} if lesions is None else {
+            name: lesion_scores(found, there, image.spacing_mm, lesions) for name, (found, there) in masks.items()
+        }  # fmt: skip
+        case = SegmentationCase(record.item_id, record.patient_key, scores, by_lesion)
         cases.append(case)
         for name, (_, there) in masks.items():
             share = float(there.mean())
@@ -175,9 +192,26 @@ def reference_of(
 def _estimates(cases: list[SegmentationCase], structure: str) -> dict[str, Estimate]:
     patients = [case.patient_key for case in cases]
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    return {
+    estimates = {
         metric: bootstrap_mean([getattr(case.scores[structure], metric) for case in cases], patients, rng=rng)
         for metric in METRICS
+    }
+    return estimates | _lesion_estimates([case for case in cases if case.lesions], structure, rng)
+
+
+def _lesion_estimates(cases: list[SegmentationCase], structure: str, rng: np.random.Generator) -> dict[str, Estimate]:
+    """Of the cases whose lesions are scored one by one; nothing without any."""
+    if not cases:
+        return {}
+    patients, scores = [case.patient_key for case in cases], [case.lesions[structure] for case in cases]
+    found = np.array([each.num_found for each in scores], dtype=np.float64)
+    there = np.array([each.num_lesions for each in scores], dtype=np.float64)
+    return {
+        "lesion_dice": bootstrap_mean([each.lesion_dice for each in scores], patients, rng=rng),
+        "lesion_sensitivity": bootstrap_figure(
+            lambda weights: ratio(weights @ found, weights @ there), patients, rng=rng
+        ),
+        "false_per_scan": bootstrap_mean([each.num_false for each in scores], patients, rng=rng),
     }
 
 
@@ -198,7 +232,10 @@ def to_document(evaluation: SegmentationEvaluation, about: dict[str, Any]) -> di
             {
                 "item": case.item_id,
                 "patient": case.patient_key,
-                "scores": {name: asdict(scores) for name, scores in case.scores.items()},
+                "scores": {
+                    name: asdict(scores) | (asdict(case.lesions[name]) if case.lesions else {})
+                    for name, scores in case.scores.items()
+                },
             }
             for case in evaluation.cases
         ],
@@ -210,12 +247,15 @@ def to_document(evaluation: SegmentationEvaluation, about: dict[str, Any]) -> di
 def to_csv(evaluation: SegmentationEvaluation) -> str:
     """One row per item and structure."""
     buffer = io.StringIO()
-    columns = ["item", "patient", "structure", *StructureScores.__dataclass_fields__]
+    columns = ["item", "patient", "structure", *(each.name for each in fields(StructureScores))]
+    if any(case.lesions for case in evaluation.cases):
+        columns += [each.name for each in fields(LesionScores)]
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     for case in evaluation.cases:
         for name, scores in case.scores.items():
-            row = {key: "" if isinstance(v, float) and math.isnan(v) else v for key, v in asdict(scores).items()}
+            values = asdict(scores) | (asdict(case.lesions[name]) if case.lesions else {})
+            row = {key: "" if isinstance(v, float) and math.isnan(v) else v for key, v in values.items()}
             writer.writerow({"item": case.item_id, "patient": case.patient_key, "structure": name, **row})
     return buffer.getvalue()
 
@@ -230,6 +270,7 @@ class SegmentationSubject(Subject):
         label_set: Name of the reference labels.
         nsd_tolerance_mm: Surface distance that counts as agreement.
         preprocessing: Names the channels of an example.
+        lesions: What is one lesion, if lesions are scored one by one.
         others: Further models with images of their own.
     """
 
@@ -240,10 +281,11 @@ class SegmentationSubject(Subject):
     label_set: str
     nsd_tolerance_mm: float
     preprocessing: Preprocessing | None = None
+    lesions: LesionRule | None = None
     others: tuple["SegmentationSubject", ...] = ()
 
     def score(self, cache: Cache, *, split: str, talk: Talk, on_case: OnCase | None = None) -> Results:
-        """See `Subject.score`: Dice, HD95 and NSD per structure."""
+        """See `Subject.score`: overlap, distances and volumes per structure, of its lesions where asked for."""
 
         def tell(case: SegmentationCase, image: Any, prediction: Any, reference: Any) -> None:
             if on_case is not None:
@@ -263,6 +305,7 @@ class SegmentationSubject(Subject):
                     nsd_tolerance_mm=part.nsd_tolerance_mm,
                     talk=talk,
                     preprocessing=part.preprocessing,
+                    lesions=part.lesions,
                     on_case=tell,
                 )
                 for part in (self, *self.others)
@@ -273,7 +316,7 @@ class SegmentationSubject(Subject):
             csv=to_csv(scores),
             columns=COLUMNS,
             rows=[
-                (name, *(shown(metrics[key]) for key in metrics), f"{scores.constant_dice[name]:.3f}")
+                (name, *(shown(metrics[key]) for key in TABLE), f"{scores.constant_dice[name]:.3f}")
                 for name, metrics in scores.estimates.items()
             ],
             value=scores.mean_dice,
@@ -355,5 +398,6 @@ def of_model(
         classes=bundle.head.classes,
         wanted=bundle.head.wanted,
         nsd_tolerance_mm=bundle.head.nsd_tolerance_mm,
+        lesions=bundle.head.lesions,
         preprocessing=bundle.preprocessing,
     )

@@ -169,6 +169,7 @@ class SegmentationSupervision(SupervisionBase):
             overlap=recipe.inference.overlap,
             mirror_axes=recipe.inference.mirror_axes,
             nsd_tolerance_mm=recipe.evaluation.nsd_tolerance_mm,
+            lesions=recipe.evaluation.lesions,
         )
 
     def subject(
@@ -187,6 +188,7 @@ class SegmentationSupervision(SupervisionBase):
             preprocessing=recipe.data.preprocessing,
             label_set=self.options.label_set,
             nsd_tolerance_mm=recipe.evaluation.nsd_tolerance_mm,
+            lesions=recipe.evaluation.lesions,
         )
 
 
