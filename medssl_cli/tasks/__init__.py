@@ -158,6 +158,23 @@ class TaskNetwork(ABC):
         """Modules beside the backbone that pre-training may have learnt, by the names that it keeps them under."""
         return {}
 
+    def published_decoder(self) -> PublishedDecoder | None:
+        """Its decoder, where that has the names and shapes of published ones; None where it is of our own making."""
+        return None
+
+
+@dataclass(frozen=True)
+class PublishedDecoder:
+    """A decoder that starts from published weights.
+
+    Args:
+        module: With the published names.
+        scores: What names of tensors of its last layer begin with; they mean something for the same classes only.
+    """
+
+    module: nn.Module
+    scores: str
+
 
 @dataclass(frozen=True)
 class TaskLosses:

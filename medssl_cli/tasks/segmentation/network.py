@@ -18,11 +18,13 @@ from medssl_cli.base.classes import Activation, Classes, Ignored, WantedClasses
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.strict import Strict
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.decoder import Decoder, UNetDecoder
+from medssl_cli.nn.build import build_decoder
+from medssl_cli.nn.decoder import Decoder
 from medssl_cli.nn.slices.relation import Relation, SliceRelation
+from medssl_cli.nn.swinunetr_decoder import SCORES, SwinUNETRDecoder
 from medssl_cli.nn.voxel_losses import region_losses, voxel_losses
 from medssl_cli.recipe import TaskRecipe
-from medssl_cli.tasks import SLICES, TaskLosses, TaskNetwork
+from medssl_cli.tasks import SLICES, PublishedDecoder, TaskLosses, TaskNetwork
 
 
 class SegmentationOptions(Strict):
@@ -36,7 +38,7 @@ class SegmentationOptions(Strict):
             Classes that share a name or value are regions, which overlap:
             `{whole_tumour: [edema, core], tumour_core: [core]}`.
         ignore: Names or values of voxels that take part in no loss and no score.
-        decoder: Shape of the decoder.
+        decoder: Shape of the decoder; `{name: swinunetr}` is that of published weights, which then start it too.
         include_background_in_dice: Count background as a structure of the Dice loss; regions have none.
         relation: Of a backbone of 2D images: how slices know of each other; none segments each by itself.
     """
@@ -78,13 +80,8 @@ class SegmentationNetwork(nn.Module, TaskNetwork):
         self.backbone = backbone
         self.options = options
         self.spatial_dims = backbone.spatial_dims
-        self.decoder = UNetDecoder(
-            backbone.channels,
-            backbone.strides,
-            len(options.classes) + (not options.wanted.are_regions),
-            spatial_dims=self.spatial_dims,
-            **options.decoder.model_dump(),
-        )
+        num_outputs = len(options.classes) + (not options.wanted.are_regions)
+        self.decoder = build_decoder(options.decoder, backbone, num_outputs)
         if options.relation is not None and self.spatial_dims != 2:
             raise ValueError("relation needs a backbone of 2D images: set backbone.spatial_dims to 2")
         self.relation = None if options.relation is None else SliceRelation(backbone.channels, options.relation)
@@ -120,6 +117,11 @@ class SegmentationNetwork(nn.Module, TaskNetwork):
     def kept(self) -> dict[str, nn.Module]:
         """The slice encoder, which joint pre-training keeps under the same name."""
         return {} if self.relation is None else {SLICES: self.relation.volume_encoder}
+
+    def published_decoder(self) -> PublishedDecoder | None:
+        """See `TaskNetwork.published_decoder`."""
+        is_published = isinstance(self.decoder, SwinUNETRDecoder)
+        return PublishedDecoder(self.decoder, SCORES) if is_published else None
 
     def loss(self, logits: Tensor, targets: Tensor) -> TaskLosses:
         """Soft Dice plus cross-entropy, both in float32.
