@@ -142,8 +142,8 @@ class TaskNetwork(ABC):
         """
 
     @abstractmethod
-    def loss(self, logits: Tensor, targets: Tensor) -> TaskLosses:
-        """What a step minimises, from the network's answers and `SupervisionBase.inputs`."""
+    def loss(self, logits: Any, targets: Tensor) -> TaskLosses:
+        """What a step minimises, from the network's answers in training and `SupervisionBase.inputs`."""
 
     @property
     def activation(self) -> Activation | None:

@@ -12,7 +12,7 @@ from monai.networks.nets import SwinUNETR
 from torch import Tensor
 
 from medssl_cli.base.errors import UsageError
-from medssl_cli.deploy.export import onnx_graph
+from medssl_cli.deploy.proven_file import onnx_graph
 from medssl_cli.engine.tensor_files import tensor_bytes
 from medssl_cli.engine.weights import DECODER, ENCODER, RECORD, initialise_task, load_encoder
 from medssl_cli.engine.weights.importing import VOCOMNI_CLASSES
@@ -145,7 +145,9 @@ def test_damaged_words_about_classes_are_refused(description: str, tmp_path: Pat
     decoder = published.filled(published.swinunetr_decoder(FS))
     folder, _ = imported(tmp_path / "damaged", decoder, description=description)
 
-    with pytest.raises(UsageError, match=r"E_WEIGHTS_FILE: what decoder\.safetensors says about its classes is damaged"):
+    with pytest.raises(
+        UsageError, match=r"E_WEIGHTS_FILE: what decoder\.safetensors says about its classes is damaged"
+    ):
         initialise_task(whole_network(), load_encoder(folder), classes=VOCOMNI_CLASSES)
 
 
@@ -165,13 +167,17 @@ def test_a_published_shape_takes_no_options() -> None:
 
 
 def test_onnx_gives_torchs_logits() -> None:
-    task = whole_network(("bright",)).eval()
-    head = MasksHead(classes={1: "bright"}, tile_size=SMALL, overlap=0.5, nsd_tolerance_mm=2.0)
+    """Of the decoder on small feature maps: the encoder of SwinUNETR takes a minute of its own to export."""
+    torch.manual_seed(0)
+    options = SegmentationOptions.model_validate({"classes": ["bright"], "decoder": {"name": "swinunetr"}})
+    task = SegmentationNetwork(unet.build(1, channels=(4, 6, 8), strides=(1, 2, 2)), options).eval()
+    size = (16, 8, 16)
+    head = MasksHead(classes={1: "bright"}, tile_size=size, overlap=0.5, nsd_tolerance_mm=2.0)
     seen = Preprocessing(zscore=True)
     graph = onnx_graph(task, head.inputs(seen, 1), head.outputs(seen))
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    tiles = np.random.default_rng(0).random((1, 1, *SMALL), dtype=np.float32)
+    tiles = np.random.default_rng(0).random((3, 1, *size), dtype=np.float32)
     with torch.no_grad():
         expected = task(torch.from_numpy(tiles)).numpy()
-    np.testing.assert_allclose(session.run(None, {"image": tiles})[0], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(session.run(None, {"image": tiles})[0], expected, rtol=1e-3, atol=1e-4)
