@@ -207,6 +207,7 @@ def recipe_page() -> str:
         ("`optimizer`", "optimizer.", recipe.Optimizer, ()),
         ("`schedule`", "schedule.", recipe.Schedule, ()),
         ("`augmentation` (task recipes)", "augmentation.", recipe.Augmentation, ()),
+        ("`transfer` (task recipes)", "transfer.", recipe.Transfer, ()),
         ("`inference` (task recipes)", "inference.", recipe.Inference, ()),
         ("`evaluation` (task recipes)", "evaluation.", recipe.Evaluation, ()),
         ("`evaluation.lesions`", "evaluation.lesions.", heads.LesionRule, ()),

@@ -1,4 +1,4 @@
-"""Losses of coarser levels of the decoder: their weights, targets and gradients, and nothing of them outside training."""
+"""Losses of coarser levels of the decoder: weights, targets and gradients; and nothing of them outside training."""
 
 import math
 from itertools import pairwise
