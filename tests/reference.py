@@ -53,6 +53,7 @@ MEANINGS: Final = {
     "name": "Of the task; the installed model is called so.",
     "task": "What to learn: `name` and its options, below.",
     "augmentation": "Below.",
+    "transfer": "How the encoder follows the rest of the task, below.",
     "foreground_prob": "Share of crops that show a random voxel of a random class.",
     "validate_every": "Steps between validations.",
     "max_validation_patients": "Validate on so many patients of the fold; the others train.",
