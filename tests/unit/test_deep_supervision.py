@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from monai.losses import DiceCELoss
 from torch import Tensor
 
 from medssl_cli.base.classes import IGNORE
@@ -172,3 +173,14 @@ def test_one_sample_has_one_dice_by_either_rule(options: dict[str, Any]) -> None
         )
     each = [by_batch.loss(logits[one : one + 1], target[one : one + 1]).parts["dice"].item() for one in (0, 1)]
     assert by_sample.loss(logits, target).parts["dice"].item() == pytest.approx(float(np.mean(each)), rel=1e-6)
+
+
+def test_dice_of_samples_is_monais() -> None:
+    """What VoCo's fine-tuning minimises: `DiceCELoss` without background, by its definitions and constants."""
+    target = labels()
+    logits = torch.randn(2, 3, *TILE, generator=torch.Generator().manual_seed(2))
+    theirs = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, smooth_nr=1e-5, smooth_dr=1e-5)
+
+    ours = network(is_deep=False, dice="sample").loss(logits, target).total
+
+    torch.testing.assert_close(ours, theirs(logits, target[:, None]), rtol=1e-5, atol=1e-6)
