@@ -151,6 +151,19 @@ class Optimizer(Strict):
     max_grad_norm: PositiveFloat | None = 12.0
 
 
+class Transfer(Strict):
+    """How the encoder follows while a task learns from pre-trained weights; by default like everything else.
+
+    Args:
+        encoder_scale: Share of the learning rate that the encoder has.
+        freeze_steps: Steps at the beginning in which the encoder keeps its weights and the rest of the task learns.
+            Running means of batch norms follow the images all the same.
+    """
+
+    encoder_scale: Annotated[float, Field(ge=0, le=1)] = 1.0
+    freeze_steps: Annotated[int, Field(ge=0)] = 0
+
+
 class Schedule(Strict):
     """How the learning rate moves from `start_fraction` of its peak over the peak back to `final_fraction` of it.
 
@@ -237,6 +250,7 @@ class TaskRecipe(Training):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
     task: Named
     augmentation: Augmentation = Augmentation()
+    transfer: Transfer = Transfer()
     foreground_prob: Probability = 0.5
     validate_every: PositiveInt = 500
     max_validation_patients: PositiveInt | None = None

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,27 +13,34 @@ from torch import nn
 from medssl_cli.base.errors import GateError
 from medssl_cli.nn.lars import Lars
 from medssl_cli.nn.momentum import freeze, update_teacher
-from medssl_cli.recipe import Optimizer, Schedule
+from medssl_cli.recipe import Optimizer, Schedule, Transfer
 
 NAMED_ITEMS = 8
+SCALE, FROZEN = "scale", "frozen_steps"
+"""Keys of a group of parameters: share of the learning rate, and steps until it has one."""
 
 
-def build_optimizer(module: nn.Module, options: Optimizer, *, is_fused: bool = False) -> torch.optim.Optimizer:
+def build_optimizer(
+    module: nn.Module, options: Optimizer, *, is_fused: bool = False, transfer: Transfer | None = None
+) -> torch.optim.Optimizer:
     """Optimiser over the parameters that need gradients; norms, biases and other vectors do not decay.
 
     Args:
         module: Being trained. What its `undecayed()` names does not decay either, if it has one (see `MethodBase`).
         options: Options of the recipe.
         is_fused: One kernel for all parameters; of AdamW only.
+        transfer: How its `backbone` follows the rest; like it if None.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     named = {id(parameter) for parameter in getattr(module, "undecayed", list)()}
     decayed = [p for p in trained if p.ndim > 1 and id(p) not in named]
     spared = [p for p in trained if p.ndim <= 1 or id(p) in named]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": options.weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
+    if transfer is not None and transfer != Transfer():
+        groups = _with_encoder_apart(groups, module.get_submodule("backbone"), transfer)
     groups = [group for group in groups if group["params"]]
     if options.name == "lars":
         return Lars(groups, lr=options.learning_rate, momentum=options.momentum, trust=options.trust)
@@ -40,6 +48,15 @@ def build_optimizer(module: nn.Module, options: Optimizer, *, is_fused: bool = F
         momentum = options.momentum
         return torch.optim.SGD(groups, lr=options.learning_rate, momentum=momentum, nesterov=momentum > 0)
     return torch.optim.AdamW(groups, lr=options.learning_rate, amsgrad=options.amsgrad, fused=is_fused or None)
+
+
+def _with_encoder_apart(groups: list[dict[str, Any]], encoder: nn.Module, transfer: Transfer) -> list[dict[str, Any]]:
+    """The same parameters in twice as many groups: those of the encoder know how they follow the others."""
+    own = {id(parameter) for parameter in encoder.parameters()}
+    follows = {SCALE: transfer.encoder_scale, FROZEN: transfer.freeze_steps}
+    encoders = [{**group, **follows, "params": [p for p in group["params"] if id(p) in own]} for group in groups]
+    others = [{**group, "params": [p for p in group["params"] if id(p) not in own]} for group in groups]
+    return encoders + others
 
 
 def learning_rate(
@@ -68,10 +85,16 @@ def learning_rate(
     return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * through)))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Give all parameter groups one learning rate."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float, *, step: int = 0) -> None:
+    """Give all parameter groups one learning rate, and an encoder that is apart its share of it.
+
+    Args:
+        optimizer: See `build_optimizer`.
+        value: Of what is not apart.
+        step: Steps done; an encoder that is frozen has the rate 0.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = 0.0 if step < group.get(FROZEN, 0) else value * group.get(SCALE, 1.0)
 
 
 @dataclass

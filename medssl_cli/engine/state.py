@@ -23,7 +23,7 @@ from medssl_cli.engine.devices import lay_out, shard
 from medssl_cli.engine.optimisation import AveragedWeights, build_optimizer
 from medssl_cli.engine.processes import Processes
 from medssl_cli.nn.training_mode import in_mode
-from medssl_cli.recipe import Training
+from medssl_cli.recipe import TaskRecipe, Training
 
 T = TypeVar("T")
 
@@ -72,7 +72,8 @@ class TrainingState:
                 shard(self.average.network, fabric.strategy.device_mesh)
         # On CUDA the fused step is faster; its clipping cannot see gradients that are still scaled, as in fp16.
         is_fused = fabric.device.type == "cuda" and recipe.precision != "fp16"
-        self._raw_optimizer = build_optimizer(network, recipe.optimizer, is_fused=is_fused)
+        transfer = recipe.transfer if isinstance(recipe, TaskRecipe) else None
+        self._raw_optimizer = build_optimizer(network, recipe.optimizer, is_fused=is_fused, transfer=transfer)
         self.optimizer = fabric.setup_optimizers(self._raw_optimizer)
         self.step = 0
         self._processes = processes

@@ -105,7 +105,7 @@ class Trainer:
                 goal.before_epoch(state, epoch)
         peak, steps = recipe.optimizer.learning_rate, self._budget.num_steps
         rate = learning_rate(progress, peak, recipe.schedule, steps=steps, step=state.step)
-        set_learning_rate(state.optimizer, rate)
+        set_learning_rate(state.optimizer, rate, step=state.step)
         goal.before_step(progress)
         self._skipped.before_step()
         means = _means([self._backward(batch, micro) for micro, batch in enumerate(batches)])

@@ -1,4 +1,4 @@
-"""From the name and the options of a backbone in a recipe to the network, within bounds."""
+"""From the names and the options of a backbone and a decoder in a recipe to networks, within bounds."""
 
 from typing import Any, Final
 
@@ -8,6 +8,8 @@ from medssl_cli.base import plugins
 from medssl_cli.base.errors import UsageError
 from medssl_cli.nn.axes import MAX_KERNEL
 from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.decoder import Decoder, UNetDecoder, VoxelDecoder
+from medssl_cli.nn.swinunetr_decoder import SwinUNETRDecoder
 from medssl_cli.recipe import Named
 
 MAX_PARAMETERS: Final = 2**33
@@ -45,6 +47,24 @@ def build_backbone(backbone: Named, *, in_channels: int = 1) -> Backbone:
     except (*IMPOSSIBLE, MemoryError) as error:
         raise UsageError("E_RECIPE", f"backbone {backbone.name}: {_short(error)}") from error
     return built
+
+
+def build_decoder(options: Decoder, backbone: Backbone, out_channels: int) -> VoxelDecoder:
+    """A decoder for the feature maps of a backbone.
+
+    Args:
+        options: Its name and shape.
+        backbone: Of any kind.
+        out_channels: Outputs per voxel.
+
+    Raises:
+        ValueError: Options and backbone do not go together.
+    """
+    dims = backbone.spatial_dims
+    if options.name == "swinunetr":
+        return SwinUNETRDecoder(backbone.channels, backbone.strides, out_channels, spatial_dims=dims)
+    shape = options.model_dump(exclude={"name"})
+    return UNetDecoder(backbone.channels, backbone.strides, out_channels, spatial_dims=dims, **shape)
 
 
 def _require_bounded(options: Any, name: str) -> list[int]:

@@ -3,13 +3,14 @@
 Shape legend: B batch, C channels, X Y Z space (X Y in 2D).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from monai.networks.blocks.convolutions import Convolution, ResidualUnit
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medssl_cli.base.strict import PositiveInt, Probability, Strict
@@ -17,16 +18,58 @@ from medssl_cli.nn.axes import Axes, PerAxis, per_axis
 
 
 class Decoder(Strict):
-    """Shape of a decoder; see `UNetDecoder`."""
+    """Shape of a decoder; see `UNetDecoder`, and `SwinUNETRDecoder`, whose shape is fixed.
 
+    Args:
+        name: `unet` is our own; `swinunetr` is that of MONAI's SwinUNETR, which published weights come with.
+    """
+
+    name: Literal["unet", "swinunetr"] = "unet"
     widths: tuple[PositiveInt, ...] | None = None
     num_res_units: Annotated[int, Field(ge=0)] = 0
     norm: str = "instance"
     activation: str = "prelu"
     dropout_prob: Probability = 0.0
 
+    @model_validator(mode="after")
+    def _fixed(self) -> Self:
+        if self.name == "swinunetr" and self.model_fields_set != {"name"}:
+            raise ValueError("the decoder swinunetr has the shape of published weights: give its name alone")
+        return self
 
-class UNetDecoder(nn.Module):
+
+class VoxelDecoder(nn.Module, ABC):
+    """What every decoder offers: features level by level, and scores of the finest.
+
+    Args:
+        widths: Channels of the features that `features` returns, fine to coarse.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+
+    @abstractmethod
+    def features(self, maps: list[Tensor]) -> list[Tensor]:
+        """What the decoder makes of the maps of a backbone: one tensor per level but the coarsest, fine to coarse."""
+
+    @abstractmethod
+    def score(self, finest: Tensor) -> Tensor:
+        """Logits [B, out_channels, X, Y, Z], at the resolution of the images, of the finest features."""
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Score every class in every voxel.
+
+        Args:
+            maps: Feature maps of the backbone, fine to coarse.
+
+        Returns:
+            Logits [B, out_channels, X, Y, Z] at the resolution of the backbone's input.
+        """
+        return self.score(self.features(maps)[0])
+
+
+class UNetDecoder(VoxelDecoder):
     """The expanding half of a U-Net: up-sample, join the next finer map, convolve; then one score per class.
 
     Up-sampling is a transposed convolution, which exports to ONNX with any input size. Where the finest map is coarser
@@ -62,14 +105,14 @@ class UNetDecoder(nn.Module):
         activation: str = "prelu",
         dropout_prob: float = 0.0,
     ) -> None:
-        super().__init__()
         widths = tuple(channels[:-1] if widths is None else widths)
+        super().__init__((*widths, channels[-1])[: max(1, len(widths))] if channels else ())
         if not channels or len(channels) != len(strides) or len(widths) != len(channels) - 1:
             raise ValueError(
                 f"{len(channels)} channels, {len(strides)} strides, {len(widths)} widths: need n, n and n - 1 of them"
             )
         steps = [per_axis(stride, spatial_dims) for stride in strides]
-        scales = [_scale(fine, coarse) for fine, coarse in pairwise(steps)]
+        scales = scales_between(steps)
         below = (*widths[1:], channels[-1]) if widths else ()
         shared = {
             "norm": norm,
@@ -90,21 +133,30 @@ class UNetDecoder(nn.Module):
         self.levels = nn.ModuleList(levels)
         self.scores = _scores(spatial_dims, (*widths, channels[-1])[0], out_channels, steps[0])
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        """Score every class in every voxel.
-
-        Args:
-            maps: Feature maps of the backbone, fine to coarse.
-
-        Returns:
-            Logits [B, out_channels, X, Y, Z] at the resolution of the backbone's input.
-        """
+    def features(self, maps: list[Tensor]) -> list[Tensor]:
+        """See `VoxelDecoder.features`; of a single map, the map."""
         *skips, x = maps
+        found = []
         for up_sampling, level, skip in zip(
             reversed(self.up_samplings), reversed(self.levels), reversed(skips), strict=True
         ):
             x = level(torch.cat((skip, up_sampling(x)), dim=1))
-        return self.scores(x)
+            found.append(x)
+        return found[::-1] or [x]
+
+    def score(self, finest: Tensor) -> Tensor:
+        """See `VoxelDecoder.score`."""
+        logits: Tensor = self.scores(finest)
+        return logits
+
+
+def scales_between(strides: Sequence[Axes]) -> list[Axes]:
+    """How many cells of each map lie along one of the next coarser map, along each axis.
+
+    Raises:
+        ValueError: The strides do not rise by whole factors.
+    """
+    return [_scale(fine, coarse) for fine, coarse in pairwise(strides)]
 
 
 def _scale(fine: Axes, coarse: Axes) -> Axes:

@@ -3,7 +3,7 @@
 Shapes: B batch, K classes with background, or regions, X Y Z space.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +13,12 @@ from medssl_cli.base.classes import IGNORE
 from medssl_cli.nn.distributed import sum_over_processes, world_size
 
 SMOOTH: Final = 1e-5
+DiceRule = Literal["batch", "sample"]
+"""Whether Dice pools the voxels of a whole batch, or is a mean over its samples."""
 
 
-def dice_loss(probabilities: Tensor, target: Tensor, *, smooth: float = SMOOTH) -> Tensor:
-    """One minus soft Dice, pooled over the batch of all processes and averaged over classes.
+def dice_loss(probabilities: Tensor, target: Tensor, *, smooth: float = SMOOTH, rule: DiceRule = "batch") -> Tensor:
+    """One minus soft Dice, averaged over classes; pooled over the batch of all processes, or averaged over its samples.
 
     Pooling over the batch (Milletari et al., V-Net, https://arxiv.org/abs/1606.04797, equation 1, with the batch as
     one volume) keeps small structures that are absent from single crops from dominating.
@@ -25,23 +27,30 @@ def dice_loss(probabilities: Tensor, target: Tensor, *, smooth: float = SMOOTH) 
         probabilities: `[B, K, X, Y, Z]`.
         target: One-hot, or regions, of the same shape.
         smooth: Added above and below; an absent class that is predicted nowhere costs nothing.
+        rule: `batch` pools, `sample` averages.
 
     Returns:
         Scalar in [0, 1].
     """
+    if rule == "sample":
+        overlap, total = (part.sum(dim=(2, 3, 4)) for part in (probabilities * target, probabilities + target))
+        return (1 - (2 * overlap + smooth) / (total + smooth)).mean()
     axes = (0, 2, 3, 4)
     overlap = sum_over_processes((probabilities * target).sum(dim=axes))
     total = sum_over_processes(probabilities.sum(dim=axes) + target.sum(dim=axes))
     return (1 - (2 * overlap + smooth) / (total + smooth)).mean()
 
 
-def voxel_losses(logits: Tensor, labels: Tensor, *, include_background: bool = False) -> dict[str, Tensor]:
+def voxel_losses(
+    logits: Tensor, labels: Tensor, *, include_background: bool = False, rule: DiceRule = "batch"
+) -> dict[str, Tensor]:
     """Cross-entropy and soft Dice (`cross_entropy`, `dice`), both in float32; their sum is the loss.
 
     Args:
         logits: `[B, K, X, Y, Z]`.
         labels: `[B, X, Y, Z]` int64; `IGNORE` counts for nothing, other values beyond the classes as background.
         include_background: Count background as a structure of the Dice loss.
+        rule: See `dice_loss`.
     """
     num_classes = logits.shape[1]
     is_judged = (labels != IGNORE)[:, None].float()
@@ -52,11 +61,11 @@ def voxel_losses(logits: Tensor, labels: Tensor, *, include_background: bool = F
     first = 0 if include_background else 1
     return {
         "cross_entropy": -(target * log_probabilities).sum() / num_judged,
-        "dice": dice_loss(probabilities[:, first:], target[:, first:]),
+        "dice": dice_loss(probabilities[:, first:], target[:, first:], rule=rule),
     }
 
 
-def region_losses(logits: Tensor, regions: Tensor) -> dict[str, Tensor]:
+def region_losses(logits: Tensor, regions: Tensor, *, rule: DiceRule = "batch") -> dict[str, Tensor]:
     """Binary cross-entropy and soft Dice of regions that may overlap, both in float32; their sum is the loss.
 
     With one sigmoid per region and no background, as for the nested regions of brain tumours (Isensee et al., nnU-Net
@@ -65,6 +74,7 @@ def region_losses(logits: Tensor, regions: Tensor) -> dict[str, Tensor]:
     Args:
         logits: `[B, K, X, Y, Z]`.
         regions: `[B, K, X, Y, Z]`, 1 inside and 0 outside; `IGNORE` counts for nothing.
+        rule: See `dice_loss`.
 
     Returns:
         `binary_cross_entropy`, the mean over judged voxels and regions, log 2 where the logits say nothing; and `dice`.
@@ -75,7 +85,7 @@ def region_losses(logits: Tensor, regions: Tensor) -> dict[str, Tensor]:
     each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return {
         "binary_cross_entropy": (each * is_judged).sum() / is_judged.sum().clamp(min=1),
-        "dice": dice_loss(logits.sigmoid() * is_judged, target),
+        "dice": dice_loss(logits.sigmoid() * is_judged, target, rule=rule),
     }
 
 

@@ -142,8 +142,8 @@ class TaskNetwork(ABC):
         """
 
     @abstractmethod
-    def loss(self, logits: Tensor, targets: Tensor) -> TaskLosses:
-        """What a step minimises, from the network's answers and `SupervisionBase.inputs`."""
+    def loss(self, logits: Any, targets: Tensor) -> TaskLosses:
+        """What a step minimises, from the network's answers in training and `SupervisionBase.inputs`."""
 
     @property
     def activation(self) -> Activation | None:
@@ -157,6 +157,23 @@ class TaskNetwork(ABC):
     def kept(self) -> dict[str, nn.Module]:
         """Modules beside the backbone that pre-training may have learnt, by the names that it keeps them under."""
         return {}
+
+    def published_decoder(self) -> PublishedDecoder | None:
+        """Its decoder, where that has the names and shapes of published ones; None where it is of our own making."""
+        return None
+
+
+@dataclass(frozen=True)
+class PublishedDecoder:
+    """A decoder that starts from published weights.
+
+    Args:
+        module: With the published names.
+        scores: What names of tensors of its last layer begin with; they mean something for the same classes only.
+    """
+
+    module: nn.Module
+    scores: str
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import nn
 from medssl_cli.engine import optimisation
 from medssl_cli.engine.optimisation import AveragedWeights, Budget, build_optimizer, learning_rate, set_learning_rate
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness, stream_seed
-from medssl_cli.recipe import Optimizer, Schedule
+from medssl_cli.recipe import Optimizer, Schedule, Transfer
 
 PEAK = 2.0
 shares = st.floats(0, 1)
@@ -242,3 +242,59 @@ def test_within_a_time_limit_a_warm_up_in_steps_counts_steps_and_the_cosine_span
     assert rising == pytest.approx([0.0, 0.5, 1.0, 1.5])
     assert learning_rate(0.5, 2.0, schedule, step=4) == pytest.approx(1.0)
     assert learning_rate(1.0, 2.0, schedule, step=9) == pytest.approx(0.0)
+
+
+class TinyTask(nn.Module):
+    """A backbone and a head, each with a matrix and a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(3, 3)
+        self.head = nn.Linear(3, 2)
+
+
+def trained(options: Optimizer, transfer: Transfer | None, *, steps: int) -> list[dict[str, torch.Tensor]]:
+    """Weights before and after each step at rate 0.1; every gradient is 1."""
+    torch.manual_seed(0)
+    module = TinyTask()
+    optimizer = build_optimizer(module, options, transfer=transfer)
+    states = [{name: tensor.clone() for name, tensor in module.state_dict().items()}]
+    for step in range(steps):
+        set_learning_rate(optimizer, 0.1, step=step)
+        for parameter in module.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        states.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
+    return states
+
+
+SGD = Optimizer(name="sgd", learning_rate=0.1, weight_decay=0, momentum=0)
+ADAMW = Optimizer(learning_rate=0.1, weight_decay=0.1)
+
+
+def test_the_encoder_moves_by_its_share_of_the_rate() -> None:
+    before, after = trained(SGD, Transfer(encoder_scale=0.25), steps=1)
+
+    for name, tensor in after.items():
+        share = 0.25 if name.startswith("backbone.") else 1.0
+        torch.testing.assert_close(before[name] - tensor, torch.full_like(tensor, 0.1 * share))
+
+
+@pytest.mark.parametrize("options", [SGD, ADAMW, Optimizer(name="lars", learning_rate=0.1)], ids=lambda o: o.name)
+def test_a_frozen_encoder_keeps_its_weights_and_then_learns(options: Optimizer) -> None:
+    states = trained(options, Transfer(freeze_steps=2), steps=3)
+
+    for name, first in states[0].items():
+        moved = [not torch.equal(first, state[name]) for state in states[1:]]
+        assert moved == ([False, False, True] if name.startswith("backbone.") else [True, True, True])
+
+
+def test_by_default_the_encoder_learns_like_the_rest() -> None:
+    """To the bit, and in the same groups, so that checkpoints of earlier versions go on."""
+    module = TinyTask()
+
+    assert len(build_optimizer(module, ADAMW, transfer=Transfer()).param_groups) == 2
+    apart = build_optimizer(module, ADAMW, transfer=Transfer(encoder_scale=0.5))
+    assert [group["weight_decay"] for group in apart.param_groups] == [0.1, 0.0, 0.1, 0.0]
+    for plain, default in zip(trained(ADAMW, None, steps=3), trained(ADAMW, Transfer(), steps=3), strict=True):
+        assert all(torch.equal(plain[name], tensor) for name, tensor in default.items())

@@ -20,13 +20,14 @@ from medssl_cli.methods import MethodBase
 from medssl_cli.nn.backbones.resnet import inflate
 from medssl_cli.preprocessing import ChannelName
 from medssl_cli.recipe import Named, TaskRecipe
-from medssl_cli.tasks import SLICES, TaskNetwork, task_options
+from medssl_cli.tasks import SLICES, PublishedDecoder, TaskNetwork, task_options
 
 ENCODER: Final = "encoder.safetensors"
 DECODER: Final = "decoder.safetensors"
 PROJECTOR: Final = "projector.safetensors"
 RECORD: Final = "weights.json"
 BACKBONE: Final = "backbone"
+REST_ANEW: Final = "; the rest of the task starts anew"
 BESIDE: Final = (SLICES,)
 """Modules that a pre-training may keep beside its encoder."""
 IMPORT_HINT: Final = "weights of other projects enter through medssl weights import"
@@ -49,6 +50,7 @@ class Encoder:
         labelled_patients: Whose labels it has seen too.
         beside: Other modules of its run, by name.
         task: What else a fine-tuned run has learnt: its decoder or head, and for which classes.
+        decoder: File with a decoder that was imported beside it.
     """
 
     backbone: Named
@@ -60,6 +62,7 @@ class Encoder:
     labelled_patients: frozenset[str] = frozenset()
     beside: dict[str, dict[str, Any]] = field(default_factory=dict)
     task: "TaskWeights | None" = None
+    decoder: Path | None = None
 
     def origin(self) -> dict[str, Any]:
         """Words for the manifest of a run that begins with these weights: what they have seen, it has seen too."""
@@ -104,7 +107,8 @@ def load_encoder(path: Path) -> Encoder:
     if path.is_file():
         return _read(path, None)
     if (path / RECORD).is_file():
-        return _read(path / ENCODER, None)
+        decoder = path / DECODER
+        return replace(_read(path / ENCODER, None), decoder=decoder if decoder.is_file() else None)
     run = open_run(path)
     if isinstance(run.recipe, TaskRecipe):
         return _of_finetuning(run, run.recipe)
@@ -258,7 +262,8 @@ def initialise_task(
         task: With a `backbone`.
         encoder: Has the weights.
         how: See `initialise`.
-        classes: Classes of the task, in order; the decoder or head of a fine-tuned run with the same ones is taken too.
+        classes: Classes of the task, in order; the decoder or head of a fine-tuned run with the same ones is taken too,
+            and the last layer of an imported decoder, all other layers of which do not depend on them.
 
     Returns:
         One line that says what was transferred.
@@ -270,6 +275,8 @@ def initialise_task(
     if encoder.task is not None:
         return _take_task(task, encoder, encoder.task, classes, how)
     said = initialise(task.get_submodule("backbone"), encoder, how=how)
+    if encoder.decoder is not None and (place := _published_decoder(task)) is not None:
+        said = said.removesuffix(REST_ANEW) + _take_decoder(place, encoder.decoder, classes)
     said += _take_beside(kept, encoder, hint="set task.relation as method.relation in the recipe of --init")
     anew = sorted(set(kept) - set(encoder.beside))
     return said + "".join(f"; it has no weights of {name}, which start anew too" for name in anew)
@@ -288,6 +295,42 @@ def _take_task(
     said = initialise(task.get_submodule(BACKBONE), encoder, how=how, rest="nothing")
     task.load_state_dict(known.weights, strict=False)
     return f"{said.removesuffix('; nothing starts anew')}, and the {len(own)} other tensors of the task"
+
+
+def _published_decoder(task: nn.Module) -> PublishedDecoder | None:
+    return task.published_decoder() if isinstance(task, TaskNetwork) else None
+
+
+def _take_decoder(place: PublishedDecoder, path: Path, classes: Sequence[str]) -> str:
+    """Fill a decoder from the file of an imported one, and say so; its last layer only where the classes agree.
+
+    Raises:
+        UsageError: `E_WEIGHTS_FILE`, `E_WEIGHTS_MISMATCH`.
+    """
+    weights, described = _tensors(path)
+    own = place.module.state_dict()
+    if not set(own) & set(weights):
+        return "; its decoder is of another form than the task's, which starts anew"
+    known = _classes_of(path, described)
+    if known != tuple(classes):
+        own, weights = (
+            {name: tensor for name, tensor in group.items() if not name.startswith(place.scores)}
+            for group in (own, weights)
+        )
+    require_fit(own, weights)
+    place.module.load_state_dict(weights, strict=False)
+    said = f"; {len(own)} tensors of its decoder"
+    if known == tuple(classes):
+        return f"{said}: the whole network, for the same classes"
+    return f"{said}; the last layer starts anew: its classes are {joined(known) if known else 'not known'}"
+
+
+def _classes_of(path: Path, described: Mapping[str, str]) -> tuple[str, ...]:
+    """The classes of an imported decoder, in the order of its outputs after background; none if nobody knows."""
+    try:
+        return TypeAdapter(tuple[str, ...]).validate_json(described.get("classes", "[]"))
+    except ValueError as error:
+        raise UsageError("E_WEIGHTS_FILE", f"what {path.name} says about its classes is damaged") from error
 
 
 def _take_beside(kept: Mapping[str, nn.Module], encoder: Encoder, *, hint: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.files import sha256_file, write_atomic, write_json
+from medssl_cli.engine.checkpoints import unprefixed
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.engine.runs import LOCK, open_run
 from medssl_cli.engine.tensor_files import read_tensors, tensor_bytes
@@ -78,6 +79,9 @@ def _export_swinunetr(encoder: Encoder, source: Path, path: Path, out_channels: 
         network = SwinUNETR(encoder.in_channels, out_channels, **{"use_v2": True, **options})
     state = network.state_dict()
     known = _decoder_of(source, lambda name, tensor: name in state and state[name].shape == tensor.shape)
+    if encoder.task is not None:
+        own = unprefixed("decoder", encoder.task.weights)
+        known = {name: own[name] for name in state if name in own and own[name].shape == state[name].shape}
     fresh = set(state) - set(encoder.weights) - set(known)
     digest = _write(path, {**state, **encoder.weights, **known})
     return Exported(path, digest, len(state), len(fresh))

@@ -48,6 +48,30 @@ KINDS: Final[dict[str, tuple[str, int | None, bool]]] = {
     "nnunet-resenc": ("resenc", None, False),
     "resnet": ("resnet", None, False),
 }
+# Outputs of VoComni's networks after background, by their authors' numbers 1 to 20.
+VOCOMNI_CLASSES: Final = (
+    "spleen",
+    "right_kidney",
+    "left_kidney",
+    "gallbladder",
+    "oesophagus",
+    "liver",
+    "stomach",
+    "aorta",
+    "inferior_vena_cava",
+    "veins",
+    "pancreas",
+    "right_adrenal_gland",
+    "left_adrenal_gland",
+    "liver_tumour",
+    "pancreas_tumour",
+    "kidney_tumour",
+    "covid",
+    "colon",
+    "colon_cancer",
+    "lung_cancer",
+)
+SWINUNETR_SCORES: Final = "out.conv.conv.bias"
 # Digests that others published of files that they downloaded from https://huggingface.co/Luffy503/VoCo
 PUBLISHED: Final = {
     "f80c4da2f81d700bdae3df188f2057eb": "VoCo_B_SSL_head.pt",
@@ -156,7 +180,7 @@ def import_weights(source: Path, out: Path, wishes: Wishes, *, show: Callable[[R
             weights = {**_fresh(backbone, wishes.in_channels), **weights}
         described = {"backbone": json.dumps(backbone.model_dump()), "in_channels": str(wishes.in_channels)}
         _save(weights, folder / ENCODER, described)
-        _save(parts.decoder, folder / DECODER, {})
+        _save(parts.decoder, folder / DECODER, {"classes": json.dumps(_classes(parts))})
         _save(parts.projector, folder / PROJECTOR, {})
         report = replace(report, encoder_sha256=sha256_file(folder / ENCODER))
         write_json(folder / RECORD, {"medssl": __version__, "file": source.name, **report.document()})
@@ -246,7 +270,7 @@ def _report(
 def _notes(backbone: Named, parts: Parts, wishes: Wishes) -> Iterator[str]:
     """What a person should know who goes on with these weights."""
     if parts.decoder:
-        yield "the decoder is kept in a file of its own; tasks here have a decoder of their own and begin it anew"
+        yield _about_decoder(backbone)
     if backbone.name == "swinunetr":
         if not any(name.startswith("swinViT.layers1c.") for name in parts.encoder):
             yield "it lacks the 8 convolutions before the stages: a SwinUNETR of version 1 (use_v2=False)"
@@ -264,6 +288,20 @@ def _notes(backbone: Named, parts: Parts, wishes: Wishes) -> Iterator[str]:
     if deepest is not None and scores is not None and (len(scores), *deepest.shape) == (21, 320, 320, 2, 2, 2):
         yield "of VoComni_nnunet, decoder.transpconvs.0 may be untrained: the published plans give it another shape"
         yield "the plans published with VoComni_nnunet have corrupt intensity statistics (std 120748): do not use them"
+
+
+def _about_decoder(backbone: Named) -> str:
+    """What becomes of a decoder."""
+    if backbone.name == "swinunetr":
+        return "the decoder is kept in a file of its own; tasks with task.decoder: {name: swinunetr} begin with it"
+    return "the decoder is kept in a file of its own; tasks here have a decoder of their own and begin it anew"
+
+
+def _classes(parts: Parts) -> tuple[str, ...]:
+    """What the outputs of a decoder are, where that is known: of as many as VoComni's."""
+    scores = parts.decoder.get(SWINUNETR_SCORES)
+    is_vocomni = scores is not None and len(scores) == 1 + len(VOCOMNI_CLASSES)
+    return VOCOMNI_CLASSES if is_vocomni else ()
 
 
 def _fresh(backbone: Named, in_channels: int) -> dict[str, Tensor]:

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from medssl_cli.methods.voco.options import OmniOptions
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.decoder import UNetDecoder
+from medssl_cli.nn.build import build_decoder
+from medssl_cli.nn.decoder import VoxelDecoder
 from medssl_cli.nn.momentum import freeze, update_teacher
 from medssl_cli.nn.voxel_losses import best_constant_loss, frequencies, voxel_losses
 
@@ -38,7 +39,7 @@ class Labeller(nn.Module):
         decoder: To copy.
     """
 
-    def __init__(self, backbone: Backbone, decoder: UNetDecoder) -> None:
+    def __init__(self, backbone: Backbone, decoder: VoxelDecoder) -> None:
         super().__init__()
         self.backbone = freeze(copy.deepcopy(backbone)).eval()
         self.decoder = freeze(copy.deepcopy(decoder)).eval()
@@ -68,7 +69,7 @@ class Branches(nn.Module):
         super().__init__()
         self.options = options
         num_classes = len(options.classes) + 1
-        self.decoder = UNetDecoder(backbone.channels, backbone.strides, num_classes, **options.decoder.model_dump())
+        self.decoder = build_decoder(options.decoder, backbone, num_classes)
         self.labeller = Labeller(backbone, self.decoder) if options.pseudo_weight > 0 else None
         self.register_buffer("is_labelling", torch.zeros((), dtype=torch.bool))
 

@@ -11,6 +11,7 @@ Shapes: B batch, C channels, K classes with background, or regions, X Y Z space.
 
 from typing import Final, Self
 
+import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
@@ -18,11 +19,14 @@ from medssl_cli.base.classes import Activation, Classes, Ignored, WantedClasses
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.strict import Strict
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.decoder import Decoder, UNetDecoder
+from medssl_cli.nn.build import build_decoder
+from medssl_cli.nn.decoder import Decoder
+from medssl_cli.nn.deep_supervision import DeepScores, level_weights, thinned
 from medssl_cli.nn.slices.relation import Relation, SliceRelation
-from medssl_cli.nn.voxel_losses import region_losses, voxel_losses
+from medssl_cli.nn.swinunetr_decoder import SCORES, SwinUNETRDecoder
+from medssl_cli.nn.voxel_losses import DiceRule, region_losses, voxel_losses
 from medssl_cli.recipe import TaskRecipe
-from medssl_cli.tasks import SLICES, TaskLosses, TaskNetwork
+from medssl_cli.tasks import SLICES, PublishedDecoder, TaskLosses, TaskNetwork
 
 
 class SegmentationOptions(Strict):
@@ -36,7 +40,11 @@ class SegmentationOptions(Strict):
             Classes that share a name or value are regions, which overlap:
             `{whole_tumour: [edema, core], tumour_core: [core]}`.
         ignore: Names or values of voxels that take part in no loss and no score.
-        decoder: Shape of the decoder.
+        decoder: Shape of the decoder; `{name: swinunetr}` is that of published weights, which then start it too.
+        deep_supervision: Let the loss reach coarser levels of the decoder too, in training alone; each counts half as
+            much as the one before.
+        dice: Over the whole batch at once, so that small structures absent from single crops weigh little; or over each
+            crop by itself, `sample`, so that each counts the same however much of a structure it shows.
         include_background_in_dice: Count background as a structure of the Dice loss; regions have none.
         relation: Of a backbone of 2D images: how slices know of each other; none segments each by itself.
     """
@@ -45,6 +53,8 @@ class SegmentationOptions(Strict):
     classes: Classes
     ignore: Ignored = ()
     decoder: Decoder = Decoder()
+    deep_supervision: bool = False
+    dice: DiceRule = "batch"
     include_background_in_dice: bool = False
     relation: Relation | None = None
 
@@ -78,12 +88,12 @@ class SegmentationNetwork(nn.Module, TaskNetwork):
         self.backbone = backbone
         self.options = options
         self.spatial_dims = backbone.spatial_dims
-        self.decoder = UNetDecoder(
-            backbone.channels,
-            backbone.strides,
-            len(options.classes) + (not options.wanted.are_regions),
-            spatial_dims=self.spatial_dims,
-            **options.decoder.model_dump(),
+        num_outputs = len(options.classes) + (not options.wanted.are_regions)
+        self.decoder = build_decoder(options.decoder, backbone, num_outputs)
+        self.deep_scores = (
+            DeepScores(self.decoder.widths, num_outputs, spatial_dims=self.spatial_dims)
+            if options.deep_supervision
+            else None
         )
         if options.relation is not None and self.spatial_dims != 2:
             raise ValueError("relation needs a backbone of 2D images: set backbone.spatial_dims to 2")
@@ -100,17 +110,25 @@ class SegmentationNetwork(nn.Module, TaskNetwork):
                 hint=f"set task.relation.slice_spacing_mm to {spacing[2]:g}",
             )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits `[B, K, X, Y, Z]` of images `[B, C, X, Y, Z]`."""
+    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
+        """Logits `[B, K, X, Y, Z]` of images `[B, C, X, Y, Z]`; in training also those of coarser levels."""
         if self.spatial_dims == 3:
-            logits: Tensor = self.decoder(self.backbone(images))
-            return logits
+            return self._scored(self.backbone(images))
         num_slices = images.shape[-1]
         maps = self.backbone(images.movedim(-1, 1).flatten(0, 1))
         if self.relation is not None:
             maps = self.relation(maps, num_slices)
-        stacked: Tensor = self.decoder(maps).unflatten(0, (-1, num_slices)).movedim(1, -1)
-        return stacked
+        logits = self._scored(maps)
+        if isinstance(logits, list):
+            return [_stacked(level, num_slices) for level in logits]
+        return _stacked(logits, num_slices)
+
+    def _scored(self, maps: list[Tensor]) -> Tensor | list[Tensor]:
+        features = self.decoder.features(maps)
+        logits = self.decoder.score(features[0])
+        if self.deep_scores is None or not self.training:
+            return logits
+        return [logits, *self.deep_scores(features)]
 
     @property
     def activation(self) -> Activation:
@@ -121,18 +139,37 @@ class SegmentationNetwork(nn.Module, TaskNetwork):
         """The slice encoder, which joint pre-training keeps under the same name."""
         return {} if self.relation is None else {SLICES: self.relation.volume_encoder}
 
-    def loss(self, logits: Tensor, targets: Tensor) -> TaskLosses:
-        """Soft Dice plus cross-entropy, both in float32.
+    def published_decoder(self) -> PublishedDecoder | None:
+        """See `TaskNetwork.published_decoder`."""
+        is_published = isinstance(self.decoder, SwinUNETRDecoder)
+        return PublishedDecoder(self.decoder, SCORES) if is_published else None
+
+    def loss(self, logits: Tensor | list[Tensor], targets: Tensor) -> TaskLosses:
+        """Soft Dice plus cross-entropy, both in float32; the parts are those of the finest level.
 
         Args:
-            logits: `[B, K, X, Y, Z]`.
+            logits: `[B, K, X, Y, Z]`; of several levels with deep supervision, fine to coarse.
             targets: `[B, X, Y, Z]` int64, or regions `[B, K, X, Y, Z]` uint8; see `nn.voxel_losses`.
         """
+        if isinstance(logits, Tensor):
+            return self._level_loss(logits, targets)
+        losses = [self._level_loss(level, thinned(targets, level)) for level in logits]
+        weighted = [weight * own.total for weight, own in zip(level_weights(len(losses)), losses, strict=True)]
+        return TaskLosses(torch.stack(weighted).sum(), losses[0].parts)
+
+    def _level_loss(self, logits: Tensor, targets: Tensor) -> TaskLosses:
+        rule = self.options.dice
         if self.options.wanted.are_regions:
-            parts = region_losses(logits, targets)
+            parts = region_losses(logits, targets, rule=rule)
             return TaskLosses(parts["binary_cross_entropy"] + parts["dice"], parts)
-        parts = voxel_losses(logits, targets, include_background=self.options.include_background_in_dice)
+        with_background = self.options.include_background_in_dice
+        parts = voxel_losses(logits, targets, include_background=with_background, rule=rule)
         return TaskLosses(parts["cross_entropy"] + parts["dice"], parts)
+
+
+def _stacked(logits: Tensor, num_slices: int) -> Tensor:
+    """`[B, K, X, Y, Z]` of `[B * Z, K, X, Y]`."""
+    return logits.unflatten(0, (-1, num_slices)).movedim(1, -1)
 
 
 OPTIONS: Final = SegmentationOptions
