@@ -79,12 +79,13 @@ def diameters_of(
 def _taken(
     boxes: Sequence[Box], classes: Mapping[str, tuple[str, ...] | str], ignore: Collection[str], min_readers: int
 ) -> list[tuple[Box, float]]:
-    """Boxes that some class takes or that count for nothing, with their class."""
+    """Boxes that some class takes or that count for nothing, as points without an extent do, with their class."""
     found: list[tuple[Box, float]] = []
     for box in boxes:
         place = class_of(box.name, classes)
         has_few_readers = box.num_readers is not None and box.num_readers < min_readers
-        if box.name in ignore or (place is not None and has_few_readers):
+        is_point = any(low >= high for low, high in zip(box.lower, box.upper, strict=True))
+        if box.name in ignore or (place is not None and (has_few_readers or is_point)):
             found.append((box, IGNORED))
         elif place is not None:
             found.append((box, float(place)))

@@ -320,6 +320,8 @@ def test_boxes_of_few_readers_or_ignored_names_count_for_nothing() -> None:
     assert rows[:, 6].tolist() == [0, IGNORED, IGNORED, 0]
     assert rows[0, :6].tolist() == [0.5, 0.5, 0.5, 2.5, 4.5, 6.5]
     assert diameters_of(cast("ItemRecord", record), "lidc", classes, **wishes)[0] == 5.0
+    point = SimpleNamespace(boxes={"lidc": (Box(name="nodule", lower=(1, 2, 3), upper=(1, 2, 3)),)})
+    assert boxes_of(cast("ItemRecord", point), "lidc", classes, dims=3)[:, 6].tolist() == [IGNORED]
 
 
 def test_models_of_volumes_are_compared_without_what_counts_for_nothing() -> None:
