@@ -1,4 +1,4 @@
-"""The page of a detection's evaluation: each class with its intervals, the worst and best pictures, and every image."""
+"""The page of a detection's evaluation: each class with its intervals, pictures, and every image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
