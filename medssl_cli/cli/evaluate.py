@@ -50,7 +50,9 @@ def evaluate(
     finding: Annotated[
         str | None, typer.Option(help="Of a probe: one finding, or any; default: each, and any of them.")
     ] = None,
-    pictures: Annotated[int, typer.Option(min=0, help="Show so many of the worst and best images on the page.")] = 3,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="Show so many of the worst, median and best images on the page.")
+    ] = 3,
     device: DeviceOption = "auto",
     json: JsonOption = False,
     quiet: QuietOption = False,

@@ -31,7 +31,7 @@ def auroc(scores: Array, is_positive: NDArray[np.bool_], weights: Array | None =
     Returns:
         `[...]`; NaN without positives or without negatives.
     """
-    true, false = _found(scores, is_positive, weights)
+    true, false = cumulated(scores, is_positive, weights)
     steps = np.diff(false, axis=-1, prepend=0.0)
     before = np.concatenate([np.zeros_like(true[..., :1]), true[..., :-1]], axis=-1)
     area = (steps * (before + true) / 2).sum(axis=-1)
@@ -51,7 +51,7 @@ def average_precision(scores: Array, is_positive: NDArray[np.bool_], weights: Ar
     Returns:
         `[...]`; NaN without positives or without negatives.
     """
-    true, false = _found(scores, is_positive, weights)
+    true, false = cumulated(scores, is_positive, weights)
     steps = np.diff(true, axis=-1, prepend=0.0)
     precision = np.divide(true, true + false, out=np.zeros_like(true), where=true + false > 0)
     average = ratio((steps * precision).sum(axis=-1), true[..., -1])
@@ -60,7 +60,7 @@ def average_precision(scores: Array, is_positive: NDArray[np.bool_], weights: Ar
 
 def sensitivity(scores: Array, is_positive: NDArray[np.bool_], threshold: float, weights: Array | None = None) -> Array:
     """Share of the positives whose score is at least the threshold, `[...]`; NaN without positives."""
-    weighed = _weights(scores, weights)
+    weighed = weights_of(scores, weights)
     positives = weighed * is_positive
     return ratio((positives * (scores >= threshold)).sum(axis=-1), positives.sum(axis=-1))
 
@@ -102,7 +102,7 @@ def balanced_accuracy(predicted: NDArray[np.int64], classes: NDArray[np.int64], 
     Returns:
         `[...]`; NaN without images.
     """
-    weighed = _weights(predicted, weights)
+    weighed = weights_of(predicted, weights)
     present = [weighed * (classes == value) for value in np.unique(classes)]
     shares = np.array([ratio((each * (predicted == classes)).sum(axis=-1), each.sum(axis=-1)) for each in present])
     if not len(shares):
@@ -204,13 +204,14 @@ def has_patients_enough(is_positive: NDArray[np.bool_], patients: Sequence[str])
     return all(len({patient for patient, answer in answers if answer is kind}) > 1 for kind in (True, False))
 
 
-def _weights(scores: NDArray[np.generic], weights: Array | None) -> Array:
+def weights_of(scores: NDArray[np.generic], weights: Array | None) -> Array:
+    """The weights of images, 1 where none are given."""
     return np.ones(len(scores)) if weights is None else weights
 
 
-def _found(scores: Array, is_positive: NDArray[np.bool_], weights: Array | None) -> tuple[Array, Array]:
+def cumulated(scores: Array, is_positive: NDArray[np.bool_], weights: Array | None = None) -> tuple[Array, Array]:
     """Weight of the positives and of the negatives that score at least as much, per distinct score, `[..., T]`."""
-    weighed = _weights(scores, weights)
+    weighed = weights_of(scores, weights)
     order = np.argsort(-scores, kind="stable")
     if not len(order):
         nothing = np.zeros((*weighed.shape[:-1], 1))

@@ -1,13 +1,21 @@
-"""Pictures of the worst and the best images of an evaluation."""
+"""Pictures of the worst, the median and the best images of an evaluation."""
 
+import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 from PIL import Image
 
 from medssl_cli.imaging.volume import Volume
+
+Place = Literal["worst", "median", "best"]
+Entry = tuple[float, str]
+"""Figure and item."""
+
+SPARE: Final = 16
+"""Images near the median that are kept while an evaluation runs, for the median moves."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +25,13 @@ class Shown:
     item_id: str
     figure: float
     picture: Image.Image
+    place: Place = "worst"
 
 
 class Gallery:
-    """Keeps the pictures of the worst and best images while an evaluation runs.
+    """Keeps the pictures of the worst, the median and the best images while an evaluation runs.
+
+    Of a long evaluation the images shown as median are those nearest to it among the ones that were kept.
 
     Args:
         draw: Picture of an image with what was found and what is there.
@@ -30,7 +41,8 @@ class Gallery:
     def __init__(self, draw: Callable[[Volume, Any, Any], Image.Image], *, limit: int) -> None:
         self._draw = draw
         self._limit = limit
-        self._shown: list[Shown] = []
+        self._figures: list[float] = []
+        self._pictures: dict[Entry, Image.Image] = {}
 
     def add(
         self,
@@ -40,17 +52,34 @@ class Gallery:
         prediction: Any,
         reference: Any,
     ) -> None:
-        """Draw an image if it is among the worst or best so far."""
+        """Draw an image if it is among those to show so far."""
         if not self._limit or np.isnan(figure):
             return
-        ranked = sorted(shown.figure for shown in self._shown)
-        if len(ranked) >= 2 * self._limit and ranked[self._limit - 1] <= figure <= ranked[-self._limit]:
-            return
-        self._shown.append(Shown(item_id, figure, self._draw(image, prediction, reference)))
-        self._shown.sort(key=lambda shown: (shown.figure, shown.item_id))
-        if len(self._shown) > 2 * self._limit:
-            del self._shown[self._limit]
+        bisect.insort(self._figures, figure)
+        entry = (figure, item_id)
+        ranked = sorted([*self._pictures, entry])
+        kept = {*ranked[: self._limit], *self._nearest(ranked, self._limit + SPARE), *ranked[-self._limit :]}
+        if entry in kept:
+            self._pictures[entry] = self._draw(image, prediction, reference)
+        self._pictures = {each: picture for each, picture in self._pictures.items() if each in kept}
 
     def pictures(self) -> list[Shown]:
-        """Worst first."""
-        return self._shown
+        """Each once, worst first."""
+        ranked, limit = sorted(self._pictures), self._limit
+        worst, others = ranked[:limit], ranked[limit:]
+        best = others[-limit:] if limit else []
+        median = sorted(self._nearest(others[: len(others) - len(best)], limit))
+        places: list[tuple[Place, list[Entry]]] = [("worst", worst), ("median", median), ("best", best)]
+        return [
+            Shown(item_id, figure, self._pictures[figure, item_id], place)
+            for place, entries in places
+            for figure, item_id in entries
+        ]
+
+    def _nearest(self, entries: list[Entry], number: int) -> list[Entry]:
+        """Those nearest to the median of all images seen, by rank."""
+        return sorted(entries, key=lambda entry: (self._distance(entry[0]), entry))[:number]
+
+    def _distance(self, figure: float) -> float:
+        before, through = bisect.bisect_left(self._figures, figure), bisect.bisect_right(self._figures, figure)
+        return abs(before + through - len(self._figures)) / 2

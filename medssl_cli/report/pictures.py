@@ -40,7 +40,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
-class _Plane:
+class DisplayedPlane:
     """One plane as it is displayed: rows downwards, columns to the right.
 
     Args:
@@ -96,9 +96,9 @@ def mid_planes(
     labels, _ = reorient_to_ras(mask[np.newaxis], affine)
     is_focus, _ = reorient_to_ras((focus > 0)[np.newaxis], affine)
     spacing = spacing_mm(ras_affine)
-    centre, box = _centre(is_focus[0]), _box(is_focus[0], spacing, margin_mm)
+    centre, box = _centre(is_focus[0]), box_around(is_focus[0], spacing, margin_mm)
     window = window or automatic_window(voxels)
-    planes = [_plane(image[0], labels[0], spacing, fixed_axis, centre, box, window) for fixed_axis in (2, 1, 0)]
+    planes = [cut_plane(image[0], labels[0], spacing, fixed_axis, centre, box, window) for fixed_axis in (2, 1, 0)]
     present = set(np.unique(mask).tolist())
     colours = structure_colours((classes or {}).keys() | present)
     sheet = _arranged([plane for plane in planes if min(plane.image.shape) > 1] or planes, colours, max_size_px)
@@ -133,7 +133,7 @@ def thumbnail(
         fixed = next((at for at in range(3) if image.shape[1 + at] == 1), axis)
         whole = tuple(slice(0, size) for size in image.shape[1:])
         nothing = np.zeros(image.shape[1:], dtype=np.uint8)
-        drawn.append(_plane(image[0], nothing, spacing_mm(ras_affine), fixed, (0, 0, 0), whole, window))
+        drawn.append(cut_plane(image[0], nothing, spacing_mm(ras_affine), fixed, (0, 0, 0), whole, window))
     order = {"axial": 0, "coronal": 1, "sagittal": 2}
     return _arranged(sorted(drawn, key=lambda plane: order[plane.name]), {}, max_size_px)
 
@@ -201,7 +201,7 @@ def _centre(is_structure: Voxels) -> tuple[int, ...]:
     return tuple(centre)
 
 
-def _box(is_structure: Voxels, spacing: Spacing, margin_mm: float | None) -> tuple[slice, ...]:
+def box_around(is_structure: Voxels, spacing: Spacing, margin_mm: float | None) -> tuple[slice, ...]:
     """The part of the image to show."""
     if margin_mm is None or not is_structure.any():
         return tuple(slice(0, size) for size in is_structure.shape)
@@ -213,7 +213,7 @@ def _box(is_structure: Voxels, spacing: Spacing, margin_mm: float | None) -> tup
     return tuple(box)
 
 
-def _plane(
+def cut_plane(
     image: Voxels,
     labels: Voxels,
     spacing: Spacing,
@@ -221,7 +221,7 @@ def _plane(
     centre: tuple[int, ...],
     box: tuple[slice, ...],
     window: tuple[float, float],
-) -> _Plane:
+) -> DisplayedPlane:
     """Cut a plane out of RAS-oriented arrays and turn it as it is displayed."""
     columns, rows = (axis for axis in range(3) if axis != fixed_axis)
     index: list[int | slice] = list(box)
@@ -229,7 +229,7 @@ def _plane(
     shown, drawn = (array[tuple(index)][::-1, ::-1].T for array in (image, labels))
     low, high = window
     scaled = (np.nan_to_num(shown.astype(np.float32), nan=low) - low) / max(high - low, SMALLEST_RANGE)
-    return _Plane(
+    return DisplayedPlane(
         name=("sagittal", "coronal", "axial")[fixed_axis],
         letters=("RL", "AP")[columns] + ("", "AP", "SI")[rows],
         image=np.clip(scaled, 0, 1).astype(np.float32),
@@ -238,14 +238,16 @@ def _plane(
     )
 
 
-def _arranged(planes: Sequence[_Plane], colours: Mapping[int, Colour], max_size_px: tuple[int, int]) -> Image.Image:
+def _arranged(
+    planes: Sequence[DisplayedPlane], colours: Mapping[int, Colour], max_size_px: tuple[int, int]
+) -> Image.Image:
     """Planes in a row, or the first beside the others stacked: whichever shows them larger."""
     in_a_row = [[plane] for plane in planes]
     stacked = [[planes[0]], list(planes[1:])] if len(planes) == 3 else in_a_row
     columns = max((in_a_row, stacked), key=lambda layout: _scale(layout, max_size_px))
     scale = _scale(columns, max_size_px)
-    bar_mm = _bar_length_mm(min(plane.size_mm[0] for plane in planes) / 4)
-    drawn = [[_drawn(plane, colours, scale, bar_mm) for plane in column] for column in columns]
+    bar_mm = bar_length_mm(min(plane.size_mm[0] for plane in planes) / 4)
+    drawn = [[drawn_plane(plane, colours, scale, bar_mm) for plane in column] for column in columns]
     widths = [max(panel.width for panel in column) for column in drawn]
     heights = [sum(panel.height for panel in column) + GAP_PX * (len(column) - 1) for column in drawn]
     height = max(heights)
@@ -260,7 +262,7 @@ def _arranged(planes: Sequence[_Plane], colours: Mapping[int, Colour], max_size_
     return sheet
 
 
-def _scale(layout: Sequence[Sequence[_Plane]], max_size_px: tuple[int, int]) -> float:
+def _scale(layout: Sequence[Sequence[DisplayedPlane]], max_size_px: tuple[int, int]) -> float:
     """Largest number of pixels per millimetre at which columns of planes fit."""
     width_mm = sum(max(plane.size_mm[0] for plane in column) for column in layout)
     height_mm = max(sum(plane.size_mm[1] for plane in column) for column in layout)
@@ -268,7 +270,7 @@ def _scale(layout: Sequence[Sequence[_Plane]], max_size_px: tuple[int, int]) -> 
     return min((max_size_px[0] - GAP_PX * (len(layout) + 1)) / width_mm, (max_size_px[1] - gaps) / height_mm)
 
 
-def _drawn(plane: _Plane, colours: Mapping[int, Colour], scale: float, bar_mm: float) -> Image.Image:
+def drawn_plane(plane: DisplayedPlane, colours: Mapping[int, Colour], scale: float, bar_mm: float) -> Image.Image:
     """Draw a plane at a number of pixels per millimetre."""
     width, height = (max(1, round(size * scale)) for size in plane.size_mm)
     large = width * SUPERSAMPLING, height * SUPERSAMPLING
@@ -314,7 +316,7 @@ def _contour(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     return contour
 
 
-def _annotate(picture: Image.Image, plane: _Plane, bar_mm: float, *, bar_px: float) -> None:
+def _annotate(picture: Image.Image, plane: DisplayedPlane, bar_mm: float, *, bar_px: float) -> None:
     """Write the patient's directions at the borders, the name of the plane and a scale bar into corners."""
     draw, font, small = ImageDraw.Draw(picture), _font(), _font(FONT_PX - 3)
     width, height, inset = picture.width, picture.height, 6
@@ -331,11 +333,12 @@ def _annotate(picture: Image.Image, plane: _Plane, bar_mm: float, *, bar_px: flo
     left = right - bar_px
     draw.rectangle((left - 1, bottom - 3, right + 1, bottom + 1), fill=HALO)
     draw.rectangle((left, bottom - 2, right, bottom), fill=TEXT)
-    middle = ((left + right) / 2, bottom - 5)
-    draw.text(middle, f"{bar_mm:g} mm", font=small, fill=TEXT, anchor="mb", stroke_width=1, stroke_fill=HALO)
+    words = f"{bar_mm:g} mm"
+    middle = (min((left + right) / 2, right - small.getlength(words) / 2), bottom - 5)
+    draw.text(middle, words, font=small, fill=TEXT, anchor="mb", stroke_width=1, stroke_fill=HALO)
 
 
-def _bar_length_mm(limit_mm: float) -> float:
+def bar_length_mm(limit_mm: float) -> float:
     """The largest of 1, 2, 5, 10, 20, 50 ... that does not exceed a limit."""
     power = 10.0 ** math.floor(math.log10(limit_mm))
     return float(max(digit * power for digit in (1, 2, 5) if digit * power <= limit_mm))

@@ -94,7 +94,7 @@ def loss_curves(
     Returns:
         The file's bytes.
     """
-    with _style():
+    with plot_style():
         figure, axes = _figure(3.4, title)
         for (name, curve), colour in zip(curves.items(), _colours(len(curves)), strict=True):
             steps, values = np.asarray(curve.steps, dtype=float), np.asarray(curve.values, dtype=float)
@@ -128,7 +128,7 @@ def loss_curves(
         axes.grid(axis="y", alpha=0.15)
         if len(curves) > 1:
             axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 1.16), ncols=min(len(curves), 5))
-        return _saved(figure)
+        return svg_of(figure)
 
 
 def group_comparison(groups: Mapping[str, Group], *, ylabel: str = "Dice, mean of the structures") -> bytes:
@@ -141,7 +141,7 @@ def group_comparison(groups: Mapping[str, Group], *, ylabel: str = "Dice, mean o
     Returns:
         The file's bytes.
     """
-    with _style():
+    with plot_style():
         figure, axes = _figure(3.6, width=max(3.2, 1.9 * len(groups)))
         members = list(groups.values())
         for position, (left, right) in enumerate(itertools.pairwise(members)):
@@ -165,7 +165,7 @@ def group_comparison(groups: Mapping[str, Group], *, ylabel: str = "Dice, mean o
         axes.set_xlim(-0.4, len(groups) - 0.4)
         axes.set_ylabel(ylabel)
         axes.grid(axis="y", alpha=0.15)
-        return _saved(figure)
+        return svg_of(figure)
 
 
 def structure_scores(
@@ -187,7 +187,7 @@ def structure_scores(
     methods = list(dict.fromkeys(method for groups in scores.values() for method in groups))
     colours = dict(zip(methods, _colours(len(methods)), strict=True))
     row_height = 0.24 + 0.2 * len(methods)
-    with _style():
+    with plot_style():
         figure, axes = _figure(0.9 + row_height * len(scores))
         for row, groups in enumerate(scores.values()):
             for method, group in groups.items():
@@ -206,7 +206,7 @@ def structure_scores(
         if len(methods) > 1:
             handles = [axes.plot([], [], "o", color=colours[method], label=method)[0] for method in methods]
             axes.legend(handles=handles, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(methods))
-        return _saved(figure)
+        return svg_of(figure)
 
 
 def level_curves(
@@ -226,7 +226,7 @@ def level_curves(
         The file's bytes.
     """
     sizes = sorted({size for levels in curves.values() for size in levels})
-    with _style():
+    with plot_style():
         figure, axes = _figure(3.8)
         for index, ((name, levels), colour) in enumerate(zip(curves.items(), _colours(len(curves)), strict=True)):
             shift = 1 + 0.035 * (index - (len(curves) - 1) / 2)
@@ -245,7 +245,7 @@ def level_curves(
         axes.set_ylabel(ylabel)
         axes.grid(axis="y", alpha=0.15)
         axes.legend(frameon=False, loc="lower right")
-        return _saved(figure)
+        return svg_of(figure)
 
 
 def seed_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str) -> bytes:
@@ -263,7 +263,7 @@ def seed_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: st
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     longest = max(len(arms) for arms in panels.values())
-    with _style():
+    with plot_style():
         figure = Figure(figsize=(WIDTH_INCHES * 1.4, rows * (0.9 + 0.24 * longest)), layout="constrained")
         for index, (name, arms) in enumerate(panels.items()):
             axes = figure.add_subplot(rows, columns, index + 1)
@@ -277,7 +277,7 @@ def seed_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: st
             axes.grid(axis="x", alpha=0.15)
             if index >= len(panels) - columns:
                 axes.set_xlabel(xlabel)
-        return _saved(figure)
+        return svg_of(figure)
 
 
 def _draw_estimate(axes: "Axes", estimate: Estimate, place: float, colour: str, *, is_upright: bool) -> None:
@@ -307,7 +307,7 @@ def _colours(number: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def _style() -> Iterator[None]:
+def plot_style() -> Iterator[None]:
     """Settings of matplotlib that hold inside a `with` block."""
     from matplotlib import rc_context
 
@@ -344,7 +344,8 @@ def _figure(height: float, title: str = "", *, width: float = WIDTH_INCHES) -> "
     return figure, axes
 
 
-def _saved(figure: "Figure") -> bytes:
+def svg_of(figure: "Figure") -> bytes:
+    """The bytes of a drawn figure, in the colour of the text around it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue().replace(INK.encode(), b"currentColor")

@@ -388,7 +388,7 @@ class Subject(ABC):
 
         Args:
             document: Of the results.
-            pictures: Of the worst and best images, worst first; none of a task that calls no `on_case`.
+            pictures: Of the worst, median and best images, worst first; none of a task that calls no `on_case`.
         """
 
     def pooled(self, others: Sequence[Self]) -> Self:

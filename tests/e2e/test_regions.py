@@ -53,6 +53,7 @@ def recipe(steps: int = 110, *, classes: Any = REGIONS, channels: Any = None, **
             "steps": steps,
             "validate_every": steps,
             "log_every": 5,
+            "evaluation": {"lesions": {"dilation_voxels": 1, "min_volume_mm3": 0}},
         },
         source="test",
     )
@@ -164,6 +165,7 @@ def test_the_exported_model_scores_like_the_run_and_infer_draws_what_was_scored(
     report = infer([cache.root.parent / "Dataset137_Brain"], model, out=tmp_path / "out", device="cpu")
 
     for name in REGIONS:
+        assert {"lesion_dice", "lesion_sensitivity", "false_per_scan"} <= theirs[name].keys() == ours[name].keys()
         assert theirs[name]["dice"]["mean"] == pytest.approx(ours[name]["dice"]["mean"], abs=1e-4)
         assert theirs[name]["nsd"]["mean"] == pytest.approx(ours[name]["nsd"]["mean"], abs=1e-4)
     assert {one.code for one in report.results if one.status == "refused"} == {"E_CHANNEL_MISSING"}

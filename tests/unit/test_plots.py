@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from medssl_cli.metrics.statistics import Estimate
+from medssl_cli.report.curves import Panel, share_curves
 from medssl_cli.report.plots import (
     INK,
     SERIES_COLOURS,
@@ -33,6 +34,13 @@ PLOTS = {
         {"scratch": {5: Level(GROUP.estimate, [0.7, 0.8]), 10: Level(EMPTY.estimate, [])}, "pre-trained": {5: LEVEL}},
         xlabel="labelled patients",
         ylabel="Dice",
+    ),
+    "shares": lambda: share_curves(
+        [
+            Panel("ROC", "false", "true", np.linspace(0, 1, 2000).tolist(), np.linspace(0, 1, 2000).tolist(), (0, 1)),
+            Panel("reliability", "said", "so", [0.1, 0.9], [0.2, 0.8], (0, 1), numbers=[3, 9]),
+            Panel("nothing", "x", "y", [0.0], [math.nan], (math.nan, math.nan), is_stepped=True),
+        ]
     ),
     "structures": lambda: structure_scores(
         {"LV": {"scratch": GROUP, "pre-trained": EMPTY}, "RV": {"scratch": GROUP}},
@@ -81,6 +89,11 @@ def test_structures_and_methods_are_named():
     text = words(PLOTS["structures"]())
 
     assert all(name in text for name in ("LV", "RV", "scratch", "pre-trained"))
+
+
+def test_curves_of_shares_are_named_and_thinned_out():
+    assert all(name in words(PLOTS["shares"]()) for name in ("ROC", "reliability", "nothing", "said", "so"))
+    assert len(PLOTS["shares"]()) < 40_000
 
 
 def test_a_long_training_makes_no_large_file():

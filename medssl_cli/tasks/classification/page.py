@@ -1,9 +1,13 @@
-"""The page of a classification's evaluation: each class with its intervals, and every image."""
+"""The page of a classification's evaluation: each class with its intervals and curves, and every image."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
+import numpy as np
+
+from medssl_cli.metrics.operating import operating_curve
 from medssl_cli.metrics.statistics import estimate_of
+from medssl_cli.report.curves import Panel, share_curves
 from medssl_cli.report.page import Page
 
 MAX_IMAGES: Final = 2000
@@ -42,13 +46,22 @@ def classification_page(document: Mapping[str, Any]) -> str:
         caption="By chance the AUROC is 0.5, the average precision the share of positives.",
     )
     page.heading(f"At a probability of {document['threshold']:g}").table(
-        ("class", "sensitivity", "specificity", "calibration error"),
+        ("class", "sensitivity", "specificity", "calibration error", "Brier score"),
         [
-            (name, scores["sensitivity"], scores["specificity"], scores["calibration_error"])
+            (
+                name,
+                scores["sensitivity"],
+                scores["specificity"],
+                scores["calibration_error"],
+                estimate_of(scores["brier"]),
+            )
             for name, scores in classes.items()
         ],
         caption="A loss with balanced classes gives higher probabilities to rare classes than their share.",
     )
+    _add_specificities(page, classes)
+    for name, scores in classes.items():
+        _add_class(page, document, name, scores)
     cases = document["cases"][:MAX_IMAGES]
     page.heading("Every image").table(
         ("item", "patient", *(f"{name}{what}" for name in classes for what in ("", " (known)"))),
@@ -63,6 +76,64 @@ def classification_page(document: Mapping[str, Any]) -> str:
         caption="Probability, and what is known" + (f"; the first {MAX_IMAGES}" if len(cases) == MAX_IMAGES else ""),
     )
     return page.render()
+
+
+def _add_specificities(page: Page, classes: Mapping[str, Any]) -> None:
+    """Sensitivities at fixed specificities."""
+    least = list(next(iter(classes.values()))["sensitivity_at_specificity"])
+    page.heading("Sensitivity at a fixed specificity").table(
+        ("class", *(f"at {float(each):.0%}" for each in least)),
+        [
+            (name, *(estimate_of(scores["sensitivity_at_specificity"][each]) for each in least))
+            for name, scores in classes.items()
+        ],
+        caption="With the threshold that has the specificity on these images: what the ranking allows",
+    )
+
+
+def _add_class(page: Page, document: Mapping[str, Any], name: str, scores: Mapping[str, Any]) -> None:
+    """Curves of a class, and what its thresholds give."""
+    known = [case for case in document["cases"] if case["target"][name] is not None]
+    curve = operating_curve(
+        np.array([case["probability"][name] for case in known], dtype=np.float64),
+        np.array([case["target"][name] == 1 for case in known], dtype=bool),
+    )
+    share, bins = scores["num_positive"] / max(1, scores["num_known"]), scores["reliability"]
+    panels = [
+        Panel("ROC", "1 - specificity", "sensitivity", curve.false_share.tolist(), curve.sensitivity.tolist(), (0, 1)),
+        Panel(
+            "Precision and sensitivity",
+            "sensitivity",
+            "precision",
+            curve.sensitivity.tolist(),
+            [*curve.precision[1:2].tolist(), *curve.precision[1:].tolist()],
+            (share, share),
+            is_stepped=True,
+        ),
+        Panel(
+            "Reliability",
+            "mean probability",
+            "share of positives",
+            [each["probability"] for each in bins],
+            [each["share"] for each in bins],
+            (0, 1),
+            numbers=[each["number"] for each in bins],
+        ),
+    ]
+    page.heading(name).figure(
+        share_curves(panels),
+        alt=f"ROC curve, precision over sensitivity and reliability of {name}",
+        caption="Dashed: by chance; of the reliability, what a calibrated model has. Dots grow with the images.",
+    )
+    columns = {"threshold": "threshold", "num_yes": "images that are a yes", "sensitivity": "sensitivity",
+               "specificity": "specificity", "positive_value": "positive predictive value",
+               "negative_value": "negative predictive value"}  # fmt: skip
+    page.table(
+        tuple(columns.values()),
+        [tuple(row[key] for key in columns) for row in scores["thresholds"]],
+        caption="A probability of at least the threshold is a yes",
+        decimals={"threshold": 1},
+    )
 
 
 def _word(target: float | None) -> str:

@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -21,6 +22,7 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.selection import images_of_examples, of_examples, with_annotations
 from medssl_cli.heads import FindingsHead, OperatingPoint
+from medssl_cli.metrics.operating import brier, reliability, sensitivity_at, threshold_rows
 from medssl_cli.metrics.paired import PairedFigure
 from medssl_cli.metrics.ranking import (
     auroc,
@@ -43,6 +45,8 @@ SCHEMA: Final = "medssl.classification/1"
 ALL_CLASSES: Final = "mean of classes"
 BOOTSTRAP_SEED: Final = 0
 THRESHOLD: Final = 0.5
+SPECIFICITIES: Final = (0.8, 0.9, 0.95)
+THRESHOLDS: Final = tuple(round(0.1 * number, 1) for number in range(1, 10))
 COLUMNS: Final = ("class", "positive", "AUROC", "average precision", "sensitivity", "specificity")
 Array = NDArray[np.float64]
 
@@ -97,11 +101,24 @@ def _class_scores(probabilities: Array, targets: NDArray[np.float32], patients: 
     is_known = ~np.isnan(targets)
     scores, is_positive, owners = probabilities[is_known], targets[is_known] == 1, patients[is_known].tolist()
     estimates = finding_estimates(scores, is_positive, owners, rng=np.random.default_rng(BOOTSTRAP_SEED))
+
+    def estimate(figure: Figure, *, has_interval: bool = True) -> dict[str, Any]:
+        rng = np.random.default_rng(BOOTSTRAP_SEED)
+        return asdict(bootstrap_figure(figure, owners, rng=rng, has_interval=has_interval))
+
+    has_both = has_patients_enough(is_positive, owners)
     return {
         **{name: asdict(estimate) for name, estimate in estimates.items()},
         "sensitivity": float(sensitivity(scores, is_positive, THRESHOLD)),
         "specificity": float(specificity(scores, is_positive, THRESHOLD)),
+        "sensitivity_at_specificity": {
+            f"{least:g}": estimate(partial(sensitivity_at, scores, is_positive, least), has_interval=has_both)
+            for least in SPECIFICITIES
+        },
         "calibration_error": calibration_error(scores, is_positive),
+        "brier": estimate(partial(brier, scores, is_positive)),
+        "reliability": [asdict(each) for each in reliability(scores, is_positive)],
+        "thresholds": [asdict(row) for row in threshold_rows(scores, is_positive, THRESHOLDS)],
         "num_known": int(is_known.sum()),
         "num_positive": int(is_positive.sum()),
         "num_positive_patients": len(set(patients[is_known][is_positive].tolist())),

@@ -1,4 +1,4 @@
-"""The page of a detection's evaluation: each class with its intervals, the worst and best pictures, and every image."""
+"""The page of a detection's evaluation: each class with its intervals, pictures, and every image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -126,12 +126,13 @@ def detection_page(document: Mapping[str, Any], pictures: Sequence[Shown]) -> st
         [(name, *scores["sensitivity"].values()) for name, scores in classes.items()],
     )
     if pictures:
-        page.heading("Worst and best").figures(
+        page.heading("Worst, median and best").figures(
             [
                 Figure(
                     shown.picture,
                     f"Boxes that are there and boxes found on item {shown.item_id}",
-                    f"`{shown.item_id[:8]}` mean overlap {shown.figure:.3f}; boxes found with a score of at least 0.5",
+                    f"{shown.place}: `{shown.item_id[:8]}` mean overlap {shown.figure:.3f}; boxes found with a score "
+                    "of at least 0.5",
                 )
                 for shown in pictures
             ],

@@ -1,4 +1,4 @@
-"""The page of a segmentation's evaluation: scores with their intervals, every patient, the worst and best pictures."""
+"""The page of a segmentation's evaluation: scores with their intervals, every patient, and pictures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -9,13 +9,16 @@ from PIL import Image
 
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.statistics import estimate_of
+from medssl_cli.report import structure_colours
 from medssl_cli.report.gallery import Shown
+from medssl_cli.report.mosaic import slice_row
 from medssl_cli.report.page import Figure, Page
 from medssl_cli.report.pictures import comparison, mid_planes
 from medssl_cli.report.plots import Group, structure_scores
 from medssl_cli.tasks.segmentation.decode import painted
 
 CONTEXT_MM: Final = 30.0
+SLICE_CONTEXT_MM: Final = 15.0
 DISTANCES: Final = {
     "hd95_mm": "HD95 mm",
     "assd_mm": "ASSD mm",
@@ -32,7 +35,7 @@ LESIONS: Final = {
 def segmentation_picture(
     image: Volume, prediction: NDArray[np.uint8], reference: NDArray[np.uint8], classes: dict[int, str]
 ) -> Image.Image:
-    """Reference and model, label maps `[X, Y, Z]` or masks of regions `[K, X, Y, Z]`, one above the other.
+    """Reference and model, label maps `[X, Y, Z]` or masks of regions `[K, X, Y, Z]`, planes first, slices below.
 
     Of regions that overlap the smaller one is seen.
 
@@ -44,6 +47,7 @@ def segmentation_picture(
     """
     window = (-200.0, 600.0) if image.units == "HU" else None
     prediction, reference = painted(prediction, reference), painted(reference, reference)
+    either = np.maximum(prediction, reference)
     rows = [
         (
             name,
@@ -60,6 +64,23 @@ def segmentation_picture(
         )
         for name, mask in (("reference", reference), ("model", prediction))
     ]
+    if image.voxels.shape[3] > 1:
+        colours = structure_colours({*classes, *np.unique(either).tolist()})
+        rows += [
+            (
+                f"slices: {name}",
+                slice_row(
+                    image.voxels[0],
+                    image.affine,
+                    mask,
+                    colours,
+                    focus=either,
+                    window=window,
+                    margin_mm=SLICE_CONTEXT_MM,
+                ),
+            )
+            for name, mask in (("reference", reference), ("model", prediction))
+        ]
     return comparison(rows)
 
 
@@ -93,7 +114,7 @@ def segmentation_page(document: Mapping[str, Any], pictures: Sequence[Shown]) ->
     plot = structure_scores({name: {"model": _group(document, name)} for name in structures}, limits=(0, 1))
     page.figure(plot, alt="Dice of every patient per structure, with mean and interval", caption="One dot per patient")
     if pictures:
-        page.heading("Worst and best").figures(
+        page.heading("Worst, median and best").figures(
             [
                 Figure(shown.picture, f"Reference and prediction of item {shown.item_id}", _caption(shown))
                 for shown in pictures
@@ -122,7 +143,7 @@ def _table_of(page: Page, structures: Mapping[str, Any], columns: Mapping[str, s
 
 
 def _caption(shown: Shown) -> str:
-    return f"`{shown.item_id[:8]}` mean Dice {shown.figure:.3f}"
+    return f"{shown.place}: `{shown.item_id[:8]}` mean Dice {shown.figure:.3f}"
 
 
 def _group(document: Mapping[str, Any], structure: str) -> Group:
