@@ -72,10 +72,12 @@ def _images_of_inner_word(lower: str, others: Collection[str]) -> tuple[str, ...
         return exact
     if len(others) > _SMALL_FOLDER:
         return ()
-    images = tuple(
-        other for other in others if other != lower and not is_mask_name(other) and {*rest} <= {*_WORDS.split(other)}
-    )
+    images = tuple(other for other in others if {*rest} <= {*_WORDS.split(other)} and not _has_mask_word(other))
     return images if len(images) == 1 else ()
+
+
+def _has_mask_word(stem: str) -> bool:
+    return is_mask_name(stem) or any(_ALONE.fullmatch(word) for word in _WORDS.split(stem))
 
 
 def _present(names: list[str], others: Collection[str]) -> tuple[str, ...]:

@@ -336,7 +336,10 @@ def test_real_folders(shared_data, name):
 def test_a_truth_without_an_image_may_be_one_and_beside_an_image_labels_it(tmp_path: Path) -> None:
     alone = arrange([tmp_path / "001_ground_truth.nii.gz", tmp_path / "001_reoriented_gt.nii.gz"], roots=[tmp_path])
     paired = arrange([tmp_path / "002.nii.gz", tmp_path / "002_ground_truth.nii.gz"], roots=[tmp_path])
+    names = ("003_ground_truth_reoriented", "003_implicit_ground_truth", "003_implicit_ground_truth_reoriented")
+    results = arrange([tmp_path / f"{name}.nii.gz" for name in names], roots=[tmp_path])
 
+    assert (len(results.images), len(results.labels)) == (3, 0)
     assert (len(alone.images), len(alone.labels)) == (2, 0)
     assert [label.images for label in paired.labels] == [(tmp_path / "002.nii.gz",)]
 
