@@ -14,6 +14,7 @@ from medssl_cli.base.errors import UsageError
 from medssl_cli.deploy.scans import Findings, Reject, Scan, with_unique_names
 from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.name_words import same_channel
+from medssl_cli.formats.source import place_of
 
 HINT: Final = "name the dataset.json of the folder too, or say which channel a file or folder is: --channel NAME=PATH"
 _NAMED: Final = 5
@@ -59,9 +60,11 @@ def put_together(found: Findings, names: Sequence[str], given: GivenChannels) ->
 
 
 def _is_one_case(given: GivenChannels, scans: Sequence[Scan], wanted: Sequence[str]) -> bool:
-    """Whether the user has named exactly one scan for each channel."""
-    counts = Counter(scan.channel for scan in scans if given.at(scan.sources[0]) is not None)
-    return counts == dict.fromkeys(wanted, 1)
+    """Whether the user has named exactly one file or series for each channel; a file found in a folder is not named."""
+    named = {scan.key: place for scan in scans if (place := given.at(scan.sources[0])) is not None}
+    own = [scan for scan in scans if scan.key in named]
+    are_named = all(scan.series is not None or named[scan.key][1] == place_of(scan.sources[0]) for scan in own)
+    return are_named and Counter(scan.channel for scan in own) == dict.fromkeys(wanted, 1)
 
 
 @dataclass(frozen=True)

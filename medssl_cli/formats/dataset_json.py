@@ -103,6 +103,8 @@ def _description(document: dict[str, Any], folder: Path) -> DatasetJson | None:
     if not (isinstance(labels, dict) and isinstance(channels, dict)):
         return None
     names = {int(key) if str(key).isdigit() else at: str(name) for at, (key, name) in enumerate(channels.items())}
+    if len(names) > 1 and 0 not in names:
+        names = {}  # numbers of files begin at 0: whether these count from 1 or leave one out, nobody says
     modalities = {index: modality for index, name in names.items() if (modality := known_modality(name))}
     classes, ignore, fault = _classes(labels)
     return DatasetJson(

@@ -21,6 +21,10 @@ CHANNELS: Final = frozenset({
     "t2map", "t2star", "bold", "cbf", "cbv", "mtt", "tmax", "ttp", "pwi", "hbv",
 })  # fmt: skip
 """The closed list of channels that are read from the names of files and from descriptions."""
+_OTHER_IMAGE: Final = frozenset({
+    "c", "ce", "gd", "gad", "gadolinium", "contrast", "postcontrast", "post", "enhanced", "star", "map", "mapping",
+})  # fmt: skip
+"""Words behind that of a channel that make it another image: T1 with contrast, T2*, a map of T1."""
 _CHANNEL_OF_MODALITY: Final = {"CT": "ct", "PT": "pet", "MR": "mr"}
 _EITHER_MODALITY: Final = ("cbf", "cbv", "mtt", "tmax", "ttp")
 _NUMBERED_CHANNEL: Final = re.compile(r"c\d{1,4}")
@@ -79,10 +83,17 @@ def same_channel(word: str) -> str:
 
 
 def channel_word(name: str) -> str | None:
-    """The channel of the closed list that a free-text name, such as `T1 weighted`, begins with; None if it has none."""
-    first = re.split(r"[^a-z0-9]", name.strip().lower(), maxsplit=1)[0]
+    """The channel of the closed list that a free-text name, such as `T1 weighted`, begins with.
+
+    None if it has none, and if a later word says that it shows something else: `T2 FLAIR`, `T1 post contrast`, `T2*`.
+    """
+    first, *others = re.split(r"[^a-z0-9*]+", name.strip().lower())
     channel = same_channel(first)
-    return channel if channel in CHANNELS else None
+    if channel not in CHANNELS or "*" in "".join(others):
+        return None
+    named = {same_channel(word) for word in others} & CHANNELS
+    is_other = channel in ("t1", "t2", "flair") and not _OTHER_IMAGE.isdisjoint(others)
+    return None if is_other or named - {channel, "mr"} else channel
 
 
 def modality_of_channel(channel: str) -> str | None:

@@ -146,6 +146,15 @@ def test_files_and_folders_are_what_the_user_says(tmp_path: Path, model: Path) -
         np.testing.assert_array_equal(masks_of(tmp_path / "folders", result), expected(seed))
 
 
+def test_one_file_in_each_folder_is_no_case_if_their_names_differ(tmp_path: Path, model: Path) -> None:
+    for seed, name in enumerate(CHANNELS, start=1):
+        write_case(tmp_path, seed, {name: f"{name}s/P{seed}.nii.gz"})
+
+    report = run([], model, tmp_path / "out", channels=[f"{name}={tmp_path}/{name}s" for name in CHANNELS])
+
+    assert (done(report), list(refused(report))) == ([], ["E_CHANNEL_MISSING"])
+
+
 @pytest.mark.parametrize(
     ("channel", "told"),
     [

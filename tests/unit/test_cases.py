@@ -31,6 +31,8 @@ def cases(arrangement: Arrangement) -> dict[str | None, set[str | None]]:
     [
         ("T1w", "t1"), ("t1gd", "t1ce"), ("T1 weighted", "t1"), ("FLAIR", "flair"), ("t2f", "flair"), ("PT", "pet"),
         ("Tmax", "tmax"), ("rCBV", "cbv"), ("noNormalization", None), ("", None), ("Miller", None),
+        ("T2 FLAIR", None), ("T1 post-contrast", None), ("T1-Gd", None), ("T2*", None), ("T1 map", None),
+        ("T1 MRI", "t1"), ("FLAIR (fluid)", "flair"), ("ADC map", "adc"),
     ],
 )  # fmt: skip
 def test_a_free_text_has_a_channel_of_the_list_or_none(name, channel):

@@ -158,6 +158,14 @@ def test_the_key_of_the_only_modality_may_be_anything(tmp_path, key):
     assert described(tmp_path, {**MSD, "modality": {key: "CT"}}).modalities == {0: "CT"}
 
 
+def test_channels_that_are_counted_from_1_say_nothing_about_files_that_are_counted_from_0(tmp_path):
+    document = {**V2, "channel_names": {"1": "FLAIR", "2": "T1w"}}
+
+    images = arranged(tmp_path, document, "imagesTr/a_0000.nii", "imagesTr/a_0001.nii").images
+
+    assert [image.channel for image in images] == ["c0", "c1"]
+
+
 def test_amos_declares_ct_and_holds_mr_from_number_501_on(tmp_path):
     files = [f"imagesTr/amos_{number}.nii.gz" for number in ("0001", "0500", "0507")]
 
