@@ -35,8 +35,8 @@ def plan(
     """Plan a task from its images: a complete recipe with a reason on every line.
 
     Spacing, crop, network, batch, intensities, augmentation and steps follow from the labelled images, without those of
-    test patients, and from what a step takes on this device. Give the --split-file of the training here too. Keys given with --set stay as they are. Read the recipe,
-    change it, keep it.
+    test patients, and from what a step takes on this device. A --split-file of the training says who these are. Keys
+    given with --set stay as they are. Read the recipe, change it, keep it.
 
     Examples:
 
@@ -79,7 +79,12 @@ def plan(
         typer.echo(text, nl=False)
     else:
         show(found.fingerprint)
-        result(None, as_json=False, text=f"{output}\nnext: medssl finetune --task {output} --cache {cache}")
+        words = ["", *(f"--split-file {each}" for each in split_file or []), *["--skip-missing"] * skip_missing]
+        result(
+            None,
+            as_json=False,
+            text=f"{output}\nnext: medssl finetune --task {output} --cache {cache}{' '.join(words)}",
+        )
 
 
 def _name(output: Path | None, labels: str | None) -> str:
