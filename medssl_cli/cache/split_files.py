@@ -6,6 +6,7 @@ fold, and plain lists of names, which say nothing about their part: `test=test_l
 rule was published, `nnunet=dataset.json` makes its folds of the names of a list.
 """
 
+import codecs
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -168,7 +169,7 @@ def _training_names(path: Path, data: bytes) -> tuple[str, ...]:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return read_regular(path, max_bytes=MAX_BYTES)
+        return read_regular(path, max_bytes=MAX_BYTES).removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError as error:
         raise _refused(f"there is no split file {path.name}", hint="check the spelling of the path") from error
     except ValueError as error:
@@ -292,7 +293,7 @@ def _names_of(table: Table, path: Path) -> list[str]:
 
 def _json_of(path: Path, data: bytes) -> Any:
     try:
-        return parse_json(data.removeprefix(b"\xef\xbb\xbf"))
+        return parse_json(data)
     except ValueError as error:
         raise _refused(f"{path.name} is no JSON: {error}") from error
 

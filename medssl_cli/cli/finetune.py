@@ -98,8 +98,9 @@ def finetune(
         root = run or run_folder(path, resolved, init, choices, num_folds)
         terminal = Terminal(quiet=quiet or not is_main())
         resolved = planned_recipe(
-            path, overrides, cache, root, device=device, num_processes=spread.size, talk=terminal, minutes=max_minutes
-        )
+            path, overrides, cache, root,
+            device=device, num_processes=spread.size, talk=terminal, minutes=max_minutes, split=split,
+        )  # fmt: skip
         outlets = Outlets(finetuning_page, open_sinks(log or [], root, resolved) if is_main() else ())
         terminal.note(f"task {resolved.name} · cache {cache} · run {root} · init {init}")
         opened = Cache.open(cache)

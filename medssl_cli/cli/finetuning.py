@@ -7,6 +7,7 @@ from medssl_cli.base.errors import UsageError
 
 if TYPE_CHECKING:
     from medssl_cli.base.talk import Talk
+    from medssl_cli.cache.named_splits import GivenSplit
     from medssl_cli.engine.choices import Choices
     from medssl_cli.recipe import TaskRecipe
 
@@ -36,6 +37,7 @@ def planned_recipe(
     num_processes: int,
     talk: "Talk",
     minutes: float | None,
+    split: "GivenSplit | None",
 ) -> "TaskRecipe":
     """A task's recipe with a plan in the place of every `auto`; a run that has begun goes on with its own.
 
@@ -48,6 +50,7 @@ def planned_recipe(
         num_processes: Over which the training is spread.
         talk: Told what was planned.
         minutes: Time limit of the training.
+        split: Files that say who tests, instead of the rule.
 
     Raises:
         MedsslError: See `engine.planning.plan_task`.
@@ -66,7 +69,7 @@ def planned_recipe(
                 f"{path.name} leaves values to a plan, and several processes cannot make one together",
                 hint=f"write it down first: medssl plan --task {path} --cache {cache} -o NEW.yaml",
             )
-        document = with_plan(document, Cache.open(cache), root, device=device, talk=talk, minutes=minutes)
+        document = with_plan(document, Cache.open(cache), root, device=device, talk=talk, minutes=minutes, given=split)
     recipe = validate_recipe(document, source=path.name)
     assert isinstance(recipe, TaskRecipe)
     return recipe

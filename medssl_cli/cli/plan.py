@@ -8,6 +8,7 @@ import typer
 
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, DeviceOption, JsonOption, QuietOption, SetOption
 from medssl_cli.cli.plan_output import head_of, show
+from medssl_cli.cli.split_options import SkipMissingOption, SplitFileOption, given_split
 from medssl_cli.cli.terminal import Terminal, result
 
 
@@ -23,6 +24,8 @@ def plan(
         str | None, typer.Option(help="Most memory of a step, such as 8GB; default: half of it, or 85% of a GPU's.")
     ] = None,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Of the training; 60 unless given.")] = None,
+    split_file: SplitFileOption = None,
+    skip_missing: SkipMissingOption = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Recipe to write; default: stdout.")] = None,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
@@ -32,8 +35,8 @@ def plan(
     """Plan a task from its images: a complete recipe with a reason on every line.
 
     Spacing, crop, network, batch, intensities, augmentation and steps follow from the labelled images, without those of
-    test patients, and from what a step takes on this device. Keys given with --set stay as they are. Read the recipe,
-    change it, keep it.
+    test patients, and from what a step takes on this device. A --split-file of the training says who these are. Keys
+    given with --set stay as they are. Read the recipe, change it, keep it.
 
     Examples:
 
@@ -52,6 +55,7 @@ def plan(
         raise UsageError("E_USAGE", "give one of --task and --labels", hint="medssl plan --labels seg -o my.yaml")
     if output is not None and output.exists():
         raise UsageError("E_OUTPUT_EXISTS", f"{output} exists already")
+    given, _ = given_split(split_file, 0, None, skip_missing=skip_missing)
     opened, terminal = Cache.open(cache), Terminal(quiet=quiet or json)
     name = _name(output, labels)
     if labels is not None:
@@ -62,7 +66,9 @@ def plan(
     for override in overrides or []:
         apply_override(document, override)
     with terminal.running():
-        found = plan_task(document, opened, device=device, talk=terminal, memory_bytes=_bytes(memory), minutes=minutes)
+        found = plan_task(
+            document, opened, device=device, talk=terminal, memory_bytes=_bytes(memory), minutes=minutes, given=given
+        )
     text = recipe_text(head_of(found, cache, output), found.draft)
     if output is not None:
         write_atomic(output, text.encode(), is_output=True)
@@ -73,7 +79,12 @@ def plan(
         typer.echo(text, nl=False)
     else:
         show(found.fingerprint)
-        result(None, as_json=False, text=f"{output}\nnext: medssl finetune --task {output} --cache {cache}")
+        words = ["", *(f"--split-file {each}" for each in split_file or []), *["--skip-missing"] * skip_missing]
+        result(
+            None,
+            as_json=False,
+            text=f"{output}\nnext: medssl finetune --task {output} --cache {cache}{' '.join(words)}",
+        )
 
 
 def _name(output: Path | None, labels: str | None) -> str:

@@ -9,8 +9,9 @@ from medssl_cli.base import plugins
 from medssl_cli.base.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.named_splits import GivenSplit, split_by_names
 from medssl_cli.cache.reading import NAMED_SETS
-from medssl_cli.cache.splits import held_out_patients, shuffled, split_items
+from medssl_cli.cache.splits import Split, held_out_patients, same_people, shuffled, split_items
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.build import build_task
 from medssl_cli.engine.devices import resolve_device
@@ -119,6 +120,7 @@ def plan_task(
     memory_bytes: float | None = None,
     minutes: float | None = None,
     measure: Measure | None = None,
+    given: GivenSplit | None = None,
 ) -> TaskPlan:
     """Plan what a recipe does not give.
 
@@ -130,9 +132,11 @@ def plan_task(
         memory_bytes: Most memory of a step.
         minutes: Of the whole training.
         measure: Instead of trials on the device.
+        given: Files that say who tests, instead of the rule.
 
     Raises:
-        UsageError: Wrong recipe or device; `E_USAGE`, the task cannot be planned.
+        UsageError: Wrong recipe or device; `E_USAGE`, the task cannot be planned; `E_SPLIT_FILE`, `E_SPLIT_NAMES`,
+            `E_SPLIT_PATIENT`.
         NothingUsableError: `E_NO_LABELS`, `E_TOO_FEW_PATIENTS`.
         GateError: `E_PLAN_MEMORY`.
     """
@@ -143,9 +147,9 @@ def plan_task(
     sketch = _sketch(planner, pins, records)
     supervision = supervision_of(sketch)
     usable = supervision.usable(cache, talk)
-    held_out = held_out_patients(cache.records(), sketch.split_seed)
+    split, held_out = _held_out(cache, usable, sketch.split_seed, given)
     kept = [record for record in usable if record.patient_key not in held_out]
-    supervision.check(cache, usable, split_items(cache.records(), usable, seed=sketch.split_seed, fold=0), talk)
+    supervision.check(cache, usable, split, talk)
     fingerprint = planner.look(cache, supervision, kept, talk)
     is_measured = not all(pins.has(key) for key in MEASURED)
     budget = PlanBudget(
@@ -184,7 +188,14 @@ def planner_of(task: str, *, is_needed: bool = True) -> Any:
 
 
 def with_plan(
-    document: dict[str, Any], cache: Cache, root: Path, *, device: str, talk: Talk, minutes: float | None
+    document: dict[str, Any],
+    cache: Cache,
+    root: Path,
+    *,
+    device: str,
+    talk: Talk,
+    minutes: float | None,
+    given: GivenSplit | None = None,
 ) -> dict[str, Any]:
     """A recipe with every `auto` replaced: by what its run began with, or else by a plan.
 
@@ -195,6 +206,7 @@ def with_plan(
         device: Of the training.
         talk: Told what was planned.
         minutes: Time limit of the training.
+        given: Files that say who tests, instead of the rule.
 
     Raises:
         MedsslError: See `plan_task`.
@@ -206,7 +218,7 @@ def with_plan(
         if (begun / LOCK).is_file():
             return filled(document, dump_recipe(open_run(begun).recipe))
     data = {"spacing_mm": None, **document.get("data", {})}  # without a spacing images keep their own
-    plan = plan_task({**document, "data": data}, cache, device=device, talk=talk, minutes=minutes)
+    plan = plan_task({**document, "data": data}, cache, device=device, talk=talk, minutes=minutes, given=given)
     planned = plan.draft.document()
     for key in keys:
         found: Any = planned
@@ -220,6 +232,22 @@ def with_plan(
 def _labelled(everything: Sequence[ItemRecord], planner: TaskPlanner, label_set: str) -> list[ItemRecord]:
     """Images with the labels that a task learns from."""
     return [record for record in everything if label_set in getattr(record, planner.annotation)]
+
+
+def _held_out(
+    cache: Cache, usable: Sequence[ItemRecord], seed: int, given: GivenSplit | None
+) -> tuple[Split, set[str]]:
+    """The first fold, and whom a plan must not look at: who tests in any fold, by the files or by the rule."""
+    everything = cache.records()
+    if given is None:
+        return split_items(everything, usable, seed=seed, fold=0), held_out_patients(everything, seed)
+    splits = [
+        split_by_names(everything, usable, given, cache.pseudonyms, seed=seed, fold=fold)[0]
+        for fold in range(given.file.num_folds or 1)
+    ]
+    people = same_people(everything)
+    persons = {people[record.patient_key] for split in splits for record in split.test}
+    return splits[0], {patient for patient, person in people.items() if person in persons}
 
 
 def _sketch(planner: TaskPlanner, pins: Pins, records: Sequence[ItemRecord]) -> TaskRecipe:

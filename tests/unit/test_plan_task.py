@@ -8,6 +8,8 @@ import pytest
 
 from medssl_cli.base.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.base.talk import Silence
+from medssl_cli.cache.named_splits import GivenSplit
+from medssl_cli.cache.split_files import NamedParts, SplitFile
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine import planning
@@ -67,8 +69,17 @@ def test_the_same_cache_and_costs_give_the_same_plan(balls: Cache) -> None:
     assert first.document() == second.document()
 
 
-def test_test_patients_are_not_looked_at(balls: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    held_out = held_out_patients(balls.records(), 0)
+FOLDS = SplitFile(
+    (NamedParts(val=("0", "1"), test=("2", "3", "4", "5")), NamedParts(val=("0", "5"), test=("2", "3", "4", "6"))), b""
+)
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_test_patients_are_not_looked_at(balls: Cache, monkeypatch: pytest.MonkeyPatch, is_given: bool) -> None:
+    """By the rule, or those whom a split file names in any fold."""
+    given = GivenSplit(FOLDS) if is_given else None
+    named = {balls.pseudonyms.of("patient", str(number)) for number in range(2, 7)}
+    held_out = named if is_given else held_out_patients(balls.records(), 0)
     seen: set[str] = set()
     read = Cache.read_image
 
@@ -77,12 +88,12 @@ def test_test_patients_are_not_looked_at(balls: Cache, monkeypatch: pytest.Monke
         return read(cache, record)
 
     monkeypatch.setattr(Cache, "read_image", watched)
-    fingerprint = planned(balls).fingerprint
+    fingerprint = planned(balls, given=given).fingerprint
 
-    assert len(held_out) == 3
+    assert len(held_out) == (5 if is_given else 3)
     assert seen
     assert not seen & held_out
-    assert fingerprint.num_patients == 12
+    assert fingerprint.num_patients == 15 - len(held_out)
 
 
 def test_the_largest_network_is_taken_that_time_allows(balls: Cache) -> None:

@@ -1,4 +1,4 @@
-"""Detection: boxes of each class in 2D images, learnt from boxes and scored by average precision."""
+"""Detection: boxes of each class in pictures and in volumes, learnt from boxes and scored by average precision."""
 
 from typing import Final
 
