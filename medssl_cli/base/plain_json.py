@@ -7,18 +7,21 @@ from typing import Any, Final
 MAX_DEPTH: Final = 64
 
 
-def parse_json(data: bytes | str) -> Any:
+def parse_json(data: bytes | str, *, are_keys_unique: bool = False) -> Any:
     """Parse a JSON document of unknown origin.
 
     Args:
         data: UTF-8; whoever reads it bounds its size, see `files.read_regular`.
+        are_keys_unique: Refuse an object that gives one key twice, of which the last would stay.
 
     Raises:
         ValueError: It is no JSON, nested deeper than 64 levels, or holds NaN, infinity, numbers of thousands of digits
             or halves of characters.
     """
     try:
-        document = json.loads(data, parse_constant=_refuse, parse_float=_finite)
+        document = json.loads(
+            data, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique if are_keys_unique else None
+        )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     has_escapes = "\\u" in data if isinstance(data, str) else b"\\u" in data
@@ -49,6 +52,13 @@ def _refuse(word: str) -> float:
 def _finite(text: str) -> float:
     value = float(text)
     return value if math.isfinite(value) else _refuse("infinity")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object gives one key twice")
+    return found
 
 
 def _check(document: Any, *, has_escapes: bool) -> None:

@@ -293,7 +293,7 @@ def _names_of(table: Table, path: Path) -> list[str]:
 
 def _json_of(path: Path, data: bytes) -> Any:
     try:
-        return parse_json(data)
+        return parse_json(data, are_keys_unique=True)
     except ValueError as error:
         raise _refused(f"{path.name} is no JSON: {error}") from error
 

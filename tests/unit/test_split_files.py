@@ -93,7 +93,7 @@ WRONG = (
     '{"train": ["a"], "training": ["b"]}', '{"training": [{"fold": 0, "image": "a"}]}', "name,colour\na,red\n",
     "name,split\na,blue\n", "colour,split\nred,train\n", '[{"train": ["a"]}, 3]', "a\0b", "[" * 100,
     '{"train": [NaN]}', '{"training": [{"fold": "x", "image": "a"}]}', f'{{"train": ["{"a" * 2000}"]}}',
-    "name,split\na,train\nb,val,too,many\n", '{"test": ["a"]}',
+    "name,split\na,train\nb,val,too,many\n", '{"test": ["a"]}', '{"train": ["a"], "train": ["b"], "val": ["c"]}',
 )  # fmt: skip
 
 
