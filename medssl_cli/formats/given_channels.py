@@ -28,6 +28,14 @@ def require_word(word: str, *, is_whole: bool = True) -> None:
         )
 
 
+def _require_one_word(places: Sequence[tuple[str, Path]]) -> None:
+    """Refuse a place that is given two channels."""
+    word, place = places[-1]
+    other = next((known for known, path in places if path == place and known != word), None)
+    if other is not None:
+        raise UsageError("E_USAGE", f"one file or folder is given two channels, {other} and {word}")
+
+
 @dataclass(frozen=True)
 class GivenChannels:
     """Channels by place.
@@ -58,6 +66,7 @@ class GivenChannels:
             require_word(word, is_whole=bool(path) if mark else not of_all)
             if mark:
                 places.append((word, Path(path).resolve()))
+                _require_one_word(places)
             else:
                 of_all = word
         return cls(tuple(places), of_all)

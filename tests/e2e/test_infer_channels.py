@@ -161,12 +161,15 @@ def test_one_file_in_each_folder_is_no_case_if_their_names_differ(tmp_path: Path
         ("dwi=x.nii.gz", "the model has no channel dwi"),
         ("no channel=x", "a channel is one word"),
         ("flair=", "a channel is one word"),
+        ("flair=x --channel t2=./x", "one file or folder is given two channels, flair and t2"),
     ],
 )
 def test_a_channel_that_cannot_be_is_refused_before_anything_is_read(
     tmp_path: Path, model: Path, channel: str, told: str
 ) -> None:
-    found = CliRunner().invoke(app, ["infer", "--task", str(model), "-o", str(tmp_path), "--channel", channel])
+    words = channel.split(" --channel ")
+    options = [text for word in words for text in ("--channel", word)]
+    found = CliRunner().invoke(app, ["infer", "--task", str(model), "-o", str(tmp_path), *options])
 
     assert (found.exit_code, told in found.stderr) == (Exit.USAGE, True)
     with pytest.raises(UsageError, match="no scan is named"):
