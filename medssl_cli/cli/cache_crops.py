@@ -39,7 +39,7 @@ def crops(
     Example: medssl cache crops ./cubes --label-set nodules --candidates candidates
     """
     from medssl_cli.cache.store import Cache
-    from medssl_cli.data.cubes import CubeOptions, cut_cubes
+    from medssl_cli.data.cubes import CubeOptions, cut_cubes, moved_patients
     from medssl_cli.data.selection import no_annotations, with_annotations
 
     options = CubeOptions(label_set, tuple(name or ["nodule"]), candidates, size, spacing, per_image, seed)
@@ -53,6 +53,11 @@ def crops(
     with terminal.running():
         counts = cut_cubes(
             opened, records, target, options, progress=lambda done, total: terminal.progress("cutting", done, total)
+        )
+    if moved := moved_patients(opened, target):
+        terminal.note(
+            f"{len(moved)} test patients of the volumes are none of the cubes, as their label sets differ: to score "
+            "both networks together, train them by one --split-file of patients"
         )
     text = f"{counts.num_nodules} cubes with and {counts.num_others} without {options.names[0]}"
     known = f", {counts.num_known} were there" if counts.num_known else ""

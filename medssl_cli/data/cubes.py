@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from medssl_cli.cache.annotations import add_findings
 from medssl_cli.cache.items import Box, ItemRecord
+from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.imaging.geometry import Affine, Shape, ras_index_affine, spacing_mm
 from medssl_cli.imaging.resample import resample
@@ -72,7 +73,7 @@ def cut_cubes(
     Args:
         source: Cache of the volumes.
         records: Volumes with nodules, or of whom somebody knows that there are none.
-        target: A cache with the key of the source, so that patients keep their keys and splits are the same.
+        target: A cache with the key of the source, so that patients keep their keys; see `moved_patients` about splits.
         options: See `CubeOptions`.
         progress: Called with (done, total) volumes.
 
@@ -97,6 +98,21 @@ def cut_cubes(
                         counts.num_others += 1
             progress(done, len(records))
     return counts
+
+
+def moved_patients(source: Cache, target: Cache, seed: int = 0) -> set[str]:
+    """Test patients of the volumes who have cubes and are no test patients there, by the rule of splits.
+
+    The rule draws them apart for each combination of label sets, and of these cubes have only one.
+
+    Args:
+        source: Cache of the volumes.
+        target: Cache of the cubes.
+        seed: The recipes' `split_seed`.
+    """
+    cubes = target.records()
+    there = {record.patient_key for record in cubes}
+    return held_out_patients(source.records(), seed) & there - held_out_patients(cubes, seed)
 
 
 def cube_around(volume: Volume, place_mm: Array, options: CubeOptions) -> Volume:

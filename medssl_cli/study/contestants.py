@@ -10,9 +10,13 @@ from medssl_cli.engine.fold_runs import are_folds, folds_of
 from medssl_cli.engine.runs import Run, open_run, read_document
 from medssl_cli.recipe import TaskRecipe, dump_recipe, flow_yaml
 from medssl_cli.study.comparison import Contestant
-from medssl_cli.tasks import Subject, task_of_head
+from medssl_cli.tasks import Subject, supervision_of, task_of_head
 
 SHOWN: Final = 10
+UNKNOWN_OF_FILES: Final = (
+    "backbone", "steps", "initial weights", "what the network sees", "training patients", "rules of scoring",
+)  # fmt: skip
+"""What a bundle does not say of its training."""
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -40,8 +44,9 @@ def contestant(name: str, path: Path, subject: Subject, scores: Mapping[str, Any
         assert isinstance(recipe, TaskRecipe)
         return Contestant(name, recipe.task.name, {**_facts(runs, recipe), **_scored(subject, scores)}, scores)
     _, bundle, _ = load_model(path)
-    nobody_knows = dict.fromkeys(("backbone", "steps", "initial weights", "what the network sees", "training patients"))
-    return Contestant(name, task_of_head(bundle.head.kind), {**nobody_knows, **_scored(subject, scores)}, scores)
+    facts: dict[str, str | None] = dict.fromkeys(UNKNOWN_OF_FILES)
+    facts |= {"training labels": bundle.label_set, **_scored(subject, scores)}
+    return Contestant(name, task_of_head(bundle.head.kind), facts, scores)
 
 
 def _facts(runs: Sequence[Run], recipe: TaskRecipe) -> dict[str, str]:
@@ -55,6 +60,8 @@ def _facts(runs: Sequence[Run], recipe: TaskRecipe) -> dict[str, str]:
         "initial weights": ", ".join(inits),
         "what the network sees": sha256_json(dumped["data"])[:SHOWN],
         "training patients": f"{len(trained)} ({sha256_json(trained)[:SHOWN]})",
+        "training labels": supervision_of(recipe).label_set,
+        "rules of scoring": flow_yaml(dumped["evaluation"]),
         "folds": str(len(runs)),
     }
 

@@ -270,7 +270,10 @@ def test_models_are_compared_on_the_same_patients_and_what_differs_is_said(
     assert document["num_patients"] == 2
     assert [model["name"] for model in document["models"]] == ["fold0", "fold1"]
     assert "training patients" in document["unequal"]
-    assert "backbone" not in document["unequal"]
+    assert not {"backbone", "training labels", "rules of scoring"} & set(document["unequal"])
+    facts = document["models"][0]["facts"]
+    assert facts["training labels"] == "seg"
+    assert facts["rules of scoring"].startswith("{nsd_tolerance_mm: ")
     assert "W_UNEQUAL: training patients: " in done.stderr
     first, second = (json.loads((tmp_path / "pair" / name / "scores.json").read_bytes()) for name in ("fold0", "fold1"))
     gained = [

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 from medssl_cli.base.errors import Exit
 from medssl_cli.cache.annotations import add_boxes
 from medssl_cli.cache.items import Box
+from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
-from medssl_cli.data.cubes import CubeOptions, cube_around, cut_cubes
+from medssl_cli.data.cubes import CubeOptions, cube_around, cut_cubes, moved_patients
 from tests.nodule_phantoms import nodule_cache, phantom
 
 OPTIONS = CubeOptions(
@@ -59,6 +60,18 @@ def test_cubes_show_nodules_or_none_and_belong_to_the_same_patients(source: Cach
         assert (middle(target, record.item_id) > -300) == bool(is_nodule)
         assert (record.shape, record.boxes, record.labels) == ((9, 9, 7), {}, {})
     assert not [problem for problem in target.verify() if problem is not None]
+
+
+def test_test_patients_who_are_none_of_the_cubes_are_known(source: Cache, tmp_path: Path) -> None:
+    target = cubes_of(source, tmp_path / "cubes")
+    cut_cubes(source, source.records(), target, OPTIONS)
+    held_out = held_out_patients(source.records(), 0)
+    other = next(record for record in source.records() if record.patient_key not in held_out)
+
+    assert not moved_patients(source, target)
+    add_boxes(source, other.item_id, "lungs", [])  # alone with these label sets: held out by the rule
+
+    assert moved_patients(source, target) == {other.patient_key}
 
 
 def test_again_nothing_is_added(source: Cache, tmp_path: Path) -> None:
