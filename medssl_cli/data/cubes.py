@@ -146,6 +146,8 @@ def _add(target: Cache, record: ItemRecord, cube: Volume, findings: dict[str, fl
             "affine": tuple(map(tuple, cube.affine.tolist())),
             "image_sha256": "0" * 64,
             "fingerprint": None,
+            "channel": None,
+            "example_key": None,
             "superseded_by": None,
             "labels": {},
             "boxes": {},
