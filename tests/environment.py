@@ -11,5 +11,6 @@ ENVIRONMENT: Final = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": 
 
 def give_known_key(cache: Path) -> None:
     """Give a cache that is still to be made a fixed key, which decides who is a test patient."""
-    cache.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     (cache / "site.key").write_bytes(b"k" * 32)
+    (cache / "site.key").chmod(0o600)

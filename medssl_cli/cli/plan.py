@@ -55,6 +55,8 @@ def plan(
         raise UsageError("E_USAGE", "give one of --task and --labels", hint="medssl plan --labels seg -o my.yaml")
     if output is not None and output.exists():
         raise UsageError("E_OUTPUT_EXISTS", f"{output} exists already")
+    if output is not None and not output.parent.is_dir():
+        raise UsageError("E_NOT_FOUND", f"no such folder: {output.parent}")
     given, _ = given_split(split_file, 0, None, skip_missing=skip_missing)
     opened, terminal = Cache.open(cache), Terminal(quiet=quiet or json)
     name = _name(output, labels)

@@ -149,6 +149,7 @@ WRONG = [
     ("finetune --task heart-sek", 2, "E_RECIPE_NOT_FOUND", "did you mean 'heart-seg'?"),
     ("plan --task heart-sek --cache cache", 2, "E_RECIPE_NOT_FOUND", "did you mean 'heart-seg'?"),
     ("plan --labels seg --cache nowhere", 2, "E_NO_CACHE", "medssl ingest"),
+    ("plan --labels seg --cache cache -o nowhere/my.yaml", 2, "E_NOT_FOUND", "check the spelling"),
     ("finetune --task balls.yaml", 2, "E_NO_CACHE", "medssl ingest"),
     ("finetune --task balls.yaml --cache cache --fraction 0", 2, "E_USAGE", "--fraction 0.1"),
     ("recipes check balls.yaml --cache cache --set task.classes=[heart]", 2, "E_LABEL_CLASSES", "ball_1"),

@@ -28,6 +28,8 @@ NEVER_GIVEN = {
     "choose another folder with --run": "only a command that makes a run is refused with it, and it has --run",
     "--device cpu": "only an argument of --device is refused with it",
     "ask for fewer --patients": "only study labels has a number of patients",
+    "leave --num-folds out": "only a command with --num-folds asks for a number of folds",
+    "--fold takes 0 to": "only a command with --fold asks for another than the first",
     "pass --patient-pattern": "infer does not tell of notes about training data",
     "pass --modality": "infer does not tell of notes about training data",
 }

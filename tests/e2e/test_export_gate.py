@@ -21,7 +21,7 @@ from medssl_cli.deploy.export import export_network, onnx_graph
 from medssl_cli.deploy.onnx_file import graph_of, read_head, seal
 from medssl_cli.deploy.parity import NOT_COMPARED, TOLERANCE, shuffled
 from medssl_cli.engine.build import build_task
-from medssl_cli.heads import EmbeddingsHead, MasksHead
+from medssl_cli.heads import EmbeddingsHead, LesionRule, MasksHead
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.ingest.ingest import ingest
 from medssl_cli.ingest.options import IngestOptions
@@ -59,6 +59,7 @@ LIES: dict[str, Any] = {
     "tile_size": (8, 16, 16),
     "overlap": 0.25,
     "mirror_axes": (1,),
+    "lesions": LesionRule(),
     "nsd_tolerance_mm": 1.0,
     "recipe_sha256": "0" * 64,
     "weights_sha256": "0" * 64,
