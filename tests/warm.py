@@ -5,6 +5,7 @@ waited for like any other. What a test wants to know about the loading itself ne
 """
 
 import atexit
+import contextlib
 import fcntl
 import functools
 import gc
@@ -110,9 +111,10 @@ class WarmChild:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """To the process alone."""
+        """To the process alone; nothing happens if it has ended, as with `subprocess.Popen`."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End the process alone, now."""
