@@ -19,10 +19,9 @@ from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.imaging.geometry import Affine, Shape, ras_index_affine, spacing_mm
 from medssl_cli.imaging.resample import resample
+from medssl_cli.imaging.spots import UNKNOWN_DIAMETER_MM, Spots
 from medssl_cli.imaging.volume import Volume
 
-UNKNOWN_DIAMETER_MM: Final = 10.0
-"""Of a nodule that nobody measured, as in LUNA16."""
 NUM_TRIES: Final = 4
 """Random places drawn for each that is wanted: those in nodules are left out."""
 Array = NDArray[np.float64]
@@ -179,8 +178,8 @@ def _candidates(record: ItemRecord, nodules: Sequence[Box], options: CubeOptions
 
 def _hits(places: Array, boxes: Sequence[Box], affine: Affine) -> NDArray[np.bool_]:
     """Which places lie nearer to the centre of a box than its radius, `[M]`."""
-    away = np.linalg.norm(places[:, None] - _centres(boxes, affine)[None], axis=-1)
-    hits: NDArray[np.bool_] = (away < np.array([_radius_mm(box, affine) for box in boxes])).any(axis=1)
+    spots = Spots(_centres(boxes, affine), np.array([_diameter_mm(box, affine) for box in boxes]))
+    hits: NDArray[np.bool_] = np.any(spots.hit_by(places), axis=1)
     return hits
 
 
@@ -191,7 +190,7 @@ def _centres(boxes: Sequence[Box], affine: Affine) -> Array:
     return centres
 
 
-def _radius_mm(box: Box, affine: Affine) -> float:
-    """Half the diameter of a box, which is the mean of its sides where nobody measured it."""
+def _diameter_mm(box: Box, affine: Affine) -> float:
+    """The diameter of a box, which is the mean of its sides where nobody measured it."""
     sides = np.subtract(box.upper, box.lower) * spacing_mm(affine)
-    return (box.diameter_mm or float(sides.mean()) or UNKNOWN_DIAMETER_MM) / 2
+    return box.diameter_mm or float(sides.mean()) or UNKNOWN_DIAMETER_MM

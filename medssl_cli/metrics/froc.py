@@ -13,37 +13,16 @@ Shapes: N scans, L nodules and M marks of a scan, T marks of all scans, R resamp
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.imaging.spots import Array, Spots
 from medssl_cli.metrics.marks import BLOCK, FALSE_PER_IMAGE, Marks, sorted_marks
 from medssl_cli.metrics.statistics import ratio
 
-Array = NDArray[np.float64]
 MOST_MARKS: Final = 100
-UNKNOWN_DIAMETER_MM: Final = 10.0
-"""Of findings whose diameter is negative: nobody measured it."""
-
-
-class Spots(NamedTuple):
-    """Round findings of one scan: centres in millimetres `[L, 3]` and diameters in millimetres `[L]`."""
-
-    centres_mm: Array
-    diameters_mm: Array
-
-    @classmethod
-    def none(cls) -> "Spots":
-        """No findings: those of a scan without any."""
-        return cls(np.zeros((0, 3)), np.zeros(0))
-
-    def hit_by(self, points_mm: Array) -> NDArray[np.bool_]:
-        """Which of the points `[M, 3]` hits which finding, `[M, L]`."""
-        diameters = np.where(self.diameters_mm < 0, UNKNOWN_DIAMETER_MM, self.diameters_mm)
-        squares = ((points_mm[:, None] - self.centres_mm[None]) ** 2).sum(axis=-1)
-        hits: NDArray[np.bool_] = squares < (diameters / 2) ** 2
-        return hits
 
 
 def marks_at(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medssl_cli.metrics.statistics import ratio
 
 Array = NDArray[np.float64]
-Figure = Callable[[Array, Array, Array, Array], Array]
+MarkFigure = Callable[[Array, Array, Array, Array], Array]
 FALSE_PER_IMAGE: Final = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 """Of the LUNA16 challenge: Setio et al., Medical Image Analysis 42 (2017), https://arxiv.org/abs/1612.08012."""
 BLOCK: Final = 2**24
@@ -168,7 +168,7 @@ def mean_sensitivity(marks: Marks, weights: Array | None = None) -> Array:
     return mean
 
 
-def _in_blocks(figure: Figure, marks: Marks, weights: Array | None) -> Array:
+def _in_blocks(figure: MarkFigure, marks: Marks, weights: Array | None) -> Array:
     """A figure of the weight of true and false marks up to each, of all boxes, and of all images."""
     given = np.ones(len(marks.num_boxes)) if weights is None else weights
     rows = given.reshape(-1, given.shape[-1])

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from medssl_cli.metrics.froc import Spots, competition_metric, froc, marks_at
+from medssl_cli.imaging.spots import Spots
+from medssl_cli.metrics.froc import competition_metric, froc, marks_at
 from medssl_cli.metrics.marks import FALSE_PER_IMAGE
 from tests.nodule_phantoms import Phantom, annotations_csv, phantom, write_dicom
 

@@ -19,7 +19,8 @@ from medssl_cli.cli.app import app
 from medssl_cli.deploy.bundle import load_model
 from medssl_cli.deploy.candidates import boxes_in_patient
 from medssl_cli.heads import BoxesHead
-from medssl_cli.metrics.froc import Spots, froc, marks_at
+from medssl_cli.imaging.spots import Spots
+from medssl_cli.metrics.froc import froc, marks_at
 from medssl_cli.metrics.marks import FALSE_PER_IMAGE
 from tests.e2e.test_whole_models import numbers
 from tests.nodule_phantoms import Phantom, annotations_csv, phantom, write_dicom

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medssl_cli.metrics.froc import Spots, competition_metric, froc, marks_at
+from medssl_cli.imaging.spots import Spots
+from medssl_cli.metrics.froc import competition_metric, froc, marks_at
 from medssl_cli.metrics.marks import FALSE_PER_IMAGE, Marks, overlaps
 from medssl_cli.metrics.statistics import bootstrap_figure
 

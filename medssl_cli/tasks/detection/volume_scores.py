@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.imaging.geometry import spacing_mm
-from medssl_cli.metrics.froc import Spots, competition_metric, froc, marks_at
+from medssl_cli.imaging.spots import Spots
+from medssl_cli.metrics.froc import competition_metric, froc, marks_at
 from medssl_cli.metrics.marks import FALSE_PER_IMAGE, Marks
 from medssl_cli.metrics.statistics import bootstrap_figure
 from medssl_cli.tasks.detection.image_boxes import ImageBoxes
