@@ -6,6 +6,7 @@ that is on the wanted grid already is used where it lies.
 
 import contextlib
 import os
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -176,7 +177,31 @@ class PreparedLabels:
         return cls(label_set, item_ids, [image.label_digests[label_set] for image in found])
 
 
-class PreparedItems(Sequence[PreparedItem]):
+class ItemSequence(Sequence[PreparedItem]):
+    """Prepared items by their places; a slice is a list."""
+
+    @overload
+    def __getitem__(self, place: int) -> PreparedItem: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[PreparedItem]: ...
+
+    def __getitem__(self, place: int | slice) -> PreparedItem | list[PreparedItem]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        index = range(len(self))[place]
+        return self.item(index)
+
+    @abstractmethod
+    def item(self, index: int) -> PreparedItem:
+        """One item.
+
+        Args:
+            index: Its place, from 0.
+        """
+
+
+class PreparedItems(ItemSequence):
     """Prepared items by place. Their descriptions are read when asked for; the last few stay.
 
     So very many items take little memory, here and in each worker of a loader.
@@ -207,16 +232,8 @@ class PreparedItems(Sequence[PreparedItem]):
     def __len__(self) -> int:
         return len(self._item_ids)
 
-    @overload
-    def __getitem__(self, place: int) -> PreparedItem: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[PreparedItem]: ...
-
-    def __getitem__(self, place: int | slice) -> PreparedItem | list[PreparedItem]:
-        if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(len(self)))]
-        index = range(len(self))[place]
+    def item(self, index: int) -> PreparedItem:
+        """See `ItemSequence.item`; the ones that were asked for last stay loaded."""
         if index not in self._loaded:
             if len(self._loaded) >= MAX_LOADED:
                 self._loaded.pop(next(iter(self._loaded)))

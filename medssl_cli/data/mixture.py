@@ -1,14 +1,13 @@
 """Prepared items of several kinds as one sequence, in which an item comes as often as its kind counts."""
 
 from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 
-from medssl_cli.cache.prepared import PreparedItem
+from medssl_cli.cache.prepared import ItemSequence, PreparedItem
 
 
-class MixedItems(Sequence[PreparedItem]):
+class MixedItems(ItemSequence):
     """Items of one part after the other, all of a part so many times.
 
     Args:
@@ -23,16 +22,8 @@ class MixedItems(Sequence[PreparedItem]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    @overload
-    def __getitem__(self, place: int) -> PreparedItem: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[PreparedItem]: ...
-
-    def __getitem__(self, place: int | slice) -> PreparedItem | list[PreparedItem]:
-        if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(len(self)))]
-        index = range(len(self))[place]
+    def item(self, index: int) -> PreparedItem:
+        """See `ItemSequence.item`."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         first = int(self._ends[number - 1]) if number else 0
         return self._parts[number][(index - first) % len(self._parts[number])]
