@@ -188,8 +188,8 @@ def smooth_l1(difference: Tensor, beta: float = BETA) -> Tensor:
 
 
 def coordinate_weights(spatial_dims: int) -> Tensor:
-    """How much each coordinate counts, together 1: of slices the level as much as x and y together."""
-    return torch.tensor([0.25, 0.25, 0.5]) if spatial_dims == 2 else torch.full((3,), 1 / 3)
+    """How much each of three coordinates counts: of slices half as much (mean of x and y, and half the level)."""
+    return torch.full((3,), 0.5 if spatial_dims == 2 else 1 / 3)
 
 
 def targets(places: ViewPlaces, level: Level) -> tuple[Tensor, Tensor]:
