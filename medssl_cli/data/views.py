@@ -15,6 +15,7 @@ from torch import Tensor
 from medssl_cli.base.classes import WantedClasses
 from medssl_cli.base.errors import UsageError
 from medssl_cli.data.augmentation import Changes, CropChanges, Draws, draw_crop_changes, move_, recolour_
+from medssl_cli.data.placed_views import PlacedCrops, PlacedWindows, ViewPlaces, cut_placed
 from medssl_cli.data.slice_views import PictureCrops, SliceAugmentation, cut_views, keep_window, own_numbers
 from medssl_cli.imaging.geometry import Shape
 
@@ -113,12 +114,19 @@ class ViewRequest:
         crops: Views that are cut from the box; None for the box itself, as it is.
         labelled: Labelled crops, if it learns from labels too.
         slices: 2D images instead of boxes.
+        placed: Views that know where they lie instead of either, of the size of `size`.
     """
 
     size: Shape
     crops: BoxCrops | None = None
     labelled: LabelRequest | None = None
     slices: SliceRequest | None = None
+    placed: PlacedCrops | None = None
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether projections and pictures do beside volumes."""
+        return self.slices is not None or (self.placed is not None and self.placed.is_flat)
 
 
 @dataclass(frozen=True)
@@ -154,13 +162,14 @@ class Views:
         images: All views of one size together, one tensor per size; a method does not change them in place. Of boxes
             [B, C, X, Y, Z]; of `BoxCrops` [B * R + B * G, C, x, y, z], the random crops of one volume after the other,
             then the crops of its grid; of single 2D images [V * B, C, X, Y], one view of all images after the other; of
-            stacks [V * B, S, C, X, Y].
+            stacks [V * B, S, C, X, Y]; of views that know where they lie [V * B, C, X, Y, Z], or [V * B, C, X, Y].
         draws: Source of all randomness in the loss; the engine seeds it from (seed, step), so a resumed run draws the
             same numbers, on the CPU. All processes that share a step draw for the images of all of them, and each
             takes its own rows.
         offsets: First voxels of the random crops, on the CPU, integers [B, R, 3].
         labelled: This process's labelled crops, if the method asked for some.
         slices: What is known of 2D images.
+        places: Where views lie that know it.
     """
 
     images: tuple[Tensor, ...]
@@ -168,6 +177,7 @@ class Views:
     offsets: Tensor | None = None
     labelled: Labelled | None = None
     slices: Slices | None = None
+    places: ViewPlaces | None = None
 
 
 def make_views(
@@ -177,15 +187,18 @@ def make_views(
     *,
     labelled: Labelled | None = None,
     slices: Slices | None = None,
+    windows: PlacedWindows | None = None,
 ) -> Views:
     """Make what a method declares, on the device of the images.
 
     Args:
         request: The declaration.
-        images: Boxes [B, C, X, Y, Z] of the requested size, or squares [B, S, C, X, Y] of 2D images.
+        images: Boxes [B, C, X, Y, Z] of the requested size, squares [B, S, C, X, Y] of 2D images, or windows
+            [B, C, X, Y, Z] for views that know where they lie.
         draws: Draws of the step.
         labelled: Labelled crops as they were read.
         slices: What is known of 2D images.
+        windows: Where windows lie.
 
     Raises:
         UsageError: `E_CANVAS`, the boxes have another size.
@@ -193,12 +206,16 @@ def make_views(
     views = Views((images,), draws, labelled=labelled, slices=slices)
     if request.slices is not None and slices is not None:
         return _of_pictures(request.slices, views, slices)
-    if tuple(images.shape[2:]) != request.size:
+    size = request.size if request.placed is None else request.placed.window
+    if tuple(images.shape[2:]) != size:
         raise UsageError(
             "E_CANVAS",
-            f"views are made of boxes of {request.size} voxels, not of {tuple(images.shape[2:])}",
+            f"views are made of boxes of {size} voxels, not of {tuple(images.shape[2:])}",
             hint="the size follows from method and data.crop_size; change one of them, or the spacing",
         )
+    if request.placed is not None and windows is not None:
+        cut, places = cut_placed(images, windows, request.placed, draws)
+        return replace(views, images=(cut,), places=places)
     if request.crops is not None:
         views = _of_box(request.crops, views)
     if request.labelled is not None and labelled is not None:

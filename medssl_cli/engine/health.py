@@ -3,6 +3,7 @@
 Nothing here changes the training: the network is put back as it was, and random numbers come from streams of their own.
 """
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,10 @@ COLLAPSED_COSINE: Final = 0.98
 JUDGED_FROM: Final = 0.5
 RECENT_SHARE: Final = 0.1
 MICRO_BATCH: Final = 8
+DRAWN: Final = {"matrices": "plots", "pictures": "pictures"}
+"""Folders of a run for what a method draws."""
+SMALLEST_PX: Final = 512
+"""Pictures are enlarged by whole factors while they stay below this."""
 CELL_PX: Final = 24
 
 
@@ -68,10 +73,12 @@ class Health:
         """Figures of the embeddings at this step, by name. All processes call it; the network stays as it is."""
         with in_mode(state.network, training=False), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             embeddings = torch.cat([self._embed(state, part) for part in self._probe.crops.split(MICRO_BATCH)])
-            matrices = self._matrices(state)
+            matrices, pictures = self._matrices(state), self._pictures(state)
         if self._processes.is_main:
             for name, matrix in matrices.items():
-                write_matrix(self._root / "plots", name, matrix, is_first=state.step == 0)
+                write_matrix(self._root / DRAWN["matrices"], name, matrix, is_first=state.step == 0)
+            for name, picture in pictures.items():
+                write_picture(self._root / DRAWN["pictures"], name, picture)
         return figures(embeddings, self._probe.questions, matrices)
 
     def _embed(self, state: TrainingState, crops: Tensor) -> Tensor:
@@ -90,6 +97,19 @@ class Health:
             return method.matrices(make_views(method.views(), boxes, Draws(generator(self._seed, Purpose.HEALTH))))
 
         return {name: matrix.float().cpu() for name, matrix in state.compute(draw).items()}
+
+    def _pictures(self, state: TrainingState) -> dict[str, Tensor]:
+        """Pictures of the method, on the CPU; of the same views every time."""
+        known = self._probe.windows
+        if known is None:
+            return {}
+        images = self._processes.fabric.to_device(known.images)
+
+        def draw(method: MethodBase) -> dict[str, Tensor]:
+            draws = Draws(generator(self._seed, Purpose.HEALTH))
+            return method.pictures(make_views(method.views(), images, draws, windows=known.windows))
+
+        return {name: picture.float().cpu() for name, picture in state.compute(draw).items()}
 
 
 def figures(embeddings: Tensor, questions: Mapping[str, Question], matrices: Mapping[str, Tensor]) -> dict[str, float]:
@@ -163,7 +183,12 @@ Concerns = Callable[[Sequence[Mapping[str, float]]], list[str]]
 
 
 def alarms(
-    root: Path, baselines: Mapping[str, float], progress: float, concerns: Concerns = lambda _: []
+    root: Path,
+    baselines: Mapping[str, float],
+    progress: float,
+    concerns: Concerns = lambda _: [],
+    *,
+    code: str = "W_CLUSTERS",
 ) -> list[Alarm]:
     """What a run's records give cause for.
 
@@ -172,13 +197,15 @@ def alarms(
         baselines: Baselines of the method.
         progress: Share of the run that is done.
         concerns: What the method says of its logged steps.
+        code: Of the alarm about them.
     """
     looks, logged = read_health(root), read_metrics(root)
     losses = [entry["loss"] for entry in logged if entry["loss"] is not None]
     found = collapse_alarms(looks[0], looks[-1]) if len(looks) > 1 else []
     if worries := concerns(logged):
-        found.append(Alarm("W_CLUSTERS", "; ".join(worries)))
-    return found + learning_alarms(losses, baselines, progress)
+        found.append(Alarm(code, "; ".join(worries)))
+    known = {alarm.code for alarm in found}
+    return found + [alarm for alarm in learning_alarms(losses, baselines, progress) if alarm.code not in known]
 
 
 def say_new(found: Sequence[Alarm], said: set[str], talk: Talk) -> None:
@@ -199,15 +226,30 @@ def write_matrix(folder: Path, name: str, matrix: Tensor, *, is_first: bool) -> 
         matrix: [rows, columns].
         is_first: Whether the network is untrained.
     """
-    import io
-
     values = np.clip(matrix.numpy().astype(np.float64), -1, 1)[..., None]
     blue, red, white = np.array([31, 99, 168.0]), np.array([200, 60, 40.0]), np.array([255, 255, 255.0])
     colours = white + np.where(values > 0, values * (blue - white), -values * (red - white))
     picture = Image.fromarray(colours.round().astype(np.uint8), "RGB")
     scale = max(1, CELL_PX * 16 // max(values.shape[:2]))
-    picture = picture.resize((values.shape[1] * scale, values.shape[0] * scale), Image.Resampling.NEAREST)
+    _write_enlarged(folder, f"{name}{'-start' * is_first}", picture, scale)
+
+
+def write_picture(folder: Path, name: str, picture: Tensor) -> None:
+    """Write a picture as a file.
+
+    Args:
+        folder: For `<name>.png`.
+        name: Name of the picture.
+        picture: Grey [H, W] or colours [H, W, 3], 0 to 1.
+    """
+    values = (picture.clamp(0, 1).numpy() * 255).round().astype(np.uint8)
+    _write_enlarged(folder, name, Image.fromarray(values), max(1, SMALLEST_PX // max(values.shape[:2])))
+
+
+def _write_enlarged(folder: Path, name: str, picture: Image.Image, scale: int) -> None:
+    """Write a picture, each pixel so many times as wide and high."""
+    enlarged = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    enlarged.save(buffer, format="PNG")
     folder.mkdir(exist_ok=True, mode=0o700)
-    write_atomic(folder / f"{name}{'-start' * is_first}.png", buffer.getvalue())
+    write_atomic(folder / f"{name}.png", buffer.getvalue())

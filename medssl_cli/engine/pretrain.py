@@ -18,10 +18,11 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.checkpoints import module_tensors
 from medssl_cli.engine.devices import make_fabric, resolve_device
-from medssl_cli.engine.health import Alarm, Health, alarms
+from medssl_cli.engine.health import DRAWN, Alarm, Health, alarms
 from medssl_cli.engine.initial_weights import check_channels
 from medssl_cli.engine.live_page import Outlets
 from medssl_cli.engine.metrics_log import read_health, read_metrics
+from medssl_cli.engine.placed_source import PlacedSource
 from medssl_cli.engine.processes import Processes, Spread, agreed, launched
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness
 from medssl_cli.engine.runs import Manifest, Run, damaged, start_run
@@ -148,6 +149,8 @@ def _open(
 def _source(recipe: PretrainRecipe, start: _Start, method: MethodBase, processes: Processes, talk: Talk) -> Source:
     """Where the method's views come from."""
     views = method.views()
+    if views.placed is not None:
+        return PlacedSource(recipe, processes, start.parts, views, views.placed, talk)
     if views.slices is None:
         return BoxSource(recipe, processes, start.parts, views, talk)
     return SliceSource(recipe, processes, start.parts, views.slices, talk)
@@ -222,12 +225,14 @@ class Pretraining:
 
     def alarms(self, progress: float) -> list[Alarm]:
         """What the run's records give cause for."""
-        return alarms(self._run.root, self.baselines, progress, self.network.health)
+        method = self.network
+        return alarms(self._run.root, self.baselines, progress, method.health, code=method.worry_code)
 
     def facts(self) -> dict[str, Any]:
-        """The health so far, and the method's matrices."""
+        """The health so far, and the method's matrices and pictures."""
         root = self._run.root
-        return {"health": read_health(root), "matrices": sorted((root / "plots").glob("*.png"))}
+        drawn = {name: sorted((root / folder).glob("*.png")) for name, folder in DRAWN.items()}
+        return {"health": read_health(root), **drawn}
 
     def evidence(self) -> Mapping[str, Tensor]:
         """What the method saw last."""

@@ -20,6 +20,7 @@ from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.cache.targets import everything_in, tables_of
 from medssl_cli.data.crops import crop_start, read_classes, read_input
 from medssl_cli.data.selection import known_of
+from medssl_cli.data.windows import WindowBatch
 from medssl_cli.engine.training_parts import TrainingParts
 from medssl_cli.imaging.geometry import Shape
 from medssl_cli.recipe import Data
@@ -58,11 +59,13 @@ class Probe:
         crops: Network input, [N, C, X, Y, Z] or [N, C, X, Y].
         boxes: Boxes as the method wants them, [B, C, X, Y, Z], for its matrices; none for 2D images.
         questions: By name.
+        windows: Windows for its pictures, where its views know where they lie.
     """
 
     crops: Tensor
     boxes: Tensor
     questions: dict[str, Question]
+    windows: WindowBatch | None = None
 
 
 def build_probe(

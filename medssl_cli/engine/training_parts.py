@@ -201,7 +201,7 @@ def _examples(
                 f"no image is of {joined(part.body_parts)}; there are {joined(there) or 'no images'}",
                 hint="images from DICOM say their part of the body; put others into a cache of their own",
             )
-    return training_examples(entries, part, takes_pictures=views.slices is not None, talk=talk)
+    return training_examples(entries, part, takes_pictures=views.takes_pictures, talk=talk)
 
 
 def _cache_of(part: MixturePart, cache: Cache, others: Mapping[str, Cache]) -> Cache:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.strict import PositiveInt, Probability, Strict
 from medssl_cli.data.augmentation import CropChanges
+from medssl_cli.data.placed_views import PlacedAugmentation, PlacedCrops, PlacedWindows, ViewPlaces
 from medssl_cli.data.slice_views import SliceAugmentation, canvas_for
 from medssl_cli.data.views import (
     BoxCrops,
@@ -43,10 +44,14 @@ __all__ = [
     "Losses",
     "MethodBase",
     "Passes",
+    "PlacedAugmentation",
+    "PlacedCrops",
+    "PlacedWindows",
     "SliceRequest",
     "Slices",
     "StackRequest",
     "TrainingSet",
+    "ViewPlaces",
     "ViewRequest",
     "Views",
 ]
@@ -61,11 +66,13 @@ class TrainingSet:
             int64 [images]; their ids are their places.
         volume_groups: Number of the modality of each volume, int64 [volumes].
         num_steps: Number of steps of the whole training.
+        windows: Where a few hundred windows lie, for methods whose views know where they lie.
     """
 
     image_groups: Tensor
     volume_groups: Tensor
     num_steps: int
+    windows: PlacedWindows | None = None
 
 
 Passes = Callable[[SliceRequest], Iterator[Views]]
@@ -144,6 +151,8 @@ class MethodBase(nn.Module, ABC):
     """
 
     dims: ClassVar[frozenset[int]]
+    worry_code: ClassVar[str] = "W_CLUSTERS"
+    """Code of the alarm about what `health` finds wrong."""
 
     def __init__(self, backbone: Backbone, options: Strict, crop_size: tuple[int, int, int]) -> None:
         super().__init__()
@@ -239,4 +248,11 @@ class MethodBase(nn.Module, ABC):
 
     def matrices(self, views: Views) -> dict[str, Tensor]:
         """Matrices worth a picture while training, values -1 to 1, by name; called by every process or by none."""
+        return {}
+
+    def pictures(self, views: Views) -> dict[str, Tensor]:
+        """Pictures worth a look while training, by name: grey [H, W] or red, green and blue [H, W, 3], from 0 to 1.
+
+        Called by every process or by none, with views of a few training images that stay the same.
+        """
         return {}

@@ -57,6 +57,8 @@ def run_page(document: Mapping[str, Any]) -> str:
         _health(page, document["health"])
     if document["matrices"]:
         _matrices(page, document["matrices"])
+    if document.get("pictures"):
+        _pictures(page, document["pictures"])
     return _with_origin(page, document).render()
 
 
@@ -203,6 +205,16 @@ def _figures(now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _questions(now: Mapping[str, Any]) -> list[str]:
     ending = f"/{CHANCE}"
     return [key.removeprefix("probe/").removesuffix(ending) for key in now if key.endswith(ending)]
+
+
+def _pictures(page: Page, files: Sequence[Path]) -> None:
+    page.heading("Pictures of the method").paragraph("Of training images, as the network stands now.")
+    figures = []
+    for path in files:
+        with Image.open(path) as picture:
+            picture.load()
+            figures.append(Figure(picture.copy(), f"Picture of {path.stem}", path.stem))
+    page.figures(figures, columns=2)
 
 
 def _matrices(page: Page, files: Sequence[Path]) -> None:

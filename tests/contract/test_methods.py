@@ -26,6 +26,7 @@ from medssl_cli.data.views import make_views
 from medssl_cli.methods import Labelled, Losses, MethodBase, SliceRequest, Slices, TrainingSet, Views
 from medssl_cli.nn.axes import misfit
 from medssl_cli.nn.backbones import Backbone
+from tests.placed_windows import windows_of
 
 TOY_METHODS = Path(__file__).parent / "toy_methods"
 TOY_NAMES = [module.name for module in pkgutil.iter_modules([str(TOY_METHODS)])]
@@ -53,6 +54,9 @@ VARIANTS |= {
     "joint chunks": {**JOINT, "stage": "volumes", "stacks": {"chunk_size": 3}},
     "joint volumes alone": {**JOINT, "relation": {**SLICE_NETWORK, "relation": "none", "pooling": "attention"}},
 }
+# Of methods of both dimensions these see slices, the others volumes.
+FLAT = {"position slices": {}}
+VARIANTS |= FLAT
 # As few prototypes as there are images here; by default there are thousands.
 FEW = {
     "swav": {"num_prototypes": 4, "freeze_steps": 0},
@@ -88,7 +92,7 @@ def toy_methods_lie_beside_the_real_ones(monkeypatch: pytest.MonkeyPatch) -> Ite
 def build(name: str, seed: int = 0) -> MethodBase:
     module = plugins.load("method", name.split()[0])
     torch.manual_seed(seed)
-    spatial_dims = max(module.Method.dims)
+    spatial_dims = 2 if name in FLAT else max(module.Method.dims)
     crop_size = (8, 8, 8) if spatial_dims == 3 else (16, 16, 1)
     options = module.Options(**VARIANTS.get(name, FEW.get(name, {})))
     method: MethodBase = module.Method(TinyBackbone(spatial_dims), options, crop_size).train()
@@ -119,7 +123,8 @@ def views_of(method: MethodBase, images: Tensor, seed: int = 0, request: SliceRe
         is_present = torch.ones(images.shape[:2], dtype=torch.bool)
         known = Slices(torch.arange(len(images)), is_present, positions, are_volumes=images.shape[1] > 1)
     random = torch.Generator().manual_seed(seed)
-    return make_views(declared, images, Draws(random), labelled=labelled_for(method), slices=known)
+    windows = None if declared.placed is None else windows_of(declared.placed, len(images))
+    return make_views(declared, images, Draws(random), labelled=labelled_for(method), slices=known, windows=windows)
 
 
 def images_for(method: MethodBase, *, are_volumes: bool | None = None) -> Tensor:
@@ -130,8 +135,9 @@ def images_for(method: MethodBase, *, are_volumes: bool | None = None) -> Tensor
         slices = 5 if (shows_volumes(method) if are_volumes is None else are_volumes) else 1
         noise = torch.rand(BATCH, slices, 1, edge, edge, generator=torch.Generator().manual_seed(1))
         return (noise + torch.linspace(0, 1, edge)[:, None]) / 2
-    noise = torch.rand(BATCH, 1, *request.size, generator=torch.Generator().manual_seed(1))
-    ramp = torch.linspace(0, 1, request.size[0])[:, None, None]
+    size = request.size if request.placed is None else request.placed.window
+    noise = torch.rand(BATCH, 1, *size, generator=torch.Generator().manual_seed(1))
+    ramp = torch.linspace(0, 1, size[0])[:, None, None]
     return (noise + ramp) / 2
 
 
