@@ -185,6 +185,35 @@ def split_by_names(
     return split, _said(matched, items)
 
 
+def held_out_by_names(all_records: Sequence[ItemRecord], given: GivenSplit, pseudonyms: Pseudonyms) -> set[str]:
+    """Keys of all who test in any fold of the files, under every key that a person has.
+
+    Raises:
+        UsageError: `E_SPLIT_FILE`, `E_SPLIT_NAMES`, `E_SPLIT_PATIENT`.
+    """
+    people = same_people(all_records)
+    persons = {
+        people[record.patient_key]
+        for fold in range(given.file.num_folds or 1)
+        for record in _test_items(all_records, given, pseudonyms, people, fold)
+    }
+    return {patient for patient, person in people.items() if person in persons}
+
+
+def _test_items(
+    all_records: Sequence[ItemRecord],
+    given: GivenSplit,
+    pseudonyms: Pseudonyms,
+    people: Mapping[str, str],
+    fold: int,
+) -> list[ItemRecord]:
+    matched = NamedItems(all_records, pseudonyms).match(given.file.parts(fold))
+    _refuse_names(matched, skips_missing=given.skips_missing)
+    items = {part: [record for record in all_records if record.item_id in ids] for part, ids in matched.parts.items()}
+    _refuse_leaks(items, people, matched.name_of)
+    return items.get("test", [])
+
+
 def _said(matched: Matched, items: Mapping[PartName, Sequence[ItemRecord]]) -> str:
     """What of the split file counts for nothing."""
     named = {item for ids in matched.parts.values() for item in ids}

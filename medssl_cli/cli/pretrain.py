@@ -23,6 +23,7 @@ from medssl_cli.cli.options import (
     SetOption,
     StrategyOption,
 )
+from medssl_cli.cli.split_options import SkipMissingOption, SplitFileOption, given_split
 from medssl_cli.cli.terminal import Terminal, result
 from medssl_cli.cli.training_results import pretraining_text
 
@@ -36,6 +37,8 @@ def pretrain(
     init: Annotated[
         Path | None, typer.Option(help="Begin with the encoder of another run, or imported weights.")
     ] = None,
+    split_file: SplitFileOption = None,
+    skip_missing: SkipMissingOption = False,
     max_minutes: Annotated[
         float | None,
         typer.Option(min=0.01, help="Time limit; it ends after the recipe's steps or after this, whichever is first."),
@@ -50,6 +53,8 @@ def pretrain(
     quiet: QuietOption = False,
 ) -> None:
     """Learn an encoder from unlabelled scans.
+
+    Test patients of labelled sets are left out, by rule or as --split-file says.
 
     The same command again resumes an interrupted run, exactly, also on another number of devices.
 
@@ -81,6 +86,7 @@ def pretrain(
         if not isinstance(resolved, PretrainRecipe):
             raise UsageError("E_RECIPE", f"{path.name} is a task recipe", hint="use it with medssl finetune --task")
         root = run or Path("runs") / run_name(path.stem, resolved, load_recipe(path))
+        split, _ = given_split(split_file, 0, None, skip_missing=skip_missing)
         spread = Spread(devices or started_devices(), num_nodes or started_nodes(), strategy)
         outlets = Outlets(run_page, open_sinks(log or [], root, resolved) if is_main() else ())
         terminal = Terminal(quiet=quiet or not is_main())
@@ -99,6 +105,7 @@ def pretrain(
                 init=init,
                 max_minutes=max_minutes,
                 others=others,
+                split=split,
             )
     if is_main():
         document = {**asdict(summary), "root": str(root)}

@@ -9,9 +9,9 @@ from medssl_cli.base import plugins
 from medssl_cli.base.errors import GateError, NothingUsableError, UsageError
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
-from medssl_cli.cache.named_splits import GivenSplit, split_by_names
+from medssl_cli.cache.named_splits import GivenSplit, held_out_by_names, split_by_names
 from medssl_cli.cache.reading import NAMED_SETS
-from medssl_cli.cache.splits import Split, held_out_patients, same_people, shuffled, split_items
+from medssl_cli.cache.splits import Split, held_out_patients, shuffled, split_items
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.build import build_task
 from medssl_cli.engine.devices import resolve_device
@@ -241,13 +241,8 @@ def _held_out(
     everything = cache.records()
     if given is None:
         return split_items(everything, usable, seed=seed, fold=0), held_out_patients(everything, seed)
-    splits = [
-        split_by_names(everything, usable, given, cache.pseudonyms, seed=seed, fold=fold)[0]
-        for fold in range(given.file.num_folds or 1)
-    ]
-    people = same_people(everything)
-    persons = {people[record.patient_key] for split in splits for record in split.test}
-    return splits[0], {patient for patient, person in people.items() if person in persons}
+    first, _ = split_by_names(everything, usable, given, cache.pseudonyms, seed=seed, fold=0)
+    return first, held_out_by_names(everything, given, cache.pseudonyms)
 
 
 def _sketch(planner: TaskPlanner, pins: Pins, records: Sequence[ItemRecord]) -> TaskRecipe:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from medssl_cli.base.files import write_atomic, write_json
 from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.base.talk import Silence, Talk
+from medssl_cli.cache.named_splits import GivenSplit
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.checkpoints import module_tensors
@@ -72,10 +73,12 @@ def pretrain(
     init: Path | None = None,
     max_minutes: float | None = None,
     others: Mapping[str, Cache] | None = None,
+    split: GivenSplit | None = None,
 ) -> PretrainSummary:
     """Train a recipe's method on the cache's images, or go on where an earlier call stopped.
 
-    Labelled test patients are left out. After any kill, the same call ends with the same weights (bit for bit on CPU).
+    Labelled test patients, or those whom `split` names, are left out.
+    After any kill, the same call ends with the same weights (bit for bit on CPU).
     Over how many processes a run is spread may change with every call, and the result does not depend on it.
     The parts of the first `profile_steps` steps are timed for RUN/profile.json. It begins with the encoder of `init`.
     Parts of a mixture may take their images from `others`, caches by name.
@@ -100,8 +103,10 @@ def pretrain(
                 talk.note("from --init: " + begin_with(method, encoder))
         before = {} if encoder is None else {"init": encoder.origin()}
         arguments = before | ({} if max_minutes is None else {"max_minutes": max_minutes})
+        if split is not None:
+            arguments["split_file"] = split.document(cache.pseudonyms)
         start = processes.main_first(
-            lambda _: _open(recipe, cache, others or {}, root, method.views(), arguments, talk)
+            lambda _: _open(recipe, cache, others or {}, root, method.views(), arguments, talk, split)
         )
         if start.run.grown:
             talk.note(
@@ -140,8 +145,9 @@ def _open(
     views: ViewRequest,
     arguments: dict[str, Any],
     talk: Talk,
+    split: GivenSplit | None,
 ) -> _Start:
-    parts = training_parts(recipe, cache, others, views, talk)
+    parts = training_parts(recipe, cache, others, views, talk, split)
     run = start_run(root, "pretrain", recipe, Manifest(parts.splits(), arguments | parts.arguments()))
     return _Start(run, parts)
 

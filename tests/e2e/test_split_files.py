@@ -7,19 +7,24 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from medssl_cli.base.errors import GateError
+from medssl_cli.base.errors import GateError, UsageError
+from medssl_cli.base.talk import Silence
 from medssl_cli.cache.named_splits import GivenSplit, NamedItems
 from medssl_cli.cache.split_files import NamedParts, read_split
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
+from medssl_cli.engine.build import build_method
 from medssl_cli.engine.choices import Choices
 from medssl_cli.engine.finetune import finetune
+from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.runs import open_run
+from medssl_cli.engine.training_parts import training_parts
 from medssl_cli.engine.weights import Encoder
 from medssl_cli.ingest.ingest import ingest
 from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.recipe import Named, TaskRecipe, load_recipe
 from tests.brain_set import decathlon, nnunet_raw
+from tests.e2e.test_training import pretrain_recipe
 from tests.toy_cache import toy_cache
 
 TASK = """
@@ -43,6 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy_cache(root / "cache", num_patients=8, size=16, series=NAMES)
     (root / "task.yaml").write_text(TASK)
     (root / "splits_final.json").write_text(json.dumps(FOLDS))
+    (root / "test.txt").write_text("case_06\ncase_07\n")
     return root
 
 
@@ -74,6 +80,27 @@ def test_a_run_keeps_the_split_of_the_file_and_evaluate_uses_it(site: Path, tmp_
     assert len(manifest["arguments"]["split_file"]["digest"]) == 40
     text = "".join(path.read_text(errors="replace") for path in (tmp_path / "run").rglob("*") if path.is_file())
     assert "case_0" not in text  # names in clear are never stored
+
+
+def test_a_pretraining_leaves_out_whom_the_file_tests(site: Path) -> None:
+    given = GivenSplit(read_split(["test=" + str(site / "test.txt")]), skips_missing=False)
+    recipe = pretrain_recipe(1)
+
+    parts = training_parts(recipe, Cache.open(site / "cache"), {}, build_method(recipe).views(), Silence(), given)
+
+    shown = {example.item_id for part in parts.parts for example in part.examples}
+    assert shown == keys(site, NAMES[:6])
+
+
+def test_a_pretraining_does_not_go_on_with_another_split(site: Path, tmp_path: Path) -> None:
+    given = GivenSplit(read_split(["test=" + str(site / "test.txt")]), skips_missing=False)
+    cache = Cache.open(site / "cache")
+    pretrain(pretrain_recipe(1), cache, tmp_path / "run", device="cpu", talk=Silence(), split=given)
+
+    with pytest.raises(UsageError) as refusal:
+        pretrain(pretrain_recipe(1), cache, tmp_path / "run", device="cpu", talk=Silence())
+
+    assert refusal.value.code == "E_RECIPE_CHANGED"
 
 
 def test_the_same_run_does_not_go_on_with_another_split(site: Path, tmp_path: Path) -> None:
