@@ -126,7 +126,7 @@ class ViewRequest:
     @property
     def takes_pictures(self) -> bool:
         """Whether projections and pictures do beside volumes."""
-        return self.slices is not None or (self.placed is not None and self.placed.is_flat)
+        return self.slices is not None or self.size[2] == 1
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,10 @@ class Views:
 
     Args:
         images: All views of one size together, one tensor per size; a method does not change them in place. Of boxes
-            [B, C, X, Y, Z]; of `BoxCrops` [B * R + B * G, C, x, y, z], the random crops of one volume after the other,
-            then the crops of its grid; of single 2D images [V * B, C, X, Y], one view of all images after the other; of
-            stacks [V * B, S, C, X, Y]; of views that know where they lie [V * B, C, X, Y, Z], or [V * B, C, X, Y].
+            [B, C, X, Y, Z]; of `BoxCrops` [B * R + B * G, C, x, y, z], without z if it is 1, the random crops of one
+            volume after the other, then the crops of its grid; of single 2D images [V * B, C, X, Y], one view of all
+            images after the other; of stacks [V * B, S, C, X, Y]; of views that know where they lie
+            [V * B, C, X, Y, Z], or [V * B, C, X, Y].
         draws: Source of all randomness in the loss; the engine seeds it from (seed, step), so a resumed run draws the
             same numbers, on the CPU. All processes that share a step draw for the images of all of them, and each
             takes its own rows.
@@ -227,7 +228,7 @@ def make_views(
 
 
 def _of_box(crops: BoxCrops, views: Views) -> Views:
-    """Random crops and grid crops of boxes, each changed on its own."""
+    """Random crops and grid crops of boxes, each changed on its own; of boxes of one slice 2D images."""
     [boxes], draws = views.images, views.draws
     batch, filled = len(boxes), times(crops.grid, crops.cut_size)
     canvas = boxes if tuple(boxes.shape[2:]) == filled else F.interpolate(boxes, filled, mode="trilinear")
@@ -238,7 +239,8 @@ def _of_box(crops: BoxCrops, views: Views) -> Views:
     if crops.cut_size != crops.size:
         images = F.interpolate(images, crops.size, mode="trilinear", align_corners=True)
     changes = _own_changes(crops.changes, draws, batch, [crops.num_random, prod(crops.grid)])
-    return replace(views, images=(recolour_(move_(images, changes), changes),), offsets=offsets)
+    changed = recolour_(move_(images, changes), changes)
+    return replace(views, images=(changed[..., 0] if filled[2] == 1 else changed,), offsets=offsets)
 
 
 def _of_pictures(request: SliceRequest, views: Views, known: Slices) -> Views:

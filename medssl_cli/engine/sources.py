@@ -107,6 +107,8 @@ class BoxSource(Source):
         items = [part.prepared(part.declared.preprocessing, progress) for part in parts]
         crops = self._labelled_items(parts, progress)
         probe = build_probe(parts, mixed(items), data, box_size=size, seed=seed, progress=progress)
+        if size[2] == 1:
+            probe = replace(probe, crops=probe.crops[..., 0])
         return mixed(items, parts.weights), crops, probe
 
     def _labelled_items(self, parts: TrainingParts, progress: Callable[[int, int], None]) -> Sequence[PreparedItem]:

@@ -55,7 +55,7 @@ VARIANTS |= {
     "joint volumes alone": {**JOINT, "relation": {**SLICE_NETWORK, "relation": "none", "pooling": "attention"}},
 }
 # Of methods of both dimensions these see slices, the others volumes.
-FLAT = {"position slices": {}}
+FLAT = {"position slices": {}, "voco slices": {"num_random_crops": 4}}
 VARIANTS |= FLAT
 # As few prototypes as there are images here; by default there are thousands.
 FEW = {

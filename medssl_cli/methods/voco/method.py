@@ -25,6 +25,8 @@ Differences from the papers and the released code:
   Random crops may start at every legal voxel. The weight of the regulariser is 1.
 - `fixed` is `v2` with `Corrections`, our own; none of them was tried by the authors.
 - The released code grids x and y only. Here z may have cells too; one cell along z is the published geometry.
+- With a backbone of two dimensions boxes are single slices, at random places of volumes, and pictures: `crop_size` and
+  `base_grid` have 1 along z. So stacks of thick slices are learnt slice by slice.
 - Cosines that rounding lifted above 1 count as 1: the released code gives NaN where they exceed it by 1e-6.
 - The teacher moves once per optimiser step, which is once per forward pass unless gradients are accumulated. A random
   teacher encoder is the student's with the entries of each tensor shuffled.
@@ -69,18 +71,20 @@ from medssl_cli.nn.momentum import cosine_momentum, freeze, random_like, update_
 
 
 class Method(MethodBase):
-    """VoCo on volumes of `base_grid` x `crop_size` voxels.
+    """VoCo on boxes of `base_grid` x `crop_size` voxels.
 
     Args:
-        backbone: Backbone of three spatial dimensions.
+        backbone: Backbone of three spatial dimensions, or of two for single slices.
         options: See `Options`.
         crop_size: Voxels (x, y, z) of a base crop and of a random crop, before any resizing.
     """
 
-    dims = frozenset({3})
+    dims = frozenset({2, 3})
 
     def __init__(self, backbone: Backbone, options: Options, crop_size: Shape) -> None:
         super().__init__(backbone, options, options.network_size or crop_size)
+        if backbone.spatial_dims == 2:
+            options.require_slices(crop_size)
         self.options = options
         self.cell_size = crop_size
         projector = partial(Projector, backbone.embedding_dim, options.projector_dim, sync_norm=options.sync_norm)

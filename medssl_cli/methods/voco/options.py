@@ -6,7 +6,9 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from medssl_cli.base.classes import Classes, Ignored, WantedClasses, refuse_overlap
+from medssl_cli.base.errors import UsageError
 from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Strict
+from medssl_cli.imaging.geometry import Shape
 from medssl_cli.methods.voco.terms import Regulariser
 from medssl_cli.nn.decoder import Decoder
 
@@ -172,3 +174,24 @@ class Options(Strict):
     def rules(self) -> Corrections:
         """What to do where the released code is corrected or not."""
         return self.corrections or PUBLISHED
+
+    def require_slices(self, crop_size: Shape) -> None:
+        """Refuse what cannot be asked of single slices.
+
+        Raises:
+            UsageError: `E_RECIPE`.
+        """
+        sizes = {"base_grid": self.base_grid, "network_size": self.network_size, "crop_size": crop_size}
+        deep = [name for name, size in sizes.items() if size is not None and size[2] > 1]
+        if deep:
+            raise UsageError(
+                "E_RECIPE",
+                f"a backbone of two dimensions sees single slices; {' and '.join(deep)} has more than 1 along z",
+                hint="for example method.base_grid [3, 3, 1] and data.crop_size [64, 64, 1]",
+            )
+        if self.omni is not None:
+            raise UsageError(
+                "E_RECIPE",
+                "method.omni needs a backbone of three dimensions",
+                hint="leave method.omni out, or set backbone.spatial_dims to 3",
+            )

@@ -1,0 +1,53 @@
+"""VoCo on slices of toy volumes and on pictures beside them, end to end."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from medssl_cli.base.talk import Silence
+from medssl_cli.engine.metrics_log import read_health, read_metrics
+from medssl_cli.engine.pretrain import pretrain
+from medssl_cli.recipe import PretrainRecipe, validate_recipe
+from tests.slice_cache import slice_cache
+
+pytestmark = pytest.mark.slow
+
+
+def recipe() -> PretrainRecipe:
+    document = {
+        "schema": 1,
+        "backbone": {"name": "unet", "spatial_dims": 2, "channels": [4, 8], "strides": [2, 2], "num_res_units": 0},
+        "method": {"name": "voco", "objective": "fixed", "projector_dim": 8},
+        "data": {"zscore": True, "fit": [24, 24], "crop_size": [8, 8, 1], "batch_size": 4},
+        "optimizer": {"learning_rate": 1e-3},
+        "steps": 4,
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "health_every": 2,
+    }
+    found = validate_recipe(document, source="test")
+    assert isinstance(found, PretrainRecipe)
+    return found
+
+
+def test_slices_and_pictures_train_an_encoder_of_two_dimensions_and_resume_exactly(tmp_path: Path) -> None:
+    cache = slice_cache(tmp_path / "cache", num_volumes=6, num_pictures=6)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+
+    pretrain(recipe(), cache, whole, device="cpu", talk=Silence())
+    shutil.copytree(whole, broken)
+    for path in [broken / "summary.json", broken / "encoder.safetensors", *(broken / "checkpoints").iterdir()]:
+        if not path.name.startswith("step-00000002-"):
+            path.unlink()
+    pretrain(recipe(), cache, broken, device="cpu", talk=Silence())
+
+    assert [entry["loss"] for entry in read_metrics(broken)] == [entry["loss"] for entry in read_metrics(whole)]
+    expected = safetensors.numpy.load_file(whole / "encoder.safetensors")
+    assert expected["levels.0.conv.weight"].ndim == 4
+    for key, value in safetensors.numpy.load_file(broken / "encoder.safetensors").items():
+        np.testing.assert_array_equal(value, expected[key], err_msg=key)
+    assert read_health(whole)[-1]["health/rank"] >= 1
+    assert {path.stem for path in (whole / "plots").glob("*.png")} >= {"base_cosines", "logits", "overlaps"}
