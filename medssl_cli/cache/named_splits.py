@@ -185,6 +185,27 @@ def split_by_names(
     return split, _said(matched, items)
 
 
+def tested_patients(records: Sequence[ItemRecord], given: GivenSplit, pseudonyms: Pseudonyms) -> set[str]:
+    """Whom files let test, in any of their folds, and whoever shares an image with them.
+
+    Args:
+        records: All of a cache.
+        given: What the files say.
+        pseudonyms: Of the cache's site.
+
+    Raises:
+        UsageError: `E_SPLIT_FILE`, `E_SPLIT_NAMES`.
+    """
+    named, people = NamedItems(records, pseudonyms), same_people(records)
+    tested: set[str] = set()
+    for fold in range(given.file.num_folds or 1):
+        matched = named.match(given.file.parts(fold))
+        _refuse_names(matched, skips_missing=given.skips_missing)
+        tested |= matched.parts.get("test", set())
+    persons = {people[record.patient_key] for record in records if record.item_id in tested}
+    return {patient for patient, person in people.items() if person in persons}
+
+
 def _said(matched: Matched, items: Mapping[PartName, Sequence[ItemRecord]]) -> str:
     """What of the split file counts for nothing."""
     named = {item for ids in matched.parts.values() for item in ids}

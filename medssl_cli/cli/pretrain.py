@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from medssl_cli.cli import split_options as splits
 from medssl_cli.cli.launch import is_main, main_speaks, started_devices, started_nodes
 from medssl_cli.cli.mixture_caches import CachesOption, open_caches
 from medssl_cli.cli.options import (
@@ -36,6 +37,8 @@ def pretrain(
     init: Annotated[
         Path | None, typer.Option(help="Begin with the encoder of another run, or imported weights.")
     ] = None,
+    split_file: splits.SplitFileOption = None,
+    skip_missing: splits.SkipMissingOption = False,
     max_minutes: Annotated[
         float | None,
         typer.Option(min=0.01, help="Time limit; it ends after the recipe's steps or after this, whichever is first."),
@@ -51,7 +54,8 @@ def pretrain(
 ) -> None:
     """Learn an encoder from unlabelled scans.
 
-    The same command again resumes an interrupted run, exactly, also on another number of devices.
+    Labelled test patients are left out, by rule or as --split-file says. The same command again resumes an interrupted
+    run, exactly, also on another number of devices.
 
     Examples:
 
@@ -86,6 +90,7 @@ def pretrain(
         terminal = Terminal(quiet=quiet or not is_main())
         terminal.note(f"recipe {path.stem} · cache {cache} · run {root}")
         opened, others = Cache.open(cache), open_caches(caches)
+        split, _ = splits.given_split(split_file, 0, None, skip_missing=skip_missing)
         with terminal.running():
             summary = run_pretrain(
                 resolved,
@@ -99,6 +104,7 @@ def pretrain(
                 init=init,
                 max_minutes=max_minutes,
                 others=others,
+                split=split,
             )
     if is_main():
         document = {**asdict(summary), "root": str(root)}

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from medssl_cli.base.files import write_atomic, write_json
 from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.base.talk import Silence, Talk
+from medssl_cli.cache.named_splits import GivenSplit
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.checkpoints import module_tensors
@@ -31,7 +32,7 @@ from medssl_cli.engine.tensor_files import tensor_bytes
 from medssl_cli.engine.trainer import Trainer
 from medssl_cli.engine.training_parts import TrainingParts, training_parts
 from medssl_cli.engine.weights import begin_with, load_encoder
-from medssl_cli.methods import Losses, MethodBase, ViewRequest, Views
+from medssl_cli.methods import Losses, MethodBase, Views
 from medssl_cli.recipe import PretrainRecipe
 
 SUMMARY_FRACTION: Final = 0.1
@@ -71,10 +72,12 @@ def pretrain(
     init: Path | None = None,
     max_minutes: float | None = None,
     others: Mapping[str, Cache] | None = None,
+    split: GivenSplit | None = None,
 ) -> PretrainSummary:
     """Train a recipe's method on the cache's images, or go on where an earlier call stopped.
 
-    Labelled test patients are left out. After any kill, the same call ends with the same weights (bit for bit on CPU).
+    Labelled test patients are left out, by the rule or by the files of `split`. After any kill, the same call ends with
+    the same weights (bit for bit on CPU).
     Over how many processes a run is spread may change with every call, and the result does not depend on it.
     The parts of the first `profile_steps` steps are timed for RUN/profile.json. It begins with the encoder of `init`.
     Parts of a mixture may take their images from `others`, caches by name.
@@ -97,11 +100,16 @@ def pretrain(
             if encoder is not None:
                 check_channels(encoder, recipe.data, talk)
                 talk.note("from --init: " + begin_with(method, encoder))
-        before = {} if encoder is None else {"init": encoder.origin()}
-        arguments = before | ({} if max_minutes is None else {"max_minutes": max_minutes})
-        start = processes.main_first(
-            lambda _: _open(recipe, cache, others or {}, root, method.views(), arguments, talk)
-        )
+        arguments: dict[str, Any] = {} if encoder is None else {"init": encoder.origin()}
+        arguments |= {} if max_minutes is None else {"max_minutes": max_minutes}
+        arguments |= {} if split is None else {"split_file": split.document(cache.pseudonyms)}
+
+        def open_it(_: object) -> _Start:
+            parts = training_parts(recipe, cache, others or {}, method.views(), talk, split=split)
+            manifest = Manifest(parts.splits(), arguments | parts.arguments())
+            return _Start(start_run(root, "pretrain", recipe, manifest), parts)
+
+        start = processes.main_first(open_it)
         if start.run.grown:
             talk.note(
                 f"this run goes on for longer: {start.run.grown}; its schedules follow the new length from here on"
@@ -129,20 +137,6 @@ class _Start:
 
     run: Run
     parts: TrainingParts
-
-
-def _open(
-    recipe: PretrainRecipe,
-    cache: Cache,
-    others: Mapping[str, Cache],
-    root: Path,
-    views: ViewRequest,
-    arguments: dict[str, Any],
-    talk: Talk,
-) -> _Start:
-    parts = training_parts(recipe, cache, others, views, talk)
-    run = start_run(root, "pretrain", recipe, Manifest(parts.splits(), arguments | parts.arguments()))
-    return _Start(run, parts)
 
 
 def _source(recipe: PretrainRecipe, start: _Start, method: MethodBase, processes: Processes, talk: Talk) -> Source:

@@ -13,6 +13,7 @@ from medssl_cli.base.files import sha256_json
 from medssl_cli.base.plugins import suggest
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import CachedImage, Entry
+from medssl_cli.cache.named_splits import GivenSplit, tested_patients
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.splits import held_out_patients, same_people
 from medssl_cli.cache.store import Cache
@@ -154,7 +155,13 @@ class TrainingParts:
 
 
 def training_parts(
-    recipe: PretrainRecipe, cache: Cache, others: Mapping[str, Cache], views: ViewRequest, talk: Talk
+    recipe: PretrainRecipe,
+    cache: Cache,
+    others: Mapping[str, Cache],
+    views: ViewRequest,
+    talk: Talk,
+    *,
+    split: GivenSplit | None = None,
 ) -> TrainingParts:
     """What a pre-training sees, without the labelled test patients of any of its caches.
 
@@ -164,16 +171,23 @@ def training_parts(
         others: Caches that parts name.
         views: Of the method.
         talk: Told what is left out.
+        split: Files that say who tests of the patients of `cache`, instead of the rule.
 
     Raises:
-        UsageError: `E_NO_CACHE`, `E_USAGE`, `E_RECIPE`, `E_LABEL_CLASSES`.
+        UsageError: `E_NO_CACHE`, `E_USAGE`, `E_RECIPE`, `E_LABEL_CLASSES`, `E_SPLIT_FILE`, `E_SPLIT_NAMES`.
         NothingUsableError: `E_CACHE_EMPTY`, `E_CHANNEL_MISSING`, `E_NO_LABELS`, `E_TOO_FEW_PATIENTS`.
     """
     data = recipe.data
     caches = [_cache_of(part, cache, others) for part in data.parts]
     _refuse_unused(data, others)
     entries = {own.root: own.entries() for own in caches}
-    held_out = _held_out(list(entries.values()), recipe.split_seed)
+    tested = {
+        root: tested_patients(cache.records(), split, cache.pseudonyms)
+        if split is not None and root == cache.root
+        else held_out_patients(own, recipe.split_seed)
+        for root, own in entries.items()
+    }
+    held_out = _held_out(list(entries.values()), set().union(*tested.values()))
     usable = [
         _examples(part, own, entries[own.root], views, talk) for part, own in zip(data.parts, caches, strict=True)
     ]
@@ -225,13 +239,12 @@ def _refuse_unused(data: PretrainData, others: Mapping[str, Cache]) -> None:
             raise UsageError("E_USAGE", f"no part of the mixture names the cache {name!r}", hint=suggest(name, known))
 
 
-def _held_out(caches: Sequence[Sequence[Entry]], seed: int) -> set[str]:
-    """Labelled test patients of each cache, in whichever cache they are found again."""
-    held_out = {patient for entries in caches for patient in held_out_patients(entries, seed)}
+def _held_out(caches: Sequence[Sequence[Entry]], tested: set[str]) -> set[str]:
+    """Test patients of each cache, in whichever cache they are found again."""
     if len(caches) == 1:
-        return held_out
+        return tested
     people = same_people([entry for entries in caches for entry in entries])
-    persons = {people[patient] for patient in held_out}
+    persons = {people[patient] for patient in tested if patient in people}
     return {patient for patient, person in people.items() if person in persons}
 
 
