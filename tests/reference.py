@@ -109,7 +109,6 @@ MEANINGS: Final = {
     "itself.",
     "segmentation.decoder.widths": "Channels per level, fine to coarse; none takes those of the backbone.",
     "segmentation.decoder.num_res_units": "Convolutions in each level's residual unit; 0 for one plain convolution.",
-    "segmentation.decoder.norm": "`instance`, `batch` or another of MONAI's layer names.",
     "segmentation.decoder.activation": "MONAI's name of the non-linearity.",
     "segmentation.decoder.dropout_prob": "Probability of dropping a channel after each convolution.",
 }

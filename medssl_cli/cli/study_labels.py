@@ -1,10 +1,11 @@
 """`medssl study labels`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from medssl_cli.cli import split_options as splits
 from medssl_cli.cli.options import (
     DEFAULT_CACHE,
     CacheOption,
@@ -14,55 +15,81 @@ from medssl_cli.cli.options import (
     SetOption,
     TaskOption,
 )
-from medssl_cli.cli.terminal import Terminal, result, table
+from medssl_cli.cli.terminal import Terminal, result
 
 
 def labels(
     task: TaskOption,
     init: Annotated[
-        list[str], typer.Option(help="Run folder of `medssl pretrain`; {seed} in it stands for the seed. Repeatable.")
-    ],
+        list[str] | None,
+        typer.Option(
+            metavar="RUN[,RUN...]",
+            help="Run of `medssl pretrain`; {seed} in it stands for the seed. Several with commas, or repeated.",
+        ),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="'NAME: [init=RUN] [KEY=VALUE ...]'", help="An arm whose recipe differs, as by --set. Repeatable."
+        ),
+    ] = None,
     cache: CacheOption = DEFAULT_CACHE,
     patients: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of labelled patients.")] = "5,10,20,40",
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each kind; every seed draws other patients.")] = 3,
+    steps: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Lengths of the trainings; by default that of the recipe.")
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Choices of the labelled patients; each meets every pre-training.")
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Pre-trainings of each arm; without --draws each has other labelled patients.")
+    ] = 3,
+    minus: Annotated[str, typer.Option(metavar="ARM", help="What the other arms are compared with.")] = "scratch",
+    split_file: splits.SplitFileOption = None,
+    skip_missing: splits.SkipMissingOption = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at once; the cores are shared among them.")] = 1,
     overrides: SetOption = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of runs and results.")] = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Compare training from scratch with pre-trained encoders at several numbers of labelled patients.
+    """Compare training from scratch with pre-trained encoders, or other recipes, at several numbers of labels.
 
-    Same network, schedule, labelled patients and test patients in every arm; the weights of the last step are tested.
-    Finished trainings are skipped. Writes results.json, results.csv, plot.svg and page.html.
+    Same network, labelled patients and test patients in every arm; the weights of the last step are tested. Killed or
+    stopped, the same command goes on. Writes results.json, results.csv, plot.svg and page.html.
 
     Examples:
 
         medssl study labels --task hippocampus-seg --init runs/voco --patients 5,10,20,40
 
         medssl study labels --task hippocampus-seg --init 'runs/voco-{seed}' --seeds 3 --set steps=400
+
+        medssl study labels --task acdc-slices --draws 3 --seeds 2 --steps 500,1500 --patients 1,2,5 --jobs 2
+        --init 'runs/position-{seed}' --arm 'both: init=runs/position-{seed} unlabelled.method=bcp'
     """
-    from medssl_cli.base.errors import UsageError
     from medssl_cli.base.files import write_atomic
     from medssl_cli.base.plain_json import dump
     from medssl_cli.cache.store import Cache
-    from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe, recipe_hash
+    from medssl_cli.cli.study_plan import study_document, study_plan
+    from medssl_cli.cli.study_table import show_study
     from medssl_cli.study.label_page import label_page, label_plot
-    from medssl_cli.study.label_results import label_results, results_csv
-    from medssl_cli.study.labels import LabelStudyPlan, arm_names, compare_labels, parse_numbers
+    from medssl_cli.study.label_plan import with_planned_values
+    from medssl_cli.study.label_results import results_csv
+    from medssl_cli.study.labels import compare_labels
 
-    path = find_recipe(task, ("tasks",))
-    recipe = load_recipe(path, overrides)
-    if not isinstance(recipe, TaskRecipe):
-        raise UsageError("E_RECIPE", f"{path.name} is a pre-training recipe", hint="name a task recipe")
-    plan = LabelStudyPlan(recipe, arm_names(init), parse_numbers(patients), seeds)
-    folder = out or Path("runs") / f"labels-{path.stem}"
     terminal = Terminal(quiet=quiet)
-    terminal.note(f"task {recipe.name} · cache {cache} · results {folder}")
+    split, _ = splits.given_split(split_file, 0, None, skip_missing=skip_missing)
+    plan, folder = study_plan(
+        task, overrides, init or [], arm or [],
+        patients=patients, steps=steps, draws=draws, seeds=seeds, minus=minus, out=out, split=split,
+    )  # fmt: skip
+    terminal.note(f"task {plan.source} · cache {cache} · results {folder}")
     with terminal.running():
-        scored = compare_labels(plan, Cache.open(cache), folder, device=device, talk=terminal)
-    about = {"task": recipe.name, "steps": recipe.steps, "num_seeds": seeds, "recipe_sha256": recipe_hash(recipe)}
-    document = label_results(scored, about)
+        opened = Cache.open(cache)
+        plan = with_planned_values(plan, opened, folder, device=device, talk=terminal)
+        scored = compare_labels(plan, opened, folder, device=device, talk=terminal, num_jobs=jobs)
+    document = study_document(plan, scored, minus=minus)
     write_atomic(folder / "results.json", dump(document).encode())
     write_atomic(folder / "results.csv", results_csv(document).encode())
     write_atomic(folder / "plot.svg", label_plot(document))
@@ -70,21 +97,5 @@ def labels(
     if json:
         result(document, as_json=True, text="")
     else:
-        _show(document)
+        show_study(document)
         typer.echo(f"page: {folder / 'page.html'}")
-
-
-def _show(document: dict[str, Any]) -> None:
-    main = document["levels"][0]["structure"]
-    differences = {(entry["arm"], entry["patients"], entry["structure"]): entry for entry in document["differences"]}
-    rows = []
-    for level in document["levels"]:
-        if level["structure"] == main:
-            difference = differences.get((level["arm"], level["patients"], main))
-            rows.append((level["arm"], str(level["patients"]), _interval(level, ""), _interval(difference, "+")))
-    title = f"{document['num_test_patients']} test patients, mean and 95 % interval over seeds and patients"
-    table(title, ("arm", "patients", f"mean {document['figure']}", "minus scratch"), rows)
-
-
-def _interval(entry: dict[str, Any] | None, sign: str) -> str:
-    return "" if entry is None else "{mean:{s}.3f} [{low:{s}.3f}, {high:{s}.3f}]".format(s=sign, **entry)

@@ -37,7 +37,7 @@ def probes(
     from medssl_cli.base.files import write_atomic
     from medssl_cli.base.plain_json import dump
     from medssl_cli.cache.store import Cache
-    from medssl_cli.study.labels import arm_names
+    from medssl_cli.study.arms import arm_names, split_inits
     from medssl_cli.study.probes import compare_probes, parse_asked, probes_csv, probes_plot
 
     asked = [parse_asked(text) for text in ask]
@@ -45,7 +45,7 @@ def probes(
     terminal.note(f"cache {cache} · results {out}")
     with terminal.running():
         document = compare_probes(
-            arm_names(init), asked, Cache.open(cache), out, num_seeds=seeds, device=device, talk=terminal
+            arm_names(split_inits(init)), asked, Cache.open(cache), out, num_seeds=seeds, device=device, talk=terminal
         )
     write_atomic(out / "results.json", dump(document).encode())
     write_atomic(out / "results.csv", probes_csv(document).encode())

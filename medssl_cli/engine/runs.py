@@ -1,6 +1,6 @@
 """The run folder: what was trained on what, how it went, and everything needed to go on or to use it.
 
-RUN/run.json  recipe.lock.yaml  manifest.json  environment.json  metrics.jsonl  tensorboard/  checkpoints/
+RUN/run.json  recipe.lock.yaml  manifest.json  environment.json  metrics.jsonl  tensorboard/  checkpoints/  cost.json
 encoder.safetensors
 
 A run folder may come from anywhere: whatever is read here is bounded, checked, and refused with a code.
@@ -33,6 +33,7 @@ from medssl_cli.base.strict import Strict
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.publish import unreadable
 from medssl_cli.engine.checkpoints import CheckpointFolder
+from medssl_cli.engine.earlier_recipes import with_norm_of_decoder
 from medssl_cli.engine.resuming import argument_changes, described, longer, recipe_changes
 from medssl_cli.recipe import PretrainRecipe, Recipe, dump_recipe, to_yaml, validate_recipe
 
@@ -49,12 +50,13 @@ class RunRecord(Strict):
     """`run.json`: what makes a folder a run. Runs of medssl before it have none; their recipe tells their kind.
 
     Args:
+        format_version: 1 is from before decoders followed `backbone.norm`.
         kind: The command that made it.
         recipe_sha256: SHA-256 of the plain data in `recipe.lock.yaml`, as it was written.
         recipe_sha256_before: Of the recipe that it replaced: after a kill between the two files the old one is there.
     """
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     kind: Kind
     recipe_sha256: Digest
     recipe_sha256_before: Digest | None = None
@@ -265,6 +267,8 @@ def open_run(root: Path) -> Run:
         raise damaged(LOCK, f"it is no recipe of a {record.kind} run")
     if record is not None and sha256_json(document) not in (record.recipe_sha256, record.recipe_sha256_before):
         raise damaged(LOCK, "it was changed after it was written")
+    if record is None or record.format_version == 1:
+        recipe = with_norm_of_decoder(recipe)
     return Run(root, kind, recipe, manifest_of(root))
 
 

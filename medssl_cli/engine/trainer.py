@@ -6,6 +6,7 @@ from typing import Any
 from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.base.talk import Talk
 from medssl_cli.engine.checkpoints import refuse_foreign_state
+from medssl_cli.engine.cost import CostMeter
 from medssl_cli.engine.devices import compile_errors
 from medssl_cli.engine.goal import Goal
 from medssl_cli.engine.live_page import LivePage, Outlets
@@ -60,7 +61,9 @@ class Trainer:
             goal.network, goal.evidence, run.root / "skipped", recipe.max_skipped, processes, talk
         )
         num_timed = min(profile_steps, self._budget.last_step - self._state.step - 1)
-        self._profile = Profile(num_timed, device=str(processes.fabric.device))
+        device = str(processes.fabric.device)
+        self._profile = Profile(num_timed, device=device)
+        self._cost = CostMeter(run.root, device, processes.size, is_going_on=self._state.step > 0)
 
     def train(self) -> None:
         """Steps until their number or the time is reached, with looks and checkpoints; then what is kept is written.
@@ -170,6 +173,8 @@ class Trainer:
         is_timed = self._budget.max_minutes is not None
         elapsed = {"elapsed_s": self._budget.spent_s} if is_timed else {}
         self._state.save(self._checkpoints, self._goal.values() | elapsed)
+        if self._processes.is_main:
+            self._cost.write()
 
     def _restore(self) -> None:
         """Go on from the last intact checkpoint, if there is one."""

@@ -1,5 +1,8 @@
 """Figures of several models on the same images, for comparing them: how each does, and whether two differ.
 
+A model is known by its place among all of them. An arm of a study is several models, trainings of one kind, in rows:
+those of a row have learnt from the same patients, and those of two arms are compared one by one.
+
 Shapes: N images, R resamples.
 """
 
@@ -17,6 +20,7 @@ from medssl_cli.metrics.statistics import (
     ROUNDING,
     Estimate,
     Figure,
+    bootstrap_crossed_figure,
     bootstrap_figure,
     paired_sign_flip_test,
     patient_means,
@@ -25,6 +29,10 @@ from medssl_cli.metrics.statistics import (
 
 RESAMPLING_SEED: Final = 0
 Array = NDArray[np.float64]
+Rows = Sequence[Sequence[int]]
+"""Models of an arm, row by row."""
+PairRows = Sequence[Sequence[tuple[int, int]]]
+"""Pairs of models of two arms, row by row."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,8 @@ class PairedFigure:
         is_main: It sums up the others of its metric.
         patients: Whose image each one is, N.
         figures: Figures of each model; see `statistics.Figure`.
-        p_value: P-value of the hypothesis that two models, by their places, do equally well.
+        p_value: P-value of the hypothesis that some models and as many others do equally well, each compared with one
+            of the others.
         values: Values of each model, patient to value, where the figure is a mean over patients.
         less_is_better: Whether a model with a lower one is better.
     """
@@ -47,9 +56,13 @@ class PairedFigure:
     is_main: bool
     patients: Sequence[str]
     figures: Sequence[Figure]
-    p_value: Callable[[int, int], float]
+    p_value: Callable[[Sequence[int], Sequence[int]], float]
     values: Sequence[Mapping[str, float]] = ()
     less_is_better: bool = False
+
+    def value(self, place: int) -> float:
+        """The figure of one model."""
+        return float(self.figures[place](np.ones((1, len(self.patients))))[0])
 
     def level(self, place: int) -> Estimate:
         """How one model does, with its interval over patients."""
@@ -57,12 +70,54 @@ class PairedFigure:
 
     def difference(self, place: int, other: int) -> Estimate:
         """How much more one model has than another, with its interval: both see the same drawn patients."""
-        first, second = self.figures[place], self.figures[other]
-        return bootstrap_figure(
-            lambda weights: first(weights) - second(weights),
-            self.patients,
-            rng=np.random.default_rng(RESAMPLING_SEED),
-        )
+        return self.difference_over_patients([[(place, other)]])
+
+    def arm_level(self, rows: Rows) -> Estimate:
+        """How an arm does, with an interval over rows and patients."""
+        return self._crossed([mean_of_figures([self.figures[place] for place in row]) for row in rows])
+
+    def arm_difference(self, rows: PairRows) -> Estimate:
+        """How much more an arm has than another, with an interval over rows and patients."""
+        return self._crossed([self._minus(row) for row in rows])
+
+    def difference_over_patients(self, rows: PairRows) -> Estimate:
+        """The same with an interval over patients alone, which holds for these trainings only."""
+        figure = mean_of_figures([self._minus(row) for row in rows])
+        return bootstrap_figure(figure, self.patients, rng=np.random.default_rng(RESAMPLING_SEED))
+
+    def arm_p_value(self, rows: PairRows) -> float:
+        """P-value of the hypothesis that two arms do equally well; it holds for these trainings only."""
+        pairs = [pair for row in rows for pair in row]
+        return self.p_value([one for one, _ in pairs], [other for _, other in pairs])
+
+    def num_better(self, rows: PairRows) -> int | None:
+        """How many patients do better in one arm than in another; None where patients have no value of their own."""
+        if not self.values:
+            return None
+        sign = -1 if self.less_is_better else 1
+        gains = [
+            [np.mean([self.values[one][patient] - self.values[other][patient] for one, other in row]) for row in rows]
+            for patient in self.values[0]
+        ]
+        return sum(bool(sign * np.mean(gain) > 0) for gain in gains)
+
+    def _minus(self, row: Sequence[tuple[int, int]]) -> Figure:
+        """Mean difference of the pairs of a row."""
+        first, second = (mean_of_figures([self.figures[pair[side]] for pair in row]) for side in (0, 1))
+        return lambda weights: first(weights) - second(weights)
+
+    def _crossed(self, figures: Sequence[Figure]) -> Estimate:
+        return bootstrap_crossed_figure(figures, self.patients, rng=np.random.default_rng(RESAMPLING_SEED))
+
+
+def mean_of_figures(figures: Sequence[Figure]) -> Figure:
+    """The mean of figures as one."""
+
+    def mean(weights: Array) -> Array:
+        values: Array = np.mean([figure(weights) for figure in figures], axis=0)
+        return values
+
+    return mean
 
 
 def mean_figure(
@@ -94,9 +149,12 @@ def mean_figure(
     def figure_of(row: Array) -> Figure:
         return lambda weights: ratio((weights * shares * row).sum(axis=-1), (weights * shares).sum(axis=-1))
 
-    def p_value(place: int, other: int) -> float:
-        rng = np.random.default_rng(RESAMPLING_SEED)
-        return paired_sign_flip_test(means[place], means[other], rng=rng).p_value
+    def p_value(first: Sequence[int], second: Sequence[int]) -> float:
+        sides = ([means[place] for place in places] for places in (first, second))
+        one, other = (
+            {patient: float(np.mean([row[patient] for row in rows])) for patient in rows[0]} for rows in sides
+        )
+        return paired_sign_flip_test(one, other, rng=np.random.default_rng(RESAMPLING_SEED)).p_value
 
     return PairedFigure(
         metric, structure, is_main, kept, [figure_of(row) for row in own], p_value, means, less_is_better

@@ -12,6 +12,8 @@ from medssl_cli.nn.decoder import Decoder, UNetDecoder, VoxelDecoder
 from medssl_cli.nn.swinunetr_decoder import SwinUNETRDecoder
 from medssl_cli.recipe import Named
 
+DECODER_NORM: Final = "instance"
+"""Of a decoder where the recipe names a norm neither for it nor for its backbone."""
 MAX_PARAMETERS: Final = 2**33
 MAX_NUMBER: Final = 2**13
 MAX_LEVELS: Final = 32
@@ -46,11 +48,12 @@ def build_backbone(backbone: Named, *, in_channels: int = 1) -> Backbone:
         raise
     except (*IMPOSSIBLE, MemoryError) as error:
         raise UsageError("E_RECIPE", f"backbone {backbone.name}: {_short(error)}") from error
+    built.norm = options.get("norm")
     return built
 
 
 def build_decoder(options: Decoder, backbone: Backbone, out_channels: int) -> VoxelDecoder:
-    """A decoder for the feature maps of a backbone.
+    """A decoder for the feature maps of a backbone, with the norm that the recipe names for it.
 
     Args:
         options: Its name and shape.
@@ -64,6 +67,7 @@ def build_decoder(options: Decoder, backbone: Backbone, out_channels: int) -> Vo
     if options.name == "swinunetr":
         return SwinUNETRDecoder(backbone.channels, backbone.strides, out_channels, spatial_dims=dims)
     shape = options.model_dump(exclude={"name"})
+    shape["norm"] = options.norm or backbone.norm or DECODER_NORM
     return UNetDecoder(backbone.channels, backbone.strides, out_channels, spatial_dims=dims, **shape)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medssl_cli.base.strict import PositiveInt, Probability, Strict
 from medssl_cli.nn.axes import Axes, PerAxis, per_axis
+from medssl_cli.nn.norms import WITHOUT_BIAS, monai_norm
 
 
 class Decoder(Strict):
@@ -22,12 +23,13 @@ class Decoder(Strict):
 
     Args:
         name: `unet` is our own; `swinunetr` is that of MONAI's SwinUNETR, which published weights come with.
+        norm: Another than `backbone.norm`, which it follows; `instance` where the recipe names neither.
     """
 
     name: Literal["unet", "swinunetr"] = "unet"
     widths: tuple[PositiveInt, ...] | None = None
     num_res_units: Annotated[int, Field(ge=0)] = 0
-    norm: str = "instance"
+    norm: str | None = None
     activation: str = "prelu"
     dropout_prob: Probability = 0.0
 
@@ -84,7 +86,7 @@ class UNetDecoder(VoxelDecoder):
         spatial_dims: 2 or 3.
         widths: Channels of the decoder at each level but the coarsest, fine to coarse; those of the maps if None.
         num_res_units: Convolutions in each level's residual unit; 0 for one plain convolution per level.
-        norm: "instance", "batch" or another of MONAI's layer names.
+        norm: See `nn.norms`; another of MONAI's layer names does as well.
         activation: MONAI's name of the non-linearity.
         dropout_prob: Probability of dropping a channel after each convolution.
 
@@ -114,20 +116,16 @@ class UNetDecoder(VoxelDecoder):
         steps = [per_axis(stride, spatial_dims) for stride in strides]
         scales = scales_between(steps)
         below = (*widths[1:], channels[-1]) if widths else ()
-        shared = {
-            "norm": norm,
-            "act": activation,
-            "dropout": dropout_prob or None,
-            "bias": norm not in ("instance", "batch"),  # these norms subtract the mean, and with it any bias
-        }
+        shared = {"act": activation, "dropout": dropout_prob or None, "bias": norm not in WITHOUT_BIAS}
         up_samplings: list[nn.Module] = []
         levels: list[nn.Module] = []
         for coarse_width, width, skip, scale in zip(below, widths, channels, scales, strict=False):
             up_samplings.append(_transposed(spatial_dims, coarse_width, width, scale))
+            own = {**shared, "norm": monai_norm(norm, width)}
             if num_res_units > 0:
-                level = ResidualUnit(spatial_dims, width + skip, width, subunits=num_res_units, **shared)
+                level = ResidualUnit(spatial_dims, width + skip, width, subunits=num_res_units, **own)
             else:
-                level = Convolution(spatial_dims, width + skip, width, **shared)
+                level = Convolution(spatial_dims, width + skip, width, **own)
             levels.append(level)
         self.up_samplings = nn.ModuleList(up_samplings)
         self.levels = nn.ModuleList(levels)

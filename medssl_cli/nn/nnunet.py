@@ -8,19 +8,20 @@ Shapes: B batch, C channels, X Y Z space (X Y in 2D).
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from torch import Tensor, nn
 
 from medssl_cli.nn.axes import Axes, PerAxis, cumulative, per_axis
 from medssl_cli.nn.backbones import Backbone, hide, require_canvas, run_part
+from medssl_cli.nn.norms import Norm, norm_layer
 
-NORM_EPSILON = 1e-5
+NORM: Final = "instance_affine"
 NEGATIVE_SLOPE = 0.01
 
 
 class ConvNorm(nn.Module):
-    """Convolution, affine instance normalisation and, unless switched off, a leaky ReLU.
+    """Convolution, normalisation and, unless switched off, a leaky ReLU.
 
     Args:
         spatial_dims: 2 or 3.
@@ -30,6 +31,7 @@ class ConvNorm(nn.Module):
         stride: Stride of the convolution.
         has_bias: Of the convolution. The norm subtracts it again; published weights have it all the same.
         is_activated: Whether the leaky ReLU follows.
+        norm: See `nn.norms`.
     """
 
     def __init__(
@@ -42,14 +44,14 @@ class ConvNorm(nn.Module):
         stride: PerAxis = 1,
         has_bias: bool = True,
         is_activated: bool = True,
+        norm: Norm = NORM,
     ) -> None:
         super().__init__()
         convolution: Any = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
-        norm = nn.InstanceNorm2d if spatial_dims == 2 else nn.InstanceNorm3d
         kernel, step = per_axis(kernel_size, spatial_dims), per_axis(stride, spatial_dims)
         padding = tuple(size // 2 for size in kernel)
         self.conv = convolution(in_channels, out_channels, kernel, stride=step, padding=padding, bias=has_bias)
-        self.norm = norm(out_channels, eps=NORM_EPSILON, affine=True)
+        self.norm = norm_layer(norm, out_channels, spatial_dims)
         self.nonlin = nn.LeakyReLU(NEGATIVE_SLOPE) if is_activated else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,13 +71,15 @@ class ConvChain(nn.Module):
         num_convs: int,
         kernel_size: PerAxis = 3,
         stride: PerAxis = 1,
+        norm: Norm = NORM,
     ) -> None:
         super().__init__()
         widths = (in_channels, *(out_channels,) * num_convs)
+        steps = (stride, *(1,) * (num_convs - 1))
         self.convs = nn.Sequential(
             *(
-                ConvNorm(spatial_dims, width_in, width, kernel_size=kernel_size, stride=stride if index == 0 else 1)
-                for index, (width_in, width) in enumerate(pairwise(widths))
+                ConvNorm(spatial_dims, width_in, width, kernel_size=kernel_size, stride=step, norm=norm)
+                for (width_in, width), step in zip(pairwise(widths), steps, strict=True)
             )
         )
 
@@ -88,18 +92,27 @@ class ResidualBlock(nn.Module):
     """Two convolutions beside a short cut, which averages where there is a stride and projects where widths differ."""
 
     def __init__(
-        self, spatial_dims: int, in_channels: int, out_channels: int, *, kernel_size: PerAxis = 3, stride: PerAxis = 1
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: PerAxis = 3,
+        stride: PerAxis = 1,
+        norm: Norm = NORM,
     ) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(spatial_dims, in_channels, out_channels, kernel_size=kernel_size, stride=stride)
-        self.conv2 = ConvNorm(spatial_dims, out_channels, out_channels, kernel_size=kernel_size, is_activated=False)
+        shared: dict[str, Any] = {"kernel_size": kernel_size, "norm": norm}
+        self.conv1 = ConvNorm(spatial_dims, in_channels, out_channels, stride=stride, **shared)
+        self.conv2 = ConvNorm(spatial_dims, out_channels, out_channels, is_activated=False, **shared)
         self.nonlin2 = nn.LeakyReLU(NEGATIVE_SLOPE)
         pool: Any = nn.AvgPool2d if spatial_dims == 2 else nn.AvgPool3d
         step = per_axis(stride, spatial_dims)
         short_cut: list[nn.Module] = [pool(step, step)] if max(step) > 1 else []
         if in_channels != out_channels:
+            shared["kernel_size"] = 1
             short_cut.append(
-                ConvNorm(spatial_dims, in_channels, out_channels, kernel_size=1, has_bias=False, is_activated=False)
+                ConvNorm(spatial_dims, in_channels, out_channels, has_bias=False, is_activated=False, **shared)
             )
         self.skip = nn.Sequential(*short_cut)
 
@@ -120,13 +133,12 @@ class ResidualChain(nn.Module):
         num_blocks: int,
         kernel_size: PerAxis = 3,
         stride: PerAxis = 1,
+        norm: Norm = NORM,
     ) -> None:
         super().__init__()
-        first = ResidualBlock(spatial_dims, in_channels, out_channels, kernel_size=kernel_size, stride=stride)
-        rest = (
-            ResidualBlock(spatial_dims, out_channels, out_channels, kernel_size=kernel_size)
-            for _ in range(num_blocks - 1)
-        )
+        shared: dict[str, Any] = {"kernel_size": kernel_size, "norm": norm}
+        first = ResidualBlock(spatial_dims, in_channels, out_channels, stride=stride, **shared)
+        rest = (ResidualBlock(spatial_dims, out_channels, out_channels, **shared) for _ in range(num_blocks - 1))
         self.blocks = nn.Sequential(first, *rest)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -210,42 +210,55 @@ def structure_scores(
 
 
 def level_curves(
-    curves: Mapping[str, Mapping[int, Level]],
+    panels: Mapping[str, Mapping[str, Mapping[int, Level]]],
     *,
     xlabel: str,
     ylabel: str,
 ) -> bytes:
-    """Draw scores over the size of the training set, on a logarithmic axis: means with intervals, a dot per training.
+    """Draw scores over the size of the training set, on a logarithmic axis: means with bands, a dot per training.
 
     Args:
-        curves: Name of the method to size to scores.
+        panels: Title to name of the method to size to scores; panels stand side by side and share their scale.
         xlabel: What the sizes count.
         ylabel: What the scores are.
 
     Returns:
         The file's bytes.
     """
-    sizes = sorted({size for levels in curves.values() for size in levels})
+    from matplotlib.figure import Figure
+
     with plot_style():
-        figure, axes = _figure(3.8)
-        for index, ((name, levels), colour) in enumerate(zip(curves.items(), _colours(len(curves)), strict=True)):
-            shift = 1 + 0.035 * (index - (len(curves) - 1) / 2)
-            places = {size: size * shift for size in sorted(levels)}
-            means = [levels[size].estimate.mean for size in places]
-            axes.plot(list(places.values()), means, color=colour, linewidth=1.4, label=name)
-            for size, place in places.items():
-                trainings = levels[size].trainings
-                beside = [place * 0.987] * len(trainings)
-                axes.scatter(beside, trainings, s=16, color=colour, alpha=0.7, linewidths=0, zorder=2)
-                _draw_estimate(axes, levels[size].estimate, place, colour, is_upright=True)
-        axes.set_xscale("log")
-        axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.minorticks_off()
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
-        axes.grid(axis="y", alpha=0.15)
-        axes.legend(frameon=False, loc="lower right")
+        width = WIDTH_INCHES * (1 + 0.45 * (len(panels) - 1))
+        figure = Figure(figsize=(width, 3.8), layout="constrained")
+        every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (title, curves) in zip(every, panels.items(), strict=True):
+            _draw_levels(axes, curves)
+            axes.set_title(title)
+            axes.set_xlabel(xlabel)
+        every[0].set_ylabel(ylabel)
+        every[-1].legend(frameon=False, loc="lower right")
         return svg_of(figure)
+
+
+def _draw_levels(axes: "Axes", curves: Mapping[str, Mapping[int, Level]]) -> None:
+    """One line per method with its band, means with intervals, and a dot per training."""
+    sizes = sorted({size for levels in curves.values() for size in levels})
+    for index, ((name, levels), colour) in enumerate(zip(curves.items(), _colours(len(curves)), strict=True)):
+        shift = 1 + 0.035 * (index - (len(curves) - 1) / 2)
+        places = {size: size * shift for size in sorted(levels)}
+        estimates = [levels[size].estimate for size in places]
+        axes.plot(list(places.values()), [each.mean for each in estimates], color=colour, linewidth=1.4, label=name)
+        low, high = [each.low for each in estimates], [each.high for each in estimates]
+        axes.fill_between(list(places.values()), low, high, color=colour, alpha=0.1, linewidth=0)
+        for size, place in places.items():
+            trainings = levels[size].trainings
+            beside = [place * 0.987] * len(trainings)
+            axes.scatter(beside, trainings, s=16, color=colour, alpha=0.7, linewidths=0, zorder=2)
+            _draw_estimate(axes, levels[size].estimate, place, colour, is_upright=True)
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.grid(axis="y", alpha=0.15)
 
 
 def seed_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str) -> bytes:

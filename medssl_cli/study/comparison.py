@@ -65,7 +65,7 @@ def comparison(models: Sequence[Contestant]) -> dict[str, Any]:
             "model": names[later],
             "minus": names[earlier],
             **asdict(figure.difference(later, earlier)),
-            "p_value": figure.p_value(later, earlier),
+            "p_value": figure.p_value([later], [earlier]),
         }
         for figure in figures
         for earlier, later in itertools.combinations(range(len(names)), 2)

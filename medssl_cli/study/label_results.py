@@ -1,158 +1,222 @@
-"""From scored trainings to what can be said about pre-training: means, intervals, paired differences."""
+"""From scored trainings to what can be said about arms: means, intervals, paired differences, what they cost.
+
+Trainings that have learnt from the same patients make a row. Two arms are compared training by training within a row,
+with the same seed where both have seeds, and patient by patient; intervals draw rows and patients.
+"""
 
 import csv
 import io
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from operator import attrgetter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-import numpy as np
-
 from medssl_cli.base.plain_json import without_nan
-from medssl_cli.metrics.statistics import (
-    Estimate,
-    bootstrap_crossed_mean,
-    bootstrap_mean,
-    holm_adjusted,
-    mean_of_known,
-    paired_sign_flip_test,
-    patient_means,
-)
-from medssl_cli.study.labels import SCRATCH, Cell, Scored
-from medssl_cli.study.ranking_results import Rankings
+from medssl_cli.engine.cost import Cost
+from medssl_cli.metrics.paired import PairedFigure
+from medssl_cli.metrics.statistics import Estimate, holm_adjusted, mean_of_known
+from medssl_cli.study.arms import SCRATCH
+from medssl_cli.study.label_plan import Cell
+from medssl_cli.study.labels import Scored
+from medssl_cli.tasks import load_part
 
-SCHEMA: Final = "medssl.label-efficiency/1"
-RESAMPLING_SEED: Final = 0
-ALL_STRUCTURES: Final = "mean of structures"
-
-PatientDice = dict[str, float]
-"""Patient to Dice."""
+SCHEMA: Final = "medssl.label-efficiency/2"
+COLUMNS: Final = ("arm", "patients", "steps", "draw", "seed", "structure")
 
 
-def label_results(scored: Sequence[Scored], about: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Block:
+    """All trainings of a study with one number of labelled patients and one length.
+
+    Args:
+        patients: Number of labelled patients.
+        steps: Of the trainings.
+        scored: The trainings.
+        figures: Those of the task's first metric, the one that sums up the others first.
+    """
+
+    patients: int
+    steps: int
+    scored: list[Scored]
+    figures: list[PairedFigure]
+
+    @classmethod
+    def of(cls, patients: int, steps: int, scored: list[Scored], kind: str) -> "Block":
+        """Trainings as a block.
+
+        Args:
+            patients: See above.
+            steps: See above.
+            scored: See above.
+            kind: Name of the task's kind.
+        """
+        every: list[PairedFigure] = load_part(kind, "scores").paired_figures([entry.scores for entry in scored])
+        return cls(patients, steps, scored, [each for each in every if each.metric == every[0].metric])
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms."""
+        return list(dict.fromkeys(entry.cell.arm for entry in self.scored))
+
+    def rows(self, arm: str) -> list[list[int]]:
+        """Places of the trainings of an arm, row by row."""
+        own = [place for place, entry in enumerate(self.scored) if entry.cell.arm == arm]
+        numbers = sorted({self.scored[place].cell.row for place in own})
+        return [
+            sorted(
+                (place for place in own if self._cell(place).row == row), key=lambda place: self._cell(place).seed or 0
+            )
+            for row in numbers
+        ]
+
+    def pairs(self, arm: str, other: str) -> list[list[tuple[int, int]]]:
+        """Places of the trainings of two arms, side by side, row by row."""
+        found = []
+        for own, others in zip(self.rows(arm), self.rows(other), strict=True):
+            if len(own) < len(others):
+                found.append([(self._partner(place, own), place) for place in others])
+            else:
+                found.append([(place, self._partner(place, others)) for place in own])
+        return found
+
+    def _partner(self, place: int, others: Sequence[int]) -> int:
+        """The training of the other arm with the same seed; any of the row where that arm has no seeds."""
+        seed = self._cell(place).seed
+        return next((other for other in others if self._cell(other).seed == seed), others[0])
+
+    def _cell(self, place: int) -> Cell:
+        return self.scored[place].cell
+
+    def estimate(self, figure: PairedFigure, found: Estimate) -> dict[str, Any]:
+        """An estimate for a document, with the number of patients of whom the figure says nothing."""
+        everyone = {case["patient"] for case in self.scored[0].scores["cases"]}
+        return asdict(replace(found, num_missing=len(everyone - set(figure.patients))))
+
+
+def label_results(
+    scored: Sequence[Scored], about: Mapping[str, Any], *, kind: str, steps: int = 0, baseline: str = SCRATCH
+) -> dict[str, Any]:
     """What `results.json` holds.
 
-    Every difference is pre-trained minus scratch, training by training with the same seed and patient by patient. Its
-    interval draws trainings and patients; the p-value is of the patients' means over the seeds, adjusted for the number
-    of comparisons (Holm), and holds for these trainings only. Of classifications the figure is the AUROC; see
-    `study.ranking_results`.
+    Every difference is an arm minus the baseline. Its interval draws rows and patients; the p-value is of the patients'
+    answers in these trainings, adjusted for the number of comparisons (Holm), and holds for these trainings only.
 
     Args:
         scored: All cells of a plan.
         about: Facts to write beside them.
+        kind: Name of the task's kind.
+        steps: Of trainings whose cell does not say.
+        baseline: Name of the arm that the others are compared with.
+
+    Raises:
+        NothingUsableError: `E_TOO_FEW_PATIENTS`, the task has nothing to compare.
     """
-    tables = _tables(scored, Rankings(scored) if "classes" in scored[0].scores else StructureDice(scored))
-    whole, differences = tables["levels"][0]["structure"], tables["differences"]
-    main = {f"{entry['arm']} {entry['patients']}": entry for entry in differences if entry["structure"] == whole}
-    for name, p_value in holm_adjusted({name: entry["p_value"] for name, entry in main.items()}).items():
-        main[name]["p_holm"] = p_value
+    blocks = list(_blocks(scored, kind, steps))
+    levels = [level for block in blocks for level in _levels(block)]
+    differences = [entry for block in blocks for entry in _differences(block, baseline)]
+    whole = blocks[0].figures[0].structure
+    main = {str(place): entry for place, entry in enumerate(differences) if entry["structure"] == whole}
+    for place, p_value in holm_adjusted({place: entry["p_value"] for place, entry in main.items()}).items():
+        main[place]["p_holm"] = p_value
     document = {
         "schema": SCHEMA,
         **about,
-        "num_test_patients": scored[0].scores["num_patients"],
-        **tables,
+        "baseline": baseline,
+        "figure": blocks[0].figures[0].metric,
+        "cost_unit": next((entry.cost.unit for entry in scored if entry.cost is not None), None),
+        "num_test_patients": len({case["patient"] for case in scored[0].scores["cases"]}),
+        "runs": [run for block in blocks for run in _runs(block)],
+        "levels": levels,
+        "differences": differences,
+        "best_steps_of_baseline": _best_steps(levels, baseline, whole),
     }
     cleaned: dict[str, Any] = without_nan(document)
     return cleaned
 
 
-def _tables(scored: Sequence[Scored], figures: "StructureDice | Rankings") -> dict[str, Any]:
-    """Levels, differences and runs, number of patients by number of patients."""
-    cells = [entry.cell for entry in scored]
-    arms = list(dict.fromkeys(cell.arm for cell in cells))
-    levels, differences = [], []
-    for number in sorted({cell.patients for cell in cells}):
-        rows = {
-            arm: sorted((c for c in cells if (c.arm, c.patients) == (arm, number)), key=attrgetter("seed"))
-            for arm in arms
+def _blocks(scored: Sequence[Scored], kind: str, steps: int) -> Iterator[Block]:
+    """By number of patients, then by length."""
+    places = sorted({(entry.cell.patients, entry.cell.steps or steps) for entry in scored})
+    for number, length in places:
+        own = [entry for entry in scored if (entry.cell.patients, entry.cell.steps or steps) == (number, length)]
+        yield Block.of(number, length, own, kind)
+
+
+def _levels(block: Block) -> Iterator[dict[str, Any]]:
+    for figure in block.figures:
+        for arm in block.arms:
+            rows = block.rows(arm)
+            yield {
+                **_about(block, figure, arm),
+                **block.estimate(figure, figure.arm_level(rows)),
+                "per_seed": [figure.value(place) for row in rows for place in row],
+                "cost_s": _mean_cost([block.scored[place].cost for row in rows for place in row]),
+                "pretraining_cost_s": _mean_cost(
+                    [block.scored[place].pretraining_cost for row in rows for place in row]
+                ),
+            }
+
+
+def _differences(block: Block, baseline: str) -> Iterator[dict[str, Any]]:
+    for figure in block.figures:
+        for arm in block.arms:
+            if arm != baseline:
+                rows = block.pairs(arm, baseline)
+                over_patients = figure.difference_over_patients(rows)
+                yield {
+                    **_about(block, figure, arm),
+                    "minus": baseline,
+                    **block.estimate(figure, figure.arm_difference(rows)),
+                    "per_seed": [figure.value(one) - figure.value(other) for row in rows for one, other in row],
+                    "over_patients": {"low": over_patients.low, "high": over_patients.high},
+                    "num_better": figure.num_better(rows),
+                    "p_value": figure.arm_p_value(rows),
+                }
+
+
+def _runs(block: Block) -> Iterator[dict[str, Any]]:
+    for place, entry in enumerate(block.scored):
+        yield {
+            **asdict(entry.cell),
+            "draw": entry.cell.row,
+            "steps": block.steps,
+            "structures": {each.structure: block.estimate(each, each.level(place)) for each in block.figures},
+            "cost_s": None if entry.cost is None else entry.cost.seconds,
+            "pretraining_cost_s": None if entry.pretraining_cost is None else entry.pretraining_cost.seconds,
         }
-        for structure in figures.structures:
-            for arm in arms:
-                about = {"arm": arm, "patients": number, "structure": structure}
-                levels.append({**about, **figures.level(rows[arm], structure)})
-                if arm != SCRATCH:
-                    differences.append({**about, **figures.difference(rows[arm], rows[SCRATCH], structure)})
-    runs = [{**asdict(cell), "structures": figures.run(cell)} for cell in cells]
-    return {"figure": figures.name, "runs": runs, "levels": levels, "differences": differences}
+
+
+def _about(block: Block, figure: PairedFigure, arm: str) -> dict[str, Any]:
+    return {"arm": arm, "patients": block.patients, "steps": block.steps, "structure": figure.structure}
+
+
+def _mean_cost(costs: Sequence[Cost | None]) -> float | None:
+    """Mean of what is known; None where nothing is."""
+    known = [cost.seconds for cost in costs if cost is not None]
+    return mean_of_known(known) if known else None
+
+
+def _best_steps(levels: Sequence[Mapping[str, Any]], baseline: str, structure: str) -> dict[str, int]:
+    """For each number of patients the length with which the baseline does best, on the test patients."""
+    own = [level for level in levels if (level["arm"], level["structure"]) == (baseline, structure)]
+    numbers = sorted({level["patients"] for level in own})
+    return {
+        str(number): max((each for each in own if each["patients"] == number), key=lambda each: each["mean"])["steps"]
+        for number in numbers
+    }
 
 
 def results_csv(document: Mapping[str, Any]) -> str:
-    """One row per training and structure, with the interval over patients.
+    """One row per training and structure, with the interval over patients; the same bytes however long it took.
 
     Args:
         document: As `label_results` returns it.
     """
     buffer = io.StringIO()
-    figure = str(document["figure"]).lower()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("arm", "patients", "seed", "structure", figure, "low", "high"))
+    writer.writerow((*COLUMNS, str(document["figure"]).lower(), "low", "high"))
     for run in document["runs"]:
         for structure, estimate in run["structures"].items():
-            values = (estimate[key] for key in ("mean", "low", "high"))
-            writer.writerow((run["arm"], run["patients"], run["seed"], structure, *values))
+            place = [run[name] for name in COLUMNS[:-1]]
+            values = [estimate[key] for key in ("mean", "low", "high")]
+            writer.writerow((*place, structure, *values))
     return buffer.getvalue()
-
-
-class StructureDice:
-    """Dice of every patient, structure by structure, of all trainings.
-
-    Args:
-        scored: All cells of a plan.
-    """
-
-    name = "Dice"
-
-    def __init__(self, scored: Sequence[Scored]) -> None:
-        self._dice = {entry.cell: _structure_dice(entry.scores) for entry in scored}
-        self.structures = (ALL_STRUCTURES, *scored[0].scores["structures"])
-
-    def run(self, cell: Cell) -> dict[str, Any]:
-        """Every structure's mean of one training, with its interval over patients."""
-        return {name: asdict(_mean_of(by_patient)) for name, by_patient in self._dice[cell].items()}
-
-    def level(self, cells: Sequence[Cell], structure: str) -> dict[str, Any]:
-        """Mean of an arm at one number of patients."""
-        return _crossed([self._dice[cell][structure] for cell in cells])
-
-    def difference(self, first: Sequence[Cell], second: Sequence[Cell], structure: str) -> dict[str, Any]:
-        """Paired difference of two arms, seed by seed."""
-        pairs = [
-            (self._dice[one][structure], self._dice[other][structure]) for one, other in zip(first, second, strict=True)
-        ]
-        crossed = _crossed([{patient: one[patient] - other[patient] for patient in one} for one, other in pairs])
-        one, other = (_over_seeds([pair[side] for pair in pairs]) for side in (0, 1))
-        over_patients = _mean_of({patient: one[patient] - other[patient] for patient in one})
-        return {
-            **crossed,
-            "over_patients": {"low": over_patients.low, "high": over_patients.high},
-            "p_value": paired_sign_flip_test(one, other, rng=np.random.default_rng(RESAMPLING_SEED)).p_value,
-        }
-
-
-def _crossed(rows: Sequence[PatientDice]) -> dict[str, Any]:
-    """Mean over trainings and patients with its interval, and the mean of each training."""
-    estimate = bootstrap_crossed_mean(rows, rng=np.random.default_rng(RESAMPLING_SEED))
-    return {**asdict(estimate), "per_seed": [mean_of_known(list(row.values())) for row in rows]}
-
-
-def _mean_of(by_patient: PatientDice) -> Estimate:
-    """Mean over patients with its interval."""
-    return bootstrap_mean(list(by_patient.values()), list(by_patient), rng=np.random.default_rng(RESAMPLING_SEED))
-
-
-def _structure_dice(scores: Mapping[str, Any]) -> dict[str, PatientDice]:
-    """Structure, and the mean of all, to the Dice of every patient."""
-    cases = scores["cases"]
-    patients = [case["patient"] for case in cases]
-    values = {
-        name: [math.nan if (dice := case["scores"][name]["dice"]) is None else dice for case in cases]
-        for name in scores["structures"]
-    }
-    means = [mean_of_known([values[name][index] for name in values]) for index in range(len(cases))]
-    return {name: patient_means(column, patients) for name, column in {ALL_STRUCTURES: means, **values}.items()}
-
-
-def _over_seeds(rows: Sequence[PatientDice]) -> PatientDice:
-    return {patient: float(np.mean([row[patient] for row in rows])) for patient in rows[0]}

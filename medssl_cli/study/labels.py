@@ -1,103 +1,56 @@
-"""How many labelled patients does a task need, from scratch and from pre-trained encoders?
+"""How many labelled patients does a task need, from scratch, from pre-trained encoders, with unlabelled images?
 
-For every number of patients, seed and arm: one fine-tuning and one evaluation, each in a run folder of its own, which
-is skipped when finished and resumed when not. Everything but the initial weights of the encoder is the same in all
-arms: the network, the schedule, the labelled patients (of one seed, the few are among the many), the test patients. The
-weights that are tested are those of the last step, so that no label beyond the training patients has a say.
+For every arm, number of patients, schedule, draw of the patients and seed: one fine-tuning and one evaluation, each in
+a run folder of its own, which is skipped when finished and resumed when not. But for what an arm has of its own,
+everything is the same in all of them: the network, the labelled patients (of one draw, the few are among the many), the
+test patients. The weights that are tested are those of the last step, so that no label beyond the training patients
+has a say.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from medssl_cli.base import plugins
 from medssl_cli.base.errors import GateError, UsageError
-from medssl_cli.base.files import storage_errors, write_atomic
-from medssl_cli.base.plain_json import dump
-from medssl_cli.base.signals import StopRequest, stop_on_signals
 from medssl_cli.base.talk import Talk
+from medssl_cli.cache.named_splits import held_out_by_names
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.choices import Choices
-from medssl_cli.engine.evaluate import subject_of_run
-from medssl_cli.engine.finetune import finetune
+from medssl_cli.engine.cost import Cost, cost_of
+from medssl_cli.engine.devices import resolve_device
 from medssl_cli.engine.weights import Encoder, load_encoder
 from medssl_cli.recipe import TaskRecipe
+from medssl_cli.study.label_plan import Cell, LabelStudyPlan
+from medssl_cli.study.trainings import StudyTraining, read_scores, train_all
+from medssl_cli.tasks import load_part
 
-SCRATCH: Final = "scratch"
-COMPARED: Final = ("Dice", "AUROC")
-"""Figures of merit of which it is known how one patient compares with another."""
-SEED_FIELD: Final = "{seed}"
-
-
-@dataclass(frozen=True)
-class LabelStudyPlan:
-    """What is compared.
-
-    Args:
-        recipe: Recipe of the task.
-        inits: Arm to run folder of its pre-training; `{seed}` in it stands for the seed.
-        patients: Numbers of labelled patients.
-        num_seeds: Each with other labelled patients, decoder, crops and augmentation.
-    """
-
-    recipe: TaskRecipe
-    inits: Mapping[str, str]
-    patients: Sequence[int]
-    num_seeds: int
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One fine-tuning of a plan."""
-
-    arm: str
-    patients: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Of its run folder."""
-        return f"{self.arm}-{self.patients}-seed{self.seed}"
+Encoders = Mapping[tuple[str, int | None], Encoder]
+"""Weights of an arm and a seed."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A finished cell and the document of its evaluation."""
+    """A finished cell and the document of its evaluation.
+
+    Args:
+        cell: What was trained.
+        scores: Document of its evaluation.
+        cost: Of its training; None where nobody knows.
+        pretraining_cost: Of the weights it began with.
+    """
 
     cell: Cell
     scores: dict[str, Any]
+    cost: Cost | None = None
+    pretraining_cost: Cost | None = None
 
 
-def arm_names(inits: Sequence[str]) -> dict[str, str]:
-    """Arms named after the folders of their pre-trainings.
-
-    Raises:
-        UsageError: `E_USAGE` if two have the same name.
-    """
-    arms = {Path(init).name.replace(f"-{SEED_FIELD}", "").replace(SEED_FIELD, ""): init for init in inits}
-    if len(arms) < len(inits) or SCRATCH in arms or "" in arms:
-        raise UsageError(
-            "E_USAGE", "every --init needs a folder name of its own", hint="rename one of the folders; scratch is taken"
-        )
-    return arms
-
-
-def parse_numbers(text: str) -> tuple[int, ...]:
-    """Numbers of patients from "5,10,20".
-
-    Raises:
-        UsageError: `E_USAGE`.
-    """
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError("E_USAGE", f"--patients {text!r} is not a list of numbers", hint="for example 5,10,20,40")
-    return tuple(int(part) for part in parts)
-
-
-def compare_labels(plan: LabelStudyPlan, cache: Cache, folder: Path, *, device: str, talk: Talk) -> list[Scored]:
+def compare_labels(
+    plan: LabelStudyPlan, cache: Cache, folder: Path, *, device: str, talk: Talk, num_jobs: int = 1
+) -> list[Scored]:
     """Train and test every cell that is not done yet.
 
     Args:
@@ -106,46 +59,48 @@ def compare_labels(plan: LabelStudyPlan, cache: Cache, folder: Path, *, device: 
         folder: Folder of the run folders.
         device: To train on.
         talk: Progress.
+        num_jobs: Trainings at once.
 
     Raises:
         UsageError: Of a recipe, device or run folder; `E_WEIGHTS_MISMATCH` if the encoders are of different networks.
         GateError: `E_SPLIT_LEAK` if a pre-training has seen a test patient, or labels of anyone in the cache.
         InterruptedCleanlyError: A signal; the same call goes on.
     """
-    if plugins.load("task", plan.recipe.task.name).FIGURE.title not in COMPARED:
-        raise UsageError("E_USAGE", f"study labels compares {' and '.join(COMPARED)}, not {plan.recipe.task.name}")
-    encoders = {(arm, seed): load_encoder(path) for arm, seed, path in _init_paths(plan)}
-    recipe = _for_all_arms(plan.recipe, list(encoders.values()))
-    _require_unseen(cache, recipe, list(encoders.values()))
-    cells = [
-        Cell(arm, number, seed)
-        for seed in range(plan.num_seeds)
-        for number in sorted(set(plan.patients))
-        for arm in (SCRATCH, *plan.inits)
+    resolve_device(device)
+    cells = list(plan.cells())
+    inits = {(arm.name, cell.seed): arm.init_of(cell.seed) for arm, cell in cells}
+    encoders = {key: load_encoder(path) for key, path in inits.items() if path is not None}
+    recipes = _recipes(plan, list(encoders.values()))
+    first = next(iter(recipes.values()))
+    if not hasattr(load_part(first.task.name, "scores"), "paired_figures"):
+        raise UsageError("E_USAGE", f"scores of {first.task.name} are not compared patient by patient")
+    for recipe in recipes.values():
+        _require_unseen(plan, cache, recipe, encoders)
+    trainings = [
+        StudyTraining(
+            recipes[cell.arm, cell.steps].model_copy(update={"seed": cell.training_seed}),
+            cache.root,
+            folder / cell.name,
+            Choices(patients=cell.patients, draw=cell.row, split=plan.split),
+            inits[arm.name, cell.seed],
+            device,
+        )
+        for arm, cell in cells
     ]
-    scored = []
-    with stop_on_signals() as stop:
-        for done, cell in enumerate(cells):
-            if stop.is_set:
-                stop.raise_interrupted(f"stopped after {done} of {len(cells)} trainings")
-            talk.note(f"training {done + 1} of {len(cells)}: {cell.arm}, {cell.patients} patients, seed {cell.seed}")
-            root = folder / cell.name
-            choices = Choices(patients=cell.patients, draw=cell.seed, encoder=encoders.get((cell.arm, cell.seed)))
-            finetune(recipe.model_copy(update={"seed": cell.seed}), cache, root, choices, device=device, talk=talk)
-            scored.append(Scored(cell, _scores(root, cache, device=device, talk=talk, stop=stop)))
-    return scored
-
-
-def _init_paths(plan: LabelStudyPlan) -> list[tuple[str, int, Path]]:
+    train_all(trainings, num_jobs=num_jobs, talk=talk)
     return [
-        (arm, seed, Path(init.replace(SEED_FIELD, str(seed))))
-        for arm, init in plan.inits.items()
-        for seed in range(plan.num_seeds)
+        Scored(
+            cell,
+            read_scores(training.root),
+            cost_of(training.root),
+            None if training.init is None else cost_of(training.init),
+        )
+        for (_, cell), training in zip(cells, trainings, strict=True)
     ]
 
 
-def _for_all_arms(recipe: TaskRecipe, encoders: Sequence[Encoder]) -> TaskRecipe:
-    """One network for all arms, validated once, at the end: the last weights are then the best ones."""
+def _recipes(plan: LabelStudyPlan, encoders: Sequence[Encoder]) -> dict[tuple[str, int | None], TaskRecipe]:
+    """The recipe of every arm and length: one network for all, validated once, at the end, so the last are the best."""
     networks = {json.dumps(encoder.backbone.model_dump(), sort_keys=True) for encoder in encoders}
     if len(networks) > 1:
         raise UsageError(
@@ -153,43 +108,33 @@ def _for_all_arms(recipe: TaskRecipe, encoders: Sequence[Encoder]) -> TaskRecipe
             f"the encoders are of {len(networks)} different networks: they cannot be compared with one from scratch",
             hint="compare them one after the other, each with an --out of its own",
         )
-    return recipe.model_copy(update={"backbone": encoders[0].backbone, "validate_every": recipe.steps})
+    found = {}
+    for arm in plan.arms:
+        for steps in plan.steps or (None,):
+            recipe = arm.recipe(plan.document, steps=steps, source=plan.source)
+            backbone = encoders[0].backbone_for(recipe.backbone) if encoders else recipe.backbone
+            found[arm.name, steps] = recipe.model_copy(update={"backbone": backbone, "validate_every": recipe.steps})
+    kinds = sorted({recipe.task.name for recipe in found.values()})
+    if len(kinds) > 1:
+        raise UsageError("E_USAGE", f"arms of {' and '.join(kinds)} have no scores in common")
+    return found
 
 
-def _require_unseen(cache: Cache, recipe: TaskRecipe, encoders: Sequence[Encoder]) -> None:
-    held_out = held_out_patients(cache.records(), recipe.split_seed)
-    known = {patient for encoder in encoders for patient in encoder.labelled_patients}
-    labelled = known & {record.patient_key for record in cache.records()}
+def _require_unseen(plan: LabelStudyPlan, cache: Cache, recipe: TaskRecipe, encoders: Encoders) -> None:
+    records = cache.records()
+    known = {patient for encoder in encoders.values() for patient in encoder.labelled_patients}
+    labelled = known & {record.patient_key for record in records}
     if labelled:
         raise GateError(
             "E_SPLIT_LEAK",
             f"a pre-training has learnt from labels of {len(labelled)} patients of this cache",
             hint="the comparison counts labelled patients: pre-train without labels, or with labels of another cache",
         )
-    seen = held_out & frozenset().union(*(encoder.patients or frozenset() for encoder in encoders))
+    held_out = held_out_patients(records, recipe.split_seed)
+    hint = "pre-train again on this cache: its labelled test patients are left out now"
+    if plan.split is not None:
+        held_out = held_out_by_names(records, plan.split, cache.pseudonyms)
+        hint = "pre-train again with the same files: medssl pretrain --split-file"
+    seen = held_out & frozenset().union(*(encoder.patients or frozenset() for encoder in encoders.values()))
     if seen:
-        raise GateError(
-            "E_SPLIT_LEAK",
-            f"a pre-training has seen images of {len(seen)} test patients",
-            hint="pre-train again on this cache: its labelled test patients are left out now",
-        )
-
-
-def _scores(root: Path, cache: Cache, *, device: str, talk: Talk, stop: StopRequest) -> dict[str, Any]:
-    """The evaluation of a finished run on its test patients, done once."""
-    folder = root / "evaluation-test"
-    path = folder / "scores.json"
-    if not path.is_file():
-        subject = subject_of_run(root, cache, split="test", device=device)
-
-        def stop_between_cases(*_: object) -> None:
-            if stop.is_set:
-                stop.raise_interrupted("stopped in an evaluation")
-
-        results = subject.score(cache, split="test", talk=talk, on_case=stop_between_cases)
-        with storage_errors("the results"):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "scores.csv", results.csv.encode())
-        write_atomic(path, dump(results.document).encode())
-    scores: dict[str, Any] = json.loads(path.read_bytes())
-    return scores
+        raise GateError("E_SPLIT_LEAK", f"a pre-training has seen images of {len(seen)} test patients", hint=hint)

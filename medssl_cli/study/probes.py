@@ -20,7 +20,7 @@ from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.store import Cache
 from medssl_cli.report.plots import seed_dots
-from medssl_cli.study.labels import SEED_FIELD
+from medssl_cli.study.arms import SEED_FIELD
 from medssl_cli.study.probe import PRETRAINED, UNTRAINED, Kind, probe_run
 
 SCHEMA: Final = "medssl.probes/1"

@@ -22,7 +22,7 @@ COMMANDS = (
     "weights export ./method out.pt --as nnunet",
 )
 HOST = "name-of-the-machine"
-TIMES = ("tensorboard", "page.html", "profile.json")  # they tell how long something took, or when
+TIMES = ("tensorboard", "page.html", "profile.json", "cost.json")  # they tell how long something took, or when
 
 
 @pytest.fixture(scope="module")

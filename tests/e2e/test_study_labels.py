@@ -116,6 +116,49 @@ def test_encoders_of_different_networks_are_not_compared(site: Path, tmp_path: P
     assert "E_WEIGHTS_MISMATCH" in mixed.stderr
 
 
+def test_arms_of_their_own_recipe_several_lengths_and_two_trainings_at_once(site: Path, tmp_path: Path) -> None:
+    """One of the recipe's values is planned: once for all trainings."""
+    task = (site / "task.yaml").read_text().replace("learning_rate: 1.0e-2", "learning_rate: auto")
+    task += "inference: {mirror_axes: []}\n"
+    (tmp_path / "task.yaml").write_text(task)
+    (tmp_path / "split.json").write_text(json.dumps({"test": ["0", "1", "2"]}))
+    command = [
+        "study", "labels", "--task", str(tmp_path / "task.yaml"), "--cache", str(site / "cache"),
+        "--arm", "bright: augmentation.intensity_shift=0.5", "--patients", "1", "--draws", "1", "--seeds", "1",
+        "--steps", "1,2", "--jobs", "2", "--out", str(tmp_path / "out"), "--device", "cpu",
+        "--split-file", str(tmp_path / "split.json"),
+    ]  # fmt: skip
+
+    done = CliRunner().invoke(app, command)
+    again = CliRunner().invoke(app, [*command, "--minus", "bright", "--json", "-q"])
+
+    assert (done.exit_code, again.exit_code) == (0, 0), done.stderr + again.stderr
+    assert done.stderr.count(" is done") == 4
+    runs = [open_run(tmp_path / "out" / f"{arm}-1-draw0-steps2") for arm in ("scratch", "bright")]
+    assert [run.recipe.augmentation.intensity_shift for run in runs] == [0.1, 0.5]
+    assert runs[0].recipe.optimizer == runs[1].recipe.optimizer
+    assert len({entry["patient"] for entry in runs[0].manifest["splits"]["test"]}) == 3
+    document = json.loads(again.stdout)
+    assert {(row["arm"], row["minus"]) for row in document["differences"]} == {("scratch", "bright")}
+    assert {row["steps"] for row in document["levels"]} == {1, 2}
+    assert all(row["cost_s"] > 0 for row in document["levels"])
+
+
+def test_a_pretraining_with_the_same_split_file_has_seen_no_test_patient(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "split.json").write_text(json.dumps({"test": ["0", "1"]}))
+    split = ["--split-file", str(tmp_path / "split.json")]
+    run = ["pretrain", "--recipe", str(site / "pretrain.yaml"), "--cache", str(site / "cache"), "--set", "steps=1"]
+    assert CliRunner().invoke(app, [*run, *split, "--run", str(tmp_path / "voco"), "-q"]).exit_code == 0
+    command = [*words(site, tmp_path / "out"), "--seeds", "1", "--patients", "1", "--set", "steps=1", "-q", *split]
+
+    leaking = CliRunner().invoke(app, command)
+    command[command.index("--init") + 1] = str(tmp_path / "voco")
+    sound = CliRunner().invoke(app, command)
+
+    assert (leaking.exit_code, sound.exit_code) == (5, 0), sound.stderr
+    assert "pretrain --split-file" in leaking.stderr
+
+
 def test_a_number_and_a_share_of_patients_at_once_are_refused(site: Path) -> None:
     task = ["finetune", "--task", str(site / "task.yaml"), "--cache", str(site / "cache")]
 

@@ -154,7 +154,7 @@ def test_exchanging_answers_is_the_test_of_signs_where_the_figure_is_a_mean() ->
 
     drawn = exchange_test(lambda weights: (weights * values).sum(axis=1) / 9, patients, num_resamples=20_000, rng=rng)
 
-    exact = mean_figure("m", "a", np.stack([first, second]), patients, is_main=True).p_value(0, 1)
+    exact = mean_figure("m", "a", np.stack([first, second]), patients, is_main=True).p_value([0], [1])
     assert drawn == pytest.approx(exact, abs=5 * np.sqrt(exact / 20_000))
 
 

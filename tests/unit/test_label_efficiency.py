@@ -12,11 +12,16 @@ from medssl_cli.base.errors import NothingUsableError, UsageError
 from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import split_items
+from medssl_cli.engine.cost import Cost
+from medssl_cli.study.arms import SCRATCH, Arm, arm_names, arms_of, parse_arm
 from medssl_cli.study.label_page import label_page, label_plot
-from medssl_cli.study.label_results import ALL_STRUCTURES, label_results, results_csv
-from medssl_cli.study.labels import SCRATCH, Cell, Scored, arm_names, parse_numbers
+from medssl_cli.study.label_plan import Cell, LabelStudyPlan, parse_numbers
+from medssl_cli.study.label_results import label_results, results_csv
+from medssl_cli.study.labels import Scored
 from tests.environment import give_known_key
 from tests.toy_cache import toy_cache
+
+ALL_STRUCTURES = "mean of structures"
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +59,30 @@ def test_more_patients_than_there_are_is_refused(cohort: list[ItemRecord]) -> No
         trained(cohort, num_train=13)
 
 
-def scored(arm: str, patients: int, seed: int, dice: dict[str, tuple[float, float | None]]) -> Scored:
+Dice = dict[str, tuple[float, float | None]]
+
+
+def scored(arm: str, patients: int, seed: int | None, dice: Dice, **cell: Any) -> Scored:
     """A training whose test patients have these Dice of two structures."""
+
+    def scores(value: float | None) -> dict[str, float | None]:
+        return {"dice": value, "nsd": value, "hd95_mm": value}
+
     cases = [
-        {"item": key, "patient": key, "scores": {"a": {"dice": first}, "b": {"dice": second}}}
+        {"item": key, "patient": key, "scores": {"a": scores(first), "b": scores(second)}}
         for key, (first, second) in dice.items()
     ]
-    return Scored(Cell(arm, patients, seed), {"cases": cases, "structures": {"a": {}, "b": {}}, "num_patients": 3})
+    cost = Cost(unit="CPU", seconds=60)
+    return Scored(
+        Cell(arm, patients, seed, **cell),
+        {"cases": cases, "structures": {"a": {}, "b": {}}},
+        cost,
+        None if arm == SCRATCH else cost,
+    )
+
+
+def results(study: list[Scored], **about: Any) -> dict[str, Any]:
+    return label_results(study, {"task": "toy", "num_seeds": 2, **about}, kind="segmentation", steps=10)
 
 
 @pytest.fixture
@@ -86,7 +108,7 @@ def entry(document: dict[str, Any], section: str, **wanted: Any) -> dict[str, An
 
 
 def test_differences_are_paired_by_seed_and_patient(study: list[Scored]) -> None:
-    document = label_results(study, {"task": "toy"})
+    document = results(study)
 
     found = entry(document, "differences", arm="voco", patients=5, structure=ALL_STRUCTURES)
     # Seed 0 gains 0.1 on every patient; seed 1 gains 0.3 on p and r, and (0.3 + 0.2) / 2 on q.
@@ -99,7 +121,7 @@ def test_differences_are_paired_by_seed_and_patient(study: list[Scored]) -> None
 
 
 def test_p_values_are_adjusted_for_the_number_of_comparisons(study: list[Scored]) -> None:
-    document = label_results(study, {"task": "toy"})
+    document = results(study)
 
     adjusted = [row["p_holm"] for row in document["differences"] if row["structure"] == ALL_STRUCTURES]
     assert adjusted == [0.5, 1.0]
@@ -107,23 +129,22 @@ def test_p_values_are_adjusted_for_the_number_of_comparisons(study: list[Scored]
 
 
 def test_equal_arms_differ_by_nothing(study: list[Scored]) -> None:
-    found = entry(label_results(study, {}), "differences", arm="voco", patients=9, structure="b")
+    found = entry(results(study), "differences", arm="voco", patients=9, structure="b")
 
     assert (found["mean"], found["low"], found["high"], found["p_value"]) == (0, 0, 0, 1)
     assert (found["num_patients"], found["num_missing"]) == (2, 1)
 
 
 def test_the_table_has_a_row_per_training_and_structure(study: list[Scored]) -> None:
-    lines = results_csv(label_results(study, {})).splitlines()
+    lines = results_csv(results(study)).splitlines()
 
-    assert lines[0] == "arm,patients,seed,structure,dice,low,high"
+    assert lines[0] == "arm,patients,steps,draw,seed,structure,dice,low,high"
     assert len(lines) == 1 + len(study) * 3
-    assert lines[1].startswith(f"{SCRATCH},5,0,{ALL_STRUCTURES},0.5,")
+    assert lines[1].startswith(f"{SCRATCH},5,10,0,0,{ALL_STRUCTURES},0.5")
 
 
 def test_the_page_and_the_plot_show_every_arm(study: list[Scored]) -> None:
-    about = {"task": "toy", "num_seeds": 2, "steps": 10}
-    document = label_results(study, about)
+    document = results(study)
 
     page, plot = label_page(json.loads(json.dumps(document))), label_plot(document).decode()
 
@@ -131,8 +152,80 @@ def test_the_page_and_the_plot_show_every_arm(study: list[Scored]) -> None:
     assert all(f">{text}<" in plot for text in ("scratch", "voco", "5", "9"))
 
 
+def test_trainings_of_one_draw_are_one_row() -> None:
+    """Two draws, two pre-trainings each; scratch has none and was trained once in each draw."""
+    own = {0: 0.1, 1: 0.2}
+    study = [scored(SCRATCH, 5, None, {"p": (0.2, 0.2), "q": (0.4, 0.4)}, draw=draw) for draw in own]
+    for draw, gain in own.items():
+        for seed in (0, 1):
+            more = gain + 0.1 * seed
+            study.append(scored("voco", 5, seed, {"p": (0.2 + more, 0.2), "q": (0.4 + more, 0.4)}, draw=draw))
+
+    found = entry(results(study, num_draws=2), "differences", structure="a")
+
+    assert found["per_seed"] == pytest.approx([0.1, 0.2, 0.2, 0.3])  # draw by draw
+    assert (found["low"], found["high"]) == pytest.approx((0.15, 0.25))  # the means of one draw or the other
+    assert (found["num_better"], found["num_patients"]) == (2, 2)
+    assert found["p_value"] == 0.5  # of the two patients both gain: two of four patterns of signs
+
+
+def test_lengths_are_compared_apart_and_the_best_one_of_scratch_is_named() -> None:
+    study = []
+    for steps, dice in ((500, 0.5), (1500, 0.7)):
+        study.append(scored(SCRATCH, 5, 0, {"p": (dice, dice), "q": (dice, dice)}, steps=steps))
+        study.append(scored("voco", 5, 0, {"p": (0.7, 0.7), "q": (0.7, 0.7)}, steps=steps))
+
+    document = results(study)
+
+    gains = {row["steps"]: row["mean"] for row in document["differences"] if row["structure"] == "a"}
+    assert gains == pytest.approx({500: 0.2, 1500: 0.0})
+    assert document["best_steps_of_baseline"] == {"5": 1500}
+    assert "A gain at a length that is not the best one of scratch is speed" in label_page(document)
+
+
+def test_any_arm_may_be_the_one_that_others_are_compared_with(study: list[Scored]) -> None:
+    reverse = label_results(study, {}, kind="segmentation", steps=10, baseline="voco")
+
+    found = entry(reverse, "differences", patients=5, structure=ALL_STRUCTURES)
+    assert (found["arm"], found["minus"]) == (SCRATCH, "voco")
+    assert found["mean"] == pytest.approx(-(0.1 + 0.85 / 3) / 2)
+    assert found["num_better"] == 0
+
+
+def test_costs_are_those_of_the_trainings_and_of_what_came_before(study: list[Scored]) -> None:
+    document = results(study)
+
+    assert document["cost_unit"] == "CPU"
+    assert [(row["arm"], row["cost_s"], row["pretraining_cost_s"]) for row in document["levels"][:4:3]] == [
+        (SCRATCH, 60, None),
+        ("voco", 60, 60),
+    ]
+
+
+def test_findings_and_boxes_are_compared_by_their_own_scores() -> None:
+    """The same as `medssl evaluate A B` of the two, but for the interval."""
+    targets = {f"p{place}": place % 2 for place in range(8)}
+
+    def found(right: int) -> dict[str, Any]:
+        cases = [
+            {"item": key, "patient": key, "target": {"a": value},
+             "probability": {"a": float(value == (place < right))}}
+            for place, (key, value) in enumerate(targets.items())
+        ]  # fmt: skip
+        return {"cases": cases, "classes": {"a": {}}}
+
+    study = [Scored(Cell(arm, 5, 0), found(right)) for arm, right in ((SCRATCH, 4), ("voco", 8))]
+
+    document = label_results(study, {}, kind="classification", steps=10)
+
+    assert document["figure"] == "AUROC"
+    assert entry(document, "differences", structure="a")["mean"] == pytest.approx(0.5)
+    assert entry(document, "differences", structure="a")["num_better"] is None
+    assert document["cost_unit"] is None
+
+
 def test_one_test_patient_has_no_interval() -> None:
-    document = label_results([scored(SCRATCH, 5, 0, {"p": (0.5, math.nan)})], {})
+    document = results([scored(SCRATCH, 5, 0, {"p": (0.5, math.nan)})])
 
     assert document["levels"][0]["low"] is None
 
@@ -145,6 +238,56 @@ def test_arms_are_named_after_their_folders() -> None:
 def test_arms_that_cannot_be_told_apart_are_refused(inits: list[str]) -> None:
     with pytest.raises(UsageError, match="E_USAGE"):
         arm_names(inits)
+
+
+def test_arms_are_encoders_or_recipes() -> None:
+    arms = arms_of(
+        ["none,runs/voco-{seed}", "old"], ["both: init=runs/p-{seed} unlabelled.method=bcp a='{b: 1, c: 2}'"]
+    )
+
+    assert arms == (
+        Arm(SCRATCH),
+        Arm("voco", "runs/voco-{seed}"),
+        Arm("old", "old"),
+        Arm("both", "runs/p-{seed}", ("unlabelled.method=bcp", "a={b: 1, c: 2}")),
+    )
+    assert parse_arm("bcp: init=none steps=3") == Arm("bcp", None, ("steps=3",))
+    assert [arm.has_seeds for arm in arms] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    "described",
+    ["bcp", "bcp:", "bcp: word", ": a=1", "../bcp: a=1", "bcp: init=a init=b", "bcp: a='1", "scratch: a=1", "old: a=1"],
+)
+def test_arms_that_say_too_little_or_too_much_are_refused(described: str) -> None:
+    with pytest.raises(UsageError, match="E_USAGE"):
+        arms_of(["old"], [described])
+
+
+def test_scratch_alone_is_no_comparison() -> None:
+    with pytest.raises(UsageError, match="E_USAGE: there is nothing to compare with scratch"):
+        arms_of(["none"], [])
+
+
+def names(**options: Any) -> list[str]:
+    arms = (Arm(SCRATCH), Arm("voco", "runs/voco-{seed}"))
+    return [cell.name for _, cell in LabelStudyPlan({}, "toy.yaml", arms, (2,), num_seeds=2, **options).cells()]
+
+
+def test_every_seed_draws_other_patients_unless_the_draws_are_counted_apart() -> None:
+    assert names() == ["scratch-2-seed0", "voco-2-seed0", "scratch-2-seed1", "voco-2-seed1"]
+    assert names(num_draws=1, steps=(500,)) == [
+        "scratch-2-draw0-steps500",
+        "voco-2-draw0-seed0-steps500",
+        "voco-2-draw0-seed1-steps500",
+    ]
+
+
+def test_no_two_trainings_of_an_arm_have_the_same_seed() -> None:
+    cells = [Cell("a", 2, seed, draw) for seed in range(3) for draw in range(3)]
+
+    assert len({cell.training_seed for cell in cells}) == len(cells)
+    assert [Cell("a", 2, 3).training_seed, Cell("a", 2, 3).row] == [3, 3]  # as ever: a seed is a draw too
 
 
 def test_numbers_are_read_or_refused() -> None:

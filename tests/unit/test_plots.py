@@ -31,7 +31,13 @@ PLOTS = {
     "loss": lambda: loss_curves({"total": CURVE, "teacher & student": CURVE}, baselines={"chance": 1.1}),
     "groups": lambda: group_comparison({"scratch": GROUP, "pre-trained": GROUP, "none": EMPTY}),
     "levels": lambda: level_curves(
-        {"scratch": {5: Level(GROUP.estimate, [0.7, 0.8]), 10: Level(EMPTY.estimate, [])}, "pre-trained": {5: LEVEL}},
+        {
+            "500 steps": {
+                "scratch": {5: Level(GROUP.estimate, [0.7, 0.8]), 10: Level(EMPTY.estimate, [])},
+                "pre-trained": {5: LEVEL},
+            },
+            "1500 steps": {"scratch": {5: LEVEL}},
+        },
         xlabel="labelled patients",
         ylabel="Dice",
     ),

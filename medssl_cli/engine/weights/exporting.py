@@ -19,6 +19,7 @@ from medssl_cli.engine.weights import DECODER, Encoder, load_encoder, require_fi
 from medssl_cli.engine.weights.importing import reverse_axes
 from medssl_cli.engine.weights.matching import skeleton
 from medssl_cli.engine.weights.nnunet import NNUNET, fresh_decoder, plan, with_aliases
+from medssl_cli.nn.nnunet import NORM
 from medssl_cli.recipe import Data
 
 TARGETS: Final = ("monai-swinunetr", "nnunet")
@@ -91,6 +92,8 @@ def _export_nnunet(encoder: Encoder, source: Path, path: Path, out_channels: int
     """nnU-Net asks its file for all names of the network, aliases included; its arrays are [Z, Y, X]."""
     if encoder.backbone.name not in NNUNET:
         raise UsageError("E_WEIGHTS_FORM", f"{encoder.backbone.name} is no encoder of nnU-Net")
+    if (norm := encoder.backbone.options.get("norm", NORM)) != NORM:
+        raise UsageError("E_WEIGHTS_FORM", f"the encoder's norm is {norm}; weights for nnU-Net need {NORM}")
     with implicit_randomness(0, Purpose.INITIALISATION):
         decoder = fresh_decoder(encoder.backbone, out_channels)
     known = _decoder_of(source, lambda name, tensor: name in decoder and decoder[name].shape == tensor.shape)

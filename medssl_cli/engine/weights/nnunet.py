@@ -13,7 +13,8 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from medssl_cli.nn.axes import Axes, kernels_per_level, per_level
-from medssl_cli.nn.nnunet import NEGATIVE_SLOPE, NORM_EPSILON, ConvChain
+from medssl_cli.nn.nnunet import NEGATIVE_SLOPE, ConvChain
+from medssl_cli.nn.norms import NORM_EPSILON
 from medssl_cli.recipe import Data, Named
 
 CHANNELS: Final = (32, 64, 128, 256, 320, 320)

@@ -35,6 +35,8 @@ class Backbone(nn.Module, ABC):
         ValueError: The description contradicts itself.
     """
 
+    norm: str | None = None
+    """Norm that a recipe names for it, which a decoder follows; None where it has that of its kind."""
     channels: tuple[int, ...]
     strides: tuple[Axes, ...]
     embedding_levels: tuple[int, ...]

@@ -11,7 +11,8 @@ from torch import nn
 
 from medssl_cli.nn.axes import PerAxis, kernels_per_level, per_level
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.nnunet import ConvChain, StagedEncoder, require_levels
+from medssl_cli.nn.nnunet import NORM, ConvChain, StagedEncoder, require_levels
+from medssl_cli.nn.norms import Norm
 
 
 def build(
@@ -22,6 +23,7 @@ def build(
     strides: Sequence[PerAxis] = (1, 2, 2, 2, 2, 2),
     kernel_sizes: int | Sequence[PerAxis] = 3,
     num_convs: Sequence[int] = (2, 2, 2, 2, 2, 2),
+    norm: Norm = NORM,
     use_checkpoint: bool = False,
 ) -> Backbone:
     """Build nnU-Net's plain encoder; its embedding is the coarsest map's mean.
@@ -33,6 +35,7 @@ def build(
         strides: Down-sampling of each level relative to the one before, along all axes or along each.
         kernel_sizes: Kernel sizes of the convolutions of each level, along all axes or along each; odd, at most 7.
         num_convs: Convolutions of each level.
+        norm: See `nn.norms`; a decoder has the same, where it is named. Published weights need the default.
         use_checkpoint: Compute activations twice instead of keeping them: slower, less memory.
 
     Raises:
@@ -44,7 +47,7 @@ def build(
     widths = pairwise((in_channels, *channels))
     stages = [
         nn.Sequential(  # nnU-Net: `stages.S.0`
-            ConvChain(spatial_dims, width_in, width, num_convs=count, kernel_size=kernel, stride=step)
+            ConvChain(spatial_dims, width_in, width, num_convs=count, kernel_size=kernel, stride=step, norm=norm)
         )
         for (width_in, width), step, kernel, count in zip(widths, steps, kernels, num_convs, strict=True)
     ]

@@ -8,18 +8,18 @@ Shapes: B batch, C channels, X Y pixels (and Z with three spatial dimensions).
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
 
 from medssl_cli.nn.backbones import Backbone, hide
+from medssl_cli.nn.norms import GROUPS, NORMS, norm_layer
+from medssl_cli.nn.norms import Norm as NormName
 
 BLOCKS: Final = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 BOTTLENECK_FROM: Final = 50
 EXPANSION: Final = 4
-GROUPS: Final = 8
 STRIDES: Final = (4, 8, 16, 32)
 
 Convolution = type[nn.Conv2d | nn.Conv3d]
@@ -32,7 +32,7 @@ def build(
     *,
     depth: int = 50,
     width: int = 64,
-    norm: Literal["batch", "group", "instance"] = "batch",
+    norm: NormName = "batch",
     zero_init: bool = False,
     inflation: Literal["mean", "centre"] = "mean",
 ) -> Backbone:
@@ -43,7 +43,8 @@ def build(
         spatial_dims: 2 or 3.
         depth: 18, 34, 50 or 101 layers.
         width: Channels of the first level; the published networks have 64.
-        norm: "batch" as published; "group" and "instance" do not mix the images of a batch.
+        norm: See `nn.norms`; "batch" as published. Blocks need a learnt scale: "instance" is "instance_affine" here. A
+            decoder has the same, where it is named.
         zero_init: Start every block as the identity, by a last norm with scale 0.
         inflation: How kernels of a 2D encoder become those of a 3D one, if `--init` names one; see `inflate`.
 
@@ -206,12 +207,8 @@ def _shortcut(convolution: Convolution, norm: Norm, before: int, after: int, str
     return nn.Sequential(convolution(before, after, 1, stride=stride, bias=False), norm(after))
 
 
-def _norm(name: str, spatial_dims: int) -> Norm:
-    kinds: dict[str, Norm] = {
-        "batch": nn.BatchNorm2d if spatial_dims == 2 else nn.BatchNorm3d,
-        "group": partial(nn.GroupNorm, GROUPS),
-        "instance": partial(nn.InstanceNorm2d if spatial_dims == 2 else nn.InstanceNorm3d, affine=True),
-    }
-    if name not in kinds:
-        raise ValueError(f"norm {name} is not one of {', '.join(kinds)}")
-    return kinds[name]
+def _norm(name: NormName, spatial_dims: int) -> Norm:
+    if name not in NORMS:
+        raise ValueError(f"norm {name} is not one of {', '.join(NORMS)}")
+    own: NormName = "instance_affine" if name == "instance" else name
+    return lambda channels: norm_layer(own, channels, spatial_dims)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medssl_cli.nn.axes import Axes, PerAxis, cumulative, kernels_per_level, per_level
 from medssl_cli.nn.backbones import Backbone, hide
+from medssl_cli.nn.norms import WITHOUT_BIAS, monai_norm
 
 
 def build(
@@ -36,7 +37,7 @@ def build(
             relative to the image.
         kernel_sizes: Kernel sizes of the convolutions of each level, along all axes or along each; odd, at most 7.
         num_res_units: Convolutions in each level's residual unit; 0 for one plain convolution per level.
-        norm: "instance", "batch" or another of MONAI's layer names.
+        norm: See `nn.norms`; another of MONAI's layer names does as well. A decoder has the same, where it is named.
         activation: MONAI's name of the non-linearity.
         dropout_prob: Probability of dropping a channel after each convolution.
 
@@ -56,10 +57,10 @@ def build(
         options = {
             "strides": step,
             "kernel_size": kernel,
-            "norm": norm,
+            "norm": monai_norm(norm, width),
             "act": activation,
             "dropout": dropout_prob or None,
-            "bias": norm not in ("instance", "batch"),  # these norms subtract the mean, and with it any bias
+            "bias": norm not in WITHOUT_BIAS,
         }
         if num_res_units > 0:
             levels.append(ResidualUnit(spatial_dims, width_in, width, subunits=num_res_units, **options))

@@ -295,8 +295,8 @@ def paired_figures(documents: Sequence[Mapping[str, Any]]) -> list[PairedFigure]
         return figure
 
     def compared(structure: str, places: Sequence[int]) -> PairedFigure:
-        def p_value(one: int, other: int) -> float:
-            pair = (answers[[one]][:, :, places], answers[[other]][:, :, places])
+        def p_value(first: Sequence[int], second: Sequence[int]) -> float:
+            pair = (answers[list(first)][:, :, places], answers[list(second)][:, :, places])
             return swap_test(*pair, targets[:, places], patients, rng=np.random.default_rng(BOOTSTRAP_SEED))
 
         figures = [figure_of(model, places) for model in range(len(documents))]

@@ -35,7 +35,7 @@ from medssl_cli.metrics.marks import (
     sensitivity_at,
     threshold_at,
 )
-from medssl_cli.metrics.paired import PairedFigure, exchange_test
+from medssl_cli.metrics.paired import PairedFigure, exchange_test, mean_of_figures
 from medssl_cli.metrics.statistics import Estimate, Figure, bootstrap_figure, estimate_of, shown
 from medssl_cli.report.gallery import Shown
 from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject, answers_of
@@ -330,9 +330,9 @@ def paired_figures(documents: Sequence[Mapping[str, Any]]) -> list[PairedFigure]
         return figure
 
     def compared(structure: str, places: Sequence[int]) -> PairedFigure:
-        def p_value(one: int, other: int) -> float:
-            both = figure_of((one, other), places)
-            return exchange_test(both, patients, rng=np.random.default_rng(BOOTSTRAP_SEED))
+        def p_value(first: Sequence[int], second: Sequence[int]) -> float:
+            pairs = [figure_of(pair, places) for pair in zip(first, second, strict=True)]
+            return exchange_test(mean_of_figures(pairs), patients, rng=np.random.default_rng(BOOTSTRAP_SEED))
 
         figures = [figure_of((model,), places) for model in range(len(documents))]
         return PairedFigure("AP", structure, structure == ALL_CLASSES, patients, figures, p_value)
