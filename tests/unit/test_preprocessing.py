@@ -8,9 +8,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from medssl_cli.imaging.geometry import Affine, Shape, ras_index_affine, reorient_to_ras
-from medssl_cli.imaging.placement import placement_of, restore_labels
+from medssl_cli.imaging.placement import placement_of
 from medssl_cli.imaging.preprocessing import Intensity, intensity_of
 from medssl_cli.imaging.resample import resample
+from medssl_cli.imaging.restoring import restore_labels
 from medssl_cli.imaging.segment import num_calls, predicted_bytes, segment_volume
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
