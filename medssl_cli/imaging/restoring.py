@@ -79,16 +79,18 @@ class Block:
         found = np.empty((len(numbers), len(places[0])), dtype=np.float32)
         for start in range(0, found.shape[1], VOXELS_AT_ONCE):
             part = slice(start, start + VOXELS_AT_ONCE)
-            ends, weights = [], []
+            ends: list[NDArray[np.intp]] = []
+            weights = []
             for dim, (axis, place) in enumerate(zip(self.axes, places, strict=True)):
                 shape = [2 if each == dim else 1 for each in range(3)]
                 ends.append(np.stack([axis.low[place[part]], axis.high[place[part]]]).reshape(*shape, -1))
                 weights.append(axis.weight[place[part]])
+            around: Places = tuple(ends)
             for row, number in zip(found, numbers, strict=True):
-                corners = self.values[number][tuple(ends)].astype(np.float64)
+                corners = self.values[number][around].astype(np.float64)
                 for dim in self.order:
-                    low, high = np.split(corners, 2, dim)
-                    corners = low + (high - low) * weights[dim]
+                    ends_of = corners.swapaxes(0, dim)
+                    corners = (ends_of[:1] + (ends_of[1:] - ends_of[:1]) * weights[dim]).swapaxes(0, dim)
                 row[part] = corners[0, 0, 0]
         return found
 
@@ -103,8 +105,10 @@ class Block:
             if outside.size:
                 nearest = [each.nearest for each in self.axes]
                 nearest[dim] = axis.nearest[outside]
-                where = tuple(outside if each == dim else slice(None) for each in range(3))
-                yield where, self.values[(slice(None), *np.ix_(*nearest))]
+                where: list[Any] = [slice(None)] * 3
+                where[dim] = outside
+                a, b, c = np.ix_(*nearest)
+                yield tuple(where), self.values[:, a, b, c]
 
 
 def largest(block: Block) -> NDArray[np.uint8]:
@@ -122,7 +126,7 @@ def largest(block: Block) -> NDArray[np.uint8]:
         wins = candidate > best
         np.maximum(second, np.minimum(best, candidate), out=second)
         if wins.any():
-            np.putmask(classes, wins, number)
+            np.maximum(classes, wins.view(np.uint8) * np.uint8(number), out=classes)  # no earlier number is higher
             np.maximum(best, candidate, out=best)
     if not block.is_exact:
         places = np.nonzero(best - second <= margin)

@@ -29,6 +29,8 @@ BYTES_PER_MASK: Final = 3
 """Of each region after the first: its mask, and copies of it while files are written."""
 FLOATS_PER_CHANNEL: Final = 3
 """Float32 per voxel of the grid and channel: resampled, as the network sees it, and padded."""
+WORTH_BYTES: Final = 2**29
+"""Memory for which tiles are computed along another axis than x."""
 BYTES_PER_TILE: Final = 200
 """Where it begins."""
 
@@ -42,7 +44,7 @@ def segment_volume(
     overlap: float,
     mirror_axes: tuple[int, ...] = (),
     activation: Activation = "softmax",
-    along: int = 0,
+    num_outputs: int = 1,
     progress: Progress | None = None,
 ) -> NDArray[np.uint8]:
     """Segment an example of any orientation, spacing and size.
@@ -55,7 +57,7 @@ def segment_volume(
         overlap: Fraction shared by neighbouring tiles.
         mirror_axes: Average over flips along these axes.
         activation: What the outputs mean.
-        along: Axis of the grid that tiles are computed along; of logits, only the planes that tiles still add to exist.
+        num_outputs: How many the network has, where it is known; see `rolling_axis`.
         progress: Called after every call of the network.
 
     Returns:
@@ -66,6 +68,7 @@ def segment_volume(
     seen, like = network_input(images, preprocessing), images[0].voxels[0]
     if progress is not None:
         predict = _counted(predict, progress, num_calls(seen.placement.shape, tile, overlap, mirror_axes))
+    along = rolling_axis(seen.placement.shape, tile, num_outputs)
     restored: RestoredLabels | RestoredMasks | None = None
     for first, planes in rolling_window(
         predict, seen.voxels, tile=tile, overlap=overlap, mirror_axes=mirror_axes, along=along
@@ -125,6 +128,22 @@ def _expected_sizes(shape: Shape, affine: Affine, preprocessing: Preprocessing) 
         fit = preprocessing.fit or preprocessing.stretch or ()
         return [*map(float, fit), *own[len(fit) :]]
     return [shape[axis] * spacing[axis] / target for axis, target in zip(order, preprocessing.spacing_mm, strict=True)]
+
+
+def rolling_axis(grid: Shape, tile: Shape, num_outputs: int) -> int:
+    """The axis that tiles are computed along: x, unless logits along another one take far less memory.
+
+    It depends on nothing but the sizes, and so do the last digits of logits.
+    """
+    sizes = [_blend_bytes(grid, tile, num_outputs, along=axis) for axis in range(3)]
+    least = sizes.index(min(sizes))
+    return least if sizes[0] - sizes[least] > WORTH_BYTES else 0
+
+
+def _blend_bytes(grid: Shape, tile: Shape, num_outputs: int, *, along: int) -> int:
+    """Of the logits and weights that tiles along an axis add to."""
+    planes = [1 + tile[along] if axis == along else max(grid[axis], tile[axis]) for axis in range(3)]
+    return 4 * (num_outputs + 1) * math.prod(planes)
 
 
 def num_calls(grid: Shape, tile: Shape, overlap: float, mirror_axes: tuple[int, ...] = ()) -> int:
