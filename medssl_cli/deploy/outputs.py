@@ -38,7 +38,7 @@ def nifti_mask(
     from medssl_cli.formats.nifti import encode_nifti, prove_nifti
 
     plain = encode_nifti(labels, affine, like_header=like_header, is_prediction=True)
-    data = gzip_bytes(plain) if is_compressed else plain
+    data = gzip_bytes(plain, has_runs=True) if is_compressed else plain
     prove_nifti(data, labels, affine, like_header=like_header)
     return data
 
