@@ -13,6 +13,8 @@ from medssl_cli.imaging.geometry import Affine
 
 CUBIC_MM_PER_ML: Final = 1000.0
 HEAD_BYTES: Final = 4096
+LARGEST_LABEL: Final = 255
+COUNTED_AT_ONCE: Final = 2**20
 OVERWRITE: Final = "pass --overwrite, or choose another folder with -o"
 ELSEWHERE: Final = "choose another folder with -o; --overwrite replaces only what medssl infer wrote"
 
@@ -36,7 +38,7 @@ def nifti_mask(
     from medssl_cli.formats.nifti import encode_nifti, prove_nifti
 
     plain = encode_nifti(labels, affine, like_header=like_header, is_prediction=True)
-    data = gzip_bytes(plain) if is_compressed else plain
+    data = gzip_bytes(plain, has_runs=True) if is_compressed else plain
     prove_nifti(data, labels, affine, like_header=like_header)
     return data
 
@@ -53,7 +55,10 @@ def volumes_ml(labels: NDArray[np.uint8], affine: Affine, classes: Mapping[int, 
     if labels.ndim == 4:
         counts = np.array([0, *(np.count_nonzero(mask) for mask in labels)])
     else:
-        counts = np.bincount(labels.ravel(), minlength=max(classes) + 1)
+        flat = labels.ravel(order="K")
+        counts = np.zeros(max(*classes, LARGEST_LABEL) + 1, dtype=np.int64)
+        for start in range(0, flat.size, COUNTED_AT_ONCE):  # of each piece, a copy in 64 bits is made
+            counts += np.bincount(flat[start : start + COUNTED_AT_ONCE], minlength=len(counts))
     return {classes[value]: round(int(counts[value]) * voxel_ml, 6) for value in sorted(classes)}
 
 

@@ -99,13 +99,8 @@ class OnnxModel:
         """End the model's process; the next call would start another one."""
         self._process.close()
 
-    def compute(self, *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
-        """All outputs of the network for its inputs, float32 and bool arrays.
-
-        Raises:
-            InputError: `E_RUNTIME`, ONNX Runtime failed or an output is not what the bundle says, or not finite;
-                `E_MODEL_LIMIT`, the model took more memory or time than it may.
-        """
+    def _outputs(self, *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
+        """What `compute` gives, in arrays that hold until the next call."""
         if len(self._failures) >= MAX_FAILURES:
             raise self._failures[-1]
         try:
@@ -121,7 +116,16 @@ class OnnxModel:
             self._failures.append(self._error_of(str(failure)))
             raise self._failures[-1] from None
         self._failures.clear()
-        return [each.copy() for each in found]
+        return found
+
+    def compute(self, *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
+        """All outputs of the network for its inputs, float32 and bool arrays.
+
+        Raises:
+            InputError: `E_RUNTIME`, ONNX Runtime failed or an output is not what the bundle says, or not finite;
+                `E_MODEL_LIMIT`, the model took more memory or time than it may.
+        """
+        return [each.copy() for each in self._outputs(*inputs)]
 
     def predict(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         """The first output of the network, such as logits `[B, K, *tile]` of tiles `[B, C, *tile]`; see `compute`."""
@@ -157,13 +161,14 @@ class OnnxModel:
         assert isinstance(head, MasksHead)
         self._require_channels(channel_images(images))
         return segment_volume(
-            self.predict,
+            lambda tiles: self._outputs(tiles)[0],
             images,
             preprocessing=self.bundle.preprocessing,
             tile=head.tile_size,
             overlap=head.overlap,
             mirror_axes=head.mirror_axes,
             activation=head.activation,
+            num_outputs=len(head.words) + (not head.are_regions),
             progress=progress,
         )
 

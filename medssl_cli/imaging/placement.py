@@ -7,7 +7,7 @@ maps, boxes and answers find their way in both directions by one affine.
 Shapes: C channels, K classes, M boxes, X Y Z space of the image, X' Y' Z' of the grid.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medssl_cli.imaging.geometry import Affine, Shape, ras_index_affine, reorient_to_ras, turned_onto
 from medssl_cli.imaging.resample import SAME_GRID_MM, resample, spaced_grid
 from medssl_cli.imaging.resize import fitted_shape, resize, stretched
-from medssl_cli.imaging.separable import planes, shared_axes
+from medssl_cli.imaging.separable import Axis, planes, shared_axes
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
 
@@ -85,7 +85,7 @@ class GridPlacement:
             is_label: Whether they are label maps, which take the nearest voxel.
         """
         oriented, _ = reorient_to_ras(voxels, self.source_affine)
-        box = oriented[(slice(None), *_slices(self.box_start, self.box_shape))]
+        box = oriented[(slice(None), *slices_of(self.box_start, self.box_shape))]
         if self.is_fitted and not is_label:
             return box
         return resample(box, self.box_affine, self.content_affine, self.content_shape, is_label=is_label)
@@ -101,7 +101,7 @@ class GridPlacement:
         if self.content_shape == self.shape:
             return np.ascontiguousarray(content)
         whole = np.full((len(content), *self.shape), outside, dtype=content.dtype)
-        whole[(slice(None), *_slices(self.content_start, self.content_shape))] = content
+        whole[(slice(None), *slices_of(self.content_start, self.content_shape))] = content
         return whole
 
     def labels(self, voxels: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -162,42 +162,6 @@ def brought_to(first: Volume, other: Volume, *, is_label: bool = False) -> Volum
     return replace(other, voxels=voxels, affine=first.affine)
 
 
-def restore_labels(logits: NDArray[np.float32], placement: GridPlacement) -> NDArray[np.uint8]:
-    """Class per voxel of the image as it came, from logits on the grid.
-
-    Logits are interpolated linearly, then the largest wins, of equal ones the lowest class. This is done plane by
-    plane, and interpolated logits never exist all at once.
-
-    Args:
-        logits: `[K, X', Y', Z']`.
-        placement: Placement of the grid.
-
-    Returns:
-        `[X, Y, Z]`, uint8; background outside of the box that the network saw.
-
-    Raises:
-        ValueError: The grids do not share their axes.
-    """
-    labels = np.zeros((1, *placement.source_shape), dtype=np.uint8)
-    _restore(labels, logits, placement, _largest)
-    return labels[0]
-
-
-def restore_masks(logits: NDArray[np.float32], placement: GridPlacement) -> NDArray[np.bool_]:
-    """Masks of classes that may overlap, on the image as it came: where an interpolated logit is above zero.
-
-    Args:
-        logits: `[K, X', Y', Z']`.
-        placement: Placement of the grid.
-
-    Returns:
-        `[K, X, Y, Z]`, bool; false outside of the box that the network saw.
-    """
-    masks = np.zeros((len(logits), *placement.source_shape), dtype=np.bool_)
-    _restore(masks, logits, placement, lambda values: values > 0)
-    return masks
-
-
 def restore_probabilities(probabilities: NDArray[np.float32], placement: GridPlacement) -> NDArray[np.float32]:
     """Probabilities on the image as it came, interpolated linearly.
 
@@ -209,7 +173,11 @@ def restore_probabilities(probabilities: NDArray[np.float32], placement: GridPla
         `[K, X, Y, Z]`; zero outside of the box that the network saw.
     """
     found = np.zeros((len(probabilities), *placement.source_shape), dtype=np.float32)
-    _restore(found, probabilities, placement, lambda values: values)
+    in_ras, _ = reorient_to_ras(found, placement.source_affine)  # a view
+    box = in_ras[(slice(None), *slices_of(placement.box_start, placement.box_shape))]
+    content = probabilities[(slice(None), *slices_of(placement.content_start, placement.content_shape))]
+    for number, plane in enumerate(planes(content, axes_of(placement))):
+        box[:, number] = plane
     return found
 
 
@@ -224,37 +192,16 @@ def move_boxes(boxes: NDArray[np.float64], matrix: Affine) -> NDArray[np.float64
     return np.stack([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
 
-def _restore(
-    out: NDArray[np.generic],
-    values: NDArray[np.float32],
-    placement: GridPlacement,
-    decide: Callable[[NDArray[np.float32]], NDArray[np.generic]],
-) -> None:
-    """Write what is decided from values `[K, Y, Z]` into an array on the image as it came, plane by plane."""
-    in_ras, _ = reorient_to_ras(out, placement.source_affine)  # a view
-    box = in_ras[(slice(None), *_slices(placement.box_start, placement.box_shape))]
-    for number, plane in enumerate(_planes(values, placement)):
-        box[:, number] = decide(plane)
+def axes_of(placement: GridPlacement) -> tuple[Axis, Axis, Axis]:
+    """Where the voxels of the box lie on the part of the grid that shows it.
 
-
-def _planes(values: NDArray[np.float32], placement: GridPlacement) -> Iterator[NDArray[np.float32]]:
-    """Values at the voxels of the box, `[K, Y, Z]` for one place along x after the other."""
-    content = values[(slice(None), *_slices(placement.content_start, placement.content_shape))]
+    Raises:
+        ValueError: The grids do not share their axes.
+    """
     affine, shape, box_affine = placement.content_affine, placement.content_shape, placement.box_affine
     if shape == placement.box_shape and np.allclose(affine, box_affine, rtol=0, atol=SAME_GRID_MM):
-        return iter(content.swapaxes(0, 1))
-    return planes(content, shared_axes(np.linalg.inv(affine) @ box_affine, shape, placement.box_shape))
-
-
-def _largest(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Which of the values `[K, Y, Z]` is the largest, `[Y, Z]`."""
-    classes = np.zeros(values.shape[1:], dtype=np.uint8)
-    best = values[0].copy()
-    for index, candidate in enumerate(values[1:], start=1):
-        wins = candidate > best
-        np.putmask(classes, wins, index)
-        np.maximum(best, candidate, out=best)
-    return classes
+        return shared_axes(np.eye(4), shape, shape)
+    return shared_axes(np.linalg.inv(affine) @ box_affine, shape, placement.box_shape)
 
 
 def _foreground(example: ChannelImages, above: float | None) -> tuple[Shape, Shape]:
@@ -286,6 +233,7 @@ def _moved(affine: Affine, start: Shape, *, back: bool = False) -> Affine:
     return affine @ step
 
 
-def _slices(start: Shape, shape: Shape) -> tuple[slice, slice, slice]:
+def slices_of(start: Shape, shape: Shape) -> tuple[slice, slice, slice]:
+    """A box of an array, from its first voxel and its size."""
     x, y, z = (slice(low, low + size) for low, size in zip(start, shape, strict=True))
     return x, y, z

@@ -25,9 +25,10 @@ class Intensity:
     shift: float
     scale: float
 
-    def apply(self, voxels: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Network input of the same shape, float32."""
-        values = voxels.astype(np.float32)
+    def apply(self, voxels: NDArray[np.generic], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Network input of the same shape, float32, in an array of its own or the one given."""
+        values = np.empty(voxels.shape, np.float32) if out is None else out
+        values[...] = voxels
         np.clip(values, np.float32(self.low), np.float32(self.high), out=values)
         values -= np.float32(self.shift)
         values *= np.float32(self.scale)
@@ -61,11 +62,11 @@ def network_input(example: ChannelImages, preprocessing: Preprocessing) -> Netwo
         raise ValueError(f"the example has {len(example)} channels, the recipe {len(preprocessing.rules)}")
     images = on_one_grid(example)
     placement = placement_of(images, preprocessing)
-    channels = []
-    for image, rule in zip(images, preprocessing.rules, strict=True):
+    seen = np.empty((len(images), *placement.shape), dtype=np.float32)
+    for image, rule, out in zip(images, preprocessing.rules, seen, strict=True):
         voxels, intensity = on_grid(image.voxels, placement, rule)
-        channels.append(intensity.apply(voxels))
-    return NetworkInput(np.concatenate(channels), placement)
+        intensity.apply(voxels, out[np.newaxis])
+    return NetworkInput(seen, placement)
 
 
 def on_grid(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.imaging.geometry import Affine, Shape, spacing_mm
+from medssl_cli.imaging.separable import Axis, axes_between, planes
 
 SAME_GRID_MM: Final = 1e-9
 """Affines that differ by less are the same grid, and nothing is resampled."""
@@ -60,6 +61,11 @@ def resample(
     """
     if voxels.shape[1:] == target_shape and np.allclose(affine, target_affine, rtol=0, atol=SAME_GRID_MM):
         return voxels
+    matrix = np.linalg.inv(affine) @ target_affine
+    if not is_label and np.result_type(voxels.dtype, np.float32) == np.float32:
+        axes = axes_between(matrix, _size(voxels), target_shape)
+        if axes is not None:
+            return _by_planes(voxels, axes, target_shape)
     import SimpleITK as sitk
 
     sampler = sitk.ResampleImageFilter()
@@ -67,8 +73,22 @@ def resample(
     sampler.SetNumberOfThreads(1)
     sampler.SetUseNearestNeighborExtrapolator(True)
     sampler.SetSize(target_shape)
-    sampler.SetTransform(_index_transform(np.linalg.inv(affine) @ target_affine))
+    sampler.SetTransform(_index_transform(matrix))
     return np.stack([_sample(sampler, channel, is_label=is_label) for channel in voxels])
+
+
+def _size(voxels: NDArray[np.generic]) -> Shape:
+    _, x, y, z = voxels.shape
+    return x, y, z
+
+
+def _by_planes(voxels: NDArray[np.generic], axes: tuple[Axis, Axis, Axis], shape: Shape) -> NDArray[np.float32]:
+    """What the sampler gives for images in 32 bits, with no more than a few planes beside the two images."""
+    along = max(range(3), key=lambda axis: abs(voxels.strides[axis + 1]))
+    sampled = np.empty((len(voxels), *shape), dtype=np.float32)
+    for out, plane in zip(np.moveaxis(sampled, along + 1, 0), planes(voxels, axes, along=along), strict=True):
+        out[...] = plane
+    return sampled
 
 
 def _index_transform(matrix: Affine) -> Any:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from medssl_cli.base.classes import Activation
 from medssl_cli.imaging.geometry import Affine, Shape, axis_order, spacing_mm
-from medssl_cli.imaging.placement import ChannelImages, GridPlacement, restore_labels, restore_masks
+from medssl_cli.imaging.placement import ChannelImages
 from medssl_cli.imaging.preprocessing import channel_images, network_input
-from medssl_cli.imaging.tiling import Predict, sliding_window, tile_starts
+from medssl_cli.imaging.restoring import RestoredLabels, RestoredMasks
+from medssl_cli.imaging.tiling import Predict, rolling_window, tile_starts
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
 
@@ -28,6 +29,8 @@ BYTES_PER_MASK: Final = 3
 """Of each region after the first: its mask, and copies of it while files are written."""
 FLOATS_PER_CHANNEL: Final = 3
 """Float32 per voxel of the grid and channel: resampled, as the network sees it, and padded."""
+WORTH_BYTES: Final = 2**29
+"""Memory for which tiles are computed along another axis than x."""
 BYTES_PER_TILE: Final = 200
 """Where it begins."""
 
@@ -41,59 +44,43 @@ def segment_volume(
     overlap: float,
     mirror_axes: tuple[int, ...] = (),
     activation: Activation = "softmax",
+    num_outputs: int = 1,
     progress: Progress | None = None,
 ) -> NDArray[np.uint8]:
     """Segment an example of any orientation, spacing and size.
 
-    Args: see `window_logits`; `activation` says what its outputs mean.
-
-    Returns:
-        `[X, Y, Z]` class of every voxel, or of regions masks `[K, X, Y, Z]` of 0 and 1, on the grid of the first image.
-    """
-    logits, placement = window_logits(
-        predict,
-        images,
-        preprocessing=preprocessing,
-        tile=tile,
-        overlap=overlap,
-        mirror_axes=mirror_axes,
-        progress=progress,
-    )
-    if activation == "softmax":
-        return restore_labels(logits, placement)
-    return restore_masks(logits, placement).view(np.uint8)
-
-
-def window_logits(
-    predict: Predict,
-    images: Volume | ChannelImages,
-    *,
-    preprocessing: Preprocessing,
-    tile: tuple[int, int, int],
-    overlap: float,
-    mirror_axes: tuple[int, ...] = (),
-    progress: Progress | None = None,
-) -> tuple[NDArray[np.float32], GridPlacement]:
-    """A network's logits for an example of any orientation, spacing and size, and the way back.
-
     Args:
-        predict: Network on tiles, `[B, C, *tile]` to logits `[B, K, *tile]`.
+        predict: Network on tiles, `[B, C, *tile]` to logits `[B, K, *tile]`; each answer is used before the next call.
         images: One per channel, `[1, X, Y, Z]` as a reader or the cache returns them; a single one needs no sequence.
         preprocessing: The recipe's.
         tile: Sliding window in voxels of the preprocessed grid.
         overlap: Fraction shared by neighbouring tiles.
         mirror_axes: Average over flips along these axes.
+        activation: What the outputs mean.
+        num_outputs: How many the network has, where it is known; see `rolling_axis`.
         progress: Called after every call of the network.
 
     Returns:
-        `[K, X', Y', Z']` on the grid that the network sees, and where that lies in the first image: for
-        `restore_labels` where classes exclude each other, and `restore_masks` where they overlap.
+        `[X, Y, Z]` class of every voxel, or of regions masks `[K, X, Y, Z]` of 0 and 1, on the grid of the first image
+        and in its order in memory.
     """
-    seen = network_input(channel_images(images), preprocessing)
+    images = channel_images(images)
+    seen, like = network_input(images, preprocessing), images[0].voxels[0]
     if progress is not None:
         predict = _counted(predict, progress, num_calls(seen.placement.shape, tile, overlap, mirror_axes))
-    logits = sliding_window(predict, seen.voxels, tile=tile, overlap=overlap, mirror_axes=mirror_axes)
-    return logits, seen.placement
+    along = rolling_axis(seen.placement.shape, tile, num_outputs)
+    restored: RestoredLabels | RestoredMasks | None = None
+    for first, planes in rolling_window(
+        predict, seen.voxels, tile=tile, overlap=overlap, mirror_axes=mirror_axes, along=along
+    ):
+        if restored is None and activation == "softmax":
+            restored = RestoredLabels(seen.placement, along=along, like=like)
+        elif restored is None:
+            restored = RestoredMasks(seen.placement, len(planes), along=along, like=like)
+        restored.add(first, planes)
+    if restored is None:
+        raise ValueError("an empty image has no voxels")
+    return restored.answer.view(np.uint8)
 
 
 def predicted_bytes(
@@ -141,6 +128,22 @@ def _expected_sizes(shape: Shape, affine: Affine, preprocessing: Preprocessing) 
         fit = preprocessing.fit or preprocessing.stretch or ()
         return [*map(float, fit), *own[len(fit) :]]
     return [shape[axis] * spacing[axis] / target for axis, target in zip(order, preprocessing.spacing_mm, strict=True)]
+
+
+def rolling_axis(grid: Shape, tile: Shape, num_outputs: int) -> int:
+    """The axis that tiles are computed along: x, unless logits along another one take far less memory.
+
+    It depends on nothing but the sizes, and so do the last digits of logits.
+    """
+    sizes = [_blend_bytes(grid, tile, num_outputs, along=axis) for axis in range(3)]
+    least = sizes.index(min(sizes))
+    return least if sizes[0] - sizes[least] > WORTH_BYTES else 0
+
+
+def _blend_bytes(grid: Shape, tile: Shape, num_outputs: int, *, along: int) -> int:
+    """Of the logits and weights that tiles along an axis add to."""
+    planes = [1 + tile[along] if axis == along else max(grid[axis], tile[axis]) for axis in range(3)]
+    return 4 * (num_outputs + 1) * math.prod(planes)
 
 
 def num_calls(grid: Shape, tile: Shape, overlap: float, mirror_axes: tuple[int, ...] = ()) -> int:

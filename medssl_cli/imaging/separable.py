@@ -53,73 +53,101 @@ def shared_axes(matrix: Affine, source_shape: Shape, target_shape: Shape) -> tup
     Raises:
         ValueError: The grids do not share their axes.
     """
+    axes = axes_between(matrix, source_shape, target_shape)
+    if axes is None:
+        raise ValueError("the grids do not share their axes")
+    return axes
+
+
+def axes_between(matrix: Affine, source_shape: Shape, target_shape: Shape) -> tuple[Axis, Axis, Axis] | None:
+    """The same; None if the grids do not share their axes."""
     mixed = matrix[:3, :3] - np.diag(np.diag(matrix[:3, :3]))
     if np.abs(mixed * np.array(target_shape)).max() > MAX_MIX:
-        raise ValueError("the grids do not share their axes")
+        return None
     x, y, z = (_axis(matrix[i, i], matrix[i, 3], source_shape[i], target_shape[i], is_fast=i == 0) for i in range(3))
     return x, y, z
 
 
-def planes(voxels: NDArray[np.float32], axes: tuple[Axis, Axis, Axis]) -> Iterator[NDArray[np.float32]]:
-    """Resampled values `[C, Y, Z]`, one plane of the target's x axis after the other.
+def planes(
+    voxels: NDArray[np.generic], axes: tuple[Axis, Axis, Axis], *, along: int = 0
+) -> Iterator[NDArray[np.float32]]:
+    """Resampled values, one plane of the target after the other.
 
     Args:
         voxels: `[C, X, Y, Z]` on the source grid.
         axes: Axes of `shared_axes`.
+        along: Axis that the planes follow each other along. It changes no value; planes that lie together in memory are
+            read fastest.
 
     Yields:
-        The same array each time, with other values.
+        `[C, P, Q]`, the other two axes in their order; the same array each time, with other values.
     """
-    x, y, z = axes
-    between = _Plane(y, z, voxels.shape[2:])
-    values = np.empty((len(voxels), len(y.low), len(z.low)), dtype=np.float32)
-    far = y.is_outside[:, None] | z.is_outside[None, :]
+    first, second = (axis for number, axis in enumerate(axes) if number != along)
+    channels = [_Channel(channel, axes, along) for channel in np.moveaxis(voxels, along + 1, 1)]
+    values = np.empty((len(voxels), len(first.low), len(second.low)), dtype=np.float32)
+    far = first.is_outside[:, None] | second.is_outside[None, :]
     has_far = bool(far.any())
-    for low, high, weight, nearest, is_outside in zip(x.low, x.high, x.weight, x.nearest, x.is_outside, strict=True):
-        for channel, out in zip(voxels, values, strict=True):
+    for place, is_outside in enumerate(axes[along].is_outside):
+        for channel, out in zip(channels, values, strict=True):
             if not is_outside:
-                out[...] = between.interpolate(channel[low], channel[high], weight)
+                out[...] = channel.interpolated(place)
             if is_outside or has_far:
-                np.copyto(out, channel[nearest].take(y.nearest, 0).take(z.nearest, 1), where=is_outside or far)
+                np.copyto(out, channel.nearest(place), where=is_outside or far)
         yield values
 
 
-class _Plane:
-    """Points between the voxels of two planes; its arrays stay in a processor's cache."""
+class _Channel:
+    """Planes `[N, P, Q]` of one channel, and points between them. Of each plane is known for a while what it gives."""
 
-    def __init__(self, y: Axis, z: Axis, shape: tuple[int, ...]) -> None:
-        self._y, self._z = y, z
-        wide = (len(y.low), shape[1])
-        self._source = np.empty(shape), np.empty(shape)
-        self._rows = np.empty(wide), np.empty(wide)
-        self._points = np.empty((wide[0], len(z.low))), np.empty((wide[0], len(z.low)))
+    def __init__(self, planes_: NDArray[np.generic], axes: tuple[Axis, Axis, Axis], along: int) -> None:
+        first, second = (number for number in range(3) if number != along)
+        self._is_turned = abs(planes_.strides[1]) < abs(planes_.strides[2])
+        self._planes = planes_.swapaxes(1, 2) if self._is_turned else planes_  # rows that lie together in memory
+        rows = (second, first) if self._is_turned else (first, second)
+        self._along, self._axes = axes[along], [(axes[number], rows.index(number)) for number in (first, second)]
+        self._before = [pair for pair, number in zip(self._axes, (first, second), strict=True) if number < along]
+        self._behind = self._axes[len(self._before) :]
+        self._known: dict[int, NDArray[np.float64]] = {}
 
-    def interpolate(self, low: NDArray[np.float32], high: NDArray[np.float32], weight: float) -> NDArray[np.float64]:
-        """Values `[Y, Z]` at a fraction of the way from one plane of the source to the next."""
-        values, difference = self._source
-        values[...] = low
+    def interpolated(self, place: int) -> NDArray[np.float64]:
+        """Values `[P, Q]` at a point of the axis that the planes follow: along x, then y, then z."""
+        low, high, weight = self._along.low[place], self._along.high[place], self._along.weight[place]
+        self._known = {number: self._known.get(number, _NONE) for number in (low, high)}
+        values = self._source(low)
         if weight:
-            np.subtract(high, values, out=difference)
-            difference *= weight
-            values += difference
-        values = _between(values, self._y, 0, *self._rows)
-        return _between(values, self._z, 1, *self._points)
+            values = values + (self._source(high) - values) * weight
+        for axis, dim in self._behind:
+            values = _between(values, axis, dim)
+        return values.T if self._is_turned else values
+
+    def nearest(self, place: int) -> NDArray[np.generic]:
+        """The nearest voxels `[P, Q]`."""
+        values = self._planes[self._along.nearest[place]]
+        for axis, dim in self._axes:
+            values = values.take(axis.nearest, dim)
+        return values.T if self._is_turned else values
+
+    def _source(self, number: int) -> NDArray[np.float64]:
+        """A plane of the source at the points of the axes that come before the one that planes follow."""
+        if self._known[number] is _NONE:
+            values = self._planes[number].astype(np.float64)
+            for axis, dim in self._before:
+                values = _between(values, axis, dim)
+            self._known[number] = values
+        return self._known[number]
 
 
-def _between(
-    plane: NDArray[np.float64],
-    axis: Axis,
-    number: int,
-    low: NDArray[np.float64],
-    difference: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Points between the voxels of one axis of a plane, in the two arrays given."""
-    if axis.is_identity and len(axis.low) == plane.shape[number]:
+_NONE: Final = np.empty((0, 0))
+
+
+def _between(plane: NDArray[np.float64], axis: Axis, dim: int) -> NDArray[np.float64]:
+    """Points between the voxels of one axis of a plane."""
+    if axis.is_identity and len(axis.low) == plane.shape[dim]:
         return plane
-    plane.take(axis.low, number, out=low, mode="clip")  # "raise" would copy what it writes
-    plane.take(axis.high, number, out=difference, mode="clip")
+    low = plane.take(axis.low, dim)
+    difference = plane.take(axis.high, dim)
     difference -= low
-    difference *= axis.weight[:, None] if number == 0 else axis.weight
+    difference *= axis.weight[:, None] if dim == 0 else axis.weight
     low += difference
     return low
 

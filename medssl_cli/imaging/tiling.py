@@ -35,47 +35,93 @@ def gaussian_weights(tile: Shape) -> NDArray[np.float32]:
     return np.maximum(weights / weights.max(), 1e-3).astype(np.float32)
 
 
-def sliding_window(
+def rolling_window(
     predict: Predict,
     voxels: NDArray[np.float32],
     *,
     tile: Shape,
     overlap: float,
     mirror_axes: tuple[int, ...] = (),
+    along: int = 0,
     batch_size: int = 1,
-) -> NDArray[np.float32]:
-    """Blend a network's logits over overlapping tiles.
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Blend a network's logits over overlapping tiles, and give them away as soon as no tile adds to them.
+
+    Tiles are computed layer by layer along one axis, so that no more planes exist than a tile is long.
 
     Args:
-        predict: Network on a batch of tiles.
+        predict: Network on a batch of tiles; its answer is used before it is called again.
         voxels: `[C, X, Y, Z]` network input. Smaller than a tile is padded by its edge values and cropped afterwards.
         tile: Tile size in voxels.
         overlap: Fraction shared by neighbouring tiles.
         mirror_axes: Also predict every flip along these axes and average.
+        along: Axis of the layers. Voxels of several tiles are added in the order of the tiles, so with another axis
+            the last digit of a logit may be another.
         batch_size: Tiles per call.
 
-    Returns:
-        `[K, X, Y, Z]` logits.
+    Yields:
+        Number of the first plane, and logits `[K, N, P, Q]` of the planes from there on: N along the axis of the
+        layers, P and Q along the others in their order. The first plane is the last one of before, so that whoever
+        interpolates has both neighbours. They hold until the next are asked for.
     """
     padded, offset = padded_to(voxels, tile)
     _, x, y, z = padded.shape
     starts = tile_starts((x, y, z), tile, overlap)
+    order = (along, *(axis for axis in range(3) if axis != along))
     weights = gaussian_weights(tile) if len(starts) > 1 else np.ones(tile, dtype=np.float32)
-    total: NDArray[np.float32] | None = None
-    norm = np.zeros((x, y, z), dtype=np.float32)
-    for batch in _batches(starts, batch_size):
-        boxes = [tuple(slice(s, s + size) for s, size in zip(start, tile, strict=True)) for start in batch]
-        logits = _mirrored(predict, np.stack([padded[(slice(None), *box)] for box in boxes]), mirror_axes)
-        if total is None:
-            total = np.zeros((logits.shape[1], x, y, z), dtype=np.float32)
-        for box, values in zip(boxes, logits, strict=True):
-            total[(slice(None), *box)] += values * weights
-            norm[box] += weights
-    if total is None:
-        raise ValueError("an empty volume has no tiles")
-    total /= norm
-    inside = tuple(slice(low, low + size) for low, size in zip(offset, voxels.shape[1:], strict=True))
-    return total[(slice(None), *inside)]
+    blend = _Blend(order, (x, y, z), np.ascontiguousarray(weights.transpose(order)))
+    inside = [slice(offset[axis], offset[axis] + voxels.shape[axis + 1]) for axis in order]
+    layers = sorted({start[along] for start in starts})
+    for low, high in itertools.pairwise([*layers, (x, y, z)[along]]):
+        for batch in _batches([start for start in starts if start[along] == low], batch_size):
+            boxes = [tuple(slice(s, s + size) for s, size in zip(start, tile, strict=True)) for start in batch]
+            logits = _mirrored(predict, np.stack([padded[(slice(None), *box)] for box in boxes]), mirror_axes)
+            for start, values in zip(batch, logits, strict=True):
+                blend.add(start, values)
+        first, planes = blend.finished(high)
+        begin, end = max(first, inside[0].start), min(high, inside[0].stop)
+        yield begin - inside[0].start, planes[:, begin - first : end - first, inside[1], inside[2]]
+        blend.move_on(high)
+
+
+class _Blend:
+    """Sums of logits and weights of the planes that tiles add to, behind one plane that is finished."""
+
+    def __init__(self, order: tuple[int, ...], shape: Shape, weights: NDArray[np.float32]) -> None:
+        self._order, self._weights = order, weights
+        self._size = (1 + len(weights), shape[order[1]], shape[order[2]])
+        self._first = 0
+        self._norm = np.zeros(self._size, dtype=np.float32)
+        self._total: NDArray[np.float32] | None = None
+
+    def add(self, start: Shape, logits: NDArray[np.float32]) -> None:
+        """Add a tile `[K, *tile]`."""
+        if self._total is None:
+            self._total = np.zeros((len(logits), *self._size), dtype=np.float32)
+        place, p, q = (start[axis] for axis in self._order)
+        n, height, width = self._weights.shape
+        place += 1 - self._first
+        box = slice(place, place + n), slice(p, p + height), slice(q, q + width)
+        for total, values in zip(self._total, logits, strict=True):
+            total[box] += values.transpose(self._order) * self._weights
+        self._norm[box] += self._weights
+
+    def finished(self, high: int) -> tuple[int, NDArray[np.float32]]:
+        """The planes up to one, divided by their weights, and the number of the first; the last one of before is it."""
+        if self._total is None:
+            raise ValueError("an empty volume has no tiles")
+        count = high - self._first
+        self._total[:, 1 : 1 + count] /= self._norm[1 : 1 + count]
+        begin = 0 if self._first else 1
+        return self._first - 1 + begin, self._total[:, begin : 1 + count]
+
+    def move_on(self, high: int) -> None:
+        """Forget the planes before one, except for the last of them."""
+        count = high - self._first
+        for plane in (self._norm, *(() if self._total is None else self._total)):
+            plane[: len(plane) - count] = plane[count:]
+            plane[len(plane) - count :] = 0
+        self._first = high
 
 
 def padded_to(voxels: NDArray[np.float32], tile: Shape) -> tuple[NDArray[np.float32], Shape]:

@@ -30,8 +30,9 @@ from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.build import build_task
 from medssl_cli.heads import BoxesHead, FindingsHead, Head, MasksHead, OperatingPoint
 from medssl_cli.imaging.geometry import Shape, reorient_to_ras
-from medssl_cli.imaging.placement import move_boxes, placement_of, restore_labels
+from medssl_cli.imaging.placement import move_boxes, placement_of
 from medssl_cli.imaging.preprocessing import network_input
+from medssl_cli.imaging.restoring import restore_labels
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Named, TaskRecipe, validate_recipe

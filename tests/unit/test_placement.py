@@ -12,11 +12,10 @@ from medssl_cli.imaging.placement import (
     move_boxes,
     on_one_grid,
     placement_of,
-    restore_labels,
-    restore_masks,
     restore_probabilities,
 )
 from medssl_cli.imaging.preprocessing import intensity_of, network_input
+from medssl_cli.imaging.restoring import restore_labels, restore_masks
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Channel, IntensityRule, Preprocessing
 from tests.orientations import reorient_like

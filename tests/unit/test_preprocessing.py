@@ -8,12 +8,13 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from medssl_cli.imaging.geometry import Affine, Shape, ras_index_affine, reorient_to_ras
-from medssl_cli.imaging.placement import placement_of, restore_labels
+from medssl_cli.imaging.placement import placement_of
 from medssl_cli.imaging.preprocessing import Intensity, intensity_of
-from medssl_cli.imaging.resample import resample
+from medssl_cli.imaging.restoring import restore_labels
 from medssl_cli.imaging.segment import num_calls, predicted_bytes, segment_volume
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
+from tests.itk_sampler import itk_resampled
 from tests.orientations import reorient_like
 from tests.placements import gridded, placed, preprocessed
 
@@ -224,7 +225,7 @@ def restored_by_resample(logits: np.ndarray, grid_affine: Affine, source_affine:
     """`restore_labels` said plainly: each class resampled whole by ITK, then the largest, of equal ones the first."""
     to_ras = ras_index_affine(source_affine, shape)
     x, y, z = (int(size) for size in np.array(shape) @ np.abs(to_ras[:3, :3]))
-    sampled = [resample(channel[None], grid_affine, source_affine @ to_ras, (x, y, z))[0] for channel in logits]
+    sampled = [itk_resampled(channel, grid_affine, source_affine @ to_ras, (x, y, z)) for channel in logits]
     return reorient_like(np.argmax(sampled, axis=0)[None], source_affine)[0].astype(np.uint8)
 
 

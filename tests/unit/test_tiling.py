@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medssl_cli.imaging.tiling import gaussian_weights, sliding_window, tile_starts
+from medssl_cli.imaging.tiling import gaussian_weights, tile_starts
+from tests.windows import sliding_window
 
 sizes = st.tuples(*[st.integers(1, 40)] * 3)
 TILE = (8, 6, 4)
