@@ -157,7 +157,7 @@ class Method(MethodBase):
             return []
         return [
             f"places are told no better than from the place within the crop alone ({share:.2f} of its loss); instance "
-            "norms hide brightness and level: try backbone.norm and method.decoder.norm: batch"
+            "norms hide brightness and level: try backbone.norm: batch"
         ]
 
     def kept(self) -> dict[str, nn.Module]:
