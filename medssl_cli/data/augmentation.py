@@ -75,6 +75,11 @@ class Changes:
     shift: Tensor | None = None
     noise: Tensor | None = None
 
+    def first(self, number: int) -> "Changes":
+        """Mirror images and quarter turns of the first images."""
+        flipped, turns = (None if each is None else each[:number] for each in (self.is_flipped, self.quarter_turns))
+        return Changes(flipped, turns)
+
 
 @dataclass(frozen=True)
 class CropChanges:

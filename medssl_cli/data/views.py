@@ -31,6 +31,7 @@ class BoxCrops:
         size: That crops are resized to after cutting.
         num_starts: Legal first voxels of a random crop along x, y, z.
         changes: What may happen to each crop.
+        has_places: Tell where in its box each voxel of the random crops lies.
     """
 
     grid: Shape
@@ -39,6 +40,7 @@ class BoxCrops:
     size: Shape
     num_starts: Shape
     changes: CropChanges
+    has_places: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ class Views:
             same numbers, on the CPU. All processes that share a step draw for the images of all of them, and each
             takes its own rows.
         offsets: First voxels of the random crops, on the CPU, integers [B, R, 3].
+        box_places: Where in its box each voxel of the random crops lies, from -1 to 1 along its axes, float32
+            [B * R, 3, x, y, z], without z if it is 1; if they were asked for.
         labelled: This process's labelled crops, if the method asked for some.
         slices: What is known of 2D images.
         places: Where views lie that know it.
@@ -176,6 +180,7 @@ class Views:
     images: tuple[Tensor, ...]
     draws: Draws
     offsets: Tensor | None = None
+    box_places: Tensor | None = None
     labelled: Labelled | None = None
     slices: Slices | None = None
     places: ViewPlaces | None = None
@@ -239,8 +244,25 @@ def _of_box(crops: BoxCrops, views: Views) -> Views:
     if crops.cut_size != crops.size:
         images = F.interpolate(images, crops.size, mode="trilinear", align_corners=True)
     changes = _own_changes(crops.changes, draws, batch, [crops.num_random, prod(crops.grid)])
-    changed = recolour_(move_(images, changes), changes)
-    return replace(views, images=(changed[..., 0] if filled[2] == 1 else changed,), offsets=offsets)
+    changed, places = recolour_(move_(images, changes), changes), None
+    if crops.has_places:
+        places = _places_in_box(offsets.flatten(0, 1), crops, changes.first(batch * crops.num_random)).to(images.device)
+    if filled[2] == 1:
+        changed, places = changed[..., 0], None if places is None else places[..., 0]
+    return replace(views, images=(changed,), offsets=offsets, box_places=places)
+
+
+def _places_in_box(offsets: Tensor, crops: BoxCrops, changes: Changes) -> Tensor:
+    """Where in their boxes voxels of crops lie that begin at offsets [N, 3] and are changed, [N, 3, x, y, z]."""
+    filled = torch.tensor(times(crops.grid, crops.cut_size))
+    axes = [
+        torch.linspace(0, cut - 1, wanted) if wanted > 1 else torch.tensor([(cut - 1) / 2])
+        for cut, wanted in zip(crops.cut_size, crops.size, strict=True)
+    ]
+    within = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    starts = offsets[:, :, None, None, None]
+    places = 2 * (starts + within + 0.5) / filled[:, None, None, None] - 1
+    return move_(places.float(), changes)
 
 
 def _of_pictures(request: SliceRequest, views: Views, known: Slices) -> Views:

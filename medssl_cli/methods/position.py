@@ -34,11 +34,9 @@ from medssl_cli.methods import (
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_decoder
 from medssl_cli.nn.decoder import Decoder
-from medssl_cli.nn.distributed import sum_over_processes, synchronise_norms, world_size
+from medssl_cli.nn.distributed import synchronise_norms
+from medssl_cli.nn.places import WEIGHT, mean_distances, shares_explained, smooth_l1
 
-BETA: Final = 0.1
-"""Errors below this count by their square."""
-WEIGHT: Final = 5.0
 MIN_SLICES: Final = 5
 """Of a volume that tells levels."""
 LEVEL_MM: Final = 100.0
@@ -159,7 +157,7 @@ class Method(MethodBase):
             return []
         return [
             f"places are told no better than from the place within the crop alone ({share:.2f} of its loss); instance "
-            "norms hide brightness and level: try backbone.norm and method.decoder.norm: batch"
+            "norms hide brightness and level: try backbone.norm: batch"
         ]
 
     def kept(self) -> dict[str, nn.Module]:
@@ -179,12 +177,6 @@ class Method(MethodBase):
             for image, truth, guess in zip(images[:SHOWN_VIEWS], shown, told, strict=False)
         ]
         return {"view, true places, told places": torch.cat(rows)}
-
-
-def smooth_l1(difference: Tensor, beta: float = BETA) -> Tensor:
-    """Half the square over `beta` where a difference is smaller than `beta`, else its size less half of `beta`."""
-    size = difference.abs()
-    return torch.where(size < beta, difference.square() / (2 * beta), size - beta / 2)
 
 
 def coordinate_weights(spatial_dims: int) -> Tensor:
@@ -223,30 +215,6 @@ def levels_of(windows: PlacedWindows, level: Level) -> tuple[Tensor, Tensor]:
     heights = (windows.boxes[:, 2, :3] * windows.centres).sum(dim=1) + windows.boxes[:, 2, 3]
     half_mm = 1 / windows.boxes[:, 2, :3].norm(dim=1)
     return (heights * half_mm / LEVEL_MM).float(), windows.num_slices > 1
-
-
-def mean_distances(told: Tensor, true: Tensor, counts: Tensor) -> Tensor:
-    """Smooth distance of each coordinate, [D]; its mean over processes is that over all voxels that count in all.
-
-    Args:
-        told: Predictions [N, D, ...].
-        true: Targets of the same shape.
-        counts: Which voxels count, of the same shape.
-    """
-    axes = [axis for axis in range(told.ndim) if axis != 1]
-    total = (smooth_l1(told.float() - true) * counts).sum(dim=axes)
-    number = sum_over_processes(counts.sum(dim=axes)).clamp(min=1) / world_size()
-    return total / number
-
-
-def shares_explained(told: Tensor, true: Tensor, counts: Tensor) -> Tensor:
-    """R squared of each coordinate over the voxels of this process that count, [D]; 0 where all truth is one number."""
-    axes = [axis for axis in range(told.ndim) if axis != 1]
-    number = counts.sum(dim=axes).clamp(min=1)
-    means = ((true * counts).sum(dim=axes) / number).view(1, -1, *[1] * (told.ndim - 2))
-    around = ((true - means).square() * counts).sum(dim=axes)
-    missed = ((told.float() - true).square() * counts).sum(dim=axes)
-    return torch.where(around > 0, 1 - missed / around.clamp(min=1e-12), 0.0)
 
 
 def trivial_losses(windows: PlacedWindows, crops: PlacedCrops, level: Level) -> dict[str, dict[str, float]]:

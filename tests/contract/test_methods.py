@@ -56,7 +56,10 @@ VARIANTS |= {
 }
 # Of methods of both dimensions these see slices, the others volumes.
 FLAT = {"position slices": {}, "voco slices": {"num_random_crops": 4}}
-VARIANTS |= FLAT
+VARIANTS |= FLAT | {
+    "voco dense": {"dense": {}},
+    "voco dense overlap": {"dense": {"target": "overlap"}, "objective": "fixed"},
+}
 # As few prototypes as there are images here; by default there are thousands.
 FEW = {
     "swav": {"num_prototypes": 4, "freeze_steps": 0},

@@ -13,6 +13,7 @@ from medssl_cli.data.views import make_views
 from medssl_cli.methods import TrainingSet, position
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_backbone
+from medssl_cli.nn.places import mean_distances, shares_explained, smooth_l1
 from medssl_cli.recipe import Named
 from tests.placed_windows import windows_of
 
@@ -120,7 +121,7 @@ def test_the_distance_is_that_of_vector_2() -> None:
     told = torch.sin(torch.arange(32, dtype=torch.float64)).view(4, 4, 2)
 
     for prediction, expected in ((torch.zeros_like(told), 0.35323106), (told, 0.72415171)):
-        terms = position.mean_distances(
+        terms = mean_distances(
             prediction.movedim(-1, 0)[None], true.movedim(-1, 0)[None], torch.ones(1, 2, 4, 4).bool()
         )
         assert terms.mean().item() == pytest.approx(expected, abs=1e-7)
@@ -129,8 +130,8 @@ def test_the_distance_is_that_of_vector_2() -> None:
 def test_the_distance_is_smooth_and_its_gradient_is_right() -> None:
     told = torch.linspace(-0.4, 0.4, 9, dtype=torch.float64, requires_grad=True)
 
-    assert position.smooth_l1(torch.tensor([0.0, 0.1, 0.3])).tolist() == pytest.approx([0, 0.05, 0.25])
-    assert torch.autograd.gradcheck(position.smooth_l1, (told + 0.013,))
+    assert smooth_l1(torch.tensor([0.0, 0.1, 0.3])).tolist() == pytest.approx([0, 0.05, 0.25])
+    assert torch.autograd.gradcheck(smooth_l1, (told + 0.013,))
 
 
 def test_what_lies_outside_the_image_counts_for_nothing() -> None:
@@ -139,11 +140,11 @@ def test_what_lies_outside_the_image_counts_for_nothing() -> None:
     counts[:, :, :2] = False
     told = torch.zeros(2, 3, 6, 6, requires_grad=True)
 
-    total = position.mean_distances(told, true, counts).sum()
+    total = mean_distances(told, true, counts).sum()
     [gradient] = torch.autograd.grad(total, told)
     spoilt = torch.where(counts, true, 1e6)
 
-    assert torch.equal(position.mean_distances(told, spoilt, counts).sum(), total)
+    assert torch.equal(mean_distances(told, spoilt, counts).sum(), total)
     assert (gradient[~counts] == 0).all()
     assert (gradient[counts] != 0).all()
 
@@ -151,7 +152,7 @@ def test_what_lies_outside_the_image_counts_for_nothing() -> None:
 def test_a_step_in_which_nothing_counts_is_worth_nothing() -> None:
     told = torch.rand(1, 3, 4, 4, requires_grad=True)
 
-    total = position.mean_distances(told, torch.rand(1, 3, 4, 4), torch.zeros(1, 3, 4, 4).bool()).sum()
+    total = mean_distances(told, torch.rand(1, 3, 4, 4), torch.zeros(1, 3, 4, 4).bool()).sum()
 
     assert total.item() == 0
     assert torch.autograd.grad(total, told)[0].abs().max() == 0
@@ -241,8 +242,8 @@ def test_explained_shares_are_one_where_all_is_told_and_zero_for_the_mean() -> N
     counts = torch.ones_like(true, dtype=torch.bool)
     means = true.mean(dim=(0, 2, 3), keepdim=True).expand_as(true)
 
-    assert position.shares_explained(true, true, counts).tolist() == [1, 1, 0]
-    assert position.shares_explained(means, true, counts).tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+    assert shares_explained(true, true, counts).tolist() == [1, 1, 0]
+    assert shares_explained(means, true, counts).tolist() == pytest.approx([0, 0, 0], abs=1e-6)
 
 
 @pytest.mark.parametrize("crop_size", [(16, 12, 1), (8, 12, 4)])

@@ -19,6 +19,7 @@ CASES: dict[str, dict[str, Any]] = {
     "v1": {"objective": "v1"},
     "v2": {"objective": "v2", "sync_norm": True, "flip_prob": 0, "rot90_prob": 0, "shift_prob": 0, "dropout_prob": 0},
     "paper": {"objective": "paper", "sync_norm": True},
+    "dense": {"objective": "fixed", "dense": {"target": "overlap", "decoder": {"norm": "instance"}}},
     "labels": {
         "objective": "fixed",
         "omni": {"classes": {1: "a", 2: "b"}, "batch_size": 4, "pseudo_from": 0.0, "pseudo_trains_encoder": True},

@@ -8,6 +8,7 @@ https://arxiv.org/abs/2402.17300 (`objective: paper`; `v1`, as in the code that 
 Wu et al., Large-Scale 3D Medical Image Pre-training with Geometric Context Priors, https://arxiv.org/abs/2410.09890
 (`objective: v2`, as in the code that was released with it).
 
+With `dense`, the same is asked of every voxel: see `dense.py`; ours.
 With `omni`, labels of part of the images teach the encoder too: see `labels.py`.
 
 Shapes: B batch, R random crops, G base crops, P projection, E embedding, N crops of any kind.
@@ -44,6 +45,7 @@ from torch import Tensor
 from medssl_cli.data.views import own_rows, times
 from medssl_cli.imaging.geometry import Shape
 from medssl_cli.methods import BoxCrops, CellGrid, CropChanges, LabelRequest, Losses, MethodBase, ViewRequest, Views
+from medssl_cli.methods.voco.dense import DenseQuestion, place_within_crop_loss
 from medssl_cli.methods.voco.labels import Branches
 from medssl_cli.methods.voco.options import Options
 from medssl_cli.methods.voco.overlap import (
@@ -100,6 +102,7 @@ class Method(MethodBase):
         if options.objective == "v1" and self.learns_itself:
             self.teacher_backbone = freeze(random_like(backbone))
         self.branches = None if options.omni is None else Branches(backbone, options.omni)
+        self.dense = None if options.dense is None else DenseQuestion(backbone, options.dense, options.base_grid)
 
     def views(self) -> ViewRequest:
         """Of each volume random crops and the base crops side by side; with `omni` labelled crops too."""
@@ -112,6 +115,7 @@ class Method(MethodBase):
             self.crop_size,
             num_starts(options, size),
             self._changes(options.flip_prob),
+            has_places=self.dense is not None,
         )
         box = times(options.base_grid, self.cell_size)
         if omni is None:
@@ -177,6 +181,8 @@ class Method(MethodBase):
             with torch.autocast(targets.device.type, enabled=False):  # it spares float64, but not float32
                 terms = self._terms(student, teacher, targets)
             weight = 1.0 if options.omni is None else options.omni.self_weight
+            if self.dense is not None and views.box_places is not None:
+                terms["dense"] = self.dense.loss(maps, views.box_places)
             parts |= {name: weight * term for name, term in terms.items()}
             shown["spread"] = spread_of(student)
         total = torch.stack(list(parts.values())).sum()
@@ -284,12 +290,17 @@ def draw_dropout(shape: tuple[int, ...], prob: float, generator: torch.Generator
 def trivial_losses(options: Options, crop_size: Shape) -> dict[str, float]:
     """Expected total loss of an objective for predictors that do not look where a random crop lies."""
     predict = {"paper": uniform_overlap_loss, "v1": squared_overlap_loss}.get(options.objective, overlap_loss)
-    return constant_predictors(
-        typical_targets(num_starts(options, crop_size), options.base_grid, crop_size),
+    starts = num_starts(options, crop_size)
+    found = constant_predictors(
+        typical_targets(starts, options.base_grid, crop_size),
         predict,
         has_inter=options.objective in ("v2", "fixed"),
         is_absolute=options.objective == "paper" or options.rules.regulariser == "absolute",
     )
+    if options.dense is None:
+        return found
+    dense = place_within_crop_loss(options.dense, starts, options.base_grid, crop_size)
+    return {name: loss + dense for name, loss in found.items()}
 
 
 def num_starts(options: Options, crop_size: Shape) -> Shape:

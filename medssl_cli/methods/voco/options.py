@@ -107,6 +107,21 @@ class OmniOptions(Strict):
         return self.self_weight > 0 or self.pseudo_weight > 0
 
 
+class DenseOptions(Strict):
+    """VoCo's question asked of every voxel of the random crops, with a decoder that is thrown away. Ours.
+
+    Args:
+        target: `coordinates` of the voxel within the box; or `overlap`, how much of a crop about the voxel would lie in
+            each of the base crops.
+        weight: Weight of the term.
+        decoder: Shape of the decoder.
+    """
+
+    target: Literal["coordinates", "overlap"] = "coordinates"
+    weight: PositiveFloat = 1.0
+    decoder: Decoder = Decoder()
+
+
 class Options(Strict):
     """Settings of VoCo. Where the released codes differ, a setting that is absent or null has the objective's value.
 
@@ -127,6 +142,7 @@ class Options(Strict):
         rot90_prob: Per crop, in the x-y plane; crops with unequal x and y are never turned.
         shift_prob: Per crop; 0.1 in `v1`.
         shift: Largest intensity shift, on images scaled to 0...1.
+        dense: The question asked of every voxel too; null leaves it out, as published.
         omni: What labels add, where the cache has some.
     """
 
@@ -144,6 +160,7 @@ class Options(Strict):
     rot90_prob: Probability = 0.2
     shift_prob: Probability = 0.5
     shift: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    dense: DenseOptions | None = None
     omni: OmniOptions | None = None
 
     @model_validator(mode="before")
@@ -166,6 +183,8 @@ class Options(Strict):
             raise ValueError("resize does nothing without network_size")
         if prod(self.base_grid) < 2:
             raise ValueError("base_grid needs at least two base crops: with one there is nothing to tell apart")
+        if self.dense is not None and self.omni is not None and self.omni.self_weight == 0:
+            raise ValueError("dense is part of the self-supervised loss, which omni.self_weight: 0 leaves out")
         if self.omni is not None and self.network_size is not None:
             raise ValueError("omni does not go with network_size: labelled crops are not resized")
         return self
