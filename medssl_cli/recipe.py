@@ -13,7 +13,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -158,10 +160,20 @@ class Transfer(Strict):
         encoder_scale: Share of the learning rate that the encoder has.
         freeze_steps: Steps at the beginning in which the encoder keeps its weights and the rest of the task learns.
             Running means of batch norms follow the images all the same.
+        layer_decay: Share of the rate of a level that the next finer one has; the coarsest has that of
+            `encoder_scale`. Written only where it is given.
     """
 
     encoder_scale: Annotated[float, Field(ge=0, le=1)] = 1.0
     freeze_steps: Annotated[int, Field(ge=0)] = 0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = default(self)
+        if self.layer_decay == 1:
+            del document["layer_decay"]
+        return document
 
 
 class Schedule(Strict):

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from medssl_cli.base.errors import GateError
+from medssl_cli.base.errors import GateError, UsageError
+from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.lars import Lars
 from medssl_cli.nn.momentum import freeze, update_teacher
 from medssl_cli.recipe import Optimizer, Schedule, Transfer
@@ -51,12 +52,39 @@ def build_optimizer(
 
 
 def _with_encoder_apart(groups: list[dict[str, Any]], encoder: nn.Module, transfer: Transfer) -> list[dict[str, Any]]:
-    """The same parameters in twice as many groups: those of the encoder know how they follow the others."""
-    own = {id(parameter) for parameter in encoder.parameters()}
-    follows = {SCALE: transfer.encoder_scale, FROZEN: transfer.freeze_steps}
-    encoders = [{**group, **follows, "params": [p for p in group["params"] if id(p) in own]} for group in groups]
-    others = [{**group, "params": [p for p in group["params"] if id(p) not in own]} for group in groups]
+    """The same parameters in more groups: those of the encoder know how they follow the others.
+
+    Raises:
+        UsageError: `E_RECIPE`, the backbone does not tell its levels apart.
+    """
+    levels = _levels(encoder) if transfer.layer_decay < 1 else {id(p): 0 for p in encoder.parameters()}
+    coarsest = max(levels.values(), default=0)
+    encoders = [
+        {
+            **group,
+            SCALE: transfer.encoder_scale * transfer.layer_decay ** (coarsest - level),
+            FROZEN: transfer.freeze_steps,
+            "params": [p for p in group["params"] if levels.get(id(p)) == level],
+        }
+        for level in sorted(set(levels.values()))
+        for group in groups
+    ]
+    others = [{**group, "params": [p for p in group["params"] if id(p) not in levels]} for group in groups]
     return encoders + others
+
+
+def _levels(encoder: nn.Module) -> dict[int, int]:
+    """Level of each parameter of a backbone, by its identity."""
+    assert isinstance(encoder, Backbone)
+    named = {id(parameter): encoder.level_of(name) for name, parameter in encoder.named_parameters()}
+    levels = {key: level for key, level in named.items() if level is not None}
+    if len(levels) < len(named):
+        raise UsageError(
+            "E_RECIPE",
+            "transfer.layer_decay: this backbone does not say at which level its parameters are",
+            hint="leave it out, or set transfer.encoder_scale",
+        )
+    return levels
 
 
 def learning_rate(

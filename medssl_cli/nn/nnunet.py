@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 from torch import Tensor, nn
 
 from medssl_cli.nn.axes import Axes, PerAxis, cumulative, per_axis
-from medssl_cli.nn.backbones import Backbone, hide, require_canvas, run_part
+from medssl_cli.nn.backbones import Backbone, hide, numbered_level, require_canvas, run_part
 from medssl_cli.nn.norms import Norm, norm_layer
 
 NORM: Final = "instance_affine"
@@ -178,6 +178,10 @@ class StagedEncoder(Backbone):
         self.use_checkpoint = use_checkpoint
         self.stem = stem
         self.stages = nn.Sequential(*stages)
+
+    def level_of(self, name: str) -> int | None:
+        """See `Backbone.level_of`; the stem is at the level of the first stage."""
+        return 0 if name.startswith("stem.") else numbered_level(name, "stages.")
 
     def forward(self, images: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
         """See `Backbone.forward`; hidden blocks are 0.

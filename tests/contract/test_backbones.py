@@ -166,6 +166,18 @@ def test_backward_reaches_every_parameter(name: str) -> None:
 
 
 @every_backbone
+def test_every_parameter_has_a_level_or_none_has(name: str) -> None:
+    backbone = tiny(name)
+
+    levels = [backbone.level_of(key) for key, _ in backbone.named_parameters()]
+
+    known = {level for level in levels if level is not None}
+    assert None not in levels or not known
+    assert known == set(range(len(known)))
+    assert len(known) > 1 or name.partition(",")[0] not in ("plainconv", "resenc", "resnet", "swinunetr", "unet")
+
+
+@every_backbone
 def test_decoder_returns_to_the_resolution_of_the_input(name: str) -> None:
     backbone = tiny(name).eval()
     x = images(backbone)

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.engine import optimisation
 from medssl_cli.engine.optimisation import AveragedWeights, Budget, build_optimizer, learning_rate, set_learning_rate
 from medssl_cli.engine.randomness import Purpose, generator, implicit_randomness, stream_seed
+from medssl_cli.nn.backbones import Backbone, unet
 from medssl_cli.recipe import Optimizer, Schedule, Transfer
 
 PEAK = 2.0
@@ -287,6 +289,45 @@ def test_a_frozen_encoder_keeps_its_weights_and_then_learns(options: Optimizer) 
     for name, first in states[0].items():
         moved = [not torch.equal(first, state[name]) for state in states[1:]]
         assert moved == ([False, False, True] if name.startswith("backbone.") else [True, True, True])
+
+
+def levelled(backbone: nn.Module, transfer: Transfer) -> dict[str, float]:
+    """Share of the rate of each parameter of a task with this backbone."""
+    module = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(2, 2)})
+    optimizer = build_optimizer(module, ADAMW, transfer=transfer)
+    set_learning_rate(optimizer, 1.0)
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    return {name: rates[id(parameter)] for name, parameter in module.named_parameters()}
+
+
+def test_each_finer_level_has_its_share_of_the_next_ones_rate() -> None:
+    backbone = unet.build(1, 2, channels=(2, 2, 2), strides=(1, 2, 2), num_res_units=0)
+
+    rates = levelled(backbone, Transfer(encoder_scale=0.5, layer_decay=0.1))
+
+    expected = {"backbone.levels.0.": 0.005, "backbone.levels.1.": 0.05, "backbone.levels.2.": 0.5, "head.": 1.0}
+    assert len(rates) > 4
+    for name, rate in rates.items():
+        assert rate == pytest.approx(next(value for start, value in expected.items() if name.startswith(start)))
+
+
+def test_a_backbone_that_tells_no_levels_takes_no_decay_by_level() -> None:
+    class Mute(Backbone):
+        def __init__(self) -> None:
+            super().__init__(channels=(1,), strides=(1,), embedding_levels=(0,))
+            self.only = nn.Conv3d(1, 1, 1)
+
+        def forward(self, images: torch.Tensor, hidden: torch.Tensor | None = None) -> list[torch.Tensor]:
+            return [self.only(images)]
+
+    with pytest.raises(UsageError, match=r"E_RECIPE: transfer\.layer_decay"):
+        levelled(Mute(), Transfer(layer_decay=0.9))
+    assert set(levelled(Mute(), Transfer(encoder_scale=0.9)).values()) == {0.9, 1.0}
+
+
+def test_a_recipe_without_decay_by_level_is_written_as_before() -> None:
+    assert Transfer().model_dump() == {"encoder_scale": 1.0, "freeze_steps": 0}
+    assert Transfer(layer_decay=0.9).model_dump()["layer_decay"] == 0.9
 
 
 def test_by_default_the_encoder_learns_like_the_rest() -> None:

@@ -85,6 +85,16 @@ class Backbone(nn.Module, ABC):
             Z / strides[i][2]].
         """
 
+    def level_of(self, name: str) -> int | None:
+        """At which level a parameter is, 0 the one nearest to the image; None where the network does not tell.
+
+        Rates of learning may fall from level to level, see `recipe.Transfer`. Levels may be more than feature maps.
+
+        Args:
+            name: Of the parameter.
+        """
+        return None
+
     def embed(self, images: Tensor) -> Tensor:
         """Describe each image by one vector: the mean over space of each embedding level's map, concatenated.
 
@@ -99,6 +109,12 @@ class Backbone(nn.Module, ABC):
     def pool(self, maps: list[Tensor]) -> Tensor:
         """Embeddings [B, embedding_dim] of images whose feature maps are known already."""
         return torch.cat([maps[level].flatten(2).mean(dim=2) for level in self.embedding_levels], dim=1)
+
+
+def numbered_level(name: str, part: str) -> int | None:
+    """The number behind `part` where a parameter's name begins with it: 2 of `stages.2.conv`; None if it does not."""
+    number = name.removeprefix(part).partition(".")[0]
+    return int(number) if name.startswith(part) and number.isdecimal() else None
 
 
 def hide(images: Tensor, hidden: Tensor | None) -> Tensor:

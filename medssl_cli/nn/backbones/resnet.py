@@ -13,7 +13,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.nn.backbones import Backbone, hide
+from medssl_cli.nn.backbones import Backbone, hide, numbered_level
 from medssl_cli.nn.norms import GROUPS, NORMS, norm_layer
 from medssl_cli.nn.norms import Norm as NormName
 
@@ -119,6 +119,10 @@ class ResNet(Backbone):
             blocks += [block(convolution, norm, after, inner, after, 1) for _ in range(number - 1)]
             self.add_module(f"layer{level + 1}", nn.Sequential(*blocks))
             before = after
+
+    def level_of(self, name: str) -> int | None:
+        """See `Backbone.level_of`; the stem is 0, the first stage 1."""
+        return 0 if name.startswith(("conv1.", "bn1.")) else numbered_level(name, "layer")
 
     def forward(self, images: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
         """See `Backbone.forward`; hidden blocks are 0."""

@@ -7,7 +7,8 @@ https://doi.org/10.1007/978-3-031-43901-8_40. Parts have the names and shapes of
 Shapes: B batch, C channels, X Y Z space.
 """
 
-from typing import cast
+import re
+from typing import Final, cast
 
 from monai.networks.blocks import UnetrBasicBlock
 from monai.networks.nets.swin_unetr import SwinTransformer
@@ -21,6 +22,8 @@ Stages = tuple[int, int, int, int]
 WINDOW = 7
 STRIDES = (1, 2, 4, 8, 16, 32)
 WIDTHS = (1, 1, 2, 4, 8, 16)
+LEVEL_OF_BLOCK: Final = {"swinViT": 0, "encoder1": 0, "encoder2": 0, "encoder3": 1, "encoder4": 2, "encoder10": 4}
+"""Of the blocks that maps pass, and of what is left of the transformer: the level of the map that they take."""
 EMBEDDING_LEVELS = (0, 1, 2, 3, 5)  # published VoCo encoders do not pool the map of stride 16
 
 
@@ -104,6 +107,12 @@ class SwinUNETREncoder(Backbone):
         self.encoder3 = block(channels[2], channels[2])
         self.encoder4 = block(channels[3], channels[3])
         self.encoder10 = block(channels[5], channels[5])
+
+    def level_of(self, name: str) -> int | None:
+        """See `Backbone.level_of`; the patch embedding is 0, the first stage 1."""
+        if (stage := re.match(r"swinViT\.layers(\d)", name)) is not None:
+            return int(stage[1])
+        return LEVEL_OF_BLOCK[name.partition(".")[0]]
 
     def forward(self, images: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
         """See `Backbone.forward`. Hidden blocks are 0, and a token of nothing else is the bias of the patch embedding.

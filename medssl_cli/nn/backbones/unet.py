@@ -11,7 +11,7 @@ from monai.networks.blocks.convolutions import Convolution, ResidualUnit
 from torch import Tensor, nn
 
 from medssl_cli.nn.axes import Axes, PerAxis, cumulative, kernels_per_level, per_level
-from medssl_cli.nn.backbones import Backbone, hide
+from medssl_cli.nn.backbones import Backbone, hide, numbered_level
 from medssl_cli.nn.norms import WITHOUT_BIAS, monai_norm
 
 
@@ -80,6 +80,10 @@ class UNetEncoder(Backbone):
             spatial_dims=len(strides[0]),
         )
         self.levels = nn.ModuleList(levels)
+
+    def level_of(self, name: str) -> int | None:
+        """See `Backbone.level_of`."""
+        return numbered_level(name, "levels.")
 
     def forward(self, images: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
         """See `Backbone.forward`; hidden blocks are 0."""
