@@ -115,6 +115,14 @@ class Drawn:
         """Some of the images."""
         return Drawn(**{field.name: getattr(self, field.name)[places] for field in fields(self)})
 
+    def on_canvas(self, places: Tensor) -> Tensor:
+        """Places within views, -1 to 1 from border to border, as places on the canvas of the same kind, [B, P, 2]."""
+        return (2 * self.centre - 1)[:, None] + (self.extent * self.flip)[:, None] * places
+
+    def in_view(self, places: Tensor) -> Tensor:
+        """The way back of `on_canvas`."""
+        return (places - (2 * self.centre - 1)[:, None]) / (self.extent * self.flip)[:, None]
+
 
 def draw(number: int, scale: tuple[float, float], options: SliceAugmentation, generator: torch.Generator) -> Drawn:
     """Parameters of a view of each of `number` images whose crop covers a share of the area in `scale`."""
@@ -194,10 +202,15 @@ def cut_views(images: Tensor, crops: PictureCrops, options: SliceAugmentation, d
     Returns:
         `[V * B, S, C, size, size]`, one view after the other.
     """
+    return drawn_views(images, crops, options, draws)[0]
+
+
+def drawn_views(images: Tensor, crops: PictureCrops, options: SliceAugmentation, draws: Draws) -> tuple[Tensor, Drawn]:
+    """The same, with the parameters of each view; see `cut_views`."""
     batch, number = len(images), crops.number * draws.num_processes * len(images)
     drawn = draw(number, crops.scale, options, draws.generator)
     own = torch.arange(number).view(crops.number, draws.num_processes, batch)[:, draws.rank].flatten()
-    return apply(images.repeat(crops.number, 1, 1, 1, 1), drawn.rows(own), crops.size)
+    return apply(images.repeat(crops.number, 1, 1, 1, 1), drawn.rows(own), crops.size), drawn.rows(own)
 
 
 def keep_window(is_present: Tensor, numbers: Tensor, *, keep: float) -> Tensor:

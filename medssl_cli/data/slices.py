@@ -27,16 +27,22 @@ from medssl_cli.imaging.stacks import choose_window
 
 MAX_REPEATS: Final = 4  # of a modality per epoch, so that balancing does not wear out a few images
 TRIES: Final = 4  # for a slice that shows something
+MIN_SLICES: Final = 5
+"""Of a volume whose slices have a level: fewer are hardly the whole of anything."""
 
 
 class Stack(NamedTuple):
-    """One sample: network input `[S, C, X, Y]`, place in the training set, positions `[S]` in mm, item."""
+    """One sample: network input `[S, C, X, Y]`, place in the training set, positions `[S]` in mm, item.
+
+    Of a single slice its level within the volume too, -1 to 1.
+    """
 
     images: Tensor
     place: int
     positions_mm: Tensor
     item_id: str
     is_volume: bool
+    level: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class SliceBatch:
         places: Of each image, or volume, in the training set, int64 `[B]`.
         item_ids: Where each came from.
         are_volumes: Whether these are stacks.
+        levels: Of single slices within their volumes, -1 to 1, float32 `[B]`; NaN of others.
     """
 
     images: Tensor
@@ -58,6 +65,7 @@ class SliceBatch:
     places: Tensor
     item_ids: list[str]
     are_volumes: bool
+    levels: Tensor
 
 
 class ImageIndex:
@@ -214,7 +222,8 @@ class SliceDataset(Dataset[Stack]):
             if (images.amax(dim=(2, 3)) > images.amin(dim=(2, 3))).any():
                 break
         assert images is not None
-        return Stack(images, place, torch.zeros(1), item.item_id, is_volume=False)
+        level = 2 * shown / (item.shape[2] - 1) - 1 if item.shape[2] >= MIN_SLICES else math.nan
+        return Stack(images, place, torch.zeros(1), item.item_id, is_volume=False, level=level)
 
     def volume(self, place: int, rng: np.random.Generator | None) -> Stack:
         """A volume by its number: a random window of every or every second ... slice, or the whole of it, thinned."""
@@ -288,6 +297,7 @@ def collate(samples: list[Stack]) -> SliceBatch:
         places=torch.tensor([sample.place for sample in samples]),
         item_ids=[sample.item_id for sample in samples],
         are_volumes=samples[0].is_volume,
+        levels=torch.tensor([sample.level for sample in samples], dtype=torch.float32),
     )
 
 

@@ -16,7 +16,15 @@ from medssl_cli.base.classes import WantedClasses
 from medssl_cli.base.errors import UsageError
 from medssl_cli.data.augmentation import Changes, CropChanges, Draws, draw_crop_changes, move_, recolour_
 from medssl_cli.data.placed_views import PlacedCrops, PlacedWindows, ViewPlaces, cut_placed
-from medssl_cli.data.slice_views import PictureCrops, SliceAugmentation, cut_views, keep_window, own_numbers
+from medssl_cli.data.slice_views import (
+    Drawn,
+    PictureCrops,
+    SliceAugmentation,
+    cut_views,
+    drawn_views,
+    keep_window,
+    own_numbers,
+)
 from medssl_cli.imaging.geometry import Shape
 
 
@@ -148,12 +156,14 @@ class Slices:
         is_present: False where a slice is padding or a view has lost it, bool [B, S] as read, [V * B, S] of views.
         positions_mm: Positions in mm of the slices along their normal, float32 of the same shape; 0 for a single image.
         are_volumes: Whether the step shows stacks; otherwise S is 1.
+        levels: Of each single slice within its volume, -1 to 1, float32 [B]; NaN of pictures and of thin volumes.
     """
 
     ids: Tensor
     is_present: Tensor
     positions_mm: Tensor
     are_volumes: bool
+    levels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +184,7 @@ class Views:
             [B * R, 3, x, y, z], without z if it is 1; if they were asked for.
         labelled: This process's labelled crops, if the method asked for some.
         slices: What is known of 2D images.
+        drawn: Of single 2D images how each view was made, for each kind of views that was asked for.
         places: Where views lie that know it.
     """
 
@@ -183,6 +194,7 @@ class Views:
     box_places: Tensor | None = None
     labelled: Labelled | None = None
     slices: Slices | None = None
+    drawn: tuple[Drawn, ...] = ()
     places: ViewPlaces | None = None
 
 
@@ -269,16 +281,17 @@ def _of_pictures(request: SliceRequest, views: Views, known: Slices) -> Views:
     """Views of single 2D images, or of stacks of slices of which a view may lack some at the ends."""
     [images], draws = views.images, views.draws
     if not known.are_volumes:
-        groups = [cut_views(images, kind, request.changes, draws)[:, 0] for kind in request.crops]
+        cut = [drawn_views(images, kind, request.changes, draws) for kind in request.crops]
+        groups, drawn = [kind[:, 0] for kind, _ in cut], tuple(parameters for _, parameters in cut)
         is_one_size = len({kind.size for kind in request.crops}) == 1
-        return replace(views, images=(torch.cat(groups),) if is_one_size else tuple(groups))
+        return replace(views, images=(torch.cat(groups),) if is_one_size else tuple(groups), drawn=drawn)
     assert request.stacks is not None
     crops, number = request.stacks.crops, request.stacks.crops.number
     numbers = own_numbers((number, len(images), 2), draws)
     present = keep_window(known.is_present.repeat(number, 1), numbers, keep=request.stacks.keep)
-    cut = cut_views(images, crops, request.changes, draws)
+    shown = cut_views(images, crops, request.changes, draws)
     slices = replace(known, is_present=present, positions_mm=known.positions_mm.repeat(number, 1))
-    return replace(views, images=(cut,), slices=slices)
+    return replace(views, images=(shown,), slices=slices)
 
 
 def grid_crops(canvas: Tensor, size: Shape) -> Tensor:

@@ -217,7 +217,11 @@ class SliceSource(Source):
     def _on_device(self, request: ViewRequest, batch: SliceBatch, purpose: Purpose, index: int) -> Views:
         to_device = self.processes.fabric.to_device
         slices = Slices(
-            to_device(batch.places), to_device(batch.is_present), to_device(batch.positions_mm), batch.are_volumes
+            to_device(batch.places),
+            to_device(batch.is_present),
+            to_device(batch.positions_mm),
+            batch.are_volumes,
+            to_device(batch.levels),
         )
         draws = Draws(generator(self.recipe.seed, purpose, index), self.processes.rank, self.processes.size)
         return make_views(request, to_device(batch.images), draws, slices=slices)

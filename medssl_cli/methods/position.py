@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from medssl_cli.base.strict import PositiveInt, Probability, Strict
 from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.placed_views import coordinates, draw_affines
+from medssl_cli.data.slices import MIN_SLICES
 from medssl_cli.methods import (
     Losses,
     MethodBase,
@@ -37,8 +38,6 @@ from medssl_cli.nn.decoder import Decoder
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.places import WEIGHT, mean_distances, shares_explained, smooth_l1
 
-MIN_SLICES: Final = 5
-"""Of a volume that tells levels."""
 LEVEL_MM: Final = 100.0
 """Millimetres of level that count as 1."""
 SPATIAL: Final = {2: ("x", "y", "level"), 3: ("x", "y", "z")}

@@ -31,7 +31,8 @@ def mean_distances(told: Tensor, true: Tensor, counts: Tensor) -> Tensor:
         counts: Which voxels count, of the same shape.
     """
     axes = [axis for axis in range(told.ndim) if axis != 1]
-    total = (smooth_l1(told.float() - true) * counts).sum(dim=axes)
+    wide = told.to(torch.promote_types(told.dtype, torch.float32))
+    total = (smooth_l1(wide - true) * counts).sum(dim=axes)
     number = sum_over_processes(counts.sum(dim=axes)).clamp(min=1) / world_size()
     return total / number
 

@@ -48,6 +48,7 @@ JOINT = {
     "relation": SLICE_NETWORK,
 }
 VARIANTS |= {
+    "joint dense": {**JOINT, "dense": {"num_points": 8}, "views": {"flip_prob": 0}},
     "joint clusters": {**JOINT, "variant": "deepcluster"},
     "joint volumes": {**JOINT, "stage": "volumes"},
     "joint volumes clusters": {**JOINT, "stage": "volumes", "variant": "deepcluster"},
@@ -124,7 +125,13 @@ def views_of(method: MethodBase, images: Tensor, seed: int = 0, request: SliceRe
     if declared.slices is not None:
         positions = 3.0 * torch.arange(images.shape[1]).repeat(len(images), 1)
         is_present = torch.ones(images.shape[:2], dtype=torch.bool)
-        known = Slices(torch.arange(len(images)), is_present, positions, are_volumes=images.shape[1] > 1)
+        known = Slices(
+            torch.arange(len(images)),
+            is_present,
+            positions,
+            are_volumes=images.shape[1] > 1,
+            levels=torch.linspace(-1, 1, len(images)),
+        )
     random = torch.Generator().manual_seed(seed)
     windows = None if declared.placed is None else windows_of(declared.placed, len(images))
     return make_views(declared, images, Draws(random), labelled=labelled_for(method), slices=known, windows=windows)

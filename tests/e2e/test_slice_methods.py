@@ -61,6 +61,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "deepclusterv2": {**SHORT, "name": "deepclusterv2", "num_prototypes": [5, 7]},
     "joint": JOINT,
     "joint clusters": {**JOINT, "variant": "deepcluster"},
+    "joint dense": {**JOINT, "dense": {"num_points": 16, "width": 8, "projection_dim": 6}},
     "joint in chunks": {**JOINT, "stacks": {**JOINT["stacks"], "chunk_size": 5}},
 }
 each_method = pytest.mark.parametrize("name", [name for name in METHODS if name != "joint in chunks"])

@@ -6,7 +6,8 @@ released code, all terms are trained together (`stage: joint`), or one after the
 
 A step shows single images (radiographs and slices: agreement of views) or volumes (agreement of views of the whole, and
 prediction of hidden slices). In the two views of a volume a slice keeps its place: they differ in their in-plane
-geometry, their intensities and in which end slices they lack.
+geometry, their intensities and in which end slices they lack. With `dense`, every pixel of single images is asked where
+it lies and what matches it: see `dense.py`; ours.
 
 Shapes: B images or volumes of this process, S slices, n slices present, E embedding, C channels, X Y pixels.
 """
@@ -31,6 +32,7 @@ from medssl_cli.methods import (
     Views,
 )
 from medssl_cli.methods.joint.chunks import in_chunks
+from medssl_cli.methods.joint.dense import DenseHead, trivial_terms
 from medssl_cli.methods.joint.masked_slices import MaskedSlices, choose_masked
 from medssl_cli.methods.joint.options import Options
 from medssl_cli.methods.joint.unused_parameters import UnusedParameters
@@ -75,8 +77,10 @@ class Method(MethodBase):
         self.volume_projector = self._projector(options.relation.embedding_dim)
         self.volume_head = self._head(options.swapped.volumes, options.clusters.volumes, NUM_VIEWS)
         self.masked = MaskedSlices(options.relation.embedding_dim, centred=options.mask.centred)
+        self.dense = None if options.dense is None else DenseHead(backbone, options.dense)
         self._unused = UnusedParameters(self)
         self._num_steps = 0
+        self._has_levels = False
         if options.stage == "masked":
             freeze(backbone)
         if options.sync_norm:
@@ -130,6 +134,7 @@ class Method(MethodBase):
     def begin(self, training_set: TrainingSet) -> None:
         """Make room in the banks."""
         self._num_steps = training_set.num_steps
+        self._has_levels = len(training_set.volume_groups) > 0
         if self.options.shows_images:
             self.image_head.begin(training_set.image_groups, where="method.clusters.images")
         if self.options.volume_weight > 0:
@@ -178,10 +183,31 @@ class Method(MethodBase):
         self, views: Views, progress: float
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[nn.Module]]:
         """Terms and figures of a step with single images, and the modules that it uses."""
-        projections = self._project_images(views)
+        maps = self._maps_of_large(views) if self.dense is not None else None
+        projections = self._project_images(views, maps)
         loss, health = self.image_head.loss(_known(views).ids, projections, progress)
+        parts, figures = {"images": self.options.weights.images * loss}, shown(health, "images/")
         used = [self.backbone, self.image_projector, self.image_head]
-        return {"images": self.options.weights.images * loss}, shown(health, "images/"), used
+        if self.dense is not None and maps is not None:
+            found, seen = self._dense_terms(self.dense, maps, views)
+            parts |= found
+            figures |= {f"dense/{name}": figure for name, figure in seen.items()}
+            used.append(self.dense)
+        return parts, figures, used
+
+    def _maps_of_large(self, views: Views) -> list[Tensor]:
+        """Feature maps of all views that have the size of the large ones."""
+        maps: list[Tensor] = self.backbone(views.images[0])
+        return maps
+
+    def _dense_terms(
+        self, head: DenseHead, maps: list[Tensor], views: Views
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Terms and figures of every pixel of the large views."""
+        known = _known(views)
+        number = self.options.views.num_global * len(known.ids)
+        levels = torch.full((len(known.ids),), torch.nan) if known.levels is None else known.levels
+        return head.terms([level[:number] for level in maps], views.drawn[0], levels, views.draws)
 
     def _volume_terms(
         self, views: Views, progress: float
@@ -204,9 +230,13 @@ class Method(MethodBase):
             used.append(self.masked)
         return parts, figures, used
 
-    def _project_images(self, views: Views) -> list[Tensor]:
-        """Projections of the views of single images, [B, P] each."""
-        embeddings = embed_views(self.backbone, views.images)
+    def _project_images(self, views: Views, maps: list[Tensor] | None = None) -> list[Tensor]:
+        """Projections of the views of single images, [B, P] each; feature maps of the first size may be known."""
+        if maps is None:
+            embeddings = embed_views(self.backbone, views.images)
+        else:
+            rest = [embed_views(self.backbone, views.images[1:])] if len(views.images) > 1 else []
+            embeddings = torch.cat([self.backbone.pool(maps), *rest])
         return list(self.image_projector(embeddings).split(len(_known(views).ids)))
 
     def _project_volumes(self, slices: Tensor, known: Slices) -> list[Tensor]:
@@ -245,6 +275,8 @@ class Method(MethodBase):
         """
         options = self.options
         images = options.weights.images * self.image_head.baseline
+        if options.dense is not None:
+            images += trivial_terms(options.dense, options.views, has_levels=self._has_levels)
         volumes = options.volume_weight * self.volume_head.baseline
         if options.stage == "masked":
             return {}

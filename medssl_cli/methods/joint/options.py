@@ -1,11 +1,12 @@
 """Settings of joint image-volume learning: what is learnt in which stage, from which views, with which weights."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medssl_cli.base.strict import NonNegativeFloat, PositiveInt, Strict
 from medssl_cli.methods import ImageOptions
+from medssl_cli.methods.joint.dense import DenseTerms
 from medssl_cli.methods.joint.masked_slices import MaskOptions
 from medssl_cli.nn.clusters.heads import ClusterOptions, SwappedOptions
 from medssl_cli.nn.slices.volume_encoder import VolumeOptions
@@ -73,6 +74,7 @@ class Options(ImageOptions):
         relation: How slices become a volume.
         mask: Which slices are hidden.
         weights: Weights of the terms.
+        dense: Terms of every pixel of single images; null leaves them out.
     """
 
     variant: Literal["swav", "deepcluster"] = "swav"
@@ -83,6 +85,14 @@ class Options(ImageOptions):
     relation: VolumeOptions = VolumeOptions()
     mask: MaskOptions = MaskOptions()
     weights: Weights = Weights()
+    dense: DenseTerms | None = None
+
+    @model_validator(mode="after")
+    def _dense_needs_images(self) -> Self:
+        """Terms of pixels are terms of single images."""
+        if self.dense is not None and not self.shows_images:
+            raise ValueError(f"dense is for single images, which stage {self.stage} does not show")
+        return self
 
     @property
     def shows_images(self) -> bool:
