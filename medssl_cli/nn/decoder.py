@@ -6,7 +6,7 @@ Shape legend: B batch, C channels, X Y Z space (X Y in 2D).
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import torch
 from monai.networks.blocks.convolutions import Convolution, ResidualUnit
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from medssl_cli.base.strict import PositiveInt, Probability, Strict
 from medssl_cli.nn.axes import Axes, PerAxis, per_axis
 from medssl_cli.nn.norms import WITHOUT_BIAS, monai_norm
+
+UNET_SCORES: Final = "scores."
+"""What names of tensors of the last layer of a `UNetDecoder` begin with."""
 
 
 class Decoder(Strict):

@@ -162,6 +162,10 @@ class TaskNetwork(ABC):
         """Its decoder, where that has the names and shapes of published ones; None where it is of our own making."""
         return None
 
+    def own_decoder(self) -> PublishedDecoder | None:
+        """Its decoder of our own making, for which a pre-training may have kept one of the same shape."""
+        return None
+
 
 @dataclass(frozen=True)
 class PublishedDecoder:

@@ -118,19 +118,23 @@ def test_the_number_of_workers_changes_nothing(cache: Cache, whole_run: Callable
     assert read_metrics(tmp_path / "run")[0]["loss"] == first["loss"]
 
 
-def test_a_task_of_slices_takes_the_encoder_and_nothing_else(whole_run: Callable[[str], Path]) -> None:
+def toy_task(**decoder: object) -> TaskRecipe:
     document = {
         "schema": 1,
         "name": "toy",
         "backbone": {"name": "unet", "spatial_dims": 2, **SHAPE},
-        "task": {"name": "segmentation", "classes": {1: "ball"}, "decoder": {"norm": "batch"}},
+        "task": {"name": "segmentation", "classes": {1: "ball"}, "decoder": decoder},
         "data": {"zscore": True, "crop_size": [16, 16, 1], "batch_size": 2},
         "optimizer": {"learning_rate": 1e-3},
         "steps": 1,
     }
     wanted = validate_recipe(document, source="test")
     assert isinstance(wanted, TaskRecipe)
-    task, before = build_task(wanted), build_task(wanted)
+    return wanted
+
+
+def test_a_task_of_slices_takes_the_encoder_and_nothing_else(whole_run: Callable[[str], Path]) -> None:
+    task, before = build_task(toy_task()), build_task(toy_task())
 
     said = initialise_task(task, load_encoder(whole_run("slices")), classes=("ball",))
 
@@ -140,3 +144,21 @@ def test_a_task_of_slices_takes_the_encoder_and_nothing_else(whole_run: Callable
         np.testing.assert_array_equal(tensor.numpy(), encoder[name])
     for name, tensor in task.get_submodule("decoder").state_dict().items():
         assert torch.equal(tensor, before.get_submodule("decoder").state_dict()[name]), name
+
+
+def test_a_decoder_that_was_kept_starts_the_task_where_it_fits(cache: Cache, tmp_path: Path) -> None:
+    method = {"name": "position", "keep_decoder": True}
+    pretrain(recipe("slices", method=method, steps=1), cache, tmp_path / "run", device="cpu", talk=Silence())
+    encoder = load_encoder(tmp_path / "run")
+    task, other, before = build_task(toy_task()), build_task(toy_task(widths=[6])), build_task(toy_task())
+
+    said = initialise_task(task, encoder, classes=("ball",))
+    said_of_other = initialise_task(other, encoder, classes=("ball",))
+
+    kept = safetensors.numpy.load_file(tmp_path / "run" / "decoder.safetensors")
+    fresh = before.get_submodule("decoder").state_dict()
+    for name, tensor in task.get_submodule("decoder").state_dict().items():
+        expected = fresh[name].numpy() if name.startswith("scores.") else kept[name]
+        np.testing.assert_array_equal(tensor.numpy(), expected, err_msg=name)
+    assert "of the decoder that it kept; the last layer starts anew" in said
+    assert "another shape" in said_of_other

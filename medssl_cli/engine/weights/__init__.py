@@ -51,6 +51,7 @@ class Encoder:
         beside: Other modules of its run, by name.
         task: What else a fine-tuned run has learnt: its decoder or head, and for which classes.
         decoder: File with a decoder that was imported beside it.
+        kept_decoder: File with the decoder that its pre-training kept.
     """
 
     backbone: Named
@@ -63,6 +64,7 @@ class Encoder:
     beside: dict[str, dict[str, Any]] = field(default_factory=dict)
     task: "TaskWeights | None" = None
     decoder: Path | None = None
+    kept_decoder: Path | None = None
 
     def origin(self) -> dict[str, Any]:
         """Words for the manifest of a run that begins with these weights: what they have seen, it has seen too."""
@@ -124,7 +126,13 @@ def load_encoder(path: Path) -> Encoder:
     patients = None if before["patients"] is None else seen | set(before["patients"])
     labelled |= set(before["labelled"])
     beside = {name: _tensors(path)[0] for name in BESIDE if (path := run.root / f"{name}.safetensors").is_file()}
-    return replace(_read(run.encoder_path, patients), labelled_patients=labelled, beside=beside)
+    kept = run.root / DECODER
+    return replace(
+        _read(run.encoder_path, patients),
+        labelled_patients=labelled,
+        beside=beside,
+        kept_decoder=kept if kept.is_file() else None,
+    )
 
 
 def _of_finetuning(run: Run, recipe: TaskRecipe) -> Encoder:
@@ -277,6 +285,8 @@ def initialise_task(
     said = initialise(task.get_submodule("backbone"), encoder, how=how)
     if encoder.decoder is not None and (place := _published_decoder(task)) is not None:
         said = said.removesuffix(REST_ANEW) + _take_decoder(place, encoder.decoder, classes)
+    if encoder.kept_decoder is not None and isinstance(task, TaskNetwork) and (own := task.own_decoder()) is not None:
+        said = said.removesuffix(REST_ANEW) + _take_kept_decoder(own, encoder.kept_decoder)
     said += _take_beside(kept, encoder, hint="set task.relation as method.relation in the recipe of --init")
     anew = sorted(set(kept) - set(encoder.beside))
     return said + "".join(f"; it has no weights of {name}, which start anew too" for name in anew)
@@ -323,6 +333,20 @@ def _take_decoder(place: PublishedDecoder, path: Path, classes: Sequence[str]) -
     if known == tuple(classes):
         return f"{said}: the whole network, for the same classes"
     return f"{said}; the last layer starts anew: its classes are {joined(known) if known else 'not known'}"
+
+
+def _take_kept_decoder(place: PublishedDecoder, path: Path) -> str:
+    """Fill a decoder, all but its last layer, with the one that a pre-training kept, and say so.
+
+    Raises:
+        UsageError: `E_WEIGHTS_FILE`.
+    """
+    weights, _ = _tensors(path)
+    own = {name: tensor for name, tensor in place.module.state_dict().items() if not name.startswith(place.scores)}
+    if any(name not in weights or weights[name].shape != tensor.shape for name, tensor in own.items()):
+        return "; the decoder that it kept has another shape than the task's, which starts anew"
+    place.module.load_state_dict({name: weights[name] for name in own}, strict=False)
+    return f"; {len(own)} tensors of the decoder that it kept; the last layer starts anew"
 
 
 def _classes_of(path: Path, described: Mapping[str, str]) -> tuple[str, ...]:

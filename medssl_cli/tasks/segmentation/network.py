@@ -20,7 +20,7 @@ from medssl_cli.base.errors import UsageError
 from medssl_cli.base.strict import Strict
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_decoder
-from medssl_cli.nn.decoder import Decoder
+from medssl_cli.nn.decoder import UNET_SCORES, Decoder, UNetDecoder
 from medssl_cli.nn.deep_supervision import DeepScores, level_weights, thinned
 from medssl_cli.nn.slices.relation import Relation, SliceRelation
 from medssl_cli.nn.swinunetr_decoder import SCORES, SwinUNETRDecoder
@@ -143,6 +143,10 @@ class SegmentationNetwork(nn.Module, TaskNetwork):
         """See `TaskNetwork.published_decoder`."""
         is_published = isinstance(self.decoder, SwinUNETRDecoder)
         return PublishedDecoder(self.decoder, SCORES) if is_published else None
+
+    def own_decoder(self) -> PublishedDecoder | None:
+        """See `TaskNetwork.own_decoder`."""
+        return PublishedDecoder(self.decoder, UNET_SCORES) if isinstance(self.decoder, UNetDecoder) else None
 
     def loss(self, logits: Tensor | list[Tensor], targets: Tensor) -> TaskLosses:
         """Soft Dice plus cross-entropy, both in float32; the parts are those of the finest level.
