@@ -175,6 +175,7 @@ class Views:
         labelled: This process's labelled crops, if the method asked for some.
         slices: What is known of 2D images.
         places: Where views lie that know it.
+        patients: Number of the patient of each image, or volume, int64 [B]; None where nobody knows.
     """
 
     images: tuple[Tensor, ...]
@@ -184,6 +185,7 @@ class Views:
     labelled: Labelled | None = None
     slices: Slices | None = None
     places: ViewPlaces | None = None
+    patients: Tensor | None = None
 
 
 def make_views(
@@ -194,6 +196,7 @@ def make_views(
     labelled: Labelled | None = None,
     slices: Slices | None = None,
     windows: PlacedWindows | None = None,
+    patients: Tensor | None = None,
 ) -> Views:
     """Make what a method declares, on the device of the images.
 
@@ -205,11 +208,12 @@ def make_views(
         labelled: Labelled crops as they were read.
         slices: What is known of 2D images.
         windows: Where windows lie.
+        patients: Number of the patient of each image, [B].
 
     Raises:
         UsageError: `E_CANVAS`, the boxes have another size.
     """
-    views = Views((images,), draws, labelled=labelled, slices=slices)
+    views = Views((images,), draws, labelled=labelled, slices=slices, patients=patients)
     if request.slices is not None and slices is not None:
         return _of_pictures(request.slices, views, slices)
     size = request.size if request.placed is None else request.placed.window
@@ -221,7 +225,9 @@ def make_views(
         )
     if request.placed is not None and windows is not None:
         cut, places = cut_placed(images, windows, request.placed, draws)
-        return replace(views, images=(cut,), places=places)
+        small = request.placed.small
+        others = () if small is None else (cut_placed(images, windows, small, draws)[0],)
+        return replace(views, images=(cut, *others), places=places)
     if request.crops is not None:
         views = _of_box(request.crops, views)
     if request.labelled is not None and labelled is not None:

@@ -55,16 +55,31 @@ VARIANTS |= {
     "joint volumes alone": {**JOINT, "relation": {**SLICE_NETWORK, "relation": "none", "pooling": "attention"}},
 }
 # Of methods of both dimensions these see slices, the others volumes.
+<<<<<<< HEAD
 FLAT = {"position slices": {}, "voco slices": {"num_random_crops": 4}}
 VARIANTS |= FLAT | {
     "voco dense": {"dense": {}},
     "voco dense overlap": {"dense": {"target": "overlap"}, "objective": "fixed"},
 }
+=======
+STILL = {"num_outputs": 16, "freeze_last": 0.0, "momentum": 0.9999, "centre_momentum": 0.9999}
+FLAT: dict[str, dict[str, object]] = {
+    "position slices": {},
+    "simclr slices": {},
+    "byol slices": {},
+    "moco slices": {},
+    "dino slices": STILL,
+    "local slices": {},
+    "local vox2vec": {"variant": "vox2vec", "num_points": 20},
+}
+VARIANTS |= FLAT
+>>>>>>> 5b7f7df (SimCLR, BYOL, MoCo, DINO and contrast of points)
 # As few prototypes as there are images here; by default there are thousands.
 FEW = {
     "swav": {"num_prototypes": 4, "freeze_steps": 0},
     "deepclusterv2": {"num_prototypes": [2, 2]},
     "joint": JOINT,
+    "dino": STILL,
 }
 each_method = pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
 BATCH = 2
