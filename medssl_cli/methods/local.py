@@ -45,7 +45,7 @@ from medssl_cli.methods import (
 )
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_decoder
-from medssl_cli.nn.contrast import Matched, matched, unit, view_contrast
+from medssl_cli.nn.contrast import Contrast, matched, unit, view_contrast
 from medssl_cli.nn.decoder import Decoder
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.health import collapse_signs, spread_figures
@@ -270,7 +270,7 @@ def point_scores(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         return unit(first) @ unit(second).mT / temperature
 
 
-def point_contrast(scores: Tensor, is_shared: Tensor, is_near: Tensor, *, both_ways: bool = False) -> Matched:
+def point_contrast(scores: Tensor, is_shared: Tensor, is_near: Tensor, *, both_ways: bool = False) -> Contrast:
     """Each point must find itself in the other view among the points of its image.
 
     Args:
@@ -287,7 +287,7 @@ def point_contrast(scores: Tensor, is_shared: Tensor, is_near: Tensor, *, both_w
     is_candidate = (is_shared[:, None] & ~is_near).flatten(0, 1)
     ways = [scores, scores.mT] if both_ways else [scores]
     found = [matched(way.flatten(0, 1), right, is_candidate, is_counted=is_shared.flatten()) for way in ways]
-    return Matched(*(torch.stack(terms).mean() for terms in zip(*found, strict=True)))
+    return Contrast(*(torch.stack(terms).mean() for terms in zip(*found, strict=True)))
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from medssl_cli.base.errors import UsageError
 from medssl_cli.base.strict import PositiveFloat, PositiveInt
 from medssl_cli.methods import Losses, PairMethod, PairOptions, TrainingSet, Views
 from medssl_cli.nn.backbones import Backbone
-from medssl_cli.nn.contrast import Matched, key_contrast, matched, mean_log_candidates, unit
+from medssl_cli.nn.contrast import Contrast, key_contrast, matched, mean_log_candidates, unit
 from medssl_cli.nn.distributed import gather
 from medssl_cli.nn.health import last_steps, spread_figures
 from medssl_cli.nn.momentum import SlowEncoder
@@ -40,7 +40,7 @@ EARLY_STEPS = 100
 
 def queue_contrast(
     queries: Tensor, keys: Tensor, queue: Tensor, *, temperature: float, is_candidate: Tensor | None = None
-) -> Matched:
+) -> Contrast:
     """Each query must find the key of its own image among this one and the keys of a queue.
 
     MoCo, equation 1: https://arxiv.org/abs/1911.05722.
@@ -65,7 +65,7 @@ def queue_contrast(
     return matched(scores, right, is_candidate)
 
 
-def batch_contrast(queries: Tensor, keys: Tensor, *, temperature: float, patients: Tensor | None = None) -> Matched:
+def batch_contrast(queries: Tensor, keys: Tensor, *, temperature: float, patients: Tensor | None = None) -> Contrast:
     """Each query must find the key of its own image among those of the batch; one of the two directions.
 
     MoCo v3, algorithm 1: https://arxiv.org/abs/2104.02057.
@@ -81,7 +81,7 @@ def batch_contrast(queries: Tensor, keys: Tensor, *, temperature: float, patient
     """
     found = key_contrast(queries, keys.detach(), temperature=temperature, patients=patients)
     scale = 2 * temperature
-    return Matched(scale * found.loss, found.accuracy, scale * found.no_information)
+    return Contrast(scale * found.loss, found.accuracy, scale * found.no_information)
 
 
 class KeyQueue(nn.Module):
@@ -209,7 +209,7 @@ class Method(PairMethod):
         shown = {"accuracy": found.accuracy, "no_information": found.no_information}
         return Losses(found.loss, {"contrast": found.loss.detach()}, shown | spread_figures(keys))
 
-    def _in_queue(self, pair: tuple[Tensor, Tensor], patients: Tensor | None) -> tuple[Matched, Tensor]:
+    def _in_queue(self, pair: tuple[Tensor, Tensor], patients: Tensor | None) -> tuple[Contrast, Tensor]:
         """Version 2: the first view finds the key of the second."""
         assert self.queue is not None
         queries = self._student(pair[0])
@@ -220,7 +220,7 @@ class Method(PairMethod):
         self._keys.append((keys, patients))
         return found, keys
 
-    def _in_batch(self, pair: tuple[Tensor, Tensor], patients: Tensor | None) -> tuple[Matched, Tensor]:
+    def _in_batch(self, pair: tuple[Tensor, Tensor], patients: Tensor | None) -> tuple[Contrast, Tensor]:
         """Version 3: each view finds the key of the other in the batch of all processes."""
         keys = [self.teacher(view) for view in pair]
         one, other = (
@@ -228,7 +228,7 @@ class Method(PairMethod):
             for view, key in zip(pair, reversed(keys), strict=True)
         )
         accuracy = (one.accuracy + other.accuracy) / 2
-        return Matched(one.loss + other.loss, accuracy, one.no_information + other.no_information), keys[0]
+        return Contrast(one.loss + other.loss, accuracy, one.no_information + other.no_information), keys[0]
 
     def _student(self, view: Tensor) -> Tensor:
         """Queries [B, E] of a view."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from medssl_cli.nn.distributed import gather, rank, sum_over_processes, world_size
 
 
-class Matched(NamedTuple):
+class Contrast(NamedTuple):
     """How well anchors find what they belong to.
 
     Args:
@@ -37,7 +37,7 @@ def unit(vectors: Tensor) -> Tensor:
 
 def matched(
     scores: Tensor, right: Tensor, is_candidate: Tensor | None = None, *, is_counted: Tensor | None = None
-) -> Matched:
+) -> Contrast:
     """Cross entropy of the right one among the candidates of each anchor.
 
     Args:
@@ -58,9 +58,9 @@ def matched(
     is_found = scores.detach().argmax(dim=1) == right
     terms = (losses, is_found.to(scores.dtype), counts.to(scores.dtype).log())
     if is_counted is None:
-        return Matched(*(term.mean() for term in terms))
+        return Contrast(*(term.mean() for term in terms))
     number = sum_over_processes(is_counted.sum()).clamp(min=1) / world_size()
-    return Matched(*((term * is_counted).sum() / number for term in terms))
+    return Contrast(*((term * is_counted).sum() / number for term in terms))
 
 
 def view_contrast(
@@ -70,7 +70,7 @@ def view_contrast(
     temperature: float,
     patients: Tensor | None = None,
     is_present: Tensor | None = None,
-) -> Matched:
+) -> Contrast:
     """Both views of an image attract each other, all other views of the batch repel: NT-Xent.
 
     SimCLR, equation 1: https://arxiv.org/abs/2002.05709. The mean over all 2 W B anchors; the released code adds the
@@ -105,7 +105,7 @@ def view_contrast(
     return matched(scores, (anchors + number) % (2 * number), is_candidate, is_counted=is_present)
 
 
-def key_contrast(queries: Tensor, keys: Tensor, *, temperature: float, patients: Tensor | None = None) -> Matched:
+def key_contrast(queries: Tensor, keys: Tensor, *, temperature: float, patients: Tensor | None = None) -> Contrast:
     """Each query must find the key of its own image among the keys of all processes.
 
     Args:
