@@ -37,10 +37,10 @@ class PatchNetwork(Backbone):
     def __init__(self, spatial_dims: int) -> None:
         super().__init__(channels=(5,), strides=(2,), embedding_levels=(0,), spatial_dims=spatial_dims)
         self.conv = (nn.Conv2d if spatial_dims == 2 else nn.Conv3d)(1, 5, 2, stride=2)
-        self.norm = (nn.BatchNorm2d if spatial_dims == 2 else nn.BatchNorm3d)(5)
+        self.batch_norm = (nn.BatchNorm2d if spatial_dims == 2 else nn.BatchNorm3d)(5)
 
     def forward(self, images: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
-        return [self.norm(self.conv(images)).tanh()]
+        return [self.batch_norm(self.conv(images)).tanh()]
 
 
 def build(name: str, spatial_dims: int = 2) -> MethodBase:
