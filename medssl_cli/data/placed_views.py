@@ -80,6 +80,7 @@ class PlacedCrops:
         changes: How they differ from the image.
         slices_per_volume: Of slices: a volume counts as at most so many images, see `SliceRequest`.
         balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
+        small: Further views of another size of the same images, about the same points.
     """
 
     number: int
@@ -87,6 +88,7 @@ class PlacedCrops:
     changes: PlacedAugmentation
     slices_per_volume: int = 8
     balance: float = 0.5
+    small: "PlacedCrops | None" = None
 
     @property
     def is_flat(self) -> bool:
@@ -106,7 +108,8 @@ class PlacedCrops:
                 _reach(half[first], half[second], degrees),
                 _reach(half[second], half[first], degrees),
             )
-        x, y, z = (2 * math.ceil(extent) + 2 for extent in half)
+        others = (0, 0, 0) if self.small is None else self.small.window
+        x, y, z = (max(2 * math.ceil(extent) + 2, other) for extent, other in zip(half, others, strict=True))
         return x, y, 1 if self.is_flat else z
 
 
@@ -155,6 +158,12 @@ class ViewPlaces:
     def _from_border(self) -> Tensor:
         """From places within the views, -1 to 1 from border to border, to indices, [4, 4]."""
         return _scaling(torch.tensor(self.size, dtype=torch.float64) / 2, offset=-0.5)
+
+    def of_view(self, number: int) -> "ViewPlaces":
+        """Where one view of each image lies."""
+        batch = len(self.windows)
+        rows = slice(number * batch, (number + 1) * batch)
+        return ViewPlaces(self.affines[rows], self.size, self.windows, self.is_shown[rows])
 
     def to_world(self, places: Tensor) -> Tensor:
         """Points in RAS mm, float64 [N, P, 3], of places within the views, -1 to 1 from border to border."""

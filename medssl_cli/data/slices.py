@@ -94,6 +94,7 @@ class ImageIndex:
         counts = np.where(is_volume, per_volume, 1)
         self.volumes = np.flatnonzero(is_volume)
         self.per_volume = per_volume
+        self.item_of_image = np.repeat(np.arange(len(counts)), counts)
         self._first = np.concatenate([[0], np.cumsum(counts)])
         self._is_volume = is_volume
         codes = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)

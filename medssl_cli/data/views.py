@@ -186,6 +186,7 @@ class Views:
         slices: What is known of 2D images.
         drawn: Of single 2D images how each view was made, for each kind of views that was asked for.
         places: Where views lie that know it.
+        patients: Number of the patient of each image, or volume, int64 [B]; None where nobody knows.
     """
 
     images: tuple[Tensor, ...]
@@ -196,6 +197,7 @@ class Views:
     slices: Slices | None = None
     drawn: tuple[Drawn, ...] = ()
     places: ViewPlaces | None = None
+    patients: Tensor | None = None
 
 
 def make_views(
@@ -206,6 +208,7 @@ def make_views(
     labelled: Labelled | None = None,
     slices: Slices | None = None,
     windows: PlacedWindows | None = None,
+    patients: Tensor | None = None,
 ) -> Views:
     """Make what a method declares, on the device of the images.
 
@@ -217,11 +220,12 @@ def make_views(
         labelled: Labelled crops as they were read.
         slices: What is known of 2D images.
         windows: Where windows lie.
+        patients: Number of the patient of each image, [B].
 
     Raises:
         UsageError: `E_CANVAS`, the boxes have another size.
     """
-    views = Views((images,), draws, labelled=labelled, slices=slices)
+    views = Views((images,), draws, labelled=labelled, slices=slices, patients=patients)
     if request.slices is not None and slices is not None:
         return _of_pictures(request.slices, views, slices)
     size = request.size if request.placed is None else request.placed.window
@@ -233,7 +237,9 @@ def make_views(
         )
     if request.placed is not None and windows is not None:
         cut, places = cut_placed(images, windows, request.placed, draws)
-        return replace(views, images=(cut,), places=places)
+        small = request.placed.small
+        others = () if small is None else (cut_placed(images, windows, small, draws)[0],)
+        return replace(views, images=(cut, *others), places=places)
     if request.crops is not None:
         views = _of_box(request.crops, views)
     if request.labelled is not None and labelled is not None:

@@ -162,19 +162,28 @@ def collapse_alarms(first: Mapping[str, float], now: Mapping[str, float]) -> lis
     )
 
 
-def learning_alarms(losses: Sequence[float], baselines: Mapping[str, float], progress: float) -> list[Alarm]:
-    """`W_NOT_LEARNING`, if half of the run is over and the loss is not below the best predictor that looks at nothing.
+def learning_alarms(
+    losses: Sequence[float],
+    baselines: Mapping[str, float],
+    progress: float,
+    *,
+    judged_from: float = JUDGED_FROM,
+    learnt_below: float = 1.0,
+) -> list[Alarm]:
+    """`W_NOT_LEARNING`, if well into the run the loss is not below the best predictor that looks at nothing.
 
     Args:
         losses: Logged so far.
         baselines: Baselines of the method.
         progress: Share of the run that is done.
+        judged_from: Share of the run before which nothing is said.
+        learnt_below: Share of the best baseline that the loss must be below.
     """
-    if not losses or not baselines or progress < JUDGED_FROM:
+    if not losses or not baselines or progress < judged_from:
         return []
     recent = losses[-max(1, round(len(losses) * RECENT_SHARE)) :]
     loss, (name, best) = sum(recent) / len(recent), min(baselines.items(), key=lambda item: item[1])
-    if loss < best:
+    if loss < learnt_below * best:
         return []
     return [Alarm("W_NOT_LEARNING", f"after {progress:.0%} of the steps the loss is {loss:.4f}, {name} has {best:.4f}")]
 
@@ -189,6 +198,8 @@ def alarms(
     concerns: Concerns = lambda _: [],
     *,
     code: str = "W_CLUSTERS",
+    judged_from: float = JUDGED_FROM,
+    learnt_below: float = 1.0,
 ) -> list[Alarm]:
     """What a run's records give cause for.
 
@@ -198,14 +209,17 @@ def alarms(
         progress: Share of the run that is done.
         concerns: What the method says of its logged steps.
         code: Of the alarm about them.
+        judged_from: See `learning_alarms`.
+        learnt_below: See `learning_alarms`.
     """
     looks, logged = read_health(root), read_metrics(root)
     losses = [entry["loss"] for entry in logged if entry["loss"] is not None]
     found = collapse_alarms(looks[0], looks[-1]) if len(looks) > 1 else []
-    if worries := concerns(logged):
+    if (worries := concerns(logged)) and code not in {alarm.code for alarm in found}:
         found.append(Alarm(code, "; ".join(worries)))
     known = {alarm.code for alarm in found}
-    return found + [alarm for alarm in learning_alarms(losses, baselines, progress) if alarm.code not in known]
+    late = learning_alarms(losses, baselines, progress, judged_from=judged_from, learnt_below=learnt_below)
+    return found + [alarm for alarm in late if alarm.code not in known]
 
 
 def say_new(found: Sequence[Alarm], said: set[str], talk: Talk) -> None:

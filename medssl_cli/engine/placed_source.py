@@ -6,11 +6,13 @@ from functools import partial
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.augmentation import Draws
+from medssl_cli.data.examples import Example
 from medssl_cli.data.mixture import mixed
 from medssl_cli.data.slices import ImageIndex
 from medssl_cli.data.views import make_views
@@ -64,11 +66,14 @@ class PlacedSource(Source):
         items, probe = processes.main_first(partial(self._prepare, parts, crops))
         self._dataset = WindowDataset(items, self._index, crops, batch_size=recipe.data.batch_size, seed=recipe.seed)
         self.probe = replace(probe, windows=collate_windows([self._dataset[0, slot] for slot in range(SHOWN_WINDOWS)]))
+        numbers = patient_numbers(examples)
+        self._patient_of = {each.item_id: number for each, number in zip(examples, numbers.tolist(), strict=True)}
         self.training_set = TrainingSet(
             torch.from_numpy(self._index.image_groups),
             torch.from_numpy(self._index.volume_groups),
             recipe.steps,
             self._dataset.sample(SAMPLED_WINDOWS),
+            numbers[torch.from_numpy(self._index.item_of_image)],
         )
 
     def _prepare(
@@ -98,5 +103,13 @@ class PlacedSource(Source):
     def views(self, batch: WindowBatch, index: int) -> Views:
         """See `Source.views`."""
         draws = Draws(generator(self.recipe.seed, Purpose.LOSS, index), self.processes.rank, self.processes.size)
-        images = self.processes.fabric.to_device(batch.images)
-        return make_views(self._request, images, draws, windows=batch.windows)
+        patients = torch.tensor([self._patient_of[item] for item in batch.item_ids])
+        images, patients = self.processes.fabric.to_device((batch.images, patients))
+        return make_views(self._request, images, draws, windows=batch.windows, patients=patients)
+
+
+def patient_numbers(examples: Sequence[Example]) -> Tensor:
+    """Number of the patient of each example, int64 [examples]."""
+    keys = [example.patient_key for example in examples]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return torch.tensor([numbers[key] for key in keys], dtype=torch.long)

@@ -232,7 +232,15 @@ class Pretraining:
     def alarms(self, progress: float) -> list[Alarm]:
         """What the run's records give cause for."""
         method = self.network
-        return alarms(self._run.root, self.baselines, progress, method.health, code=method.worry_code)
+        return alarms(
+            self._run.root,
+            self.baselines,
+            progress,
+            method.health,
+            code=method.worry_code,
+            judged_from=method.judged_from,
+            learnt_below=method.learnt_below,
+        )
 
     def facts(self) -> dict[str, Any]:
         """The health so far, and the method's matrices and pictures."""

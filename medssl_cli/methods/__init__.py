@@ -10,13 +10,14 @@ Shapes: L labelled crops, X Y Z space, N steps.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from medssl_cli.base.errors import UsageError
-from medssl_cli.base.strict import PositiveInt, Probability, Strict
+from medssl_cli.base.strict import PositiveFloat, PositiveInt, Probability, Strict
 from medssl_cli.data.augmentation import CropChanges
 from medssl_cli.data.placed_views import PlacedAugmentation, PlacedCrops, PlacedWindows, ViewPlaces
 from medssl_cli.data.slice_views import SliceAugmentation, canvas_for
@@ -33,6 +34,8 @@ from medssl_cli.data.views import (
 from medssl_cli.imaging.geometry import Shape
 from medssl_cli.nn.axes import misfit
 from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.distributed import synchronise_norms
+from medssl_cli.nn.health import collapse_signs
 
 __all__ = [
     "BoxCrops",
@@ -43,6 +46,8 @@ __all__ = [
     "Labelled",
     "Losses",
     "MethodBase",
+    "PairMethod",
+    "PairOptions",
     "Passes",
     "PlacedAugmentation",
     "PlacedCrops",
@@ -67,12 +72,15 @@ class TrainingSet:
         volume_groups: Number of the modality of each volume, int64 [volumes].
         num_steps: Number of steps of the whole training.
         windows: Where a few hundred windows lie, for methods whose views know where they lie.
+        patients: Number of the patient of each single image, or of each volume where boxes of volumes are shown, int64
+            [images or volumes]. Empty where nobody knows.
     """
 
     image_groups: Tensor
     volume_groups: Tensor
     num_steps: int
     windows: PlacedWindows | None = None
+    patients: Tensor = field(default_factory=lambda: torch.zeros(0).long())
 
 
 Passes = Callable[[SliceRequest], Iterator[Views]]
@@ -153,6 +161,10 @@ class MethodBase(nn.Module, ABC):
     dims: ClassVar[frozenset[int]]
     worry_code: ClassVar[str] = "W_CLUSTERS"
     """Code of the alarm about what `health` finds wrong."""
+    judged_from: ClassVar[float] = 0.5
+    """Share of the steps before which nobody says that it does not learn."""
+    learnt_below: ClassVar[float] = 1.0
+    """Share of the best baseline that its loss must be below by then."""
 
     def __init__(self, backbone: Backbone, options: Strict, crop_size: tuple[int, int, int]) -> None:
         super().__init__()
@@ -256,3 +268,96 @@ class MethodBase(nn.Module, ABC):
         Called by every process or by none, with views of a few training images that stay the same.
         """
         return {}
+
+
+class PairAugmentation(PlacedAugmentation):
+    """How each of two views of an image differs from it; see `PlacedAugmentation`.
+
+    Args:
+        apart: Largest distance between the point that both views lie about and the centre of each, as a share of the
+            view's side: with a quarter, half of each is on the other along every axis.
+    """
+
+    zoom: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.4)
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.25
+    apart: Annotated[float, Field(ge=0, le=1)] = 0.25
+
+
+class PairOptions(Strict):
+    """What every method says that compares two views of each image.
+
+    Args:
+        views: How they differ from the image.
+        hidden_dim: Width of the projector's hidden layers.
+        projection_dim: Size of the projections.
+        slices_per_volume: Of slices: a volume counts as at most so many images.
+        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
+        sync_norm: Batch norms see the images of all processes, as in the released code.
+    """
+
+    views: PairAugmentation = PairAugmentation()
+    hidden_dim: PositiveInt = 2048
+    projection_dim: PositiveInt = 128
+    slices_per_volume: PositiveInt = 8
+    balance: Probability = 0.5
+    sync_norm: bool = True
+
+
+class PairMethod(MethodBase):
+    """What methods share that compare two views of each slice or picture, or of a crop of each volume.
+
+    Args:
+        backbone: Network to pre-train, of two or three spatial dimensions.
+        options: See `PairOptions`.
+        crop_size: Voxels (x, y, z) of a view.
+    """
+
+    dims = frozenset({2, 3})
+    worry_code = "W_COLLAPSE"
+    judged_from = 0.25
+    learnt_below = 0.98
+
+    def __init__(self, backbone: Backbone, options: PairOptions, crop_size: tuple[int, int, int]) -> None:
+        super().__init__(backbone, options, crop_size)
+        self.pair_options = options
+        self.batch_size = 0
+        self.patients = torch.zeros(0).long()
+
+    def views(self) -> ViewRequest:
+        """Two views of each image."""
+        options = self.pair_options
+        crops = PlacedCrops(2, self.crop_size, options.views, options.slices_per_volume, options.balance)
+        return ViewRequest(self.crop_size, placed=crops)
+
+    def require_batch(self, batch_size: int) -> None:
+        """Refuse batches of one image, which has nothing to be told apart from.
+
+        Raises:
+            UsageError: `E_RECIPE`.
+        """
+        if batch_size < 2:
+            raise UsageError(
+                "E_RECIPE",
+                f"data.batch_size {batch_size}: a method that compares images needs at least 2",
+                hint="32 and more are better",
+            )
+        self.batch_size = batch_size
+
+    def begin(self, training_set: TrainingSet) -> None:
+        """Remember whose images these are."""
+        self.patients = training_set.patients
+
+    def health(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
+        """See `nn.health.collapse_signs`."""
+        return collapse_signs(logged)
+
+    def pair(self, views: Views) -> tuple[Tensor, Tensor]:
+        """The first and the second view of each image, [B, C, X, Y, Z] each, [B, C, X, Y] of slices."""
+        [images] = views.images
+        first, second = images.chunk(2)
+        return first, second
+
+    def synchronise(self) -> None:
+        """Let batch norms see the images of all processes, if the options say so; called when all parts are there."""
+        if self.pair_options.sync_norm:
+            synchronise_norms(self)

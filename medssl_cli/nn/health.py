@@ -1,14 +1,22 @@
 """How well embeddings spread, and what can be read off them: figures that tell a collapse from learning.
 
-Shapes: N crops, E embedding, K classes.
+Shapes: N crops, B images of this process, E embedding, K classes.
 """
+
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medssl_cli.nn.distributed import gather
+
 NEIGHBOURS = 5
 RIDGE = 1e-2
+MIN_SPREAD: Final = 0.1
+MIN_RANK: Final = 2.0
+JUDGED_STEPS: Final = 100
 
 
 def embedding_std(embeddings: Tensor) -> float:
@@ -77,3 +85,44 @@ def mean_cosine(matrix: Tensor) -> float:
     """Mean off the diagonal of a square matrix of cosines: 1 where all rows are the same."""
     size = len(matrix)
     return float((matrix.sum() - matrix.trace()) / (size * (size - 1)))
+
+
+@torch.no_grad()
+def spread_figures(projections: Tensor) -> dict[str, Tensor]:
+    """How the projections [B, E] of a step spread, over the batches of all processes.
+
+    Returns:
+        `spread`, the standard deviation of the elements of unit projections times sqrt(E): 1 where they point
+        everywhere, 0 where all are equal; and `rank`, see `rank_me`.
+    """
+    everything = gather(projections.detach().float())
+    spread = embedding_std(everything) * everything.shape[1] ** 0.5
+    return {"spread": torch.tensor(spread), "rank": torch.tensor(rank_me(everything))}
+
+
+def collapse_signs(logged: Sequence[Mapping[str, float]]) -> list[str]:
+    """What says that all projections have become the same, by `spread_figures` of the last hundred steps.
+
+    Args:
+        logged: Numbers of the logged steps so far.
+    """
+    last = last_steps(logged, "spread")
+    signs = []
+    if last and max(entry["spread"] for entry in last) < MIN_SPREAD:
+        signs.append(f"projections of all images are nearly equal: spread {last[-1]['spread']:.3f} of 1")
+    if last and max(entry["rank"] for entry in last) < MIN_RANK:
+        signs.append(f"projections lie on a line: effective rank {last[-1]['rank']:.2f}")
+    return signs
+
+
+def last_steps(logged: Sequence[Mapping[str, float]], name: str) -> list[Mapping[str, float]]:
+    """Logged numbers of the last hundred steps, of those that have a number; none before there were so many.
+
+    Args:
+        logged: Numbers of the logged steps so far, each with its `step`.
+        name: Of the number.
+    """
+    having = [entry for entry in logged if entry.get(name) is not None]
+    if not having or having[-1]["step"] - having[0]["step"] < JUDGED_STEPS:
+        return []
+    return [entry for entry in having if entry["step"] >= having[-1]["step"] - JUDGED_STEPS]

@@ -2,10 +2,13 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from medssl_cli.nn.backbones import Backbone
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -34,8 +37,8 @@ def cosine_momentum(progress: float, *, first: float, last: float) -> float:
 
 
 @torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, *, momentum: float) -> None:
-    """Move the teacher towards the student in place: t <- momentum * t + (1 - momentum) * s; buffers are copied.
+def update_teacher(teacher: nn.Module, student: nn.Module, *, momentum: float, keeps_statistics: bool = False) -> None:
+    """Move the teacher towards the student in place: t <- momentum * t + (1 - momentum) * s.
 
     A student at rest is approached as t_n = s + momentum^n (t_0 - s): at 0.9 half of the gap is gone after 6.6 updates.
 
@@ -43,10 +46,52 @@ def update_teacher(teacher: nn.Module, student: nn.Module, *, momentum: float) -
         teacher: Same architecture as the student.
         student: Module that is being trained.
         momentum: In [0, 1]; 0 copies the student, 1 never moves.
+        keeps_statistics: Leave the buffers, such as running means of batch norms, to a teacher that makes its own;
+            otherwise they are copied.
     """
     targets: list[Tensor] = list(teacher.parameters())
     sources: list[Tensor] = list(student.parameters())
     torch._foreach_mul_(targets, momentum)
     torch._foreach_add_(targets, sources, alpha=1.0 - momentum)
+    if keeps_statistics:
+        return
     for target, source in zip(teacher.buffers(), student.buffers(), strict=True):
         target.copy_(source)
+
+
+class SlowEncoder(nn.Module):
+    """A backbone and what projects its embeddings as an average over the training: the teacher of a method.
+
+    It normalises by the batches that it sees, keeps its own running statistics, and gets no gradient.
+
+    Args:
+        backbone: Of the student.
+        projector: Of the student, from embeddings to projections.
+        momentum: Of the first step; see `update_teacher`.
+        last_momentum: Of the last step; between them it follows half a cosine.
+    """
+
+    def __init__(
+        self, backbone: Backbone, projector: nn.Module, *, momentum: float, last_momentum: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.backbone = freeze(copy.deepcopy(backbone))
+        self.projector = freeze(copy.deepcopy(projector))
+        self._momentum, self._last_momentum = momentum, last_momentum
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Projections [B, E] of images."""
+        projections: Tensor = self.projector(self.backbone.embed(images))
+        return projections
+
+    def follow(self, students: Sequence[nn.Module], progress: float) -> None:
+        """Move towards backbone and projector of the student, after a step.
+
+        Args:
+            students: The two that it is the average of.
+            progress: Share of the training that is done.
+        """
+        momentum = cosine_momentum(progress, first=self._momentum, last=self._last_momentum)
+        for teacher, student in zip((self.backbone, self.projector), students, strict=True):
+            update_teacher(teacher, student, momentum=momentum, keeps_statistics=True)

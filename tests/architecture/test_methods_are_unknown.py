@@ -13,7 +13,7 @@ from medssl_cli.base import plugins
 
 PACKAGE = Path(__file__).parents[2] / "medssl_cli"
 NAMES = plugins.names("method")
-COMMON = frozenset({"position"})
+COMMON = frozenset({"local", "position"})
 """Methods called by a word that everybody uses: a string names one only where it is the word and nothing else."""
 WORD = re.compile(
     rf"(?<![A-Za-z])({'|'.join(sorted({*NAMES} - COMMON))}|deepcluster|vocomni)(?![A-Za-z])", re.IGNORECASE

@@ -56,7 +56,18 @@ VARIANTS |= {
     "joint volumes alone": {**JOINT, "relation": {**SLICE_NETWORK, "relation": "none", "pooling": "attention"}},
 }
 # Of methods of both dimensions these see slices, the others volumes.
-FLAT = {"position slices": {}, "voco slices": {"num_random_crops": 4}}
+NARROW = {"hidden_dim": 32, "projection_dim": 16}
+STILL = {**NARROW, "num_outputs": 16, "freeze_last": 0.0, "momentum": 0.9999, "centre_momentum": 0.9999}
+FLAT: dict[str, dict[str, object]] = {
+    "position slices": {},
+    "voco slices": {"num_random_crops": 4},
+    "simclr slices": NARROW,
+    "byol slices": NARROW,
+    "moco slices": NARROW,
+    "dino slices": STILL,
+    "local slices": {},
+    "local vox2vec": {"variant": "vox2vec", "num_points": 20},
+}
 VARIANTS |= FLAT | {
     "voco dense": {"dense": {}},
     "voco dense overlap": {"dense": {"target": "overlap"}, "objective": "fixed"},
@@ -66,6 +77,10 @@ FEW = {
     "swav": {"num_prototypes": 4, "freeze_steps": 0},
     "deepclusterv2": {"num_prototypes": [2, 2]},
     "joint": JOINT,
+    "simclr": NARROW,
+    "byol": NARROW,
+    "moco": NARROW,
+    "dino": STILL,
 }
 each_method = pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
 BATCH = 2
