@@ -119,6 +119,16 @@ class Augmentation(Strict):
     """Random changes of training crops, applied to whole batches on the device.
 
     Args:
+        quarter_turn_prob: Of a rotation in the x-y plane by 90, 180 or 270 degrees; crops with unequal x and y are
+            never turned.
+        intensity_scale_prob: Of a factor of intensities, up to `intensity_scale` from 1.
+        intensity_shift_prob: Of an addend, up to `intensity_shift`.
+        coarse_prob: Of coarser voxels, with values in between interpolated.
+        coarse_range: How many times wider they are.
+        blur_prob: Of a blur.
+        blur_sigma: Standard deviation of its Gaussian in voxels.
+        bias_prob: Of a smooth factor, the exponential of a polynomial of third degree in the place.
+        bias_strength: Largest coefficient of the polynomial over half a crop.
         affine_axes: Axes along which voxels may move when a crop turns and scales; none lets them move within what the
             network sees at once: [0, 1] for a network of 2D images, else all three.
     """
@@ -133,6 +143,15 @@ class Augmentation(Strict):
     intensity_shift: NonNegativeFloat = 0.1
     gamma_range: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     noise_std: NonNegativeFloat = 0.0
+    quarter_turn_prob: Probability = 0.0
+    intensity_scale_prob: Probability = 1.0
+    intensity_shift_prob: Probability = 1.0
+    coarse_prob: Probability = 0.0
+    coarse_range: tuple[PositiveFloat, PositiveFloat] = (1.0, 2.0)
+    blur_prob: Probability = 0.0
+    blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.5, 1.0)
+    bias_prob: Probability = 0.0
+    bias_strength: NonNegativeFloat = 0.5
 
 
 class Optimizer(Strict):
@@ -182,13 +201,22 @@ class Schedule(Strict):
     Args:
         warmup_fraction: Share of the steps until the peak.
         warmup_steps: The same in steps, instead of the share.
+        period_steps: Steps until the rate has first fallen; it then rises and falls again, as long as the training lasts
+            (some published tasks of VoCo, as run). None for once, with the training.
     """
 
     name: Literal["warmup_cosine"] = "warmup_cosine"
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    period_steps: PositiveInt | None = None
     start_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _falls_after_it_rose(self) -> Self:
+        if self.period_steps is not None and (self.warmup_steps is None or self.warmup_steps >= self.period_steps):
+            raise ValueError("period_steps needs fewer warmup_steps")
+        return self
 
     def warmup(self, steps: int | None) -> float:
         """Share of a training of so many steps until the peak."""
@@ -257,13 +285,18 @@ class PretrainRecipe(Training):
 
 
 class TaskRecipe(Training):
-    """A downstream task: labels, network, metrics, deployment. `name` becomes the installed model's."""
+    """A downstream task: labels, network, metrics, deployment. `name` becomes the installed model's.
+
+    Args:
+        crops_per_image: So many crops of a batch are of one image (published VoCo); of tasks that learn from crops.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
     task: Named
     augmentation: Augmentation = Augmentation()
     transfer: Transfer = Transfer()
     foreground_prob: Probability = 0.5
+    crops_per_image: PositiveInt = 1
     validate_every: PositiveInt = 500
     max_validation_patients: PositiveInt | None = None
     inference: Inference = Inference()
@@ -276,6 +309,12 @@ class TaskRecipe(Training):
         if len(value) > 500:
             raise ValueError("at most 500 characters")
         return value
+
+    @model_validator(mode="after")
+    def _images_are_whole(self) -> Self:
+        if self.data.batch_size % self.crops_per_image:
+            raise ValueError(f"data.batch_size must be a multiple of crops_per_image ({self.crops_per_image})")
+        return self
 
     @model_validator(mode="after")
     def _mirror_what_was_flipped(self) -> Self:

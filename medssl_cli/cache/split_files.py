@@ -169,13 +169,19 @@ def _training_names(path: Path, data: bytes) -> tuple[str, ...]:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return read_regular(path, max_bytes=MAX_BYTES).removeprefix(codecs.BOM_UTF8)
+        data = read_regular(path, max_bytes=MAX_BYTES)
     except FileNotFoundError as error:
         raise _refused(f"there is no split file {path.name}", hint="check the spelling of the path") from error
     except ValueError as error:
         raise _refused(f"{path.name} is {error}") from error
     except OSError as error:
         raise _refused(f"{path.name} cannot be read ({type(error).__name__})") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            return data.decode("utf-16").encode()
+        except UnicodeDecodeError as error:
+            raise _refused(f"{path.name} begins like UTF-16 and is not", hint="save it as UTF-8") from error
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
 def _folds_of(path: Path, data: bytes) -> tuple[NamedParts, ...]:

@@ -129,6 +129,12 @@ def split_items(
     patients = shuffled(
         sorted({people[record.patient_key] for record in usable if record.patient_key not in test}), seed
     )
+    if num_folds > max(NUM_FOLDS, len(patients)):
+        raise NothingUsableError(
+            "E_TOO_FEW_PATIENTS",
+            f"{len(patients)} patients are left to train and validate on, too few for {num_folds} folds",
+            hint="ask for fewer folds, or label more patients",
+        )
     val = patients[fold::num_folds][:num_val]
     train = [patient for patient in patients if patient not in set(val)]
     kept = chosen_patients(train, len(val), seed=seed, fraction=fraction, num_train=num_train, draw=draw)
@@ -158,7 +164,9 @@ def chosen_patients(
         raise NothingUsableError(
             "E_TOO_FEW_PATIENTS",
             f"{len(train) + num_val} patients are left to train and validate on",
-            hint="label more patients, try another medssl finetune --fold, or check medssl ingest --patient-pattern",
+            hint="take a lower fold, or fewer of them"
+            if train
+            else "label more patients, or check medssl ingest --patient-pattern",
         )
     if num_train is not None and num_train > len(train):
         raise NothingUsableError(

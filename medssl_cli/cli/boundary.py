@@ -50,8 +50,13 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 def report(error: MedsslError) -> None:
     """`error: CODE: what` and `hint: what to do` on stderr."""
-    typer.echo(f"error: {error.code}: {error.message}", err=True)
-    typer.echo(f"\nhint: {error.hint}", err=True)
+    typer.echo(f"error: {error.code}: {_plain(error.message)}", err=True)
+    typer.echo(f"\nhint: {_plain(error.hint)}", err=True)
+
+
+def _plain(text: str) -> str:
+    """A text whose control characters, which a terminal would obey, are written out."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
 
 
 def report_os_error(error: OSError) -> None:

@@ -50,7 +50,7 @@ def compare(
         NothingUsableError: `E_TOO_FEW_PATIENTS`, they have no image in common.
     """
     names, opened, terminal = names_of([require_path(path) for path in paths]), Cache.open(cache), Terminal(quiet=quiet)
-    folder = out or Path("runs") / f"comparison-{'-'.join(name.replace('/', '-') for name in names)}"
+    folder = out or Path("runs") / f"comparison-{'-'.join(map(_folder_name, names))}"
     part = split or default_split(paths[0])
     models = []
     with terminal.running():
@@ -59,7 +59,7 @@ def compare(
             subject = load_subject(path, opened, split=part, device=device, terms=terms)
             gallery = Gallery(subject.draw, limit=pictures)
             scored = subject.score(opened, split=split_words(path, part), talk=terminal, on_case=gallery.add)
-            write_results(folder / name.replace("/", "-").replace(": ", "-"), subject, scored, gallery)
+            write_results(folder / _folder_name(name), subject, scored, gallery)
             models.append(contestant(name, path, subject, scored.document))
     document = comparison(models)
     for fact, values in unfair(document).items():
@@ -79,6 +79,11 @@ def compare(
     title = f"{document['num_patients']} patients, differences and 95 % intervals over patients"
     table(title, ("figure", "models", "difference", "p (Holm)"), rows)
     typer.echo(f"page: {folder / 'page.html'}")
+
+
+def _folder_name(name: str) -> str:
+    """A model's name as a folder of every system may be called."""
+    return name.replace("/", "-").replace(": ", "-")
 
 
 def _shown(value: float | None) -> str:

@@ -1,13 +1,12 @@
 """`medssl plan`: a recipe for the labelled images at hand, with its reasons."""
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, DeviceOption, JsonOption, QuietOption, SetOption
-from medssl_cli.cli.plan_output import head_of, show
+from medssl_cli.cli.plan_output import bytes_of, head_of, next_words, require_place, show, task_name
 from medssl_cli.cli.split_options import SkipMissingOption, SplitFileOption, given_split
 from medssl_cli.cli.terminal import Terminal, result
 
@@ -53,13 +52,10 @@ def plan(
 
     if (task is None) == (labels is None):
         raise UsageError("E_USAGE", "give one of --task and --labels", hint="medssl plan --labels seg -o my.yaml")
-    if output is not None and output.exists():
-        raise UsageError("E_OUTPUT_EXISTS", f"{output} exists already")
-    if output is not None and not output.parent.is_dir():
-        raise UsageError("E_NOT_FOUND", f"no such folder: {output.parent}")
+    require_place(output, cache)
     given, _ = given_split(split_file, 0, None, skip_missing=skip_missing)
     opened, terminal = Cache.open(cache), Terminal(quiet=quiet or json)
-    name = _name(output, labels)
+    name = task_name(output, labels)
     if labels is not None:
         document = own_task(opened, labels, name)
     else:
@@ -69,7 +65,7 @@ def plan(
         apply_override(document, override)
     with terminal.running():
         found = plan_task(
-            document, opened, device=device, talk=terminal, memory_bytes=_bytes(memory), minutes=minutes, given=given
+            document, opened, device=device, talk=terminal, memory_bytes=bytes_of(memory), minutes=minutes, given=given
         )
     text = recipe_text(head_of(found, cache, output), found.draft)
     if output is not None:
@@ -81,27 +77,6 @@ def plan(
         typer.echo(text, nl=False)
     else:
         show(found.fingerprint)
-        words = ["", *(f"--split-file {each}" for each in split_file or []), *["--skip-missing"] * skip_missing]
-        result(
-            None,
-            as_json=False,
-            text=f"{output}\nnext: medssl finetune --task {output} --cache {cache}{' '.join(words)}",
-        )
-
-
-def _name(output: Path | None, labels: str | None) -> str:
-    """Of the installed model: that of the file, as far as it may be one."""
-    stem = output.stem if output is not None else f"{labels}-task"
-    return re.sub(r"[^A-Za-z0-9_-]", "-", stem).lstrip("-_")[:64] or "planned"
-
-
-def _bytes(memory: str | None) -> float | None:
-    """Bytes of `8GB`, `512MB` or `1.5GiB`."""
-    from medssl_cli.base.errors import UsageError
-
-    if memory is None:
-        return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt])(i?)b?\s*", memory.lower())
-    if found is None or float(found[1]) == 0:
-        raise UsageError("E_USAGE", f"--memory {memory!r} is no amount of memory", hint="for example --memory 8GB")
-    return float(found[1]) * float((1024 if found[3] else 1000) ** ("kmgt".index(found[2]) + 1))
+        words = next_words(split_file, skip_missing=skip_missing)
+        text = f"{output}\nnext: medssl finetune --task {output} --cache {cache}{words}"
+        result(None, as_json=False, text=text)

@@ -1,8 +1,10 @@
 """What `medssl plan` shows of the images, and writes above a recipe."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.cli.terminal import table
 
 
@@ -60,3 +62,45 @@ def head_of(found: Any, cache: Path, output: Path | None) -> list[str]:
             f"Needs:     {cost.memory_bytes / 1e9:.2g} GB and {cost.step_s:.2g} s a step, as tried on {budget.device}"
         )
     return [*lines, "Expected:  not measured yet"]
+
+
+def require_place(output: Path | None, cache: Path) -> None:
+    """Refuse a recipe's place before the work: a file that is there, a folder that is not, the inside of the cache.
+
+    Raises:
+        UsageError: `E_OUTPUT_EXISTS`, `E_NOT_FOUND`, `E_USAGE`.
+    """
+    if output is None:
+        return
+    if output.exists():
+        raise UsageError("E_OUTPUT_EXISTS", f"{output} exists already")
+    if not output.parent.is_dir():
+        raise UsageError("E_NOT_FOUND", f"no such folder: {output.parent}")
+    if output.parent.resolve().is_relative_to(cache.resolve()):
+        raise UsageError("E_USAGE", f"{output} would lie in the cache", hint="write the recipe elsewhere")
+
+
+def task_name(output: Path | None, labels: str | None) -> str:
+    """Of the installed model: that of the file, as far as it may be one."""
+    stem = output.stem if output is not None else f"{labels}-task"
+    return re.sub(r"[^A-Za-z0-9_-]", "-", stem).lstrip("-_")[:64] or "planned"
+
+
+def bytes_of(memory: str | None) -> float | None:
+    """Bytes of `8GB`, `512MB` or `1.5GiB`.
+
+    Raises:
+        UsageError: `E_USAGE`.
+    """
+    if memory is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt])(i?)b?\s*", memory.lower())
+    if found is None or float(found[1]) == 0:
+        raise UsageError("E_USAGE", f"--memory {memory!r} is no amount of memory", hint="for example --memory 8GB")
+    return float(found[1]) * float((1024 if found[3] else 1000) ** ("kmgt".index(found[2]) + 1))
+
+
+def next_words(split_file: list[str] | None, *, skip_missing: bool) -> str:
+    """What of the plan's options the training needs, too."""
+    words = [f" --split-file {each}" for each in split_file or []]
+    return "".join([*words, *[" --skip-missing"] * skip_missing])

@@ -13,7 +13,7 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.cli.options import num_threads
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.evaluate import AS_TRAINED, Terms, subject_of_folds, subject_of_run
-from medssl_cli.engine.fold_runs import are_folds, folds_of
+from medssl_cli.engine.fold_runs import are_folds, fold_words
 from medssl_cli.report.gallery import Gallery
 from medssl_cli.tasks import FigureOfMerit, Results, Subject, figures, load_part, task_of_head
 
@@ -30,8 +30,7 @@ def split_words(path: Path, split: str) -> str:
     """A split as results call it; of folds also how their models go together."""
     if not are_folds(path):
         return split
-    number, begun = folds_of(path)
-    words = f"{len(begun)} folds" if len(begun) == number else f"{len(begun)} of {number} folds"
+    words = fold_words(path)
     return f"{split}, mean of {words}" if split == "test" else f"{split}, pooled over {words}"
 
 

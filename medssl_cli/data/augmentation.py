@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medssl_cli.data.degradation import BIAS_POWERS, bias_fields, blur_, coarsen_
 from medssl_cli.recipe import Augmentation
 
 NO_MATRICES = torch.empty(0, 3, 3)
@@ -60,6 +61,9 @@ class Changes:
         moved: Numbers of the images that turn or scale about their centre, [M].
         matrices: Of these, from changed to original coordinates that run from -1 to 1 over each axis, the last axis
             first, [M, 3, 3].
+        coarse: How many times wider voxels become along x, y, z before they are interpolated again, [N, 3].
+        blur: Standard deviations in voxels of a Gaussian along x, y, z, [N, 3].
+        bias: Coefficients of the logarithm of a smooth factor, see `degradation.bias_fields`, [N, T].
         gamma: Exponents of intensities between an image's least and largest, [N]; only with `scale` and `shift`.
         scale: Factors of intensities, [N].
         shift: Addends, [N].
@@ -70,6 +74,9 @@ class Changes:
     quarter_turns: Tensor | None = None
     moved: Tensor | None = None
     matrices: Tensor = NO_MATRICES
+    coarse: Tensor | None = None
+    blur: Tensor | None = None
+    bias: Tensor | None = None
     gamma: Tensor | None = None
     scale: Tensor | None = None
     shift: Tensor | None = None
@@ -198,7 +205,38 @@ def draw_augmentation(
     if options.noise_std > 0:
         strength = draws.uniform((size[0], 1, 1, 1, 1), 0, options.noise_std)
         noise = draws.normal(tuple(size)) * strength
-    return replace(geometry, scale=scale, shift=shift, gamma=gamma, noise=noise)
+    changes = replace(geometry, scale=scale, shift=shift, gamma=gamma, noise=noise)
+    return _with_rarer_changes(changes, size, options, draws)
+
+
+def _with_rarer_changes(changes: Changes, size: torch.Size, options: Augmentation, draws: Draws) -> Changes:
+    """Add what happens with a probability of its own, drawn after all else and only where it may happen."""
+    number = (size[0],)
+    if options.intensity_scale_prob < 1 and changes.scale is not None:
+        happens = _happens(draws, number, options.intensity_scale_prob)
+        changes = replace(changes, scale=torch.where(happens, changes.scale, 1.0))
+    if options.intensity_shift_prob < 1 and changes.shift is not None:
+        happens = _happens(draws, number, options.intensity_shift_prob)
+        changes = replace(changes, shift=torch.where(happens, changes.shift, 0.0))
+    if options.quarter_turn_prob > 0:
+        turns = draws.uniform(number, 1, 4).long().clamp(max=3)
+        changes = replace(changes, quarter_turns=turns * _happens(draws, number, options.quarter_turn_prob))
+    if options.coarse_prob > 0:
+        factors = draws.uniform((size[0], 1), *options.coarse_range)
+        happens = _happens(draws, (size[0], 1), options.coarse_prob)
+        changes = replace(changes, coarse=torch.where(happens, factors, 1.0).expand(-1, 3))
+    if options.blur_prob > 0:
+        sigmas = draws.uniform((size[0], 1), *options.blur_sigma)
+        changes = replace(changes, blur=(sigmas * _happens(draws, (size[0], 1), options.blur_prob)).expand(-1, 3))
+    if options.bias_prob > 0:
+        strengths = draws.uniform((size[0], len(BIAS_POWERS)), -options.bias_strength, options.bias_strength)
+        changes = replace(changes, bias=strengths * _happens(draws, (size[0], 1), options.bias_prob))
+    return changes
+
+
+def _happens(draws: Draws, size: tuple[int, ...], prob: float) -> Tensor:
+    """Whether something of a probability happens, bool."""
+    return draws.uniform(size) < prob
 
 
 def _draw_geometry(
@@ -276,7 +314,16 @@ def move_(images: Tensor, changes: Changes, *, are_classes: bool = False) -> Ten
 
 
 def recolour_(images: Tensor, changes: Changes) -> Tensor:
-    """Change the intensities of images [N, C, X, Y, Z] in place: gamma, factor, addend, noise; returns them."""
+    """Change the intensities of images [N, C, X, Y, Z] in place and return them.
+
+    In this order: coarser voxels, blur, smooth factor, gamma, factor, addend, noise.
+    """
+    if changes.coarse is not None:
+        coarsen_(images, changes.coarse)
+    if changes.blur is not None:
+        blur_(images, changes.blur)
+    if changes.bias is not None:
+        images.mul_(bias_fields(changes.bias.to(images), tuple(images.shape[2:])))
     drawn = changes.gamma, changes.scale, changes.shift
     gamma, scale, shift = (None if each is None else each.to(images)[:, None, None, None, None] for each in drawn)
     if gamma is not None and scale is not None and shift is not None:
@@ -305,6 +352,11 @@ def _move_boxes(boxes: Tensor, changes: Changes, size: tuple[int, ...]) -> Tenso
     corners = torch.stack([boxes[..., list(corner)] for corner in sides], dim=2) / extent * 2 - 1
     if changes.is_flipped is not None:
         corners = torch.where(changes.is_flipped[:, None, None, :dims], -corners, corners)
+    if changes.quarter_turns is not None and size[0] == size[1]:
+        for turns in range(1, 4):
+            x, y = corners[..., 0], corners[..., 1]
+            turned = torch.cat([torch.stack([-y, x], dim=-1), corners[..., 2:]], dim=-1)
+            corners = torch.where((changes.quarter_turns >= turns)[:, None, None, None], turned, corners)
     if changes.moved is not None:
         back = torch.linalg.inv(changes.matrices[:, 3 - dims :, 3 - dims :].to(boxes.dtype)).flip(1, 2)
         corners[changes.moved] = torch.einsum("bij,bmcj->bmci", back, corners[changes.moved])

@@ -33,6 +33,7 @@ class BoxCropDataset(Dataset[Whole]):
         batch_size: Samples per step, over all devices.
         seed: Seed of the run.
         box_prob: Share of crops that show a box of a class, where the volume has one.
+        crops_per_image: Neighbouring slots whose crops are of one volume; divides `batch_size`.
     """
 
     def __init__(
@@ -44,9 +45,11 @@ class BoxCropDataset(Dataset[Whole]):
         batch_size: int,
         seed: int,
         box_prob: float,
+        crops_per_image: int = 1,
     ) -> None:
         self._items, self._boxes, self._crop_size = items, boxes, crop_size
         self._batch_size, self._seed, self._box_prob = batch_size, stream(seed), box_prob
+        self._crops_per_image = crops_per_image
         self._num_rows = max([1, *map(len, boxes)])
 
     def __len__(self) -> int:
@@ -54,7 +57,8 @@ class BoxCropDataset(Dataset[Whole]):
 
     def __getitem__(self, index: tuple[int, int]) -> Whole:
         step, slot = index
-        place = item_of(step, slot, batch_size=self._batch_size, num_items=len(self._items), seed=self._seed)
+        each, images = self._crops_per_image, self._batch_size // self._crops_per_image
+        place = item_of(step, slot // each, batch_size=images, num_items=len(self._items), seed=self._seed)
         item, boxes = self._items[place], self._boxes[place]
         rng = np.random.default_rng([self._seed, PLACES, step, slot])
         start = box_crop_start(item.shape, boxes, self._crop_size, rng, box_prob=self._box_prob)

@@ -160,6 +160,7 @@ class CropDataset(Dataset[Crop]):
         seed: Seed of the run.
         foreground_prob: Share of crops that show a labelled voxel; needs labels.
         pad_with_low: Outside of an image lies its lowest value (air) instead of a repetition of its border.
+        crops_per_image: Neighbouring slots whose crops are of one image; divides `batch_size`.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class CropDataset(Dataset[Crop]):
         seed: int,
         foreground_prob: float = 0,
         pad_with_low: bool = False,
+        crops_per_image: int = 1,
     ) -> None:
         self._items = items
         self._crop_size = crop_size
@@ -178,10 +180,12 @@ class CropDataset(Dataset[Crop]):
         self._seed = seed
         self._foreground_prob = foreground_prob
         self._pad_with_low = pad_with_low
+        self._crops_per_image = crops_per_image
 
     def __getitem__(self, index: tuple[int, int]) -> Crop:
         step, slot = index
-        chosen = item_of(step, slot, batch_size=self._batch_size, num_items=len(self._items), seed=self._seed)
+        each, images = self._crops_per_image, self._batch_size // self._crops_per_image
+        chosen = item_of(step, slot // each, batch_size=images, num_items=len(self._items), seed=self._seed)
         item = self._items[chosen]
         rng = np.random.default_rng([self._seed, 2, step, slot])
         start = crop_start(item, self._crop_size, rng, foreground_prob=self._foreground_prob)

@@ -5,6 +5,7 @@ A classification of them tells nodules from other marks: false-positive reductio
 Shapes: M places of a volume.
 """
 
+import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.cache.annotations import add_findings
+from medssl_cli.cache.fingerprints import NO_CONTENT
 from medssl_cli.cache.items import Box, ItemRecord
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
@@ -144,7 +146,7 @@ def _add(target: Cache, record: ItemRecord, cube: Volume, findings: dict[str, fl
             "dtype": str(cube.voxels.dtype),
             "affine": tuple(map(tuple, cube.affine.tolist())),
             "image_sha256": "0" * 64,
-            "fingerprint": None,
+            "fingerprint": _fingerprint(record),
             "channel": None,
             "example_key": None,
             "superseded_by": None,
@@ -156,6 +158,13 @@ def _add(target: Cache, record: ItemRecord, cube: Volume, findings: dict[str, fl
     is_new = target.add(cube, own)
     add_findings(target, item_id, label_set, findings)
     return is_new
+
+
+def _fingerprint(record: ItemRecord) -> str | None:
+    """What the cubes of one image share, and with them those of the same image under another identity."""
+    if record.fingerprint in (None, NO_CONTENT):
+        return None
+    return hashlib.sha256(f"{record.fingerprint}|{record.shape}".encode()).hexdigest()[: len(NO_CONTENT)]
 
 
 def _candidates(record: ItemRecord, nodules: Sequence[Box], options: CubeOptions) -> tuple[Array, Array]:

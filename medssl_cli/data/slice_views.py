@@ -213,6 +213,15 @@ def drawn_views(images: Tensor, crops: PictureCrops, options: SliceAugmentation,
     return apply(images.repeat(crops.number, 1, 1, 1, 1), drawn.rows(own), crops.size), drawn.rows(own)
 
 
+def resized(images: Tensor, size: int) -> Tensor:
+    """Whole images `[B, S, C, X, Y]`, all alike, with edges of `size` pixels: `[B, S, C, size, size]`."""
+    one = torch.ones(1)
+    zero = torch.zeros(1)
+    whole = Drawn(one.expand(1, 2) / 2, one.expand(1, 2), one.expand(1, 2), one, zero, one, zero)
+    rows, columns = resampling(whole, images.shape[3], size, images.device).to(images.dtype)
+    return rows[:, None, None] @ images @ columns.mT[:, None, None]
+
+
 def keep_window(is_present: Tensor, numbers: Tensor, *, keep: float) -> Tensor:
     """Drop slices at the ends of each volume at random, one always stays.
 

@@ -23,7 +23,7 @@ from medssl_cli.cache.arrays import open_array, refuse_damage
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.crops import item_of, worker_options
 from medssl_cli.imaging.geometry import spacing_mm
-from medssl_cli.imaging.stacks import choose_window
+from medssl_cli.imaging.stacks import choose_window, middle_window
 
 MAX_REPEATS: Final = 4  # of a modality per epoch, so that balancing does not wear out a few images
 TRIES: Final = 4  # for a slice that shows something
@@ -194,13 +194,21 @@ class SliceDataset(Dataset[Stack]):
         plan: Of the steps.
         max_slices: Of a stack.
         seed: Of the run.
+        is_centred: Stacks are the middle slices of volumes, instead of random ones.
     """
 
     def __init__(
-        self, items: Sequence[PreparedItem], index: ImageIndex, plan: StepPlan, *, max_slices: int, seed: int
+        self,
+        items: Sequence[PreparedItem],
+        index: ImageIndex,
+        plan: StepPlan,
+        *,
+        max_slices: int,
+        seed: int,
+        is_centred: bool = False,
     ) -> None:
         self._items, self._index, self._plan = items, index, plan
-        self._max_slices, self._seed = max_slices, seed
+        self._max_slices, self._seed, self._is_centred = max_slices, seed, is_centred
 
     def __getitem__(self, key: tuple[int, int]) -> Stack:
         step, slot = key
@@ -227,9 +235,13 @@ class SliceDataset(Dataset[Stack]):
         return Stack(images, place, torch.zeros(1), item.item_id, is_volume=False, level=level)
 
     def volume(self, place: int, rng: np.random.Generator | None) -> Stack:
-        """A volume by its number: a random window of every or every second ... slice, or the whole of it, thinned."""
+        """A volume by its number: a random window of every or every second ... slice, or the whole of it, thinned.
+
+        Of centred stacks the middle slices.
+        """
         item = self._items[int(self._index.volumes[place])]
-        window = choose_window(item.shape[2], self._max_slices, rng)
+        number, most = item.shape[2], self._max_slices
+        window = middle_window(number, most) if self._is_centred else choose_window(number, most, rng)
         positions = torch.tensor(window, dtype=torch.float32) * spacing_mm(item.affine)[2]
         return Stack(read_slices(item, window), place, positions, item.item_id, is_volume=True)
 

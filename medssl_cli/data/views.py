@@ -24,7 +24,9 @@ from medssl_cli.data.slice_views import (
     drawn_views,
     keep_window,
     own_numbers,
+    resized,
 )
+from medssl_cli.data.volume_changes import draw_one_of_seven
 from medssl_cli.imaging.geometry import Shape
 
 
@@ -84,6 +86,9 @@ class StackRequest:
         every: Of so many steps one shows volumes, the others show single images; 1 for nothing but volumes.
         crops: Views of each volume, all slices of which are cut and changed alike.
         keep: Least share of a volume's slices that a view keeps; it loses some at the ends.
+        are_whole: Instead of all this, each view is the whole canvas with all slices and one of seven changes of the
+            volume (`volume_changes`).
+        is_centred: The window is that of the middle slices, each of them.
     """
 
     batch_size: int
@@ -91,6 +96,8 @@ class StackRequest:
     every: int
     crops: PictureCrops
     keep: float = 1.0
+    are_whole: bool = False
+    is_centred: bool = False
 
 
 @dataclass(frozen=True)
@@ -292,12 +299,32 @@ def _of_pictures(request: SliceRequest, views: Views, known: Slices) -> Views:
         is_one_size = len({kind.size for kind in request.crops}) == 1
         return replace(views, images=(torch.cat(groups),) if is_one_size else tuple(groups), drawn=drawn)
     assert request.stacks is not None
+    if request.stacks.are_whole:
+        return _of_whole_stacks(request.stacks.crops, views, known)
     crops, number = request.stacks.crops, request.stacks.crops.number
     numbers = own_numbers((number, len(images), 2), draws)
     present = keep_window(known.is_present.repeat(number, 1), numbers, keep=request.stacks.keep)
     shown = cut_views(images, crops, request.changes, draws)
     slices = replace(known, is_present=present, positions_mm=known.positions_mm.repeat(number, 1))
     return replace(views, images=(shown,), slices=slices)
+
+
+def _of_whole_stacks(crops: PictureCrops, views: Views, known: Slices) -> Views:
+    """Views of whole stacks; in one that is flipped along its slices, the last slice comes first."""
+    [images], number = views.images, crops.number
+    with torch.autocast(images.device.type, enabled=False):
+        volumes = resized(images, crops.size).permute(0, 2, 3, 4, 1).repeat(number, 1, 1, 1, 1)
+        changes = draw_one_of_seven(volumes.shape, number, views.draws)
+        changed = recolour_(move_(volumes, changes), changes).permute(0, 4, 1, 2, 3).contiguous()
+    assert changes.is_flipped is not None
+    is_turned = changes.is_flipped[:, 2:].to(known.is_present.device)
+    present, positions = (each.repeat(number, 1) for each in (known.is_present, known.positions_mm))
+    slices = replace(
+        known,
+        is_present=torch.where(is_turned, present.flip(1), present),
+        positions_mm=torch.where(is_turned, positions.flip(1), positions),
+    )
+    return replace(views, images=(changed,), slices=slices)
 
 
 def grid_crops(canvas: Tensor, size: Shape) -> Tensor:

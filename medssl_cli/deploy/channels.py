@@ -39,7 +39,7 @@ class ChannelFinder:
         image = self.images.get(source)
         declared = [channel for _, channel in image.parts] if image and self.has_channels else []
         policy = replace(self.policy, split_4d=True)
-        if len(declared) > 1 and count_images(source, kind, policy) == len(declared):
+        if len(declared) > 1 and self.given.at(source) is None and count_images(source, kind, policy) == len(declared):
             return declared
         word = self.given.channel_of(source, image.channel if image else None) or ""
         return [word] * count_images(source, kind, self.policy)

@@ -87,10 +87,11 @@ def export_run(
         )
     if are_folds(run_dir):
         from medssl_cli.engine.ensemble import ensemble_of, mean_head
+        from medssl_cli.engine.fold_runs import fold_words
 
         run = ensemble_of(run_dir, members)
         head = mean_head([head_of(member, cache) for member in members])
-        tell(f"the mean of the networks of {len(members)} folds")
+        tell(f"the mean of the networks of {fold_words(run_dir)}")
     return export_network(
         run,
         model_path,

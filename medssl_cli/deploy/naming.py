@@ -60,7 +60,7 @@ def series_name(modality: str, *uids: str) -> str:
 def region_words(names: Sequence[str]) -> list[str]:
     """Ends of the names of files that hold one region each; numbered where disks could not tell them apart."""
     plain = [re.sub(r"[/ ]", "_", name) for name in names]
-    words = [_beginning(word) for word in plain]
+    words = [_beginning("".join(filter(is_name_character, word))) for word in plain]
     if words != plain or len({word.casefold() for word in words}) < len(words):
         return [f"{number}-{word}" for number, word in enumerate(words, start=1)]
     return words

@@ -48,6 +48,12 @@ def folds_of(parent: Path) -> tuple[int, dict[int, Path]]:
     return num_folds, begun
 
 
+def fold_words(parent: Path) -> str:
+    """How many folds were begun, and of how many that is."""
+    number, begun = folds_of(parent)
+    return f"{number} folds" if len(begun) == number else f"{len(begun)} of {number} folds"
+
+
 def open_folds(parent: Path, num_folds: int) -> None:
     """Make a folder of folds, or open the one that the same command made before.
 

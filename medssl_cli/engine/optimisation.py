@@ -90,7 +90,7 @@ def _levels(encoder: nn.Module) -> dict[int, int]:
 def learning_rate(
     progress: float, peak: float, schedule: Schedule, *, steps: int | None = None, step: int | None = None
 ) -> float:
-    """Linear warm-up, then half a cosine.
+    """Linear warm-up, then half a cosine, or as many as there is time for.
 
     Args:
         progress: Share of the training that is done, [0, 1].
@@ -99,6 +99,9 @@ def learning_rate(
         steps: Steps of the training, for a warm-up that is given in steps; None if a time limit ends it.
         step: Steps done. Within a time limit a warm-up in steps counts these, and the cosine spans all of the time.
     """
+    if schedule.period_steps is not None and schedule.warmup_steps is not None:
+        assert step is not None
+        return _repeating(step, peak, schedule, schedule.warmup_steps, schedule.period_steps)
     if steps is None and step is not None and schedule.warmup_steps is not None:
         if step < schedule.warmup_steps:
             start = schedule.start_fraction
@@ -111,6 +114,14 @@ def learning_rate(
     through = min(1.0, (progress - warmup) / (1 - warmup))
     final = schedule.final_fraction
     return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * through)))
+
+
+def _repeating(step: int, peak: float, schedule: Schedule, warmup: int, period: int) -> float:
+    """The rate of a schedule that goes on after it has fallen."""
+    if step < warmup:
+        return peak * (schedule.start_fraction + (1 - schedule.start_fraction) * step / warmup)
+    wave = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (period - warmup)))
+    return peak * (schedule.final_fraction + (1 - schedule.final_fraction) * wave)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float, *, step: int = 0) -> None:

@@ -115,7 +115,9 @@ class BoxSource(Source):
         request = self._request.labelled
         if request is None:
             return []
-        return mixed([part.prepared_labels(request, progress) for part in parts if part.labelled])
+        labelled = [(part, weight) for part, weight in zip(parts, parts.weights, strict=True) if part.labelled]
+        prepared = [part.prepared_labels(request, progress) for part, _ in labelled]
+        return mixed(prepared, [weight for _, weight in labelled] if len(labelled) > 1 else None)
 
     def loader(self, first_step: int) -> DataLoader[Any]:
         """See `Source.loader`."""
@@ -188,6 +190,7 @@ class SliceSource(Source):
             self._plan,
             max_slices=1 if stacks is None else stacks.max_slices,
             seed=recipe.seed,
+            is_centred=stacks is not None and stacks.is_centred,
         )
 
     def _prepare(

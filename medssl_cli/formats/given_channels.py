@@ -23,8 +23,8 @@ def require_word(word: str, *, is_whole: bool = True) -> None:
     if not is_channel_word(word) or not is_whole:
         raise UsageError(
             "E_USAGE",
-            "a channel is one word such as flair, t1ce or adc: small letters, 16 characters and two digits at most; "
-            "write WORD=PATH, or one WORD for all inputs",
+            "a channel is one word such as flair, t1ce or adc: small letters, 16 characters and two digits at most",
+            hint="--channel WORD=PATH is about a file or folder, one --channel WORD about all other inputs",
         )
 
 
@@ -33,7 +33,11 @@ def _require_one_word(places: Sequence[tuple[str, Path]]) -> None:
     word, place = places[-1]
     other = next((known for known, path in places if path == place and known != word), None)
     if other is not None:
-        raise UsageError("E_USAGE", f"one file or folder is given two channels, {other} and {word}")
+        raise UsageError(
+            "E_USAGE",
+            f"one file or folder is given two channels, {other} and {word}",
+            hint="leave one --channel out",
+        )
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,18 @@ def choose_window(num_slices: int, max_slices: int, rng: np.random.Generator | N
     return range(first, first + (length - 1) * stride + 1, stride)
 
 
+def middle_window(num_slices: int, max_slices: int) -> range:
+    """At most `max_slices` neighbours in the middle of a volume.
+
+    Args:
+        num_slices: Number of slices of the volume.
+        max_slices: Largest number of slices of the window.
+    """
+    length = min(num_slices, max_slices)
+    first = (num_slices - length) // 2
+    return range(first, first + length)
+
+
 def as_stack(voxels: NDArray[np.float32], slice_spacing_mm: float, num_slices: int) -> SliceStack:
     """A volume as a stack of S slices; of more slices every second, third ... over its whole depth.
 

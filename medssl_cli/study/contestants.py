@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.base.files import sha256_json
 from medssl_cli.deploy.bundle import load_model
 from medssl_cli.engine.fold_runs import are_folds, folds_of
@@ -20,7 +21,13 @@ UNKNOWN_OF_FILES: Final = (
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """A name for each model, none of them twice: that of its folder or file, with the folder above where it must be."""
+    """A name for each model, none of them twice: that of its folder or file, with the folder above where it must be.
+
+    Raises:
+        UsageError: `E_USAGE`, a model would be compared with itself.
+    """
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("E_USAGE", "a model is named twice, and would be compared with itself")
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [f"{path.absolute().parent.name}/{path.name}" for path in paths]

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from medssl_cli.cli.app import app
 from medssl_cli.deploy.bundle import load_model, patient_digest
 from medssl_cli.engine.choices import Choices
 from medssl_cli.engine.evaluate import Terms
-from medssl_cli.engine.fold_runs import folds_of
+from medssl_cli.engine.fold_runs import fold_words, folds_of
 from medssl_cli.engine.folds import FoldTask, finetune_folds, train_fold
 from medssl_cli.engine.runs import open_run
 from medssl_cli.recipe import TaskRecipe, load_recipe
@@ -179,6 +180,13 @@ def test_a_cluster_trains_what_this_machine_would(site: Path, parent: Path, tmp_
     assert list(done) == [2]
     one, other = (folder / "fold2" / "summary.json" for folder in (parent, tmp_path / "far"))
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_folds_that_are_not_there_yet_are_counted(parent: Path, tmp_path: Path) -> None:
+    shutil.copytree(parent, tmp_path / "some")
+    shutil.rmtree(tmp_path / "some" / "fold1")
+
+    assert (fold_words(parent), fold_words(tmp_path / "some")) == ("3 folds", "2 of 3 folds")
 
 
 @pytest.mark.parametrize(

@@ -110,10 +110,13 @@ def test_a_plan_is_one_document_too(cache: Path) -> None:
         (["--task", "heart-sek"], "E_RECIPE_NOT_FOUND"),
         (["--labels", "others"], "E_NO_LABELS"),
         (["--task", "heart-seg"], "E_LABEL_CLASSES"),
+        (["--labels", "seg", "-o", "no/such/folder/x.yaml"], "E_NOT_FOUND"),
+        (["--labels", "seg", "-o", "CACHE/x.yaml"], "E_USAGE"),
+        (["--labels", "seg", "-o", "no\x1bsuch/x.yaml"], r"E_NOT_FOUND: no such folder: no\x1bsuch"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(cache: Path, options: list[str], code: str) -> None:
-    result = run("plan", "--cache", cache, *options)
+    result = run("plan", "--cache", cache, *(option.replace("CACHE", str(cache)) for option in options))
 
     assert result.exit_code != 0
     assert f"error: {code}" in result.stderr

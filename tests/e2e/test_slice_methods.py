@@ -1,5 +1,6 @@
 """Methods of 2D images, slices and volumes, end to end on toy images: exact resume, two processes as one, transfer."""
 
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -307,6 +308,35 @@ def test_the_released_sequence_hands_trunk_and_slices_on(cache: Cache, tmp_path:
     assert not np.array_equal(trunks["masked"]["conv1.weight"], trunks["volumes"]["conv1.weight"])
     assert any("tensors of slices" in note for note in talk.notes)
     assert load_encoder(runs["volumes"]).patients == load_encoder(runs["images"]).patients
+
+
+def test_the_sequence_as_released_moves_what_its_stage_moves(cache: Cache, tmp_path: Path) -> None:
+    """Stage B leaves trunk and slice map alone and hides the same slices of both views; stage C has no projector."""
+    released = {
+        **JOINT,
+        "mask": {"ratio": 0.4, "shared": True, "loss": "released"},
+        "stacks": {"batch_size": 4, "max_slices": 6, "views": "whole", "window": "middle"},
+        "swapped": {"volumes": {"num_prototypes": 40, "freeze_steps": 1, "allows_idle": True}},
+        "relation": {**JOINT["relation"], "repeats_last": True},
+        "freezes_embedding": True,
+        "has_volume_projector": False,
+    }
+    runs: dict[str, Path] = {}
+    for stage in ("masked", "volumes"):
+        runs[stage] = tmp_path / stage
+        changed = recipe("joint", method={**released, "stage": stage}, accumulate=1, steps=2)
+        before = runs["masked"] if stage == "volumes" else None
+        pretrain(changed, cache, runs[stage], device="cpu", talk=Silence(), init=before)
+
+    kept = {stage: weights(run) for stage, run in runs.items()}
+    assert kept["masked"]["slices.embedding.linear.weight"].shape == (16, 8 * (1 + 2 + 4 + 8 + 8))
+    moved = {name for name in kept["masked"] if not np.array_equal(kept["masked"][name], kept["volumes"][name])}
+    assert {"conv1.weight", "slices.embedding.linear.weight"} <= moved
+    assert all(loss > math.log(40 / 4) for loss in losses(runs["volumes"]))  # what 4 volumes leave of 40 prototypes
+    method = build_method(recipe("joint", method={**released, "stage": "masked"}))
+    learns = {name for name, parameter in method.named_parameters() if parameter.requires_grad}
+    assert not any(name.startswith(("backbone.", "volume_encoder.embedding.")) for name in learns)
+    assert not any(name.startswith("volume_projector.") for name, _ in method.named_parameters())
 
 
 def test_a_sequence_of_other_sizes_is_refused(cache: Cache, tmp_path: Path) -> None:

@@ -293,8 +293,9 @@ def test_named_axes_are_those_along_which_voxels_move(axes: tuple[int, ...], mov
 
 def test_processes_that_share_a_batch_change_it_as_one_does() -> None:
     everything = options(
-        flip_prob=0.5, affine_prob=0.5, intensity_scale=0.2, intensity_shift=0.2, gamma_range=(0.8, 1.2), noise_std=0.3
-    )
+        flip_prob=0.5, affine_prob=0.5, intensity_scale=0.2, intensity_shift=0.2, gamma_range=(0.8, 1.2), noise_std=0.3,
+        quarter_turn_prob=0.5, coarse_prob=0.5, blur_prob=0.5, bias_prob=0.5,
+    )  # fmt: skip
     images = torch.randn(6, 1, *SHAPE, generator=generator(1))
     whole = augment(images, labels_of(images), everything, draws(3))
 
@@ -305,3 +306,26 @@ def test_processes_that_share_a_batch_change_it_as_one_does() -> None:
 
     for together, own in zip(whole, zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(torch.cat(own), together, rtol=0, atol=1e-6)
+
+
+def test_quarter_turns_move_image_and_label_together_and_only_where_sides_are_equal() -> None:
+    turning = options(quarter_turn_prob=1.0)
+    image = blob(6, (12, 12, 7))
+
+    changed, labels = augment(image, labels_of(image), turning, draws(2))
+
+    assert torch.equal(labels, labels_of(changed))
+    turned = {next(turns for turns in range(4) if torch.equal(each, image[0].rot90(turns, (1, 2)))) for each in changed}
+    assert turned <= {1, 2, 3}
+    assert len(turned) > 1
+    assert torch.equal(augment(blob(), labels_of(blob()), turning, draws(2))[0], blob())
+
+
+def test_what_happens_rarely_is_drawn_after_all_else() -> None:
+    """A recipe without these changes draws what it always drew."""
+    before = options(affine_prob=0.5, gamma_range=(0.8, 1.2), noise_std=0.1, flip_prob=0.5)
+    after = before.model_copy(
+        update={"coarse_prob": 1e-9, "blur_prob": 1e-9, "bias_prob": 1e-9, "quarter_turn_prob": 1e-9}
+    )
+
+    assert torch.equal(*(augment(blob(), labels_of(blob()), each, draws(4))[0] for each in (before, after)))

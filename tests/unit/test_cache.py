@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -298,6 +299,18 @@ def test_every_patient_outside_of_the_test_set_validates_in_exactly_one_fold(coh
     validated = [patients(splits.split_items(cohort, cohort, seed=0, fold=fold).val) for fold in range(5)]
 
     assert sum(map(len, validated)) == len(set.union(*validated)) == 16
+
+
+@pytest.mark.parametrize(
+    ("fold", "num_folds", "told"), [(0, 17, "too few for 17 folds"), (9, 9, "ask for|take a lower")]
+)
+def test_more_folds_than_patients_are_refused(cohort, fold, num_folds, told):
+    few = cohort if num_folds == 17 else cohort[:20]
+
+    with pytest.raises(NothingUsableError, match="E_TOO_FEW_PATIENTS") as refused:
+        splits.split_items(few, few, seed=0, fold=fold, num_folds=num_folds)
+
+    assert re.search(told, f"{refused.value.message} {refused.value.hint}")
 
 
 def test_a_split_depends_on_patients_and_seed_and_not_on_the_order(cohort):

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from medssl_cli.metrics.paired import exchange_test, mean_figure
 from medssl_cli.metrics.statistics import patient_means
 from medssl_cli.study.comparison import Contestant, comparison, comparison_csv, unequal, unfair
 from medssl_cli.study.comparison_page import comparison_page
+from medssl_cli.study.contestants import names_of
 
 WHOLE = "mean of structures"
 TWO_OF_TWO = (1, 1, 0, 0)
@@ -172,6 +174,15 @@ def test_what_differs_is_named_and_initial_weights_are_no_fault() -> None:
     assert set(document["unequal"]) == {"steps", "initial weights", "x"}
     assert unfair(document) == {"steps": {"m0": "100", "m1": "200"}, "x": {"m0": "1", "m1": "not known"}}
     assert unequal(models("segmentation", own, own, backbone=("unet", "unet"))) == {}
+
+
+def test_a_model_is_not_compared_with_itself(tmp_path: Path) -> None:
+    for place in ("a/m", "b/m", "a/n"):
+        (tmp_path / place).mkdir(parents=True)
+
+    assert names_of([tmp_path / "a/m", tmp_path / "b/m"]) == ["a/m", "b/m"]
+    with pytest.raises(UsageError, match="named twice"):
+        names_of([tmp_path / "a/m", tmp_path / "a/n", tmp_path / "b" / ".." / "a" / "m"])
 
 
 def test_models_of_different_tasks_are_not_compared() -> None:

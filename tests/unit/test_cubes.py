@@ -1,5 +1,6 @@
 """Cubes around nodules and other places: where they lie, what is known of them, and whose they are."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 from medssl_cli.base.errors import Exit
 from medssl_cli.cache.annotations import add_boxes
 from medssl_cli.cache.items import Box
-from medssl_cli.cache.splits import held_out_patients
+from medssl_cli.cache.splits import held_out_patients, same_people
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.data.cubes import CubeOptions, cube_around, cut_cubes, moved_patients
@@ -72,6 +73,20 @@ def test_test_patients_who_are_none_of_the_cubes_are_known(source: Cache, tmp_pa
     add_boxes(source, other.item_id, "lungs", [])  # alone with these label sets: held out by the rule
 
     assert moved_patients(source, target) == {other.patient_key}
+
+
+def test_cubes_of_one_image_under_two_identities_are_of_one_person(source: Cache, tmp_path: Path) -> None:
+    target = cubes_of(source, tmp_path / "cubes")
+    first, *others = source.records()
+    records = [first.model_copy(update={"fingerprint": "0123456789abcdef"}), *others]
+    twin = records[0].model_copy(update={"patient_key": source.pseudonyms.of("patient", "twin"), "series_key": "twin"})
+
+    cut_cubes(source, records, target, OPTIONS)
+    cut_cubes(source, [twin], target, replace(OPTIONS, seed=1))  # other random places
+
+    people = same_people(target.records())
+    assert people[twin.patient_key] == people[records[0].patient_key]
+    assert len(set(people.values())) == len({record.patient_key for record in records})
 
 
 def test_again_nothing_is_added(source: Cache, tmp_path: Path) -> None:

@@ -266,3 +266,15 @@ def test_a_reader_whose_parent_is_gone_already_ends(parent: str, said: bytes) ->
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0 if said else 1, said, b"")
+
+
+def test_neighbouring_crops_are_of_one_image_and_an_epoch_shows_each_image_once(tmp_path: Path) -> None:
+    items = [prepared(tmp_path, name, offset=1000 * place) for place, name in enumerate("abcdef")]
+    dataset = CropDataset(items, (4, 4, 4), batch_size=6, seed=1, crops_per_image=3)
+
+    drawn = [[dataset[step, slot] for slot in range(6)] for step in range(3)]
+
+    names = [[crop.item_id for crop in step] for step in drawn]
+    assert all(len(set(step[:3])) == len(set(step[3:])) == 1 for step in names)
+    assert Counter(name for step in names for name in step) == dict.fromkeys({item.item_id for item in items}, 3)
+    assert len({crop.image.tobytes() for step in drawn for crop in step}) > 6

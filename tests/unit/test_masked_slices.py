@@ -118,3 +118,31 @@ def test_a_constant_says_nothing_of_centred_targets_however_much_all_slices_shar
     assert constant_distance(standardised(slices)).item() < 0.01
     assert constant_distance(standardised(slices, centred=True)).item() == pytest.approx(1, abs=0.02)
     assert torch.equal(standardised(slices[:1], centred=True), torch.zeros(1, 16))
+
+
+def test_the_released_loss_is_of_all_slices_as_they_are() -> None:
+    """Section 3.3 of the paper's code: both views' mean squares over all elements, over the number of hidden slices."""
+    torch.manual_seed(0)
+    masked = MaskedSlices(4)
+    slices, related = torch.randn(4, 10, 4, requires_grad=True), torch.randn(4, 10, 4)
+    is_present = torch.ones(4, 10, dtype=torch.bool)
+
+    loss, constant = masked.released_loss(related, slices, is_present, scale=2 / int(10 * 0.25))
+
+    predicted = masked.decoder(related)
+    expected = sum(((predicted[view] - slices[view]) ** 2).mean() for view in ([0, 1], [2, 3])) / 2
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert slices.grad is None
+    assert constant > 0
+
+
+def test_absent_slices_take_no_part_in_the_released_loss() -> None:
+    masked = MaskedSlices(4)
+    slices, related = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    is_present = torch.tensor([[True, True, False], [True, False, False]])
+
+    first = masked.released_loss(related, slices, is_present, scale=1.0)[0]
+    slices[~is_present] = related[~is_present] = 100.0
+
+    assert torch.equal(first, masked.released_loss(related, slices, is_present, scale=1.0)[0])

@@ -70,6 +70,7 @@ def test_regions_of_names_that_disks_take_for_one_bear_their_numbers() -> None:
     assert region_words(["whole tumour", "core", "ET+/-"]) == ["whole_tumour", "core", "ET+_-"]
     assert region_words(["Core", "core"]) == ["1-Core", "2-core"]
     assert region_words(["a/b", "a b"]) == ["1-a_b", "2-a_b"]
+    assert region_words(["a\x1b[2J", "CON:1", "b*?"]) == ["1-a2J", "2-CON1", "3-b"]
     long = region_words(["右" * 60 + "1", "右" * 60 + "2"])
     assert len(set(long)) == 2
     assert max(len(word.encode()) for word in long) <= 44

@@ -54,9 +54,13 @@ READ = {
 }
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_is_read(tmp_path: Path, form: str) -> None:
-    assert read_split([written(tmp_path, FORMS[form])]).folds == READ[form]
+def test_every_form_is_read(tmp_path: Path, form: str, encoding: str) -> None:
+    path = Path(written(tmp_path, FORMS[form]))
+    path.write_bytes(path.read_text().removeprefix("\ufeff" * (encoding != "utf-8")).encode(encoding))
+
+    assert read_split([str(path)]).folds == READ[form]
 
 
 def test_lists_of_names_are_of_the_part_that_is_said(tmp_path: Path) -> None:

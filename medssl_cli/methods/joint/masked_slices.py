@@ -7,7 +7,7 @@ Shapes: B volumes of this process, S slices, E embedding.
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -26,11 +26,16 @@ class MaskOptions(Strict):
         block: Hide neighbours, which cannot be guessed from both sides.
         centred: Take what all hidden slices of the batch share out of their targets first: young networks embed slices
             nearly alike, and leave little to predict.
+        shared: Both views of a volume hide the same slices (released).
+        loss: Of `hidden` slices, or the `released` one: of all slices, whose embeddings are predicted as they are,
+            divided by the number of hidden ones. With a trunk that learns it would make all slices alike.
     """
 
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
     block: bool = False
     centred: bool = False
+    shared: bool = False
+    loss: Literal["hidden", "released"] = "hidden"
 
 
 def num_masked(num_present: Tensor, ratio: float) -> Tensor:
@@ -95,6 +100,26 @@ class MaskedSlices(nn.Module):
         predicted = self.decoder(related[is_masked]).float()
         targets = standardised(slices[is_masked], centred=self.centred)
         return (predicted - targets).square().mean(dim=1).sum() / count, constant_distance(targets)
+
+    def released_loss(
+        self, related: Tensor, slices: Tensor, is_present: Tensor, *, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Mean squared distance per element between predictions and embeddings of all slices, hidden or not.
+
+        Args:
+            related: Output of the slice encoder for hidden slices, [B, S, E].
+            slices: Embeddings before hiding, [B, S, E]; no gradient reaches them.
+            is_present: Bool [B, S].
+            scale: Factor of the mean.
+
+        Returns:
+            As `loss`.
+        """
+        count = sum_over_processes(is_present.sum()).clamp(min=1) / world_size()
+        targets = slices[is_present].detach().float()
+        predicted = self.decoder(related[is_present]).float()
+        distance = (predicted - targets).square().mean(dim=1).sum() / count
+        return scale * distance, scale * constant_distance(targets)
 
 
 @torch.no_grad()

@@ -72,10 +72,14 @@ class Method(MethodBase):
         super().__init__(backbone, options, crop_size)
         self.options = options
         self.image_projector = self._projector(backbone.embedding_dim)
-        self.image_head = self._head(options.swapped.images, options.clusters.images, options.views.num_global)
+        self.image_head = self._head(
+            options.swapped.images, options.clusters.images, options.views.num_global, options.projection_dim
+        )
         self.volume_encoder = VolumeEncoder(backbone.channels, options.relation)
-        self.volume_projector = self._projector(options.relation.embedding_dim)
-        self.volume_head = self._head(options.swapped.volumes, options.clusters.volumes, NUM_VIEWS)
+        size = options.relation.embedding_dim
+        self.volume_projector = self._projector(size) if options.has_volume_projector else nn.Identity()
+        size = options.projection_dim if options.has_volume_projector else size
+        self.volume_head = self._head(options.swapped.volumes, options.clusters.volumes, NUM_VIEWS, size)
         self.masked = MaskedSlices(options.relation.embedding_dim, centred=options.mask.centred)
         self.dense = None if options.dense is None else DenseHead(backbone, options.dense)
         self._unused = UnusedParameters(self)
@@ -83,6 +87,8 @@ class Method(MethodBase):
         self._has_levels = False
         if options.stage == "masked":
             freeze(backbone)
+            if options.freezes_embedding:
+                freeze(self.volume_encoder.embedding)
         if options.sync_norm:
             synchronise_norms(self)
 
@@ -91,9 +97,8 @@ class Method(MethodBase):
         options = self.options
         return ImageProjector(embedding_dim, hidden_dim=options.hidden_dim, projection_dim=options.projection_dim)
 
-    def _head(self, swapped: SwappedOptions, clusters: ClusterOptions, num_assigning: int) -> AgreementHead:
-        """A head of the variant."""
-        dim = self.options.projection_dim
+    def _head(self, swapped: SwappedOptions, clusters: ClusterOptions, num_assigning: int, dim: int) -> AgreementHead:
+        """A head of the variant, of projections of a size."""
         if self.options.variant == "swav":
             return SwappedHead(swapped, num_assigning=num_assigning, embedding_dim=dim)
         return ClusterHead(clusters, num_assigning=num_assigning, embedding_dim=dim)
@@ -117,7 +122,13 @@ class Method(MethodBase):
             every = options.stacks.every if options.shows_images else 1
             crops = PictureCrops(NUM_VIEWS, options.stacks.scale, size)
             stacks = StackRequest(
-                options.stacks.batch_size, options.stacks.max_slices, every, crops, options.stacks.keep
+                options.stacks.batch_size,
+                options.stacks.max_slices,
+                every,
+                crops,
+                options.stacks.keep,
+                are_whole=options.stacks.views == "whole",
+                is_centred=options.stacks.window == "middle",
             )
         return replace(options.request(size), stacks=stacks)
 
@@ -247,11 +258,14 @@ class Method(MethodBase):
 
     def _masked_loss(self, slices: Tensor, views: Views) -> tuple[Tensor, Tensor]:
         """Of hidden slices in both views, and what the best constant guess would cost."""
-        known, present = _known(views), _known(views).is_present
-        shape = NUM_VIEWS, len(known.ids), self.options.stacks.max_slices
-        numbers = own_numbers(shape, views.draws)[:, : present.shape[1]]
-        is_masked = choose_masked(present, self.options.mask, numbers)
+        known, present, options = _known(views), _known(views).is_present, self.options
+        shape = 1 if options.mask.shared else NUM_VIEWS, len(known.ids), options.stacks.max_slices
+        numbers = own_numbers(shape, views.draws)[:, : present.shape[1]].repeat(NUM_VIEWS // shape[0], 1)
+        is_masked = choose_masked(present, options.mask, numbers)
         related = self.volume_encoder.relate(self.masked.hide(slices, is_masked), present, known.positions_mm)
+        if options.mask.loss == "released":
+            num_hidden = max(1, int(options.stacks.max_slices * options.mask.ratio))
+            return self.masked.released_loss(related, slices, present, scale=NUM_VIEWS / num_hidden)
         return self.masked.loss(related, slices, is_masked)
 
     def _slices(self, views: Views) -> Tensor:

@@ -51,6 +51,9 @@ class Stacks(Strict):
         scale: Share of the canvas's area that a view shows (least, most).
         chunk_size: Slices that go through the trunk at once, computed again in the backward pass; None for all.
         norms: `frozen`: batch norms of the trunk use running statistics for volumes, whose slices are all alike.
+        views: `crops` within their planes, with changes of intensities, or `whole` slices with one of the released
+            code's seven changes of volumes; then `keep` and `scale` do not matter.
+        window: Which slices: any, also every second, third ... one, or those in the `middle`, as released.
     """
 
     every: PositiveInt = 3
@@ -60,6 +63,8 @@ class Stacks(Strict):
     scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.5, 1.0)
     chunk_size: PositiveInt | None = None
     norms: Literal["frozen", "train"] = "frozen"
+    views: Literal["crops", "whole"] = "crops"
+    window: Literal["any", "middle"] = "any"
 
 
 class Options(ImageOptions):
@@ -75,6 +80,9 @@ class Options(ImageOptions):
         mask: Which slices are hidden.
         weights: Weights of the terms.
         dense: Terms of every pixel of single images; null leaves them out.
+        freezes_embedding: In the stage `masked` the linear map of slices stays as it is, too (released).
+        has_volume_projector: Volumes are projected before they meet their prototypes; the released code has prototypes
+            of the volumes' embeddings themselves.
     """
 
     variant: Literal["swav", "deepcluster"] = "swav"
@@ -85,6 +93,8 @@ class Options(ImageOptions):
     relation: VolumeOptions = VolumeOptions()
     mask: MaskOptions = MaskOptions()
     weights: Weights = Weights()
+    freezes_embedding: bool = False
+    has_volume_projector: bool = True
     dense: DenseTerms | None = None
 
     @model_validator(mode="after")

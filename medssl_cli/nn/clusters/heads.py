@@ -139,6 +139,8 @@ class SwappedOptions(Strict):
         queue_length: Earlier images of each assigning view that are assigned together with the batch.
         queue_starts: Share of the training before the queue is used.
         freeze_steps: Steps before the prototypes learn.
+        allows_idle: Take more prototypes than the images that are assigned at once can use, as released runs did; the
+            loss then stays above a floor.
     """
 
     num_prototypes: Annotated[int, Field(ge=2)] = 3000
@@ -148,6 +150,7 @@ class SwappedOptions(Strict):
     queue_length: Annotated[int, Field(ge=0)] = 0
     queue_starts: Probability = 0.15
     freeze_steps: Annotated[int, Field(ge=0)] = 313
+    allows_idle: bool = False
 
     def require_batch(self, batch_size: int, *, where: str) -> None:
         """Refuse batches that cannot be spread over the prototypes in the published ratio of 3000 to 4096.
@@ -160,7 +163,7 @@ class SwappedOptions(Strict):
             UsageError: `E_RECIPE`.
         """
         assigned = batch_size + self.queue_length
-        if self.num_prototypes > most_prototypes(assigned):
+        if self.num_prototypes > most_prototypes(assigned) and not self.allows_idle:
             most, floor = most_prototypes(assigned), entropy_floor(self.num_prototypes, assigned)
             wanted = queue_length(self.num_prototypes, batch_size)
             raise UsageError(

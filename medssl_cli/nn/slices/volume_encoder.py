@@ -32,6 +32,7 @@ class VolumeOptions(Strict):
         has_positions: Use the positions of slices in mm.
         reference_spacing_mm: See `SliceEncoder`.
         pooling: Plain mean of the slices, or one with learnt weights.
+        repeats_last: The last level stands twice in the slice embedding, as in the released code.
     """
 
     relation: Literal["deformable", "none"] = "deformable"
@@ -45,6 +46,7 @@ class VolumeOptions(Strict):
     has_positions: bool = True
     reference_spacing_mm: PositiveFloat | None = None
     pooling: Literal["mean", "attention"] = "mean"
+    repeats_last: bool = False
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -66,7 +68,7 @@ class VolumeEncoder(nn.Module):
         super().__init__()
         size = options.embedding_dim
         self.embedding_dim = size
-        self.embedding = SliceEmbedding(channels, size)
+        self.embedding = SliceEmbedding(channels, size, repeats_last=options.repeats_last)
         self.encoder: SliceEncoder | None = None
         if options.relation == "deformable":
             self.encoder = SliceEncoder(

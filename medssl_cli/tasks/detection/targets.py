@@ -144,6 +144,7 @@ class DetectionSupervision(SupervisionBase):
             batch_size=data.batch_size,
             seed=seed,
             box_prob=self.recipe.foreground_prob,
+            crops_per_image=self.recipe.crops_per_image,
         )
 
     def begin(self, task: nn.Module, dataset: Any) -> None:

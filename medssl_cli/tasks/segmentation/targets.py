@@ -97,6 +97,7 @@ class SegmentationSupervision(SupervisionBase):
             batch_size=data.batch_size,
             seed=self.recipe.seed,
             foreground_prob=self.recipe.foreground_prob,
+            crops_per_image=self.recipe.crops_per_image,
         )
 
     def begin(self, task: nn.Module, dataset: Any) -> None:
