@@ -4,7 +4,8 @@ There are four kinds of answers. Those of a task are read by `tasks/<name>/decod
 """
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -68,6 +69,28 @@ class LesionRule(Strict):
     min_volume_mm3: NonNegativeFloat = 50.0
 
 
+class LargestParts(Strict):
+    """Of what only the largest connected part counts; voxels apart from it are background.
+
+    Args:
+        foreground: Of all classes together, before each by itself.
+        classes: Of these, by name.
+    """
+
+    foreground: bool = False
+    classes: tuple[ClassWord, ...] = ()
+
+    @classmethod
+    def of_most(cls, several: "Sequence[LargestParts]") -> "LargestParts":
+        """What more than half of several say."""
+        count = Counter(name for each in several for name in each.classes)
+        names = dict.fromkeys(name for each in several for name in each.classes)
+        return cls(
+            foreground=sum(each.foreground for each in several) * 2 > len(several),
+            classes=tuple(name for name in names if count[name] * 2 > len(several)),
+        )
+
+
 class MasksHead(Strict):
     """A class for every voxel of a volume, or regions, which are classes that may overlap.
 
@@ -80,6 +103,8 @@ class MasksHead(Strict):
         tile_size: Size of the sliding window, in voxels of the preprocessed grid.
         overlap: Fraction shared by neighbouring tiles.
         mirror_axes: Answers are averaged over the flips along these axes.
+        largest: Of what only the largest connected part counts, as it paid on the validation images; None where nobody
+            asked.
         nsd_tolerance_mm: The recipe's tolerance, so that evaluation of the model needs no recipe.
         lesions: The recipe's rule for lesions, if they are scored one by one.
     """
@@ -92,6 +117,7 @@ class MasksHead(Strict):
     tile_size: Size
     overlap: Annotated[float, Field(ge=0, lt=1)]
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    largest: LargestParts | None = None
     nsd_tolerance_mm: PositiveFloat
     lesions: LesionRule | None = None
 
@@ -106,6 +132,12 @@ class MasksHead(Strict):
     def _read_as_learnt(self) -> Self:
         if self.activation != self.wanted.activation:
             raise ValueError(f"the activation of these classes is {self.wanted.activation}")
+        return self
+
+    @model_validator(mode="after")
+    def _largest_of_its_classes(self) -> Self:
+        if self.largest is not None and not set(self.largest.classes) <= set(self.words):
+            raise ValueError("largest is of the classes")
         return self
 
     @property

@@ -201,8 +201,8 @@ class Schedule(Strict):
     Args:
         warmup_fraction: Share of the steps until the peak.
         warmup_steps: The same in steps, instead of the share.
-        period_steps: Steps until the rate has first fallen; it then rises and falls again, as long as the training lasts
-            (some published tasks of VoCo, as run). None for once, with the training.
+        period_steps: Steps until the rate has first fallen; it then rises and falls again, as long as the training
+            lasts (some published tasks of VoCo, as run). None for once, with the training.
     """
 
     name: Literal["warmup_cosine"] = "warmup_cosine"

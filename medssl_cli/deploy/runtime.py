@@ -160,7 +160,7 @@ class OnnxModel:
         head = self.bundle.head
         assert isinstance(head, MasksHead)
         self._require_channels(channel_images(images))
-        return segment_volume(
+        answer = segment_volume(
             lambda tiles: self._outputs(tiles)[0],
             images,
             preprocessing=self.bundle.preprocessing,
@@ -171,6 +171,10 @@ class OnnxModel:
             num_outputs=len(head.words) + (not head.are_regions),
             progress=progress,
         )
+        found: NDArray[np.uint8] = load_part(task_of_head(head.kind), "decode").finished(
+            answer, head.largest, head.classes
+        )
+        return found
 
     def _require_channels(self, images: ChannelImages) -> None:
         """Refuse another number of images than the model takes, and more of them than memory holds."""

@@ -20,8 +20,8 @@ from medssl_cli.base.errors import UsageError
 from medssl_cli.base.files import sha256_json
 from medssl_cli.engine.finetuned import FineTunedRun, load_finetuned
 from medssl_cli.engine.fold_runs import folds_of
-from medssl_cli.heads import BoxesHead, FindingsHead, Head, OperatingPoint
-from medssl_cli.tasks import TaskLosses, TaskNetwork
+from medssl_cli.heads import BoxesHead, FindingsHead, Head, LargestParts, MasksHead, OperatingPoint
+from medssl_cli.tasks import TaskLosses, TaskNetwork, supervision_of
 
 NAMED_HEADS: Final = (FindingsHead, BoxesHead)
 
@@ -95,11 +95,13 @@ def ensemble_of(parent: Path, members: Sequence[FineTunedRun]) -> FineTunedRun:
             f"answers of the task {first.recipe.task.name} are no probabilities that could be averaged over folds",
             hint="take the run of one fold",
         )
+    ensemble = Ensemble([member.network for member in members], activation).eval()
+    ensemble.learnt = supervision_of(first.recipe).agreed([getattr(each.network, "learnt", {}) for each in members])
     return FineTunedRun(
         parent,
         first.recipe,
         first.classes,
-        Ensemble([member.network for member in members], activation).eval(),
+        ensemble,
         _manifest([member.manifest for member in members]),
         sha256_json([member.weights_sha256 for member in members]),
         in_channels=first.in_channels,
@@ -117,6 +119,9 @@ def mean_head(heads: Sequence[Head]) -> Head:
         heads: Of the members.
     """
     first = heads[0]
+    if isinstance(first, MasksHead):
+        known = [head.largest for head in heads if isinstance(head, MasksHead) and head.largest is not None]
+        return first.model_copy(update={"largest": LargestParts.of_most(known) if known else None})
     if not isinstance(first, NAMED_HEADS):
         return first
     points = {name: mean_point([head.operating_points[name] for head in heads if isinstance(head, NAMED_HEADS)])

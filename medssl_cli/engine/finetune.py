@@ -1,7 +1,7 @@
 """Supervised training of a task on few labels."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from medssl_cli.base.files import write_json
 from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.base.talk import KeepWaiting, Silence, Talk
+from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.augmentation import Draws
@@ -22,9 +23,11 @@ from medssl_cli.engine.build import build_task
 from medssl_cli.engine.checkpoints import Checkpoint, prefixed
 from medssl_cli.engine.choices import Choices, split_of, validated_items
 from medssl_cli.engine.devices import make_fabric, resolve_device
+from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.health import Alarm
 from medssl_cli.engine.initial_weights import check_channels, patients_seen, with_network_of
 from medssl_cli.engine.live_page import Outlets
+from medssl_cli.engine.predict import torch_predict
 from medssl_cli.engine.processes import Processes, Spread, agreed, launched
 from medssl_cli.engine.randomness import Purpose, generator
 from medssl_cli.engine.runs import Manifest, Run, start_run
@@ -32,7 +35,7 @@ from medssl_cli.engine.state import TrainingState
 from medssl_cli.engine.trainer import Trainer
 from medssl_cli.engine.weights import initialise_task
 from medssl_cli.nn.distributed import synchronise_norms
-from medssl_cli.recipe import TaskRecipe
+from medssl_cli.recipe import TaskRecipe, flow_yaml
 from medssl_cli.tasks import Answer, SupervisionBase, TaskLosses, Validate, supervision_of
 
 
@@ -172,15 +175,18 @@ def _goal(
     if processes.size > 1:
         synchronise_norms(task)
 
+    validated = validated_items(start.split, recipe, choices)
+
     def prepare(keep_waiting: Callable[[], None]) -> tuple[Any, Validate]:
         dataset = supervision.dataset(cache, start.split.train, KeepWaiting(talk, keep_waiting))
         supervision.begin(task, dataset)
-        return dataset, supervision.validator(cache, validated_items(start.split, recipe, choices))
+        return dataset, supervision.validator(cache, validated)
 
     dataset, validate = processes.main_first(prepare)
     return Finetuning(
-        recipe, start.run, task, supervision, dataset, validate, processes, talk, max_minutes=choices.max_minutes
-    )
+        recipe, start.run, task, supervision, dataset, validate, processes, talk,
+        max_minutes=choices.max_minutes, validated=(cache, validated),
+    )  # fmt: skip
 
 
 def _counts(split: Split) -> str:
@@ -204,6 +210,7 @@ class Finetuning:
         processes: Launched.
         talk: Told of validations.
         max_minutes: Time limit.
+        validated: The cache with the validation images, and these, from which to learn how to read answers.
     """
 
     name: Final = "fine-tuning"
@@ -223,7 +230,9 @@ class Finetuning:
         talk: Talk,
         *,
         max_minutes: float | None,
+        validated: tuple[Cache, Sequence[ItemRecord]] | None = None,
     ) -> None:
+        self._validated = validated
         self._recipe, self._run, self._supervision, self._dataset = recipe, run, supervision, dataset
         self._validate, self._processes, self._talk, self._max_minutes = validate, processes, talk, max_minutes
         self.network = self.result = task
@@ -327,6 +336,7 @@ class Finetuning:
             )
         if not self._processes.is_main:
             return
+        self._learn()
         summary = {
             "steps": state.step,
             f"best_{self._score}": self._best[self._score],
@@ -335,6 +345,17 @@ class Finetuning:
             "max_minutes": self._max_minutes,
         }
         write_json(self._run.summary_path, summary)
+
+    def _learn(self) -> None:
+        """Let the validation images tell how the best network's answers should be read."""
+        self._run.learnt_path.unlink(missing_ok=True)
+        if self._validated is None or not self._supervision.learns:
+            return
+        best = load_finetuned(self._run.root)
+        predict = torch_predict(best.network.to(self._processes.fabric.device), str(self._processes.fabric.device))
+        if learnt := self._supervision.learn(best.network, predict, *self._validated):
+            write_json(self._run.learnt_path, learnt)
+            self._talk.note(f"learnt on the validation images: {flow_yaml(learnt)}")
 
 
 def _answer(state: TrainingState, processes: Processes) -> Answer:

@@ -15,9 +15,9 @@ from medssl_cli.engine.checkpoints import (
     sha256_tensor,
     unprefixed,
 )
-from medssl_cli.engine.runs import open_run
+from medssl_cli.engine.runs import Run, damaged, open_run, read_document
 from medssl_cli.recipe import TaskRecipe
-from medssl_cli.tasks import supervision_of
+from medssl_cli.tasks import SupervisionBase, TaskNetwork, supervision_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ def load_finetuned(root: Path) -> FineTunedRun:
     require_finite_weights(weights)
     digest = sha256_json({name: sha256_tensor(value) for name, value in sorted(weights.items())})
     supervision = supervision_of(run.recipe)
+    learnt = _learnt(run, supervision)
+    if learnt and isinstance(network, TaskNetwork):
+        network.learnt = learnt
     return FineTunedRun(
         root,
         run.recipe,
@@ -64,3 +67,19 @@ def load_finetuned(root: Path) -> FineTunedRun:
         in_channels=len(run.recipe.data.rules),
         is_exportable=supervision.is_exportable,
     )
+
+
+def _learnt(run: Run, supervision: SupervisionBase) -> dict[str, Any]:
+    """What the run has learnt of reading answers; nothing of runs without it.
+
+    Raises:
+        GateError: `E_RUN_CORRUPT`.
+    """
+    if not run.learnt_path.is_file():
+        return {}
+    document = read_document(run.learnt_path)
+    try:
+        supervision.require_learnt(document)
+    except ValueError as error:
+        raise damaged(run.learnt_path.name) from error
+    return document

@@ -145,6 +145,11 @@ class Run:
         return self.root / "encoder.safetensors"
 
     @property
+    def learnt_path(self) -> Path:
+        """What was learnt on the validation images of reading the network's answers, where anything was."""
+        return self.root / "learnt.json"
+
+    @property
     def summary_path(self) -> Path:
         """Written when the run is finished."""
         return self.root / "summary.json"

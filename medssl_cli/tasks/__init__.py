@@ -23,6 +23,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, Self, cast
 
 from pydantic import AfterValidator
@@ -128,6 +129,8 @@ class TaskNetwork(ABC):
 
     takes_stacks: ClassVar[bool] = False
     """Whether a backbone of 2D images gets images with several slices, one slice at a time."""
+    learnt: Mapping[str, Any] = MappingProxyType({})
+    """What its run knows of reading its answers; see `SupervisionBase.learn`."""
 
     @classmethod  # noqa: B027 - most tasks have nothing to refuse
     def require_fit(cls, recipe: TaskRecipe, options: Any) -> None:
@@ -312,6 +315,35 @@ class SupervisionBase(ABC):
             validation: The cache with the validation images, on which operating points are chosen.
         """
         raise NotImplementedError(f"no head for {self.recipe.task.name}")
+
+    @property
+    def learns(self) -> bool:
+        """Whether `learn` is to be asked when a training ends."""
+        return False
+
+    def learn(self, network: nn.Module, predict: Answer, cache: Cache, records: Sequence[ItemRecord]) -> dict[str, Any]:
+        """What the validation images tell of how answers should be read, to keep in the run.
+
+        Args:
+            network: The best one, once the training has ended.
+            predict: The same network, from numbers to numbers.
+            cache: Holds the images.
+            records: The validation images.
+        """
+        return {}
+
+    def require_learnt(self, learnt: Mapping[str, Any]) -> None:
+        """Refuse what `learn` cannot have said.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        if learnt:
+            raise ValueError("the task learns nothing there")
+
+    def agreed(self, several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What an ensemble takes for learnt, of what its members have learnt."""
+        return {}
 
     @abstractmethod
     def subject(

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from scipy import ndimage
 
 from medssl_cli.base.errors import GateError
 from medssl_cli.base.talk import Silence
@@ -20,8 +21,9 @@ from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.export import export_network, onnx_graph
 from medssl_cli.deploy.onnx_file import graph_of, read_head, seal
 from medssl_cli.deploy.parity import NOT_COMPARED, TOLERANCE, shuffled
+from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.build import build_task
-from medssl_cli.heads import EmbeddingsHead, LesionRule, MasksHead
+from medssl_cli.heads import EmbeddingsHead, LargestParts, LesionRule, MasksHead
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.ingest.ingest import ingest
 from medssl_cli.ingest.options import IngestOptions
@@ -59,6 +61,7 @@ LIES: dict[str, Any] = {
     "tile_size": (8, 16, 16),
     "overlap": 0.25,
     "mirror_axes": (1,),
+    "largest": LargestParts(classes=("ball_1",)),
     "lesions": LesionRule(),
     "nsd_tolerance_mm": 1.0,
     "recipe_sha256": "0" * 64,
@@ -219,6 +222,43 @@ def test_a_file_that_says_something_else_than_its_run_is_caught(
         "in_channels",
         "activation",
     )  # the graph says no first
+
+
+@pytest.fixture
+def run_of_largest(run: ToyRun) -> ToyRun:
+    """The run has learnt to keep the largest part of everything, which changes its answers."""
+    run.network.learnt = LargestParts(foreground=True, classes=("ball_1", "ball_2")).model_dump(mode="json")  # type: ignore[assignment]
+    return run
+
+
+def test_parts_that_a_run_drops_are_dropped_by_the_file(run_of_largest: ToyRun, cache: Cache, tmp_path: Path) -> None:
+    path = tmp_path / "out" / "model.onnx"
+
+    bundle = export_network(run_of_largest, path, cache=cache, cases=2, tolerance=TOLERANCE)
+
+    assert isinstance(bundle.head, MasksHead)
+    assert bundle.head.largest == LargestParts(foreground=True, classes=("ball_1", "ball_2"))
+    assert load_model(path)[1] == bundle
+    model = OnnxModel(path, "cpu", threads=1)
+    answer = model.segment(cache.read_image(cache.records()[0]))
+    model.close()
+    assert ndimage.label(answer == 1, np.ones((3, 3, 3)))[1] == 1
+
+
+@pytest.mark.parametrize(
+    "lie", [None, LargestParts(), LargestParts(foreground=True), LargestParts(classes=("ball_2",))]
+)
+def test_a_file_that_drops_other_parts_than_its_run_is_caught_by_its_answers(
+    run_of_largest: ToyRun,
+    cache: Cache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lie: LargestParts | None,
+) -> None:
+    monkeypatch.setattr(export, "require_contract", lambda *_: None)
+    tampering(monkeypatch, lambda data: with_bundle(data, largest=lie))
+
+    assert refused(run_of_largest, cache, tmp_path)
 
 
 @pytest.mark.parametrize("field", ["classes", "preprocessing"])

@@ -276,20 +276,6 @@ def oracle(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("turn", [np.diag([1.0, 1, 1]), np.diag([-1.0, -1, 1]), np.eye(3)[[2, 0, 1]]])
 @pytest.mark.parametrize("shape", [(33, 26, 18), (20, 14, 9)])
-def test_boxes_make_quarter_turns_with_their_volume() -> None:
-    image = torch.zeros(8, 1, 10, 10, 6)
-    image[:, :, 1:4, 2:7, 1:3] = 1
-    box = torch.tensor([[[1.0, 2.0, 1.0, 4.0, 7.0, 3.0, 0.0]]]).repeat(8, 1, 1)
-    options = Augmentation(flip_prob=0.5, quarter_turn_prob=0.9, intensity_scale=0, intensity_shift=0)
-
-    moved, boxes = augment_boxes(image, box, options, Draws(torch.Generator().manual_seed(0)))
-
-    for volume, found in zip(moved[:, 0], boxes[:, 0], strict=True):
-        places = (volume > 0.5).nonzero()
-        torch.testing.assert_close(found[:3], places.amin(dim=0).float())
-        torch.testing.assert_close(found[3:6], places.amax(dim=0).float() + 1)
-
-
 def test_every_box_of_a_volume_is_found_once_wherever_tiles_end(turn: np.ndarray, shape: tuple[int, int, int]) -> None:
     rng = np.random.default_rng(0)
     voxels = np.zeros(shape, dtype=np.int16)
@@ -371,3 +357,17 @@ def test_a_head_tells_how_many_places_there_are_and_what_they_take() -> None:
     assert own.decoding_bytes(rule) > 4 * number * (1 + 1 + 6)
     with pytest.raises(ValidationError, match="strides are of 2 axes"):
         BoxesHead.model_validate({**own.model_dump(), "tile_size": None})
+
+
+def test_boxes_make_quarter_turns_with_their_volume() -> None:
+    image = torch.zeros(8, 1, 10, 10, 6)
+    image[:, :, 1:4, 2:7, 1:3] = 1
+    box = torch.tensor([[[1.0, 2.0, 1.0, 4.0, 7.0, 3.0, 0.0]]]).repeat(8, 1, 1)
+    options = Augmentation(flip_prob=0.5, quarter_turn_prob=0.9, intensity_scale=0, intensity_shift=0)
+
+    moved, boxes = augment_boxes(image, box, options, Draws(torch.Generator().manual_seed(0)))
+
+    for volume, found in zip(moved[:, 0], boxes[:, 0], strict=True):
+        places = (volume > 0.5).nonzero()
+        torch.testing.assert_close(found[:3], places.amin(dim=0).float())
+        torch.testing.assert_close(found[3:6], places.amax(dim=0).float() + 1)

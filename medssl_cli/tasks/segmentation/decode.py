@@ -3,12 +3,14 @@
 Shapes: K classes or regions, X Y Z space.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.base.classes import Activation
+from medssl_cli.heads import LargestParts
+from medssl_cli.imaging.components import only_largest
 from medssl_cli.imaging.placement import ChannelImages
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.imaging.tiling import Predict
@@ -17,9 +19,18 @@ from medssl_cli.recipe import TaskRecipe
 
 Segment = Callable[[Volume | ChannelImages], NDArray[np.uint8]]
 """Images of an example to a label map `[X, Y, Z]`, or to masks `[K, X, Y, Z]` of 0 and 1, on the first image's grid."""
+Finish = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+"""An answer to the answer that is given."""
 
 
-def segmenter(predict: Predict, recipe: TaskRecipe, activation: Activation, *, is_mirrored: bool) -> Segment:
+def segmenter(
+    predict: Predict,
+    recipe: TaskRecipe,
+    activation: Activation,
+    *,
+    is_mirrored: bool,
+    finish: Finish = lambda answer: answer,
+) -> Segment:
     """A network as a function of whole images.
 
     Args:
@@ -27,10 +38,11 @@ def segmenter(predict: Predict, recipe: TaskRecipe, activation: Activation, *, i
         recipe: That it was trained by.
         activation: What its outputs mean.
         is_mirrored: Average over the flips of `inference.mirror_axes`.
+        finish: What happens to an answer in the end; see `finished`.
     """
 
     def segment(images: Volume | ChannelImages) -> NDArray[np.uint8]:
-        return segment_volume(
+        answer = segment_volume(
             predict,
             images,
             preprocessing=recipe.data.preprocessing,
@@ -39,8 +51,23 @@ def segmenter(predict: Predict, recipe: TaskRecipe, activation: Activation, *, i
             mirror_axes=recipe.inference.mirror_axes if is_mirrored else (),
             activation=activation,
         )
+        return finish(answer)
 
     return segment
+
+
+def finished(answer: NDArray[np.uint8], largest: LargestParts | None, classes: Mapping[int, str]) -> NDArray[np.uint8]:
+    """An answer as it is given: only the largest connected part of what is said so.
+
+    Args:
+        answer: Label map `[X, Y, Z]`, or masks of regions `[K, X, Y, Z]`.
+        largest: As learnt.
+        classes: Names by place, from 1 on.
+    """
+    if largest is None or largest == LargestParts():
+        return answer
+    places = [place for place, name in classes.items() if name in largest.classes]
+    return only_largest(answer, foreground=largest.foreground, places=places)
 
 
 def structure(answer: NDArray[np.uint8], place: int) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ again. With `relation` they know of each other.
 Shapes: B batch, C channels, K classes with background, or regions, X Y Z space.
 """
 
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -47,6 +47,8 @@ class SegmentationOptions(Strict):
             crop by itself, `sample`, so that each counts the same however much of a structure it shows.
         include_background_in_dice: Count background as a structure of the Dice loss; regions have none.
         relation: Of a backbone of 2D images: how slices know of each other; none segments each by itself.
+        keep_largest: `where_it_pays`: of all classes together, and of each, only the largest connected part counts
+            where that raises the Dice of the validation images, which decide when the training has ended.
     """
 
     label_set: str = "seg"
@@ -57,6 +59,7 @@ class SegmentationOptions(Strict):
     dice: DiceRule = "batch"
     include_background_in_dice: bool = False
     relation: Relation | None = None
+    keep_largest: Literal["never", "where_it_pays"] = "never"
 
     @model_validator(mode="after")
     def _once(self) -> Self:

@@ -1,12 +1,13 @@
 """From label maps to crops of volumes with their classes or regions, and whom a segmentation is scored on."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -21,13 +22,14 @@ from medssl_cli.data.augmentation import Draws, augment
 from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
 from medssl_cli.data.label_checks import check_labels, say_amounts, say_unseen
 from medssl_cli.data.selection import companions, examples_of, of_examples, read_images, select
-from medssl_cli.heads import MasksHead
+from medssl_cli.heads import LargestParts, MasksHead
 from medssl_cli.imaging.geometry import ras_index_affine, spacing_mm
 from medssl_cli.metrics.overlap import dice
 from medssl_cli.metrics.statistics import mean_of_known
 from medssl_cli.recipe import TaskRecipe
 from medssl_cli.tasks import Answer, SupervisionBase, Validate, Validation
-from medssl_cli.tasks.segmentation.decode import segmenter, structure
+from medssl_cli.tasks.segmentation.decode import finished, segmenter, structure
+from medssl_cli.tasks.segmentation.largest import learn_largest
 from medssl_cli.tasks.segmentation.scores import SegmentationSubject, reference_of
 
 SPACING_TOLERANCE: Final = 0.2
@@ -160,7 +162,7 @@ class SegmentationSupervision(SupervisionBase):
         self, network: nn.Module, predict: Answer, validation: Callable[[], tuple[Cache, list[ItemRecord]]]
     ) -> MasksHead:
         """See `SupervisionBase.head`."""
-        recipe = self.recipe
+        recipe, learnt = self.recipe, getattr(network, "learnt", {})
         return MasksHead(
             activation=self.wanted.activation,
             classes=self.classes,
@@ -169,15 +171,43 @@ class SegmentationSupervision(SupervisionBase):
             tile_size=recipe.tile_size,
             overlap=recipe.inference.overlap,
             mirror_axes=recipe.inference.mirror_axes,
+            largest=LargestParts.model_validate(learnt) if learnt else None,
             nsd_tolerance_mm=recipe.evaluation.nsd_tolerance_mm,
             lesions=recipe.evaluation.lesions,
         )
+
+    @property
+    def learns(self) -> bool:
+        """See `SupervisionBase.learns`."""
+        return bool(self.options.keep_largest != "never")
+
+    def learn(self, network: nn.Module, predict: Answer, cache: Cache, records: Sequence[ItemRecord]) -> dict[str, Any]:
+        """See `SupervisionBase.learn`: of what only the largest connected part should count."""
+        segment = segmenter(predict, self.recipe, self.wanted.activation, is_mirrored=True)
+
+        def answers() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+            for record, example in zip(records, examples_of(cache, records, self.preprocessing), strict=True):
+                images = read_images(cache, example)
+                yield segment(images), reference_of(cache, record, self.options.label_set, self.wanted, images[0])
+
+        return learn_largest(answers(), self.classes, ignored=IGNORE).model_dump(mode="json")
+
+    def require_learnt(self, learnt: Mapping[str, Any]) -> None:
+        """See `SupervisionBase.require_learnt`."""
+        if not set(LargestParts.model_validate(learnt).classes) <= set(self.classes.values()):
+            raise ValueError("largest parts of classes that the task has not")
+
+    def agreed(self, several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """See `SupervisionBase.agreed`: what most of them say."""
+        known = [LargestParts.model_validate(each) for each in several]
+        return LargestParts.of_most(known).model_dump(mode="json") if any(several) else {}
 
     def subject(
         self, network: nn.Module, predict: Answer, *, name: str, folder: Path, records: Sequence[ItemRecord]
     ) -> SegmentationSubject:
         """See `SupervisionBase.subject`."""
-        recipe = self.recipe
+        recipe, learnt = self.recipe, getattr(network, "learnt", {})
+        largest = LargestParts.model_validate(learnt) if learnt else None
         return SegmentationSubject(
             name=name,
             task=recipe.name,
@@ -185,7 +215,13 @@ class SegmentationSupervision(SupervisionBase):
             records=records,
             classes=self.classes,
             wanted=self.wanted,
-            segment=segmenter(predict, recipe, self.wanted.activation, is_mirrored=True),
+            segment=segmenter(
+                predict,
+                recipe,
+                self.wanted.activation,
+                is_mirrored=True,
+                finish=lambda answer: finished(answer, largest, self.classes),
+            ),
             preprocessing=recipe.data.preprocessing,
             label_set=self.options.label_set,
             nsd_tolerance_mm=recipe.evaluation.nsd_tolerance_mm,
