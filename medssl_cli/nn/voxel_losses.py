@@ -3,6 +3,7 @@
 Shapes: B batch, K classes with background, or regions, X Y Z space.
 """
 
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import torch
@@ -41,16 +42,75 @@ def dice_loss(probabilities: Tensor, target: Tensor, *, smooth: float = SMOOTH, 
     return (1 - (2 * overlap + smooth) / (total + smooth)).mean()
 
 
-def voxel_losses(
-    logits: Tensor, labels: Tensor, *, include_background: bool = False, rule: DiceRule = "batch"
-) -> dict[str, Tensor]:
-    """Cross-entropy and soft Dice (`cross_entropy`, `dice`), both in float32; their sum is the loss.
+def tversky_loss(
+    probabilities: Tensor,
+    target: Tensor,
+    *,
+    false_weight: float,
+    missed_weight: float,
+    smooth: float = SMOOTH,
+    rule: DiceRule = "batch",
+) -> Tensor:
+    """One minus the Tversky index, averaged over classes: Dice in which what is missed may cost more than what is false.
+
+    Salehi et al., Tversky Loss Function for Image Segmentation Using 3D Fully Convolutional Deep Networks, MLMI 2017,
+    https://arxiv.org/abs/1706.05721, equation 3. Weights of 0.5 and 0.5 make it `dice_loss`.
+
+    Args:
+        probabilities: `[B, K, X, Y, Z]`.
+        target: One-hot, or regions, of the same shape.
+        false_weight: Of voxels that are marked and should not be.
+        missed_weight: Of voxels that should be marked and are not.
+        smooth: As in `dice_loss`.
+        rule: See `dice_loss`.
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    axes = (2, 3, 4) if rule == "sample" else (0, 2, 3, 4)
+    parts = [(part).sum(dim=axes) for part in (probabilities * target, probabilities, target)]
+    overlap, marked, there = parts if rule == "sample" else map(sum_over_processes, parts)
+    cost = false_weight * (marked - overlap) + missed_weight * (there - overlap)
+    return (1 - (overlap + smooth / 2) / (overlap + cost + smooth / 2)).mean()
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Which terms a loss of voxels has.
+
+    Args:
+        rule: See `dice_loss`.
+        include_background: Count background as a structure of the overlap; regions have none.
+        tversky: Weights of false and of missed voxels of a Tversky loss instead of Dice.
+        focus: Exponent of a focal cross-entropy (Lin et al., ICCV 2017, https://arxiv.org/abs/1708.02002, equation 4):
+            voxels count by the share to which they are not right yet; 0 for plain cross-entropy.
+    """
+
+    rule: DiceRule = "batch"
+    include_background: bool = False
+    tversky: tuple[float, float] | None = None
+    focus: float = 0.0
+
+    def overlap(self, probabilities: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The loss of overlap under its name, `dice` or `tversky`."""
+        if self.tversky is None:
+            return {"dice": dice_loss(probabilities, target, rule=self.rule)}
+        false, missed = self.tversky
+        return {
+            "tversky": tversky_loss(probabilities, target, false_weight=false, missed_weight=missed, rule=self.rule)
+        }
+
+
+PLAIN: Final = LossTerms()
+
+
+def voxel_losses(logits: Tensor, labels: Tensor, terms: LossTerms = PLAIN) -> dict[str, Tensor]:
+    """Cross-entropy and soft Dice (`cross_entropy`, `dice` or `tversky`), both in float32; their sum is the loss.
 
     Args:
         logits: `[B, K, X, Y, Z]`.
         labels: `[B, X, Y, Z]` int64; `IGNORE` counts for nothing, other values beyond the classes as background.
-        include_background: Count background as a structure of the Dice loss.
-        rule: See `dice_loss`.
+        terms: See `LossTerms`.
     """
     num_classes = logits.shape[1]
     is_judged = (labels != IGNORE)[:, None].float()
@@ -58,14 +118,17 @@ def voxel_losses(
     target = F.one_hot(_known(labels, num_classes), num_classes).movedim(-1, 1).float() * is_judged
     log_probabilities = logits.float().log_softmax(dim=1)
     probabilities = log_probabilities.exp() * is_judged
-    first = 0 if include_background else 1
+    first = 0 if terms.include_background else 1
+    entropies = target * log_probabilities
+    if terms.focus > 0:
+        entropies = entropies * (1 - log_probabilities.exp()).clamp(min=0).pow(terms.focus)
     return {
-        "cross_entropy": -(target * log_probabilities).sum() / num_judged,
-        "dice": dice_loss(probabilities[:, first:], target[:, first:], rule=rule),
+        "cross_entropy": -entropies.sum() / num_judged,
+        **terms.overlap(probabilities[:, first:], target[:, first:]),
     }
 
 
-def region_losses(logits: Tensor, regions: Tensor, *, rule: DiceRule = "batch") -> dict[str, Tensor]:
+def region_losses(logits: Tensor, regions: Tensor, terms: LossTerms = PLAIN) -> dict[str, Tensor]:
     """Binary cross-entropy and soft Dice of regions that may overlap, both in float32; their sum is the loss.
 
     With one sigmoid per region and no background, as for the nested regions of brain tumours (Isensee et al., nnU-Net
@@ -74,7 +137,7 @@ def region_losses(logits: Tensor, regions: Tensor, *, rule: DiceRule = "batch") 
     Args:
         logits: `[B, K, X, Y, Z]`.
         regions: `[B, K, X, Y, Z]`, 1 inside and 0 outside; `IGNORE` counts for nothing.
-        rule: See `dice_loss`.
+        terms: See `LossTerms`.
 
     Returns:
         `binary_cross_entropy`, the mean over judged voxels and regions, log 2 where the logits say nothing; and `dice`.
@@ -83,9 +146,11 @@ def region_losses(logits: Tensor, regions: Tensor, *, rule: DiceRule = "batch") 
     is_judged = (regions != IGNORE).float()
     target = (regions == 1).float()
     each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    if terms.focus > 0:
+        each = each * torch.where(target == 1, -logits, logits).sigmoid().pow(terms.focus)
     return {
         "binary_cross_entropy": (each * is_judged).sum() / is_judged.sum().clamp(min=1),
-        "dice": dice_loss(logits.sigmoid() * is_judged, target, rule=rule),
+        **terms.overlap(logits.sigmoid() * is_judged, target),
     }
 
 

@@ -261,6 +261,44 @@ def _draw_levels(axes: "Axes", curves: Mapping[str, Mapping[int, Level]]) -> Non
     axes.grid(axis="y", alpha=0.15)
 
 
+def rate_curves(
+    curves: Mapping[str, Sequence[float]],
+    rates: Sequence[float],
+    marked: Sequence[float],
+    *,
+    xlabel: str,
+    ylabel: str,
+) -> bytes:
+    """Draw shares from 0 to 1 over a rate on a logarithmic axis.
+
+    Args:
+        curves: Name to heights.
+        rates: Where these are, ascending.
+        marked: Those of the rates that get a dot and a label.
+        xlabel: What the rates count.
+        ylabel: What the shares are.
+
+    Returns:
+        The bytes of an SVG.
+    """
+    with plot_style():
+        figure, axes = _figure(3.2)
+        places = [list(rates).index(rate) for rate in marked]
+        for (name, heights), colour in zip(curves.items(), _colours(len(curves)), strict=True):
+            axes.plot(rates, heights, color=colour, linewidth=1.4, label=name)
+            axes.plot(marked, [heights[place] for place in places], "o", color=colour, markersize=4)
+        axes.set_xscale("log")
+        axes.set_xticks(marked, [f"{rate:g}" for rate in marked])
+        axes.minorticks_off()
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.grid(axis="both", alpha=0.15)
+        if len(curves) > 1:
+            axes.legend(frameon=False, loc="lower right")
+        return svg_of(figure)
+
+
 def seed_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str) -> bytes:
     """Draw scores of several methods, a panel per measure: a dot per seed and a bar at their mean.
 

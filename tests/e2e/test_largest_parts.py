@@ -1,4 +1,4 @@
-"""What was learnt on the validation images of reading answers: kept in the run, heeded wherever its answers are read."""
+"""What validation images teach of reading answers: kept in the run, heeded wherever answers are read."""
 
 import json
 from pathlib import Path

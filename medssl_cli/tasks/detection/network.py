@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
-from medssl_cli.base.strict import PositiveInt, Probability, Strict
+from medssl_cli.base.strict import PositiveFloat, PositiveInt, Probability, Strict
 from medssl_cli.data.boxes import IGNORED
 from medssl_cli.nn.axes import Axes
 from medssl_cli.nn.backbones import Backbone
@@ -38,6 +38,18 @@ MAX_LOG: Final = 8.0
 Definitions = Annotated[dict[ClassName, BoxNames], Field(min_length=1), BeforeValidator(each_by_itself)]
 
 
+class HardNegatives(Strict):
+    """Learn from the places that are most wrong, instead of from all of them.
+
+    Args:
+        per_box: So many places without a box for each place with one.
+        least: At least so many in each image.
+    """
+
+    per_box: PositiveFloat = 3.0
+    least: PositiveInt = 16
+
+
 class DetectionOptions(Strict):
     """What to find.
 
@@ -54,6 +66,8 @@ class DetectionOptions(Strict):
         min_readers: Boxes of which it is known that fewer readers have marked them count for nothing.
         assignment: Which places answer for a box: `centre`, those in it around its centre, by its size; `overlap`,
             those near to it whose anchors overlap it best. By default the first in pictures, the second in volumes.
+        hard_negatives: Cross-entropy of the places with a box and of the hardest ones without, instead of a focal loss of
+            all places; `{}` for three times as many.
     """
 
     label_set: str
@@ -67,6 +81,7 @@ class DetectionOptions(Strict):
     ignore: tuple[str, ...] = ()
     min_readers: PositiveInt = 1
     assignment: Assignment | None = None
+    hard_negatives: HardNegatives | None = None
 
     @model_validator(mode="after")
     def _has_names(self) -> "DetectionOptions":
@@ -201,7 +216,8 @@ class DetectionNetwork(nn.Module, TaskNetwork):
             logits: `[B, P, K + 1 + 2 D]`.
             targets: What every place should say, `[B, P, 2 D + 1]`; see `assignment.assign`.
         """
-        parts = detection_losses(Answers.split(logits, self.spatial_dims), targets, self.assignment)
+        answers = Answers.split(logits, self.spatial_dims)
+        parts = detection_losses(answers, targets, self.assignment, self.options.hard_negatives)
         return TaskLosses(parts["classes"] + parts["boxes"] + parts["centre"], parts)
 
 
@@ -210,8 +226,10 @@ def assignment_of(options: DetectionOptions, spatial_dims: int) -> Assignment:
     return options.assignment or ("centre" if spatial_dims == 2 else "overlap")
 
 
-def detection_losses(answers: Answers, targets: Tensor, assignment: Assignment = "centre") -> dict[str, Tensor]:
-    """Focal loss of the classes, generalised overlap of the boxes, cross-entropy of how good they are (`classes`,
+def detection_losses(
+    answers: Answers, targets: Tensor, assignment: Assignment = "centre", hard: HardNegatives | None = None
+) -> dict[str, Tensor]:
+    """Focal loss of the classes, or cross-entropy of the hardest, generalised overlap of the boxes, cross-entropy of how good they are (`classes`,
     `boxes`, `centre`), all in float32.
 
     Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, https://arxiv.org/abs/1708.02002, equation 5, with
@@ -223,14 +241,19 @@ def detection_losses(answers: Answers, targets: Tensor, assignment: Assignment =
         answers: Of a batch.
         targets: What every place should say, [B, P, 2 D + 1]; see `assignment.assign`.
         assignment: Centredness (`centre`) or overlap.
+        hard: Which places count for the classes; None for all, by the focal loss.
     """
     from monai.data.box_utils import box_pair_giou
 
     logits, is_box = answers.classes.float(), targets[..., -1] >= 0
     truth = F.one_hot(targets[..., -1].long().clamp(min=0), logits.shape[-1]) * is_box[..., None]
     right = torch.where(truth == 1, logits, -logits)
-    weight = torch.where(truth == 1, BALANCE, 1 - BALANCE) * (targets[..., -1:] != IGNORED)
-    focal = -(weight * (-right).sigmoid().pow(FOCUS) * F.logsigmoid(right)).sum()
+    if hard is None:
+        weight = torch.where(truth == 1, BALANCE, 1 - BALANCE) * (targets[..., -1:] != IGNORED)
+        weight = weight * (-right).sigmoid().pow(FOCUS)
+    else:
+        weight = (is_box | hardest(logits, targets, hard))[..., None]
+    entropy = -(weight * F.logsigmoid(right)).sum()
     wanted, predicted = targets[..., :-1][is_box], answers.edges.float()[is_box]
     dims = wanted.shape[-1] // 2
     around = wanted.new_tensor([-1] * dims + [1] * dims)  # as if every place were the origin
@@ -243,10 +266,30 @@ def detection_losses(answers: Answers, targets: Tensor, assignment: Assignment =
     count = sum_over_processes(is_box.sum()).clamp(min=1) / world_size()
     total = sum_over_processes(weights.sum()).clamp(min=1e-6) / world_size()
     return {
-        "classes": focal / count,
+        "classes": entropy / count,
         "boxes": (weights * (1 - overlap)).sum() / total,
         "centre": centre / count,
     }
+
+
+@torch.no_grad()
+def hardest(logits: Tensor, targets: Tensor, hard: HardNegatives) -> Tensor:
+    """Of the places without a box those with the highest scores, image by image, bool [B, P].
+
+    Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016, https://arxiv.org/abs/1512.02325, section 2.2, which takes
+    three for each place with a box.
+
+    Args:
+        logits: [B, P, K].
+        targets: [B, P, 2 D + 1].
+        hard: How many.
+    """
+    said = targets[..., -1]
+    is_free = (said < 0) & (said != IGNORED)
+    wanted = ((said >= 0).sum(dim=1) * hard.per_box).ceil().clamp(min=hard.least)
+    scores = logits.amax(dim=2).masked_fill(~is_free, -math.inf)
+    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return is_free & (rank < wanted[:, None])
 
 
 def centredness(edges: Tensor) -> Tensor:

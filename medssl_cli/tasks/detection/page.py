@@ -9,9 +9,11 @@ from PIL import Image
 from medssl_cli.imaging.geometry import reorient_to_ras
 from medssl_cli.imaging.placement import move_boxes
 from medssl_cli.imaging.volume import Volume
+from medssl_cli.metrics.marks import CURVE_RATES, FALSE_PER_IMAGE
 from medssl_cli.metrics.statistics import estimate_of
 from medssl_cli.report.gallery import Shown
 from medssl_cli.report.page import Figure, Page
+from medssl_cli.report.plots import rate_curves
 from medssl_cli.report.projections import box_comparison
 
 MAX_IMAGES: Final = 2000
@@ -34,6 +36,15 @@ def _add_froc(page: Page, classes: Mapping[str, Any]) -> None:
         ],
         caption="The competition metric is the mean over these rates",
     )
+    _add_curves(page, {name: scores["froc"] for name, scores in classes.items()}, "false marks per scan")
+
+
+def _add_curves(page: Page, classes: Mapping[str, Any], xlabel: str) -> None:
+    """Sensitivity over false marks; nothing of documents of versions that wrote none."""
+    known = {name: scores["curve"] for name, scores in classes.items() if None not in scores.get("curve", [None])}
+    if known:
+        plot = rate_curves(known, CURVE_RATES, FALSE_PER_IMAGE, xlabel=xlabel, ylabel="sensitivity")
+        page.figure(plot, alt=f"Sensitivity over {xlabel}", caption="Dots: the rates of the table")
 
 
 def detection_picture(
@@ -125,6 +136,7 @@ def detection_page(document: Mapping[str, Any], pictures: Sequence[Shown]) -> st
         ("class", *rates),
         [(name, *scores["sensitivity"].values()) for name, scores in classes.items()],
     )
+    _add_curves(page, classes, "false marks per image")
     if pictures:
         page.heading("Worst, median and best").figures(
             [

@@ -177,6 +177,7 @@ def _scores(marks: Marks, patients: Sequence[str]) -> dict[str, Any]:
         "average_precision": asdict(bootstrap_figure(partial(average_precision, marks), patients, rng=rng())),
         "mean_sensitivity": asdict(bootstrap_figure(partial(mean_sensitivity, marks), patients, rng=rng())),
         "sensitivity": {f"{rate:g}": float(sensitivity_at(marks, rate)) for rate in FALSE_PER_IMAGE},
+        "curve": [float(sensitivity_at(marks, rate)) for rate in CURVE_RATES],
         "num_boxes": int(marks.num_boxes.sum()),
         "num_images": int((marks.num_boxes > 0).sum()),
         "num_marks": len(marks.scores),

@@ -14,7 +14,7 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.imaging.spots import Spots
 from medssl_cli.metrics.froc import competition_metric, froc, marks_at
-from medssl_cli.metrics.marks import FALSE_PER_IMAGE, Marks
+from medssl_cli.metrics.marks import CURVE_RATES, FALSE_PER_IMAGE, Marks
 from medssl_cli.metrics.statistics import bootstrap_figure
 from medssl_cli.tasks.detection.image_boxes import ImageBoxes
 
@@ -59,4 +59,5 @@ def froc_scores(marks: Marks, patients: Sequence[str]) -> dict[str, Any]:
             )
         ),
         "sensitivity": dict(zip(map("{:g}".format, FALSE_PER_IMAGE), froc(marks).tolist(), strict=True)),
+        "curve": froc(marks, rates=CURVE_RATES).tolist(),
     }

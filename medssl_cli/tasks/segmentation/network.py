@@ -15,18 +15,31 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from medssl_cli.base.classes import Activation, Classes, Ignored, WantedClasses
+from medssl_cli.base.classes import IGNORE, Activation, Classes, Ignored, WantedClasses
 from medssl_cli.base.errors import UsageError
-from medssl_cli.base.strict import Strict
+from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, Strict
 from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.boundary_loss import boundary_loss
 from medssl_cli.nn.build import build_decoder
 from medssl_cli.nn.decoder import UNET_SCORES, Decoder, UNetDecoder
 from medssl_cli.nn.deep_supervision import DeepScores, level_weights, thinned
 from medssl_cli.nn.slices.relation import Relation, SliceRelation
 from medssl_cli.nn.swinunetr_decoder import SCORES, SwinUNETRDecoder
-from medssl_cli.nn.voxel_losses import DiceRule, region_losses, voxel_losses
+from medssl_cli.nn.voxel_losses import DiceRule, LossTerms, region_losses, voxel_losses
 from medssl_cli.recipe import TaskRecipe
 from medssl_cli.tasks import SLICES, PublishedDecoder, TaskLosses, TaskNetwork
+
+
+class Tversky(Strict):
+    """Weights of a Tversky loss; 0.5 and 0.5 are Dice.
+
+    Args:
+        false: Of voxels that are marked and should not be.
+        missed: Of voxels that should be marked and are not; more than `false` finds more of small lesions.
+    """
+
+    false: PositiveFloat = 0.3
+    missed: PositiveFloat = 0.7
 
 
 class SegmentationOptions(Strict):
@@ -46,6 +59,10 @@ class SegmentationOptions(Strict):
         dice: Over the whole batch at once, so that small structures absent from single crops weigh little; or over each
             crop by itself, `sample`, so that each counts the same however much of a structure it shows.
         include_background_in_dice: Count background as a structure of the Dice loss; regions have none.
+        tversky: Instead of Dice, a loss in which missed voxels cost more than false ones; `{}` for 0.7 and 0.3.
+        focus: Exponent of a focal cross-entropy, such as 2: voxels that are nearly right count little; 0 for the plain one.
+        boundary_weight: Of the mean signed distance in voxels at which the network marks, beside the other losses, such as
+            0.01: for thin and small structures.
         relation: Of a backbone of 2D images: how slices know of each other; none segments each by itself.
         keep_largest: `where_it_pays`: of all classes together, and of each, only the largest connected part counts
             where that raises the Dice of the validation images, which decide when the training has ended.
@@ -58,6 +75,9 @@ class SegmentationOptions(Strict):
     deep_supervision: bool = False
     dice: DiceRule = "batch"
     include_background_in_dice: bool = False
+    tversky: Tversky | None = None
+    focus: NonNegativeFloat = 0.0
+    boundary_weight: NonNegativeFloat = 0.0
     relation: Relation | None = None
     keep_largest: Literal["never", "where_it_pays"] = "never"
 
@@ -71,6 +91,12 @@ class SegmentationOptions(Strict):
     def wanted(self) -> WantedClasses:
         """Which labels make up which class."""
         return WantedClasses.of(self)
+
+    @property
+    def terms(self) -> LossTerms:
+        """Of the loss of every level."""
+        tversky = None if self.tversky is None else (self.tversky.false, self.tversky.missed)
+        return LossTerms(self.dice, self.include_background_in_dice, tversky, self.focus)
 
 
 class SegmentationNetwork(nn.Module, TaskNetwork):
@@ -152,26 +178,36 @@ class SegmentationNetwork(nn.Module, TaskNetwork):
         return PublishedDecoder(self.decoder, UNET_SCORES) if isinstance(self.decoder, UNetDecoder) else None
 
     def loss(self, logits: Tensor | list[Tensor], targets: Tensor) -> TaskLosses:
-        """Soft Dice plus cross-entropy, both in float32; the parts are those of the finest level.
+        """Soft Dice plus cross-entropy, in float32, or what the options say; the parts are those of the finest level.
 
         Args:
             logits: `[B, K, X, Y, Z]`; of several levels with deep supervision, fine to coarse.
             targets: `[B, X, Y, Z]` int64, or regions `[B, K, X, Y, Z]` uint8; see `nn.voxel_losses`.
         """
-        if isinstance(logits, Tensor):
-            return self._level_loss(logits, targets)
-        losses = [self._level_loss(level, thinned(targets, level)) for level in logits]
-        weighted = [weight * own.total for weight, own in zip(level_weights(len(losses)), losses, strict=True)]
-        return TaskLosses(torch.stack(weighted).sum(), losses[0].parts)
+        levels = [logits] if isinstance(logits, Tensor) else logits
+        found = self._level_loss(levels[0], targets)
+        if len(levels) > 1:
+            losses = [found, *(self._level_loss(level, thinned(targets, level)) for level in levels[1:])]
+            weighted = [weight * own.total for weight, own in zip(level_weights(len(losses)), losses, strict=True)]
+            found = TaskLosses(torch.stack(weighted).sum(), found.parts)
+        if self.options.boundary_weight > 0:
+            boundary = self.options.boundary_weight * self._boundary(levels[0], targets)
+            found = TaskLosses(found.total + boundary, {**found.parts, "boundary": boundary})
+        return found
 
     def _level_loss(self, logits: Tensor, targets: Tensor) -> TaskLosses:
-        rule = self.options.dice
+        own = region_losses if self.options.wanted.are_regions else voxel_losses
+        parts = own(logits, targets, self.options.terms)
+        return TaskLosses(sum(list(parts.values())[1:], start=next(iter(parts.values()))), parts)
+
+    def _boundary(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The boundary loss of the finest level."""
         if self.options.wanted.are_regions:
-            parts = region_losses(logits, targets, rule=rule)
-            return TaskLosses(parts["binary_cross_entropy"] + parts["dice"], parts)
-        with_background = self.options.include_background_in_dice
-        parts = voxel_losses(logits, targets, include_background=with_background, rule=rule)
-        return TaskLosses(parts["cross_entropy"] + parts["dice"], parts)
+            is_judged = (targets != IGNORE).float()
+            return boundary_loss(logits.float().sigmoid(), (targets == 1).float() * is_judged, is_judged)
+        places = torch.arange(1, logits.shape[1], device=targets.device).view(-1, 1, 1, 1)
+        is_judged = (targets != IGNORE)[:, None].float()
+        return boundary_loss(logits.float().softmax(dim=1)[:, 1:], (targets[:, None] == places).float(), is_judged)
 
 
 def _stacked(logits: Tensor, num_slices: int) -> Tensor:

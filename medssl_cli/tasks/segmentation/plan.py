@@ -258,6 +258,10 @@ def _task_values(pins: Pins, fingerprint: Fingerprint) -> dict[str, PlannedValue
     for key, value in pins.get("task").items():
         if f"task.{key}" not in values and value != AUTO:
             values[f"task.{key}"] = PlannedValue(value, "as given")
+    if pins.get("task.keep_largest") in (None, AUTO):
+        values["task.keep_largest"] = PlannedValue(
+            "where_it_pays", "parts apart from the largest one of a class are dropped if validation gains by it"
+        )
     if not isinstance(pins.get("task.decoder"), dict):
         values["task.decoder"] = PlannedValue(
             {"activation": "leakyrelu"}, "one convolution per level on the way back up"
