@@ -64,6 +64,28 @@ def test_two_dimensions() -> None:
 
 
 @pytest.mark.parametrize("num_res_units", [0, 2])
+def test_thick_slices_have_kernels_of_their_own_at_each_level(num_res_units: int) -> None:
+    channels, strides = (2, 3, 4), ((1, 1, 1), (2, 2, 1), (4, 4, 2))
+    kernels = ((3, 3, 1), 3)
+    decoder = UNetDecoder(channels, strides, 3, kernel_sizes=kernels, num_res_units=num_res_units)
+
+    shapes = [
+        {tuple(module.kernel_size) for module in level.modules() if isinstance(module, torch.nn.Conv3d)} - {(1, 1, 1)}
+        for level in decoder.levels
+    ]
+
+    assert shapes == [{(3, 3, 1)}, {(3, 3, 3)}]
+    with torch.no_grad():
+        assert decoder(feature_maps(channels, strides, (8, 8, 4))).shape == (2, 3, 8, 8, 4)
+
+
+@pytest.mark.parametrize("kernels", [2, (3,), ((3, 3), 3), (3, 9)])
+def test_kernels_that_have_no_middle_or_no_level_are_refused(kernels: Any) -> None:
+    with pytest.raises(ValueError, match="kernel_sizes"):
+        UNetDecoder((2, 3, 4), (1, 2, 4), 3, kernel_sizes=kernels)
+
+
+@pytest.mark.parametrize("num_res_units", [0, 2])
 def test_backward_reaches_every_parameter_and_every_map(num_res_units: int) -> None:
     decoder = UNetDecoder((2, 4, 8), (1, 2, 4), out_channels=3, num_res_units=num_res_units)
     maps = [feature.requires_grad_() for feature in feature_maps((2, 4, 8), (1, 2, 4), (8, 8, 8))]

@@ -62,6 +62,18 @@ def test_images_that_a_crop_shows_whole_need_no_search_for_their_classes(balls: 
     )
 
 
+def test_parts_apart_are_dropped_where_it_pays_and_deep_supervision_is_for_deep_networks_on_a_gpu(balls: Cache) -> None:
+    recipe = planned(balls).recipe
+    given = own_task(balls, "seg", "mine")
+    given["task"] |= {"keep_largest": "never", "decoder": {"widths": None}, "deep_supervision": False}
+
+    assert recipe.task.options["keep_largest"] == "where_it_pays"
+    assert "deep_supervision" not in recipe.task.options
+    assert "kernel_sizes" not in recipe.task.options["decoder"]
+    kept = planned(balls, given).recipe.task.options
+    assert (kept["keep_largest"], kept["deep_supervision"]) == ("never", False)
+
+
 def test_the_same_cache_and_costs_give_the_same_plan(balls: Cache) -> None:
     first, second = planned(balls), planned(Cache.open(balls.root))
 
@@ -161,6 +173,11 @@ def test_thick_slices_are_halved_less_and_turn_in_their_planes(tmp_path: Path) -
     assert recipe.augmentation.affine_axes == (0, 1)
     assert recipe.backbone.options["strides"][0] == [2, 2, 1]
     assert recipe.backbone.options["kernel_sizes"][0] == 3  # 4 and 8 mm
+
+    fast = {"measure": lambda _: StepCost(1e-3, 10**6), "minutes": 600}
+    wide = planned(cache, own_task(cache, "seg", "mine"), **fast).recipe
+    assert wide.backbone.options["kernel_sizes"][:2] == [[3, 3, 1], 3]  # 2 and 8 mm at full resolution
+    assert wide.task.options["decoder"]["kernel_sizes"] == wide.backbone.options["kernel_sizes"][:-1]
 
 
 def test_very_few_slices_are_seen_one_by_one(tmp_path: Path) -> None:
