@@ -31,7 +31,7 @@ def boundary_loss(probabilities: Tensor, target: Tensor, is_judged: Tensor) -> T
 
 @torch.no_grad()
 def signed_distances(target: Tensor) -> Tensor:
-    """Distance in voxels from each voxel's centre to the faces of the structure's nearest boundary voxels: negative inside.
+    """Distance in voxels of each voxel to the boundary of the structure, negative inside.
 
     That is the distance to the nearest voxel of the other kind, less half a voxel.
 

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medssl_cli.base.strict import PositiveInt, Probability, Strict
-from medssl_cli.nn.axes import Axes, PerAxis, per_axis
+from medssl_cli.nn.axes import Axes, PerAxis, kernels_per_level, per_axis
 from medssl_cli.nn.norms import WITHOUT_BIAS, monai_norm
 
 UNET_SCORES: Final = "scores."
@@ -31,6 +31,7 @@ class Decoder(Strict):
 
     name: Literal["unet", "swinunetr"] = "unet"
     widths: tuple[PositiveInt, ...] | None = None
+    kernel_sizes: PositiveInt | tuple[PositiveInt | tuple[PositiveInt, ...], ...] = 3
     num_res_units: Annotated[int, Field(ge=0)] = 0
     norm: str | None = None
     activation: str = "prelu"
@@ -88,13 +89,14 @@ class UNetDecoder(VoxelDecoder):
         out_channels: Classes, background included.
         spatial_dims: 2 or 3.
         widths: Channels of the decoder at each level but the coarsest, fine to coarse; those of the maps if None.
+        kernel_sizes: Of the convolutions of each level but the coarsest, along all axes or along each; odd, at most 7.
         num_res_units: Convolutions in each level's residual unit; 0 for one plain convolution per level.
         norm: See `nn.norms`; another of MONAI's layer names does as well.
         activation: MONAI's name of the non-linearity.
         dropout_prob: Probability of dropping a channel after each convolution.
 
     Raises:
-        ValueError: Channels, strides and widths do not go together.
+        ValueError: Channels, strides, kernels and widths do not go together.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class UNetDecoder(VoxelDecoder):
         *,
         spatial_dims: int = 3,
         widths: Sequence[int] | None = None,
+        kernel_sizes: int | Sequence[PerAxis] = 3,
         num_res_units: int = 0,
         norm: str = "instance",
         activation: str = "prelu",
@@ -117,14 +120,15 @@ class UNetDecoder(VoxelDecoder):
                 f"{len(channels)} channels, {len(strides)} strides, {len(widths)} widths: need n, n and n - 1 of them"
             )
         steps = [per_axis(stride, spatial_dims) for stride in strides]
+        kernels = kernels_per_level(kernel_sizes, len(widths), spatial_dims)
         scales = scales_between(steps)
         below = (*widths[1:], channels[-1]) if widths else ()
         shared = {"act": activation, "dropout": dropout_prob or None, "bias": norm not in WITHOUT_BIAS}
         up_samplings: list[nn.Module] = []
         levels: list[nn.Module] = []
-        for coarse_width, width, skip, scale in zip(below, widths, channels, scales, strict=False):
+        for coarse_width, width, skip, scale, kernel in zip(below, widths, channels, scales, kernels, strict=False):
             up_samplings.append(_transposed(spatial_dims, coarse_width, width, scale))
-            own = {**shared, "norm": monai_norm(norm, width)}
+            own = {**shared, "kernel_size": kernel, "norm": monai_norm(norm, width)}
             if num_res_units > 0:
                 level = ResidualUnit(spatial_dims, width + skip, width, subunits=num_res_units, **own)
             else:

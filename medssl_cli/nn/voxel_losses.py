@@ -51,7 +51,7 @@ def tversky_loss(
     smooth: float = SMOOTH,
     rule: DiceRule = "batch",
 ) -> Tensor:
-    """One minus the Tversky index, averaged over classes: Dice in which what is missed may cost more than what is false.
+    """One minus the Tversky index, averaged over classes: as Dice, but what is missed may cost more than what is false.
 
     Salehi et al., Tversky Loss Function for Image Segmentation Using 3D Fully Convolutional Deep Networks, MLMI 2017,
     https://arxiv.org/abs/1706.05721, equation 3. Weights of 0.5 and 0.5 make it `dice_loss`.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medssl_cli.base.classes import IGNORE
-from medssl_cli.nn.backbones.unet import UNet
+from medssl_cli.nn.backbones import unet
 from medssl_cli.nn.boundary_loss import boundary_loss, signed_distances
 from medssl_cli.nn.voxel_losses import LossTerms, dice_loss, region_losses, tversky_loss, voxel_losses
 from medssl_cli.tasks.segmentation.network import SegmentationNetwork, SegmentationOptions
@@ -108,7 +108,7 @@ def test_a_structure_that_is_not_there_or_fills_the_crop_has_no_boundary(value: 
 
 def network(**options: object) -> SegmentationNetwork:
     torch.manual_seed(0)
-    backbone = UNet(in_channels=1, channels=(4, 8), strides=(1, 2), num_res_units=0)
+    backbone = unet.build(1, channels=(4, 8), strides=(1, 2), num_res_units=0)
     return SegmentationNetwork(backbone, SegmentationOptions.model_validate({"classes": ["a", "b"], **options}))
 
 

@@ -66,8 +66,8 @@ class DetectionOptions(Strict):
         min_readers: Boxes of which it is known that fewer readers have marked them count for nothing.
         assignment: Which places answer for a box: `centre`, those in it around its centre, by its size; `overlap`,
             those near to it whose anchors overlap it best. By default the first in pictures, the second in volumes.
-        hard_negatives: Cross-entropy of the places with a box and of the hardest ones without, instead of a focal loss of
-            all places; `{}` for three times as many.
+        hard_negatives: Cross-entropy of the places with a box and of the hardest ones without, instead of a focal loss
+            of all places; `{}` for three times as many.
     """
 
     label_set: str
@@ -229,8 +229,9 @@ def assignment_of(options: DetectionOptions, spatial_dims: int) -> Assignment:
 def detection_losses(
     answers: Answers, targets: Tensor, assignment: Assignment = "centre", hard: HardNegatives | None = None
 ) -> dict[str, Tensor]:
-    """Focal loss of the classes, or cross-entropy of the hardest, generalised overlap of the boxes, cross-entropy of how good they are (`classes`,
-    `boxes`, `centre`), all in float32.
+    """Focal loss of the classes, or cross-entropy of the hardest; overlap of the boxes; how good they are, in float32.
+
+    The parts are `classes`, `boxes` (generalised overlap) and `centre` (cross-entropy).
 
     Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, https://arxiv.org/abs/1708.02002, equation 5, with
     gamma 2 and alpha 0.25; Rezatofighi et al., CVPR 2019, https://arxiv.org/abs/1902.09630; how good a box is by where
@@ -276,8 +277,8 @@ def detection_losses(
 def hardest(logits: Tensor, targets: Tensor, hard: HardNegatives) -> Tensor:
     """Of the places without a box those with the highest scores, image by image, bool [B, P].
 
-    Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016, https://arxiv.org/abs/1512.02325, section 2.2, which takes
-    three for each place with a box.
+    Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016, https://arxiv.org/abs/1512.02325, section 2.2: three
+    for each place with a box.
 
     Args:
         logits: [B, P, K].

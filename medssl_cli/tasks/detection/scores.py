@@ -26,6 +26,7 @@ from medssl_cli.data.selection import images_of_examples, of_examples, with_anno
 from medssl_cli.heads import BoxesHead, OperatingPoint
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.marks import (
+    CURVE_RATES,
     FALSE_PER_IMAGE,
     Marks,
     average_precision,

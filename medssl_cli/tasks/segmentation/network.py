@@ -60,9 +60,10 @@ class SegmentationOptions(Strict):
             crop by itself, `sample`, so that each counts the same however much of a structure it shows.
         include_background_in_dice: Count background as a structure of the Dice loss; regions have none.
         tversky: Instead of Dice, a loss in which missed voxels cost more than false ones; `{}` for 0.7 and 0.3.
-        focus: Exponent of a focal cross-entropy, such as 2: voxels that are nearly right count little; 0 for the plain one.
-        boundary_weight: Of the mean signed distance in voxels at which the network marks, beside the other losses, such as
-            0.01: for thin and small structures.
+        focus: Exponent of a focal cross-entropy, such as 2: voxels that are nearly right count little; 0 for a plain
+            one.
+        boundary_weight: Of the mean signed distance in voxels at which the network marks, beside the other losses, such
+            as 0.01: for thin and small structures.
         relation: Of a backbone of 2D images: how slices know of each other; none segments each by itself.
         keep_largest: `where_it_pays`: of all classes together, and of each, only the largest connected part counts
             where that raises the Dice of the validation images, which decide when the training has ended.

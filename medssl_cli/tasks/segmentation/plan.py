@@ -56,6 +56,8 @@ FEW_SLICES: Final = 5
 WHOLE: Final = 0.85
 """Of an image along each axis: a crop that shows so much shows all of it."""
 SMALL_SET: Final = 300
+DEEP_LEVELS: Final = 5
+"""Of a network that learns at all of them at once."""
 PAYS_BELOW: Final = 0.7
 """Share of an image that its content takes: below it, cutting the rest away pays."""
 RARE: Final = 0.001
@@ -141,7 +143,7 @@ def _around_given_network(setting: _Setting) -> Draft:
     backbone = build_backbone(network, in_channels=len(setting.fingerprint.channels))
     grid = setting.grid
     crop = rounded_to(crop_within(grid.extents, grid.spacing, setting.crop_voxels), backbone.crop_multiple)
-    return _around_crop(setting, crop, {}, learning_rate=1e-3)
+    return _around_crop(setting, crop, {}, [], learning_rate=1e-3)
 
 
 def _with_network(setting: _Setting, finest: int, width: int) -> Draft:
@@ -169,11 +171,18 @@ def _with_network(setting: _Setting, finest: int, width: int) -> Draft:
         "backbone.num_res_units": PlannedValue(2, "convolutions of a level"),
         "backbone.activation": PlannedValue("leakyrelu", "as nnU-Net has it"),
     }
-    draft = _around_crop(setting, crop, values, learning_rate=2e-3 if width <= 16 else 1.5e-3)
+    draft = _around_crop(setting, crop, values, levels, learning_rate=2e-3 if width <= 16 else 1.5e-3)
     return Draft(draft.values, cost=_cost(crop, levels, channels))
 
 
-def _around_crop(setting: _Setting, crop: Shape, network: dict[str, PlannedValue], *, learning_rate: float) -> Draft:
+def _around_crop(
+    setting: _Setting,
+    crop: Shape,
+    network: dict[str, PlannedValue],
+    levels: Sequence[LevelShape],
+    *,
+    learning_rate: float,
+) -> Draft:
     """Everything around a network and its crop."""
     pins, fingerprint, grid, budget = setting.pins, setting.fingerprint, setting.grid, setting.budget
     crop = tuple(pins.get("data.crop_size", crop))
@@ -184,6 +193,7 @@ def _around_crop(setting: _Setting, crop: Shape, network: dict[str, PlannedValue
         **head_values(pins.get("name", "planned")),
         **network,
         **_task_values(pins, fingerprint),
+        **_decoder_values(pins, levels, budget),
         **_grid_values(fingerprint, grid),
         **rule_values(pins, fingerprint),
         "data.crop_size": PlannedValue(list(crop), _crop_reason(grid, crop)),
@@ -262,9 +272,29 @@ def _task_values(pins: Pins, fingerprint: Fingerprint) -> dict[str, PlannedValue
         values["task.keep_largest"] = PlannedValue(
             "where_it_pays", "parts apart from the largest one of a class are dropped if validation gains by it"
         )
+    return values
+
+
+def _decoder_values(pins: Pins, levels: Sequence[LevelShape], budget: PlanBudget) -> dict[str, PlannedValue]:
+    """The way back up, with the kernels of the way down where some of these are shorter along an axis.
+
+    Args:
+        pins: What is given.
+        levels: Of the backbone; none of one that is given.
+        budget: Of the training.
+    """
+    values = {}
     if not isinstance(pins.get("task.decoder"), dict):
-        values["task.decoder"] = PlannedValue(
-            {"activation": "leakyrelu"}, "one convolution per level on the way back up"
+        shape: dict[str, Any] = {"activation": "leakyrelu"}
+        reason = "one convolution per level on the way back up"
+        kernels = [level.kernel for level in levels[:-1]]
+        if any(len(set(kernel)) > 1 for kernel in kernels):
+            shape["kernel_sizes"] = [shortest(kernel) for kernel in kernels]
+            reason += ", with the kernels of the way down"
+        values["task.decoder"] = PlannedValue(shape, reason)
+    if len(levels) >= DEEP_LEVELS and budget.device == "cuda":
+        values["task.deep_supervision"] = PlannedValue(
+            True, f"{len(levels)} levels and many steps, as in nnU-Net: the loss reaches coarse ones directly"
         )
     return values
 
