@@ -8,6 +8,7 @@ import typer
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.options import JsonOption, QuietOption, SetOption
 from medssl_cli.cli.recipes_plan import plan
+from medssl_cli.cli.split_options import SkipMissingOption, SplitFileOption, given_split
 from medssl_cli.cli.terminal import Terminal, result
 
 app = typer.Typer(help="List, show, copy, check and plan recipes.", no_args_is_help=True)
@@ -69,6 +70,8 @@ def check(
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Check too that this cache has the images and labels it needs.")
     ] = None,
+    split_file: SplitFileOption = None,
+    skip_missing: SkipMissingOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -79,16 +82,23 @@ def check(
         medssl recipes check my-heart.yaml
 
         medssl recipes check my-heart.yaml --cache CACHE
+
+        medssl recipes check my-heart.yaml --cache CACHE --split-file splits_final.json
     """
+    from medssl_cli.base.errors import UsageError
     from medssl_cli.cache.store import Cache
     from medssl_cli.engine.check import check_with_cache, checked_recipe
     from medssl_cli.recipe import dump_recipe, find_recipe, recipe_hash
 
-    recipe = checked_recipe(find_recipe(name), overrides)
+    if split_file and cache is None:
+        raise UsageError("E_USAGE", "--split-file names images of a cache", hint="add --cache")
+    recipe, given = checked_recipe(find_recipe(name), overrides), None
+    if split_file or skip_missing:
+        given, _ = given_split(split_file, 0, None, skip_missing=skip_missing)
     document = {"recipe": dump_recipe(recipe), "sha256": recipe_hash(recipe)}
     text = f"{name} is sound (sha256 {recipe_hash(recipe)[:12]})"
     if cache is not None:
-        document["cache"] = check_with_cache(recipe, Cache.open(cache), Terminal(quiet=quiet))
+        document["cache"] = check_with_cache(recipe, Cache.open(cache), Terminal(quiet=quiet), given)
         text += f"\n{cache} has {document['cache']}"
     result(document, as_json=json, text=text)
 

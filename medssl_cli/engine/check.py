@@ -11,9 +11,10 @@ from medssl_cli.base import plugins
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.faults import model_faults, refuse_faults
 from medssl_cli.base.talk import Talk
-from medssl_cli.cache.splits import split_items
+from medssl_cli.cache.named_splits import GivenSplit
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.build import build_method, check_canvas, check_recipe
+from medssl_cli.engine.choices import Choices, split_of
 from medssl_cli.engine.training_parts import training_parts
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named, Recipe, TaskRecipe, raw_recipe, recipe_kind, sketched
@@ -50,20 +51,27 @@ def checked_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     return recipe
 
 
-def check_with_cache(recipe: Recipe, cache: Cache, talk: Talk) -> str:
+def check_with_cache(recipe: Recipe, cache: Cache, talk: Talk, split_file: GivenSplit | None = None) -> str:
     """Whether a cache has images and labels that a training by the recipe could begin with; what it has, in one line.
+
+    Args:
+        recipe: Of a task or a pre-training.
+        cache: Holds the images.
+        talk: Told what is odd.
+        split_file: Who trains, validates and tests, of a task.
 
     Raises:
         MedsslError: What the training itself would be refused with.
+        UsageError: `E_USAGE`, a split file for a pre-training.
     """
     if isinstance(recipe, TaskRecipe):
         supervision = supervision_of(recipe)
         usable = supervision.usable(cache, talk)
-        split = split_items(
-            cache.records(), usable, seed=recipe.split_seed, fold=0, num_val=recipe.max_validation_patients
-        )
+        split = split_of(recipe, cache, usable, Choices(split=split_file), talk)
         supervision.check(cache, usable, split, talk)
         return f"{len(usable)} images: {len(split.train)} train, {len(split.val)} validation, {len(split.test)} test"
+    if split_file is not None:
+        raise UsageError("E_USAGE", "a pre-training has no split file", hint="leave --split-file out")
     found = training_parts(recipe, cache, {}, build_method(recipe).views(), talk)
     return f"{len(found)} images" if recipe.data.channels is None else f"{len(found)} examples"
 
