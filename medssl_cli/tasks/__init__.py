@@ -322,14 +322,7 @@ class SupervisionBase(ABC):
         return False
 
     def learn(self, network: nn.Module, predict: Answer, cache: Cache, records: Sequence[ItemRecord]) -> dict[str, Any]:
-        """What the validation images tell of how answers should be read, to keep in the run.
-
-        Args:
-            network: The best one, once the training has ended.
-            predict: The same network, from numbers to numbers.
-            cache: Holds the images.
-            records: The validation images.
-        """
+        """What the validation images tell of how the best network's answers should be read, to keep in the run."""
         return {}
 
     def require_learnt(self, learnt: Mapping[str, Any]) -> None:
