@@ -1,7 +1,7 @@
 """The run folder: what was trained on what, how it went, and everything needed to go on or to use it.
 
 RUN/run.json  recipe.lock.yaml  manifest.json  environment.json  metrics.jsonl  tensorboard/  checkpoints/  cost.json
-encoder.safetensors
+encoder.safetensors  learnt.json  summary.json
 
 A run folder may come from anywhere: whatever is read here is bounded, checked, and refused with a code.
 """
