@@ -26,6 +26,8 @@ class Decoder(Strict):
 
     Args:
         name: `unet` is our own; `swinunetr` is that of MONAI's SwinUNETR, which published weights come with.
+        kernel_sizes: Of the convolutions of each level but the coarsest, fine to coarse, along all axes or along each,
+            such as `[[3, 3, 1], 3, 3]` for thick slices.
         norm: Another than `backbone.norm`, which it follows; `instance` where the recipe names neither.
     """
 
