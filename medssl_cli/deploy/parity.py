@@ -244,6 +244,7 @@ def _compare_masks(
         overlap=recipe.inference.overlap,
         mirror_axes=recipe.inference.mirror_axes,
         activation=head.activation,
+        num_outputs=len(run.classes) + (head.activation == "softmax"),
     )
     with faults_are_the_files():
         expected = segment(_compared(run.network, model.predict, found))
