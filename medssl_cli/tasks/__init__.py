@@ -326,11 +326,7 @@ class SupervisionBase(ABC):
         return {}
 
     def require_learnt(self, learnt: Mapping[str, Any]) -> None:
-        """Refuse what `learn` cannot have said.
-
-        Raises:
-            ValueError: It cannot.
-        """
+        """Refuse with a `ValueError` what `learn` cannot have said."""
         if learnt:
             raise ValueError("the task learns nothing there")
 
