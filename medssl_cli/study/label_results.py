@@ -24,7 +24,7 @@ COLUMNS: Final = ("arm", "patients", "steps", "draw", "seed", "structure")
 
 
 @dataclass(frozen=True)
-class Block:
+class StudyBlock:
     """All trainings of a study with one number of labelled patients and one length.
 
     Args:
@@ -40,7 +40,7 @@ class Block:
     figures: list[PairedFigure]
 
     @classmethod
-    def of(cls, patients: int, steps: int, scored: list[Scored], kind: str) -> "Block":
+    def of(cls, patients: int, steps: int, scored: list[Scored], kind: str) -> "StudyBlock":
         """Trainings as a block.
 
         Args:
@@ -133,15 +133,15 @@ def label_results(
     return cleaned
 
 
-def _blocks(scored: Sequence[Scored], kind: str, steps: int) -> Iterator[Block]:
+def _blocks(scored: Sequence[Scored], kind: str, steps: int) -> Iterator[StudyBlock]:
     """By number of patients, then by length."""
     places = sorted({(entry.cell.patients, entry.cell.steps or steps) for entry in scored})
     for number, length in places:
         own = [entry for entry in scored if (entry.cell.patients, entry.cell.steps or steps) == (number, length)]
-        yield Block.of(number, length, own, kind)
+        yield StudyBlock.of(number, length, own, kind)
 
 
-def _levels(block: Block) -> Iterator[dict[str, Any]]:
+def _levels(block: StudyBlock) -> Iterator[dict[str, Any]]:
     for figure in block.figures:
         for arm in block.arms:
             rows = block.rows(arm)
@@ -156,7 +156,7 @@ def _levels(block: Block) -> Iterator[dict[str, Any]]:
             }
 
 
-def _differences(block: Block, baseline: str) -> Iterator[dict[str, Any]]:
+def _differences(block: StudyBlock, baseline: str) -> Iterator[dict[str, Any]]:
     for figure in block.figures:
         for arm in block.arms:
             if arm != baseline:
@@ -173,7 +173,7 @@ def _differences(block: Block, baseline: str) -> Iterator[dict[str, Any]]:
                 }
 
 
-def _runs(block: Block) -> Iterator[dict[str, Any]]:
+def _runs(block: StudyBlock) -> Iterator[dict[str, Any]]:
     for place, entry in enumerate(block.scored):
         yield {
             **asdict(entry.cell),
@@ -185,7 +185,7 @@ def _runs(block: Block) -> Iterator[dict[str, Any]]:
         }
 
 
-def _about(block: Block, figure: PairedFigure, arm: str) -> dict[str, Any]:
+def _about(block: StudyBlock, figure: PairedFigure, arm: str) -> dict[str, Any]:
     return {"arm": arm, "patients": block.patients, "steps": block.steps, "structure": figure.structure}
 
 
