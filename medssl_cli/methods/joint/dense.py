@@ -130,7 +130,7 @@ def canvas_targets(drawn: Drawn, levels: Tensor, size: int) -> tuple[Tensor, Ten
     spread = (2 * torch.arange(size) + 1) / size - 1
     grid = torch.stack(torch.meshgrid(spread, spread, indexing="ij"), dim=-1).flatten(0, 1)
     places = drawn.on_canvas(grid).mT.unflatten(2, (size, size))
-    own = levels.cpu().repeat(len(places) // len(levels))[:, None, None, None].expand_as(places[:, :1])
+    own = levels.repeat(len(places) // len(levels))[:, None, None, None].expand_as(places[:, :1])
     counts = torch.cat([torch.ones_like(places, dtype=torch.bool), own.isfinite()], dim=1)
     return torch.cat([places, own.nan_to_num()], dim=1), counts
 
