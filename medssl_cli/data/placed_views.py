@@ -312,8 +312,8 @@ def recolour_views_(views: Tensor, crops: PlacedCrops, draws: Draws) -> Tensor:
     added = (2 * numbers[:, 2] - 1) * law.brightness
     unchanged = torch.ones_like(factor)
     recolour_(views, Changes(gamma=gamma, scale=unchanged, shift=unchanged - 1))
-    means = views.mean(dim=(1, 2, 3, 4)).cpu()
-    recolour_(views, Changes(scale=factor, shift=added + means * (1 - factor)))
+    means, factor = views.mean(dim=(1, 2, 3, 4)), factor.to(views)
+    recolour_(views, Changes(scale=factor, shift=added.to(views) + means * (1 - factor)))
     if law.noise_std > 0:
         noise = draws.normal((batch, number, *views.shape[1:])).transpose(0, 1).flatten(0, 1)
         views += (noise * (numbers[:, 3] * law.noise_std)[:, None, None, None, None]).to(views)

@@ -163,7 +163,7 @@ class Slices:
         is_present: False where a slice is padding or a view has lost it, bool [B, S] as read, [V * B, S] of views.
         positions_mm: Positions in mm of the slices along their normal, float32 of the same shape; 0 for a single image.
         are_volumes: Whether the step shows stacks; otherwise S is 1.
-        levels: Of each single slice within its volume, -1 to 1, float32 [B]; NaN of pictures and of thin volumes.
+        levels: Of each single slice within its volume, -1 to 1, float32 [B] on the CPU; NaN of pictures, thin volumes.
     """
 
     ids: Tensor

@@ -224,7 +224,7 @@ class SliceSource(Source):
             to_device(batch.is_present),
             to_device(batch.positions_mm),
             batch.are_volumes,
-            to_device(batch.levels),
+            batch.levels,
         )
         draws = Draws(generator(self.recipe.seed, purpose, index), self.processes.rank, self.processes.size)
         return make_views(request, to_device(batch.images), draws, slices=slices)

@@ -41,8 +41,6 @@ from medssl_cli.nn.places import WEIGHT, mean_distances, shares_explained, smoot
 LEVEL_MM: Final = 100.0
 """Millimetres of level that count as 1."""
 SPATIAL: Final = {2: ("x", "y", "level"), 3: ("x", "y", "z")}
-JUDGED_FROM: Final = 0.25
-"""Share of the training before it may be said to learn nothing."""
 NOTHING_LEARNT: Final = 0.95
 RECENT_SHARE: Final = 0.1
 VIEWS_PER_WINDOW: Final = 8
@@ -87,6 +85,8 @@ class Method(MethodBase):
 
     dims = frozenset({2, 3})
     worry_code = "W_NOT_LEARNING"
+    judged_from = 0.25
+    learnt_below = 0.98
 
     def __init__(self, backbone: Backbone, options: Options, crop_size: tuple[int, int, int]) -> None:
         super().__init__(backbone, options, crop_size)
@@ -148,7 +148,7 @@ class Method(MethodBase):
     def health(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
         """Whether places are told from the place within the crop alone, which takes no look at what it shows."""
         shares = [entry["of_place_within_crop"] for entry in logged if entry.get("of_place_within_crop") is not None]
-        if not shares or logged[-1]["step"] < JUDGED_FROM * self._num_steps:
+        if not shares or logged[-1]["step"] < self.judged_from * self._num_steps:
             return []
         recent = shares[-max(1, round(len(shares) * RECENT_SHARE)) :]
         share = sum(recent) / len(recent)

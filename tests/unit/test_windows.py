@@ -12,7 +12,10 @@ from medssl_cli.data.placed_views import PlacedAugmentation, PlacedCrops
 from medssl_cli.data.slices import ImageIndex
 from medssl_cli.data.windows import WindowDataset, window_loader
 from medssl_cli.imaging.foreground import foreground_box
+from medssl_cli.imaging.placement import placement_of
 from medssl_cli.imaging.preprocessing import Intensity
+from medssl_cli.imaging.volume import Volume
+from medssl_cli.preprocessing import Preprocessing
 
 AS_IT_IS = Intensity(low=-(10**6), high=10**6, shift=0, scale=1)
 SHAPE = (30, 24, 8)
@@ -112,3 +115,26 @@ def test_processes_share_what_one_reads(tmp_path: Path) -> None:
     assert len(whole) == 2
     for number, images in enumerate(whole):
         assert torch.equal(torch.cat([half[number] for half in halves]), images)
+
+
+@pytest.mark.parametrize("box", ["foreground", "field"])
+def test_the_orientation_of_the_file_changes_no_place(box: str, tmp_path: Path) -> None:
+    """One volume stored in two orders of its axes: a point of the body has one place in the reference box."""
+    voxels = np.zeros((1, *SHAPE), dtype=np.float32)
+    voxels[0, 6:25, 4:20, 1:7] = 100
+    turned = voxels[:, :, ::-1].transpose(0, 2, 3, 1)
+    to_first = np.array([[0, 0, 1, 0], [-1, 0, 0, SHAPE[1] - 1], [0, 1, 0, 0], [0, 0, 0, 1.0]])  # indices to indices
+    point = torch.from_numpy(AFFINE @ np.array([9.0, 11, 3, 1]))
+    found = []
+    for number, (stored, affine) in enumerate(((voxels, AFFINE), (turned, AFFINE @ to_first))):
+        placement = placement_of([Volume(stored, affine, "MR")], Preprocessing(zscore=True))
+        prepared = placement.filled(placement.sampled(stored), outside=0)[0]
+        path = tmp_path / f"{number}.b2nd"
+        write_array(path, prepared)
+        known = PreparedItem(str(number), placement.shape, placement.affine, AS_IT_IS, path, None, {})
+        crops = PlacedCrops(1, (10, 8, 1), PlacedAugmentation(box=box))
+        index = ImageIndex([True], ["MR"], per_volume=4, balance=0.5, seed=3)
+        window = WindowDataset([known], index, crops, batch_size=1, seed=5)[0, 0].window
+        found.append((window.boxes[0] @ point)[:3])
+
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)

@@ -9,14 +9,12 @@ A decoder on the trunk answers and is thrown away; the clusters stay as they are
 Shapes: B images of this process, V large views, N = V * B, P points of each image, E projection, X Y pixels.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Final
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Strict
 from medssl_cli.data.augmentation import Draws
@@ -24,8 +22,8 @@ from medssl_cli.data.placed_views import features_at
 from medssl_cli.data.slice_views import Drawn, SliceAugmentation, draw
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_decoder
+from medssl_cli.nn.contrast import Contrast, matched, unit
 from medssl_cli.nn.decoder import Decoder
-from medssl_cli.nn.distributed import sum_over_processes, world_size
 from medssl_cli.nn.places import BETA, WEIGHT, mean_distances, smooth_l1
 
 LEAST_OVERLAP: Final = 0.05
@@ -108,14 +106,17 @@ class DenseHead(nn.Module):
             first, second = drawn.rows(torch.arange(batch)), drawn.rows(torch.arange(batch, 2 * batch))
             points = shared_points(first, second, options.num_points, draws)
             projected = self.projector(features[: 2 * batch])
-            projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
+            wide = projected.to(torch.promote_types(projected.dtype, torch.float32))
             of_first, of_second = (
                 features_at(part, with_depth(own.in_view(points.places)))
-                for own, part in zip((first, second), projected.chunk(2), strict=True)
+                for own, part in zip((first, second), wide.chunk(2), strict=True)
             )
-            loss, share, ignorant = agreement(of_first, of_second, points, options)
-            found["agreement"] = options.agreement * loss
-            figures = {"agreement_found": share, "agreement_without_looking": options.agreement * ignorant}
+            matches = agreement(of_first, of_second, points, options)
+            found["agreement"] = options.agreement * matches.loss
+            figures = {
+                "agreement_found": matches.accuracy,
+                "agreement_without_looking": options.agreement * matches.no_information,
+            }
         return found, figures
 
 
@@ -130,7 +131,7 @@ def canvas_targets(drawn: Drawn, levels: Tensor, size: int) -> tuple[Tensor, Ten
     spread = (2 * torch.arange(size) + 1) / size - 1
     grid = torch.stack(torch.meshgrid(spread, spread, indexing="ij"), dim=-1).flatten(0, 1)
     places = drawn.on_canvas(grid).mT.unflatten(2, (size, size))
-    own = levels.cpu().repeat(len(places) // len(levels))[:, None, None, None].expand_as(places[:, :1])
+    own = levels.repeat(len(places) // len(levels))[:, None, None, None].expand_as(places[:, :1])
     counts = torch.cat([torch.ones_like(places, dtype=torch.bool), own.isfinite()], dim=1)
     return torch.cat([places, own.nan_to_num()], dim=1), counts
 
@@ -151,33 +152,23 @@ def shared_points(first: Drawn, second: Drawn, number: int, draws: Draws) -> Can
     return CanvasPoints(low[:, None] + numbers * (high - low)[:, None], ((high - low) > 2 * LEAST_OVERLAP).all(dim=1))
 
 
-def agreement(
-    first: Tensor, second: Tensor, points: CanvasPoints, options: DenseTerms
-) -> tuple[Tensor, Tensor, Tensor]:
+def agreement(first: Tensor, second: Tensor, points: CanvasPoints, options: DenseTerms) -> Contrast:
     """Cross-entropy of finding each point's own features in the other view among those of its image, both ways.
 
     Args:
         first: Features of the points in the first view, [B, P, E].
         second: In the second view.
-        points: Of the images.
+        points: Of the images; those of images whose views do not overlap count for nothing.
         options: See `DenseTerms`.
-
-    Returns:
-        The loss, whose mean over processes is that over all points of images whose views overlap; the share of points
-        that are found; and the mean logarithm of the number of candidates, which is the loss of equal features.
     """
-    scores = F.normalize(first, dim=2) @ F.normalize(second, dim=2).mT / options.temperature
-    candidates = candidates_of(points.places, options.near).to(scores.device)
-    right = torch.arange(scores.shape[1], device=scores.device).expand(scores.shape[:2])
-    weight = points.is_shared.to(scores)[:, None].expand(scores.shape[:2])
-    count = sum_over_processes(weight.sum()).clamp(min=1) / world_size()
-    loss, hits = scores.new_zeros(()), scores.new_zeros(())
-    for direction in (scores, scores.mT):
-        among = direction.masked_fill(~candidates, -math.inf)
-        loss = loss + (F.cross_entropy(among.mT, right, reduction="none") * weight).sum() / (2 * count)
-        hits = hits + ((among.argmax(dim=2) == right) * weight).sum() / (2 * count)
-    ignorant = (candidates.sum(dim=2).log() * weight).sum() / count
-    return loss, hits.detach(), ignorant
+    with torch.autocast(first.device.type, enabled=False):
+        scores = unit(first) @ unit(second).mT / options.temperature
+    images, number = scores.shape[:2]
+    candidates = candidates_of(points.places, options.near).to(scores.device).flatten(0, 1)
+    right = torch.arange(number, device=scores.device).repeat(images)
+    is_counted = points.is_shared.to(scores.device).repeat_interleave(number)
+    ways = [matched(way.flatten(0, 1), right, candidates, is_counted=is_counted) for way in (scores, scores.mT)]
+    return Contrast(*(torch.stack(terms).mean() for terms in zip(*ways, strict=True)))
 
 
 def candidates_of(places: Tensor, near: float) -> Tensor:
