@@ -1,4 +1,4 @@
-"""The table that `medssl study labels` prints."""
+"""The tables that `medssl study labels` prints: one for each number of labelled patients and each length."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,34 +8,41 @@ from medssl_cli.cli.terminal import table
 
 def show_study(document: Mapping[str, Any]) -> None:
     """Print every arm's main figure with its difference, its interval and its cost."""
-    from medssl_cli.study.label_page import better, main_entries, unit
+    from medssl_cli.study.label_page import main_entries, unit
 
-    differences = {_place(entry): entry for entry in main_entries(document, "differences")}
-    rows = []
+    differences = {(_block(entry), entry["arm"]): entry for entry in main_entries(document, "differences")}
+    blocks: dict[tuple[int, int], list[tuple[str, ...]]] = {}
     for level in main_entries(document, "levels"):
-        difference = differences.get(_place(level))
-        told = ("", "", "")
-        if difference is not None:
-            told = (_interval(difference, "+"), better(difference), _number(difference.get("p_holm"), ".4f"))
-        costs = (_number(level["cost_s"], ".0f"), _number(level["pretraining_cost_s"], ".0f"))
-        rows.append((*map(str, _place(level)), _interval(level, ""), *told, *costs))
-    title = f"{document['num_test_patients']} test patients, mean and 95 % interval over choices of labels and patients"
-    columns = (
-        "arm", "patients", "steps", f"mean {document['figure']}", f"minus {document['baseline']}", "better", "p (Holm)",
-        unit(document), "pre-training",
-    )  # fmt: skip
-    table(title, columns, rows)
+        row = _told(differences.get((_block(level), level["arm"])))
+        blocks.setdefault(_block(level), []).append((level["arm"], _number(level["mean"], ".3f"), *row, _cost(level)))
+    columns = ("arm", document["figure"], f"minus {document['baseline']}", "better", "p", unit(document))
+    number, lengths = document["num_test_patients"], {steps for _, steps in blocks}
+    for (patients, steps), rows in blocks.items():
+        labels = f"{patients} labelled patient{'s' * (patients > 1)}, {steps} steps"
+        is_best = document["best_steps_of_baseline"][str(patients)] == steps
+        best = f" (best for {document['baseline']})" if is_best and len(lengths) > 1 else ""
+        table(f"{labels}{best}: {number} test patients, intervals of 95 %", columns, rows)
 
 
-def _place(entry: Mapping[str, Any]) -> tuple[str, int, int]:
-    return entry["arm"], entry["patients"], entry["steps"]
+def _block(entry: Mapping[str, Any]) -> tuple[int, int]:
+    return entry["patients"], entry["steps"]
+
+
+def _told(difference: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    """The difference, how many patients do better, and the adjusted p-value."""
+    if difference is None:
+        return "", "", ""
+    told = _number(difference["mean"], "+.3f")
+    if difference["low"] is not None:
+        told += f" [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+    return told, _number(difference["num_better"], "d"), _number(difference.get("p_holm"), ".3f")
+
+
+def _cost(level: Mapping[str, Any]) -> str:
+    """Seconds of a training, and of the pre-training before it."""
+    known = [level[key] for key in ("cost_s", "pretraining_cost_s") if level[key] is not None]
+    return " + ".join(f"{seconds:.0f}" for seconds in known)
 
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def _interval(entry: Mapping[str, Any], sign: str) -> str:
-    if None in (entry["mean"], entry["low"], entry["high"]):
-        return _number(entry["mean"], f"{sign}.3f")
-    return "{mean:{s}.3f} [{low:{s}.3f}, {high:{s}.3f}]".format(s=sign, **entry)

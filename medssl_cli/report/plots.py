@@ -173,6 +173,7 @@ def structure_scores(
     *,
     xlabel: str = "Dice",
     limits: tuple[float, float] | None = None,
+    are_differences: bool = False,
 ) -> bytes:
     """Draw scores per structure: a dot per patient, the mean and its interval, one colour per method.
 
@@ -180,6 +181,7 @@ def structure_scores(
         scores: Structure to method to scores.
         xlabel: What the scores are.
         limits: Ends of the axis; by default those of the data.
+        are_differences: Mark 0.
 
     Returns:
         The file's bytes.
@@ -195,6 +197,8 @@ def structure_scores(
                 values = [value for _, value in sorted(group.values.items())]
                 axes.scatter(values, [y] * len(values), s=14, color=colours[method], alpha=0.45, linewidths=0, zorder=2)
                 _draw_estimate(axes, group.estimate, y, colours[method], is_upright=False)
+        if are_differences:
+            axes.axvline(0, color=INK, linewidth=0.9, alpha=0.65, zorder=1)
         axes.set_yticks(range(len(scores)), list(scores))
         axes.set_ylim(len(scores) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)

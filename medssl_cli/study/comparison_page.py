@@ -39,7 +39,9 @@ def difference_plot(document: Mapping[str, Any]) -> bytes:
             pair = f"{entry['model']} minus {entry['minus']}"
             scores.setdefault(entry["structure"], {})[pair] = Group(per_patient, estimate_of(entry))
     pairs = {pair for groups in scores.values() for pair in groups}
-    return structure_scores(scores, xlabel=f"{metric}, {pairs.pop() if len(pairs) == 1 else 'difference'}")
+    return structure_scores(
+        scores, xlabel=f"{metric}, {pairs.pop() if len(pairs) == 1 else 'difference'}", are_differences=True
+    )
 
 
 def comparison_page(document: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from medssl_cli.metrics.statistics import estimate_of
 from medssl_cli.report.page import Cell, Page
-from medssl_cli.report.plots import Level, level_curves
+from medssl_cli.report.plots import Group, Level, level_curves, structure_scores
 
 Entry = Mapping[str, Any]
 
@@ -21,6 +21,20 @@ def label_plot(document: Mapping[str, Any]) -> bytes:
         curves = panels.setdefault(f"{entry['steps']} steps", {})
         curves.setdefault(entry["arm"], {})[entry["patients"]] = Level(estimate_of(entry), entry["per_seed"])
     return level_curves(panels, xlabel="labelled patients", ylabel=f"{document['figure']}, {_main(document)}")
+
+
+def difference_plot(document: Mapping[str, Any]) -> bytes:
+    """Every arm minus the baseline with its interval, a row for each number of patients and length, as SVG.
+
+    Args:
+        document: As `study.label_results.label_results` returns it.
+    """
+    rows: dict[str, dict[str, Group]] = {}
+    for entry in main_entries(document, "differences"):
+        own = rows.setdefault(f"{entry['patients']} patients, {entry['steps']} steps", {})
+        own[entry["arm"]] = Group({}, estimate_of(entry))
+    xlabel = f"{document['figure']}, minus {document['baseline']}"
+    return structure_scores(rows, xlabel=xlabel, are_differences=True)
 
 
 def label_page(document: Mapping[str, Any]) -> str:
@@ -48,7 +62,12 @@ def label_page(document: Mapping[str, Any]) -> str:
         alt=f"{document['figure']} over labelled patients, one line per arm",
         caption="A dot per training, bands of 95 %",
     )
-    page.heading(f"Minus {baseline}").table(
+    page.heading(f"Minus {baseline}").figure(
+        difference_plot(document),
+        alt=f"Difference of every arm from {baseline}, with intervals",
+        caption=f"Right of the line an arm is better than {baseline}",
+    )
+    page.table(
         ("arm", "patients", "steps", "difference", "patients better", "p over patients", "p adjusted", "each training"),
         [_difference(document, entry) for entry in main_entries(document, "differences")],
     )

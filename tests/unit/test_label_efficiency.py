@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from medssl_cli.base.errors import NothingUsableError, UsageError
 from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import split_items
+from medssl_cli.cli.study_table import show_study
 from medssl_cli.engine.cost import Cost
 from medssl_cli.study.arms import SCRATCH, Arm, arm_names, arms_of, parse_arm
 from medssl_cli.study.label_page import label_page, label_plot
@@ -222,6 +224,17 @@ def test_findings_and_boxes_are_compared_by_their_own_scores() -> None:
     assert entry(document, "differences", structure="a")["mean"] == pytest.approx(0.5)
     assert entry(document, "differences", structure="a")["num_better"] is None
     assert document["cost_unit"] is None
+
+
+def test_the_printed_table_is_narrow_enough_for_a_terminal(
+    study: list[Scored], capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_study(results(study))
+
+    printed = capsys.readouterr().out
+    assert "5 labelled patients, 10 steps: 3 test patients" in printed
+    assert re.search(r"voco.* \+0\.192 \[\+0\.100, \+0\.300\].* 3 .* 60 \+ 60 ", printed)
+    assert max(map(len, printed.splitlines())) <= 80
 
 
 def test_one_test_patient_has_no_interval() -> None:
