@@ -70,6 +70,18 @@ class PlacedAugmentation(Strict):
         return self
 
 
+class GentleViews(PlacedAugmentation):
+    """Views that are hardly changed, for methods that compare what they make of an image with itself."""
+
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.25
+    rotate_degrees: Degrees = 0.0
+    tilt_degrees: Degrees = 0.0
+    gamma_range: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.1)
+    contrast: Probability = 0.1
+    brightness: NonNegativeFloat = 0.1
+    noise_std: NonNegativeFloat = 0.0
+
+
 @dataclass(frozen=True)
 class PlacedCrops:
     """Views that know where they lie, as a method declares them.

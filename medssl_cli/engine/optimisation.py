@@ -27,13 +27,14 @@ def build_optimizer(
     """Optimiser over the parameters that need gradients; norms, biases and other vectors do not decay.
 
     Args:
-        module: Being trained. What its `undecayed()` names does not decay either, if it has one (see `MethodBase`).
+        module: Being trained. What its `undecayed()` names does not decay either, if it has one (see `MethodBase`), nor
+            what that of one of its parts names.
         options: Options of the recipe.
         is_fused: One kernel for all parameters; of AdamW only.
         transfer: How its `backbone` follows the rest; like it if None.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    named = {id(parameter) for parameter in getattr(module, "undecayed", list)()}
+    named = {id(each) for part in module.modules() for each in getattr(part, "undecayed", list)()}
     decayed = [p for p in trained if p.ndim > 1 and id(p) not in named]
     spared = [p for p in trained if p.ndim <= 1 or id(p) in named]
     groups: list[dict[str, Any]] = [

@@ -185,9 +185,14 @@ class Pretraining:
         self.network, self.result = method, method.backbone
         with agreed():
             method.begin(source.training_set)
-        self.baselines = method.baselines(source.labels)
+        self._baselines = method.baselines(source.labels)
         self.look_every = recipe.health_every
         self._health = Health(start.run.root, source.probe, processes, seed=recipe.seed)
+
+    @property
+    def baselines(self) -> Mapping[str, float]:
+        """Losses of predictors that have learnt nothing, those that are measured as soon as they are."""
+        return self._baselines | self.network.measured_baselines()
 
     def loader(self, first_step: int, last_step: int) -> DataLoader[Any]:
         """See `Goal.loader`; the source knows the last step."""
@@ -281,7 +286,7 @@ class Pretraining:
         summary = {
             "steps": state.step,
             "loss": loss,
-            "baselines": self.baselines,
+            "baselines": dict(self.baselines),
             "has_learnt": all(loss < value for value in self.baselines.values()),
             "alarms": [alarm.code for alarm in self.alarms(1.0)],
         }

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.strict import PositiveFloat, PositiveInt, Probability, Strict
 from medssl_cli.data.augmentation import CropChanges
-from medssl_cli.data.placed_views import PlacedAugmentation, PlacedCrops, PlacedWindows, ViewPlaces
+from medssl_cli.data.placed_views import GentleViews, PlacedAugmentation, PlacedCrops, PlacedWindows, ViewPlaces
 from medssl_cli.data.slice_views import SliceAugmentation, canvas_for
 from medssl_cli.data.views import (
     BoxCrops,
@@ -41,6 +41,7 @@ __all__ = [
     "BoxCrops",
     "CellGrid",
     "CropChanges",
+    "GentleViews",
     "ImageOptions",
     "LabelRequest",
     "Labelled",
@@ -52,6 +53,7 @@ __all__ = [
     "PlacedAugmentation",
     "PlacedCrops",
     "PlacedWindows",
+    "RestoringOptions",
     "SliceRequest",
     "Slices",
     "StackRequest",
@@ -146,6 +148,25 @@ class ImageOptions(Strict):
         return SliceRequest(canvas_for(size), crops, self.views, self.slices_per_volume, self.balance)
 
 
+class RestoringOptions(Strict):
+    """What every method says that restores one view of each image.
+
+    Args:
+        views: How a view differs from its image.
+        slices_per_volume: Of slices: a volume counts as at most so many images.
+        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
+    """
+
+    views: GentleViews = GentleViews()
+    slices_per_volume: PositiveInt = 8
+    balance: Probability = 0.5
+
+    def request(self, crop_size: Shape) -> ViewRequest:
+        """One view of each image of `crop_size` voxels; z is 1 of slices."""
+        crops = PlacedCrops(1, crop_size, self.views, self.slices_per_volume, self.balance)
+        return ViewRequest(crop_size, placed=crops)
+
+
 class MethodBase(nn.Module, ABC):
     """What every `Method` shares. `progress` runs from 0 at the first step to 1 at the last.
 
@@ -223,6 +244,10 @@ class MethodBase(nn.Module, ABC):
         Args:
             labels: Of the labelled crops of some steps, int64 [N, L, X, Y, Z], if the method asks for labelled crops.
         """
+        return {}
+
+    def measured_baselines(self) -> dict[str, float]:
+        """The same of predictors whose loss no formula gives, measured on what the first steps have shown."""
         return {}
 
     def health(self, logged: Sequence[Mapping[str, float]]) -> list[str]:

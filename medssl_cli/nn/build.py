@@ -44,11 +44,12 @@ def build_backbone(backbone: Named, *, in_channels: int = 1) -> Backbone:
             if sum(parameter.numel() for parameter in sketch.parameters()) > MAX_PARAMETERS:
                 raise ValueError(f"more than {MAX_PARAMETERS:.0e} parameters")
         built: Backbone = module.build(in_channels, **options)
+        built.in_channels = in_channels
     except UsageError:
         raise
     except (*IMPOSSIBLE, MemoryError) as error:
         raise UsageError("E_RECIPE", f"backbone {backbone.name}: {_short(error)}") from error
-    built.norm = options.get("norm")
+    built.named_norm = options.get("norm")
     return built
 
 
@@ -67,7 +68,7 @@ def build_decoder(options: Decoder, backbone: Backbone, out_channels: int) -> Vo
     if options.name == "swinunetr":
         return SwinUNETRDecoder(backbone.channels, backbone.strides, out_channels, spatial_dims=dims)
     shape = options.model_dump(exclude={"name"})
-    shape["norm"] = options.norm or backbone.norm or DECODER_NORM
+    shape["norm"] = options.norm or backbone.named_norm or DECODER_NORM
     return UNetDecoder(backbone.channels, backbone.strides, out_channels, spatial_dims=dims, **shape)
 
 

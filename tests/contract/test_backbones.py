@@ -40,6 +40,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "swinunetr": {"feature_size": 12},
     "unet": {"channels": (4, 8, 8), "strides": STRIDES, "num_res_units": 1},
     "unet, thick slices": {"channels": (4, 8, 8), **THICK, "num_res_units": 1},
+    "vit": {"patch_size": 8, "embedding_dim": 192, "depth": 3, "num_heads": 2, "mlp_ratio": 0.5},
+    "vit, thick slices": {"patch_size": (8, 8, 2), "embedding_dim": 96, "depth": 3, "num_heads": 2, "mlp_ratio": 1},
 }
 
 

@@ -25,7 +25,7 @@ from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.views import make_views
 from medssl_cli.methods import Labelled, Losses, MethodBase, SliceRequest, Slices, TrainingSet, Views
 from medssl_cli.nn.axes import misfit
-from medssl_cli.nn.backbones import Backbone
+from medssl_cli.nn.backbones import Backbone, hide
 from tests.placed_windows import windows_of
 
 TOY_METHODS = Path(__file__).parent / "toy_methods"
@@ -67,10 +67,15 @@ FLAT: dict[str, dict[str, object]] = {
     "dino slices": STILL,
     "local slices": {},
     "local vox2vec": {"variant": "vox2vec", "num_points": 20},
+    "mae slices": {},
+    "mae sparse slices": {"variant": "sparse"},
+    "simmim slices": {"block": 4},
+    "swin_pretext slices": {"projection_dim": 8},
 }
 VARIANTS |= FLAT | {
     "voco dense": {"dense": {}},
     "voco dense overlap": {"dense": {"target": "overlap"}, "objective": "fixed"},
+    "mae sparse": {"variant": "sparse"},
 }
 # As few prototypes as there are images here; by default there are thousands.
 FEW = {
@@ -81,6 +86,8 @@ FEW = {
     "byol": NARROW,
     "moco": NARROW,
     "dino": STILL,
+    "simmim": {"block": 4},
+    "swin_pretext": {"projection_dim": 8},
 }
 each_method = pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
 BATCH = 2
@@ -95,8 +102,8 @@ class TinyBackbone(Backbone):
         self.fine = conv(1, 6, 3, padding=1)
         self.coarse = conv(6, 8, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        fine = self.fine(x).relu()
+    def forward(self, x: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
+        fine = self.fine(hide(x, hidden)).relu()
         return [fine, self.coarse(fine).tanh()]
 
 

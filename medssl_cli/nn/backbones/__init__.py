@@ -7,9 +7,9 @@ Shape legend: B batch, C channels, X Y Z space (X Y for 2D backbones), X' Y' Z' 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,13 +35,15 @@ class Backbone(nn.Module, ABC):
         ValueError: The description contradicts itself.
     """
 
-    norm: str | None = None
+    named_norm: str | None = None
     """Norm that a recipe names for it, which a decoder follows; None where it has that of its kind."""
     channels: tuple[int, ...]
     strides: tuple[Axes, ...]
     embedding_levels: tuple[int, ...]
     crop_multiple: Axes
     spatial_dims: int
+    in_channels: int = 1
+    """Of the images; whoever builds the backbone says so."""
 
     def __init__(
         self,
@@ -137,12 +139,17 @@ def hide(images: Tensor, hidden: Tensor | None) -> Tensor:
             f"hidden is {hidden.dtype} {tuple(hidden.shape)}: images {tuple(images.shape)} need bool [B, X', Y', Z'] "
             "whose sizes divide theirs"
         )
-    for axis, (extent, count) in enumerate(zip(size, blocks, strict=True), start=1):
+    return images.masked_fill(spread_blocks(hidden, size)[:, None], 0)
+
+
+def spread_blocks(hidden: Tensor, size: Sequence[int]) -> Tensor:
+    """What is said of blocks, [B, X', Y', Z'], for each voxel of images of a size that they make up, [B, X, Y, Z]."""
+    for axis, (extent, count) in enumerate(zip(size, hidden.shape[1:], strict=True), start=1):
         hidden = hidden.repeat_interleave(extent // count, dim=axis)
-    return images.masked_fill(hidden[:, None], 0)
+    return hidden
 
 
-def run_part(part: nn.Module, x: Tensor, *, use_checkpoint: bool) -> Tensor:
+def run_part(part: Callable[[Tensor], Any], x: Tensor, *, use_checkpoint: bool) -> Tensor:
     """Output of a part of a network; with a checkpoint its activations are computed twice instead of kept."""
     if use_checkpoint and torch.is_grad_enabled():
         return cast(Tensor, checkpoint(part, x, use_reentrant=False))

@@ -1,0 +1,78 @@
+"""Methods that hide or damage, end to end on toy images: exact resume, pictures on the page, and what follows."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from medssl_cli.base.talk import Silence
+from medssl_cli.cache.store import Cache
+from medssl_cli.engine.live_page import Outlets
+from medssl_cli.engine.metrics_log import read_metrics
+from medssl_cli.engine.pretrain import pretrain
+from medssl_cli.recipe import PretrainRecipe, validate_recipe
+from medssl_cli.report.run import run_page
+from tests.masked import NETWORKS
+from tests.slice_cache import slice_cache
+
+pytestmark = pytest.mark.slow
+
+STEPS = 4
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mae": ("unet", {"name": "mae", "variant": "sparse", "block": 4}),
+    "simmim": ("vit", {"name": "simmim", "block": 8}),
+    "swin_pretext": ("unet", {"name": "swin_pretext", "projection_dim": 8}),
+}
+each_method = pytest.mark.parametrize("name", METHODS)
+
+
+def recipe(name: str, **changes: object) -> PretrainRecipe:
+    network, method = METHODS[name]
+    document = {
+        "schema": 1,
+        "backbone": {"name": network, "spatial_dims": 2, **NETWORKS[network]},
+        "method": method,
+        "data": {"zscore": True, "crop_size": [16, 16, 1], "batch_size": 4},
+        "optimizer": {"learning_rate": 1e-3},
+        "steps": STEPS,
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "health_every": 2,
+        **changes,
+    }
+    found = validate_recipe(document, source="test")
+    assert isinstance(found, PretrainRecipe)
+    return found
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return slice_cache(tmp_path_factory.mktemp("slices") / "cache", num_volumes=6, num_pictures=6)
+
+
+def numbers(root: Path) -> list[dict[str, Any]]:
+    return read_metrics(root)
+
+
+@each_method
+def test_a_run_that_lost_its_later_checkpoints_ends_with_the_same_bits(name: str, cache: Cache, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    outlets = Outlets(page=run_page)
+    pretrain(recipe(name), cache, whole, device="cpu", talk=Silence(), outlets=outlets)
+    shutil.copytree(whole, broken)
+    for path in [broken / "summary.json", broken / "encoder.safetensors", *(broken / "checkpoints").iterdir()]:
+        if not path.name.startswith("step-00000002-"):
+            path.unlink()
+
+    pretrain(recipe(name), cache, broken, device="cpu", talk=Silence(), outlets=outlets)
+
+    assert numbers(broken) == numbers(whole)  # losses, and the baselines that are measured as it goes
+    expected = safetensors.numpy.load_file(whole / "encoder.safetensors")
+    for key, value in safetensors.numpy.load_file(broken / "encoder.safetensors").items():
+        np.testing.assert_array_equal(value, expected[key], err_msg=key)
+    assert any(key.startswith("baseline/") for key in numbers(whole)[-1])
+    assert len(list((whole / "pictures").glob("*.png"))) == 1
+    assert "Pictures" in (whole / "page.html").read_text(encoding="utf-8")
