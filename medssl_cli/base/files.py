@@ -131,6 +131,37 @@ def write_atomic(path: Path, data: bytes, *, is_output: bool = False) -> None:
             os.fsync(stream.fileno())
 
 
+def append_durably(path: Path, data: bytes, *, start: bytes = b"") -> None:
+    """Add lines to the end of a file for others to read; a line that a kill has cut stays by itself.
+
+    Args:
+        path: The file; it is made if it does not exist.
+        data: Whole lines.
+        start: What a new file begins with.
+
+    Raises:
+        UsageError: `E_OUTPUT_SPECIAL`.
+        StorageError: `E_IO`.
+    """
+    require_place_for_file(path)
+    with storage_errors(path.name):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
+        with os.fdopen(descriptor, "r+b", buffering=0) as stream:
+            length = os.fstat(descriptor).st_size
+            if not length:
+                os.fchmod(descriptor, 0o666 & ~_umask())
+            is_cut = length and os.pread(descriptor, 1, length - 1) != b"\n"
+            _write_whole(stream, (b"\n" if is_cut else b"" if length else start) + data)
+            os.fsync(descriptor)
+        if not length:
+            sync_directory(path.parent)
+
+
+def _write_whole(stream: Any, data: bytes) -> None:
+    while data:
+        data = data[stream.write(data) :]
+
+
 @contextlib.contextmanager
 def candidate_for(path: Path) -> Iterator[Path]:
     """A temporary name beside a file's own; what lies there when the block ends without an error gets the real name.

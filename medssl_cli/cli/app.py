@@ -19,6 +19,7 @@ from medssl_cli.cli.export import export
 from medssl_cli.cli.finetune import finetune
 from medssl_cli.cli.infer import infer
 from medssl_cli.cli.ingest import ingest
+from medssl_cli.cli.listen import listen
 from medssl_cli.cli.plan import plan
 from medssl_cli.cli.pretrain import pretrain
 
@@ -35,7 +36,7 @@ ROAD = "The road"
 HELPERS = "Helpers"
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     ROAD: (ingest, plan, pretrain, finetune, evaluate, export, infer),
-    HELPERS: (demo, doctor),
+    HELPERS: (listen, demo, doctor),
 }
 for panel, commands in COMMANDS.items():
     for command in commands:

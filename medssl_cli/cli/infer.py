@@ -1,39 +1,36 @@
 """`medssl infer`. Imports no torch."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
+from medssl_cli.cli import infer_options as own
+from medssl_cli.cli import many_scans as many
 from medssl_cli.cli import reading_options as choices
-from medssl_cli.cli.infer_output import finish, report_text
+from medssl_cli.cli.infer_output import Teller, finish, report_text
+from medssl_cli.cli.log_file import LogFile
 from medssl_cli.cli.options import DeviceOption, JsonOption, ModelsOption, QuietOption, bytes_of, models_folder
+from medssl_cli.cli.pacs_access import deliveries
 from medssl_cli.cli.terminal import Terminal, result
 
 
 def infer(
-    task: Annotated[str, typer.Option("--task", "-t", help="Name of an installed model, or a path to a model.onnx.")],
-    scans: Annotated[list[Path] | None, typer.Argument(help="Files, folders, zip archives: what ingest takes.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder, or for one scan the mask's file; default ./medssl-out.")
-    ] = None,
+    task: own.TaskOption,
+    scans: own.ScansArgument = None,
+    out: own.OutOption = None,
     models: ModelsOption = None,
     device: DeviceOption = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="On the CPU; default: all cores.")] = None,
-    max_ram_gib: Annotated[
-        float | None, typer.Option("--max-ram", min=0.1, metavar="GIB", help="Most memory; default: of what is free.")
-    ] = None,
-    tile_timeout: Annotated[
-        float | None, typer.Option(min=1, metavar="SECONDS", help="Longest time for one call of the network.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option(help="Replace what medssl made from another content or by another model.")
-    ] = False,
-    preview: Annotated[bool, typer.Option(help="Also draw a picture of each result.")] = True,
-    series: Annotated[
-        list[str] | None, typer.Option(metavar="NAME|UID", help="Only this scan or series; may be repeated.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Say what would be done, write nothing.")] = False,
+    threads: own.ThreadsOption = None,
+    max_ram_gib: own.MaxRamOption = None,
+    tile_timeout: own.TileTimeoutOption = None,
+    overwrite: own.OverwriteOption = False,
+    preview: own.PreviewOption = True,
+    series: own.SeriesOption = None,
+    dry_run: own.DryRunOption = False,
+    workers: own.WorkersOption = 1,
+    cluster: own.ClusterOption = None,
+    part: own.PartOption = None,
+    watch: own.WatchOption = None,
+    settle: own.SettleOption = 30.0,
+    log_file: own.LogFileOption = None,
+    stow: own.StowOption = None,
+    ca_bundle: own.CaOption = None,
     channel: choices.ChannelsOption = None,
     gaps: choices.GapsOption = choices.Gaps.refuse,
     tilt: choices.TiltOption = choices.Resample.refuse,
@@ -69,13 +66,17 @@ def infer(
         medssl infer ./radiographs -o out --task xray-abnormal
 
         medssl infer --channel flair=p1/a.nii.gz --channel t1ce=p1/b.nii.gz --task brain-tumour
+
+        medssl infer --watch ./arriving -o out --task heart-seg --series 'modality=MR,slices>=40,newest'
     """
     from medssl_cli.base.signals import stop_on_signals
     from medssl_cli.cli.preview import draw_preview
-    from medssl_cli.deploy.infer import infer as run_infer
+    from medssl_cli.deploy import infer as inference
     from medssl_cli.deploy.model_store import ModelStore, resolve_model
+    from medssl_cli.deploy.watching import watch as run_watch
     from medssl_cli.formats.policy import Policy
 
+    many.require_one_way(watch, scans=scans or (), channels=channel or (), part=part, dry_run=dry_run)
     model = resolve_model(task, ModelStore(models_folder(models)))
     terminal = Terminal(quiet=quiet)
     terminal.note(f"model {model} · output {out or 'medssl-out'} · device {device}")
@@ -84,24 +85,27 @@ def infer(
         min_slices, burned_in.value if burned_in else None, allow_headerless, allow_detached,
         max_volume_bytes=bytes_of(max_volume_gib), stack_pictures=stack_pictures,
     )  # fmt: skip
-    with terminal.running(), stop_on_signals() as stop:
-        report = run_infer(
-            scans or (),
-            model,
-            out=out,
-            device=device,
-            threads=threads,
-            max_ram_bytes=None if max_ram_gib is None else bytes_of(max_ram_gib),
-            tile_timeout_s=tile_timeout,
-            overwrite=overwrite,
-            preview=draw_preview if preview else None,
-            progress=terminal.progress,
-            policy=policy,
-            only_series=series or (),
-            channels=channel or (),
-            dry_run=dry_run,
-            is_stopped=lambda: stop.is_set,
-        )
+    tell = Teller(LogFile(log_file), prints=watch is not None, as_json=json)
+    with (
+        terminal.running(),
+        stop_on_signals() as stop,
+        many.other_processes(workers, cluster) as others,
+        deliveries(stow, ca_bundle, out, terminal, lambda: stop.is_set) as deliver,
+    ):
+        share = many.shares(threads, max_ram_gib, workers)
+        how = inference.InferSettings(
+            device, threads=share[0], max_ram_bytes=share[1], tile_timeout_s=tile_timeout, overwrite=overwrite,
+            preview=draw_preview if preview else None, progress=terminal.progress, policy=policy, workers=others,
+            deliver=deliver, say=tell, is_stopped=lambda: stop.is_set,
+        )  # fmt: skip
+        if watch is not None:
+            counts = run_watch(watch, model, settle_s=settle, how=how, out=out, only_series=series or ())
+            terminal.note(f"stopped after {counts} results" if counts else "stopped")
+            return
+        report = inference.infer(
+            scans or (), model, out=out, only_series=series or (), channels=channel or (), part=many.part_of(part),
+            dry_run=dry_run, how=how,
+        )  # fmt: skip
     result(report.document(), as_json=json, text=report_text(report))
     if stop.is_set:
         stop.raise_interrupted(f"{report.count('done')} scans are done, {report.not_reached} are left")

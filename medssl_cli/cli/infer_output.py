@@ -1,13 +1,35 @@
 """What `medssl infer` says at its end: a line for each scan, an exit code."""
 
+import json
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
+    from medssl_cli.cli.log_file import LogFile
     from medssl_cli.deploy.infer import InferReport, ScanResult
 
 MAX_LINES = 40
+
+
+class Teller:
+    """Tells of each result as it comes: in a log file, and of a folder that is watched on stdout.
+
+    Args:
+        log: Gets a line each.
+        prints: Print it, too.
+        as_json: Print it as a JSON document on one line.
+    """
+
+    def __init__(self, log: "LogFile", *, prints: bool, as_json: bool) -> None:
+        self._log, self._prints, self._as_json = log, prints, as_json
+
+    def __call__(self, scan: "ScanResult") -> None:
+        """Tell of one result."""
+        text = scan_line(scan)
+        self._log.note(f"{scan.task} {text} ({scan.seconds:.1f} s)", is_problem=scan.status == "refused")
+        if self._prints:
+            typer.echo(json.dumps(scan.to_json(), allow_nan=False) if self._as_json else text)
 
 
 def finish(report: "InferReport") -> None:
@@ -33,18 +55,22 @@ def report_text(report: "InferReport") -> str:
     lines = []
     skipped = [scan for scan in report.results if scan.status == "skipped"]
     for scan in [*(scan for scan in report.results if scan.status != "skipped"), *skipped[:MAX_LINES]]:
-        if scan.status in ("refused", "skipped"):
-            lines.append(f"{scan.name}: {scan.status} {scan.code}: {scan.message}".rstrip(": "))
-            continue
-        answer = _answer(scan)
-        notes = (*scan.warnings, *(("done before",) if scan.resumed else ()))
-        told = f" [{', '.join(notes)}]" if notes else ""
-        lines.append(f"{scan.name}: {'to do' if scan.status == 'pending' else answer or 'nothing found'}{told}")
-        lines += [f"  {report.folder / name}" for name in scan.outputs]
+        lines.append(scan_line(scan))
+        if scan.status not in ("refused", "skipped"):
+            lines += [f"  {report.folder / name}" for name in scan.outputs]
     if len(skipped) > MAX_LINES:
         lines.append(f"... and {len(skipped) - MAX_LINES} files more that are no scans")
     lines.append("nothing is written" if report.is_dry_run else f"report: {report.path} · device {report.device}")
-    return "\n".join(map(_printable, lines))
+    return "\n".join(map(printable, lines))
+
+
+def scan_line(scan: "ScanResult") -> str:
+    """What became of a scan, in one line."""
+    if scan.status in ("refused", "skipped"):
+        return printable(f"{scan.name}: {scan.status} {scan.code}: {scan.message}".rstrip(": "))
+    notes = (*scan.warnings, *(("done before",) if scan.resumed else ()))
+    told = f" [{', '.join(notes)}]" if notes else ""
+    return printable(f"{scan.name}: {'to do' if scan.status == 'pending' else _answer(scan) or 'nothing found'}{told}")
 
 
 def _answer(scan: "ScanResult") -> str:
@@ -58,6 +84,6 @@ def _answer(scan: "ScanResult") -> str:
     return ", ".join(told)
 
 
-def _printable(line: str) -> str:
+def printable(line: str) -> str:
     """A line without control characters: names of files and classes, which others chose, must not steer a terminal."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)

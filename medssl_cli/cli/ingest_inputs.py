@@ -1,7 +1,6 @@
 """What `medssl ingest` makes of its arguments: paths, a PACS, a tolerance."""
 
 import csv
-import os
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from medssl_cli.base.errors import UsageError
 from medssl_cli.cli.options import require_path
+from medssl_cli.cli.pacs_access import credentials_for
 from medssl_cli.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -62,17 +62,10 @@ def pacs_source(
                 "E_USAGE", "--from, --to, --patients and --ca-bundle are for a PACS (dicomweb://HOST/PATH)"
             )
         return None
-    from medssl_cli.formats.dicomweb import Address, Credentials, PacsQuery
+    from medssl_cli.formats.dicomweb import PacsQuery
     from medssl_cli.ingest.options import PacsSource
 
-    password_file = os.environ.get("MEDSSL_PACS_PASSWORD_FILE")
-    credentials = Credentials(
-        token=os.environ.get("MEDSSL_PACS_TOKEN", ""),
-        user=os.environ.get("MEDSSL_PACS_USER", ""),
-        password=require_path(Path(password_file)).read_text().rstrip("\r\n") if password_file else "",
-    )
-    if not Address.parse(url).is_encrypted:
-        terminal.note("warning: the connection to the PACS is not encrypted: images and credentials can be read")
+    credentials = credentials_for(url, terminal)
     wanted = require_path(patients).read_text(encoding="utf-8").split("\n") if patients else []
     listed = tuple(line.strip() for line in wanted if line.strip())
     return PacsSource(url, PacsQuery(modality, _date(date_from), _date(date_to), listed), credentials, ca_bundle)

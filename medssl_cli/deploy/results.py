@@ -49,6 +49,7 @@ class ScanResult:
             or in RAS+ millimetres with a diameter.
         thresholds: Thresholds of the operating points, by name.
         channels: Of a case of several images, the place of each below the input that was named, by its channel.
+        sent: Where the outputs have arrived, of the places that were asked to take them.
     """
 
     name: str
@@ -83,6 +84,7 @@ class ScanResult:
     boxes: tuple[dict[str, Any], ...] = ()
     thresholds: dict[str, float] = field(default_factory=dict)
     channels: dict[str, str] = field(default_factory=dict)
+    sent: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, one: Scan | Reject, task: str) -> Self:
@@ -164,6 +166,7 @@ _CHECKS: Final[dict[str, Check]] = {
     "options": _map_of(_is_option),
     "outputs": _list_of(_is_text),
     "outputs_sha256": _map_of(_is_text),
+    "sent": _list_of(_is_text),
     "resumed": lambda value: isinstance(value, bool),
 }
 """What the fields of an entry must hold to be believed; a report lies where others write, too."""
@@ -194,10 +197,11 @@ class InferReport:
 
     @property
     def exit_code(self) -> Exit:
-        """`OK`, `PARTIAL` if something was refused, `NOTHING` if no scan has a mask; of a dry run, will have."""
+        """`OK`, `PARTIAL` if something was refused or not sent, `NOTHING` if no scan has a mask; of a dry run, will."""
         if not self.count("done") + self.count("pending"):
             return Exit.NOTHING
-        return Exit.PARTIAL if self.count("refused") else Exit.OK
+        is_sent = not any("W_NOT_SENT" in result.warnings for result in self.results)
+        return Exit.OK if is_sent and not self.count("refused") else Exit.PARTIAL
 
     @property
     def header(self) -> dict[str, Any]:

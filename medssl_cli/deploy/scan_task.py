@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.base.codes import CODES
-from medssl_cli.base.errors import InputError
+from medssl_cli.base.errors import InputError, MedsslError
 from medssl_cli.base.files import sha256_file
+from medssl_cli.deploy.choosing import Part
+from medssl_cli.deploy.known_results import KnownResults
 from medssl_cli.deploy.mask_files import (
     NOT_WRITTEN,
     Made,
@@ -24,7 +26,6 @@ from medssl_cli.deploy.mask_files import (
     stem_of_mask,
 )
 from medssl_cli.deploy.outputs import is_own, publish, require_replaceable
-from medssl_cli.deploy.report_file import ReportFile
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scan_reader import ScanReader, input_digest, told_together
@@ -55,11 +56,11 @@ class Where:
     report: Path
 
     @classmethod
-    def of(cls, out: Path | None) -> "Where":
-        """What `-o` means."""
+    def of(cls, out: Path | None, part: Part | None = None) -> "Where":
+        """What `-o` means; a part of the work has a report of its own."""
         if out is None or not out.name.lower().endswith((".nii", ".nii.gz")):
             folder = DEFAULT_FOLDER if out is None else out
-            return cls(folder, None, folder / REPORT)
+            return cls(folder, None, folder / (REPORT if part is None else f"report.{part.word}.json"))
         return cls(out.parent, out, out.parent / f"{stem_of_mask(out)}.{REPORT}")
 
 
@@ -70,7 +71,7 @@ class Job:
     Args:
         model: Segments.
         reader: Reads, with the repairs that were asked for.
-        report: What earlier calls did.
+        known: What earlier calls did.
         where: Outputs go.
         outputs: Which of them are wanted.
         overwrite: Outputs of medssl that were made from something else may be replaced.
@@ -83,7 +84,7 @@ class Job:
 
     model: OnnxModel
     reader: ScanReader
-    report: ReportFile
+    known: KnownResults
     where: Where
     outputs: tuple[Output, ...]
     overwrite: bool
@@ -109,6 +110,23 @@ class ScanTask:
     blank: ScanResult
     known: ScanResult | None = None
 
+    def outcome(self, counter: str) -> ScanResult:
+        """Do it, unless it is done. Its failure is its result, whatever it is.
+
+        Raises:
+            StoppedError: A stop request came.
+        """
+        try:
+            return self.result(counter, time.monotonic())
+        except StoppedError:
+            raise
+        except MedsslError as error:
+            return self.refused(error.code, error.message, error.hint)
+        except Exception as error:  # noqa: BLE001 - the boundary of one scan
+            if isinstance(error, MemoryError) or "allocat" in str(error):
+                return self.refused("E_TOO_BIG", "not enough memory for this scan")
+            return self.refused("E_SCAN_FAILED", f"it failed with {type(error).__name__}")
+
     def result(self, counter: str, start: float) -> ScanResult:
         """Do it, unless it is done."""
         job = self.job
@@ -117,7 +135,7 @@ class ScanTask:
         if self.known is not None and self._is_finished(self.known, digest):
             return replace(self._about(self.known), status="done", code="", message="", hint="", resumed=True)
         require_replaceable(
-            [target.path for target in self._targets()],
+            [target.path for target in self.targets()],
             inputs=job.inputs,
             recorded=self._recorded(),
             overwrite=job.overwrite,
@@ -165,10 +183,18 @@ class ScanTask:
             return not_done(replace(self._about(self.known), resumed=False), code, message, hint)
         own: dict[str, str] = {}
         with contextlib.suppress(OSError):
-            paths = [target.path for target in self._targets()]
-            if code == "E_OUTPUT_EXISTS" and self.job.report.owner(paths[0].name) is None:
+            paths = [target.path for target in self.targets()]
+            if code == "E_OUTPUT_EXISTS" and self.job.known.owner(paths[0].name) is None:
                 own = {path.name: sha256_file(path) for path in paths if is_own(path)}
         return not_done(replace(self.blank, outputs=tuple(own), outputs_sha256=own), code, message, hint)
+
+    def relevant(self) -> list[ScanResult]:
+        """What earlier calls did that may matter for this scan."""
+        task, known = self.blank.task, self.job.known.entry(self.blank.task, self.scan.key, self.scan.name)
+        names = {self.scan.name, longer_name(self.scan), *([known.name] if known is not None else [])}
+        own = [replace(self, scan=replace(self.scan, name=name)) for name in names]
+        outputs = [target.path.name for one in own for target in one.targets()]
+        return self.job.known.about(task, self.scan.key, names, outputs)
 
     def _about(self, known: ScanResult) -> ScanResult:
         """What an earlier call found out, under what is known of the scan now."""
@@ -180,9 +206,9 @@ class ScanTask:
 
     def _find_known(self, digest: str) -> None:
         """What the report says of the scan. A name that the report gives to another scan is not used again."""
-        report, task = self.job.report, self.blank.task
-        self.known = report.entry(task, self.scan.key, self.scan.name)
-        holder = report.holder(task, self.scan.name)
+        known, task = self.job.known, self.blank.task
+        self.known = known.entry(task, self.scan.key, self.scan.name)
+        holder = known.holder(task, self.scan.name)
         name = self.scan.name
         if self.known is not None and self.known.outputs:
             name = self.known.name
@@ -197,14 +223,14 @@ class ScanTask:
         """Outputs that are there by the report: the scan's, and of one file that was named, whosever they are."""
         recorded = set(self.known.outputs if self.known is not None else ())
         if self.job.where.mask is not None:
-            recorded |= {one.path.name for one in self._targets() if self.job.report.owner(one.path.name)}
+            recorded |= {one.path.name for one in self.targets() if self.job.known.owner(one.path.name)}
         return recorded
 
     def _is_finished(self, known: ScanResult, digest: str) -> bool:
         made_from = (known.input_sha256, known.model_sha256, known.options)
         if made_from != (digest, self.job.model.sha256, self._options()):
             return False
-        needed = [one.path for one in self._targets() if NOT_WRITTEN.get(one.kind) not in known.warnings]
+        needed = [one.path for one in self.targets() if NOT_WRITTEN.get(one.kind) not in known.warnings]
         return bool(needed) and all(
             path.is_file() and not path.is_symlink() and known.outputs_sha256.get(path.name) == sha256_file(path)
             for path in needed
@@ -218,7 +244,7 @@ class ScanTask:
         where = self.job.where
         return where.mask or where.folder / f"{self.scan.name}_{self.blank.task}.nii.gz"
 
-    def _targets(self) -> list[Target]:
+    def targets(self) -> list[Target]:
         """The files that will hold the result."""
         if self._masks_head is None:
             return [Target("json", self.job.where.folder / f"{self.scan.name}_{self.blank.task}.json")]
@@ -227,8 +253,8 @@ class ScanTask:
 
     def _require_no_other_owner(self) -> None:
         """Refuse a name that outputs of another scan or task have, as `a_b` with `c` and `a` with `b_c`."""
-        for path in [target.path for target in self._targets()]:
-            owner = self.job.report.owner(path.name) or self.job.report.namesake(path)
+        for path in [target.path for target in self.targets()]:
+            owner = self.job.known.owner(path.name) or self.job.known.namesake(path)
             is_other = owner is not None and owner.key and (owner.task, owner.key) != (self.blank.task, self.scan.key)
             if is_other and owner is not self.known and self.job.where.mask is None and path.exists():
                 raise InputError(
@@ -246,14 +272,14 @@ class ScanTask:
         """The files of a label map, or of masks of regions."""
         model = self.job.model
         files = MaskFiles(model.bundle, model.sha256, self.scan.series, self.job.preview)
-        return files.made(self._targets(), image, answer)
+        return files.made(self.targets(), image, answer)
 
     def _whole(self, image: LoadedImage, answer: Any) -> Made:
         """The file of findings or boxes."""
         bundle, shape = self.job.model.bundle, image.volume.shape
         told = whole_answer(bundle, answer, shape, image.volume.affine)
         data = answer_json(bundle, told, name=self.scan.name, model_sha256=self.job.model.sha256, shape=shape)
-        files = {target.path: data for target in self._targets()}
+        files = {target.path: data for target in self.targets()}
         return Made(files, list(image.warnings), fields=fields_of(told))
 
     def _progress(self, what: str) -> Callable[[int, int], None]:

@@ -5,6 +5,7 @@ and one reading of names and folders (`formats.layouts`) serve both commands.
 """
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ UNNAMED_ABOVE: Final = 20
 """Files of one folder that are no images are told of one by one up to so many, then together."""
 _NO_IMAGES: Final = ("S_NOT_AN_IMAGE", "S_SIDECAR")
 _DUPLICATE: Final = "DUPLICATE"
+_REPORT: Final = re.compile(r"report(\.[0-9]+-of-[0-9]+)?\.jsonl?")
 NO_CHANNELS: Final = GivenChannels()
 """The user says nothing about channels."""
 
@@ -143,6 +145,7 @@ def find_scans(
     takes_flat: bool = False,
     given: GivenChannels = NO_CHANNELS,
     has_channels: bool = False,
+    is_wanted: Callable[[Path], bool] | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Findings:
     """Sort everything below some paths into scans and rejects.
@@ -155,16 +158,18 @@ def find_scans(
         given: What the user says about channels; their places must be among the paths.
         has_channels: The model names its channels, so that the images of a 4D file of which a description names the
             channels are taken one by one.
+        is_wanted: Which files are opened and told of; all by default.
         is_stopped: Asked between files; what was found until then is returned.
 
     Raises:
         UsageError: `E_NOT_FOUND`; `E_PERMISSION`, an input folder cannot be listed.
     """
     found: list[Found] = []
-    for one in discover(paths, policy):
+    peek = None if is_wanted is None else lambda path, status: not is_wanted(path)
+    for one in discover(paths, policy, peek=peek):
         if is_stopped():
             break
-        if not _is_own_output(one, out):
+        if one.kind != "known" and not _is_own_output(one, out):
             found.append(one)
     roots = tuple(dict.fromkeys(path.resolve() for path in paths))
     root_of = {one.source: one.root for one in found}
@@ -178,10 +183,15 @@ def find_scans(
     return Findings(with_unique_names(search.scans), search.rejects, roots)
 
 
+def is_report(name: str) -> bool:
+    """Whether reports of inference on a folder, or on a part of the work, are called so."""
+    return _REPORT.fullmatch(name) is not None
+
+
 def _is_own_output(found: Found, out: Path | None) -> bool:
     if out is None or not isinstance(found.source, Path) or found.source.parent != out.resolve():
         return False
-    return found.code == "S_PREDICTION" or found.source.name.endswith("report.json")
+    return found.code == "S_PREDICTION" or found.source.name.endswith("report.json") or is_report(found.source.name)
 
 
 @dataclass

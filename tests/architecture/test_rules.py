@@ -129,11 +129,12 @@ def test_there_is_one_training_loop() -> None:
     assert [str(path.relative_to(PACKAGE)) for path in loops] == ["engine/trainer.py"]
 
 
-LIGHT = ("imaging", "formats", "cache", "ingest", "metrics", "report")
+LIGHT = ("imaging", "formats", "cache", "ingest", "metrics", "report", "service")
 LIGHT_PARTS = ("decode.py", "page.py")
 """Of every task."""
 LIGHT_FILES = (
     "deploy/infer.py",
+    "deploy/watching.py",
     "deploy/runtime.py",
     "deploy/bundle.py",
     "deploy/outputs.py",

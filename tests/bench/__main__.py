@@ -87,6 +87,27 @@ def read(
 
 @app.command()
 @guarded
+def kills(
+    way: Annotated[Literal["watch", "listen"], typer.Option(help="How scans arrive.")] = "watch",
+    scans: Annotated[int, typer.Option(min=1, help="How many.")] = 1000,
+    times: Annotated[int, typer.Option(min=0, help="How often the process is killed.")] = 50,
+    json: JsonOption = False,
+) -> None:
+    """Let small scans arrive while what answers for them is killed (kill -9) at random moments.
+
+    Example: python -m tests.bench kills --way listen --scans 100 --times 10
+    """
+    from tests.bench.kills import COLUMNS, bench_kills
+
+    found = bench_kills(way, num_scans=scans, num_kills=times)
+    if json:
+        result(vars(found), as_json=True, text="")
+    else:
+        table("a model of one layer, scans of 20 x 18 x 10 voxels", COLUMNS, [found.row()])
+
+
+@app.command()
+@guarded
 def pretrain(
     size: Annotated[
         Literal["small", "full"],

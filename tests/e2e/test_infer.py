@@ -150,7 +150,7 @@ def test_running_again_writes_nothing_and_another_model_does_not_overwrite(tmp_p
     run([tmp_path / "ct"], model, tmp_path / "out")
 
     def masks() -> dict[str, tuple[int, int]]:
-        files = [path for path in (tmp_path / "out").iterdir() if path.name != "report.json"]
+        files = [path for path in (tmp_path / "out").iterdir() if not path.name.startswith("report")]
         return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
     before = masks()

@@ -287,7 +287,8 @@ def test_findings_of_pictures(caches: dict[str, Cache], models: dict[str, Path],
     assert (done.exit_code, report["done"]) == (0, 4)
     assert all(entry["resumed"] for entry in json.loads(again.stdout)["results"])
     assert {path.name for path in out.iterdir()} == {
-        "report.json", "findings.csv", *(f"{name}_toy.json" for name in ("0.png", "1.png", "2.png", "3.jpg")),
+        "report.json", "report.jsonl", "findings.csv",
+        *(f"{name}_toy.json" for name in ("0.png", "1.png", "2.png", "3.jpg")),
     }  # fmt: skip
     rows = list(csv.DictReader((out / "findings.csv").read_text().splitlines()))
     assert [row["name"] for row in rows] == ["0.png", "1.png", "2.png", "3.jpg"]

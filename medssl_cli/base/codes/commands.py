@@ -307,6 +307,20 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "Attributes of the series break the DICOM standard: in the DICOM SEG they are repaired or left out",
         "nothing for the mask; the message names the attributes, which are worth a look in the archive",
     ),
+    "W_NOT_SENT": Code(
+        "The outputs of a scan are there, but did not arrive where they were to be sent",
+        "the message says why; typed again, the command sends them, and computes nothing",
+    ),
+    "E_STORE_REFUSED": Code(
+        "A PACS answers, and does not take an object",
+        "ask who runs it: may medssl store there, and are DICOM Segmentations accepted?",
+    ),
+    "E_PORT": Code(
+        "The service cannot listen on a port", "is another service there? choose another with --port or --monitor-port"
+    ),
+    "E_SPOOL_BUSY": Code(
+        "Another service works on the same queue", "stop it first, or name another folder with --spool"
+    ),
     "W_EMPTY_SEGMENTATION": Code(
         "The model found none of its structures", "nothing if it is true; else check the modality and the body part"
     ),

@@ -32,6 +32,9 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "An image of a channel that the model does not take, so it is not looked at",
         "nothing; if its name misleads, medssl infer --channel NAME=PATH says which channel it is",
     ),
+    "S_NOT_CHOSEN": Code(
+        "A scan that no rule of --series chooses", "nothing; the message says which condition does not hold"
+    ),
     "S_DUPLICATE": Code("The same file, or the same bytes, as another one that is taken", "nothing; it is taken once"),
     "S_SPECIAL_FILE": Code("Not a regular file (pipe, socket, device)", "nothing; only regular files are read"),
     "S_LINK_OUTSIDE": Code(

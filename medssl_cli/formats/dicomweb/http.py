@@ -9,12 +9,12 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import requests
 import urllib3
@@ -25,7 +25,6 @@ from medssl_cli.formats.dicomweb.address import Credentials
 CHUNK_BYTES: Final = 64 * 2**10
 MAX_JSON_BYTES: Final = 64 * 2**20
 _BUSY: Final = frozenset((408, 429, 502, 503, 504))
-_GOOD: Final = frozenset((200, 204, 206))
 _AGAIN: Final = "run the same command again to go on"
 
 
@@ -133,13 +132,16 @@ class Tries:
 
 
 class Session(requests.Session):
-    """A session that only reads.
+    """A session that only reads; `dicomweb.store` has one that only writes.
 
     Args:
         credentials: Sent with each request.
         ca_bundle: Certificates to trust instead of the usual ones.
         patience: For its timeouts.
     """
+
+    METHODS: ClassVar[frozenset[str]] = frozenset(("GET",))
+    GOOD: ClassVar[frozenset[int]] = frozenset((200, 204, 206))
 
     def __init__(self, credentials: Credentials, ca_bundle: Path | None, patience: Patience) -> None:
         super().__init__()
@@ -172,7 +174,7 @@ class Session(requests.Session):
         return [found] if isinstance(found, dict) else found  # some servers send a single entry without its list
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        """Send a GET request. A body that is not streamed has arrived completely, or this try has failed.
+        """Send a request. A body that is not streamed has arrived completely, or this try has failed.
 
         Raises:
             TryAgainError: Busy, timed out, cut.
@@ -180,8 +182,8 @@ class Session(requests.Session):
             StorageError: `E_PACS`.
             UsageError: `E_PACS_DENIED`.
         """
-        if request.method != "GET":
-            raise AssertionError("a PACS is only read")
+        if request.method not in self.METHODS:
+            raise AssertionError("a session reads or writes, and never both")
         is_streamed = bool(options.get("stream"))
         options.update(stream=True, allow_redirects=False, timeout=self._timeout)
         try:
@@ -191,7 +193,7 @@ class Session(requests.Session):
         else:
             self._has_answered = True
             try:
-                _judge(response)
+                _judge(response, self.GOOD)
                 if not is_streamed:
                     response.raw = io.BytesIO(_json_body(response))
             except BaseException:
@@ -256,7 +258,7 @@ def _json_body(response: requests.Response) -> bytes:
     raise failure
 
 
-def _judge(response: requests.Response) -> None:
+def _judge(response: requests.Response, good: Container[int]) -> None:
     status = response.status_code
     if status == 401:
         raise UsageError(
@@ -271,7 +273,7 @@ def _judge(response: requests.Response) -> None:
         raise StorageError(
             "E_PACS", f"the PACS sends elsewhere (status {status})", hint="give the final address; is a log-in missing?"
         )
-    if status not in _GOOD:
+    if status not in good:
         raise RefusedError(status)
     if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise StorageError("E_PACS", "the PACS compresses its answers although it was asked not to")

@@ -1,0 +1,57 @@
+"""Options of `medssl infer`; some are of `medssl listen`, too."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MANY = "Many scans"
+
+ScansArgument = Annotated[list[Path] | None, typer.Argument(help="Files, folders, zip archives: what ingest takes.")]
+TaskOption = Annotated[str, typer.Option("--task", "-t", help="Name of an installed model, or a path to a model.onnx.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder, or for one scan the mask's file; default ./medssl-out.")
+]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="On the CPU; default: all cores.")]
+MaxRamOption = Annotated[
+    float | None, typer.Option("--max-ram", min=0.1, metavar="GIB", help="Most memory; default: of what is free.")
+]
+TileTimeoutOption = Annotated[
+    float | None, typer.Option(min=1, metavar="SECONDS", help="Longest time for one call of the network.")
+]
+OverwriteOption = Annotated[
+    bool, typer.Option(help="Replace what medssl made from another content or by another model.")
+]
+PreviewOption = Annotated[bool, typer.Option(help="Also draw a picture of each result.")]
+DryRunOption = Annotated[bool, typer.Option(help="Say what would be done, write nothing.")]
+SeriesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME|UID|RULE",
+        help="Only these; a rule: modality=CT,slices>=40,thickness<=2.5,contrast=no,description=*chest*,newest.",
+    ),
+]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", min=1, help="Scans at a time, each in a process.", rich_help_panel=MANY)
+]
+ClusterOption = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers do them.", rich_help_panel=MANY)
+]
+PartOption = Annotated[
+    str | None, typer.Option(metavar="K/N", help="Only this part; other machines do the rest.", rich_help_panel=MANY)
+]
+WatchOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Do what arrives here, until stopped.", rich_help_panel=MANY)
+]
+SettleOption = Annotated[
+    float,
+    typer.Option(min=0, metavar="SECONDS", help="With --watch: how long it stays the same.", rich_help_panel=MANY),
+]
+LogFileOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Add a line for each result here.", rich_help_panel=MANY)
+]
+StowOption = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Send DICOM outputs to dicomweb://HOST/PATH, too.", rich_help_panel=MANY),
+]
+CaOption = Annotated[Path | None, typer.Option("--ca-bundle", help="Certificates to trust, PEM.", rich_help_panel=MANY)]

@@ -1,0 +1,160 @@
+"""Scans that other processes do, here or on other machines: what they are told of one, and what they do then.
+
+Such a process keeps the model that it has loaded, so that the second and later scans cost no start-up. It writes a
+scan's outputs itself; the report is written by the process that gave the orders.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from medssl_cli.base.errors import GateError, MedsslError
+from medssl_cli.deploy.known_results import KnownResults
+from medssl_cli.deploy.mask_files import Output, Preview
+from medssl_cli.deploy.results import ScanResult
+from medssl_cli.deploy.runtime import OnnxModel
+from medssl_cli.deploy.scan_reader import ScanReader
+from medssl_cli.deploy.scan_task import Job, ScanTask, Where, not_done
+from medssl_cli.deploy.scans import Scan
+from medssl_cli.formats.policy import Policy
+from medssl_cli.work.workers import OUT_OF_MEMORY, TaskMap
+
+SCAN_TIMEOUT_S: Final = 24 * 3600.0
+"""Of a scan as a whole, far beyond the limits of its parts: reading, and each call of the network."""
+
+
+@dataclass(frozen=True)
+class ModelSetup:
+    """How a process of its own opens a model; see `OnnxModel`."""
+
+    path: Path
+    sha256: str
+    device: str
+    threads: int | None
+    max_ram_bytes: int | None
+    tile_timeout_s: float | None
+
+
+@dataclass(frozen=True)
+class ScanOrder:
+    """All that a process must know to do one scan.
+
+    Args:
+        scan: What is to be done.
+        task: Task of the model.
+        setup: The model.
+        policy: What is accepted and repaired.
+        where: Outputs go.
+        outputs: Which are wanted.
+        overwrite: See `Job`.
+        preview: See `Job`.
+        known: What earlier calls did, as far as it may matter for this scan.
+        inputs: Device and inode of those of its outputs that are inputs.
+    """
+
+    scan: Scan
+    task: str
+    setup: ModelSetup
+    policy: Policy
+    where: Where
+    outputs: tuple[Output, ...]
+    overwrite: bool
+    preview: Preview | None
+    known: tuple[ScanResult, ...]
+    inputs: frozenset[tuple[int, int]] = field(default_factory=frozenset)
+
+
+def order_for(task: ScanTask, setup: ModelSetup) -> ScanOrder:
+    """The order that lets another process do a scan.
+
+    Args:
+        task: The work, as this process would do it.
+        setup: How the other one opens the model.
+    """
+    job, identities = task.job, set()
+    known = tuple(task.relevant())
+    for path in {job.where.folder / name for one in known for name in one.outputs} | {t.path for t in task.targets()}:
+        if path.exists():
+            identities.add((path.stat().st_dev, path.stat().st_ino))
+    return ScanOrder(
+        scan=task.scan,
+        task=task.blank.task,
+        setup=setup,
+        policy=job.reader.policy,
+        where=job.where,
+        outputs=job.outputs,
+        overwrite=job.overwrite,
+        preview=job.preview,
+        known=known,
+        inputs=job.inputs & identities,
+    )
+
+
+def results_of_orders(
+    tasks: Iterable[ScanTask], setup: ModelSetup, workers: TaskMap, *, is_stopped: Callable[[], bool]
+) -> Iterator[ScanResult]:
+    """What becomes of scans that other processes do, in the order in which they are ready.
+
+    Raises:
+        StorageError: `E_CLUSTER`.
+    """
+    orders = (order_for(task, setup) for task in tasks)
+    for outcome in workers.map(do_order, orders, timeout_s=SCAN_TIMEOUT_S, should_stop=is_stopped):
+        yield outcome.result if outcome.result is not None else _lost(outcome.task, outcome.failure)
+
+
+def do_order(order: ScanOrder) -> ScanResult:
+    """Do one scan in this process."""
+    blank = ScanResult.of(order.scan, order.task)
+    try:
+        model = _model(order.setup)
+    except MedsslError as error:
+        return not_done(blank, error.code, error.message, error.hint)
+    job = Job(
+        model=model,
+        reader=ScanReader(order.policy, model.bundle.modality),
+        known=KnownResults(order.known),
+        where=order.where,
+        outputs=order.outputs,
+        overwrite=order.overwrite,
+        preview=order.preview,
+        progress=None,
+        dry_run=False,
+        is_stopped=lambda: False,
+        inputs=order.inputs,
+    )
+    return ScanTask(job, order.scan, blank).outcome("")
+
+
+@functools.lru_cache(maxsize=1)
+def _model(setup: ModelSetup) -> OnnxModel:
+    """The one that this process has loaded.
+
+    Raises:
+        GateError: `E_MODEL_CORRUPT`, the file is another one than the orders were given for.
+        UsageError: See `OnnxModel`.
+    """
+    model = OnnxModel(
+        setup.path,
+        setup.device,
+        threads=setup.threads,
+        max_ram_bytes=setup.max_ram_bytes,
+        tile_timeout_s=setup.tile_timeout_s,
+    )
+    if model.sha256 != setup.sha256:
+        model.close()
+        raise GateError("E_MODEL_CORRUPT", f"{setup.path.name} is another file here", hint="install one everywhere")
+    return model
+
+
+def _lost(order: ScanOrder, failure: str) -> ScanResult:
+    """The result of a scan whose process has died."""
+    known = KnownResults(order.known).entry(order.task, order.scan.key, order.scan.name)
+    blank = ScanResult.of(order.scan, order.task)
+    if known is not None:
+        blank = replace(blank, name=known.name, outputs=known.outputs, outputs_sha256=known.outputs_sha256)
+    if failure == OUT_OF_MEMORY:
+        return not_done(blank, "E_TOO_BIG", "the process that worked on it ran out of memory")
+    return not_done(blank, "E_SCAN_FAILED", f"the process that worked on it: {failure}")

@@ -1,0 +1,183 @@
+"""A folder that somebody else fills: what has arrived completely is taken, again and again, until a stop is requested.
+
+What belongs together is taken together: everything below one folder, the loose files of one study, of a model of
+several channels all loose images. It has arrived when nothing of it has changed for a while. Times of files are
+compared with each other only, never with a clock.
+"""
+
+import functools
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from medssl_cli.base.errors import InputError, UsageError
+from medssl_cli.deploy.choosing import is_rule
+from medssl_cli.deploy.infer import InferSettings, infer, opened_report
+from medssl_cli.deploy.scan_task import Where
+from medssl_cli.formats.discover import look
+from medssl_cli.formats.policy import Policy
+from medssl_cli.formats.series import read_headers
+from medssl_cli.formats.table import is_file_of_slices
+
+PAUSE_S: Final = 1.0
+MAX_UNITS: Final = 64
+"""What is taken at once, so that what arrives meanwhile does not wait for everything."""
+UNFINISHED: Final = (".part", ".partial", ".filepart", ".crdownload", ".tmp")
+"""Ends of names that programs give to files while they write them."""
+_UNKNOWN: Final = "?"
+_DESCRIPTION: Final = "dataset.json"
+Signature = tuple[int, int, int]
+"""Inode, length and time of a file."""
+
+
+@dataclass
+class _Arrival:
+    """A file that was seen: what it looked like, since when, and what it belongs to."""
+
+    signature: Signature
+    since: float
+    unit: str = _UNKNOWN
+
+
+@dataclass
+class DropFolder:
+    """What lies in a folder, and what of it is complete and was not taken yet.
+
+    Args:
+        root: The folder.
+        settle_s: For how long nothing may have changed.
+        policy: How DICOM files are recognised.
+        leave_out: A folder that is not looked into.
+        are_cases: Images lying loose may be channels of one case.
+        clock: Seconds; for tests.
+    """
+
+    root: Path
+    settle_s: float
+    policy: Policy
+    leave_out: Path | None = None
+    are_cases: bool = False
+    clock: Callable[[], float] = time.monotonic
+    _arrivals: dict[Path, _Arrival] = field(default_factory=dict)
+    _taken: dict[str, frozenset[tuple[Path, Signature]]] = field(default_factory=dict)
+
+    def due(self) -> dict[str, list[Path]]:
+        """Files of what has arrived, by what they belong to; what was never taken comes first."""
+        now = self.clock()
+        self._look(now)
+        units: dict[str, list[Path]] = defaultdict(list)
+        for path, arrival in self._arrivals.items():
+            units[arrival.unit].append(path)
+        moving = {unit for unit, paths in units.items() if not all(self._is_settled(path, now) for path in paths)}
+        if _UNKNOWN in units:
+            moving |= {unit for unit in units if not unit.endswith("/")}  # it may be a slice of any loose study
+        due = [unit for unit in units if unit not in moving and self._taken.get(unit) != self._content(units[unit])]
+        due.sort(key=lambda unit: (unit in self._taken, unit))
+        return {unit: sorted(units[unit]) for unit in due[:MAX_UNITS]}
+
+    def take(self, units: dict[str, list[Path]]) -> Callable[[Path], bool]:
+        """Note what is taken as it is now, before it is read; returns which files that is."""
+        for unit, paths in units.items():
+            self._taken[unit] = self._content(paths)
+        wanted = {path for paths in units.values() for path in paths}
+        return lambda path: path in wanted or path.name == _DESCRIPTION
+
+    def _content(self, paths: Sequence[Path]) -> frozenset[tuple[Path, Signature]]:
+        return frozenset((path, self._arrivals[path].signature) for path in paths)
+
+    def _is_settled(self, path: Path, now: float) -> bool:
+        return now - self._arrivals[path].since >= self.settle_s
+
+    def _look(self, now: float) -> None:
+        """Bring the arrivals up to date."""
+        found = dict(self._files())
+        self._arrivals = {path: one for path, one in self._arrivals.items() if path in found}
+        for path, signature in found.items():
+            arrival = self._arrivals.get(path)
+            if arrival is None or arrival.signature != signature:
+                arrival = self._arrivals[path] = _Arrival(signature, now)
+            if arrival.unit == _UNKNOWN:
+                arrival.unit = self._unit_of(path, is_settled=now - arrival.since >= self.settle_s)
+        present = {arrival.unit for arrival in self._arrivals.values()}
+        self._taken = {unit: content for unit, content in self._taken.items() if unit in present}
+
+    def _files(self) -> Iterator[tuple[Path, Signature]]:
+        for folder, folders, names in os.walk(self.root):
+            folders[:] = [name for name in folders if not name.startswith(".") and Path(folder, name) != self.leave_out]
+            for name in names:
+                if not name.startswith(".") and not name.lower().endswith(UNFINISHED):
+                    path = Path(folder, name)
+                    try:
+                        status = path.lstat()
+                    except OSError:
+                        continue
+                    yield path, (status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def _unit_of(self, path: Path, *, is_settled: bool) -> str:
+        """What a file belongs to: a folder, whose name ends in "/", a study, or itself; unknown while it is written."""
+        below = path.relative_to(self.root).parts
+        if len(below) > 1:
+            return f"{below[0]}/"
+        try:
+            found = look(path, self.root, self.policy)
+            if is_file_of_slices(found.kind):
+                return f"study {read_headers(path, self.policy)[0].StudyInstanceUID}"
+        except (InputError, OSError):
+            found = None
+        if not is_settled:
+            return _UNKNOWN
+        return "loose" if self.are_cases and found is not None and found.kind != "other" else below[0]
+
+
+def watch(
+    folder: Path,
+    model_path: Path,
+    *,
+    settle_s: float,
+    how: InferSettings,
+    out: Path | None = None,
+    only_series: Sequence[str] = (),
+) -> dict[str, int]:
+    """Answer for every scan that arrives in a folder, until a stop is requested.
+
+    Args:
+        folder: It must exist.
+        model_path: An exported model, which is loaded once.
+        settle_s: A scan has arrived when nothing of it has changed for so long.
+        how: How scans are done, and who is told of results.
+        out: See `infer`.
+        only_series: Rules about series; see `infer`.
+
+    Returns:
+        How many results had which status; `how.say` was told of each.
+
+    Raises:
+        UsageError: `E_NOT_FOUND`; `E_USAGE`, an output file is named.
+        MedsslError: See `infer`.
+    """
+    where, root = Where.of(out), folder.resolve()
+    if where.mask is not None:
+        raise UsageError("E_USAGE", "-o names one file, and many scans may arrive", hint="-o FOLDER")
+    if not all(map(is_rule, only_series)):
+        raise UsageError("E_USAGE", "nobody knows the names of what will arrive", hint="--series with rules only")
+    model = how.opened(model_path)
+    has_channels = bool(model.bundle.preprocessing.channel_names)
+    arrivals = DropFolder(root, settle_s, how.policy, where.folder.resolve(), are_cases=has_channels)
+    pause_s = min(PAUSE_S, max(0.05, settle_s / 4))
+    counts: dict[str, int] = defaultdict(int)
+    report = opened_report(where)
+    ask = functools.partial(infer, [root], model_path, out=out, how=how, model=model, report=report)
+    header = ask(is_wanted=lambda path: False).header
+    while not how.is_stopped():
+        units = arrivals.due()
+        if not units:
+            time.sleep(pause_s)
+            continue
+        for result in ask(only_series=only_series, is_wanted=arrivals.take(units)).results:
+            counts[result.status] += 1
+    report.record(header, (), is_last=True)
+    return dict(counts)

@@ -1,0 +1,143 @@
+"""Answers for studies that are complete: asks the models whose rules match, and sends what they find."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Self
+
+from medssl_cli.base.errors import InterruptedCleanlyError, MedsslError, StorageError, UsageError
+from medssl_cli.deploy.choosing import SeriesRule
+from medssl_cli.deploy.delivery import NOT_SENT, Delivery, Destination
+from medssl_cli.deploy.infer import InferSettings, infer
+from medssl_cli.deploy.results import ScanResult
+from medssl_cli.deploy.runtime import OnnxModel
+from medssl_cli.service.spool import MAX_ATTEMPTS, Spool
+
+FIRST_RETRY_S: Final = 10.0
+LONGEST_RETRY_S: Final = 600.0
+
+
+@dataclass(frozen=True)
+class TaskRule:
+    """A model, and the series that it is asked about.
+
+    Args:
+        task: As `--task` names it.
+        series: Rules about series; none takes every series of the model's modality.
+    """
+
+    task: str
+    series: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `heart-seg` or `heart-seg: modality=MR,slices>=40`.
+
+        Raises:
+            UsageError: `E_USAGE`.
+        """
+        task, _, rule = text.partition(": ")
+        if rule.strip():
+            SeriesRule.parse(rule.strip())
+            return cls(task.strip(), (rule.strip(),))
+        return cls(task.strip().removesuffix(":"))
+
+
+@dataclass
+class Worker:
+    """Answers for one study after the other.
+
+    Args:
+        spool: The queue.
+        models: Files of models, each with the rules about its series.
+        how: How scans are done.
+        destinations: Where results of a study go, by the AE titles that have sent it.
+        count: Told what happened, for the metrics.
+        say: Told of it in words.
+    """
+
+    spool: Spool
+    models: Sequence[tuple[Path, tuple[str, ...]]]
+    how: InferSettings
+    destinations: Callable[[Sequence[str]], Sequence[Destination]]
+    count: Callable[[str, int], None]
+    say: Callable[[str], None]
+    _opened: list[OnnxModel] = field(default_factory=list)
+
+    def open_models(self) -> None:
+        """Load all models: what is wrong with one shows now.
+
+        Raises:
+            UsageError: `E_MODEL_INVALID`, `E_DEVICE`; `E_USAGE`, two are for one task.
+            GateError: `E_MODEL_CORRUPT`.
+        """
+        self._opened = [self.how.opened(path) for path, _ in self.models]
+        tasks = [model.bundle.task for model in self._opened]
+        if len(set(tasks)) < len(tasks):
+            raise UsageError("E_USAGE", "two models have one task, and their results one name", hint="leave one out")
+
+    def close(self) -> None:
+        """End the processes of all models."""
+        for model in self._opened:
+            model.close()
+
+    def answer(self, study: str) -> None:
+        """Answer for a study, or leave it for later.
+
+        Raises:
+            StorageError: `E_IO`, the disk refuses: nobody can be answered for.
+        """
+        content, attempt = self.spool.begin(study)
+        if attempt > MAX_ATTEMPTS:
+            self._finish(study, content, [], problem=f"given up after {MAX_ATTEMPTS} attempts")
+            return
+        try:
+            results = self._results(study)
+        except InterruptedCleanlyError:
+            return
+        except StorageError:
+            raise
+        except MedsslError as error:
+            self._finish(study, content, [], problem=f"{error.code}: {error.message}")
+            return
+        if self.how.is_stopped():
+            return
+        if any(NOT_SENT in one.warnings for one in results):
+            wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self.spool.tries(study), 10))
+            self.count("postponed_studies", 1)
+            self.say(f"study {study[:12]}: results are not sent, tried again in {wait_s:.0f} s")
+            self.spool.postpone(study, wait_s)
+            return
+        self._finish(study, content, results)
+
+    def _results(self, study: str) -> list[ScanResult]:
+        """What all models say of a study; what was found before a kill is not asked for again."""
+        found: list[ScanResult] = []
+        places = self.destinations(self.spool.senders(study))
+        for (path, rules), model in zip(self.models, self._opened, strict=True):
+            out = self.spool.folder(study) / "results" / model.bundle.task
+            how = replace(self.how, deliver=Delivery(out, places), overwrite=True)
+            own = rules or ((f"modality={model.bundle.modality}",) if model.bundle.modality else ())
+            report = infer(
+                [self.spool.files(study)],
+                path,
+                out=out,
+                how=how,
+                model=model,
+                only_series=own,
+                is_wanted=lambda path: True,
+            )
+            found += report.results
+            if self.how.is_stopped():
+                break
+        return found
+
+    def _finish(self, study: str, content: str, results: Sequence[ScanResult], *, problem: str = "") -> None:
+        counts = {status: sum(one.status == status for one in results) for status in ("done", "refused", "skipped")}
+        sent = sorted({place for one in results for place in one.sent})
+        self.spool.finish(study, content, {"counts": counts, "sent": sent, "problem": problem})
+        self.count("failed_studies" if problem else "answered_studies", 1)
+        self.count("answered_scans", sum(one.status == "done" and not one.resumed for one in results))
+        self.count("refused_scans", counts["refused"])
+        told = problem or ", ".join(f"{number} {status}" for status, number in counts.items() if number) or "nothing"
+        self.say(f"study {study[:12]}: {told}{', sent to ' if sent else ''}{', '.join(sent)}")

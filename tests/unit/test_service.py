@@ -1,0 +1,287 @@
+"""The queue of the service, who may do what, and what is refused. Time is what the test says."""
+
+import io
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+
+from medssl_cli.base.errors import InputError, StorageError, UsageError
+from medssl_cli.deploy.infer import InferSettings
+from medssl_cli.service.listen import ListenSettings, listen, tls_contexts
+from medssl_cli.service.monitor import exposition
+from medssl_cli.service.peers import Peer, PeerDestination
+from medssl_cli.service.receiver import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS, Receiver, ReceiverLimits
+from medssl_cli.service.spool import MAX_ATTEMPTS, Spool, name_of
+from medssl_cli.service.worker import TaskRule, Worker
+from tests.batch import write_series
+from tests.dicom_nodes import TakingNode, free_port
+from tests.toy_model import write_toy_model
+
+PEER = Peer("CT1")
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def finish(spool: Spool, study: str) -> None:
+    spool.finish(study, spool.content(study), {})
+
+
+def test_a_study_is_due_when_nothing_more_arrives_and_again_when_something_does(tmp_path: Path) -> None:
+    clock = Clock()
+    spool = Spool(tmp_path / "spool", 10, clock)
+    with spool.held():
+        study = spool.receive("1.2", "1.2.1", b"a", "CT1")
+        clock.now = 9
+        spool.receive("1.2", "1.2.2", b"b", "CT2")
+        clock.now = 18
+        assert spool.due() == []
+        clock.now = 19
+        assert spool.due() == [study]
+        finish(spool, study)
+        assert (spool.due(), spool.num_waiting) == ([], 0)
+        spool.receive("1.2", "1.2.1", b"a", "CT1")  # the same object again
+        assert spool.num_waiting == 0
+        spool.receive("1.2", "1.2.3", b"late", "CT1")
+        clock.now = 29
+        assert spool.due() == [study]
+        assert spool.senders(study) == ["CT1", "CT2"]
+
+
+def test_what_arrives_during_the_work_is_not_answered_for(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", 0)
+    with spool.held():
+        study = spool.receive("1.2", "1.2.1", b"a", "CT1")
+        content, _ = spool.begin(study)
+        spool.receive("1.2", "1.2.2", b"b", "CT1")
+        spool.finish(study, content, {})
+
+        assert spool.due() == [study]
+
+
+def test_the_next_process_knows_what_is_not_answered_for(tmp_path: Path) -> None:
+    first = Spool(tmp_path / "spool", 0)
+    with first.held():
+        answered, begun = (first.receive(uid, f"{uid}.1", b"a", "CT1") for uid in ("1.2", "1.3"))
+        finish(first, answered)
+        first.begin(begun)
+        (first.files(begun) / ".tmp-999999999-aaaaaaaaaaaa").write_bytes(b"cut")
+    second = Spool(tmp_path / "spool", 0)
+    with second.held():
+        assert second.due() == [begun]
+        assert second.begin(begun)[1] == 2
+        assert [path.name for path in second.files(begun).iterdir()] == [f"{name_of('1.3.1')}.dcm"]
+
+
+def test_studies_that_were_tried_least_come_first(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", 0)
+    with spool.held():
+        deadly, other = (spool.receive(uid, f"{uid}.1", b"a", "CT1") for uid in ("1.2", "1.3"))
+        spool.begin(deadly)
+
+        assert spool.due() == [other, deadly]
+
+
+def test_one_service_works_on_a_queue_and_on_nothing_else(tmp_path: Path) -> None:
+    with Spool(tmp_path / "spool", 0).held(), pytest.raises(UsageError, match="E_SPOOL_BUSY"):
+        Spool(tmp_path / "spool", 0).held().__enter__()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("a")
+    with pytest.raises(UsageError, match="other things"):
+        Spool(tmp_path / "mine", 0).held().__enter__()
+
+
+def test_images_are_removed_some_time_after_the_answer_and_never_before_it(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", 0)
+    with spool.held():
+        answered, waiting = (spool.receive(uid, f"{uid}.1", b"a", "CT1") for uid in ("1.2", "1.3"))
+        finish(spool, answered)
+
+        assert spool.expire(3600) == 0
+        assert spool.expire(0) == 1
+        assert not spool.folder(answered).exists()
+        assert spool.files(waiting).is_dir()
+        assert [path.name for path in (tmp_path / "spool/studies").iterdir()] == [waiting]
+
+
+def test_many_senders_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", 0)
+
+    def send(number: int) -> None:
+        for index in range(10):
+            spool.receive(f"1.{number % 2}", f"1.{number}.{index}", b"a", f"CT{number}")
+
+    with spool.held():
+        threads = [threading.Thread(target=send, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert sum(len(list(spool.files(study).iterdir())) for study in spool.due()) == 40
+        assert {title for study in spool.due() for title in spool.senders(study)} == {f"CT{n}" for n in range(4)}
+
+
+def encoded(path: Path, **changes: Any) -> bytes:
+    dataset = pydicom.dcmread(path)
+    with pydicom.config.disable_value_validation():
+        for name, value in changes.items():
+            setattr(dataset, name, value)
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def slice_file(tmp_path: Path) -> Path:
+    return write_series(tmp_path / "ct", 0)[0]
+
+
+def test_a_full_disk_and_a_full_queue_are_told_to_the_sender(
+    tmp_path: Path, slice_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "spool", 0)
+    receiver = Receiver(spool, "MEDSSL", [PEER], ReceiverLimits(max_waiting=1, min_free_bytes=0))
+    with spool.held():
+        assert receiver.take(encoded(slice_file), "CT1") == SUCCESS
+        assert receiver.take(encoded(slice_file, StudyInstanceUID="1.9"), "CT1") == OUT_OF_RESOURCES
+        assert receiver.take(encoded(slice_file, SOPInstanceUID="1.8"), "CT1") == SUCCESS  # of the study that waits
+        receiver.limits = ReceiverLimits(min_free_bytes=2**62)
+        assert receiver.take(encoded(slice_file, SOPInstanceUID="1.7"), "CT1") == OUT_OF_RESOURCES
+
+        def refuse(*_: Any) -> None:
+            raise StorageError("E_IO", "cannot write")
+
+        receiver.limits = ReceiverLimits(min_free_bytes=0)
+        monkeypatch.setattr(spool, "receive", refuse)
+        assert receiver.take(encoded(slice_file, SOPInstanceUID="1.6"), "CT1") == OUT_OF_RESOURCES
+
+
+@pytest.mark.parametrize("uid", ["", "../../etc/passwd", "1.2 3", "a", "1." * 40 + "1"])
+def test_an_object_without_usable_uids_is_not_filed(tmp_path: Path, slice_file: Path, uid: str) -> None:
+    spool = Spool(tmp_path / "spool", 0)
+    receiver = Receiver(spool, "MEDSSL", [PEER], ReceiverLimits(min_free_bytes=0))
+    with spool.held():
+        assert receiver.take(encoded(slice_file, StudyInstanceUID=uid), "CT1") == CANNOT_UNDERSTAND
+        assert receiver.take(b"no DICOM", "CT1") == CANNOT_UNDERSTAND
+        assert list((tmp_path / "spool" / "studies").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CT1", Peer("CT1")),
+        ("PACS=10.0.0.5:104", Peer("PACS", "10.0.0.5", 104)),
+        ("A B=[::1]:11112", Peer("A B", "::1", 11112)),
+        ("PACS=tls://pacs.example:2762", Peer("PACS", "pacs.example", 2762, is_encrypted=True)),
+    ],
+)
+def test_a_peer_is_a_title_and_perhaps_a_place(text: str, expected: Peer) -> None:
+    assert Peer.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "=a:1", "A" * 17, "A\\B", " A", "A=host", "A=host:0", "A=host:70000", "A=:104", "A="]
+)
+def test_what_is_no_peer_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="no DICOM node"):
+        Peer.parse(text)
+
+
+def test_a_rule_belongs_to_a_task() -> None:
+    assert TaskRule.parse("heart-seg") == TaskRule("heart-seg")
+    assert TaskRule.parse("m.onnx: modality=MR,newest") == TaskRule("m.onnx", ("modality=MR,newest",))
+    with pytest.raises(UsageError, match="no condition"):
+        TaskRule.parse("heart-seg: colour=red")
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"peers": []}, "nobody may send"),
+        ({"peers": [PEER, PEER]}, "named twice"),
+        ({"send_to": ["CT1"]}, "no --peer with an address"),
+        ({"peers": [Peer("A", "h", 1, is_encrypted=True)]}, "no certificates"),
+    ],
+)
+def test_a_service_that_could_not_work_does_not_begin(tmp_path: Path, changes: dict[str, Any], word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        ListenSettings(**{"spool": tmp_path, "title": "M", "host": "127.0.0.1", "port": 0, "peers": [PEER], **changes})
+
+
+def test_certificates_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.pem").write_text("no certificate")
+    for files in (
+        (tmp_path / "a.pem", None, None),
+        (None, None, tmp_path / "none.pem"),
+        (None, None, tmp_path / "a.pem"),
+    ):
+        with pytest.raises(UsageError):
+            tls_contexts(*files)
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    model = write_toy_model(tmp_path / "model.onnx", modality="CT")
+    with TakingNode().running() as node:
+        settings = ListenSettings(tmp_path / "spool", "M", "127.0.0.1", node.port, [PEER])
+        with pytest.raises(UsageError, match="E_PORT"):
+            listen(settings, [(model, ())], InferSettings("cpu"))
+
+
+def worker(tmp_path: Path, spool: Spool, **how: Any) -> tuple[Worker, list[str], Callable[[], None]]:
+    said: list[str] = []
+    model = write_toy_model(tmp_path / "model.onnx", modality="CT")
+    made = Worker(spool, [(model, ())], InferSettings("cpu", **how), lambda _: [], lambda *_: None, said.append)
+    made.open_models()
+    return made, said, made.close
+
+
+def test_what_ends_the_service_again_and_again_is_given_up(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", 0)
+    with spool.held():
+        study = spool.receive("1.2", "1.2.1", b"deadly", "CT1")
+        for _ in range(MAX_ATTEMPTS):
+            spool.begin(study)  # and the process dies
+        made, said, close = worker(tmp_path, spool)
+        made.answer(study)
+        close()
+
+        assert "given up" in said[0]
+        assert (spool.num_waiting, spool.done(study)["problem"]) == (0, "given up after 10 attempts")
+
+
+def test_a_stop_request_leaves_a_study_for_the_next_start(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", 0)
+    with spool.held():
+        for path in write_series(tmp_path / "ct", 1):
+            study = spool.receive("1.2.3.1", path.name, path.read_bytes(), "CT1")
+        made, _, close = worker(tmp_path, spool, is_stopped=lambda: True)
+        made.answer(study)
+        close()
+
+        assert spool.due() == [study]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_node_that_is_away_and_one_that_takes_no_seg_are_told_apart(tmp_path: Path) -> None:
+    file = write_series(tmp_path / "ct", 1)[0]
+    with pytest.raises(StorageError, match="E_PACS"):
+        PeerDestination(Peer("CT1", "127.0.0.1", free_port()), "MEDSSL").send([file])
+    with TakingNode().running() as node, pytest.raises((InputError, StorageError), match=r"E_STORE_REFUSED|E_PACS"):
+        PeerDestination(Peer("CT1", "127.0.0.1", node.port), "MEDSSL").send([file])  # a CT, which it does not take
+
+
+def test_numbers_in_the_format_of_prometheus() -> None:
+    assert exposition({"a_total": 3, "b": 0.5}) == (
+        "# TYPE medssl_a_total counter\nmedssl_a_total 3\n# TYPE medssl_b gauge\nmedssl_b 0.5\n"
+    )

@@ -1,0 +1,122 @@
+"""When what lies in a folder has arrived, and what belongs together; time is what the test says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from medssl_cli.deploy.watching import DropFolder
+from medssl_cli.formats.policy import STRICT
+from tests.dicom_factory import ct_series
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def names(arrivals: DropFolder) -> list[list[str]]:
+    return [[path.name for path in paths] for paths in arrivals.due().values()]
+
+
+def take(arrivals: DropFolder) -> Callable[[Path], bool]:
+    return arrivals.take(arrivals.due())
+
+
+def test_a_file_is_due_when_it_has_not_changed_for_long_enough_and_again_when_it_changes(
+    tmp_path: Path, clock: Clock
+) -> None:
+    arrivals = DropFolder(tmp_path, 10, STRICT, clock=clock)
+    (tmp_path / "a.nii.gz").write_bytes(b"half")
+    assert names(arrivals) == []
+    clock.now = 9
+    (tmp_path / "a.nii.gz").write_bytes(b"whole of it")
+    assert names(arrivals) == []
+    clock.now = 18
+    assert names(arrivals) == []
+    clock.now = 19
+    assert names(arrivals) == [["a.nii.gz"]]
+    is_wanted = take(arrivals)
+    assert is_wanted(tmp_path / "a.nii.gz")
+    assert not is_wanted(tmp_path / "b.nii.gz")
+    assert names(arrivals) == []
+    (tmp_path / "a.nii.gz").write_bytes(b"another")
+    clock.now = 20
+    assert names(arrivals) == []
+    clock.now = 30
+    assert names(arrivals) == [["a.nii.gz"]]
+
+
+def test_a_folder_is_due_as_a_whole(tmp_path: Path, clock: Clock) -> None:
+    arrivals = DropFolder(tmp_path, 10, STRICT, clock=clock)
+    ct_series(tmp_path / "study" / "series")
+    (tmp_path / "other.nii").write_bytes(b"x")
+    arrivals.due()
+    clock.now = 9
+    (tmp_path / "study" / "late.dcm").write_bytes(b"x")
+    arrivals.due()
+    clock.now = 10
+    assert names(arrivals) == [["other.nii"]]
+    clock.now = 19
+    assert sorted(map(len, names(arrivals))) == [1, 6]
+
+
+def test_loose_slices_of_a_study_are_due_together_and_no_other_study_waits(tmp_path: Path, clock: Clock) -> None:
+    arrivals = DropFolder(tmp_path, 10, STRICT, clock=clock)
+    for number, path in enumerate(ct_series(tmp_path / ".made", study_uid="1.2.1", series_uid="1.2.1.1")):
+        path.rename(tmp_path / f"a{number}.dcm")
+    others = ct_series(tmp_path / ".more", study_uid="1.2.2", series_uid="1.2.2.1")
+    others[0].rename(tmp_path / "b0.dcm")
+    arrivals.due()
+    clock.now = 5
+    others[1].rename(tmp_path / "b1.dcm")
+    arrivals.due()
+    clock.now = 11
+    assert names(arrivals) == [[f"a{number}.dcm" for number in range(5)]]
+    clock.now = 15
+    assert names(arrivals)[-1] == ["b0.dcm", "b1.dcm"]
+
+
+def test_a_file_that_is_being_written_keeps_loose_studies_waiting(tmp_path: Path, clock: Clock) -> None:
+    """It may be one of their slices; folders do not wait for it."""
+    arrivals = DropFolder(tmp_path, 10, STRICT, clock=clock)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "scan.nii").write_bytes(b"x")
+    first, second = ct_series(tmp_path / ".made", positions_mm=(0, 5))
+    first.rename(tmp_path / "0.dcm")
+    arrivals.due()
+    clock.now = 8
+    (tmp_path / "1.dcm").write_bytes(second.read_bytes()[:200])
+    arrivals.due()
+    clock.now = 12
+    assert names(arrivals) == [["scan.nii"]]
+    second.rename(tmp_path / "1.dcm")
+    arrivals.due()
+    clock.now = 22
+    assert ["0.dcm", "1.dcm"] in names(arrivals)
+
+
+def test_hidden_and_unfinished_files_and_the_output_are_not_looked_at(tmp_path: Path, clock: Clock) -> None:
+    arrivals = DropFolder(tmp_path, 0, STRICT, tmp_path / "out", clock=clock)
+    for name in (".hidden.nii", "a.nii.part", "b.nii.tmp", "out/mask.nii", ".made/c.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+
+    assert names(arrivals) == []
+
+
+def test_channels_of_a_case_lying_loose_are_due_together(tmp_path: Path, clock: Clock) -> None:
+    arrivals = DropFolder(tmp_path, 0, STRICT, are_cases=True, clock=clock)
+    for name in ("case_0000.nii", "case_0001.nii"):
+        (tmp_path / name).write_bytes(b"\x5c\x01\0\0" + bytes(340) + b"n+1\0" + bytes(100))
+
+    assert names(arrivals) == [["case_0000.nii", "case_0001.nii"]]
