@@ -21,7 +21,8 @@ def infer(
     device: DeviceOption = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="On the CPU; default: all cores.")] = None,
     max_ram_gib: Annotated[
-        float | None, typer.Option("--max-ram", min=0.1, metavar="GIB", help="Most memory; default: of what is free.")
+        float | None,
+        typer.Option("--max-ram", min=0.1, metavar="GIB", help="Most memory; default: 80 % of what is free."),
     ] = None,
     tile_timeout: Annotated[
         float | None, typer.Option(min=1, metavar="SECONDS", help="Longest time for one call of the network.")
@@ -34,6 +35,7 @@ def infer(
         list[str] | None, typer.Option(metavar="NAME|UID", help="Only this scan or series; may be repeated.")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done, write nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what memory each scan would take, write nothing.")] = False,
     channel: choices.ChannelsOption = None,
     gaps: choices.GapsOption = choices.Gaps.refuse,
     tilt: choices.TiltOption = choices.Resample.refuse,
@@ -100,6 +102,7 @@ def infer(
             only_series=series or (),
             channels=channel or (),
             dry_run=dry_run,
+            plan=plan,
             is_stopped=lambda: stop.is_set,
         )
     result(report.document(), as_json=json, text=report_text(report))

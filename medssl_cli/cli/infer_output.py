@@ -36,6 +36,9 @@ def report_text(report: "InferReport") -> str:
         if scan.status in ("refused", "skipped"):
             lines.append(f"{scan.name}: {scan.status} {scan.code}: {scan.message}".rstrip(": "))
             continue
+        if scan.memory:
+            lines.append(f"{scan.name}: {scan.message}")
+            continue
         answer = _answer(scan)
         notes = (*scan.warnings, *(("done before",) if scan.resumed else ()))
         told = f" [{', '.join(notes)}]" if notes else ""

@@ -58,6 +58,7 @@ def infer(
     only_series: Sequence[str] = (),
     channels: Sequence[str] = (),
     dry_run: bool = False,
+    plan: bool = False,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> InferReport:
     """Answer for every scan or case that is found; one that fails does not stop the others.
@@ -80,6 +81,7 @@ def infer(
         only_series: Names or SeriesInstanceUIDs of the scans to segment; all by default.
         channels: Which channel a file or folder is, `flair=PATH`, where no layout says it; `flair` for all inputs.
         dry_run: Say what would be done, compute and write nothing.
+        plan: Say what memory each scan would take, segment and write nothing.
         is_stopped: Asked after every tile; the scan at work is then given up, and the report says what is done.
 
     Returns:
@@ -121,7 +123,9 @@ def infer(
     reader = ScanReader(policy, model.bundle.modality)
     wanted = tuple(one for one in outputs if one != "preview" or preview is not None)
     inputs = _identities(found.scans)
-    job = Job(model, reader, report, where, wanted, overwrite, preview, progress, dry_run, is_stopped, inputs)
+    job = Job(
+        model, reader, report, where, wanted, overwrite, preview, progress, dry_run or plan, is_stopped, inputs, plan
+    )
     return _Batch(job).run(found, is_all=not only_series)
 
 

@@ -48,6 +48,7 @@ class ScanResult:
         boxes: Boxes with class, score, whether it reaches the operating point, and corners in pixel edges of a picture,
             or in RAS+ millimetres with a diameter.
         thresholds: Thresholds of the operating points, by name.
+        memory: Of a plan, the bytes of each part and of everything together.
         channels: Of a case of several images, the place of each below the input that was named, by its channel.
     """
 
@@ -83,6 +84,7 @@ class ScanResult:
     boxes: tuple[dict[str, Any], ...] = ()
     thresholds: dict[str, float] = field(default_factory=dict)
     channels: dict[str, str] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, one: Scan | Reject, task: str) -> Self:
@@ -160,6 +162,7 @@ _CHECKS: Final[dict[str, Check]] = {
     "findings": _map_of(_is_number),
     "boxes": _list_of(_is_box),
     "thresholds": _map_of(_is_number),
+    "memory": _map_of(_is_number),
     "seconds": _is_number,
     "options": _map_of(_is_option),
     "outputs": _list_of(_is_text),
