@@ -22,7 +22,7 @@ from medssl_cli.deploy.model_process import ModelFailure, ModelProcess
 from medssl_cli.deploy.session import CUDA, NOT_FINITE, OUT_OF_MEMORY, WRONG_OUTPUT
 from medssl_cli.heads import BoxesHead, MasksHead
 from medssl_cli.imaging.geometry import Affine, Shape
-from medssl_cli.imaging.memory import parts_of, segmentation_memory
+from medssl_cli.imaging.memory import parts_of, volume_memory
 from medssl_cli.imaging.placement import ChannelImages
 from medssl_cli.imaging.preprocessing import channel_images
 from medssl_cli.imaging.segment import Progress, predicted_bytes, segment_volume
@@ -207,7 +207,7 @@ class OnnxModel:
         head, preprocessing = self.bundle.head, self.bundle.preprocessing
         model_bytes = max(self._process.resident_bytes, self._measured_bytes)
         if isinstance(head, MasksHead):
-            memory = segmentation_memory(
+            memory = volume_memory(
                 shape,
                 affine,
                 preprocessing=preprocessing,

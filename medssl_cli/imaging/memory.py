@@ -19,7 +19,7 @@ BLOCKS_BYTES: Final = 32 * 2**20
 
 
 @dataclass(frozen=True)
-class SegmentationMemory:
+class VolumeMemory:
     """Bytes of each part, and how much work there is.
 
     Args:
@@ -57,7 +57,7 @@ class SegmentationMemory:
         return self.scan + max(self.reading, self.input + self.preprocessing, seen, self.answer + self.writing)
 
 
-def segmentation_memory(
+def volume_memory(
     shape: Shape,
     affine: Affine,
     *,
@@ -69,7 +69,7 @@ def segmentation_memory(
     num_masks: int = 1,
     bytes_per_voxel: float = 4,
     is_mirrored: bool = False,
-) -> SegmentationMemory:
+) -> VolumeMemory:
     """What `segment_volume` and writing its answer take.
 
     Args:
@@ -95,7 +95,7 @@ def segmentation_memory(
     is_resized = preprocessing.fit is not None or preprocessing.stretch is not None
     is_padded = any(size < length for size, length in zip(content, tile, strict=True))
     tile_bytes = 4 * math.prod(tile)
-    return SegmentationMemory(
+    return VolumeMemory(
         grid=(x, y, z),
         tiles=num_tiles,
         along=along,
@@ -112,7 +112,7 @@ def segmentation_memory(
     )
 
 
-def parts_of(memory: SegmentationMemory) -> dict[str, Any]:
+def parts_of(memory: VolumeMemory) -> dict[str, Any]:
     """The parts by name, in bytes, for people and programs."""
     names = ("scan", "reading", "input", "preprocessing", "logits", "exchange", "answer", "writing")
     return {name: getattr(memory, name) for name in names}

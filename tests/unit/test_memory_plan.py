@@ -15,7 +15,7 @@ from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scans import find_scans
 from medssl_cli.formats.nifti import write_nifti
 from medssl_cli.formats.policy import STRICT
-from medssl_cli.imaging.memory import segmentation_memory
+from medssl_cli.imaging.memory import volume_memory
 from medssl_cli.imaging.segment import rolling_axis, segment_volume
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
@@ -39,7 +39,7 @@ def test_the_plan_of_what_is_computed_is_kept_and_not_by_far(
     shape, tile = (64, 48, 40), (16, 16, 16)
     image = Volume(np.random.default_rng(0).integers(0, 100, (1, *shape)).astype(np.int16), np.diag([0.8, 0.9, 1, 1]))
     num_masks = 40 if activation == "sigmoid" else 1
-    planned = segmentation_memory(
+    planned = volume_memory(
         shape, image.affine, preprocessing=rule, tile=tile, overlap=0.5, num_outputs=40, num_masks=num_masks,
         bytes_per_voxel=2,
     )  # fmt: skip
@@ -64,7 +64,7 @@ def test_many_outputs_of_a_long_scan_are_computed_along_its_length() -> None:
 def test_a_ct_of_800_slices_fits_where_it_is_said_to() -> None:
     def planned(num_outputs: int) -> float:
         rule = Preprocessing(window_hu=(-175.0, 250.0), spacing_mm=(1.5, 1.5, 1.5))
-        memory = segmentation_memory(
+        memory = volume_memory(
             (512, 512, 800), np.diag([0.7, 0.7, 1.25, 1]), preprocessing=rule, tile=(96, 96, 96), overlap=0.5,
             num_outputs=num_outputs, bytes_per_voxel=2,
         )  # fmt: skip
