@@ -23,6 +23,7 @@ def infer(
     preview: own.PreviewOption = True,
     series: own.SeriesOption = None,
     dry_run: own.DryRunOption = False,
+    plan: own.PlanOption = False,
     workers: own.WorkersOption = 1,
     cluster: own.ClusterOption = None,
     part: own.PartOption = None,
@@ -104,7 +105,7 @@ def infer(
             return
         report = inference.infer(
             scans or (), model, out=out, only_series=series or (), channels=channel or (), part=many.part_of(part),
-            dry_run=dry_run, how=how,
+            dry_run=dry_run, plan=plan, how=how,
         )  # fmt: skip
     result(report.document(), as_json=json, text=report_text(report))
     if stop.is_set:

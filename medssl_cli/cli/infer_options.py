@@ -24,6 +24,7 @@ OverwriteOption = Annotated[
 ]
 PreviewOption = Annotated[bool, typer.Option(help="Also draw a picture of each result.")]
 DryRunOption = Annotated[bool, typer.Option(help="Say what would be done, write nothing.")]
+PlanOption = Annotated[bool, typer.Option("--plan", help="Say what memory each scan would take, write nothing.")]
 SeriesOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -68,6 +68,8 @@ def scan_line(scan: "ScanResult") -> str:
     """What became of a scan, in one line."""
     if scan.status in ("refused", "skipped"):
         return printable(f"{scan.name}: {scan.status} {scan.code}: {scan.message}".rstrip(": "))
+    if scan.memory:
+        return printable(f"{scan.name}: {scan.message}")
     notes = (*scan.warnings, *(("done before",) if scan.resumed else ()))
     told = f" [{', '.join(notes)}]" if notes else ""
     return printable(f"{scan.name}: {'to do' if scan.status == 'pending' else _answer(scan) or 'nothing found'}{told}")

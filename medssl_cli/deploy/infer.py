@@ -107,6 +107,7 @@ def infer(
     channels: Sequence[str] = (),
     part: Part | None = None,
     dry_run: bool = False,
+    plan: bool = False,
     how: InferSettings | None = None,
     model: OnnxModel | None = None,
     report: ReportFile | None = None,
@@ -123,6 +124,7 @@ def infer(
         channels: Which channel a file or folder is, `flair=PATH`, where no layout says it; `flair` for all inputs.
         part: Do only this part of the work; others do the rest.
         dry_run: Say what would be done, compute and write nothing.
+        plan: Say what memory each scan would take, segment and write nothing.
         how: How scans are done.
         model: The model, if it is open already; it stays so.
         report: The report, if it is open already; its owner says when it is complete.
@@ -174,13 +176,15 @@ def infer(
         overwrite=how.overwrite,
         preview=how.preview,
         progress=how.progress,
-        dry_run=dry_run,
+        dry_run=dry_run or plan,
         is_stopped=how.is_stopped,
         inputs=_identities(found.scans),
+        plan=plan,
     )
-    if how.workers is not None:
+    others = None if plan else how.workers
+    if others is not None:
         model.close()  # they have one each
-    batch = Batch(job, report, how.setup(model_path, model), how.workers, how.deliver, how.say, is_last=is_own_report)
+    batch = Batch(job, report, how.setup(model_path, model), others, how.deliver, how.say, is_last=is_own_report)
     return batch.run(found, is_all=not only_series and is_wanted is None)
 
 

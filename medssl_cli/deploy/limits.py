@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,11 +33,13 @@ class Limits:
         max_ram_bytes: Memory of a whole command: the model's process and the scan in this one.
         model_bytes: Memory of the model's process.
         tile_s: Seconds of one call of the network, and of loading the model.
+        plausible_bytes: What no honest model of its size exceeds.
     """
 
     max_ram_bytes: int
     model_bytes: int
     tile_s: float
+    plausible_bytes: int = 0
 
 
 def limits_of(
@@ -56,12 +59,14 @@ def limits_of(
     # Who says how much a command may take has decided for the model, too.
     model_bytes = max_ram_bytes or min(allowed, plausible)
     seconds = tile_timeout_s or min(MAX_S, BASE_S + SECONDS_PER_VOXEL * voxels)
-    return Limits(allowed, model_bytes, seconds)
+    return Limits(allowed, model_bytes, seconds, plausible)
 
 
 def free_memory_bytes() -> int:
-    """Memory that this process may still take: the machine's, and the limits of its control groups (a container's)."""
-    return int(min(_available(Path("/proc/meminfo")), _group_room(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))))
+    """Memory that this process may still take: the machine's, within its own limits (`ulimit`, `prlimit`) and those of
+    its control groups (a container's)."""
+    groups = _group_room(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    return int(min(_available(Path("/proc/meminfo")), groups, _own_room(Path("/proc/self/status"))))
 
 
 def _available(meminfo: Path) -> float:
@@ -72,6 +77,18 @@ def _available(meminfo: Path) -> float:
     import os
 
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+
+
+def _own_room(status: Path) -> float:
+    """The least room below the process's own limits of address space and data; infinite if none."""
+    rooms = [math.inf]
+    with contextlib.suppress(OSError, ValueError):
+        used = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        for kind, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+            limit, _ = resource.getrlimit(kind)
+            if limit != resource.RLIM_INFINITY and name in used:
+                rooms.append(limit - 1024 * int(used[name].split()[0]))
+    return max(0.0, min(rooms))
 
 
 def _group_room(root: Path, membership: Path) -> float:

@@ -48,6 +48,7 @@ class ScanResult:
         boxes: Boxes with class, score, whether it reaches the operating point, and corners in pixel edges of a picture,
             or in RAS+ millimetres with a diameter.
         thresholds: Thresholds of the operating points, by name.
+        memory: Of a plan, the bytes of each part and of everything together.
         channels: Of a case of several images, the place of each below the input that was named, by its channel.
         sent: Where the outputs have arrived, of the places that were asked to take them.
     """
@@ -85,6 +86,7 @@ class ScanResult:
     thresholds: dict[str, float] = field(default_factory=dict)
     channels: dict[str, str] = field(default_factory=dict)
     sent: tuple[str, ...] = ()
+    memory: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, one: Scan | Reject, task: str) -> Self:
@@ -162,6 +164,7 @@ _CHECKS: Final[dict[str, Check]] = {
     "findings": _map_of(_is_number),
     "boxes": _list_of(_is_box),
     "thresholds": _map_of(_is_number),
+    "memory": _map_of(_is_number),
     "seconds": _is_number,
     "options": _map_of(_is_option),
     "outputs": _list_of(_is_text),

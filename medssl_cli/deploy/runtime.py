@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from medssl_cli.base.errors import GateError, InputError, UsageError
 from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.limits import GIB, Limits, limits_of
+from medssl_cli.deploy.memory_plan import MemoryPlan
 from medssl_cli.deploy.model_process import ModelFailure, ModelProcess
 from medssl_cli.deploy.session import CUDA, NOT_FINITE, OUT_OF_MEMORY, WRONG_OUTPUT
 from medssl_cli.heads import BoxesHead, MasksHead
 from medssl_cli.imaging.geometry import Affine, Shape
+from medssl_cli.imaging.memory import parts_of, volume_memory
 from medssl_cli.imaging.placement import ChannelImages
 from medssl_cli.imaging.preprocessing import channel_images
 from medssl_cli.imaging.segment import Progress, predicted_bytes, segment_volume
@@ -85,6 +87,7 @@ class OnnxModel:
         cores = available_cores()
         self._name, self._threads, self._process = name, min(threads or cores, cores), process
         self._failures: list[InputError] = []
+        self._room_bytes, self._measured_bytes = limits.model_bytes, 0
         self._cuda = _cuda_of(*wanted)
         answer = self._load(data)
         if self._cuda is not None and answer["provider"] != CUDA:
@@ -109,9 +112,10 @@ class OnnxModel:
             found = self._process.compute(
                 inputs,
                 _output_shapes(self.bundle, inputs),
-                memory_bytes=self.limits.model_bytes,
+                memory_bytes=self._room_bytes,
                 timeout_s=self.limits.tile_s * len(inputs[0]),
             )
+            self._measured_bytes = max(self._measured_bytes, self._process.resident_bytes)
         except ModelFailure as failure:
             self._failures.append(self._error_of(str(failure)))
             raise self._failures[-1] from None
@@ -168,7 +172,7 @@ class OnnxModel:
             overlap=head.overlap,
             mirror_axes=head.mirror_axes,
             activation=head.activation,
-            num_outputs=len(head.words) + (not head.are_regions),
+            num_outputs=self._num_outputs(head),
             progress=progress,
         )
         found: NDArray[np.uint8] = load_part(task_of_head(head.kind), "decode").finished(
@@ -182,40 +186,81 @@ class OnnxModel:
             message = f"the model takes {self.bundle.in_channels} images of one patient at once, here are {len(images)}"
             raise InputError("E_RUNTIME", message)
         first, num_voxels = images[0], sum(image.voxels.size for image in images)
-        self.require_memory(first.shape, first.affine, num_channels=math.ceil(num_voxels / math.prod(first.shape)))
+        self.require_memory(
+            first.shape,
+            first.affine,
+            num_channels=math.ceil(num_voxels / math.prod(first.shape)),
+            bytes_per_voxel=max(image.voxels.itemsize for image in images),
+        )
 
-    def require_memory(self, shape: Shape, affine: Affine, *, num_channels: int = 1) -> None:
-        """Refuse an image of which an answer would take more memory than is allowed; nothing is allocated.
+    def memory_plan(
+        self, shape: Shape, affine: Affine, *, num_channels: int = 1, bytes_per_voxel: float = 4
+    ) -> MemoryPlan:
+        """What an answer about an image takes, the model included; nothing is allocated.
 
         Args:
             shape: Size (X, Y, Z) of the image.
             affine: Its affine.
             num_channels: How many images of this size there are at once.
-
-        Raises:
-            InputError: `E_TOO_BIG`.
+            bytes_per_voxel: Of the image as it is held.
         """
-        head = self.bundle.head
+        head, preprocessing = self.bundle.head, self.bundle.preprocessing
+        model_bytes = max(self._process.resident_bytes, self._measured_bytes)
+        if isinstance(head, MasksHead):
+            memory = volume_memory(
+                shape,
+                affine,
+                preprocessing=preprocessing,
+                tile=head.tile_size,
+                overlap=head.overlap,
+                num_outputs=self._num_outputs(head),
+                num_channels=num_channels,
+                num_masks=len(head.words) if head.are_regions else 1,
+                bytes_per_voxel=bytes_per_voxel,
+                is_mirrored=bool(head.mirror_axes),
+            )
+            tiles = memory.tiles * 2 ** len(head.mirror_axes)
+            return MemoryPlan(parts_of(memory), memory.total, model_bytes, self.limits.max_ram_bytes, tiles)
         needed = predicted_bytes(
             shape,
             affine,
-            preprocessing=self.bundle.preprocessing,
+            preprocessing=preprocessing,
             tile=self.bundle.call_size,
-            overlap=head.overlap if isinstance(head, MasksHead | BoxesHead) else 0.0,
+            overlap=head.overlap if isinstance(head, BoxesHead) else 0.0,
             num_outputs=len(head.words) + 1,
             num_channels=num_channels,
-            num_masks=len(head.words) if isinstance(head, MasksHead) and head.are_regions else 1,
         )
         if isinstance(head, BoxesHead):
-            needed += head.decoding_bytes(self.bundle.preprocessing)
-        allowed = max(0, self.limits.max_ram_bytes - self._process.resident_bytes)
-        if needed > allowed:
-            raise InputError(
-                "E_TOO_BIG",
-                f"this image at the model's spacing needs about {needed / GIB:.3g} GiB, "
-                f"{allowed / GIB:.3g} GiB are allowed",
-                hint="raise --max-ram of medssl infer if there is as much memory; else leave the image out",
-            )
+            needed += head.decoding_bytes(preprocessing)
+        return MemoryPlan({"image": needed}, needed, model_bytes, self.limits.max_ram_bytes, math.nan)
+
+    def require_memory(
+        self, shape: Shape, affine: Affine, *, num_channels: int = 1, bytes_per_voxel: float = 4
+    ) -> MemoryPlan:
+        """Refuse an image of which an answer would take more memory than is allowed; see `memory_plan`.
+
+        Where it is close, the network is called once before, to learn what it takes.
+
+        Raises:
+            InputError: `E_TOO_BIG`, `E_RUNTIME`, `E_MODEL_LIMIT`.
+        """
+
+        def planned() -> MemoryPlan:
+            plan = self.memory_plan(shape, affine, num_channels=num_channels, bytes_per_voxel=bytes_per_voxel)
+            plan.require_fit()
+            self._room_bytes = int(min(plan.model_room_bytes, self.limits.model_bytes))
+            return plan
+
+        plan, head = planned(), self.bundle.head
+        is_close = plan.model_room_bytes < self.limits.plausible_bytes
+        if isinstance(head, MasksHead) and is_close and not self._measured_bytes:
+            self._outputs(np.zeros((1, self.bundle.in_channels, *head.tile_size), np.float32))
+            plan = planned()
+        return plan
+
+    @staticmethod
+    def _num_outputs(head: MasksHead) -> int:
+        return len(head.words) + (not head.are_regions)
 
     def _restart(self, data: bytes) -> None:
         self._process.close()
@@ -244,7 +289,7 @@ class OnnxModel:
     def _excess(self, word: str) -> str:
         if word == TIMED_OUT:
             return f"more than {self.limits.tile_s:.0f} seconds"
-        return f"more than {self.limits.model_bytes / GIB:.3g} GiB of memory"
+        return f"more than {self._room_bytes / GIB:.3g} GiB of memory"
 
     def _error_of(self, word: str) -> InputError:
         """What a failed call means for the scan that it belongs to."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medssl_cli.base.codes import CODES
 from medssl_cli.base.errors import InputError, MedsslError
 from medssl_cli.base.files import sha256_file
+from medssl_cli.deploy.announced import Announced, announced
 from medssl_cli.deploy.choosing import Part
 from medssl_cli.deploy.known_results import KnownResults
 from medssl_cli.deploy.mask_files import (
@@ -25,6 +26,7 @@ from medssl_cli.deploy.mask_files import (
     mask_targets,
     stem_of_mask,
 )
+from medssl_cli.deploy.memory_plan import MemoryPlan
 from medssl_cli.deploy.outputs import is_own, publish, require_replaceable
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
@@ -78,6 +80,7 @@ class Job:
         preview: Draws a picture.
         progress: Told after every tile.
         dry_run: Compute and write nothing.
+        plan: Nor that; say what memory each scan would take.
         is_stopped: Asked after every tile.
         inputs: Device and inode of every file that is read.
     """
@@ -93,6 +96,7 @@ class Job:
     dry_run: bool
     is_stopped: Callable[[], bool]
     inputs: frozenset[tuple[int, int]] = field(default_factory=frozenset)
+    plan: bool = False
 
 
 @dataclass
@@ -141,8 +145,13 @@ class ScanTask:
             overwrite=job.overwrite,
         )
         self._require_no_other_owner()
-        if job.dry_run:
+        if job.dry_run and not job.plan:
             return replace(self.blank, status="pending")
+        known = announced(self.scan, job.reader.policy)
+        plan = None if known is None else self._planned(known)
+        if job.plan:
+            plan = plan or self._planned(_held(job.reader.read_all(self.scan)[0]))
+            return replace(self.blank, status="pending", message=plan.text, memory=plan.to_json())
         images = job.reader.read_all(self.scan)
         image, volumes = told_together(images), [each.volume for each in images]
         require_size(job.model.bundle, image.volume.shape)
@@ -167,6 +176,13 @@ class ScanTask:
             outputs=tuple(path.name for path in made.files),
             outputs_sha256={path.name: sha256_file(path) for path in made.files},
             **made.fields,
+        )
+
+    def _planned(self, known: Announced) -> MemoryPlan:
+        """What the scan will take, or its refusal."""
+        model, num_channels = self.job.model, len(self.scan.parts)
+        return model.require_memory(
+            known.shape, known.affine, num_channels=num_channels, bytes_per_voxel=known.bytes_per_voxel
         )
 
     def _description(self) -> str:
@@ -290,6 +306,12 @@ class ScanTask:
                 self.job.progress(what, done, total)
 
         return told
+
+
+def _held(image: LoadedImage) -> Announced:
+    """What is known of an image that was read."""
+    volume = image.volume
+    return Announced(volume.shape, volume.affine, volume.voxels.itemsize)
 
 
 def not_done(result: ScanResult, code: str, message: str, hint: str = "") -> ScanResult:

@@ -30,13 +30,14 @@ from medssl_cli.formats.nifti_header import (
 )
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.predictions import MASK_DESCRIPTION, MASK_INTENT
-from medssl_cli.formats.source import Source, read_bytes
+from medssl_cli.formats.source import Source, read_bytes, read_head
 from medssl_cli.formats.stored_values import native_and_finite, scaled, storable
-from medssl_cli.imaging.geometry import Affine
+from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.imaging.volume import Volume
 
 MAX_OFFSET: Final = 64 * 2**20
 SLACK_BYTES: Final = 64 * 1024
+HEAD_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,18 @@ def read_nifti_series(source: Source, *, modality: str = "unknown", policy: Poli
     count = content.header.num_images
     suffixes = [f"#t{index}" for index in range(count)] if count > 1 else [""]
     return [_image(content, index, source, modality=modality, suffix=suffix) for index, suffix in enumerate(suffixes)]
+
+
+def announced_grid(source: Source, policy: Policy = STRICT) -> tuple[Shape, Affine, int]:
+    """Size, affine and bytes per voxel that the header of a file announces; nothing else of it is read.
+
+    Raises:
+        InputError: The header cannot be trusted.
+    """
+    data = read_head(source, HEAD_BYTES)
+    head = gzip_head(data, LARGEST_HEADER) if data.startswith(MAGIC) else data[:LARGEST_HEADER]
+    header = parse_header(head, allow_4d=policy.split_4d)
+    return header.shape, world_placement(header, policy).affine, header.dtype.itemsize
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ in the network that they pass and in nothing else.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -110,7 +110,7 @@ def predicted_bytes(
         Bytes, infinite for a spacing that no computer could hold.
     """
     grid_voxels = num_tiles = 1.0
-    for expected, length in zip(_expected_sizes(shape, affine, preprocessing), tile, strict=True):
+    for expected, length in zip(expected_sizes(shape, affine, preprocessing), tile, strict=True):
         size = max(1.0, expected, length)
         grid_voxels *= size
         num_tiles *= 1 + (size - length) / max(1, int(length * (1 - overlap)))
@@ -119,7 +119,7 @@ def predicted_bytes(
     return scan_bytes + 4 * floats * grid_voxels + BYTES_PER_TILE * num_tiles
 
 
-def _expected_sizes(shape: Shape, affine: Affine, preprocessing: Preprocessing) -> list[float]:
+def expected_sizes(shape: Shape, affine: Affine, preprocessing: Preprocessing) -> list[float]:
     """Voxels of the grid along each axis, before they are rounded and before anything is cut away."""
     order, _ = axis_order(affine)
     spacing = spacing_mm(affine)
@@ -130,18 +130,18 @@ def _expected_sizes(shape: Shape, affine: Affine, preprocessing: Preprocessing) 
     return [shape[axis] * spacing[axis] / target for axis, target in zip(order, preprocessing.spacing_mm, strict=True)]
 
 
-def rolling_axis(grid: Shape, tile: Shape, num_outputs: int) -> int:
+def rolling_axis(grid: Sequence[float], tile: Shape, num_outputs: int) -> int:
     """The axis that tiles are computed along: x, unless logits along another one take far less memory.
 
     It depends on nothing but the sizes, and so do the last digits of logits.
     """
-    sizes = [_blend_bytes(grid, tile, num_outputs, along=axis) for axis in range(3)]
+    sizes = [blend_bytes(grid, tile, num_outputs, along=axis) for axis in range(3)]
     least = sizes.index(min(sizes))
     return least if sizes[0] - sizes[least] > WORTH_BYTES else 0
 
 
-def _blend_bytes(grid: Shape, tile: Shape, num_outputs: int, *, along: int) -> int:
-    """Of the logits and weights that tiles along an axis add to."""
+def blend_bytes(grid: Sequence[float], tile: Shape, num_outputs: int, *, along: int) -> float:
+    """Memory of the logits and weights that tiles along an axis add to."""
     planes = [1 + tile[along] if axis == along else max(grid[axis], tile[axis]) for axis in range(3)]
     return 4 * (num_outputs + 1) * math.prod(planes)
 

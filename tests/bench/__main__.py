@@ -209,5 +209,32 @@ def nodules(
         table(f"{scans} phantoms to learn from, {steps} steps", COLUMNS, [one.row() for one in found])
 
 
+@app.command()
+@guarded
+def infer(
+    slices: Annotated[int, typer.Option(min=4, help="Slices of the synthetic CT.")] = 100,
+    size: Annotated[int, typer.Option(min=16, help="Its rows and columns.")] = 256,
+    classes: Annotated[int, typer.Option(min=2, max=255, help="Outputs of the network.")] = 8,
+    spacing: Annotated[float, typer.Option(min=0.1, help="Millimetres that the network sees.")] = 1.5,
+    max_ram: Annotated[float | None, typer.Option(min=0.1, metavar="GIB", help="For medssl infer.")] = None,
+    alone: Annotated[bool, typer.Option("--alone", help="Without MONAI.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Time `medssl infer` beside MONAI's eager sliding window with its usual transforms: a small U-Net, one thread.
+
+    Example: python -m tests.bench infer --size 512 --slices 200
+    """
+    from tests.bench.infer import COLUMNS, bench_infer
+
+    found = bench_infer(
+        num_slices=slices, size=size, num_classes=classes, spacing_mm=spacing, max_ram_gib=max_ram, is_alone=alone
+    )
+    if json:
+        runs = [vars(run) for run in found.runs]
+        result({"voxels": found.num_voxels, "runs": runs}, as_json=True, text="")
+        return
+    table(f"CT of {size} x {size} x {slices}, {classes} classes", COLUMNS, found.rows())
+
+
 if __name__ == "__main__":
     app()

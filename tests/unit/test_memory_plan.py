@@ -1,0 +1,154 @@
+"""What a scan takes in memory is known before it is read, and what does not fit is refused then."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medssl_cli.base.errors import InputError
+from medssl_cli.deploy import limits
+from medssl_cli.deploy.announced import announced
+from medssl_cli.deploy.infer import infer
+from medssl_cli.deploy.limits import free_memory_bytes
+from medssl_cli.deploy.runtime import OnnxModel
+from medssl_cli.deploy.scans import find_scans
+from medssl_cli.formats.nifti import write_nifti
+from medssl_cli.formats.policy import STRICT
+from medssl_cli.imaging.memory import volume_memory
+from medssl_cli.imaging.segment import rolling_axis, segment_volume
+from medssl_cli.imaging.volume import Volume
+from medssl_cli.preprocessing import Preprocessing
+from tests.dicom_factory import ct_series
+from tests.toy_model import write_toy_model
+
+WINDOW = Preprocessing(window_hu=(0.0, 100.0))
+GIB = 2**30
+
+
+def forty(tiles: np.ndarray) -> np.ndarray:
+    return np.concatenate([tiles * np.float32(number) for number in range(40)], axis=1)
+
+
+@pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 1.0)], ids=["native", "resampled"])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_the_plan_of_what_is_computed_is_kept_and_not_by_far(
+    spacing: tuple[float, float, float] | None, activation: str
+) -> None:
+    rule = WINDOW.model_copy(update={"spacing_mm": spacing})
+    shape, tile = (64, 48, 40), (16, 16, 16)
+    image = Volume(np.random.default_rng(0).integers(0, 100, (1, *shape)).astype(np.int16), np.diag([0.8, 0.9, 1, 1]))
+    num_masks = 40 if activation == "sigmoid" else 1
+    planned = volume_memory(
+        shape, image.affine, preprocessing=rule, tile=tile, overlap=0.5, num_outputs=40, num_masks=num_masks,
+        bytes_per_voxel=2,
+    )  # fmt: skip
+
+    tracemalloc.start()
+    segment_volume(forty, image, preprocessing=rule, tile=tile, overlap=0.5, activation=activation, num_outputs=40)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    seen = planned.input + planned.logits + planned.exchange + planned.answer + planned.places
+    assert peak < planned.total - planned.scan
+    assert peak > 0.4 * (seen - planned.exchange)
+
+
+def test_many_outputs_of_a_long_scan_are_computed_along_its_length() -> None:
+    # 97 planes of 240 x 667 voxels and 105 logits are 6.6 GB, of 240 x 240 voxels 2.4 GB; of 8 it is not worth it.
+    assert rolling_axis((240, 240, 667), (96, 96, 96), 105) == 2
+    assert rolling_axis((240, 240, 667), (96, 96, 96), 8) == 0
+    assert rolling_axis((667, 240, 240), (96, 96, 96), 105) == 0
+
+
+def test_a_ct_of_800_slices_fits_where_it_is_said_to() -> None:
+    def planned(num_outputs: int) -> float:
+        rule = Preprocessing(window_hu=(-175.0, 250.0), spacing_mm=(1.5, 1.5, 1.5))
+        memory = volume_memory(
+            (512, 512, 800), np.diag([0.7, 0.7, 1.25, 1]), preprocessing=rule, tile=(96, 96, 96), overlap=0.5,
+            num_outputs=num_outputs, bytes_per_voxel=2,
+        )  # fmt: skip
+        return memory.total
+
+    assert planned(14) < 2.5 * GIB
+    assert planned(105) < 4 * GIB
+
+
+@pytest.mark.usefixtures("cold_children")
+def test_what_cannot_fit_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fine = Preprocessing(window_hu=(0.0, 100.0), spacing_mm=(0.01, 0.01, 0.01))
+    model = write_toy_model(tmp_path / "model.onnx", preprocessing=fine)
+    write_nifti(tmp_path / "a.nii.gz", np.zeros((40, 40, 40), np.int16), np.eye(4))
+    monkeypatch.setattr("medssl_cli.deploy.scan_reader.ScanReader.read_all", lambda *_: pytest.fail("it was read"))
+
+    report = infer([tmp_path / "a.nii.gz"], model, out=tmp_path / "out", device="cpu", outputs=["nifti"])
+
+    assert [result.code for result in report.results] == ["E_TOO_BIG"]
+
+
+@pytest.mark.usefixtures("cold_children")
+def test_a_plan_is_told_and_nothing_else_happens(tmp_path: Path) -> None:
+    model = write_toy_model(tmp_path / "model.onnx")
+    write_nifti(tmp_path / "a.nii.gz", np.zeros((40, 40, 40), np.int16), np.eye(4))
+
+    report = infer([tmp_path / "a.nii.gz"], model, out=tmp_path / "out", device="cpu", max_ram_bytes=GIB, plan=True)
+
+    (result,) = report.results
+    # 40 voxels need four tiles of 16 with half a tile shared, and nine of 8.
+    assert result.status == "pending"
+    assert "about 144 tiles" in result.message
+    assert result.memory["answer"] == 40**3
+    assert result.memory["program"] + result.memory["model"] < result.memory["needed"] < result.memory["allowed"] == GIB
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("cold_children")
+def test_where_memory_is_close_the_network_is_called_once_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = OnnxModel(write_toy_model(tmp_path / "model.onnx"), "cpu", max_ram_bytes=GIB)
+    calls: list[tuple[int, ...]] = []
+    outputs = model._outputs
+    monkeypatch.setattr(model, "_outputs", lambda tiles: (calls.append(tiles.shape), outputs(tiles))[1])
+
+    first = model.require_memory((40, 40, 40), np.eye(4))
+    second = model.require_memory((40, 40, 40), np.eye(4))
+
+    assert calls == [(1, 1, 16, 16, 8)]
+    assert first.model_bytes >= second.model_bytes > 0
+    model.close()
+
+
+def test_headers_announce_what_will_be_read(tmp_path: Path) -> None:
+    ct_series(tmp_path / "ct", positions_mm=[0, 2, 4, 6, 8])
+    write_nifti(tmp_path / "a.nii.gz", np.zeros((5, 6, 7), np.int16), np.diag([1.0, 2.0, 3.0, 1.0]))
+    (tmp_path / "b.nii").write_bytes(b"\x5c\x01\x00\x00" + bytes(400))
+
+    scans = {Path(scan.place.below).name: scan for scan in find_scans([tmp_path], STRICT).scans}
+    nifti, damaged = announced(scans.pop("a.nii.gz"), STRICT), announced(scans.pop("b.nii"), STRICT)
+    (series,) = (announced(scan, STRICT) for scan in scans.values())
+
+    assert damaged is None
+    assert nifti is not None
+    assert (nifti.shape, nifti.bytes_per_voxel) == ((5, 6, 7), 2)
+    assert series is not None
+    assert series.shape[2] == 5
+    assert np.linalg.norm(series.affine[:3, 2]) == pytest.approx(2)
+
+
+def test_limits_of_the_process_itself_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 2**50
+    monkeypatch.setattr(limits.resource, "getrlimit", lambda kind: (size, size))
+    assert free_memory_bytes() < size
+
+    monkeypatch.setattr(limits.resource, "getrlimit", lambda kind: (1, 1))
+    assert free_memory_bytes() == 0
+
+
+def test_a_refusal_says_how_much_is_needed_and_allowed(tmp_path: Path) -> None:
+    plan = OnnxModel(write_toy_model(tmp_path / "m.onnx"), "cpu", max_ram_bytes=GIB).memory_plan(
+        (512, 512, 4000), np.eye(4)
+    )
+
+    with pytest.raises(InputError, match=r"E_TOO_BIG.*needs about [\d.]+ GiB, 1 GiB are allowed"):
+        plan.require_fit()
