@@ -45,6 +45,12 @@ STAND_INS: Final[Mapping[str, dict[str, Any]]] = {
 """What a recipe has in the place of `auto` until there is a plan."""
 
 
+ADDED_LATER: Final = (
+    "rotate_prob", "scale_prob", "gamma_prob", "inverted_gamma_prob", "contrast_prob", "contrast_range", "noise_prob",
+)  # fmt: skip
+"""Keys of an augmentation that recipes need not have."""
+
+
 def _each_once(axes: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(axes)) < len(axes):
         raise ValueError("name each axis once")
@@ -131,6 +137,13 @@ class Augmentation(Strict):
         bias_strength: Largest coefficient of the polynomial over half a crop.
         affine_axes: Axes along which voxels may move when a crop turns and scales; none lets them move within what the
             network sees at once: [0, 1] for a network of 2D images, else all three.
+        rotate_prob: Of a rotation, of a crop that `affine_prob` chose.
+        scale_prob: Of a scaling of such a crop.
+        gamma_prob: Of a gamma, where `gamma_range` has one.
+        inverted_gamma_prob: Of a gamma of the inverted image, exponents as in `gamma_range`.
+        contrast_prob: Of a factor of the distances from the mean, within the range of the image.
+        contrast_range: Smallest and largest of these factors.
+        noise_prob: Of noise, where `noise_std` has some.
     """
 
     flip_prob: Probability = 0.5
@@ -152,6 +165,21 @@ class Augmentation(Strict):
     blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.5, 1.0)
     bias_prob: Probability = 0.0
     bias_strength: NonNegativeFloat = 0.5
+    rotate_prob: Probability = 1.0
+    scale_prob: Probability = 1.0
+    gamma_prob: Probability = 1.0
+    inverted_gamma_prob: Probability = 0.0
+    contrast_prob: Probability = 0.0
+    contrast_range: tuple[PositiveFloat, PositiveFloat] = (0.75, 1.25)
+    noise_prob: Probability = 1.0
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keys that were added later are written only where they say something, so that digests stay."""
+        document: dict[str, Any] = default(self)
+        fields = type(self).model_fields
+        unsaid = {name for name in ADDED_LATER if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in document.items() if name not in unsaid}
 
 
 class Optimizer(Strict):

@@ -6,7 +6,6 @@ order of random numbers, which a run that is resumed counts on; all of them are 
 Shapes: N images, C channels, X Y Z space, M images that turn or scale, K boxes of an image.
 """
 
-import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medssl_cli.data.degradation import BIAS_POWERS, bias_fields, blur_, coarsen_
+from medssl_cli.data.moved_boxes import areas_of, move_boxes
+from medssl_cli.data.tones import change_contrast_, invert_gamma_
 from medssl_cli.recipe import Augmentation
 
 NO_MATRICES = torch.empty(0, 3, 3)
@@ -64,6 +65,8 @@ class Changes:
         coarse: How many times wider voxels become along x, y, z before they are interpolated again, [N, 3].
         blur: Standard deviations in voxels of a Gaussian along x, y, z, [N, 3].
         bias: Coefficients of the logarithm of a smooth factor, see `degradation.bias_fields`, [N, T].
+        contrast: Factors of the distances from the mean, [N].
+        inverted_gamma: Exponents of the inverted image, [N].
         gamma: Exponents of intensities between an image's least and largest, [N]; only with `scale` and `shift`.
         scale: Factors of intensities, [N].
         shift: Addends, [N].
@@ -77,6 +80,8 @@ class Changes:
     coarse: Tensor | None = None
     blur: Tensor | None = None
     bias: Tensor | None = None
+    contrast: Tensor | None = None
+    inverted_gamma: Tensor | None = None
     gamma: Tensor | None = None
     scale: Tensor | None = None
     shift: Tensor | None = None
@@ -178,11 +183,11 @@ def augment_boxes(
     volumes = images if images.ndim == 5 else images[..., None]
     changes = draw_augmentation(volumes.shape, options, draws, spacing_mm)
     changed = recolour_(move_(volumes.clone(), changes), changes).reshape(images.shape)
-    places = _move_boxes(boxes[..., :-1], changes, size)
+    places = move_boxes(boxes[..., :-1], changes, size)
     scale = torch.ones(len(boxes))
     if changes.moved is not None:
         scale[changes.moved] = 1 / torch.linalg.det(changes.matrices).abs()
-    is_visible = _areas(places) >= min_visible * _areas(boxes[..., :-1]) * scale[:, None]
+    is_visible = areas_of(places) >= min_visible * areas_of(boxes[..., :-1]) * scale[:, None]
     classes = torch.where(is_visible | (boxes[..., -1] < 0), boxes[..., -1], left)
     return changed, torch.cat([places, classes[..., None]], dim=-1)
 
@@ -231,6 +236,25 @@ def _with_rarer_changes(changes: Changes, size: torch.Size, options: Augmentatio
     if options.bias_prob > 0:
         strengths = draws.uniform((size[0], len(BIAS_POWERS)), -options.bias_strength, options.bias_strength)
         changes = replace(changes, bias=strengths * _happens(draws, (size[0], 1), options.bias_prob))
+    return _with_tones(changes, size[0], options, draws)
+
+
+def _with_tones(changes: Changes, number: int, options: Augmentation, draws: Draws) -> Changes:
+    """Add what nnU-Net has beside these, drawn after all else and only where it may happen, or may not."""
+    each = (number,)
+    if options.gamma_prob < 1 and changes.gamma is not None:
+        changes = replace(changes, gamma=torch.where(_happens(draws, each, options.gamma_prob), changes.gamma, 1.0))
+    if options.noise_prob < 1 and changes.noise is not None:
+        happens = _happens(draws, (number, 1, 1, 1, 1), options.noise_prob)
+        changes = replace(changes, noise=changes.noise * happens)
+    if options.inverted_gamma_prob > 0:
+        exponents = draws.uniform(each, *options.gamma_range)
+        happens = _happens(draws, each, options.inverted_gamma_prob)
+        changes = replace(changes, inverted_gamma=torch.where(happens, exponents, 1.0))
+    if options.contrast_prob > 0:
+        factors = draws.uniform(each, *options.contrast_range)
+        happens = _happens(draws, each, options.contrast_prob)
+        changes = replace(changes, contrast=torch.where(happens, factors, 1.0))
     return changes
 
 
@@ -255,6 +279,10 @@ def _draw_geometry(
     axes = tuple(range(spatial_dims)) if options.affine_axes is None else options.affine_axes
     degrees = draws.uniform((batch, 3), -options.rotate_degrees, options.rotate_degrees)
     scale = draws.uniform((batch, 1, 1), math.log(options.scale_range[0]), math.log(options.scale_range[1])).exp()
+    if options.rotate_prob < 1:
+        degrees *= _happens(draws, (batch, 1), options.rotate_prob)
+    if options.scale_prob < 1:
+        scale = torch.where(_happens(draws, (batch, 1, 1), options.scale_prob), scale, 1.0)
     moves = [axis in axes and size[axis + 2] > 1 for axis in (2, 1, 0)]  # grids count axes from the last
     for axis in range(3):
         if sum(moves) - moves[axis] < 2:
@@ -316,7 +344,7 @@ def move_(images: Tensor, changes: Changes, *, are_classes: bool = False) -> Ten
 def recolour_(images: Tensor, changes: Changes) -> Tensor:
     """Change the intensities of images [N, C, X, Y, Z] in place and return them.
 
-    In this order: coarser voxels, blur, smooth factor, gamma, factor, addend, noise.
+    In this order: coarser voxels, blur, smooth factor, contrast, inverted gamma, gamma, factor, addend, noise.
     """
     if changes.coarse is not None:
         coarsen_(images, changes.coarse)
@@ -324,6 +352,10 @@ def recolour_(images: Tensor, changes: Changes) -> Tensor:
         blur_(images, changes.blur)
     if changes.bias is not None:
         images.mul_(bias_fields(changes.bias.to(images), tuple(images.shape[2:])))
+    if changes.contrast is not None:
+        change_contrast_(images, changes.contrast)
+    if changes.inverted_gamma is not None:
+        invert_gamma_(images, changes.inverted_gamma)
     drawn = changes.gamma, changes.scale, changes.shift
     gamma, scale, shift = (None if each is None else each.to(images)[:, None, None, None, None] for each in drawn)
     if gamma is not None and scale is not None and shift is not None:
@@ -336,32 +368,6 @@ def recolour_(images: Tensor, changes: Changes) -> Tensor:
     if shift is not None:
         images.add_(shift)
     return images if changes.noise is None else images.add_(changes.noise.to(images.device))
-
-
-def _move_boxes(boxes: Tensor, changes: Changes, size: tuple[int, ...]) -> Tensor:
-    """The smallest upright boxes around flipped, turned and scaled ones, as they lie on the image.
-
-    Args:
-        boxes: [N, K, 2 D], low and high corners, in voxel edges.
-        changes: Changes of images of D dimensions.
-        size: Voxels along each axis.
-    """
-    dims = len(size)
-    extent = torch.tensor(size, dtype=boxes.dtype)
-    sides = itertools.product(*((axis, axis + dims) for axis in range(dims)))
-    corners = torch.stack([boxes[..., list(corner)] for corner in sides], dim=2) / extent * 2 - 1
-    if changes.is_flipped is not None:
-        corners = torch.where(changes.is_flipped[:, None, None, :dims], -corners, corners)
-    if changes.quarter_turns is not None and size[0] == size[1]:
-        for turns in range(1, 4):
-            x, y = corners[..., 0], corners[..., 1]
-            turned = torch.cat([torch.stack([-y, x], dim=-1), corners[..., 2:]], dim=-1)
-            corners = torch.where((changes.quarter_turns >= turns)[:, None, None, None], turned, corners)
-    if changes.moved is not None:
-        back = torch.linalg.inv(changes.matrices[:, 3 - dims :, 3 - dims :].to(boxes.dtype)).flip(1, 2)
-        corners[changes.moved] = torch.einsum("bij,bmcj->bmci", back, corners[changes.moved])
-    places = ((corners + 1) / 2).clamp(0, 1) * extent
-    return torch.cat([places.amin(dim=2), places.amax(dim=2)], dim=-1)
 
 
 def rotation_matrices(angles: Tensor) -> Tensor:
@@ -377,9 +383,3 @@ def rotation_matrices(angles: Tensor) -> Tensor:
 def _rows(is_chosen: Tensor, images: Tensor) -> Tensor:
     """Numbers of the chosen images, on the images' device."""
     return is_chosen.nonzero().squeeze(1).to(images.device)
-
-
-def _areas(boxes: Tensor) -> Tensor:
-    """Areas of boxes [..., 2 D], or their volumes."""
-    dims = boxes.shape[-1] // 2
-    return (boxes[..., dims:] - boxes[..., :dims]).prod(dim=-1)
