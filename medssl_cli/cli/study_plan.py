@@ -31,12 +31,13 @@ def study_plan(
     Raises:
         UsageError: `E_USAGE`, `E_RECIPE`, `E_RECIPE_NOT_FOUND`.
     """
-    from medssl_cli.cli.finetuning import task_recipe
-    from medssl_cli.recipe import raw_recipe
+    from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe, raw_recipe
     from medssl_cli.study.arms import arms_of
     from medssl_cli.study.label_plan import LabelStudyPlan, parse_numbers
 
-    path, _ = task_recipe(task, overrides)
+    path = find_recipe(task, ("tasks",))
+    if not isinstance(load_recipe(path, overrides, is_sketch=True), TaskRecipe):
+        raise UsageError("E_RECIPE", f"{path.name} is a pre-training recipe", hint="name a task recipe")
     arms = arms_of(inits, described)
     names = [arm.name for arm in arms]
     if minus not in names:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from medssl_cli.base.errors import UsageError
 from medssl_cli.nn.axes import Axes, PerAxis, misfit, per_axis
-from medssl_cli.nn.backbones import Backbone, hide, run_part, spread_blocks
+from medssl_cli.nn.backbones import Backbone, hide, numbered_level, run_part, spread_blocks
 from medssl_cli.nn.hidden_blocks import cut_blocks, joined_blocks
 from medssl_cli.nn.tokens import (
     NORM_EPSILON,
@@ -107,6 +107,13 @@ class ViT(TokenBackbone):
         self.blocks = nn.ModuleList(TokenBlock(width, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         initialise_tokens(self)
+
+    def level_of(self, name: str) -> int | None:
+        """See `Backbone.level_of`: what makes tokens of the image is 0, the first block 1."""
+        block = numbered_level(name, "blocks.")
+        if block is not None:
+            return block + 1
+        return len(self.blocks) if name.startswith("norm.") else 0
 
     def forward(self, images: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
         """See `Backbone.forward`. No token looks at one of which all is hidden; what else is hidden, is 0.
