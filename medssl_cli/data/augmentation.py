@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medssl_cli.augmentation_options import Augmentation
 from medssl_cli.data.degradation import BIAS_POWERS, bias_fields, blur_, coarsen_
 from medssl_cli.data.moved_boxes import areas_of, move_boxes
 from medssl_cli.data.tones import change_contrast_, invert_gamma_
-from medssl_cli.recipe import Augmentation
 
 NO_MATRICES = torch.empty(0, 3, 3)
 

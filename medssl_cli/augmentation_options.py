@@ -1,0 +1,82 @@
+"""Random changes of training images, as a recipe asks for them."""
+
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
+
+from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, Probability, Strict
+
+ADDED_LATER: Final = (
+    "rotate_prob", "scale_prob", "gamma_prob", "inverted_gamma_prob", "contrast_prob", "contrast_range", "noise_prob",
+)  # fmt: skip
+"""Keys of an augmentation that recipes need not have."""
+
+
+def _each_once(axes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(axes)) < len(axes):
+        raise ValueError("name each axis once")
+    return axes
+
+
+Axes = Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], AfterValidator(_each_once)]
+
+
+class Augmentation(Strict):
+    """Random changes of training crops, applied to whole batches on the device.
+
+    Args:
+        quarter_turn_prob: Of a rotation in the x-y plane by 90, 180 or 270 degrees; crops with unequal x and y are
+            never turned.
+        intensity_scale_prob: Of a factor of intensities, up to `intensity_scale` from 1.
+        intensity_shift_prob: Of an addend, up to `intensity_shift`.
+        coarse_prob: Of coarser voxels, with values in between interpolated.
+        coarse_range: How many times wider they are.
+        blur_prob: Of a blur.
+        blur_sigma: Standard deviation of its Gaussian in voxels.
+        bias_prob: Of a smooth factor, the exponential of a polynomial of third degree in the place.
+        bias_strength: Largest coefficient of the polynomial over half a crop.
+        affine_axes: Axes along which voxels may move when a crop turns and scales; none lets them move within what the
+            network sees at once: [0, 1] for a network of 2D images, else all three.
+        rotate_prob: Of a rotation, of a crop that `affine_prob` chose.
+        scale_prob: Of a scaling of such a crop.
+        gamma_prob: Of a gamma, where `gamma_range` has one.
+        inverted_gamma_prob: Of a gamma of the inverted image, exponents as in `gamma_range`.
+        contrast_prob: Of a factor of the distances from the mean, within the range of the image.
+        contrast_range: Smallest and largest of these factors.
+        noise_prob: Of noise, where `noise_std` has some.
+    """
+
+    flip_prob: Probability = 0.5
+    flip_axes: Axes = (0, 1, 2)
+    affine_prob: Probability = 0.0
+    affine_axes: Axes | None = None
+    rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
+    scale_range: tuple[PositiveFloat, PositiveFloat] = (0.85, 1.2)
+    intensity_scale: NonNegativeFloat = 0.1
+    intensity_shift: NonNegativeFloat = 0.1
+    gamma_range: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    noise_std: NonNegativeFloat = 0.0
+    quarter_turn_prob: Probability = 0.0
+    intensity_scale_prob: Probability = 1.0
+    intensity_shift_prob: Probability = 1.0
+    coarse_prob: Probability = 0.0
+    coarse_range: tuple[PositiveFloat, PositiveFloat] = (1.0, 2.0)
+    blur_prob: Probability = 0.0
+    blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.5, 1.0)
+    bias_prob: Probability = 0.0
+    bias_strength: NonNegativeFloat = 0.5
+    rotate_prob: Probability = 1.0
+    scale_prob: Probability = 1.0
+    gamma_prob: Probability = 1.0
+    inverted_gamma_prob: Probability = 0.0
+    contrast_prob: Probability = 0.0
+    contrast_range: tuple[PositiveFloat, PositiveFloat] = (0.75, 1.25)
+    noise_prob: Probability = 1.0
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keys that were added later are written only where they say something, so that digests stay."""
+        document: dict[str, Any] = default(self)
+        fields = type(self).model_fields
+        unsaid = {name for name in ADDED_LATER if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in document.items() if name not in unsaid}
