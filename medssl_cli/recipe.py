@@ -27,6 +27,7 @@ from medssl_cli.base.plugins import suggest
 from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Size, Strict
 from medssl_cli.heads import LesionRule
 from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.recipe_sections import UnlabelledImages
 
 AUTO: Final = "auto"
 """What a task recipe says of a value that is to be planned from the images at hand."""
@@ -289,12 +290,14 @@ class TaskRecipe(Training):
 
     Args:
         crops_per_image: So many crops of a batch are of one image (published VoCo); of tasks that learn from crops.
+        unlabelled: Lets images without labels take part; written only where it is given.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
     task: Named
     augmentation: Augmentation = Augmentation()
     transfer: Transfer = Transfer()
+    unlabelled: UnlabelledImages | None = None
     foreground_prob: Probability = 0.5
     crops_per_image: PositiveInt = 1
     validate_every: PositiveInt = 500
@@ -323,6 +326,11 @@ class TaskRecipe(Training):
         if unseen:
             raise ValueError(f"inference.mirror_axes {unseen} are never flipped in training (augmentation.flip_axes)")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = default(self)
+        return {key: value for key, value in document.items() if key != "unlabelled" or value is not None}
 
     @property
     def tile_size(self) -> tuple[int, int, int]:
