@@ -18,7 +18,6 @@ from pydantic import (
     model_validator,
 )
 
-from medssl_cli.augmentation_options import Augmentation, Axes
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.faults import validate_model
 from medssl_cli.base.files import read_regular, sha256_json
@@ -27,6 +26,7 @@ from medssl_cli.base.plugins import suggest
 from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Size, Strict
 from medssl_cli.heads import LesionRule
 from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.recipe_sections import Augmentation, Axes, UnlabelledImages
 
 AUTO: Final = "auto"
 """What a task recipe says of a value that is to be planned from the images at hand."""
@@ -241,12 +241,14 @@ class TaskRecipe(Training):
 
     Args:
         crops_per_image: So many crops of a batch are of one image (published VoCo); of tasks that learn from crops.
+        unlabelled: Lets images without labels take part; written only where it is given.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
     task: Named
     augmentation: Augmentation = Augmentation()
     transfer: Transfer = Transfer()
+    unlabelled: UnlabelledImages | None = None
     foreground_prob: Probability = 0.5
     crops_per_image: PositiveInt = 1
     validate_every: PositiveInt = 500
@@ -275,6 +277,11 @@ class TaskRecipe(Training):
         if unseen:
             raise ValueError(f"inference.mirror_axes {unseen} are never flipped in training (augmentation.flip_axes)")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = default(self)
+        return {key: value for key, value in document.items() if key != "unlabelled" or value is not None}
 
     @property
     def tile_size(self) -> tuple[int, int, int]:

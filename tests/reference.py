@@ -18,11 +18,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from medssl_cli import heads, recipe
+from medssl_cli import heads, recipe, recipe_sections
 from medssl_cli.base import plugins
 from medssl_cli.base.codes import CODES, Code
 from medssl_cli.cli.app import app
 from medssl_cli.tasks import load_part
+from medssl_cli.unlabelled import KIND
 
 NOTE: Final = "<!-- Made from the code; to make it anew: MEDSSL_UPDATE_GOLDEN=1 pytest tests/cli/test_reference.py -->"
 LEVELS: Final = {
@@ -54,6 +55,10 @@ MEANINGS: Final = {
     "task": "What to learn: `name` and its options, below.",
     "augmentation": "Below.",
     "transfer": "How the encoder follows the rest of the task, below.",
+    "unlabelled": "Lets the cache's other images take part without labels, as `medssl finetune --unlabelled` does; "
+    "below.",
+    "unlabelled.method": "Name of the method, below; `medssl finetune --unlabelled` takes `bcp` for `segmentation` and "
+    "`mean_teacher` for `classification`.",
     "foreground_prob": "Share of crops that show a random voxel of a random class.",
     "validate_every": "Steps between validations.",
     "max_validation_patients": "Validate on so many patients of the fold; the others train.",
@@ -208,6 +213,7 @@ def recipe_page() -> str:
         ("`schedule`", "schedule.", recipe.Schedule, ()),
         ("`augmentation` (task recipes)", "augmentation.", recipe.Augmentation, ()),
         ("`transfer` (task recipes)", "transfer.", recipe.Transfer, ()),
+        ("`unlabelled` (task recipes)", "unlabelled.", recipe_sections.UnlabelledImages, ()),
         ("`inference` (task recipes)", "inference.", recipe.Inference, ()),
         ("`evaluation` (task recipes)", "evaluation.", recipe.Evaluation, ()),
         ("`evaluation.lesions`", "evaluation.lesions.", heads.LesionRule, ()),
@@ -217,6 +223,9 @@ def recipe_page() -> str:
         sections.append((f"`method: {{name: {name}}}`", f"{name}.", module.Options, ()))
         if hasattr(module, "OmniOptions"):
             sections.append(("`method.omni`", f"{name}.omni.", module.OmniOptions, ()))
+    for name in plugins.names(KIND):
+        options = plugins.load(KIND, name).OPTIONS
+        sections.append((f"`unlabelled: {{method: {name}}}`", "unlabelled.", options, ()))
     for name in plugins.names("task"):
         module = load_part(name, "network")
         sections.append((f"`task: {{name: {name}}}`", f"{name}.", module.OPTIONS, ()))

@@ -1,4 +1,4 @@
-"""The folder is the registry: what lies in `methods/`, `tasks/` or `nn/backbones/` is a plugin by being there.
+"""The folder is the registry: what lies in `methods/`, `tasks/`, `unlabelled/` or `nn/backbones/` is a plugin.
 
 A task is a folder; a method or a backbone is a file, or a folder when it is large.
 """
@@ -15,13 +15,14 @@ PACKAGES: Final = {
     "method": "medssl_cli.methods",
     "task": "medssl_cli.tasks",
     "backbone": "medssl_cli.nn.backbones",
+    "semi-supervised method": "medssl_cli.unlabelled",
 }
 FOLDERS: Final = frozenset({"task"})
 """Kinds of which every plugin is a folder; files beside them are none."""
 
 
 def names(kind: str) -> list[str]:
-    """Names of all plugins of a kind (`method`, `task`, `backbone`), sorted."""
+    """Names of all plugins of a kind, a key of `PACKAGES`, sorted."""
     package = importlib.import_module(PACKAGES[kind])
     return sorted(
         module.name

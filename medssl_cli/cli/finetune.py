@@ -29,14 +29,10 @@ from medssl_cli.cli.training_results import finetuning_text
 def finetune(
     task: TaskOption,
     cache: CacheOption = DEFAULT_CACHE,
-    init: Annotated[
-        str,
-        typer.Option(
-            help="Run of `medssl pretrain` or `finetune`, folder of `medssl weights import`, or none: from scratch."
-        ),
-    ] = "none",
+    init: splits.InitOption = "none",
     fraction: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the training patients to use.")] = 1.0,
     patients: Annotated[int | None, typer.Option(min=1, help="Use exactly so many training patients instead.")] = None,
+    unlabelled: splits.UnlabelledOption = False,
     draw: Annotated[int, typer.Option(min=0, help="Another choice of these patients; few are among the many.")] = 0,
     fold: splits.FoldOption = 0,
     num_folds: splits.NumFoldsOption = None,
@@ -70,6 +66,8 @@ def finetune(
 
         medssl finetune --task hippocampus-seg --max-minutes 20
 
+        medssl finetune --task hippocampus-seg --patients 2 --unlabelled
+
         medssl finetune --task hippocampus-seg --split-file splits_final.json --fold 0
 
         medssl finetune --task hippocampus-seg --folds all --jobs 2
@@ -79,6 +77,7 @@ def finetune(
     with main_speaks(), stop_on_signals(is_immediate=True):
         from medssl_cli.cache.store import Cache
         from medssl_cli.cli.finetune_folds import require_folds, train_folds
+        from medssl_cli.cli.finetune_unlabelled import with_unlabelled
         from medssl_cli.cli.finetuning import planned_recipe, require_patients, run_folder, task_recipe
         from medssl_cli.cli.training_logs import open_sinks
         from medssl_cli.engine.choices import Choices
@@ -88,6 +87,7 @@ def finetune(
         from medssl_cli.engine.weights import load_encoder
         from medssl_cli.report.run import finetuning_page
 
+        overrides = with_unlabelled(task, overrides) if unlabelled else overrides
         path, resolved = task_recipe(task, overrides)
         require_patients(fraction, patients)
         spread = Spread(devices or started_devices(), num_nodes or started_nodes(), strategy)

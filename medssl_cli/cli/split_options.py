@@ -1,4 +1,4 @@
-"""Who trains, validates and tests: the options of `medssl finetune` that say so."""
+"""What a training begins with, and who trains, validates and tests: the options of `medssl finetune` that say so."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +7,17 @@ import typer
 if TYPE_CHECKING:
     from medssl_cli.cache.named_splits import GivenSplit
 
+InitOption = Annotated[
+    str,
+    typer.Option(
+        "--init",
+        help="Run of `medssl pretrain` or `finetune`, folder of `medssl weights import`, or none: from scratch.",
+    ),
+]
+UnlabelledOption = Annotated[
+    bool,
+    typer.Option("--unlabelled", help="Let the cache's other images take part without labels, never test patients."),
+]
 FoldOption = Annotated[
     int, typer.Option("--fold", min=0, help="Which part of the training patients validates; --folds all: each in turn.")
 ]

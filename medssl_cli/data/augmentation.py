@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medssl_cli.augmentation_options import Augmentation
 from medssl_cli.data.degradation import BIAS_POWERS, bias_fields, blur_, coarsen_
 from medssl_cli.data.moved_boxes import areas_of, move_boxes
 from medssl_cli.data.tones import change_contrast_, invert_gamma_
+from medssl_cli.recipe_sections import Augmentation
 
 NO_MATRICES = torch.empty(0, 3, 3)
 
@@ -138,8 +138,15 @@ def augment(
     return recolour_(move_(images.clone(), changes), changes), moved
 
 
-def augment_images(images: Tensor, options: Augmentation, draws: Draws, *, spatial_dims: int = 3) -> Tensor:
-    """The same for images without label maps, [N, C, X, Y, Z] or [N, C, X, Y], of equal spacing along all axes.
+def augment_images(
+    images: Tensor,
+    options: Augmentation,
+    draws: Draws,
+    *,
+    spacing_mm: Tensor | None = None,
+    spatial_dims: int = 3,
+) -> Tensor:
+    """The same for images without label maps, [N, C, X, Y, Z] or [N, C, X, Y].
 
     A 2D image stays in its plane: it turns about the third axis only.
 
@@ -147,10 +154,11 @@ def augment_images(images: Tensor, options: Augmentation, draws: Draws, *, spati
         images: Network input.
         options: What may happen, and how strongly.
         draws: Source of all random numbers.
+        spacing_mm: [N, 3], so that rotations are rotations in the patient; None means equal along all axes.
         spatial_dims: Of the network; slices of a 2D network stay in their planes.
     """
     volumes = images if images.ndim == 5 else images[..., None]
-    changes = draw_augmentation(volumes.shape, options, draws, spatial_dims=spatial_dims)
+    changes = draw_augmentation(volumes.shape, options, draws, spacing_mm, spatial_dims)
     return recolour_(move_(volumes.clone(), changes), changes).reshape(images.shape)
 
 

@@ -174,9 +174,9 @@ class CropDataset(Dataset[Crop]):
         pad_with_low: bool = False,
         crops_per_image: int = 1,
     ) -> None:
-        self._items = items
+        self.items = items
         self._crop_size = crop_size
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._seed = seed
         self._foreground_prob = foreground_prob
         self._pad_with_low = pad_with_low
@@ -184,9 +184,9 @@ class CropDataset(Dataset[Crop]):
 
     def __getitem__(self, index: tuple[int, int]) -> Crop:
         step, slot = index
-        each, images = self._crops_per_image, self._batch_size // self._crops_per_image
-        chosen = item_of(step, slot // each, batch_size=images, num_items=len(self._items), seed=self._seed)
-        item = self._items[chosen]
+        each, images = self._crops_per_image, self.batch_size // self._crops_per_image
+        chosen = item_of(step, slot // each, batch_size=images, num_items=len(self.items), seed=self._seed)
+        item = self.items[chosen]
         rng = np.random.default_rng([self._seed, 2, step, slot])
         start = crop_start(item, self._crop_size, rng, foreground_prob=self._foreground_prob)
         image = read_input(item, start, self._crop_size, pad_with_low=self._pad_with_low)

@@ -80,14 +80,14 @@ class WholeDataset(Dataset[Whole]):
         as_stacks: bool = False,
     ) -> None:
         self._items, self.targets, self._size, self._as_stacks = items, targets, size, as_stacks
-        self._batch_size, self._seed = batch_size, stream(seed)
+        self.batch_size, self._seed = batch_size, stream(seed)
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, index: tuple[int, int]) -> Whole:
         step, slot = index
-        return self.at(item_of(step, slot, batch_size=self._batch_size, num_items=len(self._items), seed=self._seed))
+        return self.at(item_of(step, slot, batch_size=self.batch_size, num_items=len(self._items), seed=self._seed))
 
     def at(self, place: int) -> Whole:
         """An image by its number."""

@@ -31,7 +31,7 @@ def step_batches(
         dataset,
         first_step=first_step,
         num_steps=num_steps,
-        batch_size=data.batch_size // num_processes,
+        batch_size=dataset.batch_size // num_processes,
         num_workers=data.num_workers,
         rank=rank,
     )

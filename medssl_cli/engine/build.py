@@ -13,7 +13,8 @@ from medssl_cli.nn.axes import misfit
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import PretrainRecipe, Recipe, TaskRecipe
-from medssl_cli.tasks import load_part, task_options
+from medssl_cli.tasks import SupervisionBase, load_part, supervision_of, task_options
+from medssl_cli.unlabelled import KIND, AnswerMeaning, UnlabelledMethod, learning_unlabelled, unlabelled_method_of
 
 INSTANCE_NORMS: Final = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 
@@ -81,7 +82,44 @@ def check_recipe(recipe: Recipe) -> None:
     if isinstance(recipe, PretrainRecipe):
         build_method(recipe)
     else:
-        build_task(recipe)
+        task = build_task(recipe)
+        if recipe.unlabelled is not None:
+            build_unlabelled(recipe, task, supervision_of(recipe))
+
+
+def build_unlabelled(recipe: TaskRecipe, task: nn.Module, supervision: SupervisionBase) -> UnlabelledMethod:
+    """The method by which a task recipe learns from unlabelled images; it has one.
+
+    Args:
+        recipe: With a section `unlabelled`.
+        task: Network of the recipe.
+        supervision: What the task learns from.
+
+    Raises:
+        UsageError: `E_UNKNOWN_NAME` or `E_RECIPE`.
+    """
+    section = recipe.unlabelled
+    assert section is not None
+    learning_unlabelled(supervision)
+    module = plugins.load(KIND, section.method)
+    options = validate_model(module.OPTIONS, section.options, source=f"unlabelled {section.method}")
+    if supervision.annotation not in module.METHOD.annotations:
+        raise UsageError(
+            "E_RECIPE",
+            f"unlabelled.method {section.method} is not for {recipe.task.name}",
+            hint=f"for example unlabelled.method={unlabelled_method_of(recipe.task.name)}",
+        )
+    if module.METHOD.pairs_images and section.batch_size not in (None, recipe.data.batch_size):
+        raise UsageError(
+            "E_RECIPE",
+            f"unlabelled.batch_size is {section.batch_size}, and {section.method} needs one image for each of the "
+            f"{recipe.data.batch_size} of data.batch_size",
+            hint="leave unlabelled.batch_size out",
+        )
+    network: Any = task
+    target = AnswerMeaning(network.activation, tuple(supervision.classes.values()), network.backbone.spatial_dims)
+    method: UnlabelledMethod = module.METHOD(options, target)
+    return method
 
 
 def check_canvas(recipe: Recipe, backbone: Backbone, module: Any) -> None:

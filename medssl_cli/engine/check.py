@@ -18,7 +18,9 @@ from medssl_cli.engine.choices import Choices, split_of
 from medssl_cli.engine.training_parts import training_parts
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named, Recipe, TaskRecipe, raw_recipe, recipe_kind, sketched
+from medssl_cli.recipe_sections import UnlabelledImages
 from medssl_cli.tasks import load_part, supervision_of
+from medssl_cli.unlabelled import KIND
 
 T = TypeVar("T")
 
@@ -40,6 +42,8 @@ def checked_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     if module is not None:
         options = {key: value for key, value in document[part].items() if key != "name"}
         faults.validated(module.OPTIONS if part == "task" else module.Options, options, prefix=f"{part}.")
+    if isinstance(section := document.get("unlabelled"), dict) and isinstance(section.get("method"), str):
+        _check_unlabelled(faults, section)
     backbone = None
     if _is_named(document, "backbone"):
         backbone = faults.attempt(lambda: build_backbone(Named.model_validate(document["backbone"])))
@@ -49,6 +53,14 @@ def checked_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     assert recipe is not None
     check_recipe(recipe)
     return recipe
+
+
+def _check_unlabelled(faults: "_Faults", section: dict[str, Any]) -> None:
+    """Note what is wrong with the options of a method that learns from unlabelled images."""
+    module = faults.attempt(lambda: plugins.load(KIND, section["method"]))
+    if module is not None:
+        options = {key: value for key, value in section.items() if key not in UnlabelledImages.model_fields}
+        faults.validated(module.OPTIONS, options, prefix="unlabelled.")
 
 
 def check_with_cache(recipe: Recipe, cache: Cache, talk: Talk, split_file: GivenSplit | None = None) -> str:

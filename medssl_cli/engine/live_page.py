@@ -34,7 +34,8 @@ class Outlets:
 
 def run_facts(root: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What a page shows of every training, as plain data."""
-    entries = manifest_of(root)["splits"]["train"]
+    splits = manifest_of(root)["splits"]
+    entries, others = splits["train"], splits.get("unlabelled", [])
     return {
         "run": root.name,
         "recipe": recipe,
@@ -42,6 +43,8 @@ def run_facts(root: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
         "environment": read_document(root / "environment.json"),
         "num_items": len(entries),
         "num_patients": len({entry["patient"] for entry in entries}),
+        "num_unlabelled_items": len(others),
+        "num_unlabelled_patients": len({entry["patient"] for entry in others}),
     }
 
 

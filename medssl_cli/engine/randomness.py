@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     LABELLED = 15
     EVERYTHING = 16
     CLUSTERS = 17
+    UNLABELLED = 21
 
 
 def stream_seed(seed: int, purpose: Purpose, step: int = 0, rank: int = 0) -> int:

@@ -187,7 +187,7 @@ def try_steps(recipe: TaskRecipe, cache_root: Path, item_ids: Sequence[str], dev
     from medssl_cli.cache.store import Cache
     from medssl_cli.engine.build import build_task
     from medssl_cli.engine.devices import make_fabric
-    from medssl_cli.engine.finetune import Finetuning
+    from medssl_cli.engine.finetuning import Finetuning
     from medssl_cli.engine.live_page import Outlets
     from medssl_cli.engine.processes import launched
     from medssl_cli.engine.runs import Manifest, start_run

@@ -95,3 +95,23 @@ class SlowEncoder(nn.Module):
         momentum = cosine_momentum(progress, first=self._momentum, last=self._last_momentum)
         for teacher, student in zip((self.backbone, self.projector), students, strict=True):
             update_teacher(teacher, student, momentum=momentum, keeps_statistics=True)
+
+
+def warm_momentum(updates: int, *, limit: float, pace: int = 1) -> float:
+    """Momentum of a teacher that knows nothing yet: 0 at first, so that it becomes the student, then up to a limit.
+
+    Args:
+        updates: How often the teacher has moved.
+        limit: Largest momentum.
+        pace: The teacher is an average over about the last 1 / pace of its updates; 1 is published.
+    """
+    return min(updates / (updates + pace), limit)
+
+
+def exponential_ramp(progress: float, length: float) -> float:
+    """exp(-5 (1 - t)^2) with t from 0 to 1 over `length`: 0.0067 at first, 1 from then on; 1 for a length of 0.
+
+    Source: Laine and Aila, Temporal ensembling, https://arxiv.org/abs/1610.02242.
+    """
+    through = min(1.0, progress / length) if length > 0 else 1.0
+    return math.exp(-5.0 * (1.0 - through) ** 2)

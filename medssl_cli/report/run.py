@@ -73,11 +73,14 @@ def finetuning_page(document: Mapping[str, Any]) -> str:
     found = f"best validation {score} {best:.4f} at step {document['best_step']}" if best is not None else ""
     is_over = document["progress"] >= 1
     page.notice(": ".join(filter(None, ["Finished" if is_over else "In progress", found])), kind="info")
+    for alarm in document["alarms"]:
+        page.notice(f"`{alarm['code']}` {alarm['message']}", kind="bad")
     page.key_values(
         {
             **_done(document, max_minutes=document["max_minutes"]),
             "training images": document["num_items"],
             "training patients": document["num_patients"],
+            **_unlabelled(document),
             "validation patients": document["num_validation_patients"],
             "images per step": recipe["data"]["batch_size"] * recipe["accumulate"],
             **_settings(recipe),
@@ -89,6 +92,18 @@ def finetuning_page(document: Mapping[str, Any]) -> str:
     if document["metrics"]:
         _losses(page, document["metrics"], "Thin: as logged; thick: smoothed.")
     return _with_origin(page, document).render()
+
+
+def _unlabelled(document: Mapping[str, Any]) -> dict[str, Any]:
+    """How many images without labels take part, and what is made of them; nothing where none do."""
+    section = document["recipe"].get("unlabelled")
+    if section is None:
+        return {}
+    images, patients = document["num_unlabelled_items"], document["num_unlabelled_patients"]
+    return {
+        "unlabelled images": f"{images} of {patients} patients, {section['method']}",
+        "weights that are kept": f"the {section['keep']}'s",
+    }
 
 
 def _done(document: Mapping[str, Any], *, max_minutes: float | None = None) -> dict[str, str]:

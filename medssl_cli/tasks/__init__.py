@@ -2,7 +2,8 @@
 
 A task is found by the name of its folder, which holds:
 
-    __init__.py   FIGURE: what sums up its scores; HEAD: what its networks answer with, such as `masks`; loads no more
+    __init__.py   FIGURE: what sums up its scores; HEAD: what its networks answer with, such as `masks`; of a task that
+                  learns from unlabelled images UNLABELLED, see `tasks.unlabelled`; loads no more
     network.py    OPTIONS: the recipe's options; NETWORK: a `TaskNetwork` around a backbone
     targets.py    SUPERVISION: a `SupervisionBase`: from a cache's annotations to batches and back, and who scores them
     decode.py     from a network's numbers to masks, findings or boxes

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from medssl_cli.augmentation_options import Augmentation
 from medssl_cli.data.augmentation import Draws, augment, rotation_matrices
+from medssl_cli.recipe_sections import Augmentation
 
 OFF = {"flip_prob": 0.0, "affine_prob": 0.0, "intensity_scale": 0.0, "intensity_shift": 0.0}
 SHAPE = (16, 20, 12)

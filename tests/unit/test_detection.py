@@ -9,13 +9,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from medssl_cli.augmentation_options import Augmentation
 from medssl_cli.cache.items import Box
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.data.augmentation import Draws, augment_boxes
 from medssl_cli.data.boxes import boxes_of, class_of, from_canvas, stacked, to_canvas
 from medssl_cli.nn.backbones import resnet, unet
 from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.recipe_sections import Augmentation
 from medssl_cli.tasks.detection.assignment import CENTRE_RADIUS, assign
 from medssl_cli.tasks.detection.decode import SIZE_PER_STRIDE, Grid, decode
 from medssl_cli.tasks.detection.feature_pyramid import FeaturePyramid

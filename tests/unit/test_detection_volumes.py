@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from medssl_cli.augmentation_options import Augmentation
 from medssl_cli.cache.items import Box, ItemRecord
 from medssl_cli.data.augmentation import Draws, augment_boxes
 from medssl_cli.data.box_crops import box_crop_start, boxes_in_crop
@@ -21,6 +20,7 @@ from medssl_cli.heads import BoxesHead, OperatingPoint
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.nn.backbones import plainconv, resnet, unet
 from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.recipe_sections import Augmentation
 from medssl_cli.tasks.detection.assignment import ANCHOR_SIZE, NUM_NEAREST, assign
 from medssl_cli.tasks.detection.decode import Grid, answer, decode
 from medssl_cli.tasks.detection.image_boxes import ImageBoxes

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from medssl_cli.augmentation_options import Augmentation
 from medssl_cli.data.augmentation import Draws, augment, draw_augmentation
 from medssl_cli.data.tones import change_contrast_, invert_gamma_
+from medssl_cli.recipe_sections import Augmentation
 
 OFF = {"flip_prob": 0.0, "intensity_scale": 0.0, "intensity_shift": 0.0}
 NUMBER = 4000

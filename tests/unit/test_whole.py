@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from medssl_cli.augmentation_options import Augmentation
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.data.augmentation import Draws, augment_images
 from medssl_cli.data.pieces import read_pieces
 from medssl_cli.data.whole import WholeDataset, each_loader, read_whole, whole_loader
 from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.recipe_sections import Augmentation
 from tests.finding_cache import finding_cache
 
 

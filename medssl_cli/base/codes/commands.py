@@ -174,6 +174,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The embeddings have become nearly the same for all images",
         "lower optimizer.learning_rate or raise data.batch_size; a restart is needed, this will not recover",
     ),
+    "W_PSEUDO_COLLAPSE": Code(
+        "The teacher of a training with unlabelled images has lost a class or gives it everywhere; they count no more",
+        "label more patients, lower unlabelled.weight or unlabelled.pseudo_weight, or train without --unlabelled",
+    ),
     "W_CLUSTERS": Code(
         "A method that learns by clusters uses few of them, or its codes or embeddings say nothing",
         "fewer method.num_prototypes, a smaller method.epsilon, prototypes frozen for longer, or a lower learning rate",

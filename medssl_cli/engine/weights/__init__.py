@@ -136,7 +136,7 @@ def load_encoder(path: Path) -> Encoder:
 
 
 def _of_finetuning(run: Run, recipe: TaskRecipe) -> Encoder:
-    """The best network of a fine-tuning. Whom it has validated on, it has seen, but not learnt from."""
+    """The best network of a fine-tuning. Whom it has validated on, or seen without labels, it has no labels of."""
     checkpoint = run.checkpoints.load_best()
     if checkpoint is None:
         raise UsageError("E_RUN_UNFINISHED", f"{run.root} has not been validated yet", hint="let medssl finetune go on")
@@ -145,14 +145,16 @@ def _of_finetuning(run: Run, recipe: TaskRecipe) -> Encoder:
     own = unprefixed(BACKBONE, network)
     rest = {name: tensor for name, tensor in network.items() if not name.startswith(f"{BACKBONE}.")}
     splits, arguments = run.manifest["splits"], run.manifest["arguments"]
-    learnt, looked = (frozenset(entry["patient"] for entry in splits.get(name, ())) for name in ("train", "val"))
+    learnt, looked, others = (
+        frozenset(entry["patient"] for entry in splits.get(name, ())) for name in ("train", "val", "unlabelled")
+    )
     is_unknown = arguments.get("encoder_sha256") is not None
     before = arguments.get("init", {"patients": None if is_unknown else [], "labelled": []})
     return Encoder(
         recipe.backbone,
         own,
         sha256_json({name: sha256_tensor(tensor) for name, tensor in sorted(network.items())}),
-        None if before["patients"] is None else learnt | looked | set(before["patients"]),
+        None if before["patients"] is None else learnt | looked | others | set(before["patients"]),
         in_channels=len(recipe.data.rules),
         channels=recipe.data.channel_names,
         labelled_patients=learnt | set(before["labelled"]),

@@ -6,3 +6,4 @@ from medssl_cli.tasks import FigureOfMerit
 
 FIGURE: Final = FigureOfMerit("auroc", "AUROC", "E_GATE_AUROC")
 HEAD: Final = "findings"
+UNLABELLED: Final = "mean_teacher"

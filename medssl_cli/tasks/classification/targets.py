@@ -20,10 +20,13 @@ from medssl_cli.base.plugins import suggest
 from medssl_cli.base.talk import Silence, Talk
 from medssl_cli.cache.findings import Definition, finding_names, targets_of
 from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.augmentation import Draws, augment_images
-from medssl_cli.data.selection import companions, of_examples, with_annotations
+from medssl_cli.data.examples import Example
+from medssl_cli.data.selection import companions, of_examples, training_examples, with_annotations
+from medssl_cli.data.unlabelled import UnlabelledSource
 from medssl_cli.data.whole import WholeBatch, WholeDataset
 from medssl_cli.data.whole_batches import every_image, prepared_images, step_batches
 from medssl_cli.heads import FindingsHead
@@ -37,7 +40,7 @@ from medssl_cli.tasks.classification.decode import probabilities
 from medssl_cli.tasks.classification.scores import ClassificationSubject, aurocs, operating_point
 
 
-class ClassificationSupervision(SupervisionBase):
+class ClassificationSupervision(SupervisionBase, UnlabelledSource):
     """Whole images with what is known of each class."""
 
     annotation = "findings"
@@ -154,6 +157,39 @@ class ClassificationSupervision(SupervisionBase):
         dims = 2 if self._as_stacks else 3
         images = augment_images(to_device(batch.images), self.recipe.augmentation, draws, spatial_dims=dims)
         return (images, *map(to_device, batch.beside)), to_device(batch.targets)
+
+    def unlabelled(self, cache: Cache, talk: Talk) -> list[Example]:
+        """See `UnlabelledSource.unlabelled`: single 2D images, or volumes."""
+        is_flat = self.recipe.data.crop_size[2] == 1
+        entries = [entry for entry in cache.entries() if (entry.shape[2] == 1) == is_flat]
+        return training_examples(entries, self.recipe.data, takes_pictures=True, talk=talk)
+
+    def unlabelled_dataset(
+        self, cache: Cache, examples: Sequence[Example], talk: Talk, *, beside: Any, batch_size: int, seed: int
+    ) -> WholeDataset:
+        """See `UnlabelledSource.unlabelled_dataset`: nothing is known of any class."""
+        items = prepare(
+            cache,
+            examples,
+            self.preprocessing,
+            progress=lambda done, total: talk.progress("preparing unlabelled images", done, total),
+        )
+        unknown = np.full((len(examples), len(self.classes)), np.nan, dtype=np.float32)
+        size = self.recipe.data.crop_size
+        return WholeDataset(items, unknown, size, batch_size=batch_size, seed=seed, as_stacks=self._as_stacks)
+
+    def unlabelled_inputs(
+        self, batch: WholeBatch, draws: Draws, to_device: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, ...]:
+        """See `UnlabelledSource.unlabelled_inputs`."""
+        return self.inputs(batch, draws, to_device)[0]
+
+    def class_shares(self, cache: Cache, records: Sequence[ItemRecord]) -> dict[str, float]:
+        """See `UnlabelledSource.class_shares`: of the images of which the class is known."""
+        targets = self.targets(cache, records)
+        known = np.isfinite(targets).sum(axis=0).clip(min=1)
+        shares = np.nansum(targets, axis=0) / known
+        return {name: float(shares[place]) for place, name in self.classes.items()}
 
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
         """Mean AUROC over the classes that have one, or balanced accuracy."""

@@ -6,3 +6,4 @@ from medssl_cli.tasks import FigureOfMerit
 
 FIGURE: Final = FigureOfMerit("dice", "Dice", "E_GATE_DICE")
 HEAD: Final = "masks"
+UNLABELLED: Final = "bcp"

@@ -14,14 +14,17 @@ from torch.utils.data import DataLoader
 from medssl_cli.base.classes import IGNORE, WantedClasses
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
-from medssl_cli.cache.prepared import prepare
+from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import class_voxels, tables_of
-from medssl_cli.data.augmentation import Draws, augment
+from medssl_cli.data.augmentation import Draws, augment, augment_images
 from medssl_cli.data.crops import CropBatch, CropDataset, crop_loader
+from medssl_cli.data.examples import Example
 from medssl_cli.data.label_checks import check_labels, say_amounts, say_unseen
-from medssl_cli.data.selection import companions, examples_of, of_examples, read_images, select
+from medssl_cli.data.relative_places import PlacedItems, places_of_classes
+from medssl_cli.data.selection import companions, examples_of, of_examples, read_images, select, training_examples
+from medssl_cli.data.unlabelled import UnlabelledSource
 from medssl_cli.heads import LargestParts, MasksHead
 from medssl_cli.imaging.geometry import ras_index_affine, spacing_mm
 from medssl_cli.metrics.overlap import dice
@@ -35,7 +38,7 @@ from medssl_cli.tasks.segmentation.scores import SegmentationSubject, reference_
 SPACING_TOLERANCE: Final = 0.2
 
 
-class SegmentationSupervision(SupervisionBase):
+class SegmentationSupervision(SupervisionBase, UnlabelledSource):
     """Crops of examples with their label maps or regions."""
 
     annotation = "labels"
@@ -116,7 +119,7 @@ class SegmentationSupervision(SupervisionBase):
             dataset,
             first_step=first_step,
             num_steps=num_steps,
-            batch_size=data.batch_size // num_processes,
+            batch_size=dataset.batch_size // num_processes,
             num_workers=data.num_workers,
             rank=rank,
         )
@@ -136,6 +139,41 @@ class SegmentationSupervision(SupervisionBase):
             spatial_dims=self._spatial_dims,
         )
         return (images,), labels
+
+    def unlabelled(self, cache: Cache, talk: Talk) -> list[Example]:
+        """See `UnlabelledSource.unlabelled`: volumes."""
+        return training_examples(cache.entries(), self.recipe.data, takes_pictures=False, talk=talk)
+
+    def unlabelled_dataset(
+        self, cache: Cache, examples: Sequence[Example], talk: Talk, *, beside: Any, batch_size: int, seed: int
+    ) -> CropDataset:
+        """See `UnlabelledSource.unlabelled_dataset`: crops where structures lie in labelled images, or anywhere."""
+        data, section = self.recipe.data, self.recipe.unlabelled
+        assert section is not None
+        items: Sequence[PreparedItem] = prepare(
+            cache,
+            examples,
+            data.preprocessing,
+            progress=lambda done, total: talk.progress("preparing unlabelled images", done, total),
+        )
+        if section.crops == "as_labels":
+            items = PlacedItems(items, places_of_classes(beside.items))
+        foreground_prob = self.recipe.foreground_prob
+        return CropDataset(items, data.crop_size, batch_size=batch_size, seed=seed, foreground_prob=foreground_prob)
+
+    def unlabelled_inputs(
+        self, batch: CropBatch, draws: Draws, to_device: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, ...]:
+        """See `UnlabelledSource.unlabelled_inputs`."""
+        images, dims = to_device(batch.images), self._spatial_dims
+        changes = self.recipe.augmentation
+        return (augment_images(images, changes, draws, spacing_mm=batch.spacing_mm, spatial_dims=dims),)
+
+    def class_shares(self, cache: Cache, records: Sequence[ItemRecord]) -> dict[str, float]:
+        """See `UnlabelledSource.class_shares`: of the voxels of whole images."""
+        counts = [class_voxels(record.labels[self.options.label_set], self.wanted) for record in records]
+        voxels = sum(math.prod(record.shape) for record in records)
+        return {name: sum(own.get(place, 0) for own in counts) / voxels for place, name in self.classes.items()}
 
     def validator(self, cache: Cache, records: Sequence[ItemRecord]) -> Validate:
         """Mean Dice over structures and patients; a structure absent from both counts for nothing."""

@@ -1,8 +1,8 @@
-"""Random changes of training images, as a recipe asks for them."""
+"""Sections of recipes that stand for themselves: random changes of training images, and images without labels."""
 
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, Probability, Strict
 
@@ -80,3 +80,27 @@ class Augmentation(Strict):
         fields = type(self).model_fields
         unsaid = {name for name in ADDED_LATER if getattr(self, name) == fields[name].default}
         return {name: value for name, value in document.items() if name not in unsaid}
+
+
+class UnlabelledImages(BaseModel):
+    """How a fine-tuning learns from images without their labels; other keys are the method's own.
+
+    Args:
+        method: Its name.
+        batch_size: Unlabelled images per step, over all devices; None takes as many as labelled ones.
+        momentum: Of the teacher, the running average of the weights; at most t / (t + 20) after t steps.
+        keep: Whose weights are validated, kept and exported.
+        crops: Of unlabelled volumes: where structures lie in labelled ones, as `foreground_prob` says, or anywhere.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    method: str
+    batch_size: PositiveInt | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    keep: Literal["teacher", "student"] = "teacher"
+    crops: Literal["as_labels", "anywhere"] = "as_labels"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is the method's own."""
+        return dict(self.model_extra or {})
