@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.imaging.segment import BYTES_PER_TILE, blend_bytes, expected_sizes, rolling_axis
 from medssl_cli.preprocessing import Preprocessing
@@ -89,7 +91,7 @@ def volume_memory(
     grid = 4 * x * y * z
     num_tiles = 1.0
     for size, length in zip((x, y, z), tile, strict=True):
-        num_tiles *= 1 + (size - length) / max(1, int(length * (1 - overlap)))
+        num_tiles *= 1 + float(np.ceil((size - length) / max(1, int(length * (1 - overlap)))))
     along = rolling_axis((x, y, z), tile, num_outputs)
     has_statistics = any(rule.window_hu is None for rule in preprocessing.rules)
     is_resized = preprocessing.fit is not None or preprocessing.stretch is not None
