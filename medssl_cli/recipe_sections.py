@@ -1,10 +1,10 @@
 """Sections of recipes that stand for themselves: random changes of training images, and images without labels."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, Probability, Strict
+from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Strict
 
 ADDED_LATER: Final = (
     "rotate_prob", "scale_prob", "gamma_prob", "inverted_gamma_prob", "contrast_prob", "contrast_range", "noise_prob",
