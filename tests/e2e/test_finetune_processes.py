@@ -81,6 +81,21 @@ def test_two_processes_train_and_validate_what_one_does(cache: Path, tmp_path: P
     assert "time left" not in (shared / "page.html").read_text()
 
 
+def test_two_processes_learn_from_unlabelled_images_what_one_does(cache: Path, tmp_path: Path) -> None:
+    """In the first step boxes come from the next labelled image, which another process may have."""
+    options = ["--patients", "2", "--unlabelled", "--set", "unlabelled.first_stage=0.25"]
+    complete(command(cache, tmp_path / "one", *options))
+    complete(command(cache, tmp_path / "two", "--devices", "2", *options))
+
+    whole, shared = tmp_path / "one" / "run", tmp_path / "two" / "run"
+    assert len(numbers(whole, "unlabelled/agreement")) == STEPS - 1
+    for key in ("loss", "unlabelled/loss", "val_dice"):
+        np.testing.assert_allclose(numbers(shared, key), numbers(whole, key), rtol=0, atol=1e-4, err_msg=key)
+    expected = best(whole)
+    for name, value in best(shared).items():
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-4, err_msg=name)
+
+
 def test_a_step_that_is_broken_in_one_process_is_left_out_by_both(cache: Path, tmp_path: Path) -> None:
     """Each holds a part of the network; the broken batch is the first of the second step."""
     arguments = command(cache, tmp_path, "--devices", "2", "--strategy", "fsdp")

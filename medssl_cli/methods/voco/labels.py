@@ -28,6 +28,7 @@ from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_decoder
 from medssl_cli.nn.decoder import VoxelDecoder
 from medssl_cli.nn.momentum import freeze, update_teacher
+from medssl_cli.nn.pseudo_labels import most_probable
 from medssl_cli.nn.voxel_losses import best_constant_loss, frequencies, voxel_losses
 
 
@@ -51,8 +52,7 @@ class Labeller(nn.Module):
     @torch.no_grad()
     def forward(self, crops: Tensor) -> Tensor:
         """Most probable class per voxel, int64 [M, X, Y, Z], of crops [M, C, X, Y, Z]."""
-        labels: Tensor = self.decoder(self.backbone(crops)).argmax(dim=1)
-        return labels
+        return most_probable(self.decoder(self.backbone(crops)), "softmax")
 
 
 class Branches(nn.Module):
