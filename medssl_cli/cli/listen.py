@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from medssl_cli.cli import reading_options as choices
 from medssl_cli.cli.infer_options import CaOption, LogFileOption, MaxRamOption, StowOption, ThreadsOption
 from medssl_cli.cli.infer_output import Teller
 from medssl_cli.cli.log_file import LogFile
@@ -52,6 +53,12 @@ def listen(
     min_free_gib: Annotated[
         float, typer.Option("--min-free", min=0, metavar="GIB", help="Disk that stays free.", rich_help_panel=LIMITS)
     ] = 5.0,
+    gaps: choices.GapsOption = choices.Gaps.refuse,
+    tilt: choices.TiltOption = choices.Resample.refuse,
+    shear: choices.ShearOption = choices.Resample.refuse,
+    nonfinite: choices.NonfiniteOption = choices.Nonfinite.refuse,
+    min_slices: choices.MinSlicesOption = 4,
+    burned_in: choices.BurnedInOption = choices.BurnedIn.accept_risk,
     models: ModelsOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -70,6 +77,7 @@ def listen(
     from medssl_cli.base.signals import stop_on_signals
     from medssl_cli.deploy.infer import InferSettings
     from medssl_cli.deploy.model_store import ModelStore, resolve_model
+    from medssl_cli.formats.policy import Policy
     from medssl_cli.service.listen import ListenSettings, tls_contexts
     from medssl_cli.service.listen import listen as run_listen
     from medssl_cli.service.peers import Peer, require_title
@@ -90,8 +98,12 @@ def listen(
         log.note(text)
 
     with stop_on_signals() as stop, stow_destinations(stow, ca_bundle, terminal, lambda: stop.is_set) as others:
+        policy = Policy(
+            gaps.value, tilt.value, shear.value, nonfinite=nonfinite.value, min_slices=min_slices,
+            burned_in=burned_in.value if burned_in else None,
+        )  # fmt: skip
         how = InferSettings(
-            device, threads, None if max_ram_gib is None else bytes_of(max_ram_gib),
+            device, threads, None if max_ram_gib is None else bytes_of(max_ram_gib), policy=policy,
             say=Teller(log, prints=False, as_json=False), is_stopped=lambda: stop.is_set,
         )  # fmt: skip
         run_listen(settings, wanted, how, others=others, say=say)

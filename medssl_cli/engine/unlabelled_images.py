@@ -51,7 +51,7 @@ def unlabelled_examples(
             "E_CACHE_EMPTY",
             f"none of {len(found)} images is left to take part without labels: {len(found) - len(allowed)} are of "
             f"patients who validate or test, {len(allowed)} have labels that are learnt",
-            hint="ingest unlabelled images into the same cache, or learn fewer labels with --patients",
+            hint="ingest unlabelled images into the same cache, or learn fewer labels with medssl finetune --patients",
         )
     patients = len({example.patient_key for example in kept})
     talk.note(

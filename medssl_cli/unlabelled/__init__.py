@@ -248,5 +248,5 @@ def no_unlabelled(name: str) -> UsageError:
     return UsageError(
         "E_RECIPE",
         f"{name} does not learn from unlabelled images; {joined(can)} do",
-        hint="leave --unlabelled and the section unlabelled out",
+        hint="leave out --unlabelled of medssl finetune and the section unlabelled",
     )

@@ -139,7 +139,7 @@ def write_study(folder: Path) -> None:
         (["slices>=11"], set()),
         (["1.2.3.0.1", "newest"], {"0", "2"}),
     ],
-    ids=str,
+    ids=lambda value: "+".join(sorted(value)) or "none",
 )
 def test_rules_choose_series_and_the_report_says_why_others_are_left_out(
     tmp_path: Path, model: Path, rules: list[str], expected: set[str]

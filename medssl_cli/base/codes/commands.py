@@ -176,7 +176,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "W_PSEUDO_COLLAPSE": Code(
         "The teacher of a training with unlabelled images has lost a class or gives it everywhere; they count no more",
-        "label more patients, lower unlabelled.weight or unlabelled.pseudo_weight, or train without --unlabelled",
+        "label more patients, lower unlabelled.weight or unlabelled.pseudo_weight, or train without --unlabelled of medssl finetune",
     ),
     "W_CLUSTERS": Code(
         "A method that learns by clusters uses few of them, or its codes or embeddings say nothing",
@@ -297,7 +297,8 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "use the NIfTI mask; the code beside this one says what the headers lack",
     ),
     "W_PREVIEW_NOT_WRITTEN": Code(
-        "The picture beside a mask could not be drawn; the mask was written", "nothing; --no-preview draws none"
+        "The picture beside a mask could not be drawn; the mask was written",
+        "nothing; medssl infer --no-preview draws none",
     ),
     "E_SCAN_FAILED": Code(
         "Something unexpected failed on one scan; the others are not affected",

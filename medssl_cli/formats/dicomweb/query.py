@@ -41,7 +41,9 @@ class PacsQuery:
 
     def __post_init__(self) -> None:
         if not (self.modality or self.date_from or self.date_to or self.patients):
-            raise UsageError("E_USAGE", "this would retrieve the whole PACS", hint="add --modality, --from or --to")
+            raise UsageError(
+                "E_USAGE", "this would retrieve the whole PACS", hint="say medssl ingest --modality, --from or --to"
+            )
         if self.modality is not None and not _MODALITY_WORD.fullmatch(self.modality):
             raise UsageError("E_USAGE", "a modality is two or more capital letters", hint="for example CT")
         if self.date_from and self.date_to and self.date_from > self.date_to:
