@@ -97,7 +97,7 @@ def parse_arm(text: str) -> Arm:
         raise UsageError("E_USAGE", f"--arm {text!r}: {str(error).lower()}", hint=EXAMPLE) from error
     name = name.strip()
     if not colon or not words or not NAME.fullmatch(name) or not all("=" in word for word in words):
-        raise UsageError("E_USAGE", f"--arm {text!r} is not NAME: KEY=VALUE ...", hint=EXAMPLE)
+        raise UsageError("E_USAGE", f"--arm {text!r} is not NAME: KEY=VALUE", hint=EXAMPLE)
     inits = [word.removeprefix("init=") for word in words if word.startswith("init=")]
     if len(inits) > 1:
         raise UsageError("E_USAGE", f"--arm {name} has two init=", hint="give one of them")

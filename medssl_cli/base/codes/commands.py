@@ -176,7 +176,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "W_PSEUDO_COLLAPSE": Code(
         "The teacher of a training with unlabelled images has lost a class or gives it everywhere; they count no more",
-        "label more patients, lower unlabelled.weight or unlabelled.pseudo_weight, or train without --unlabelled of medssl finetune",
+        "label more patients, lower unlabelled.weight, or leave out medssl finetune --unlabelled",
     ),
     "W_CLUSTERS": Code(
         "A method that learns by clusters uses few of them, or its codes or embeddings say nothing",
@@ -318,7 +318,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "E_STORE_REFUSED": Code(
         "A PACS answers, and does not take an object",
-        "ask who runs it: may medssl store there, and are DICOM Segmentations accepted?",
+        "ask who runs it: may this service store there, and are DICOM Segmentations accepted?",
     ),
     "E_PORT": Code(
         "The service cannot listen on a port", "is another service there? choose another with --port or --monitor-port"
