@@ -277,8 +277,12 @@ def test_arms_are_compared_at_several_numbers_of_labelled_patients(cache: Cache,
     difference = next(entry for entry in document["differences"] if entry["patients"] == 20)
     assert difference["low"] <= difference["mean"] <= difference["high"]
     assert 0 < difference["p_value"] <= 1
-    assert "mean AUROC" in shown.stdout
-    assert (tmp_path / "out" / "results.csv").read_text().startswith("arm,patients,seed,structure,auroc,low,high")
+    assert "AUROC" in shown.stdout
+    assert (
+        (tmp_path / "out" / "results.csv")
+        .read_text()
+        .startswith("arm,patients,steps,draw,seed,structure,auroc,low,high")
+    )
 
 
 def pretrain_recipe(backbone: dict[str, Any], size: tuple[int, int, int]) -> PretrainRecipe:

@@ -16,7 +16,10 @@ from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.weights import load_encoder
-from medssl_cli.study.labels import LabelStudyPlan, compare_labels
+from medssl_cli.recipe import dump_recipe
+from medssl_cli.study.arms import Arm
+from medssl_cli.study.label_plan import LabelStudyPlan
+from medssl_cli.study.labels import compare_labels
 from tests.e2e.test_training import TINY_UNET, pretrain_recipe, task_recipe
 from tests.environment import give_known_key
 from tests.listener import Listener
@@ -144,7 +147,8 @@ def test_fine_tuning_tells_of_known_validation_patients_and_refuses_known_test_p
 
 def test_a_comparison_by_number_of_labels_refuses_encoders_that_know_labels(cache: Cache, tmp_path: Path) -> None:
     train(cache, tmp_path / "ssl", 1, backbone=json.dumps(TINY_UNET))
-    plan = LabelStudyPlan(recipe=task_recipe(1), inits={"omni": str(tmp_path / "ssl")}, patients=(2,), num_seeds=1)
+    arms = (Arm("scratch"), Arm("omni", str(tmp_path / "ssl")))
+    plan = LabelStudyPlan(dump_recipe(task_recipe(1)), "toy.yaml", arms, patients=(2,), num_seeds=1)
 
     with pytest.raises(GateError, match="E_SPLIT_LEAK: a pre-training has learnt from labels of 8 patients"):
         compare_labels(plan, cache, tmp_path / "bench", device="cpu", talk=Silence())
