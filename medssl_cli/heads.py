@@ -16,7 +16,7 @@ from medssl_cli.preprocessing import Preprocessing
 
 ClassWord = Annotated[str, Field(min_length=1, max_length=64)]
 Sizes = tuple[int | str, ...]
-"""Of a tensor: a number of elements along each axis, or the name of one that is free."""
+"""Sizes of a tensor: a number of elements along each axis, or the name of one that is free."""
 StridesPerAxis = Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
 Names = Annotated[dict[int, str], Field(min_length=1, max_length=255)]
 
@@ -25,7 +25,7 @@ class Port(Strict):
     """A tensor that a network takes or gives.
 
     Args:
-        name: In the graph.
+        name: Name in the graph.
         sizes: Along each axis; that of the first axis, and others that have a name, are free.
         is_bool: It holds truth values, else float32.
     """
@@ -70,11 +70,11 @@ class LesionRule(Strict):
 
 
 class LargestParts(Strict):
-    """Of what only the largest connected part counts; voxels apart from it are background.
+    """Classes of which only the largest connected part counts; voxels apart from it are background.
 
     Args:
-        foreground: Of all classes together, before each by itself.
-        classes: Of these, by name.
+        foreground: Whether that holds of all classes together, before each by itself.
+        classes: Names of the classes of which it holds.
     """
 
     foreground: bool = False
@@ -97,14 +97,14 @@ class MasksHead(Strict):
     Args:
         activation: How the network's numbers are read: regions are outputs of a sigmoid without background.
         classes: Names by label value, background (0) left out.
-        label_classes: By name, the names or values of labels that make up each class; None in models of medssl before
+        label_classes: Names or values of labels that make up each class, by name; None in models of medssl before
             it knew them, whose labels had the values of `classes`.
         label_ignore: Names or values of labels that count for nothing.
         tile_size: Size of the sliding window, in voxels of the preprocessed grid.
         overlap: Fraction shared by neighbouring tiles.
         mirror_axes: Answers are averaged over the flips along these axes.
-        largest: Of what only the largest connected part counts, as it paid on the validation images; None where nobody
-            asked.
+        largest: Classes of which only the largest connected part counts, as it paid on the validation images; None
+            where nobody asked.
         nsd_tolerance_mm: The recipe's tolerance, so that evaluation of the model needs no recipe.
         lesions: The recipe's rule for lesions, if they are scored one by one.
     """
@@ -211,8 +211,8 @@ class FindingsHead(_NamedHead):
     Args:
         names: Names of the findings, in the order of the network's outputs.
         is_exclusive: Every image is of exactly one of them, so that probabilities sum to 1.
-        label_classes: By name, the findings of a cache that make it up.
-        operating_points: By name.
+        label_classes: Findings of a cache that make it up, by name.
+        operating_points: Operating points by name.
         num_slices: A volume is shown as a stack of at most so many of its slices; None for images that are shown whole.
     """
 
@@ -248,14 +248,14 @@ class BoxesHead(_NamedHead):
 
     Args:
         names: Names of the classes, in the order of the network's outputs.
-        label_classes: By name, the names of a cache's boxes that are of the class.
-        operating_points: By name.
+        label_classes: Names of a cache's boxes that are of the class, by name.
+        operating_points: Operating points by name.
         strides: Voxels between neighbouring places of each map of the network, along all axes or along each.
         min_score: Boxes below it are dropped.
-        max_overlap: Of two boxes of a class that overlap more (intersection over union) the better one stays.
+        max_overlap: Largest overlap (intersection over union) of two boxes of a class; beyond it the better one stays.
         max_boxes: Largest number of boxes of an image; of a volume also of each tile.
         match_overlap: Least intersection over union at which a box counts as found, in evaluation.
-        tile_size: Of the sliding window over a volume, in voxels of the preprocessed grid; None of pictures.
+        tile_size: Size of the sliding window over a volume, in voxels of the preprocessed grid; None of pictures.
         overlap: Fraction shared by neighbouring tiles.
         label_ignore: Names of a cache's boxes that count for nothing.
         min_readers: Boxes that fewer readers have marked count for nothing.

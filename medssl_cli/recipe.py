@@ -102,7 +102,7 @@ class PretrainData(Data):
 
     @property
     def parts(self) -> tuple[MixturePart, ...]:
-        """Of the mixture; without one, a single part of all images."""
+        """Parts of the mixture; without one, a single part of all images."""
         return self.mixture or (MixturePart(**dict(self.preprocessing), modality=self.modality),)
 
 
@@ -111,8 +111,8 @@ class Optimizer(Strict):
 
     Args:
         name: `lars` is SGD on gradients scaled to their parameters, for large batches (published SwAV).
-        amsgrad: Of AdamW: divide by the largest second moment so far (published VoCo).
-        trust: Of LARS: share of its length that a parameter moves per step at rate 1.
+        amsgrad: Whether AdamW divides by the largest second moment so far (published VoCo).
+        trust: Share of its length that a parameter moves per step of LARS at rate 1.
     """
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"

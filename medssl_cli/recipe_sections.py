@@ -25,25 +25,25 @@ class Augmentation(Strict):
     """Random changes of training crops, applied to whole batches on the device.
 
     Args:
-        quarter_turn_prob: Of a rotation in the x-y plane by 90, 180 or 270 degrees; crops with unequal x and y are
-            never turned.
-        intensity_scale_prob: Of a factor of intensities, up to `intensity_scale` from 1.
-        intensity_shift_prob: Of an addend, up to `intensity_shift`.
-        coarse_prob: Of coarser voxels, with values in between interpolated.
+        quarter_turn_prob: Probability of a rotation in the x-y plane by 90, 180 or 270 degrees; crops with unequal x
+            and y are never turned.
+        intensity_scale_prob: Probability of a factor of intensities, up to `intensity_scale` from 1.
+        intensity_shift_prob: Probability of an addend, up to `intensity_shift`.
+        coarse_prob: Probability of coarser voxels, with values in between interpolated.
         coarse_range: How many times wider they are.
-        blur_prob: Of a blur.
+        blur_prob: Probability of a blur.
         blur_sigma: Standard deviation of its Gaussian in voxels.
-        bias_prob: Of a smooth factor, the exponential of a polynomial of third degree in the place.
+        bias_prob: Probability of a smooth factor, the exponential of a polynomial of third degree in the place.
         bias_strength: Largest coefficient of the polynomial over half a crop.
         affine_axes: Axes along which voxels may move when a crop turns and scales; none lets them move within what the
             network sees at once: [0, 1] for a network of 2D images, else all three.
-        rotate_prob: Of a rotation, of a crop that `affine_prob` chose.
-        scale_prob: Of a scaling of such a crop.
-        gamma_prob: Of a gamma, where `gamma_range` has one.
-        inverted_gamma_prob: Of a gamma of the inverted image, exponents as in `gamma_range`.
-        contrast_prob: Of a factor of the distances from the mean, within the range of the image.
+        rotate_prob: Probability of a rotation, of a crop that `affine_prob` chose.
+        scale_prob: Probability of a scaling of such a crop.
+        gamma_prob: Probability of a gamma, where `gamma_range` has one.
+        inverted_gamma_prob: Probability of a gamma of the inverted image, exponents as in `gamma_range`.
+        contrast_prob: Probability of a factor of the distances from the mean, within the range of the image.
         contrast_range: Smallest and largest of these factors.
-        noise_prob: Of noise, where `noise_std` has some.
+        noise_prob: Probability of noise, where `noise_std` has some.
     """
 
     flip_prob: Probability = 0.5
@@ -88,9 +88,10 @@ class UnlabelledImages(BaseModel):
     Args:
         method: Its name.
         batch_size: Unlabelled images per step, over all devices; None takes as many as labelled ones.
-        momentum: Of the teacher, the running average of the weights; at most t / (t + 20) after t steps.
+        momentum: Momentum of the teacher, the running average of the weights; at most t / (t + 20) after t steps.
         keep: Whose weights are validated, kept and exported.
-        crops: Of unlabelled volumes: where structures lie in labelled ones, as `foreground_prob` says, or anywhere.
+        crops: Places of crops of unlabelled volumes: where structures lie in labelled ones, as `foreground_prob` says,
+            or anywhere.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

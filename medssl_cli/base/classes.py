@@ -30,8 +30,8 @@ NOT_JUDGED: Final = "ignore"
 """What nnU-Net calls, in dataset.json, the value of voxels that nobody judged."""
 
 Activation = Literal["softmax", "sigmoid"]
-"""Of a network's outputs: `softmax`, one class per voxel, with background as output 0; or `sigmoid`, regions that may
-overlap, each an output of its own, whose voxels are those with a logit above 0."""
+"""Activation of a network's outputs: `softmax`, one class per voxel, with background as output 0; or `sigmoid`,
+regions that may overlap, each an output of its own, whose voxels are those with a logit above 0."""
 Member = int | str
 """A value of a label map, or what a label map calls one."""
 Members = Literal["any"] | tuple[Member, ...]

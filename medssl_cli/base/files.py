@@ -115,7 +115,7 @@ def write_atomic(path: Path, data: bytes, *, is_output: bool = False) -> None:
     Args:
         path: Its name; a regular file there is replaced.
         data: Its content.
-        is_output: For others to read: the mode follows the umask.
+        is_output: Whether it is for others to read: the mode follows the umask.
 
     Raises:
         UsageError: `E_OUTPUT_SPECIAL`, there is a device, a pipe, a link or a folder of that name.

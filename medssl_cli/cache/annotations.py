@@ -16,7 +16,7 @@ def add_boxes(cache: Cache, item_id: str, label_set: str, boxes: Sequence[Box], 
         cache: Where the item is.
         item_id: An item of the cache.
         label_set: Name of the set.
-        boxes: In continuous voxel indices of the item; none at all says that somebody looked and found nothing.
+        boxes: Boxes in continuous voxel indices of the item; none at all says that somebody looked and found nothing.
         dry_run: Only say what would be; the item need not exist then.
 
     Returns:
@@ -38,7 +38,7 @@ def add_findings(
         cache: Where the item is.
         item_id: An item of the cache.
         label_set: Name of the set.
-        findings: By name.
+        findings: Findings by name.
         dry_run: Only say what would be.
     """
     return _add(cache, item_id, "findings", label_set, dict(findings), dry_run)

@@ -18,7 +18,7 @@ class LabelCount:
 
     Args:
         label_set: Name of the set.
-        kind: Of label.
+        kind: Kind of label.
         name: What it is called; a class of several values has them behind its name.
         num_images: That show it.
         num_patients: Number of patients of these images.

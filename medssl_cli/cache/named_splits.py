@@ -56,7 +56,7 @@ class Matched:
         missing: Names that mean nothing in the cache.
         ambiguous: Names that mean images of several patients.
         num_names: All of them.
-        name_of: For each item, the first name that means it.
+        name_of: First name that means it, for each item.
     """
 
     parts: dict[PartName, set[str]] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class NamedItems:
 
     Args:
         records: All of them.
-        pseudonyms: Of the cache's site.
+        pseudonyms: Pseudonyms of the cache's site.
     """
 
     def __init__(self, records: Sequence[ItemRecord], pseudonyms: Pseudonyms) -> None:
@@ -126,7 +126,7 @@ class NamedItems:
         return self._by_key.get(self._of(level, word), [])
 
     def _below(self, folders: Sequence[str], records: list[ItemRecord]) -> list[ItemRecord]:
-        """Of images that are called the same, those of the patient or study that a folder of the name says."""
+        """Images of the patient or study that a folder of the name says, of those that are called the same."""
         keys = {self._of(level, folder) for folder in folders for level in ("study", "patient")}
         return [record for record in records if {record.study_key, record.patient_key} & keys] or records
 

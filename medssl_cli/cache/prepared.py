@@ -75,8 +75,8 @@ class PreparedItem:
         intensity: Rule that turns stored values into network input.
         image: File of the voxels.
         label: File of the label map as it is stored, if one was asked for.
-        points: For each class present, some of its voxels `[N, 3]`.
-        table: From stored values of the label map to classes.
+        points: Some of the voxels of each class present, `[N, 3]`.
+        table: Table from stored values of the label map to classes.
         beside: Channels after the first.
     """
 
@@ -113,8 +113,8 @@ def prepare(
         records: Which: images, or examples with an image for each channel.
         preprocessing: The recipe's; its intensity rules are resolved per image, not stored.
         label_set: Prepare this label map too.
-        tables: From its values to the classes of a recipe, one for each record (`cache.targets`). Prepared files hold
-            what is stored, so recipes with other classes share them.
+        tables: Tables from its values to the classes of a recipe, one for each record (`cache.targets`). Prepared files
+            hold what is stored, so recipes with other classes share them.
         num_workers: Child processes for new work; all cores by default.
         progress: Called with (done, total).
 
@@ -211,7 +211,7 @@ class PreparedItems(ItemSequence):
         preprocessing: What they were prepared for.
         item_ids: Which, `[N]`, or `[N, C]` with one per channel, as bytes.
         labels: Those to prepare beside them.
-        tables: From stored label values to classes, for each item.
+        tables: Tables from stored label values to classes, for each item.
     """
 
     def __init__(

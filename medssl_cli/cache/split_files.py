@@ -49,7 +49,7 @@ class NamedParts:
     """Names of those who train, validate and test; None of a part that nobody has named.
 
     Args:
-        train: Of cases, as the file writes them.
+        train: Names of cases, as the file writes them.
         val: The same.
         test: The same.
     """

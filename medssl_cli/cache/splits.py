@@ -59,7 +59,7 @@ def probe_patients(records: Sequence[ItemRecord | Entry], *, seed: int, is_pseud
 
     Args:
         records: Every item of the cache.
-        seed: Of the shuffle.
+        seed: Seed of the shuffle.
         is_pseudo: What is asked needs no labels, so that every fifth unlabelled patient is tested too.
     """
     test = held_out_patients(records, seed)
@@ -113,7 +113,7 @@ def split_items(
     Args:
         all_records: Every item of the cache; decides who is a test patient.
         usable: The items to split.
-        seed: Of the shuffle.
+        seed: Seed of the shuffle.
         fold: 0 to `num_folds` - 1; which part of the remaining patients validates.
         fraction: Share of the training patients to keep, at least one; validation and test do not change.
         num_val: Validate on so many patients of the fold at most; the others train.

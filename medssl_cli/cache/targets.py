@@ -23,7 +23,7 @@ from medssl_cli.cache.items import LabelRecord
 Table = NDArray[np.uint8]
 """Class by stored value, `[V]`: 0 background, 1 to K, `IGNORE`. The last entry is for every larger value.
 
-Of regions, `[K, V]`: 1 inside, 0 outside, `IGNORE` in all of them.
+For regions, `[K, V]`: 1 inside, 0 outside, `IGNORE` in all of them.
 """
 
 

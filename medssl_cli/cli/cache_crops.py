@@ -29,7 +29,7 @@ def crops(
         typer.Option(min=0.05, max=50, metavar="X Y Z", help="Millimetres between its voxels."),
     ] = (0.7, 0.7, 0.7),
     per_image: Annotated[int, typer.Option(min=0, max=100_000, help="Most cubes without a nodule per image.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of those.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of those.")] = 0,
     cache: CacheOption = DEFAULT_CACHE,
     json: JsonOption = False,
     quiet: QuietOption = False,

@@ -45,10 +45,10 @@ def evaluate(
         Literal["linear", "knn"] | None, typer.Option(help="Probe the frozen encoder of a run of `medssl pretrain`.")
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="Of a probe: a set of findings, or modality, or level (third of a volume).")
+        str | None, typer.Option(help="Target of a probe: a set of findings, modality, or level (third of a volume).")
     ] = None,
     finding: Annotated[
-        str | None, typer.Option(help="Of a probe: one finding, or any; default: each, and any of them.")
+        str | None, typer.Option(help="Finding of a probe: one, or any; default: each, and any of them.")
     ] = None,
     pictures: Annotated[
         int, typer.Option(min=0, help="Show so many of the worst, median and best images on the page.")

@@ -42,12 +42,12 @@ def planned_recipe(
     """A task's recipe with a plan in the place of every `auto`; a run that has begun goes on with its own.
 
     Args:
-        path: Of its file.
+        path: Path of its file.
         overrides: As they were typed.
         cache: Folder with the labelled images.
         root: Run folder.
-        device: Of the training.
-        num_processes: Over which the training is spread.
+        device: Device of the training.
+        num_processes: Number of processes over which the training is spread.
         talk: Told what was planned.
         minutes: Time limit of the training.
         split: Files that say who tests, instead of the rule.
@@ -91,7 +91,7 @@ def run_folder(path: Path, recipe: "TaskRecipe", init: str, choices: "Choices", 
     """The default folder of a run: readable, and another one for other choices.
 
     Args:
-        path: Of the recipe.
+        path: Path of the recipe.
         recipe: What is trained.
         init: As it was typed.
         choices: What decides who is learnt from.

@@ -18,7 +18,9 @@ DemographicsOption = Annotated[
 ]
 StructuresOption = Annotated[
     str | None,
-    typer.Option(metavar="A,B", help="Of DICOM SEG and RTSTRUCT: only these, numbered so.", rich_help_panel=ACCEPTED),
+    typer.Option(
+        metavar="A,B", help="Structures of DICOM SEG and RTSTRUCT: only these, numbered so.", rich_help_panel=ACCEPTED
+    ),
 ]
 FractionOption = Annotated[
     float | None,

@@ -17,12 +17,12 @@ class Readers(StrEnum):
 
 KeyColumnOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Of tables: the column that names file or patient.", rich_help_panel=TABLES),
+    typer.Option(metavar="NAME", help="Column of tables that names file or patient.", rich_help_panel=TABLES),
 ]
 LabelColumnOption = Annotated[
     str | None,
-    typer.Option(metavar="A,B", help="Of tables: take these columns as labels, no others.", rich_help_panel=TABLES),
+    typer.Option(metavar="A,B", help="Columns of tables to take as labels, no others.", rich_help_panel=TABLES),
 ]
 ReadersOption = Annotated[
-    Readers, typer.Option(help="Of tables: what several readers say of one image.", rich_help_panel=TABLES)
+    Readers, typer.Option(help="Choice for tables: what several readers say of one image.", rich_help_panel=TABLES)
 ]

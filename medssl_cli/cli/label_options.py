@@ -27,5 +27,5 @@ OverlapOption = Annotated[
     ),
 ]
 ModalityOption = Annotated[
-    str | None, typer.Option(help="Of files that do not say: CT, MR, DX ...; of a PACS: which series.")
+    str | None, typer.Option(help="Modality of files that do not say: CT, MR, DX ...; of a PACS: which series.")
 ]

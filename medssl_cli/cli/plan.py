@@ -22,7 +22,7 @@ def plan(
     memory: Annotated[
         str | None, typer.Option(help="Most memory of a step, such as 8GB; default: half of it, or 85% of a GPU's.")
     ] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Of the training; 60 unless given.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Minutes of the training; 60 unless given.")] = None,
     split_file: SplitFileOption = None,
     skip_missing: SkipMissingOption = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Recipe to write; default: stdout.")] = None,

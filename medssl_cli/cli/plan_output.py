@@ -81,7 +81,7 @@ def require_place(output: Path | None, cache: Path) -> None:
 
 
 def task_name(output: Path | None, labels: str | None) -> str:
-    """Of the installed model: that of the file, as far as it may be one."""
+    """Name of the installed model: that of the file, as far as it may be one."""
     stem = output.stem if output is not None else f"{labels}-task"
     return re.sub(r"[^A-Za-z0-9_-]", "-", stem).lstrip("-_")[:64] or "planned"
 

@@ -38,7 +38,7 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str, terms: Te
     """A run folder, a folder of folds, or an exported model whose split is made anew from the cache.
 
     Args:
-        path: Of the run or the model.
+        path: Path of the run or the model.
         cache: Holds the images.
         split: Which patients.
         device: Where to compute.
@@ -96,7 +96,7 @@ def limit_of(subject: Subject, limits: Mapping[str, float | None]) -> float | No
 
     Args:
         subject: What is scored.
-        limits: By the name of a figure; that of `OWN_FIGURE` holds for every task.
+        limits: Limits by the name of a figure; that of `OWN_FIGURE` holds for every task.
 
     Raises:
         UsageError: `E_USAGE`, a limit for a figure that this kind of task does not have.
@@ -113,7 +113,7 @@ def require_mean(figure: FigureOfMerit, mean: float, limit: float | None) -> Non
     """Refuse results that are below a limit.
 
     Raises:
-        GateError: With the code of the figure.
+        GateError: Refusal with the code of the figure.
     """
     if limit is not None and not mean >= limit:
         raise GateError(figure.gate, f"mean {figure.title} {mean:.4f} is below {limit:g}")

@@ -36,7 +36,7 @@ def score_one(
 
     Raises:
         UsageError: `E_USAGE`, a limit for a figure that the task does not have.
-        GateError: With the code of the figure.
+        GateError: Refusal with the code of the figure.
     """
     opened, part = Cache.open(cache), split or default_split(model)
     words = split_words(model, part)

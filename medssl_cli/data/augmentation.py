@@ -60,8 +60,8 @@ class Changes:
         is_flipped: Which of the axes x, y, z are mirrored, bool [N, 3].
         quarter_turns: Rotations by 90 degrees in the x-y plane, from x towards y, integers 0 to 3, [N].
         moved: Numbers of the images that turn or scale about their centre, [M].
-        matrices: Of these, from changed to original coordinates that run from -1 to 1 over each axis, the last axis
-            first, [M, 3, 3].
+        matrices: Matrices of these, from changed to original coordinates that run from -1 to 1 over each axis, the last
+            axis first, [M, 3, 3].
         coarse: How many times wider voxels become along x, y, z before they are interpolated again, [N, 3].
         blur: Standard deviations in voxels of a Gaussian along x, y, z, [N, 3].
         bias: Coefficients of the logarithm of a smooth factor, see `degradation.bias_fields`, [N, T].
@@ -98,9 +98,9 @@ class CropChanges:
     """What may happen to a crop of a volume: changes that cost next to nothing.
 
     Args:
-        flip_prob: Of a mirror image, per axis.
-        quarter_turn_prob: Of a rotation in the x-y plane by 90, 180 or 270 degrees, equally likely.
-        shift_prob: Of an intensity shift.
+        flip_prob: Probability of a mirror image, per axis.
+        quarter_turn_prob: Probability of a rotation in the x-y plane by 90, 180 or 270 degrees, equally likely.
+        shift_prob: Probability of an intensity shift.
         shift: Largest shift; it is uniform on [-shift, shift].
     """
 
@@ -127,7 +127,8 @@ def augment(
         options: What may happen, and how strongly.
         draws: Source of all random numbers.
         spacing_mm: [N, 3], so that rotations are rotations in the patient; None means equal along all axes.
-        spatial_dims: Of the network. Slices of a 2D network stay in their planes, unless the options say otherwise.
+        spatial_dims: Number of spatial dimensions of the network. Slices of a 2D network stay in their planes, unless
+            the options say otherwise.
 
     Returns:
         Images and labels of the same shapes.
@@ -155,7 +156,7 @@ def augment_images(
         options: What may happen, and how strongly.
         draws: Source of all random numbers.
         spacing_mm: [N, 3], so that rotations are rotations in the patient; None means equal along all axes.
-        spatial_dims: Of the network; slices of a 2D network stay in their planes.
+        spatial_dims: Number of spatial dimensions of the network; slices of a 2D network stay in their planes.
     """
     volumes = images if images.ndim == 5 else images[..., None]
     changes = draw_augmentation(volumes.shape, options, draws, spacing_mm, spatial_dims)
@@ -176,8 +177,8 @@ def augment_boxes(
 
     Args:
         images: Network input, [N, C, X, Y] or [N, C, X, Y, Z].
-        boxes: On the CPU, [N, K, 5] or [N, K, 7]: low corner, high corner in voxel edges, and the class, negative for
-            none.
+        boxes: Boxes on the CPU, [N, K, 5] or [N, K, 7]: low corner, high corner in voxel edges, and the class, negative
+            for none.
         options: What may happen, and how strongly.
         draws: Source of all random numbers.
         min_visible: Least share of a box that must stay on the image.
@@ -325,7 +326,7 @@ def move_(images: Tensor, changes: Changes, *, are_classes: bool = False) -> Ten
 
     Args:
         images: [N, C, X, Y, Z]; turned by 90 or 270 degrees only where x and y are equal.
-        changes: Of N images.
+        changes: Changes of N images.
         are_classes: What lies outside is no class; otherwise it is the image's border.
 
     Returns:

@@ -20,7 +20,7 @@ from medssl_cli.imaging.geometry import Shape
 MIN_VISIBLE: Final = 0.5
 """Least share of a box that a crop must show to teach what is there; of less, nothing is learnt."""
 PLACES: Final = 7
-"""Of the seed, so that places of crops are drawn apart from all else."""
+"""Stream of the seed, so that places of crops are drawn apart from all else."""
 
 
 class BoxCropDataset(Dataset[Whole]):

@@ -47,7 +47,7 @@ def boxes_of(
     Args:
         record: Record of the image.
         label_set: Name of the set of boxes.
-        classes: By name, the names of the boxes that are of the class, or `any`.
+        classes: Classes by name: the names of the boxes that are of the class, or `any`.
         ignore: Names of boxes that count for nothing.
         min_readers: Boxes of which it is known that fewer readers have marked them count for nothing.
         dims: D.
@@ -96,8 +96,8 @@ def to_canvas(boxes: Array, record: ItemRecord, item: PreparedItem) -> Array:
     """Boxes `[M, 2 D + 1]` of a stored image, on the grid that a network sees of it.
 
     Args:
-        boxes: In voxel edges of the stored image.
-        record: Of the image.
+        boxes: Boxes in voxel edges of the stored image.
+        record: Record of the image.
         item: The image, prepared.
     """
     return _moved(boxes, np.linalg.inv(item.affine) @ record.affine_array, (boxes.shape[1] - 1) // 2)

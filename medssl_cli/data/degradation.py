@@ -71,7 +71,7 @@ def bias_fields(coefficients: Tensor, size: tuple[int, ...]) -> Tensor:
     """Factors that vary smoothly: the exponential of a polynomial in coordinates from -1 to 1 over each axis.
 
     Args:
-        coefficients: Of the terms `BIAS_POWERS`, [N, T].
+        coefficients: Coefficients of the terms `BIAS_POWERS`, [N, T].
         size: X, Y, Z.
 
     Returns:

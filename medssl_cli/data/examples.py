@@ -45,7 +45,7 @@ class Example:
 
     @property
     def patient_key(self) -> str:
-        """Of all its images."""
+        """Key of the patient of all its images."""
         return self.items[0].patient_key
 
     @property
@@ -73,7 +73,7 @@ class Unusable:
 
     Args:
         counts: How many, by code and channel.
-        first: Of each code the images of the first such case.
+        first: Images of the first case of each code.
         num_cases: All of them; a case may lack several channels.
     """
 

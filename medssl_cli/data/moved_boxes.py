@@ -27,7 +27,7 @@ class Movements(Protocol):
 
     @property
     def matrices(self) -> Tensor:
-        """Of these, from changed to original coordinates, [M, 3, 3]."""
+        """Matrices of these, from changed to original coordinates, [M, 3, 3]."""
 
 
 def move_boxes(boxes: Tensor, changes: Movements, size: tuple[int, ...]) -> Tensor:

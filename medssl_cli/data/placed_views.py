@@ -41,7 +41,7 @@ class PlacedAugmentation(Strict):
         shift: Largest distance between the middle of that box and what the views of an image are centred on, as a
             share of the box's side along each axis; 0.5 is anywhere in it.
         apart: Largest distance between that point and a view's centre, as a share of the view's side.
-        flip_prob: Of a mirror image, per axis. Left and right are what labels are about.
+        flip_prob: Probability of a mirror image, per axis. Left and right are what labels are about.
         gamma_range: Exponent of intensities between the view's least and largest, log-uniformly.
         contrast: Factor 1 - contrast to 1 + contrast about the view's mean.
         brightness: Added, up to this much.
@@ -90,7 +90,7 @@ class PlacedCrops:
         number: Views of each image.
         size: Voxels (x, y, z) of a view; z 1 for slices of volumes and for pictures.
         changes: How they differ from the image.
-        slices_per_volume: Of slices: a volume counts as at most so many images, see `SliceRequest`.
+        slices_per_volume: Largest number of images that a volume of slices counts as, see `SliceRequest`.
         balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
         small: Further views of another size of the same images, about the same points.
     """
@@ -130,11 +130,12 @@ class PlacedWindows:
     """Where windows lie, and their images; all on the CPU, in float64.
 
     Args:
-        affines: From indices of the window's voxels to RAS mm, [B, 4, 4].
+        affines: Affines from indices of the window's voxels to RAS mm, [B, 4, 4].
         centres: Points in RAS mm that views lie about, [B, 3].
-        boxes: From RAS mm to the image's reference box, along the image's own axes and from -1 to 1 inside, [B, 4, 4].
+        boxes: Boxes from RAS mm to the image's reference box, along the image's own axes and from -1 to 1 inside,
+            [B, 4, 4].
         fields: The same of all that the image shows, its field of view, [B, 4, 4].
-        slice_numbers: Of slices: which it is in its volume, int64 [B].
+        slice_numbers: Numbers of slices in their volumes, int64 [B].
         num_slices: Slices of the volume, int64 [B]; 1 for pictures.
     """
 
@@ -154,9 +155,9 @@ class ViewPlaces:
     """Where the views of a step lie.
 
     Args:
-        affines: From indices of the view's voxels to RAS mm, float64 on the CPU, [N, 4, 4].
+        affines: Affines from indices of the view's voxels to RAS mm, float64 on the CPU, [N, 4, 4].
         size: Voxels (x, y, z) of a view.
-        windows: Of the B images.
+        windows: Windows of the B images.
         is_shown: Which voxels show something of the image and not what stands for its surroundings, bool [N, X, Y, Z];
             [N, X, Y] of slices.
     """
@@ -204,9 +205,9 @@ def draw_affines(windows: PlacedWindows, crops: PlacedCrops, draws: Draws) -> Te
     """Affines of the views of each image, float64 [N, 4, 4].
 
     Args:
-        windows: Of this process's images.
+        windows: Windows of this process's images.
         crops: How many, how large, how different.
-        draws: Of the step.
+        draws: Random draws of the step.
     """
     law, batch = crops.changes, len(windows)
     numbers = draws.uniform((batch, crops.number, 10)).double().transpose(0, 1).flatten(0, 1)
@@ -236,7 +237,7 @@ def cut_placed(images: Tensor, windows: PlacedWindows, crops: PlacedCrops, draws
         images: Windows [B, C, X, Y, Z].
         windows: Where they lie.
         crops: What is wanted.
-        draws: Of the step.
+        draws: Random draws of the step.
 
     Returns:
         Views [N, C, X, Y, Z], [N, C, X, Y] of slices, with changed intensities; and their places.
@@ -259,7 +260,7 @@ def sampled(images: Tensor, to_index: Tensor, size: Shape) -> Tensor:
 
     Args:
         images: [B, C, X, Y, Z].
-        to_index: From indices of each grid's voxels to those of its image, float64 [V * B, 4, 4].
+        to_index: Matrices from indices of each grid's voxels to those of its image, float64 [V * B, 4, 4].
         size: Voxels (x, y, z) of a grid; with z 1, that of an image is 1 too.
 
     Returns:

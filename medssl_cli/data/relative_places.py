@@ -41,7 +41,7 @@ class PlacedItems(Sequence[PreparedItem]):
 
     Args:
         items: Prepared without labels.
-        places: Of the classes.
+        places: Places of the classes.
     """
 
     def __init__(self, items: Sequence[PreparedItem], places: Places) -> None:

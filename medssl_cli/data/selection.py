@@ -64,7 +64,7 @@ def training_examples(
 
     Args:
         everything: Items of the cache.
-        data: Of the recipe, or one part of its mixture.
+        data: Section `data` of the recipe, or one part of its mixture.
         takes_pictures: Projections and pictures count beside volumes.
         talk: Told what is left out.
 
@@ -104,7 +104,7 @@ def with_annotations(
     Args:
         cache: Where they are.
         kind: Findings, or boxes.
-        label_set: Of these.
+        label_set: Set of labels of these.
         modality: Images of this one and of unknown modality; None for all.
         is_flat: Single 2D images instead of volumes.
         talk: Told what is left out.

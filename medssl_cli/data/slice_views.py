@@ -48,12 +48,12 @@ class SliceAugmentation(Strict):
         global_scale: Share of the canvas's area that a large view shows (least, most).
         local_scale: The same of a small view.
         local_size: Edge of a small view in pixels; None for 3/7 of a large one.
-        flip_prob: Of a flip along each axis.
+        flip_prob: Probability of a flip along each axis.
         contrast: Factor 1 - contrast to 1 + contrast.
         brightness: Added, up to this many standard units.
         gamma_range: Exponent of intensities between their least and largest.
-        intensity_prob: Of changes of contrast, brightness and gamma.
-        blur_prob: Of a Gaussian blur.
+        intensity_prob: Probability of changes of contrast, brightness and gamma.
+        blur_prob: Probability of a Gaussian blur.
         blur_sigma: Its width in pixels of a view of 224.
     """
 
@@ -94,8 +94,8 @@ class Drawn:
     """Parameters of one view of each of B images, `[B]` each.
 
     Args:
-        centre: Of the crop as a share of the canvas, `[B, 2]`.
-        extent: Of the crop as a share of the canvas, `[B, 2]`.
+        centre: Centre of the crop as a share of the canvas, `[B, 2]`.
+        extent: Extent of the crop as a share of the canvas, `[B, 2]`.
         flip: 1 or -1, `[B, 2]`.
         contrast: Factor.
         brightness: Addend.
@@ -194,10 +194,10 @@ def cut_views(images: Tensor, crops: PictureCrops, options: SliceAugmentation, d
     """Several views of each image that show shares of its area.
 
     Args:
-        images: Of this process, `[B, S, C, X, Y]`.
+        images: Images of this process, `[B, S, C, X, Y]`.
         crops: How many, how large.
         options: See `SliceAugmentation`.
-        draws: Of the step.
+        draws: Random draws of the step.
 
     Returns:
         `[V * B, S, C, size, size]`, one view after the other.
@@ -246,7 +246,7 @@ def own_numbers(shape: tuple[int, int, int], draws: Draws) -> Tensor:
 
     Args:
         shape: Views, volumes of this process, numbers of each.
-        draws: Of the step.
+        draws: Random draws of the step.
 
     Returns:
         `[views * volumes, numbers]`, one view after the other.

@@ -28,13 +28,13 @@ from medssl_cli.imaging.stacks import choose_window, middle_window
 MAX_REPEATS: Final = 4  # of a modality per epoch, so that balancing does not wear out a few images
 TRIES: Final = 4  # for a slice that shows something
 MIN_SLICES: Final = 5
-"""Of a volume whose slices have a level: fewer are hardly the whole of anything."""
+"""Number of slices of a volume whose slices have a level: fewer are hardly the whole of anything."""
 
 
 class Stack(NamedTuple):
     """One sample: network input `[S, C, X, Y]`, place in the training set, positions `[S]` in mm, item.
 
-    Of a single slice its level within the volume too, -1 to 1.
+    A single slice has its level within the volume too, -1 to 1.
     """
 
     images: Tensor
@@ -53,10 +53,10 @@ class SliceBatch:
         images: `[B, S, C, X, Y]` float32 network input, 0 where a slice is padding.
         is_present: bool `[B, S]`.
         positions_mm: `[B, S]` along the slices' normal.
-        places: Of each image, or volume, in the training set, int64 `[B]`.
+        places: Places of each image, or volume, in the training set, int64 `[B]`.
         item_ids: Where each came from.
         are_volumes: Whether these are stacks.
-        levels: Of single slices within their volumes, -1 to 1, float32 `[B]`; NaN of others.
+        levels: Levels of single slices within their volumes, -1 to 1, float32 `[B]`; NaN of others.
     """
 
     images: Tensor
@@ -72,11 +72,11 @@ class ImageIndex:
     """The images of a training set by number: a radiograph is one, a volume `per_volume` ranges of its slices.
 
     Args:
-        are_volumes: Of each item, `[items]`.
-        groups: Of each item, such as its modality.
+        are_volumes: Whether each item is a volume, `[items]`.
+        groups: Group of each item, such as its modality.
         per_volume: Ranges.
         balance: Images of a group of n are drawn in proportion to n ** balance.
-        seed: Of the run.
+        seed: Seed of the run.
         weights: How many times an epoch shows each item instead, `[items]`; `balance` does not count then.
     """
 
@@ -163,7 +163,7 @@ class StepPlan:
     Args:
         batch_size: Single images.
         volume_batch_size: Volumes; 0 for none.
-        every: Of so many steps one shows volumes.
+        every: Number of steps of which one shows volumes.
     """
 
     batch_size: int
@@ -190,10 +190,10 @@ class SliceDataset(Dataset[Stack]):
 
     Args:
         items: Prepared items, whose slices fit one square.
-        index: Of the same items.
-        plan: Of the steps.
-        max_slices: Of a stack.
-        seed: Of the run.
+        index: Index of the same items.
+        plan: Plan of the steps.
+        max_slices: Largest number of slices of a stack.
+        seed: Seed of the run.
         is_centred: Stacks are the middle slices of volumes, instead of random ones.
     """
 
@@ -237,7 +237,7 @@ class SliceDataset(Dataset[Stack]):
     def volume(self, place: int, rng: np.random.Generator | None) -> Stack:
         """A volume by its number: a random window of every or every second ... slice, or the whole of it, thinned.
 
-        Of centred stacks the middle slices.
+        Centred stacks have the middle slices.
         """
         item = self._items[int(self._index.volumes[place])]
         number, most = item.shape[2], self._max_slices
@@ -320,7 +320,7 @@ def slice_loader(
     """Loader of one batch per step; arrays are opened in the workers only.
 
     Args:
-        dataset: Of the batches.
+        dataset: Data set of the batches.
         plan: The same as the data set's.
         steps: Which.
         num_workers: Processes that read.
@@ -343,9 +343,9 @@ def everything_loader(
     """Loader that shows this process's share of all single images or all volumes once.
 
     Args:
-        dataset: Of the images.
-        index: Of the data set.
-        batch_size: Of this process.
+        dataset: Data set of the images.
+        index: Index of the data set.
+        batch_size: Batch size of this process.
         are_volumes: Which.
         num_workers: Processes that read.
         rank: This process.

@@ -39,12 +39,12 @@ class UnlabelledSource(ABC):
         """Samples by (step, slot) of examples whose labels nobody reads; `loader` takes it too.
 
         Args:
-            cache: Of the examples.
-            examples: To show.
+            cache: Cache of the examples.
+            examples: Examples to show.
             talk: Progress.
             beside: Data set of the labelled images, whose crops these may resemble.
             batch_size: Samples per step, over all processes.
-            seed: Of their order and places.
+            seed: Seed of their order and places.
         """
 
     @abstractmethod

@@ -82,8 +82,10 @@ class StackRequest:
 
     Args:
         batch_size: Volumes per step on all devices together.
-        max_slices: Of a volume in one step: a window at a random place, of every or every second, third ... slice.
-        every: Of so many steps one shows volumes, the others show single images; 1 for nothing but volumes.
+        max_slices: Largest number of slices of a volume in one step: a window at a random place, of every or every
+            second, third ... slice.
+        every: Number of steps of which one shows volumes, while the others show single images; 1 for nothing but
+            volumes.
         crops: Views of each volume, all slices of which are cut and changed alike.
         keep: Least share of a volume's slices that a view keeps; it loses some at the ends.
         are_whole: Instead of all this, each view is the whole canvas with all slices and one of seven changes of the
@@ -163,7 +165,8 @@ class Slices:
         is_present: False where a slice is padding or a view has lost it, bool [B, S] as read, [V * B, S] of views.
         positions_mm: Positions in mm of the slices along their normal, float32 of the same shape; 0 for a single image.
         are_volumes: Whether the step shows stacks; otherwise S is 1.
-        levels: Of each single slice within its volume, -1 to 1, float32 [B] on the CPU; NaN of pictures, thin volumes.
+        levels: Levels of each single slice within its volume, -1 to 1, float32 [B] on the CPU; NaN of pictures, thin
+            volumes.
     """
 
     ids: Tensor
@@ -191,7 +194,7 @@ class Views:
             [B * R, 3, x, y, z], without z if it is 1; if they were asked for.
         labelled: This process's labelled crops, if the method asked for some.
         slices: What is known of 2D images.
-        drawn: Of single 2D images how each view was made, for each kind of views that was asked for.
+        drawn: Record of how each view of single 2D images was made, for each kind of views that was asked for.
         places: Where views lie that know it.
         patients: Number of the patient of each image, or volume, int64 [B]; None where nobody knows.
     """

@@ -30,9 +30,9 @@ def draw_one_of_seven(size: torch.Size, num_views: int, draws: Draws) -> Changes
     """Draw one change for each view of each volume.
 
     Args:
-        size: Of all views, [N, C, X, Y, Z]; Z runs over the slices.
+        size: Size of all views, [N, C, X, Y, Z]; Z runs over the slices.
         num_views: V, at most seven.
-        draws: Of the step.
+        draws: Random draws of the step.
     """
     batch = size[0] // num_views
 
@@ -67,6 +67,6 @@ def draw_one_of_seven(size: torch.Size, num_views: int, draws: Draws) -> Changes
 
 
 def _matrices(degrees: Tensor, scales: Tensor, size: torch.Size) -> Tensor:
-    """Of turns about the three axes and scales along them, voxels being cubes; see `Changes.matrices`."""
+    """Matrices of turns about the three axes and scales along them, voxels being cubes; see `Changes.matrices`."""
     half = torch.tensor(size[:1:-1], dtype=torch.float32) / 2
     return rotation_matrices(degrees * (math.pi / 180)) / scales[:, None] * half[None, None, :] / half[None, :, None]

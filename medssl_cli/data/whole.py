@@ -23,13 +23,13 @@ from medssl_cli.imaging.geometry import Shape, spacing_mm
 from medssl_cli.imaging.stacks import as_stack
 
 STREAM: Final = 6
-"""Of the seed, so that other orders of the same seed are others."""
+"""Stream of the seed, so that other orders of the same seed are others."""
 
 
 class Whole(NamedTuple):
     """One sample: network input `[C, X, Y]`, `[C, X, Y, Z]` or `[C, X, Y, S]`, targets `[K]`, its item.
 
-    Of a stack of slices also which slices are there, bool `[S]`, and their positions in mm, `[S]`.
+    A stack of slices also says which slices are there, bool `[S]`, and their positions in mm, `[S]`.
     """
 
     image: Tensor
@@ -191,7 +191,7 @@ def each_loader(dataset: WholeDataset, *, batch_size: int, num_workers: int) -> 
 
     Args:
         dataset: Dataset of the images.
-        batch_size: At most.
+        batch_size: Largest size of a batch.
         num_workers: Processes that read; they stay between passes.
     """
     return DataLoader(

@@ -24,9 +24,9 @@ from medssl_cli.imaging.foreground import foreground_box
 from medssl_cli.imaging.geometry import Affine
 
 STREAM: Final = 7
-"""Of the seed, for where the window of a sample lies."""
+"""Stream of the seed, for where the window of a sample lies."""
 SAMPLE_STREAM: Final = 8
-"""Of the seed, for windows without images."""
+"""Stream of the seed, for windows without images."""
 SAMPLE_ITEMS: Final = 64
 """Items at most that windows without images lie in: for the box of its foreground each is read once."""
 Array = NDArray[np.float64]
@@ -39,7 +39,7 @@ class WindowPlace(NamedTuple):
         start: First voxel.
         centre: What views lie about, continuous indices `[3]`.
         item: Number of the item.
-        slice_number: Of a slice in its volume.
+        slice_number: Number of a slice in its volume.
     """
 
     start: tuple[int, int, int]
@@ -77,10 +77,10 @@ class WindowDataset(Dataset[PlacedSample]):
 
     Args:
         items: Prepared items.
-        index: Of the images in them: slices and pictures for flat views, else one for each volume.
+        index: Index of the images in them: slices and pictures for flat views, else one for each volume.
         crops: Views that are cut from the windows.
         batch_size: Samples per step, over all devices.
-        seed: Of the run.
+        seed: Seed of the run.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ def window_loader(
     """Loader of batches `first_step` to `num_steps`; arrays are opened in the workers only.
 
     Args:
-        dataset: Of the batches.
+        dataset: Data set of the batches.
         first_step: Where to begin.
         num_steps: Where to end.
         batch_size: Samples per process.

@@ -38,7 +38,7 @@ def announced(scan: Scan, policy: Policy) -> Announced | None:
 
 
 def _of_series(series: "SeriesPart") -> Announced | None:
-    """Of slices: their rows and columns, and how far apart the first and the last lie."""
+    """Rows and columns of slices, and how far apart the first and the last lie."""
     headers = series.headers
     first = headers[0]
     places = [header.ImagePositionPatient for header in headers if header.ImagePositionPatient is not None]

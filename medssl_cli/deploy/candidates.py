@@ -34,7 +34,7 @@ def boxes_in_patient(
         affine: Affine of the volume.
 
     Returns:
-        Of each box low and high corners of the upright box around it in RAS+ millimetres, `[M, 6]`, in the middle of
+        Low and high corners of the upright box around each box in RAS+ millimetres, `[M, 6]`, in the middle of
         which its own centre lies; and the mean of its sides in millimetres, `[M]`.
     """
     inside = edges.clip(0, np.tile(shape, 2))

@@ -32,7 +32,7 @@ class Part:
     """One of several equal parts of the work, the same whoever asks: a scan belongs to it by what it is.
 
     Args:
-        number: From 1 on.
+        number: Number from 1 on.
         of: How many there are.
     """
 
@@ -109,7 +109,7 @@ class SeriesRule:
 
     Args:
         conditions: All of them hold.
-        is_newest: Of those of one study, only the one that was made last.
+        is_newest: Whether only the series of a study that was made last is asked about.
     """
 
     conditions: tuple[Condition, ...]
@@ -141,7 +141,7 @@ def chosen(found: Findings, series: Sequence[str], part: Part | None = None) -> 
     Args:
         found: What the inputs hold.
         series: Names and UIDs of scans, and rules; a scan that any of them chooses is taken. All by default.
-        part: Of the work.
+        part: Part of the work.
 
     Raises:
         UsageError: `E_USAGE`, a rule is none; `E_NOT_FOUND`, a name or UID is not in the input.

@@ -56,7 +56,7 @@ def export_run(
         cache_root: The cache of the run; images of its test and validation patients serve as proof.
         cases: Whole images to compare.
         tolerance: Largest allowed difference of a logit, relative to max(1, largest logit of the tile).
-        licence: Of the weights.
+        licence: Licence of the weights.
         mirror_axes: The model averages its answers over the flips along these axes, instead of the recipe's.
         tell: Told what is worth knowing.
 

@@ -45,8 +45,8 @@ class InferSettings:
         max_ram_bytes: See `OnnxModel`.
         tile_timeout_s: See `OnnxModel`.
         overwrite: Replace outputs of medssl that were made from another content of a scan or by another model.
-        outputs: Of models of masks: NIfTI masks; DICOM SEG for DICOM scans; previews, if `preview` can draw them.
-            Findings and boxes are written as JSON, and together as a table.
+        outputs: Outputs of models of masks: NIfTI masks; DICOM SEG for DICOM scans; previews, if `preview` can draw
+            them. Findings and boxes are written as JSON, and together as a table.
         preview: Draws a picture.
         progress: Told after every tile.
         policy: Which scans are accepted and repaired; without `burned_in` all writing in pictures is accepted, and

@@ -16,7 +16,7 @@ class KnownResults:
     """Entries of reports, one for each scan and task; looking one up costs the same however many there are.
 
     Args:
-        entries: Of several for one scan, or for one output, the last counts.
+        entries: Entries of reports; the last counts of several for one scan, or for one output.
     """
 
     def __init__(self, entries: Iterable[ScanResult] = ()) -> None:
@@ -75,7 +75,7 @@ class KnownResults:
 
         Args:
             task: Task of the model.
-            key: Of the scan.
+            key: Key of the scan.
             names: That the scan may be given.
             outputs: Names of the files that may hold its result.
         """

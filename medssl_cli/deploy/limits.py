@@ -11,7 +11,7 @@ from medssl_cli.deploy.bundle import Bundle
 
 GIB: Final = 2**30
 FREE_SHARE: Final = 0.8
-"""Of the free memory, that a command takes unless the user allows another amount."""
+"""Share of the free memory that a command takes unless the user allows another amount."""
 FLOATS_PER_VOXEL: Final = 3072
 """Float32 that a network may hold per voxel of a tile; a SwinUNETR of 48 features was seen to hold 1,200."""
 BASE_BYTES: Final = 3 * GIB // 2

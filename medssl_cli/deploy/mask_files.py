@@ -38,7 +38,7 @@ class Target:
     """A file that will hold a result.
 
     Args:
-        kind: Of the file.
+        kind: Kind of the file.
         path: Its name.
         place: Place of the region whose mask it holds, from 1 on; 0 where it holds all of the answer.
     """
@@ -53,10 +53,10 @@ class Made:
     """What was made of one scan.
 
     Args:
-        files: By their paths.
+        files: Files by their paths.
         warnings: About the scan and the files.
         reasons: Why some files are not there.
-        fields: For the report.
+        fields: Fields for the report.
     """
 
     files: dict[Path, bytes]
@@ -159,7 +159,7 @@ class MaskFiles:
             found.reasons.append(f"W_SEG_ATTRIBUTES: {made.note}")
 
     def _picture(self, volume: Volume, answer: NDArray[np.uint8]) -> bytes:
-        """Of regions, each over the larger ones."""
+        """Preview of regions, each over the larger ones."""
         if self.preview is None:
             raise AssertionError("nobody can draw")
         decode = load_part(task_of_head(self.bundle.head.kind), "decode")

@@ -7,7 +7,7 @@ from medssl_cli.base.errors import InputError
 from medssl_cli.deploy.limits import GIB
 
 PROGRAM_BYTES: Final = 2**28
-"""Of this program and its libraries, without any image."""
+"""Bytes of this program and its libraries, without any image."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class MemoryPlan:
     Args:
         parts: Bytes by what they are for; not all of them exist at once.
         scan_bytes: The most of these that there is at once.
-        model_bytes: Of the process that runs the model: measured after a call of the network, before that what it
+        model_bytes: Bytes of the process that runs the model: measured after a call of the network, before that what it
             has at least.
-        allowed_bytes: For everything together.
+        allowed_bytes: Bytes that are allowed for everything together.
         tiles: Calls of the network.
     """
 

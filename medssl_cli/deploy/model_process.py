@@ -55,7 +55,7 @@ class ModelProcess:
         Args:
             data: A serialised model.
             cuda: Number of a device; None for the CPU.
-            threads: On the CPU.
+            threads: Threads on the CPU.
             memory_bytes: Most private memory that the process may have.
             timeout_s: Longest time for this.
 

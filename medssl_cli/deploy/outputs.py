@@ -26,7 +26,7 @@ def nifti_mask(
 
     Args:
         labels: `[X, Y, Z]`.
-        affine: To RAS+ millimetres.
+        affine: Affine to RAS+ millimetres.
         like_header: Header of the scan, whose geometry is copied bit for bit; None writes `affine` with code 1.
         is_compressed: `.nii.gz`, else `.nii`.
 

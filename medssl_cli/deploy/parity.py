@@ -42,7 +42,7 @@ TIES: Final = 2
 """Voxels of a structure that may differ in any case: where two logits are equal, rounding decides."""
 SEEN_SPLITS: Final = ("train", "val")
 UNPROVEN: Final = Parity(max_abs_difference=1e9, num_cases=1)
-"""Of a file that is not compared yet: should it be left behind, it says the worst about itself."""
+"""Parity of a file that is not compared yet: should it be left behind, it says the worst about itself."""
 NOT_COMPARED: Final = ("contract_version", "medssl_version", "licence", "parity")
 """What a bundle says that is not the run's; everything else is compared."""
 FAULTS_OF_THE_FILE: Final = ("E_MODEL_INVALID", "E_MODEL_CORRUPT", "E_RUNTIME")
@@ -368,7 +368,7 @@ def shuffled(volume: Volume, recipe: TaskRecipe, *, seed: int = 0) -> Volume:
 
     Args:
         volume: The image.
-        recipe: At most about one and a half tiles of noise are made along each axis.
+        recipe: Recipe of the model: at most about one and a half tiles of noise are made along each axis.
         seed: Seed of the order; that of each channel is another one.
     """
     target = recipe.data.spacing_mm or spacing_mm(volume.affine)

@@ -32,7 +32,7 @@ MAX_REPORT_BYTES: Final = 2**30
 SMALL: Final = 200
 """Entries up to which `report.json` is written after every result."""
 NEW_SHARE: Final = 0.05
-"""Of the entries, that a larger one waits for before it is written."""
+"""Share of the entries that a larger report waits for before it is written."""
 JOURNAL_START: Final = b'{"medssl_results": 1}\n'
 
 
@@ -40,7 +40,7 @@ class ReportFile:
     """The report of an output folder: entries of every call that wrote into it, one for each scan and task.
 
     Args:
-        path: Of `report.json`; it need not exist.
+        path: Path of `report.json`; it need not exist.
         has_journal: Keep results as lines, too; not where the report is about one named file.
 
     Attributes:

@@ -26,7 +26,7 @@ class ScanResult:
         key: What tells it from every other: its absolute path, or its UIDs.
         task: Task of the model.
         code: Why not `done`.
-        message: With numbers; of a scan that is done, what more there is to say about its warnings.
+        message: Message with numbers; of a scan that is done, what more there is to say about its warnings.
         warnings: `W_` codes.
         repairs: What the options changed in the scan; its mask then lies on the grid that they made.
         path: Where it lies, absolute; of a series the innermost folder that holds it.
@@ -35,8 +35,8 @@ class ScanResult:
         series: SeriesInstanceUID of DICOM.
         description: SeriesDescription of DICOM.
         files: How many there are.
-        seconds: For reading, computing and writing.
-        device: On which the model ran.
+        seconds: Time for reading, computing and writing.
+        device: Device on which the model ran.
         input_sha256: SHA-256 of what the outputs were made from.
         model_sha256: SHA-256 of the model that made them.
         options: Repairs that were allowed, and other departures.
@@ -48,8 +48,8 @@ class ScanResult:
         boxes: Boxes with class, score, whether it reaches the operating point, and corners in pixel edges of a picture,
             or in RAS+ millimetres with a diameter.
         thresholds: Thresholds of the operating points, by name.
-        memory: Of a plan, the bytes of each part and of everything together.
-        channels: Of a case of several images, the place of each below the input that was named, by its channel.
+        memory: Bytes of each part of a plan, and of everything together.
+        channels: Place of each image of a case of several, below the input that was named, by its channel.
         sent: Where the outputs have arrived, of the places that were asked to take them.
     """
 

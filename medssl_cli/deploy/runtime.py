@@ -40,7 +40,7 @@ class OnnxModel:
     Args:
         path: `model.onnx` written by `medssl export`.
         device: `auto` (CUDA if it works, else CPU), `cpu`, `cuda`, `cuda:N`; `gpu` is another word for `cuda`.
-        threads: On the CPU; as many as there are cores by default, and never more.
+        threads: Threads on the CPU; as many as there are cores by default, and never more.
         max_ram_bytes: Most memory for a scan and the model together; a share of what is free by default.
         tile_timeout_s: Longest time for one call of the network; by default it grows with the tile.
 
@@ -202,7 +202,7 @@ class OnnxModel:
             shape: Size (X, Y, Z) of the image.
             affine: Its affine.
             num_channels: How many images of this size there are at once.
-            bytes_per_voxel: Of the image as it is held.
+            bytes_per_voxel: Bytes per voxel of the image as it is held.
         """
         head, preprocessing = self.bundle.head, self.bundle.preprocessing
         model_bytes = max(self._process.resident_bytes, self._measured_bytes)

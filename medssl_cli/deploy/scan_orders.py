@@ -22,7 +22,7 @@ from medssl_cli.formats.policy import Policy
 from medssl_cli.work.workers import OUT_OF_MEMORY, TaskMap
 
 SCAN_TIMEOUT_S: Final = 24 * 3600.0
-"""Of a scan as a whole, far beyond the limits of its parts: reading, and each call of the network."""
+"""Time for a scan as a whole, far beyond the limits of its parts: reading, and each call of the network."""
 
 
 @dataclass(frozen=True)

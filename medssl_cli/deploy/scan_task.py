@@ -105,7 +105,7 @@ class ScanTask:
 
     Args:
         job: What is the same for all.
-        scan: With the name that its own place gives it.
+        scan: Scan with the name that its own place gives it.
         blank: What is known of it without opening it.
     """
 

@@ -70,7 +70,7 @@ class Scan:
         channel: Which image of its case it is, a word; "" if nothing says.
         case: What it has in common with the other images of its case; "" if nothing says.
         case_name: What outputs of the case are called.
-        images: Of a case of several images: one per channel in the model's order. Everything else is the first one's.
+        images: Images of a case of several: one per channel in the model's order. Everything else is the first one's.
     """
 
     key: str
@@ -376,7 +376,7 @@ class _Search:
         self.rejects.append(Reject(key, name, place, code, message, hint, len(sources), kind))
 
     def _place(self, sources: Iterable[Source]) -> Place:
-        """Of one source its own place, of several the innermost folder that holds all of them."""
+        """Place of a single source, or the innermost folder that holds all of several."""
         places = [place_of(source) for source in sources]
         root = self.root_of[next(iter(sources))]
         folders = [str(place.parent) for place in places]

@@ -30,7 +30,7 @@ _OTHER_OUTPUT: Final = re.compile(r"dimensions for output|OrtValue provided for 
 
 
 Described = tuple[list[int], str]
-"""Of an array: its shape, and `float32` or `bool`."""
+"""Description of an array: its shape, and `float32` or `bool`."""
 
 
 class LoadError(Exception):
@@ -43,7 +43,7 @@ def open_session(data: bytes, *, cuda: int | None, threads: int) -> Any:
     Args:
         data: A serialised model.
         cuda: Number of a device; None for the CPU.
-        threads: On the CPU.
+        threads: Threads on the CPU.
 
     Raises:
         LoadError: The model cannot be loaded.

@@ -49,7 +49,7 @@ class DropFolder:
 
     Args:
         root: The folder.
-        settle_s: For how long nothing may have changed.
+        settle_s: Seconds for which nothing may have changed.
         policy: How DICOM files are recognised.
         leave_out: A folder that is not looked into.
         are_cases: Images lying loose may be channels of one case.

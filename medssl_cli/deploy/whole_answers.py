@@ -36,7 +36,7 @@ class FoundBox:
 
     Args:
         name: Name of its class.
-        score: From 0 to 1.
+        score: Score from 0 to 1.
         is_yes: See above.
         corners: Low and high ones, in pixel edges of a picture or RAS+ millimetres of a volume.
         diameter_mm: Mean of the sides of a box in a volume.

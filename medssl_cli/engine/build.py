@@ -91,7 +91,7 @@ def build_unlabelled(recipe: TaskRecipe, task: nn.Module, supervision: Supervisi
     """The method by which a task recipe learns from unlabelled images; it has one.
 
     Args:
-        recipe: With a section `unlabelled`.
+        recipe: Recipe with a section `unlabelled`.
         task: Network of the recipe.
         supervision: What the task learns from.
 

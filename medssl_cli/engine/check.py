@@ -67,7 +67,7 @@ def check_with_cache(recipe: Recipe, cache: Cache, talk: Talk, split_file: Given
     """Whether a cache has images and labels that a training by the recipe could begin with; what it has, in one line.
 
     Args:
-        recipe: Of a task or a pre-training.
+        recipe: Recipe of a task or a pre-training.
         cache: Holds the images.
         talk: Told what is odd.
         split_file: Who trains, validates and tests, of a task.

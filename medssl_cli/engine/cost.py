@@ -25,8 +25,8 @@ class Cost(Strict):
     """`cost.json`.
 
     Args:
-        unit: Of what the seconds are.
-        seconds: Of all processes together.
+        unit: Name of what the seconds are.
+        seconds: Seconds of all processes together.
     """
 
     unit: Unit
@@ -47,7 +47,7 @@ class CostMeter:
 
     Args:
         root: Run folder.
-        device: Of the training.
+        device: Device of the training.
         num_processes: How many do the same work.
         is_going_on: Whether earlier calls have done part of the training.
     """

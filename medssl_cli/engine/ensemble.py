@@ -116,7 +116,7 @@ def mean_head(heads: Sequence[Head]) -> Head:
     ensemble, which has learnt from all of them.
 
     Args:
-        heads: Of the members.
+        heads: Heads of the members.
     """
     first = heads[0]
     if isinstance(first, MasksHead):

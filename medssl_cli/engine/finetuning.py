@@ -35,7 +35,7 @@ class Finetuning:
         run: Its folder.
         task: Freshly initialised, or from an encoder.
         supervision: What the task learns from.
-        dataset: Of the training images.
+        dataset: Data set of the training images.
         validate: Scores a network on the validation images.
         processes: Launched.
         talk: Told of validations.

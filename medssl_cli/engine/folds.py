@@ -42,7 +42,7 @@ class FoldTask:
         root: Folder of the run.
         choices: Choices of the fold, without weights.
         init: Where the weights come from; None for from scratch.
-        device: To train on.
+        device: Device to train on.
         num_threads: Number of threads of the CPU.
     """
 
@@ -76,14 +76,14 @@ def finetune_folds(
         parent: Folder of the folds.
         choices: The same for all of them.
         folds: Which ones.
-        device: To train on; several at once are dealt to several CUDA devices.
+        device: Device to train on; several at once are dealt to several CUDA devices.
         talk: Told how it goes.
         init: Where `choices.encoder` comes from.
         num_jobs: Folds at once, each in a process of its own.
         cluster: Connects to other machines that train them instead.
 
     Raises:
-        UsageError: Of a recipe, device, weights or run folder; `E_SPLIT_PATIENT`, a test patient of one fold is
+        UsageError: Fault of a recipe, device, weights or run folder; `E_SPLIT_PATIENT`, a test patient of one fold is
             learnt from in another.
         MedsslError: The first failure of a fold, once all have ended.
         InterruptedCleanlyError: A signal; the same call goes on.

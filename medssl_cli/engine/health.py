@@ -46,7 +46,7 @@ class Alarm:
 
     Args:
         code: `W_COLLAPSE`, `W_CLUSTERS` or `W_NOT_LEARNING`.
-        message: With the numbers.
+        message: Message with the numbers.
     """
 
     code: str
@@ -145,7 +145,7 @@ def collapse_alarms(first: Mapping[str, float], now: Mapping[str, float]) -> lis
 
     Args:
         first: Figures of the untrained network.
-        now: Of the present one.
+        now: Figures of the present one.
     """
     std, rank = now["health/std"], now["health/rank"]
     reasons = []
@@ -208,7 +208,7 @@ def alarms(
         baselines: Baselines of the method.
         progress: Share of the run that is done.
         concerns: What the method says of its logged steps.
-        code: Of the alarm about them.
+        code: Code of the alarm about them.
         judged_from: See `learning_alarms`.
         learnt_below: See `learning_alarms`.
     """
@@ -235,7 +235,7 @@ def write_matrix(folder: Path, name: str, matrix: Tensor, *, is_first: bool) -> 
     """Draw a matrix with entries in -1...1: 0 is white, 1 blue, -1 red. The untrained network's stays beside it.
 
     Args:
-        folder: For `<name>.png` and `<name>-start.png`.
+        folder: Folder for `<name>.png` and `<name>-start.png`.
         name: Name of the matrix.
         matrix: [rows, columns].
         is_first: Whether the network is untrained.
@@ -252,7 +252,7 @@ def write_picture(folder: Path, name: str, picture: Tensor) -> None:
     """Write a picture as a file.
 
     Args:
-        folder: For `<name>.png`.
+        folder: Folder for `<name>.png`.
         name: Name of the picture.
         picture: Grey [H, W] or colours [H, W, 3], 0 to 1.
     """

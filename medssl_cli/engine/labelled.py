@@ -29,7 +29,7 @@ def labelled_examples(
 
     Args:
         parts: Usable examples of each part of a training, and the cache that they are in.
-        request: Of the method.
+        request: Request of the method.
         held_out: Test patients.
         talk: Told how many there are.
 

@@ -130,7 +130,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float, *, step: i
 
     Args:
         optimizer: See `build_optimizer`.
-        value: Of what is not apart.
+        value: Value of what is not apart.
         step: Steps done; an encoder that is frozen has the rate 0.
     """
     for group in optimizer.param_groups:

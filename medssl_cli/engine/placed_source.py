@@ -36,8 +36,8 @@ class PlacedSource(Source):
     Args:
         recipe: How to train.
         processes: Launched.
-        parts: To train on.
-        request: Of the method.
+        parts: Parts to train on.
+        request: Request of the method.
         crops: The views that it asks for.
         talk: Told what is done.
     """

@@ -29,13 +29,13 @@ DEFAULT_MINUTES: Final = 60.0
 NUM_TRIED: Final = 4
 """Images that trials learn from."""
 SCALES: Final = (1.0, 0.5, 0.25, 0.125)
-"""Of what a step reads, where memory is short."""
+"""Shares of what a step reads, where memory is short."""
 HOPELESS: Final = 3.0
 """A draft that would take so many times too long, by its nominal cost, is not tried."""
 MEASURED: Final = ("steps", "backbone", "data.batch_size", "data.crop_size")
 """What is planned by trying steps; everything else follows from the images."""
 KEPT: Final = ("name", "seed", "split_seed", "intended_use", "evaluation")
-"""Of a recipe that is planned anew; its task and its images stay too."""
+"""Keys of a recipe that stay when it is planned anew; its task and its images stay too."""
 
 Measure = Callable[[TaskRecipe], StepCost | None]
 """What a step of a recipe takes; None if it needs more memory than there is."""
@@ -48,9 +48,9 @@ class TaskPlan:
     Args:
         draft: Every value with its reason.
         recipe: The same, validated.
-        fingerprint: Of the images.
-        budget: Of the training.
-        cost: Of a step; None if none was tried.
+        fingerprint: Fingerprint of the images.
+        budget: Budget of the training.
+        cost: Cost of a step; None if none was tried.
         num_considered: Drafts that were tried.
     """
 
@@ -102,7 +102,7 @@ def own_task(cache: Cache, label_set: str, name: str) -> dict[str, Any]:
 
 
 def science_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a recipe what a plan keeps: its task, which images it takes, its name and its seeds."""
+    """What a plan keeps of a recipe: its task, which images it takes, its name and its seeds."""
     data = document.get("data") or {}
     images: dict[str, Any] = {key: data[key] for key in ("modality",) if key in data}
     if isinstance(data.get("channels"), list):
@@ -130,7 +130,7 @@ def plan_task(
         device: auto, cpu, cuda or cuda:N.
         talk: Told how it goes.
         memory_bytes: Most memory of a step.
-        minutes: Of the whole training.
+        minutes: Minutes of the whole training.
         measure: Instead of trials on the device.
         given: Files that say who tests, instead of the rule.
 
@@ -203,7 +203,7 @@ def with_plan(
         document: As it is written; without `auto` it is returned as it is.
         cache: Holds the labelled images.
         root: Run folder.
-        device: Of the training.
+        device: Device of the training.
         talk: Told what was planned.
         minutes: Time limit of the training.
         given: Files that say who tests, instead of the rule.

@@ -168,7 +168,7 @@ class Pretraining:
     Args:
         recipe: How to train.
         start: Run and images.
-        source: Of the method's views.
+        source: Source of the method's views.
         method: Freshly initialised.
         processes: Launched.
     """

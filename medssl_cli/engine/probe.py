@@ -33,7 +33,7 @@ PROBE_STEPS: Final = 4
 DRAWN_BOXES: Final = 2
 MIN_CROPS_PER_CLASS: Final = 4
 STREAM: Final = 3
-"""Of the seed; 1 and 2 are the training's order and crops."""
+"""Stream of the seed; 1 and 2 are the training's order and crops."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Question:
     """Something that embeddings may tell.
 
     Args:
-        classes: Per crop, 0...K-1, [N].
+        classes: Class per crop, 0...K-1, [N].
         is_fitted: Crops of the patients that a probe is fitted on, [N]; the other patients score it.
         is_asked: Crops for which the answer is known, [N].
     """
@@ -58,7 +58,7 @@ class Probe:
     Args:
         crops: Network input, [N, C, X, Y, Z] or [N, C, X, Y].
         boxes: Boxes as the method wants them, [B, C, X, Y, Z], for its matrices; none for 2D images.
-        questions: By name.
+        questions: Questions by name.
         windows: Windows for its pictures, where its views know where they lie.
     """
 
@@ -80,11 +80,11 @@ def build_probe(
     """Choose crops of the training items; where there are labels, each class takes its turn in the middle.
 
     Args:
-        parts: Of the training.
+        parts: Parts of the training.
         items: Its examples, prepared.
-        data: Of the recipe.
-        box_size: Of the method's input.
-        seed: Of the recipe.
+        data: Section `data` of the recipe.
+        box_size: Size of the method's input.
+        seed: Seed of the recipe.
         progress: Told (done, total) while labels are prepared.
     """
     rng = np.random.default_rng([seed, STREAM])

@@ -28,7 +28,7 @@ class Spread:
     """Over how much hardware a training is spread: a matter of the machine, never of the recipe.
 
     Args:
-        num_devices: Per machine.
+        num_devices: Number of devices per machine.
         num_nodes: Machines.
         strategy: `ddp` keeps the network on every device, `fsdp` a part of it on each; `auto` is `ddp`.
     """

@@ -53,7 +53,8 @@ class RunRecord(Strict):
         format_version: 1 is from before decoders followed `backbone.norm`.
         kind: The command that made it.
         recipe_sha256: SHA-256 of the plain data in `recipe.lock.yaml`, as it was written.
-        recipe_sha256_before: Of the recipe that it replaced: after a kill between the two files the old one is there.
+        recipe_sha256_before: Digest of the recipe that it replaced: after a kill between the two files the old one is
+            there.
     """
 
     format_version: Literal[1, 2] = 2
@@ -96,7 +97,7 @@ class Manifest:
     """Which items a run uses, with their digests.
 
     Args:
-        splits: For each split name, the items.
+        splits: Items of each split, by its name.
         arguments: Other choices that decide what is trained (fold, fraction, initial weights, budget).
     """
 
@@ -164,7 +165,7 @@ class Run:
 
         Args:
             kind: A dataclass.
-            change: From what the file says to the fields of the dataclass; it may raise KeyError.
+            change: Change from what the file says to the fields of the dataclass; it may raise KeyError.
 
         Raises:
             GateError: `E_RUN_CORRUPT`.

@@ -25,7 +25,7 @@ class SkippedSteps:
     Args:
         network: Being trained, with all that its loss needs.
         evidence: Tensors that show what happened, by name; none if there is nothing to show.
-        folder: For the facts of steps that were left out.
+        folder: Folder for the facts of steps that were left out.
         limit: Steps in a row that may be left out.
         processes: That share the steps.
         talk: Told of each.

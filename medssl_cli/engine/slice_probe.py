@@ -31,10 +31,10 @@ def build_slice_probe(
     """Choose images of the training set as the training draws them, and ask for modality, findings and slice level.
 
     Args:
-        parts: Of the training.
-        index: Of their slices.
-        size: Of a slice as the network sees it, in pixels (x, y).
-        seed: Of the recipe.
+        parts: Parts of the training.
+        index: Index of their slices.
+        size: Size of a slice as the network sees it, in pixels (x, y).
+        seed: Seed of the recipe.
         progress: Told (done, total) while they are prepared.
         is_fitted: Slices are brought to the size; else their middle is shown, on the grid that the recipe asks for.
     """

@@ -69,8 +69,8 @@ class BoxSource(Source):
     Args:
         recipe: How to train.
         processes: Launched.
-        parts: To train on.
-        request: Of the method.
+        parts: Parts to train on.
+        request: Request of the method.
         talk: Told what is odd.
     """
 
@@ -151,8 +151,8 @@ class SliceSource(Source):
     Args:
         recipe: How to train.
         processes: Launched.
-        parts: To train on.
-        request: Of the method.
+        parts: Parts to train on.
+        request: Request of the method.
         talk: Told what is done.
     """
 

@@ -70,7 +70,7 @@ class StepClock(Silence):
         """The shortest step, of those that had one before them.
 
         Args:
-            num_threads: Of the training; what was heard had one.
+            num_threads: Number of threads of the training; what was heard had one.
         """
         shortest = min(after - before for before, after in pairwise(self._times))
         return shortest * (1 - PARALLEL + PARALLEL / num_threads) if self._is_cpu else shortest
@@ -80,7 +80,7 @@ class StepMeter:
     """A child process that tries recipes, one after another.
 
     Args:
-        cache_root: Of the cache.
+        cache_root: Root of the cache.
         records: Some training images.
         device: Resolved: `cpu`, `cuda:0`.
         memory_bytes: That a plan may take.
@@ -135,7 +135,7 @@ def serve(descriptor: int, parent: int) -> None:
     """Try one recipe after another until the socket closes.
 
     Args:
-        descriptor: Of a socket whose other end is the parent's.
+        descriptor: Descriptor of a socket whose other end is the parent's.
         parent: Process number of the parent.
     """
     die_with_parent(parent)
@@ -174,8 +174,8 @@ def try_steps(recipe: TaskRecipe, cache_root: Path, item_ids: Sequence[str], dev
     """Make a few steps of a recipe in this process.
 
     Args:
-        recipe: Of a task.
-        cache_root: Of the cache.
+        recipe: Recipe of a task.
+        cache_root: Root of the cache.
         item_ids: Images to learn from.
         device: `cpu` or `cuda:0`.
 

@@ -19,7 +19,7 @@ def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | No
     the header (8 bytes of its length, JSON padded with spaces to a multiple of 8) is written again with sorted words.
 
     Args:
-        tensors: By name, of any device and layout.
+        tensors: Tensors by name, of any device and layout.
         metadata: Words that say what they are.
     """
     data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})

@@ -34,8 +34,8 @@ class TrainingPart:
 
     Args:
         cache: They are in.
-        declared: In the recipe.
-        examples: To train on.
+        declared: Part as it is in the recipe.
+        examples: Examples to train on.
         labelled: Those of them whose labels the method sees.
     """
 
@@ -61,8 +61,8 @@ class TrainingParts:
     """All parts of a training.
 
     Args:
-        parts: In the order of the recipe.
-        data: Of the recipe.
+        parts: Parts in the order of the recipe.
+        data: Section `data` of the recipe.
         label_set: That the method sees, if it sees labels.
     """
 
@@ -79,7 +79,7 @@ class TrainingParts:
 
     @property
     def examples(self) -> list[Example]:
-        """Of all parts, one part after the other."""
+        """Examples of all parts, one part after the other."""
         return [example for part in self.parts for example in part.examples]
 
     @property
@@ -113,10 +113,10 @@ class TrainingParts:
 
         Args:
             places: Among all examples.
-            preprocessing: From a part to what the network sees of it.
+            preprocessing: Preprocessing from a part to what the network sees of it.
             progress: Told (done, total) of each part.
             label_set: Prepare these label maps too, which all of the examples have.
-            tables: From their values to classes, of each place.
+            tables: Tables from their values to classes, of each place.
         """
         found: dict[int, PreparedItem] = {}
         wanted = sorted(set(places))
@@ -166,9 +166,9 @@ def training_parts(
 
     Args:
         recipe: How to train.
-        cache: Of parts that name none.
+        cache: Cache of parts that name none.
         others: Caches that parts name.
-        views: Of the method.
+        views: Views of the method.
         talk: Told what is left out.
         split: Files that say who tests in `cache`, instead of the rule.
 

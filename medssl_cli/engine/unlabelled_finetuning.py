@@ -84,9 +84,9 @@ class PseudoLabelWatch:
         """Take in one step.
 
         Args:
-            shares: Of each class in the teacher's labels.
-            labelled: Of each class in the labels of the same step.
-            entropy: Of its answers, 1 where they say nothing.
+            shares: Shares of each class in the teacher's labels.
+            labelled: Shares of each class in the labels of the same step.
+            entropy: Entropy of its answers, 1 where they say nothing.
             is_full: The labels count in full; before that nobody expects anything of them.
         """
         self._means = _followed(self._means or shares, shares)

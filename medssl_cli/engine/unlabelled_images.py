@@ -29,7 +29,7 @@ def unlabelled_examples(
     file names for that and of whom the task has no labels. Other images of patients with labels do.
 
     Args:
-        recipe: Of the task.
+        recipe: Recipe of the task.
         cache: Where the images are.
         split: Who trains, validates and tests.
         choices: How they were split.

@@ -57,7 +57,7 @@ class DatasetJson:
         ignore: Value of voxels that nobody judged (nnU-Net 2); it is no class.
         channels: Word of each channel, where it is known.
         listed: Which files belong together.
-        name: Of the data set.
+        name: Name of the data set.
         fault: Code with which its labels are refused; "" if they can be named.
     """
 
@@ -215,8 +215,8 @@ class Listing:
     """What descriptions list, as sources.
 
     Args:
-        labels: With their images and the description.
-        images: With their channel, None for the only one of a case.
+        labels: Labels with their images and the description.
+        images: Images with their channel, None for the only one of a case.
         cases: Images that are listed as channels, with the first of their case.
         faults: Labels that cannot be believed, with a code.
     """

@@ -89,7 +89,7 @@ def write_segmentation(
         affine: Affine of its grid, voxel-centre index to RAS+ millimetres.
         model_sha256: SHA-256 of the model; part of the UIDs.
         algorithm_name: What made the segmentation; its words decide what `anterior` means.
-        codes: By name of a class, instead of those that its name suggests.
+        codes: Codes by name of a class, instead of those that its name suggests.
 
     Returns:
         An object. Slices without a structure are left out, unless all are empty.

@@ -43,7 +43,7 @@ class LoadedImage:
     Args:
         volume: One channel, native grid; CT in Hounsfield units with an integer dtype where values are whole.
             A projection X-ray or picture is a volume of depth 1 whose affine is diag(spacing) and no place in a world.
-        identity: In the clear, for pseudonyms.
+        identity: Identity in the clear, for pseudonyms.
         source_kind: The format that it came from, by its name in `formats/images`.
         num_files: Files that it was assembled from.
         decoder: Library and version that decompressed the pixels, "" where none was needed.

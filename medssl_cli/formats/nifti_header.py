@@ -267,7 +267,7 @@ def _qform(header: NiftiHeader, a: float | None = None) -> Affine:
     """nifti1.h, method 2: rotation from the quaternion, columns scaled by pixdim, the third one by its sign too.
 
     Args:
-        header: With a quaternion.
+        header: Header with a quaternion.
         a: Its first component, if not the one that follows from the others.
 
     Raises:

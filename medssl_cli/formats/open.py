@@ -27,7 +27,8 @@ class Surroundings:
 
     Args:
         modality: Modality of its images.
-        modalities: Of each of several images of the file, "" where it is `modality`; they count if they are as many.
+        modalities: Modalities of each of several images of the file, "" where it is `modality`; they count if they are
+            as many.
         patient: Whose it is, in the clear; None if nothing says.
         study: The best substitute for a study; "" for the name of the file.
         notes: `W_` codes that its place gives rise to.
@@ -56,7 +57,7 @@ def open_images(
     Args:
         source: A file, or the slices or pictures that make one image.
         policy: What is accepted and repaired.
-        kind: Of a file, as `discover` says; by default its first bytes are looked at.
+        kind: Kind of a file, as `discover` says; by default its first bytes are looked at.
         around: What else is known about a file.
         is_label: It is a label map: nothing is resampled, filled in or noted about its values.
 

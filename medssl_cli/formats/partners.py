@@ -50,7 +50,7 @@ class Neighbours:
     """Images by their folders, and which folders differ in one part of their path only.
 
     Args:
-        images: Of an input.
+        images: Images of an input.
     """
 
     def __init__(self, images: Iterable[Image]) -> None:

@@ -34,8 +34,8 @@ class PictureStack:
     """Pictures of one folder that are slices of one volume.
 
     Args:
-        sources: In the order of their numbers.
-        numbers: Of the pictures, ascending.
+        sources: Sources in the order of their numbers.
+        numbers: Numbers of the pictures, ascending.
     """
 
     sources: tuple[Source, ...]
@@ -56,7 +56,7 @@ def stacks_of(pictures: Iterable[Source], *, min_slices: int) -> list[PictureSta
     """Pictures of one folder whose names are equal but for a number at their end.
 
     Args:
-        pictures: Of an input.
+        pictures: Pictures of an input.
         min_slices: Fewer are no stack.
     """
     groups: dict[tuple[PurePath, str], list[tuple[int, str, Source]]] = defaultdict(list)

@@ -14,7 +14,7 @@ from datetime import date
 from typing import Any, Final
 
 MAX_BYTES: Final = 64
-"""Of a text or a name."""
+"""Largest number of bytes of a text or a name."""
 UNKNOWN_METHOD: Final = "not stated by the source images"
 Repair = Callable[[str], str | None]
 """A valid value, or None if there is none; the text is stripped and not empty."""

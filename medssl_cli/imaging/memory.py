@@ -15,9 +15,9 @@ from medssl_cli.imaging.segment import BYTES_PER_TILE, blend_bytes, expected_siz
 from medssl_cli.preprocessing import Preprocessing
 
 WRITING_COPIES: Final = 4
-"""Of a mask while it is written: the file before it is packed, packed, unpacked again, and what differs."""
+"""Copies of a mask while it is written: the file before it is packed, packed, unpacked again, and what differs."""
 BLOCKS_BYTES: Final = 32 * 2**20
-"""Of the blocks that logits are interpolated in, and of the planes that images are resampled by."""
+"""Bytes of the blocks that logits are interpolated in, and of the planes that images are resampled by."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class VolumeMemory:
         reading: More of them while they are read.
         input: What the network sees.
         preprocessing: More of it while it is made.
-        logits: Of the slab that tiles add to.
+        logits: Logits of the slab that tiles add to.
         exchange: Tiles and logits of one call, on their way.
         answer: Label map or masks.
         writing: More of these while they are written.
@@ -80,10 +80,10 @@ def volume_memory(
         preprocessing: The recipe's, whose geometry decides about the size of the grid.
         tile: A smaller grid is padded to it.
         overlap: Fraction shared by neighbouring tiles; it decides how many there are.
-        num_outputs: Of the network.
+        num_outputs: Number of outputs of the network.
         num_channels: Number of channels of the image.
         num_masks: How many the answer has: 1 for a label map, else one for each region.
-        bytes_per_voxel: Of the image as it is held.
+        bytes_per_voxel: Bytes per voxel of the image as it is held.
         is_mirrored: Flipped tiles are averaged.
     """
     voxels, content = float(math.prod(shape)), expected_sizes(shape, affine, preprocessing)

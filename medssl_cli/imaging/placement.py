@@ -113,7 +113,7 @@ def placement_of(example: ChannelImages, preprocessing: Preprocessing) -> GridPl
     """Decide about the grid on which a network sees an example.
 
     Args:
-        example: On the grid of its first image; voxels are looked at only where the foreground is cut out.
+        example: Example on the grid of its first image; voxels are looked at only where the foreground is cut out.
         preprocessing: The recipe's.
     """
     first = example[0]
@@ -186,7 +186,7 @@ def move_boxes(boxes: NDArray[np.float64], matrix: Affine) -> NDArray[np.float64
 
     Args:
         boxes: `[M, 2, 3]`, lower and upper corners in continuous voxel indices.
-        matrix: From these indices to the others, such as `GridPlacement.to_source`.
+        matrix: Matrix from these indices to the others, such as `GridPlacement.to_source`.
     """
     corners = boxes @ matrix[:3, :3].T + matrix[:3, 3]
     return np.stack([corners.min(axis=1), corners.max(axis=1)], axis=1)

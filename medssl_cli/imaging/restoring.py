@@ -23,8 +23,8 @@ from medssl_cli.imaging.placement import GridPlacement, axes_of, slices_of
 from medssl_cli.imaging.separable import Axis
 
 ROUNDING: Final = 2.0**-18
-"""Of the largest logit of a block, by which two interpolated ones may seem to differ wrongly: each of three steps is
-wrong by seven units of 2^-24 at most, of two logits together less than 48."""
+"""Share of the largest logit of a block by which two interpolated ones may seem to differ wrongly: each of three steps
+is wrong by seven units of 2^-24 at most, of two logits together less than 48."""
 BLOCK_PLANES: Final = 16
 BLOCK_WIDTH: Final = 256
 BLOCK_VOXELS: Final = 2**16
@@ -41,7 +41,7 @@ class Block:
     Args:
         values: Logits `[K, N, P, Q]` of the box on the grid that the block lies in.
         axes: Where the block's voxels lie in it, along T, R and S.
-        order: In which order `planes` interpolates along these: x, y and z, whichever they are.
+        order: Order in which `planes` interpolates along these: x, y and z, whichever they are.
     """
 
     values: Values

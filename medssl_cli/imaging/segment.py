@@ -24,9 +24,9 @@ Progress = Callable[[int, int], None]
 """Called with (calls of the network done, calls in all)."""
 
 BYTES_PER_VOXEL: Final = 17
-"""Of the scan: resampling holds it twice as float32 beside the original, a mask is written from a few copies."""
+"""Bytes per voxel of the scan: resampling holds it twice as float32 beside the original, a mask is a few copies."""
 BYTES_PER_MASK: Final = 3
-"""Of each region after the first: its mask, and copies of it while files are written."""
+"""Bytes per voxel of each region after the first: its mask, and copies of it while files are written."""
 FLOATS_PER_CHANNEL: Final = 3
 """Float32 per voxel of the grid and channel: resampled, as the network sees it, and padded."""
 WORTH_BYTES: Final = 2**29

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 UNKNOWN_DIAMETER_MM: Final = 10.0
-"""Of findings whose diameter is negative: nobody measured it."""
+"""Diameter of findings that state a negative one: nobody measured it."""
 
 
 class Spots(NamedTuple):

@@ -38,7 +38,7 @@ def whole_input(
 
     Args:
         images: One per channel; a single one needs no sequence.
-        preprocessing: With a size to fit: (x, y) for pictures and slices, (x, y, z) for volumes.
+        preprocessing: Preprocessing with a size to fit: (x, y) for pictures and slices, (x, y, z) for volumes.
         num_slices: S, for networks of stacks.
 
     Raises:

@@ -26,7 +26,7 @@ class Inputs:
         builder: Opens an account for each source.
         policy: What is tried.
         max_archive_bytes: What one archive may unpack to.
-        sources: To be read, by kind.
+        sources: Sources to be read, by kind.
         unchanged: Files that were not opened.
         datasets: Descriptions of data sets.
         redescribed: Folders of those that are new or have changed.

@@ -38,7 +38,7 @@ class Choice:
     Args:
         label_set: Name under which they are stored.
         structures: Structures of segmentations and structure sets: these only; the first becomes value 1.
-        fraction: From which share of the maximum on a fractional segmentation counts.
+        fraction: Share of the maximum from which on a fractional segmentation counts.
         table: What the columns of tables are.
     """
 
@@ -99,7 +99,7 @@ class AnnotationFile:
 
     @property
     def num_rows(self) -> int:
-        """Of all of its labels and of what was refused; a row that gives several labels counts once."""
+        """Number of rows of all labels and of what was refused; a row that gives several labels counts once."""
         rows = {row for annotation in self.annotations for row in annotation.rows}
         refused = [one.row for one in self.reading.refused if one.code != "E_LABEL_COLUMN"]
         return len(rows | set(filter(None, refused))) + refused.count(0) + self.reading.num_silent
@@ -130,8 +130,8 @@ class Matches:
 
     Args:
         pairs: Annotations with their images; one annotation may have several.
-        num_unmatched: For each file, how many of its labels, of its rows, or of the images that they were drawn on, are
-            not here.
+        num_unmatched: Number, for each file, of its labels, of its rows, or of the images that they were drawn on, that
+            are not here.
         undecided: Annotations with the images that they may belong to: to one of them.
         refused: Annotations of which nobody can tell which images they mean, and why.
     """

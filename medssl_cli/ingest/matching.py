@@ -22,7 +22,7 @@ class Index:
 
     Args:
         images: Images of this run.
-        cache: For references that mean none of them; read only if there are any.
+        cache: Cache for references that mean none of them; read only if there are any.
     """
 
     def __init__(self, images: Sequence[KnownImage], cache: Cache | None) -> None:
@@ -196,7 +196,7 @@ def _read_keys(cache: Cache) -> dict[tuple[str, str], list[KnownImage]]:
 
 
 def _nearest(found: list[KnownImage], near: PurePath | None) -> list[KnownImage]:
-    """Of images whose patient is known from their file's name only, those below a folder, if there are any."""
+    """Images below a folder, if there are any, of those whose patient is known from their file's name only."""
     if near is None or any(known.series_uid is not None for known in found):
         return found
     return [known for known in found if known.place is not None and known.place.is_relative_to(near)] or found

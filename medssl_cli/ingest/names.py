@@ -25,7 +25,7 @@ class Hints:
     Args:
         near: Folder of the file of labels.
         size: Columns and rows that the image must have.
-        items: For each further word of the same row, the items that it means.
+        items: Items that each further word of the same row means.
         num_shared: Leading folders of the name that all names of the file have in common.
     """
 
@@ -64,7 +64,7 @@ class NamedImages:
         that all names share; and the same elsewhere.
 
         Args:
-            name: With folders or without.
+            name: Name with folders or without.
             hints: What tells images of one name apart.
 
         Raises:

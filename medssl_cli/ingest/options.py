@@ -31,7 +31,7 @@ class PacsSource:
         credentials: Credentials of the user.
         ca_bundle: Certificates to trust; by default those of the system.
         settle_s: A series counts as complete when its list of instances has not changed for so long.
-        patience: With a busy or failing PACS; by default an hour.
+        patience: Patience with a busy or failing PACS; by default an hour.
     """
 
     url: str
@@ -58,7 +58,7 @@ class IngestOptions:
         report_path: Write the report here as well, always.
         key_file: The site's key; by default where the cache says.
         structures: Structures of DICOM SEG and RTSTRUCT: these only; the first becomes value 1.
-        seg_fraction: From which share of the maximum on a fractional DICOM SEG counts.
+        seg_fraction: Share of the maximum from which on a fractional DICOM SEG counts.
         settle_s: Wait until the folders have not changed for so long.
         tables: What the columns of tables of labels are.
         overlap: What becomes of voxels that files of one structure each share; see `label_maps.merge`.

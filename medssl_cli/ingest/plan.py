@@ -32,7 +32,7 @@ def plan_files(
     """A task for each image that is a file of its own.
 
     Args:
-        images: To be read.
+        images: Images to be read.
         arrangement: All files of the input: names are compared to tell patients apart.
         roots: The inputs.
         cache_root: Folder of an existing cache.

@@ -30,9 +30,9 @@ class RetrievedSeries:
 
     Args:
         key: Its pseudonym, the same as in the cache.
-        state: In the folder of downloads; in the cache already, and not retrieved; or refused.
+        state: State of the series: in the folder of downloads; in the cache already, and not retrieved; or refused.
         num_instances: As the PACS counts them; 0 if it does not say.
-        folder: In the folder of downloads; None unless retrieved.
+        folder: Place in the folder of downloads; None unless retrieved.
         files: Its instances, sorted by name; names say nothing.
         failure: Why it was refused.
     """

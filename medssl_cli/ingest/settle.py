@@ -22,7 +22,7 @@ def wait_until_settled(
 
     Args:
         paths: Files and folders.
-        settle_s: For how long nothing may change; 0: do not even look.
+        settle_s: Seconds for which nothing may change; 0: do not even look.
         leave_out: The cache, resolved, wherever it lies.
         is_stopped: Asked again and again; ends the waiting.
         say: Called with each look.

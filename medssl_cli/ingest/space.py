@@ -40,7 +40,7 @@ def _least_bytes(tasks: Sequence[ImageTask]) -> int:
 
 
 def _num_bytes(task: ImageTask) -> int:
-    """Of the pixels as they came from the scanner, or of the file."""
+    """Bytes of the pixels as they came from the scanner, or of the file."""
     if task.part is not None:
         return task.part.stored_bytes
     try:

@@ -45,7 +45,7 @@ class Tally:
     """What became of one file of rows.
 
     Args:
-        kind: Of the file.
+        kind: Kind of the file.
         num_rows: Rows of its labels, whatever becomes of them.
         refused: Rows that were refused; the first of each code is the one that is quoted.
         notes: Codes and what there is to say about them.

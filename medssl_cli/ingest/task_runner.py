@@ -22,7 +22,7 @@ class TaskRunner:
     """Child processes, who may stop them, and the report that their failures go to.
 
     Args:
-        workers: On this machine or a cluster.
+        workers: Workers on this machine or a cluster.
         builder: Builder of the ingest.
         stop: Set by a signal.
         progress: Called with a stage's name, how much of it is done, and of how much.

@@ -42,7 +42,7 @@ class ImageTask:
 
     Args:
         source: A file, or the slices of a series or the pictures of a folder that make one image.
-        kind: Of a file, as `discover` calls it.
+        kind: Kind of a file, as `discover` calls it.
         cache_root: Folder of an existing cache.
         policy: What is accepted and repaired.
         modality: Modality of a file that does not say.

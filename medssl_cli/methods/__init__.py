@@ -153,7 +153,7 @@ class RestoringOptions(Strict):
 
     Args:
         views: How a view differs from its image.
-        slices_per_volume: Of slices: a volume counts as at most so many images.
+        slices_per_volume: Largest number of images that a volume of slices counts as.
         balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
     """
 
@@ -224,9 +224,9 @@ class MethodBase(nn.Module, ABC):
         """Called without gradients whenever all images have been shown once more, and before the first step.
 
         Args:
-            epoch: From 0.
+            epoch: Number of the epoch, from 0.
             everything: The training set.
-            generator: In the same state in every process.
+            generator: Generator of random numbers in the same state in every process.
         """
 
     def before_step(self, progress: float) -> None:
@@ -242,7 +242,8 @@ class MethodBase(nn.Module, ABC):
         """Total loss of predictors that have learnt nothing, by name, to draw beside the loss curve.
 
         Args:
-            labels: Of the labelled crops of some steps, int64 [N, L, X, Y, Z], if the method asks for labelled crops.
+            labels: Labels of the labelled crops of some steps, int64 [N, L, X, Y, Z], if the method asks for labelled
+                crops.
         """
         return {}
 
@@ -315,7 +316,7 @@ class PairOptions(Strict):
         views: How they differ from the image.
         hidden_dim: Width of the projector's hidden layers.
         projection_dim: Size of the projections.
-        slices_per_volume: Of slices: a volume counts as at most so many images.
+        slices_per_volume: Largest number of images that a volume of slices counts as.
         balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
         sync_norm: Batch norms see the images of all processes, as in the released code.
     """

@@ -36,7 +36,7 @@ def prediction_loss(predicted: tuple[Tensor, Tensor], targets: tuple[Tensor, Ten
     BYOL, equations 2 and 3: https://arxiv.org/abs/2006.07733.
 
     Args:
-        predicted: By the student, of the first and of the second view, [B, E] each.
+        predicted: Predictions by the student, of the first and of the second view, [B, E] each.
         targets: Projections of the teacher, of the first and of the second view, [B, E] each; they get no gradient.
 
     Returns:
@@ -53,8 +53,8 @@ class Options(PairOptions):
     Args:
         hidden_dim: Width of the hidden layers of projector and predictor.
         projection_dim: Size of projections and predictions.
-        momentum: Of the teacher, in the first step; it rises to 1 along half a cosine. The paper has 0.996 for the
-            longest of its trainings.
+        momentum: Momentum of the teacher, in the first step; it rises to 1 along half a cosine. The paper has 0.996 for
+            the longest of its trainings.
     """
 
     hidden_dim: PositiveInt = 4096

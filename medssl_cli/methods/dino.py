@@ -53,9 +53,9 @@ def self_distillation_loss(
     Args:
         students: Outputs [B, K] of each view, the large ones first.
         teachers: Outputs [B, K] of the large views; they get no gradient.
-        centre: Of the teacher's outputs so far, [K].
-        temperature: Of the student's softmax.
-        teacher_temperature: Of the teacher's.
+        centre: Centre of the teacher's outputs so far, [K].
+        temperature: Temperature of the student's softmax.
+        teacher_temperature: Temperature of the teacher's softmax.
 
     Returns:
         Mean over pairs of different views and images; log K where the student's outputs are equal.
@@ -89,7 +89,7 @@ class Options(PairOptions):
     """See `PairOptions`.
 
     Args:
-        views: Of both large views, which alone the teacher sees; small ones change alike.
+        views: Changes of both large views, which alone the teacher sees; small ones change alike.
         num_small: Small views of each image.
         small_share: Side of a small view as a share of a large one's, whole cells of the backbone.
         small_apart: Largest distance between the point that an image's views lie about and the centre of a small view,
@@ -97,10 +97,11 @@ class Options(PairOptions):
         hidden_dim: Width of the two hidden layers of the projector.
         projection_dim: E, between projector and outputs.
         num_outputs: K; the paper has 65536, a hundred images each are plenty.
-        temperature: Of the student's softmax.
-        teacher_temperature: Of the teacher's; lower it where the outputs stay uniform.
-        centre_momentum: Of the running mean of the teacher's outputs.
-        momentum: Of the teacher, in the first step; it rises to 1 along half a cosine. 0.99 for short trainings.
+        temperature: Temperature of the student's softmax.
+        teacher_temperature: Temperature of the teacher's softmax; lower it where the outputs stay uniform.
+        centre_momentum: Momentum of the running mean of the teacher's outputs.
+        momentum: Momentum of the teacher, in the first step; it rises to 1 along half a cosine. 0.99 for short
+            trainings.
         freeze_last: Share of the steps in which the last layer keeps its weights.
     """
 
@@ -120,8 +121,8 @@ class OutputHead(nn.Module):
     """Three linear layers with GELU between, then cosines with K directions of length 1; no norm learns anything.
 
     Args:
-        embedding_dim: Of the backbone.
-        options: Of the method.
+        embedding_dim: Dimension of the embedding of the backbone.
+        options: Options of the method.
     """
 
     def __init__(self, embedding_dim: int, options: Options) -> None:

@@ -77,7 +77,7 @@ class Options(Strict):
         projection_dim: E; 128 of vox2vec.
         decoder: Shape of the decoder.
         keep_decoder: Keep the decoder beside the encoder, for tasks whose decoder has the same shape.
-        slices_per_volume: Of slices: a volume counts as at most so many images.
+        slices_per_volume: Largest number of images that a volume of slices counts as.
         balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
         sync_norm: Batch norms see the images of all processes.
     """
@@ -190,7 +190,7 @@ class Method(MethodBase):
 
         Args:
             images: Views [2 B, C, X, Y, Z].
-            places: Of the points in each, -1 to 1 from border to border, [2 B, P, 3].
+            places: Places of the points in each, -1 to 1 from border to border, [2 B, P, 3].
         """
         maps = self.backbone(images)
         features = self.decoder.features(maps)
@@ -233,7 +233,7 @@ def shared_points(places: ViewPlaces, number: int, draws: Draws) -> SharedPoints
     Args:
         places: Where the two views of each image lie.
         number: P.
-        draws: Of the step.
+        draws: Random draws of the step.
     """
     dims = 2 if places.size[2] == 1 else 3
     first = draws.uniform((len(places.windows), number, 3), -CENTRAL, CENTRAL).double()
@@ -249,8 +249,8 @@ def near(points: SharedPoints, windows: PlacedWindows, limit_mm: float | None) -
     """Which points of each image are too near to be told from each other, bool [B, P, P].
 
     Args:
-        points: Of the step.
-        windows: Of the images.
+        points: Points of the step.
+        windows: Windows of the images.
         limit_mm: Largest distance of such points; None for three voxels along the image's finest axis.
     """
     spacing = windows.affines[:, :3, :3].norm(dim=1).amin(dim=1)
@@ -263,7 +263,7 @@ def point_scores(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 
     Args:
         first: Projections in the first view, [B, P, E], of any length.
-        second: Of the same points in the second view.
+        second: Projections of the same points in the second view.
         temperature: Divides the cosines.
     """
     with torch.autocast(first.device.type, enabled=False):
@@ -274,7 +274,7 @@ def point_contrast(scores: Tensor, is_shared: Tensor, is_near: Tensor, *, both_w
     """Each point must find itself in the other view among the points of its image.
 
     Args:
-        scores: Of points of the first view with those of the second, [B, P, P].
+        scores: Scores of points of the first view with those of the second, [B, P, P].
         is_shared: Which points both views show, bool [B, P]: the others neither look nor are looked for.
         is_near: Which points are too near to be told from each other, bool [B, P, P].
         both_ways: Whether points of the second view look for those of the first too; else the first look only.

@@ -126,9 +126,10 @@ class Options(PairOptions):
         hidden_dim: Width of hidden layers; v2 has 2048.
         projection_dim: Size of projections; v2 has 128.
         temperature: Divides cosines; v3 on a ResNet has 1.
-        momentum: Of the teacher: of v3 in the first step, rising to 1 along half a cosine; of v2 throughout (0.999).
+        momentum: Momentum of the teacher: of v3 in the first step, rising to 1 along half a cosine; of v2 throughout
+            (0.999).
         queue_length: Q of v2, a multiple of the batch of all processes; at most half the number of images.
-        num_layers: Of the projector of v3; 3 for vision transformers.
+        num_layers: Number of layers of the projector of v3; 3 for vision transformers.
         predictor_norm: Whether the predictor of v3 ends with a norm that learns nothing, as for vision transformers.
         same_patient: Whether keys of other images of the same patient are `ignored` or repelled like all others.
     """

@@ -55,8 +55,8 @@ class Options(Strict):
 
     Args:
         views: How views differ from their images.
-        level: Of slices: `whole`, their number from -1 to 1 over the volume, where it has at least five; `mm`, their
-            distance from the middle of the box in units of 100 mm, where volumes show more or less of the body;
+        level: Level of slices: `whole`, their number from -1 to 1 over the volume, where it has at least five; `mm`,
+            their distance from the middle of the box in units of 100 mm, where volumes show more or less of the body;
             `partial`, nothing.
         slices_per_volume: A volume counts as at most so many images.
         balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
@@ -165,7 +165,7 @@ class Method(MethodBase):
 
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Tensor]:
-        """Of some views what they show, and their true and told places as colours: red for x, green y, blue z."""
+        """Pictures of some views, and of their true and told places as colours: red for x, green y, blue z."""
         [images], places = views.images, views.places
         assert places is not None
         told = self.decoder(self.backbone(images)).float()
@@ -187,7 +187,7 @@ def targets(places: ViewPlaces, level: Level) -> tuple[Tensor, Tensor]:
     """True places of voxels, and which of them count.
 
     Args:
-        places: Of N views.
+        places: Places of N views.
         level: See `Options`.
 
     Returns:
@@ -221,7 +221,7 @@ def trivial_losses(windows: PlacedWindows, crops: PlacedCrops, level: Level) -> 
 
     Args:
         windows: Where some windows of the training lie.
-        crops: Of the method.
+        crops: Crops of the method.
         level: See `Options`.
 
     Returns:

@@ -32,7 +32,7 @@ class Options(PairOptions):
     """See `PairOptions`.
 
     Args:
-        num_layers: Of the projector: 2 of the first paper, 3 of the second.
+        num_layers: Number of layers of the projector: 2 of the first paper, 3 of the second.
         temperature: Divides cosines.
         same_patient: Whether other images of the same patient are `ignored` or repelled like all others.
     """

@@ -81,7 +81,7 @@ class Method(MethodBase):
     """Guessing hidden cells of views of `crop_size` voxels.
 
     Args:
-        backbone: Of two or three spatial dimensions.
+        backbone: Backbone of two or three spatial dimensions.
         options: See `Options`.
         crop_size: Voxels (x, y, z) of a view, z 1 in 2D.
 
@@ -188,7 +188,7 @@ class Method(MethodBase):
 
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Tensor]:
-        """Of some views what they show, what of it is visible, and what is guessed of the rest."""
+        """Pictures of what some views show, of what of it is visible, and of what is guessed of the rest."""
         [images] = views.images
         hidden, _ = self.hidden(views)
         return guess_pictures(images.float(), self.guess(images, hidden).float(), hidden)

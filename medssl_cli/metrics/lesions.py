@@ -36,7 +36,7 @@ class LesionScores:
 
     Args:
         lesion_dice: Lesion-wise, 0 (worst) to 1; NaN without lesions and without false positives.
-        num_lesions: Of the reference, small ones left out.
+        num_lesions: Number of lesions of the reference, small ones left out.
         num_found: Those of them that are found.
         num_false: Components of the prediction that belong to no lesion.
     """

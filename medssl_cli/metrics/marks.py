@@ -19,7 +19,7 @@ from medssl_cli.metrics.statistics import ratio
 Array = NDArray[np.float64]
 MarkFigure = Callable[[Array, Array, Array, Array], Array]
 FALSE_PER_IMAGE: Final = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
-"""Of the LUNA16 challenge: Setio et al., Medical Image Analysis 42 (2017), https://arxiv.org/abs/1612.08012."""
+"""Rates of the LUNA16 challenge: Setio et al., Medical Image Analysis 42 (2017), https://arxiv.org/abs/1612.08012."""
 CURVE_RATES: Final = tuple(2.0 ** (step / 4) for step in range(-12, 13))
 """Where a curve over false marks is drawn: from 1/8 to 8, the seven rates among them."""
 BLOCK: Final = 2**24

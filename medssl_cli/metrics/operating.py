@@ -95,8 +95,8 @@ class ReliabilityBin:
 
     Args:
         probability: Their mean.
-        share: Of positives among them.
-        number: Of images.
+        share: Share of positives among them.
+        number: Number of images.
     """
 
     probability: float
@@ -148,7 +148,7 @@ def threshold_rows(
     Args:
         probabilities: `[N]`.
         is_positive: `[N]`.
-        thresholds: Of the table.
+        thresholds: Thresholds of the table.
     """
     at = np.asarray(thresholds, dtype=np.float64)
     is_yes = probabilities >= at[:, np.newaxis]

@@ -72,8 +72,8 @@ def volume_error_percent(volume: float, reference: float) -> float:
     that is missed: |P - R| / ((P + R) / 2).
 
     Args:
-        volume: Of the prediction.
-        reference: Of the reference, in the same unit.
+        volume: Volume of the prediction.
+        reference: Volume of the reference, in the same unit.
 
     Returns:
         0 to 200; 200 if exactly one volume is 0; NaN if both are.

@@ -134,7 +134,8 @@ def mean_figure(
     Args:
         metric: See `PairedFigure`.
         structure: See `PairedFigure`.
-        values: Of each model and image, `[M, N]`; NaN where it does not apply. Only images count that all models have.
+        values: Values of each model and image, `[M, N]`; NaN where it does not apply. Only images count that all models
+            have.
         patients: Whose image each one is, N.
         is_main: See `PairedFigure`.
         less_is_better: See `PairedFigure`.

@@ -168,7 +168,7 @@ def swap_test(
 
     Args:
         first: Scores of one method, `[S, N, K]` of S trainings and K classes.
-        second: Of the other.
+        second: Scores of the other.
         targets: `[N, K]`, 1 present, 0 absent, NaN unknown; every class is both.
         patients: Whose image each one is.
         num_resamples: Exchanges to draw; the observed one is counted too.

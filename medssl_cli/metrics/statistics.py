@@ -155,7 +155,7 @@ def bootstrap_mean(
 
 
 Figure = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""Of weights `[R, N]`, how often each of R resamples has each of N images, to `[R]`."""
+"""Function of weights `[R, N]`, how often each of R resamples has each of N images, to `[R]`."""
 
 
 def bootstrap_figure(
@@ -249,7 +249,7 @@ def bootstrap_crossed_mean(
     is, so with three of them the interval is still too narrow: look at the single trainings too.
 
     Args:
-        rows: Per training, patient to value. Patients that lack a value in any training are left out and counted.
+        rows: Values by patient, for each training. Patients that lack a value in any training are left out and counted.
         num_resamples: Drawn sets.
         confidence: Level of the interval, 0 to 1.
         rng: Draws trainings and patients.

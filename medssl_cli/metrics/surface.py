@@ -66,7 +66,7 @@ class StructureScores:
         hd95_mm: 0 to the image's diagonal (worst); NaN if absent.
         assd_mm: 0 to the image's diagonal (worst); NaN if absent.
         nsd: 0 (worst) to 1; NaN if absent.
-        volume_error_ml: By how much the volumes differ; NaN if absent.
+        volume_error_ml: Difference of the volumes; NaN if absent.
         volume_error_percent: The same as a share of their mean, 0 to 200 (worst); NaN if absent.
         volume_ml: Volume of the prediction.
         reference_ml: Volume of the reference.

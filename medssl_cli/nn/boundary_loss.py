@@ -17,7 +17,7 @@ def boundary_loss(probabilities: Tensor, target: Tensor, is_judged: Tensor) -> T
     """Mean over voxels and structures of the probability times the signed distance to the true boundary, equation 5.
 
     Args:
-        probabilities: Of structures, without background, `[B, K, X, Y, Z]`.
+        probabilities: Probabilities of structures, without background, `[B, K, X, Y, Z]`.
         target: One-hot, or regions, of the same shape.
         is_judged: 1 where somebody knows, broadcast to the same shape.
 

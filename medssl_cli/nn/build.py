@@ -13,7 +13,7 @@ from medssl_cli.nn.swinunetr_decoder import SwinUNETRDecoder
 from medssl_cli.recipe import Named
 
 DECODER_NORM: Final = "instance"
-"""Of a decoder where the recipe names a norm neither for it nor for its backbone."""
+"""Norm of a decoder where the recipe names a norm neither for it nor for its backbone."""
 MAX_PARAMETERS: Final = 2**33
 MAX_NUMBER: Final = 2**13
 MAX_LEVELS: Final = 32
@@ -58,7 +58,7 @@ def build_decoder(options: Decoder, backbone: Backbone, out_channels: int) -> Vo
 
     Args:
         options: Its name and shape.
-        backbone: Of any kind.
+        backbone: Backbone of any kind.
         out_channels: Outputs per voxel.
 
     Raises:

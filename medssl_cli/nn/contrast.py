@@ -41,7 +41,7 @@ def matched(
     """Cross entropy of the right one among the candidates of each anchor.
 
     Args:
-        scores: Of every anchor with everything, divided by the temperature, [A, N].
+        scores: Scores of every anchor with everything, divided by the temperature, [A, N].
         right: Which of them each anchor belongs to, int64 [A].
         is_candidate: What takes part, bool [A, N]; the right ones do in any case. None for everything.
         is_counted: Which anchors count, bool [A]; the mean is that over all that count in any process. None for all.
@@ -78,7 +78,7 @@ def view_contrast(
 
     Args:
         first: Projections of the first view of each image, [B, E], of any length.
-        second: Of the second view.
+        second: Projections of the second view.
         temperature: Divides the cosines.
         patients: Number of each image's patient, int64 [B]: other images of the same one are not repelled. None repels
             all.
@@ -110,7 +110,7 @@ def key_contrast(queries: Tensor, keys: Tensor, *, temperature: float, patients:
 
     Args:
         queries: Projections of one view of each image, [B, E], of any length.
-        keys: Of another view, by another network; as they are in their order.
+        keys: Projections of another view, by another network; as they are in their order.
         temperature: Divides the cosines.
         patients: See `view_contrast`.
 

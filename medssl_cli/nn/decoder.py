@@ -26,8 +26,8 @@ class Decoder(Strict):
 
     Args:
         name: `unet` is our own; `swinunetr` is that of MONAI's SwinUNETR, which published weights come with.
-        kernel_sizes: Of the convolutions of each level but the coarsest, fine to coarse, along all axes or along each,
-            such as `[[3, 3, 1], 3, 3]` for thick slices.
+        kernel_sizes: Kernel sizes of the convolutions of each level but the coarsest, fine to coarse, along all axes or
+            along each, such as `[[3, 3, 1], 3, 3]` for thick slices.
         norm: Another than `backbone.norm`, which it follows; `instance` where the recipe names neither.
     """
 
@@ -91,7 +91,8 @@ class UNetDecoder(VoxelDecoder):
         out_channels: Classes, background included.
         spatial_dims: 2 or 3.
         widths: Channels of the decoder at each level but the coarsest, fine to coarse; those of the maps if None.
-        kernel_sizes: Of the convolutions of each level but the coarsest, along all axes or along each; odd, at most 7.
+        kernel_sizes: Kernel sizes of the convolutions of each level but the coarsest, along all axes or along each;
+            odd, at most 7.
         num_res_units: Convolutions in each level's residual unit; 0 for one plain convolution per level.
         norm: See `nn.norms`; another of MONAI's layer names does as well.
         activation: MONAI's name of the non-linearity.

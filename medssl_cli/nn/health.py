@@ -120,7 +120,7 @@ def last_steps(logged: Sequence[Mapping[str, float]], name: str) -> list[Mapping
 
     Args:
         logged: Numbers of the logged steps so far, each with its `step`.
-        name: Of the number.
+        name: Name of the number.
     """
     having = [entry for entry in logged if entry.get(name) is not None]
     if not having or having[-1]["step"] - having[0]["step"] < JUDGED_STEPS:

@@ -47,7 +47,7 @@ def choose_hidden(numbers: Tensor, num_hidden: int) -> Tensor:
 
     Args:
         numbers: Uniform, [B, X', Y', Z'].
-        num_hidden: Of each image.
+        num_hidden: Number of hidden blocks of each image.
 
     Returns:
         Bool [B, X', Y', Z'].
@@ -196,8 +196,8 @@ def constant_guesses(logged: Sequence[Mapping[str, float]], num_steps: int) -> l
     """What is wrong, in words, if after a quarter of the steps all guesses are nearly the same.
 
     Args:
-        logged: Of the steps so far, with the `output_spread` that `guess_spread` gives.
-        num_steps: Of the whole training.
+        logged: Logged numbers of the steps so far, with the `output_spread` that `guess_spread` gives.
+        num_steps: Number of steps of the whole training.
     """
     last = logged[-1] if logged else {}
     spread = last.get("output_spread")
@@ -207,11 +207,11 @@ def constant_guesses(logged: Sequence[Mapping[str, float]], num_steps: int) -> l
 
 
 def guess_pictures(images: Tensor, guessed: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-    """Of some images what they show, what of it is visible, and what is guessed of the rest.
+    """Pictures of what some images show, of what of it is visible, and of what is guessed of the rest.
 
     Args:
         images: [B, C, X, Y, Z]; the first channel is shown.
-        guessed: Of the same shape.
+        guessed: Guessed images of the same shape.
         hidden: Bool [B, X', Y', Z'].
     """
     is_hidden = spread_blocks(hidden, images.shape[2:])

@@ -24,7 +24,7 @@ class Lars(torch.optim.Optimizer):
     Args:
         params: Parameters or groups of them.
         lr: Rate.
-        momentum: In [0, 1).
+        momentum: Momentum in [0, 1).
         weight_decay: Decay.
         trust: Share of its length that a parameter moves per step at rate 1.
         clip: Never scale up past plain SGD: a becomes min(a / rate, 1). Apex's default, and off in SwAV.

@@ -15,7 +15,7 @@ class MeasuredBaselines(nn.Module):
     """Means over the first batches, part of the state of a run. They change no loss.
 
     Args:
-        names: Of the predictors.
+        names: Names of the predictors.
         num_batches: Batches to measure.
     """
 

@@ -45,7 +45,7 @@ def update_teacher(teacher: nn.Module, student: nn.Module, *, momentum: float, k
     Args:
         teacher: Same architecture as the student.
         student: Module that is being trained.
-        momentum: In [0, 1]; 0 copies the student, 1 never moves.
+        momentum: Momentum in [0, 1]; 0 copies the student, 1 never moves.
         keeps_statistics: Leave the buffers, such as running means of batch norms, to a teacher that makes its own;
             otherwise they are copied.
     """
@@ -65,10 +65,10 @@ class SlowEncoder(nn.Module):
     It normalises by the batches that it sees, keeps its own running statistics, and gets no gradient.
 
     Args:
-        backbone: Of the student.
-        projector: Of the student, from embeddings to projections.
-        momentum: Of the first step; see `update_teacher`.
-        last_momentum: Of the last step; between them it follows half a cosine.
+        backbone: Backbone of the student.
+        projector: Projector of the student, from embeddings to projections.
+        momentum: Momentum of the first step; see `update_teacher`.
+        last_momentum: Momentum of the last step; between them it follows half a cosine.
     """
 
     def __init__(

@@ -29,7 +29,8 @@ class ConvNorm(nn.Module):
         out_channels: Channels out.
         kernel_size: Kernel size of the convolution, odd along every axis.
         stride: Stride of the convolution.
-        has_bias: Of the convolution. The norm subtracts it again; published weights have it all the same.
+        has_bias: Whether the convolution has a bias. The norm subtracts it again; published weights have it all the
+            same.
         is_activated: Whether the leaky ReLU follows.
         norm: See `nn.norms`.
     """
@@ -150,12 +151,12 @@ class StagedEncoder(Backbone):
     """Stages one after another; the output of each is a feature map. The coarsest map is the embedding.
 
     Args:
-        name: For messages.
+        name: Name for messages.
         stages: One module per level.
         channels: Channels of each level.
         strides: Strides of each level relative to the one before, along each axis.
         use_checkpoint: Compute activations twice instead of keeping them.
-        stem: Before the first stage.
+        stem: Layers before the first stage.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from torch import nn
 Norm = Literal["instance", "instance_affine", "batch", "group", "layer"]
 
 NORM_EPSILON: Final = 1e-5
-"""Of all of them: what keeps a constant channel from being divided by 0."""
+"""Addend of all of them, which keeps a constant channel from being divided by 0."""
 NORMS: Final[tuple[str, ...]] = get_args(Norm)
 GROUPS: Final = 8
 """Groups of a group norm where that many divide the channels; else the largest number that divides both."""

@@ -17,7 +17,7 @@ def perceptron(
     """Linear layers with a batch norm and ReLU between them, [N, first width] to [N, last width].
 
     Args:
-        widths: Of the input, of each layer between, of the output.
+        widths: Widths of the input, of each layer between, of the output.
         has_norms: Whether there are batch norms between; where there are not, layers have biases instead.
         last_norm: Norm of the output: none, one that learns a factor for each number, or one that learns nothing.
         last_bias: Whether the last layer has a bias.

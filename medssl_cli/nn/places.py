@@ -13,7 +13,7 @@ from medssl_cli.nn.distributed import sum_over_processes, world_size
 BETA: Final = 0.1
 """Errors below this count by their square."""
 WEIGHT: Final = 5.0
-"""Of distances between places that run from -1 to 1, so that they count about as much as other losses."""
+"""Weight of distances between places that run from -1 to 1, so that they count about as much as other losses."""
 
 
 def smooth_l1(difference: Tensor, beta: float = BETA) -> Tensor:

@@ -59,7 +59,7 @@ def pseudo_labels(
     """Labels from a teacher's logits [B, K, X, Y, Z], without gradient; see `most_probable`.
 
     Args:
-        logits: Of the teacher.
+        logits: Logits of the teacher.
         activation: See `most_probable`.
         min_confidence: Voxels whose answer has a smaller probability become `IGNORE`.
         largest_of: Classes, or regions counted from 1, that are one piece: of each image only the largest remains, and

@@ -49,7 +49,7 @@ class TokenBackbone(Backbone):
 
         Args:
             images: [B, C, X, Y, Z].
-            places: Of the tokens that are shown, int64 [B, K].
+            places: Places of the tokens that are shown, int64 [B, K].
 
         Returns:
             Class token, then tokens in the order of `places`, [B, 1 + K, E].
@@ -59,13 +59,13 @@ class TokenBackbone(Backbone):
 def positions(grid: Axes, width: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Fixed sine and cosine positions of tokens.
 
-    Of a token's place i along an axis, sin(i w_j), then cos(i w_j), with w_j = 10000^(-j / n). In 2D, as in MAE
+    A token's place i along an axis gives sin(i w_j), then cos(i w_j), with w_j = 10000^(-j / n). In 2D, as in MAE
     (https://arxiv.org/abs/2111.06377), n is E / 4, and the last axis comes first. In 3D n is E / 6: x, y, z.
 
     Args:
         grid: X', Y', Z'.
         width: E, a multiple of twice the number of axes.
-        dtype: Of the result.
+        dtype: Data type of the result.
 
     Returns:
         [N, E].

@@ -16,7 +16,7 @@ def embed_views(backbone: Backbone, groups: Sequence[Tensor]) -> Tensor:
 
     Args:
         backbone: Backbone of two spatial dimensions.
-        groups: Per size, [V * B, C, X, Y].
+        groups: Groups per size, [V * B, C, X, Y].
 
     Returns:
         [V * B of all groups, embedding_dim], one view after the other.

@@ -59,8 +59,8 @@ def tversky_loss(
     Args:
         probabilities: `[B, K, X, Y, Z]`.
         target: One-hot, or regions, of the same shape.
-        false_weight: Of voxels that are marked and should not be.
-        missed_weight: Of voxels that should be marked and are not.
+        false_weight: Weight of voxels that are marked and should not be.
+        missed_weight: Weight of voxels that should be marked and are not.
         smooth: As in `dice_loss`.
         rule: See `dice_loss`.
 

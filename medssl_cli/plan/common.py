@@ -8,7 +8,7 @@ from medssl_cli.plan.draft import Pins, PlannedValue
 STEPS_PER_LOOK: Final = 10
 """Parts of a training, with a validation at the end of each."""
 SHARE_OF_STEPS: Final = 0.85
-"""Of a time budget; the rest is for validation, checkpoints and the start."""
+"""Share of a time budget that steps take; the rest is for validation, checkpoints and the start."""
 LEAST_STEPS: Final = 20
 WANTED_STEPS: Final = 3000
 """A larger network is taken while a training still has so many steps."""
@@ -21,7 +21,7 @@ class PlanBudget:
     Args:
         device: `cpu` or `cuda`.
         memory_bytes: Most memory of a step.
-        minutes: Of the whole training.
+        minutes: Minutes of the whole training.
         is_measured: Steps are tried on the device; else the first draft is taken, with so many steps as its own.
     """
 
@@ -43,7 +43,7 @@ def sketch_of(pins: Pins, backbone: dict[str, Any], crop_size: list[int], task_k
         pins: What is given.
         backbone: Any small one.
         crop_size: That suits it.
-        task_keys: Of the task's options, those that say which images and labels it takes.
+        task_keys: Keys of the task's options that say which images and labels it takes.
     """
     names = [each["name"] for each in pins.get("data.channels", ())]
     rule: dict[str, Any] = (
@@ -65,7 +65,7 @@ def head_values(name: str) -> dict[str, PlannedValue]:
     """The first lines of every recipe.
 
     Args:
-        name: Of the installed model.
+        name: Name of the installed model.
     """
     return {
         "schema": PlannedValue(1, "form of this file"),

@@ -123,7 +123,7 @@ def recipe_text(head: Sequence[str], draft: Draft) -> str:
 
     Args:
         head: Comments.
-        draft: Of the recipe.
+        draft: Draft of the recipe.
     """
     lines = [f"# {line}".rstrip() for line in head]
     sections: set[str] = set()

@@ -48,9 +48,10 @@ class ChannelValues:
     """Intensities of one channel.
 
     Args:
-        name: Of the channel; empty for one without a name.
+        name: Name of the channel; empty for one without a name.
         is_hu: Most of its images are in Hounsfield units.
-        by_class: In the voxels of each class, and of all of them together; of the whole image where there are none.
+        by_class: Values in the voxels of each class, and of all of them together; of the whole image where there are
+            none.
     """
 
     name: str
@@ -59,7 +60,7 @@ class ChannelValues:
 
     @property
     def foreground(self) -> ValueRange:
-        """Of all classes together."""
+        """Range of all classes together."""
         return self.by_class[ALL]
 
 
@@ -68,10 +69,10 @@ class ClassAmount:
     """How much of a class there is.
 
     Args:
-        name: Of the class.
+        name: Name of the class.
         num_images: That show it.
-        num_patients: Of these.
-        median: Of the images that show it: millilitres of a structure, or number of boxes, or 1.
+        num_patients: Number of patients of these.
+        median: Median amount in the images that show it: millilitres of a structure, or number of boxes, or 1.
         low: Their 10th percentile.
     """
 
@@ -97,7 +98,7 @@ class Fingerprint:
         num_sampled: Images whose voxels were read.
         channels: Their intensities.
         classes: Amounts.
-        sizes: Of single boxes as shares of the image, or in millimetres in volumes, `[M, 2 or 3]`.
+        sizes: Sizes of single boxes as shares of the image, or in millimetres in volumes, `[M, 2 or 3]`.
     """
 
     label_set: str
@@ -162,14 +163,14 @@ def look_at(
 
     Args:
         cache: Where they are.
-        records: Without test patients; at least one.
+        records: Records without test patients; at least one.
         preprocessing: Names the channels.
         talk: Told of progress.
         label_set: Name of the labels.
-        unit: Of the amounts of classes.
+        unit: Unit of the amounts of classes.
         classes: Their amounts.
         classes_of: Says which voxels of a sampled image are of which class.
-        sizes: Of boxes.
+        sizes: Sizes of boxes.
     """
     by_id = {record.item_id: record for record in records}
     chosen = [by_id[item_id] for item_id in shuffled(sorted(by_id), 0)[:NUM_SAMPLED]]
@@ -208,7 +209,7 @@ def look_at(
 
 
 def amount(name: str, found: Sequence[tuple[str, float]]) -> ClassAmount:
-    """Of a class, from (patient, amount) of each image that shows it."""
+    """Amount of a class, from (patient, amount) of each image that shows it."""
     amounts = [each for _, each in found] or [0.0]
     median, low = (float(np.percentile(amounts, share)) for share in (50, 10))
     return ClassAmount(name, len(found), len({patient for patient, _ in found}), median, low)

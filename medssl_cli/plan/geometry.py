@@ -22,16 +22,16 @@ Spacing = tuple[float, float, float]
 ANISOTROPIC_FROM: Final = 3.0
 """An axis whose spacing is so many times another's is one of thick slices."""
 THICK_PERCENTILE: Final = 10
-"""Of the spacings along an axis of thick slices: thinner slices are rare, thicker ones are interpolated."""
+"""Percentile of the spacings along an axis of thick slices: thinner ones are rare, thicker ones are interpolated."""
 LEAST_SHARE: Final = 0.1
-"""Of an image's voxels that a crop must show; else the spacing becomes coarser."""
+"""Share of an image's voxels that a crop must show; else the spacing becomes coarser."""
 LARGEST_COARSENING: Final = 3.0
 LEAST_VOXELS: Final = 200
-"""Of the smallest class."""
+"""Least number of voxels of the smallest class."""
 LEAST_EDGE: Final = 2
 """Cells along an axis of the coarsest feature map."""
 MAX_HALVINGS: Final = 5
-"""Of an axis: cells of 32 voxels see enough."""
+"""Largest number of halvings of an axis: cells of 32 voxels see enough."""
 ROUND_UP_WITHIN: Final = 1.15
 """A crop that is larger than the images by no more than this shows all of them."""
 
@@ -41,7 +41,7 @@ class SpacingChoice:
     """A spacing and where it comes from.
 
     Args:
-        spacing_mm: To resample to.
+        spacing_mm: Spacing to resample to.
         thick_axis: The axis of thick slices, if there is one.
         coarsening: How many times coarser the finest axis is than in the images.
     """
@@ -83,9 +83,9 @@ def coarsened(choice: SpacingChoice, extents_mm: Array, max_voxels: int, smalles
     The finest axes become coarser first. A spacing stays fine enough for the smallest class to keep 200 voxels.
 
     Args:
-        choice: From `target_spacing`.
-        extents_mm: Of the median image, `[3]`.
-        max_voxels: Of a crop.
+        choice: Result of `target_spacing`.
+        extents_mm: Extents of the median image, `[3]`.
+        max_voxels: Largest number of voxels of a crop.
         smallest_mm3: Median volume of the smallest class.
     """
     spacing = np.array(choice.spacing_mm)
@@ -106,9 +106,9 @@ def crop_within(extents: Sequence[float], spacing: Sequence[float], max_voxels: 
     """The largest box of at most so many voxels that is as cubic in millimetres as the images allow, in voxels `[3]`.
 
     Args:
-        extents: Of the median image in voxels.
+        extents: Extents of the median image in voxels.
         spacing: Millimetres per voxel.
-        max_voxels: Of the box.
+        max_voxels: Largest number of voxels of the box.
     """
     whole, steps = np.maximum(np.array(extents, dtype=np.float64), 1.0), np.array(spacing, dtype=np.float64)
     if math.prod(whole.tolist()) <= max_voxels:
@@ -156,10 +156,10 @@ def crop_and_levels(
     """A crop, and levels of a network of which it is a multiple; see `crop_within` and `levels_of`.
 
     Args:
-        extents: Of the median image in voxels, `[3]`.
+        extents: Extents of the median image in voxels, `[3]`.
         spacing: Millimetres per voxel.
-        max_voxels: Of the crop, or nearly.
-        first_stride: Of the network.
+        max_voxels: Largest number of voxels of the crop, or nearly.
+        first_stride: First stride of the network.
         dims: 2 for a network that sees slice by slice.
     """
     box = crop_within(extents, spacing, max_voxels)

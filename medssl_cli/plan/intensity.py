@@ -14,7 +14,7 @@ def rule_values(pins: Pins, fingerprint: Fingerprint) -> dict[str, PlannedValue]
 
     Args:
         pins: A rule that is given stays.
-        fingerprint: Of the images.
+        fingerprint: Fingerprint of the images.
     """
     for name in RULES:
         if pins.get(f"data.{name}"):

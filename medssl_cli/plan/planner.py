@@ -42,8 +42,8 @@ class TaskPlanner(ABC):
 
         Args:
             cache: Where the images are.
-            supervision: Of the sketch.
-            records: Without test patients.
+            supervision: Supervision of the sketch.
+            records: Records without test patients.
             talk: Told of progress.
         """
 
@@ -53,7 +53,7 @@ class TaskPlanner(ABC):
 
         Args:
             pins: What is given.
-            fingerprint: Of the images.
-            budget: Of the training; its time is not looked at here.
-            scale: Of what a step reads; below 1 where memory is short.
+            fingerprint: Fingerprint of the images.
+            budget: Budget of the training; its time is not looked at here.
+            scale: Scale of what a step reads; below 1 where memory is short.
         """

@@ -23,9 +23,9 @@ def whole_augmentation(
     """Random changes of whole images.
 
     Args:
-        fingerprint: Of the images; classes with a side are not mirrored.
-        rotate_degrees: At most.
-        scale_range: Of sizes.
+        fingerprint: Fingerprint of the images; classes with a side are not mirrored.
+        rotate_degrees: Largest rotation in degrees.
+        scale_range: Range of sizes.
     """
     sides = sorted(each.name for each in fingerprint.classes if is_lateral(each.name))
     flips = f"{sides[0]} is on one side: no mirror images" if sides else "mirror images of left and right"

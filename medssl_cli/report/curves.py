@@ -23,8 +23,8 @@ class Panel:
         title: Written above.
         xlabel: What runs to the right.
         ylabel: What runs upwards.
-        x: Of the points, ascending; NaN is not drawn.
-        y: Of the points.
+        x: Values of the points along the first axis, ascending; NaN is not drawn.
+        y: Values of the points along the second axis.
         line: Heights at 0 and 1 of a dashed line, what one gets by chance or wants to get; NaN is not drawn.
         numbers: What each point stands for, drawn as its size; without them there are no dots.
         is_stepped: Between two points the curve keeps the height of the one on the right.
@@ -44,7 +44,7 @@ def share_curves(panels: Sequence[Panel]) -> bytes:
     """Draw curves side by side.
 
     Args:
-        panels: From left to right.
+        panels: Panels from left to right.
 
     Returns:
         The bytes of an SVG.

@@ -42,11 +42,11 @@ def slice_row(
         voxels: `[X, Y, Z]` in any orientation.
         affine: Voxel-centre index to RAS+ millimetres.
         mask: Label map `[X, Y, Z]` on the same grid, drawn over the image.
-        colours: Of every label value.
+        colours: Colours of every label value.
         focus: What chooses the slices and the part of them that is shown; without any structure all of the image.
         window: Intensities shown as black and white; by default the 1st and 99.5th percentile.
         margin_mm: Show only this much around the structures of `focus`; by default all of the image.
-        width_px: Of the row.
+        width_px: Width of the row.
 
     Returns:
         An RGB picture.

@@ -137,8 +137,8 @@ class Page:
         """Add pictures or plots side by side, fewer beside one another where the window is narrow.
 
         Args:
-            figures: In reading order.
-            columns: At most so many beside one another.
+            figures: Figures in reading order.
+            columns: Largest number of them beside one another.
         """
         drawn = "".join(self._drawn(figure) for figure in figures)
         return self._add(f'<div class="grid columns-{min(max(columns, 1), 4)}">{drawn}</div>')

@@ -38,7 +38,7 @@ class ListenSettings:
         port: There; 0 lets the system choose.
         peers: Who may send, some with an address for results.
         send_to: AE titles of peers that get all results, instead of those who have sent the images.
-        monitor_port: For health and metrics, on a loopback address.
+        monitor_port: Port for health and metrics, on a loopback address.
         settle_s: A study is complete when nothing of it has arrived for so long.
         keep_s: How long images and results of a study are kept once it is answered for.
         limits: What is refused until there is room again.
@@ -89,7 +89,7 @@ def listen(
     """Work until a stop is requested; what is not answered for then is answered for after the next start.
 
     Args:
-        settings: Of the service.
+        settings: Settings of the service.
         models: Files of models, each with the rules about its series.
         how: How scans are done, and when to stop.
         others: Further places that get all results.
@@ -195,7 +195,7 @@ def tls_contexts(
     """TLS for those who send and for those who get results; both show a certificate of the authority.
 
     Args:
-        certificate: Of this service, PEM.
+        certificate: Certificate of this service, PEM.
         key: Its private key, PEM.
         authority: Certificates that others' are signed with, PEM; without it results are sent without TLS, and
             those who send are not asked for a certificate.

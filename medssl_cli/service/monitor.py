@@ -19,7 +19,7 @@ def monitored(port: int, numbers: Numbers, *, is_healthy: Callable[[], bool]) ->
 
     Args:
         port: 0 lets the system choose.
-        numbers: Of the service, by name.
+        numbers: Numbers of the service, by name.
         is_healthy: Whether it works.
 
     Raises:

@@ -79,9 +79,9 @@ class PeerDestination:
     """A DICOM node that takes results by C-STORE.
 
     Args:
-        peer: With its address.
+        peer: Peer with its address.
         own_title: AE title that sends.
-        context: For TLS.
+        context: Context for TLS.
     """
 
     peer: Peer

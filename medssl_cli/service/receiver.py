@@ -48,7 +48,7 @@ class Receiver:
         title: AE title; those who call another one are refused.
         peers: Who may send.
         limits: What is refused with a DICOM status until there is room again.
-        context: For TLS.
+        context: Context for TLS.
         counts: What happened so far, for the metrics.
     """
 

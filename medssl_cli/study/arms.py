@@ -24,7 +24,7 @@ class Arm:
     """One way of training.
 
     Args:
-        name: In tables and names of folders.
+        name: Name in tables and names of folders.
         init: Run folder of a pre-training, in which `{seed}` stands for its seed; None begins from scratch.
         overrides: What its recipe has instead of the others', as for `--set`.
     """
@@ -46,7 +46,7 @@ class Arm:
         """Its recipe.
 
         Args:
-            document: Of the recipe that all arms share, not validated.
+            document: Document of the recipe that all arms share, not validated.
             steps: Instead of the recipe's.
             source: Name of the recipe's file.
 

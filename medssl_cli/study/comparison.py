@@ -28,7 +28,7 @@ class Contestant:
     """One of the models that are compared.
 
     Args:
-        name: In tables; no two are equal.
+        name: Name in tables; no two are equal.
         kind: Name of its kind of task.
         facts: How it came about, by what must be equal in a fair comparison; None for what nobody knows.
         scores: The document of its evaluation.
@@ -102,7 +102,7 @@ def unequal(models: Sequence[Contestant]) -> dict[str, dict[str, str]]:
 
 
 def unfair(document: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Of what differs, that which makes a comparison say less than it seems to: all but the initial weights.
+    """Part of what differs that makes a comparison say less than it seems to: all but the initial weights.
 
     Args:
         document: As `comparison` returns it.

@@ -40,7 +40,7 @@ def contestant(name: str, path: Path, subject: Subject, scores: Mapping[str, Any
     """A scored model with what is known of its training.
 
     Args:
-        name: In tables.
+        name: Name in tables.
         path: Path of its run, folds or file.
         subject: As it was scored.
         scores: The document of its evaluation.

@@ -28,7 +28,7 @@ class LabelStudyPlan:
     Args:
         document: Recipe of the task, not validated; nothing in it is left to a plan.
         source: Name of its file.
-        arms: From scratch first.
+        arms: Arms, the one from scratch first.
         patients: Numbers of labelled patients.
         num_seeds: Seeds of the pre-trainings; without `num_draws` each has other labelled patients too.
         num_draws: Choices of the labelled patients, each of which meets each seed; arms whose weights have no seeds are
@@ -68,7 +68,7 @@ class Cell:
     Args:
         arm: Name of its arm.
         patients: Labelled patients.
-        seed: Of its pre-training; None where it has none of its own.
+        seed: Seed of its pre-training; None where it has none of its own.
         draw: Which choice of the labelled patients; None for that of the seed.
         steps: Where the plan has several lengths.
     """
@@ -103,7 +103,7 @@ def with_planned_values(plan: LabelStudyPlan, cache: Cache, folder: Path, *, dev
         plan: What is compared.
         cache: Holds the labelled images.
         folder: Folder of the study.
-        device: Of the trainings.
+        device: Device of the trainings.
         talk: Told what was planned.
 
     Raises:

@@ -29,7 +29,7 @@ class StudyBlock:
 
     Args:
         patients: Number of labelled patients.
-        steps: Of the trainings.
+        steps: Steps of the trainings.
         scored: The trainings.
         figures: Those of the task's first metric, the one that sums up the others first.
     """
@@ -104,7 +104,7 @@ def label_results(
         scored: All cells of a plan.
         about: Facts to write beside them.
         kind: Name of the task's kind.
-        steps: Of trainings whose cell does not say.
+        steps: Steps of trainings whose cell does not say.
         baseline: Name of the arm that the others are compared with.
 
     Raises:

@@ -38,8 +38,8 @@ class Scored:
     Args:
         cell: What was trained.
         scores: Document of its evaluation.
-        cost: Of its training; None where nobody knows.
-        pretraining_cost: Of the weights it began with.
+        cost: Cost of its training; None where nobody knows.
+        pretraining_cost: Cost of the weights it began with.
     """
 
     cell: Cell
@@ -57,12 +57,13 @@ def compare_labels(
         plan: What is compared.
         cache: Holds the labelled images.
         folder: Folder of the run folders.
-        device: To train on.
+        device: Device to train on.
         talk: Progress.
         num_jobs: Trainings at once.
 
     Raises:
-        UsageError: Of a recipe, device or run folder; `E_WEIGHTS_MISMATCH` if the encoders are of different networks.
+        UsageError: Fault of a recipe, device or run folder; `E_WEIGHTS_MISMATCH` if the encoders are of different
+            networks.
         GateError: `E_SPLIT_LEAK` if a pre-training has seen a test patient, or labels of anyone in the cache.
         InterruptedCleanlyError: A signal; the same call goes on.
     """

@@ -58,7 +58,7 @@ class Questions:
     """What is asked about images, or about slices of them.
 
     Args:
-        records: Of the images, or of the first image of each example with what is known of the others.
+        records: Records of the images, or of the first image of each example with what is known of the others.
         answers: `[N, P, K]`; P is 1, or the number of slices that are asked about by themselves.
         classes: Names, K.
         is_pseudo: The answers need no labels.
@@ -251,7 +251,7 @@ def _embed(
 
 
 def _scores(kind: Kind, embeddings: Tensor, sides: _Sides, what: str, talk: Talk) -> NDArray[np.float64]:
-    """Of the tested rows, `[M, K]`; computed where the embeddings are."""
+    """Scores of the tested rows, `[M, K]`; computed where the embeddings are."""
     is_tested = torch.from_numpy(sides.is_tested).to(embeddings.device)
     answers = torch.from_numpy(sides.answers).to(embeddings.device)[~is_tested]
     fitted, asked = embeddings[~is_tested], embeddings[is_tested]

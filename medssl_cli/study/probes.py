@@ -68,7 +68,7 @@ def compare_probes(
         inits: Arm to run folder; `{seed}` in it stands for the seed.
         asked: Questions.
         cache: Holds the images.
-        folder: For the answers.
+        folder: Folder for the answers.
         num_seeds: Number of seeds of each arm.
         device: Where encoders compute.
         talk: Notes and progress.

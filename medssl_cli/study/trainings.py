@@ -36,7 +36,7 @@ class StudyTraining:
         root: Folder of the run.
         choices: Who is learnt from, without weights.
         init: Where the weights come from; None for from scratch.
-        device: To train on.
+        device: Device to train on.
     """
 
     recipe: TaskRecipe
@@ -52,7 +52,7 @@ def train_all(trainings: Sequence[StudyTraining], *, num_jobs: int, talk: Talk) 
 
     Args:
         trainings: All of a study.
-        num_jobs: At once, each in a process of its own; 1 for all in this process.
+        num_jobs: Number of trainings at once, each in a process of its own; 1 for all in this process.
         talk: Progress.
 
     Raises:

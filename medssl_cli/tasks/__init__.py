@@ -115,8 +115,8 @@ class FigureOfMerit:
     """The number that one looks at first: a mean over classes of which more is better.
 
     Args:
-        name: Of a limit, such as `dice`.
-        title: In messages.
+        name: Name of a limit, such as `dice`.
+        title: Title in messages.
         gate: Code of a mean below its limit.
     """
 
@@ -138,7 +138,7 @@ class TaskNetwork(ABC):
         """Refuse options of a task that contradict the rest of the recipe, before a network is built.
 
         Args:
-            recipe: Of the task.
+            recipe: Recipe of the task.
             options: The validated ones of `recipe.task`.
 
         Raises:
@@ -176,7 +176,7 @@ class PublishedDecoder:
     """A decoder that starts from published weights.
 
     Args:
-        module: With the published names.
+        module: Module with the published names.
         scores: What names of tensors of its last layer begin with; they mean something for the same classes only.
     """
 
@@ -217,7 +217,7 @@ class SupervisionBase(ABC):
     """What every supervision offers.
 
     Args:
-        recipe: Of the task.
+        recipe: Recipe of the task.
     """
 
     annotation: ClassVar[Literal["labels", "boxes", "findings"]]
@@ -266,7 +266,7 @@ class SupervisionBase(ABC):
         """Refuse what would fail later, and tell what the run's manifest should remember of the labels.
 
         Args:
-            cache: Of the items.
+            cache: Cache of the items.
             usable: All of the items.
             split: Who trains, validates and tests.
             talk: Told what is worth knowing.
@@ -296,7 +296,7 @@ class SupervisionBase(ABC):
         """What the network gets, augmented images first, and the targets, on the device.
 
         Args:
-            batch: Of the loader.
+            batch: Batch of the loader.
             draws: Source of all random numbers.
             to_device: Brings a tensor to where the network is.
         """
@@ -311,7 +311,7 @@ class SupervisionBase(ABC):
         """What an exported model of a network answers with, and how; only where it `is_exportable`.
 
         Args:
-            network: Of the task.
+            network: Network of the task.
             predict: The same network, from numbers to numbers.
             validation: The cache with the validation images, on which operating points are chosen.
         """
@@ -342,10 +342,10 @@ class SupervisionBase(ABC):
         """A trained network with the images to score it on.
 
         Args:
-            network: Of the task.
+            network: Network of the task.
             predict: The same network, from numbers to numbers.
-            name: Of the run.
-            folder: Of the run.
+            name: Name of the run.
+            folder: Folder of the run.
             records: The images.
         """
 
@@ -357,8 +357,8 @@ class Results:
     Args:
         document: All of it, for JSON; `Subject.page` shows it.
         csv: One row per item and class.
-        columns: Of the table; the first is text.
-        rows: Of the table.
+        columns: Columns of the table; the first is text.
+        rows: Rows of the table.
         value: The figure that one looks at first, a mean over classes.
     """
 
@@ -378,7 +378,7 @@ class Subject(ABC):
     """A model and the images to score it on.
 
     Args:
-        name: Of the run or file.
+        name: Name of the run or file.
         task: Name of the recipe's task.
         folder: Where results go by default.
         records: The split.
@@ -413,8 +413,9 @@ class Subject(ABC):
         """HTML of the results' document.
 
         Args:
-            document: Of the results.
-            pictures: Of the worst, median and best images, worst first; none of a task that calls no `on_case`.
+            document: Document of the results.
+            pictures: Pictures of the worst, median and best images, worst first; none of a task that calls no
+                `on_case`.
         """
 
     def pooled(self, others: Sequence[Self]) -> Self:
@@ -447,7 +448,7 @@ class Contract(Protocol):
 
     @property
     def modality(self) -> str | None:
-        """Of the training images."""
+        """Modality of the training images."""
 
 
 class ExportedModel(Protocol):

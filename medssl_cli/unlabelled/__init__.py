@@ -31,9 +31,9 @@ class AnswerMeaning:
     """What a task's answers mean.
 
     Args:
-        activation: Of its logits.
+        activation: Activation of its logits.
         classes: Names of its classes in their order, without background.
-        spatial_dims: Of what its network sees at once.
+        spatial_dims: Number of spatial dimensions of what its network sees at once.
     """
 
     activation: Activation
@@ -63,8 +63,8 @@ class Networks:
     """A student, its teacher, and how the student's answers are judged.
 
     Args:
-        student: From inputs to what `judge` takes: logits, or those of several levels, fine first.
-        teacher: From inputs to the finest logits, without gradient.
+        student: Network from inputs to what `judge` takes: logits, or those of several levels, fine first.
+        teacher: Network from inputs to the finest logits, without gradient.
         judge: The task's own loss of answers and targets.
     """
 
@@ -79,7 +79,7 @@ class Learnt:
 
     Args:
         total: Loss.
-        parts: For the log.
+        parts: Parts for the log.
         pseudo_shares: Share of each class in what the teacher says of the unlabelled images, [K]; None while the step
             does not ask it.
     """

@@ -59,7 +59,7 @@ class CopyPasteOptions(Strict):
     """How images are mixed, and what the teacher's labels count.
 
     Args:
-        pseudo_weight: Of the loss on the teacher's labels, beside that on true ones.
+        pseudo_weight: Weight of the loss on the teacher's labels, beside that on true ones.
         first_stage: Share of the training that mixes labelled images only.
         shows_whole: Labelled images are shown whole beside the mixtures, which doubles what a step costs; without, they
             are shown in mixtures only, as published.
@@ -83,7 +83,7 @@ def paste_boxes(size: Shape, count: int, share: float, draws: Draws) -> Tensor:
     Args:
         size: Voxels (X, Y, Z) of the crops; an axis of one voxel lies inside as a whole.
         count: How many, B.
-        share: Of each side, rounded down, at least one voxel.
+        share: Share of each side, rounded down, at least one voxel.
         draws: Source of the places.
     """
     sides = [max(1, int(share * length)) for length in size]

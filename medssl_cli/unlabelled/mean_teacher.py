@@ -38,7 +38,7 @@ class ConsistencyOptions(Strict):
     """How much student and teacher must agree.
 
     Args:
-        weight: Of their disagreement, beside the loss of labels, once it has risen.
+        weight: Weight of their disagreement, beside the loss of labels, once it has risen.
         ramp: Share of the training over which the weight rises, as exp(-5 (1 - t)^2); 0 gives all of it at once.
         teacher_noise: Standard deviation of the noise on what the teacher sees, in units of the network's input.
     """

@@ -56,7 +56,7 @@ def sure_consistency(
         teacher: The same of the teacher; no gradient reaches it.
         unsure: Entropy, [B, 1, ...] of classes, [B, K, ...] of regions.
         limit: What counts is below.
-        activation: Of the logits.
+        activation: Activation of the logits.
 
     Returns:
         Two scalars, both 0 where nothing counts.

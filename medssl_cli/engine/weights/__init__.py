@@ -90,7 +90,7 @@ class TaskWeights:
     """What a fine-tuned network has beside its backbone.
 
     Args:
-        classes: In the order of its outputs.
+        classes: Classes in the order of its outputs.
         weights: Its tensors by name.
     """
 
@@ -269,7 +269,7 @@ def initialise_task(
     """Let a task start from an encoder, and from what its run kept beside it where the task has a place for it.
 
     Args:
-        task: With a `backbone`.
+        task: Task with a `backbone`.
         encoder: Has the weights.
         how: See `initialise`.
         classes: Classes of the task, in order; the decoder or head of a fine-tuned run with the same ones is taken too,

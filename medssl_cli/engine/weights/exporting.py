@@ -32,7 +32,7 @@ class Exported:
     Args:
         path: The file with the weights.
         sha256: SHA-256 of the file.
-        num_tensors: In it.
+        num_tensors: Number of tensors in it.
         num_fresh: How many of these are random: a decoder, which pre-training does not have.
         plan: The file with nnU-Net's plan, or None.
     """

@@ -22,7 +22,7 @@ class Match:
     """What of a backbone a file has.
 
     Args:
-        weights: Under our names, in float32; integer buffers are our own.
+        weights: Weights under our names, in float32; integer buffers are our own.
         loaded: Names taken as they are.
         adapted: Names whose input channels were changed.
         missing: Names that the file lacks.
@@ -89,7 +89,7 @@ def match_encoder(
     """Take what fits.
 
     Args:
-        encoder: From the file, under our names.
+        encoder: Encoder from the file, under our names.
         backbone: What it should become.
         in_channels: Number of channels of the images that the backbone will see.
         inputs: Names whose second axis is the image's channels.

@@ -68,7 +68,7 @@ class Contents:
 
     Args:
         refusal: Why the file was refused; empty if it was not.
-        code: With a refusal.
+        code: Code with a refusal.
         wrappers: Keys that led to the tensors, outermost first.
         aliases: Names whose values are those of another name, which is in the file.
         num_others: Entries beside the tensors that are none.

@@ -125,7 +125,7 @@ def read_frames(pixels: PixelFile, headers: Sequence[Header], targets: Sequence[
     Args:
         pixels: That file.
         headers: Headers of the slices.
-        targets: For each an array `[Y, X]`, C-contiguous, unsigned words of BitsAllocated bits in native order.
+        targets: Array `[Y, X]` for each, C-contiguous, unsigned words of BitsAllocated bits in native order.
 
     Returns:
         The decoder's name and version; "" where nothing was compressed.

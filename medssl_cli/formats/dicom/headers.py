@@ -196,7 +196,7 @@ def read_headers(source: Source, policy: Policy = STRICT) -> tuple[Header, ...]:
         picture.
 
     Raises:
-        InputError: With an `S_` code if the object is not for us (`S_NON_IMAGE`, `S_SECONDARY_CAPTURE`,
+        InputError: Refusal with an `S_` code if the object is not for us (`S_NON_IMAGE`, `S_SECONDARY_CAPTURE`,
             `S_UNSUPPORTED_MODALITY`, `S_NOT_AN_IMAGE`), otherwise `E_DICOM_PARSE`, `E_TRUNCATED`, `E_DICOM_LENGTH`,
             `E_DICOM_DEPTH`, `E_DICOM_TOO_BIG`, `E_DEFLATE_BOMB`, `E_NO_SERIES_UID`, `E_VALUE_INVALID`, `E_TOO_BIG`,
             `E_ENHANCED_UNSUPPORTED`, `E_MOSAIC_UNSUPPORTED`, `E_NO_PATIENT_GEOMETRY`, `E_GEOM_MISSING`,

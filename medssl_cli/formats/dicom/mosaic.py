@@ -35,7 +35,7 @@ class Mosaic:
     """Where the slices of a mosaic are.
 
     Args:
-        rows: Of one slice.
+        rows: Rows of one slice.
         columns: Columns of one slice.
         corners: Row and column of each slice's first pixel in the picture.
         positions: Centre of each slice's first pixel, LPS mm.
@@ -60,7 +60,7 @@ def unfold(
 
     Args:
         values: Raw values of the file.
-        rows: Of the picture.
+        rows: Rows of the picture.
         columns: Columns of the picture.
         position: ImagePositionPatient.
         orientation: ImageOrientationPatient.

@@ -41,7 +41,7 @@ def read_series(part: SeriesPart, policy: Policy = STRICT) -> LoadedImage:
     """Decode, scale, repair and stack the slices of one part.
 
     Args:
-        part: From `group_headers`, under the same policy.
+        part: Part from `group_headers`, under the same policy.
         policy: Its `max_volume_bytes`.
 
     Returns:

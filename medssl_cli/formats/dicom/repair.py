@@ -26,7 +26,7 @@ class Repair:
     """What the stored slices need before they fill the grid of their affine.
 
     Args:
-        slots: For each stored slice its index along the finished grid, ascending; empty where none is missing.
+        slots: Index of each stored slice along the finished grid, ascending; empty where none is missing.
         step: Columns and rows by which each slice of the finished grid is displaced against the one before it.
     """
 

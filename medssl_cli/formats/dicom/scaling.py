@@ -61,7 +61,7 @@ def darkened(values: Voxels, is_padding: NDArray[np.bool_]) -> tuple[Voxels, boo
 
     Args:
         values: Scaled and with bright for bright, any shape; changed in place.
-        is_padding: Of that shape.
+        is_padding: Which of the values are padding, of the same shape.
 
     Returns:
         The values, and whether any had to change: padding that is the darkest already stays as it is.

@@ -51,8 +51,8 @@ class SeriesPart:
         affine: `[4, 4]` float64, voxel-centre index to RAS+ mm; of a projection diag(spacing), no place in a world.
         mcd_mm: Largest disagreement between a slice's own header and the affine.
         warnings: `W_` codes.
-        identity: In the clear; `series` ends in "#p0", "#p1" ... where the series was split, and in "#" and the
-            SOPInstanceUID for a projection.
+        identity: Identity in the clear; `series` ends in "#p0", "#p1" ... where the series was split, and in "#" and
+            the SOPInstanceUID for a projection.
         repair: What the policy allowed to be changed.
         spacing_kind: Where the spacing was measured of a projection, None for slices.
         burned_in: Whether writing may be burned in.

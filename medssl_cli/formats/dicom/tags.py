@@ -168,8 +168,8 @@ WANTED_TAGS: Final = (
     frozenset(TAGS.values()) | _PRIVATE_TAGS | {MODALITY_LUT, RADIOPHARMACEUTICAL, SHARED_GROUPS, FRAME_GROUPS}
 )
 
-# Of Philips, within the functional groups: sequences with one item, and what is read of it; other makers and other
-# blocks may keep a plain value under the same number.
+# Elements of Philips, within the functional groups: sequences with one item, and what is read of it; other makers and
+# other blocks may keep a plain value under the same number.
 _PHILIPS_BLOCKS: Final = [0x2005 << 16 | block << 8 for block in PRIVATE_BLOCKS]
 PRIVATE_SEQUENCES: Final = frozenset(block | low for block in _PHILIPS_BLOCKS for low in (0x0E, 0x0F))
 _PRIVATE_CREATORS: Final = frozenset(0x2005 << 16 | block for block in PRIVATE_BLOCKS)

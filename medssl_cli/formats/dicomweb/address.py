@@ -63,8 +63,8 @@ class Credentials:
 
     Args:
         token: Sent as `Authorization: Bearer`.
-        user: For basic authentication.
-        password: For basic authentication.
+        user: User for basic authentication.
+        password: Password for basic authentication.
 
     Raises:
         UsageError: `E_USAGE`, they cannot be sent as they are.

@@ -33,11 +33,11 @@ class Patience:
     """How long a busy or failing PACS is asked again.
 
     Args:
-        tries: In a row without anything new arriving.
-        first_wait_s: Before the second try; doubles with each, times a random factor of 0.5 to 1.5.
+        tries: Number of tries in a row without anything new arriving.
+        first_wait_s: Seconds before the second try; doubles with each, times a random factor of 0.5 to 1.5.
         max_wait_s: Longest wait of its own; a Retry-After header may ask for more.
         deadline_s: Give up if nothing new arrived for so long.
-        connect_timeout_s: For a connection.
+        connect_timeout_s: Seconds for a connection.
         read_timeout_s: Between two pieces of an answer.
     """
 
@@ -53,7 +53,7 @@ class TryAgainError(Exception):
     """This try failed, the next may not.
 
     Args:
-        what: In a few words of ours.
+        what: What failed, in a few words of ours.
         retry_after_s: How long the PACS asks to be left alone.
         has_begun: The body of the answer had begun.
     """
@@ -137,7 +137,7 @@ class Session(requests.Session):
     Args:
         credentials: Sent with each request.
         ca_bundle: Certificates to trust instead of the usual ones.
-        patience: For its timeouts.
+        patience: Patience for its timeouts.
     """
 
     METHODS: ClassVar[frozenset[str]] = frozenset(("GET",))

@@ -60,7 +60,7 @@ class Pacs:
         url: `dicomweb://HOST[:PORT]/PATH`, or `dicomweb+http://...` without encryption.
         credentials: Who asks.
         ca_bundle: File of certificates to trust instead of the usual ones.
-        patience: With a busy PACS.
+        patience: Patience with a busy PACS.
         limits: Limits of what it may send.
         is_stopped: Asked often; True ends whatever is going on with `E_INTERRUPTED`.
         jitter: Jitter of the waits between tries.

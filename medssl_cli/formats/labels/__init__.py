@@ -140,7 +140,7 @@ class MaskLabel:
         painter: Does it; None where only the reference is wanted.
         sources: What its marks (frames, contours) say that they were drawn on: the different sets of instances, an
             empty one for marks that do not say. Marks of one file may be drawn on several images.
-        flaws: Of structures that were not read, or read with a doubt.
+        flaws: Flaws of structures that were not read, or read with a doubt.
     """
 
     reference: Reference
@@ -188,7 +188,7 @@ class BoxMark:
         name: What it holds, of the safe alphabet (`safe_name`).
         lower: One corner.
         upper: The opposite corner.
-        diameter_mm: Of a nodule.
+        diameter_mm: Diameter of a nodule.
         num_readers: How many readers marked it.
     """
 
@@ -243,8 +243,8 @@ class FindingsLabel:
     """Findings of an image, a study or a patient: 1 present, 0 absent, between them a probability.
 
     Args:
-        reference: Of whom or what.
-        findings: By name.
+        reference: Reference to whom or what they are about.
+        findings: Findings by name.
         rows: Lines of the table that say so.
     """
 

@@ -26,8 +26,8 @@ class PictureBoxes:
     """Boxes of a picture, their names, and where they come from.
 
     Args:
-        rectangles: Of all boxes.
-        names: Of what they hold.
+        rectangles: Rectangles of all boxes.
+        names: Names of what they hold.
         num_readers: How many readers have drawn each; () if nobody says.
         rows: Where each stands in its file; () if nothing says.
     """
@@ -70,7 +70,7 @@ def upright(label: BoxLabel, orientation: int, shape: Shape) -> BoxLabel:
     Args:
         label: As it was read.
         orientation: EXIF orientation of the picture, 1 to 8.
-        shape: Of the picture, the right way up.
+        shape: Shape of the picture, the right way up.
 
     Raises:
         InputError: `E_LABEL_ORIENTATION`, nothing says which way up the picture was when the boxes were drawn.
@@ -112,7 +112,7 @@ def check_units(rectangles: Iterable[Rectangle]) -> None:
     """Refuse boxes that all lie within one pixel: they are in shares of the picture.
 
     Args:
-        rectangles: Of all pictures of a file.
+        rectangles: Rectangles of all pictures of a file.
 
     Raises:
         InputError: `E_LABEL_FORMAT`.

@@ -46,10 +46,10 @@ class _Picture:
     """An entry of `images` and its annotations; `row` counts the annotations of the document from 1.
 
     Args:
-        name: Of its file.
+        name: Name of its file.
         size: Columns and rows; None if the entry does not say.
         boxes: Name, rectangle and row of each.
-        rows: Of all of its annotations.
+        rows: Rows of all of its annotations.
         refused: Why it is refused, if it is.
     """
 

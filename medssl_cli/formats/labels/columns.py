@@ -97,8 +97,8 @@ class KeyColumns:
     """Which column says whose a row is.
 
     Args:
-        column: Of the key.
-        level: Of what it names; "any": whatever it names.
+        column: Column of the key.
+        level: Level of what it names; "any": whatever it names.
         others: Less specific keys with their levels; they must not contradict it.
     """
 
@@ -160,7 +160,7 @@ def key_columns(table: Table, known: Mapping[str, Set[str]], wanted: str | None)
 
     Args:
         table: All of it.
-        known: By level, names of the images at hand as `name_key`.
+        known: Names of the images at hand as `name_key`, by level.
         wanted: Name of the column, where a user gave one.
 
     Raises:

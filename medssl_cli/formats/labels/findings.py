@@ -58,7 +58,7 @@ class RowFindings:
     """What one row of a table says.
 
     Args:
-        findings: By name: 1 present, 0 absent, between them a probability.
+        findings: Findings by name: 1 present, 0 absent, between them a probability.
         listed: The names that its list holds; None if it has no list, or one that does not know.
     """
 

@@ -43,7 +43,7 @@ class Spheres:
 
     Args:
         spheres: As (x, y, z, diameter_mm) in RAS+ millimetres.
-        names: Of all spheres.
+        names: Names of all spheres.
         rows: Where each stands in its file; () if nothing says.
     """
 

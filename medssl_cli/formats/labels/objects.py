@@ -170,7 +170,7 @@ def name_text(item: Dataset, keyword: str, sets: Sequence[str]) -> str:
     byte: a wrong letter then, but never the same one for two.
 
     Args:
-        item: Of a sequence; its own character sets go before those of the object.
+        item: Item of a sequence; its own character sets go before those of the object.
         keyword: An element of one value: a backslash in it is part of a letter.
         sets: `character_sets` of the object.
 
@@ -239,8 +239,8 @@ def number_structures(
         names: The file's own numbers and names, as they are written.
         structures: Take these only, by their names as they are written; all structures of one such name become one
             class. The first one is 1, the second 2: the same in every file, whatever it lacks.
-        keep_numbers: Without `structures`: keep the file's numbers, if a label map can hold them. Otherwise number by
-            name, from 1.
+        keep_numbers: Whether the file's numbers are kept without `structures`, if a label map can hold them. Otherwise
+            names are numbered from 1.
 
     Returns:
         Value of each of the file's numbers, and names of the values.

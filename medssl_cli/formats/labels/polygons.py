@@ -30,7 +30,7 @@ def fill_polygon(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[
 
     Args:
         points: `[N, 2]` corners (x, y) in continuous voxel indices, the last joined to the first.
-        size: Of the slice (X, Y).
+        size: Size of the slice (X, Y).
 
     Returns:
         `[X, Y]`.
@@ -77,7 +77,7 @@ def unite_contours(contours: Sequence[NDArray[np.float64]], size: tuple[int, int
 
     Args:
         contours: `[N, 2]` corners each, in continuous voxel indices; see `fill_polygon`.
-        size: Of the slice (X, Y).
+        size: Size of the slice (X, Y).
 
     Raises:
         InputError: `E_TOO_BIG`, also for more than 1,000 contours that touch others.

@@ -25,7 +25,7 @@ class Saying:
     """What a row says about an image, a study or a patient.
 
     Args:
-        line: Of the row.
+        line: Line of the row.
         reader: Who says it; "" if nobody says.
         said: What.
     """
@@ -104,7 +104,7 @@ def fused(boxes: Iterable[ReadBox]) -> list[tuple[ReadBox, int]]:
     """One box for each finding, and how many readers have drawn it; in the order of the first of each.
 
     Args:
-        boxes: Of one picture.
+        boxes: Boxes of one picture.
     """
     groups: list[_Group] = []
     for box in boxes:

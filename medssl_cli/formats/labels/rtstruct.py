@@ -69,7 +69,7 @@ class Structure:
     Args:
         number: ROINumber.
         contours: Points `[N, 3]` in RAS+ millimetres.
-        sources: For each contour, which of `MaskLabel.sources` it was drawn on.
+        sources: Place in `MaskLabel.sources` of what each contour was drawn on.
         is_exclusive: They are combined by exclusive or (CLOSEDPLANAR_XOR).
     """
 

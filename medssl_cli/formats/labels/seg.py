@@ -64,7 +64,7 @@ class SegFrames:
         segments: `[F]` segment number of each frame; 0 where pixels are segment numbers (label map).
         affines: `[F, 4, 4]`, (column, row, 0, 1) to RAS+ millimetres.
         values: Value in the label map of each segment that is wanted.
-        sources: For each frame, which of `MaskLabel.sources` it was drawn on.
+        sources: Place in `MaskLabel.sources` of what each frame was drawn on.
         threshold: Smallest stored value that counts as marked, for frames of one segment.
         is_label_map: Pixels are segment numbers.
     """

@@ -50,7 +50,7 @@ class StoredFrames:
 
     Args:
         data: All frames without gaps between them.
-        bits: Of a pixel: 1, 8 or 16.
+        bits: Bits of a pixel: 1, 8 or 16.
         shape: Rows and columns.
     """
 

@@ -57,9 +57,9 @@ def read_table(
 
     Args:
         source: CSV with comma, semicolon or tab.
-        known: By level, names, UIDs and patients of the images at hand (`name_key` of each), to recognise a key column
+        known: Names, UIDs and patients of the images at hand (`name_key` of each), by level, to recognise a key column
             by its values where no column has a known name.
-        choice: Of the user.
+        choice: Choice of the user.
         is_named: The user has named the file itself: it must label something.
 
     Returns:

@@ -40,7 +40,7 @@ class BoxTable:
 
     Args:
         table: All of it.
-        columns: Of the boxes.
+        columns: Columns of the boxes.
         names: Column that says what a box holds.
         present: Where there is none: column of 0 and 1 that says whether there is anything, and what.
         reader: Column that says whose box it is.
@@ -78,7 +78,7 @@ def read_boxes(boxes: BoxTable, references: Sequence[Reference | RefusedRow]) ->
 
     Args:
         boxes: The table.
-        references: Of each row, or why it has none.
+        references: References of each row, or why it has none.
 
     Raises:
         InputError: `E_LABEL_FORMAT`, the boxes are in shares of the picture, or their names are free text.

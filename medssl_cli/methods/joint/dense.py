@@ -61,7 +61,7 @@ class CanvasPoints:
     """Points of the canvas that both views of an image show.
 
     Args:
-        places: On the canvas, -1 to 1, [B, P, 2].
+        places: Places on the canvas, -1 to 1, [B, P, 2].
         is_shared: Which images have views that overlap, bool [B].
     """
 
@@ -92,8 +92,8 @@ class DenseHead(nn.Module):
         Args:
             maps: Feature maps of the large views, fine to coarse, of N views.
             drawn: How these were made.
-            levels: Of the images in their volumes, NaN where they have none, [B].
-            draws: Of the step.
+            levels: Levels of the images in their volumes, NaN where they have none, [B].
+            draws: Random draws of the step.
         """
         options, batch = self.options, len(levels)
         features = self.decoder(maps)
@@ -124,8 +124,8 @@ def canvas_targets(drawn: Drawn, levels: Tensor, size: int) -> tuple[Tensor, Ten
     """Places on the canvas and level of each pixel of square views, float32 [N, 3, X, Y], and which of them count.
 
     Args:
-        drawn: Of N views.
-        levels: Of B images, [B].
+        drawn: Draws of N views.
+        levels: Levels of B images, [B].
         size: Edge of a view in pixels.
     """
     spread = (2 * torch.arange(size) + 1) / size - 1
@@ -143,7 +143,7 @@ def shared_points(first: Drawn, second: Drawn, number: int, draws: Draws) -> Can
         first: First views of B images.
         second: Second views of the same images.
         number: P.
-        draws: Of the step.
+        draws: Random draws of the step.
     """
     ends = [(2 * each.centre - 1, each.extent) for each in (first, second)]
     low = torch.stack([centre - extent for centre, extent in ends]).amax(dim=0)
@@ -157,8 +157,8 @@ def agreement(first: Tensor, second: Tensor, points: CanvasPoints, options: Dens
 
     Args:
         first: Features of the points in the first view, [B, P, E].
-        second: In the second view.
-        points: Of the images; those of images whose views do not overlap count for nothing.
+        second: Projections in the second view.
+        points: Points of the images; those of images whose views do not overlap count for nothing.
         options: See `DenseTerms`.
     """
     with torch.autocast(first.device.type, enabled=False):
@@ -175,7 +175,7 @@ def candidates_of(places: Tensor, near: float) -> Tensor:
     """Which points each point is told from, itself among them, bool [B, P, P].
 
     Args:
-        places: On the canvas, -1 to 1, [B, P, 2].
+        places: Places on the canvas, -1 to 1, [B, P, 2].
         near: See `DenseTerms`.
     """
     own = torch.eye(places.shape[1], dtype=torch.bool, device=places.device)
@@ -192,7 +192,7 @@ def trivial_terms(options: DenseTerms, views: SliceAugmentation, *, has_levels: 
 
     Args:
         options: See `DenseTerms`.
-        views: Of the method.
+        views: Views of the method.
         has_levels: Whether there are slices of volumes.
     """
     draws = Draws(torch.Generator().manual_seed(0))

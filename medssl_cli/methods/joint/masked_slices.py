@@ -27,7 +27,7 @@ class MaskOptions(Strict):
         centred: Take what all hidden slices of the batch share out of their targets first: young networks embed slices
             nearly alike, and leave little to predict.
         shared: Both views of a volume hide the same slices (released).
-        loss: Of `hidden` slices, or the `released` one: of all slices, whose embeddings are predicted as they are,
+        loss: Loss of `hidden` slices, or the `released` one: of all slices, whose embeddings are predicted as they are,
             divided by the number of hidden ones. With a trunk that learns it would make all slices alike.
     """
 

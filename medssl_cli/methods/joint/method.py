@@ -257,7 +257,7 @@ class Method(MethodBase):
         return list(projections.split(len(known.ids)))
 
     def _masked_loss(self, slices: Tensor, views: Views) -> tuple[Tensor, Tensor]:
-        """Of hidden slices in both views, and what the best constant guess would cost."""
+        """Loss of hidden slices in both views, and what the best constant guess would cost."""
         known, present, options = _known(views), _known(views).is_present, self.options
         shape = 1 if options.mask.shared else NUM_VIEWS, len(known.ids), options.stacks.max_slices
         numbers = own_numbers(shape, views.draws)[:, : present.shape[1]].repeat(NUM_VIEWS // shape[0], 1)

@@ -27,7 +27,7 @@ class Clustered(Strict):
 
 
 class Weights(Strict):
-    """Of the terms. Agreement starts near the logarithm of the number of prototypes, hidden slices near 1.
+    """Weights of the terms. Agreement starts near the logarithm of the number of prototypes, hidden slices near 1.
 
     Args:
         images: Agreement of images and slices.
@@ -44,7 +44,8 @@ class Stacks(Strict):
     """Steps that show volumes.
 
     Args:
-        every: Of so many micro-steps one shows volumes; with `accumulate` of the same number every step shows all.
+        every: Number of micro-steps of which one shows volumes; with `accumulate` of the same number every step shows
+            all.
         batch_size: Volumes per micro-step on all devices together.
         max_slices: Largest number of slices of a volume.
         keep: Least share of a volume's slices that a view keeps.
@@ -116,10 +117,10 @@ class Options(ImageOptions):
 
     @property
     def volume_weight(self) -> float:
-        """Of the agreement of volumes in this stage."""
+        """Weight of the agreement of volumes in this stage."""
         return self.weights.volumes if self.stage in ("joint", "volumes") else 0.0
 
     @property
     def masked_weight(self) -> float:
-        """Of hidden slices in this stage."""
+        """Weight of hidden slices in this stage."""
         return self.weights.masked if self.stage in ("joint", "masked") else 0.0

@@ -13,7 +13,7 @@ class UnusedParameters:
     by their names: those of which a process keeps a part only (FSDP) are other tensors while the loss is computed.
 
     Args:
-        module: With all parameters.
+        module: Module with all parameters.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -24,7 +24,7 @@ class UnusedParameters:
         """Zero that depends on all parameters of the module that are not in these modules.
 
         Args:
-            used: By the loss that this is added to.
+            used: Modules that are used by the loss that this is added to.
         """
         now = {id(parameter) for module in used for parameter in module.parameters()}
         everything = list(self._parameters())

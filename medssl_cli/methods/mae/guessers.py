@@ -54,7 +54,7 @@ class MaskedGuesser(Guesser):
 
     Args:
         backbone: Whose maps the decoder takes.
-        options: Of the decoder.
+        options: Options of the decoder.
         size: Voxels of an image along each axis.
         grid: X', Y', Z'.
     """
@@ -73,8 +73,8 @@ class SparseGuesser(Guesser):
     """A network of convolutions sees visible places only; its maps are filled up before they are decoded.
 
     Args:
-        backbone: Of convolutions; its layers are told what is hidden from now on.
-        options: Of the decoder.
+        backbone: Backbone of convolutions; its layers are told what is hidden from now on.
+        options: Options of the decoder.
         size: Voxels of an image along each axis.
         grid: X', Y', Z'.
 
@@ -117,7 +117,7 @@ class TokenGuesser(Guesser):
     He et al., section 3, https://arxiv.org/abs/2111.06377.
 
     Args:
-        backbone: Of tokens.
+        backbone: Backbone of tokens.
         options: Shape of the decoder.
         grid: Tokens along each axis.
         num_voxels: P.

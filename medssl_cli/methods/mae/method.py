@@ -78,7 +78,7 @@ class Method(MethodBase):
     """Guessing hidden blocks of views of `crop_size` voxels.
 
     Args:
-        backbone: Of two or three spatial dimensions.
+        backbone: Backbone of two or three spatial dimensions.
         options: See `Options`.
         crop_size: Voxels (x, y, z) of a view, z 1 in 2D.
 
@@ -158,7 +158,7 @@ class Method(MethodBase):
 
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Tensor]:
-        """Of some views what they show, what of it is visible, and what is guessed of the rest."""
+        """Pictures of what some views show, of what of it is visible, and of what is guessed of the rest."""
         [images] = views.images
         hidden, _ = self.hidden(views)
         blocks = cut_blocks(images.float(), self.blocks)

@@ -46,7 +46,7 @@ class Options(RestoringOptions):
             `sparse`, else `block`.
         flat_below: Hidden blocks whose standard deviation is at most this share of the image's take no part: air and
             padding. None takes 0.05 with `normalise: block`, else 0.
-        decoder: From feature maps to voxels; thrown away after the training.
+        decoder: Decoder from feature maps to voxels; thrown away after the training.
         token_decoder: The same of tokens.
     """
 
@@ -87,7 +87,7 @@ class Rules(Strict):
         """Fill in what the options leave open.
 
         Args:
-            options: Of the recipe.
+            options: Options of the recipe.
             has_tokens: Whether the backbone is one of tokens.
             spatial_dims: 2 or 3.
         """

@@ -91,8 +91,8 @@ def normalised(maps: Tensor, seen: Tensor, *, groups: int | None, eps: float) ->
     Args:
         maps: [B, C, X, Y, Z].
         seen: Which places are visible, bool [B, 1, X, Y, Z].
-        groups: Of channels that share a mean, in each image by itself; None for a mean of each channel over the images
-            of all processes.
+        groups: Groups of channels that share a mean, in each image by itself; None for a mean of each channel over the
+            images of all processes.
         eps: Added to the variance.
 
     Returns:
@@ -127,9 +127,9 @@ class Densifier(nn.Module):
     """From the sparse maps of a network to full ones: a learnt vector in each hidden place, then a convolution.
 
     Args:
-        channels: Of each map, fine to coarse.
-        widths: Of each result; at the coarsest level equal widths need no convolution.
-        sizes: Of each map along each axis.
+        channels: Channels of each map, fine to coarse.
+        widths: Widths of each result; at the coarsest level equal widths need no convolution.
+        sizes: Sizes of each map along each axis.
         grid: X', Y', Z'.
     """
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from medssl_cli.data.augmentation import Draws
 
 MAX_BOXES: Final = {2: 64, 3: 256}
-"""Of an image; with the sides of the defaults a share of 0.3 takes about 14 in 2D and 90 in 3D."""
+"""Largest number of boxes of an image; with the default sides a share of 0.3 takes about 14 in 2D and 90 in 3D."""
 LEAST_SIDE: Final = 2
 LOW, HIGH = 0.005, 0.995
 SAMPLED: Final = 2**20
@@ -23,9 +23,9 @@ def draw_boxes(size: tuple[int, ...], batch: int, draws: Draws, *, most: float, 
     Args:
         size: Voxels along each axis.
         batch: Images of this process.
-        draws: Of the step.
+        draws: Random draws of the step.
         most: The share is uniform between 0 and this.
-        sides: Of boxes, as shares of `size`: smallest and largest.
+        sides: Sides of boxes, as shares of `size`: smallest and largest.
 
     Returns:
         Bool [B, X, Y, Z].
@@ -57,7 +57,7 @@ def noise_like(images: Tensor, noise: Tensor) -> Tensor:
 
     Args:
         images: [B, C, X, Y, Z].
-        noise: Of the same shape, mean 0 and variance 1.
+        noise: Noise of the same shape, mean 0 and variance 1.
     """
     shape = [*images.shape[:2], *[1] * (images.ndim - 2)]
     flat = images.flatten(2)

@@ -70,7 +70,7 @@ def distance(restored: Tensor, true: Tensor, is_shown: Tensor) -> Tensor:
 
     Args:
         restored: [N, C, X, Y, Z].
-        true: Of the same shape.
+        true: True images of the same shape.
         is_shown: Bool [N, X, Y, Z].
 
     Returns:
@@ -85,7 +85,7 @@ class Method(MethodBase):
     """The three tasks on views of `crop_size` voxels.
 
     Args:
-        backbone: Of two or three spatial dimensions.
+        backbone: Backbone of two or three spatial dimensions.
         options: See `Options`.
         crop_size: Voxels (x, y, z) of a view, z 1 in 2D; x and y are equal.
 
@@ -226,7 +226,7 @@ class Method(MethodBase):
 
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Tensor]:
-        """Of some views a damaged copy, what was restored, and what is true."""
+        """Pictures of a damaged copy of some views, of what was restored, and of what is true."""
         damaged, true, *_ = self.copies(views)
         restored = self.restorer(self.backbone(damaged)[-1]).float()
         rows = [[a[0], b[0], c[0]] for a, b, c in zip(true[:SHOWN_IMAGES], damaged, restored, strict=False)]

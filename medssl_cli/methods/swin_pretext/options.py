@@ -19,10 +19,10 @@ class Options(RestoringOptions):
         box_sides: Sides of boxes as shares of the view's, smallest and largest; at least 2 voxels.
         swap: Damage a second time, with what another image of the batch shows there.
         projection_dim: Size of the projections that are contrasted.
-        temperature: Of the contrast.
-        rotation_weight: Of telling the quarter-turn.
-        contrast_weight: Of finding the other copy.
-        restoration_weight: Of the mean absolute distance from the undamaged view.
+        temperature: Temperature of the contrast.
+        rotation_weight: Weight of telling the quarter-turn.
+        contrast_weight: Weight of finding the other copy.
+        restoration_weight: Weight of the mean absolute distance from the undamaged view.
     """
 
     damage: Probability = 0.3

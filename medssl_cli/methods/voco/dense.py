@@ -42,7 +42,7 @@ class DenseQuestion(nn.Module):
 
         Args:
             maps: Feature maps of which the first are those of the random crops, fine to coarse.
-            places: Of the random crops' voxels within their boxes, -1 to 1, [N, 3, X, Y, Z].
+            places: Places of the random crops' voxels within their boxes, -1 to 1, [N, 3, X, Y, Z].
         """
         told = self.decoder([level[: len(places)] for level in maps]).float()
         true = places[:, : len(self.cells)]
@@ -58,7 +58,7 @@ def overlap_shares(places: Tensor, cells: tuple[int, ...]) -> Tensor:
 
     Args:
         places: Within the box, -1 to 1, [N, D, ...].
-        cells: Of the grid along each axis.
+        cells: Cells of the grid along each axis.
 
     Returns:
         [N, G, ...] that sums to 1 over G; the last axis varies fastest, as in `overlap_fractions`.
@@ -79,7 +79,7 @@ def place_within_crop_loss(options: DenseOptions, num_starts: Shape, base_grid: 
         options: See `DenseOptions`.
         num_starts: Legal first voxels of a random crop along each axis.
         base_grid: Cells along each axis.
-        crop_size: In voxels.
+        crop_size: Size of a crop in voxels.
     """
     dims = 2 if crop_size[2] == 1 else 3
     generator = torch.Generator().manual_seed(0)

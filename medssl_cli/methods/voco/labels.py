@@ -36,8 +36,8 @@ class Labeller(nn.Module):
     """A frozen copy of encoder and decoder, always in evaluation mode.
 
     Args:
-        backbone: To copy.
-        decoder: To copy.
+        backbone: Backbone to copy.
+        decoder: Decoder to copy.
     """
 
     def __init__(self, backbone: Backbone, decoder: VoxelDecoder) -> None:

@@ -105,7 +105,7 @@ class Method(MethodBase):
         self.dense = None if options.dense is None else DenseQuestion(backbone, options.dense, options.base_grid)
 
     def views(self) -> ViewRequest:
-        """Of each volume random crops and the base crops side by side; with `omni` labelled crops too."""
+        """Request of random crops and the base crops of each volume side by side; with `omni` of labelled crops too."""
         options, omni = self.options, self.options.omni
         size = self._cut_size
         crops = BoxCrops(
@@ -211,7 +211,7 @@ class Method(MethodBase):
 
     @torch.no_grad()
     def matrices(self, views: Views) -> dict[str, Tensor]:
-        """Of the batch's first volume: cosines of its base crops [G, G], logits and overlaps of its crops [R, G]."""
+        """Matrices of the first volume: cosines of its base crops [G, G], logits and overlaps of its crops [R, G]."""
         if not self.learns_itself:
             return {}
         crops, targets = self._shown(views)

@@ -63,11 +63,12 @@ class OmniOptions(Strict):
 
     Args:
         label_set: Name of the label maps in the cache.
-        classes: By name, the names or values of labels that make up each, as `task.classes` of a segmentation.
+        classes: Classes by name: the names or values of labels that make up each, as `task.classes` of a segmentation.
         ignore: Names or values of voxels that count for nothing.
         batch_size: Labelled crops per batch on all devices together.
         foreground_prob: Share of labelled crops that show a random voxel of a random class.
-        flip_prob: Of labelled crops, per axis. A mirrored left kidney looks like a right one: 0 if classes have sides.
+        flip_prob: Probability of a flip of labelled crops, per axis. A mirrored left kidney looks like a right one: 0
+            if classes have sides.
         self_weight: Weight of the self-supervised loss; 0 leaves it out.
         supervised_weight: Weight of cross-entropy plus Dice on labelled crops.
         pseudo_weight: Weight of cross-entropy plus Dice on pseudo-labelled crops; 0 leaves them out.
@@ -129,18 +130,21 @@ class Options(Strict):
         objective: `v2` (momentum teacher, between-volume term), `fixed` (`v2` corrected), `v1` (teacher encoder, no
             between-volume term) or `paper` (CVPR 2024, one network).
         base_grid: Base crops along x, y, z. A step reads boxes of this many crops.
-        num_random_crops: Per volume. More cost little, since the base crops are embedded once for all of them.
+        num_random_crops: Number of random crops per volume. More cost little, since base crops are embedded once for
+            all.
         network_size: Voxels (x, y, z) that crops are resized to; [64, 64, 64] from 96 in `v1`. Null: no resizing.
-        resize: With `network_size`: the `canvas` once, or each of the `crops` after cutting, as published.
+        resize: What is resized with `network_size`: the `canvas` once, or each of the `crops` after cutting, as
+            published.
         projector_dim: Width of the projector and its output; 2048 in `v1`.
         sync_norm: Normalise projections over the crops of all processes; true in `v1` and `fixed`.
         momentum: Momentum of the teacher (`v1`, `v2`, `fixed`).
         dropout_prob: Share of the student's crops whose embedding is replaced by zeros (`v2`; see above for its price),
             or of elements of embeddings (`fixed`).
         corrections: See `Corrections` (`fixed`).
-        flip_prob: Per crop and axis.
-        rot90_prob: Per crop, in the x-y plane; crops with unequal x and y are never turned.
-        shift_prob: Per crop; 0.1 in `v1`.
+        flip_prob: Probability of a flip, per crop and axis.
+        rot90_prob: Probability of a quarter-turn per crop, in the x-y plane; crops with unequal x and y are never
+            turned.
+        shift_prob: Probability of a shift of intensities, per crop; 0.1 in `v1`.
         shift: Largest intensity shift, on images scaled to 0...1.
         dense: The question asked of every voxel too; null leaves it out, as published.
         omni: What labels add, where the cache has some.

@@ -71,8 +71,8 @@ def touched_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Overlap-weighted mean of -log(1 - |y - l| + eps) over touched base crops: sum y c / (sum y + eps).
 
     Args:
-        logits: In 0...1, [..., R, G].
-        targets: In 0...1, [..., R, G].
+        logits: Logits in 0...1, [..., R, G].
+        targets: Targets in 0...1, [..., R, G].
 
     Returns:
         Per volume, [...]; -1e-6 (by eps) where logits equal targets, at most 13.8.
@@ -85,8 +85,8 @@ def overlap_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Prediction loss of `v2`: `touched_loss` plus the mean of -log(1 - l + eps) over untouched base crops.
 
     Args:
-        logits: In 0...1, [..., R, G].
-        targets: In 0...1, [..., R, G].
+        logits: Logits in 0...1, [..., R, G].
+        targets: Targets in 0...1, [..., R, G].
 
     Returns:
         Per volume, [...]; -2e-6 (by eps) where logits equal targets, at most 27.6.
@@ -98,8 +98,8 @@ def squared_overlap_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Prediction loss of `v1`: `touched_loss` plus the mean of l^2 over untouched base crops.
 
     Args:
-        logits: In 0...1, [..., R, G].
-        targets: In 0...1, [..., R, G].
+        logits: Logits in 0...1, [..., R, G].
+        targets: Targets in 0...1, [..., R, G].
 
     Returns:
         Per volume, [...]; -1e-6 (by eps) where logits equal targets, at most 14.8.
@@ -111,8 +111,8 @@ def uniform_overlap_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Prediction loss of `paper`, equation 3: mean over all base crops of -log(1 - |y - l|).
 
     Args:
-        logits: In 0...1, [..., R, G].
-        targets: In 0...1, [..., R, G].
+        logits: Logits in 0...1, [..., R, G].
+        targets: Targets in 0...1, [..., R, G].
 
     Returns:
         Per volume, [...]; 0 where logits equal targets, at most -log(1e-6) = 13.8.

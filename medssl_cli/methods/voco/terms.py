@@ -135,7 +135,7 @@ def constant_predictors(
     """Expected total loss of predictors that do not look where a random crop lies.
 
     Args:
-        targets: At all legal places or a sample of them, [N, G].
+        targets: Targets at all legal places or a sample of them, [N, G].
         predict: Prediction loss of logits and targets.
         has_inter: Whether a term between volumes, of the form of `overlap_loss`, is added.
         is_absolute: Whether the regulariser is |cos| instead of its square.
@@ -181,7 +181,7 @@ def typical_targets(num_starts: Shape, base_grid: Shape, crop_size: Shape, *, li
     Args:
         num_starts: Legal first voxels of a random crop along each axis.
         base_grid: Base crops along each axis.
-        crop_size: In voxels.
+        crop_size: Size of a crop in voxels.
     """
     if prod(num_starts) <= limit:
         offsets = torch.cartesian_prod(*(torch.arange(count) for count in num_starts))

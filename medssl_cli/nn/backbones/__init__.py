@@ -43,7 +43,7 @@ class Backbone(nn.Module, ABC):
     crop_multiple: Axes
     spatial_dims: int
     in_channels: int = 1
-    """Of the images; whoever builds the backbone says so."""
+    """Number of channels of the images; whoever builds the backbone says so."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Backbone(nn.Module, ABC):
         Rates of learning may fall from level to level, see `recipe.Transfer`. Levels may be more than feature maps.
 
         Args:
-            name: Of the parameter.
+            name: Name of the parameter.
         """
         return None
 

@@ -23,7 +23,7 @@ WINDOW = 7
 STRIDES = (1, 2, 4, 8, 16, 32)
 WIDTHS = (1, 1, 2, 4, 8, 16)
 LEVEL_OF_BLOCK: Final = {"swinViT": 0, "encoder1": 0, "encoder2": 0, "encoder3": 1, "encoder4": 2, "encoder10": 4}
-"""Of the blocks that maps pass, and of what is left of the transformer: the level of the map that they take."""
+"""Level of the map that each block takes, of those that maps pass and of what is left of the transformer."""
 EMBEDDING_LEVELS = (0, 1, 2, 3, 5)  # published VoCo encoders do not pool the map of stride 16
 
 

@@ -86,7 +86,7 @@ class AgreementHead(nn.Module, ABC):
 
         Args:
             ids: Places of the images in the training set, [B].
-            projections: Per view [B, E], assigning views first.
+            projections: Projections per view [B, E], assigning views first.
             progress: Share of the training that is done.
         """
 
@@ -124,7 +124,7 @@ class AgreementHead(nn.Module, ABC):
         """What the prototypes need before the optimiser moves them.
 
         Args:
-            step: From 0.
+            step: Number of the step, from 0.
         """
 
 

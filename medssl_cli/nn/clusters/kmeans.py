@@ -25,7 +25,8 @@ class Clusters:
     Args:
         prototypes: Unit rows, [K, E], equal in every process.
         labels: Nearest prototype of each of this process's embeddings, integers [N].
-        mean_cosines: Of all embeddings to their prototype, before each round and at the end, [rounds + 1]; never falls.
+        mean_cosines: Mean cosines of all embeddings to their prototype, before each round and at the end, [rounds + 1];
+            never falls.
     """
 
     prototypes: Tensor
@@ -66,7 +67,7 @@ def draw_start(embeddings: Tensor, num_prototypes: int, generator: torch.Generat
     Args:
         embeddings: [N, E]; the processes' rows count in the order of the ranks.
         num_prototypes: K.
-        generator: On the CPU, in the same state in every process.
+        generator: Generator of random numbers on the CPU, in the same state in every process.
 
     Returns:
         [K, E], equal in every process.

@@ -33,12 +33,12 @@ def swapped_prediction_loss(
     SwAV, equations 1 and 2, with several crops (section 3.2): https://arxiv.org/abs/2006.09882
 
     Args:
-        scores: Per view, cosines of B images to K prototypes, [B, K]; global views first, at least two views.
+        scores: Cosines per view of B images to K prototypes, [B, K]; global views first, at least two views.
         num_global: Leading views that give codes. Local views show too little to be assigned.
         temperature: Temperature of the prediction's softmax.
         epsilon: Softness of the codes, see `sinkhorn_codes`.
         num_iterations: Number of iterations of `sinkhorn_codes`.
-        queued_scores: Per global view, scores [Q, K] of earlier images with today's prototypes. They are assigned
+        queued_scores: Scores per global view, [Q, K], of earlier images with today's prototypes. They are assigned
             together with the batch, which alone may be too small to be spread over K prototypes.
 
     Returns:
@@ -64,8 +64,8 @@ def cluster_prediction_loss(scores: Sequence[Tensor], labels: Tensor, *, tempera
     Each head has its own clusters, and all heads weigh alike.
 
     Args:
-        scores: Per head, cosines [V, B, K] of all views to the head's prototypes; K may differ between heads.
-        labels: Per head, the cluster of each image, integers [H, B]; `UNLABELLED` is ignored.
+        scores: Cosines per head, [V, B, K], of all views to the head's prototypes; K may differ between heads.
+        labels: Cluster of each image per head, integers [H, B]; `UNLABELLED` is ignored.
         temperature: Temperature of the prediction's softmax.
 
     Returns:

@@ -98,9 +98,9 @@ def cluster_bank(
     Head h clusters the embeddings of view h modulo A. DeepCluster-V2: https://arxiv.org/abs/2006.09882
 
     Args:
-        bank: With at least as many filled rows as the largest head has prototypes.
-        prototypes: With `is_trained=False`, or they leave their clusters at the next step.
-        generator: On the CPU, in the same state in every process.
+        bank: Bank with at least as many filled rows as the largest head has prototypes.
+        prototypes: Prototypes with `is_trained=False`, or they leave their clusters at the next step.
+        generator: Generator of random numbers on the CPU, in the same state in every process.
         num_rounds: Number of rounds of k-means.
 
     Returns:

@@ -47,7 +47,7 @@ class DeformableAttention(nn.Module):
 
         Args:
             queries: Slices with their positions, [B, S, E].
-            slices: Without positions, [B, S, E].
+            slices: Slices without positions, [B, S, E].
             is_present: False where a slice is padding, which then counts as outside the volume, bool [B, S].
             offset_scale: Slices per unit of the offsets, [B]; without it the unit is a slice.
 
@@ -89,7 +89,7 @@ def sample(values: Tensor, places: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         values: [B, S, M, D].
-        places: In slices from the first, [B, T, M, P].
+        places: Places in slices from the first, [B, T, M, P].
         weights: [B, T, M, P].
 
     Returns:

@@ -71,8 +71,8 @@ class SliceEncoder(nn.Module):
         Args:
             slices: Embeddings in the order of their positions, [B, S, E].
             is_present: False where a slice is padding, bool [B, S].
-            positions_mm: Of the slices along their normal, [B, S], any finite number at padding; `unknown_positions`
-                where the spacing is unknown.
+            positions_mm: Positions of the slices along their normal, [B, S], any finite number at padding;
+                `unknown_positions` where the spacing is unknown.
 
         Returns:
             [B, S, E]; 0 at padding.

@@ -121,7 +121,7 @@ class SliceNetwork(nn.Module):
             positions_mm: Positions in mm of the slices along their normal, [B, S].
 
         Returns:
-            Of slices by themselves [B, S, E], 0 at padding, and of volumes [B, E].
+            Embeddings of slices by themselves [B, S, E], 0 at padding, and of volumes [B, E].
         """
         flat = self.volume_encoder.embedding(self.backbone(images.flatten(0, 1)))
         slices = flat.unflatten(0, images.shape[:2]).masked_fill(~is_present[..., None], 0.0)

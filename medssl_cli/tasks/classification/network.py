@@ -38,13 +38,13 @@ class ClassificationOptions(Strict):
 
     Args:
         label_set: Name of the set of findings in the cache.
-        classes: By name, the findings of which any makes the class, or `any` finding of the set, or `none`. A list of
+        classes: Findings of which any makes the class, by name, or `any` finding of the set, or `none`. A list of
             findings makes each a class of its own.
         is_exclusive: Every image is of exactly one class; images of none or of several are left out.
         class_weights: `balanced` weighs classes so that rare ones count as much as common ones, by the training images.
-        dropout_prob: Of a number of the embedding, before the last layer.
-        relation: Of a backbone of 2D images: how slices become a volume; as `method.relation` of the joint pre-training
-            whose weights are used. None takes the mean of the slices.
+        dropout_prob: Dropout probability of a number of the embedding, before the last layer.
+        relation: Relation of slices under a backbone of 2D images: how slices become a volume; as `method.relation` of
+            the joint pre-training whose weights are used. None takes the mean of the slices.
     """
 
     label_set: str
@@ -123,7 +123,7 @@ class ClassificationNetwork(nn.Module, TaskNetwork):
         Args:
             images: `[B, C, X, Y]`, or `[B, C, X, Y, Z]`, or slices for a backbone of 2D images, `[B, C, X, Y, S]`.
             is_present: Which slices are there, bool `[B, S]`; None for all of them.
-            positions_mm: Of the slices along their normal, `[B, S]`.
+            positions_mm: Positions of the slices along their normal, `[B, S]`.
         """
         logits: Tensor = self.head(self.dropout(self.embed(images, is_present, positions_mm)))
         return logits
@@ -184,7 +184,7 @@ class StackedNetwork(nn.Module):
     """A network of stacks that computes the same for every stack of S slices, whichever of them are there.
 
     Args:
-        network: In which slices that are not there are left out.
+        network: Network in which slices that are not there are left out.
     """
 
     def __init__(self, network: ClassificationNetwork) -> None:

@@ -180,7 +180,7 @@ def to_csv(document: dict[str, Any]) -> str:
 
 
 def aurocs(scores: NDArray[Any], targets: NDArray[np.float32]) -> list[float]:
-    """Of each class; NaN where it is not both present and absent.
+    """Area under the curve of each class; NaN where it is not both present and absent.
 
     Args:
         scores: `[N, K]`.

@@ -248,7 +248,7 @@ class ClassificationSupervision(SupervisionBase, UnlabelledSource):
 
 
 def _logits(predict: Answer, loader: DataLoader[Any], talk: Talk | None = None, total: int = 0) -> NDArray[np.float32]:
-    """Of every image, `[N, K]`."""
+    """Logits of every image, `[N, K]`."""
     parts: list[NDArray[np.float32]] = []
     for batch in loader:
         parts.append(predict(*(part.numpy() for part in (batch.images, *batch.beside))))

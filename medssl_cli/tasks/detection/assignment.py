@@ -21,7 +21,7 @@ from medssl_cli.tasks.detection.decode import Grid
 
 Assignment = Literal["centre", "overlap"]
 CENTRE_RADIUS: Final = 1.5
-"""Of a box, in strides: places that far from its centre answer for it."""
+"""Distance from the centre of a box, in strides, within which places answer for it."""
 NUM_NEAREST: Final = 8
 """Places of each map that are nearest to a box."""
 ANCHOR_SIZE: Final = 2.0

@@ -29,7 +29,7 @@ SIZE_PER_STRIDE: Final = 8
 CANDIDATES: Final = 10
 """Places per box that is kept at most, of each class, that are compared with each other."""
 OUTER_SHARE: Final = 0.25
-"""Of what two tiles share, that at the edge of each which it says nothing about: the other one sees more around it."""
+"""Share of the overlap of two tiles, at the edge of each, about which that tile says nothing: the other sees more."""
 Array = NDArray[np.float32]
 
 
@@ -100,11 +100,11 @@ def decode(
 
     Args:
         logits: [P, K + 1 + 2 D]; see `network.Answers`.
-        grid: Of the image.
+        grid: Grid of the image.
         size: Its voxels along each axis, at which boxes end.
         min_score: Boxes below it are dropped.
-        max_overlap: Of two boxes of a class that overlap more (intersection over union) the better one stays.
-        max_boxes: Of all classes together.
+        max_overlap: Largest overlap (intersection over union) of two boxes of a class; beyond it the better one stays.
+        max_boxes: Largest number of boxes of all classes together.
     """
     dims = len(size)
     scores = np.sqrt(sigmoid(logits[:, : -2 * dims - 1]) * sigmoid(logits[:, -2 * dims - 1])[:, None])

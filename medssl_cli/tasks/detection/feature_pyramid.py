@@ -15,7 +15,7 @@ class FeaturePyramid(nn.Module):
     """Maps of one width from the coarsest maps of a backbone, and one of twice the coarsest stride.
 
     Args:
-        channels: Of the maps that are used, fine to coarse.
+        channels: Channels of the maps that are used, fine to coarse.
         width: C of every map that comes out.
         spatial_dims: 2 or 3.
     """

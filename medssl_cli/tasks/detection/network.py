@@ -34,7 +34,7 @@ PRIOR: Final = 0.01
 FOCUS: Final = 2.0
 BALANCE: Final = 0.25
 MAX_LOG: Final = 8.0
-"""Of a length in strides; longer ones are no boxes."""
+"""Largest logarithm of a length in strides; longer ones are no boxes."""
 Definitions = Annotated[dict[ClassName, BoxNames], Field(min_length=1), BeforeValidator(each_by_itself)]
 
 
@@ -43,7 +43,7 @@ class HardNegatives(Strict):
 
     Args:
         per_box: So many places without a box for each place with one.
-        least: At least so many in each image.
+        least: Least number of them in each image.
     """
 
     per_box: PositiveFloat = 3.0
@@ -55,12 +55,14 @@ class DetectionOptions(Strict):
 
     Args:
         label_set: Name of the set of boxes in the cache.
-        classes: By name, the names of the boxes that are of the class, or `any`. A list makes each name a class.
-        num_levels: Of the backbone's maps, the coarsest; the pyramid adds one of twice the last stride.
+        classes: Classes by name: the names of the boxes that are of the class, or `any`. A list makes each name a
+            class.
+        num_levels: Number of the backbone's maps, the coarsest; the pyramid adds one of twice the last stride.
         width: Channels of the pyramid; a multiple of 8.
         min_score: Boxes below it are not reported.
-        max_overlap: Of two boxes of a class that overlap more (intersection over union) the better one is reported.
-        max_boxes: Per image.
+        max_overlap: Largest overlap (intersection over union) of two boxes of a class; beyond it the better one is
+            reported.
+        max_boxes: Largest number of boxes per image.
         match_overlap: Least intersection over union at which a box counts as found.
         ignore: Names of boxes that count for nothing, in training and in scores.
         min_readers: Boxes of which it is known that fewer readers have marked them count for nothing.
@@ -239,7 +241,7 @@ def detection_losses(
     overlaps (Wu et al., IoU-aware detection, 2020, https://arxiv.org/abs/1912.05992).
 
     Args:
-        answers: Of a batch.
+        answers: Answers of a batch.
         targets: What every place should say, [B, P, 2 D + 1]; see `assignment.assign`.
         assignment: Centredness (`centre`) or overlap.
         hard: Which places count for the classes; None for all, by the focal loss.
@@ -275,7 +277,7 @@ def detection_losses(
 
 @torch.no_grad()
 def hardest(logits: Tensor, targets: Tensor, hard: HardNegatives) -> Tensor:
-    """Of the places without a box those with the highest scores, image by image, bool [B, P].
+    """Places without a box that have the highest scores, image by image, bool [B, P].
 
     Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016, https://arxiv.org/abs/1512.02325, section 2.2: three
     for each place with a box.

@@ -56,7 +56,7 @@ def detection_picture(
     from below: the patient's right is on the left.
 
     Args:
-        image: Under both.
+        image: Image under both.
         found: Boxes that the model found, the best first.
         there: What is there.
         classes: Names, by numbers that choose the colours.

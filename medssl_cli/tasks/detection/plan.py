@@ -137,7 +137,7 @@ def _task_values(pins: Pins, fingerprint: Fingerprint) -> dict[str, PlannedValue
 
 
 def _sizes(records: Sequence[ItemRecord], label_set: str) -> Array:
-    """Of all boxes: in volumes millimetres along the axes of the array, else shares of the image; `[M, D]`."""
+    """Sizes of all boxes: in volumes millimetres along the axes of the array, else shares of the image; `[M, D]`."""
     is_flat = bool(np.median([record.shape[2] for record in records]) == 1)
     rows = []
     for record in records:

@@ -73,9 +73,9 @@ def operating_point(marks: Marks, *, min_score: float, num_patients: int) -> Ope
     """Where boxes of a class count as a yes: down to one false box per image; one half where no box is there.
 
     Args:
-        marks: Of the class on all images.
+        marks: Marks of the class on all images.
         min_score: Boxes below it are not reported anyway.
-        num_patients: Of the images.
+        num_patients: Number of patients of the images.
     """
     allowed = threshold_at(marks, MOST_FALSE, lowest=min_score)
     if math.isnan(allowed.sensitivity):
@@ -124,8 +124,8 @@ def evaluate_boxes(
     """The document of an evaluation; numbers that do not apply are null.
 
     Args:
-        found: Of each image.
-        truth: Of each image.
+        found: Found boxes of each image.
+        truth: True boxes of each image.
         records: The images.
         classes: Names.
         min_overlap: Least intersection over union at which a box counts as found.
@@ -376,10 +376,10 @@ def of_model(
 
     Args:
         model: The model.
-        name: Of its file.
+        name: Name of its file.
         folder: Where results go by default.
         records: The images.
-        label_set: Of the boxes to score it by.
+        label_set: Set of labels of the boxes to score it by.
     """
     head: BoxesHead = model.bundle.head
 

@@ -39,7 +39,7 @@ from medssl_cli.tasks.detection.network import assignment_of
 from medssl_cli.tasks.detection.scores import DetectionSubject, chosen_points, mean_average_precision
 
 Strides = Sequence[int | tuple[int, ...]]
-"""Of the maps of a network, along all axes or along each."""
+"""Strides of the maps of a network, along all axes or along each."""
 Finder = Callable[[Answer, Strides, Talk], list[ImageBoxes]]
 """A network with its strides to what it finds on images."""
 UNKNOWN: Final = OperatingPoint(threshold=0.5, rule="fixed")

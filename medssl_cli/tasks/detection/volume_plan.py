@@ -35,10 +35,10 @@ def volume_drafts(
 
     Args:
         pins: What is given.
-        fingerprint: Of the images; sizes of boxes in millimetres.
-        budget: Of the training.
+        fingerprint: Fingerprint of the images; sizes of boxes in millimetres.
+        budget: Budget of the training.
         task: The task section.
-        scale: Of what a step reads.
+        scale: Scale of what a step reads.
     """
     sides = fingerprint.sizes.min(axis=1) if len(fingerprint.sizes) else np.array([10.0])
     small_mm = float(np.percentile(sides, SMALL))

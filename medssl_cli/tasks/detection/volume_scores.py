@@ -21,7 +21,7 @@ from medssl_cli.tasks.detection.image_boxes import ImageBoxes
 METRIC: Final = "competition_metric"
 """Mean sensitivity at the seven rates of LUNA16, between which it is linear."""
 SEED: Final = 0
-"""Of the resamples."""
+"""Seed of the resamples."""
 
 
 def hits(found: Sequence[ImageBoxes], truth: Sequence[ImageBoxes], records: Sequence[ItemRecord], place: int) -> Marks:

@@ -1,4 +1,4 @@
-"""Of which classes only the largest connected part should count: learnt on the validation images, nnU-Net's rule.
+"""Choice of the classes of which only the largest connected part counts: learnt on validation images, nnU-Net's rule.
 
 Isensee et al., nnU-Net, Nature Methods 2021, https://doi.org/10.1038/s41592-020-01008-z. First all classes together:
 that pays if the mean Dice rises and that of no class falls. Then each class by itself: that pays if its Dice rises.
@@ -21,7 +21,7 @@ from medssl_cli.metrics.statistics import mean_of_known
 from medssl_cli.tasks.segmentation.decode import structure
 
 MIN_GAIN: Final = 1e-4
-"""Of Dice; less is no gain."""
+"""Least gain of Dice; less is no gain."""
 
 Scores = dict[int, list[float]]
 
@@ -32,7 +32,7 @@ class _Tried:
 
     Args:
         before: Left as they are.
-        after: With the largest part of each class by itself.
+        after: Scores with the largest part of each class by itself.
     """
 
     before: Scores = field(default_factory=dict)

@@ -34,8 +34,8 @@ class Tversky(Strict):
     """Weights of a Tversky loss; 0.5 and 0.5 are Dice.
 
     Args:
-        false: Of voxels that are marked and should not be.
-        missed: Of voxels that should be marked and are not; more than `false` finds more of small lesions.
+        false: Weight of voxels that are marked and should not be.
+        missed: Weight of voxels that should be marked and are not; more than `false` finds more of small lesions.
     """
 
     false: PositiveFloat = 0.3
@@ -47,7 +47,7 @@ class SegmentationOptions(Strict):
 
     Args:
         label_set: Name of the label maps in the cache.
-        classes: By name, the names or values of labels that make up each: `{kidneys: [left_kidney, right_kidney]}`,
+        classes: Names or values of labels that make up each, by name: `{kidneys: [left_kidney, right_kidney]}`,
             `{left_ventricle: [500]}`. A list of names makes each a class of its own; `{1: liver}` is liver by name, and
             value 1 where labels have no names. The k-th is output k of the network; other labels are background.
             Classes that share a name or value are regions, which overlap:
@@ -56,15 +56,16 @@ class SegmentationOptions(Strict):
         decoder: Shape of the decoder; `{name: swinunetr}` is that of published weights, which then start it too.
         deep_supervision: Let the loss reach coarser levels of the decoder too, in training alone; each counts half as
             much as the one before.
-        dice: Over the whole batch at once, so that small structures absent from single crops weigh little; or over each
-            crop by itself, `sample`, so that each counts the same however much of a structure it shows.
+        dice: Dice over the whole batch at once, so that small structures absent from single crops weigh little; or over
+            each crop by itself, `sample`, so that each counts the same however much of a structure it shows.
         include_background_in_dice: Count background as a structure of the Dice loss; regions have none.
         tversky: Instead of Dice, a loss in which missed voxels cost more than false ones; `{}` for 0.7 and 0.3.
         focus: Exponent of a focal cross-entropy, such as 2: voxels that are nearly right count little; 0 for a plain
             one.
-        boundary_weight: Of the mean signed distance in voxels at which the network marks, beside the other losses, such
-            as 0.01: for thin and small structures.
-        relation: Of a backbone of 2D images: how slices know of each other; none segments each by itself.
+        boundary_weight: Weight of the mean signed distance in voxels at which the network marks, beside the other
+            losses, such as 0.01: for thin and small structures.
+        relation: Relation of slices under a backbone of 2D images: how slices know of each other; none segments each by
+            itself.
         keep_largest: `where_it_pays`: of all classes together, and of each, only the largest connected part counts
             where that raises the Dice of the validation images, which decide when the training has ended.
     """
@@ -95,7 +96,7 @@ class SegmentationOptions(Strict):
 
     @property
     def terms(self) -> LossTerms:
-        """Of the loss of every level."""
+        """Terms of the loss of every level."""
         tversky = None if self.tversky is None else (self.tversky.false, self.tversky.missed)
         return LossTerms(self.dice, self.include_background_in_dice, tversky, self.focus)
 

@@ -40,7 +40,7 @@ def segmentation_picture(
     Of regions that overlap the smaller one is seen.
 
     Args:
-        image: Under both.
+        image: Image under both.
         prediction: Prediction of the model.
         reference: What is there.
         classes: Names by label value.

@@ -54,10 +54,10 @@ BATCHES: Final = (2, 16)
 FEW_SLICES: Final = 5
 """Fewer than so many slices give a network of volumes nothing."""
 WHOLE: Final = 0.85
-"""Of an image along each axis: a crop that shows so much shows all of it."""
+"""Share of an image along each axis: a crop that shows so much shows all of it."""
 SMALL_SET: Final = 300
 DEEP_LEVELS: Final = 5
-"""Of a network that learns at all of them at once."""
+"""Number of levels of a network that learns at all of them at once."""
 PAYS_BELOW: Final = 0.7
 """Share of an image that its content takes: below it, cutting the rest away pays."""
 RARE: Final = 0.001
@@ -280,8 +280,8 @@ def _decoder_values(pins: Pins, levels: Sequence[LevelShape], budget: PlanBudget
 
     Args:
         pins: What is given.
-        levels: Of the backbone; none of one that is given.
-        budget: Of the training.
+        levels: Levels of the backbone; none of one that is given.
+        budget: Budget of the training.
     """
     values = {}
     if not isinstance(pins.get("task.decoder"), dict):

@@ -57,10 +57,10 @@ class SegmentationCase:
     """Scores of one item.
 
     Args:
-        item_id: Of the cache.
+        item_id: Identifier of the item in the cache.
         patient_key: Whose image it is.
-        scores: By structure.
-        lesions: By structure, where lesions are scored one by one.
+        scores: Scores by structure.
+        lesions: Lesions by structure, where they are scored one by one.
     """
 
     item_id: str
@@ -80,8 +80,8 @@ class SegmentationEvaluation:
 
     Args:
         cases: One per item.
-        estimates: By structure and metric, with bootstrap confidence intervals over patients.
-        constant_dice: By structure, the mean Dice of marking every voxel as that structure.
+        estimates: Estimates by structure and metric, with bootstrap confidence intervals over patients.
+        constant_dice: Mean Dice of marking every voxel as one structure, by structure.
     """
 
     cases: list[SegmentationCase]
@@ -200,7 +200,7 @@ def _estimates(cases: list[SegmentationCase], structure: str) -> dict[str, Estim
 
 
 def _lesion_estimates(cases: list[SegmentationCase], structure: str, rng: np.random.Generator) -> dict[str, Estimate]:
-    """Of the cases whose lesions are scored one by one; nothing without any."""
+    """Estimates of the cases whose lesions are scored one by one; nothing without any."""
     if not cases:
         return {}
     patients, scores = [case.patient_key for case in cases], [case.lesions[structure] for case in cases]
