@@ -7,12 +7,10 @@ the position of each frame must lead to exactly the voxels that were written.
 
 import hashlib
 import io
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,26 +19,29 @@ from numpy.typing import NDArray
 from medssl_cli import __version__
 from medssl_cli.base.errors import GateError, InputError
 from medssl_cli.formats.anatomy_codes import Code, StructureCode, structure_code
+from medssl_cli.formats.derived_objects import (
+    date_and_time,
+    derived_uid,
+    object_label,
+    read_without_pixels,
+    require_one_patient,
+    require_uids,
+    series_number,
+    slices_at,
+    source_image,
+)
 from medssl_cli.formats.dicom import Header
 from medssl_cli.formats.dicom.tags import MR_IMAGE
 from medssl_cli.formats.loaded import LPS_TO_RAS
 from medssl_cli.formats.seg_attributes import (
-    MAX_BYTES,
     clean_attributes,
-    clean_date,
     clean_text,
-    clean_time,
-    usable_uid,
     valid_uid,
-    whole_number,
 )
-from medssl_cli.formats.seg_frames import MAX_INDEX_ERROR, read_masks, read_segmentation
-from medssl_cli.formats.source import Source, read_bytes
-from medssl_cli.imaging.geometry import Affine, displacement_limit_mm, spacing_mm
+from medssl_cli.formats.seg_frames import read_masks, read_segmentation
+from medssl_cli.imaging.geometry import Affine, spacing_mm
 
-NAMESPACE: Final = uuid.UUID("6f3c2a52-3a0e-5a86-9a55-6d2f1c0b7e41")
 AI: Final[Code] = ("123109", "DCM", "Artificial Intelligence")
-MAX_SERIES_NUMBER: Final = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,13 @@ def write_segmentation(
             UIDs that an object could name, `E_OUTPUT_CHECK` if highdicom does not take them.
         GateError: `E_OUTPUT_CHECK` if the object does not read back as the same voxels at the same places.
     """
-    _require_one_patient(slices)
-    invalid = _require_uids(slices)
+    require_one_patient(slices)
+    invalid = require_uids(slices)
     first = min(slices, key=lambda header: (str(header.source), header.frame))
-    source = _read_without_pixels(first.source)
+    source = read_without_pixels(first.source)
     attributes, changed = clean_attributes(source)
     uids = _Uids(slices, model_sha256, labels)
-    places = _places(slices, affine, labels.shape[-1])
+    places = slices_at(slices, affine, labels.shape[-1])
     given = {name: structure_code(name, task=algorithm_name) for name in classes.values()} | dict(codes or {})
     listed = range(1, (_last_segment(labels) or max(classes)) + 1)
     segments = [_description(value, classes[value], given[classes[value]], algorithm_name) for value in listed]
@@ -114,7 +115,7 @@ def write_segmentation(
             warnings.simplefilter("ignore")  # about oddities of the source that are none of the mask's business
             templates = _templates(labels, first, attributes, affine=affine, uids=uids)
             segmentation = _build(labels, templates, segments, uids=uids, algorithm_name=algorithm_name)
-            segmentation.SeriesNumber = _series_number(source, model_sha256)
+            segmentation.SeriesNumber = series_number(source, model_sha256)
             _make_deterministic(segmentation, source, uids)
             numbers = {str(item.SOPInstanceUID): k for k, item in enumerate(templates)}
             _name_sources(segmentation, slices, numbers, places)
@@ -142,59 +143,10 @@ class _Uids:
         names = sorted(f"{header.SOPInstanceUID}#{header.frame}" for header in slices)
         content = hashlib.sha256("|".join(names).encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()
         base = f"{source_series}|{model_sha256}"
-        self.series = _uid("series", base)
-        self.instance = _uid("instance", base, content)
-        self.frame_of_reference = _uid("frame of reference", source_series)
-        self.dimensions = _uid("dimensions", base)
-
-
-def _uid(*parts: str) -> str:
-    """A UID under 2.25, the arc of UUIDs (PS3.5 annex B.2)."""
-    return f"2.25.{uuid.uuid5(NAMESPACE, '|'.join(parts)).int}"
-
-
-def _require_one_patient(slices: Sequence[Header]) -> None:
-    identities = {(header.PatientID, header.StudyInstanceUID) for header in slices}
-    if len(identities) > 1:
-        raise InputError("E_PATIENT_MIX", f"the slices of one series name {len(identities)} patients or studies")
-
-
-def _require_uids(slices: Sequence[Header]) -> list[str]:
-    """Keywords of UIDs that are not valid, and can be named all the same.
-
-    Raises:
-        InputError: `E_SEG_SOURCE`.
-    """
-    found = {
-        keyword: {getattr(header, keyword) for header in slices}
-        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-    }
-    unusable = [keyword for keyword, uids in found.items() if not all(map(usable_uid, uids))]
-    if unusable:
-        raise InputError("E_SEG_SOURCE", f"a DICOM SEG must name its source, which has no usable {unusable[0]}")
-    return [keyword for keyword, uids in found.items() if not all(map(valid_uid, uids))]
-
-
-def _read_without_pixels(source: Source) -> Any:
-    from pydicom import dcmread
-
-    stream = source if isinstance(source, Path) else io.BytesIO(read_bytes(source))
-    return dcmread(stream, stop_before_pixels=True, force=True)
-
-
-def _places(slices: Sequence[Header], affine: Affine, num_slices: int) -> dict[int, list[Header]]:
-    """Slices of the series by the slice of the label map that lies where they do; of a mended series some have none."""
-    to_index = np.linalg.inv(LPS_TO_RAS @ affine)
-    limit = displacement_limit_mm(affine) / min(spacing_mm(affine)) + MAX_INDEX_ERROR
-    found: dict[int, list[Header]] = {}
-    for header in slices:
-        if header.ImagePositionPatient is None:
-            continue
-        index = to_index @ (*header.ImagePositionPatient, 1.0)
-        k = round(index[2])
-        if abs(index[2] - k) < limit and 0 <= k < num_slices:
-            found.setdefault(k, []).append(header)
-    return found
+        self.series = derived_uid("series", base)
+        self.instance = derived_uid("instance", base, content)
+        self.frame_of_reference = derived_uid("frame of reference", source_series)
+        self.dimensions = derived_uid("dimensions", base)
 
 
 def _templates(
@@ -214,7 +166,7 @@ def _templates(
         for keyword, value in attributes.items():
             setattr(item, keyword, value)
         item.SpecificCharacterSet = "ISO_IR 192"
-        item.SOPClassUID, item.SOPInstanceUID = MR_IMAGE, _uid("template", uids.series, str(k))
+        item.SOPClassUID, item.SOPInstanceUID = MR_IMAGE, derived_uid("template", uids.series, str(k))
         item.StudyInstanceUID, item.SeriesInstanceUID = first.StudyInstanceUID, first.SeriesInstanceUID
         reference = first.FrameOfReferenceUID
         item.FrameOfReferenceUID = reference if valid_uid(reference) else uids.frame_of_reference
@@ -277,7 +229,7 @@ def _description(number: int, name: str, code: StructureCode, algorithm_name: st
 
     description = SegmentDescription(
         segment_number=number,
-        segment_label=_label(name, number),
+        segment_label=object_label(name, number),
         segmented_property_category=hd.sr.CodedConcept(*code.category),
         segmented_property_type=hd.sr.CodedConcept(*code.type),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -293,21 +245,9 @@ def _description(number: int, name: str, code: StructureCode, algorithm_name: st
     return description
 
 
-def _label(name: str, number: int) -> str:
-    """A class's name; one that is too long ends in its number, so that no two are the same."""
-    whole, room = clean_text(name, 1000), clean_text(name)
-    return (room if whole == room else f"{clean_text(name, MAX_BYTES - 6)} #{number}") or f"class {number}"
-
-
-def _series_number(source: Any, model_sha256: str) -> int:
-    """Behind the source's, so that viewers sort it there, and another one for most other models."""
-    number = min(whole_number(source, "SeriesNumber") or 0, MAX_SERIES_NUMBER)
-    return 1000 * number + 900 + int(model_sha256[:8], 16) % 100
-
-
 def _make_deterministic(segmentation: Any, source: Any, uids: _Uids) -> None:
     """Replace what highdicom draws at random or takes from the clock."""
-    date, time = _date_and_time(source)
+    date, time = date_and_time(source)
     segmentation.ContentDate, segmentation.ContentTime = date, time
     for keyword, value in (
         ("InstanceCreationDate", date),
@@ -322,13 +262,6 @@ def _make_deterministic(segmentation: Any, source: Any, uids: _Uids) -> None:
     segmentation.DimensionOrganizationSequence[0].DimensionOrganizationUID = uids.dimensions
     for item in segmentation.DimensionIndexSequence:
         item.DimensionOrganizationUID = uids.dimensions
-
-
-def _date_and_time(source: Any) -> tuple[str, str]:
-    for name in ("Content", "Series", "Acquisition", "Study"):
-        if (day := clean_date(str(source.get(f"{name}Date") or ""))) is not None:
-            return day, clean_time(str(source.get(f"{name}Time") or "")) or "000000"
-    return "19000101", "000000"
 
 
 def _name_sources(
@@ -356,17 +289,8 @@ def _name_sources(
         derivation = deepcopy(groups.DerivationImageSequence[0])  # frames of several segments share one
         (template,) = derivation.SourceImageSequence
         headers = places.get(numbers[str(template.ReferencedSOPInstanceUID)], ())
-        derivation.SourceImageSequence = [_source_image(template, header) for header in headers]
+        derivation.SourceImageSequence = [source_image(template, header) for header in headers]
         groups.DerivationImageSequence = [derivation] if headers else []
-
-
-def _source_image(template: Any, header: Header) -> Any:
-    """The reference to one slice, or to one frame of a multi-frame object (PS3.3 section 10.3)."""
-    item = deepcopy(template)
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
-    if header.NumberOfFrames > 1:
-        item.ReferencedFrameNumber = header.frame + 1
-    return item
 
 
 def _check(data: bytes, labels: NDArray[np.uint8], affine: Affine) -> None:

@@ -1,6 +1,6 @@
 """The mark of what `medssl infer` writes, by which it is known wherever it lies and whatever it is called.
 
-A mask says so in its NIfTI header (`descrip` and `intent_name`), a DICOM SEG in its equipment module, a preview in a
+A mask says so in its NIfTI header (`descrip` and `intent_name`), a DICOM object in its equipment module, a preview in a
 text chunk of PNG; findings and boxes do at the start of their JSON files and tables. Masks of other programs do not
 bear it, nor do files that `medssl cache export` wrote.
 """
@@ -25,7 +25,8 @@ TABLE_START: Final = ("name", "path", "medssl_task")
 CANDIDATES_START: Final = ("seriesuid", "coordX", "coordY", "coordZ", "probability", "medssl_task")
 """First columns of a table of boxes in volumes: those of LUNA16, and the mark."""
 _DESCRIPTION: Final = re.compile(rb"medssl \S+ mask\0")
-_SEGMENTATION: Final = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47](?![0-9.])")
+_DERIVED: Final = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:66\.[47]|481\.3|88\.34)(?![0-9.])")
+"""SOP classes of what inference writes: segmentations, structure sets, comprehensive 3D reports."""
 _ANSWER_START: Final = f'{{\n  "{ANSWER_KEY}": "{ANSWER}"'.encode()
 _TABLE_STARTS: Final = tuple(",".join(columns).encode() + b"," for columns in (TABLE_START, CANDIDATES_START))
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -46,7 +47,7 @@ def is_prediction(head: bytes) -> bool:
     if head.startswith((_ANSWER_START, *_TABLE_STARTS)):
         return True
     if head[128:132] == b"DICM":
-        return bool(_MADE_HERE.search(head) and _SEGMENTATION.search(head))
+        return bool(_MADE_HERE.search(head) and _DERIVED.search(head))
     plain = gzip_head(head, LARGEST_HEADER) if head.startswith(MAGIC) else head[:LARGEST_HEADER]
     return is_nifti(plain) and _is_marked_nifti(plain)
 
