@@ -21,6 +21,7 @@ def infer(
     tile_timeout: own.TileTimeoutOption = None,
     overwrite: own.OverwriteOption = False,
     preview: own.PreviewOption = True,
+    formats: own.FormatsOption = "seg",
     series: own.SeriesOption = None,
     dry_run: own.DryRunOption = False,
     plan: own.PlanOption = False,
@@ -53,8 +54,8 @@ def infer(
 
     Masks lie on each scan's own grid, NIfTI and for DICOM input also DICOM SEG; classes that overlap get a NIfTI file
     each. Findings (probabilities) and boxes (in a picture's pixels, in a volume RAS mm) are JSON for each image, and
-    findings.csv, boxes.csv or candidates.csv (LPS mm, as LUNA16) for all, with operating points. Images of one case are
-    put together by the layouts that ingest knows.
+    findings.csv, boxes.csv or candidates.csv (LPS mm, as LUNA16) for all, with operating points. --formats adds
+    structure sets and measurement reports. Images of one case are put together by the layouts that ingest knows.
 
     Whatever happens to one scan costs that scan only; typed again, the command does what is left.
 
@@ -62,7 +63,7 @@ def infer(
 
         medssl infer scan.nii.gz --task heart-seg
 
-        medssl infer ./dicom-series -o out --task heart-seg --device cpu
+        medssl infer ./dicom-series -o out --task heart-seg --device cpu --formats seg,rtstruct,sr
 
         medssl infer ./radiographs -o out --task xray-abnormal
 
@@ -96,8 +97,8 @@ def infer(
         share = many.shares(threads, max_ram_gib, workers)
         how = inference.InferSettings(
             device, threads=share[0], max_ram_bytes=share[1], tile_timeout_s=tile_timeout, overwrite=overwrite,
-            preview=draw_preview if preview else None, progress=terminal.progress, policy=policy, workers=others,
-            deliver=deliver, say=tell, is_stopped=lambda: stop.is_set,
+            outputs=own.outputs_of(formats), preview=draw_preview if preview else None, progress=terminal.progress,
+            policy=policy, workers=others, deliver=deliver, say=tell, is_stopped=lambda: stop.is_set,
         )  # fmt: skip
         if watch is not None:
             counts = run_watch(watch, model, settle_s=settle, how=how, out=out, only_series=series or ())

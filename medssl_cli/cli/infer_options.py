@@ -1,9 +1,14 @@
 """Options of `medssl infer`; some are of `medssl listen`, too."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from medssl_cli.base.errors import UsageError
+
+if TYPE_CHECKING:
+    from medssl_cli.deploy.mask_files import Output
 
 MANY = "Many scans"
 
@@ -23,6 +28,12 @@ OverwriteOption = Annotated[
     bool, typer.Option(help="Replace what medssl made from another content or by another model.")
 ]
 PreviewOption = Annotated[bool, typer.Option(help="Also draw a picture of each result.")]
+FormatsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="A,B", help="DICOM objects of DICOM scans, beside the other files: seg, rtstruct, sr; or none."
+    ),
+]
 DryRunOption = Annotated[bool, typer.Option(help="Say what would be done, write nothing.")]
 PlanOption = Annotated[bool, typer.Option("--plan", help="Say what memory each scan would take, write nothing.")]
 SeriesOption = Annotated[
@@ -56,3 +67,17 @@ StowOption = Annotated[
     typer.Option(metavar="URL", help="Send DICOM outputs to dicomweb://HOST/PATH, too.", rich_help_panel=MANY),
 ]
 CaOption = Annotated[Path | None, typer.Option("--ca-bundle", help="Certificates to trust, PEM.", rich_help_panel=MANY)]
+
+
+def outputs_of(formats: str) -> "tuple[Output, ...]":
+    """What `--formats` asks for: the files that are always written, and objects by their names.
+
+    Raises:
+        UsageError: `E_USAGE`.
+    """
+    objects: dict[str, Output] = {"seg": "seg", "rtstruct": "rtstruct", "sr": "sr"}
+    words = [] if formats == "none" else [word.strip() for word in formats.split(",")]
+    unknown = [word for word in words if word not in objects]
+    if unknown:
+        raise UsageError("E_USAGE", f"--formats knows no {unknown[0]!r}", hint=f"{', '.join(objects)}, or none")
+    return ("nifti", *(objects[word] for word in objects if word in words), "preview")

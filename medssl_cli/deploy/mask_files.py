@@ -1,6 +1,6 @@
-"""The files of a mask: NIfTI, DICOM SEG and a preview; of regions, which may overlap, a NIfTI file for each.
+"""The files of a mask: NIfTI, DICOM objects and a preview; of regions, which may overlap, a NIfTI file for each.
 
-A picture or a DICOM SEG that cannot be made costs a note and no mask.
+A picture or a DICOM object that cannot be made costs a note and no mask.
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -22,15 +22,23 @@ from medssl_cli.imaging.volume import Volume
 from medssl_cli.tasks import load_part, task_of_head
 
 if TYPE_CHECKING:
+    from medssl_cli.formats.dicom import Header
     from medssl_cli.formats.dicom_seg import SegmentationObject
     from medssl_cli.formats.series import SeriesPart
 
-Output = Literal["nifti", "seg", "preview", "json"]
+Output = Literal["nifti", "seg", "rtstruct", "sr", "preview", "json"]
 Preview = Callable[[Volume, NDArray[np.uint8], Mapping[int, str]], bytes]
 """A picture (PNG) of an image and its label map `[X, Y, Z]`."""
 
-NOT_WRITTEN: Final = {"seg": "W_SEG_NOT_WRITTEN", "preview": "W_PREVIEW_NOT_WRITTEN"}
-_SUFFIXES: Final[dict[Output, str]] = {"seg": ".dcm", "preview": ".png"}
+NOT_WRITTEN: Final = {
+    "seg": "W_SEG_NOT_WRITTEN",
+    "rtstruct": "W_RTSTRUCT_NOT_WRITTEN",
+    "sr": "W_SR_NOT_WRITTEN",
+    "preview": "W_PREVIEW_NOT_WRITTEN",
+}
+DICOM_SUFFIXES: Final[dict[Output, str]] = {"seg": ".dcm", "rtstruct": ".rtstruct.dcm", "sr": ".sr.dcm"}
+"""Of objects, which name the series: they are made of DICOM scans only. A report names the segmentation before it."""
+_SUFFIXES: Final[dict[Output, str]] = {**DICOM_SUFFIXES, "preview": ".png"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,15 @@ class Made:
     reasons: list[str] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
 
+    def note_missing(self, kind: Output, error: Exception) -> None:
+        """Say that a file could not be made, and why."""
+        code, told = NOT_WRITTEN[kind], type(error).__name__
+        self.warnings.append(code)
+        if isinstance(error, MedsslError):
+            self.warnings.append(error.code)
+            told = error.message
+        self.reasons.append(f"{code}: {told}")
+
 
 def stem_of_mask(path: Path) -> str:
     """The name of a NIfTI file without its suffixes."""
@@ -77,7 +94,7 @@ def mask_targets(mask: Path, head: MasksHead, outputs: Container[Output], *, is_
         mask: Path of the mask of a label map; those of regions have their names at its end.
         head: Head of the model.
         outputs: Which are wanted.
-        is_series: The scan is a DICOM series, so that a DICOM SEG can name it.
+        is_series: The scan is a DICOM series, so that DICOM objects can name it.
     """
     stem = stem_of_mask(mask)
     targets = [Target("nifti", mask)]
@@ -87,7 +104,7 @@ def mask_targets(mask: Path, head: MasksHead, outputs: Container[Output], *, is_
             Target("nifti", mask.with_name(f"{stem}_{word}.nii.gz"), place) for place, word in enumerate(words, start=1)
         ]
     targets += [Target(kind, mask.with_name(f"{stem}{suffix}")) for kind, suffix in _SUFFIXES.items()]
-    return [one for one in targets if one.kind in outputs and (is_series or one.kind != "seg")]
+    return [one for one in targets if one.kind in outputs and (is_series or one.kind not in DICOM_SUFFIXES)]
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,7 @@ class MaskFiles:
     Args:
         bundle: Bundle of the model.
         model_sha256: SHA-256 of the model.
-        series: Series of a DICOM scan, which a DICOM SEG names.
+        series: Series of a DICOM scan, which DICOM objects name.
         preview: Draws a picture.
     """
 
@@ -122,12 +139,7 @@ class MaskFiles:
             try:
                 self._add(target, image.volume, answer, found)
             except Exception as error:  # noqa: BLE001 - the mask is there all the same
-                code, told = NOT_WRITTEN[target.kind], type(error).__name__
-                found.warnings.append(code)
-                if isinstance(error, MedsslError):
-                    found.warnings.append(error.code)
-                    told = error.message
-                found.reasons.append(f"{code}: {told}")
+                found.note_missing(target.kind, error)
         found.fields["volumes_ml"] = volumes_ml(answer, image.volume.affine, self._classes)
         if answer.ndim == 4:
             found.fields["head"] = REGIONS
@@ -148,9 +160,16 @@ class MaskFiles:
         )  # fmt: skip
 
     def _add(self, target: Target, volume: Volume, answer: NDArray[np.uint8], found: Made) -> None:
-        """A picture or a DICOM SEG."""
+        """A picture or a DICOM object."""
         if target.kind == "preview":
             found.files[target.path] = self._picture(volume, answer)
+            return
+        if target.kind == "rtstruct":
+            found.files[target.path] = self._structure_set(volume, answer)
+            return
+        if target.kind == "sr":
+            segmentations = [data for path, data in found.files.items() if path.name == _named(target, "seg")]
+            found.files[target.path] = self._report(volume, answer, segmentations)
             return
         made = self._seg(volume, answer)
         found.files[target.path] = made.data
@@ -171,9 +190,51 @@ class MaskFiles:
 
         return write_segmentation(
             answer,
-            self.series.headers if self.series is not None else (),
+            self._headers,
             self._classes,
             affine=volume.affine,
             model_sha256=self.model_sha256,
-            algorithm_name=f"medssl {self.bundle.task}",
+            algorithm_name=algorithm_name(self.bundle),
         )
+
+    @property
+    def _headers(self) -> "Sequence[Header]":
+        return self.series.headers if self.series is not None else ()
+
+    def _structure_set(self, volume: Volume, answer: NDArray[np.uint8]) -> bytes:
+        """A structure for each class or region."""
+        from medssl_cli.formats.dicom_rtstruct import write_structure_set
+
+        return write_structure_set(
+            answer,
+            self._headers,
+            self._classes,
+            affine=volume.affine,
+            model_sha256=self.model_sha256,
+            algorithm_name=algorithm_name(self.bundle),
+        )
+
+    def _report(self, volume: Volume, answer: NDArray[np.uint8], segmentations: Sequence[bytes]) -> bytes:
+        """The volume of each class or region; of its segment, if there is a segmentation."""
+        from medssl_cli.deploy.statements import of_masks
+        from medssl_cli.formats.dicom_sr import write_report
+
+        segmentation = next(iter(segmentations), None)
+        said = of_masks(answer, volume.affine, self._classes, self.bundle, has_segments=segmentation is not None)
+        return write_report(
+            said,
+            self._headers,
+            model_sha256=self.model_sha256,
+            algorithm_name=algorithm_name(self.bundle),
+            segmentation=segmentation,
+        )
+
+
+def algorithm_name(bundle: Bundle) -> str:
+    """What DICOM objects name as their maker."""
+    return f"medssl {bundle.task}"
+
+
+def _named(target: Target, kind: Output) -> str:
+    """The name of another object of the same answer."""
+    return target.path.name.removesuffix(_SUFFIXES[target.kind]) + _SUFFIXES[kind]

@@ -17,12 +17,14 @@ from medssl_cli.deploy.announced import Announced, announced
 from medssl_cli.deploy.choosing import Part
 from medssl_cli.deploy.known_results import KnownResults
 from medssl_cli.deploy.mask_files import (
+    DICOM_SUFFIXES,
     NOT_WRITTEN,
     Made,
     MaskFiles,
     Output,
     Preview,
     Target,
+    algorithm_name,
     mask_targets,
     stem_of_mask,
 )
@@ -32,7 +34,7 @@ from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scan_reader import ScanReader, input_digest, told_together
 from medssl_cli.deploy.scans import Scan, longer_name
-from medssl_cli.deploy.whole_answers import answer_json, fields_of, require_size, whole_answer
+from medssl_cli.deploy.whole_answers import WholeAnswer, answer_json, fields_of, require_size, whole_answer
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.heads import MasksHead
 
@@ -262,9 +264,12 @@ class ScanTask:
 
     def targets(self) -> list[Target]:
         """The files that will hold the result."""
-        if self._masks_head is None:
-            return [Target("json", self.job.where.folder / f"{self.scan.name}_{self.blank.task}.json")]
         is_series = self.scan.series is not None
+        if self._masks_head is None:
+            stem, wants = f"{self.scan.name}_{self.blank.task}", is_series and "sr" in self.job.outputs
+            told = [Target("json", self.job.where.folder / f"{stem}.json")]
+            report = [Target("sr", self.job.where.folder / f"{stem}{DICOM_SUFFIXES['sr']}")]
+            return [*told, *report] if wants else told
         return mask_targets(self._mask(), self._masks_head, self.job.outputs, is_series=is_series)
 
     def _require_no_other_owner(self) -> None:
@@ -291,12 +296,33 @@ class ScanTask:
         return files.made(self.targets(), image, answer)
 
     def _whole(self, image: LoadedImage, answer: Any) -> Made:
-        """The file of findings or boxes."""
+        """The files of findings or boxes."""
         bundle, shape = self.job.model.bundle, image.volume.shape
         told = whole_answer(bundle, answer, shape, image.volume.affine)
         data = answer_json(bundle, told, name=self.scan.name, model_sha256=self.job.model.sha256, shape=shape)
-        files = {target.path: data for target in self.targets()}
-        return Made(files, list(image.warnings), fields=fields_of(told))
+        made = Made({}, list(image.warnings), fields=fields_of(told))
+        for target in self.targets():
+            if target.kind == "json":
+                made.files[target.path] = data
+                continue
+            try:
+                made.files[target.path] = self._report(told)
+            except Exception as error:  # noqa: BLE001 - the other file says the same
+                made.note_missing(target.kind, error)
+        return made
+
+    def _report(self, told: WholeAnswer) -> bytes:
+        """A DICOM measurement report of findings or boxes."""
+        from medssl_cli.deploy.statements import of_whole
+        from medssl_cli.formats.dicom_sr import write_report
+
+        bundle, series = self.job.model.bundle, self.scan.series
+        return write_report(
+            of_whole(told, bundle),
+            series.headers if series is not None else (),
+            model_sha256=self.job.model.sha256,
+            algorithm_name=algorithm_name(bundle),
+        )
 
     def _progress(self, what: str) -> Callable[[int, int], None]:
         def told(done: int, total: int) -> None:

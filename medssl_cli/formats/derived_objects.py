@@ -34,6 +34,12 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{uuid.uuid5(NAMESPACE, '|'.join(parts)).int}"
 
 
+def frame_of_reference(header: Header) -> str:
+    """That of a slice; one of its series' own where it has no valid one."""
+    given = header.FrameOfReferenceUID
+    return given if valid_uid(given) else derived_uid("frame of reference", header.SeriesInstanceUID)
+
+
 def require_one_patient(slices: Sequence[Header]) -> None:
     """Refuse slices of several patients or studies.
 

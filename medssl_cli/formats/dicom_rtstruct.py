@@ -20,6 +20,7 @@ from medssl_cli.formats.anatomy_codes import StructureCode, structure_code
 from medssl_cli.formats.derived_objects import (
     date_and_time,
     derived_uid,
+    frame_of_reference,
     object_label,
     read_without_pixels,
     require_one_patient,
@@ -34,7 +35,7 @@ from medssl_cli.formats.labels.polygons import unite_contours
 from medssl_cli.formats.loaded import LPS_TO_RAS
 from medssl_cli.formats.outlines import mask_outlines
 from medssl_cli.formats.predictions import MANUFACTURER
-from medssl_cli.formats.seg_attributes import clean_attributes, clean_text, valid_uid
+from medssl_cli.formats.seg_attributes import clean_attributes, clean_text
 from medssl_cli.imaging.geometry import Affine
 
 STUDY_CLASS: Final = "1.2.840.10008.3.1.2.3.1"
@@ -76,8 +77,7 @@ def write_structure_set(
     digest = hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest()
     base = f"{first.SeriesInstanceUID}|{model_sha256}"
     dataset = _described(source, first, base=base, digest=digest, model_sha256=model_sha256, name=algorithm_name)
-    reference = first.FrameOfReferenceUID
-    frame = reference if valid_uid(reference) else derived_uid("frame of reference", first.SeriesInstanceUID)
+    frame = frame_of_reference(first)
     dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = frame, ""
     dataset.ReferencedFrameOfReferenceSequence = [_referenced(slices, frame)]
     given = {name: structure_code(name, task=algorithm_name) for name in classes.values()} | dict(codes or {})

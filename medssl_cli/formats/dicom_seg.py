@@ -22,6 +22,7 @@ from medssl_cli.formats.anatomy_codes import Code, StructureCode, structure_code
 from medssl_cli.formats.derived_objects import (
     date_and_time,
     derived_uid,
+    frame_of_reference,
     object_label,
     read_without_pixels,
     require_one_patient,
@@ -36,7 +37,6 @@ from medssl_cli.formats.loaded import LPS_TO_RAS
 from medssl_cli.formats.seg_attributes import (
     clean_attributes,
     clean_text,
-    valid_uid,
 )
 from medssl_cli.formats.seg_frames import read_masks, read_segmentation
 from medssl_cli.imaging.geometry import Affine, spacing_mm
@@ -145,7 +145,6 @@ class _Uids:
         base = f"{source_series}|{model_sha256}"
         self.series = derived_uid("series", base)
         self.instance = derived_uid("instance", base, content)
-        self.frame_of_reference = derived_uid("frame of reference", source_series)
         self.dimensions = derived_uid("dimensions", base)
 
 
@@ -168,8 +167,7 @@ def _templates(
         item.SpecificCharacterSet = "ISO_IR 192"
         item.SOPClassUID, item.SOPInstanceUID = MR_IMAGE, derived_uid("template", uids.series, str(k))
         item.StudyInstanceUID, item.SeriesInstanceUID = first.StudyInstanceUID, first.SeriesInstanceUID
-        reference = first.FrameOfReferenceUID
-        item.FrameOfReferenceUID = reference if valid_uid(reference) else uids.frame_of_reference
+        item.FrameOfReferenceUID = frame_of_reference(first)
         item.Modality = first.Modality
         item.Columns, item.Rows = labels.shape[-3], labels.shape[-2]
         item.PixelSpacing = [y_mm, x_mm]

@@ -19,6 +19,7 @@ from medssl_cli.formats.anatomy_codes import GENERIC, Code, StructureCode
 from medssl_cli.formats.derived_objects import (
     date_and_time,
     derived_uid,
+    frame_of_reference,
     read_without_pixels,
     require_one_patient,
     require_uids,
@@ -26,7 +27,7 @@ from medssl_cli.formats.derived_objects import (
 )
 from medssl_cli.formats.dicom import Header
 from medssl_cli.formats.predictions import MANUFACTURER
-from medssl_cli.formats.seg_attributes import clean_attributes, clean_text, valid_uid
+from medssl_cli.formats.seg_attributes import clean_attributes, clean_text
 
 VOLUME: Final[Code] = ("118565006", "SCT", "Volume")
 DIAMETER: Final[Code] = ("81827009", "SCT", "Diameter")
@@ -262,14 +263,11 @@ class _Groups:
         low, high = np.array(box_mm, dtype=np.float64).reshape(2, 3) * (-1, -1, 1)
         centre, half = (low + high) / 2, np.abs(high - low) / 2
         ends = [centre + sign * half * axis for axis in np.eye(3) for sign in (-1, 1)]
-        reference = self.slices[0].FrameOfReferenceUID
-        frame = (
-            reference if valid_uid(reference) else derived_uid("frame of reference", self.slices[0].SeriesInstanceUID)
-        )
+        first = self.slices[0]
         return hd.sr.VolumeSurface(
             graphic_type=hd.sr.GraphicTypeValues3D.ELLIPSOID,
             graphic_data=np.array(ends),
-            frame_of_reference_uid=frame,
+            frame_of_reference_uid=frame_of_reference(first),
             source_series=hd.sr.SourceSeriesForSegmentation(first.SeriesInstanceUID),
         )
 

@@ -24,6 +24,7 @@ from medssl_cli.deploy.export import export_network, head_of, make_bundle
 from medssl_cli.deploy.onnx_file import graph_of, read_head, seal
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.finetuned import FineTunedRun, load_finetuned
+from medssl_cli.formats.dicom_sr import read_groups
 from medssl_cli.heads import BoxesHead, FindingsHead, OperatingPoint
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Named
@@ -352,12 +353,16 @@ def test_radiographs_in_dicom_get_what_their_picture_gets(
         spacing = {"ImagerPixelSpacing": ["0.2", "0.2"], "SeriesInstanceUID": f"1.2.3.4.{len(attributes)}"}
         xray(tmp_path / "in" / f"{name}.dcm", stored, Modality=modality, **spacing, **attributes)
 
-    done = infer(tmp_path / "in", "-t", models["boxes"], "-o", tmp_path / "out")
+    done = infer(tmp_path / "in", "-t", models["boxes"], "-o", tmp_path / "out", "--formats", "sr")
 
     assert done.exit_code == 0, done.stderr
     results = json.loads(done.stdout)["results"]
     expected = next(entry["boxes"] for entry in results if entry["name"] == "0.png")
     found = [entry["boxes"] for entry in results if entry["kind"] == "dicom"]
+    for entry in [each for each in results if each["kind"] == "dicom"]:
+        groups = read_groups((tmp_path / "out" / entry["outputs"][1]).read_bytes())
+        probabilities = [each.amounts["122157", "DCM"][0] for each in groups if each.amounts]
+        assert probabilities == pytest.approx([box["score"] for box in entry["boxes"]], rel=1e-8)
     assert len(found) == 2
     for boxes in found:
         corners, other = (np.array([box["corners"] for box in each]) for each in (boxes, expected))

@@ -296,6 +296,14 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The series' headers do not allow a DICOM SEG; the NIfTI mask was written",
         "use the NIfTI mask; the code beside this one says what the headers lack",
     ),
+    "W_RTSTRUCT_NOT_WRITTEN": Code(
+        "The series' headers or its mask do not allow an RTSTRUCT; the NIfTI mask was written",
+        "use the NIfTI mask; the code beside this one says what is in the way",
+    ),
+    "W_SR_NOT_WRITTEN": Code(
+        "The series' headers do not allow a DICOM SR; the other files say the same",
+        "use the other files; the code beside this one says what the headers lack",
+    ),
     "W_PREVIEW_NOT_WRITTEN": Code(
         "The picture beside a mask could not be drawn; the mask was written",
         "nothing; medssl infer --no-preview draws none",

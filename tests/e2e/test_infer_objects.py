@@ -1,0 +1,95 @@
+"""`infer --formats`: what a PACS gets says the same as the NIfTI mask beside it."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+from pydicom.sr.codedict import codes
+from typer.testing import CliRunner
+
+from medssl_cli.cli.app import app
+from medssl_cli.cli.infer_options import outputs_of
+from medssl_cli.deploy.infer import InferReport, infer
+from medssl_cli.formats.dicom_rtstruct import read_contour_masks
+from medssl_cli.formats.dicom_sr import read_groups
+from medssl_cli.formats.nifti import read_nifti
+from tests.batch import write_series
+from tests.toy_model import write_toy_model
+
+OBJECTS = outputs_of("seg,rtstruct,sr")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_model(tmp_path_factory.mktemp("model") / "model.onnx", modality="CT")
+
+
+def run(scans: Path, model: Path, out: Path, **options: Any) -> InferReport:
+    return infer([scans], model, out=out, device="cpu", **options)
+
+
+def test_a_series_gets_all_objects_and_they_say_the_same(tmp_path: Path, model: Path) -> None:
+    write_series(tmp_path / "ct", 1)
+
+    report = run(tmp_path / "ct", model, tmp_path / "out", outputs=OBJECTS)
+
+    (result,) = report.results
+    stem = f"{result.name}_toy-seg"
+    assert result.outputs == tuple(f"{stem}{end}" for end in (".nii.gz", ".dcm", ".rtstruct.dcm", ".sr.dcm"))
+    mask = read_nifti(tmp_path / "out" / result.outputs[0]).image
+    files = [(tmp_path / "out" / name).read_bytes() for name in result.outputs[1:]]
+    contours = read_contour_masks(files[1], mask.volume.affine, mask.volume.shape)
+    np.testing.assert_array_equal(contours[1], mask.volume.voxels[0] == 1)
+    (group,) = read_groups(files[2])
+    ((name, volume),) = result.volumes_ml.items()
+    assert (group.name, group.amounts["118565006", "SCT"]) == (name, (pytest.approx(volume), "mL"))
+    (measured,) = hd.sr.srread(io.BytesIO(files[2])).content.get_volumetric_roi_measurement_groups()
+    assert measured.get_measurements(name=codes.SCT.Volume)[0].value == pytest.approx(volume)
+    segment = pydicom.dcmread(io.BytesIO(files[0]))
+    assert measured.roi.referenced_sop_instance_uid == segment.SOPInstanceUID
+    assert len({pydicom.dcmread(io.BytesIO(data)).SeriesInstanceUID for data in files}) == 3
+
+
+def test_objects_that_are_wanted_later_are_made_then_and_only_then(tmp_path: Path, model: Path) -> None:
+    write_series(tmp_path / "ct", 2)
+    first = run(tmp_path / "ct", model, tmp_path / "out").results[0]
+
+    second = run(tmp_path / "ct", model, tmp_path / "out", outputs=OBJECTS).results[0]
+    third = run(tmp_path / "ct", model, tmp_path / "out", outputs=OBJECTS).results[0]
+
+    assert set(first.outputs) < set(second.outputs)
+    assert (second.resumed, third.resumed) == (False, True)
+    assert third.outputs_sha256 == second.outputs_sha256
+
+
+def test_a_report_without_segmentation_measures_the_images(tmp_path: Path, model: Path) -> None:
+    write_series(tmp_path / "ct", 3)
+
+    (result,) = run(tmp_path / "ct", model, tmp_path / "out", outputs=outputs_of("sr")).results
+
+    report = hd.sr.srread(tmp_path / "out" / f"{result.name}_toy-seg.sr.dcm")
+    assert not report.content.get_volumetric_roi_measurement_groups()
+    assert len(report.content.get_image_measurement_groups()) == 1
+
+
+def test_objects_are_no_scans(tmp_path: Path, model: Path) -> None:
+    write_series(tmp_path / "ct", 4)
+    run(tmp_path / "ct", model, tmp_path / "out", outputs=OBJECTS)
+
+    again = run(tmp_path / "out", model, tmp_path / "again")
+
+    assert not [one for one in again.results if one.status == "done"]
+
+
+def test_an_unknown_format_is_refused_by_name(tmp_path: Path, model: Path) -> None:
+    write_series(tmp_path / "ct", 5)
+
+    done = CliRunner().invoke(app, ["infer", str(tmp_path / "ct"), "-t", str(model), "--formats", "seg,stl"])
+
+    assert done.exit_code == 64
+    assert "--formats knows no 'stl'" in done.stderr
+    assert outputs_of("none") == ("nifti", "preview")
