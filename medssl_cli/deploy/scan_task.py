@@ -143,7 +143,7 @@ class ScanTask:
         require_replaceable(
             [target.path for target in self.targets()],
             inputs=job.inputs,
-            recorded=self._recorded(),
+            recorded=self._recorded() - self._still_true(digest),
             overwrite=job.overwrite,
         )
         self._require_no_other_owner()
@@ -244,9 +244,24 @@ class ScanTask:
             recorded |= {one.path.name for one in self.targets() if self.job.known.owner(one.path.name)}
         return recorded
 
-    def _is_finished(self, known: ScanResult, digest: str) -> bool:
+    def _is_made_from(self, known: ScanResult, digest: str) -> bool:
+        """Whether an earlier call had the same scan, model and options."""
         made_from = (known.input_sha256, known.model_sha256, known.options)
-        if made_from != (digest, self.job.model.sha256, self._options()):
+        return made_from == (digest, self.job.model.sha256, self._options())
+
+    def _still_true(self, digest: str) -> set[str]:
+        """Outputs that are as they will be made again, because others beside them are wanted now."""
+        if self.known is None or not self._is_made_from(self.known, digest):
+            return set()
+        paths = {target.path.name: target.path for target in self.targets()}
+        return {
+            name
+            for name, sha256 in self.known.outputs_sha256.items()
+            if name in paths and paths[name].is_file() and sha256_file(paths[name]) == sha256
+        }
+
+    def _is_finished(self, known: ScanResult, digest: str) -> bool:
+        if not self._is_made_from(known, digest):
             return False
         needed = [one.path for one in self.targets() if NOT_WRITTEN.get(one.kind) not in known.warnings]
         return bool(needed) and all(
