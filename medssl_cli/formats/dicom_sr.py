@@ -323,7 +323,7 @@ def _make_deterministic(report: Any, source: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Group:
+class MeasurementGroup:
     """What a measurement group of a report says: its name, what it is about, its numbers by their codes, presence."""
 
     name: str
@@ -332,11 +332,11 @@ class Group:
     presence: str | None
 
 
-def read_groups(data: bytes) -> list[Group]:
+def read_groups(data: bytes) -> list[MeasurementGroup]:
     """The measurement groups of a report that `write_report` made, in their order, read by pydicom alone."""
     from pydicom import dcmread
 
-    found: list[Group] = []
+    found: list[MeasurementGroup] = []
     pending = [dcmread(io.BytesIO(data))]
     while pending:
         item = pending.pop(0)
@@ -348,7 +348,7 @@ def read_groups(data: bytes) -> list[Group]:
     return found
 
 
-def _group(item: Any) -> Group:
+def _group(item: Any) -> MeasurementGroup:
     name, finding, presence = "", ("", ""), None
     amounts: dict[tuple[str, str], tuple[float, str]] = {}
     for each in item.ContentSequence:
@@ -367,11 +367,11 @@ def _group(item: Any) -> Group:
             finding = (str(code.CodeValue), str(code.CodingSchemeDesignator))
         elif concept.CodeValue == PRESENCE[0]:
             presence = str(each.ConceptCodeSequence[0].CodeValue)
-    return Group(name, finding, amounts, presence)
+    return MeasurementGroup(name, finding, amounts, presence)
 
 
-def _told(statement: Statement) -> Group:
+def _told(statement: Statement) -> MeasurementGroup:
     """What the group of a statement has to say."""
     value = {None: None, True: PRESENT[0], False: ABSENT[0]}[statement.is_present]
     amounts = {each.what[:2]: (each.stored, each.unit[0]) for each in statement.amounts}
-    return Group(_identifier(statement), statement.finding[:2], amounts, value)
+    return MeasurementGroup(_identifier(statement), statement.finding[:2], amounts, value)

@@ -24,13 +24,13 @@ OTHER_MEANINGS: Final = {
     "formats/dicom/objects.py": "a kind of DICOM object",
     "formats/dicom/tags.py": "a kind of DICOM object",
     "formats/dicom_seg.py": "a kind of DICOM object",
+    "formats/dicom_sr.py": "a kind of DICOM object",
     "formats/labels/__init__.py": "a kind of DICOM object",
     "formats/labels/recognise.py": "a kind of DICOM object",
     "formats/labels/seg.py": "a kind of DICOM object",
     "formats/labels/seg_pixels.py": "a kind of DICOM object",
     "formats/layouts.py": "how people call folders of label maps",
     "formats/name_words.py": "how people call files of label maps",
-    "formats/predictions.py": "a kind of DICOM object",
     "formats/seg_frames.py": "a kind of DICOM object",
 }
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] not in ROOMS]
