@@ -67,7 +67,7 @@ class Statement:
     """What a report says about one structure, finding or box.
 
     Args:
-        name: Of the class.
+        name: Name of the class.
         code: What it is.
         amounts: Its numbers.
         is_present: Whether it is there, where the model says so.
@@ -206,7 +206,7 @@ class _Groups:
 
     @property
     def name(self) -> str:
-        """Of the algorithm, as DICOM takes it."""
+        """Name of the algorithm, as DICOM takes it."""
         return clean_text(self.algorithm_name)
 
     def group(self, number: int, statement: Statement) -> Any:

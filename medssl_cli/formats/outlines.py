@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DIRECTIONS: Final = ((1, 0), (0, 1), (-1, 0), (0, -1))
-"""Of an edge, each a quarter turn to the left of the one before."""
+"""Directions of an edge, each a quarter turn to the left of the one before."""
 LEFT_STRAIGHT_RIGHT: Final = (1, 0, 3)
 Edge = tuple[int, int, int]
 """The corner of a voxel where an edge begins, and its direction."""
