@@ -37,7 +37,7 @@ NOT_WRITTEN: Final = {
     "preview": "W_PREVIEW_NOT_WRITTEN",
 }
 DICOM_SUFFIXES: Final[dict[Output, str]] = {"seg": ".dcm", "rtstruct": ".rtstruct.dcm", "sr": ".sr.dcm"}
-"""Ends of the names of objects, which name the series: they are made of DICOM scans only. A report names the segmentation before it."""
+"""Ends of the names of objects of a DICOM series; a report comes after the segmentation that it names."""
 _SUFFIXES: Final[dict[Output, str]] = {**DICOM_SUFFIXES, "preview": ".png"}
 
 
