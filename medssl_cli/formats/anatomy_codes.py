@@ -99,6 +99,42 @@ STRUCTURES: Final[dict[str, Code]] = {
         ("femur", "71341001", "Femur"),
         ("sacrum", "54735007", "Sacrum"),
         ("skull", "89546000", "Skull"),
+        ("brachiocephalic_trunk", "12691009", "Brachiocephalic trunk"),
+        ("subclavian_artery", "36765005", "Subclavian artery"),
+        ("common_carotid_artery", "32062004", "Common carotid artery"),
+        ("brachiocephalic_vein", "8887007", "Brachiocephalic vein"),
+        ("splenic_vein", "35819009", "Splenic vein"),
+        ("iliac_artery", "10293006", "Iliac artery"),
+        ("iliac_vein", "244411005", "Iliac vein"),
+        ("erector_spinae", "44947003", "Erector spinae muscle"),
+        ("costal_cartilage", "50016007", "Costal cartilage"),
+        ("lung_upper_lobe", "45653009", "Upper lobe of lung"),
+        ("lung_lower_lobe", "90572001", "Lower lobe of lung"),
+        ("lung_middle_lobe_right", "72481006", "Middle lobe of right lung"),
+        ("vertebrae_c1", "14806007", "C1 vertebra"),
+        ("vertebrae_c2", "39976000", "C2 vertebra"),
+        ("vertebrae_c3", "113205007", "C3 vertebra"),
+        ("vertebrae_c4", "5329002", "C4 vertebra"),
+        ("vertebrae_c5", "36978003", "C5 vertebra"),
+        ("vertebrae_c6", "36054005", "C6 vertebra"),
+        ("vertebrae_c7", "87391001", "C7 vertebra"),
+        ("vertebrae_t1", "64864005", "T1 vertebra"),
+        ("vertebrae_t2", "53733008", "T2 vertebra"),
+        ("vertebrae_t3", "1626008", "T3 vertebra"),
+        ("vertebrae_t4", "73071006", "T4 vertebra"),
+        ("vertebrae_t5", "56401006", "T5 vertebra"),
+        ("vertebrae_t6", "45296009", "T6 vertebra"),
+        ("vertebrae_t7", "62487009", "T7 vertebra"),
+        ("vertebrae_t8", "11068009", "T8 vertebra"),
+        ("vertebrae_t9", "82687006", "T9 vertebra"),
+        ("vertebrae_t10", "7610001", "T10 vertebra"),
+        ("vertebrae_t11", "12989004", "T11 vertebra"),
+        ("vertebrae_t12", "23215003", "T12 vertebra"),
+        ("vertebrae_l1", "66794005", "L1 vertebra"),
+        ("vertebrae_l2", "14293000", "L2 vertebra"),
+        ("vertebrae_l3", "36470004", "L3 vertebra"),
+        ("vertebrae_l4", "11994002", "L4 vertebra"),
+        ("vertebrae_l5", "49668003", "L5 vertebra"),
     )
 }
 LESIONS: Final[dict[str, Code]] = {
@@ -122,6 +158,7 @@ MODIFIERS: Final[dict[str, Code]] = {
     "anterior": _sct("255549009", "Anterior"),
     "posterior": _sct("255551008", "Posterior"),
 }
+SIDES: Final = ("left", "right")
 SYNONYMS: Final[dict[str, str]] = {
     "lv": "left_ventricle",
     "rv": "right_ventricle",
@@ -146,6 +183,10 @@ SYNONYMS: Final[dict[str, str]] = {
     "adrenal": "adrenal_gland",
     "urinary_bladder": "bladder",
     "thyroid_gland": "thyroid",
+    "clavicula": "clavicle",
+    "costal_cartilages": "costal_cartilage",
+    "iliac_vena": "iliac_vein",
+    "autochthon": "erector_spinae",
     "peripheral_zone": "prostate_peripheral_zone",
     "transition_zone": "prostate_transition_zone",
     "tumour": "tumor",
@@ -169,10 +210,14 @@ def structure_code(name: str, *, task: str = "") -> StructureCode:
     for whole, parts in PARTS_OF_ONE.items():
         if whole in task.lower() and len(words) == 1 and words[0] in parts:
             words = (whole, *words)
+    if "rib" in words and words[-1].isdecimal():
+        words = words[:-1]  # which rib it is, the label says
     return _lesion(words) or _organ(words) or GENERIC
 
 
 def _lesion(words: Sequence[str]) -> StructureCode | None:
+    if len(words) > 2 and words[-1] in SIDES and _singular(words[-2]) in LESIONS:
+        words = (*words[:-2], words[-1], words[-2])
     if not words or (lesion := LESIONS.get(_singular(words[-1]))) is None:
         return None
     organ = _organ(words[:-1])

@@ -1,92 +1,109 @@
-"""Codes of structures are codes that DICOM lists, and names say which."""
+"""Names of structures have the codes that the standard's own dictionary gives them."""
 
 import pytest
-from pydicom.sr._concepts_dict import concepts
+from pydicom.sr.codedict import codes
 
-from medssl_cli.formats.anatomy_codes import (
-    ABNORMAL_STRUCTURE,
-    ANATOMICAL_STRUCTURE,
-    GENERIC,
-    LESIONS,
-    MODIFIERS,
-    STRUCTURES,
-    SYNONYMS,
-    structure_code,
-)
+from medssl_cli.formats.anatomy_codes import GENERIC, MODIFIERS, structure_code
 
-NOT_IN_PYDICOM = {"74281007"}  # myocardium: PS3.16 CID 3712
+SIDED = [
+    "kidney",
+    "adrenal_gland",
+    "lung_upper_lobe",
+    "lung_lower_lobe",
+    "kidney_cyst",
+    "subclavian_artery",
+    "common_carotid_artery",
+    "brachiocephalic_vein",
+    "iliac_artery",
+    "iliac_vena",
+    "humerus",
+    "scapula",
+    "clavicula",
+    "femur",
+    "autochthon",
+]
+ALONE = [
+    "spleen",
+    "gallbladder",
+    "liver",
+    "stomach",
+    "pancreas",
+    "lung_middle_lobe_right",
+    "esophagus",
+    "trachea",
+    "thyroid_gland",
+    "small_bowel",
+    "duodenum",
+    "colon",
+    "urinary_bladder",
+    "prostate",
+    "sacrum",
+    "heart",
+    "aorta",
+    "pulmonary_vein",
+    "brachiocephalic_trunk",
+    "superior_vena_cava",
+    "inferior_vena_cava",
+    "spinal_cord",
+    "brain",
+    "skull",
+    "sternum",
+    "costal_cartilages",
+]
+VERTEBRAE = [f"{part}{number}" for part, count in (("C", 7), ("T", 12), ("L", 5)) for number in range(1, count + 1)]
+RIBS = [f"rib_{side}_{number}" for side in ("left", "right") for number in range(1, 13)]
+NAMES = [*ALONE, *(f"{name}_{side}" for name in SIDED for side in ("left", "right")), *RIBS]
+NAMES += [f"vertebrae_{name}" for name in VERTEBRAE]
+WITHOUT_CODE = [
+    "vertebrae_S1",
+    "atrial_appendage_left",
+    "portal_vein_and_splenic_vein",
+    "hip_left",
+    "hip_right",
+    "iliopsoas_left",
+    "iliopsoas_right",
+    "gluteus_maximus_left",
+    "gluteus_maximus_right",
+    "gluteus_medius_left",
+    "gluteus_medius_right",
+    "gluteus_minimus_left",
+    "gluteus_minimus_right",
+]
+"""Names of TotalSegmentator's 117 for which no code is sure: reports give them private ones."""
 
 
-def listed() -> dict[str, set[str]]:
-    """Meanings by value of all SNOMED CT codes that DICOM's context groups use."""
-    meanings: dict[str, set[str]] = {}
-    for values in concepts["SCT"].values():
-        for value, (meaning, _) in values.items():
-            meanings.setdefault(value, set()).add(meaning.lower())
-    return meanings
+def test_of_all_names_of_totalsegmentator_104_have_a_code() -> None:
+    assert len({*NAMES, *WITHOUT_CODE}) == 117
+    assert [name for name in NAMES if structure_code(name) == GENERIC] == []
+    assert [name for name in WITHOUT_CODE if structure_code(name) != GENERIC] == []
 
 
-def test_every_code_is_one_of_dicoms_with_its_meaning() -> None:
-    known = listed()
-    codes = [ANATOMICAL_STRUCTURE, ABNORMAL_STRUCTURE, *STRUCTURES.values(), *LESIONS.values(), *MODIFIERS.values()]
-    assert len(codes) > 60
-    for value, scheme, meaning in codes:
-        assert scheme == "SCT"
-        if value not in NOT_IN_PYDICOM:
-            plain = meaning.lower().replace(" cardiac ", " ")
-            assert plain in known[value], (value, meaning, known[value])
-    assert len({value for value, _, _ in codes}) == len(codes)
-
-
-def test_every_synonym_leads_somewhere() -> None:
-    assert all(target in {*STRUCTURES, *LESIONS} for target in SYNONYMS.values())
+@pytest.mark.parametrize("name", VERTEBRAE)
+def test_vertebrae_have_the_codes_of_the_dictionary(name: str) -> None:
+    assert structure_code(f"vertebrae_{name}").type[0] == getattr(codes.SCT, f"{name}Vertebra").value
 
 
 @pytest.mark.parametrize(
-    ("name", "meaning", "modifiers"),
+    ("name", "word"),
     [
-        ("LV", "Left cardiac ventricle", []),
-        ("Left ventricle", "Left cardiac ventricle", []),
-        ("left_ventricle_myocardium", "Left Ventricle Myocardium", []),
-        ("liver", "Liver", []),
-        ("Spleen", "Spleen", []),
-        ("kidneys", "Kidney", []),
-        ("left kidney", "Kidney", ["Left"]),
-        ("kidney_right", "Kidney", ["Right"]),
-        ("Lungs", "Lung", []),
-        ("right-lung", "Lung", ["Right"]),
-        ("oesophagus", "Esophagus", []),
-        ("adrenal_gland_left", "Adrenal gland", ["Left"]),
-        ("hippocampus_anterior", "Hippocampus", ["Anterior"]),
-        ("lung_upper_lobe_left", GENERIC.type[2], []),
-        ("left", GENERIC.type[2], []),
-        ("右肺", GENERIC.type[2], []),
-        ("", GENERIC.type[2], []),
-        ("spleen-ish", GENERIC.type[2], []),
+        ("brachiocephalic_trunk", "BrachiocephalicTrunk"),
+        ("subclavian_artery_left", "SubclavianArtery"),
+        ("common_carotid_artery_right", "CommonCarotidArtery"),
+        ("brachiocephalic_vein_left", "BrachiocephalicVein"),
+        ("iliac_artery_left", "IliacArtery"),
+        ("iliac_vena_right", "IliacVein"),
+        ("autochthon_left", "ErectorSpinaeMuscle"),
+        ("costal_cartilages", "CostalCartilage"),
+        ("lung_upper_lobe_left", "UpperLobeOfLung"),
+        ("lung_lower_lobe_right", "LowerLobeOfLung"),
+        ("lung_middle_lobe_right", "MiddleLobeOfRightLung"),
+        ("rib_left_7", "Rib"),
     ],
 )
-def test_structures_by_name(name: str, meaning: str, modifiers: list[str]) -> None:
-    code = structure_code(name)
-
-    assert code.type[2] == meaning
-    assert [modifier[2] for modifier in code.modifiers] == modifiers
-    assert code.category == ANATOMICAL_STRUCTURE
+def test_structures_have_the_codes_of_the_dictionary(name: str, word: str) -> None:
+    assert structure_code(name).type[0] == getattr(codes.SCT, word).value
 
 
-def test_a_lesion_is_no_anatomical_structure_and_says_where_it_lies() -> None:
-    code = structure_code("liver_tumour")
-
-    assert (code.category, code.type[2]) == (ABNORMAL_STRUCTURE, "Neoplasm")
-    assert code.region == STRUCTURES["liver"]
-    assert structure_code("Lesions").type[2] == "Lesion"
-    assert structure_code("nodule").region is None
-
-
-def test_parts_without_their_whole_mean_something_in_its_task_only() -> None:
-    assert structure_code("anterior", task="medssl hippocampus-seg").type[2] == "Hippocampus"
-    assert structure_code("posterior", task="medssl hippocampus-seg").modifiers == (MODIFIERS["posterior"],)
-    assert (
-        structure_code("head", task="medssl hippocampus-seg") == GENERIC
-        or structure_code("head", task="medssl hippocampus-seg").type[2] == "Hippocampus"
-    )
-    assert structure_code("anterior", task="medssl prostate-zones") == GENERIC
+def test_a_side_is_that_of_the_structure_wherever_the_name_has_it() -> None:
+    assert structure_code("kidney_cyst_left") == structure_code("left kidney cyst")
+    assert structure_code("rib_right_12").modifiers == (MODIFIERS["right"],)
