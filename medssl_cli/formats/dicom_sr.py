@@ -7,6 +7,7 @@ are read back without highdicom and must say what was meant. (PS3.16 TID 1500, 1
 
 import hashlib
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -123,13 +124,15 @@ def write_report(
     base = f"{first.SeriesInstanceUID}|{model_sha256}"
     maker = _Groups(slices, base, algorithm_name, model_sha256, _without_pixels(segmentation))
     try:
-        report = _built(maker, statements, source, base=base, content=content)
-        report.SeriesNumber = series_number(source, model_sha256)
-        report.ManufacturerModelName, report.SoftwareVersions = clean_text(algorithm_name), __version__
-        report.SeriesDescription = clean_text(f"{algorithm_name} report")
-        _make_deterministic(report, source)
-        buffer = io.BytesIO()
-        report.save_as(buffer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they repeat what the series says of the patient
+            report = _built(maker, statements, source, base=base, content=content)
+            report.SeriesNumber = series_number(source, model_sha256)
+            report.ManufacturerModelName, report.SoftwareVersions = clean_text(algorithm_name), __version__
+            report.SeriesDescription = clean_text(f"{algorithm_name} report")
+            _make_deterministic(report, source)
+            buffer = io.BytesIO()
+            report.save_as(buffer)
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
         raise InputError(
             "E_OUTPUT_CHECK",

@@ -24,10 +24,7 @@ def mask_outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
         Corners `[N, 2]` in continuous voxel indices: voxel 0 reaches from -0.5 to 0.5.
     """
     edges = _edges(mask)
-    outlines = []
-    while edges:
-        outlines.append(_outline(min(edges), edges))
-    return outlines
+    return [_outline(start, edges) for start in sorted(edges) if start in edges]
 
 
 def _edges(mask: NDArray[np.bool_]) -> set[Edge]:
