@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from medssl_cli.preprocessing import Preprocessing
     from medssl_cli.recipe import TaskRecipe
     from medssl_cli.report.gallery import Shown
+    from medssl_cli.report.viewer import Scene
 
 SLICES: Final = "slices"
 """What joint pre-training calls the modules that make volumes of slices."""
@@ -429,6 +430,10 @@ class Subject(ABC):
     def draw(self, image: Volume, prediction: Any, reference: Any) -> Image.Image:
         """Picture of an image with what `on_case` was told of it."""
         raise NotImplementedError(f"{type(self).__name__} tells of no image, so none is drawn")
+
+    def stage(self, image: Volume, prediction: Any, reference: Any) -> Scene | None:
+        """The same image for the slice viewer; None of a task without one."""
+        return None
 
 
 class Contract(Protocol):
