@@ -1,8 +1,8 @@
 """One HTML page in one file: what a command found out, with its tables, pictures and plots.
 
-Nothing is loaded from elsewhere: styles, pictures and plots are inside. Nothing runs but the slice viewer's script, where
-there is a viewer; the page's own content security policy forbids everything else. The page follows the reader's light or
-dark setting, prints, and can be read aloud. Every text is escaped.
+Nothing is loaded from elsewhere: styles, pictures and plots are inside. Nothing runs but the script of a slice viewer,
+where there is one; the page's own content security policy forbids everything else. The page follows the reader's light
+or dark setting, prints, and can be read aloud. Every text is escaped.
 """
 
 import base64

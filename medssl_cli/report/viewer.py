@@ -1,6 +1,6 @@
 """Images with a reference and a prediction, small enough to lie in a page, and the slice viewer that shows them.
 
-The page holds the voxels themselves, for a page that was opened from a file may not fetch others. `viewer.js` draws them.
+The page holds the voxels themselves, for a page opened from a file may not fetch others. `viewer.js` draws them.
 """
 
 import base64
@@ -22,9 +22,9 @@ from medssl_cli.imaging.volume import Volume
 from medssl_cli.report import structure_colours
 from medssl_cli.report.pictures import SMALLEST_RANGE, automatic_window, box_around
 
-MAX_BYTES: Final = 120_000
-"""Of an image with both label maps, compressed: 20 of them take 3.2 MB of a page."""
-MAX_VOXELS_PER_BYTE: Final = 12
+MAX_BYTES: Final = 100_000
+"""Size of an image with both label maps, compressed: 20 of them take 2.7 MB of a page."""
+MAX_VOXELS_PER_BYTE: Final = 8
 """More voxels than this for every byte are not even tried."""
 WIDEST_PERCENTILES: Final = (0.1, 99.9)
 
@@ -38,9 +38,9 @@ class Scene:
         spacing_mm: Between their centres.
         range: Intensities of the grey values 0 and 255.
         window: Intensities shown as black and white at first.
-        units: Of intensities.
+        units: Units of intensities.
         start: Voxel that the planes go through at first.
-        strides: Along each axis every so manieth voxel of the image is kept.
+        strides: How far apart the voxels that are kept lay in the image, along each axis.
         values: Label values that either label map holds.
         packed: Grey values, reference and prediction, `[3, X, Y, Z]` bytes, compressed by zlib.
     """
@@ -73,7 +73,7 @@ def scene_of(
         reference: Label map `[X, Y, Z]` on its grid.
         window: Intensities shown as black and white at first; by default the 1st and 99.5th percentile.
         margin_mm: How much is kept around the structures; without any structure all of the image is.
-        max_bytes: Of the compressed voxels.
+        max_bytes: Most that the compressed voxels take.
     """
     voxels, affine = reorient_to_ras(image.voxels[:1], image.affine)
     labels = [reorient_to_ras(mask[np.newaxis], image.affine)[0][0] for mask in (reference, prediction)]
@@ -90,7 +90,7 @@ def scene_of(
     kept = layers[:, :: strides[0], :: strides[1], :: strides[2]]
     return Scene(
         shape=kept.shape[1:],
-        spacing_mm=tuple(round(size * stride, 6) for size, stride in zip(spacing, strides, strict=True)),
+        spacing_mm=spacing_mm(affine @ np.diag([*strides, 1.0])),
         range=(low, high),
         window=window,
         units=image.units if image.units == "HU" else "",
@@ -150,7 +150,7 @@ def _packed(layers: NDArray[np.uint8], spacing: Sequence[float], max_bytes: int)
     while True:
         kept = layers[:, :: strides[0], :: strides[1], :: strides[2]]
         if kept[0].size <= max(MAX_VOXELS_PER_BYTE * max_bytes, 1):
-            packed = zlib.compress(np.ascontiguousarray(kept).tobytes(), 9)
+            packed = zlib.compress(np.ascontiguousarray(kept).tobytes(), 6)
             if len(packed) <= max_bytes or kept[0].size == 1:
                 return (strides[0], strides[1], strides[2]), packed
         thick = [axis for axis in range(3) if kept.shape[1 + axis] > 1]

@@ -20,6 +20,8 @@ from medssl_cli.tasks.segmentation.decode import painted
 
 CONTEXT_MM: Final = 30.0
 SLICE_CONTEXT_MM: Final = 15.0
+NUM_COLOURS: Final = 128
+"""Colours of a picture on the page."""
 DISTANCES: Final = {
     "hd95_mm": "HD95 mm",
     "assd_mm": "ASSD mm",
@@ -133,7 +135,9 @@ def segmentation_page(
         _add_viewer(page, pictures, classes or {})
         page.figures(
             [
-                Figure(shown.picture, f"Reference and prediction of item {shown.item_id}", _caption(shown))
+                Figure(
+                    _of_few_colours(shown.picture), f"Reference and prediction of item {shown.item_id}", _caption(shown)
+                )
                 for shown in pictures
             ],
             columns=1,
@@ -159,6 +163,11 @@ def _table_of(page: Page, structures: Mapping[str, Any], columns: Mapping[str, s
     )
 
 
+def _of_few_colours(picture: Image.Image) -> Image.Image:
+    """A picture that takes a third of the room."""
+    return picture.quantize(NUM_COLOURS, dither=Image.Dither.NONE)
+
+
 def _add_viewer(page: Page, pictures: Sequence[Shown], classes: Mapping[int, str]) -> None:
     """All pictures' images, slice by slice."""
     scenes = [
@@ -171,9 +180,9 @@ def _add_viewer(page: Page, pictures: Sequence[Shown], classes: Mapping[int, str
     page.viewer(scenes, classes)
     thinned = "; of large ones not every voxel" if any(max(scene.strides) > 1 for _, scene in scenes) else ""
     page.paragraph(
-        f"Images are shown around their structures{thinned}. Click into a plane to move the others; with a plane in focus "
-        "the wheel and the arrow keys go through its slices, `o` changes what is drawn over it, `n` and `p` go to the next "
-        "and the previous image."
+        f"Images are shown around their structures{thinned}. Click into a plane to move the others. With a plane in "
+        "focus the wheel and the arrow keys go through its slices, `o` changes what is drawn over it, `n` and `p` go "
+        "to the next and the previous image."
     )
 
 
