@@ -162,7 +162,11 @@ class Viewer {
   }
 
   draw() {
-    if (!this.image) return;
+    if (this.image) this.frame ??= requestAnimationFrame(() => this.drawNow());
+  }
+
+  drawNow() {
+    this.frame = undefined;
     const words = [this.low, this.high].map((control) => Number(Number(control.value).toPrecision(3)));
     this.window.textContent = `${words[0]} to ${words[1]} ${this.image.units}`;
     for (const panel of this.panels) if (!panel.box.hidden) this.drawPanel(panel);

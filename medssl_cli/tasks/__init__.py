@@ -13,9 +13,8 @@ A task is found by the name of its folder, which holds:
 
 `decode.py` and `page.py` load no torch, so that inference and reports may load them; neither does this module.
 
-Who asks for what: `engine.finetune` and `engine.check` the network and the supervision; `engine.evaluate`, studies and
-`medssl evaluate` the subject; export the supervision's `is_exportable` and `head`, and what reads that head in
-`decode.py`; the command line every `FIGURE`.
+Who asks for what: `engine.finetune` and `engine.check` network and supervision; `engine.evaluate`, studies and
+`medssl evaluate` the subject; export `is_exportable`, `head` and its `decode.py`; the command line every `FIGURE`.
 """
 
 from __future__ import annotations
@@ -69,8 +68,7 @@ def load_part(name: str, part: Part) -> ModuleType:
     Raises:
         UsageError: `E_UNKNOWN_NAME`, with the nearest name of a task.
     """
-    folder = plugins.load("task", name)
-    return importlib.import_module(f"{folder.__name__}.{part}")
+    return importlib.import_module(f"{plugins.load('task', name).__name__}.{part}")
 
 
 def task_options(recipe: TaskRecipe) -> Any:
@@ -235,8 +233,7 @@ class SupervisionBase(ABC):
     @property
     def label_set(self) -> str:
         """Name of the labels in the cache."""
-        name: str = self.options.label_set
-        return name
+        return str(self.options.label_set)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -500,5 +497,6 @@ def each_by_itself(classes: object) -> object:
         return {str(name): (name,) for name in classes}
     if not isinstance(classes, dict):
         return classes
-    is_alone = {name: isinstance(own, str) and own not in ("any", "none") for name, own in classes.items()}
-    return {name: (own,) if is_alone[name] else own for name, own in classes.items()}
+    return {
+        name: (own,) if isinstance(own, str) and own not in ("any", "none") else own for name, own in classes.items()
+    }
