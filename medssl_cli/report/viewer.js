@@ -102,6 +102,7 @@ class Viewer {
 
   pressed(event) {
     if (["SELECT", "INPUT"].includes(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!["o", "n", "p"].includes(event.key)) return;
     const last = this.scene.images.length - 1;
     const at = this.choice.selectedIndex;
     if (event.key === "o") this.layer.selectedIndex = (this.layer.selectedIndex + 1) % LAYERS.length;
@@ -162,11 +163,7 @@ class Viewer {
   }
 
   draw() {
-    if (this.image) this.frame ??= requestAnimationFrame(() => this.drawNow());
-  }
-
-  drawNow() {
-    this.frame = undefined;
+    if (!this.image) return;
     const words = [this.low, this.high].map((control) => Number(Number(control.value).toPrecision(3)));
     this.window.textContent = `${words[0]} to ${words[1]} ${this.image.units}`;
     for (const panel of this.panels) if (!panel.box.hidden) this.drawPanel(panel);

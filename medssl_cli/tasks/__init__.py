@@ -2,8 +2,7 @@
 
 A task is found by the name of its folder, which holds:
 
-    __init__.py   FIGURE: what sums up its scores; HEAD: what its networks answer with, such as `masks`; of a task that
-                  learns from unlabelled images UNLABELLED, see `tasks.unlabelled`; loads no more
+    __init__.py   FIGURE sums up scores; HEAD: what networks answer with; UNLABELLED: `tasks.unlabelled`; loads no more
     network.py    OPTIONS: the recipe's options; NETWORK: a `TaskNetwork` around a backbone
     targets.py    SUPERVISION: a `SupervisionBase`: from a cache's annotations to batches and back, and who scores them
     decode.py     from a network's numbers to masks, findings or boxes
@@ -497,6 +496,5 @@ def each_by_itself(classes: object) -> object:
         return {str(name): (name,) for name in classes}
     if not isinstance(classes, dict):
         return classes
-    return {
-        name: (own,) if isinstance(own, str) and own not in ("any", "none") else own for name, own in classes.items()
-    }
+    is_alone = {name: isinstance(own, str) and own not in ("any", "none") for name, own in classes.items()}
+    return {name: (own,) if is_alone[name] else own for name, own in classes.items()}

@@ -190,7 +190,7 @@ def test_chromium_obeys_keys_sliders_and_boxes(tmp_path):
     page = Page("t").viewer([("one", halves()), ("two", second)], {1: "left", 2: "upper"}).render()
     steps = """
 const canvas = root.querySelectorAll("canvas")[2];
-for (let n = 0; n < 40; n++) canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowUp", bubbles: true }));
+for (let n = 0; n < 30; n++) canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowUp", bubbles: true }));
 root.querySelectorAll(".legend input")[1].click();
 const opacity = root.querySelectorAll(".controls input")[0];
 opacity.value = 100;
