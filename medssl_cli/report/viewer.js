@@ -27,8 +27,11 @@ function made(tag, properties, ...children) {
 
 async function unpacked(image) {
   const packed = Uint8Array.from(atob(image.voxels), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const inflation = new DecompressionStream("deflate");
+  const writer = inflation.writable.getWriter();
+  writer.write(packed);
+  writer.close();
+  const bytes = new Uint8Array(await new Response(inflation.readable).arrayBuffer());
   const number = image.shape[0] * image.shape[1] * image.shape[2];
   return [0, 1, 2].map((part) => bytes.subarray(part * number, (part + 1) * number));
 }

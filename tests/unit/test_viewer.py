@@ -134,13 +134,18 @@ def screenshot(folder: Path, page: str) -> NDArray[np.int64]:
         assert "CI" not in os.environ, "chromium is not installed"
         pytest.skip("chromium is not installed")
     (folder / "page.html").write_text(page, encoding="utf-8")
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-               "--force-color-profile=srgb", "--force-device-scale-factor=1", "--host-resolver-rules=MAP * ~NOTFOUND",
-               f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=8000", f"--window-size={WIDTH},{HEIGHT}",
-               f"--screenshot={folder / 'page.png'}", (folder / "page.html").as_uri()]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    with Image.open(folder / "page.png") as picture:
-        return np.asarray(picture.convert("RGB"), dtype=np.int64)
+    for budget_ms in (8_000, 30_000, 90_000):  # of virtual time; a slow machine may not have drawn by the first
+        command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+                   "--force-color-profile=srgb", "--force-device-scale-factor=1",
+                   "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}",
+                   f"--virtual-time-budget={budget_ms}", f"--window-size={WIDTH},{HEIGHT}",
+                   f"--screenshot={folder / 'page.png'}", (folder / "page.html").as_uri()]  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        with Image.open(folder / "page.png") as picture:
+            seen = np.asarray(picture.convert("RGB"), dtype=np.int64)
+        if count(seen, (GREY, GREY, GREY)) > 10_000:
+            break
+    return seen
 
 
 def after(page: str, actions: str) -> str:
