@@ -153,8 +153,10 @@ def after(page: str, actions: str) -> str:
     page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
     run = f"""<script>
 const root = document.querySelector(".viewer");
-new MutationObserver((_, all) => {{ all.disconnect(); {actions} }})
-  .observe(root, {{ attributes: true, attributeFilter: ["data-ready"] }});
+const act = () => {{ {actions} }};
+const watch = new MutationObserver(() => {{ watch.disconnect(); act(); }});
+if (root.dataset.ready === undefined) watch.observe(root, {{ attributes: true, attributeFilter: ["data-ready"] }});
+else act();
 </script>"""
     return page.replace("</body>", run + "</body>")
 
