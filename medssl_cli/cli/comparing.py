@@ -57,7 +57,7 @@ def compare(
         for name, path in zip(names, paths, strict=True):
             terminal.note(f"model {name} · cache {cache} · split {split_words(path, part)}")
             subject = load_subject(path, opened, split=part, device=device, terms=terms)
-            gallery = Gallery(subject.draw, limit=pictures)
+            gallery = Gallery(subject.draw, limit=pictures, stage=subject.stage)
             scored = subject.score(opened, split=split_words(path, part), talk=terminal, on_case=gallery.add)
             write_results(folder / _folder_name(name), subject, scored, gallery)
             models.append(contestant(name, path, subject, scored.document))

@@ -45,7 +45,7 @@ def score_one(
     folder = out or subject.folder / "-".join(("evaluation", part, *terms.words))
     terminal = Terminal(quiet=quiet)
     terminal.note(f"model {model} · cache {cache} · split {words} · results {folder}")
-    gallery = Gallery(subject.draw, limit=pictures)
+    gallery = Gallery(subject.draw, limit=pictures, stage=subject.stage)
     with terminal.running():
         results = subject.score(opened, split=words, talk=terminal, on_case=gallery.add)
     write_results(folder, subject, results, gallery)

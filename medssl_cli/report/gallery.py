@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from medssl_cli.imaging.volume import Volume
+from medssl_cli.report.viewer import Scene
 
 Place = Literal["worst", "median", "best"]
 Entry = tuple[float, str]
@@ -20,12 +21,13 @@ SPARE: Final = 16
 
 @dataclass(frozen=True)
 class Shown:
-    """One image with its reference and prediction, drawn."""
+    """One image with its reference and prediction, drawn, and for the slice viewer where there is one."""
 
     item_id: str
     figure: float
     picture: Image.Image
     place: Place = "worst"
+    scene: Scene | None = None
 
 
 class Gallery:
@@ -36,13 +38,21 @@ class Gallery:
     Args:
         draw: Picture of an image with what was found and what is there.
         limit: How many of each to keep.
+        stage: The same for the slice viewer, or None if there is none.
     """
 
-    def __init__(self, draw: Callable[[Volume, Any, Any], Image.Image], *, limit: int) -> None:
+    def __init__(
+        self,
+        draw: Callable[[Volume, Any, Any], Image.Image],
+        *,
+        limit: int,
+        stage: Callable[[Volume, Any, Any], Scene | None] = lambda *_: None,
+    ) -> None:
         self._draw = draw
+        self._stage = stage
         self._limit = limit
         self._figures: list[float] = []
-        self._pictures: dict[Entry, Image.Image] = {}
+        self._pictures: dict[Entry, tuple[Image.Image, Scene | None]] = {}
 
     def add(
         self,
@@ -60,7 +70,10 @@ class Gallery:
         ranked = sorted([*self._pictures, entry])
         kept = {*ranked[: self._limit], *self._nearest(ranked, self._limit + SPARE), *ranked[-self._limit :]}
         if entry in kept:
-            self._pictures[entry] = self._draw(image, prediction, reference)
+            self._pictures[entry] = (
+                self._draw(image, prediction, reference),
+                self._stage(image, prediction, reference),
+            )
         self._pictures = {each: picture for each, picture in self._pictures.items() if each in kept}
 
     def pictures(self) -> list[Shown]:
@@ -71,7 +84,7 @@ class Gallery:
         median = sorted(self._nearest(others[: len(others) - len(best)], limit))
         places: list[tuple[Place, list[Entry]]] = [("worst", worst), ("median", median), ("best", best)]
         return [
-            Shown(item_id, figure, self._pictures[figure, item_id], place)
+            Shown(item_id, figure, self._pictures[figure, item_id][0], place, self._pictures[figure, item_id][1])
             for place, entries in places
             for figure, item_id in entries
         ]

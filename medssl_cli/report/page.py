@@ -1,7 +1,8 @@
 """One HTML page in one file: what a command found out, with its tables, pictures and plots.
 
-Nothing is loaded from elsewhere and nothing runs: styles, pictures and plots are inside, there is no JavaScript. The
-page follows the reader's light or dark setting, prints, and can be read aloud. Every text is escaped.
+Nothing is loaded from elsewhere: styles, pictures and plots are inside. Nothing runs but the script of a slice viewer,
+where there is one; the page's own content security policy forbids everything else. The page follows the reader's light
+or dark setting, prints, and can be read aloud. Every text is escaped.
 """
 
 import base64
@@ -17,6 +18,7 @@ from PIL import Image
 
 from medssl_cli.metrics.statistics import Estimate
 from medssl_cli.report.style import STYLE
+from medssl_cli.report.viewer import Scene, script, script_digest, viewer_block
 
 Cell = str | int | float | Estimate | None
 Kind = Literal["info", "good", "warning", "bad"]
@@ -25,6 +27,7 @@ NOTICE_TITLES: Final[Mapping[Kind, str]] = {"info": "Note", "good": "Passed", "w
 NOT_APPLICABLE: Final = "n/a"
 NUMBER_TEXT: Final = re.compile(r"[<>≤≥±]?\s*[-+−]?\d[\d,.]*(\s?%)?")
 DECIMALS: Final = 3
+POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 CONTENTS_FROM: Final = 4
 """Pages with at least so many sections begin with a list of them."""
 
@@ -59,6 +62,7 @@ class Page:
     _blocks: list[str] = field(default_factory=list, init=False)
     _sections: list[tuple[str, str]] = field(default_factory=list, init=False)
     _num_figures: int = field(default=0, init=False)
+    _has_viewer: bool = field(default=False, init=False)
 
     def heading(self, text: str) -> Self:
         """Begin a section."""
@@ -143,6 +147,16 @@ class Page:
         drawn = "".join(self._drawn(figure) for figure in figures)
         return self._add(f'<div class="grid columns-{min(max(columns, 1), 4)}">{drawn}</div>')
 
+    def viewer(self, scenes: Sequence[tuple[str, Scene]], classes: Mapping[int, str]) -> Self:
+        """Add a slice viewer.
+
+        Args:
+            scenes: Titles and images, the one seen first in front.
+            classes: Names by label value.
+        """
+        self._has_viewer = True
+        return self._add(viewer_block(scenes, classes))
+
     def render(self) -> str:
         """The page as one HTML document."""
         contents = ""
@@ -151,13 +165,16 @@ class Page:
             contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
         subtitle = f'<p class="subtitle">{_inline(self.subtitle)}</p>' if self.subtitle else ""
         body = "\n".join(self._blocks)
+        runs = f"<script>{script()}</script>\n" if self._has_viewer else ""
+        allowed = f"; script-src 'sha256-{script_digest()}'" if self._has_viewer else ""
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}{allowed}">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<meta name="color-scheme" content="light dark">\n'
             f"<title>{_escaped(self.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
             f"<header><h1>{_escaped(self.title)}</h1>{subtitle}{contents}</header>\n<main>\n{body}\n</main>\n"
-            "</body>\n</html>\n"
+            f"{runs}</body>\n</html>\n"
         )
 
     def _add(self, block: str) -> Self:

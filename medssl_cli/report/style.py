@@ -83,7 +83,26 @@ figcaption {
   padding: 0.65rem 1rem; color: var(--quiet); font-size: 0.9rem; background: var(--card); margin-top: auto;
   border-top: 1px solid var(--line);
 }
+.viewer {
+  border: 1px solid var(--line); border-radius: 8px; background: var(--card); padding: 12px; margin: 1.25rem 0;
+  font-size: 0.9rem; color: var(--quiet);
+}
+.viewer .controls, .viewer .legend { display: flex; flex-wrap: wrap; gap: 0.5rem 1.25rem; align-items: center; }
+.viewer label { display: inline-flex; gap: 0.45rem; align-items: center; color: var(--ink); }
+.viewer select { font: inherit; color: var(--ink); background: var(--page); max-width: 20rem; }
+.viewer .controls input[type="range"] { width: 7rem; accent-color: var(--accent); }
+.viewer .planes {
+  display: flex; flex-wrap: wrap; gap: 12px; justify-content: center; background: #0d1117; margin: 12px -12px;
+  padding: 12px; color: #9198a1;
+}
+.viewer .planes > div { display: flex; flex-direction: column; gap: 0.3rem; align-items: center; }
+.viewer .planes > div[hidden] { display: none; }
+.viewer .planes input { width: 100%; accent-color: #4493f8; }
+.viewer canvas { display: block; cursor: crosshair; touch-action: none; }
+.viewer canvas:focus-visible { outline: 2px solid #4493f8; outline-offset: 1px; }
+.viewer i { width: 0.9rem; height: 0.9rem; border-radius: 3px; }
 @media print {
+  .viewer { display: none; }
   :root {
     color-scheme: light;
     --page: #ffffff; --card: #ffffff; --ink: #000000; --quiet: #444444; --line: #bbbbbb; --accent: #000000;

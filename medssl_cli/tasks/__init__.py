@@ -2,8 +2,7 @@
 
 A task is found by the name of its folder, which holds:
 
-    __init__.py   FIGURE: what sums up its scores; HEAD: what its networks answer with, such as `masks`; of a task that
-                  learns from unlabelled images UNLABELLED, see `tasks.unlabelled`; loads no more
+    __init__.py   FIGURE sums up scores; HEAD: what networks answer with; UNLABELLED: `tasks.unlabelled`; loads no more
     network.py    OPTIONS: the recipe's options; NETWORK: a `TaskNetwork` around a backbone
     targets.py    SUPERVISION: a `SupervisionBase`: from a cache's annotations to batches and back, and who scores them
     decode.py     from a network's numbers to masks, findings or boxes
@@ -13,9 +12,8 @@ A task is found by the name of its folder, which holds:
 
 `decode.py` and `page.py` load no torch, so that inference and reports may load them; neither does this module.
 
-Who asks for what: `engine.finetune` and `engine.check` the network and the supervision; `engine.evaluate`, studies and
-`medssl evaluate` the subject; export the supervision's `is_exportable` and `head`, and what reads that head in
-`decode.py`; the command line every `FIGURE`.
+Who asks for what: `engine.finetune` and `engine.check` network and supervision; `engine.evaluate`, studies and
+`medssl evaluate` the subject; export `is_exportable`, `head` and its `decode.py`; the command line every `FIGURE`.
 """
 
 from __future__ import annotations
@@ -55,6 +53,7 @@ if TYPE_CHECKING:
     from medssl_cli.preprocessing import Preprocessing
     from medssl_cli.recipe import TaskRecipe
     from medssl_cli.report.gallery import Shown
+    from medssl_cli.report.viewer import Scene
 
 SLICES: Final = "slices"
 """What joint pre-training calls the modules that make volumes of slices."""
@@ -68,8 +67,7 @@ def load_part(name: str, part: Part) -> ModuleType:
     Raises:
         UsageError: `E_UNKNOWN_NAME`, with the nearest name of a task.
     """
-    folder = plugins.load("task", name)
-    return importlib.import_module(f"{folder.__name__}.{part}")
+    return importlib.import_module(f"{plugins.load('task', name).__name__}.{part}")
 
 
 def task_options(recipe: TaskRecipe) -> Any:
@@ -234,8 +232,7 @@ class SupervisionBase(ABC):
     @property
     def label_set(self) -> str:
         """Name of the labels in the cache."""
-        name: str = self.options.label_set
-        return name
+        return str(self.options.label_set)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -429,6 +426,10 @@ class Subject(ABC):
     def draw(self, image: Volume, prediction: Any, reference: Any) -> Image.Image:
         """Picture of an image with what `on_case` was told of it."""
         raise NotImplementedError(f"{type(self).__name__} tells of no image, so none is drawn")
+
+    def stage(self, image: Volume, prediction: Any, reference: Any) -> Scene | None:
+        """The same image for the slice viewer; None of a task without one."""
+        return None
 
 
 class Contract(Protocol):

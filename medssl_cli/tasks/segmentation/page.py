@@ -15,10 +15,13 @@ from medssl_cli.report.mosaic import slice_row
 from medssl_cli.report.page import Figure, Page
 from medssl_cli.report.pictures import comparison, mid_planes
 from medssl_cli.report.plots import Group, structure_scores
+from medssl_cli.report.viewer import Scene, scene_of
 from medssl_cli.tasks.segmentation.decode import painted
 
 CONTEXT_MM: Final = 30.0
 SLICE_CONTEXT_MM: Final = 15.0
+NUM_COLOURS: Final = 128
+"""Colours of a picture on the page."""
 DISTANCES: Final = {
     "hd95_mm": "HD95 mm",
     "assd_mm": "ASSD mm",
@@ -45,7 +48,7 @@ def segmentation_picture(
         reference: What is there.
         classes: Names by label value.
     """
-    window = (-200.0, 600.0) if image.units == "HU" else None
+    window = _window(image)
     prediction, reference = painted(prediction, reference), painted(reference, reference)
     either = np.maximum(prediction, reference)
     rows = [
@@ -84,12 +87,26 @@ def segmentation_picture(
     return comparison(rows)
 
 
-def segmentation_page(document: Mapping[str, Any], pictures: Sequence[Shown]) -> str:
+def segmentation_scene(image: Volume, prediction: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Scene:
+    """Reference and model for the slice viewer; for arguments see `segmentation_picture`."""
+    return scene_of(
+        image,
+        painted(prediction, reference),
+        painted(reference, reference),
+        window=_window(image),
+        margin_mm=CONTEXT_MM,
+    )
+
+
+def segmentation_page(
+    document: Mapping[str, Any], pictures: Sequence[Shown], classes: Mapping[int, str] | None = None
+) -> str:
     """HTML of an evaluation.
 
     Args:
         document: As `scores.to_document` returns it.
         pictures: Worst first.
+        classes: Names by label value, for the slice viewer.
     """
     structures: dict[str, Any] = document["structures"]
     page = Page(f"{document['task']}: {document['split']} split", f"model {document['model']}")
@@ -114,9 +131,13 @@ def segmentation_page(document: Mapping[str, Any], pictures: Sequence[Shown]) ->
     plot = structure_scores({name: {"model": _group(document, name)} for name in structures}, limits=(0, 1))
     page.figure(plot, alt="Dice of every patient per structure, with mean and interval", caption="One dot per patient")
     if pictures:
-        page.heading("Worst, median and best").figures(
+        page.heading("Worst, median and best")
+        _add_viewer(page, pictures, classes or {})
+        page.figures(
             [
-                Figure(shown.picture, f"Reference and prediction of item {shown.item_id}", _caption(shown))
+                Figure(
+                    _of_few_colours(shown.picture), f"Reference and prediction of item {shown.item_id}", _caption(shown)
+                )
                 for shown in pictures
             ],
             columns=1,
@@ -140,6 +161,34 @@ def _table_of(page: Page, structures: Mapping[str, Any], columns: Mapping[str, s
         caption=caption,
         decimals=dict.fromkeys(DISTANCES.values(), 1),
     )
+
+
+def _of_few_colours(picture: Image.Image) -> Image.Image:
+    """A picture that takes a third of the room."""
+    return picture.quantize(NUM_COLOURS, dither=Image.Dither.NONE)
+
+
+def _add_viewer(page: Page, pictures: Sequence[Shown], classes: Mapping[int, str]) -> None:
+    """All pictures' images, slice by slice."""
+    scenes = [
+        (f"{shown.place}: {shown.item_id[:8]}, mean Dice {shown.figure:.3f}", shown.scene)
+        for shown in pictures
+        if shown.scene is not None
+    ]
+    if not scenes:
+        return
+    page.viewer(scenes, classes)
+    thinned = "; of large ones not every voxel" if any(max(scene.strides) > 1 for _, scene in scenes) else ""
+    page.paragraph(
+        f"Images are shown around their structures{thinned}. Click into a plane to move the others. With a plane in "
+        "focus the wheel and the arrow keys go through its slices, `o` changes what is drawn over it, `n` and `p` go "
+        "to the next and the previous image."
+    )
+
+
+def _window(image: Volume) -> tuple[float, float] | None:
+    """Intensities shown as black and white, where units tell."""
+    return (-200.0, 600.0) if image.units == "HU" else None
 
 
 def _caption(shown: Shown) -> str:

@@ -40,10 +40,11 @@ from medssl_cli.metrics.statistics import (
 from medssl_cli.metrics.surface import StructureScores, structure_scores
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.report.gallery import Shown
+from medssl_cli.report.viewer import Scene
 from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject
 from medssl_cli.tasks.segmentation import FIGURE
 from medssl_cli.tasks.segmentation.decode import Segment, structure
-from medssl_cli.tasks.segmentation.page import segmentation_page, segmentation_picture
+from medssl_cli.tasks.segmentation.page import segmentation_page, segmentation_picture, segmentation_scene
 
 ALL_STRUCTURES: Final = "mean of structures"
 METRICS: Final = ("dice", "hd95_mm", "nsd", "iou", "assd_mm", "volume_error_ml", "volume_error_percent")
@@ -328,11 +329,15 @@ class SegmentationSubject(Subject):
 
     def page(self, document: dict[str, Any], pictures: list[Shown]) -> str:
         """See `Subject.page`."""
-        return segmentation_page(document, pictures)
+        return segmentation_page(document, pictures, self.classes)
 
     def draw(self, image: Volume, prediction: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Image.Image:
         """See `Subject.draw`."""
         return segmentation_picture(image, prediction, reference, self.classes)
+
+    def stage(self, image: Volume, prediction: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Scene:
+        """See `Subject.stage`."""
+        return segmentation_scene(image, prediction, reference)
 
 
 def paired_figures(documents: Sequence[Mapping[str, Any]]) -> list[PairedFigure]:
