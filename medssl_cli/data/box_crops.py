@@ -48,7 +48,7 @@ class BoxCropDataset(Dataset[Whole]):
         crops_per_image: int = 1,
     ) -> None:
         self._items, self._boxes, self._crop_size = items, boxes, crop_size
-        self._batch_size, self._seed, self._box_prob = batch_size, stream(seed), box_prob
+        self.batch_size, self._seed, self._box_prob = batch_size, stream(seed), box_prob
         self._crops_per_image = crops_per_image
         self._num_rows = max([1, *map(len, boxes)])
 
@@ -57,7 +57,7 @@ class BoxCropDataset(Dataset[Whole]):
 
     def __getitem__(self, index: tuple[int, int]) -> Whole:
         step, slot = index
-        each, images = self._crops_per_image, self._batch_size // self._crops_per_image
+        each, images = self._crops_per_image, self.batch_size // self._crops_per_image
         place = item_of(step, slot // each, batch_size=images, num_items=len(self._items), seed=self._seed)
         item, boxes = self._items[place], self._boxes[place]
         rng = np.random.default_rng([self._seed, PLACES, step, slot])
