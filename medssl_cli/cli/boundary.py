@@ -6,14 +6,18 @@ import resource
 import sys
 import traceback
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Final, ParamSpec
 
 import typer
 
-from medssl_cli.base.errors import Exit, MedsslError
+from medssl_cli.base.errors import Exit, MedsslError, UsageError
 from medssl_cli.base.files import private_files
 
 P = ParamSpec("P")
+TRAINING_PACKAGES: Final = frozenset(
+    ("einops", "lightning_fabric", "matplotlib", "monai", "onnx", "onnxscript", "safetensors", "tensorboard", "torch")
+)
+"""Modules that only training, export and studies import; docs/deploy/requirements-infer.txt leaves them out."""
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
@@ -41,6 +45,9 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(int(Exit.IO)) from None
         except (typer.Exit, typer.Abort):
             raise
+        except ModuleNotFoundError as error:
+            report_missing(error)
+            raise typer.Exit(int(Exit.USAGE if is_of_training(error) else Exit.BUG)) from None
         except Exception as error:  # noqa: BLE001 - the boundary
             report_bug(error)
             raise typer.Exit(int(Exit.BUG)) from None
@@ -57,6 +64,20 @@ def report(error: MedsslError) -> None:
 def _plain(text: str) -> str:
     """A text whose control characters, which a terminal would obey, are written out."""
     return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+
+
+def is_of_training(error: ModuleNotFoundError) -> bool:
+    """Whether what is missing is a package that an installation for inference goes without."""
+    return (error.name or "").partition(".")[0] in TRAINING_PACKAGES
+
+
+def report_missing(error: ModuleNotFoundError) -> None:
+    """A package of training that is not installed is no bug; any other module is."""
+    if not is_of_training(error):
+        report_bug(error)
+        return
+    hint = "an installation for inference leaves it out; pip install . installs all that medssl needs"
+    report(UsageError("E_EXTRA_MISSING", f"this command needs {error.name}, which is not installed", hint=hint))
 
 
 def report_os_error(error: OSError) -> None:

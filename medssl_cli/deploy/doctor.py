@@ -25,6 +25,13 @@ PACKAGES: Final = (
     "blosc2",
 )
 ONE_OF_TWO: Final = ("onnxruntime", "onnxruntime-gpu")
+FOR_TRAINING: Final = ("torch", "monai", "lightning-fabric", "onnx", "onnxscript")
+"""What an installation that only answers goes without, all together."""
+IDENTITY: Final = bytes.fromhex(
+    "080a3a3e0a100a017812017922084964656e7469747912086964656e746974795a0f0a01"
+    "78120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a001014"
+)
+"""The ONNX model y = x for one float, so that it can be run without the package onnx."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at packages and devices; imports torch."""
+    """Look at packages and devices; imports torch where it is installed."""
     checks: tuple[Callable[[], Finding], ...] = (_medssl, _runtimes, _driver, _onnx_device, _torch_device)
     return [*(check() for check in checks), *_packages()]
 
@@ -59,6 +66,10 @@ def _packages() -> list[Finding]:
     found = {name: installed(name) for name in PACKAGES}
     missing = [name for name, present in found.items() if present is None and name not in ONE_OF_TWO]
     lines = [Finding(name, "ok", present) for name, present in found.items() if present is not None]
+    if not set(FOR_TRAINING) - set(missing):
+        rest = [name for name in missing if name not in FOR_TRAINING]
+        note = Finding("training", "note", "not installed: ingest, infer and listen work, training and export do not")
+        return [*lines, note, *(Finding(name, "problem", "not installed") for name in rest)]
     return lines + [Finding(name, "problem", "not installed") for name in missing]
 
 
@@ -80,7 +91,7 @@ def _onnx_device() -> Finding:
     """Run a tiny graph and see where it ran."""
     from medssl_cli.deploy.session import CUDA, missing_cuda_library, open_session
 
-    session = open_session(_identity_model(), cuda=0 if num_cuda_devices() else None, threads=1)
+    session = open_session(IDENTITY, cuda=0 if num_cuda_devices() else None, threads=1)
     session.run(None, {"x": _one()})
     if session.get_providers()[0] == CUDA:
         return Finding("ONNX Runtime device", "ok", "cuda:0")
@@ -109,14 +120,3 @@ def _one() -> object:
     import numpy as np
 
     return np.ones(1, dtype=np.float32)
-
-
-def _identity_model() -> bytes:
-    """y = x for one float."""
-    from onnx import TensorProto, helper
-
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", ends[:1], ends[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    serialised: bytes = model.SerializeToString()
-    return serialised
