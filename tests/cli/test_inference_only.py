@@ -35,7 +35,7 @@ sys.meta_path.insert(0, Absent())
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Of processes, and of their children, that find no package of training."""
+    """The environment of processes, and of their children, that find no package of training."""
     (tmp_path / "without").mkdir()
     (tmp_path / "without" / "sitecustomize.py").write_text(WITHOUT)
     return {**ENVIRONMENT, "PYTHONPATH": f"{tmp_path / 'without'}:{ROOT}"}
