@@ -163,7 +163,7 @@ def test_run_and_model_score_the_same(road: Road, tmp_path: Path) -> None:
     ours, theirs = (json.loads(text) for text in told)
 
     np.testing.assert_allclose(numbers(theirs), numbers(ours), rtol=0, atol=1e-3)
-    assert set(ours["classes"]["nodule"]["froc"]) == {"competition_metric", "sensitivity"}
+    assert set(ours["classes"]["nodule"]["froc"]) == {"competition_metric", "curve", "sensitivity"}
     page = (tmp_path / "0" / "page.html").read_text()
     assert "Nodules hit, by false marks per scan" in page
     assert page.count("data:image/png") > 0
