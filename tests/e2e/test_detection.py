@@ -135,7 +135,7 @@ def test_commands_train_evaluate_and_gate(cache: Cache, run: Path, tmp_path: Pat
     assert "mean average precision" in shown.stdout
     assert (gate.exit_code, "error: E_GATE_AP" in gate.stderr) == (Exit.GATE, True)
     assert (wrong.exit_code, "error: E_USAGE" in wrong.stderr) == (Exit.USAGE, True)
-    assert (compared.exit_code, "error: E_USAGE" in compared.stderr) == (Exit.USAGE, True)
+    assert (compared.exit_code, "error: E_NO_RUN" in compared.stderr) == (Exit.USAGE, True)
     page = (tmp_path / "out" / "page.html").read_text()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"page.html", "scores.csv", "scores.json"}
     assert 6 <= page.count("data:image/png") <= 9  # three of the worst and of the best, and up to three between

@@ -27,7 +27,8 @@ from tests.published.files import Published, Wanted
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 FAST = ("precision=fp32", "steps=2", "validate_every=2", "data.num_workers=0", "schedule.warmup_steps=1",
-        "inference.overlap=0", "data.batch_size=2", "ema_decay=0", "optimizer.learning_rate=1.0e-9")  # fmt: skip
+        "inference.overlap=0", "data.batch_size=2", "crops_per_image=1", "ema_decay=0",
+        "optimizer.learning_rate=1.0e-9")  # fmt: skip
 TINY = "backbone={name: unet, channels: [2, 4], strides: [1, 2], num_res_units: 1}"
 FLAT = "backbone={name: unet, spatial_dims: 2, channels: [2, 4], strides: [1, 2], num_res_units: 1}"
 OF_BOXES = "backbone={name: unet, spatial_dims: 2, channels: [2, 4, 4], strides: [1, 2, 2], num_res_units: 1}"
