@@ -164,7 +164,7 @@ def split_by_names(
     matched = NamedItems(all_records, pseudonyms).match(given.file.parts(fold))
     _refuse_names(matched, skips_missing=given.skips_missing)
     people = same_people([*all_records, *usable])
-    items = {part: [record for record in usable if record.item_id in ids] for part, ids in matched.parts.items()}
+    items = _items_of(matched, usable)
     _refuse_leaks(items, people, matched.name_of)
     persons = {part: {people[record.patient_key] for record in records} for part, records in items.items()}
     others = persons.get("val", set()) | persons.get("test", set())
@@ -191,27 +191,20 @@ def held_out_by_names(all_records: Sequence[ItemRecord], given: GivenSplit, pseu
     Raises:
         UsageError: `E_SPLIT_FILE`, `E_SPLIT_NAMES`, `E_SPLIT_PATIENT`.
     """
-    people = same_people(all_records)
-    persons = {
-        people[record.patient_key]
-        for fold in range(given.file.num_folds or 1)
-        for record in _test_items(all_records, given, pseudonyms, people, fold)
-    }
+    named, people = NamedItems(all_records, pseudonyms), same_people(all_records)
+    persons: set[str] = set()
+    for fold in range(given.file.num_folds or 1):
+        matched = named.match(given.file.parts(fold))
+        _refuse_names(matched, skips_missing=given.skips_missing)
+        items = _items_of(matched, all_records)
+        _refuse_leaks(items, people, matched.name_of)
+        persons |= {people[record.patient_key] for record in items.get("test", ())}
     return {patient for patient, person in people.items() if person in persons}
 
 
-def _test_items(
-    all_records: Sequence[ItemRecord],
-    given: GivenSplit,
-    pseudonyms: Pseudonyms,
-    people: Mapping[str, str],
-    fold: int,
-) -> list[ItemRecord]:
-    matched = NamedItems(all_records, pseudonyms).match(given.file.parts(fold))
-    _refuse_names(matched, skips_missing=given.skips_missing)
-    items = {part: [record for record in all_records if record.item_id in ids] for part, ids in matched.parts.items()}
-    _refuse_leaks(items, people, matched.name_of)
-    return items.get("test", [])
+def _items_of(matched: Matched, records: Sequence[ItemRecord]) -> dict[PartName, list[ItemRecord]]:
+    """The items of each part that is named."""
+    return {part: [record for record in records if record.item_id in ids] for part, ids in matched.parts.items()}
 
 
 def _said(matched: Matched, items: Mapping[PartName, Sequence[ItemRecord]]) -> str:

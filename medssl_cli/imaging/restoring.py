@@ -11,6 +11,7 @@ Shapes: K classes, N P Q planes and their two axes on the grid, T R S the same o
 """
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -157,7 +158,7 @@ def above_zero(block: Block) -> NDArray[np.bool_]:
     return masks
 
 
-class RestoredPlanes:
+class RestoredPlanes(ABC):
     """The way back from a grid, for logits that come a few planes at a time.
 
     Args:
@@ -211,8 +212,9 @@ class RestoredPlanes:
                     block = Block(content[:, n, p, q], (t_axis, r_axis, s_axis), self._order)
                     self._write((t, r, s), block)
 
+    @abstractmethod
     def _write(self, box: tuple[slice, slice, slice], block: Block) -> None:
-        raise NotImplementedError
+        """Keep the answer of a block, whose voxels lie there along T, R and S."""
 
     def _blank(self, num: int, dtype: type[np.generic]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Arrays `[num, X, Y, Z]` of zeros, and the part of them that the network saw, `[num, T, R, S]`."""

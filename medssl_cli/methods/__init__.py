@@ -32,16 +32,19 @@ from medssl_cli.data.views import (
     Views,
 )
 from medssl_cli.imaging.geometry import Shape
-from medssl_cli.nn.axes import misfit
+from medssl_cli.nn.axes import Axes, misfit
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.health import collapse_signs
+from medssl_cli.nn.hidden_blocks import choose_hidden, constant_guesses, whole_blocks
+from medssl_cli.nn.measured import MeasuredBaselines
 
 __all__ = [
     "BoxCrops",
     "CellGrid",
     "CropChanges",
     "GentleViews",
+    "HidingMethod",
     "ImageOptions",
     "LabelRequest",
     "Labelled",
@@ -53,6 +56,7 @@ __all__ = [
     "PlacedAugmentation",
     "PlacedCrops",
     "PlacedWindows",
+    "RestoringMethod",
     "RestoringOptions",
     "SliceRequest",
     "Slices",
@@ -294,6 +298,60 @@ class MethodBase(nn.Module, ABC):
         Called by every process or by none, with views of a few training images that stay the same.
         """
         return {}
+
+
+class RestoringMethod(MethodBase):
+    """What methods share that restore one view of each slice or picture, or of a crop of each volume.
+
+    Args:
+        backbone: Network to pre-train, of two or three spatial dimensions.
+        options: See `RestoringOptions`.
+        crop_size: Voxels (x, y, z) of a view, z 1 in 2D.
+    """
+
+    dims = frozenset({2, 3})
+    worry_code = "W_NOT_LEARNING"
+
+    def __init__(self, backbone: Backbone, options: RestoringOptions, crop_size: tuple[int, int, int]) -> None:
+        super().__init__(backbone, options, crop_size)
+        self.size: Axes = crop_size[: backbone.spatial_dims]
+        self.num_steps = 0
+        self._request = options.request(crop_size)
+
+    def views(self) -> ViewRequest:
+        """One view of each image."""
+        return self._request
+
+    def begin(self, training_set: TrainingSet) -> None:
+        """Remember how long the training is."""
+        self.num_steps = training_set.num_steps
+
+
+class HidingMethod(RestoringMethod):
+    """What methods share that guess hidden blocks of views. A method says which blocks there are, and measures."""
+
+    blocks: Axes
+    num_hidden: int
+    measured: MeasuredBaselines
+
+    def hidden(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Which blocks of the step's views are hidden, and which lie within the field of view.
+
+        Returns:
+            Bool [B, X', Y', Z'] each.
+        """
+        assert views.places is not None
+        is_inside = whole_blocks(views.places.is_shown, self.blocks)
+        numbers = views.draws.uniform(tuple(is_inside.shape)).to(is_inside.device)
+        return choose_hidden(numbers, self.num_hidden), is_inside
+
+    def measured_baselines(self) -> dict[str, float]:
+        """What predictors lose that guess from the visible voxels alone."""
+        return self.measured.values()
+
+    def health(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
+        """See `nn.hidden_blocks.constant_guesses`."""
+        return constant_guesses(logged, self.num_steps)
 
 
 class PairAugmentation(PlacedAugmentation):

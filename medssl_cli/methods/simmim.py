@@ -16,7 +16,6 @@ Differences from the paper and the released code:
 - Views are zoomed by 0.8 to 1.25 (published: areas of 0.67 to 1) and not flipped; intensities change a little.
 """
 
-from collections.abc import Mapping, Sequence
 from math import ceil, prod
 from typing import Annotated, Any, Final
 
@@ -26,21 +25,18 @@ from torch import Tensor, nn
 
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.strict import PositiveInt
-from medssl_cli.methods import Losses, MethodBase, RestoringOptions, TrainingSet, ViewRequest, Views
+from medssl_cli.methods import HidingMethod, Losses, RestoringOptions, Views
 from medssl_cli.nn.axes import Axes, per_axis
 from medssl_cli.nn.backbones import Backbone, spread_blocks
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.hidden_blocks import (
     block_grid,
-    choose_hidden,
-    constant_guesses,
     cut_blocks,
     guess_pictures,
     guess_spread,
     joined_blocks,
     mean_over,
     telling_blocks,
-    whole_blocks,
 )
 from medssl_cli.nn.measured import MeasuredBaselines
 from medssl_cli.nn.tokens import TokenBackbone, learnt_token
@@ -77,7 +73,7 @@ def absolute_loss(guessed: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
     return mean_over((guessed.float() - targets.float()).abs().mean(dim=2), counts)
 
 
-class Method(MethodBase):
+class Method(HidingMethod):
     """Guessing hidden cells of views of `crop_size` voxels.
 
     Args:
@@ -89,27 +85,23 @@ class Method(MethodBase):
         UsageError: `E_RECIPE`, options, backbone and crop do not go together.
     """
 
-    dims = frozenset({2, 3})
-    worry_code = "W_NOT_LEARNING"
-
     def __init__(self, backbone: Backbone, options: Options, crop_size: tuple[int, int, int]) -> None:
         super().__init__(backbone, options, crop_size)
         self.options = options
         dims = backbone.spatial_dims
-        self.size = crop_size[:dims]
         coarsest = backbone.strides[-1]
         block = options.block or tuple(max(CELL[dims], step) for step in coarsest)
         try:
-            self.cells = block_grid(self.size, per_axis(block, dims))
+            self.blocks = block_grid(self.size, per_axis(block, dims))
         except ValueError as error:
             raise UsageError("E_RECIPE", f"method simmim: {error}", hint="change method.block") from error
-        self.num_hidden = ceil(options.ratio * prod(self.cells) - ROUNDING)
-        if self.num_hidden >= prod(self.cells):
-            raise UsageError("E_RECIPE", f"method simmim: all {prod(self.cells)} cells of a view would be hidden")
+        self.num_hidden = ceil(options.ratio * prod(self.blocks) - ROUNDING)
+        if self.num_hidden >= prod(self.blocks):
+            raise UsageError("E_RECIPE", f"method simmim: all {prod(self.blocks)} cells of a view would be hidden")
         self.token: nn.Parameter | None = None
         if isinstance(backbone, TokenBackbone):
             if any(
-                extent % (count * step) for extent, count, step in zip(self.size, self.cells, coarsest, strict=True)
+                extent % (count * step) for extent, count, step in zip(self.size, self.blocks, coarsest, strict=True)
             ):
                 raise UsageError("E_RECIPE", f"method simmim: cells are no multiples of patches of {list(coarsest)}")
             self.token = nn.Parameter(learnt_token(backbone.channels[-1]))
@@ -123,35 +115,15 @@ class Method(MethodBase):
             }
         )
         self.measured = MeasuredBaselines((MEDIAN,))
-        self._num_steps = 0
         synchronise_norms(self)
-
-    def views(self) -> ViewRequest:
-        """One view of each image."""
-        return self.options.request(self.crop_size)
-
-    def begin(self, training_set: TrainingSet) -> None:
-        """Remember how long the training is."""
-        self._num_steps = training_set.num_steps
-
-    def hidden(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Which cells of the step's views are hidden, and which lie within the field of view.
-
-        Returns:
-            Bool [B, X', Y', Z'] each.
-        """
-        assert views.places is not None
-        is_inside = whole_blocks(views.places.is_shown, self.cells)
-        numbers = views.draws.uniform(tuple(is_inside.shape)).to(is_inside.device)
-        return choose_hidden(numbers, self.num_hidden), is_inside
 
     def loss(self, views: Views, progress: float) -> Losses:
         """Mean absolute distance over hidden cells."""
         [images] = views.images
         hidden, is_inside = self.hidden(views)
-        targets = cut_blocks(images.float(), self.cells)
+        targets = cut_blocks(images.float(), self.blocks)
         counts = telling_blocks(targets, flat_below=0.0) & (is_inside & hidden).flatten(1)[..., None]
-        guessed = cut_blocks(self.guess(images, hidden), self.cells)
+        guessed = cut_blocks(self.guess(images, hidden), self.blocks)
         loss = absolute_loss(guessed, targets, counts)
         if self.measured.is_open():
             constant = targets.flatten(1, 2).median(dim=1).values[:, None, None].expand_as(targets)
@@ -177,14 +149,6 @@ class Method(MethodBase):
         grid: Axes = tuple(told.shape[2:])
         numbers = told.flatten(2).transpose(1, 2).unflatten(2, (-1, self.backbone.in_channels))
         return joined_blocks(numbers, grid, self.size)
-
-    def measured_baselines(self) -> dict[str, float]:
-        """The median of each image."""
-        return self.measured.values()
-
-    def health(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
-        """A head that gives nearly the same everywhere."""
-        return constant_guesses(logged, self._num_steps)
 
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Methods that hide or damage, end to end on toy images: exact resume, pictures on the page, and what follows."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.recipe import PretrainRecipe, validate_recipe
 from medssl_cli.report.run import run_page
+from tests.interrupted import interrupted_copy
 from tests.masked import NETWORKS
 from tests.slice_cache import slice_cache
 
@@ -62,10 +62,7 @@ def test_a_run_that_lost_its_later_checkpoints_ends_with_the_same_bits(name: str
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     outlets = Outlets(page=run_page)
     pretrain(recipe(name), cache, whole, device="cpu", talk=Silence(), outlets=outlets)
-    shutil.copytree(whole, broken)
-    for path in [broken / "summary.json", broken / "encoder.safetensors", *(broken / "checkpoints").iterdir()]:
-        if not path.name.startswith("step-00000002-"):
-            path.unlink()
+    interrupted_copy(whole, broken, step=2)
 
     pretrain(recipe(name), cache, broken, device="cpu", talk=Silence(), outlets=outlets)
 

@@ -1,7 +1,6 @@
 """Methods that compare views of images, or points of them, end to end on toy images: exact resume, and who is whose."""
 
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from medssl_cli.engine.build import build_method
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.recipe import PretrainRecipe, validate_recipe
+from tests.interrupted import interrupted_copy
 from tests.slice_cache import slice_cache
 
 pytestmark = pytest.mark.slow
@@ -80,10 +80,7 @@ def test_a_run_that_lost_its_later_checkpoints_ends_with_the_same_bits(
     name: str, cache: Cache, whole_run: Callable[[str], Path], tmp_path: Path
 ) -> None:
     whole, broken = whole_run(name), tmp_path / "broken"
-    shutil.copytree(whole, broken)
-    for path in [broken / "summary.json", broken / "encoder.safetensors", *(broken / "checkpoints").iterdir()]:
-        if not path.name.startswith("step-00000002-"):
-            path.unlink()
+    interrupted_copy(whole, broken, step=2)
 
     pretrain(recipe(name), cache, broken, device="cpu", talk=Silence())
 

@@ -1,6 +1,5 @@
 """Dense position end to end on toy images: exact resume, its picture, and the encoder in a task of slices."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from medssl_cli.engine.runs import open_run
 from medssl_cli.engine.weights import initialise_task, load_encoder
 from medssl_cli.recipe import PretrainRecipe, TaskRecipe, validate_recipe
 from medssl_cli.report.run import run_page
+from tests.interrupted import interrupted_copy
 from tests.slice_cache import slice_cache
 
 pytestmark = pytest.mark.slow
@@ -81,10 +81,7 @@ def test_a_run_that_lost_its_later_checkpoints_ends_with_the_same_bits(
     kind: str, cache: Cache, whole_run: Callable[[str], Path], tmp_path: Path
 ) -> None:
     whole, broken = whole_run(kind), tmp_path / "broken"
-    shutil.copytree(whole, broken)
-    for path in [broken / "summary.json", broken / "encoder.safetensors", *(broken / "checkpoints").iterdir()]:
-        if not path.name.startswith("step-00000002-"):
-            path.unlink()
+    interrupted_copy(whole, broken, step=2)
 
     pretrain(recipe(kind), cache, broken, device="cpu", talk=Silence())
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -37,6 +36,7 @@ from medssl_cli.nn.clusters import kmeans
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import PretrainRecipe, dump_recipe, to_yaml, validate_recipe
 from tests import warm
+from tests.interrupted import interrupted_copy
 from tests.listener import Listener
 from tests.slice_cache import slice_cache
 from tests.toy_cache import toy_cache
@@ -122,10 +122,7 @@ def test_a_run_that_lost_its_later_checkpoints_ends_with_the_same_bits(
     name: str, cache: Cache, whole_run: Callable[[str], Path], tmp_path: Path
 ) -> None:
     whole, broken = whole_run(name), tmp_path / "broken"
-    shutil.copytree(whole, broken)
-    for path in [broken / "summary.json", broken / "encoder.safetensors", *(broken / "checkpoints").iterdir()]:
-        if not path.name.startswith("step-00000002-"):
-            path.unlink()
+    interrupted_copy(whole, broken, step=2)
 
     pretrain(recipe(name), cache, broken, device="cpu", talk=Silence())
 

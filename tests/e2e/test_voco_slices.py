@@ -1,6 +1,5 @@
 """VoCo on slices of toy volumes and on pictures beside them, end to end."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from medssl_cli.base.talk import Silence
 from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.recipe import PretrainRecipe, validate_recipe
+from tests.interrupted import interrupted_copy
 from tests.slice_cache import slice_cache
 
 pytestmark = pytest.mark.slow
@@ -38,10 +38,7 @@ def test_slices_and_pictures_train_an_encoder_of_two_dimensions_and_resume_exact
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 
     pretrain(recipe(), cache, whole, device="cpu", talk=Silence())
-    shutil.copytree(whole, broken)
-    for path in [broken / "summary.json", broken / "encoder.safetensors", *(broken / "checkpoints").iterdir()]:
-        if not path.name.startswith("step-00000002-"):
-            path.unlink()
+    interrupted_copy(whole, broken, step=2)
     pretrain(recipe(), cache, broken, device="cpu", talk=Silence())
 
     assert [entry["loss"] for entry in read_metrics(broken)] == [entry["loss"] for entry in read_metrics(whole)]

@@ -22,7 +22,6 @@ Differences from the papers and the released code:
 - `masked_input` is ours, the default of networks of convolutions: a few steps on small images, without new layers.
 """
 
-from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Final
 
@@ -30,7 +29,7 @@ import torch
 from torch import Tensor
 
 from medssl_cli.base.errors import UsageError
-from medssl_cli.methods import Losses, MethodBase, TrainingSet, ViewRequest, Views
+from medssl_cli.methods import HidingMethod, Losses, Views
 from medssl_cli.methods.mae.guessers import Guesser, MaskedGuesser, SparseGuesser, TokenGuesser
 from medssl_cli.methods.mae.options import Options, Rules
 from medssl_cli.nn.axes import Axes, per_axis
@@ -38,8 +37,6 @@ from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.hidden_blocks import (
     block_grid,
-    choose_hidden,
-    constant_guesses,
     cut_blocks,
     guess_pictures,
     guess_spread,
@@ -50,7 +47,6 @@ from medssl_cli.nn.hidden_blocks import (
     standardised_images,
     telling_blocks,
     visible_means,
-    whole_blocks,
 )
 from medssl_cli.nn.measured import MeasuredBaselines
 from medssl_cli.nn.tokens import TokenBackbone
@@ -74,7 +70,7 @@ def reconstruction_loss(guessed: Tensor, targets: Tensor, counts: Tensor) -> Ten
     return mean_over((guessed.float() - targets.float()).square().mean(dim=2), counts)
 
 
-class Method(MethodBase):
+class Method(HidingMethod):
     """Guessing hidden blocks of views of `crop_size` voxels.
 
     Args:
@@ -86,22 +82,17 @@ class Method(MethodBase):
         UsageError: `E_RECIPE`, options, backbone and crop do not go together.
     """
 
-    dims = frozenset({2, 3})
-    worry_code = "W_NOT_LEARNING"
-
     def __init__(self, backbone: Backbone, options: Options, crop_size: tuple[int, int, int]) -> None:
         super().__init__(backbone, options, crop_size)
         self.options = options
         has_tokens = isinstance(backbone, TokenBackbone)
         self.rules = Rules.of(options, has_tokens=has_tokens, spatial_dims=backbone.spatial_dims)
-        self.size = crop_size[: backbone.spatial_dims]
         try:
             self.blocks, self.num_hidden = self._blocks()
             self.guesser = self._guesser()
         except ValueError as error:
             raise UsageError("E_RECIPE", f"method mae: {error}") from error
         self.measured = MeasuredBaselines(() if self.rules.normalise == "block" else MEASURED)
-        self._num_steps = 0
         synchronise_norms(self)
 
     def _blocks(self) -> tuple[Axes, int]:
@@ -129,14 +120,6 @@ class Method(MethodBase):
             return TokenGuesser(backbone, options.token_decoder, self.blocks, num_voxels)
         guesser = MaskedGuesser if variant == "masked_input" else SparseGuesser
         return guesser(backbone, options.decoder, self.size, self.blocks)
-
-    def views(self) -> ViewRequest:
-        """One view of each image."""
-        return self.options.request(self.crop_size)
-
-    def begin(self, training_set: TrainingSet) -> None:
-        """Remember how long the training is."""
-        self._num_steps = training_set.num_steps
 
     def loss(self, views: Views, progress: float) -> Losses:
         """Mean squared distance over hidden blocks."""
@@ -172,17 +155,6 @@ class Method(MethodBase):
         axes = (2,) if self.rules.normalise == "block" else (1, 2)
         return guessed * blocks.std(axes, keepdim=True) + blocks.mean(axes, keepdim=True)
 
-    def hidden(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Which blocks of the step's views are hidden, and which lie within the field of view.
-
-        Returns:
-            Bool [B, X', Y', Z'] each.
-        """
-        assert views.places is not None
-        is_inside = whole_blocks(views.places.is_shown, self.blocks)
-        numbers = views.draws.uniform(tuple(is_inside.shape)).to(is_inside.device)
-        return choose_hidden(numbers, self.num_hidden), is_inside
-
     def _targets(self, blocks: Tensor) -> Tensor:
         """What is to be guessed, [B, N, P, C]."""
         if self.rules.normalise == "input":
@@ -201,11 +173,3 @@ class Method(MethodBase):
         """A guess of 0 of blocks with variance 1; `measured_baselines` has the others."""
         number = prod(self.size) // prod(self.blocks)
         return {"block_mean": (number - 1) / number} if self.rules.normalise == "block" else {}
-
-    def measured_baselines(self) -> dict[str, float]:
-        """The mean of what is visible, and means around each voxel."""
-        return self.measured.values()
-
-    def health(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
-        """A decoder that gives nearly the same everywhere."""
-        return constant_guesses(logged, self._num_steps)

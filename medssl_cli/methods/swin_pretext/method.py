@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from medssl_cli.base.errors import UsageError
 from medssl_cli.data.augmentation import Draws
-from medssl_cli.methods import Losses, MethodBase, TrainingSet, ViewRequest, Views
+from medssl_cli.methods import Losses, RestoringMethod, Views
 from medssl_cli.methods.swin_pretext.damage import draw_boxes, noise_like, turned
 from medssl_cli.methods.swin_pretext.options import Options
 from medssl_cli.methods.swin_pretext.restorer import Restorer
@@ -81,7 +81,7 @@ def distance(restored: Tensor, true: Tensor, is_shown: Tensor) -> Tensor:
     return errors.sum() / total * world_size()
 
 
-class Method(MethodBase):
+class Method(RestoringMethod):
     """The three tasks on views of `crop_size` voxels.
 
     Args:
@@ -93,13 +93,9 @@ class Method(MethodBase):
         UsageError: `E_RECIPE`, the crop cannot turn.
     """
 
-    dims = frozenset({2, 3})
-    worry_code = "W_NOT_LEARNING"
-
     def __init__(self, backbone: Backbone, options: Options, crop_size: tuple[int, int, int]) -> None:
         super().__init__(backbone, options, crop_size)
         self.options = options
-        self.size = crop_size[: backbone.spatial_dims]
         if options.rotation_weight > 0 and crop_size[0] != crop_size[1]:
             raise UsageError(
                 "E_RECIPE",
@@ -110,12 +106,8 @@ class Method(MethodBase):
         self.projector = nn.Linear(backbone.embedding_dim, options.projection_dim)
         self.restorer = Restorer(backbone)
         self.measured = MeasuredBaselines(MEASURED)
-        self._batch_size, self._num_steps = 0, 0
+        self._batch_size = 0
         synchronise_norms(self)
-
-    def views(self) -> ViewRequest:
-        """One view of each image, of which two copies are damaged."""
-        return self.options.request(self.crop_size)
 
     def require_batch(self, batch_size: int) -> None:
         """Refuse batches of one image, of which there is no other to tell its copies from.
@@ -130,10 +122,6 @@ class Method(MethodBase):
                 hint="or set method.contrast_weight=0 and method.swap=false",
             )
         self._batch_size = batch_size
-
-    def begin(self, training_set: TrainingSet) -> None:
-        """Remember how long the training is."""
-        self._num_steps = training_set.num_steps
 
     def loss(self, views: Views, progress: float) -> Losses:
         """Sum of the three tasks with their weights."""
@@ -218,7 +206,7 @@ class Method(MethodBase):
 
     def health(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
         """Turns that are told at once: tables, air and gravity tell them, and they teach nothing more."""
-        early = [entry for entry in logged if entry["step"] <= SOLVED_BY * self._num_steps]
+        early = [entry for entry in logged if entry["step"] <= SOLVED_BY * self.num_steps]
         told = early[-1].get("turns_told") if early else None
         if told is None or told <= SOLVED or self.options.rotation_weight == 0:
             return []
