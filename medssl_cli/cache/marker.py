@@ -106,6 +106,8 @@ def read_marker(root: Path) -> Marker:
 def make_cache(root: Path, key_file: Path | None) -> None:
     """Make an empty cache; of several processes that try at once, the first decides about the key.
 
+    Another process may finish between a caller's look for the marker and this one's: then nothing is made.
+
     Raises:
         UsageError: `E_NO_CACHE` if the folder exists and holds something else.
         GateError: `E_KEY`.
@@ -113,6 +115,8 @@ def make_cache(root: Path, key_file: Path | None) -> None:
     if root.exists() and not root.is_dir():
         raise UsageError("E_NO_CACHE", f"{root} is a file", hint="choose another --cache")
     if root.exists() and not all(map(_is_beginning, os.listdir(root))):  # noqa: PTH208
+        if (root / MARKER).is_file():
+            return
         raise UsageError("E_NO_CACHE", f"{root} exists and is not a medssl cache", hint="choose another --cache")
     with storage_errors("the cache"):
         root.mkdir(parents=True, exist_ok=True, mode=0o700)

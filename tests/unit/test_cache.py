@@ -16,6 +16,7 @@ from medssl_cli.cache import splits
 from medssl_cli.cache.arrays import encode
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.keys import Pseudonyms
+from medssl_cli.cache.marker import make_cache, read_marker
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.transfer import export_items
 from medssl_cli.imaging.volume import Volume
@@ -207,6 +208,14 @@ def test_a_folder_that_holds_something_else_is_not_taken_over(tmp_path):
     with pytest.raises(UsageError, match="E_NO_CACHE"):
         Cache.open(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_cache_that_another_process_has_just_made_and_filled_is_taken(tmp_path):
+    record = stored(Cache.open_or_create(tmp_path / "cache"), volume_of())
+    before = read_marker(tmp_path / "cache")
+    make_cache(tmp_path / "cache", None)
+    assert read_marker(tmp_path / "cache") == before
+    assert [one.item_id for one in Cache.open(tmp_path / "cache").records()] == [record.item_id]
 
 
 def test_a_cache_of_a_newer_version_is_not_touched(cache):
