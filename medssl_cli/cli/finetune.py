@@ -7,6 +7,7 @@ import typer
 
 from medssl_cli.cli import split_options as splits
 from medssl_cli.cli.launch import is_main, main_speaks, started_devices, started_nodes
+from medssl_cli.cli.many_trainings import ClusterOption, JobsOption
 from medssl_cli.cli.options import (
     DEFAULT_CACHE,
     CacheOption,
@@ -39,8 +40,8 @@ def finetune(
     split_file: splits.SplitFileOption = None,
     skip_missing: splits.SkipMissingOption = False,
     folds: splits.FoldsOption = None,
-    jobs: splits.JobsOption = 1,
-    cluster: splits.ClusterOption = None,
+    jobs: JobsOption = 1,
+    cluster: ClusterOption = None,
     max_minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Time budget instead of the recipe's steps; the schedule fits it.")
     ] = None,

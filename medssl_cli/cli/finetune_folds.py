@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medssl_cli.base.errors import UsageError
+from medssl_cli.cli.many_trainings import require_one_place, typed_places
 
 if TYPE_CHECKING:
     from medssl_cli.base.talk import Talk
@@ -29,8 +30,7 @@ def require_folds(folds: str | None, fold: int, jobs: int, cluster: str | None, 
         raise UsageError("E_USAGE", "--jobs and --cluster are about several folds", hint="add --folds all")
     if folds is not None and fold:
         raise UsageError("E_USAGE", "--fold and --folds say the same thing", hint="give one of them")
-    if jobs > 1 and cluster is not None:
-        raise UsageError("E_USAGE", "--jobs and --cluster say where folds are trained", hint="give one of them")
+    require_one_place(jobs, cluster)
     if folds is not None and not is_alone:
         raise UsageError(
             "E_USAGE",
@@ -74,12 +74,9 @@ def train_folds(
     json: bool,
 ) -> None:
     """`medssl finetune --folds`: trains and says how it went."""
-    from functools import partial
-
     from medssl_cli.cli.terminal import result
     from medssl_cli.cli.training_results import folds_document, folds_text
     from medssl_cli.engine.folds import finetune_folds
-    from medssl_cli.work.cluster import cluster_workers
 
     summaries = finetune_folds(
         recipe,
@@ -90,7 +87,6 @@ def train_folds(
         device=device,
         talk=talk,
         init=None if choices.encoder is None else Path(init),
-        num_jobs=jobs,
-        cluster=None if cluster is None else partial(cluster_workers, cluster),
+        places=typed_places(jobs, cluster),
     )
     result(folds_document(parent, summaries), as_json=json, text=folds_text(parent, summaries))

@@ -39,10 +39,6 @@ SkipMissingOption = Annotated[
 FoldsOption = Annotated[
     str | None, typer.Option("--folds", metavar="all|N,N,...", help="Train several folds, each a run in one folder.")
 ]
-JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Folds at once, each in a process of its own.")]
-ClusterOption = Annotated[
-    str | None, typer.Option("--cluster", help="Address of a Dask scheduler whose workers train the folds.")
-]
 
 
 def given_split(

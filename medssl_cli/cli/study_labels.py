@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medssl_cli.cli import split_options as splits
+from medssl_cli.cli.many_trainings import ClusterOption, JobsOption, require_one_place, typed_places
 from medssl_cli.cli.options import (
     DEFAULT_CACHE,
     CacheOption,
@@ -47,7 +48,8 @@ def labels(
     minus: Annotated[str, typer.Option(metavar="ARM", help="What the other arms are compared with.")] = "scratch",
     split_file: splits.SplitFileOption = None,
     skip_missing: splits.SkipMissingOption = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Trainings at once; the cores are shared among them.")] = 1,
+    jobs: JobsOption = 1,
+    cluster: ClusterOption = None,
     overrides: SetOption = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of runs and results.")] = None,
     device: DeviceOption = "auto",
@@ -78,7 +80,8 @@ def labels(
     from medssl_cli.study.label_results import results_csv
     from medssl_cli.study.labels import compare_labels
 
-    terminal = Terminal(quiet=quiet)
+    require_one_place(jobs, cluster)
+    terminal, places = Terminal(quiet=quiet), typed_places(jobs, cluster)
     split, _ = splits.given_split(split_file, 0, None, skip_missing=skip_missing)
     plan, folder = study_plan(
         task, overrides, init or [], arm or [],
@@ -88,7 +91,7 @@ def labels(
     with terminal.running():
         opened = Cache.open(cache)
         plan = with_planned_values(plan, opened, folder, device=device, talk=terminal)
-        scored = compare_labels(plan, opened, folder, device=device, talk=terminal, num_jobs=jobs)
+        scored = compare_labels(plan, opened, folder, device=device, talk=terminal, places=places)
     document = study_document(plan, scored, minus=minus)
     write_atomic(folder / "results.json", dump(document).encode())
     write_atomic(folder / "results.csv", results_csv(document).encode())

@@ -40,6 +40,7 @@ from medssl_cli.recipe import PretrainRecipe, Recipe, dump_recipe, to_yaml, vali
 PACKAGES: Final = ("torch", "monai", "numpy", "lightning-fabric", "blosc2", "SimpleITK")
 LOCK: Final = "recipe.lock.yaml"
 RECORD: Final = "run.json"
+SUMMARY: Final = "summary.json"
 MANIFEST: Final = "manifest.json"
 Kind = Literal["pretrain", "finetune"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -153,12 +154,12 @@ class Run:
     @property
     def summary_path(self) -> Path:
         """Written when the run is finished."""
-        return self.root / "summary.json"
+        return self.root / SUMMARY
 
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do."""
-        return self.summary_path.is_file()
+        return is_finished(self.root)
 
     def summary(self, kind: type[T], change: Callable[[dict[str, Any]], dict[str, Any]]) -> T:
         """How a finished run ended.
@@ -195,7 +196,7 @@ def start_run(root: Path, kind: Kind, recipe: Recipe, manifest: Manifest) -> Run
         run = _gone_on(run, recipe, document)
         _tidy(root)
         return run
-    if os.path.lexists(root / LOCK) or (root / "summary.json").exists() or any(root.glob("checkpoints/*.safetensors")):
+    if os.path.lexists(root / LOCK) or (root / SUMMARY).exists() or any(root.glob("checkpoints/*.safetensors")):
         raise damaged(LOCK, "it is gone, and the folder holds what a run has learnt")
     with storage_errors("the run"):
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -276,6 +277,25 @@ def open_run(root: Path) -> Run:
     if record is None or record.format_version == 1:
         recipe = with_norm_of_decoder(recipe)
     return Run(root, kind, recipe, manifest_of(root))
+
+
+def is_finished(root: Path) -> bool:
+    """Whether nothing is left to do for the run in a folder."""
+    return (root / SUMMARY).is_file()
+
+
+def is_finished_for(root: Path, *, steps: int, max_minutes: float | None) -> bool:
+    """Whether the run in a folder is finished, and is not to become longer.
+
+    Raises:
+        UsageError: `E_NO_RUN`, `E_RECIPE`.
+        GateError: `E_RUN_CORRUPT`.
+    """
+    if not is_finished(root):
+        return False
+    run = open_run(root)
+    minutes = run.manifest["arguments"].get("max_minutes")
+    return not longer({"steps": (run.recipe.steps, steps), "max_minutes": (minutes, max_minutes)})
 
 
 def is_pretraining(root: Path) -> bool:

@@ -20,11 +20,11 @@ from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.choices import Choices
 from medssl_cli.engine.cost import Cost, cost_of
-from medssl_cli.engine.devices import resolve_device
+from medssl_cli.engine.trainings import Places, train_all
 from medssl_cli.engine.weights import Encoder, load_encoder
 from medssl_cli.recipe import TaskRecipe
 from medssl_cli.study.label_plan import Cell, LabelStudyPlan
-from medssl_cli.study.trainings import StudyTraining, read_scores, train_all
+from medssl_cli.study.trainings import StudyTraining, read_scores
 from medssl_cli.tasks import load_part
 
 Encoders = Mapping[tuple[str, int | None], Encoder]
@@ -49,7 +49,7 @@ class Scored:
 
 
 def compare_labels(
-    plan: LabelStudyPlan, cache: Cache, folder: Path, *, device: str, talk: Talk, num_jobs: int = 1
+    plan: LabelStudyPlan, cache: Cache, folder: Path, *, device: str, talk: Talk, places: Places | None = None
 ) -> list[Scored]:
     """Train and test every cell that is not done yet.
 
@@ -59,15 +59,17 @@ def compare_labels(
         folder: Folder of the run folders.
         device: Device to train on.
         talk: Progress.
-        num_jobs: Trainings at once.
+        places: Where the trainings are done; one after another here unless given.
 
     Raises:
         UsageError: Fault of a recipe, device or run folder; `E_WEIGHTS_MISMATCH` if the encoders are of different
             networks.
         GateError: `E_SPLIT_LEAK` if a pre-training has seen a test patient, or labels of anyone in the cache.
+        MedsslError: See `train_all`.
         InterruptedCleanlyError: A signal; the same call goes on.
     """
-    resolve_device(device)
+    places = places or Places()
+    places.check(device)
     cells = list(plan.cells())
     inits = {(arm.name, cell.seed): arm.init_of(cell.seed) for arm, cell in cells}
     encoders = {key: load_encoder(path) for key, path in inits.items() if path is not None}
@@ -79,6 +81,7 @@ def compare_labels(
         _require_unseen(plan, cache, recipe, encoders)
     trainings = [
         StudyTraining(
+            cell.name,
             recipes[cell.arm, cell.steps].model_copy(update={"seed": cell.training_seed}),
             cache.root,
             folder / cell.name,
@@ -88,7 +91,7 @@ def compare_labels(
         )
         for arm, cell in cells
     ]
-    train_all(trainings, num_jobs=num_jobs, talk=talk)
+    train_all(trainings, places=places, talk=talk)
     return [
         Scored(
             cell,

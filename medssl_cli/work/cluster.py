@@ -25,6 +25,9 @@ LOST_AFTER_S: Final = 60.0
 FETCH_TIMEOUT_S: Final = 30.0
 POLL_S: Final = 0.5
 AHEAD: Final = 2
+AT_WORK: Final = frozenset({"executing", "long-running"})
+"""States of a task on a Dask worker in which somebody waits for it."""
+UNWANTED: Final = "unwanted"
 _CHILDREN: Final = "medssl_children"
 
 
@@ -180,18 +183,30 @@ def _outcome(task: Task, future: "Future[Any]") -> Outcome[Task, Any] | None:
 def _run_in_child(
     function: Callable[[Any], Any], task: Any, timeout_s: float, memory_limit_bytes: int | None
 ) -> tuple[Any, str]:
-    """On a Dask worker: let a supervised child of this thread do the task; nothing is raised, for Dask would log it."""
+    """On a Dask worker: let a supervised child of this thread do the task; nothing is raised, for Dask would log it.
+
+    A task that nobody waits for any more, because the command was stopped or killed, ends with its child: the same
+    command may be started again at once.
+    """
     from distributed import get_worker
 
-    children: dict[tuple[int, int | None], Workers] = get_worker().__dict__.setdefault(_CHILDREN, {})
+    dask_worker = get_worker()
+    key = dask_worker.get_current_task()
+
+    def is_unwanted() -> bool:
+        known = dask_worker.state.tasks.get(key)
+        return known is None or known.state not in AT_WORK
+
+    children: dict[tuple[int, int | None], Workers] = dask_worker.__dict__.setdefault(_CHILDREN, {})
     runner = children.setdefault(
         (threading.get_ident(), memory_limit_bytes), Workers(1, memory_limit_bytes=memory_limit_bytes)
     )
     try:
-        (outcome,) = runner.map(function, [task], timeout_s=timeout_s)
+        for outcome in runner.map(function, [task], timeout_s=timeout_s, should_stop=is_unwanted):
+            return outcome.result, outcome.failure
     except Exception as error:  # noqa: BLE001 - Dask logs what is raised together with the task, which names files
         return None, type(error).__name__
-    return outcome.result, outcome.failure
+    return None, UNWANTED
 
 
 def _dismiss_children(dask_worker: Any) -> None:

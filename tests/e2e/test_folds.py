@@ -1,10 +1,8 @@
 """Cross-validation: folds are runs of their own, resumable, several at once, and none of them sees a test patient."""
 
 import json
-import pickle
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,12 @@ from medssl_cli.deploy.bundle import load_model, patient_digest
 from medssl_cli.engine.choices import Choices
 from medssl_cli.engine.evaluate import Terms
 from medssl_cli.engine.fold_runs import fold_words, folds_of
-from medssl_cli.engine.folds import FoldTask, finetune_folds, train_fold
+from medssl_cli.engine.folds import finetune_folds
 from medssl_cli.engine.runs import open_run
+from medssl_cli.engine.trainings import Places
 from medssl_cli.recipe import TaskRecipe, load_recipe
-from medssl_cli.work.workers import Outcome
 from tests import warm
+from tests.elsewhere import ElsewhereTasks
 from tests.environment import give_known_key
 from tests.finding_cache import finding_cache
 from tests.toy_cache import toy_cache
@@ -111,7 +110,7 @@ def test_a_stopped_cross_validation_goes_on(site: Path, parent: Path, tmp_path: 
     typed = words(site, tmp_path / "stopped", "--folds", "all", "--num-folds", "3")
     process = warm.start(typed)
     for line in process.stderr:
-        if line.startswith("fold 1, 2 of 3"):
+        if line.startswith("training 2 of 3: fold 1"):
             process.send_signal(signal.SIGTERM)
             break
     assert "E_INTERRUPTED" in process.communicate()[1]
@@ -130,8 +129,8 @@ def test_a_stopped_cross_validation_goes_on(site: Path, parent: Path, tmp_path: 
 def test_folds_at_once_are_those_of_one_after_another_and_a_refused_one_stops_no_other(
     site: Path, parent: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "at-once" / "fold1").mkdir(parents=True)
-    (tmp_path / "at-once" / "fold1" / "summary.json").write_text("{}")  # of a run whose recipe is gone
+    (tmp_path / "at-once" / "fold1" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "at-once" / "fold1" / "checkpoints" / "1.safetensors").touch()  # of a run whose recipe is gone
 
     done = run(*words(site, tmp_path / "at-once", "--folds", "0,1", "--num-folds", "3", "--jobs", "2"))
 
@@ -143,43 +142,38 @@ def test_folds_at_once_are_those_of_one_after_another_and_a_refused_one_stops_no
     assert (one / "summary.json").read_bytes() == (other / "summary.json").read_bytes()
 
 
-def test_a_fold_in_another_process_says_nothing_and_returns_its_refusal(site: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(site / "task.yaml")
-    assert isinstance(recipe, TaskRecipe)
-    task = FoldTask(recipe, site / "cache", tmp_path / "run", Choices(fold=99, num_folds=100), None, "cpu", 1)
-
-    refused = train_fold(task)
-
-    assert isinstance(refused, MedsslError)
-    assert refused.code == "E_TOO_FEW_PATIENTS"
-
-
-class ElsewhereTasks:
-    """Stands for a cluster: tasks travel as bytes and are done one after another."""
-
-    def __enter__(self) -> "ElsewhereTasks":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to leave."""
-
-    def map(self, function: Any, tasks: Any, **_: object) -> Iterator[Outcome[Any, Any]]:
-        for task in tasks:
-            yield Outcome(task, function(pickle.loads(pickle.dumps(task))))
-
-
 def test_a_cluster_trains_what_this_machine_would(site: Path, parent: Path, tmp_path: Path) -> None:
     recipe = load_recipe(site / "task.yaml")
     assert isinstance(recipe, TaskRecipe)
     cache = Cache.open(site / "cache")
 
     done = finetune_folds(
-        recipe, cache, tmp_path / "far", Choices(num_folds=3), [2], device="cpu", talk=Silence(), cluster=ElsewhereTasks
+        recipe,
+        cache,
+        tmp_path / "far",
+        Choices(num_folds=3),
+        [2],
+        device="cpu",
+        talk=Silence(),
+        places=Places(cluster=ElsewhereTasks),
     )
 
     assert list(done) == [2]
     one, other = (folder / "fold2" / "summary.json" for folder in (parent, tmp_path / "far"))
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_longer_cross_validation_goes_on_elsewhere_too(site: Path, parent: Path, tmp_path: Path) -> None:
+    """A finished fold that is to become longer is not done, so it is trained where the others are."""
+    shutil.copytree(parent, tmp_path / "longer")
+    typed = ["--folds", "0,1", "--num-folds", "3", "--cluster", "tcp://nowhere:1", "--set", "steps=3"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("medssl_cli.work.cluster.cluster_workers", lambda _: ElsewhereTasks())
+        done = run(*words(site, tmp_path / "longer", *typed))
+
+    assert done.exit_code == 0, done.stderr
+    assert "2 of 2 trainings are to be done" in done.stderr
+    assert json.loads((tmp_path / "longer" / "fold1" / "summary.json").read_text())["steps"] == 3
 
 
 def test_folds_that_are_not_there_yet_are_counted(parent: Path, tmp_path: Path) -> None:

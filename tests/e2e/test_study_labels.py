@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from medssl_cli.cli.app import app
 from medssl_cli.engine.runs import open_run
 from tests import warm
+from tests.elsewhere import ElsewhereTasks
 from tests.environment import give_known_key
 from tests.toy_cache import toy_cache
 
@@ -75,6 +76,25 @@ def test_it_stops_on_request_and_goes_on_to_the_same_results(site: Path, tmp_pat
     assert (tmp_path / "stopped" / "results.csv").read_bytes() == (tmp_path / "straight" / "results.csv").read_bytes()
     assert (tmp_path / "straight" / "plot.svg").is_file()
     assert (tmp_path / "straight" / "page.html").is_file()
+
+
+def test_a_cluster_gives_the_same_results_and_goes_on_where_it_stopped(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("medssl_cli.work.cluster.cluster_workers", lambda word: asked.append(word) or ElsewhereTasks())
+    monkeypatch.chdir(tmp_path)  # paths that are not absolute would mean nothing on another machine
+    typed = [*words(site, Path("far")), "--seeds", "1", "--cluster", "tcp://there:1"]
+
+    first = CliRunner().invoke(app, [*typed, "--patients", "2"])
+    both = CliRunner().invoke(app, typed)
+    near = CliRunner().invoke(app, [*words(site, Path("near")), "--seeds", "1"])
+    torn = CliRunner().invoke(app, [*typed, "--jobs", "2"])
+
+    assert (first.exit_code, both.exit_code, near.exit_code, torn.exit_code) == (0, 0, 0, 2), both.stderr
+    assert asked == ["tcp://there:1"] * 2
+    assert "2 of 4 trainings are to be done" in both.stderr
+    assert (tmp_path / "far" / "results.csv").read_bytes() == (tmp_path / "near" / "results.csv").read_bytes()
 
 
 def test_arms_share_everything_but_the_initial_weights(site: Path, tmp_path: Path) -> None:

@@ -23,6 +23,16 @@ ITEMS = range(1, 9)
 Run = Callable[..., dict[int, Outcome[Any, Any]]]
 
 
+COMMAND_ON_CLUSTER = """
+import sys
+from medssl_cli.work.cluster import cluster_workers
+from tests.faults.test_workers import tell_and_hang
+
+with cluster_workers(sys.argv[1]) as workers:
+    list(workers.map(tell_and_hang, [sys.argv[2]], timeout_s=600.0))
+"""
+
+
 class CodecError(BaseException):
     """Like a panic of a decoder written in Rust: no Exception, and it cannot be sent anywhere."""
 
@@ -116,6 +126,21 @@ def note_and_die(task: tuple[str, int]) -> None:
 
 def process_of(_item: int) -> int:
     return os.getpid()
+
+
+def tell_and_hang(path: str) -> None:
+    """Says which process it is, and is never done."""
+    Path(f"{path}.new").write_text(str(os.getpid()))
+    Path(f"{path}.new").rename(path)
+    time.sleep(HANG_S)
+
+
+def wait_for(is_true: Callable[[], bool]) -> None:
+    """As long as it takes, within a minute."""
+    deadline = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def is_alive(process: int) -> bool:
@@ -251,6 +276,18 @@ def test_a_task_whose_child_died_on_a_cluster_is_tried_once_more(cluster_address
         found = list(workers.map(die_once, tasks, timeout_s=60))
 
     assert sorted(outcome.result for outcome in found) == [item * item for item in ITEMS]
+
+
+def test_a_task_on_a_cluster_ends_with_the_command_that_waits_for_it(cluster_address: str, tmp_path: Path) -> None:
+    """The command is killed: it can cancel nothing, and started again it must meet no training of its own."""
+    command = [sys.executable, "-c", COMMAND_ON_CLUSTER, cluster_address, str(tmp_path / "number")]
+    with subprocess.Popen(command, env=ENVIRONMENT) as killed:
+        wait_for((tmp_path / "number").is_file)
+        child = int((tmp_path / "number").read_text())
+        assert is_alive(child)
+        killed.kill()
+
+    wait_for(lambda: not is_alive(child))
 
 
 def test_a_cluster_that_does_not_answer_is_e_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
