@@ -19,6 +19,7 @@ def infer(
     threads: own.ThreadsOption = None,
     max_ram_gib: own.MaxRamOption = None,
     tile_timeout: own.TileTimeoutOption = None,
+    every_tile: own.EveryTileOption = False,
     overwrite: own.OverwriteOption = False,
     preview: own.PreviewOption = True,
     formats: own.FormatsOption = "seg",
@@ -96,9 +97,10 @@ def infer(
     ):
         share = many.shares(threads, max_ram_gib, workers)
         how = inference.InferSettings(
-            device, threads=share[0], max_ram_bytes=share[1], tile_timeout_s=tile_timeout, overwrite=overwrite,
-            outputs=own.outputs_of(formats), preview=draw_preview if preview else None, progress=terminal.progress,
-            policy=policy, workers=others, deliver=deliver, say=tell, is_stopped=lambda: stop.is_set,
+            device, threads=share[0], max_ram_bytes=share[1], tile_timeout_s=tile_timeout, every_tile=every_tile,
+            overwrite=overwrite, outputs=own.outputs_of(formats), preview=draw_preview if preview else None,
+            progress=terminal.progress, policy=policy, workers=others, deliver=deliver, say=tell,
+            is_stopped=lambda: stop.is_set,
         )  # fmt: skip
         if watch is not None:
             counts = run_watch(watch, model, settle_s=settle, how=how, out=out, only_series=series or ())

@@ -24,6 +24,9 @@ MaxRamOption = Annotated[
 TileTimeoutOption = Annotated[
     float | None, typer.Option(min=1, metavar="SECONDS", help="Longest time for one call of the network.")
 ]
+EveryTileOption = Annotated[
+    bool, typer.Option("--every-tile", help="Ask about each constant tile again; the answers are the same.")
+]
 OverwriteOption = Annotated[
     bool, typer.Option(help="Replace what medssl made from another content or by another model.")
 ]

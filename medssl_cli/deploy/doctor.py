@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final, Literal
 
 from medssl_cli import __version__
-from medssl_cli.deploy.runtime import num_cuda_devices
+from medssl_cli.deploy.devices import num_cuda_devices
 
 PACKAGES: Final = (
     "numpy",

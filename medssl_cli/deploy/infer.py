@@ -44,6 +44,7 @@ class InferSettings:
         threads: See `OnnxModel`.
         max_ram_bytes: See `OnnxModel`.
         tile_timeout_s: See `OnnxModel`.
+        every_tile: See `OnnxModel`.
         overwrite: Replace outputs of medssl that were made from another content of a scan or by another model.
         outputs: Outputs of models of masks: NIfTI masks; DICOM SEG for DICOM scans; previews, if `preview` can draw
             them. Findings and boxes are written as JSON, and together as a table.
@@ -61,6 +62,7 @@ class InferSettings:
     threads: int | None = None
     max_ram_bytes: int | None = None
     tile_timeout_s: float | None = None
+    every_tile: bool = False
     overwrite: bool = False
     outputs: Sequence[Output] = ALL_OUTPUTS
     preview: Preview | None = None
@@ -84,6 +86,7 @@ class InferSettings:
             threads=self.threads,
             max_ram_bytes=self.max_ram_bytes,
             tile_timeout_s=self.tile_timeout_s,
+            every_tile=self.every_tile,
         )
 
     def setup(self, model_path: Path, model: OnnxModel) -> ModelSetup:
@@ -95,6 +98,7 @@ class InferSettings:
             self.threads,
             self.max_ram_bytes,
             self.tile_timeout_s,
+            self.every_tile,
         )
 
 

@@ -39,6 +39,11 @@ class MemoryPlan:
         """What is left for the model's process."""
         return max(0.0, self.allowed_bytes - PROGRAM_BYTES - self.scan_bytes)
 
+    @property
+    def is_roomy(self) -> bool:
+        """Whether the model's process may grow to twice of what it has."""
+        return self.model_room_bytes >= 2 * self.model_bytes
+
     def require_fit(self) -> None:
         """Refuse what does not fit.
 

@@ -4,9 +4,7 @@ A model runs in a process of its own, within limits of memory and time: what it 
 the next scan gets a new process.
 """
 
-import ctypes
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,16 +14,19 @@ from numpy.typing import NDArray
 
 from medssl_cli.base.errors import GateError, InputError, UsageError
 from medssl_cli.deploy.bundle import Bundle, load_model
+from medssl_cli.deploy.devices import cuda_of, parse_device, unusable
 from medssl_cli.deploy.limits import GIB, Limits, limits_of
 from medssl_cli.deploy.memory_plan import MemoryPlan
 from medssl_cli.deploy.model_process import ModelFailure, ModelProcess
 from medssl_cli.deploy.session import CUDA, NOT_FINITE, OUT_OF_MEMORY, WRONG_OUTPUT
 from medssl_cli.heads import BoxesHead, MasksHead
+from medssl_cli.imaging.constant_tiles import ConstantTiles
 from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.imaging.memory import parts_of, volume_memory
 from medssl_cli.imaging.placement import ChannelImages
 from medssl_cli.imaging.preprocessing import channel_images
 from medssl_cli.imaging.segment import Progress, predicted_bytes, segment_volume
+from medssl_cli.imaging.tiling import Predict
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.tasks import load_part, task_of_head
 from medssl_cli.work.workers import TIMED_OUT, available_cores
@@ -43,6 +44,7 @@ class OnnxModel:
         threads: Threads on the CPU; as many as there are cores by default, and never more.
         max_ram_bytes: Most memory for a scan and the model together; a share of what is free by default.
         tile_timeout_s: Longest time for one call of the network; by default it grows with the tile.
+        every_tile: Ask the network about every tile, constant ones too (`ConstantTiles`); the answers are the same.
 
     Raises:
         UsageError: `E_NOT_FOUND`, `E_MODEL_INVALID`, `E_MODEL_LIMIT`, `E_DEVICE`.
@@ -57,7 +59,9 @@ class OnnxModel:
         threads: int | None = None,
         max_ram_bytes: int | None = None,
         tile_timeout_s: float | None = None,
+        every_tile: bool = False,
     ) -> None:
+        self.constant_tiles = None if every_tile else ConstantTiles()
         wanted = parse_device(device)
         process = ModelProcess()  # it imports ONNX Runtime while this process reads the file
         try:
@@ -88,12 +92,12 @@ class OnnxModel:
         self._name, self._threads, self._process = name, min(threads or cores, cores), process
         self._failures: list[InputError] = []
         self._room_bytes, self._measured_bytes = limits.model_bytes, 0
-        self._cuda = _cuda_of(*wanted)
+        self._cuda = cuda_of(*wanted)
         answer = self._load(data)
         if self._cuda is not None and answer["provider"] != CUDA:
             if wanted[0] == "cuda":
                 process.close()
-                raise _unusable(self._cuda, answer["missing"])
+                raise unusable(self._cuda, answer["missing"])
             self._cuda = None
             self._restart(data)
         self.device = "cpu" if self._cuda is None else f"cuda:{self._cuda}"
@@ -163,9 +167,9 @@ class OnnxModel:
         """
         head = self.bundle.head
         assert isinstance(head, MasksHead)
-        self._require_channels(channel_images(images))
+        plan = self._require_channels(channel_images(images))
         answer = segment_volume(
-            lambda tiles: self._outputs(tiles)[0],
+            self._remembering(plan, lambda tiles: self._outputs(tiles)[0]),
             images,
             preprocessing=self.bundle.preprocessing,
             tile=head.tile_size,
@@ -180,13 +184,22 @@ class OnnxModel:
         )
         return found
 
-    def _require_channels(self, images: ChannelImages) -> None:
+    def _remembering(self, plan: MemoryPlan, predict: Predict) -> Predict:
+        """The same network, that is not asked twice about a constant tile where there is memory to keep the answer."""
+        if self.constant_tiles is None:
+            return predict
+        if not plan.parts["kept"]:
+            self.constant_tiles.forget()
+            return predict
+        return self.constant_tiles.remembering(predict)
+
+    def _require_channels(self, images: ChannelImages) -> MemoryPlan:
         """Refuse another number of images than the model takes, and more of them than memory holds."""
         if len(images) != self.bundle.in_channels:
             message = f"the model takes {self.bundle.in_channels} images of one patient at once, here are {len(images)}"
             raise InputError("E_RUNTIME", message)
         first, num_voxels = images[0], sum(image.voxels.size for image in images)
-        self.require_memory(
+        return self.require_memory(
             first.shape,
             first.affine,
             num_channels=math.ceil(num_voxels / math.prod(first.shape)),
@@ -207,20 +220,9 @@ class OnnxModel:
         head, preprocessing = self.bundle.head, self.bundle.preprocessing
         model_bytes = max(self._process.resident_bytes, self._measured_bytes)
         if isinstance(head, MasksHead):
-            memory = volume_memory(
-                shape,
-                affine,
-                preprocessing=preprocessing,
-                tile=head.tile_size,
-                overlap=head.overlap,
-                num_outputs=self._num_outputs(head),
-                num_channels=num_channels,
-                num_masks=len(head.words) if head.are_regions else 1,
-                bytes_per_voxel=bytes_per_voxel,
-                is_mirrored=bool(head.mirror_axes),
-            )
-            tiles = memory.tiles * 2 ** len(head.mirror_axes)
-            return MemoryPlan(parts_of(memory), memory.total, model_bytes, self.limits.max_ram_bytes, tiles)
+            sizes = {"num_channels": num_channels, "bytes_per_voxel": bytes_per_voxel, "model_bytes": model_bytes}
+            keeping = self._plan_of_masks(head, shape, affine, is_kept=self.constant_tiles is not None, **sizes)
+            return keeping if keeping.is_roomy else self._plan_of_masks(head, shape, affine, is_kept=False, **sizes)
         needed = predicted_bytes(
             shape,
             affine,
@@ -233,6 +235,24 @@ class OnnxModel:
         if isinstance(head, BoxesHead):
             needed += head.decoding_bytes(preprocessing)
         return MemoryPlan({"image": needed}, needed, model_bytes, self.limits.max_ram_bytes, math.nan)
+
+    def _plan_of_masks(
+        self, head: MasksHead, shape: Shape, affine: Affine, *, model_bytes: float, **sizes: Any
+    ) -> MemoryPlan:
+        """See `memory_plan`; `sizes` are those of `volume_memory`."""
+        memory = volume_memory(
+            shape,
+            affine,
+            preprocessing=self.bundle.preprocessing,
+            tile=head.tile_size,
+            overlap=head.overlap,
+            num_outputs=self._num_outputs(head),
+            num_masks=len(head.words) if head.are_regions else 1,
+            is_mirrored=bool(head.mirror_axes),
+            **sizes,
+        )
+        tiles = memory.tiles * 2 ** len(head.mirror_axes)
+        return MemoryPlan(parts_of(memory), memory.total, model_bytes, self.limits.max_ram_bytes, tiles)
 
     def require_memory(
         self, shape: Shape, affine: Affine, *, num_channels: int = 1, bytes_per_voxel: float = 4
@@ -313,63 +333,6 @@ def _unchanged(path: Path, sha256: str) -> bytes:
     if found != sha256:
         raise GateError("E_MODEL_CORRUPT", f"{path.name} was replaced while it was used", hint="run the command again")
     return data
-
-
-def parse_device(text: str) -> tuple[str, int]:
-    """`auto`, `cpu`, or `cuda` with a device number.
-
-    Raises:
-        UsageError: `E_DEVICE`.
-    """
-    name, _, number = text.strip().lower().partition(":")
-    name = "cuda" if name == "gpu" else name
-    if name in ("auto", "cpu") and not number:
-        return name, 0
-    if name == "cuda" and (not number or number.isdecimal()):
-        return name, int(number or 0)
-    raise UsageError("E_DEVICE", f"no device called {text!r}", hint="choose from: auto, cpu, cuda, cuda:0, cuda:1 ...")
-
-
-def num_cuda_devices() -> int:
-    """Devices that the CUDA driver of this machine offers; 0 without a driver.
-
-    ONNX Runtime cannot be asked: it advertises CUDA on machines that have none.
-    """
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(library)
-        count = ctypes.c_int(0)
-        is_working = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-    except (OSError, AttributeError):
-        return 0
-    return count.value if is_working else 0
-
-
-def _cuda_of(kind: str, number: int) -> int | None:
-    """The CUDA device to try; None for the CPU.
-
-    Raises:
-        UsageError: `E_DEVICE`, the driver has no device of that number.
-    """
-    if kind == "cpu":
-        return None
-    available = num_cuda_devices()
-    if number < available:
-        return number
-    if kind == "auto":
-        return None
-    raise UsageError(
-        "E_DEVICE", f"cuda:{number} was asked for, the CUDA driver offers {available} devices", hint="--device cpu"
-    )
-
-
-def _unusable(cuda: int, missing: str) -> UsageError:
-    why = f": {missing} cannot be loaded" if missing else ""
-    return UsageError(
-        "E_DEVICE",
-        f"ONNX Runtime cannot use cuda:{cuda} and would have run on the CPU{why}",
-        hint="medssl doctor says which CUDA and cuDNN versions it needs; or pass --device cpu",
-    )
 
 
 def _output_shapes(bundle: Bundle, inputs: Sequence[NDArray[Any]]) -> list[list[int]]:

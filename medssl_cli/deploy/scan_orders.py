@@ -35,6 +35,7 @@ class ModelSetup:
     threads: int | None
     max_ram_bytes: int | None
     tile_timeout_s: float | None
+    every_tile: bool
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def _model(setup: ModelSetup) -> OnnxModel:
         threads=setup.threads,
         max_ram_bytes=setup.max_ram_bytes,
         tile_timeout_s=setup.tile_timeout_s,
+        every_tile=setup.every_tile,
     )
     if model.sha256 != setup.sha256:
         model.close()

@@ -37,6 +37,7 @@ class VolumeMemory:
         answer: Label map or masks.
         writing: More of these while they are written.
         places: Where the tiles are.
+        kept: The answer about a constant tile, where that is kept.
     """
 
     grid: tuple[float, float, float]
@@ -51,12 +52,14 @@ class VolumeMemory:
     answer: float
     writing: float
     places: float
+    kept: float
 
     @property
     def total(self) -> float:
         """The most that there is at once; infinite for a spacing that no computer could hold."""
         seen = self.input + self.logits + self.exchange + self.answer + self.places + BLOCKS_BYTES
-        return self.scan + max(self.reading, self.input + self.preprocessing, seen, self.answer + self.writing)
+        step = max(self.reading, self.input + self.preprocessing, seen, self.answer + self.writing)
+        return self.scan + self.kept + step
 
 
 def volume_memory(
@@ -71,6 +74,7 @@ def volume_memory(
     num_masks: int = 1,
     bytes_per_voxel: float = 4,
     is_mirrored: bool = False,
+    is_kept: bool = False,
 ) -> VolumeMemory:
     """What `segment_volume` and writing its answer take.
 
@@ -85,6 +89,7 @@ def volume_memory(
         num_masks: How many the answer has: 1 for a label map, else one for each region.
         bytes_per_voxel: Bytes per voxel of the image as it is held.
         is_mirrored: Flipped tiles are averaged.
+        is_kept: The answer about a constant tile is kept; see `ConstantTiles`.
     """
     voxels, content = float(math.prod(shape)), expected_sizes(shape, affine, preprocessing)
     x, y, z = (max(1.0, size, length) for size, length in zip(content, tile, strict=True))
@@ -111,10 +116,11 @@ def volume_memory(
         answer=voxels * num_masks,
         writing=voxels * (WRITING_COPIES + num_masks - 1),
         places=BYTES_PER_TILE * num_tiles,
+        kept=tile_bytes * num_outputs * is_kept,
     )
 
 
 def parts_of(memory: VolumeMemory) -> dict[str, Any]:
     """The parts by name, in bytes, for people and programs."""
-    names = ("scan", "reading", "input", "preprocessing", "logits", "exchange", "answer", "writing")
+    names = ("scan", "reading", "input", "preprocessing", "logits", "exchange", "answer", "writing", "kept")
     return {name: getattr(memory, name) for name in names}

@@ -214,26 +214,32 @@ def nodules(
 def infer(
     slices: Annotated[int, typer.Option(min=4, help="Slices of the synthetic CT.")] = 100,
     size: Annotated[int, typer.Option(min=16, help="Its rows and columns.")] = 256,
+    body: Annotated[float, typer.Option(min=0.1, max=1.2, help="Size of the anatomy in its field of view.")] = 1.0,
+    network: Annotated[
+        Literal["unet", "plainconv", "swinunetr", "pointwise"],
+        typer.Option(help="A small U-Net, nnU-Net's size, SwinUNETR-48, or one convolution of one voxel."),
+    ] = "unet",
     classes: Annotated[int, typer.Option(min=2, max=255, help="Outputs of the network.")] = 8,
     spacing: Annotated[float, typer.Option(min=0.1, help="Millimetres that the network sees.")] = 1.5,
     max_ram: Annotated[float | None, typer.Option(min=0.1, metavar="GIB", help="For medssl infer.")] = None,
+    every_tile: Annotated[bool, typer.Option("--every-tile", help="Also without reusing constant tiles.")] = False,
     alone: Annotated[bool, typer.Option("--alone", help="Without MONAI.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Time `medssl infer` beside MONAI's eager sliding window with its usual transforms: a small U-Net, one thread.
+    """Time `medssl infer` beside MONAI's eager sliding window with its usual transforms: one network, one thread.
 
     Example: python -m tests.bench infer --size 512 --slices 200
     """
-    from tests.bench.infer import COLUMNS, bench_infer
+    from tests.bench.infer import COLUMNS, InferSetup, bench_infer
 
-    found = bench_infer(
-        num_slices=slices, size=size, num_classes=classes, spacing_mm=spacing, max_ram_gib=max_ram, is_alone=alone
-    )
+    found = bench_infer(InferSetup(slices, size, body, network, classes, spacing, max_ram, every_tile, alone))
     if json:
         runs = [vars(run) for run in found.runs]
-        result({"voxels": found.num_voxels, "runs": runs}, as_json=True, text="")
+        tiles = {"tiles": found.num_tiles, "constant_tiles": found.num_constant}
+        result({"voxels": found.num_voxels, **tiles, "runs": runs}, as_json=True, text="")
         return
-    table(f"CT of {size} x {size} x {slices}, {classes} classes", COLUMNS, found.rows())
+    title = f"CT of {size} x {size} x {slices}, {network}, {classes} classes"
+    table(f"{title}, {found.num_constant} of {found.num_tiles} tiles constant", COLUMNS, found.rows())
 
 
 if __name__ == "__main__":

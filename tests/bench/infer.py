@@ -14,7 +14,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from tests.bench.eager_infer import OVERLAP, TILE, WINDOW_HU, bench_network
+from medssl_cli.imaging.constant_tiles import constant_values
+from medssl_cli.imaging.preprocessing import network_input
+from medssl_cli.imaging.tiling import padded_to, tile_starts
+from medssl_cli.imaging.volume import Volume
+from medssl_cli.preprocessing import Preprocessing
+from tests.bench.eager_infer import OVERLAP, TILE, WINDOW_HU, NetworkName, bench_network
 from tests.bench.synthetic import SPACING_MM, synthetic_ct
 
 COLUMNS: Final = ("", "s", "CPU s", "CPU s per million voxels", "peak GB together", "CPU ratio", "memory ratio")
@@ -47,9 +52,13 @@ class InferBenchmark:
 
     Args:
         num_voxels: Of the scan.
+        num_constant: How many tiles hold one value.
+        num_tiles: How many there are.
     """
 
     num_voxels: int
+    num_constant: int
+    num_tiles: int
     runs: tuple[InferRun, ...]
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -71,61 +80,97 @@ class InferBenchmark:
         ]
 
 
-def bench_infer(
-    *, num_slices: int, size: int, num_classes: int, spacing_mm: float, max_ram_gib: float | None, is_alone: bool
-) -> InferBenchmark:
-    """Make a scan and a model, and segment the one with the other twice: here, and as MONAI's tutorials do.
+@dataclass(frozen=True)
+class InferSetup:
+    """What is measured.
 
     Args:
-        num_slices: Of the scan.
+        num_slices: Slices of the scan.
         size: Its rows and columns.
-        num_classes: Of the network, background included.
-        spacing_mm: That the network sees.
+        body: See `synthetic_ct`.
+        network: See `bench_network`.
+        num_classes: Outputs of the network, background included.
+        spacing_mm: Spacing that the network sees.
         max_ram_gib: For `medssl infer`.
+        has_every_tile: Also run `medssl infer --every-tile`.
         is_alone: Without MONAI, for scans that it has not the memory for.
     """
+
+    num_slices: int
+    size: int
+    body: float
+    network: NetworkName
+    num_classes: int
+    spacing_mm: float
+    max_ram_gib: float | None
+    has_every_tile: bool
+    is_alone: bool
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What both sides do to the scan."""
+        return Preprocessing(window_hu=WINDOW_HU, spacing_mm=(self.spacing_mm,) * 3)
+
+
+def bench_infer(setup: InferSetup) -> InferBenchmark:
+    """Make a scan and a model, and segment the one with the other: here, and as MONAI's tutorials do."""
     from medssl_cli.formats.nifti import encode_nifti
 
     with tempfile.TemporaryDirectory(prefix="medssl-bench-") as scratch:
         folder = Path(scratch)
         scan = folder / "scan.nii"
-        voxels = synthetic_ct((size, size, num_slices), seed=0)
+        voxels = synthetic_ct((setup.size, setup.size, setup.num_slices), seed=0, body=setup.body)
         x, y, z = SPACING_MM
-        scan.write_bytes(encode_nifti(voxels, np.diag([-x, -y, z, 1.0])))
-        _write_model(folder / "model.onnx", num_classes, spacing_mm)
-        limit = () if max_ram_gib is None else ("--max-ram", str(max_ram_gib))
+        affine = np.diag([-x, -y, z, 1.0])
+        scan.write_bytes(encode_nifti(voxels, affine))
+        _write_model(folder / "model.onnx", setup)
+        limit = () if setup.max_ram_gib is None else ("--max-ram", str(setup.max_ram_gib))
         ours = (
             *("-m", "medssl_cli", "infer", scan, "-t", folder / "model.onnx", "-o", folder / "out"),
             *("--device", "cpu", "--threads", "1", "--no-preview", *limit),
         )
-        theirs = ("-m", "tests.bench.eager_infer", scan, folder / "eager", num_classes, spacing_mm)
+        theirs = (
+            *("-m", "tests.bench.eager_infer", scan, folder / "eager"),
+            *(setup.network, setup.num_classes, setup.spacing_mm),
+        )
         runs = [_run("medssl infer", ours)]
-        runs += [] if is_alone else [_run("MONAI eager", theirs)]
-    return InferBenchmark(voxels.size, tuple(runs))
+        if setup.has_every_tile:
+            runs.append(_run("medssl infer --every-tile", (*ours, "--every-tile", "-o", folder / "every")))
+        runs += [] if setup.is_alone else [_run("MONAI eager", theirs)]
+        constant = constant_tiles(Volume(voxels[np.newaxis], affine), setup.preprocessing)
+    return InferBenchmark(voxels.size, *constant, tuple(runs))
 
 
-def _write_model(path: Path, num_classes: int, spacing_mm: float) -> None:
+def constant_tiles(image: Volume, preprocessing: Preprocessing) -> tuple[int, int]:
+    """How many tiles of an image hold one value, and how many there are."""
+    voxels, _ = padded_to(network_input([image], preprocessing).voxels, TILE)
+    _, x, y, z = voxels.shape
+    starts = tile_starts((x, y, z), TILE, OVERLAP)
+    boxes = ([slice(low, low + size) for low, size in zip(start, TILE, strict=True)] for start in starts)
+    found = [constant_values(np.ascontiguousarray(voxels[(np.newaxis, slice(None), *box)])) for box in boxes]
+    return sum(values is not None for values in found), len(found)
+
+
+def _write_model(path: Path, setup: InferSetup) -> None:
     import torch
 
     from medssl_cli.deploy.bundle import attach
-    from medssl_cli.preprocessing import Preprocessing
     from tests.toy_model import toy_bundle
 
     program = torch.onnx.export(
-        bench_network(num_classes),
-        (torch.zeros(2, 1, *TILE),),
+        bench_network(setup.network, setup.num_classes),
+        (torch.zeros(1, 1, *TILE),),
         dynamo=True,
         input_names=["image"],
         output_names=["logits"],
-        dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
         verbose=False,
     )
     assert program is not None
     bundle = toy_bundle(
-        classes={number: f"class_{number}" for number in range(1, num_classes)},
+        classes={number: f"class_{number}" for number in range(1, setup.num_classes)},
         tile_size=TILE,
         overlap=OVERLAP,
-        preprocessing=Preprocessing(window_hu=WINDOW_HU, spacing_mm=(spacing_mm,) * 3),
+        preprocessing=setup.preprocessing,
     )
     path.write_bytes(attach(program.model_proto.SerializeToString(), bundle))
 

@@ -18,16 +18,18 @@ TINY_SIZE = 16
 LOW_BITS = 10
 
 
-def synthetic_ct(shape: tuple[int, int, int], *, seed: int) -> NDArray[np.int16]:
+def synthetic_ct(shape: tuple[int, int, int], *, seed: int, body: float = 1.0) -> NDArray[np.int16]:
     """A body of soft tissue with lungs and bone in a round field of view, with noise, `[X, Y, Z]` in HU.
 
     Args:
         shape: (X, Y, Z) voxels.
         seed: Of the noise; the anatomy is always the same.
+        body: Size of the anatomy; at 1 the body is as wide as four fifths of the field of view.
     """
     generator = np.random.default_rng(seed)
     x, y = np.meshgrid(*(np.linspace(-1, 1, size, dtype=np.float32) for size in shape[:2]), indexing="ij")
     radius = x**2 + y**2
+    x, y = x / np.float32(body), y / np.float32(body)
     texture = 20 * np.sin(9 * x) * np.cos(7 * y)
     volume = np.empty(shape, np.int16)
     for index, z in enumerate(np.linspace(-1, 1, shape[2])):

@@ -11,9 +11,10 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from medssl_cli.base.errors import GateError, InputError, UsageError
-from medssl_cli.deploy import runtime
+from medssl_cli.deploy import devices
 from medssl_cli.deploy.bundle import attach
-from medssl_cli.deploy.runtime import OnnxModel, parse_device
+from medssl_cli.deploy.devices import parse_device
+from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
 from tests.toy_model import TILE, toy_bundle, toy_graph, write_toy_model
@@ -79,7 +80,7 @@ def test_a_device_that_is_not_there_is_an_error_and_not_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_toy_model(tmp_path / "model.onnx")
-    monkeypatch.setattr(runtime, "num_cuda_devices", lambda: 0)
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 0)
 
     assert OnnxModel(path, "auto").device == "cpu"
     with pytest.raises(UsageError, match="offers 0 devices"):
@@ -88,7 +89,7 @@ def test_a_device_that_is_not_there_is_an_error_and_not_the_cpu(
 
 def test_a_silent_fallback_of_onnx_runtime_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_toy_model(tmp_path / "model.onnx")
-    monkeypatch.setattr(runtime, "num_cuda_devices", lambda: 99)  # a driver of which ONNX Runtime finds nothing
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 99)  # a driver of which ONNX Runtime finds nothing
 
     model = OnnxModel(path, "auto")
 
