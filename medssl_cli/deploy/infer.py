@@ -27,7 +27,6 @@ from medssl_cli.deploy.scans import Findings, Scan, find_scans
 from medssl_cli.deploy.whole_answers import REGIONS, TABLES, answer_kind
 from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.policy import STRICT, Policy
-from medssl_cli.formats.seg_storage import SegStorage
 from medssl_cli.formats.source import Member
 from medssl_cli.work.workers import TaskMap
 
@@ -243,7 +242,7 @@ def _require_storage(bundle: Bundle, outputs: Sequence[Output]) -> None:
     if storage is not None and storage.is_label_map and answer_kind(bundle.head) == REGIONS:
         raise UsageError(
             "E_USAGE", f"classes of {bundle.task} overlap, and a label map holds one class a voxel",
-            hint=f"--formats {SegStorage.binary}",
+            hint="ask for seg, whose segments may overlap",
         )  # fmt: skip
 
 
