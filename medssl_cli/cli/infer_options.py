@@ -34,7 +34,9 @@ PreviewOption = Annotated[bool, typer.Option(help="Also draw a picture of each r
 FormatsOption = Annotated[
     str,
     typer.Option(
-        metavar="A,B", help="DICOM objects of DICOM scans, beside the other files: seg, rtstruct, sr; or none."
+        metavar="A,B",
+        help="DICOM objects of DICOM scans, beside the other files: seg, rtstruct, sr; or none. For seg also "
+        "seg-deflated, seg-labelmap, seg-labelmap-rle, seg-labelmap-deflated: smaller, and fewer viewers know them.",
     ),
 ]
 DryRunOption = Annotated[bool, typer.Option(help="Say what would be done, write nothing.")]
@@ -78,9 +80,16 @@ def outputs_of(formats: str) -> "tuple[Output, ...]":
     Raises:
         UsageError: `E_USAGE`.
     """
-    objects: dict[str, Output] = {"seg": "seg", "rtstruct": "rtstruct", "sr": "sr"}
+    from medssl_cli.formats.seg_storage import SegStorage
+
+    segs: tuple[Output, ...] = tuple(storage.value for storage in SegStorage)
+    objects: tuple[Output, ...] = (*segs, "rtstruct", "sr")
     words = [] if formats == "none" else [word.strip() for word in formats.split(",")]
     unknown = [word for word in words if word not in objects]
     if unknown:
         raise UsageError("E_USAGE", f"--formats knows no {unknown[0]!r}", hint=f"{', '.join(objects)}, or none")
-    return ("nifti", *(objects[word] for word in objects if word in words), "preview")
+    if len(set(segs) & set(words)) > 1:
+        raise UsageError(
+            "E_USAGE", "--formats names several kinds of seg, and a scan gets one", hint="choose one of them"
+        )
+    return ("nifti", *(word for word in objects if word in words), "preview")

@@ -15,7 +15,7 @@ from medssl_cli.deploy.batch import Batch, Deliver
 from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.deploy.cases import put_together, require_channels
 from medssl_cli.deploy.choosing import Part, chosen
-from medssl_cli.deploy.mask_files import Output, Preview
+from medssl_cli.deploy.mask_files import Output, Preview, seg_storage
 from medssl_cli.deploy.outputs import is_own
 from medssl_cli.deploy.report_file import ReportFile, table_path
 from medssl_cli.deploy.results import InferReport, ScanResult
@@ -153,6 +153,7 @@ def infer(
     is_own_report, report = report is None, report or opened_report(where)
     model = model or how.opened(model_path)
     _require_answers(model.bundle, where)
+    _require_storage(model.bundle, how.outputs)
     policy = replace(how.policy, burned_in=how.policy.burned_in or ACCEPT_WRITING, predictions=False)
     names = model.bundle.preprocessing.channel_names
     require_channels(given, names)
@@ -232,6 +233,20 @@ def _require_answers(bundle: Bundle, where: Where) -> None:
         raise UsageError(
             "E_OUTPUT_EXISTS", f"{table.name} in the output folder is not a table of medssl infer",
             hint="move it away, or choose another folder with -o",
+        )  # fmt: skip
+
+
+def _require_storage(bundle: Bundle, outputs: Sequence[Output]) -> None:
+    """Refuse a label map of classes that overlap.
+
+    Raises:
+        UsageError: `E_USAGE`.
+    """
+    storage = seg_storage(outputs)
+    if storage is not None and storage.is_label_map and answer_kind(bundle.head) == REGIONS:
+        raise UsageError(
+            "E_USAGE", f"classes of {bundle.task} overlap, and a label map holds one class a voxel",
+            hint="ask for seg, whose segments may overlap",
         )  # fmt: skip
 
 

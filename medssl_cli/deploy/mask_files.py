@@ -3,7 +3,7 @@
 A picture or a DICOM object that cannot be made costs a note and no mask.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -17,6 +17,7 @@ from medssl_cli.deploy.naming import region_words
 from medssl_cli.deploy.outputs import nifti_mask, volumes_ml
 from medssl_cli.deploy.whole_answers import REGIONS
 from medssl_cli.formats.loaded import LoadedImage
+from medssl_cli.formats.seg_storage import SegStorage
 from medssl_cli.heads import MasksHead
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.tasks import load_part, task_of_head
@@ -26,7 +27,19 @@ if TYPE_CHECKING:
     from medssl_cli.formats.dicom_seg import SegmentationObject
     from medssl_cli.formats.series import SeriesPart
 
-Output = Literal["nifti", "seg", "rtstruct", "sr", "preview", "json"]
+Output = Literal[
+    "nifti",
+    "seg",
+    "seg-deflated",
+    "seg-labelmap",
+    "seg-labelmap-rle",
+    "seg-labelmap-deflated",
+    "rtstruct",
+    "sr",
+    "preview",
+    "json",
+]
+"""Kinds of files; of DICOM SEG also how it is stored, where that is chosen."""
 Preview = Callable[[Volume, NDArray[np.uint8], Mapping[int, str]], bytes]
 """A picture (PNG) of an image and its label map `[X, Y, Z]`."""
 
@@ -49,11 +62,13 @@ class Target:
         kind: Kind of the file.
         path: Its name.
         place: Place of the region whose mask it holds, from 1 on; 0 where it holds all of the answer.
+        storage: How a DICOM SEG is stored.
     """
 
     kind: Output
     path: Path
     place: int = 0
+    storage: SegStorage = SegStorage.binary
 
 
 @dataclass
@@ -87,7 +102,7 @@ def stem_of_mask(path: Path) -> str:
     return path.name[: path.name.lower().rindex(".nii")]
 
 
-def mask_targets(mask: Path, head: MasksHead, outputs: Container[Output], *, is_series: bool) -> list[Target]:
+def mask_targets(mask: Path, head: MasksHead, outputs: Collection[Output], *, is_series: bool) -> list[Target]:
     """The files of an answer.
 
     Args:
@@ -96,15 +111,24 @@ def mask_targets(mask: Path, head: MasksHead, outputs: Container[Output], *, is_
         outputs: Which are wanted.
         is_series: The scan is a DICOM series, so that DICOM objects can name it.
     """
-    stem = stem_of_mask(mask)
+    stem, storage = stem_of_mask(mask), seg_storage(outputs)
     targets = [Target("nifti", mask)]
     if head.are_regions:
         words = region_words(head.words)
         targets = [
             Target("nifti", mask.with_name(f"{stem}_{word}.nii.gz"), place) for place, word in enumerate(words, start=1)
         ]
-    targets += [Target(kind, mask.with_name(f"{stem}{suffix}")) for kind, suffix in _SUFFIXES.items()]
-    return [one for one in targets if one.kind in outputs and (is_series or one.kind not in DICOM_SUFFIXES)]
+    wanted = {*outputs, *(() if storage is None else ("seg",))}
+    targets += [
+        Target(kind, mask.with_name(f"{stem}{suffix}"), storage=storage or SegStorage.binary)
+        for kind, suffix in _SUFFIXES.items()
+    ]
+    return [one for one in targets if one.kind in wanted and (is_series or one.kind not in DICOM_SUFFIXES)]
+
+
+def seg_storage(outputs: Collection[Output]) -> SegStorage | None:
+    """How a DICOM SEG is stored, by what is wanted; None for none."""
+    return next((storage for storage in SegStorage if storage.value in outputs), None)
 
 
 @dataclass(frozen=True)
@@ -171,7 +195,7 @@ class MaskFiles:
             segmentations = [data for path, data in found.files.items() if path.name == _named(target, "seg")]
             found.files[target.path] = self._report(volume, answer, segmentations)
             return
-        made = self._seg(volume, answer)
+        made = self._seg(volume, answer, target.storage)
         found.files[target.path] = made.data
         if made.note:
             found.warnings.append("W_SEG_ATTRIBUTES")
@@ -184,7 +208,7 @@ class MaskFiles:
         decode = load_part(task_of_head(self.bundle.head.kind), "decode")
         return self.preview(volume, decode.painted(answer, answer), self._classes)
 
-    def _seg(self, volume: Volume, answer: NDArray[np.uint8]) -> "SegmentationObject":
+    def _seg(self, volume: Volume, answer: NDArray[np.uint8], storage: SegStorage) -> "SegmentationObject":
         """A segment for each class or region."""
         from medssl_cli.formats.dicom_seg import write_segmentation
 
@@ -195,6 +219,7 @@ class MaskFiles:
             affine=volume.affine,
             model_sha256=self.model_sha256,
             algorithm_name=algorithm_name(self.bundle),
+            storage=storage,
         )
 
     @property

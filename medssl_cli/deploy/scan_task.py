@@ -26,6 +26,7 @@ from medssl_cli.deploy.mask_files import (
     Target,
     algorithm_name,
     mask_targets,
+    seg_storage,
     stem_of_mask,
 )
 from medssl_cli.deploy.memory_plan import MemoryPlan
@@ -36,6 +37,7 @@ from medssl_cli.deploy.scan_reader import ScanReader, input_digest, told_togethe
 from medssl_cli.deploy.scans import Scan, longer_name
 from medssl_cli.deploy.whole_answers import WholeAnswer, answer_json, fields_of, require_size, whole_answer
 from medssl_cli.formats.loaded import LoadedImage
+from medssl_cli.formats.seg_storage import SegStorage
 from medssl_cli.heads import MasksHead
 
 Progress = Callable[[str, float, float], None]
@@ -271,7 +273,11 @@ class ScanTask:
 
     def _options(self) -> dict[str, Any]:
         departures = self.job.reader.policy.departures
-        return {name: value for name, value in departures.items() if (name, value) != ("burned_in", ACCEPT_WRITING)}
+        options = {name: value for name, value in departures.items() if (name, value) != ("burned_in", ACCEPT_WRITING)}
+        storage = seg_storage(self.job.outputs)
+        if storage not in (None, SegStorage.binary) and self._masks_head is not None and self.scan.series is not None:
+            options["seg_storage"] = storage.value
+        return options
 
     def _mask(self) -> Path:
         where = self.job.where

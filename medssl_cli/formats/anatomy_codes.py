@@ -1,12 +1,15 @@
 """SNOMED CT codes of structures by their names, as DICOM SEG needs them (PS3.16 CID 7150 and following).
 
-Only codes that DICOM itself lists are given; every other structure has a general code and is told by its label.
+Only codes that DICOM itself lists are given; every other structure has a private code that says its name.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from medssl_cli.formats.seg_attributes import clean_text
 
 Code = tuple[str, str, str]
 """Value, coding scheme and meaning."""
@@ -30,6 +33,11 @@ class StructureCode:
     region: Code | None = None
     colour: tuple[int, int, int] | None = None
 
+    @property
+    def is_private(self) -> bool:
+        """Whether the code is one of medssl, because none of the standard is sure."""
+        return self.type[1] == PRIVATE_SCHEME
+
 
 def _sct(value: str, meaning: str) -> Code:
     return value, "SCT", meaning
@@ -37,7 +45,7 @@ def _sct(value: str, meaning: str) -> Code:
 
 ANATOMICAL_STRUCTURE: Final = _sct("91723000", "Anatomical structure")
 ABNORMAL_STRUCTURE: Final = _sct("49755003", "Morphologically Abnormal Structure")
-GENERIC: Final = StructureCode(ANATOMICAL_STRUCTURE, _sct("123037004", "Body structure"))
+PRIVATE_SCHEME: Final = "99MEDSSL"
 STRUCTURES: Final[dict[str, Code]] = {
     name: _sct(value, meaning)
     for name, value, meaning in (
@@ -47,6 +55,7 @@ STRUCTURES: Final[dict[str, Code]] = {
         ("left_atrium", "82471001", "Left cardiac atrium"),
         ("right_atrium", "73829009", "Right cardiac atrium"),
         ("myocardium", "74281007", "Myocardium"),
+        ("atrial_appendage_left", "33626005", "Left auricular appendage"),
         ("left_ventricle_myocardium", "49848007", "Left Ventricle Myocardium"),
         ("pericardium", "76848001", "Pericardium"),
         ("aorta", "15825003", "Aorta"),
@@ -97,6 +106,8 @@ STRUCTURES: Final[dict[str, Code]] = {
         ("scapula", "79601000", "Scapula"),
         ("humerus", "85050009", "Humerus"),
         ("femur", "71341001", "Femur"),
+        ("head_of_femur", "2812003", "Head of Femur"),
+        ("face", "89545001", "Face"),
         ("sacrum", "54735007", "Sacrum"),
         ("skull", "89546000", "Skull"),
         ("brachiocephalic_trunk", "12691009", "Brachiocephalic trunk"),
@@ -150,6 +161,10 @@ LESIONS: Final[dict[str, Code]] = {
         ("hemorrhage", "50960005", "Hemorrhage"),
         ("thrombus", "396339007", "Thrombus"),
         ("scar", "12402003", "Scar tissue"),
+        ("fibrosis", "112674009", "Fibrosis"),
+        ("cardiomegaly", "287272002", "Cardiomegaly"),
+        ("pneumothorax", "36118008", "Pneumothorax"),
+        ("pleural_effusion", "60046008", "Pleural effusion"),
     )
 }
 MODIFIERS: Final[dict[str, Code]] = {
@@ -159,6 +174,8 @@ MODIFIERS: Final[dict[str, Code]] = {
     "posterior": _sct("255551008", "Posterior"),
 }
 SIDES: Final = ("left", "right")
+LETTERS: Final = {"l": "left", "r": "right"}
+"""Sides at the end of a name."""
 SYNONYMS: Final[dict[str, str]] = {
     "lv": "left_ventricle",
     "rv": "right_ventricle",
@@ -174,6 +191,7 @@ SYNONYMS: Final[dict[str, str]] = {
     "left_ventricular_myocardium": "left_ventricle_myocardium",
     "left_ventricle_cavity": "left_ventricle",
     "right_ventricle_cavity": "right_ventricle",
+    "postcava": "inferior_vena_cava",
     "aa": "aorta",
     "ao": "aorta",
     "pa": "pulmonary_artery",
@@ -200,24 +218,34 @@ PARTS_OF_ONE: Final = {"hippocampus": ("anterior", "posterior", "head", "body", 
 
 
 def structure_code(name: str, *, task: str = "") -> StructureCode:
-    """The code of a structure; a general one if its name is not known.
+    """The code of a structure; a private one, which says its name, if that is not known.
 
     Args:
         name: Name of the class, in any case, with spaces, hyphens or underscores.
         task: What the model is for; `anterior` is a part of the hippocampus only in a task about it.
     """
     words = tuple(word for word in re.split(r"[\W_]+", name.lower()) if word)
+    if len(words) > 1 and words[-1] in LETTERS:
+        words = (*words[:-1], LETTERS[words[-1]])
     for whole, parts in PARTS_OF_ONE.items():
         if whole in task.lower() and len(words) == 1 and words[0] in parts:
             words = (whole, *words)
     if "rib" in words and words[-1].isdecimal():
         words = words[:-1]  # which rib it is, the label says
-    return _lesion(words) or _organ(words) or GENERIC
+    return _lesion(words) or _organ(words) or StructureCode(ANATOMICAL_STRUCTURE, private_code(name))
+
+
+def private_code(name: str) -> Code:
+    """A code of medssl for a name: the same wherever the name is the same."""
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return f"C{digest[:12]}", PRIVATE_SCHEME, clean_text(name) or "Body structure"
 
 
 def _lesion(words: Sequence[str]) -> StructureCode | None:
     if len(words) > 2 and words[-1] in SIDES and _singular(words[-2]) in LESIONS:
         words = (*words[:-2], words[-1], words[-2])
+    if (finding := LESIONS.get("_".join(words))) is not None:
+        return StructureCode(ABNORMAL_STRUCTURE, finding)
     if not words or (lesion := LESIONS.get(_singular(words[-1]))) is None:
         return None
     organ = _organ(words[:-1])

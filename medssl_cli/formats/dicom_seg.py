@@ -39,6 +39,7 @@ from medssl_cli.formats.seg_attributes import (
     clean_text,
 )
 from medssl_cli.formats.seg_frames import read_masks, read_segmentation
+from medssl_cli.formats.seg_storage import DEFLATED, PLAIN, SegStorage
 from medssl_cli.imaging.geometry import Affine, spacing_mm
 
 AI: Final[Code] = ("123109", "DCM", "Artificial Intelligence")
@@ -76,6 +77,7 @@ def write_segmentation(
     model_sha256: str,
     algorithm_name: str,
     codes: Mapping[str, StructureCode] | None = None,
+    storage: SegStorage = SegStorage.binary,
 ) -> SegmentationObject:
     """A DICOM SEG of a label map or of masks in the frame of reference of its series, deterministic down to the byte.
 
@@ -91,6 +93,7 @@ def write_segmentation(
         model_sha256: SHA-256 of the model; part of the UIDs.
         algorithm_name: What made the segmentation; its words decide what `anterior` means.
         codes: Codes by name of a class, instead of those that its name suggests.
+        storage: How voxels are stored; a label map holds no masks that overlap.
 
     Returns:
         An object. Slices without a structure are left out, unless all are empty.
@@ -105,7 +108,7 @@ def write_segmentation(
     first = min(slices, key=lambda header: (str(header.source), header.frame))
     source = read_without_pixels(first.source)
     attributes, changed = clean_attributes(source)
-    uids = _Uids(slices, model_sha256, labels)
+    uids = _Uids(slices, model_sha256, labels, storage)
     places = slices_at(slices, affine, labels.shape[-1])
     given = {name: structure_code(name, task=algorithm_name) for name in classes.values()} | dict(codes or {})
     listed = range(1, (_last_segment(labels) or max(classes)) + 1)
@@ -114,11 +117,14 @@ def write_segmentation(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about oddities of the source that are none of the mask's business
             templates = _templates(labels, first, attributes, affine=affine, uids=uids)
-            segmentation = _build(labels, templates, segments, uids=uids, algorithm_name=algorithm_name)
+            segmentation = _build(
+                labels, templates, segments, uids=uids, algorithm_name=algorithm_name, storage=storage
+            )
             segmentation.SeriesNumber = series_number(source, model_sha256)
             _make_deterministic(segmentation, source, uids)
             numbers = {str(item.SOPInstanceUID): k for k, item in enumerate(templates)}
             _name_sources(segmentation, slices, numbers, places)
+            segmentation.file_meta.TransferSyntaxUID = storage.transfer_syntax
             buffer = io.BytesIO()
             segmentation.save_as(buffer)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -138,9 +144,12 @@ class _Uids:
     A series may hold several images, phases for example, whose masks may be the same.
     """
 
-    def __init__(self, slices: Sequence[Header], model_sha256: str, labels: NDArray[np.uint8]) -> None:
+    def __init__(
+        self, slices: Sequence[Header], model_sha256: str, labels: NDArray[np.uint8], storage: SegStorage
+    ) -> None:
         source_series = slices[0].SeriesInstanceUID
         names = sorted(f"{header.SOPInstanceUID}#{header.frame}" for header in slices)
+        names += [] if storage is SegStorage.binary else [storage.value]
         content = hashlib.sha256("|".join(names).encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()
         base = f"{source_series}|{model_sha256}"
         self.series = derived_uid("series", base)
@@ -185,14 +194,21 @@ def _orientation(lps: Affine) -> list[float]:
 
 
 def _build(
-    labels: NDArray[np.uint8], templates: Sequence[Any], segments: Sequence[Any], *, uids: _Uids, algorithm_name: str
+    labels: NDArray[np.uint8],
+    templates: Sequence[Any],
+    segments: Sequence[Any],
+    *,
+    uids: _Uids,
+    algorithm_name: str,
+    storage: SegStorage,
 ) -> Any:
     from highdicom.seg import Segmentation, SegmentationTypeValues
 
     return Segmentation(
         source_images=templates,
         pixel_array=_pixels(labels, len(segments)),
-        segmentation_type=SegmentationTypeValues.BINARY,
+        segmentation_type=SegmentationTypeValues.LABELMAP if storage.is_label_map else SegmentationTypeValues.BINARY,
+        transfer_syntax_uid=PLAIN if storage.transfer_syntax == DEFLATED else storage.transfer_syntax,
         segment_descriptions=segments,
         series_instance_uid=uids.series,
         series_number=1,

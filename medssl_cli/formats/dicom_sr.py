@@ -16,7 +16,7 @@ import numpy as np
 
 from medssl_cli import __version__
 from medssl_cli.base.errors import GateError, InputError
-from medssl_cli.formats.anatomy_codes import GENERIC, Code, StructureCode
+from medssl_cli.formats.anatomy_codes import Code, StructureCode
 from medssl_cli.formats.derived_objects import (
     date_and_time,
     derived_uid,
@@ -43,7 +43,6 @@ ABSENT: Final[Code] = ("272519000", "SCT", "Absent")
 PROCEDURE: Final[Code] = ("363679005", "SCT", "Imaging procedure")
 AI: Final[Code] = ("123109", "DCM", "Artificial Intelligence")
 SIDES: Final = ("Left", "Right")
-PRIVATE_SCHEME: Final = "99MEDSSL"
 _GROUP: Final = "125007"
 _IDENTIFIER: Final = "112039"
 _FINDING: Final = "121071"
@@ -88,10 +87,7 @@ class Statement:
     @property
     def finding(self) -> Code:
         """The code of what was found; a private one, which says the name, where none is known."""
-        if self.code.type != GENERIC.type:
-            return self.code.type
-        digest = hashlib.sha256(self.name.encode()).hexdigest()
-        return f"C{digest[:12]}", PRIVATE_SCHEME, clean_text(self.name) or self.code.type[2]
+        return self.code.type
 
 
 def write_report(

@@ -7,11 +7,13 @@ bear it, nor do files that `medssl cache export` wrote.
 
 import re
 import struct
+import zlib
 from typing import Final
 
 from medssl_cli import __version__
 from medssl_cli.formats.gzip_strict import MAGIC, gzip_head
 from medssl_cli.formats.nifti_header import LARGEST_HEADER, is_nifti
+from medssl_cli.formats.seg_storage import DEFLATED
 
 MASK_DESCRIPTION: Final = f"medssl {__version__} mask"
 MASK_INTENT: Final = "medssl mask"
@@ -27,6 +29,8 @@ CANDIDATES_START: Final = ("seriesuid", "coordX", "coordY", "coordZ", "probabili
 _DESCRIPTION: Final = re.compile(rb"medssl \S+ mask\0")
 _DERIVED: Final = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:66\.[47]|481\.3|88\.34)(?![0-9.])")
 """SOP classes of what inference writes: segmentations, structure sets, comprehensive 3D reports."""
+_DEFLATED_SYNTAX: Final = DEFLATED.encode()
+_META_START, _INFLATED_BYTES = 144, 4096
 _ANSWER_START: Final = f'{{\n  "{ANSWER_KEY}": "{ANSWER}"'.encode()
 _TABLE_STARTS: Final = tuple(",".join(columns).encode() + b"," for columns in (TABLE_START, CANDIDATES_START))
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -47,9 +51,20 @@ def is_prediction(head: bytes) -> bool:
     if head.startswith((_ANSWER_START, *_TABLE_STARTS)):
         return True
     if head[128:132] == b"DICM":
-        return bool(_MADE_HERE.search(head) and _DERIVED.search(head))
+        return bool(_DERIVED.search(head) and _MADE_HERE.search(_inflated(head)))
     plain = gzip_head(head, LARGEST_HEADER) if head.startswith(MAGIC) else head[:LARGEST_HEADER]
     return is_nifti(plain) and _is_marked_nifti(plain)
+
+
+def _inflated(head: bytes) -> bytes:
+    """First bytes of a DICOM file as they are, or of its data set where that is deflated behind the file meta."""
+    start = _META_START + int.from_bytes(head[_META_START - 4 : _META_START], "little")
+    if _DEFLATED_SYNTAX not in head[:start]:
+        return head
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(head[start:], _INFLATED_BYTES)
+    except zlib.error:
+        return b""
 
 
 def _is_marked_nifti(header: bytes) -> bool:

@@ -19,7 +19,7 @@ MAX_INDEX_ERROR: Final = 0.06
 
 
 def read_segmentation(data: bytes, affine: Affine, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Place the frames of a binary SEG on a grid by their own positions, without highdicom.
+    """Place the frames of a SEG on a grid by their own positions, without highdicom.
 
     Args:
         data: A DICOM file.
@@ -67,17 +67,17 @@ Voxels = tuple[NDArray[np.int64], ...]
 
 
 def _placed_frames(data: bytes, affine: Affine, shape: tuple[int, int, int]) -> Iterator[tuple[int, Voxels]]:
-    """Segment number and voxels of every frame that is not empty."""
+    """Segment number and voxels of every frame that is not empty; of a label map, of every segment in it."""
     from pydicom import dcmread
 
     dataset = dcmread(io.BytesIO(data))
-    frames = _unpacked_frames(dataset)
     shared = dataset.SharedFunctionalGroupsSequence[0]
     to_index = np.linalg.inv(LPS_TO_RAS @ affine)
+    is_label_map = dataset.SegmentationType == "LABELMAP"
+    frames = _numbered_frames(dataset) if is_label_map else _unpacked_frames(dataset)
     for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
         if not frame.any():
             continue
-        number = int(_macro("SegmentIdentificationSequence", shared, groups).ReferencedSegmentNumber)
         rows, columns = np.nonzero(frame)
         points = np.stack([columns, rows, np.zeros_like(rows), np.ones_like(rows)]).astype(np.float64)
         indices = (to_index @ _frame_affine(shared, groups) @ points)[:3]
@@ -85,7 +85,12 @@ def _placed_frames(data: bytes, affine: Affine, shape: tuple[int, int, int]) -> 
         is_inside = ((voxels >= 0) & (voxels < np.array(shape)[:, None])).all()
         if not is_inside or np.abs(indices - voxels).max() > MAX_INDEX_ERROR:
             raise _misplaced()
-        yield number, tuple(voxels)
+        if not is_label_map:
+            yield int(_macro("SegmentIdentificationSequence", shared, groups).ReferencedSegmentNumber), tuple(voxels)
+            continue
+        numbers = frame[rows, columns]
+        for number in np.unique(numbers).tolist():
+            yield number, tuple(voxels[:, numbers == number])
 
 
 def _misplaced() -> GateError:
@@ -97,6 +102,13 @@ def _unpacked_frames(dataset: Any) -> NDArray[np.uint8]:
     count = int(dataset.NumberOfFrames) * int(dataset.Rows) * int(dataset.Columns)
     bits = np.unpackbits(np.frombuffer(dataset.PixelData, dtype=np.uint8), bitorder="little")
     return bits[:count].reshape(int(dataset.NumberOfFrames), int(dataset.Rows), int(dataset.Columns))
+
+
+def _numbered_frames(dataset: Any) -> Iterator[NDArray[np.uint8]]:
+    """`[rows, columns]` of a label map, one frame after the other, unpacked if they are packed."""
+    from pydicom.pixels import iter_pixels
+
+    return iter_pixels(dataset, raw=True)
 
 
 def _frame_affine(shared: Any, groups: Any) -> Affine:

@@ -1,5 +1,6 @@
 """`infer --formats`: what a PACS gets says the same as the NIfTI mask beside it."""
 
+import gzip
 import io
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ import pytest
 from pydicom.sr.codedict import codes
 from typer.testing import CliRunner
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.cli.app import app
 from medssl_cli.cli.infer_options import outputs_of
 from medssl_cli.deploy.infer import InferReport, infer
 from medssl_cli.formats.dicom_rtstruct import read_contour_masks
 from medssl_cli.formats.dicom_sr import read_groups
-from medssl_cli.formats.nifti import read_nifti
-from tests.batch import write_series
-from tests.toy_model import write_toy_model
+from medssl_cli.formats.nifti import encode_nifti, read_nifti
+from tests.batch import AFFINE, phantom, write_series
+from tests.toy_model import write_region_model, write_toy_model
 
 OBJECTS = outputs_of("seg,rtstruct,sr")
 
@@ -65,6 +67,48 @@ def test_objects_that_are_wanted_later_are_made_then_and_only_then(tmp_path: Pat
     assert set(first.outputs) < set(second.outputs)
     assert (second.resumed, third.resumed) == (False, True)
     assert third.outputs_sha256 == second.outputs_sha256
+
+
+def test_a_label_map_is_made_instead_where_it_is_asked_for_and_named_by_the_report(tmp_path: Path, model: Path) -> None:
+    write_series(tmp_path / "ct", 6)
+    first = run(tmp_path / "ct", model, tmp_path / "out").results[0]
+    wanted = outputs_of("seg-labelmap-rle,sr")
+
+    refused = run(tmp_path / "ct", model, tmp_path / "out", outputs=wanted).results[0]
+    second = run(tmp_path / "ct", model, tmp_path / "out", outputs=wanted, overwrite=True).results[0]
+    third = run(tmp_path / "ct", model, tmp_path / "out", outputs=wanted).results[0]
+
+    assert (refused.code, second.options, third.resumed) == (
+        "E_OUTPUT_EXISTS",
+        {"seg_storage": "seg-labelmap-rle"},
+        True,
+    )
+    assert first.outputs_sha256[first.outputs[0]] == second.outputs_sha256[first.outputs[0]]
+    segment = pydicom.dcmread(tmp_path / "out" / f"{second.name}_toy-seg.dcm")
+    assert (segment.SegmentationType, segment.file_meta.TransferSyntaxUID.name) == ("LABELMAP", "RLE Lossless")
+    report = hd.sr.srread(tmp_path / "out" / f"{second.name}_toy-seg.sr.dcm")
+    (measured,) = report.content.get_volumetric_roi_measurement_groups()
+    (named,) = measured.referenced_segment[0].ReferencedSOPSequence
+    assert (named.ReferencedSOPInstanceUID, named.ReferencedSOPClassUID) == (
+        segment.SOPInstanceUID,
+        segment.SOPClassUID,
+    )
+
+
+def test_a_file_that_is_no_series_knows_nothing_of_storage(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(encode_nifti(phantom(), AFFINE)))
+    run(tmp_path / "a.nii.gz", model, tmp_path / "out")
+
+    again = run(tmp_path / "a.nii.gz", model, tmp_path / "out", outputs=outputs_of("seg-deflated")).results[0]
+
+    assert (again.resumed, again.options) == (True, {})
+
+
+def test_classes_that_overlap_are_refused_a_label_map_before_anything_is_read(tmp_path: Path) -> None:
+    model = write_region_model(tmp_path / "regions.onnx", ["a", "b"], ["whole", "core"])
+
+    with pytest.raises(UsageError, match="a label map holds one class a voxel"):
+        run(tmp_path / "nowhere", model, tmp_path / "out", outputs=outputs_of("seg-labelmap"))
 
 
 def test_a_report_without_segmentation_measures_the_images(tmp_path: Path, model: Path) -> None:
