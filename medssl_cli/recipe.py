@@ -26,8 +26,10 @@ from medssl_cli.base.plugins import suggest
 from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Size, Strict
 from medssl_cli.heads import LesionRule
 from medssl_cli.preprocessing import Preprocessing
-from medssl_cli.recipe_sections import Augmentation, Axes, UnlabelledImages
+from medssl_cli.recipe_sections import Algorithm, Augmentation, Axes, ClassDetails, UnlabelledImages
 
+ADDED_LATER: Final = ("unlabelled", "class_details", "algorithm")
+"""Sections of a task recipe that are written only where they are given."""
 AUTO: Final = "auto"
 """What a task recipe says of a value that is to be planned from the images at hand."""
 
@@ -242,6 +244,8 @@ class TaskRecipe(Training):
     Args:
         crops_per_image: So many crops of a batch are of one image (published VoCo); of tasks that learn from crops.
         unlabelled: Lets images without labels take part; written only where it is given.
+        class_details: What classes are in DICOM objects and how they are shown, by name; written only where it is given.
+        algorithm: What DICOM objects say made them; written only where it is given.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -249,6 +253,8 @@ class TaskRecipe(Training):
     augmentation: Augmentation = Augmentation()
     transfer: Transfer = Transfer()
     unlabelled: UnlabelledImages | None = None
+    class_details: dict[str, ClassDetails] = Field(default={})
+    algorithm: Algorithm | None = None
     foreground_prob: Probability = 0.5
     crops_per_image: PositiveInt = 1
     validate_every: PositiveInt = 500
@@ -281,7 +287,7 @@ class TaskRecipe(Training):
     @model_serializer(mode="wrap")
     def _without_empty(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = default(self)
-        return {key: value for key, value in document.items() if key != "unlabelled" or value is not None}
+        return {key: value for key, value in document.items() if key not in ADDED_LATER or value}
 
     @property
     def tile_size(self) -> tuple[int, int, int]:

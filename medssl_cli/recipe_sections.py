@@ -1,8 +1,16 @@
-"""Sections of recipes that stand for themselves: random changes of training images, and images without labels."""
+"""Sections of recipes that stand for themselves: random changes of images, images without labels, what classes are."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Strict
 
@@ -10,6 +18,9 @@ ADDED_LATER: Final = (
     "rotate_prob", "scale_prob", "gamma_prob", "inverted_gamma_prob", "contrast_prob", "contrast_range", "noise_prob",
 )  # fmt: skip
 """Keys of an augmentation that recipes need not have."""
+_NO_CONTROLS: Final = r"[^\\\x00-\x1f\x7f]"
+DicomText = Annotated[str, Field(pattern=rf"^{_NO_CONTROLS}{{1,64}}$")]
+"""A short text without backslashes and control characters."""
 
 
 def _each_once(axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -105,3 +116,66 @@ class UnlabelledImages(BaseModel):
     def options(self) -> dict[str, Any]:
         """What is the method's own."""
         return dict(self.model_extra or {})
+
+
+class ClassCode(Strict):
+    """A word of a dictionary, as DICOM objects name things by (PS3.3 section 8).
+
+    Args:
+        scheme: Designator of the dictionary: SCT for SNOMED CT, DCM for DICOM's own, 99... for a private one.
+        value: Code in the dictionary.
+        meaning: Text that people read.
+    """
+
+    scheme: Annotated[str, Field(pattern=rf"^{_NO_CONTROLS}{{1,16}}$")]
+    value: Annotated[str, Field(pattern=rf"^{_NO_CONTROLS}{{1,16}}$")]
+    meaning: DicomText
+
+    @property
+    def triple(self) -> tuple[str, str, str]:
+        """Value, scheme and meaning."""
+        return self.value, self.scheme, self.meaning
+
+
+class ClassDetails(Strict):
+    """What a class is in DICOM objects, and how it is shown.
+
+    Args:
+        code: Code of its type; by default its name is looked up (docs/reference/class-codes.md).
+        category: Code of its category, given with a code; an anatomical structure by default.
+        colour: Colour in objects, previews and pages, such as '#c05a2e'; one of seven by default.
+    """
+
+    code: ClassCode | None = None
+    category: ClassCode | None = None
+    colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = None
+
+    @model_validator(mode="after")
+    def _category_of_a_code(self) -> Self:
+        if self.category is not None and self.code is None:
+            raise ValueError("category needs a code")
+        return self
+
+    @property
+    def rgb(self) -> tuple[int, int, int] | None:
+        """Red, green and blue, 0 to 255."""
+        if self.colour is None:
+            return None
+        red, green, blue = bytes.fromhex(self.colour[1:])
+        return red, green, blue
+
+
+class Algorithm(Strict):
+    """What DICOM objects say made them (Algorithm Identification, PS3.3 section 10.16).
+
+    Args:
+        name: Name of the algorithm.
+        version: Version of it; that of medssl by default.
+        family: Code of its family; artificial intelligence by default.
+        source: Who made it; left out by default.
+    """
+
+    name: DicomText
+    version: DicomText | None = None
+    family: ClassCode | None = None
+    source: DicomText | None = None

@@ -16,6 +16,7 @@ from medssl_cli.base.strict import PositiveInt, Size, Strict
 from medssl_cli.deploy.onnx_file import MAX_BYTES, read_head, seal, unseal
 from medssl_cli.heads import Head, MasksHead, Port
 from medssl_cli.preprocessing import Preprocessing
+from medssl_cli.recipe_sections import Algorithm, ClassDetails
 
 HEAD_BYTES: Final = 4 * 1024 * 1024
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -53,6 +54,8 @@ class Bundle(Strict):
         trained_on: `patient_digest` of every patient seen in training or model selection.
         split_seed: Seed of the patient split.
         fold: Fold of the patient split.
+        class_details: What classes are in DICOM objects and how they are shown, where the recipe says so, by name.
+        algorithm: What DICOM objects say made them, where the recipe says so.
         parity: None only while export has not compared the model with torch yet; such a model does not load.
     """
 
@@ -70,6 +73,8 @@ class Bundle(Strict):
     trained_on: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], ...] = ()
     split_seed: Annotated[int, Field(ge=0)]
     fold: Annotated[int, Field(ge=0)]
+    class_details: dict[str, ClassDetails] = Field(default={})
+    algorithm: Algorithm | None = None
     parity: Parity | None = None
     intended_use: Annotated[str, Field(max_length=500)]
     licence: Annotated[str, Field(max_length=200)] = "not stated"
@@ -85,6 +90,12 @@ class Bundle(Strict):
         if self.in_channels != len(self.preprocessing.rules):
             raise ValueError(f"preprocessing is of {len(self.preprocessing.rules)} channels, not {self.in_channels}")
         self.head.inputs(self.preprocessing, self.in_channels)
+        return self
+
+    @model_validator(mode="after")
+    def _details_of_its_classes(self) -> Self:
+        if not set(self.class_details) <= set(self.head.words):
+            raise ValueError("class_details are of the classes")
         return self
 
     @property

@@ -182,6 +182,8 @@ def make_bundle(run: TrainedRun, head: Head, *, licence: str) -> Bundle:
         trained_on=tuple(sorted(seen)),
         split_seed=recipe.split_seed,
         fold=run.manifest["arguments"]["fold"],
+        class_details=recipe.class_details,
+        algorithm=recipe.algorithm,
         intended_use=recipe.intended_use,
         licence=licence,
     )

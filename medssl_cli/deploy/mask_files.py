@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medssl_cli.base.errors import MedsslError
 from medssl_cli.deploy.bundle import Bundle
+from medssl_cli.deploy.class_words import algorithm_name, class_codes, class_colours
 from medssl_cli.deploy.naming import region_words
 from medssl_cli.deploy.outputs import nifti_mask, volumes_ml
 from medssl_cli.deploy.whole_answers import REGIONS
@@ -20,6 +21,7 @@ from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.seg_storage import SegStorage
 from medssl_cli.heads import MasksHead
 from medssl_cli.imaging.volume import Volume
+from medssl_cli.report import Colour
 from medssl_cli.tasks import load_part, task_of_head
 
 if TYPE_CHECKING:
@@ -40,8 +42,8 @@ Output = Literal[
     "json",
 ]
 """Kinds of files; of DICOM SEG also how it is stored, where that is chosen."""
-Preview = Callable[[Volume, NDArray[np.uint8], Mapping[int, str]], bytes]
-"""A picture (PNG) of an image and its label map `[X, Y, Z]`."""
+Preview = Callable[[Volume, NDArray[np.uint8], Mapping[int, str], Mapping[int, Colour]], bytes]
+"""A picture (PNG) of an image and its label map `[X, Y, Z]`, with names and colours by label value."""
 
 NOT_WRITTEN: Final = {
     "seg": "W_SEG_NOT_WRITTEN",
@@ -206,7 +208,8 @@ class MaskFiles:
         if self.preview is None:
             raise AssertionError("nobody can draw")
         decode = load_part(task_of_head(self.bundle.head.kind), "decode")
-        return self.preview(volume, decode.painted(answer, answer), self._classes)
+        colours = class_colours(self.bundle, self._classes)
+        return self.preview(volume, decode.painted(answer, answer), self._classes, colours)
 
     def _seg(self, volume: Volume, answer: NDArray[np.uint8], storage: SegStorage) -> "SegmentationObject":
         """A segment for each class or region."""
@@ -219,6 +222,8 @@ class MaskFiles:
             affine=volume.affine,
             model_sha256=self.model_sha256,
             algorithm_name=algorithm_name(self.bundle),
+            algorithm=self.bundle.algorithm,
+            codes=class_codes(self.bundle, self._classes),
             storage=storage,
         )
 
@@ -237,6 +242,8 @@ class MaskFiles:
             affine=volume.affine,
             model_sha256=self.model_sha256,
             algorithm_name=algorithm_name(self.bundle),
+            algorithm=self.bundle.algorithm,
+            codes=class_codes(self.bundle, self._classes),
         )
 
     def _report(self, volume: Volume, answer: NDArray[np.uint8], segmentations: Sequence[bytes]) -> bytes:
@@ -251,13 +258,9 @@ class MaskFiles:
             self._headers,
             model_sha256=self.model_sha256,
             algorithm_name=algorithm_name(self.bundle),
+            algorithm=self.bundle.algorithm,
             segmentation=segmentation,
         )
-
-
-def algorithm_name(bundle: Bundle) -> str:
-    """What DICOM objects name as their maker."""
-    return f"medssl {bundle.task}"
 
 
 def _named(target: Target, kind: Output) -> str:

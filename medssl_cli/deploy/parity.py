@@ -99,6 +99,8 @@ def expected_contract(run: TrainedRun, head: Head) -> dict[str, Any]:
         "trained_on": tuple(sorted(seen)),
         "split_seed": recipe.split_seed,
         "fold": run.manifest["arguments"]["fold"],
+        "class_details": recipe.class_details,
+        "algorithm": recipe.algorithm,
         "intended_use": recipe.intended_use,
     }
 

@@ -15,6 +15,7 @@ from medssl_cli.base.errors import InputError, MedsslError
 from medssl_cli.base.files import sha256_file
 from medssl_cli.deploy.announced import Announced, announced
 from medssl_cli.deploy.choosing import Part
+from medssl_cli.deploy.class_words import algorithm_name
 from medssl_cli.deploy.known_results import KnownResults
 from medssl_cli.deploy.mask_files import (
     DICOM_SUFFIXES,
@@ -24,7 +25,6 @@ from medssl_cli.deploy.mask_files import (
     Output,
     Preview,
     Target,
-    algorithm_name,
     mask_targets,
     seg_storage,
     stem_of_mask,
@@ -343,6 +343,7 @@ class ScanTask:
             series.headers if series is not None else (),
             model_sha256=self.job.model.sha256,
             algorithm_name=algorithm_name(bundle),
+            algorithm=bundle.algorithm,
         )
 
     def _progress(self, what: str) -> Callable[[int, int], None]:

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.deploy.candidates import CANDIDATES
+from medssl_cli.deploy.class_words import class_code
 from medssl_cli.deploy.outputs import volumes_ml
 from medssl_cli.deploy.whole_answers import WholeAnswer
-from medssl_cli.formats.anatomy_codes import structure_code
 from medssl_cli.formats.dicom_sr import (
     DIAMETER,
     MILLILITRE,
@@ -44,7 +44,7 @@ def of_masks(
     return [
         Statement(
             name,
-            structure_code(name, task=bundle.task),
+            class_code(bundle, name),
             (Amount(VOLUME, volumes[name], MILLILITRE),),
             segment=value if has_segments and value <= last else None,
         )
@@ -58,7 +58,7 @@ def of_whole(answer: WholeAnswer, bundle: Bundle) -> list[Statement]:
         return [
             Statement(
                 name,
-                structure_code(name, task=bundle.task),
+                class_code(bundle, name),
                 _scored(answer, name, score),
                 is_present=score >= answer.thresholds[name] if name in answer.thresholds else None,
             )
@@ -71,7 +71,7 @@ def of_whole(answer: WholeAnswer, bundle: Bundle) -> list[Statement]:
         said.append(
             Statement(
                 box.name,
-                structure_code(box.name, task=bundle.task),
+                class_code(bundle, box.name),
                 (*_scored(answer, box.name, box.score), *size),
                 is_present=box.is_yes,
                 box_mm=box.corners if is_volume else None,
@@ -81,7 +81,7 @@ def of_whole(answer: WholeAnswer, bundle: Bundle) -> list[Statement]:
     with_boxes = {box.name for box in answer.boxes}
     names = getattr(bundle.head, "names", ())
     absent = [name for name in names if name not in with_boxes]
-    return said + [Statement(name, structure_code(name, task=bundle.task), is_present=False) for name in absent]
+    return said + [Statement(name, class_code(bundle, name), is_present=False) for name in absent]
 
 
 def _scored(answer: WholeAnswer, name: str, score: float) -> tuple[Amount, ...]:

@@ -7,6 +7,7 @@ from torch import nn
 from medssl_cli.base import plugins
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.faults import validate_model
+from medssl_cli.base.plugins import suggest
 from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.methods import MethodBase
 from medssl_cli.nn.axes import misfit
@@ -83,8 +84,23 @@ def check_recipe(recipe: Recipe) -> None:
         build_method(recipe)
     else:
         task = build_task(recipe)
+        require_known_classes(recipe)
         if recipe.unlabelled is not None:
             build_unlabelled(recipe, task, supervision_of(recipe))
+
+
+def require_known_classes(recipe: TaskRecipe) -> None:
+    """Refuse details of classes that the task does not have.
+
+    Raises:
+        UsageError: `E_RECIPE`, with the nearest name.
+    """
+    if not recipe.class_details:
+        return
+    names = list(supervision_of(recipe).classes.values())
+    for name in recipe.class_details:
+        if name not in names:
+            raise UsageError("E_RECIPE", f"class_details: no class is called {name!r}", hint=suggest(name, names))
 
 
 def build_unlabelled(recipe: TaskRecipe, task: nn.Module, supervision: SupervisionBase) -> UnlabelledMethod:

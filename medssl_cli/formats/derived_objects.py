@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from medssl_cli import __version__
 from medssl_cli.base.errors import InputError
+from medssl_cli.formats.anatomy_codes import Code
 from medssl_cli.formats.dicom import Header
 from medssl_cli.formats.loaded import LPS_TO_RAS
 from medssl_cli.formats.seg_attributes import (
@@ -24,9 +26,18 @@ from medssl_cli.formats.seg_attributes import (
 from medssl_cli.formats.seg_frames import MAX_INDEX_ERROR
 from medssl_cli.formats.source import Source, read_bytes
 from medssl_cli.imaging.geometry import Affine, displacement_limit_mm, spacing_mm
+from medssl_cli.recipe_sections import Algorithm
 
 NAMESPACE: Final = uuid.UUID("6f3c2a52-3a0e-5a86-9a55-6d2f1c0b7e41")
 MAX_SERIES_NUMBER: Final = 2_000_000
+AI: Final[Code] = ("123109", "DCM", "Artificial Intelligence")
+
+
+def version_and_family(algorithm: Algorithm | None) -> tuple[str, Code]:
+    """What an object says of its maker beside the name; medssl's version where nothing else is known."""
+    if algorithm is None:
+        return __version__, AI
+    return algorithm.version or __version__, AI if algorithm.family is None else algorithm.family.triple
 
 
 def derived_uid(*parts: str) -> str:

@@ -28,6 +28,7 @@ from medssl_cli.formats.derived_objects import (
     series_number,
     slices_at,
     source_image,
+    version_and_family,
 )
 from medssl_cli.formats.dicom import Header
 from medssl_cli.formats.labels import STRUCTURE_SET
@@ -37,6 +38,7 @@ from medssl_cli.formats.outlines import mask_outlines
 from medssl_cli.formats.predictions import MANUFACTURER
 from medssl_cli.formats.seg_attributes import clean_attributes, clean_text
 from medssl_cli.imaging.geometry import Affine
+from medssl_cli.recipe_sections import Algorithm
 
 STUDY_CLASS: Final = "1.2.840.10008.3.1.2.3.1"
 """Detached Study Management, retired: what PS3.3 C.8.8.5 lets a structure set call a study."""
@@ -53,6 +55,7 @@ def write_structure_set(
     affine: Affine,
     model_sha256: str,
     algorithm_name: str,
+    algorithm: Algorithm | None = None,
     codes: Mapping[str, StructureCode] | None = None,
 ) -> bytes:
     """An RTSTRUCT of a label map or of masks in the frame of reference of its series, deterministic down to the byte.
@@ -64,6 +67,7 @@ def write_structure_set(
         affine: Affine of its grid, voxel-centre index to RAS+ millimetres.
         model_sha256: SHA-256 of the model; part of the UIDs.
         algorithm_name: What made the masks.
+        algorithm: Version, family and source of that, where they are told.
         codes: By name of a class, instead of those that its name suggests.
 
     Raises:
@@ -87,7 +91,7 @@ def write_structure_set(
     dataset.RTROIObservationsSequence = []
     for value, name in sorted(classes.items()):
         code = given[name]
-        dataset.StructureSetROISequence.append(_structure(value, name, frame))
+        dataset.StructureSetROISequence.append(_structure(value, name, frame, algorithm))
         dataset.ROIContourSequence.append(_contours(value, code, _mask(labels, value), affine, places))
         dataset.RTROIObservationsSequence.append(_observation(value, code))
     data = _saved(dataset)
@@ -144,12 +148,27 @@ def _referenced(slices: Sequence[Header], frame: str) -> Any:
     return reference
 
 
-def _structure(number: int, name: str, frame: str) -> Any:
+def _structure(number: int, name: str, frame: str, algorithm: Algorithm | None) -> Any:
+    """A structure's name, and what made it where that is told (PS3.3 C.8.8.5, ROI Derivation Algorithm)."""
     from pydicom import Dataset
 
     item = Dataset()
     item.ROINumber, item.ReferencedFrameOfReferenceUID = number, frame
     item.ROIName, item.ROIGenerationAlgorithm = object_label(name, number), "AUTOMATIC"
+    if algorithm is not None:
+        item.ROIDerivationAlgorithmIdentificationSequence = [_identification(algorithm)]
+    return item
+
+
+def _identification(algorithm: Algorithm) -> Any:
+    from pydicom import Dataset
+
+    item, family = Dataset(), Dataset()
+    version, (family.CodeValue, family.CodingSchemeDesignator, family.CodeMeaning) = version_and_family(algorithm)
+    item.AlgorithmFamilyCodeSequence = [family]
+    item.AlgorithmName, item.AlgorithmVersion = algorithm.name, version
+    if algorithm.source is not None:
+        item.AlgorithmSource = algorithm.source
     return item
 
 

@@ -11,14 +11,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli import __version__
 from medssl_cli.base.errors import GateError, InputError
-from medssl_cli.formats.anatomy_codes import Code, StructureCode, structure_code
+from medssl_cli.formats.anatomy_codes import StructureCode, structure_code
 from medssl_cli.formats.derived_objects import (
     date_and_time,
     derived_uid,
@@ -30,6 +30,7 @@ from medssl_cli.formats.derived_objects import (
     series_number,
     slices_at,
     source_image,
+    version_and_family,
 )
 from medssl_cli.formats.dicom import Header
 from medssl_cli.formats.dicom.tags import MR_IMAGE
@@ -41,8 +42,7 @@ from medssl_cli.formats.seg_attributes import (
 from medssl_cli.formats.seg_frames import read_masks, read_segmentation
 from medssl_cli.formats.seg_storage import DEFLATED, PLAIN, SegStorage
 from medssl_cli.imaging.geometry import Affine, spacing_mm
-
-AI: Final[Code] = ("123109", "DCM", "Artificial Intelligence")
+from medssl_cli.recipe_sections import Algorithm
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def write_segmentation(
     affine: Affine,
     model_sha256: str,
     algorithm_name: str,
+    algorithm: Algorithm | None = None,
     codes: Mapping[str, StructureCode] | None = None,
     storage: SegStorage = SegStorage.binary,
 ) -> SegmentationObject:
@@ -92,6 +93,7 @@ def write_segmentation(
         affine: Affine of its grid, voxel-centre index to RAS+ millimetres.
         model_sha256: SHA-256 of the model; part of the UIDs.
         algorithm_name: What made the segmentation; its words decide what `anterior` means.
+        algorithm: Version, family and source of that, if they are not medssl's.
         codes: Codes by name of a class, instead of those that its name suggests.
         storage: How voxels are stored; a label map holds no masks that overlap.
 
@@ -112,7 +114,8 @@ def write_segmentation(
     places = slices_at(slices, affine, labels.shape[-1])
     given = {name: structure_code(name, task=algorithm_name) for name in classes.values()} | dict(codes or {})
     listed = range(1, (_last_segment(labels) or max(classes)) + 1)
-    segments = [_description(value, classes[value], given[classes[value]], algorithm_name) for value in listed]
+    identification = _identification(algorithm_name, algorithm)
+    segments = [_description(value, classes[value], given[classes[value]], identification) for value in listed]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about oddities of the source that are none of the mask's business
@@ -237,7 +240,20 @@ def _pixels(labels: NDArray[np.uint8], num_segments: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(labels[:num_segments].transpose(3, 2, 1, 0))
 
 
-def _description(number: int, name: str, code: StructureCode, algorithm_name: str) -> Any:
+def _identification(name: str, algorithm: Algorithm | None) -> Any:
+    """What made the segments."""
+    import highdicom as hd
+
+    version, family = version_and_family(algorithm)
+    return hd.AlgorithmIdentificationSequence(
+        name=clean_text(name),
+        family=hd.sr.CodedConcept(*family),
+        version=version,
+        source=None if algorithm is None else algorithm.source,
+    )
+
+
+def _description(number: int, name: str, code: StructureCode, identification: Any) -> Any:
     import highdicom as hd
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
 
@@ -247,9 +263,7 @@ def _description(number: int, name: str, code: StructureCode, algorithm_name: st
         segmented_property_category=hd.sr.CodedConcept(*code.category),
         segmented_property_type=hd.sr.CodedConcept(*code.type),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=clean_text(algorithm_name), family=hd.sr.CodedConcept(*AI), version=__version__
-        ),
+        algorithm_identification=deepcopy(identification),
         anatomic_regions=None if code.region is None else [hd.sr.CodedConcept(*code.region)],
         display_color=None if code.colour is None else hd.color.CIELabColor.from_rgb(*code.colour),
     )

@@ -25,10 +25,12 @@ from medssl_cli.formats.derived_objects import (
     require_one_patient,
     require_uids,
     series_number,
+    version_and_family,
 )
 from medssl_cli.formats.dicom import Header
 from medssl_cli.formats.predictions import MANUFACTURER
 from medssl_cli.formats.seg_attributes import clean_attributes, clean_text
+from medssl_cli.recipe_sections import Algorithm
 
 VOLUME: Final[Code] = ("118565006", "SCT", "Volume")
 DIAMETER: Final[Code] = ("81827009", "SCT", "Diameter")
@@ -41,7 +43,6 @@ PRESENCE: Final[Code] = ("121052", "DCM", "Presence of property")
 PRESENT: Final[Code] = ("52101004", "SCT", "Present")
 ABSENT: Final[Code] = ("272519000", "SCT", "Absent")
 PROCEDURE: Final[Code] = ("363679005", "SCT", "Imaging procedure")
-AI: Final[Code] = ("123109", "DCM", "Artificial Intelligence")
 SIDES: Final = ("Left", "Right")
 _GROUP: Final = "125007"
 _IDENTIFIER: Final = "112039"
@@ -96,6 +97,7 @@ def write_report(
     *,
     model_sha256: str,
     algorithm_name: str,
+    algorithm: Algorithm | None = None,
     segmentation: bytes | None = None,
 ) -> bytes:
     """A Comprehensive 3D SR that follows TID 1500, deterministic down to the byte.
@@ -105,6 +107,7 @@ def write_report(
         slices: Slices of the series, in any order.
         model_sha256: SHA-256 of the model; part of the UIDs, and named as a parameter of the algorithm.
         algorithm_name: What measured.
+        algorithm: Version and family of that, if they are not medssl's.
         segmentation: The DICOM SEG whose segments the statements name.
 
     Raises:
@@ -118,7 +121,7 @@ def write_report(
     source = read_without_pixels(first.source)
     content = hashlib.sha256(repr(list(statements)).encode() + (segmentation or b"")).hexdigest()
     base = f"{first.SeriesInstanceUID}|{model_sha256}"
-    maker = _Groups(slices, base, algorithm_name, model_sha256, _without_pixels(segmentation))
+    maker = _Groups(slices, base, algorithm_name, algorithm, model_sha256, _without_pixels(segmentation))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they repeat what the series says of the patient
@@ -200,6 +203,7 @@ class _Groups:
     slices: Sequence[Header]
     base: str
     algorithm_name: str
+    algorithm: Algorithm | None
     model_sha256: str
     segmentation: Any
 
@@ -212,6 +216,7 @@ class _Groups:
         """The group of one statement."""
         import highdicom as hd
 
+        version, family = version_and_family(self.algorithm)
         given: dict[str, Any] = {
             "tracking_identifier": hd.sr.TrackingIdentifier(
                 uid=derived_uid("tracking", self.base, str(number), statement.name), identifier=_identifier(statement)
@@ -221,9 +226,9 @@ class _Groups:
             "finding_sites": _sites(statement.code),
             "algorithm_id": hd.sr.AlgorithmIdentification(
                 name=self.name,
-                version=__version__,
+                version=version,
                 parameters=[f"model sha256 {self.model_sha256}"],
-                family=hd.sr.CodedConcept(*AI),
+                family=hd.sr.CodedConcept(*family),
             ),
             "measurements": [
                 hd.sr.Measurement(hd.sr.CodedConcept(*each.what), each.stored, hd.sr.CodedConcept(*each.unit))

@@ -68,6 +68,7 @@ def mid_planes(
     focus: NDArray[np.integer] | None = None,
     margin_mm: float | None = None,
     max_size_px: tuple[int, int] = (1200, 440),
+    colours: Mapping[int, Colour] | None = None,
 ) -> Image.Image:
     """Draw the axial, coronal and sagittal plane through the middle of the structures.
 
@@ -81,6 +82,7 @@ def mid_planes(
             default `mask`. Without any structure the planes go through the middle of the image.
         margin_mm: Show only this much around the structures of `focus`; by default all of the image.
         max_size_px: Width and height for the planes; the legend comes below.
+        colours: Colours by label value, instead of those of the palette.
 
     Returns:
         An RGB picture.
@@ -100,7 +102,7 @@ def mid_planes(
     window = window or automatic_window(voxels)
     planes = [cut_plane(image[0], labels[0], spacing, fixed_axis, centre, box, window) for fixed_axis in (2, 1, 0)]
     present = set(np.unique(mask).tolist())
-    colours = structure_colours((classes or {}).keys() | present)
+    colours = {**structure_colours((classes or {}).keys() | present), **(colours or {})}
     sheet = _arranged([plane for plane in planes if min(plane.image.shape) > 1] or planes, colours, max_size_px)
     return _with_legend(sheet, classes, colours, present) if classes else sheet
 

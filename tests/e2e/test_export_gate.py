@@ -29,6 +29,7 @@ from medssl_cli.ingest.ingest import ingest
 from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import TaskRecipe, validate_recipe
+from medssl_cli.recipe_sections import Algorithm, ClassDetails
 from medssl_cli.tasks import supervision_of
 from tests.brain_set import nnunet_raw
 from tests.e2e.test_export import ToyRun
@@ -70,6 +71,8 @@ LIES: dict[str, Any] = {
     "trained_on": (),
     "split_seed": 7,
     "fold": 3,
+    "class_details": {"ball_1": ClassDetails(colour="#102030")},
+    "algorithm": Algorithm(name="another"),
     "intended_use": "Everything",
 }
 WINDOWS = (

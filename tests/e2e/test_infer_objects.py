@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,20 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from highdicom.color import CIELabColor
+from PIL import Image
 from pydicom.sr.codedict import codes
 from typer.testing import CliRunner
 
 from medssl_cli.base.errors import UsageError
 from medssl_cli.cli.app import app
 from medssl_cli.cli.infer_options import outputs_of
+from medssl_cli.cli.preview import draw_preview
 from medssl_cli.deploy.infer import InferReport, infer
 from medssl_cli.formats.dicom_rtstruct import read_contour_masks
 from medssl_cli.formats.dicom_sr import read_groups
 from medssl_cli.formats.nifti import encode_nifti, read_nifti
+from medssl_cli.recipe_sections import Algorithm, ClassCode, ClassDetails
 from tests.batch import AFFINE, phantom, write_series
 from tests.toy_model import write_region_model, write_toy_model
 
@@ -67,6 +73,51 @@ def test_objects_that_are_wanted_later_are_made_then_and_only_then(tmp_path: Pat
     assert set(first.outputs) < set(second.outputs)
     assert (second.resumed, third.resumed) == (False, True)
     assert third.outputs_sha256 == second.outputs_sha256
+
+
+def test_objects_and_preview_say_and_show_what_the_recipe_says(tmp_path: Path) -> None:
+    details = ClassDetails(code=ClassCode(scheme="99HOSP", value="B1", meaning="Bright block"), colour="#c05a2e")
+    maker = Algorithm(
+        name="Bright finder", version="2.1", source="The hospital",
+        family=ClassCode(scheme="DCM", value="123110", meaning="Machine Learning"),
+    )  # fmt: skip
+    model = write_toy_model(tmp_path / "own.onnx", class_details={"bright": details}, algorithm=maker)
+    write_series(tmp_path / "ct", 7)
+
+    (result,) = run(tmp_path / "ct", model, tmp_path / "out", outputs=OBJECTS, preview=draw_preview).results
+
+    stem = tmp_path / "out" / f"{result.name}_toy-seg"
+    (segment,) = pydicom.dcmread(f"{stem}.dcm").SegmentSequence
+    (made,) = segment.SegmentationAlgorithmIdentificationSequence
+    assert (segment.SegmentAlgorithmName, made.AlgorithmName, made.AlgorithmVersion) == (
+        "Bright finder",
+        "Bright finder",
+        "2.1",
+    )
+    assert (made.AlgorithmSource, made.AlgorithmFamilyCodeSequence[0].CodeValue) == ("The hospital", "123110")
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Bright block"
+    assert segment.RecommendedDisplayCIELabValue == list(CIELabColor.from_rgb(0xC0, 0x5A, 0x2E).value)
+    structures = pydicom.dcmread(f"{stem}.rtstruct.dcm")
+    assert structures.ROIContourSequence[0].ROIDisplayColor == [0xC0, 0x5A, 0x2E]
+    assert structures.RTROIObservationsSequence[0].RTROIIdentificationCodeSequence[0].CodeValue == "B1"
+    (derived,) = structures.StructureSetROISequence[0].ROIDerivationAlgorithmIdentificationSequence
+    assert (derived.AlgorithmName, derived.AlgorithmSource) == ("Bright finder", "The hospital")
+    (group,) = read_groups(Path(f"{stem}.sr.dcm").read_bytes())
+    assert group.finding == ("B1", "99HOSP")
+    picture = np.asarray(Image.open(f"{stem}.png").convert("RGB"))
+    assert (picture == (0xC0, 0x5A, 0x2E)).all(axis=2).any()
+    for end, word in ((".dcm", "Segmentation"), (".rtstruct.dcm", "RTStructureSet"), (".sr.dcm", "SR")):
+        assert faults_of(Path(f"{stem}{end}"), word) == []
+
+
+def faults_of(path: Path, word: str) -> list[str]:
+    """What a validator that is not ours finds against the standard."""
+    if shutil.which("dciodvfy") is None:
+        return []
+    done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, errors="replace")
+    said = (done.stdout + done.stderr).splitlines()
+    assert any(word in line for line in said), said
+    return [line for line in said if line.startswith("Error")]
 
 
 def test_a_label_map_is_made_instead_where_it_is_asked_for_and_named_by_the_report(tmp_path: Path, model: Path) -> None:
