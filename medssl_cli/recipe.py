@@ -244,7 +244,7 @@ class TaskRecipe(Training):
     Args:
         crops_per_image: So many crops of a batch are of one image (published VoCo); of tasks that learn from crops.
         unlabelled: Lets images without labels take part; written only where it is given.
-        class_details: What classes are in DICOM objects and how they are shown, by name; written only where it is given.
+        class_details: What classes are in DICOM objects and how they are shown; written only where it is given.
         algorithm: What DICOM objects say made them; written only where it is given.
     """
 
