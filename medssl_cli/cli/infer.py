@@ -22,6 +22,7 @@ def infer(
     every_tile: own.EveryTileOption = False,
     overwrite: own.OverwriteOption = False,
     preview: own.PreviewOption = True,
+    page: own.PageOption = False,
     formats: own.FormatsOption = "seg",
     series: own.SeriesOption = None,
     dry_run: own.DryRunOption = False,
@@ -79,7 +80,7 @@ def infer(
     from medssl_cli.deploy.watching import watch as run_watch
     from medssl_cli.formats.policy import Policy
 
-    many.require_one_way(watch, scans=scans or (), channels=channel or (), part=part, dry_run=dry_run)
+    many.require_one_way(watch, scans=scans or (), channels=channel or (), part=part, dry_run=dry_run, page=page)
     model = resolve_model(task, ModelStore(models_folder(models)))
     terminal = Terminal(quiet=quiet)
     terminal.note(f"model {model} · output {out or 'medssl-out'} · device {device}")
@@ -99,7 +100,7 @@ def infer(
         how = inference.InferSettings(
             device, threads=share[0], max_ram_bytes=share[1], tile_timeout_s=tile_timeout, every_tile=every_tile,
             overwrite=overwrite, outputs=own.outputs_of(formats), preview=draw_preview if preview else None,
-            progress=terminal.progress, policy=policy, workers=others, deliver=deliver, say=tell,
+            has_page=page, progress=terminal.progress, policy=policy, workers=others, deliver=deliver, say=tell,
             is_stopped=lambda: stop.is_set,
         )  # fmt: skip
         if watch is not None:

@@ -31,6 +31,7 @@ OverwriteOption = Annotated[
     bool, typer.Option(help="Replace what medssl made from another content or by another model.")
 ]
 PreviewOption = Annotated[bool, typer.Option(help="Also draw a picture of each result.")]
+PageOption = Annotated[bool, typer.Option("--page", help="Also write one HTML page: tables, slices, pictures.")]
 FormatsOption = Annotated[
     str,
     typer.Option(
