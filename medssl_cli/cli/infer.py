@@ -110,7 +110,7 @@ def infer(
             scans or (), model, out=out, only_series=series or (), channels=channel or (), part=many.part_of(part),
             dry_run=dry_run, plan=plan, how=how,
         )  # fmt: skip
-    result(report.document(), as_json=json, text=report_text(report))
+    result(report.document() if json else None, as_json=json, text=report_text(report))
     if stop.is_set:
         stop.raise_interrupted(f"{report.count('done')} scans are done, {report.not_reached} are left")
     finish(report)

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medssl_cli.base.files import remove_temporaries
+from medssl_cli.deploy.found import Findings, Reject, Scan
 from medssl_cli.deploy.report_file import ReportFile
+from medssl_cli.deploy.result_list import ResultList
 from medssl_cli.deploy.results import InferReport, ScanResult
 from medssl_cli.deploy.scan_orders import ModelSetup, results_of_orders
 from medssl_cli.deploy.scan_task import Job, ScanTask, StoppedError, not_done
-from medssl_cli.deploy.scans import Findings, Reject, Scan
 from medssl_cli.work.workers import TaskMap
 
 Deliver = Callable[[ScanResult], ScanResult]
@@ -39,7 +40,7 @@ class Batch:
     deliver: Deliver | None = None
     say: Callable[[ScanResult], None] = lambda result: None
     is_last: bool = True
-    results: list[ScanResult] = field(default_factory=list)
+    results: ResultList = field(default_factory=ResultList)
     unrecorded: list[ScanResult] = field(default_factory=list)
 
     def run(self, found: Findings, *, is_all: bool) -> InferReport:
@@ -68,7 +69,7 @@ class Batch:
 
     def _outcomes(self, scans: Sequence[Scan]) -> Iterator[ScanResult]:
         """Results until all is done or a stop is requested."""
-        tasks = (ScanTask(self.job, scan, ScanResult.of(scan, self.job.model.bundle.task)) for scan in scans)
+        tasks = (self._task(scan.loaded) for scan in scans)
         if self.workers is not None and not self.job.dry_run:
             yield from results_of_orders(tasks, self.setup, self.workers, is_stopped=self.job.is_stopped)
             return
@@ -80,6 +81,9 @@ class Batch:
             except StoppedError:
                 return
             yield result
+
+    def _task(self, scan: Scan) -> ScanTask:
+        return ScanTask(self.job, scan, ScanResult.of(scan, self.job.model.bundle.task))
 
     def _delivered(self, result: ScanResult) -> ScanResult:
         is_wanted = self.deliver is not None and result.status == "done" and not self.job.dry_run
@@ -104,7 +108,7 @@ class Batch:
             intended_use=model.bundle.intended_use,
             folder=where.folder,
             path=where.report,
-            results=tuple(self.results),
+            results=self.results,
             not_reached=not_reached,
             is_dry_run=self.job.dry_run,
         )
@@ -113,12 +117,11 @@ class Batch:
         return not_done(ScanResult.of(one, self.job.model.bundle.task), one.code, one.message, one.hint)
 
 
-def _staleness(results: Sequence[ScanResult], roots: Sequence[Path]) -> Callable[[ScanResult], bool]:
+def _staleness(results: ResultList, roots: Sequence[Path]) -> Callable[[ScanResult], bool]:
     """Which entries a call has proved wrong: refusals below its inputs that it does not give any more."""
-    keys = {(result.task, result.key) for result in results}
 
     def is_stale(entry: ScanResult) -> bool:
-        if entry.status == "done" or entry.outputs or (entry.task, entry.key) in keys:
+        if entry.status == "done" or entry.outputs or results.tells_of(entry):
             return False
         return any(Path(entry.path).is_relative_to(root) for root in roots)
 

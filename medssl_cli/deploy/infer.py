@@ -4,7 +4,6 @@ Whatever happens to one scan costs that scan. Every result is recorded when it i
 what is left: a scan whose bytes, model and options are the same and whose outputs are there is not computed again.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +22,10 @@ from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scan_orders import ModelSetup
 from medssl_cli.deploy.scan_reader import ScanReader
 from medssl_cli.deploy.scan_task import ACCEPT_WRITING, Job, Progress, Where
-from medssl_cli.deploy.scans import Findings, Scan, find_scans
+from medssl_cli.deploy.scans import Findings, find_scans
 from medssl_cli.deploy.whole_answers import REGIONS, TABLES, answer_kind
 from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.policy import STRICT, Policy
-from medssl_cli.formats.source import Member
 from medssl_cli.work.workers import TaskMap
 
 __all__ = ["ALL_OUTPUTS", "InferReport", "InferSettings", "Output", "Preview", "Progress", "ScanResult", "infer"]
@@ -183,7 +181,7 @@ def infer(
         progress=how.progress,
         dry_run=dry_run or plan,
         is_stopped=how.is_stopped,
-        inputs=_identities(found.scans),
+        inputs=found.files,
         plan=plan,
     )
     others = None if plan else how.workers
@@ -248,14 +246,3 @@ def _require_storage(bundle: Bundle, outputs: Sequence[Output]) -> None:
             "E_USAGE", f"classes of {bundle.task} overlap, and a label map holds one class a voxel",
             hint="ask for seg, whose segments may overlap",
         )  # fmt: skip
-
-
-def _identities(scans: Sequence[Scan]) -> frozenset[tuple[int, int]]:
-    """Device and inode of every file that is read."""
-    paths = {source.archive if isinstance(source, Member) else source for scan in scans for source in scan.files}
-    found = set()
-    for path in paths:
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            found.add((status.st_dev, status.st_ino))
-    return frozenset(found)

@@ -89,7 +89,7 @@ def order_for(task: ScanTask, setup: ModelSetup) -> ScanOrder:
         overwrite=job.overwrite,
         preview=job.preview,
         known=known,
-        inputs=job.inputs & identities,
+        inputs=frozenset(one for one in identities if one in job.inputs),
     )
 
 

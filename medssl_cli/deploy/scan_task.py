@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from medssl_cli.base.codes import CODES
 from medssl_cli.base.errors import InputError, MedsslError
 from medssl_cli.base.files import sha256_file
-from medssl_cli.deploy.announced import Announced, announced
 from medssl_cli.deploy.choosing import Part
 from medssl_cli.deploy.class_words import algorithm_name
 from medssl_cli.deploy.known_results import KnownResults
@@ -37,7 +36,12 @@ from medssl_cli.deploy.scan_reader import ScanReader, input_digest, told_togethe
 from medssl_cli.deploy.scans import Scan, longer_name
 from medssl_cli.deploy.whole_answers import WholeAnswer, answer_json, fields_of, require_size, whole_answer
 from medssl_cli.formats.loaded import LoadedImage
+<<<<<<< HEAD
 from medssl_cli.formats.seg_storage import SegStorage
+=======
+from medssl_cli.formats.open import announced
+from medssl_cli.formats.table import Announced
+>>>>>>> dea92f7 (Batches: headers of slices, results and entries of reports lie in scratch tables; the formats' table announces sizes)
 from medssl_cli.heads import MasksHead
 
 Progress = Callable[[str, float, float], None]
@@ -99,7 +103,7 @@ class Job:
     progress: Progress | None
     dry_run: bool
     is_stopped: Callable[[], bool]
-    inputs: frozenset[tuple[int, int]] = field(default_factory=frozenset)
+    inputs: Container[tuple[int, int]] = frozenset()
     plan: bool = False
 
 
@@ -151,7 +155,8 @@ class ScanTask:
         self._require_no_other_owner()
         if job.dry_run and not job.plan:
             return replace(self.blank, status="pending")
-        known = announced(self.scan, job.reader.policy)
+        first = self.scan.parts[0]
+        known = announced(first.original, first.kind, job.reader.policy)
         plan = None if known is None else self._planned(known)
         if job.plan:
             plan = plan or self._planned(_held(job.reader.read_all(self.scan)[0]))
@@ -191,11 +196,11 @@ class ScanTask:
 
     def _description(self) -> str:
         """What the header calls a series, for the report; "" for a file."""
-        if self.scan.series is None:
+        if (series := self.scan.series) is None:
             return ""
         from medssl_cli.formats.series import series_description
 
-        return series_description(self.scan.series)
+        return series_description(series)
 
     def refused(self, code: str, message: str, hint: str = "") -> ScanResult:
         """Not done; outputs of an earlier call stay recorded."""
@@ -285,7 +290,7 @@ class ScanTask:
 
     def targets(self) -> list[Target]:
         """The files that will hold the result."""
-        is_series = self.scan.series is not None
+        is_series = self.scan.is_series
         if self._masks_head is None:
             stem, wants = f"{self.scan.name}_{self.blank.task}", is_series and "sr" in self.job.outputs
             told = [Target("json", self.job.where.folder / f"{stem}.json")]
