@@ -28,6 +28,7 @@ def infer(
     plan: own.PlanOption = False,
     workers: own.WorkersOption = 1,
     cluster: own.ClusterOption = None,
+    overlap: own.OverlapOption = True,
     part: own.PartOption = None,
     watch: own.WatchOption = None,
     settle: own.SettleOption = 30.0,
@@ -99,7 +100,7 @@ def infer(
         how = inference.InferSettings(
             device, threads=share[0], max_ram_bytes=share[1], tile_timeout_s=tile_timeout, every_tile=every_tile,
             overwrite=overwrite, outputs=own.outputs_of(formats), preview=draw_preview if preview else None,
-            progress=terminal.progress, policy=policy, workers=others, deliver=deliver, say=tell,
+            progress=terminal.progress, policy=policy, workers=others, overlap=overlap, deliver=deliver, say=tell,
             is_stopped=lambda: stop.is_set,
         )  # fmt: skip
         if watch is not None:

@@ -14,6 +14,7 @@ from medssl_cli.deploy.batch import Batch, Deliver
 from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.deploy.cases import put_together, require_channels
 from medssl_cli.deploy.choosing import Part, chosen
+from medssl_cli.deploy.job import ACCEPT_WRITING, Job, Progress, Where
 from medssl_cli.deploy.mask_files import Output, Preview, seg_storage
 from medssl_cli.deploy.outputs import is_own
 from medssl_cli.deploy.report_file import ReportFile, table_path
@@ -21,7 +22,6 @@ from medssl_cli.deploy.results import InferReport, ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scan_orders import ModelSetup
 from medssl_cli.deploy.scan_reader import ScanReader
-from medssl_cli.deploy.scan_task import ACCEPT_WRITING, Job, Progress, Where
 from medssl_cli.deploy.scans import Findings, find_scans
 from medssl_cli.deploy.whole_answers import REGIONS, TABLES, answer_kind
 from medssl_cli.formats.given_channels import GivenChannels
@@ -51,6 +51,8 @@ class InferSettings:
         policy: Which scans are accepted and repaired; without `burned_in` all writing in pictures is accepted, and
             `predictions` does not matter here.
         workers: Other processes, which do several scans at a time; without them this process does one after the other.
+        overlap: While the network works on a scan, the next one is read and the last one written, where memory holds
+            them; results are the same, in the same order.
         deliver: Gets every result that is done before it is recorded.
         say: Told of every result.
         is_stopped: Asked after every tile; the scan at work is then given up, and the report says what is done.
@@ -67,6 +69,7 @@ class InferSettings:
     progress: Progress | None = None
     policy: Policy = STRICT
     workers: TaskMap | None = None
+    overlap: bool = True
     deliver: Deliver | None = None
     say: Callable[[ScanResult], None] = lambda result: None
     is_stopped: Callable[[], bool] = lambda: False
@@ -187,7 +190,9 @@ def infer(
     others = None if plan else how.workers
     if others is not None:
         model.close()  # they have one each
-    batch = Batch(job, report, how.setup(model_path, model), others, how.deliver, how.say, is_last=is_own_report)
+    batch = Batch(
+        job, report, how.setup(model_path, model), others, how.deliver, how.say, how.overlap, is_last=is_own_report
+    )
     return batch.run(found, is_all=not only_series and is_wanted is None)
 
 

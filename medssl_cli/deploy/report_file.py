@@ -8,6 +8,7 @@ Memory holds one entry at a time, and the few that `report.json` waits for.
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -105,8 +106,6 @@ class ReportFile:
         """Make `report.json` and the tables anew, with what other calls have written meanwhile."""
         if self._state() != self._known_state:
             self._read()
-            for one in self._pending:
-                self.known.put(one, is_own=True)
         for one in self.known.own() if is_stale is not None else ():
             if is_stale is not None and is_stale(one):
                 self.known.drop(one)
@@ -130,15 +129,14 @@ class ReportFile:
         return (_length(self._journal),)
 
     def _read(self) -> None:
-        """Take the entries of `report.json` and of the lines behind it for those of this report."""
+        """Take for the entries of this report what `report.json`, the lines behind it, and what waits for it hold."""
         self._known_state = self._state()
-        self.known.drop_own()
         if not os.path.lexists(self.path):
+            self.known.replace_own(self._pending)
             return
         with contextlib.suppress(OSError, ValueError, RecursionError):
             if self.path.is_file():
-                for entry in _entries_of(self.path, self._journal):
-                    self.known.put(entry, is_own=True)
+                self.known.replace_own(itertools.chain(_entries_of(self.path, self._journal), self._pending))
                 return
         raise UsageError(
             "E_OUTPUT_EXISTS",

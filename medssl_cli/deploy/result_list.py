@@ -1,11 +1,10 @@
 """The results of one call in their order, out of memory."""
 
-import pickle
 from collections.abc import Iterator, Sequence
 from typing import Final, overload
 
 from medssl_cli.deploy.results import ScanResult
-from medssl_cli.work.scratch import ScratchTables, as_key
+from medssl_cli.work.scratch import ScratchTables, as_key, packed, unpacked
 
 _TABLES: Final = """
 CREATE TABLE results (number INTEGER PRIMARY KEY, task BLOB, key BLOB, result BLOB);
@@ -25,7 +24,7 @@ class ResultList(Sequence[ScanResult]):
         Raises:
             StorageError: `E_IO`.
         """
-        row = self._length, as_key(result.task), as_key(result.key), pickle.dumps(result)
+        row = self._length, as_key(result.task), as_key(result.key), packed(result)
         self._tables.run("INSERT INTO results VALUES (?, ?, ?, ?)", *row)
         self._length += 1
 
@@ -48,7 +47,7 @@ class ResultList(Sequence[ScanResult]):
         if isinstance(place, slice):
             return [self[number] for number in range(*place.indices(self._length))]
         number = range(self._length)[place]
-        found: ScanResult = pickle.loads(self._tables.value("SELECT result FROM results WHERE number = ?", number))
+        found: ScanResult = unpacked(self._tables.value("SELECT result FROM results WHERE number = ?", number))
         return found
 
     def __iter__(self) -> Iterator[ScanResult]:

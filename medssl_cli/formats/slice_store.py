@@ -1,14 +1,13 @@
 """Headers of slices on their way to series, out of memory: of 10,000 series one is held at a time."""
 
 import os
-import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from medssl_cli.formats.source import Source
-from medssl_cli.work.scratch import ScratchTables, as_key
+from medssl_cli.work.scratch import ScratchTables, as_key, packed, unpacked
 
 if TYPE_CHECKING:
     from medssl_cli.formats.dicom import Header, SeriesPart
@@ -55,8 +54,8 @@ class SliceStore:
         """
         path = os.fsencode(file.source) if isinstance(file.source, Path) else None
         series = as_key(file.headers[0].SeriesInstanceUID)
-        packed, origin = pickle.dumps(file.headers), pickle.dumps((file.root, file.kind))
-        self._tables.run("INSERT INTO files VALUES (?, ?, ?, ?)", series, path, packed, origin)
+        row = series, path, packed(file.headers), packed((file.root, file.kind))
+        self._tables.run("INSERT INTO files VALUES (?, ?, ?, ?)", *row)
 
     def holds(self, path: Path) -> bool:
         """Whether the slices of a file are here."""
@@ -66,7 +65,7 @@ class SliceStore:
         """The files of one SeriesInstanceUID after the other."""
         for (series,) in self._tables.run("SELECT DISTINCT series FROM files ORDER BY series"):
             rows = self._tables.run("SELECT headers, origin FROM files WHERE series = ? ORDER BY rowid", series)
-            yield [FileOfSlices(pickle.loads(headers), *pickle.loads(origin)) for headers, origin in rows]
+            yield [FileOfSlices(unpacked(headers), *unpacked(origin)) for headers, origin in rows]
 
     def headers(self) -> "Iterator[Header]":
         """All headers, one series after the other."""
@@ -78,12 +77,12 @@ class SliceStore:
         Raises:
             StorageError: `E_IO`.
         """
-        number = self._tables.value("INSERT INTO parts (part) VALUES (?) RETURNING number", pickle.dumps(part))
+        number = self._tables.value("INSERT INTO parts (part) VALUES (?) RETURNING number", packed(part))
         return StoredSeries(self, number)
 
     def part(self, number: int) -> "SeriesPart":
         """What was put away."""
-        found: SeriesPart = pickle.loads(self._tables.value("SELECT part FROM parts WHERE number = ?", number))
+        found: SeriesPart = unpacked(self._tables.value("SELECT part FROM parts WHERE number = ?", number))
         return found
 
 

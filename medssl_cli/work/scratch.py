@@ -6,6 +6,7 @@ that is gone with the process, however it ends.
 
 import sqlite3
 import threading
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
 
 from medssl_cli.base.errors import StorageError
@@ -49,3 +50,13 @@ class ScratchTables:
 def as_key(text: str) -> bytes:
     """A text as tables keep it: any, those of broken encodings included, and in the order of texts."""
     return text.encode("utf-8", "surrogatepass")
+
+
+def packed(value: Any) -> bytes:
+    """An object of this process as bytes for its tables, in the form in which it goes to its child processes."""
+    return bytes(ForkingPickler.dumps(value))
+
+
+def unpacked(data: bytes) -> Any:
+    """What was packed. Nothing else than a table that this process has filled may be unpacked."""
+    return ForkingPickler.loads(data)
