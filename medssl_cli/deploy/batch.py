@@ -9,7 +9,7 @@ from typing import Final
 from medssl_cli.base.files import remove_temporaries
 from medssl_cli.deploy.found import Findings, Reject, Scan
 from medssl_cli.deploy.job import Job, StoppedError
-from medssl_cli.deploy.overlap import Overlap
+from medssl_cli.deploy.overlap import ScanOverlap
 from medssl_cli.deploy.report_file import ReportFile
 from medssl_cli.deploy.result_list import ResultList
 from medssl_cli.deploy.results import InferReport, ScanResult
@@ -84,7 +84,7 @@ class Batch:
         """Scans in their order, until all is done or a stop is requested."""
         tasks = (self._task(scan.loaded) for scan in scans)
         has_next = self.overlap and len(scans) > 1 and not self.job.dry_run
-        with Overlap.of(self.job, is_wanted=has_next) as overlap:
+        with ScanOverlap.of(self.job, is_wanted=has_next) as overlap:
             task, number = next(tasks, None), 1
             while task is not None and not self.job.is_stopped():
                 next_task = next(tasks, None)

@@ -16,7 +16,7 @@ from medssl_cli.deploy.scan_stages import Answered
 from medssl_cli.deploy.scan_task import ScanTask
 
 
-class Overlap:
+class ScanOverlap:
     """The threads beside the one that calls the network.
 
     Args:
