@@ -29,6 +29,7 @@ def infer(
     plan: own.PlanOption = False,
     workers: own.WorkersOption = 1,
     cluster: own.ClusterOption = None,
+    overlap: own.OverlapOption = True,
     part: own.PartOption = None,
     watch: own.WatchOption = None,
     settle: own.SettleOption = 30.0,
@@ -100,7 +101,8 @@ def infer(
         how = inference.InferSettings(
             device, threads=share[0], max_ram_bytes=share[1], tile_timeout_s=tile_timeout, every_tile=every_tile,
             overwrite=overwrite, outputs=own.outputs_of(formats), preview=draw_preview if preview else None,
-            has_page=page, progress=terminal.progress, policy=policy, workers=others, deliver=deliver, say=tell,
+            has_page=page, progress=terminal.progress, policy=policy, workers=others, overlap=overlap, deliver=deliver,
+            say=tell,
             is_stopped=lambda: stop.is_set,
         )  # fmt: skip
         if watch is not None:
@@ -111,7 +113,7 @@ def infer(
             scans or (), model, out=out, only_series=series or (), channels=channel or (), part=many.part_of(part),
             dry_run=dry_run, plan=plan, how=how,
         )  # fmt: skip
-    result(report.document(), as_json=json, text=report_text(report))
+    result(report.document() if json else None, as_json=json, text=report_text(report))
     if stop.is_set:
         stop.raise_interrupted(f"{report.count('done')} scans are done, {report.not_reached} are left")
     finish(report)

@@ -16,7 +16,7 @@ from medssl_cli.base.errors import GateError, InputError, UsageError
 from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.devices import cuda_of, parse_device, unusable
 from medssl_cli.deploy.limits import GIB, Limits, limits_of
-from medssl_cli.deploy.memory_plan import MemoryPlan
+from medssl_cli.deploy.memory_plan import MemoryPlan, sizes_of
 from medssl_cli.deploy.model_process import ModelFailure, ModelProcess
 from medssl_cli.deploy.session import CUDA, NOT_FINITE, OUT_OF_MEMORY, WRONG_OUTPUT
 from medssl_cli.heads import BoxesHead, MasksHead
@@ -74,6 +74,8 @@ class OnnxModel:
         self._read_again = lambda: _unchanged(path, sha256)
 
     _read_again: Callable[[], bytes]
+    beside_bytes: float = 0.0
+    """Memory that is taken by work on other scans meanwhile."""
 
     def _open(
         self,
@@ -198,13 +200,17 @@ class OnnxModel:
         if len(images) != self.bundle.in_channels:
             message = f"the model takes {self.bundle.in_channels} images of one patient at once, here are {len(images)}"
             raise InputError("E_RUNTIME", message)
-        first, num_voxels = images[0], sum(image.voxels.size for image in images)
-        return self.require_memory(
-            first.shape,
-            first.affine,
-            num_channels=math.ceil(num_voxels / math.prod(first.shape)),
-            bytes_per_voxel=max(image.voxels.itemsize for image in images),
-        )
+        return self.require_memory(**sizes_of(images))
+
+    @property
+    def allowed_bytes(self) -> float:
+        """What is allowed for a scan and the model."""
+        return self.limits.max_ram_bytes - self.beside_bytes
+
+    @property
+    def expected_bytes(self) -> int:
+        """What the model's process will hold: what it was seen to hold, before that the most that is plausible."""
+        return self._measured_bytes or self.limits.plausible_bytes
 
     def memory_plan(
         self, shape: Shape, affine: Affine, *, num_channels: int = 1, bytes_per_voxel: float = 4
@@ -234,7 +240,7 @@ class OnnxModel:
         )
         if isinstance(head, BoxesHead):
             needed += head.decoding_bytes(preprocessing)
-        return MemoryPlan({"image": needed}, needed, model_bytes, self.limits.max_ram_bytes, math.nan)
+        return MemoryPlan({"image": needed}, needed, model_bytes, self.allowed_bytes, math.nan)
 
     def _plan_of_masks(
         self, head: MasksHead, shape: Shape, affine: Affine, *, model_bytes: float, **sizes: Any
@@ -252,7 +258,7 @@ class OnnxModel:
             **sizes,
         )
         tiles = memory.tiles * 2 ** len(head.mirror_axes)
-        return MemoryPlan(parts_of(memory), memory.total, model_bytes, self.limits.max_ram_bytes, tiles)
+        return MemoryPlan(parts_of(memory), memory.total, model_bytes, self.allowed_bytes, tiles)
 
     def require_memory(
         self, shape: Shape, affine: Affine, *, num_channels: int = 1, bytes_per_voxel: float = 4
