@@ -5,7 +5,7 @@ from medssl_cli.cli import many_scans as many
 from medssl_cli.cli import reading_options as choices
 from medssl_cli.cli.infer_output import Teller, finish, report_text
 from medssl_cli.cli.log_file import LogFile
-from medssl_cli.cli.options import DeviceOption, JsonOption, ModelsOption, QuietOption, bytes_of, models_folder
+from medssl_cli.cli.options import JsonOption, ModelsOption, QuietOption, bytes_of, models_folder
 from medssl_cli.cli.pacs_access import deliveries
 from medssl_cli.cli.terminal import Terminal, result
 
@@ -15,7 +15,7 @@ def infer(
     scans: own.ScansArgument = None,
     out: own.OutOption = None,
     models: ModelsOption = None,
-    device: DeviceOption = "auto",
+    device: own.DeviceOption = "auto",
     threads: own.ThreadsOption = None,
     max_ram_gib: own.MaxRamOption = None,
     tile_timeout: own.TileTimeoutOption = None,
