@@ -229,8 +229,8 @@ class OnnxModel:
 
     @property
     def expected_bytes(self) -> int:
-        """What the model's process will hold: what it was seen to hold, before that the most that is plausible."""
-        return self._measured_bytes or self.limits.plausible_bytes
+        """What the model's process will hold: what it was seen to hold, before that what hardly any model exceeds."""
+        return self._measured_bytes or self.limits.usual_bytes
 
     def memory_plan(
         self, shape: Shape, affine: Affine, *, num_channels: int = 1, bytes_per_voxel: float = 4
