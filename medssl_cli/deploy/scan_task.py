@@ -35,6 +35,7 @@ from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scan_reader import ScanReader, input_digest, told_together
 from medssl_cli.deploy.scans import Scan, longer_name
+from medssl_cli.deploy.training_doubts import TrainingDoubts
 from medssl_cli.deploy.whole_answers import WholeAnswer, answer_json, fields_of, require_size, whole_answer
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.seg_storage import SegStorage
@@ -161,14 +162,17 @@ class ScanTask:
         image, volumes = told_together(images), [each.volume for each in images]
         require_size(job.model.bundle, image.volume.shape)
         progress = self._progress(f"{counter} {self.scan.name}")
-        answer = job.model.answer(volumes[0] if len(volumes) == 1 else volumes, progress=progress)
+        doubts = TrainingDoubts(job.model.bundle)
+        answer = job.model.answer(volumes[0] if len(volumes) == 1 else volumes, progress=progress, centre=doubts.centre)
+        doubts.look_at(images)
         made = self._whole(image, answer) if self._masks_head is None else self._masks(image, answer)
         publish(made.files, overwrite=job.overwrite)
         return replace(
             self.blank,
             status="done",
-            message="; ".join((*image.details, *made.reasons)),
-            warnings=tuple(dict.fromkeys(made.warnings)),
+            message="; ".join((*image.details, *made.reasons, *doubts.details)),
+            warnings=tuple(dict.fromkeys((*made.warnings, *doubts.codes))),
+            unlike=doubts.likeness,
             repairs=image.repairs,
             description=self._description(),
             shape=image.volume.shape,
