@@ -137,6 +137,17 @@ def write_pieces(path: Path, pieces: Iterable[bytes], *, is_output: bool = False
             os.fsync(stream.fileno())
 
 
+def finish_output(path: Path) -> None:
+    """Flush a file that was written piece by piece to the disk, and give it the mode of outputs.
+
+    Raises:
+        StorageError: `E_IO`.
+    """
+    with storage_errors(path.name):
+        path.chmod(0o666 & ~_umask())
+        sync_file(path)
+
+
 def append_durably(path: Path, data: bytes, *, start: bytes = b"") -> None:
     """Add lines to the end of a file for others to read; a line that a kill has cut stays by itself.
 

@@ -32,6 +32,7 @@ from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.scan_reader import input_digest, told_together
 from medssl_cli.deploy.scan_stages import Answered, ReadScan
 from medssl_cli.deploy.scans import Scan, longer_name
+from medssl_cli.deploy.training_doubts import TrainingDoubts
 from medssl_cli.deploy.whole_answers import WholeAnswer, answer_json, fields_of, require_size, whole_answer
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.open import announced
@@ -164,19 +165,22 @@ class ScanTask:
         if self.before_network is not None:
             self.before_network(job.model.memory_plan(**sizes_of(volumes)))
         progress = self._progress(f"{counter} {self.scan.name}")
-        answer = job.model.answer(volumes[0] if len(volumes) == 1 else volumes, progress=progress)
-        return Answered(image, answer, digest, time.monotonic() - start)
+        doubts = TrainingDoubts(job.model.bundle)
+        answer = job.model.answer(volumes[0] if len(volumes) == 1 else volumes, progress=progress, centre=doubts.centre)
+        doubts.look_at(images)
+        return Answered(image, answer, doubts, digest, time.monotonic() - start)
 
     def _written(self, answered: Answered) -> ScanResult:
         start, job, image = time.monotonic(), self.job, answered.image
-        answer = answered.answer
+        answer, doubts = answered.answer, answered.doubts
         made = self._whole(image, answer) if self._masks_head is None else self._masks(image, answer)
         publish(made.files, overwrite=job.overwrite)
         return replace(
             self.blank,
             status="done",
-            message="; ".join((*image.details, *made.reasons)),
-            warnings=tuple(dict.fromkeys(made.warnings)),
+            message="; ".join((*image.details, *made.reasons, *doubts.details)),
+            warnings=tuple(dict.fromkeys((*made.warnings, *doubts.codes))),
+            unlike=doubts.likeness,
             repairs=image.repairs,
             description=self._description(),
             shape=image.volume.shape,

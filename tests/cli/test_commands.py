@@ -223,6 +223,11 @@ WRONG = [
     ("weights import names.txt imported", 2, "E_WEIGHTS_FILE", ""),
     ("weights export nowhere weights.pt --as monai-swinunetr", 2, "E_NO_RUN", ""),
     ("models show heart-seg", 2, "E_NO_MODEL", "medssl export RUN --install"),
+    ("models verify heart-seg", 2, "E_NO_MODEL", "medssl export RUN --install"),
+    ("models pack models.zip", 2, "E_USAGE", "--all"),
+    ("models pack models.zip heart-seg", 2, "E_NO_MODEL", "medssl export RUN --install"),
+    ("models unpack nowhere.zip", 2, "E_NOT_FOUND", ""),
+    ("models unpack names.txt", 2, "E_PACK_INVALID", "medssl models pack"),
     ("models remove heart-seg", 2, "E_NO_MODEL", ""),
     ("models add nowhere.onnx", 2, "E_NOT_FOUND", ""),
     ("models add junk.onnx", 2, "E_MODEL_INVALID", "medssl export"),
@@ -482,13 +487,24 @@ def test_models_can_be_added_shown_listed_and_removed(place: SimpleNamespace, tm
     assert "medssl export RUN --install" in medssl("models", "ls", *where).stdout
     added = medssl("models", "add", place.model, *where)
     again = medssl("models", "add", place.model, *where)
-    shown = one_document(medssl("models", "show", "toy-seg", *where))
+    shown = one_document(medssl("models", "show", "toy-seg", "--json", *where))
+    card = medssl("models", "show", "toy-seg", *where)
+    written = medssl("models", "show", "toy-seg", "--card", tmp_path / "card.html", *where)
+    packed = one_document(medssl("models", "pack", tmp_path / "models.zip", "--all", "--json", *where))
+    verified = medssl("models", "verify", *where)
+    elsewhere = medssl("models", "unpack", tmp_path / "models.zip", "--models", tmp_path / "other")
     listed = one_document(medssl("models", "ls", "--json", *where))
     near = medssl("models", "show", "toy-sek", *where)
     used = medssl("infer", place.scan, "-t", "toy-seg", "-o", tmp_path / "out", "--device", "cpu", *where)
     removed = medssl("models", "remove", "toy-seg", *where)
 
-    assert [result.exit_code for result in (added, again, used, removed)] == [0, 0, 0, 0]
+    done = (added, again, card, written, verified, elsewhere, used, removed)
+    assert [result.exit_code for result in done] == [0] * len(done)
+    assert card.stdout.startswith("# toy-seg\n")
+    assert (tmp_path / "card.html").read_text().startswith("<!doctype html>")
+    assert [model["name"] for model in packed["models"]] == ["toy-seg"]
+    assert elsewhere.stdout == "toy-seg: installed\n"
+    assert (tmp_path / "other" / "toy-seg.onnx").read_bytes() == place.model.read_bytes()
     assert "installed as toy-seg" in added.stdout
     assert (shown["task"], shown["head"]["classes"], shown["modality"]) == ("toy-seg", {"1": "bright"}, "CT")
     assert [(model["name"], model["problem"]) for model in listed] == [("toy-seg", "")]
@@ -502,6 +518,7 @@ def test_a_damaged_installed_model_is_listed_and_never_used(place: SimpleNamespa
     (tmp_path / "models" / "toy-seg.onnx").write_bytes(place.damaged.read_bytes())
 
     assert medssl("models", "show", "toy-seg", *where).exit_code == Exit.GATE
+    assert medssl("models", "verify", *where).exit_code == Exit.GATE
     result = medssl("infer", place.scan, "-t", "toy-seg", "-o", tmp_path / "out", *where)
     assert (result.exit_code, (tmp_path / "out").exists()) == (Exit.GATE, False)
     assert "error: E_MODEL_CORRUPT" in result.stderr

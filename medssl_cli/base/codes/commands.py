@@ -251,7 +251,25 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The exported model marks nothing in any image of the proof; masks were compared on noise only",
         "look at the model with medssl evaluate; compare more images with --cases",
     ),
+    "W_BEYOND_TRAINING": Code(
+        "Spacing, field of view, values or modality of the scan are outside of what the model was trained on",
+        "compare the numbers in the report with the model's card: medssl models show; look at the answer with care",
+    ),
+    "W_UNLIKE_TRAINING": Code(
+        "To the model's encoder the scan looks unlike the training images: another body part, device or disease may be "
+        "why",
+        "look at the scan and at the answer before it is used; the report says how far it is and what the limit is",
+    ),
     "E_NO_MODEL": Code("No installed model of that name", "medssl models ls lists those that are installed"),
+    "E_MODEL_EXISTS": Code(
+        "Another model of the name is installed",
+        "medssl models unpack --help says how to replace it",
+    ),
+    "E_PACK_INVALID": Code("The file is not a pack of models", "make one with: medssl models pack OUT --all"),
+    "E_PACK_CORRUPT": Code(
+        "A member of the pack does not match its recorded SHA-256",
+        "copy the pack again from where it came, or make it again: medssl models pack",
+    ),
     "E_MODEL_INVALID": Code("The ONNX file is not a medssl model", "write one with: medssl export RUN model.onnx"),
     "E_RUNTIME": Code(
         "ONNX Runtime failed while it computed, or the model's output is wrong or not finite",
