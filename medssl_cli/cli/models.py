@@ -36,7 +36,10 @@ def list_models(models: ModelsOption = None, json: JsonOption = False) -> None:
 
 @app.command()
 @guarded
-def show(name: Name, models: ModelsOption = None) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="Name of an installed model, or a model.onnx.")],
+    models: ModelsOption = None,
+) -> None:
     """Print everything that a model says about itself, as JSON, after checking every byte of it.
 
     Example: medssl models show heart-seg
