@@ -38,7 +38,7 @@ def list_models(models: ModelsOption = None, json: JsonOption = False) -> None:
 @app.command()
 @guarded
 def show(
-    name: Name,
+    name: Annotated[str, typer.Argument(help="Name of an installed model, or a model.onnx.")],
     card: Annotated[
         Path | None, typer.Option(help="Write the model's card to this file instead: .md or .html.")
     ] = None,

@@ -62,13 +62,13 @@ class ModelStore:
         raise UsageError("E_NO_MODEL", f"no model called {name!r} is installed", hint=hint)
 
     def show(self, name: str) -> InstalledModel:
-        """One installed model, every byte of it checked.
+        """An installed model, or the one in a file, every byte of it checked.
 
         Raises:
-            UsageError: `E_NO_MODEL`, `E_MODEL_INVALID`.
+            UsageError: `E_NO_MODEL`, `E_NOT_FOUND`, `E_MODEL_INVALID`.
             GateError: `E_MODEL_CORRUPT`.
         """
-        path = self.find(name)
+        path = resolve_model(name, self)
         _, bundle, _ = load_model(path)
         return InstalledModel(name, path, bundle, path.stat().st_size)
 

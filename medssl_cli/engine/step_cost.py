@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from medssl_cli.base.errors import MedsslError
+from medssl_cli.base.memory import lacks_memory
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.recipe import TaskRecipe, dump_recipe, validate_recipe
@@ -34,7 +35,6 @@ PARALLEL: Final = 0.85
 """Share of a step on a CPU that several threads do together (Amdahl's law)."""
 ROOM: Final = 1.5
 """A trial may take so many times the memory that a plan may; what takes more ends it."""
-OUT_OF_MEMORY: Final = ("alloc", "out of memory")
 
 
 @dataclass(frozen=True)
@@ -161,10 +161,8 @@ def _tried(told: dict[str, Any]) -> dict[str, Any] | None:
         found = try_steps(recipe, Path(told["cache"]), told["items"], told["device"])
     except MedsslError as error:
         return {"code": error.code, "message": error.message, "hint": error.hint}
-    except MemoryError:
-        return None
-    except RuntimeError as error:
-        if any(word in str(error).lower() for word in OUT_OF_MEMORY):
+    except (MemoryError, RuntimeError) as error:
+        if lacks_memory(error):
             return None
         raise
     return {"step_s": found.step_s, "memory_bytes": found.memory_bytes}

@@ -152,6 +152,7 @@ WRONG = [
     ("plan --labels seg --cache cache -o nowhere/my.yaml", 2, "E_NOT_FOUND", "check the spelling"),
     ("finetune --task balls.yaml", 2, "E_NO_CACHE", "medssl ingest"),
     ("finetune --task balls.yaml --cache cache --fraction 0", 2, "E_USAGE", "--fraction 0.1"),
+    ("recipes check xray-abnormal-tiny --set data.spacing_mm=[1,1,1]", 2, "E_RECIPE", "leave data.spacing_mm out"),
     ("recipes check balls.yaml --cache cache --set task.classes=[heart]", 2, "E_LABEL_CLASSES", "ball_1"),
     ("evaluate unfinished --cache cache --probe knn --label-set other", 2, "E_USAGE", "leave one out"),
     ("finetune --task ../nothing.yaml --cache cache", 2, "E_RECIPE_NOT_FOUND", ""),
@@ -240,7 +241,7 @@ WRONG = [
     ("cache rebuild --cache empty", 2, "E_NO_CACHE", "medssl ingest"),
     ("cache export out --cache empty", 2, "E_NO_CACHE", "medssl ingest"),
     ("cache export out 1 --cache cache", 2, "E_NOT_FOUND", "medssl cache ls"),
-    ("cache export names.txt --cache cache", 74, "E_IO", "permissions"),
+    ("cache export names.txt --cache cache", 74, "E_IO", "another place"),
 ]  # fmt: skip
 
 
@@ -269,6 +270,37 @@ def test_every_command_has_a_row_of_wrong_input() -> None:
     assert {row[2] for row in WRONG} <= set(CODES)
 
 
+WRITING = [
+    "ingest scan.nii.gz --cache cache/inner",
+    "ingest scan.nii.gz --cache cache --private-map cache/map.json",
+    "ingest scan.nii.gz --cache cache --report cache/report.json",
+    "pretrain --recipe voco-tiny --cache cache --run cache/run",
+    "finetune --task balls.yaml --cache cache --run cache",
+    "plan --labels seg --cache cache -o cache/items/my.yaml",
+    "export unfinished-task cache/model.onnx --cache cache",
+    "infer scan.nii.gz --task toy.onnx -o cache/out",
+    "infer scan.nii.gz --task toy.onnx --log-file cache/log",
+    "listen --task toy.onnx --peer CT1 --spool cache/spool",
+    "cache export cache/niftis --cache cache",
+    "cache manifest cache/list.json --cache cache",
+    "recipes copy voco cache/voco.yaml",
+    "weights export unfinished cache/x.pt",
+    "study labels --task balls.yaml --cache cache --patients 1 --arm 'a: seed=1' -o cache/study",
+    "study probes --init unfinished --ask linear:seg --cache cache -o cache/probes",
+]
+
+
+@pytest.mark.parametrize("typed", WRITING)
+def test_nothing_but_images_and_labels_is_written_into_a_cache(place: SimpleNamespace, typed: str) -> None:
+    before = sorted(place.cache.rglob("*"))
+    result = medssl(*shlex.split(typed))
+
+    assert "error: E_USAGE: " in result.stderr
+    assert "would lie in the cache" in result.stderr
+    assert result.exit_code == Exit.USAGE
+    assert sorted(place.cache.rglob("*")) == before
+
+
 def test_all_faults_of_a_recipe_are_reported_at_once() -> None:
     result = medssl("recipes", "check", "voco-tiny", "--set", "stepz=3", "--set", "data.batch_size=-1")
 
@@ -278,7 +310,20 @@ def test_all_faults_of_a_recipe_are_reported_at_once() -> None:
     assert "data.batch_size" in result.stderr
 
 
-@pytest.mark.parametrize("typed", ["ingest", "infer scan.nii.gz", "finetune", "pretrain --bogus", "cache shw", "foo"])
+NOT_PARSED = [
+    "ingest",
+    "infer scan.nii.gz",
+    "finetune",
+    "finetune --task balls.yaml --max-minutes inf",
+    "pretrain --bogus",
+    "pretrain --max-minutes inf",
+    "plan --labels seg --minutes inf",
+    "cache shw",
+    "foo",
+]
+
+
+@pytest.mark.parametrize("typed", NOT_PARSED)
 def test_what_cannot_be_parsed_is_usage_too(typed: str) -> None:
     result = medssl(*shlex.split(typed))
 
@@ -298,6 +343,19 @@ def test_a_bug_shows_where_and_not_what(monkeypatch: pytest.MonkeyPatch) -> None
     assert "error: this is a bug in medssl: RuntimeError" in result.stderr
     assert "hint: " in result.stderr
     assert "Mustermann" not in result.stderr
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")])
+def test_a_lack_of_memory_is_no_bug(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("medssl_cli.recipe.find_recipe", fail)
+    result = medssl("recipes", "show", "voco")
+
+    assert result.exit_code == Exit.IO
+    assert "error: E_MEMORY: " in result.stderr
+    assert "data.batch_size" in result.stderr
 
 
 def _commands() -> dict[str, Any]:

@@ -133,6 +133,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "Reading or writing failed: disk full, read-only or damaged",
         "free space or fix permissions, then run the same command again",
     ),
+    "E_MEMORY": Code(
+        "The machine, or its graphics card, has less memory than this takes",
+        "free memory, or ask for less at once: of a training a smaller data.batch_size, data.crop_size or backbone",
+    ),
     "E_NO_SPACE": Code(
         "There is not enough free space for what would be stored",
         "free space, choose another --cache, or name only what is not in the cache yet",
@@ -218,6 +222,14 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     "E_WEIGHTS_COVERAGE": Code(
         "The file does not hold every weight of the encoder",
         "get the whole file, or accept random values for the rest with --allow-partial",
+    ),
+    "W_NOT_HU": Code(
+        "A recipe's window in Hounsfield units is laid over images of which it is known that they have none",
+        "give data.window_hu null and data.zscore true, or data.modality CT to leave such images out",
+    ),
+    "W_NO_SPACING": Code(
+        "Pictures do not say how large their pixels are, and the recipe asks for a spacing: a pixel counts as 1 mm",
+        "give data.spacing_mm null; or ingest the DICOM files of the pictures, which may say it",
     ),
     "W_INIT_CHANNELS": Code(
         "The weights have learnt other channels than the recipe names; each of them takes the place of one",
