@@ -103,12 +103,19 @@ def own_task(cache: Cache, label_set: str, name: str) -> dict[str, Any]:
 
 
 def science_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What a plan keeps of a recipe: its task, which images it takes, its name and its seeds."""
-    data = document.get("data") or {}
+    """What a plan keeps of a recipe: its task, which images it takes, its name and its seeds.
+
+    Raises:
+        UsageError: `E_RECIPE`, it is no recipe of a task.
+    """
+    data, told = document.get("data") or {}, document.get("task")
+    if not isinstance(told, Mapping) or "name" not in told or not isinstance(data, Mapping):
+        raise UsageError("E_RECIPE", "a plan is for a task, and the recipe names none", hint="name a task recipe")
     images: dict[str, Any] = {key: data[key] for key in ("modality",) if key in data}
-    if isinstance(data.get("channels"), list):
-        images["channels"] = [{"name": channel["name"]} for channel in data["channels"]]
-    task = {key: value for key, value in document["task"].items() if key != "decoder"}
+    channels = data.get("channels")
+    if isinstance(channels, list) and all(isinstance(each, Mapping) and "name" in each for each in channels):
+        images["channels"] = [{"name": channel["name"]} for channel in channels]
+    task = {key: value for key, value in told.items() if key != "decoder"}
     return {"schema": 1, **{key: document[key] for key in KEPT if key in document}, "task": task, "data": images}
 
 

@@ -155,6 +155,11 @@ def test_a_shipped_recipe_keeps_its_classes_and_images_and_is_planned_anew() -> 
     assert set(document) == {"schema", "name", "seed", "task", "data", "evaluation"}
 
 
+def test_a_recipe_of_a_pretraining_has_nothing_to_plan_for() -> None:
+    with pytest.raises(UsageError, match="E_RECIPE: a plan is for a task"):
+        science_of(raw_recipe(find_recipe("voco-tiny")))
+
+
 def test_sides_are_not_mirrored(tmp_path: Path) -> None:
     def mark(_: int, label: np.ndarray) -> Marked:
         return Marked(label, {1: "left_ball", 2: "right_ball"})
