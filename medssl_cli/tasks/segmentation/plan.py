@@ -31,7 +31,7 @@ from medssl_cli.plan.whole import flip_values, is_lateral
 from medssl_cli.recipe import AUTO, Named
 from medssl_cli.tasks.segmentation.plan_network import (
     FEW_SLICES,
-    Grid,
+    SeenGrid,
     NetworkPlan,
     dims_of,
     given_network,
@@ -62,7 +62,7 @@ class _Setting:
     pins: Pins
     fingerprint: Fingerprint
     budget: PlanBudget
-    grid: Grid
+    grid: SeenGrid
     step_voxels: int
 
 
@@ -167,7 +167,7 @@ def _mirrored(flips: Mapping[str, PlannedValue]) -> PlannedValue:
     return PlannedValue([0] if is_known else [], reason)
 
 
-def _grid_of(pins: Pins, fingerprint: Fingerprint, crop_voxels: int, *, dims: int | None) -> Grid:
+def _grid_of(pins: Pins, fingerprint: Fingerprint, crop_voxels: int, *, dims: int | None) -> SeenGrid:
     """The grid of the images: as given, or planned.
 
     Args:
@@ -191,7 +191,7 @@ def _grid_of(pins: Pins, fingerprint: Fingerprint, crop_voxels: int, *, dims: in
     x, y, z = (median_mm / np.array(choice.spacing_mm)).tolist()
     is_cropped = bool(pins.get("data.foreground_crop", _pays(fingerprint)))
     is_stack = z < FEW_SLICES or pins.get("task.relation") is not None
-    return Grid(choice, (x, y, z), is_cropped, dims or dims_of(pins, z), whole_stacks=is_stack)
+    return SeenGrid(choice, (x, y, z), is_cropped, dims or dims_of(pins, z), whole_stacks=is_stack)
 
 
 def _at_given_levels(pins: Pins, choice: SpacingChoice) -> SpacingChoice:
@@ -208,7 +208,7 @@ def _pays(fingerprint: Fingerprint) -> bool:
     return bool(fingerprint.content_share.prod() < PAYS_BELOW)
 
 
-def _grid_values(fingerprint: Fingerprint, grid: Grid) -> dict[str, PlannedValue]:
+def _grid_values(fingerprint: Fingerprint, grid: SeenGrid) -> dict[str, PlannedValue]:
     share = fingerprint.content_share.prod()
     modality = fingerprint.modality
     about = f"median of {fingerprint.num_images} images"
@@ -272,7 +272,7 @@ def _decoder_values(pins: Pins, levels: Sequence[LevelShape], budget: PlanBudget
     return values
 
 
-def _augmentation_values(fingerprint: Fingerprint, grid: Grid) -> dict[str, PlannedValue]:
+def _augmentation_values(fingerprint: Fingerprint, grid: SeenGrid) -> dict[str, PlannedValue]:
     is_small = fingerprint.num_images < SMALL_SET
     axes = [0, 1] if grid.choice.thick_axis == 2 or grid.dims == 2 else [0, 1, 2]
     if grid.choice.thick_axis in (0, 1):
@@ -293,7 +293,7 @@ def _augmentation_values(fingerprint: Fingerprint, grid: Grid) -> dict[str, Plan
     }
 
 
-def _foreground(fingerprint: Fingerprint, grid: Grid, *, shows_all: bool) -> PlannedValue:
+def _foreground(fingerprint: Fingerprint, grid: SeenGrid, *, shows_all: bool) -> PlannedValue:
     if shows_all:
         return PlannedValue(0.0, "a crop shows the whole image, and with it every class")
     amounts = [each.median for each in fingerprint.classes if each.num_images]
@@ -303,13 +303,13 @@ def _foreground(fingerprint: Fingerprint, grid: Grid, *, shows_all: bool) -> Pla
     return PlannedValue(share, "of the crops show a voxel of a class; all classes equally often")
 
 
-def _crop_reason(grid: Grid, crop: tuple[int, int, int]) -> str:
+def _crop_reason(grid: SeenGrid, crop: tuple[int, int, int]) -> str:
     extent = " x ".join(f"{length * step:.0f}" for length, step in zip(crop, grid.spacing, strict=True))
     whole = " x ".join(f"{length:.0f}" for length in grid.extents)
     return f"{extent} mm; the median image has {whole} voxels; larger sees more and takes longer"
 
 
-def _dims_reason(pins: Pins, grid: Grid, fingerprint: Fingerprint) -> str:
+def _dims_reason(pins: Pins, grid: SeenGrid, fingerprint: Fingerprint) -> str:
     if pins.has("backbone.spatial_dims"):
         return GIVEN
     slices = np.median(fingerprint.shapes[:, 2])

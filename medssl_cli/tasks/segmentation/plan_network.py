@@ -41,7 +41,7 @@ PLANNED_NAME: Final = "unet"
 
 
 @dataclass(frozen=True)
-class Grid:
+class SeenGrid:
     """What the network sees of the median image.
 
     Args:
@@ -102,7 +102,7 @@ def dims_of(pins: Pins, num_slices: float) -> int:
     return 2 if is_flat or pins.get("task.relation") is not None or num_slices < FEW_SLICES else 3
 
 
-def given_network(pins: Pins, grid: Grid, backbone: Backbone, crop_voxels: int) -> NetworkPlan:
+def given_network(pins: Pins, grid: SeenGrid, backbone: Backbone, crop_voxels: int) -> NetworkPlan:
     """A crop for a network that a recipe gives.
 
     Args:
@@ -119,7 +119,9 @@ def given_network(pins: Pins, grid: Grid, backbone: Backbone, crop_voxels: int) 
     return NetworkPlan((x, y, z))
 
 
-def planned_networks(pins: Pins, grid: Grid, *, device: str, crop_voxels: int, dims_reason: str) -> list[NetworkPlan]:
+def planned_networks(
+    pins: Pins, grid: SeenGrid, *, device: str, crop_voxels: int, dims_reason: str
+) -> list[NetworkPlan]:
     """Networks of their own, the cheapest first: wider ones, then ones that compute at full resolution.
 
     Args:
@@ -158,7 +160,7 @@ def _require_sound_parts(pins: Pins) -> None:
         raise UsageError("E_RECIPE", f"backbone.channels {channels!r} is no list of whole numbers above 0")
 
 
-def _network(pins: Pins, grid: Grid, finest: int, width: int, *, most: int, crop_voxels: int) -> NetworkPlan:
+def _network(pins: Pins, grid: SeenGrid, finest: int, width: int, *, most: int, crop_voxels: int) -> NetworkPlan:
     """A network; see `NETWORKS`."""
     crop, levels = _crop_and_levels(pins, grid, first_stride=1 if finest else 2, crop_voxels=crop_voxels)
     widths = [finest] * (finest > 0) + [width * 2**number for number in range(len(levels))]
@@ -184,7 +186,9 @@ def _network(pins: Pins, grid: Grid, finest: int, width: int, *, most: int, crop
     return NetworkPlan(crop, levels, values, rate, _cost(crop, levels, channels))
 
 
-def _crop_and_levels(pins: Pins, grid: Grid, *, first_stride: int, crop_voxels: int) -> tuple[Shape, list[LevelShape]]:
+def _crop_and_levels(
+    pins: Pins, grid: SeenGrid, *, first_stride: int, crop_voxels: int
+) -> tuple[Shape, list[LevelShape]]:
     """A crop and levels that take it, and every size that is given."""
     dims, spacing, fixed = grid.dims, grid.spacing, fixed_sizes(pins)
     number = _given_levels(pins)
