@@ -31,8 +31,8 @@ from medssl_cli.plan.whole import flip_values, is_lateral
 from medssl_cli.recipe import AUTO, Named
 from medssl_cli.tasks.segmentation.plan_network import (
     FEW_SLICES,
-    SeenGrid,
     NetworkPlan,
+    SeenGrid,
     dims_of,
     given_network,
     planned_networks,
