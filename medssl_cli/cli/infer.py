@@ -71,8 +71,6 @@ def infer(
 
         medssl infer ./dicom-series -o out --task heart-seg --device cpu --formats seg,rtstruct,sr
 
-        medssl infer ./radiographs -o out --task xray-abnormal
-
         medssl infer --channel flair=p1/a.nii.gz --channel t1ce=p1/b.nii.gz --task brain-tumour
 
         medssl infer --watch ./arriving -o out --task heart-seg --series 'modality=MR,slices>=40,newest'
@@ -105,8 +103,7 @@ def infer(
             device, threads=share[0], max_ram_bytes=share[1], tile_timeout_s=tile_timeout, every_tile=every_tile,
             overwrite=overwrite, outputs=own.outputs_of(formats), preview=draw_preview if preview else None,
             has_page=page, progress=terminal.progress, policy=policy, workers=others, overlap=overlap, deliver=deliver,
-            say=tell,
-            is_stopped=lambda: stop.is_set,
+            say=tell, is_stopped=lambda: stop.is_set,
         )  # fmt: skip
         if watch is not None:
             counts = run_watch(watch, model, settle_s=settle, how=how, out=out, only_series=series or ())
