@@ -24,6 +24,7 @@ TEMPORARY_PREFIX: Final = ".tmp-"
 _TEMPORARY: Final = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}([0-9]{{1,10}})-[0-9a-f]{{12}}")
 PRIVATE: Final = 0o600
 MAX_DOCUMENT_BYTES: Final = 2**30
+PIECE_BYTES: Final = 2**20
 _UMASK_OF_USER: ContextVar[int | None] = ContextVar("umask of the user", default=None)
 
 
@@ -220,11 +221,15 @@ def read_regular(path: Path, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
         ValueError: It is no regular file, or larger than that.
         OSError: It cannot be read.
     """
+    pieces, left = [], max_bytes + 1
     with open_regular(path) as stream:
-        data = stream.read(max_bytes + 1)
-    if len(data) > max_bytes:
+        # A single read would set the largest size aside, which a limit of memory may not allow.
+        while piece := stream.read(min(left, PIECE_BYTES)):
+            pieces.append(piece)
+            left -= len(piece)
+    if not left:
         raise ValueError(f"larger than {max_bytes} bytes")
-    return data
+    return b"".join(pieces)
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ def unseal(data: bytes, *, name: str) -> tuple[str, str]:
         GateError: `E_MODEL_CORRUPT`: ours, and changed after it was written.
     """
     trailer_size = len(_entry(DIGEST_KEY, "0" * 64))
-    payload, trailer = data[:-trailer_size], data[-trailer_size:]
+    payload, trailer = memoryview(data)[:-trailer_size], data[-trailer_size:]
     has_head = data.startswith(_contract_start())
     has_trailer = trailer.startswith(_entry(DIGEST_KEY, "0" * 64)[:-64])
     if not has_head and not has_trailer and CONTRACT_KEY.encode() not in data:
@@ -84,7 +84,7 @@ def unseal(data: bytes, *, name: str) -> tuple[str, str]:
     return bundle_json, digest
 
 
-def read_head(data: bytes, *, name: str) -> str:
+def read_head(data: bytes | memoryview, *, name: str) -> str:
     """The bundle's JSON from the first bytes of a model, unchecked.
 
     Raises:
@@ -124,7 +124,7 @@ def _contract_start() -> bytes:
     return _entry(CONTRACT_KEY, "1")[: -len("1")]
 
 
-def _metadata(data: bytes) -> Iterator[bytes]:
+def _metadata(data: bytes | memoryview) -> Iterator[bytes]:
     for number, _, value in _fields(data):
         if number != _METADATA_FIELD or not isinstance(value, memoryview):
             return
@@ -137,10 +137,10 @@ def _pair(entry: bytes) -> tuple[str, str]:
     return key, value
 
 
-def _refuse_foreign_parts(payload: bytes, name: str) -> None:
+def _refuse_foreign_parts(payload: memoryview, name: str) -> None:
     """Refuse what medssl never exports: weights in other files, and operators that need foreign code."""
     try:
-        problem = next(_foreign_parts(memoryview(payload), "model"), None)
+        problem = next(_foreign_parts(payload, "model"), None)
     except (ValueError, IndexError, RecursionError):
         problem = "a structure that is not ONNX"
     if problem is not None:

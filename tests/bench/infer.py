@@ -133,10 +133,10 @@ def bench_infer(setup: InferSetup) -> InferBenchmark:
             *("-m", "tests.bench.eager_infer", scan, folder / "eager"),
             *(setup.network, setup.num_classes, setup.spacing_mm),
         )
-        runs = [_run("medssl infer", ours)]
+        runs = [watched_run("medssl infer", ours)]
         if setup.has_every_tile:
-            runs.append(_run("medssl infer --every-tile", (*ours, "--every-tile", "-o", folder / "every")))
-        runs += [] if setup.is_alone else [_run("MONAI eager", theirs)]
+            runs.append(watched_run("medssl infer --every-tile", (*ours, "--every-tile", "-o", folder / "every")))
+        runs += [] if setup.is_alone else [watched_run("MONAI eager", theirs)]
         constant = constant_tiles(Volume(voxels[np.newaxis], affine), setup.preprocessing)
     return InferBenchmark(voxels.size, *constant, tuple(runs))
 
@@ -175,8 +175,13 @@ def _write_model(path: Path, setup: InferSetup) -> None:
     path.write_bytes(attach(program.model_proto.SerializeToString(), bundle))
 
 
-def _run(name: str, arguments: Sequence[Any]) -> InferRun:
-    """Run Python with one thread, and watch all its processes."""
+def watched_run(name: str, arguments: Sequence[Any]) -> InferRun:
+    """Run Python with one thread, and watch the memory of all its processes.
+
+    Args:
+        name: Whose command it is.
+        arguments: Arguments of Python.
+    """
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,17 @@ def test_only_regular_files_of_a_limited_size_are_read(tmp_path: Path) -> None:
     for path, size in ((tmp_path / "file", 4), (tmp_path / "pipe", 9), (tmp_path, 9), (Path("/dev/zero"), 9)):
         with pytest.raises(ValueError):  # noqa: PT011 - of any kind
             read_regular(path, max_bytes=size)
+
+
+def test_the_largest_size_is_not_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+
+    tracemalloc.start()
+    read_regular(tmp_path / "file", max_bytes=2**30)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 2**22
 
 
 def garbage(path: Path) -> None:
