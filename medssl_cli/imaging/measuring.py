@@ -37,8 +37,8 @@ class Measurement:
         cut_off: Sides of the patient on which it reaches the edge of the scan; an axis of one voxel has no sides.
         mean: Mean of the scan's values in it.
         sd: Their standard deviation, of the voxels as they are (not of a sample).
-        least: The lowest of them.
-        most: The highest of them.
+        minimum: The lowest of them.
+        maximum: The highest of them.
         long_axis_mm: Longest distance in any slice between two points of the outline of one connected part.
         short_axis_mm: Longest distance at right angles to that, in the same part and slice.
         axes_slice: Which slice that is, from 0 on.
@@ -52,8 +52,8 @@ class Measurement:
     cut_off: tuple[str, ...]
     mean: float
     sd: float
-    least: float
-    most: float
+    minimum: float
+    maximum: float
     long_axis_mm: float
     short_axis_mm: float
     axes_slice: int
@@ -186,8 +186,8 @@ class _Sums:
             cut_off=_cut_off(low[list(order)], high[list(order)], [shape[axis] for axis in order], is_backwards),
             mean=float(self.means[label]),
             sd=float(np.sqrt(self.squares[label] / count)),
-            least=float(self.least[label]),
-            most=float(self.most[label]),
+            minimum=float(self.least[label]),
+            maximum=float(self.most[label]),
             long_axis_mm=axes.long_mm,
             short_axis_mm=axes.short_mm,
             axes_slice=number,

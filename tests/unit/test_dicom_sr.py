@@ -11,11 +11,12 @@ import pytest
 from pydicom.sr.codedict import codes
 
 from medssl_cli.base.errors import GateError
-from medssl_cli.formats import dicom_sr
+from medssl_cli.formats import dicom_sr, sr_statements
 from medssl_cli.formats.anatomy_codes import structure_code
 from medssl_cli.formats.dicom import Header, read_headers
-from medssl_cli.formats.dicom_sr import Amount, Statement, read_groups, write_report
+from medssl_cli.formats.dicom_sr import read_groups, write_report
 from medssl_cli.formats.predictions import is_prediction
+from medssl_cli.formats.sr_statements import Amount, Statement
 from tests.unit.test_dicom_seg import blocks, oblique_affine, series
 from tests.unit.test_dicom_seg import write as write_seg
 
@@ -25,11 +26,11 @@ def statement(name: str, *amounts: Amount, **given: object) -> Statement:
 
 
 def millilitres(value: float) -> Amount:
-    return Amount(dicom_sr.VOLUME, value, dicom_sr.MILLILITRE)
+    return Amount(sr_statements.VOLUME, value, sr_statements.MILLILITRE)
 
 
 def probability(value: float) -> Amount:
-    return Amount(dicom_sr.PROBABILITY, value, dicom_sr.NO_UNITS)
+    return Amount(sr_statements.PROBABILITY, value, sr_statements.NO_UNITS)
 
 
 SAID = [
@@ -37,7 +38,7 @@ SAID = [
     statement("something else", millilitres(0.0), segment=2),
     statement("left kidney", millilitres(1 / 3), is_present=False),
     statement("liver tumor", probability(0.25), is_present=True),
-    statement("nodule", probability(1e-6), Amount(dicom_sr.DIAMETER, 7.5, dicom_sr.MILLIMETRE),
+    statement("nodule", probability(1e-6), Amount(sr_statements.DIAMETER, 7.5, sr_statements.MILLIMETRE),
               box_mm=(-10.0, -20.0, 5.0, -4.0, -8.0, 12.5)),
     statement("fracture", probability(0.9), box_pixels=(1.5, 2.0, 9.0, 12.25)),
 ]  # fmt: skip

@@ -76,7 +76,7 @@ def expected(mask: np.ndarray, scan: Volume) -> dict[str, Any]:
         "volume_ml": float(mask.sum() * spacing.prod()) / 1000,
         "centre_mm": scan.affine[:3, :3] @ places.mean(axis=0) + scan.affine[:3, 3],
         "parts": ndimage.label(mask, np.ones((3, 3, 3)))[1],
-        "mean": values.mean(), "sd": values.std(), "least": values.min(), "most": values.max(),
+        "mean": values.mean(), "sd": values.std(), "minimum": values.min(), "maximum": values.max(),
         "extent_mm": [float(np.ptp(places[:, axis]) + 1) * spacing[axis] for axis in main],
         "cut_off": set(sides),
         "axes": axes_of_mask(mask, spacing),
