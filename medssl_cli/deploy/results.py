@@ -29,6 +29,7 @@ class ScanResult:
         task: Task of the model.
         code: Why not `done`.
         message: Message with numbers; of a scan that is done, what more there is to say about its warnings.
+        hint: What to do about it.
         warnings: `W_` codes.
         repairs: What the options changed in the scan; its mask then lies on the grid that they made.
         path: Where it lies, absolute; of a series the innermost folder that holds it.
@@ -37,6 +38,8 @@ class ScanResult:
         series: SeriesInstanceUID of DICOM.
         description: SeriesDescription of DICOM.
         files: How many there are.
+        shape: Size (X, Y, Z) of the image in voxels.
+        spacing_mm: Millimetres (x, y, z) between their centres.
         volumes_ml: Volume of each class, 0 of one that was not found.
         seconds: Time for reading, computing and writing.
         device: Device on which the model ran.
