@@ -73,14 +73,14 @@ TABLES: Final = {
 REPORT: Final = """\
 `report.json` beside the outputs holds an entry for each scan of all calls into the folder. `report.jsonl` has a line
 for each result, the same entry with its time (`at`, UTC). `medssl infer --json` prints a report of one call, and with
-`--watch` an entry for each result. Later versions add fields and change none. The file `NAME_TASK.json` of each image of
-a model of findings or boxes is told of in [its guide](../guides/deploy-findings-and-boxes.md#what-comes-out).
+`--watch` an entry for each result. Later versions add fields and change none. The file `NAME_TASK.json` of each image
+of a model of findings or boxes is told of in [its guide](../guides/deploy-findings-and-boxes.md#what-comes-out).
 """
 MEASURED: Final = """\
 In `measurements` by the name of the class, in the table `measurements.csv`, and in DICOM reports (`--formats sr`).
 Slices are those of a DICOM series, and of a file the third axis of its array; values are those of the scan's first
-channel. The outline of a class runs halfway between the centres of pixels inside and outside, so that the axes of a disc
-are up to 0.9 pixels too long ([decision 0426](../decisions/0426-measurements-of-classes.md)).
+channel. The outline of a class runs halfway between the centres of pixels inside and outside, so that the axes of a
+disc are up to 0.9 pixels too long ([decision 0426](../decisions/0426-measurements-of-classes.md)).
 """
 FIELDS: Final = ("field", "meaning")
 
