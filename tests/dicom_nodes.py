@@ -78,6 +78,7 @@ class TakingNode:
         if self.statuses:
             return self.statuses.pop(0)
         dataset = event.dataset
+        dataset.file_meta = event.file_meta
         self.arrivals.append(str(dataset.SOPInstanceUID))
         self.objects[str(dataset.SOPInstanceUID)] = dataset
         return 0x0000

@@ -161,7 +161,7 @@ def test_all_formats_come_back_once_and_a_late_series_adds_its_own(
     back = []
     for number, one in enumerate(first):
         back.append(tmp_path / f"{number}.dcm")
-        one.save_as(back[-1], enforce_file_format=True, implicit_vr=False, little_endian=True)
+        one.save_as(back[-1], enforce_file_format=True)
     assert storescu(service.port, back) == 0
     service.wait_until(lambda: answered(2))
     assert storescu(service.port, another_series(slices, tmp_path / "late")) == 0
@@ -179,7 +179,7 @@ def test_all_formats_come_back_once_and_a_late_series_adds_its_own(
 
 def test_findings_of_a_radiograph_come_back_as_a_report(tmp_path: Path, node: TakingNode) -> None:
     model = write_findings_model(tmp_path / "findings.onnx", "DX", threshold=0.6)
-    image = tmp_path / "dx.dcm"
+    image = tmp_path / "1.dcm"
     xray(image, np.full((8, 8), 2048), Modality="DX")
     service = Service(model, tmp_path / "spool", [f"CT1=127.0.0.1:{node.port}"]).start()
 
@@ -189,7 +189,7 @@ def test_findings_of_a_radiograph_come_back_as_a_report(tmp_path: Path, node: Ta
     assert service.stop() == 0
     (report,) = node.objects.values()
     buffer = io.BytesIO()
-    report.save_as(buffer, enforce_file_format=True, implicit_vr=False, little_endian=True)
+    report.save_as(buffer, enforce_file_format=True)
     (group,) = read_groups(buffer.getvalue())
     mean = 2048 / 4095
     assert group.amounts["122157", "DCM"] == (pytest.approx(1 / (1 + np.exp(-mean)), abs=1e-6), "1")
@@ -265,7 +265,7 @@ def test_orthanc_sends_a_study_and_has_its_segmentation_and_report(tmp_path: Pat
 
     assert service.stop() == 0
     assert {modality: len(instances) for modality, instances in found.items()} == {
-        "CT": 12, "SEG": 1, "RTSTRUCT": 1, "SR": 1,
+        "CT": 10, "SEG": 1, "RTSTRUCT": 1, "SR": 1,
     }  # fmt: skip
     named = {
         item.ReferencedSOPInstanceUID
