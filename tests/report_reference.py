@@ -72,7 +72,7 @@ TABLES: Final = {
 
 REPORT: Final = """\
 `report.json` beside the outputs holds an entry for each scan of all calls into the folder. `report.jsonl` has a line
-for each result, the same entry with its time (`at`, UTC). `medssl infer --json` prints a report of one call, and with
+for each result, the same entry with its time (`at`, UTC). `infer --json` prints a report of one call, and with
 `--watch` an entry for each result. Later versions add fields and change none. The file `NAME_TASK.json` of each image
 of a model of findings or boxes is told of in [its guide](../guides/deploy-findings-and-boxes.md#what-comes-out).
 """
