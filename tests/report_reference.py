@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Final
 
 from medssl_cli.deploy.candidates import candidate_rows
-from medssl_cli.deploy.measurements import measurement_rows
+from medssl_cli.deploy.measurements import MEASUREMENT_COLUMNS
 from medssl_cli.deploy.results import InferReport, ScanResult
 from medssl_cli.deploy.whole_answers import tables_of
 from medssl_cli.imaging.measuring import Measurement
@@ -131,7 +131,7 @@ def _columns() -> dict[str, Sequence[object]]:
     ]
     made = {name: data.decode().splitlines()[0].split(",") for name, data in tables_of(entries).items()}
     assert set(made) == set(TABLES)
-    assert made["measurements.csv"] == list(measurement_rows([])[0])
+    assert made["measurements.csv"] == list(MEASUREMENT_COLUMNS)
     assert made["candidates.csv"] == list(candidate_rows([])[0])
     return made  # type: ignore[return-value]
 

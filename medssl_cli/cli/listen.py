@@ -6,15 +6,7 @@ from typing import Annotated
 import typer
 
 from medssl_cli.cli import reading_options as choices
-from medssl_cli.cli.infer_options import (
-    CaOption,
-    DeviceOption,
-    LogFileOption,
-    MaxRamOption,
-    StowOption,
-    ThreadsOption,
-    objects_of,
-)
+from medssl_cli.cli.infer_options import CaOption, DeviceOption, LogFileOption, MaxRamOption, StowOption, ThreadsOption
 from medssl_cli.cli.infer_output import Teller
 from medssl_cli.cli.log_file import LogFile
 from medssl_cli.cli.options import ModelsOption, QuietOption, bytes_of, models_folder
@@ -88,6 +80,7 @@ def listen(
         medssl listen -t 'ct-organs: modality=CT,slices>=40,newest' --peer CT1 --peer PACS=pacs:104 --send-to PACS
     """
     from medssl_cli.base.signals import stop_on_signals
+    from medssl_cli.cli.infer_options import objects_of
     from medssl_cli.deploy.infer import InferSettings
     from medssl_cli.deploy.model_store import ModelStore, resolve_model
     from medssl_cli.formats.policy import Policy

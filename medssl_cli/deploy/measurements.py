@@ -21,7 +21,6 @@ _COLUMNS: Final = (
 MEASUREMENT_COLUMNS: Final = (*TABLE_START, *_COLUMNS)
 
 
-
 def rounded(exact: Measurement) -> Measurement:
     """A measurement as it is told: no digits that nobody needs, and none that hang on a processor."""
     x, y, z = (round(each, DECIMALS) + 0.0 for each in exact.centre_mm)
