@@ -20,6 +20,9 @@ from tests import warm
 from tests.warm import WarmProcess
 
 TITLE = "MEDSSL"
+SEG = "1.2.840.10008.5.1.4.1.1.66.4"
+RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+SR = "1.2.840.10008.5.1.4.1.1.88.34"
 
 
 def free_port() -> int:
@@ -61,7 +64,8 @@ class TakingNode:
         from pynetdicom import AE, evt
 
         node = AE(ae_title=title)
-        node.add_supported_context("1.2.840.10008.5.1.4.1.1.66.4")
+        for kind in (SEG, RTSTRUCT, SR):
+            node.add_supported_context(kind)
         server = node.start_server(("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
         assert server is not None
         self.port = int(server.server_address[1])
@@ -74,6 +78,7 @@ class TakingNode:
         if self.statuses:
             return self.statuses.pop(0)
         dataset = event.dataset
+        dataset.file_meta = event.file_meta
         self.arrivals.append(str(dataset.SOPInstanceUID))
         self.objects[str(dataset.SOPInstanceUID)] = dataset
         return 0x0000

@@ -143,7 +143,7 @@ def _command(title: str, command: Any, level: str = "##") -> Iterator[str]:
     rows = [(f"`{parameter.name.upper()}`", parameter.help, _default(parameter)) for parameter in arguments]
     rows += [(_option(parameter, hints[parameter.name]), parameter.help, _default(parameter)) for parameter in options]
     if rows:
-        yield from (*_table(("argument or option", "meaning", "default"), rows), "")
+        yield from (*table_lines(("argument or option", "meaning", "default"), rows), "")
 
 
 def _usage(argument: Any) -> str:
@@ -185,7 +185,7 @@ def codes_page() -> str:
     lines += ["more precise about what to do than this page. One code: `codes.md#E_TRUNCATED`.", ""]
     for prefix, (title, text) in LEVELS.items():
         rows = [_code_row(name, code) for name, code in CODES.items() if name.startswith(prefix)]
-        lines += [f"## {title}: `{prefix}`", "", text, "", *_table(("code", "meaning", "what to do"), rows), ""]
+        lines += [f"## {title}: `{prefix}`", "", text, "", *table_lines(("code", "meaning", "what to do"), rows), ""]
     return "\n".join(lines)
 
 
@@ -200,7 +200,7 @@ def recipe_page() -> str:
     lines += ["One complete YAML file: no inheritance, no code. All faults are reported at once."]
     lines += ["A file with `method:` is a pre-training recipe, one with `task:` a task recipe.", ""]
     lines += ["Change one key on the command line with `--set data.batch_size=2`.", "", "## Shipped recipes", ""]
-    lines += [*_table(("name", "for", "what"), list(_shipped())), ""]
+    lines += [*table_lines(("name", "for", "what"), list(_shipped())), ""]
     common = recipe.Training.model_fields
     sections: list[tuple[str, str, type[BaseModel], Sequence[str]]] = [
         ("Every recipe", "", recipe.Training, ()),
@@ -239,10 +239,15 @@ def recipe_page() -> str:
     for title, prefix, model, left_out in sections:
         fields = [(name, field) for name, field in model.model_fields.items() if name not in left_out]
         rows = [_field(name, field, prefix, model) for name, field in fields]
-        lines += [f"## {title}", "", *_table(("key", "value", "default", "meaning"), rows), ""]
+        lines += [f"## {title}", "", *table_lines(("key", "value", "default", "meaning"), rows), ""]
     for name in plugins.names("backbone"):
         rows = list(_backbone(plugins.load("backbone", name).build))
-        lines += [f"## `backbone: {{name: {name}}}`", "", *_table(("key", "value", "default", "meaning"), rows), ""]
+        lines += [
+            f"## `backbone: {{name: {name}}}`",
+            "",
+            *table_lines(("key", "value", "default", "meaning"), rows),
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -260,7 +265,7 @@ def _field(name: str, field: FieldInfo, prefix: str, model: type[BaseModel]) -> 
     else:
         default = "" if isinstance(field.default, BaseModel) else _yaml(field.default)
     value = _kind(field.annotation) + _limits(field.metadata)
-    described = {key: text for base in reversed(model.__mro__) for key, text in _arguments(base).items()}
+    described = {key: text for base in reversed(model.__mro__) for key, text in arguments_of(base).items()}
     meaning = MEANINGS.get(prefix + key) or described.get(name)
     if not meaning:
         raise KeyError(f"what does {prefix + key} mean? say so in the docstring, or in MEANINGS")
@@ -268,7 +273,7 @@ def _field(name: str, field: FieldInfo, prefix: str, model: type[BaseModel]) -> 
 
 
 def _backbone(build: Any) -> Iterator[tuple[str, str, str, str]]:
-    described = _arguments(build)
+    described = arguments_of(build)
     for name, parameter in inspect.signature(build).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
             yield f"`{name}`", _kind(parameter.annotation), _yaml(parameter.default), described[name]
@@ -308,7 +313,7 @@ def _yaml(value: Any) -> str:
     return "none" if value is None else f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
-def _arguments(documented: Any) -> dict[str, str]:
+def arguments_of(documented: Any) -> dict[str, str]:
     """The `Args:` section of a docstring."""
     found: dict[str, str] = {}
     _, _, section = (inspect.cleandoc(documented.__doc__ or "")).partition("Args:\n")
@@ -324,7 +329,7 @@ def _arguments(documented: Any) -> dict[str, str]:
     return found
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield "| " + " | ".join(heads) + " |"
     yield "|" + "---|" * len(heads)
     for row in rows:

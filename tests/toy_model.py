@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from medssl_cli.deploy.bundle import Bundle, Parity, attach
-from medssl_cli.heads import MasksHead
+from medssl_cli.heads import FindingsHead, MasksHead, OperatingPoint
 from medssl_cli.preprocessing import Channel, Preprocessing
 
 TILE = (16, 16, 8)
@@ -77,6 +77,33 @@ def write_region_model(path: Path, channels: Sequence[str], regions: Sequence[st
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", count, *TILE])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", count, *TILE])],
         [weight, bias],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path.write_bytes(attach(bytes(model.SerializeToString()), bundle))
+    return path
+
+
+def write_findings_model(path: Path, modality: str, *, size: int = 8, threshold: float = 0.6) -> Path:
+    """A model of single pictures whose only finding, `bright`, is the sigmoid of their mean brightness."""
+    head = FindingsHead(
+        names=("bright",),
+        label_classes={"bright": ("bright",)},
+        operating_points={"bright": OperatingPoint(threshold=threshold, rule="fixed")},
+    )
+    bundle = toy_bundle(
+        task="toy-findings",
+        modality=modality,
+        preprocessing=Preprocessing(window_hu=(0.0, 4095.0), fit=(size, size)),
+    ).model_copy(update={"head": head})
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["image"], ["pixels"]),
+            helper.make_node("ReduceMean", ["pixels", "axes"], ["logits"], keepdims=1),
+        ],
+        "toy",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, size, size])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1])],
+        [numpy_helper.from_array(np.array([1]), "axes")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     path.write_bytes(attach(bytes(model.SerializeToString()), bundle))

@@ -101,3 +101,15 @@ def outputs_of(formats: str) -> "tuple[Output, ...]":
             "E_USAGE", "--formats names several kinds of seg, and a scan gets one", hint="choose one of them"
         )
     return ("nifti", *(word for word in objects if word in words), "preview")
+
+
+def objects_of(formats: str) -> "tuple[Output, ...]":
+    """What `--formats` of a service asks for; something has to be sent.
+
+    Raises:
+        UsageError: `E_USAGE`.
+    """
+    outputs = outputs_of(formats)
+    if formats == "none":
+        raise UsageError("E_USAGE", "nothing would be sent", hint="--formats seg, sr, or both")
+    return outputs

@@ -32,6 +32,10 @@ def listen(
     send_to: Annotated[
         list[str] | None, typer.Option(metavar="TITLE", help="Peer that gets all results.", rich_help_panel=NETWORK)
     ] = None,
+    formats: Annotated[
+        str,
+        typer.Option(metavar="A,B", help="What is sent of masks: seg, rtstruct, sr. Findings and boxes: sr."),
+    ] = "seg",
     stow: StowOption = None,
     ca_bundle: CaOption = None,
     title: Annotated[str, typer.Option(help="AE title of this service.", rich_help_panel=NETWORK)] = "MEDSSL",
@@ -67,15 +71,16 @@ def listen(
     log_file: LogFileOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Receive DICOM studies, ask models about them and send DICOM SEG back: a service, until SIGTERM.
+    """Receive DICOM studies, ask models about them and send DICOM objects back: a service, until SIGTERM.
 
     Examples:
 
-        medssl listen --task heart-seg --peer PACS=10.0.0.5:104 --host 0.0.0.0
+        medssl listen --task heart-seg --peer PACS=10.0.0.5:104 --host 0.0.0.0 --formats seg,sr
 
         medssl listen -t 'ct-organs: modality=CT,slices>=40,newest' --peer CT1 --peer PACS=pacs:104 --send-to PACS
     """
     from medssl_cli.base.signals import stop_on_signals
+    from medssl_cli.cli.infer_options import objects_of
     from medssl_cli.deploy.infer import InferSettings
     from medssl_cli.deploy.model_store import ModelStore, resolve_model
     from medssl_cli.formats.policy import Policy
@@ -90,6 +95,7 @@ def listen(
         send_to or (), monitor_port, settle, keep * 3600, ReceiverLimits(max_queue, bytes_of(min_free_gib)),
         *tls_contexts(tls_cert, tls_key, tls_ca),
     )  # fmt: skip
+    outputs = objects_of(formats)
     store, rules = ModelStore(models_folder(models)), [TaskRule.parse(text) for text in task]
     wanted = [(resolve_model(rule.task, store), rule.series) for rule in rules]
     terminal, log = Terminal(quiet=quiet), LogFile(log_file)
@@ -105,6 +111,6 @@ def listen(
         )  # fmt: skip
         how = InferSettings(
             device, threads, None if max_ram_gib is None else bytes_of(max_ram_gib), policy=policy,
-            say=Teller(log, prints=False, as_json=False), is_stopped=lambda: stop.is_set,
+            outputs=outputs, say=Teller(log, prints=False, as_json=False), is_stopped=lambda: stop.is_set,
         )  # fmt: skip
         run_listen(settings, wanted, how, others=others, say=say)

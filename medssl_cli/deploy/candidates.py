@@ -20,7 +20,8 @@ from medssl_cli.imaging.geometry import Affine, Shape, spacing_mm
 
 CANDIDATES: Final = "candidates"
 """How a report calls boxes of a volume."""
-_COLUMNS: Final = ("class", "diameter_mm", "threshold", "is_yes", "name")
+UNITS: Final = "LPS mm"
+_COLUMNS: Final = ("class", "diameter_mm", "threshold", "is_yes", "name", "units")
 
 
 def boxes_in_patient(
@@ -59,6 +60,13 @@ def candidate_rows(entries: Sequence[ScanResult]) -> list[Sequence[object]]:
             low, high = np.array(box["corners"][:3]), np.array(box["corners"][3:])
             x, y, z = (low + high) / 2 * (-1, -1, 1)
             threshold = entry.thresholds.get(box["class"], 1.0)
-            told = (box["class"], f"{box['diameter_mm']:.3f}", f"{threshold:.6f}", int(box["is_yes"]), entry.name)
+            told = (
+                box["class"],
+                f"{box['diameter_mm']:.3f}",
+                f"{threshold:.6f}",
+                int(box["is_yes"]),
+                entry.name,
+                UNITS,
+            )
             rows.append((series, f"{x:.4f}", f"{y:.4f}", f"{z:.4f}", f"{box['score']:.6f}", entry.task, *told))
     return rows

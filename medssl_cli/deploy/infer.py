@@ -16,6 +16,7 @@ from medssl_cli.deploy.cases import put_together, require_channels
 from medssl_cli.deploy.choosing import Part, chosen
 from medssl_cli.deploy.job import ACCEPT_WRITING, Job, Progress, Where
 from medssl_cli.deploy.mask_files import Output, Preview, seg_storage, stem_of_mask
+from medssl_cli.deploy.measurements import MEASUREMENTS_TABLE
 from medssl_cli.deploy.outputs import is_own
 from medssl_cli.deploy.report_file import ReportFile, table_path
 from medssl_cli.deploy.results import InferReport, ScanResult
@@ -26,6 +27,7 @@ from medssl_cli.deploy.scans import Findings, Scan, find_scans
 from medssl_cli.deploy.whole_answers import REGIONS, TABLES, answer_kind
 from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.policy import STRICT, Policy
+from medssl_cli.heads import MasksHead
 from medssl_cli.work.workers import TaskMap
 
 __all__ = ["ALL_OUTPUTS", "InferReport", "InferSettings", "Output", "Preview", "Progress", "ScanResult", "infer"]
@@ -250,7 +252,7 @@ def _require_answers(bundle: Bundle, where: Where) -> None:
 
     Raises:
         UsageError: `E_USAGE`, the model gives nothing that is written here, or one mask is named for a model of others;
-            `E_OUTPUT_EXISTS`, the name of the table is taken by a file of somebody else.
+            `E_OUTPUT_EXISTS`, the name of a table is taken by a file of somebody else.
     """
     kind = answer_kind(bundle.head)
     if kind == "embeddings":
@@ -258,17 +260,19 @@ def _require_answers(bundle: Bundle, where: Where) -> None:
             "E_USAGE", f"{bundle.task} gives embeddings, of which medssl infer writes nothing",
             hint="run the file with ONNX Runtime: medssl models show says what it takes and gives",
         )  # fmt: skip
-    if kind not in TABLES:
-        return
-    if where.mask is not None:
+    if where.mask is not None and kind in TABLES:
         told = "a mask for each region" if kind == REGIONS else f"{kind} and no mask"
         raise UsageError("E_USAGE", f"{bundle.task} gives {told}", hint="-o FOLDER")
-    table = table_path(where.report, TABLES[kind])
-    if table.exists() and not is_own(table):
-        raise UsageError(
-            "E_OUTPUT_EXISTS", f"{table.name} in the output folder is not a table of medssl infer",
-            hint="move it away, or choose another folder with -o",
-        )  # fmt: skip
+    if where.mask is not None:
+        return
+    names = [TABLES[kind]] if kind in TABLES else []
+    names += [MEASUREMENTS_TABLE] if isinstance(bundle.head, MasksHead) else []
+    for table in [table_path(where.report, name) for name in names]:
+        if table.exists() and not is_own(table):
+            raise UsageError(
+                "E_OUTPUT_EXISTS", f"{table.name} in the output folder is not a table of medssl infer",
+                hint="move it away, or choose another folder with -o",
+            )  # fmt: skip
 
 
 def _require_storage(bundle: Bundle, outputs: Sequence[Output]) -> None:

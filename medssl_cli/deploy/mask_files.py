@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from medssl_cli.base.errors import MedsslError
 from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.deploy.class_words import algorithm_name, class_codes, class_colours
+from medssl_cli.deploy.measurements import rounded
 from medssl_cli.deploy.naming import region_words
-from medssl_cli.deploy.outputs import nifti_mask, volumes_ml
+from medssl_cli.deploy.outputs import nifti_mask
 from medssl_cli.deploy.whole_answers import REGIONS, WholeAnswer
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.seg_storage import SegStorage
 from medssl_cli.heads import MasksHead
+from medssl_cli.imaging.measuring import Measurement, measured
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.report import Colour
 from medssl_cli.tasks import load_part, task_of_head
@@ -175,16 +177,22 @@ class MaskFiles:
             image: The scan, or the first image of its case.
             answer: Label map `[X, Y, Z]`, or masks of regions `[K, X, Y, Z]`.
         """
-        found = Made({}, [*image.warnings, *(() if answer.any() else ("W_EMPTY_SEGMENTATION",))])
+        by_place = {place: rounded(each) for place, each in measured(answer, image.volume).items()}
+        found = Made({}, [*image.warnings, *(() if by_place else ("W_EMPTY_SEGMENTATION",))])
         for target in targets:
             if target.kind == "nifti":
                 found.files[target.path] = self._nifti(target, image, answer)
                 continue
             try:
-                self._add(target, image.volume, answer, found)
+                self._add(target, image.volume, answer, by_place, found)
             except Exception as error:  # noqa: BLE001 - the mask is there all the same
                 found.note_missing(target.kind, error)
-        found.fields["volumes_ml"] = volumes_ml(answer, image.volume.affine, self._classes)
+        names = self._classes
+        found.fields["volumes_ml"] = {
+            name: by_place[place].volume_ml if place in by_place else 0.0 for place, name in sorted(names.items())
+        }
+        found.fields["measurements"] = {names[place]: each for place, each in by_place.items()}
+        found.fields["value_units"] = image.volume.units
         if answer.ndim == 4:
             found.fields["head"] = REGIONS
         return found
@@ -203,7 +211,14 @@ class MaskFiles:
             labels, image.volume.affine, like_header=image.nifti_header, is_compressed=is_compressed
         )  # fmt: skip
 
-    def _add(self, target: Target, volume: Volume, answer: NDArray[np.uint8], found: Made) -> None:
+    def _add(
+        self,
+        target: Target,
+        volume: Volume,
+        answer: NDArray[np.uint8],
+        measurements: Mapping[int, Measurement],
+        found: Made,
+    ) -> None:
         """A picture or a DICOM object."""
         if target.kind == "preview":
             found.files[target.path] = self._picture(volume, answer)
@@ -213,7 +228,7 @@ class MaskFiles:
             return
         if target.kind == "sr":
             segmentations = [data for path, data in found.files.items() if path.name == _named(target, "seg")]
-            found.files[target.path] = self._report(volume, answer, segmentations)
+            found.files[target.path] = self._report(volume, measurements, segmentations)
             return
         made = self._seg(volume, answer, target.storage)
         found.files[target.path] = made.data
@@ -264,13 +279,13 @@ class MaskFiles:
             codes=class_codes(self.bundle, self._classes),
         )
 
-    def _report(self, volume: Volume, answer: NDArray[np.uint8], segmentations: Sequence[bytes]) -> bytes:
-        """The volume of each class or region; of its segment, if there is a segmentation."""
+    def _report(self, volume: Volume, measurements: Mapping[int, Measurement], segmentations: Sequence[bytes]) -> bytes:
+        """What is measured of each class or region; of its segment, if there is a segmentation."""
         from medssl_cli.deploy.statements import of_masks
         from medssl_cli.formats.dicom_sr import write_report
 
         segmentation = next(iter(segmentations), None)
-        said = of_masks(answer, volume.affine, self._classes, self.bundle, has_segments=segmentation is not None)
+        said = of_masks(measurements, volume, self._classes, self.bundle, has_segments=segmentation is not None)
         return write_report(
             said,
             self._headers,

@@ -1,4 +1,4 @@
-"""What inference leaves behind: masks that are proven before they are named, volumes, and never a silent overwrite."""
+"""What inference leaves behind: masks that are proven before they are named, and never a silent overwrite."""
 
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
@@ -12,10 +12,7 @@ from medssl_cli.base.files import make_output_folder, remove_temporaries, requir
 from medssl_cli.formats.policy import Policy
 from medssl_cli.imaging.geometry import Affine
 
-CUBIC_MM_PER_ML: Final = 1000.0
 HEAD_BYTES: Final = 4096
-LARGEST_LABEL: Final = 255
-COUNTED_AT_ONCE: Final = 2**20
 OVERWRITE: Final = "pass --overwrite, or choose another folder with -o"
 ELSEWHERE: Final = "choose another folder with -o; --overwrite replaces only what medssl infer wrote"
 
@@ -58,25 +55,6 @@ def read_mask(path: Path, policy: Policy) -> NDArray[np.uint8]:
 
     mask = read_nifti(path, policy=policy, is_label=True).image.volume.voxels[0]
     return mask.astype(np.uint8, copy=False)
-
-
-def volumes_ml(labels: NDArray[np.uint8], affine: Affine, classes: Mapping[int, str]) -> dict[str, float]:
-    """Volume of every structure in millilitres.
-
-    Args:
-        labels: Label map `[X, Y, Z]`, or masks of regions `[K, X, Y, Z]` of 0 and 1.
-        affine: Affine of its grid.
-        classes: Names by value, or by place from 1 on.
-    """
-    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / CUBIC_MM_PER_ML
-    if labels.ndim == 4:
-        counts = np.array([0, *(np.count_nonzero(mask) for mask in labels)])
-    else:
-        flat = labels.ravel(order="K")
-        counts = np.zeros(max(*classes, LARGEST_LABEL) + 1, dtype=np.int64)
-        for start in range(0, flat.size, COUNTED_AT_ONCE):  # of each piece, a copy in 64 bits is made
-            counts += np.bincount(flat[start : start + COUNTED_AT_ONCE], minlength=len(counts))
-    return {classes[value]: round(int(counts[value]) * voxel_ml, 6) for value in sorted(classes)}
 
 
 def require_replaceable(

@@ -111,7 +111,8 @@ class ReportFile:
                 self.known.drop(one)
         head = {**header, "journal_bytes": _length(self._journal)}
         self._write(self.path, lambda: report_pieces(head, self.known.own_counts(), self.known.own_texts()))
-        for name, table in tables_of(self.known.own()).items():
+        tables = tables_of(self.known.own()) if self._journal is not None else {}
+        for name, table in tables.items():
             self._write(table_path(self.path, name), lambda table=table: (table,))  # type: ignore[misc]
         self._num_own, self._pending = self.known.num_own, []
         self._known_state = self._state()

@@ -1,7 +1,7 @@
 """What became of scans: one entry each, what an entry must hold to be believed, and the results of one call."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
 
@@ -9,6 +9,7 @@ from medssl_cli import __version__
 from medssl_cli.base.errors import Exit
 from medssl_cli.base.files import json_bytes
 from medssl_cli.deploy.found import NO_IMAGES, Reject, Scan
+from medssl_cli.imaging.measuring import Measurement
 
 Status = Literal["done", "refused", "skipped", "pending"]
 STATUSES: Final = get_args(Status)
@@ -28,6 +29,7 @@ class ScanResult:
         task: Task of the model.
         code: Why not `done`.
         message: Message with numbers; of a scan that is done, what more there is to say about its warnings.
+        hint: What to do about it.
         warnings: `W_` codes.
         repairs: What the options changed in the scan; its mask then lies on the grid that they made.
         path: Where it lies, absolute; of a series the innermost folder that holds it.
@@ -36,6 +38,9 @@ class ScanResult:
         series: SeriesInstanceUID of DICOM.
         description: SeriesDescription of DICOM.
         files: How many there are.
+        shape: Size (X, Y, Z) of the image in voxels.
+        spacing_mm: Millimetres (x, y, z) between their centres.
+        volumes_ml: Volume of each class, 0 of one that was not found.
         seconds: Time for reading, computing and writing.
         device: Device on which the model ran.
         input_sha256: SHA-256 of what the outputs were made from.
@@ -54,6 +59,8 @@ class ScanResult:
         sent: Where the outputs have arrived, of the places that were asked to take them.
         unlike: How far the scan lies from the training images, the share in percent of images left out of their sum
             that lie nearer, and the limit; nothing of models that cannot tell.
+        measurements: What is measured of each class that was found.
+        value_units: Unit of the scan's values in them: HU, SUVbw, Bq/ml, or a.u. where the scan has units of its own.
     """
 
     name: str
@@ -91,6 +98,8 @@ class ScanResult:
     sent: tuple[str, ...] = ()
     memory: dict[str, float] = field(default_factory=dict)
     unlike: dict[str, float] = field(default_factory=dict)
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    value_units: str = ""
 
     @classmethod
     def of(cls, one: Scan | Reject, task: str) -> Self:
@@ -104,7 +113,8 @@ class ScanResult:
 
     def to_json(self) -> dict[str, Any]:
         """The entry in the report; DICOM's attributes have their own names there."""
-        return {_NAMES.get(one.name, one.name): getattr(self, one.name) for one in fields(self)}
+        told = {_NAMES.get(one.name, one.name): getattr(self, one.name) for one in fields(self)}
+        return {**told, "measurements": {name: asdict(each) for name, each in self.measurements.items()}}
 
     @classmethod
     def from_json(cls, entry: Any) -> Self | None:
@@ -116,6 +126,8 @@ class ScanResult:
             value = entry.get(_NAMES.get(one.name, one.name))
             if value is not None:
                 values[one.name] = tuple(value) if isinstance(value, list) else value
+        if isinstance(measurements := values.get("measurements"), dict):
+            values["measurements"] = {each: _measurement_of(value) for each, value in measurements.items()}
         is_sound = all(_CHECKS[name](value) for name, value in values.items())
         return cls(**values) if is_sound and {"name", "status"} <= values.keys() else None
 
@@ -155,6 +167,21 @@ def _is_box(value: Any) -> bool:
     return is_place and _is_text(value["class"]) and _is_number(value["score"]) and isinstance(value["is_yes"], bool)
 
 
+def _measurement_of(entry: Any) -> Measurement | None:
+    """A measurement in a report; None if it is something else."""
+    if not isinstance(entry, dict) or entry.keys() != _MEASURED.keys():
+        return None
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    return Measurement(**values) if all(_MEASURED[name](value) for name, value in values.items()) else None
+
+
+_MEASURED: Final[dict[str, Check]] = {
+    **{one.name: _is_number for one in fields(Measurement)},
+    **dict.fromkeys(("voxels", "axes_slice", "parts"), _is_count),
+    "cut_off": _list_of(_is_text),
+    "extent_mm": _list_of(_is_number, 3),
+    "centre_mm": _list_of(_is_number, 3),
+}
 _CHECKS: Final[dict[str, Check]] = {
     **{one.name: _is_text for one in fields(ScanResult)},
     "status": lambda value: _is_text(value) and value in STATUSES,
@@ -165,6 +192,7 @@ _CHECKS: Final[dict[str, Check]] = {
     "shape": _list_of(_is_count, 3),
     "spacing_mm": _list_of(_is_number, 3),
     "volumes_ml": _map_of(_is_number),
+    "measurements": _map_of(lambda value: isinstance(value, Measurement)),
     "findings": _map_of(_is_number),
     "boxes": _list_of(_is_box),
     "thresholds": _map_of(_is_number),

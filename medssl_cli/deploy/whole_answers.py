@@ -16,6 +16,7 @@ from medssl_cli.base.errors import InputError
 from medssl_cli.base.files import json_bytes
 from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.deploy.candidates import CANDIDATES, boxes_in_patient, candidate_rows
+from medssl_cli.deploy.measurements import MEASUREMENT_COLUMNS, MEASUREMENTS_TABLE, measurement_rows
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.formats.predictions import ANSWER, ANSWER_KEY, TABLE_START
 from medssl_cli.heads import BoxesHead, FindingsHead, Head, MasksHead
@@ -27,7 +28,8 @@ TABLES: Final = {
     "findings": "findings.csv", "boxes": "boxes.csv", CANDIDATES: "candidates.csv", REGIONS: "volumes.csv",
 }  # fmt: skip
 DECIMALS: Final = 6
-_BOX_COLUMNS: Final = ("class", "score", "threshold", "is_yes", "low_x", "low_y", "high_x", "high_y")
+PIXEL_EDGES: Final = "pixel edges"
+_BOX_COLUMNS: Final = ("class", "score", "threshold", "is_yes", "low_x", "low_y", "high_x", "high_y", "units")
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def answer_json(bundle: Bundle, answer: WholeAnswer, *, name: str, model_sha256:
         if head.is_exclusive:
             document["most_probable"] = max(answer.findings, key=lambda each: answer.findings[each])
     else:
-        document["coordinates"] = "pixel edges" if head.tile_size is None else "RAS mm"
+        document["coordinates"] = PIXEL_EDGES if head.tile_size is None else "RAS mm"
         document["boxes"] = [box.to_json() for box in answer.boxes]
     return json_bytes(document)
 
@@ -163,19 +165,27 @@ def tables_of(entries: Iterable[ScanResult]) -> dict[str, bytes]:
     Args:
         entries: Entries of the folder's report.
     """
-    done = [entry for entry in entries if entry.head and entry.input_sha256]
+    done, measured, num_measured = [], io.StringIO(), 0
+    writer = csv.writer(measured, lineterminator="\n")
+    writer.writerow(MEASUREMENT_COLUMNS)
+    for entry in entries:  # measurements of many scans are held as text only
+        if entry.input_sha256:
+            num_measured += len(entry.volumes_ml)
+            writer.writerows(measurement_rows(entry))
+            done += [entry] if entry.head else []
     rows_of = {
         "findings": _findings_rows, "boxes": _boxes_rows, CANDIDATES: candidate_rows, REGIONS: _volumes_rows,
     }  # fmt: skip
     made = {TABLES[head]: make([entry for entry in done if entry.head == head]) for head, make in rows_of.items()}
-    return {name: _csv(rows) for name, rows in made.items() if len(rows) > 1}
+    tables = {name: _csv(rows) for name, rows in made.items() if len(rows) > 1}
+    return {**tables, MEASUREMENTS_TABLE: _encoded(measured)} if num_measured else tables
 
 
 def _findings_rows(entries: Sequence[ScanResult]) -> list[Sequence[object]]:
     """One row per image, three columns per finding; of models with other findings they are empty."""
     names = sorted({name for entry in entries for name in entry.findings})
     columns = [column for name in names for column in (name, f"{name} threshold", f"{name} is_yes")]
-    rows: list[Sequence[object]] = [(*TABLE_START, *columns)]
+    rows: list[Sequence[object]] = [(*TABLE_START, *columns, "units")]
     for entry in entries:
         cells: list[object] = []
         for name in names:
@@ -184,7 +194,7 @@ def _findings_rows(entries: Sequence[ScanResult]) -> list[Sequence[object]]:
                 cells += [f"{score:.6f}", f"{threshold:.6f}", int(score >= threshold)]
             else:
                 cells += ["", "", ""]
-        rows.append((entry.name, entry.path, entry.task, *cells))
+        rows.append((entry.name, entry.path, entry.task, *cells, "probability"))
     return rows
 
 
@@ -206,7 +216,7 @@ def _boxes_rows(entries: Sequence[ScanResult]) -> list[Sequence[object]]:
         for box in entry.boxes:
             threshold = entry.thresholds.get(box["class"], 1.0)
             told = (box["class"], f"{box['score']:.6f}", f"{threshold:.6f}", int(box["is_yes"]))
-            rows.append((*start, *told, *(f"{edge:.2f}" for edge in box["corners"])))
+            rows.append((*start, *told, *(f"{edge:.2f}" for edge in box["corners"]), PIXEL_EDGES))
         if not entry.boxes:
             rows.append((*start, *[""] * len(_BOX_COLUMNS)))
     return rows
@@ -215,7 +225,11 @@ def _boxes_rows(entries: Sequence[ScanResult]) -> list[Sequence[object]]:
 def _csv(rows: Iterable[Sequence[object]]) -> bytes:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue().encode("utf-8", "backslashreplace")
+    return _encoded(buffer)
+
+
+def _encoded(text: io.StringIO) -> bytes:
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def fields_of(answer: WholeAnswer) -> dict[str, Any]:

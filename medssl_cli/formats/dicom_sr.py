@@ -30,65 +30,14 @@ from medssl_cli.formats.derived_objects import (
 from medssl_cli.formats.dicom import Header
 from medssl_cli.formats.predictions import MANUFACTURER
 from medssl_cli.formats.seg_attributes import clean_attributes, clean_text
+from medssl_cli.formats.sr_statements import ABSENT, CUT_OFF, DERIVATION, NO, PRESENCE, PRESENT, YES, Amount, Statement
 from medssl_cli.recipe_sections import Algorithm
 
-VOLUME: Final[Code] = ("118565006", "SCT", "Volume")
-DIAMETER: Final[Code] = ("81827009", "SCT", "Diameter")
-PROBABILITY: Final[Code] = ("122157", "DCM", "Probability")
-THRESHOLD: Final[Code] = ("threshold", "99MEDSSL", "Operating point")
-MILLILITRE: Final[Code] = ("mL", "UCUM", "milliliter")
-MILLIMETRE: Final[Code] = ("mm", "UCUM", "millimeter")
-NO_UNITS: Final[Code] = ("1", "UCUM", "no units")
-PRESENCE: Final[Code] = ("121052", "DCM", "Presence of property")
-PRESENT: Final[Code] = ("52101004", "SCT", "Present")
-ABSENT: Final[Code] = ("272519000", "SCT", "Absent")
 PROCEDURE: Final[Code] = ("363679005", "SCT", "Imaging procedure")
 SIDES: Final = ("Left", "Right")
 _GROUP: Final = "125007"
 _IDENTIFIER: Final = "112039"
 _FINDING: Final = "121071"
-
-
-@dataclass(frozen=True)
-class Amount:
-    """One number of a statement: what it is, and its unit."""
-
-    what: Code
-    value: float
-    unit: Code
-
-    @property
-    def stored(self) -> float:
-        """Nine digits of it: a decimal string (DS) has room for 16 characters."""
-        return float(f"{self.value:.9g}")
-
-
-@dataclass(frozen=True)
-class Statement:
-    """What a report says about one structure, finding or box.
-
-    Args:
-        name: Name of the class.
-        code: What it is.
-        amounts: Its numbers.
-        is_present: Whether it is there, where the model says so.
-        segment: Number of its segment in the segmentation that the report names.
-        box_mm: Low and high corner of a box in RAS+ millimetres.
-        box_pixels: Low and high corner (x, y) of a box in pixel edges of the first slice.
-    """
-
-    name: str
-    code: StructureCode
-    amounts: tuple[Amount, ...] = ()
-    is_present: bool | None = None
-    segment: int | None = None
-    box_mm: tuple[float, ...] | None = None
-    box_pixels: tuple[float, ...] | None = None
-
-    @property
-    def finding(self) -> Code:
-        """The code of what was found; a private one, which says the name, where none is known."""
-        return self.code.type
 
 
 def write_report(
@@ -230,15 +179,13 @@ class _Groups:
                 parameters=[f"model sha256 {self.model_sha256}"],
                 family=hd.sr.CodedConcept(*family),
             ),
-            "measurements": [
-                hd.sr.Measurement(hd.sr.CodedConcept(*each.what), each.stored, hd.sr.CodedConcept(*each.unit))
-                for each in statement.amounts
-            ],
+            "measurements": [_number(each) for each in statement.amounts],
         }
-        if statement.is_present is not None:
-            value = PRESENT if statement.is_present else ABSENT
-            evaluation = hd.sr.QualitativeEvaluation(hd.sr.CodedConcept(*PRESENCE), hd.sr.CodedConcept(*value))
-            given["qualitative_evaluations"] = [evaluation]
+        if evaluations := _evaluations(statement):
+            given["qualitative_evaluations"] = [
+                hd.sr.QualitativeEvaluation(hd.sr.CodedConcept(*what), hd.sr.CodedConcept(*value))
+                for what, value in evaluations
+            ]
         if statement.segment is not None and self.segmentation is not None:
             segment = self._segment(statement.segment)
             return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **given)
@@ -291,6 +238,25 @@ class _Groups:
         )
 
 
+def _number(amount: Amount) -> Any:
+    import highdicom as hd
+
+    derivation = None if amount.derivation is None else hd.sr.CodedConcept(*amount.derivation)
+    return hd.sr.Measurement(
+        hd.sr.CodedConcept(*amount.what), amount.stored, hd.sr.CodedConcept(*amount.unit), derivation=derivation
+    )
+
+
+def _evaluations(statement: Statement) -> list[tuple[Code, Code]]:
+    """What a statement says without numbers: presence, cut off or not."""
+    said = []
+    if statement.is_present is not None:
+        said.append((PRESENCE, PRESENT if statement.is_present else ABSENT))
+    if statement.is_cut_off is not None:
+        said.append((CUT_OFF, YES if statement.is_cut_off else NO))
+    return said
+
+
 def _identifier(statement: Statement) -> str:
     return clean_text(statement.name, 1000) or statement.finding[2]
 
@@ -328,12 +294,17 @@ def _make_deterministic(report: Any, source: Any) -> None:
 
 @dataclass(frozen=True)
 class MeasurementGroup:
-    """What a measurement group of a report says: its name, what it is about, its numbers by their codes, presence."""
+    """What a measurement group of a report says: its name, what it is about, numbers, and values without numbers.
+
+    Args:
+        amounts: Numbers and units by their codes, with that of the derivation where there is one.
+        evaluations: Values by their codes.
+    """
 
     name: str
     finding: tuple[str, str]
-    amounts: dict[tuple[str, str], tuple[float, str]]
-    presence: str | None
+    amounts: dict[tuple[str, ...], tuple[float, str]]
+    evaluations: dict[str, str]
 
 
 def read_groups(data: bytes) -> list[MeasurementGroup]:
@@ -353,8 +324,9 @@ def read_groups(data: bytes) -> list[MeasurementGroup]:
 
 
 def _group(item: Any) -> MeasurementGroup:
-    name, finding, presence = "", ("", ""), None
-    amounts: dict[tuple[str, str], tuple[float, str]] = {}
+    name, finding = "", ("", "")
+    amounts: dict[tuple[str, ...], tuple[float, str]] = {}
+    evaluations: dict[str, str] = {}
     for each in item.ContentSequence:
         concept = each.ConceptNameCodeSequence[0] if each.get("ConceptNameCodeSequence") else None
         if concept is None:
@@ -362,20 +334,32 @@ def _group(item: Any) -> MeasurementGroup:
         if each.ValueType == "NUM":
             measured = each.MeasuredValueSequence[0]
             unit = measured.MeasurementUnitsCodeSequence[0].CodeValue
-            key = (str(concept.CodeValue), str(concept.CodingSchemeDesignator))
+            key = (str(concept.CodeValue), str(concept.CodingSchemeDesignator), *_derivations(each))
             amounts[key] = (float(measured.NumericValue), str(unit))
         elif concept.CodeValue == _IDENTIFIER:
             name = str(each.TextValue)
         elif concept.CodeValue == _FINDING:
             code = each.ConceptCodeSequence[0]
             finding = (str(code.CodeValue), str(code.CodingSchemeDesignator))
-        elif concept.CodeValue == PRESENCE[0]:
-            presence = str(each.ConceptCodeSequence[0].CodeValue)
-    return MeasurementGroup(name, finding, amounts, presence)
+        elif concept.CodeValue in (PRESENCE[0], CUT_OFF[0]):
+            evaluations[str(concept.CodeValue)] = str(each.ConceptCodeSequence[0].CodeValue)
+    return MeasurementGroup(name, finding, amounts, evaluations)
+
+
+def _derivations(item: Any) -> list[str]:
+    """Codes that say which of many values a number is."""
+    return [
+        str(each.ConceptCodeSequence[0].CodeValue)
+        for each in item.get("ContentSequence", ())
+        if each.ConceptNameCodeSequence[0].CodeValue == DERIVATION
+    ]
 
 
 def _told(statement: Statement) -> MeasurementGroup:
     """What the group of a statement has to say."""
-    value = {None: None, True: PRESENT[0], False: ABSENT[0]}[statement.is_present]
-    amounts = {each.what[:2]: (each.stored, each.unit[0]) for each in statement.amounts}
-    return MeasurementGroup(_identifier(statement), statement.finding[:2], amounts, value)
+    amounts: dict[tuple[str, ...], tuple[float, str]] = {
+        (*each.what[:2], *(() if each.derivation is None else each.derivation[:1])): (each.stored, each.unit[0])
+        for each in statement.amounts
+    }
+    evaluations = {what[0]: value[0] for what, value in _evaluations(statement)}
+    return MeasurementGroup(_identifier(statement), statement.finding[:2], amounts, evaluations)

@@ -16,6 +16,7 @@ ANSWER_TIMEOUT_S: Final = 120.0
 _AE_TITLE: Final = re.compile(r"[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?")
 """One to sixteen characters, no backslash, no space at either end (PS3.5 section 6.2)."""
 _SYNTAXES: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+"""Transfer syntaxes of which a node may choose either one; what is compressed is sent as it is."""
 
 # Its messages quote what others send.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
@@ -107,8 +108,8 @@ class PeerDestination:
         node = AE(ae_title=self.own_title)
         node.connection_timeout = CONNECT_TIMEOUT_S
         node.acse_timeout = node.dimse_timeout = node.network_timeout = ANSWER_TIMEOUT_S
-        for kind in sorted({str(one.SOPClassUID) for one in objects}):
-            node.add_requested_context(kind, list(_SYNTAXES))
+        for kind, syntax in sorted({(str(one.SOPClassUID), str(one.file_meta.TransferSyntaxUID)) for one in objects}):
+            node.add_requested_context(kind, list(_SYNTAXES) if syntax in _SYNTAXES else syntax)
         tls: Any = (self.context, self.peer.host) if self.peer.is_encrypted and self.context is not None else None
         with contextlib.suppress(OSError):
             association = node.associate(self.peer.host, self.peer.port, ae_title=self.peer.title, tls_args=tls)

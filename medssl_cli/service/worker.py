@@ -8,9 +8,10 @@ from typing import Final, Self
 from medssl_cli.base.errors import InterruptedCleanlyError, MedsslError, StorageError, UsageError
 from medssl_cli.deploy.choosing import SeriesRule
 from medssl_cli.deploy.delivery import NOT_SENT, Delivery, Destination
-from medssl_cli.deploy.infer import InferSettings, infer
+from medssl_cli.deploy.infer import InferSettings, Output, infer
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
+from medssl_cli.heads import MasksHead
 from medssl_cli.service.spool import MAX_ATTEMPTS, Spool
 
 FIRST_RETRY_S: Final = 10.0
@@ -41,6 +42,11 @@ class TaskRule:
             SeriesRule.parse(rule.strip())
             return cls(task.strip(), (rule.strip(),))
         return cls(task.strip().removesuffix(":"))
+
+
+def outputs_of(model: OnnxModel, wanted: Sequence[Output]) -> tuple[Output, ...]:
+    """What a model's answer is written as: findings and boxes, which have no segmentation, always as a report."""
+    return (*wanted, *(() if isinstance(model.bundle.head, MasksHead) or "sr" in wanted else ("sr",)))
 
 
 @dataclass
@@ -116,7 +122,9 @@ class Worker:
         places = self.destinations(self.spool.senders(study))
         for (path, rules), model in zip(self.models, self._opened, strict=True):
             out = self.spool.folder(study) / "results" / model.bundle.task
-            how = replace(self.how, deliver=Delivery(out, places), overwrite=True)
+            how = replace(
+                self.how, outputs=outputs_of(model, self.how.outputs), deliver=Delivery(out, places), overwrite=True
+            )
             own = rules or ((f"modality={model.bundle.modality}",) if model.bundle.modality else ())
             report = infer(
                 [self.spool.files(study)],

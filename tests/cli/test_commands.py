@@ -410,7 +410,7 @@ def test_the_whole_road_prints_one_document_per_command(place: SimpleNamespace, 
     assert exported["installed"]
     assert (masks["done"], masks["refused"]) == (1, 0)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "scan_balls.nii.gz", "scan_balls.png", "report.json", "report.jsonl",
+        "scan_balls.nii.gz", "scan_balls.png", "measurements.csv", "report.json", "report.jsonl",
     }  # fmt: skip
     gate = medssl("evaluate", tmp_path / "run", "--cache", place.cache, "--device", "cpu", "--min-dice", "0.999")
     assert gate.exit_code == Exit.GATE

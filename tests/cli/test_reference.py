@@ -10,10 +10,16 @@ import pytest
 from medssl_cli.base.codes import CODES
 from medssl_cli.base.errors import Exit
 from tests import reference
+from tests.report_reference import report_page
 
 TESTS = Path(__file__).parents[1]
 FOLDER = TESTS.parent / "docs" / "reference"
-PAGES = {"cli.md": reference.cli_page, "codes.md": reference.codes_page, "recipe.md": reference.recipe_page}
+PAGES = {
+    "cli.md": reference.cli_page,
+    "codes.md": reference.codes_page,
+    "recipe.md": reference.recipe_page,
+    "report.md": report_page,
+}
 
 
 @pytest.mark.parametrize(("name", "make"), PAGES.items(), ids=list(PAGES))

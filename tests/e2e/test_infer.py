@@ -155,7 +155,7 @@ def test_running_again_writes_nothing_and_another_model_does_not_overwrite(tmp_p
 
     before = masks()
     assert run([tmp_path / "ct"], model, tmp_path / "out").exit_code == Exit.OK
-    assert len(before) == 2
+    assert len(before) == 3  # mask, segmentation, measurements
     assert before == masks()
 
     other = write_toy_model(tmp_path / "other.onnx", modality="CT", classes={1: "renamed"})

@@ -24,6 +24,7 @@ from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.formats.nifti import read_nifti, write_nifti
 from medssl_cli.formats.policy import Policy
+from medssl_cli.imaging.measuring import Measurement
 from tests import warm
 from tests.batch import AFFINE, INSIDE_HU, SHAPE, make_batch, phantom, write_series
 from tests.dicom_factory import edit
@@ -286,12 +287,16 @@ def test_entries_of_a_report_are_not_trusted(tmp_path: Path, model: Path) -> Non
     run(tmp_path / "a.nii.gz", model, tmp_path / "out")
     document = json.loads((tmp_path / "out/report.json").read_text())
     good = document["results"][0]
+    measured = good["measurements"]["bright"]
     hostile = [
         None, 1, [], {}, {"name": 1, "status": "done"}, {**good, "outputs": "x"}, {**good, "key": []},
         {**good, "key": "b", "outputs": ["../../a.nii.gz"], "options": 3}, {**good, "outputs_sha256": [1]},
         {**good, "key": "c", "outputs": [["a"]]}, {**good, "key": "d", "warnings": [{}]}, {**good, "status": "won"},
         {**good, "key": "e", "seconds": float("nan")}, {**good, "key": "f", "volumes_ml": {"a": float("inf")}},
         {**good, "key": "g", "study": 5, "StudyInstanceUID": []}, {**good, "key": "h", "options": {"a": [[[]]]}},
+        {**good, "key": "k", "measurements": {"a": {"voxels": 1}}}, {**good, "key": "l", "measurements": [1]},
+        {**good, "key": "m", "measurements": {"a": {**measured, "mean": "much"}}},
+        {**good, "key": "n", "measurements": {"a": {**measured, "extent_mm": [1.0]}}},
         {**good, "key": "i", "shape": [1]}, {**good, "key": "j", "files": True, "resumed": 1},
     ]  # fmt: skip
     (tmp_path / "out/report.json").write_text(json.dumps({**document, "results": [*hostile, good]}))
@@ -620,7 +625,7 @@ def test_masks_of_any_call_are_no_scans_wherever_they_lie(tmp_path: Path, model:
         "moved/renamed.dcm",
         "moved/renamed.nii.gz",
     ]
-    assert len(predicted) == 2 + 3 * 3
+    assert len(predicted) == 2 + 3 * 4  # of each call two masks, a segmentation and a table
     assert len(calls) == 4 * 2
 
 
@@ -693,7 +698,7 @@ def test_outputs_follow_the_umask(tmp_path: Path, model: Path) -> None:
         subprocess.run([*command, "-o", out], check=True, env=ENVIRONMENT, umask=umask, capture_output=True)
         assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {file}
         assert {path.stat().st_mode & 0o777 for path in (out, out.parent)} == {folder}
-        assert len(list(out.iterdir())) == 4  # mask, picture, report, its lines
+        assert len(list(out.iterdir())) == 5  # mask, picture, measurements, report, its lines
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
@@ -721,7 +726,9 @@ def test_every_field_of_an_entry_survives_the_report() -> None:
         "n", "done", "dicom", "k", "t", "E_IO", "m", "h", ("W_A",), ("r",), "/p", "p", "1.2", "3.4", "d", 5, (1, 2, 3),
         (1.0, 2.0, 3.0), {"a": 1.5}, 2.5, "cpu", "i", "s", {"gaps": "interpolate"}, ("o",), {"o": "x"}, True,
         "boxes", {"f": 0.5}, ({"class": "b", "score": 0.5, "is_yes": True, "corners": [0.0, 1.0, 2.0, 3.0]},),
-        {"f": 0.4}, {"flair": "case/flair.nii.gz"},
+        {"f": 0.4}, {"flair": "case/flair.nii.gz"}, ("PACS",), {"needed": 5}, {"distance": 1.5},
+        {"a": Measurement(3, 1.5, ("left",), -1.0, 0.5, -2.0, 3.5, 7.5, 2.5, 4, (1.0, 2.0, 3.0), (-1.0, 0.0, 2.5), 2)},
+        "HU",
     )  # fmt: skip
 
     assert ScanResult.from_json(json.loads(json.dumps(result.to_json()))) == result

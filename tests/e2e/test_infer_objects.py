@@ -1,5 +1,6 @@
 """`infer --formats`: what a PACS gets says the same as the NIfTI mask beside it."""
 
+import csv
 import gzip
 import io
 import shutil
@@ -24,8 +25,9 @@ from medssl_cli.deploy.infer import InferReport, infer
 from medssl_cli.formats.dicom_rtstruct import read_contour_masks
 from medssl_cli.formats.dicom_sr import read_groups
 from medssl_cli.formats.nifti import encode_nifti, read_nifti
+from medssl_cli.formats.sr_statements import CUT_OFF, NO, YES
 from medssl_cli.recipe_sections import Algorithm, ClassCode, ClassDetails
-from tests.batch import AFFINE, phantom, write_series
+from tests.batch import AFFINE, SHAPE, phantom, write_series
 from tests.toy_model import write_region_model, write_toy_model
 
 OBJECTS = outputs_of("seg,rtstruct,sr")
@@ -55,6 +57,14 @@ def test_a_series_gets_all_objects_and_they_say_the_same(tmp_path: Path, model: 
     (group,) = read_groups(files[2])
     ((name, volume),) = result.volumes_ml.items()
     assert (group.name, group.amounts["118565006", "SCT"]) == (name, (pytest.approx(volume), "mL"))
+    found = result.measurements[name]
+    attenuation = "112031", "DCM"
+    centre = [group.amounts[f"centre-{axis}", "99MEDSSL"][0] for axis in "xyz"]
+    assert group.amounts[(*attenuation, "373098007")] == (pytest.approx(found.mean), "[hnsf'U]")
+    assert group.amounts[(*attenuation, "386136009")] == (pytest.approx(found.sd), "[hnsf'U]")
+    assert group.amounts["103339001", "SCT"] == (pytest.approx(found.long_axis_mm), "mm")
+    assert [-centre[0], -centre[1], centre[2]] == pytest.approx(found.centre_mm)
+    assert group.evaluations == {CUT_OFF[0]: (YES if found.cut_off else NO)[0]}
     (measured,) = hd.sr.srread(io.BytesIO(files[2])).content.get_volumetric_roi_measurement_groups()
     assert measured.get_measurements(name=codes.SCT.Volume)[0].value == pytest.approx(volume)
     segment = pydicom.dcmread(io.BytesIO(files[0]))
@@ -189,3 +199,19 @@ def test_an_unknown_format_is_refused_by_name(tmp_path: Path, model: Path) -> No
     assert done.exit_code == 2
     assert "--formats knows no 'stl'" in done.stderr
     assert outputs_of("none") == ("nifti", "preview")
+
+
+def test_what_is_cut_off_is_told_to_people_and_in_the_table(tmp_path: Path, model: Path) -> None:
+    """A block of 4 x 4 x 4 voxels of 80 HU; the first axis of the scan runs to the left, the third to the head."""
+    voxels = np.zeros(SHAPE, dtype=np.int16)
+    voxels[:4, 2:6, -4:] = 80
+    write_series(tmp_path / "ct", 6, voxels)
+
+    done = CliRunner().invoke(app, ["infer", str(tmp_path / "ct"), "-t", str(model), "-o", str(tmp_path / "out"),
+                                    "--device", "cpu"])  # fmt: skip
+
+    volume = 64 * abs(np.linalg.det(AFFINE[:3, :3])) / 1000
+    assert f"bright {volume:.1f} mL or more (cut off: right superior)" in done.stdout
+    (row,) = csv.DictReader((tmp_path / "out" / "measurements.csv").read_text().splitlines())
+    assert (row["class"], row["value_units"], row["mean"], row["sd"], row["parts"]) == ("bright", "HU", "80", "0", "1")
+    assert (float(row["volume_mL"]), row["cut_off"]) == (pytest.approx(volume, abs=1e-6), "right superior")

@@ -11,11 +11,12 @@ import pytest
 from pydicom.sr.codedict import codes
 
 from medssl_cli.base.errors import GateError
-from medssl_cli.formats import dicom_sr
-from medssl_cli.formats.anatomy_codes import structure_code
+from medssl_cli.formats import dicom_sr, sr_statements
+from medssl_cli.formats.anatomy_codes import Code, structure_code
 from medssl_cli.formats.dicom import Header, read_headers
-from medssl_cli.formats.dicom_sr import Amount, Statement, read_groups, write_report
+from medssl_cli.formats.dicom_sr import read_groups, write_report
 from medssl_cli.formats.predictions import is_prediction
+from medssl_cli.formats.sr_statements import CUT_OFF, STANDARD_DEVIATION, Amount, Statement
 from tests.unit.test_dicom_seg import blocks, oblique_affine, series
 from tests.unit.test_dicom_seg import write as write_seg
 
@@ -25,19 +26,25 @@ def statement(name: str, *amounts: Amount, **given: object) -> Statement:
 
 
 def millilitres(value: float) -> Amount:
-    return Amount(dicom_sr.VOLUME, value, dicom_sr.MILLILITRE)
+    return Amount(sr_statements.VOLUME, value, sr_statements.MILLILITRE)
 
 
 def probability(value: float) -> Amount:
-    return Amount(dicom_sr.PROBABILITY, value, dicom_sr.NO_UNITS)
+    return Amount(sr_statements.PROBABILITY, value, sr_statements.NO_UNITS)
+
+
+def hounsfield(value: float, derivation: Code) -> Amount:
+    what = ("112031", "DCM", "Attenuation Coefficient")
+    return Amount(what, value, ("[hnsf'U]", "UCUM", "Hounsfield unit"), derivation)
 
 
 SAID = [
-    statement("LV", millilitres(12.345678), segment=1),
+    statement("LV", millilitres(12.345678), hounsfield(41.5, sr_statements.MEAN), hounsfield(9.25, STANDARD_DEVIATION),
+              Amount(sr_statements.LONG_AXIS, 71.5, sr_statements.MILLIMETRE), is_cut_off=True, segment=1),
     statement("something else", millilitres(0.0), segment=2),
     statement("left kidney", millilitres(1 / 3), is_present=False),
     statement("liver tumor", probability(0.25), is_present=True),
-    statement("nodule", probability(1e-6), Amount(dicom_sr.DIAMETER, 7.5, dicom_sr.MILLIMETRE),
+    statement("nodule", probability(1e-6), Amount(sr_statements.DIAMETER, 7.5, sr_statements.MILLIMETRE),
               box_mm=(-10.0, -20.0, 5.0, -4.0, -8.0, 12.5)),
     statement("fracture", probability(0.9), box_pixels=(1.5, 2.0, 9.0, 12.25)),
 ]  # fmt: skip
@@ -62,6 +69,16 @@ def test_highdicom_reads_every_number_with_its_unit_and_its_place(tmp_path: Path
     assert [group.tracking_identifier for group in segments] == ["LV", "something else", "nodule"]
     (volume,) = segments[0].get_measurements(name=codes.SCT.Volume)
     assert (volume.value, volume.unit.value) == (pytest.approx(12.345678), "mL")
+    values = {
+        each.derivation.value: each for each in segments[0].get_measurements(name=codes.DCM.AttenuationCoefficient)
+    }
+    assert {code: (each.value, each.unit) for code, each in values.items()} == {
+        codes.SCT.Mean.value: (41.5, codes.UCUM.HounsfieldUnit),
+        codes.SCT.StandardDeviation.value: (9.25, codes.UCUM.HounsfieldUnit),
+    }
+    assert segments[0].get_measurements(name=codes.SCT.LongAxis)[0].value == 71.5
+    (cut_off,) = segments[0].get_qualitative_evaluations(name=hd.sr.CodedConcept(*CUT_OFF))
+    assert cut_off.value == codes.SCT.Yes
     ends = segments[2].roi.graphic_data
     assert ends.min(axis=0).tolist() == [4, 8, 5]  # LPS of RAS -10..-4, -20..-8, 5..12.5
     assert ends.max(axis=0).tolist() == [10, 20, 12.5]

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from medssl_cli.formats.anatomy_codes import structure_code
 from medssl_cli.formats.dicom_rtstruct import write_structure_set
 from medssl_cli.formats.dicom_seg import write_segmentation
-from medssl_cli.formats.dicom_sr import MILLILITRE, VOLUME, Amount, Statement, write_report
+from medssl_cli.formats.dicom_sr import write_report
 from medssl_cli.formats.seg_storage import SegStorage
+from medssl_cli.formats.sr_statements import MILLILITRE, VOLUME, Amount, Statement
 from medssl_cli.imaging.volume import Volume
 from tests.dicom_factory import write_volume
 from tests.unit.test_dicom_seg import SHAPE, blocks, oblique_affine, series, slices_of
