@@ -20,6 +20,8 @@ from tests.dicom_nodes import Service, TakingNode, storescu
 from tests.toy_model import write_toy_model
 
 Way = Literal["watch", "listen"]
+NUM_SLICES: Final = 5
+"""Slices of a study that is sent: every object costs its sender, its receiver and the disk."""
 COLUMNS: Final = ("way", "scans", "kills", "lost", "computed twice", "arrived twice", "seconds")
 
 
@@ -128,7 +130,7 @@ def _listened(root: Path, model: Path, num_scans: int, num_kills: int) -> Surviv
 
         def arrive() -> None:
             for number in range(num_scans):
-                slices = write_series(root / "made", number)
+                slices = write_series(root / "made", number, phantom(number)[:, :, :NUM_SLICES])
                 while storescu(service.port, slices):
                     time.sleep(0.1)
                 shutil.rmtree(root / "made")
