@@ -43,6 +43,5 @@ def test_a_temporary_folder_without_room_is_named(monkeypatch: pytest.MonkeyPatc
     tables = ScratchTables("PRAGMA max_page_count = 20; CREATE TABLE t (data BLOB)")
 
     with pytest.raises(StorageError, match="E_IO") as caught:
-        for _ in range(100):
-            tables.run("INSERT INTO t VALUES (?)", bytes(4096))
+        tables.run("INSERT INTO t VALUES (?)", bytes(30 * 4096))
     assert "TMPDIR" in caught.value.hint
