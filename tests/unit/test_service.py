@@ -1,5 +1,6 @@
 """The queue of the service, who may do what, and what is refused. Time is what the test says."""
 
+import gc
 import io
 import threading
 from collections import Counter
@@ -320,12 +321,14 @@ def test_a_late_series_is_answered_for_alone_and_a_late_slice_does_its_series_an
     assert counts["answered_studies"] == 3
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # pynetdicom, of a refused connection
 def test_a_node_that_is_away_and_one_that_takes_no_seg_are_told_apart(tmp_path: Path) -> None:
     file = write_series(tmp_path / "ct", 1)[0]
     with pytest.raises(StorageError, match="E_PACS"):
         PeerDestination(Peer("CT1", "127.0.0.1", free_port()), "MEDSSL").send([file])
     with TakingNode().running() as node, pytest.raises((InputError, StorageError), match=r"E_STORE_REFUSED|E_PACS"):
         PeerDestination(Peer("CT1", "127.0.0.1", node.port), "MEDSSL").send([file])  # a CT, which it does not take
+    gc.collect()
 
 
 def test_numbers_in_the_format_of_prometheus() -> None:
