@@ -42,7 +42,7 @@ def write_series(folder: Path, number: int, voxels: NDArray[np.int16] | None = N
         series_uid=f"1.2.3.{number}.1",
         frame_of_reference_uid=f"1.2.9.{number}",
         series_description=f"phantom {number}",
-        file_names=[f"{number}-{k}.dcm" for k in range(SHAPE[2])],
+        file_names=[f"{number}-{k}.dcm" for k in range(SHAPE[2] if voxels is None else voxels.shape[2])],
     )
 
 

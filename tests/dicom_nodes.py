@@ -132,6 +132,11 @@ class Service:
             return {}
         return {name: float(value) for name, value in (line.split() for line in lines if not line.startswith("#"))}
 
+    def waiting(self) -> dict[str, float]:
+        """Studies that are not answered for, by their state; one while it does not answer."""
+        told = self.metrics()
+        return {state: told.get(f"medssl_{state}_studies", 1) for state in ("arriving", "waiting", "unsent")}
+
     def wait_until(self, is_true: Callable[[], bool], seconds: float = 90) -> None:
         """Wait; a service that has ended is a failure."""
         deadline = time.monotonic() + seconds

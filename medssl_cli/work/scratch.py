@@ -6,6 +6,7 @@ that is gone with the process, however it ends.
 
 import sqlite3
 import threading
+import weakref
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ class ScratchTables:
     def __init__(self, script: str) -> None:
         self.lock = threading.RLock()
         self._connection = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        weakref.finalize(self, self._connection.close)
         self._connection.executescript(f"PRAGMA cache_size = -{MEMORY_BYTES // 1024}; {script}")
 
     def run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:

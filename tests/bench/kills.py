@@ -20,6 +20,8 @@ from tests.dicom_nodes import Service, TakingNode, storescu
 from tests.toy_model import write_toy_model
 
 Way = Literal["watch", "listen"]
+NUM_SLICES: Final = 5
+"""Slices of a study that is sent: every object costs its sender, its receiver and the disk."""
 COLUMNS: Final = ("way", "scans", "kills", "lost", "computed twice", "arrived twice", "seconds")
 
 
@@ -65,16 +67,16 @@ def _moments(num_scans: int, num_kills: int) -> list[float]:
     return sorted(random.Random(0).uniform(0, 0.97 * num_scans) for _ in range(num_kills))
 
 
-def _computed(reports: list[Path]) -> Counter[str]:
-    """How often each scan was computed, by the lines of reports."""
-    found: Counter[str] = Counter()
+def _computed(reports: list[Path]) -> Counter[tuple[str, str]]:
+    """How often each content of a scan was computed, by the lines of reports: a late slice makes another content."""
+    found: Counter[tuple[str, str]] = Counter()
     for path in reports:
         for line in path.read_bytes().splitlines()[1:]:
             try:
                 entry = json.loads(line)
             except ValueError:
                 continue  # cut by a kill
-            found[entry["key"]] += entry["status"] == "done" and not entry["resumed"]
+            found[entry["key"], entry["input_sha256"]] += entry["status"] == "done" and not entry["resumed"]
     return found
 
 
@@ -121,6 +123,11 @@ def _watched(root: Path, model: Path, num_scans: int, num_kills: int) -> Surviva
     return Survival("watch", num_scans, num_kills, num_scans - answers(), twice, 0, time.monotonic() - begin)
 
 
+def _studies(node: TakingNode) -> set[str]:
+    """Studies of which a result has arrived."""
+    return {str(one.StudyInstanceUID) for one in list(node.objects.values())}
+
+
 def _listened(root: Path, model: Path, num_scans: int, num_kills: int) -> Survival:
     """Studies that are sent until they are acknowledged."""
     with TakingNode().running() as node:
@@ -128,7 +135,7 @@ def _listened(root: Path, model: Path, num_scans: int, num_kills: int) -> Surviv
 
         def arrive() -> None:
             for number in range(num_scans):
-                slices = write_series(root / "made", number)
+                slices = write_series(root / "made", number, phantom(number)[:, :, :NUM_SLICES])
                 while storescu(service.port, slices):
                     time.sleep(0.1)
                 shutil.rmtree(root / "made")
@@ -143,10 +150,10 @@ def _listened(root: Path, model: Path, num_scans: int, num_kills: int) -> Surviv
             service.kill()
             service.start()
         feeding.join()
-        _wait(lambda: service.metrics().get("medssl_waiting_studies") == 0 and len(node.objects) >= num_scans)
+        _wait(lambda: len(_studies(node)) >= num_scans and not any(service.waiting().values()))
         service.stop()
     counts = _computed(list((root / "spool").glob("studies/*/results/*/report.jsonl")))
-    lost = num_scans - len({str(one.StudyInstanceUID) for one in node.objects.values()})
+    lost = num_scans - len(_studies(node))
     computed_twice = sum(number > 1 for number in counts.values())
     arrived_twice = len(node.arrivals) - len(node.objects)
     return Survival("listen", num_scans, num_kills, lost, computed_twice, arrived_twice, time.monotonic() - begin)

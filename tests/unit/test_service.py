@@ -1,8 +1,10 @@
 """The queue of the service, who may do what, and what is refused. Time is what the test says."""
 
+import gc
 import io
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from medssl_cli.base.errors import InputError, StorageError, UsageError
 from medssl_cli.deploy.infer import InferSettings
+from medssl_cli.deploy.naming import series_name
 from medssl_cli.service.listen import ListenSettings, listen, tls_contexts
 from medssl_cli.service.monitor import exposition
 from medssl_cli.service.peers import Peer, PeerDestination
@@ -19,6 +22,7 @@ from medssl_cli.service.receiver import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUC
 from medssl_cli.service.spool import MAX_ATTEMPTS, Spool, name_of
 from medssl_cli.service.worker import TaskRule, Worker
 from tests.batch import write_series
+from tests.dicom_factory import edit
 from tests.dicom_nodes import TakingNode, free_port
 from tests.toy_model import write_toy_model
 
@@ -273,12 +277,58 @@ def test_a_stop_request_leaves_a_study_for_the_next_start(tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@dataclass
+class Taking:
+    """A place that takes everything."""
+
+    taken: list[str]
+    name: str = "PACS"
+
+    def send(self, files: Sequence[Path]) -> None:
+        self.taken += [path.name for path in files]
+
+
+def test_a_late_series_is_answered_for_alone_and_a_late_slice_does_its_series_anew(tmp_path: Path) -> None:
+    """What was sent stays, and is not sent again."""
+    first, second = write_series(tmp_path / "1", 1), write_series(tmp_path / "2", 2)
+    for path in second:
+        edit(path, StudyInstanceUID="1.2.3.1", PatientID="P1", FrameOfReferenceUID="1.2.9.1")
+    model = write_toy_model(tmp_path / "model.onnx", modality="CT")
+    spool, place = Spool(tmp_path / "spool", 0), Taking([])
+    counts: Counter[str] = Counter()
+
+    def receive(paths: Sequence[Path]) -> str:
+        return {spool.receive("1.2.3.1", path.stem, path.read_bytes(), "CT1") for path in paths}.pop()
+
+    def count(what: str, number: int) -> None:
+        counts[what] += number
+
+    worker = Worker(
+        spool, [(model, ())], InferSettings("cpu", outputs=("seg",)), lambda senders: [place], count, lambda text: None
+    )
+    with spool.held():
+        worker.open_models()
+        for arriving in (first[1:], second, first[:1]):
+            study = receive(arriving)
+            assert spool.due() == [study]
+            worker.answer(study)
+            assert spool.due() == []
+        worker.close()
+
+    names = [series_name("CT", "1.2.3.1", f"1.2.3.{number}.1") for number in (1, 2)]
+    assert [name.partition("_")[0] for name in place.taken] == [names[0], names[1], names[0]]
+    assert counts["answered_scans"] == 3
+    assert counts["answered_studies"] == 3
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # pynetdicom, of a refused connection
 def test_a_node_that_is_away_and_one_that_takes_no_seg_are_told_apart(tmp_path: Path) -> None:
     file = write_series(tmp_path / "ct", 1)[0]
     with pytest.raises(StorageError, match="E_PACS"):
         PeerDestination(Peer("CT1", "127.0.0.1", free_port()), "MEDSSL").send([file])
     with TakingNode().running() as node, pytest.raises((InputError, StorageError), match=r"E_STORE_REFUSED|E_PACS"):
         PeerDestination(Peer("CT1", "127.0.0.1", node.port), "MEDSSL").send([file])  # a CT, which it does not take
+    gc.collect()
 
 
 def test_numbers_in_the_format_of_prometheus() -> None:

@@ -120,3 +120,15 @@ def test_channels_of_a_case_lying_loose_are_due_together(tmp_path: Path, clock: 
         (tmp_path / name).write_bytes(b"\x5c\x01\0\0" + bytes(340) + b"n+1\0" + bytes(100))
 
     assert names(arrivals) == [["case_0000.nii", "case_0001.nii"]]
+
+
+def test_a_folder_that_goes_away_is_waited_for_and_looked_at_again(tmp_path: Path, clock: Clock) -> None:
+    arrivals = DropFolder(tmp_path / "share", 0, STRICT, clock=clock)
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share" / "a.nii.gz").write_bytes(b"a")
+    take(arrivals)
+    (tmp_path / "share").rename(tmp_path / "away")
+
+    assert names(arrivals) == []
+    (tmp_path / "away").rename(tmp_path / "share")
+    assert names(arrivals) == [["a.nii.gz"]]
