@@ -22,6 +22,7 @@ from medssl_cli.deploy.session import CUDA, NOT_FINITE, OUT_OF_MEMORY, WRONG_OUT
 from medssl_cli.heads import BoxesHead, MasksHead
 from medssl_cli.imaging.constant_tiles import ConstantTiles
 from medssl_cli.imaging.geometry import Affine, Shape
+from medssl_cli.imaging.kept_probabilities import ProbabilityPlanes
 from medssl_cli.imaging.memory import parts_of, volume_memory
 from medssl_cli.imaging.placement import ChannelImages
 from medssl_cli.imaging.preprocessing import channel_images
@@ -139,13 +140,20 @@ class OnnxModel:
         """The first output of the network, such as logits `[B, K, *tile]` of tiles `[B, C, *tile]`; see `compute`."""
         return self.compute(*inputs)[0]
 
-    def answer(self, images: Volume | ChannelImages, *, progress: Progress | None = None) -> Any:
+    def answer(
+        self,
+        images: Volume | ChannelImages,
+        *,
+        progress: Progress | None = None,
+        probabilities: ProbabilityPlanes | None = None,
+    ) -> Any:
         """What the model says of an example: a mask, or what `decode.py` of the task with its head returns.
 
         Args:
             images: One per channel in the order of the bundle's, in one frame of reference; a single one needs no
                 sequence.
             progress: Called after every call of the network.
+            probabilities: Gets the probabilities of a model of masks, too.
 
         Raises:
             InputError: `E_TOO_BIG` before anything is allocated, `E_RUNTIME`, `E_MODEL_LIMIT`.
@@ -153,13 +161,19 @@ class OnnxModel:
         """
         head = self.bundle.head
         if isinstance(head, MasksHead):
-            return self.segment(images, progress=progress)
+            return self.segment(images, progress=progress, probabilities=probabilities)
         decode = load_part(task_of_head(head.kind), "decode")
         self._require_channels(channel_images(images))
         told = {"progress": progress} if isinstance(head, BoxesHead) else {}
         return decode.answer(self.predict, images, preprocessing=self.bundle.preprocessing, head=head, **told)
 
-    def segment(self, images: Volume | ChannelImages, *, progress: Progress | None = None) -> NDArray[np.uint8]:
+    def segment(
+        self,
+        images: Volume | ChannelImages,
+        *,
+        progress: Progress | None = None,
+        probabilities: ProbabilityPlanes | None = None,
+    ) -> NDArray[np.uint8]:
         """What a model of masks says of an example, on the grid of its first image; see `segment_volume`.
 
         Raises:
@@ -167,7 +181,7 @@ class OnnxModel:
         """
         head = self.bundle.head
         assert isinstance(head, MasksHead)
-        plan = self._require_channels(channel_images(images))
+        plan = self._require_channels(channel_images(images), has_probabilities=probabilities is not None)
         answer = segment_volume(
             self._remembering(plan, lambda tiles: self._outputs(tiles)[0]),
             images,
@@ -178,6 +192,7 @@ class OnnxModel:
             activation=head.activation,
             num_outputs=self._num_outputs(head),
             progress=progress,
+            probabilities=probabilities,
         )
         found: NDArray[np.uint8] = load_part(task_of_head(head.kind), "decode").finished(
             answer, head.largest, head.classes
@@ -193,7 +208,7 @@ class OnnxModel:
             return predict
         return self.constant_tiles.remembering(predict)
 
-    def _require_channels(self, images: ChannelImages) -> MemoryPlan:
+    def _require_channels(self, images: ChannelImages, *, has_probabilities: bool = False) -> MemoryPlan:
         """Refuse another number of images than the model takes, and more of them than memory holds."""
         if len(images) != self.bundle.in_channels:
             message = f"the model takes {self.bundle.in_channels} images of one patient at once, here are {len(images)}"
@@ -204,10 +219,17 @@ class OnnxModel:
             first.affine,
             num_channels=math.ceil(num_voxels / math.prod(first.shape)),
             bytes_per_voxel=max(image.voxels.itemsize for image in images),
+            has_probabilities=has_probabilities,
         )
 
     def memory_plan(
-        self, shape: Shape, affine: Affine, *, num_channels: int = 1, bytes_per_voxel: float = 4
+        self,
+        shape: Shape,
+        affine: Affine,
+        *,
+        num_channels: int = 1,
+        bytes_per_voxel: float = 4,
+        has_probabilities: bool = False,
     ) -> MemoryPlan:
         """What an answer about an image takes, the model included; nothing is allocated.
 
@@ -216,11 +238,17 @@ class OnnxModel:
             affine: Its affine.
             num_channels: How many images of this size there are at once.
             bytes_per_voxel: Bytes per voxel of the image as it is held.
+            has_probabilities: Probabilities of a model of masks are written, too.
         """
         head, preprocessing = self.bundle.head, self.bundle.preprocessing
         model_bytes = max(self._process.resident_bytes, self._measured_bytes)
         if isinstance(head, MasksHead):
-            sizes = {"num_channels": num_channels, "bytes_per_voxel": bytes_per_voxel, "model_bytes": model_bytes}
+            sizes: dict[str, Any] = {
+                "num_channels": num_channels,
+                "bytes_per_voxel": bytes_per_voxel,
+                "model_bytes": model_bytes,
+                "has_probabilities": has_probabilities,
+            }
             keeping = self._plan_of_masks(head, shape, affine, is_kept=self.constant_tiles is not None, **sizes)
             return keeping if keeping.is_roomy else self._plan_of_masks(head, shape, affine, is_kept=False, **sizes)
         needed = predicted_bytes(
@@ -255,7 +283,13 @@ class OnnxModel:
         return MemoryPlan(parts_of(memory), memory.total, model_bytes, self.limits.max_ram_bytes, tiles)
 
     def require_memory(
-        self, shape: Shape, affine: Affine, *, num_channels: int = 1, bytes_per_voxel: float = 4
+        self,
+        shape: Shape,
+        affine: Affine,
+        *,
+        num_channels: int = 1,
+        bytes_per_voxel: float = 4,
+        has_probabilities: bool = False,
     ) -> MemoryPlan:
         """Refuse an image of which an answer would take more memory than is allowed; see `memory_plan`.
 
@@ -266,7 +300,13 @@ class OnnxModel:
         """
 
         def planned() -> MemoryPlan:
-            plan = self.memory_plan(shape, affine, num_channels=num_channels, bytes_per_voxel=bytes_per_voxel)
+            plan = self.memory_plan(
+                shape,
+                affine,
+                num_channels=num_channels,
+                bytes_per_voxel=bytes_per_voxel,
+                has_probabilities=has_probabilities,
+            )
             plan.require_fit()
             self._room_bytes = int(min(plan.model_room_bytes, self.limits.model_bytes))
             return plan

@@ -31,6 +31,7 @@ from medssl_cli.deploy.mask_files import (
 )
 from medssl_cli.deploy.memory_plan import MemoryPlan
 from medssl_cli.deploy.outputs import is_own, publish, require_replaceable
+from medssl_cli.deploy.probability_file import ProbabilityFile
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scan_reader import ScanReader, input_digest, told_together
@@ -160,9 +161,15 @@ class ScanTask:
         image, volumes = told_together(images), [each.volume for each in images]
         require_size(job.model.bundle, image.volume.shape)
         progress = self._progress(f"{counter} {self.scan.name}")
-        answer = job.model.answer(volumes[0] if len(volumes) == 1 else volumes, progress=progress)
+        probabilities = self._probability_file()
+        given = volumes[0] if len(volumes) == 1 else volumes
+        answer = job.model.answer(given, progress=progress, probabilities=probabilities)
         made = self._whole(image, answer) if self._masks_head is None else self._masks(image, answer)
         publish(made.files, overwrite=job.overwrite)
+        paths = list(made.files)
+        if probabilities is not None:
+            probabilities.publish(image, overwrite=job.overwrite)
+            paths.append(probabilities.path)
         return replace(
             self.blank,
             status="done",
@@ -177,8 +184,8 @@ class ScanTask:
             input_sha256=digest,
             model_sha256=job.model.sha256,
             options=self._options(),
-            outputs=tuple(path.name for path in made.files),
-            outputs_sha256={path.name: sha256_file(path) for path in made.files},
+            outputs=tuple(path.name for path in paths),
+            outputs_sha256={path.name: sha256_file(path) for path in paths},
             **made.fields,
         )
 
@@ -186,7 +193,11 @@ class ScanTask:
         """What the scan will take, or its refusal."""
         model, num_channels = self.job.model, len(self.scan.parts)
         return model.require_memory(
-            known.shape, known.affine, num_channels=num_channels, bytes_per_voxel=known.bytes_per_voxel
+            known.shape,
+            known.affine,
+            num_channels=num_channels,
+            bytes_per_voxel=known.bytes_per_voxel,
+            has_probabilities="probabilities" in self.job.outputs,
         )
 
     def _description(self) -> str:
@@ -345,6 +356,11 @@ class ScanTask:
             algorithm_name=algorithm_name(bundle),
             algorithm=bundle.algorithm,
         )
+
+    def _probability_file(self) -> ProbabilityFile | None:
+        """The file of probabilities, if there is to be one."""
+        paths = [target.path for target in self.targets() if target.kind == "probabilities"]
+        return ProbabilityFile(paths[0]) if paths else None
 
     def _progress(self, what: str) -> Callable[[int, int], None]:
         def told(done: int, total: int) -> None:
