@@ -43,7 +43,7 @@ class ProbabilityFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._map: mmap.mmap | None = None
-        self._images = np.zeros((0, 0, 0, 0), np.uint8)
+        self._images: NDArray[np.uint8] = np.zeros((0, 0, 0, 0), np.uint8)
 
     def begin(self, count: int, shape: Shape, slowest: int) -> NDArray[np.uint8]:
         """Room on the disk; see `ProbabilityPlanes`.
