@@ -145,7 +145,7 @@ def _reserve(stream: BinaryIO, size: int) -> None:
         raise StorageError(
             "E_NO_SPACE",
             f"probabilities need {-(-size // MIB)} MiB beside the outputs while they are made",
-            hint="free space, choose another folder with -o, or leave --probabilities out",
+            hint="free space, choose another folder for the outputs, or ask for no probabilities",
         ) from error
 
 
