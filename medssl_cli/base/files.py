@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -121,12 +121,18 @@ def write_atomic(path: Path, data: bytes, *, is_output: bool = False) -> None:
         UsageError: `E_OUTPUT_SPECIAL`, there is a device, a pipe, a link or a folder of that name.
         StorageError: `E_IO`; nothing is left behind.
     """
+    write_pieces(path, (data,), is_output=is_output)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes], *, is_output: bool = False) -> None:
+    """Write a file of which memory holds one piece at a time; see `write_atomic`."""
     with candidate_for(path) as temporary, storage_errors(path.name):
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
         with os.fdopen(descriptor, "wb") as stream:
             if is_output:
                 os.fchmod(stream.fileno(), 0o666 & ~_umask())
-            stream.write(data)
+            for piece in pieces:
+                stream.write(piece)
             stream.flush()
             os.fsync(stream.fileno())
 

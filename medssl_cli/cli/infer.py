@@ -29,6 +29,7 @@ def infer(
     plan: own.PlanOption = False,
     workers: own.WorkersOption = 1,
     cluster: own.ClusterOption = None,
+    overlap: own.OverlapOption = True,
     part: own.PartOption = None,
     watch: own.WatchOption = None,
     settle: own.SettleOption = 30.0,
@@ -101,7 +102,7 @@ def infer(
             device, threads=share[0], max_ram_bytes=share[1], tile_timeout_s=tile_timeout, every_tile=every_tile,
             overwrite=overwrite, outputs=own.outputs_of(formats, probabilities=probabilities),
             preview=draw_preview if preview else None, progress=terminal.progress, policy=policy, workers=others,
-            deliver=deliver, say=tell, is_stopped=lambda: stop.is_set,
+            overlap=overlap, deliver=deliver, say=tell, is_stopped=lambda: stop.is_set,
         )  # fmt: skip
         if watch is not None:
             counts = run_watch(watch, model, settle_s=settle, how=how, out=out, only_series=series or ())
@@ -111,7 +112,7 @@ def infer(
             scans or (), model, out=out, only_series=series or (), channels=channel or (), part=many.part_of(part),
             dry_run=dry_run, plan=plan, how=how,
         )  # fmt: skip
-    result(report.document(), as_json=json, text=report_text(report))
+    result(report.document() if json else None, as_json=json, text=report_text(report))
     if stop.is_set:
         stop.raise_interrupted(f"{report.count('done')} scans are done, {report.not_reached} are left")
     finish(report)

@@ -54,6 +54,10 @@ SeriesOption = Annotated[
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=1, help="Scans at a time, each in a process.", rich_help_panel=MANY)
 ]
+OverlapOption = Annotated[
+    bool,
+    typer.Option(help="Read the next scan and write the last while the network works.", rich_help_panel=MANY),
+]
 ClusterOption = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers do them.", rich_help_panel=MANY)
 ]

@@ -84,7 +84,7 @@ def deliveries(
         UsageError: `E_USAGE`, `E_NOT_FOUND`.
     """
     from medssl_cli.deploy.delivery import Delivery
-    from medssl_cli.deploy.scan_task import Where
+    from medssl_cli.deploy.job import Where
 
     with stow_destinations(url, ca_bundle, terminal, is_stopped) as destinations:
         yield Delivery(Where.of(out).folder, destinations) if destinations else None

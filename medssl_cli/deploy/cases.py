@@ -63,7 +63,7 @@ def _is_one_case(given: GivenChannels, scans: Sequence[Scan], wanted: Sequence[s
     """Whether the user has named exactly one file or series for each channel; a file found in a folder is not named."""
     named = {scan.key: place for scan in scans if (place := given.at(scan.sources[0])) is not None}
     own = [scan for scan in scans if scan.key in named]
-    are_named = all(scan.series is not None or named[scan.key][1] == place_of(scan.sources[0]) for scan in own)
+    are_named = all(scan.is_series or named[scan.key][1] == place_of(scan.sources[0]) for scan in own)
     return are_named and Counter(scan.channel for scan in own) == dict.fromkeys(wanted, 1)
 
 
@@ -113,8 +113,9 @@ class _Grouping:
             return ("given",)
         if scan.case:
             return "case", scan.case
-        if scan.series is not None and scan.series.identity.frame_of_reference:
-            identity = scan.series.identity
+        series = scan.series
+        if series is not None and series.identity.frame_of_reference:
+            identity = series.identity
             return "frame", identity.patient or "", identity.study, identity.frame_of_reference or ""
         return "scan", scan.key
 

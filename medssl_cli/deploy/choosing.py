@@ -178,7 +178,10 @@ def _by_name(found: Findings, names: set[str], *, keeps_others: bool) -> Finding
 def _by_rules(found: Findings, rules: Sequence[SeriesRule], is_named: Callable[[Scan], bool]) -> Findings:
     from medssl_cli.formats.series_facts import series_facts
 
-    facts = {scan.key: [series_facts(one.series) for one in scan.parts if one.series] for scan in found.scans}
+    facts = {
+        scan.key: [series_facts(series) for one in scan.parts if (series := one.series) is not None]
+        for scan in found.scans
+    }
     reasons = {scan.key: "" if is_named(scan) else "not a DICOM series, of which rules speak" for scan in found.scans}
     candidates = [scan for scan in found.scans if reasons[scan.key] and len(facts[scan.key]) == len(scan.parts)]
     taken: set[str] = set()

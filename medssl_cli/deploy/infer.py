@@ -4,7 +4,6 @@ Whatever happens to one scan costs that scan. Every result is recorded when it i
 what is left: a scan whose bytes, model and options are the same and whose outputs are there is not computed again.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from medssl_cli.deploy.batch import Batch, Deliver
 from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.deploy.cases import put_together, require_channels
 from medssl_cli.deploy.choosing import Part, chosen
+from medssl_cli.deploy.job import ACCEPT_WRITING, Job, Progress, Where
 from medssl_cli.deploy.mask_files import Output, Preview, seg_storage
 from medssl_cli.deploy.outputs import is_own
 from medssl_cli.deploy.report_file import ReportFile, table_path
@@ -22,12 +22,10 @@ from medssl_cli.deploy.results import InferReport, ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scan_orders import ModelSetup
 from medssl_cli.deploy.scan_reader import ScanReader
-from medssl_cli.deploy.scan_task import ACCEPT_WRITING, Job, Progress, Where
-from medssl_cli.deploy.scans import Findings, Scan, find_scans
+from medssl_cli.deploy.scans import Findings, find_scans
 from medssl_cli.deploy.whole_answers import REGIONS, TABLES, answer_kind
 from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.policy import STRICT, Policy
-from medssl_cli.formats.source import Member
 from medssl_cli.heads import MasksHead
 from medssl_cli.work.workers import TaskMap
 
@@ -54,6 +52,8 @@ class InferSettings:
         policy: Which scans are accepted and repaired; without `burned_in` all writing in pictures is accepted, and
             `predictions` does not matter here.
         workers: Other processes, which do several scans at a time; without them this process does one after the other.
+        overlap: While the network works on a scan, the next one is read and the last one written, where memory holds
+            them; results are the same, in the same order.
         deliver: Gets every result that is done before it is recorded.
         say: Told of every result.
         is_stopped: Asked after every tile; the scan at work is then given up, and the report says what is done.
@@ -70,6 +70,7 @@ class InferSettings:
     progress: Progress | None = None
     policy: Policy = STRICT
     workers: TaskMap | None = None
+    overlap: bool = True
     deliver: Deliver | None = None
     say: Callable[[ScanResult], None] = lambda result: None
     is_stopped: Callable[[], bool] = lambda: False
@@ -184,13 +185,15 @@ def infer(
         progress=how.progress,
         dry_run=dry_run or plan,
         is_stopped=how.is_stopped,
-        inputs=_identities(found.scans),
+        inputs=found.files,
         plan=plan,
     )
     others = None if plan else how.workers
     if others is not None:
         model.close()  # they have one each
-    batch = Batch(job, report, how.setup(model_path, model), others, how.deliver, how.say, is_last=is_own_report)
+    batch = Batch(
+        job, report, how.setup(model_path, model), others, how.deliver, how.say, how.overlap, is_last=is_own_report
+    )
     return batch.run(found, is_all=not only_series and is_wanted is None)
 
 
@@ -254,14 +257,3 @@ def _require_fitting(bundle: Bundle, outputs: Sequence[Output]) -> None:
             "E_USAGE", f"{bundle.task} gives {kind}, not masks: no voxel has a probability",
             hint="its JSON files say the probabilities there are",
         )  # fmt: skip
-
-
-def _identities(scans: Sequence[Scan]) -> frozenset[tuple[int, int]]:
-    """Device and inode of every file that is read."""
-    paths = {source.archive if isinstance(source, Member) else source for scan in scans for source in scan.files}
-    found = set()
-    for path in paths:
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            found.add((status.st_dev, status.st_ino))
-    return frozenset(found)

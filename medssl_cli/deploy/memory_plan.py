@@ -1,13 +1,26 @@
 """The memory that one scan and the model take together, planned before the scan is read."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
 from medssl_cli.base.errors import InputError
 from medssl_cli.deploy.limits import GIB
+from medssl_cli.imaging.placement import ChannelImages
 
 PROGRAM_BYTES: Final = 2**28
 """Bytes of this program and its libraries, without any image."""
+
+
+def sizes_of(images: ChannelImages) -> dict[str, Any]:
+    """What a plan is told about images that were read."""
+    first, num_voxels = images[0], sum(image.voxels.size for image in images)
+    return {
+        "shape": first.shape,
+        "affine": first.affine,
+        "num_channels": math.ceil(num_voxels / math.prod(first.shape)),
+        "bytes_per_voxel": max(image.voxels.itemsize for image in images),
+    }
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,11 @@ class MemoryPlan:
     def needed_bytes(self) -> float:
         """Everything together."""
         return PROGRAM_BYTES + self.scan_bytes + self.model_bytes
+
+    @property
+    def reading_bytes(self) -> float:
+        """What is held of a scan while it is read, and until its turn."""
+        return sum(self.parts.get(name, 0.0) for name in ("scan", "reading", "image"))
 
     @property
     def model_room_bytes(self) -> float:

@@ -3,32 +3,29 @@
 Each result is a line at the end of `report.jsonl` as soon as it is there; `report.json`, which holds every entry once,
 and the tables are made anew now and then and at the end. `report.json` says how much of the lines it holds already, so
 that what a killed call left is read from both. Calls that share the work of a folder (`--part 3/8`) have a report each.
+Memory holds one entry at a time, and the few that `report.json` waits for.
 """
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from medssl_cli.base.errors import UsageError
-from medssl_cli.base.files import (
-    append_durably,
-    json_bytes,
-    make_output_folder,
-    open_regular,
-    read_regular,
-    write_atomic,
-)
+from medssl_cli.base.files import append_durably, make_output_folder, open_regular, write_pieces
+from medssl_cli.base.json_stream import pairs_of_object
 from medssl_cli.deploy.known_results import KnownResults
-from medssl_cli.deploy.results import ScanResult, report_document
+from medssl_cli.deploy.results import ScanResult, report_pieces
 from medssl_cli.deploy.scans import is_report
 from medssl_cli.deploy.whole_answers import tables_of
 
 MAX_REPORT_BYTES: Final = 2**30
+MAX_LINE_BYTES: Final = 2**26
 SMALL: Final = 200
 """Entries up to which `report.json` is written after every result."""
 NEW_SHARE: Final = 0.05
@@ -54,9 +51,12 @@ class ReportFile:
         self.path = path
         self._journal = path.with_suffix(".jsonl") if has_journal else None
         self._pending: list[ScanResult] = []
-        own, _ = self._read()
-        self._num_own = len(own)
-        self.known = KnownResults([*self._of_siblings(), *own])
+        self._known_state: tuple[object, ...] = ()
+        self.known = KnownResults()
+        for entry in self._of_siblings():
+            self.known.put(entry)
+        self._read()
+        self._num_own = self.known.num_own
         self._require_own_journal()
 
     def record(
@@ -80,9 +80,12 @@ class ReportFile:
         """
         make_output_folder(self.path.parent)
         with _locked(self.path.parent):
+            is_unchanged = self._state() == self._known_state
             self._append([one for one in results if self._is_news(one)])
+            if is_unchanged:
+                self._known_state = self._state()
             for one in results:
-                self.known.put(one)
+                self.known.put(one, is_own=True)
             self._pending += results
             is_small = self._num_own + len(self._pending) <= SMALL or self._journal is None
             if is_small or is_last or len(self._pending) > NEW_SHARE * self._num_own:
@@ -100,51 +103,56 @@ class ReportFile:
         append_durably(self._journal, "".join(f"{line}\n" for line in lines).encode(), start=JOURNAL_START)
 
     def _write_all(self, header: dict[str, Any], is_stale: Callable[[ScanResult], bool] | None) -> None:
-        """Make `report.json` and the tables anew."""
-        own, journal_bytes = self._read()
-        kept = own if is_stale is None else [one for one in own if not is_stale(one)]
-        entries = KnownResults([*kept, *self._pending])
-        document = report_document({**header, "journal_bytes": journal_bytes}, list(entries))
-        self._write(self.path, json_bytes(document))
-        for name, table in tables_of(list(entries)).items():
-            self._write(table_path(self.path, name), table)
-        self._num_own, self._pending = len(entries), []
-        for one in entries:
-            self.known.put(one)
+        """Make `report.json` and the tables anew, with what other calls have written meanwhile."""
+        if self._state() != self._known_state:
+            self._read()
+        for one in self.known.own() if is_stale is not None else ():
+            if is_stale is not None and is_stale(one):
+                self.known.drop(one)
+        head = {**header, "journal_bytes": _length(self._journal)}
+        self._write(self.path, lambda: report_pieces(head, self.known.own_counts(), self.known.own_texts()))
+        for name, table in tables_of(self.known.own()).items():
+            self._write(table_path(self.path, name), lambda table=table: (table,))  # type: ignore[misc]
+        self._num_own, self._pending = self.known.num_own, []
+        self._known_state = self._state()
 
     @staticmethod
-    def _write(path: Path, data: bytes) -> None:
-        if not (path.is_file() and path.read_bytes() == data):
-            write_atomic(path, data, is_output=True)
+    def _write(path: Path, pieces: Callable[[], Iterable[bytes]]) -> None:
+        if not (path.is_file() and _holds(path, pieces())):
+            write_pieces(path, pieces(), is_output=True)
 
-    def _read(self) -> tuple[list[ScanResult], int]:
-        """Entries of `report.json` and of the lines behind it, and how long the lines are."""
+    def _state(self) -> tuple[object, ...]:
+        """What changes when somebody writes into the report or the lines beside it."""
+        with contextlib.suppress(OSError):
+            status = self.path.lstat()
+            return status.st_ino, status.st_size, status.st_mtime_ns, _length(self._journal)
+        return (_length(self._journal),)
+
+    def _read(self) -> None:
+        """Take for the entries of this report what `report.json`, the lines behind it, and what waits for it hold."""
+        self._known_state = self._state()
         if not os.path.lexists(self.path):
-            return [], 0 if self._journal is None or not self._journal.exists() else self._journal.stat().st_size
+            self.known.replace_own(self._pending)
+            return
         with contextlib.suppress(OSError, ValueError, RecursionError):
             if self.path.is_file():
-                entries, journal_bytes = _entries_of(read_regular(self.path, max_bytes=MAX_REPORT_BYTES))
-                lines, journal_bytes = _lines_behind(self._journal, journal_bytes)
-                return [*entries, *lines], journal_bytes
+                self.known.replace_own(itertools.chain(_entries_of(self.path, self._journal), self._pending))
+                return
         raise UsageError(
             "E_OUTPUT_EXISTS",
             f"{self.path.name} in the output folder is not a report of medssl infer",
             hint="move it away, or choose another folder with -o",
         )
 
-    def _of_siblings(self) -> list[ScanResult]:
+    def _of_siblings(self) -> Iterator[ScanResult]:
         """Entries of the other reports of the folder, as far as they can be read."""
         if self._journal is None or not self.path.parent.is_dir():
-            return []
-        found: list[ScanResult] = []
+            return
         for path in sorted(self.path.parent.glob("report*.json")):
             if path.name == self.path.name or not is_report(path.name):
                 continue
             with contextlib.suppress(OSError, ValueError, RecursionError):
-                entries, journal_bytes = _entries_of(read_regular(path, max_bytes=MAX_REPORT_BYTES))
-                found += entries
-                found += _lines_behind(path.with_suffix(".jsonl"), journal_bytes)[0]
-        return found
+                yield from _entries_of(path, path.with_suffix(".jsonl"))
 
     def _require_own_journal(self) -> None:
         if self._journal is None or not os.path.lexists(self._journal):
@@ -167,30 +175,53 @@ def table_path(report: Path, name: str) -> Path:
     return report.with_name(name if not is_report(report.name) else f"{Path(name).stem}{part}.csv")
 
 
-def _entries_of(data: bytes) -> tuple[list[ScanResult], int]:
-    """The entries of a report, and how much of the lines beside it they hold."""
-    document = json.loads(data)
-    is_report = isinstance(document, dict) and {"medssl_version", "model_sha256"} <= document.keys()
-    results = document.get("results") if is_report else None
-    if not isinstance(results, list):
+def _entries_of(path: Path, journal: Path | None) -> Iterator[ScanResult]:
+    """The entries of a report and of the lines beside it that it does not hold.
+
+    Raises:
+        ValueError: It is no report.
+        OSError: It cannot be read.
+        RecursionError: It is nested too deeply.
+    """
+    keys, start = set(), 0
+    with open_regular(path) as stream:
+        if os.fstat(stream.fileno()).st_size > MAX_REPORT_BYTES:
+            raise ValueError("too large")
+        for key, value in pairs_of_object(stream, "results"):
+            keys.add(key)
+            if key == "results" and (entry := ScanResult.from_json(value)) is not None:
+                yield entry
+            if key == "journal_bytes" and isinstance(value, int):
+                start = value
+    if not {"medssl_version", "model_sha256", "results"} <= keys:
         raise ValueError("not a report")
-    journal_bytes = document.get("journal_bytes", 0)
-    found = [ScanResult.from_json(entry) for entry in results]
-    return [entry for entry in found if entry is not None], journal_bytes if isinstance(journal_bytes, int) else 0
+    yield from _lines_behind(journal, start)
 
 
-def _lines_behind(journal: Path | None, start: int) -> tuple[list[ScanResult], int]:
-    """Results of the lines behind a place, and where they end; a line that was cut is left out."""
+def _lines_behind(journal: Path | None, start: int) -> Iterator[ScanResult]:
+    """Results of the lines behind a place; a line that was cut is left out."""
     if journal is None or not journal.is_file():
-        return [], 0
-    found = []
+        return
     with open_regular(journal) as stream:
         length = stream.seek(0, os.SEEK_END)
         stream.seek(start if 0 <= start <= length else 0)
-        for line in stream.read(MAX_REPORT_BYTES).split(b"\n"):
+        while line := stream.readline(MAX_LINE_BYTES):
             with contextlib.suppress(ValueError, RecursionError):
-                found.append(ScanResult.from_json(json.loads(line)))
-    return [entry for entry in found if entry is not None], length
+                if (entry := ScanResult.from_json(json.loads(line))) is not None:
+                    yield entry
+
+
+def _length(journal: Path | None) -> int:
+    """Bytes of the lines; 0 where there are none."""
+    with contextlib.suppress(OSError):
+        return 0 if journal is None else journal.stat().st_size
+    return 0
+
+
+def _holds(path: Path, pieces: Iterable[bytes]) -> bool:
+    """Whether a file consists of these pieces."""
+    with path.open("rb") as stream:
+        return all(stream.read(len(piece)) == piece for piece in pieces) and not stream.read(1)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,14 @@
 """What became of scans: one entry each, what an entry must hold to be believed, and the results of one call."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
 
 from medssl_cli import __version__
 from medssl_cli.base.errors import Exit
-from medssl_cli.deploy.scans import NO_IMAGES, Reject, Scan
+from medssl_cli.base.files import json_bytes
+from medssl_cli.deploy.found import NO_IMAGES, Reject, Scan
 
 Status = Literal["done", "refused", "skipped", "pending"]
 STATUSES: Final = get_args(Status)
@@ -190,7 +191,7 @@ class InferReport:
     intended_use: str
     folder: Path
     path: Path
-    results: tuple[ScanResult, ...]
+    results: Sequence[ScanResult]
     not_reached: int = 0
     is_dry_run: bool = False
 
@@ -227,6 +228,24 @@ def report_document(header: dict[str, Any], results: Sequence[ScanResult]) -> di
     """A report's JSON: what is said once, how many ended how, and every result."""
     counts = {status: _count(results, status) for status in ("done", "refused", "skipped")}
     return {**header, **counts, "results": [result.to_json() for result in results]}
+
+
+def report_pieces(header: dict[str, Any], counts: Mapping[str, int], entries: Iterable[str]) -> Iterator[bytes]:
+    """A report's file as `json_bytes` of its document gives it, entry by entry.
+
+    Args:
+        header: What is said once.
+        counts: How many entries have which status.
+        entries: Entries as indented JSON.
+    """
+    told = {**header, **{status: counts.get(status, 0) for status in ("done", "refused", "skipped")}, "results": []}
+    before, mark, after = json_bytes(told).decode().partition('"results": []')
+    yield (before + mark[:-1]).encode()
+    between = "\n    "
+    for text in entries:
+        yield (between + text.replace("\n", "\n    ")).encode()
+        between = ",\n    "
+    yield (("\n  ]" if between.startswith(",") else "]") + after).encode()
 
 
 def _count(results: Iterable[ScanResult], status: str) -> int:

@@ -16,7 +16,7 @@ from medssl_cli.base.errors import GateError, InputError, UsageError
 from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.devices import cuda_of, parse_device, unusable
 from medssl_cli.deploy.limits import GIB, Limits, limits_of
-from medssl_cli.deploy.memory_plan import MemoryPlan
+from medssl_cli.deploy.memory_plan import MemoryPlan, sizes_of
 from medssl_cli.deploy.model_process import ModelFailure, ModelProcess
 from medssl_cli.deploy.session import CUDA, NOT_FINITE, OUT_OF_MEMORY, WRONG_OUTPUT
 from medssl_cli.heads import BoxesHead, MasksHead
@@ -75,6 +75,8 @@ class OnnxModel:
         self._read_again = lambda: _unchanged(path, sha256)
 
     _read_again: Callable[[], bytes]
+    beside_bytes: float = 0.0
+    """Memory that is taken by work on other scans meanwhile."""
 
     def _open(
         self,
@@ -213,14 +215,17 @@ class OnnxModel:
         if len(images) != self.bundle.in_channels:
             message = f"the model takes {self.bundle.in_channels} images of one patient at once, here are {len(images)}"
             raise InputError("E_RUNTIME", message)
-        first, num_voxels = images[0], sum(image.voxels.size for image in images)
-        return self.require_memory(
-            first.shape,
-            first.affine,
-            num_channels=math.ceil(num_voxels / math.prod(first.shape)),
-            bytes_per_voxel=max(image.voxels.itemsize for image in images),
-            has_probabilities=has_probabilities,
-        )
+        return self.require_memory(**sizes_of(images), has_probabilities=has_probabilities)
+
+    @property
+    def allowed_bytes(self) -> float:
+        """What is allowed for a scan and the model."""
+        return self.limits.max_ram_bytes - self.beside_bytes
+
+    @property
+    def expected_bytes(self) -> int:
+        """What the model's process will hold: what it was seen to hold, before that the most that is plausible."""
+        return self._measured_bytes or self.limits.plausible_bytes
 
     def memory_plan(
         self,
@@ -262,7 +267,7 @@ class OnnxModel:
         )
         if isinstance(head, BoxesHead):
             needed += head.decoding_bytes(preprocessing)
-        return MemoryPlan({"image": needed}, needed, model_bytes, self.limits.max_ram_bytes, math.nan)
+        return MemoryPlan({"image": needed}, needed, model_bytes, self.allowed_bytes, math.nan)
 
     def _plan_of_masks(
         self, head: MasksHead, shape: Shape, affine: Affine, *, model_bytes: float, **sizes: Any
@@ -280,17 +285,9 @@ class OnnxModel:
             **sizes,
         )
         tiles = memory.tiles * 2 ** len(head.mirror_axes)
-        return MemoryPlan(parts_of(memory), memory.total, model_bytes, self.limits.max_ram_bytes, tiles)
+        return MemoryPlan(parts_of(memory), memory.total, model_bytes, self.allowed_bytes, tiles)
 
-    def require_memory(
-        self,
-        shape: Shape,
-        affine: Affine,
-        *,
-        num_channels: int = 1,
-        bytes_per_voxel: float = 4,
-        has_probabilities: bool = False,
-    ) -> MemoryPlan:
+    def require_memory(self, shape: Shape, affine: Affine, **sizes: Any) -> MemoryPlan:
         """Refuse an image of which an answer would take more memory than is allowed; see `memory_plan`.
 
         Where it is close, the network is called once before, to learn what it takes.
@@ -300,13 +297,7 @@ class OnnxModel:
         """
 
         def planned() -> MemoryPlan:
-            plan = self.memory_plan(
-                shape,
-                affine,
-                num_channels=num_channels,
-                bytes_per_voxel=bytes_per_voxel,
-                has_probabilities=has_probabilities,
-            )
+            plan = self.memory_plan(shape, affine, **sizes)
             plan.require_fit()
             self._room_bytes = int(min(plan.model_room_bytes, self.limits.model_bytes))
             return plan

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from medssl_cli.base.errors import GateError, MedsslError
+from medssl_cli.deploy.job import Job, Where
 from medssl_cli.deploy.known_results import KnownResults
 from medssl_cli.deploy.mask_files import Output, Preview
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scan_reader import ScanReader
-from medssl_cli.deploy.scan_task import Job, ScanTask, Where, not_done
+from medssl_cli.deploy.scan_task import ScanTask, not_done
 from medssl_cli.deploy.scans import Scan
 from medssl_cli.formats.policy import Policy
 from medssl_cli.work.workers import OUT_OF_MEMORY, TaskMap
@@ -89,7 +90,7 @@ def order_for(task: ScanTask, setup: ModelSetup) -> ScanOrder:
         overwrite=job.overwrite,
         preview=job.preview,
         known=known,
-        inputs=job.inputs & identities,
+        inputs=frozenset(one for one in identities if one in job.inputs),
     )
 
 

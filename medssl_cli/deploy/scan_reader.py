@@ -38,7 +38,7 @@ class ScanReader:
 
     policy: Policy
     modality: str | None
-    _file: Source | None = None
+    _file: object = None
     _images: list[LoadedImage] = field(default_factory=list)
 
     def read(self, scan: Scan) -> LoadedImage:
@@ -47,8 +47,9 @@ class ScanReader:
         Raises:
             InputError: It cannot be trusted, or is of another modality than the model's; `S_LABEL_MAP`.
         """
-        if scan.series is not None:
-            self._check_modality(scan.series.modality)
+        scan = scan.loaded
+        if (series := scan.series) is not None:
+            self._check_modality(series.modality)
         image = self._image(scan)
         if image.states_modality:
             self._check_modality(image.volume.modality)
@@ -75,10 +76,10 @@ class ScanReader:
     def _image(self, scan: Scan) -> LoadedImage:
         if scan.image is None:
             return _the_one(self._opened(scan.original, scan.kind, self.policy), 0, num_images=1)
-        if self._file != scan.sources[0] or scan.image >= len(self._images):
+        if self._file != scan.held or scan.image >= len(self._images):
             self._file, self._images = None, []
             self._images = self._opened(scan.original, scan.kind, replace(self.policy, split_4d=True))
-            self._file = scan.sources[0]
+            self._file = scan.held
         return _the_one(self._images, scan.image)
 
     def _opened(self, original: "Source | SeriesPart | PictureStack", kind: str, policy: Policy) -> list[LoadedImage]:
@@ -92,7 +93,7 @@ class ScanReader:
             return False
         for kind, source in scan.partners:
             try:
-                partner = self._image(replace(scan, kind=kind, sources=(source,)))
+                partner = self._image(replace(scan, kind=kind, held=source))
             except InputError:
                 continue
             mine, other = image.volume, partner.volume
@@ -185,6 +186,7 @@ def input_digest(scan: Scan, policy: Policy) -> str:
     Raises:
         InputError: A file of the scan cannot be read.
     """
+    scan = scan.loaded
     if scan.images:
         known = {sources: input_digest(part, policy) for sources, part in {p.sources: p for p in scan.images}.items()}
         told = [f"{part.channel}#{part.image}:{known[part.sources]}" for part in scan.images]

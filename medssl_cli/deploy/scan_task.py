@@ -2,10 +2,12 @@
 
 import contextlib
 import time
+import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,95 +15,30 @@ from numpy.typing import NDArray
 from medssl_cli.base.codes import CODES
 from medssl_cli.base.errors import InputError, MedsslError
 from medssl_cli.base.files import sha256_file
-from medssl_cli.deploy.announced import Announced, announced
-from medssl_cli.deploy.choosing import Part
 from medssl_cli.deploy.class_words import algorithm_name
-from medssl_cli.deploy.known_results import KnownResults
+from medssl_cli.deploy.job import ACCEPT_WRITING, Job, StoppedError
 from medssl_cli.deploy.mask_files import (
     DICOM_SUFFIXES,
     NOT_WRITTEN,
     Made,
     MaskFiles,
-    Output,
-    Preview,
     Target,
     mask_targets,
     seg_storage,
-    stem_of_mask,
 )
-from medssl_cli.deploy.memory_plan import MemoryPlan
+from medssl_cli.deploy.memory_plan import MemoryPlan, sizes_of
 from medssl_cli.deploy.outputs import is_own, publish, require_replaceable
 from medssl_cli.deploy.probability_file import ProbabilityFile
 from medssl_cli.deploy.results import ScanResult
-from medssl_cli.deploy.runtime import OnnxModel
-from medssl_cli.deploy.scan_reader import ScanReader, input_digest, told_together
+from medssl_cli.deploy.scan_reader import input_digest, told_together
+from medssl_cli.deploy.scan_stages import Answered, ReadScan
 from medssl_cli.deploy.scans import Scan, longer_name
 from medssl_cli.deploy.whole_answers import WholeAnswer, answer_json, fields_of, require_size, whole_answer
 from medssl_cli.formats.loaded import LoadedImage
+from medssl_cli.formats.open import announced
 from medssl_cli.formats.seg_storage import SegStorage
+from medssl_cli.formats.table import Announced
 from medssl_cli.heads import MasksHead
-
-Progress = Callable[[str, float, float], None]
-"""Called with which scan of how many, tiles done and tiles in all."""
-
-ACCEPT_WRITING: Final = "accept-risk"
-"""The rule for writing in pictures where nobody gives another one: no privacy is at stake in a mask."""
-DEFAULT_FOLDER: Final = Path("medssl-out")
-REPORT: Final = "report.json"
-
-
-class StoppedError(Exception):
-    """A stop request came in the middle of a scan."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where outputs go: a folder, the one mask's file if that was named, and the report's file."""
-
-    folder: Path
-    mask: Path | None
-    report: Path
-
-    @classmethod
-    def of(cls, out: Path | None, part: Part | None = None) -> "Where":
-        """What `-o` means; a part of the work has a report of its own."""
-        if out is None or not out.name.lower().endswith((".nii", ".nii.gz")):
-            folder = DEFAULT_FOLDER if out is None else out
-            return cls(folder, None, folder / (REPORT if part is None else f"report.{part.word}.json"))
-        return cls(out.parent, out, out.parent / f"{stem_of_mask(out)}.{REPORT}")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is the same for all scans of one call.
-
-    Args:
-        model: Segments.
-        reader: Reads, with the repairs that were asked for.
-        known: What earlier calls did.
-        where: Outputs go.
-        outputs: Which of them are wanted.
-        overwrite: Outputs of medssl that were made from something else may be replaced.
-        preview: Draws a picture.
-        progress: Told after every tile.
-        dry_run: Compute and write nothing.
-        plan: Nor that; say what memory each scan would take.
-        is_stopped: Asked after every tile.
-        inputs: Device and inode of every file that is read.
-    """
-
-    model: OnnxModel
-    reader: ScanReader
-    known: KnownResults
-    where: Where
-    outputs: tuple[Output, ...]
-    overwrite: bool
-    preview: Preview | None
-    progress: Progress | None
-    dry_run: bool
-    is_stopped: Callable[[], bool]
-    inputs: frozenset[tuple[int, int]] = field(default_factory=frozenset)
-    plan: bool = False
 
 
 @dataclass
@@ -112,12 +49,17 @@ class ScanTask:
         job: What is the same for all.
         scan: Scan with the name that its own place gives it.
         blank: What is known of it without opening it.
+        known: What an earlier call found out.
+        ahead: What is read of it before its turn.
+        before_network: Told what memory it takes, once it is read.
     """
 
     job: Job
     scan: Scan
     blank: ScanResult
     known: ScanResult | None = None
+    ahead: Future[ReadScan] | None = None
+    before_network: Callable[[MemoryPlan], None] | None = None
 
     def outcome(self, counter: str) -> ScanResult:
         """Do it, unless it is done. Its failure is its result, whatever it is.
@@ -125,21 +67,78 @@ class ScanTask:
         Raises:
             StoppedError: A stop request came.
         """
+        asked = self.answered(counter)
+        return asked if isinstance(asked, ScanResult) else self.written(asked)
+
+    def answered(self, counter: str) -> Answered | ScanResult:
+        """Ask the model, unless that is done, or nothing can be asked.
+
+        Raises:
+            StoppedError: A stop request came.
+        """
         try:
-            return self.result(counter, time.monotonic())
+            return self._answered(counter)
         except StoppedError:
             raise
-        except MedsslError as error:
-            return self.refused(error.code, error.message, error.hint)
         except Exception as error:  # noqa: BLE001 - the boundary of one scan
-            if isinstance(error, MemoryError) or "allocat" in str(error):
-                return self.refused("E_TOO_BIG", "not enough memory for this scan")
-            return self.refused("E_SCAN_FAILED", f"it failed with {type(error).__name__}")
+            return self._failed(error)
 
-    def result(self, counter: str, start: float) -> ScanResult:
-        """Do it, unless it is done."""
-        job = self.job
+    def written(self, answered: Answered) -> ScanResult:
+        """Write what was answered."""
+        try:
+            return self._written(answered)
+        except Exception as error:  # noqa: BLE001 - the boundary of one scan
+            return self._failed(error)
+
+    def read(self) -> ReadScan:
+        """Read it before its turn, unless it is known to be done.
+
+        Raises:
+            InputError: A file of it cannot be read.
+        """
+        start, job = time.monotonic(), self.job
         digest = input_digest(self.scan, job.reader.policy)
+        known = job.known.entry(self.blank.task, self.scan.key, self.scan.name)
+        images, error = None, None
+        if known is None or not self._is_made_from(known, digest):
+            try:
+                images = job.reader.read_all(self.scan)
+            except Exception as raised:  # noqa: BLE001 - raised again in its turn
+                error = raised
+        return ReadScan(digest, images, error, time.monotonic() - start)
+
+    def may_meet(self, other: "ScanTask") -> bool:
+        """Whether another scan's outputs may be the same files, on disks that take "A" for "a" too."""
+        return not self._possible_names().isdisjoint(other._possible_names())
+
+    def _possible_names(self) -> set[str]:
+        known = self.job.known.entry(self.blank.task, self.scan.key, self.scan.name)
+        names = (self.scan.name, longer_name(self.scan), *([known.name] if known is not None else []))
+        return {unicodedata.normalize("NFC", name).casefold() for name in names}
+
+    def announced_plan(self) -> MemoryPlan | None:
+        """What it will take by its headers; None where only reading tells."""
+        first, model = self.scan.parts[0], self.job.model
+        known = announced(first.original, first.kind, self.job.reader.policy)
+        if known is None:
+            return None
+        return model.memory_plan(
+            known.shape, known.affine, num_channels=len(self.scan.parts), bytes_per_voxel=known.bytes_per_voxel
+        )
+
+    def _failed(self, error: Exception) -> ScanResult:
+        if isinstance(error, MedsslError):
+            return self.refused(error.code, error.message, error.hint)
+        if isinstance(error, MemoryError) or "allocat" in str(error):
+            return self.refused("E_TOO_BIG", "not enough memory for this scan")
+        return self.refused("E_SCAN_FAILED", f"it failed with {type(error).__name__}")
+
+    def _answered(self, counter: str) -> Answered | ScanResult:
+        job, ahead = self.job, self.ahead
+        self.ahead = None
+        early = ahead.result() if ahead is not None else None
+        start = time.monotonic() - (early.seconds if early is not None else 0.0)
+        digest = early.digest if early is not None else input_digest(self.scan, job.reader.policy)
         self._find_known(digest)
         if self.known is not None and self._is_finished(self.known, digest):
             return replace(self._about(self.known), status="done", code="", message="", hint="", resumed=True)
@@ -152,18 +151,28 @@ class ScanTask:
         self._require_no_other_owner()
         if job.dry_run and not job.plan:
             return replace(self.blank, status="pending")
-        known = announced(self.scan, job.reader.policy)
+        first = self.scan.parts[0]
+        known = announced(first.original, first.kind, job.reader.policy)
         plan = None if known is None else self._planned(known)
         if job.plan:
             plan = plan or self._planned(_held(job.reader.read_all(self.scan)[0]))
             return replace(self.blank, status="pending", message=plan.text, memory=plan.to_json())
-        images = job.reader.read_all(self.scan)
+        images = early.taken() if early is not None else None
+        images = images if images is not None else job.reader.read_all(self.scan)
         image, volumes = told_together(images), [each.volume for each in images]
         require_size(job.model.bundle, image.volume.shape)
+        if self.before_network is not None:
+            plan = job.model.memory_plan(**sizes_of(volumes), has_probabilities=self._has_probabilities)
+            self.before_network(plan)
         progress = self._progress(f"{counter} {self.scan.name}")
         probabilities = self._probability_file()
         given = volumes[0] if len(volumes) == 1 else volumes
         answer = job.model.answer(given, progress=progress, probabilities=probabilities)
+        return Answered(image, answer, digest, time.monotonic() - start, probabilities)
+
+    def _written(self, answered: Answered) -> ScanResult:
+        start, job, image = time.monotonic(), self.job, answered.image
+        answer, probabilities = answered.answer, answered.probabilities
         made = self._whole(image, answer) if self._masks_head is None else self._masks(image, answer)
         publish(made.files, overwrite=job.overwrite)
         paths = list(made.files)
@@ -179,9 +188,9 @@ class ScanTask:
             description=self._description(),
             shape=image.volume.shape,
             spacing_mm=image.volume.spacing_mm,
-            seconds=round(time.monotonic() - start, 3),
+            seconds=round(answered.seconds + time.monotonic() - start, 3),
             device=job.model.device,
-            input_sha256=digest,
+            input_sha256=answered.digest,
             model_sha256=job.model.sha256,
             options=self._options(),
             outputs=tuple(path.name for path in paths),
@@ -197,16 +206,16 @@ class ScanTask:
             known.affine,
             num_channels=num_channels,
             bytes_per_voxel=known.bytes_per_voxel,
-            has_probabilities="probabilities" in self.job.outputs,
+            has_probabilities=self._has_probabilities,
         )
 
     def _description(self) -> str:
         """What the header calls a series, for the report; "" for a file."""
-        if self.scan.series is None:
+        if (series := self.scan.series) is None:
             return ""
         from medssl_cli.formats.series import series_description
 
-        return series_description(self.scan.series)
+        return series_description(series)
 
     def refused(self, code: str, message: str, hint: str = "") -> ScanResult:
         """Not done; outputs of an earlier call stay recorded."""
@@ -296,7 +305,7 @@ class ScanTask:
 
     def targets(self) -> list[Target]:
         """The files that will hold the result."""
-        is_series = self.scan.series is not None
+        is_series = self.scan.is_series
         if self._masks_head is None:
             stem, wants = f"{self.scan.name}_{self.blank.task}", is_series and "sr" in self.job.outputs
             told = [Target("json", self.job.where.folder / f"{stem}.json")]
@@ -356,6 +365,11 @@ class ScanTask:
             algorithm_name=algorithm_name(bundle),
             algorithm=bundle.algorithm,
         )
+
+    @property
+    def _has_probabilities(self) -> bool:
+        """Whether probabilities are wanted."""
+        return "probabilities" in self.job.outputs
 
     def _probability_file(self) -> ProbabilityFile | None:
         """The file of probabilities, if there is to be one."""

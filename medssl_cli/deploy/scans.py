@@ -14,19 +14,31 @@ from typing import TYPE_CHECKING, Final
 
 from medssl_cli.base.errors import InputError
 from medssl_cli.deploy.channels import ChannelFinder
+from medssl_cli.deploy.found import NO_IMAGES, FileIdentities, Findings, Place, Reject, Scan
 from medssl_cli.deploy.naming import file_name, series_name, short_digest
 from medssl_cli.formats.discover import Found, discover
 from medssl_cli.formats.given_channels import GivenChannels
-from medssl_cli.formats.picture_stacks import PictureStack, stacks_of
+from medssl_cli.formats.picture_stacks import stacks_of
 from medssl_cli.formats.policy import STRICT, Policy
+from medssl_cli.formats.slice_store import FileOfSlices, SliceStore
 from medssl_cli.formats.source import Member, Source, place_of
 from medssl_cli.formats.table import image_formats, is_file_of_images, is_file_of_slices
 
 if TYPE_CHECKING:
-    from medssl_cli.formats.series import Header, Refusal, SeriesPart
+    from medssl_cli.formats.series import Refusal, SeriesPart
 
-NO_IMAGES: Final = "files"
-"""What files are called that are no images, where others have the name of their format."""
+__all__ = [
+    "NO_IMAGES",
+    "Findings",
+    "Place",
+    "Reject",
+    "Scan",
+    "find_scans",
+    "is_report",
+    "longer_name",
+    "with_unique_names",
+]
+
 UNNAMED_ABOVE: Final = 20
 """Files of one folder that are no images are told of one by one up to so many, then together."""
 _NO_IMAGES: Final = ("S_NOT_AN_IMAGE", "S_SIDECAR")
@@ -34,107 +46,6 @@ _DUPLICATE: Final = "DUPLICATE"
 _REPORT: Final = re.compile(r"report(\.[0-9]+-of-[0-9]+)?\.jsonl?")
 NO_CHANNELS: Final = GivenChannels()
 """The user says nothing about channels."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where something lies, as it can be written down.
-
-    Args:
-        path: Absolute; a member of an archive has the archive's path and its own.
-        below: The same below the input that it was found under.
-        study: StudyInstanceUID of DICOM.
-        series: SeriesInstanceUID of DICOM.
-    """
-
-    path: str
-    below: str
-    study: str = ""
-    series: str = ""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """One image to segment: that of a file, one of several in a file, or a DICOM series; or a case of several images.
-
-    Args:
-        key: What tells it from every other scan: its absolute path, or its UIDs.
-        name: What its outputs are called.
-        kind: Its format.
-        place: Where it lies.
-        sources: Its files.
-        series: The slices of a series.
-        stack: The pictures of a folder.
-        image: Which of the images of a file of several.
-        partners: Files, with their kinds, of images that it is a label map of if its voxels look like one.
-        channel: Which image of its case it is, a word; "" if nothing says.
-        case: What it has in common with the other images of its case; "" if nothing says.
-        case_name: What outputs of the case are called.
-        images: Images of a case of several: one per channel in the model's order. Everything else is the first one's.
-    """
-
-    key: str
-    name: str
-    kind: str
-    place: Place
-    sources: tuple[Source, ...]
-    series: "SeriesPart | None" = None
-    image: int | None = None
-    partners: tuple[tuple[str, Source], ...] = ()
-    channel: str = ""
-    case: str = ""
-    case_name: str = ""
-    images: tuple["Scan", ...] = ()
-    stack: PictureStack | None = None
-
-    @property
-    def parts(self) -> tuple["Scan", ...]:
-        """The images of a case, or the scan itself."""
-        return self.images or (self,)
-
-    @property
-    def files(self) -> tuple[Source, ...]:
-        """All files that it is read from, each once."""
-        return tuple(dict.fromkeys(source for part in self.parts for source in part.sources))
-
-    @property
-    def channels(self) -> dict[str, str]:
-        """Where the images of a case lie, by channel."""
-        return {part.channel: part.shown_place for part in self.images}
-
-    @property
-    def shown_place(self) -> str:
-        """Where it lies below the input, and which image of a file of several it is."""
-        below = self.place.below or Path(self.place.path).name
-        return below if self.image is None else f"{below}#{self.image}"
-
-    @property
-    def original(self) -> "Source | SeriesPart | PictureStack":
-        """What is opened to read it."""
-        return self.stack or self.series or self.sources[0]
-
-
-@dataclass(frozen=True)
-class Reject:
-    """Files that are no scan, and why: an `E_` or `S_` code."""
-
-    key: str
-    name: str
-    place: Place
-    code: str
-    message: str = ""
-    hint: str = ""
-    num_files: int = 1
-    kind: str = NO_IMAGES
-
-
-@dataclass
-class Findings:
-    """What the inputs hold, in a stable order."""
-
-    scans: list[Scan] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-    roots: tuple[Path, ...] = ()
 
 
 def find_scans(
@@ -164,28 +75,36 @@ def find_scans(
     Raises:
         UsageError: `E_NOT_FOUND`; `E_PERMISSION`, an input folder cannot be listed.
     """
+    roots = tuple(dict.fromkeys(path.resolve() for path in paths))
+    root_of: dict[Source, Path] = {}
+    search = _Search(
+        policy, root_of, roots, takes_flat, ChannelFinder(given, root_of, policy, has_channels=has_channels)
+    )
     found: list[Found] = []
     peek = None if is_wanted is None else lambda path, status: not is_wanted(path)
     for one in discover(paths, policy, peek=peek):
         if is_stopped():
             break
-        if one.kind != "known" and not _is_own_output(one, out):
+        if one.kind == "known" or _is_own_output(one, out):
+            continue
+        if is_file_of_slices(one.kind) and not _is_link(one.source):
+            search.read_slices(one)
+        else:
             found.append(one)
-    roots = tuple(dict.fromkeys(path.resolve() for path in paths))
-    root_of = {one.source: one.root for one in found}
-    finder = ChannelFinder(given, root_of, policy, has_channels=has_channels)
-    search = _Search(policy, root_of, roots, takes_flat, finder)
+    root_of.update((one.source, one.root) for one in found)
     search.sort(found)
-    slices = {
-        one.source: one.kind for one in found if is_file_of_slices(one.kind) and one.source not in search.set_aside
-    }
-    search.add_series(slices, is_stopped)
-    return Findings(with_unique_names(search.scans), search.rejects, roots)
+    if not is_stopped():
+        search.add_series()
+    return Findings(with_unique_names(search.scans), search.rejects, roots, search.files)
 
 
 def is_report(name: str) -> bool:
     """Whether reports of inference on a folder, or on a part of the work, are called so."""
     return _REPORT.fullmatch(name) is not None
+
+
+def _is_link(source: Source) -> bool:
+    return isinstance(source, Path) and source.is_symlink()
 
 
 def _is_own_output(found: Found, out: Path | None) -> bool:
@@ -207,6 +126,9 @@ class _Search:
         set_aside: Sources that are other names of files that are taken.
         kinds: Formats of files.
         unread: Files that could not be opened or are of no known kind: damaged slices may be among them.
+        slices: Headers of files of slices.
+        failures: Files of slices that are refused by themselves, by where they lie and why.
+        files: Files that the scans are read from.
     """
 
     policy: Policy
@@ -219,6 +141,9 @@ class _Search:
     set_aside: set[Source] = field(default_factory=set)
     kinds: dict[Source, str] = field(default_factory=dict)
     unread: list[tuple[Source, str]] = field(default_factory=list)
+    slices: SliceStore = field(default_factory=SliceStore)
+    failures: dict[tuple[Path, str, str, str, str], list[Source]] = field(default_factory=lambda: defaultdict(list))
+    files: FileIdentities = field(default_factory=FileIdentities)
 
     def sort(self, found: Sequence[Found]) -> None:
         """Take files of whole images, and set aside all that is neither that nor a slice."""
@@ -242,6 +167,9 @@ class _Search:
                 others[place_of(one.source).parent, code].append(one.source)
                 if code.startswith("E_") or code == "S_NOT_AN_IMAGE":
                     self.unread.append((one.source, code))
+        for one in found:
+            if is_file_of_slices(one.kind) and one.source not in self.set_aside:
+                self.read_slices(one)
         for (_, code), sources in others.items():
             together = len(sources) > UNNAMED_ABOVE and code in _NO_IMAGES
             for group in [sources] if together else [[source] for source in sources]:
@@ -256,10 +184,14 @@ class _Search:
         pictures = [source for source in kinds if source not in labels and source not in self.set_aside]
         stacks = stacks_of(pictures, min_slices=self.policy.min_slices)
         for stack in stacks:
-            place, kind = self._place(stack.sources), kinds[stack.sources[0]]
+            place, kind = self._place(stack.sources, self.root_of[stack.sources[0]]), kinds[stack.sources[0]]
             name = file_name(Path(place.below or stack.folder.name).parts, image=None)
-            self.scans.append(Scan(place.path, name, kind, place, stack.sources, stack=stack))
+            self._add(Scan(place.path, name, kind, place, stack))
         return {source for stack in stacks for source in stack.sources}
+
+    def _add(self, scan: Scan) -> None:
+        self.scans.append(scan)
+        self.files.add(scan.sources)
 
     def _is_taken(self, kind: str) -> bool:
         """Whether files of a kind hold images that the model takes."""
@@ -272,7 +204,7 @@ class _Search:
         for path in paths:
             if path.is_symlink():
                 target = Path(os.path.realpath(path))
-                self.set_aside.update({path} if target in taken else ())
+                self.set_aside.update({path} if target in taken or self.slices.holds(target) else ())
                 taken.add(target)
 
     def _label_maps(self, found: Sequence[Found]) -> dict[Source, str]:
@@ -290,7 +222,7 @@ class _Search:
         return {source: code for source, code in found_out.items() if source not in self.roots}
 
     def _add_file(self, source: Source, kind: str) -> None:
-        place = self._place([source])
+        place = self._place([source], self.root_of[source])
         parts = Path(place.below).parts if place.below else (source.name,)
         channels = self.finder.of_file(source, kind)
         case, case_name = self.finder.case_of(source, parts)
@@ -298,87 +230,91 @@ class _Search:
             key = place.path if image is None else f"{place.path}#{image}"
             name = file_name(parts, image=image)
             partners = self._partners_of(source) if image is None else ()
-            scan = Scan(key, name, kind, place, (source,), None, image, partners, channels[image or 0], case, case_name)
-            self.scans.append(scan)
+            self._add(Scan(key, name, kind, place, source, image, partners, channels[image or 0], case, case_name))
 
     def _partners_of(self, source: Source) -> tuple[tuple[str, Source], ...]:
         """See `Scan`; of a file that was named itself, nothing is known."""
         image = self.finder.images.get(source)
         return tuple((self.kinds[partner], partner) for partner in image.partners) if image else ()
 
-    def add_series(self, kinds: Mapping[Source, str], is_stopped: Callable[[], bool]) -> None:
-        """Put slices together as ingest does.
+    def read_slices(self, found: Found) -> None:
+        """Keep the headers of a file of slices, or why it has none."""
+        from medssl_cli.formats.series import read_headers
 
-        Args:
-            kinds: Their files, each with its format.
-            is_stopped: Asked between files.
-        """
-        if not kinds:
-            return
-        from medssl_cli.formats.series import RefusedFile, assemble, lost_slice, read_headers
+        source = found.source
+        try:
+            self.slices.add(FileOfSlices(read_headers(source, self.policy), found.root, found.kind))
+        except InputError as error:
+            self.root_of[source] = found.root
+            cause = place_of(source).parent, found.kind, error.code, error.message, error.hint
+            self.failures[cause].append(source)
 
-        headers: list[Header] = []
+    def add_series(self) -> None:
+        """Put slices together as ingest does."""
+        from medssl_cli.formats.series import RefusedFile, assemble_stored, lost_slice
+
         refused = [RefusedFile(source, code) for source, code in self.unread]
-        failures: dict[tuple[Path, str, str, str, str], list[Source]] = defaultdict(list)
-        for source, kind in kinds.items():
-            if is_stopped():
-                return
-            try:
-                headers += read_headers(source, self.policy)
-            except InputError as error:
-                failures[place_of(source).parent, kind, error.code, error.message, error.hint].append(source)
-                lost = lost_slice(source, error.code)
-                refused += [lost] if lost is not None else []
-        for (_, kind, code, message, hint), group in failures.items():
+        for (_, kind, code, message, hint), group in self.failures.items():
             self._reject(group, code, message, hint, kind=kind)
-        found = assemble(headers, refused, self.policy)
-        series_of = {header.source: header for header in headers}
-        for refusal in found.refusals:
-            self._refuse_series(refusal, series_of, kinds)
-        for part in sorted(found.parts, key=lambda part: (part.identity.study, part.identity.series)):
-            self._add_part(part, kinds[part.sources[0]])
+            refused += [lost for source in group if (lost := lost_slice(source, code)) is not None]
+        made: list[tuple[str, str, Scan | Reject]] = []
+        duplicates: list[Reject] = []
+        others: list[Reject] = []
+        for files, found in assemble_stored(self.slices, refused, self.policy):
+            by_source = {file.source: file for file in files}
+            for refusal in found.refusals:
+                rejects = self._refused_series(refusal, by_source)
+                (duplicates if refusal.code == _DUPLICATE else others).extend(rejects)
+            for part in found.parts:
+                made.append((part.identity.study, part.identity.series, self._of_part(part, by_source)))
+        self.rejects += [*duplicates, *others]
+        for _, _, one in sorted(made, key=lambda each: each[:2]):
+            if isinstance(one, Reject):
+                self.rejects.append(one)
+            else:
+                self.scans.append(one)
 
-    def _refuse_series(
-        self, refusal: "Refusal", series_of: "dict[Source, Header]", kinds: Mapping[Source, str]
-    ) -> None:
+    def _refused_series(self, refusal: "Refusal", files: Mapping[Source, FileOfSlices]) -> list[Reject]:
         members: dict[tuple[str, str, str], list[Source]] = defaultdict(list)
         for source in refusal.files:
-            header = series_of[source]
+            header = files[source].headers[0]
             members[header.StudyInstanceUID, header.SeriesInstanceUID, header.Modality].append(source)
         code = "S_DUPLICATE" if refusal.code == _DUPLICATE else refusal.code
+        rejects = []
         for (study, series, modality), sources in members.items():
-            place = replace(self._place(sources), study=study, series=series)
+            first = files[sources[0]]
+            place = replace(self._place(sources, first.root), study=study, series=series)
             key, name = f"{study}|{series}|{code}", series_name(modality, study, series)
-            kind = kinds[sources[0]]
-            self.rejects.append(Reject(key, name, place, code, refusal.message, refusal.hint, len(sources), kind))
+            rejects.append(Reject(key, name, place, code, refusal.message, refusal.hint, len(sources), first.kind))
+        return rejects
 
-    def _add_part(self, part: "SeriesPart", kind: str) -> None:
+    def _of_part(self, part: "SeriesPart", files: Mapping[Source, FileOfSlices]) -> Scan | Reject:
         first, sources = part.headers[0], part.sources
         study, series = first.StudyInstanceUID, first.SeriesInstanceUID
-        place = replace(self._place(sources), study=study, series=series)
+        file = files[sources[0]]
+        place = replace(self._place(sources, file.root), study=study, series=series)
         own = "" if part.is_whole_series else _part_digest(part)
         uids = [study, series, *([own] if own else [])]
         key, name = "|".join(uids), series_name(first.Modality, *uids)
         if part.spacing_kind is not None and not self.takes_flat:
             message = "a projection; the model is for volumes"
-            self.rejects.append(Reject(key, name, place, "E_NO_PATIENT_GEOMETRY", message, "", len(sources), kind))
-        else:
-            channel, case = self.finder.of_series(sources, first.Modality)
-            scan = Scan(key, name, kind, place, sources, series=part, channel=channel, case=case)
-            self.scans.append(scan)
+            return Reject(key, name, place, "E_NO_PATIENT_GEOMETRY", message, "", len(sources), file.kind)
+        channel, case = self.finder.of_series(sources, first.Modality)
+        self.files.add(sources)
+        return Scan(key, name, file.kind, place, self.slices.keep(part), channel=channel, case=case)
 
     def _reject(
         self, sources: Sequence[Source], code: str, message: str = "", hint: str = "", *, kind: str = NO_IMAGES
     ) -> None:
-        place = self._place(sources)
+        place = self._place(sources, self.root_of[sources[0]])
         name = place.below or Path(place.path).name
         key = place.path if len(sources) == 1 else f"{place.path}|{code}|{message}"
         self.rejects.append(Reject(key, name, place, code, message, hint, len(sources), kind))
 
-    def _place(self, sources: Iterable[Source]) -> Place:
-        """Place of a single source, or the innermost folder that holds all of several."""
+    @staticmethod
+    def _place(sources: Iterable[Source], root: Path) -> Place:
+        """Place of a single source below an input, or the innermost folder that holds all of several."""
         places = [place_of(source) for source in sources]
-        root = self.root_of[next(iter(sources))]
         folders = [str(place.parent) for place in places]
         path = places[0] if len(places) == 1 else Path(os.path.commonpath(folders))
         base = root if root.is_dir() or root != places[0] else root.parent

@@ -17,7 +17,7 @@ from typing import Final
 from medssl_cli.base.errors import InputError, UsageError
 from medssl_cli.deploy.choosing import is_rule
 from medssl_cli.deploy.infer import InferSettings, infer, opened_report
-from medssl_cli.deploy.scan_task import Where
+from medssl_cli.deploy.job import Where
 from medssl_cli.formats.discover import look
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.series import read_headers

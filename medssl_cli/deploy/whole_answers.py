@@ -157,7 +157,7 @@ def answer_json(bundle: Bundle, answer: WholeAnswer, *, name: str, model_sha256:
     return json_bytes(document)
 
 
-def tables_of(entries: Sequence[ScanResult]) -> dict[str, bytes]:
+def tables_of(entries: Iterable[ScanResult]) -> dict[str, bytes]:
     """The tables of all images of a folder, by the names of their files; those without any image are left out.
 
     Args:

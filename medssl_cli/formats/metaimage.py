@@ -17,7 +17,7 @@ from medssl_cli.base.errors import InputError
 from medssl_cli.formats.affines import assumed_affine, assumed_repair, placed
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.policy import STRICT, Policy
-from medssl_cli.formats.source import Source, read_bytes
+from medssl_cli.formats.source import Source, read_bytes, read_head
 from medssl_cli.formats.text_headers import (
     MAX_HEADER_BYTES,
     StoredGrid,
@@ -29,7 +29,7 @@ from medssl_cli.formats.text_headers import (
     read_detached,
     whole_numbers,
 )
-from medssl_cli.imaging.geometry import Affine
+from medssl_cli.imaging.geometry import Affine, Shape
 
 _CODE: Final = "E_METAIMAGE_HEADER"
 _FIRST_LINE: Final = re.compile(rb"(ObjectType|NDims) *= *[A-Za-z0-9]+ *\r?\n")
@@ -97,6 +97,18 @@ def read_metaimage(
         num_files=1 if is_local else 2,
         is_label=is_label,
     )
+
+
+def announced_grid(source: Source, policy: Policy = STRICT) -> tuple[Shape, Affine, int]:
+    """Size, affine and bytes per voxel that the header of a file announces; nothing else of it is read.
+
+    Raises:
+        InputError: The header cannot be trusted.
+    """
+    fields, _ = _fields(read_head(source, MAX_HEADER_BYTES))
+    layout = _layout(fields, policy)
+    affine, _ = _stated_affine(fields, policy)
+    return layout.shape, placed(affine, layout.shape, policy).affine, layout.dtype.itemsize
 
 
 def _fields(data: bytes) -> tuple[dict[str, str], int]:

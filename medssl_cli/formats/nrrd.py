@@ -16,7 +16,7 @@ from medssl_cli.formats.affines import assumed_affine, assumed_repair, placed
 from medssl_cli.formats.gzip_strict import gunzip
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.policy import STRICT, Policy
-from medssl_cli.formats.source import Source, read_bytes
+from medssl_cli.formats.source import Source, read_bytes, read_head
 from medssl_cli.formats.text_headers import (
     MAX_HEADER_BYTES,
     StoredGrid,
@@ -27,7 +27,7 @@ from medssl_cli.formats.text_headers import (
     read_detached,
     whole_numbers,
 )
-from medssl_cli.imaging.geometry import Affine
+from medssl_cli.imaging.geometry import Affine, Shape
 
 _MAGIC: Final = re.compile(rb"NRRD000[1-5]\r?\n")
 _CODE: Final = "E_NRRD_HEADER"
@@ -113,6 +113,18 @@ def read_nrrd(
         num_files=num_files,
         is_label=is_label,
     )
+
+
+def announced_grid(source: Source, policy: Policy = STRICT) -> tuple[Shape, Affine, int]:
+    """Size, affine and bytes per voxel that the header of a file announces; nothing else of it is read.
+
+    Raises:
+        InputError: The header cannot be trusted.
+    """
+    fields, _ = _fields(read_head(source, MAX_HEADER_BYTES))
+    layout = _layout(fields, policy)
+    affine, _ = _stated_affine(fields, policy)
+    return layout.shape, placed(affine, layout.shape, policy).affine, layout.dtype.itemsize
 
 
 def read_segments(source: Source) -> dict[int, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medssl_cli.base.errors import InputError
 from medssl_cli.formats.discover import HEAD_BYTES
 from medssl_cli.formats.image_notes import notes_about
 from medssl_cli.formats.loaded import LoadedImage
@@ -15,7 +16,7 @@ from medssl_cli.formats.picture_stacks import PictureStack, read_stack
 from medssl_cli.formats.policy import STRICT, Policy
 from medssl_cli.formats.sniff import sniff
 from medssl_cli.formats.source import Member, Source, read_head
-from medssl_cli.formats.table import image_formats
+from medssl_cli.formats.table import Announced, image_formats
 
 if TYPE_CHECKING:
     from medssl_cli.formats.dicom import SeriesPart
@@ -88,6 +89,26 @@ def count_images(source: Source, kind: str, policy: Policy = STRICT) -> int:
     """How many images a file gives, by its header alone; 1 where the reader will refuse it."""
     count = image_formats()[kind].count
     return 1 if count is None else count(source, policy)
+
+
+def announced(source: "Source | SeriesPart | PictureStack", kind: str, policy: Policy = STRICT) -> Announced | None:
+    """What headers announce about an image, so that one which cannot fit is refused before its voxels are read.
+
+    Args:
+        source: A file, or what makes one image.
+        kind: Kind of the file or files.
+        policy: What is accepted and repaired.
+
+    Returns:
+        None where only reading tells, and where reading will say what is wrong.
+    """
+    tell = image_formats()[kind].announced
+    if tell is None or isinstance(source, PictureStack):
+        return None
+    try:
+        return tell(source, policy)
+    except InputError:
+        return None
 
 
 def files_of(source: "Source | SeriesPart | PictureStack", kind: str, policy: Policy = STRICT) -> tuple[Source, ...]:

@@ -6,7 +6,7 @@ Each file is looked at by itself, in any process; then all of them are put toget
 import contextlib
 import io
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from medssl_cli.formats.dicom import (
     sop_class_of,
 )
 from medssl_cli.formats.policy import STRICT, Policy
+from medssl_cli.formats.slice_store import FileOfSlices, SliceStore
 from medssl_cli.formats.source import Source, read_bytes
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "RefusedFile",
     "SeriesPart",
     "assemble",
+    "assemble_stored",
     "lost_slice",
     "read_headers",
     "series_description",
@@ -64,6 +66,25 @@ def assemble(headers: Sequence[Header], refused: Iterable[RefusedFile], policy: 
     incomplete = incomplete_series(headers, refused)
     parts, refusals = group_headers(headers, policy, incomplete=incomplete)
     return Assembly(parts, refusals, incomplete.sources)
+
+
+def assemble_stored(
+    store: SliceStore, refused: Iterable[RefusedFile], policy: Policy = STRICT
+) -> Iterator[tuple[list[FileOfSlices], Assembly]]:
+    """Put slices together that are out of memory, as `assemble` does, one series after the other.
+
+    Args:
+        store: Headers of all files that were read.
+        refused: Files that were not read.
+        policy: What is accepted and repaired.
+
+    Yields:
+        The files of a series, and what they make.
+    """
+    incomplete = incomplete_series(store.headers(), refused)
+    for files in store.series():
+        headers = [header for file in files for header in file.headers]
+        yield files, Assembly(*group_headers(headers, policy, incomplete=incomplete), incomplete.sources)
 
 
 def lost_slice(source: Source, code: str) -> RefusedFile | None:

@@ -6,12 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from medssl_cli.formats.dicom import SeriesPart
     from medssl_cli.formats.loaded import LoadedImage
     from medssl_cli.formats.policy import Policy
     from medssl_cli.formats.source import Source
+    from medssl_cli.imaging.geometry import Affine, Shape
+
+
+class Announced(NamedTuple):
+    """Size and affine of an image, and bytes of each of its voxels at least, as headers announce them."""
+
+    shape: "Shape"
+    affine: "Affine"
+    bytes_per_voxel: float
 
 
 class FileReader(Protocol):
@@ -32,6 +42,8 @@ class ImageFormat:
         read: Reads the images of one file; None where files are put together first, see `formats.series`.
         count: How many images a file gives, told by its header; one if this is not given.
         companions: Other files that the images are read from; none if this is not given.
+        announced: What the header of a file, or the headers of slices, announce about the image; None where only
+            reading tells. It raises `InputError` where the reader will refuse the file.
         value_names: Names that a label map gives to its own values; none if this is not given.
         is_told_by_name: A file that has one of the suffixes, and is not recognised, is a damaged one and no other file.
         is_flat: Its images are pictures without a place in the patient.
@@ -43,6 +55,7 @@ class ImageFormat:
     read: FileReader | None = None
     count: "Callable[[Source, Policy], int] | None" = None
     companions: "Callable[[Source, Policy], Sequence[Path]] | None" = None
+    announced: "Callable[[Source | SeriesPart, Policy], Announced | None] | None" = None
     value_names: "Callable[[Source], Mapping[int, str]] | None" = None
     is_told_by_name: bool = False
     is_flat: bool = False

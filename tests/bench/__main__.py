@@ -108,6 +108,33 @@ def kills(
 
 @app.command()
 @guarded
+def batches(
+    scans: Annotated[int, typer.Option(min=1, help="NIfTI files of one call; a tenth, too.")] = 10_000,
+    series: Annotated[int, typer.Option(min=0, help="DICOM series of 20 slices; a tenth, too.")] = 500,
+    overlapped: Annotated[int, typer.Option(min=2, help="Scans that are timed apart and overlapped.")] = 20,
+    size: Annotated[int, typer.Option(min=16, help="Voxels along each side of these.")] = 128,
+    network: Annotated[float, typer.Option(min=0, help="Seconds of the stub of a network for each.")] = 0.2,
+    json: JsonOption = False,
+) -> None:
+    """Measure the memory of one call of `infer` over many scans, and what overlapping them gains.
+
+    Example: python -m tests.bench batches --scans 1000 --series 100
+    """
+    from tests.bench.batches import COLUMNS, OVERLAP_COLUMNS, bench_memory_of_batch, bench_overlap
+
+    peaks = [bench_memory_of_batch("nifti", num_scans=number) for number in (max(1, scans // 10), scans)]
+    if series:
+        peaks += [bench_memory_of_batch("series", num_scans=number) for number in (max(1, series // 10), series)]
+    gain = bench_overlap(num_scans=overlapped, size=size, network_s=network)
+    if json:
+        result({"memory": [vars(one) for one in peaks], "overlap": vars(gain)}, as_json=True, text="")
+        return
+    table("one call, a model that costs nothing", COLUMNS, [one.row() for one in peaks])
+    table(f"scans of {size}^3 voxels", OVERLAP_COLUMNS, [gain.row()])
+
+
+@app.command()
+@guarded
 def pretrain(
     size: Annotated[
         Literal["small", "full"],

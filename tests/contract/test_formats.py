@@ -444,7 +444,6 @@ ALLOWED = {
     "deploy/outputs.py": "writes masks as NIfTI",
     "deploy/mask_files.py": "writes masks as NIfTI: one of its outputs is called so",
     "cache/transfer.py": "exports a cache as NIfTI",
-    "deploy/announced.py": "sizes by the headers of NIfTI and DICOM, before voxels: what memory a scan takes",
     "service/peers.py": "sends DICOM objects over the network",
 }
 """Rooms that write or send files of a format, and read no image."""

@@ -1,19 +1,23 @@
 """What a scan takes in memory is known before it is read, and what does not fit is refused then."""
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from PIL import Image
 
 from medssl_cli.base.errors import InputError
 from medssl_cli.deploy import limits
-from medssl_cli.deploy.announced import announced
 from medssl_cli.deploy.infer import infer
 from medssl_cli.deploy.limits import free_memory_bytes
 from medssl_cli.deploy.runtime import OnnxModel
+from medssl_cli.deploy.scan_reader import ScanReader
 from medssl_cli.deploy.scans import find_scans
 from medssl_cli.formats.nifti import write_nifti
+from medssl_cli.formats.open import announced
 from medssl_cli.formats.policy import STRICT
 from medssl_cli.imaging.memory import volume_memory
 from medssl_cli.imaging.segment import rolling_axis, segment_volume
@@ -121,19 +125,39 @@ def test_where_memory_is_close_the_network_is_called_once_before(
 
 def test_headers_announce_what_will_be_read(tmp_path: Path) -> None:
     ct_series(tmp_path / "ct", positions_mm=[0, 2, 4, 6, 8])
-    write_nifti(tmp_path / "a.nii.gz", np.zeros((5, 6, 7), np.int16), np.diag([1.0, 2.0, 3.0, 1.0]))
+    for name in ("a.nii.gz", "c.nrrd", "d.mha", "e.nii.gz"):
+        image = sitk.GetImageFromArray(np.zeros((7, 6, 5), np.int16))
+        image.SetSpacing((1.0, 2.0, 3.0))
+        sitk.WriteImage(image, str(tmp_path / name))
     (tmp_path / "b.nii").write_bytes(b"\x5c\x01\x00\x00" + bytes(400))
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "f.png")
+    reader = ScanReader(STRICT, None)
 
-    scans = {Path(scan.place.below).name: scan for scan in find_scans([tmp_path], STRICT).scans}
-    nifti, damaged = announced(scans.pop("a.nii.gz"), STRICT), announced(scans.pop("b.nii"), STRICT)
-    (series,) = (announced(scan, STRICT) for scan in scans.values())
+    told: dict[str, bool] = {}
+    for scan in find_scans([tmp_path], STRICT, takes_flat=True).scans:
+        known = announced(scan.original, scan.kind, STRICT)
+        told[Path(scan.place.below).name] = known is not None
+        if known is not None:
+            volume = reader.read(scan).volume
+            assert known.shape == volume.shape
+            assert np.array_equal(known.affine, volume.affine)
+            assert known.bytes_per_voxel == 2
 
-    assert damaged is None
-    assert nifti is not None
-    assert (nifti.shape, nifti.bytes_per_voxel) == ((5, 6, 7), 2)
-    assert series is not None
-    assert series.shape[2] == 5
-    assert np.linalg.norm(series.affine[:3, 2]) == pytest.approx(2)
+    are_told = {"ct", "a.nii.gz", "c.nrrd", "d.mha", "e.nii.gz"}
+    assert told == {**dict.fromkeys(are_told, True), "b.nii": False, "f.png": False}
+
+
+def test_the_grid_that_a_repair_makes_is_announced(tmp_path: Path) -> None:
+    """Of six slices 2 mm apart the fourth is missing."""
+    ct_series(tmp_path, positions_mm=[0, 2, 4, 8, 10])
+    policy = replace(STRICT, gaps="interpolate")
+
+    (scan,) = find_scans([tmp_path], policy).scans
+    known = announced(scan.original, scan.kind, policy)
+
+    assert known is not None
+    assert known.shape == ScanReader(policy, None).read(scan).volume.shape
+    assert known.shape[2] == 6
 
 
 def test_limits_of_the_process_itself_count(monkeypatch: pytest.MonkeyPatch) -> None:

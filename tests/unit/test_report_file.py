@@ -1,5 +1,7 @@
 """The report of many results: what it costs, and what is found in it."""
 
+import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pytest
 
 from medssl_cli.base.errors import UsageError
+from medssl_cli.base.files import json_bytes
 from medssl_cli.deploy import report_file
 from medssl_cli.deploy.known_results import KnownResults
 from medssl_cli.deploy.report_file import ReportFile
@@ -32,8 +35,8 @@ def test_a_large_report_is_written_now_and_then_and_nothing_is_lost(
     monkeypatch.setattr(report_file, "append_durably", appended_without_waiting)
     written: list[int] = []
     report = ReportFile(tmp_path / "report.json", has_journal=True)
-    original = report_file.write_atomic
-    monkeypatch.setattr(report_file, "write_atomic", lambda *a, **k: (written.append(1), original(*a, **k)))
+    original = report_file.write_pieces
+    monkeypatch.setattr(report_file, "write_pieces", lambda *a, **k: (written.append(1), original(*a, **k)))
 
     for number in range(300):
         report.record(HEADER, [done(number)])
@@ -47,6 +50,46 @@ def test_a_large_report_is_written_now_and_then_and_nothing_is_lost(
 def appended_without_waiting(path: Path, data: bytes, *, start: bytes) -> None:
     with path.open("ab") as stream:
         stream.write(data if stream.tell() else start + data)
+
+
+def test_the_file_is_the_canonical_document_of_its_entries(tmp_path: Path) -> None:
+    report = ReportFile(tmp_path / "report.json", has_journal=True)
+    report.record({**HEADER, "intended_use": 'a "results": [] b'}, [], is_last=True)
+    empty = (tmp_path / "report.json").read_bytes()
+    report.record(HEADER, [done(2, warnings=("W_X",), volumes_ml={"a\n": 0.1}), done(1)], is_last=True)
+    full = (tmp_path / "report.json").read_bytes()
+
+    assert empty == json_bytes(json.loads(empty))
+    assert full == json_bytes(json.loads(full))
+    assert [entry["name"] for entry in json.loads(full)["results"]] == ["s1", "s2"]
+    assert json.loads(full)["done"] == 2
+
+
+def test_what_another_call_wrote_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    one, other = (ReportFile(path, has_journal=True) for _ in range(2))
+
+    one.record(HEADER, [done(1)])
+    other.record(HEADER, [done(2)])
+    one.record(HEADER, [done(3)])
+
+    assert [entry["name"] for entry in json.loads(path.read_text())["results"]] == ["s1", "s2", "s3"]
+
+
+def test_memory_does_not_grow_with_the_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Python holds after 600 entries is what it holds after 200, but for the few that wait for the report."""
+    monkeypatch.setattr(report_file, "append_durably", appended_without_waiting)
+    monkeypatch.setattr(report_file, "SMALL", 0)
+    report = ReportFile(tmp_path / "report.json", has_journal=True)
+    held = []
+    tracemalloc.start()
+    for number in range(600):
+        report.record(HEADER, [done(number, message="m" * 1000)], is_last=number in (199, 599))
+        if number in (199, 599):
+            held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+
+    assert held[1] - held[0] < 40 * 1000
 
 
 def test_a_journal_that_somebody_removed_or_a_place_that_is_none_costs_nothing(tmp_path: Path) -> None:

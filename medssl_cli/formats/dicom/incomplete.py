@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from medssl_cli.base.errors import InputError
 from medssl_cli.formats.dicom.elements import walk
@@ -88,7 +88,7 @@ def refused_file(source: Source, code: str) -> RefusedFile:
     return RefusedFile(source, code, **{name: values.text(name) for name in _CLAIMS})
 
 
-def incomplete_series(headers: Sequence[Header], refused: Iterable[RefusedFile]) -> Incomplete:
+def incomplete_series(headers: Iterable[Header], refused: Iterable[RefusedFile]) -> Incomplete:
     """Find the series that refused files belong to, or may belong to.
 
     A file that names its series counts there, unless the same instance was read from another file or it says that it is
@@ -100,46 +100,74 @@ def incomplete_series(headers: Sequence[Header], refused: Iterable[RefusedFile])
         headers: Headers of all files that were read.
         refused: Those that were not.
     """
-    instances: dict[str, set[str]] = defaultdict(set)
-    for header in headers:
-        instances[header.SeriesInstanceUID].add(header.SOPInstanceUID)
-    everywhere = set[str]().union(*instances.values())
+    refused = list(refused)
+    if not refused:
+        return WHOLE
+    seen = _seen(headers, refused)
     lost: dict[str, list[RefusedFile]] = defaultdict(list)
     doubtful: dict[str, list[RefusedFile]] = defaultdict(list)
-    homeless = []
     for file in refused:
         is_error = file.code.startswith("E_")
-        if file.SOPInstanceUID in everywhere or (is_error and file.SOPClassUID not in _SLICES):
+        if file.SOPInstanceUID in seen.instances or (is_error and file.SOPClassUID not in _SLICES):
             continue
-        if not file.SeriesInstanceUID:
-            homeless.append(file)
-        elif file.SeriesInstanceUID in instances:
-            (lost if is_error else doubtful)[file.SeriesInstanceUID].append(file)
-    neighbours = _neighbours(headers, {_folder(file.source) for file in homeless})
-    for file in homeless:
-        possible = {near.SeriesInstanceUID for near in neighbours[_folder(file.source)] if _may_belong(file, near)}
-        is_certain = len(possible) == 1 and file.code.startswith("E_")
+        if file.SeriesInstanceUID:
+            if file.SeriesInstanceUID in seen.series:
+                (lost if is_error else doubtful)[file.SeriesInstanceUID].append(file)
+            continue
+        possible = {near.series for near in seen.neighbours[_folder(file.source)] if _may_belong(file, near)}
+        is_certain = len(possible) == 1 and is_error
         for series in possible:
             (lost if is_certain else doubtful)[series].append(file)
     return Incomplete(dict(lost), dict(doubtful))
 
 
-def _neighbours(headers: Sequence[Header], folders: set[Path]) -> dict[Path, list[Header]]:
-    """Slices in some folders. Projections are images each of its own, of which none can be missing."""
-    found: dict[Path, list[Header]] = defaultdict(list)
-    for header in headers if folders else ():
-        if (folder := _folder(header.source)) in folders and not is_projection(header):
-            found[folder].append(header)
-    return found
+class _Neighbour(NamedTuple):
+    """What slices in the folder of a refused file say: their series, study and modality, and how files are named."""
+
+    series: str
+    study: str
+    modality: str
+    suffix: str
 
 
-def _may_belong(file: RefusedFile, header: Header) -> bool:
-    if file.StudyInstanceUID not in ("", header.StudyInstanceUID) or file.Modality not in ("", header.Modality):
+@dataclass(frozen=True)
+class _Seen:
+    """What headers say that matters for files that were refused.
+
+    Args:
+        series: All SeriesInstanceUIDs.
+        instances: SOPInstanceUIDs of refused files that were read from other files.
+        neighbours: Slices in the folders of refused files. Projections are images each of its own, of which none can
+            be missing.
+    """
+
+    series: set[str]
+    instances: set[str]
+    neighbours: dict[Path, set[_Neighbour]]
+
+
+def _seen(headers: Iterable[Header], refused: Sequence[RefusedFile]) -> _Seen:
+    """Look at headers once, whatever their number."""
+    wanted = {file.SOPInstanceUID for file in refused}
+    folders = {_folder(file.source) for file in refused if not file.SeriesInstanceUID}
+    seen = _Seen(set(), set(), defaultdict(set))
+    for header in headers:
+        seen.series.add(header.SeriesInstanceUID)
+        if header.SOPInstanceUID in wanted:
+            seen.instances.add(header.SOPInstanceUID)
+        if folders and (folder := _folder(header.source)) in folders and not is_projection(header):
+            near = header.SeriesInstanceUID, header.StudyInstanceUID, header.Modality, _suffix(header.source.name)
+            seen.neighbours[folder].add(_Neighbour(*near))
+    return seen
+
+
+def _may_belong(file: RefusedFile, near: _Neighbour) -> bool:
+    if file.StudyInstanceUID not in ("", near.study) or file.Modality not in ("", near.modality):
         return False
     if file.source.name.startswith("."):
         return False
-    own, other = _suffix(file.source.name), _suffix(header.source.name)
-    return own == other and (bool(own) or file.code.startswith("E_"))
+    own = _suffix(file.source.name)
+    return own == near.suffix and (bool(own) or file.code.startswith("E_"))
 
 
 def _suffix(name: str) -> str:

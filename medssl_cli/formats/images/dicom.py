@@ -4,10 +4,16 @@ Source: DICOM PS3.10 section 7.1 (preamble), PS3.5 section 7.1 (elements).
 """
 
 import struct
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from medssl_cli.formats.policy import Policy
-from medssl_cli.formats.table import ImageFormat
+from medssl_cli.formats.source import Member
+from medssl_cli.formats.table import Announced, ImageFormat
+
+if TYPE_CHECKING:
+    from medssl_cli.formats.dicom import SeriesPart
+    from medssl_cli.formats.source import Source
 
 MAGIC: Final = b"DICM"
 MAGIC_OFFSET: Final = 128
@@ -33,4 +39,13 @@ def _recognises(head: bytes, policy: Policy) -> bool:
     return has_signature(head) or (policy.allow_headerless and _is_bare(head))
 
 
-FORMAT: Final = ImageFormat(suffixes=(".dcm", ".dicom"), recognises=_recognises)
+def _announced(source: "Source | SeriesPart", policy: Policy) -> Announced | None:
+    """The grid that was proven for the slices, repaired where the policy allowed it."""
+    if isinstance(source, Path | Member):
+        return None
+    first = source.headers[0]
+    shape = source.repair.shape((first.Columns, first.Rows, len(source.headers)))
+    return Announced(shape, source.affine, first.BitsAllocated / 8)
+
+
+FORMAT: Final = ImageFormat(suffixes=(".dcm", ".dicom"), recognises=_recognises, announced=_announced)

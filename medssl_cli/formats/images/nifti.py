@@ -1,15 +1,19 @@
 """NIfTI-1 and NIfTI-2, compressed or not: one image a file, or several along a fourth axis."""
 
 from collections.abc import Sequence
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from medssl_cli.base.errors import InputError
 from medssl_cli.formats.gzip_strict import MAGIC, gzip_head
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.nifti_header import LARGEST_HEADER, is_nifti, parse_header
 from medssl_cli.formats.policy import Policy
-from medssl_cli.formats.source import Source, read_head
-from medssl_cli.formats.table import ImageFormat
+from medssl_cli.formats.source import Member, Source, read_head
+from medssl_cli.formats.table import Announced, ImageFormat
+
+if TYPE_CHECKING:
+    from medssl_cli.formats.dicom import SeriesPart
 
 _HEAD_BYTES: Final = 4096
 
@@ -38,6 +42,17 @@ def _count(source: Source, policy: Policy) -> int:
         return 1
 
 
+def _announced(source: "Source | SeriesPart", policy: Policy) -> Announced | None:
+    from medssl_cli.formats.nifti import announced_grid
+
+    return Announced(*announced_grid(source, policy)) if isinstance(source, Path | Member) else None
+
+
 FORMAT: Final = ImageFormat(
-    suffixes=(".nii", ".nii.gz"), recognises=_recognises, read=_read, count=_count, is_told_by_name=True
+    suffixes=(".nii", ".nii.gz"),
+    recognises=_recognises,
+    read=_read,
+    count=_count,
+    announced=_announced,
+    is_told_by_name=True,
 )

@@ -3,14 +3,17 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from medssl_cli.formats.loaded import LoadedImage
-from medssl_cli.formats.nrrd import is_nrrd, read_nrrd, read_segments
+from medssl_cli.formats.nrrd import announced_grid, is_nrrd, read_nrrd, read_segments
 from medssl_cli.formats.policy import Policy
-from medssl_cli.formats.source import Source
-from medssl_cli.formats.table import ImageFormat
+from medssl_cli.formats.source import Member, Source
+from medssl_cli.formats.table import Announced, ImageFormat
 from medssl_cli.formats.text_headers import detached_files
+
+if TYPE_CHECKING:
+    from medssl_cli.formats.dicom import SeriesPart
 
 _DATA_FILE: Final = re.compile(rb"^data ?file *: *([^\r\n]+)", re.IGNORECASE | re.MULTILINE)
 
@@ -31,11 +34,16 @@ def _value_names(source: Source) -> Mapping[int, str]:
     return read_segments(source)
 
 
+def _announced(source: "Source | SeriesPart", policy: Policy) -> Announced | None:
+    return Announced(*announced_grid(source, policy)) if isinstance(source, Path | Member) else None
+
+
 FORMAT: Final = ImageFormat(
     suffixes=(".nrrd", ".nhdr", ".seg.nrrd"),
     recognises=_recognises,
     read=_read,
     companions=_companions,
+    announced=_announced,
     value_names=_value_names,
     is_told_by_name=True,
 )
