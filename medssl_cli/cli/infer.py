@@ -5,7 +5,7 @@ from medssl_cli.cli import many_scans as many
 from medssl_cli.cli import reading_options as choices
 from medssl_cli.cli.infer_output import Teller, finish, report_text
 from medssl_cli.cli.log_file import LogFile
-from medssl_cli.cli.options import DeviceOption, JsonOption, ModelsOption, QuietOption, bytes_of, models_folder
+from medssl_cli.cli.options import JsonOption, ModelsOption, QuietOption, bytes_of, models_folder
 from medssl_cli.cli.pacs_access import deliveries
 from medssl_cli.cli.terminal import Terminal, result
 
@@ -15,13 +15,14 @@ def infer(
     scans: own.ScansArgument = None,
     out: own.OutOption = None,
     models: ModelsOption = None,
-    device: DeviceOption = "auto",
+    device: own.DeviceOption = "auto",
     threads: own.ThreadsOption = None,
     max_ram_gib: own.MaxRamOption = None,
     tile_timeout: own.TileTimeoutOption = None,
     every_tile: own.EveryTileOption = False,
     overwrite: own.OverwriteOption = False,
     preview: own.PreviewOption = True,
+    page: own.PageOption = False,
     formats: own.FormatsOption = "seg",
     probabilities: own.ProbabilitiesOption = False,
     series: own.SeriesOption = None,
@@ -81,7 +82,7 @@ def infer(
     from medssl_cli.deploy.watching import watch as run_watch
     from medssl_cli.formats.policy import Policy
 
-    many.require_one_way(watch, scans=scans or (), channels=channel or (), part=part, dry_run=dry_run)
+    many.require_one_way(watch, scans=scans or (), channels=channel or (), part=part, dry_run=dry_run, page=page)
     model = resolve_model(task, ModelStore(models_folder(models)))
     terminal = Terminal(quiet=quiet)
     terminal.note(f"model {model} · output {out or 'medssl-out'} · device {device}")
@@ -101,8 +102,8 @@ def infer(
         how = inference.InferSettings(
             device, threads=share[0], max_ram_bytes=share[1], tile_timeout_s=tile_timeout, every_tile=every_tile,
             overwrite=overwrite, outputs=own.outputs_of(formats, probabilities=probabilities),
-            preview=draw_preview if preview else None, progress=terminal.progress, policy=policy, workers=others,
-            overlap=overlap, deliver=deliver, say=tell, is_stopped=lambda: stop.is_set,
+            preview=draw_preview if preview else None, has_page=page, progress=terminal.progress, policy=policy,
+            workers=others, overlap=overlap, deliver=deliver, say=tell, is_stopped=lambda: stop.is_set,
         )  # fmt: skip
         if watch is not None:
             counts = run_watch(watch, model, settle_s=settle, how=how, out=out, only_series=series or ())

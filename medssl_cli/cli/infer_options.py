@@ -17,6 +17,9 @@ TaskOption = Annotated[str, typer.Option("--task", "-t", help="Name of an instal
 OutOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder, or for one scan the mask's file; default ./medssl-out.")
 ]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or openvino. Never falls back silently.")
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="On the CPU; default: all cores.")]
 MaxRamOption = Annotated[
     float | None, typer.Option("--max-ram", min=0.1, metavar="GIB", help="Most memory; default: of what is free.")
@@ -31,6 +34,7 @@ OverwriteOption = Annotated[
     bool, typer.Option(help="Replace what medssl made from another content or by another model.")
 ]
 PreviewOption = Annotated[bool, typer.Option(help="Also draw a picture of each result.")]
+PageOption = Annotated[bool, typer.Option("--page", help="Also write one HTML page: tables, slices, pictures.")]
 FormatsOption = Annotated[
     str,
     typer.Option(

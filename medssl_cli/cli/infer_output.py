@@ -61,6 +61,8 @@ def report_text(report: "InferReport") -> str:
     if len(skipped) > MAX_LINES:
         lines.append(f"... and {len(skipped) - MAX_LINES} files more that are no scans")
     lines.append("nothing is written" if report.is_dry_run else f"report: {report.path} · device {report.device}")
+    if report.page is not None:
+        lines.append(f"page: {report.page}")
     return "\n".join(map(printable, lines))
 
 

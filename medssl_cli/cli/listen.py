@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from medssl_cli.cli import reading_options as choices
-from medssl_cli.cli.infer_options import CaOption, LogFileOption, MaxRamOption, StowOption, ThreadsOption
+from medssl_cli.cli.infer_options import CaOption, DeviceOption, LogFileOption, MaxRamOption, StowOption, ThreadsOption
 from medssl_cli.cli.infer_output import Teller
 from medssl_cli.cli.log_file import LogFile
-from medssl_cli.cli.options import DeviceOption, ModelsOption, QuietOption, bytes_of, models_folder
+from medssl_cli.cli.options import ModelsOption, QuietOption, bytes_of, models_folder
 from medssl_cli.cli.pacs_access import stow_destinations
 from medssl_cli.cli.terminal import Terminal
 

@@ -62,7 +62,13 @@ def part_of(text: str | None) -> "Part | None":
 
 
 def require_one_way(
-    watch: Path | None, *, scans: Sequence[Path], channels: Sequence[str], part: str | None, dry_run: bool
+    watch: Path | None,
+    *,
+    scans: Sequence[Path],
+    channels: Sequence[str],
+    part: str | None,
+    dry_run: bool,
+    page: bool,
 ) -> None:
     """Refuse options that have no meaning for a folder that is watched.
 
@@ -75,5 +81,7 @@ def require_one_way(
         raise UsageError(
             "E_USAGE", "--watch stands for the scans, all of them", hint="leave out paths, --part and --dry-run"
         )
+    if page:
+        raise UsageError("E_USAGE", "--page is of a call that ends, and --watch goes on", hint="leave one out")
     if not watch.is_dir():
         raise UsageError("E_NOT_FOUND", f"no folder {watch}", hint="make it first, or check the spelling")

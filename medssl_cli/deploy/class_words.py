@@ -4,7 +4,16 @@ from dataclasses import replace
 
 from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.formats.anatomy_codes import ANATOMICAL_STRUCTURE, StructureCode, structure_code
+from medssl_cli.heads import EmbeddingsHead, MasksHead
 from medssl_cli.report import Colour, structure_colours
+
+
+def shown_classes(bundle: Bundle) -> dict[int, str]:
+    """Names of classes by the numbers that choose their colours: label values, of others their places from 1 on."""
+    head = bundle.head
+    if isinstance(head, EmbeddingsHead):
+        return {}
+    return head.classes if isinstance(head, MasksHead) else {place + 1: name for place, name in head.classes.items()}
 
 
 def class_code(bundle: Bundle, name: str) -> StructureCode:

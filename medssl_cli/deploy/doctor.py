@@ -18,13 +18,15 @@ PACKAGES: Final = (
     "onnx",
     "onnxruntime",
     "onnxruntime-gpu",
+    "onnxruntime-openvino",
     "onnxscript",
     "SimpleITK",
     "pydicom",
     "highdicom",
     "blosc2",
 )
-ONE_OF_TWO: Final = ("onnxruntime", "onnxruntime-gpu")
+BUILDS: Final = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
+"""Packages of ONNX Runtime, of which one is installed."""
 FOR_TRAINING: Final = ("torch", "monai", "lightning-fabric", "onnx", "onnxscript")
 """What an installation that only answers goes without, all together."""
 IDENTITY: Final = bytes.fromhex(
@@ -64,7 +66,7 @@ def _medssl() -> Finding:
 
 def _packages() -> list[Finding]:
     found = {name: installed(name) for name in PACKAGES}
-    missing = [name for name, present in found.items() if present is None and name not in ONE_OF_TWO]
+    missing = [name for name, present in found.items() if present is None and name not in BUILDS]
     lines = [Finding(name, "ok", present) for name, present in found.items() if present is not None]
     if not set(FOR_TRAINING) - set(missing):
         rest = [name for name in missing if name not in FOR_TRAINING]
@@ -74,8 +76,8 @@ def _packages() -> list[Finding]:
 
 
 def _runtimes() -> Finding:
-    """Both builds of ONNX Runtime hold the same files: the last installed wins, and removing one breaks it."""
-    present = [name for name in ONE_OF_TWO if installed(name) is not None]
+    """All builds of ONNX Runtime hold the same files: the last installed wins, and removing one breaks it."""
+    present = [name for name in BUILDS if installed(name) is not None]
     if len(present) == 1:
         return Finding("ONNX Runtime", "ok", f"{present[0]} {installed(present[0])}")
     detail = f"{' and '.join(present)} are installed, keep one" if present else "not installed"
@@ -91,7 +93,7 @@ def _onnx_device() -> Finding:
     """Run a tiny graph and see where it ran."""
     from medssl_cli.deploy.session import CUDA, missing_cuda_library, open_session
 
-    session = open_session(IDENTITY, cuda=0 if num_cuda_devices() else None, threads=1)
+    session = open_session(IDENTITY, device="cuda:0" if num_cuda_devices() else "cpu", threads=1)
     session.run(None, {"x": _one()})
     if session.get_providers()[0] == CUDA:
         return Finding("ONNX Runtime device", "ok", "cuda:0")

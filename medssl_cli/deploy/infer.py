@@ -15,14 +15,14 @@ from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.deploy.cases import put_together, require_channels
 from medssl_cli.deploy.choosing import Part, chosen
 from medssl_cli.deploy.job import ACCEPT_WRITING, Job, Progress, Where
-from medssl_cli.deploy.mask_files import Output, Preview, seg_storage
+from medssl_cli.deploy.mask_files import Output, Preview, seg_storage, stem_of_mask
 from medssl_cli.deploy.outputs import is_own
 from medssl_cli.deploy.report_file import ReportFile, table_path
 from medssl_cli.deploy.results import InferReport, ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.deploy.scan_orders import ModelSetup
 from medssl_cli.deploy.scan_reader import ScanReader
-from medssl_cli.deploy.scans import Findings, find_scans
+from medssl_cli.deploy.scans import Findings, Scan, find_scans
 from medssl_cli.deploy.whole_answers import REGIONS, TABLES, answer_kind
 from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.policy import STRICT, Policy
@@ -31,6 +31,7 @@ from medssl_cli.work.workers import TaskMap
 
 __all__ = ["ALL_OUTPUTS", "InferReport", "InferSettings", "Output", "Preview", "Progress", "ScanResult", "infer"]
 
+PAGE: Final = "page.html"
 ALL_OUTPUTS: Final[tuple[Output, ...]] = ("nifti", "seg", "preview")
 
 
@@ -48,6 +49,7 @@ class InferSettings:
         outputs: Outputs of models of masks: NIfTI masks; DICOM SEG for DICOM scans; previews, if `preview` can draw
             them. Findings and boxes are written as JSON, and together as a table.
         preview: Draws a picture.
+        has_page: Also write one page of what a call has found.
         progress: Told after every tile.
         policy: Which scans are accepted and repaired; without `burned_in` all writing in pictures is accepted, and
             `predictions` does not matter here.
@@ -67,6 +69,7 @@ class InferSettings:
     overwrite: bool = False
     outputs: Sequence[Output] = ALL_OUTPUTS
     preview: Preview | None = None
+    has_page: bool = False
     progress: Progress | None = None
     policy: Policy = STRICT
     workers: TaskMap | None = None
@@ -156,6 +159,7 @@ def infer(
     model = model or how.opened(model_path)
     _require_answers(model.bundle, where)
     _require_fitting(model.bundle, how.outputs)
+    _require_place_for_page(how, where)
     policy = replace(how.policy, burned_in=how.policy.burned_in or ACCEPT_WRITING, predictions=False)
     names = model.bundle.preprocessing.channel_names
     require_channels(given, names)
@@ -194,7 +198,35 @@ def infer(
     batch = Batch(
         job, report, how.setup(model_path, model), others, how.deliver, how.say, how.overlap, is_last=is_own_report
     )
-    return batch.run(found, is_all=not only_series and is_wanted is None)
+    found_out = batch.run(found, is_all=not only_series and is_wanted is None)
+    if not how.has_page or job.dry_run or how.is_stopped():
+        return found_out
+    return _with_page(job, found_out, found.scans)
+
+
+def _require_place_for_page(how: InferSettings, where: Where) -> None:
+    """Refuse a page whose name is taken, before anything is read; see `results_page.require_own_page`."""
+    if how.has_page:
+        from medssl_cli.deploy.results_page import require_own_page
+
+        require_own_page(page_path(where))
+
+
+def _with_page(job: Job, report: InferReport, scans: Sequence[Scan]) -> InferReport:
+    """Write the page of a call."""
+    from medssl_cli.deploy.page_cases import CaseReader
+    from medssl_cli.deploy.results_page import write_page
+
+    path = page_path(job.where)
+    write_page(path, report, scans, CaseReader(job.model.bundle, job.reader, job.where.folder))
+    return replace(report, page=path)
+
+
+def page_path(where: Where) -> Path:
+    """Where the page of a call lies: beside its report."""
+    if where.mask is not None:
+        return where.folder / f"{stem_of_mask(where.mask)}.{PAGE}"
+    return table_path(where.report, PAGE)
 
 
 def opened_report(where: Where) -> ReportFile:

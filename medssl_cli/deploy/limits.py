@@ -14,6 +14,8 @@ FREE_SHARE: Final = 0.8
 """Share of the free memory that a command takes unless the user allows another amount."""
 FLOATS_PER_VOXEL: Final = 3072
 """Float32 that a network may hold per voxel of a tile; a SwinUNETR of 48 features was seen to hold 1,200."""
+USUAL_FLOATS_PER_VOXEL: Final = 1280
+"""What it does hold where it is large: room for that is not looked into before a scan is begun."""
 BASE_BYTES: Final = 3 * GIB // 2
 COPIES_OF_MODEL: Final = 4
 BASE_S: Final = 30.0
@@ -33,13 +35,13 @@ class Limits:
         max_ram_bytes: Memory of a whole command: the model's process and the scan in this one.
         model_bytes: Memory of the model's process.
         tile_s: Seconds of one call of the network, and of loading the model.
-        plausible_bytes: What no honest model of its size exceeds.
+        usual_bytes: What hardly any model of its size exceeds.
     """
 
     max_ram_bytes: int
     model_bytes: int
     tile_s: float
-    plausible_bytes: int = 0
+    usual_bytes: int = 0
 
 
 def limits_of(
@@ -55,11 +57,12 @@ def limits_of(
     """
     voxels = math.prod(bundle.call_size)
     allowed = max_ram_bytes or int(FREE_SHARE * free_memory_bytes())
-    plausible = BASE_BYTES + COPIES_OF_MODEL * num_model_bytes + FLOATS_PER_VOXEL * 4 * voxels
+    loaded = BASE_BYTES + COPIES_OF_MODEL * num_model_bytes
+    plausible, usual = (loaded + floats * 4 * voxels for floats in (FLOATS_PER_VOXEL, USUAL_FLOATS_PER_VOXEL))
     # Who says how much a command may take has decided for the model, too.
     model_bytes = max_ram_bytes or min(allowed, plausible)
     seconds = tile_timeout_s or min(MAX_S, BASE_S + SECONDS_PER_VOXEL * voxels)
-    return Limits(allowed, model_bytes, seconds, plausible)
+    return Limits(allowed, model_bytes, seconds, usual)
 
 
 def free_memory_bytes() -> int:

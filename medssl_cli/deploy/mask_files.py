@@ -16,7 +16,7 @@ from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.deploy.class_words import algorithm_name, class_codes, class_colours
 from medssl_cli.deploy.naming import region_words
 from medssl_cli.deploy.outputs import nifti_mask, volumes_ml
-from medssl_cli.deploy.whole_answers import REGIONS
+from medssl_cli.deploy.whole_answers import REGIONS, WholeAnswer
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.seg_storage import SegStorage
 from medssl_cli.heads import MasksHead
@@ -43,8 +43,8 @@ Output = Literal[
     "probabilities",
 ]
 """Kinds of files; of DICOM SEG also how it is stored, where that is chosen."""
-Preview = Callable[[Volume, NDArray[np.uint8], Mapping[int, str], Mapping[int, Colour]], bytes]
-"""A picture (PNG) of an image and its label map `[X, Y, Z]`, with names and colours by label value."""
+Preview = Callable[[Volume, NDArray[np.uint8] | WholeAnswer, Mapping[int, str], Mapping[int, Colour]], bytes]
+"""A picture (PNG) of an image with its label map `[X, Y, Z]`, findings or boxes; names and colours by number."""
 
 NOT_WRITTEN: Final = {
     "seg": "W_SEG_NOT_WRITTEN",
@@ -59,6 +59,7 @@ _SUFFIXES: Final[dict[Output, str]] = {
     "preview": ".png",
     "probabilities": ".probabilities.nii.gz",
 }
+_WHOLE_SUFFIXES: Final[dict[Output, str]] = {"json": ".json", "sr": DICOM_SUFFIXES["sr"], "preview": ".png"}
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,23 @@ def mask_targets(mask: Path, head: MasksHead, outputs: Collection[Output], *, is
 def seg_storage(outputs: Collection[Output]) -> SegStorage | None:
     """How a DICOM SEG is stored, by what is wanted; None for none."""
     return next((storage for storage in SegStorage if storage.value in outputs), None)
+
+
+def whole_targets(folder: Path, stem: str, outputs: Collection[Output], *, is_series: bool) -> list[Target]:
+    """The files of findings or boxes.
+
+    Args:
+        folder: Folder of the outputs.
+        stem: Their name without suffixes.
+        outputs: Which are wanted beside the JSON file.
+        is_series: The scan is a DICOM series, so that a DICOM object can name it.
+    """
+    targets = [Target(kind, folder / f"{stem}{suffix}") for kind, suffix in _WHOLE_SUFFIXES.items()]
+    return [
+        one
+        for one in targets
+        if one.kind == "json" or (one.kind in outputs and (is_series or one.kind not in DICOM_SUFFIXES))
+    ]
 
 
 @dataclass(frozen=True)

@@ -47,26 +47,25 @@ class ModelProcess:
             return (int(resident) - int(shared)) * mmap.PAGESIZE
         return 0
 
-    def load(
-        self, data: bytes, *, cuda: int | None, threads: int, memory_bytes: int, timeout_s: float
-    ) -> dict[str, Any]:
+    def load(self, data: bytes, *, device: str, threads: int, memory_bytes: int, timeout_s: float) -> dict[str, Any]:
         """Load a model.
 
         Args:
             data: A serialised model.
-            cuda: Number of a device; None for the CPU.
+            device: See `open_session`.
             threads: Threads on the CPU.
             memory_bytes: Most private memory that the process may have.
             timeout_s: Longest time for this.
 
         Returns:
-            `provider`, the shapes of `inputs` and `outputs`, and the `missing` library where CUDA was not taken.
+            `provider`, the shapes of `inputs` and `outputs`, and what is `missing` where the device was not taken.
 
         Raises:
             ModelFailure: The process has ended.
         """
         # CUDA maps more memory than it uses, so there the watch below must do.
-        settings = {"cuda": cuda, "threads": threads, "memory_bytes": memory_bytes if cuda is None else 0}
+        limit = 0 if device.startswith("cuda") else memory_bytes
+        settings = {"device": device, "threads": threads, "memory_bytes": limit}
         self._send(json.dumps(settings).encode())
         self._send(data)
         return self._answer(START_TIMEOUT_S + timeout_s, memory_bytes)

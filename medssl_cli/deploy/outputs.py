@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from medssl_cli.base.errors import InputError
 from medssl_cli.base.files import make_output_folder, remove_temporaries, require_place_for_file, write_atomic
+from medssl_cli.formats.policy import Policy
 from medssl_cli.imaging.geometry import Affine
 
 CUBIC_MM_PER_ML: Final = 1000.0
@@ -41,6 +42,22 @@ def nifti_mask(
     data = gzip_bytes(plain, has_runs=True) if is_compressed else plain
     prove_nifti(data, labels, affine, like_header=like_header)
     return data
+
+
+def read_mask(path: Path, policy: Policy) -> NDArray[np.uint8]:
+    """A mask that was written, `[X, Y, Z]` on the grid of its scan.
+
+    Args:
+        path: Its file.
+        policy: What was accepted of the scan, whose geometry it has.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    from medssl_cli.formats.nifti import read_nifti
+
+    mask = read_nifti(path, policy=policy, is_label=True).image.volume.voxels[0]
+    return mask.astype(np.uint8, copy=False)
 
 
 def volumes_ml(labels: NDArray[np.uint8], affine: Affine, classes: Mapping[int, str]) -> dict[str, float]:

@@ -170,9 +170,9 @@ class ReportFile:
 
 
 def table_path(report: Path, name: str) -> Path:
-    """Where a table lies beside a report; those of a part of the work bear its number, too."""
+    """Where a table or page lies beside a report; those of a part of the work bear its number, too."""
     part = report.name.removeprefix("report").removesuffix(".json")
-    return report.with_name(name if not is_report(report.name) else f"{Path(name).stem}{part}.csv")
+    return report.with_name(name if not is_report(report.name) else f"{Path(name).stem}{part}{Path(name).suffix}")
 
 
 def _entries_of(path: Path, journal: Path | None) -> Iterator[ScanResult]:

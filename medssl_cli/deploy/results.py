@@ -183,6 +183,7 @@ class InferReport:
     Args:
         not_reached: Scans that a stop request left for the next call.
         is_dry_run: Nothing was computed or written.
+        page: The page of the call, if one was written.
     """
 
     task: str
@@ -194,6 +195,7 @@ class InferReport:
     results: Sequence[ScanResult]
     not_reached: int = 0
     is_dry_run: bool = False
+    page: Path | None = None
 
     def count(self, status: str) -> int:
         """Results of a status."""
@@ -220,7 +222,9 @@ class InferReport:
 
     def document(self) -> dict[str, Any]:
         """What this call did, for `--json`."""
-        told = {"dry_run": self.is_dry_run, "not_reached": self.not_reached}
+        told: dict[str, Any] = {"dry_run": self.is_dry_run, "not_reached": self.not_reached}
+        if self.page is not None:
+            told["page"] = self.page.name
         return {**report_document(self.header, self.results), **told}
 
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from medssl_cli.base.errors import GateError, InputError, UsageError
 from medssl_cli.deploy.bundle import Bundle, load_model
-from medssl_cli.deploy.devices import cuda_of, parse_device, unusable
+from medssl_cli.deploy.device_check import noise_of, require_agreement
+from medssl_cli.deploy.devices import device_of, parse_device, unusable
 from medssl_cli.deploy.limits import GIB, Limits, limits_of
 from medssl_cli.deploy.memory_plan import MemoryPlan, sizes_of
 from medssl_cli.deploy.model_process import ModelFailure, ModelProcess
-from medssl_cli.deploy.session import CUDA, NOT_FINITE, OUT_OF_MEMORY, WRONG_OUTPUT
+from medssl_cli.deploy.session import CPU, NOT_FINITE, OUT_OF_MEMORY, WRONG_OUTPUT
 from medssl_cli.heads import BoxesHead, MasksHead
 from medssl_cli.imaging.constant_tiles import ConstantTiles
 from medssl_cli.imaging.geometry import Affine, Shape
@@ -41,7 +42,8 @@ class OnnxModel:
 
     Args:
         path: `model.onnx` written by `medssl export`.
-        device: `auto` (CUDA if it works, else CPU), `cpu`, `cuda`, `cuda:N`; `gpu` is another word for `cuda`.
+        device: `auto` (CUDA if it works, else CPU), `cpu`, `cuda`, `cuda:N`; `gpu` is another word for `cuda`;
+            `openvino`, the CPU by another library, whose answers are compared with those of `cpu` first.
         threads: Threads on the CPU; as many as there are cores by default, and never more.
         max_ram_bytes: Most memory for a scan and the model together; a share of what is free by default.
         tile_timeout_s: Longest time for one call of the network; by default it grows with the tile.
@@ -71,6 +73,8 @@ class OnnxModel:
             self._open(data, bundle, sha256, process, wanted, limits, threads=threads, name=path.name)
         except BaseException:
             process.close()
+            if hasattr(self, "_process"):
+                self._process.close()
             raise
         self._read_again = lambda: _unchanged(path, sha256)
 
@@ -95,15 +99,31 @@ class OnnxModel:
         self._name, self._threads, self._process = name, min(threads or cores, cores), process
         self._failures: list[InputError] = []
         self._room_bytes, self._measured_bytes = limits.model_bytes, 0
-        self._cuda = cuda_of(*wanted)
+        self.device = device_of(*wanted)
+        if self.device == "openvino":
+            self._open_compared(data)
+            return
         answer = self._load(data)
-        if self._cuda is not None and answer["provider"] != CUDA:
-            if wanted[0] == "cuda":
-                process.close()
-                raise unusable(self._cuda, answer["missing"])
-            self._cuda = None
+        if self.device != "cpu" and answer["provider"] == CPU:
+            if wanted[0] != "auto":
+                raise unusable(self.device, answer["missing"])
+            self.device = "cpu"
             self._restart(data)
-        self.device = "cpu" if self._cuda is None else f"cuda:{self._cuda}"
+
+    def _open_compared(self, data: bytes) -> None:
+        """Load the model on a device that is not taken on trust: it must answer noise as the CPU does."""
+        device, self.device = self.device, "cpu"
+        self._load(data)
+        noise = noise_of(self.bundle.inputs)
+        expected = self.compute(*noise)
+        self.device = device
+        answer = self._restart(data)
+        if answer["provider"] == CPU:
+            raise unusable(device, answer["missing"])
+        head = self.bundle.head
+        activation = head.activation if isinstance(head, MasksHead) else None
+        require_agreement(device, expected, self.compute(*noise), activation=activation)
+        self._measured_bytes = 0
 
     def close(self) -> None:
         """End the model's process; the next call would start another one."""
@@ -303,7 +323,7 @@ class OnnxModel:
             return plan
 
         plan, head = planned(), self.bundle.head
-        is_close = plan.model_room_bytes < self.limits.plausible_bytes
+        is_close = plan.model_room_bytes < self.limits.usual_bytes
         if isinstance(head, MasksHead) and is_close and not self._measured_bytes:
             self._outputs(np.zeros((1, self.bundle.in_channels, *head.tile_size), np.float32))
             plan = planned()
@@ -313,10 +333,10 @@ class OnnxModel:
     def _num_outputs(head: MasksHead) -> int:
         return len(head.words) + (not head.are_regions)
 
-    def _restart(self, data: bytes) -> None:
+    def _restart(self, data: bytes) -> dict[str, Any]:
         self._process.close()
         self._process = ModelProcess()
-        self._load(data)
+        return self._load(data)
 
     def _load(self, data: bytes) -> dict[str, Any]:
         """Give the model to its process, and see that it takes and gives what the bundle promises."""
@@ -324,7 +344,7 @@ class OnnxModel:
         try:
             answer = self._process.load(
                 data,
-                cuda=self._cuda,
+                device=self.device,
                 threads=self._threads,
                 memory_bytes=limits.model_bytes,
                 timeout_s=limits.tile_s,
@@ -344,8 +364,8 @@ class OnnxModel:
 
     def _error_of(self, word: str) -> InputError:
         """What a failed call means for the scan that it belongs to."""
-        on_gpu = "" if self._cuda is None else "free memory of the GPU, or try --device cpu"
-        if word == TIMED_OUT or (word == OUT_OF_MEMORY and self._cuda is None):
+        on_gpu = "" if not self.device.startswith("cuda") else "free memory of the GPU, or try --device cpu"
+        if word == TIMED_OUT or (word == OUT_OF_MEMORY and not on_gpu):
             return InputError("E_MODEL_LIMIT", f"one call of the model takes {self._excess(word)}")
         if word == NOT_FINITE:
             return InputError("E_RUNTIME", "the model's output is not finite (NaN or infinity)")

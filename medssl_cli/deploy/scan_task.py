@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from medssl_cli.base.codes import CODES
 from medssl_cli.base.errors import InputError, MedsslError
 from medssl_cli.base.files import sha256_file
-from medssl_cli.deploy.class_words import algorithm_name
+from medssl_cli.deploy.class_words import algorithm_name, class_colours, shown_classes
 from medssl_cli.deploy.job import ACCEPT_WRITING, Job, StoppedError
 from medssl_cli.deploy.mask_files import (
-    DICOM_SUFFIXES,
     NOT_WRITTEN,
     Made,
     MaskFiles,
     Target,
     mask_targets,
     seg_storage,
+    whole_targets,
 )
 from medssl_cli.deploy.memory_plan import MemoryPlan, sizes_of
 from medssl_cli.deploy.outputs import is_own, publish, require_replaceable
@@ -39,6 +39,7 @@ from medssl_cli.formats.open import announced
 from medssl_cli.formats.seg_storage import SegStorage
 from medssl_cli.formats.table import Announced
 from medssl_cli.heads import MasksHead
+from medssl_cli.imaging.volume import Volume
 
 
 @dataclass
@@ -307,10 +308,8 @@ class ScanTask:
         """The files that will hold the result."""
         is_series = self.scan.is_series
         if self._masks_head is None:
-            stem, wants = f"{self.scan.name}_{self.blank.task}", is_series and "sr" in self.job.outputs
-            told = [Target("json", self.job.where.folder / f"{stem}.json")]
-            report = [Target("sr", self.job.where.folder / f"{stem}{DICOM_SUFFIXES['sr']}")]
-            return [*told, *report] if wants else told
+            stem = f"{self.scan.name}_{self.blank.task}"
+            return whole_targets(self.job.where.folder, stem, self.job.outputs, is_series=is_series)
         return mask_targets(self._mask(), self._masks_head, self.job.outputs, is_series=is_series)
 
     def _require_no_other_owner(self) -> None:
@@ -347,10 +346,19 @@ class ScanTask:
                 made.files[target.path] = data
                 continue
             try:
-                made.files[target.path] = self._report(told)
+                made.files[target.path] = (
+                    self._picture(image.volume, told) if target.kind == "preview" else self._report(told)
+                )
             except Exception as error:  # noqa: BLE001 - the other file says the same
                 made.note_missing(target.kind, error)
         return made
+
+    def _picture(self, volume: Volume, told: WholeAnswer) -> bytes:
+        """A picture of findings or boxes."""
+        if self.job.preview is None:
+            raise AssertionError("nobody can draw")
+        classes = shown_classes(self.job.model.bundle)
+        return self.job.preview(volume, told, classes, class_colours(self.job.model.bundle, classes))
 
     def _report(self, told: WholeAnswer) -> bytes:
         """A DICOM measurement report of findings or boxes."""

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
+OPENVINO: Final = "OpenVINOExecutionProvider"
+OPENVINO_PACKAGE: Final = "onnxruntime-openvino"
 FATAL_ONLY: Final = 4
 OUT_OF_MEMORY: Final = "out of memory"
 WRONG_OUTPUT: Final = "wrong output"
@@ -37,12 +39,12 @@ class LoadError(Exception):
     """ONNX Runtime cannot load a model; the text says why in one of the words of this module."""
 
 
-def open_session(data: bytes, *, cuda: int | None, threads: int) -> Any:
-    """A quiet session on a CUDA device or the CPU; ask `get_providers()` where it really runs.
+def open_session(data: bytes, *, device: str, threads: int) -> Any:
+    """A quiet session on a device; ask `get_providers()` where it really runs.
 
     Args:
         data: A serialised model.
-        cuda: Number of a device; None for the CPU.
+        device: `cpu`, `cuda:N` or `openvino`.
         threads: Threads on the CPU.
 
     Raises:
@@ -57,18 +59,35 @@ def open_session(data: bytes, *, cuda: int | None, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # a second copy of what a call needs: a third more memory, and no faster
-    providers: list[Any] = [CPU]
-    if cuda is not None:
-        _preload_cuda(ort)
-        providers = [(CUDA, {"device_id": cuda}), CPU]
+    # Threads that wait between two calls, and within one, would keep their cores busy: a third of all CPU time of two.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(data, sess_options=options, providers=providers)
+        return ort.InferenceSession(data, sess_options=options, providers=_providers(ort, device, threads))
     except MemoryError as error:
         raise LoadError(OUT_OF_MEMORY) from error
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         if type(error) is RuntimeError or type(error).__module__.startswith("onnxruntime"):
             raise LoadError(_kind_of(error)) from error
         raise
+
+
+def _providers(ort: Any, device: str, threads: int) -> list[Any]:
+    """What ONNX Runtime is asked to use, the best first."""
+    if device == "openvino" and OPENVINO in ort.get_available_providers():
+        # Where the processor has bfloat16, OpenVINO would compute in it.
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1"}
+        return [(OPENVINO, {"device_type": "CPU", "load_config": json.dumps({"CPU": settings})}), CPU]
+    if device.startswith("cuda"):
+        _preload_cuda(ort)
+        return [(CUDA, {"device_id": int(device.partition(":")[2])}), CPU]
+    return [CPU]
+
+
+def _missing(device: str) -> str:
+    """What a device that was not taken lacks: a shared library or a package; empty if it is not known."""
+    if device == "openvino":
+        return OPENVINO_PACKAGE
+    return "" if device == "cpu" else missing_cuda_library()
 
 
 def missing_cuda_library() -> str:
@@ -136,9 +155,9 @@ def _limit_data(num_bytes: int) -> None:
 
 def _loaded(pipe: Connection, settings: dict[str, Any]) -> Any:
     """A session, after the parent was told about it; None if there is none."""
-    cuda = settings["cuda"]
+    device = settings["device"]
     try:
-        session = open_session(pipe.recv_bytes(), cuda=cuda, threads=settings["threads"])
+        session = open_session(pipe.recv_bytes(), device=device, threads=settings["threads"])
     except (LoadError, MemoryError) as error:
         problem = OUT_OF_MEMORY if isinstance(error, MemoryError) else str(error)
         pipe.send_bytes(json.dumps({"problem": problem}).encode())
@@ -147,7 +166,7 @@ def _loaded(pipe: Connection, settings: dict[str, Any]) -> Any:
     answer = {
         "problem": "",
         "provider": provider,
-        "missing": missing_cuda_library() if cuda is not None and provider != CUDA else "",
+        "missing": _missing(device) if provider == CPU else "",
         "inputs": [[value.name, list(value.shape)] for value in session.get_inputs()],
         "outputs": [[value.name, list(value.shape)] for value in session.get_outputs()],
     }

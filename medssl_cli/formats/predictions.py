@@ -1,8 +1,8 @@
 """The mark of what `medssl infer` writes, by which it is known wherever it lies and whatever it is called.
 
 A mask says so in its NIfTI header (`descrip` and `intent_name`), a DICOM object in its equipment module, a preview in a
-text chunk of PNG; findings and boxes do at the start of their JSON files and tables. Masks of other programs do not
-bear it, nor do files that `medssl cache export` wrote.
+text chunk of PNG, a page in its head; findings and boxes do at the start of their JSON files and tables. Masks of other
+programs do not bear it, nor do files that `medssl cache export` wrote.
 """
 
 import re
@@ -19,6 +19,7 @@ MASK_DESCRIPTION: Final = f"medssl {__version__} mask"
 MASK_INTENT: Final = "medssl mask"
 MANUFACTURER: Final = "medssl"
 PREVIEW_SOFTWARE: Final = "medssl preview"
+PAGE_GENERATOR: Final = "medssl infer"
 ANSWER_KEY: Final = "_medssl"
 """First key of a JSON file of findings or boxes: it comes before all letters."""
 ANSWER: Final = "answer"
@@ -33,6 +34,8 @@ _DEFLATED_SYNTAX: Final = DEFLATED.encode()
 _META_START, _INFLATED_BYTES = 144, 4096
 _ANSWER_START: Final = f'{{\n  "{ANSWER_KEY}": "{ANSWER}"'.encode()
 _TABLE_STARTS: Final = tuple(",".join(columns).encode() + b"," for columns in (TABLE_START, CANDIDATES_START))
+_PAGE_START: Final = b"<!doctype html>"
+_PAGE_MARK: Final = f'<meta name="generator" content="{PAGE_GENERATOR}">'.encode()
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 # Manufacturer (0008,0070) in little endian, explicit and implicit: PS3.5 section 7.1.
 _MADE_HERE: Final = re.compile(rb"\x08\x00\x70\x00(?:LO\x06\x00|\x06\x00\x00\x00)" + MANUFACTURER.encode())
@@ -48,6 +51,8 @@ def is_prediction(head: bytes) -> bool:
     """
     if head.startswith(_PNG):
         return b"tEXtSoftware\0" + PREVIEW_SOFTWARE.encode() in head
+    if head.startswith(_PAGE_START):
+        return _PAGE_MARK in head
     if head.startswith((_ANSWER_START, *_TABLE_STARTS)):
         return True
     if head[128:132] == b"DICM":

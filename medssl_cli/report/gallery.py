@@ -58,11 +58,11 @@ class Gallery:
         self,
         item_id: str,
         figure: float,
-        image: Volume,
+        read: Callable[[], Volume],
         prediction: Any,
         reference: Any,
     ) -> None:
-        """Draw an image if it is among those to show so far."""
+        """Read and draw an image if it is among those to show so far."""
         if not self._limit or np.isnan(figure):
             return
         bisect.insort(self._figures, figure)
@@ -70,6 +70,7 @@ class Gallery:
         ranked = sorted([*self._pictures, entry])
         kept = {*ranked[: self._limit], *self._nearest(ranked, self._limit + SPARE), *ranked[-self._limit :]}
         if entry in kept:
+            image = read()
             self._pictures[entry] = (
                 self._draw(image, prediction, reference),
                 self._stage(image, prediction, reference),

@@ -13,15 +13,32 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Self
+from urllib.parse import quote
 
 from PIL import Image
 
 from medssl_cli.metrics.statistics import Estimate
+from medssl_cli.report import Colour
 from medssl_cli.report.style import STYLE
-from medssl_cli.report.viewer import Scene, script, script_digest, viewer_block
+from medssl_cli.report.viewer import Scene, Shows, script, script_digest, viewer_block
 
-Cell = str | int | float | Estimate | None
 Kind = Literal["info", "good", "warning", "bad"]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell that leads to a file beside the page.
+
+    Args:
+        text: What is read.
+        name: Name of the file; without one the cell is empty.
+    """
+
+    text: str
+    name: str
+
+
+Cell = str | int | float | Estimate | Link | None
 
 NOTICE_TITLES: Final[Mapping[Kind, str]] = {"info": "Note", "good": "Passed", "warning": "Caution", "bad": "Failed"}
 NOT_APPLICABLE: Final = "n/a"
@@ -55,10 +72,12 @@ class Page:
     Args:
         title: Title of the window and of the page.
         subtitle: One line below it, for example the version and the command.
+        generator: What made the page, if its files are known by that.
     """
 
     title: str
     subtitle: str = ""
+    generator: str = ""
     _blocks: list[str] = field(default_factory=list, init=False)
     _sections: list[tuple[str, str]] = field(default_factory=list, init=False)
     _num_figures: int = field(default=0, init=False)
@@ -147,15 +166,24 @@ class Page:
         drawn = "".join(self._drawn(figure) for figure in figures)
         return self._add(f'<div class="grid columns-{min(max(columns, 1), 4)}">{drawn}</div>')
 
-    def viewer(self, scenes: Sequence[tuple[str, Scene]], classes: Mapping[int, str]) -> Self:
+    def viewer(
+        self,
+        scenes: Sequence[tuple[str, Scene]],
+        classes: Mapping[int, str],
+        *,
+        shows: Shows = "both",
+        colours: Mapping[int, Colour] | None = None,
+    ) -> Self:
         """Add a slice viewer.
 
         Args:
             scenes: Titles and images, the one seen first in front.
-            classes: Names by label value.
+            classes: Names by label value, or of boxes.
+            shows: What lies over the images.
+            colours: Colours of classes, instead of those of the palette.
         """
         self._has_viewer = True
-        return self._add(viewer_block(scenes, classes))
+        return self._add(viewer_block(scenes, classes, shows=shows, colours=colours))
 
     def render(self) -> str:
         """The page as one HTML document."""
@@ -165,10 +193,12 @@ class Page:
             contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
         subtitle = f'<p class="subtitle">{_inline(self.subtitle)}</p>' if self.subtitle else ""
         body = "\n".join(self._blocks)
+        generator = f'<meta name="generator" content="{_escaped(self.generator)}">\n' if self.generator else ""
         runs = f"<script>{script()}</script>\n" if self._has_viewer else ""
         allowed = f"; script-src 'sha256-{script_digest()}'" if self._has_viewer else ""
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f"{generator}"
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}{allowed}">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<meta name="color-scheme" content="light dark">\n'
@@ -205,7 +235,7 @@ def _inline(text: str) -> str:
 
 def _value(cell: Cell) -> float | None:
     """The number that a cell holds, if it holds one."""
-    if cell is None or isinstance(cell, str | bool):
+    if cell is None or isinstance(cell, str | bool | Link):
         return None
     number = float(cell.mean if isinstance(cell, Estimate) else cell)
     return None if math.isnan(number) else number
@@ -219,6 +249,8 @@ def _is_number(cell: Cell) -> bool:
 def _shown(cell: Cell, decimals: int) -> str:
     if isinstance(cell, str):
         return _inline(cell)
+    if isinstance(cell, Link):
+        return f'<a href="{_escaped(quote(f"./{cell.name}"))}">{_escaped(cell.text)}</a>' if cell.name else ""
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     if isinstance(cell, Estimate) and not math.isnan(cell.mean):

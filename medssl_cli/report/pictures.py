@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from medssl_cli.imaging.geometry import Affine, Shape, reorient_to_ras, spacing_mm
 from medssl_cli.imaging.planes import Planes, step
+from medssl_cli.imaging.volume import Volume
 from medssl_cli.report import Colour, structure_colours
 
 BACKGROUND: Final[Colour] = (13, 17, 23)
@@ -33,6 +34,7 @@ CONTOUR_PX: Final = 3
 AUTOMATIC_WINDOW_PERCENTILES: Final = (1.0, 99.5)
 SMALLEST_RANGE: Final = 1e-12
 PERCENTILE_SAMPLES: Final = 1_000_000
+TISSUE_HU: Final = (-200.0, 600.0)
 
 Voxels = NDArray[np.generic]
 Spacing = tuple[float, float, float]
@@ -163,13 +165,13 @@ def comparison(pictures: Sequence[tuple[str, Image.Image]], *, columns: int = 1,
     sheet = Image.new("RGB", (num_columns * (cell_width + GAP_PX) + GAP_PX, sum(heights) + header + GAP_PX), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text(
-        (2 * GAP_PX, header / 2), title, font=_font(FONT_PX + 4, is_ascii=title.isascii()), fill=TEXT, anchor="lm"
+        (2 * GAP_PX, header / 2), title, font=font_of(FONT_PX + 4, is_ascii=title.isascii()), fill=TEXT, anchor="lm"
     )
     top = header
     for row, height in zip(rows, heights, strict=True):
         for column, (caption, picture) in enumerate(row):
             left = GAP_PX + column * (cell_width + GAP_PX)
-            font = _font(is_ascii=caption.isascii())
+            font = font_of(is_ascii=caption.isascii())
             draw.text((left + GAP_PX, top + caption_px / 2), caption, font=font, fill=TEXT, anchor="lm")
             sheet.paste(picture, (left, top + caption_px))
         top += height
@@ -188,6 +190,11 @@ def automatic_window(voxels: Voxels) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = np.percentile(values, AUTOMATIC_WINDOW_PERCENTILES)
     return float(low), float(high)
+
+
+def tissue_window(image: Volume) -> tuple[float, float] | None:
+    """Intensities to show as black and white, from fat to bone; None where units do not tell."""
+    return TISSUE_HU if image.units == "HU" else None
 
 
 def _centre(is_structure: Voxels) -> tuple[int, ...]:
@@ -320,7 +327,7 @@ def _contour(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def _annotate(picture: Image.Image, plane: DisplayedPlane, bar_mm: float, *, bar_px: float) -> None:
     """Write the patient's directions at the borders, the name of the plane and a scale bar into corners."""
-    draw, font, small = ImageDraw.Draw(picture), _font(), _font(FONT_PX - 3)
+    draw, font, small = ImageDraw.Draw(picture), font_of(), font_of(FONT_PX - 3)
     width, height, inset = picture.width, picture.height, 6
     places = (
         ((inset, height / 2), "lm"),
@@ -350,7 +357,7 @@ def _with_legend(
     sheet: Image.Image, classes: Mapping[int, str], colours: Mapping[int, Colour], present: set[int]
 ) -> Image.Image:
     """Add the names of the structures below, in as many rows as they need."""
-    font, swatch, row_px = _font(is_ascii="".join(classes.values()).isascii()), FONT_PX - 2, FONT_PX + 10
+    font, swatch, row_px = font_of(is_ascii="".join(classes.values()).isascii()), FONT_PX - 2, FONT_PX + 10
     left, row, places = GAP_PX, 0, []
     for value, name in classes.items():
         width = swatch + 6 + math.ceil(font.getlength(name)) + 18
@@ -371,7 +378,7 @@ def _with_legend(
 
 
 @functools.cache
-def _font(size_px: int = FONT_PX, *, is_ascii: bool = True) -> Font:
+def font_of(size_px: int = FONT_PX, *, is_ascii: bool = True) -> Font:
     """Pillow's own font; for letters that it lacks (accents, Greek, Cyrillic), the one in matplotlib's folder."""
     matplotlib = None if is_ascii else importlib.util.find_spec("matplotlib")
     if matplotlib is not None and matplotlib.origin is not None:

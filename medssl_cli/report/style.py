@@ -100,6 +100,9 @@ figcaption {
 .viewer .planes input { width: 100%; accent-color: #4493f8; }
 .viewer canvas { display: block; cursor: crosshair; touch-action: none; }
 .viewer canvas:focus-visible { outline: 2px solid #4493f8; outline-offset: 1px; }
+.viewer .controls label[hidden] { display: none; }
+.viewer .notes { margin: 0.75rem 0 0; padding-left: 1.25rem; }
+.viewer .notes:empty { display: none; }
 .viewer i { width: 0.9rem; height: 0.9rem; border-radius: 3px; }
 @media print {
   .viewer { display: none; }

@@ -2,22 +2,23 @@
 
 // A slice viewer without anything from outside: three linked planes of each image, a reference and a model over them.
 // Voxels are [X, Y, Z] in RAS order; planes are shown as radiologists read them, the patient's right on the left.
+// Boxes are in voxel edges: voxel 0 covers 0 to 1. Those of a reference are dashed.
 
 const PLANES = [
   { name: "axial", fixed: 2, columns: 0, rows: 1, letters: "RLAP" },
   { name: "coronal", fixed: 1, columns: 0, rows: 2, letters: "RLSI" },
   { name: "sagittal", fixed: 0, columns: 1, rows: 2, letters: "APSI" },
 ];
-const LAYERS = [
-  ["both", "model filled, reference outlined"],
-  ["reference", "reference"],
-  ["model", "model"],
-  ["none", "image only"],
-];
+const LAYERS = {
+  both: [["both", "model and reference"], ["reference", "reference"], ["model", "model"], ["none", "image only"]],
+  model: [["model", "model"], ["none", "image only"]],
+  nothing: [["none", "image only"]],
+};
 const GAP_PX = 12;
 const MAX_HEIGHT_PX = 420;
 const NARROW_PX = 640;
 const OUTLINE_PX = 2;
+const DASHES_PX = [6, 4];
 
 function made(tag, properties, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -50,7 +51,10 @@ class Viewer {
   build() {
     this.choice = made("select", {}, ...this.scene.images.map((each) => made("option", {}, each.title)));
     this.choice.onchange = () => this.choose(this.choice.selectedIndex);
-    this.layer = made("select", {}, ...LAYERS.map(([value, text]) => made("option", { value }, text)));
+    const layers = LAYERS[this.scene.shows];
+    this.layer = made("select", {}, ...layers.map(([value, text]) => made("option", { value }, text)));
+    this.jump = made("select", {});
+    this.jump.onchange = () => this.goToBox(this.jump.selectedIndex - 1);
     this.opacity = made("input", { type: "range", min: 0, max: 100, value: 40 });
     this.low = made("input", { type: "range" });
     this.high = made("input", { type: "range" });
@@ -58,12 +62,16 @@ class Viewer {
     this.cross = made("input", { type: "checkbox", checked: true });
     for (const control of [this.layer, this.opacity, this.low, this.high, this.cross]) control.oninput = () => this.draw();
     const named = (text, ...controls) => made("label", {}, made("span", {}, text), ...controls);
-    const bar = made("div", { className: "controls" }, named("image", this.choice), named("show", this.layer),
-      named("opacity", this.opacity), named("black", this.low), named("white", this.high), this.window,
-      named("cross", this.cross));
+    const show = named("show", this.layer);
+    show.hidden = layers.length === 1;
+    this.bars = { box: named("box", this.jump), opacity: named("opacity", this.opacity), cross: named("cross", this.cross) };
+    const bar = made("div", { className: "controls" }, named("image", this.choice), show, this.bars.box,
+      this.bars.opacity, named("black", this.low), named("white", this.high), this.window, this.bars.cross);
+    this.notes = made("ul", { className: "notes" });
     this.panels = PLANES.map((plane) => this.panel(plane));
     const legend = made("div", { className: "legend" }, ...this.scene.classes.map((each) => this.legend(each)));
-    this.root.replaceChildren(bar, made("div", { className: "planes" }, ...this.panels.map((each) => each.box)), legend);
+    const planes = made("div", { className: "planes" }, ...this.panels.map((each) => each.box));
+    this.root.replaceChildren(bar, planes, legend, this.notes);
     this.root.onkeydown = (event) => this.pressed(event);
   }
 
@@ -105,10 +113,11 @@ class Viewer {
 
   pressed(event) {
     if (["SELECT", "INPUT"].includes(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (!["o", "n", "p"].includes(event.key)) return;
+    if (!["o", "n", "p", "b"].includes(event.key)) return;
     const last = this.scene.images.length - 1;
     const at = this.choice.selectedIndex;
-    if (event.key === "o") this.layer.selectedIndex = (this.layer.selectedIndex + 1) % LAYERS.length;
+    if (event.key === "o") this.layer.selectedIndex = (this.layer.selectedIndex + 1) % this.layer.options.length;
+    if (event.key === "b" && this.image.boxes.length) this.goToBox(this.jump.selectedIndex % this.image.boxes.length);
     if (event.key === "n") this.choose(Math.min(at + 1, last));
     if (event.key === "p") this.choose(Math.max(at - 1, 0));
     this.draw();
@@ -129,8 +138,23 @@ class Viewer {
       slider.hidden = image.shape[plane.fixed] === 1;
       box.hidden = Math.min(image.shape[plane.columns], image.shape[plane.rows]) === 1;
     }
+    this.bars.box.hidden = !image.boxes.length;
+    this.bars.opacity.hidden = !image.hasLabels;
+    this.bars.cross.hidden = image.isPicture;
+    this.jump.replaceChildren(made("option", {}, `${image.boxes.length} in all`),
+      ...image.boxes.map((box) => made("option", {}, box.text)));
+    this.notes.replaceChildren(...image.notes.map((note) => made("li", {}, note)));
     this.resize();
     this.root.dataset.ready = index;
+  }
+
+  goToBox(index) {
+    if (index < 0) return;
+    const { low, high } = this.image.boxes[index];
+    this.jump.selectedIndex = index + 1;
+    this.place = this.image.shape.map((size, axis) =>
+      Math.max(0, Math.min(size - 1, Math.floor((low[axis] + high[axis]) / 2))));
+    this.draw();
   }
 
   go(axis, index) {
@@ -176,8 +200,8 @@ class Viewer {
     const { shape } = this.image;
     const at = this.place[plane.fixed];
     slider.value = at;
-    text.textContent = `${plane.name} ${at + 1} of ${shape[plane.fixed]}`;
-    canvas.setAttribute("aria-label", text.textContent);
+    text.textContent = this.image.isPicture ? "" : `${plane.name} ${at + 1} of ${shape[plane.fixed]}`;
+    canvas.setAttribute("aria-label", text.textContent || "picture");
     const context = canvas.getContext("2d");
     const picture = context.createImageData(canvas.width, canvas.height);
     const layer = this.layer.value;
@@ -188,6 +212,7 @@ class Viewer {
       this.paintOutline(layer === "both" ? this.sampled(this.reference, plane, picture) : filled, picture);
     }
     context.putImageData(picture, 0, 0);
+    this.drawBoxes(context, plane);
     this.annotate(context, plane);
   }
 
@@ -260,7 +285,32 @@ class Viewer {
     });
   }
 
+  drawBoxes(context, { fixed, columns, rows }) {
+    const { width, height } = context.canvas;
+    const { shape, boxes } = this.image;
+    const layer = this.layer.value;
+    const size = Math.max(11, Math.round(height / 32));
+    Object.assign(context, { font: `${size}px sans-serif`, textBaseline: "bottom", textAlign: "left" });
+    for (const box of boxes) {
+      const { value, colour } = this.scene.classes.find((each) => each.name === box.name) ?? { colour: [255, 255, 255] };
+      const isWanted = layer === "both" || layer === (box.is_reference ? "reference" : "model");
+      const isCut = box.low[fixed] < this.place[fixed] + 1 && box.high[fixed] > this.place[fixed];
+      if (!isWanted || !isCut || this.hidden.has(value)) continue;
+      const [left, right] = [box.high, box.low].map((corner) => (1 - corner[columns] / shape[columns]) * width);
+      const [top, bottom] = [box.high, box.low].map((corner) => (1 - corner[rows] / shape[rows]) * height);
+      context.setLineDash(box.is_reference ? DASHES_PX : []);
+      Object.assign(context, { strokeStyle: `rgb(${colour})`, lineWidth: OUTLINE_PX });
+      context.strokeRect(left, top, right - left, bottom - top);
+      context.setLineDash([]);
+      Object.assign(context, { strokeStyle: "#000", lineWidth: 3, fillStyle: `rgb(${colour})` });
+      const place = [Math.max(2, left), box.is_reference ? Math.min(height, bottom + size + 3) : Math.max(size + 2, top - 2)];
+      context.strokeText(box.text, ...place);
+      context.fillText(box.text, ...place);
+    }
+  }
+
   annotate(context, { columns, rows, letters }) {
+    if (this.image.isPicture) return;
     const { width, height } = context.canvas;
     const { shape } = this.image;
     if (this.cross.checked) {

@@ -367,7 +367,7 @@ class Results:
 
 
 OnCase = Callable[..., None]
-"""Called with (item, figure, image, prediction, reference) of every image that was scored and can be drawn."""
+"""Called with (item, figure, what reads the image, prediction, reference) of every image that was scored."""
 
 
 @dataclass(frozen=True)

@@ -289,7 +289,7 @@ def test_findings_of_pictures(caches: dict[str, Cache], models: dict[str, Path],
     assert all(entry["resumed"] for entry in json.loads(again.stdout)["results"])
     assert {path.name for path in out.iterdir()} == {
         "report.json", "report.jsonl", "findings.csv",
-        *(f"{name}_toy.json" for name in ("0.png", "1.png", "2.png", "3.jpg")),
+        *(f"{name}_toy.{suffix}" for name in ("0.png", "1.png", "2.png", "3.jpg") for suffix in ("json", "png")),
     }  # fmt: skip
     rows = list(csv.DictReader((out / "findings.csv").read_text().splitlines()))
     assert [row["name"] for row in rows] == ["0.png", "1.png", "2.png", "3.jpg"]

@@ -19,7 +19,7 @@ def gallery_of(figures: list[float], *, limit: int) -> tuple[Gallery, list[float
 
     gallery = Gallery(draw, limit=limit)
     for place, figure in enumerate(figures):
-        gallery.add(f"item-{place:04d}", figure, figure, None, None)  # type: ignore[arg-type]
+        gallery.add(f"item-{place:04d}", figure, lambda own=figure: own, None, None)
     return gallery, drawn
 
 

@@ -281,7 +281,7 @@ def test_comparison_needs_something_to_compare():
 
 def test_pictures_are_drawn_without_the_slow_libraries():
     script = (
-        "import sys, medssl_cli.report.pictures as pictures; pictures._font(is_ascii=False);"
+        "import sys, medssl_cli.report.pictures as pictures; pictures.font_of(is_ascii=False);"
         "print({'matplotlib', 'scipy', 'torch'} & set(sys.modules))"
     )
 

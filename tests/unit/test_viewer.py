@@ -16,6 +16,7 @@ from PIL import Image
 
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.report import structure_colours
+from medssl_cli.report.boxes import ShownBox
 from medssl_cli.report.page import POLICY, Page
 from medssl_cli.report.viewer import MAX_BYTES, Scene, scene_of, script, script_digest
 
@@ -128,6 +129,30 @@ def test_twenty_images_stay_below_five_megabytes():
     assert len(Page("t").viewer([("one", scene)] * 20, {}).render()) < 3_600_000
 
 
+def test_a_picture_is_seen_as_it_is_stored():
+    voxels = np.arange(12, dtype=np.float32).reshape(4, 3, 1)
+
+    scene = scene_of(image_of(voxels, np.diag([0.5, 0.5, 1.0, 1.0])), window=(0, 255), margin_mm=None)
+
+    assert scene.is_picture
+    np.testing.assert_array_equal(layers_of(scene)[0], voxels[::-1, ::-1])  # the viewer turns both axes
+
+
+def test_boxes_of_a_thinned_image_keep_their_middles():
+    """Of every second voxel the n-th is voxel 2 n: what lay in the middle of that one still does."""
+    voxels = np.random.default_rng(3).normal(size=(40, 40, 40)).astype(np.float32)
+    boxes = [ShownBox("a", (8.0, 8.0, 8.0, 9.0, 9.0, 9.0)), ShownBox("a", (0.0, 0.0, 0.0, 40.0, 40.0, 40.0), 0.5)]
+
+    scene = scene_of(image_of(voxels), boxes=boxes, margin_mm=None, max_bytes=8000)
+
+    middles = [(np.array(box.low) + box.high) / 2 for box in scene.boxes]
+    assert min(scene.strides) > 1
+    for middle, stride in zip(middles[0], scene.strides, strict=True):
+        assert middle == pytest.approx(8 / stride + 0.5)
+    assert [box.is_reference for box in scene.boxes] == [True, False]
+    assert [box.text for box in scene.boxes] == ["a", "a 0.50"]
+
+
 def screenshot(folder: Path, page: str) -> NDArray[np.int64]:
     """A page as Chromium shows it, opened from a file, without a network: `[rows, columns, 3]`."""
     if CHROMIUM is None:
@@ -208,3 +233,35 @@ opacity.dispatchEvent(new Event("input"));
     full, outlined = count(picture, COLOURS[1]), count(picture, COLOURS[2])
     assert full > 40_000  # half of the axial and of the coronal plane; the sagittal one now lies in the other half
     assert outlined < 1000  # of the reference nothing but its square in the legend
+
+
+@pytest.mark.slow
+def test_chromium_draws_boxes_where_they_are_on_the_slices_that_they_cross(tmp_path):
+    """Two boxes of one size: found ones are drawn whole, one that is there in dashes; a third lies on other slices."""
+    voxels = np.full((30, 30, 30), 100, dtype=np.float32)
+    voxels[0, 0, 0], voxels[-1, -1, -1] = 0, 200
+    boxes = [
+        ShownBox("found", (5.0, 10.0, 0.0, 10.0, 20.0, 30.0), 0.9),
+        ShownBox("there", (18.0, 10.0, 0.0, 23.0, 20.0, 30.0)),
+        ShownBox("away", (5.0, 10.0, 2.0, 10.0, 20.0, 5.0), 0.8),
+    ]
+    scene = scene_of(image_of(voxels), boxes=boxes, window=(0, 200), margin_mm=None)
+    classes = {1: "found", 2: "there", 3: "away"}
+
+    picture = screenshot(tmp_path, Page("t").viewer([("one", scene)], classes).render())
+
+    grey = np.abs(picture - GREY).max(axis=2) <= 3
+    columns = np.flatnonzero(grey.sum(axis=0) > 50)
+    axial = picture[:, columns[0] - 3 : columns[0] + 3 + (columns[-1] - columns[0]) // 3]
+    rows = np.flatnonzero((np.abs(axial - GREY).max(axis=2) <= 3).sum(axis=1) > 100)
+    axial = axial[rows[0] : rows[-1] + 1]
+    size = len(axial)
+    colours = structure_colours((1, 2, 3))
+    found, there = (np.abs(axial - np.array(colours[value])).max(axis=2) <= 3 for value in (1, 2))
+    # x = 5 to 10 of 30 in a picture whose left is high x; lines are 2 pixels wide.
+    sides = np.flatnonzero(found.sum(axis=0) > size / 4)
+    assert np.array([sides.min() - 3, sides.max() - 3]) / size == pytest.approx([1 - 10 / 30, 1 - 5 / 30], abs=0.02)
+    assert found[:, sides.min()].sum() == pytest.approx(size / 3, abs=6)
+    dashed = there.sum(axis=0).max()
+    assert size / 3 * 0.4 < dashed < size / 3 * 0.8
+    assert count(axial, colours[3]) == 0  # it is not on this slice

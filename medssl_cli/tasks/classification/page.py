@@ -1,24 +1,56 @@
 """The page of a classification's evaluation: each class with its intervals and curves, and every image."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+from PIL import Image
 
+from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.operating import operating_curve
 from medssl_cli.metrics.statistics import estimate_of
 from medssl_cli.report.curves import Panel, share_curves
+from medssl_cli.report.findings import Bar, findings_picture
+from medssl_cli.report.gallery import Shown
 from medssl_cli.report.page import Page
+from medssl_cli.report.pictures import tissue_window
+from medssl_cli.report.shown_cases import add_shown_cases
+from medssl_cli.report.viewer import Scene, scene_of
 
+WORDS: Final = {"yes": "is there", "no": "is not there", "?": "not known"}
+THRESHOLD: Final = 0.5
+"""Probability from which a class counts as found where no operating point is chosen."""
 MAX_IMAGES: Final = 2000
 """Rows of the page; `scores.csv` holds all."""
 
 
-def classification_page(document: Mapping[str, Any]) -> str:
+def classification_picture(
+    image: Volume, probabilities: Mapping[str, float], known: Mapping[str, float | None]
+) -> Image.Image:
+    """An image with a bar for the probability of each class and what is known of it.
+
+    Args:
+        image: The image.
+        probabilities: Probabilities by class.
+        known: What is known of each class: 1 present, 0 absent, None unknown.
+    """
+    bars = [Bar(name, value, THRESHOLD, WORDS[_word(known[name])]) for name, value in probabilities.items()]
+    return findings_picture(image, bars, window=tissue_window(image))
+
+
+def classification_scene(image: Volume, probabilities: Mapping[str, float], known: Mapping[str, float | None]) -> Scene:
+    """The same for the slice viewer; for arguments see `classification_picture`."""
+    notes = [f"{name}: {value:.3f}, {WORDS[_word(known[name])]}" for name, value in probabilities.items()]
+    return replace(scene_of(image, window=tissue_window(image), margin_mm=None), notes=tuple(notes))
+
+
+def classification_page(document: Mapping[str, Any], pictures: Sequence[Shown] = ()) -> str:
     """HTML of an evaluation.
 
     Args:
         document: As `scores.evaluate_findings` returns it.
+        pictures: Worst first.
     """
     classes: dict[str, Any] = document["classes"]
     page = Page(f"{document['task']}: {document['split']} split", f"model {document['model']}")
@@ -62,6 +94,15 @@ def classification_page(document: Mapping[str, Any]) -> str:
     _add_specificities(page, classes)
     for name, scores in classes.items():
         _add_class(page, document, name, scores)
+    add_shown_cases(
+        page,
+        pictures,
+        figure="agreement",
+        alt="Probabilities and what is known of item",
+        note="Agreement: the probability that the model gives to what is known, mean over the classes of which it is.",
+        classes={},
+        shows="nothing",
+    )
     cases = document["cases"][:MAX_IMAGES]
     page.heading("Every image").table(
         ("item", "patient", *(f"{name}{what}" for name in classes for what in ("", " (known)"))),

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from medssl_cli.base.errors import NothingUsableError
 from medssl_cli.base.plain_json import without_nan
@@ -22,6 +23,7 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.selection import images_of_examples, of_examples, with_annotations
 from medssl_cli.heads import FindingsHead, OperatingPoint
+from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.operating import brier, reliability, sensitivity_at, threshold_rows
 from medssl_cli.metrics.paired import PairedFigure
 from medssl_cli.metrics.ranking import (
@@ -37,14 +39,19 @@ from medssl_cli.metrics.ranking import (
 )
 from medssl_cli.metrics.statistics import Estimate, Figure, bootstrap_figure, estimate_of, known, shown
 from medssl_cli.report.gallery import Shown
+from medssl_cli.report.viewer import Scene
 from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject, answers_of
 from medssl_cli.tasks.classification import FIGURE
-from medssl_cli.tasks.classification.page import classification_page
+from medssl_cli.tasks.classification.page import (
+    THRESHOLD,
+    classification_page,
+    classification_picture,
+    classification_scene,
+)
 
 SCHEMA: Final = "medssl.classification/1"
 ALL_CLASSES: Final = "mean of classes"
 BOOTSTRAP_SEED: Final = 0
-THRESHOLD: Final = 0.5
 SPECIFICITIES: Final = (0.8, 0.9, 0.95)
 THRESHOLDS: Final = tuple(round(0.1 * number, 1) for number in range(1, 10))
 COLUMNS: Final = ("class", "positive", "AUROC", "average precision", "sensitivity", "specificity")
@@ -242,6 +249,16 @@ class ClassificationSubject(Subject):
             is_exclusive=self.is_exclusive,
             about={"model": self.name, "split": split, "task": self.task},
         )
+        if on_case is not None:
+            for record, case in zip(self.records, document["cases"], strict=True):
+                probability, target = case["probability"], case["target"]
+                on_case(
+                    record.item_id,
+                    agreement(probability, target),
+                    partial(cache.read_image, record),
+                    probability,
+                    target,
+                )
         mean = document["mean_auroc"]["mean"]
         return Results(document, to_csv(document), COLUMNS, to_rows(document), np.nan if mean is None else mean)
 
@@ -257,7 +274,21 @@ class ClassificationSubject(Subject):
 
     def page(self, document: dict[str, Any], pictures: list[Shown]) -> str:
         """See `Subject.page`."""
-        return classification_page(document)
+        return classification_page(document, pictures)
+
+    def draw(self, image: Volume, prediction: Any, reference: Any) -> Image.Image:
+        """See `Subject.draw`."""
+        return classification_picture(image, prediction, reference)
+
+    def stage(self, image: Volume, prediction: Any, reference: Any) -> Scene:
+        """See `Subject.stage`."""
+        return classification_scene(image, prediction, reference)
+
+
+def agreement(probabilities: Mapping[str, float], targets: Mapping[str, float | None]) -> float:
+    """Mean probability of what is known to be there or not, over the classes of which that is known; NaN of none."""
+    agreed = [1 - abs(probabilities[name] - target) for name, target in targets.items() if target is not None]
+    return float(np.mean(agreed)) if agreed else float("nan")
 
 
 def paired_figures(documents: Sequence[Mapping[str, Any]]) -> list[PairedFigure]:

@@ -3,19 +3,22 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
 from PIL import Image
 
-from medssl_cli.imaging.geometry import reorient_to_ras
-from medssl_cli.imaging.placement import move_boxes
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.marks import CURVE_RATES, FALSE_PER_IMAGE
 from medssl_cli.metrics.statistics import estimate_of
+from medssl_cli.report import structure_colours
+from medssl_cli.report.boxes import ShownBox, box_picture, box_window
 from medssl_cli.report.gallery import Shown
-from medssl_cli.report.page import Figure, Page
+from medssl_cli.report.page import Page
 from medssl_cli.report.plots import rate_curves
-from medssl_cli.report.projections import box_comparison
+from medssl_cli.report.shown_cases import add_shown_cases
+from medssl_cli.report.viewer import Scene, scene_of
 
+CONTEXT_MM: Final = 30.0
+SHOWN_FROM: Final = 0.5
+"""Least score of the boxes that are drawn."""
 MAX_IMAGES: Final = 2000
 """Rows of the page; `scores.csv` holds all boxes."""
 
@@ -48,12 +51,9 @@ def _add_curves(page: Page, classes: Mapping[str, Any], xlabel: str) -> None:
 
 
 def detection_picture(
-    image: Volume, found: Sequence[Mapping[str, Any]], there: Sequence[Mapping[str, Any]], classes: dict[int, str]
+    image: Volume, found: Sequence[Mapping[str, Any]], there: Sequence[Mapping[str, Any]], classes: Mapping[int, str]
 ) -> Image.Image:
-    """Reference and model, lists of boxes on an image, side by side; see `projections.box_comparison`.
-
-    Of a volume the axial slice through the middle of the first box that is there is seen, else of the best one found,
-    from below: the patient's right is on the left.
+    """Boxes that are there, in dashes, and boxes that were found, on a picture or on slices; see `box_picture`.
 
     Args:
         image: Image under both.
@@ -61,51 +61,34 @@ def detection_picture(
         there: What is there.
         classes: Names, by numbers that choose the colours.
     """
-    if all(len(box["corners"]) == 4 for box in (*found, *there)) and image.shape[2] == 1:
-        return box_comparison(image.voxels[0, :, :, 0], image.spacing_mm[:2], found, there, classes)
-    seen = from_below(image)
-    moved, truth = (_moved_to(seen, image, boxes) for boxes in (found, there))
-    first = (*truth, *moved)[:1]
-    height = int((first[0]["corners"][2] + first[0]["corners"][5]) / 2) if first else seen.shape[2] // 2
-    height = min(max(height, 0), seen.shape[2] - 1)
-    planes = [[_in_plane(box) for box in boxes if _crosses(box, height)] for boxes in (moved, truth)]
-    return box_comparison(seen.voxels[0, :, :, height], seen.spacing_mm[:2], planes[0], planes[1], classes)
+    colours = structure_colours(classes)
+    by_name = {name: colours[number] for number, name in classes.items()}
+    return box_picture(image, shown_boxes(found, there), by_name)
 
 
-def from_below(image: Volume) -> Volume:
-    """A volume whose x runs to the patient's left, y to the back and z to the head."""
-    voxels, affine = reorient_to_ras(image.voxels, image.affine)
-    turn = np.diag([-1.0, -1.0, 1.0, 1.0])
-    turn[:2, 3] = voxels.shape[1] - 1, voxels.shape[2] - 1
-    return Volume(voxels[:, ::-1, ::-1], affine @ turn, image.modality, image.units)
+def detection_scene(image: Volume, found: Sequence[Mapping[str, Any]], there: Sequence[Mapping[str, Any]]) -> Scene:
+    """The same for the slice viewer; for arguments see `detection_picture`."""
+    return scene_of(image, boxes=shown_boxes(found, there), window=box_window(image), margin_mm=CONTEXT_MM)
 
 
-def _moved_to(seen: Volume, image: Volume, boxes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Boxes with corners in voxel edges of another grid of the same axes."""
-    matrix = np.linalg.inv(seen.affine) @ image.affine
-    corners = np.array([box["corners"] for box in boxes], dtype=np.float64).reshape(-1, 2, 3) - 0.5
-    moved = move_boxes(corners, matrix).reshape(-1, 6) + 0.5
-    return [{**box, "corners": own.tolist()} for box, own in zip(boxes, moved, strict=True)]
+def shown_boxes(found: Sequence[Mapping[str, Any]], there: Sequence[Mapping[str, Any]]) -> list[ShownBox]:
+    """Boxes that are there, and then those that were found with a score of at least a half."""
+    likely = [box for box in found if box["score"] >= SHOWN_FROM]
+    return [
+        *(ShownBox(box["class"], box["corners"]) for box in there),
+        *(ShownBox(box["class"], box["corners"], box["score"]) for box in likely),
+    ]
 
 
-def _crosses(box: Mapping[str, Any], height: int) -> bool:
-    """Whether a box shows on a slice."""
-    crosses: bool = box["corners"][2] < height + 1 and box["corners"][5] > height
-    return crosses
-
-
-def _in_plane(box: Mapping[str, Any]) -> dict[str, Any]:
-    """What a slice shows of a box."""
-    low_x, low_y, _, high_x, high_y, _ = box["corners"]
-    return {**box, "corners": [low_x, low_y, high_x, high_y]}
-
-
-def detection_page(document: Mapping[str, Any], pictures: Sequence[Shown]) -> str:
+def detection_page(
+    document: Mapping[str, Any], pictures: Sequence[Shown], numbers: Mapping[int, str] | None = None
+) -> str:
     """HTML of an evaluation.
 
     Args:
         document: As `scores.evaluate_boxes` returns it.
         pictures: Worst first.
+        numbers: Names of classes by the numbers that choose their colours.
     """
     classes: dict[str, Any] = document["classes"]
     page = Page(f"{document['task']}: {document['split']} split", f"model {document['model']}")
@@ -137,19 +120,14 @@ def detection_page(document: Mapping[str, Any], pictures: Sequence[Shown]) -> st
         [(name, *scores["sensitivity"].values()) for name, scores in classes.items()],
     )
     _add_curves(page, classes, "false marks per image")
-    if pictures:
-        page.heading("Worst, median and best").figures(
-            [
-                Figure(
-                    shown.picture,
-                    f"Boxes that are there and boxes found on item {shown.item_id}",
-                    f"{shown.place}: `{shown.item_id[:8]}` mean overlap {shown.figure:.3f}; boxes found with a score "
-                    "of at least 0.5",
-                )
-                for shown in pictures
-            ],
-            columns=1,
-        )
+    add_shown_cases(
+        page,
+        pictures,
+        figure="mean overlap",
+        alt="Boxes that are there and boxes found on item",
+        note=f"Dashed: boxes that are there. Solid: boxes found with a score of at least {SHOWN_FROM:g}.",
+        classes=numbers or {},
+    )
     page.heading("Every image").table(
         ("item", "patient", "boxes there", "boxes found", "mean overlap"),
         [

@@ -39,10 +39,11 @@ from medssl_cli.metrics.marks import (
 from medssl_cli.metrics.paired import PairedFigure, exchange_test, mean_of_figures
 from medssl_cli.metrics.statistics import Estimate, Figure, bootstrap_figure, estimate_of, shown
 from medssl_cli.report.gallery import Shown
+from medssl_cli.report.viewer import Scene
 from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject, answers_of
 from medssl_cli.tasks.detection import FIGURE
 from medssl_cli.tasks.detection.image_boxes import ImageBoxes, truth_of
-from medssl_cli.tasks.detection.page import detection_page, detection_picture
+from medssl_cli.tasks.detection.page import detection_page, detection_picture, detection_scene
 from medssl_cli.tasks.detection.volume_scores import METRIC, froc_scores, hits
 
 SCHEMA: Final = "medssl.detection/1"
@@ -281,7 +282,7 @@ class DetectionSubject(Subject):
         if on_case is not None:
             for record, case in zip(self.records, document["cases"], strict=True):
                 figure = math.nan if case["mean_overlap"] is None else case["mean_overlap"]
-                on_case(record.item_id, figure, cache.read_image(record), case["found"], case["there"])
+                on_case(record.item_id, figure, partial(cache.read_image, record), case["found"], case["there"])
         mean = document["mean_average_precision"]["mean"]
         return Results(document, to_csv(document), COLUMNS, to_rows(document), np.nan if mean is None else mean)
 
@@ -297,11 +298,15 @@ class DetectionSubject(Subject):
 
     def page(self, document: dict[str, Any], pictures: list[Shown]) -> str:
         """See `Subject.page`."""
-        return detection_page(document, pictures)
+        return detection_page(document, pictures, self.classes)
 
     def draw(self, image: Volume, prediction: Any, reference: Any) -> Image.Image:
         """See `Subject.draw`."""
         return detection_picture(image, prediction, reference, self.classes)
+
+    def stage(self, image: Volume, prediction: Any, reference: Any) -> Scene:
+        """See `Subject.stage`."""
+        return detection_scene(image, prediction, reference)
 
 
 def paired_figures(documents: Sequence[Mapping[str, Any]]) -> list[PairedFigure]:

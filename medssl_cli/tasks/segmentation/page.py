@@ -12,16 +12,15 @@ from medssl_cli.metrics.statistics import estimate_of
 from medssl_cli.report import structure_colours
 from medssl_cli.report.gallery import Shown
 from medssl_cli.report.mosaic import slice_row
-from medssl_cli.report.page import Figure, Page
-from medssl_cli.report.pictures import comparison, mid_planes
+from medssl_cli.report.page import Page
+from medssl_cli.report.pictures import comparison, mid_planes, tissue_window
 from medssl_cli.report.plots import Group, structure_scores
+from medssl_cli.report.shown_cases import add_shown_cases
 from medssl_cli.report.viewer import Scene, scene_of
 from medssl_cli.tasks.segmentation.decode import painted
 
 CONTEXT_MM: Final = 30.0
 SLICE_CONTEXT_MM: Final = 15.0
-NUM_COLOURS: Final = 128
-"""Colours of a picture on the page."""
 DISTANCES: Final = {
     "hd95_mm": "HD95 mm",
     "assd_mm": "ASSD mm",
@@ -48,7 +47,7 @@ def segmentation_picture(
         reference: What is there.
         classes: Names by label value.
     """
-    window = _window(image)
+    window = tissue_window(image)
     prediction, reference = painted(prediction, reference), painted(reference, reference)
     either = np.maximum(prediction, reference)
     rows = [
@@ -93,7 +92,7 @@ def segmentation_scene(image: Volume, prediction: NDArray[np.uint8], reference: 
         image,
         painted(prediction, reference),
         painted(reference, reference),
-        window=_window(image),
+        window=tissue_window(image),
         margin_mm=CONTEXT_MM,
     )
 
@@ -130,18 +129,13 @@ def segmentation_page(
         )
     plot = structure_scores({name: {"model": _group(document, name)} for name in structures}, limits=(0, 1))
     page.figure(plot, alt="Dice of every patient per structure, with mean and interval", caption="One dot per patient")
-    if pictures:
-        page.heading("Worst, median and best")
-        _add_viewer(page, pictures, classes or {})
-        page.figures(
-            [
-                Figure(
-                    _of_few_colours(shown.picture), f"Reference and prediction of item {shown.item_id}", _caption(shown)
-                )
-                for shown in pictures
-            ],
-            columns=1,
-        )
+    add_shown_cases(
+        page,
+        pictures,
+        figure="mean Dice",
+        alt="Reference and prediction of item",
+        classes=classes or {},
+    )
     page.heading("Every image").table(
         ("item", "patient", *structures),
         [
@@ -161,38 +155,6 @@ def _table_of(page: Page, structures: Mapping[str, Any], columns: Mapping[str, s
         caption=caption,
         decimals=dict.fromkeys(DISTANCES.values(), 1),
     )
-
-
-def _of_few_colours(picture: Image.Image) -> Image.Image:
-    """A picture that takes a third of the room."""
-    return picture.quantize(NUM_COLOURS, dither=Image.Dither.NONE)
-
-
-def _add_viewer(page: Page, pictures: Sequence[Shown], classes: Mapping[int, str]) -> None:
-    """All pictures' images, slice by slice."""
-    scenes = [
-        (f"{shown.place}: {shown.item_id[:8]}, mean Dice {shown.figure:.3f}", shown.scene)
-        for shown in pictures
-        if shown.scene is not None
-    ]
-    if not scenes:
-        return
-    page.viewer(scenes, classes)
-    thinned = "; of large ones not every voxel" if any(max(scene.strides) > 1 for _, scene in scenes) else ""
-    page.paragraph(
-        f"Images are shown around their structures{thinned}. Click into a plane to move the others. With a plane in "
-        "focus the wheel and the arrow keys go through its slices, `o` changes what is drawn over it, `n` and `p` go "
-        "to the next and the previous image."
-    )
-
-
-def _window(image: Volume) -> tuple[float, float] | None:
-    """Intensities shown as black and white, where units tell."""
-    return (-200.0, 600.0) if image.units == "HU" else None
-
-
-def _caption(shown: Shown) -> str:
-    return f"{shown.place}: `{shown.item_id[:8]}` mean Dice {shown.figure:.3f}"
 
 
 def _group(document: Mapping[str, Any], structure: str) -> Group:

@@ -290,7 +290,7 @@ class SegmentationSubject(Subject):
 
         def tell(case: SegmentationCase, image: Any, prediction: Any, reference: Any) -> None:
             if on_case is not None:
-                on_case(case.item_id, case.mean_dice, image, prediction, reference)
+                on_case(case.item_id, case.mean_dice, lambda: image, prediction, reference)
 
         about: dict[str, Any] = {"model": self.name, "split": split, "task": self.task, "label_set": self.label_set}
         if self.wanted.are_regions:
