@@ -402,16 +402,32 @@ def automatic_keys(document: Mapping[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-def sketched(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def sketched(document: Mapping[str, Any]) -> dict[str, Any]:
     """A raw recipe with stand-ins for what is `auto`: small ones where a value is needed, else the default."""
+    return _with_stand_ins(document, {**STAND_INS, **_following(document)}, "")
+
+
+def _with_stand_ins(document: Mapping[str, Any], stand_ins: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in document.items():
         if isinstance(value, Mapping):
-            found[key] = sketched(value, f"{prefix}{key}.")
+            found[key] = _with_stand_ins(value, stand_ins, f"{prefix}{key}.")
         elif value != AUTO:
             found[key] = value
-        elif f"{prefix}{key}" in STAND_INS:
-            found |= STAND_INS[f"{prefix}{key}"]
+        elif f"{prefix}{key}" in stand_ins:
+            found |= stand_ins[f"{prefix}{key}"]
+    return found
+
+
+def _following(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Stand-ins that what is given asks for: a plan follows it, so it is no fault of the recipe."""
+    found: dict[str, dict[str, Any]] = {}
+    schedule, crops = document.get("schedule"), document.get("crops_per_image")
+    warmup = schedule.get("warmup_steps") if isinstance(schedule, Mapping) else None
+    if isinstance(warmup, int) and warmup >= STAND_INS["steps"]["steps"]:
+        found["steps"] = {"steps": warmup + 1}
+    if isinstance(crops, int) and crops > 1:
+        found["data.batch_size"] = {"batch_size": crops}
     return found
 
 

@@ -104,9 +104,9 @@ def storage_errors(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, type(error).__name__)
-        raise StorageError(
-            "E_IO", f"cannot write {what} ({name})", hint="free space or fix permissions, then run the command again"
-        ) from error
+        is_taken = error.errno in (errno.EEXIST, errno.ENOTDIR)
+        hint = "a file lies where a folder is needed: choose another place" if is_taken else ""
+        raise StorageError("E_IO", f"cannot write {what} ({name})", hint=hint) from error
 
 
 def write_atomic(path: Path, data: bytes, *, is_output: bool = False) -> None:
@@ -135,6 +135,17 @@ def write_pieces(path: Path, pieces: Iterable[bytes], *, is_output: bool = False
                 stream.write(piece)
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def finish_output(path: Path) -> None:
+    """Flush a file that was written piece by piece to the disk, and give it the mode of outputs.
+
+    Raises:
+        StorageError: `E_IO`.
+    """
+    with storage_errors(path.name):
+        path.chmod(0o666 & ~_umask())
+        sync_file(path)
 
 
 def append_durably(path: Path, data: bytes, *, start: bytes = b"") -> None:

@@ -83,6 +83,19 @@ class Marker:
         return pseudonyms
 
 
+def require_outside_caches(path: Path) -> None:
+    """Refuse a place for other things than images and labels in a cache: an audit would find strange files in it.
+
+    Raises:
+        UsageError: `E_USAGE`.
+    """
+    place = path.resolve()
+    for folder in (place, *place.parents):
+        if os.path.isfile(folder / MARKER) and os.path.isdir(folder / "items"):  # noqa: PTH112, PTH113 - never raise
+            message = f"{path} would lie in the cache {folder.name}"
+            raise UsageError("E_USAGE", message, hint="choose a place outside of the cache")
+
+
 def read_marker(root: Path) -> Marker:
     """What a cache says about itself.
 
@@ -109,7 +122,7 @@ def make_cache(root: Path, key_file: Path | None) -> None:
     Another process may finish between a caller's look for the marker and this one's: then nothing is made.
 
     Raises:
-        UsageError: `E_NO_CACHE` if the folder exists and holds something else.
+        UsageError: `E_NO_CACHE` if the folder exists and holds something else, `E_USAGE` if it lies in a cache.
         GateError: `E_KEY`.
     """
     if root.exists() and not root.is_dir():
@@ -118,6 +131,7 @@ def make_cache(root: Path, key_file: Path | None) -> None:
         if (root / MARKER).is_file():
             return
         raise UsageError("E_NO_CACHE", f"{root} exists and is not a medssl cache", hint="choose another --cache")
+    require_outside_caches(root)
     with storage_errors("the cache"):
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         sync_directory(root.parent)

@@ -187,7 +187,7 @@ def no_images(modality: str | None, others: Iterable[ItemRecord | Entry] = ()) -
         )
     ordered = sorted(counts, key=lambda name: (-counts[name], name))
     there = ", ".join(f"{counts[name]} {name}" for name in ordered)
-    rule = "data.zscore=false", "'data.window_hu=[-175, 250]'"
+    rule = "data.zscore=false", "data.window_hu=[-175,250]"
     needed = (
         f"data.modality={ordered[0]}",
         *(rule if ordered[0] == "CT" else ("data.window_hu=null", "data.zscore=true")),
@@ -195,7 +195,7 @@ def no_images(modality: str | None, others: Iterable[ItemRecord | Entry] = ()) -
     return NothingUsableError(
         "E_CACHE_EMPTY",
         f"the cache holds no {modality} images; it holds {there}",
-        hint=f"for those: {' '.join(f'--set {override}' for override in needed)}; look at sizes and spacing too",
+        hint=f"take another cache, or a recipe with {', '.join(needed)}, whose sizes and spacing suit those",
     )
 
 

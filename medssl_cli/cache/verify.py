@@ -20,6 +20,7 @@ from medssl_cli.base.files import (
 from medssl_cli.base.plain_json import parse_json
 from medssl_cli.base.strict import Strict
 from medssl_cli.cache.items import Digest, ItemRecord, Key
+from medssl_cli.cache.marker import require_outside_caches
 from medssl_cli.cache.publish import remove_quietly
 from medssl_cli.cache.records import (
     ENTRY,
@@ -164,7 +165,12 @@ class CacheManifest(Strict):
 
 
 def write_manifest(path: Path, records: Iterator[ItemRecord]) -> int:
-    """Write the manifest of a cache; the number of items in it."""
+    """Write the manifest of a cache; the number of items in it.
+
+    Raises:
+        UsageError: `E_USAGE`, the place lies in a cache.
+    """
+    require_outside_caches(path)
     items = {record.item_id: _digests(record) for record in records}
     body: dict[str, Any] = {"format_version": 1, "items": items}
     write_json(path, {**body, "sha256": sha256_json(body)})

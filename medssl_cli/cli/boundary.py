@@ -12,6 +12,7 @@ import typer
 
 from medssl_cli.base.errors import Exit, MedsslError, UsageError
 from medssl_cli.base.files import private_files
+from medssl_cli.base.memory import lacks_memory, out_of_memory
 
 P = ParamSpec("P")
 TRAINING_PACKAGES: Final = frozenset(
@@ -49,6 +50,9 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             report_missing(error)
             raise typer.Exit(int(Exit.USAGE if is_of_training(error) else Exit.BUG)) from None
         except Exception as error:  # noqa: BLE001 - the boundary
+            if lacks_memory(error):
+                report(refusal := out_of_memory())
+                raise typer.Exit(int(refusal.exit_code)) from None
             report_bug(error)
             raise typer.Exit(int(Exit.BUG)) from None
 

@@ -8,6 +8,7 @@ import typer
 from medssl_cli.cli import cache_checks, cache_crops, cache_listing
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption
+from medssl_cli.cli.places import outside_caches
 from medssl_cli.cli.terminal import Terminal, announce, result
 
 app = typer.Typer(help="List, show, verify, audit and export cached images; forget patients.", no_args_is_help=True)
@@ -43,6 +44,7 @@ def export(
     from medssl_cli.cache.store import Cache
     from medssl_cli.cache.transfer import export_items
 
+    outside_caches(folder)
     opened = Cache.open(cache)
     records = [opened.find(item) for item in items] if items else opened.require_records()
     terminal = Terminal(quiet=quiet)

@@ -10,6 +10,7 @@ from medssl_cli.base.files import make_output_folder, write_atomic
 from medssl_cli.base.plain_json import dump
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.options import require_path
+from medssl_cli.cli.places import outside_caches
 from medssl_cli.cli.probing import TypedProbe
 from medssl_cli.cli.scoring import default_split, load_subject, split_words, write_results
 from medssl_cli.cli.terminal import Terminal, result, table
@@ -50,7 +51,7 @@ def compare(
         NothingUsableError: `E_TOO_FEW_PATIENTS`, they have no image in common.
     """
     names, opened, terminal = names_of([require_path(path) for path in paths]), Cache.open(cache), Terminal(quiet=quiet)
-    folder = out or Path("runs") / f"comparison-{'-'.join(map(_folder_name, names))}"
+    folder = Path("runs") / f"comparison-{'-'.join(map(_folder_name, names))}" if out is None else outside_caches(out)
     part = split or default_split(paths[0])
     models = []
     with terminal.running():

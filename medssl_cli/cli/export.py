@@ -15,6 +15,7 @@ from medssl_cli.cli.options import (
     mirror_axes,
     models_folder,
 )
+from medssl_cli.cli.places import outside_caches
 from medssl_cli.cli.terminal import Terminal, result
 
 
@@ -50,7 +51,7 @@ def export(
 
     if model is None and not install:
         raise UsageError("E_USAGE", "nowhere to write to", hint="give an ONNX file, or --install")
-    path = model or run / "model.onnx"
+    path = run / "model.onnx" if model is None else outside_caches(model)
     terminal = Terminal(quiet=quiet)
     terminal.note(f"run {run} · cache {cache} · {cases} cases · model {path}")
     with terminal.running():

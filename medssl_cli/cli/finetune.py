@@ -43,7 +43,7 @@ def finetune(
     jobs: JobsOption = 1,
     cluster: ClusterOption = None,
     max_minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Time budget instead of the recipe's steps; the schedule fits it.")
+        float | None, typer.Option(min=0.01, max=1e6, help="Time budget instead of the recipe's steps and schedule.")
     ] = None,
     overrides: SetOption = None,
     run: RunOption = None,
@@ -96,7 +96,7 @@ def finetune(
         split, number = splits.given_split(split_file, fold, num_folds, skip_missing=skip_missing)
         encoder = None if init == "none" else load_encoder(Path(init))
         choices = Choices(fold, fraction, patients, draw, max_minutes, encoder, number, split, folds is not None)
-        root = run or run_folder(path, resolved, init, choices, num_folds)
+        root = run_folder(run, path, resolved, init, choices, num_folds)
         terminal = Terminal(quiet=quiet or not is_main())
         resolved = planned_recipe(
             path, overrides, cache, root,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medssl_cli.base.errors import UsageError
+from medssl_cli.cli.places import outside_caches
 
 if TYPE_CHECKING:
     from medssl_cli.base.talk import Talk
@@ -87,19 +88,27 @@ def require_patients(fraction: float, patients: int | None) -> None:
         raise UsageError("E_USAGE", "--patients and --fraction say the same thing", hint="give one of them")
 
 
-def run_folder(path: Path, recipe: "TaskRecipe", init: str, choices: "Choices", num_folds: int | None) -> Path:
-    """The default folder of a run: readable, and another one for other choices.
+def run_folder(
+    given: Path | None, path: Path, recipe: "TaskRecipe", init: str, choices: "Choices", num_folds: int | None
+) -> Path:
+    """The folder of a run; by default a readable one, and another one for other choices.
 
     Args:
+        given: As it was typed.
         path: Path of the recipe.
         recipe: What is trained.
         init: As it was typed.
         choices: What decides who is learnt from.
         num_folds: As it was typed.
+
+    Raises:
+        UsageError: `E_USAGE`, it lies in a cache.
     """
     from medssl_cli.engine.runs import run_name
     from medssl_cli.recipe import load_recipe
 
+    if given is not None:
+        return outside_caches(given)
     parts = ["scratch" if choices.encoder is None else Path(init).name]
     parts += ["folds" if choices.is_cross_validation else f"fold{choices.fold}"]
     parts += [f"of{num_folds}"] if num_folds is not None else []
@@ -107,4 +116,4 @@ def run_folder(path: Path, recipe: "TaskRecipe", init: str, choices: "Choices", 
     parts += [f"{100 * choices.fraction:g}pct"] if choices.fraction < 1 else []
     parts += [f"{choices.patients}patients"] if choices.patients is not None else []
     parts += [f"draw{choices.draw}"] if choices.draw else []
-    return Path("runs") / run_name(path.stem, recipe, load_recipe(path, is_sketch=True), parts)
+    return outside_caches(Path("runs") / run_name(path.stem, recipe, load_recipe(path, is_sketch=True), parts))

@@ -1,5 +1,7 @@
 """`medssl infer`. Imports no torch."""
 
+from pathlib import Path
+
 from medssl_cli.cli import infer_options as own
 from medssl_cli.cli import many_scans as many
 from medssl_cli.cli import reading_options as choices
@@ -7,6 +9,7 @@ from medssl_cli.cli.infer_output import Teller, finish, report_text
 from medssl_cli.cli.log_file import LogFile
 from medssl_cli.cli.options import JsonOption, ModelsOption, QuietOption, bytes_of, models_folder
 from medssl_cli.cli.pacs_access import deliveries
+from medssl_cli.cli.places import outside_caches
 from medssl_cli.cli.terminal import Terminal, result
 
 
@@ -85,7 +88,7 @@ def infer(
     many.require_one_way(watch, scans=scans or (), channels=channel or (), part=part, dry_run=dry_run, page=page)
     model = resolve_model(task, ModelStore(models_folder(models)))
     terminal = Terminal(quiet=quiet)
-    terminal.note(f"model {model} · output {out or 'medssl-out'} · device {device}")
+    terminal.note(f"model {model} · output {outside_caches(out or Path('medssl-out'))} · device {device}")
     policy = Policy(
         gaps.value, tilt.value, shear.value, nifti_affine.value, assume_orientation, nonfinite.value, split_4d,
         min_slices, burned_in.value if burned_in else None, allow_headerless, allow_detached,

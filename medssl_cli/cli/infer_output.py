@@ -45,7 +45,7 @@ def finish(report: "InferReport") -> None:
         hints = [scan.hint for scan in report.results if scan.status == "refused"]
         told = hints[0] if len(report.results) == 1 and hints else f"the report says why: {report.path}"
         hint = "the list above says why" if report.is_dry_run else told
-        raise NothingUsableError("E_NOTHING_USABLE", f"none of {len(report.results)} scans got a mask", hint=hint)
+        raise NothingUsableError("E_NOTHING_USABLE", f"none of {len(report.results)} scans has an answer", hint=hint)
     if report.exit_code:
         raise typer.Exit(int(report.exit_code))
 

@@ -13,6 +13,7 @@ from medssl_cli.cli.ingest_output import MapOption, QuarantineOption, finish, pr
 from medssl_cli.cli.key import KeyFileOption
 from medssl_cli.cli.label_options import ModalityOption, Overlap, OverlapOption
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, QuietOption, bytes_of
+from medssl_cli.cli.places import require_place_of_file
 from medssl_cli.cli.terminal import Terminal, result
 
 
@@ -76,14 +77,13 @@ def ingest(
 
         medssl ingest dicomweb://pacs.example/dicom-web --modality CT --from 2024-01-01
     """
-    from medssl_cli.base.files import require_place_for_file
     from medssl_cli.formats.policy import Policy
     from medssl_cli.formats.table_choice import TableChoice
     from medssl_cli.ingest.ingest import ingest as run_ingest
     from medssl_cli.ingest.options import IngestOptions
 
-    if private_map is not None:
-        require_place_for_file(private_map)
+    require_place_of_file(private_map)
+    require_place_of_file(report)
     terminal = Terminal(quiet=quiet)
     paths, url, given = sort_inputs(inputs or (), channel or ())
     pacs = pacs_source(url, modality, date_from, date_to, patients, ca_bundle, terminal)

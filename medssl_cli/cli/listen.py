@@ -11,6 +11,7 @@ from medssl_cli.cli.infer_output import Teller
 from medssl_cli.cli.log_file import LogFile
 from medssl_cli.cli.options import ModelsOption, QuietOption, bytes_of, models_folder
 from medssl_cli.cli.pacs_access import stow_destinations
+from medssl_cli.cli.places import outside_caches
 from medssl_cli.cli.terminal import Terminal
 
 NETWORK = "Network"
@@ -85,8 +86,8 @@ def listen(
     from medssl_cli.service.worker import TaskRule
 
     settings = ListenSettings(
-        spool, require_title(title), host, port, [Peer.parse(text) for text in peer or ()], send_to or (),
-        monitor_port, settle, keep * 3600, ReceiverLimits(max_queue, bytes_of(min_free_gib)),
+        outside_caches(spool), require_title(title), host, port, [Peer.parse(text) for text in peer or ()],
+        send_to or (), monitor_port, settle, keep * 3600, ReceiverLimits(max_queue, bytes_of(min_free_gib)),
         *tls_contexts(tls_cert, tls_key, tls_ca),
     )  # fmt: skip
     store, rules = ModelStore(models_folder(models)), [TaskRule.parse(text) for text in task]

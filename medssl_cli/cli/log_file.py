@@ -8,6 +8,7 @@ from typing import Final
 
 from medssl_cli.base.errors import StorageError
 from medssl_cli.base.files import require_place_for_file
+from medssl_cli.cli.places import outside_caches
 
 FORMAT: Final = "%(asctime)sZ %(levelname)s %(message)s"
 
@@ -28,6 +29,7 @@ class LogFile:
         if path is None:
             return
         require_place_for_file(path)
+        outside_caches(path)
         try:
             handler = _QuietHandler(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
+from medssl_cli.cli import models_pack
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.options import JsonOption, ModelsOption, models_folder
 from medssl_cli.cli.terminal import announce, result
 
-app = typer.Typer(help="List, show, add and remove installed models.", no_args_is_help=True)
+app = typer.Typer(help="List, show, add, check, pack and remove installed models.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Name of an installed model.")]
 
 
@@ -36,17 +37,37 @@ def list_models(models: ModelsOption = None, json: JsonOption = False) -> None:
 
 @app.command()
 @guarded
-def show(name: Name, models: ModelsOption = None) -> None:
-    """Print everything that a model says about itself, as JSON, after checking every byte of it.
+def show(
+    name: Annotated[str, typer.Argument(help="Name of an installed model, or a model.onnx.")],
+    card: Annotated[
+        Path | None, typer.Option(help="Write the model's card to this file instead: .md or .html.")
+    ] = None,
+    models: ModelsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Print the card of a model, or with --json everything that it says about itself; every byte is checked first.
 
-    Example: medssl models show heart-seg
+    Examples:
+
+        medssl models show heart-seg
+
+        medssl models show heart-seg --card heart-seg.html
     """
+    from medssl_cli.base.files import write_atomic
+    from medssl_cli.deploy.card import card_in, card_markdown
     from medssl_cli.deploy.model_store import ModelStore
 
     store = ModelStore(models_folder(models))
     announce(f"models {store.root}")
     bundle = store.show(name).bundle
-    typer.echo(bundle.model_dump_json(indent=2) if bundle else "")
+    assert bundle is not None
+    if card is not None:
+        write_atomic(card, card_in(bundle, card.suffix).encode(), is_output=True)
+        result({"card": str(card)}, as_json=json, text=f"card: {card}")
+    elif json:
+        typer.echo(bundle.model_dump_json(indent=2))
+    else:
+        typer.echo(card_markdown(bundle))
 
 
 @app.command()
@@ -82,3 +103,7 @@ def remove(name: Name, models: ModelsOption = None, json: JsonOption = False) ->
     announce(f"models {store.root}")
     store.remove(name)
     result({"removed": name}, as_json=json, text=f"removed {name}")
+
+
+for command in models_pack.COMMANDS:
+    app.command()(guarded(command))

@@ -22,7 +22,9 @@ def plan(
     memory: Annotated[
         str | None, typer.Option(help="Most memory of a step, such as 8GB; default: half of it, or 85% of a GPU's.")
     ] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Minutes of the training; 60 unless given.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, max=1e6, help="Minutes of the training; 60 unless given.")
+    ] = None,
     split_file: SplitFileOption = None,
     skip_missing: SkipMissingOption = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Recipe to write; default: stdout.")] = None,
@@ -52,7 +54,7 @@ def plan(
 
     if (task is None) == (labels is None):
         raise UsageError("E_USAGE", "give one of --task and --labels", hint="medssl plan --labels seg -o my.yaml")
-    require_place(output, cache)
+    require_place(output)
     given, _ = given_split(split_file, 0, None, skip_missing=skip_missing)
     opened, terminal = Cache.open(cache), Terminal(quiet=quiet or json)
     name = task_name(output, labels)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl_cli.base.errors import UsageError
+from medssl_cli.cli.places import require_place_of_file
 from medssl_cli.cli.terminal import table
 
 
@@ -64,8 +65,8 @@ def head_of(found: Any, cache: Path, output: Path | None) -> list[str]:
     return [*lines, "Expected:  not measured yet"]
 
 
-def require_place(output: Path | None, cache: Path) -> None:
-    """Refuse a recipe's place before the work: a file that is there, a folder that is not, the inside of the cache.
+def require_place(output: Path | None) -> None:
+    """Refuse a recipe's place before the work: a file that is there, a folder that is not, the inside of a cache.
 
     Raises:
         UsageError: `E_OUTPUT_EXISTS`, `E_NOT_FOUND`, `E_USAGE`.
@@ -74,10 +75,7 @@ def require_place(output: Path | None, cache: Path) -> None:
         return
     if output.exists():
         raise UsageError("E_OUTPUT_EXISTS", f"{output} exists already")
-    if not output.parent.is_dir():
-        raise UsageError("E_NOT_FOUND", f"no such folder: {output.parent}")
-    if output.parent.resolve().is_relative_to(cache.resolve()):
-        raise UsageError("E_USAGE", f"{output} would lie in the cache", hint="write the recipe elsewhere")
+    require_place_of_file(output)
 
 
 def task_name(output: Path | None, labels: str | None) -> str:

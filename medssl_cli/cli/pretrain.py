@@ -23,6 +23,7 @@ from medssl_cli.cli.options import (
     SetOption,
     StrategyOption,
 )
+from medssl_cli.cli.places import outside_caches
 from medssl_cli.cli.split_options import SkipMissingOption, SplitFileOption, given_split
 from medssl_cli.cli.terminal import Terminal, result
 from medssl_cli.cli.training_results import pretraining_text
@@ -41,7 +42,9 @@ def pretrain(
     skip_missing: SkipMissingOption = False,
     max_minutes: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Time limit; it ends after the recipe's steps or after this, whichever is first."),
+        typer.Option(
+            min=0.01, max=1e6, help="Time limit; it ends after the recipe's steps or after this, whichever is first."
+        ),
     ] = None,
     device: DeviceOption = "auto",
     devices: DevicesOption = 0,
@@ -85,7 +88,7 @@ def pretrain(
         resolved = load_recipe(path, overrides)
         if not isinstance(resolved, PretrainRecipe):
             raise UsageError("E_RECIPE", f"{path.name} is a task recipe", hint="use it with medssl finetune --task")
-        root = run or Path("runs") / run_name(path.stem, resolved, load_recipe(path))
+        root = outside_caches(run or Path("runs") / run_name(path.stem, resolved, load_recipe(path)))
         split, _ = given_split(split_file, 0, None, skip_missing=skip_missing)
         spread = Spread(devices or started_devices(), num_nodes or started_nodes(), strategy)
         outlets = Outlets(run_page, open_sinks(log or [], root, resolved) if is_main() else ())

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import typer
 
 from medssl_cli.base.errors import UsageError
+from medssl_cli.cli.places import outside_caches
 from medssl_cli.cli.terminal import Terminal, result, table
 
 
@@ -54,7 +55,7 @@ def probe(
     from medssl_cli.tasks import figures
 
     parts = ["probe", asked.kind, asked.labels, *([] if asked.finding is None else [asked.finding.replace(" ", "_")])]
-    folder = out or run / "-".join(parts).replace("/", "_")
+    folder = run / "-".join(parts).replace("/", "_") if out is None else outside_caches(out)
     terminal = Terminal(quiet=quiet)
     terminal.note(f"run {run} · cache {cache} · {asked.kind} probe of {asked.labels} · results {folder}")
     opened = Cache.open(cache)

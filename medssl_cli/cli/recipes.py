@@ -7,6 +7,7 @@ import typer
 
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.options import JsonOption, QuietOption, SetOption
+from medssl_cli.cli.places import outside_caches
 from medssl_cli.cli.recipes_plan import plan
 from medssl_cli.cli.split_options import SkipMissingOption, SplitFileOption, given_split
 from medssl_cli.cli.terminal import Terminal, result
@@ -58,7 +59,7 @@ def copy(name: Name, path: Annotated[Path, typer.Argument(help="File to write; i
 
     if path.exists():
         raise UsageError("E_OUTPUT_EXISTS", f"{path} exists already")
-    write_atomic(path, find_recipe(name).read_bytes(), is_output=True)
+    write_atomic(outside_caches(path), find_recipe(name).read_bytes(), is_output=True)
     typer.echo(f"{path}\nnext: edit it, then: medssl recipes check {path}")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from medssl_cli.cache.store import Cache
+from medssl_cli.cli.places import outside_caches
 from medssl_cli.cli.scoring import (
     default_split,
     limit_of,
@@ -42,7 +43,7 @@ def score_one(
     words = split_words(model, part)
     subject = load_subject(model, opened, split=part, device=device, terms=terms)
     limit, figure = limit_of(subject, limits), subject.figure
-    folder = out or subject.folder / "-".join(("evaluation", part, *terms.words))
+    folder = subject.folder / "-".join(("evaluation", part, *terms.words)) if out is None else outside_caches(out)
     terminal = Terminal(quiet=quiet)
     terminal.note(f"model {model} · cache {cache} · split {words} · results {folder}")
     gallery = Gallery(subject.draw, limit=pictures, stage=subject.stage)

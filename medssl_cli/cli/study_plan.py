@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl_cli.base.errors import UsageError
+from medssl_cli.cli.places import outside_caches
 
 if TYPE_CHECKING:
     from medssl_cli.cache.named_splits import GivenSplit
@@ -52,7 +53,7 @@ def study_plan(
         () if steps is None else parse_numbers(steps, "--steps", "500,1500"),
         split,
     )
-    return plan, out or Path("runs") / f"labels-{path.stem}"
+    return plan, outside_caches(out or Path("runs") / f"labels-{path.stem}")
 
 
 def study_document(plan: "LabelStudyPlan", scored: "Sequence[Scored]", *, minus: str) -> dict[str, Any]:

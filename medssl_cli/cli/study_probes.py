@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medssl_cli.cli.options import DEFAULT_CACHE, CacheOption, DeviceOption, JsonOption, QuietOption
+from medssl_cli.cli.places import outside_caches
 from medssl_cli.cli.terminal import Terminal, result, table
 
 
@@ -42,7 +43,7 @@ def probes(
 
     asked = [parse_asked(text) for text in ask]
     terminal = Terminal(quiet=quiet)
-    terminal.note(f"cache {cache} · results {out}")
+    terminal.note(f"cache {cache} · results {outside_caches(out)}")
     with terminal.running():
         document = compare_probes(
             arm_names(split_inits(init)), asked, Cache.open(cache), out, num_seeds=seeds, device=device, talk=terminal

@@ -8,6 +8,7 @@ import typer
 
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.options import JsonOption
+from medssl_cli.cli.places import outside_caches
 from medssl_cli.cli.terminal import announce, result, table
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def import_weights(
 
     announce(f"file {file} · as {kind} · out {out}")
     wishes = importing.Wishes(kind, branch, in_channels, axes, allow_partial)
-    importing.import_weights(file, out, wishes, show=show)
+    importing.import_weights(file, outside_caches(out), wishes, show=show)
     announce(f"next: medssl finetune --task TASK --init {out}")
 
 
@@ -81,7 +82,7 @@ def export_weights(
     """
     from medssl_cli.engine.weights.exporting import export_weights as write
 
-    done = write(source, out, target=target, out_channels=out_channels)
+    done = write(source, outside_caches(out), target=target, out_channels=out_channels)
     text = f"{done.path}: {done.num_tensors} tensors, {done.num_fresh} of them random\nsha256 {done.sha256}"
     text += "" if done.plan is None else f"\nplan: {done.plan}"
     document = {**asdict(done), "path": str(done.path), "plan": done.plan and str(done.plan)}

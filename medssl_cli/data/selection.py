@@ -1,8 +1,10 @@
 """Which items of a cache a training or an evaluation uses, said aloud."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
+from medssl_cli.base.classes import joined
 from medssl_cli.base.errors import NothingUsableError
 from medssl_cli.base.files import sha256_json
 from medssl_cli.base.talk import Talk
@@ -10,6 +12,7 @@ from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.reading import NAMED_SETS, no_images
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.examples import Example, annotated_examples, examples_about, examples_with
+from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Data, MixturePart
@@ -202,3 +205,28 @@ def _say_unknown(items: Sequence[Item], modality: str | None, talk: Talk) -> Non
     unknown = sum(item.modality == "unknown" for item in items)
     if modality is not None and unknown:
         talk.note(f"W_UNKNOWN_MODALITY: {unknown} of {len(items)} images are taken as {modality}; they do not say so")
+
+
+def say_misfits(items: Sequence[ItemRecord | Entry], preprocessing: Preprocessing, talk: Talk) -> None:
+    """Tell of how many images a recipe takes the values or the pixels for what they are not known to be.
+
+    Rules of named channels are about the image of that name, and are taken at their word.
+
+    Args:
+        items: Images to learn from.
+        preprocessing: Geometry and intensity rule of the recipe.
+        talk: Told in one line of each kind.
+    """
+    others = Counter(item.modality for item in items if item.modality not in ("CT", "unknown"))
+    if preprocessing.window_hu is not None and others:
+        counts = joined([f"{count} {modality}" for modality, count in sorted(others.items())])
+        low, high = preprocessing.window_hu
+        talk.note(
+            f"W_NOT_HU: {counts} of {len(items)} images have no Hounsfield units, and all that is outside of "
+            f"{low:g} to {high:g} is cut off"
+        )
+    unknown = sum(not item.is_volume and spacing_mm(item.affine_array)[:2] == (1, 1) for item in items)
+    if preprocessing.spacing_mm is not None and unknown:
+        talk.note(
+            f"W_NO_SPACING: {unknown} of {len(items)} images are pictures without a spacing; their pixels count as 1 mm"
+        )

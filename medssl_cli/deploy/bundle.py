@@ -14,6 +14,9 @@ from medssl_cli.base.errors import StorageError, UsageError
 from medssl_cli.base.plain_json import parse_json
 from medssl_cli.base.strict import PositiveInt, Size, Strict
 from medssl_cli.deploy.onnx_file import MAX_BYTES, read_head, seal, unseal
+from medssl_cli.deploy.run_scores import RunScores
+from medssl_cli.deploy.surprise import EmbeddingSummary
+from medssl_cli.deploy.training_images import TrainingImages
 from medssl_cli.heads import Head, MasksHead, Port
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe_sections import Algorithm, ClassDetails
@@ -57,6 +60,8 @@ class Bundle(Strict):
         class_details: What classes are in DICOM objects and how they are shown, where the recipe says so, by name.
         algorithm: What DICOM objects say made them, where the recipe says so.
         parity: None only while export has not compared the model with torch yet; such a model does not load.
+        training: What the training images were like; None in models of medssl before it knew.
+        scores: How the run did when it was evaluated; None where it was not, before its export.
     """
 
     contract_version: Literal[2] = 2
@@ -78,6 +83,8 @@ class Bundle(Strict):
     parity: Parity | None = None
     intended_use: Annotated[str, Field(max_length=500)]
     licence: Annotated[str, Field(max_length=200)] = "not stated"
+    training: TrainingImages | None = None
+    scores: RunScores | None = None
 
     @model_validator(mode="after")
     def _sorted_patients(self) -> Self:
@@ -111,7 +118,14 @@ class Bundle(Strict):
     @property
     def outputs(self) -> tuple[Port, ...]:
         """What the network gives."""
-        return self.head.outputs(self.preprocessing)
+        answers = self.head.outputs(self.preprocessing)
+        summary = self.embeddings
+        return answers if summary is None else (*answers, Port(name="embedding", sizes=("batch", summary.dim)))
+
+    @property
+    def embeddings(self) -> EmbeddingSummary | None:
+        """What the embeddings of the training images were like, where the model gives embeddings beside its answers."""
+        return None if self.training is None else self.training.embeddings
 
     @property
     def call_size(self) -> Size:

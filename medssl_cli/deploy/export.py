@@ -25,7 +25,9 @@ from medssl_cli.deploy.parity import (
     require_contract,
 )
 from medssl_cli.deploy.proven_file import attach_unproven, onnx_graph, refuse_foreign_file, write_proven
+from medssl_cli.deploy.run_scores import RunScores, scores_of
 from medssl_cli.deploy.runtime import OnnxModel
+from medssl_cli.deploy.training_summary import WithEmbedding, compare_embeddings, summary_of
 from medssl_cli.heads import Head
 from medssl_cli.recipe import recipe_hash
 from medssl_cli.tasks import TaskNetwork, supervision_of
@@ -69,6 +71,7 @@ def export_run(
         GateError: `E_PARITY`; no file is written. `E_RUN_CORRUPT`, `E_CHECKPOINT_CORRUPT`.
         StorageError: `E_IO`.
     """
+    from medssl_cli.engine.evaluate import Terms
     from medssl_cli.engine.fold_runs import are_folds
     from medssl_cli.engine.runs import is_pretraining
 
@@ -101,6 +104,7 @@ def export_run(
         licence=licence,
         tell=tell,
         head=head,
+        scores=scores_of(run_dir, words=Terms(mirror_axes=mirror_axes).words),
     )
 
 
@@ -126,20 +130,27 @@ def export_network(
     licence: str = "not stated",
     tell: Callable[[str], None] = lambda _: None,
     head: Head | None = None,
+    scores: RunScores | None = None,
 ) -> Bundle:
     """`export_run` for a run in memory; `head` where it is not chosen on the run's own validation images."""
     refuse_foreign_file(model_path)
     records = proof_records(run.manifest, cache, cases)
     head = head or head_of(run, cache)
-    unproven = make_bundle(run, head, licence=licence)
     network = run.network.exported(head) if isinstance(run.network, TaskNetwork) else run.network
-    graph = onnx_graph(network, unproven.inputs, unproven.outputs)
     preprocessing = supervision_of(run.recipe).preprocessing
+    told = {"training": summary_of(run, network, head, preprocessing, cache), "scores": scores}
+    unproven = make_bundle(run, head, licence=licence, **told)
+    has_embeddings = unproven.embeddings is not None
+    traced = WithEmbedding(network) if has_embeddings else network
+    graph = onnx_graph(traced, unproven.inputs, unproven.outputs)
     images = [read_images(cache, example) for example in examples_of(cache, records, preprocessing)]
 
     def proven(model: OnnxModel) -> Comparison:
-        require_contract(expected_contract(run, head), model.bundle)
-        return compare(run, head, model, images)
+        require_contract({**expected_contract(run, head), **told}, model.bundle)
+        comparison = compare(run, head, model, images)
+        if has_embeddings:
+            compare_embeddings(WithEmbedding(network), model, head, preprocessing, images, comparison)
+        return comparison
 
     comparison, bundle = write_proven(model_path, attach_unproven(graph, unproven), proven, tolerance=tolerance)
     if not comparison.num_marked:
@@ -164,8 +175,8 @@ def head_of(run: TrainedRun, cache: Cache) -> Head:
     )
 
 
-def make_bundle(run: TrainedRun, head: Head, *, licence: str) -> Bundle:
-    """All that the run says about its model, before the proof."""
+def make_bundle(run: TrainedRun, head: Head, *, licence: str, **told: Any) -> Bundle:
+    """All that the run says about its model, before the proof; `told` are fields that are found out elsewhere."""
     recipe, splits, supervision = run.recipe, run.manifest["splits"], supervision_of(run.recipe)
     seen = {patient_digest(entry["patient"]) for name in SEEN_SPLITS for entry in splits.get(name, ())}
     return Bundle(
@@ -186,6 +197,7 @@ def make_bundle(run: TrainedRun, head: Head, *, licence: str) -> Bundle:
         algorithm=recipe.algorithm,
         intended_use=recipe.intended_use,
         licence=licence,
+        **told,
     )
 
 

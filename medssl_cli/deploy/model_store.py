@@ -38,7 +38,7 @@ class ModelStore:
         """Every installed model, by what the start of its file says; damaged ones are listed with their problem."""
         found = []
         for name in self.names():
-            path = self._path(name)
+            path = self.path_of(name)
             bundle, problem = None, ""
             try:
                 bundle = read_bundle(path)
@@ -54,7 +54,7 @@ class ModelStore:
             UsageError: `E_NO_MODEL`, with what to do about it.
         """
         if name in self.names():
-            return self._path(name)
+            return self.path_of(name)
         installed = self.names()
         hint = f"train one and install it: medssl finetune --task {name}, then medssl export RUN --install"
         if installed:
@@ -62,13 +62,13 @@ class ModelStore:
         raise UsageError("E_NO_MODEL", f"no model called {name!r} is installed", hint=hint)
 
     def show(self, name: str) -> InstalledModel:
-        """One installed model, every byte of it checked.
+        """An installed model, or the one in a file, every byte of it checked.
 
         Raises:
-            UsageError: `E_NO_MODEL`, `E_MODEL_INVALID`.
+            UsageError: `E_NO_MODEL`, `E_NOT_FOUND`, `E_MODEL_INVALID`.
             GateError: `E_MODEL_CORRUPT`.
         """
-        path = self.find(name)
+        path = resolve_model(name, self)
         _, bundle, _ = load_model(path)
         return InstalledModel(name, path, bundle, path.stat().st_size)
 
@@ -83,7 +83,7 @@ class ModelStore:
         data, bundle, _ = load_model(source)
         make_output_folder(self.root)
         remove_temporaries(self.root)
-        path = self._path(bundle.task)
+        path = self.path_of(bundle.task)
         if not (path.is_file() and path.read_bytes() == data):
             write_atomic(path, data, is_output=True)
         return InstalledModel(bundle.task, path, bundle, len(data))
@@ -98,7 +98,8 @@ class ModelStore:
         with storage_errors("the model store"):
             path.unlink()
 
-    def _path(self, name: str) -> Path:
+    def path_of(self, name: str) -> Path:
+        """Where a model of a name is or would be."""
         return self.root / f"{name}.onnx"
 
 

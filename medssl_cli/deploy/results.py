@@ -52,6 +52,8 @@ class ScanResult:
         memory: Bytes of each part of a plan, and of everything together.
         channels: Place of each image of a case of several, below the input that was named, by its channel.
         sent: Where the outputs have arrived, of the places that were asked to take them.
+        unlike: How far the scan lies from the training images, the share in percent of images left out of their sum
+            that lie nearer, and the limit; nothing of models that cannot tell.
     """
 
     name: str
@@ -88,6 +90,7 @@ class ScanResult:
     channels: dict[str, str] = field(default_factory=dict)
     sent: tuple[str, ...] = ()
     memory: dict[str, float] = field(default_factory=dict)
+    unlike: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, one: Scan | Reject, task: str) -> Self:
@@ -166,6 +169,7 @@ _CHECKS: Final[dict[str, Check]] = {
     "boxes": _list_of(_is_box),
     "thresholds": _map_of(_is_number),
     "memory": _map_of(_is_number),
+    "unlike": _map_of(_is_number),
     "seconds": _is_number,
     "options": _map_of(_is_option),
     "outputs": _list_of(_is_text),

@@ -20,6 +20,7 @@ from medssl_cli.deploy.limits import GIB, Limits, limits_of
 from medssl_cli.deploy.memory_plan import MemoryPlan, sizes_of
 from medssl_cli.deploy.model_process import ModelFailure, ModelProcess
 from medssl_cli.deploy.session import CPU, NOT_FINITE, OUT_OF_MEMORY, WRONG_OUTPUT
+from medssl_cli.deploy.surprise import CentreEmbedding
 from medssl_cli.heads import BoxesHead, MasksHead
 from medssl_cli.imaging.constant_tiles import ConstantTiles
 from medssl_cli.imaging.geometry import Affine, Shape
@@ -168,6 +169,7 @@ class OnnxModel:
         *,
         progress: Progress | None = None,
         probabilities: ProbabilityPlanes | None = None,
+        centre: CentreEmbedding | None = None,
     ) -> Any:
         """What the model says of an example: a mask, or what `decode.py` of the task with its head returns.
 
@@ -176,6 +178,7 @@ class OnnxModel:
                 sequence.
             progress: Called after every call of the network.
             probabilities: Gets the probabilities of a model of masks, too.
+            centre: Gets the embedding of the example, of a model that gives embeddings.
 
         Raises:
             InputError: `E_TOO_BIG` before anything is allocated, `E_RUNTIME`, `E_MODEL_LIMIT`.
@@ -183,11 +186,16 @@ class OnnxModel:
         """
         head = self.bundle.head
         if isinstance(head, MasksHead):
-            return self.segment(images, progress=progress, probabilities=probabilities)
+            return self.segment(images, progress=progress, probabilities=probabilities, centre=centre)
         decode = load_part(task_of_head(head.kind), "decode")
         self._require_channels(channel_images(images))
-        told = {"progress": progress} if isinstance(head, BoxesHead) else {}
-        return decode.answer(self.predict, images, preprocessing=self.bundle.preprocessing, head=head, **told)
+        on_centre = None if centre is None else centre.heed
+        told = {"progress": progress, "on_centre": on_centre} if isinstance(head, BoxesHead) else {}
+        predict = self.predict if centre is None else centre.watched(self.compute)
+        answer = decode.answer(predict, images, preprocessing=self.bundle.preprocessing, head=head, **told)
+        if centre is not None:
+            centre.complete(self.compute)
+        return answer
 
     def segment(
         self,
@@ -195,6 +203,7 @@ class OnnxModel:
         *,
         progress: Progress | None = None,
         probabilities: ProbabilityPlanes | None = None,
+        centre: CentreEmbedding | None = None,
     ) -> NDArray[np.uint8]:
         """What a model of masks says of an example, on the grid of its first image; see `segment_volume`.
 
@@ -204,8 +213,9 @@ class OnnxModel:
         head = self.bundle.head
         assert isinstance(head, MasksHead)
         plan = self._require_channels(channel_images(images), has_probabilities=probabilities is not None)
+        predict = (lambda tiles: self._outputs(tiles)[0]) if centre is None else centre.watched(self._outputs)
         answer = segment_volume(
-            self._remembering(plan, lambda tiles: self._outputs(tiles)[0]),
+            self._remembering(plan, predict),
             images,
             preprocessing=self.bundle.preprocessing,
             tile=head.tile_size,
@@ -215,7 +225,10 @@ class OnnxModel:
             num_outputs=self._num_outputs(head),
             progress=progress,
             probabilities=probabilities,
+            on_centre=None if centre is None else centre.heed,
         )
+        if centre is not None:
+            centre.complete(self._outputs)
         found: NDArray[np.uint8] = load_part(task_of_head(head.kind), "decode").finished(
             answer, head.largest, head.classes
         )
@@ -244,8 +257,8 @@ class OnnxModel:
 
     @property
     def expected_bytes(self) -> int:
-        """What the model's process will hold: what it was seen to hold, before that the most that is plausible."""
-        return self._measured_bytes or self.limits.plausible_bytes
+        """What the model's process will hold: what it was seen to hold, before that what hardly any model exceeds."""
+        return self._measured_bytes or self.limits.usual_bytes
 
     def memory_plan(
         self,

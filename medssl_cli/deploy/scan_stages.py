@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from medssl_cli.deploy.probability_file import ProbabilityFile
+from medssl_cli.deploy.training_doubts import TrainingDoubts
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.imaging.memory import WRITING_COPIES
 
@@ -41,6 +42,7 @@ class Answered:
     Args:
         image: The scan, or the first image of its case.
         answer: Answer of the model.
+        doubts: How unlike the training images it is.
         digest: SHA-256 of what was read.
         seconds: Time until now.
         probabilities: Those of every class, where they are wanted.
@@ -48,6 +50,7 @@ class Answered:
 
     image: LoadedImage
     answer: Any
+    doubts: TrainingDoubts
     digest: str
     seconds: float
     probabilities: ProbabilityFile | None = None

@@ -33,6 +33,7 @@ from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.scan_reader import input_digest, told_together
 from medssl_cli.deploy.scan_stages import Answered, ReadScan
 from medssl_cli.deploy.scans import Scan, longer_name
+from medssl_cli.deploy.training_doubts import TrainingDoubts
 from medssl_cli.deploy.whole_answers import WholeAnswer, answer_json, fields_of, require_size, whole_answer
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.formats.open import announced
@@ -166,14 +167,15 @@ class ScanTask:
             plan = job.model.memory_plan(**sizes_of(volumes), has_probabilities=self._has_probabilities)
             self.before_network(plan)
         progress = self._progress(f"{counter} {self.scan.name}")
-        probabilities = self._probability_file()
+        doubts, probabilities = TrainingDoubts(job.model.bundle), self._probability_file()
         given = volumes[0] if len(volumes) == 1 else volumes
-        answer = job.model.answer(given, progress=progress, probabilities=probabilities)
-        return Answered(image, answer, digest, time.monotonic() - start, probabilities)
+        answer = job.model.answer(given, progress=progress, probabilities=probabilities, centre=doubts.centre)
+        doubts.look_at(images)
+        return Answered(image, answer, doubts, digest, time.monotonic() - start, probabilities)
 
     def _written(self, answered: Answered) -> ScanResult:
         start, job, image = time.monotonic(), self.job, answered.image
-        answer, probabilities = answered.answer, answered.probabilities
+        answer, doubts, probabilities = answered.answer, answered.doubts, answered.probabilities
         made = self._whole(image, answer) if self._masks_head is None else self._masks(image, answer)
         publish(made.files, overwrite=job.overwrite)
         paths = list(made.files)
@@ -183,8 +185,9 @@ class ScanTask:
         return replace(
             self.blank,
             status="done",
-            message="; ".join((*image.details, *made.reasons)),
-            warnings=tuple(dict.fromkeys(made.warnings)),
+            message="; ".join((*image.details, *made.reasons, *doubts.details)),
+            warnings=tuple(dict.fromkeys((*made.warnings, *doubts.codes))),
+            unlike=doubts.likeness,
             repairs=image.repairs,
             description=self._description(),
             shape=image.volume.shape,

@@ -83,10 +83,11 @@ def check_recipe(recipe: Recipe) -> None:
     if isinstance(recipe, PretrainRecipe):
         build_method(recipe)
     else:
-        task = build_task(recipe)
+        task, supervision = build_task(recipe), supervision_of(recipe)
+        _ = supervision.preprocessing
         require_known_classes(recipe)
         if recipe.unlabelled is not None:
-            build_unlabelled(recipe, task, supervision_of(recipe))
+            build_unlabelled(recipe, task, supervision)
 
 
 def require_known_classes(recipe: TaskRecipe) -> None:

@@ -13,6 +13,7 @@ from medssl_cli.base.faults import model_faults, refuse_faults
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.named_splits import GivenSplit
 from medssl_cli.cache.store import Cache
+from medssl_cli.data.selection import say_misfits
 from medssl_cli.engine.build import build_method, check_canvas, check_recipe
 from medssl_cli.engine.choices import Choices, split_of
 from medssl_cli.engine.training_parts import training_parts
@@ -80,6 +81,7 @@ def check_with_cache(recipe: Recipe, cache: Cache, talk: Talk, split_file: Given
         supervision = supervision_of(recipe)
         usable = supervision.usable(cache, talk)
         split = split_of(recipe, cache, usable, Choices(split=split_file), talk)
+        say_misfits(split.train, recipe.data, talk)
         supervision.check(cache, usable, split, talk)
         return f"{len(usable)} images: {len(split.train)} train, {len(split.val)} validation, {len(split.test)} test"
     if split_file is not None:

@@ -11,6 +11,7 @@ from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.examples import Example
+from medssl_cli.data.selection import say_misfits
 from medssl_cli.engine.build import build_task
 from medssl_cli.engine.choices import Choices, split_of, validated_items
 from medssl_cli.engine.devices import make_fabric, resolve_device
@@ -149,6 +150,7 @@ def _open(
     """Split the patients, refuse what cannot be learnt from, and open the run."""
     labelled = supervision.usable(cache, talk)
     split = split_of(recipe, cache, labelled, choices, talk)
+    say_misfits(split.train, recipe.data, talk)
     arguments = {**choices.document(cache), **patients_seen(split, choices.encoder, talk)}
     arguments |= supervision.check(cache, labelled, split, talk)
     splits: dict[str, Sequence[ItemRecord | Entry]] = {"train": split.train, "val": split.val, "test": split.test}

@@ -18,12 +18,13 @@ from medssl_cli.engine.devices import resolve_device
 from medssl_cli.engine.runs import LOCK, open_run
 from medssl_cli.engine.step_cost import StepCost, StepMeter, memory_at_hand
 from medssl_cli.plan.channels import own_data
-from medssl_cli.plan.common import WANTED_STEPS, PlanBudget, pace_values
+from medssl_cli.plan.common import WANTED_STEPS, PlanBudget, pace_values, require_sound
 from medssl_cli.plan.draft import Draft, Pins, filled
 from medssl_cli.plan.fingerprint import Fingerprint
 from medssl_cli.plan.planner import TaskPlanner
 from medssl_cli.recipe import TaskRecipe, automatic_keys, dump_recipe, validate_recipe
 from medssl_cli.tasks import load_part, supervision_of
+from medssl_cli.unlabelled import KIND
 
 DEFAULT_MINUTES: Final = 60.0
 NUM_TRIED: Final = 4
@@ -34,7 +35,7 @@ HOPELESS: Final = 3.0
 """A draft that would take so many times too long, by its nominal cost, is not tried."""
 MEASURED: Final = ("steps", "backbone", "data.batch_size", "data.crop_size")
 """What is planned by trying steps; everything else follows from the images."""
-KEPT: Final = ("name", "seed", "split_seed", "intended_use", "evaluation")
+KEPT: Final = ("name", "seed", "split_seed", "intended_use", "evaluation", "unlabelled")
 """Keys of a recipe that stay when it is planned anew; its task and its images stay too."""
 
 Measure = Callable[[TaskRecipe], StepCost | None]
@@ -102,12 +103,19 @@ def own_task(cache: Cache, label_set: str, name: str) -> dict[str, Any]:
 
 
 def science_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What a plan keeps of a recipe: its task, which images it takes, its name and its seeds."""
-    data = document.get("data") or {}
+    """What a plan keeps of a recipe: its task, which images it takes, its name and its seeds.
+
+    Raises:
+        UsageError: `E_RECIPE`, it is no recipe of a task.
+    """
+    data, told = document.get("data") or {}, document.get("task")
+    if not isinstance(told, Mapping) or "name" not in told or not isinstance(data, Mapping):
+        raise UsageError("E_RECIPE", "a plan is for a task, and the recipe names none", hint="name a task recipe")
     images: dict[str, Any] = {key: data[key] for key in ("modality",) if key in data}
-    if isinstance(data.get("channels"), list):
-        images["channels"] = [{"name": channel["name"]} for channel in data["channels"]]
-    task = {key: value for key, value in document["task"].items() if key != "decoder"}
+    channels = data.get("channels")
+    if isinstance(channels, list) and all(isinstance(each, Mapping) and "name" in each for each in channels):
+        images["channels"] = [{"name": channel["name"]} for channel in channels]
+    task = {key: value for key, value in told.items() if key != "decoder"}
     return {"schema": 1, **{key: document[key] for key in KEPT if key in document}, "task": task, "data": images}
 
 
@@ -141,7 +149,8 @@ def plan_task(
         GateError: `E_PLAN_MEMORY`.
     """
     resolved = resolve_device(device)
-    pins = Pins(document)
+    pins = _with_paired_batch(Pins(document))
+    require_sound(pins)
     planner = planner_of(document["task"]["name"])
     records = _labelled(cache.records(), planner, pins.get("task.label_set", "seg"))
     sketch = _sketch(planner, pins, records)
@@ -151,7 +160,7 @@ def plan_task(
     kept = [record for record in usable if record.patient_key not in held_out]
     supervision.check(cache, usable, split, talk)
     fingerprint = planner.look(cache, supervision, kept, talk)
-    is_measured = not all(pins.has(key) for key in MEASURED)
+    is_measured = not all(pins.has(key) for key in MEASURED) or not pins.is_whole("backbone")
     budget = PlanBudget(
         device=resolved.partition(":")[0],
         memory_bytes=memory_bytes or memory_at_hand(resolved),
@@ -229,6 +238,16 @@ def with_plan(
     return filled(document, planned)
 
 
+def _with_paired_batch(pins: Pins) -> Pins:
+    """The same; where each labelled image is paired with an unlabelled one, a number of either is that of both."""
+    method, number = pins.get("unlabelled.method"), pins.get("unlabelled.batch_size")
+    if number is None or pins.has("data.batch_size") or not isinstance(pins.get("data", {}), Mapping):
+        return pins
+    if not plugins.load(KIND, str(method)).METHOD.pairs_images:
+        return pins
+    return Pins({**pins.document, "data": {**pins.get("data", {}), "batch_size": number}})
+
+
 def _labelled(everything: Sequence[ItemRecord], planner: TaskPlanner, label_set: str) -> list[ItemRecord]:
     """Images with the labels that a task learns from."""
     return [record for record in everything if label_set in getattr(record, planner.annotation)]
@@ -274,10 +293,12 @@ def _tried(
         if best is not None:
             draft, cost = best
             return _planned(draft.with_values(_pace(pins, budget, draft, cost)), fingerprint, budget, cost, count)
+    given = [key for key in ("data.crop_size", "data.batch_size", "backbone") if pins.has(key)]
+    around = f" around {' and '.join(given)} as given" if given else ""
     needed = "more than there is" if least == float("inf") else f"{least / 1e9:.2g} GB"
     raise GateError(
         "E_PLAN_MEMORY",
-        f"a step of the smallest plan takes {needed}, and {budget.memory_bytes / 1e9:.2g} GB may be taken",
+        f"a step of the smallest plan{around} takes {needed}, and {budget.memory_bytes / 1e9:.2g} GB may be taken",
     )
 
 
@@ -294,13 +315,16 @@ def _named(draft: Draft) -> str:
 
 def _pace(pins: Pins, budget: PlanBudget, draft: Draft, cost: StepCost | None) -> dict[str, Any]:
     """Steps, as given or as many as there is time for, and what depends on them."""
+    least = 1 + (pins.get("schedule.warmup_steps") or 0)
     if pins.has("steps") or cost is None:
-        values = pace_values(pins.get("steps", WANTED_STEPS), "as given")
+        values = pace_values(pins.get("steps", max(WANTED_STEPS, least)), "as given")
     else:
         steps = budget.steps(cost.step_s)
         reason = f"{budget.minutes:g} minutes at {cost.step_s:.2g} s a step; --max-minutes holds whatever comes"
         if steps > draft.most_steps:
             steps, reason = draft.most_steps, "more would teach nothing about so few images"
+        if steps < least:
+            steps, reason = least, "the warm-up alone takes as many; there is no time for more"
         values = pace_values(steps, reason)
     return {key: value for key, value in values.items() if key == "steps" or not pins.has(key)}
 

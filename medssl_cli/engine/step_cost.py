@@ -1,6 +1,7 @@
 """What a step of a training takes on the device at hand: tried, in a child process that may run out of memory.
 
 A few steps of the real training are made, on some of its images: reading, random changes, network, loss, optimiser.
+Where images take part without labels, the same images stand for them, and the teacher is there too.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from medssl_cli.base.errors import MedsslError
+from medssl_cli.base.memory import lacks_memory
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.recipe import TaskRecipe, dump_recipe, validate_recipe
@@ -34,7 +36,6 @@ PARALLEL: Final = 0.85
 """Share of a step on a CPU that several threads do together (Amdahl's law)."""
 ROOM: Final = 1.5
 """A trial may take so many times the memory that a plan may; what takes more ends it."""
-OUT_OF_MEMORY: Final = ("alloc", "out of memory")
 
 
 @dataclass(frozen=True)
@@ -161,10 +162,8 @@ def _tried(told: dict[str, Any]) -> dict[str, Any] | None:
         found = try_steps(recipe, Path(told["cache"]), told["items"], told["device"])
     except MedsslError as error:
         return {"code": error.code, "message": error.message, "hint": error.hint}
-    except MemoryError:
-        return None
-    except RuntimeError as error:
-        if any(word in str(error).lower() for word in OUT_OF_MEMORY):
+    except (MemoryError, RuntimeError) as error:
+        if lacks_memory(error):
             return None
         raise
     return {"step_s": found.step_s, "memory_bytes": found.memory_bytes}
@@ -187,18 +186,19 @@ def try_steps(recipe: TaskRecipe, cache_root: Path, item_ids: Sequence[str], dev
     from medssl_cli.cache.store import Cache
     from medssl_cli.engine.build import build_task
     from medssl_cli.engine.devices import make_fabric
-    from medssl_cli.engine.finetuning import Finetuning
     from medssl_cli.engine.live_page import Outlets
     from medssl_cli.engine.processes import launched
     from medssl_cli.engine.runs import Manifest, start_run
     from medssl_cli.engine.trainer import Trainer
-    from medssl_cli.tasks import Validation, supervision_of
+    from medssl_cli.engine.unlabelled_images import without_second_average
+    from medssl_cli.tasks import supervision_of
 
     num_threads = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)  # several would count the time that they wait for each other
     short = {"steps": NUM_STEPS, "validate_every": NEVER, "checkpoint_every": NEVER, "accumulate": 1, "compile": False}
-    recipe, cache, silence = recipe.model_copy(update=short), Cache.open(cache_root), Silence()
+    cache, silence = Cache.open(cache_root), Silence()
+    recipe = without_second_average(recipe.model_copy(update=short), silence)
     records = [cache.record(item_id) for item_id in item_ids]
     supervision = supervision_of(recipe)
     _forget_peak(device)
@@ -207,21 +207,29 @@ def try_steps(recipe: TaskRecipe, cache_root: Path, item_ids: Sequence[str], dev
         dataset = supervision.dataset(cache, records, silence)
         supervision.begin(task, dataset)
         run = start_run(Path(folder) / "trial", "finetune", recipe, Manifest({"train": records, "val": []}, {}))
-        goal = Finetuning(
-            recipe,
-            run,
-            task,
-            supervision,
-            dataset,
-            lambda _: Validation(math.nan),
-            processes,
-            silence,
-            max_minutes=None,
-        )
+        goal = _goal(recipe, cache, records, (run, task, supervision, dataset, processes))
         clock = StepClock(device)
         Trainer(recipe, run, goal, processes, clock, outlets=Outlets(), max_minutes=None, profile_steps=0).train()
         torch.set_num_threads(num_threads)
         return StepCost(clock.step_s(num_threads), _peak(device))
+
+
+def _goal(recipe: TaskRecipe, cache: Any, records: Sequence[ItemRecord], parts: tuple[Any, ...]) -> Any:
+    """What a trial trains: the task, from labels alone or with images without them beside."""
+    from medssl_cli.engine.finetuning import Finetuning
+    from medssl_cli.engine.unlabelled_finetuning import UnlabelledFinetuning
+    from medssl_cli.engine.unlabelled_images import unlabelled_dataset
+    from medssl_cli.tasks import Validation
+    from medssl_cli.unlabelled import learning_unlabelled
+
+    run, task, supervision, dataset, processes = parts
+    common = (recipe, run, task, supervision, dataset, lambda _: Validation(math.nan), processes, Silence())
+    if recipe.unlabelled is None:
+        return Finetuning(*common, max_minutes=None)
+    learning, tried = learning_unlabelled(supervision), {record.item_id for record in records}
+    found = [each for each in learning.unlabelled(cache, Silence()) if each.first.item_id in tried]
+    others = unlabelled_dataset(recipe, cache, found, supervision, Silence(), beside=dataset)
+    return UnlabelledFinetuning(*common, others=others, shares=learning.class_shares(cache, records), max_minutes=None)
 
 
 def _forget_peak(device: str) -> None:

@@ -19,7 +19,7 @@ from medssl_cli.cache.splits import held_out_patients, same_people
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import Table, tables_of
 from medssl_cli.data.examples import Example
-from medssl_cli.data.selection import images_digest, training_examples
+from medssl_cli.data.selection import images_digest, say_misfits, training_examples
 from medssl_cli.engine.labelled import labelled_examples, labelled_record
 from medssl_cli.methods import LabelRequest, ViewRequest
 from medssl_cli.preprocessing import Preprocessing
@@ -189,6 +189,8 @@ def training_parts(
     ]
     shown = [[example for example in part if example.patient_key not in held_out] for part in usable]
     _say(data, [len(part) for part in shown], [len(part) for part in usable], talk)
+    for part, own in zip(data.parts, shown, strict=True):
+        say_misfits([item for example in own for item in example.items], part.preprocessing, talk)
     if views.labelled is None:
         return TrainingParts(tuple(map(TrainingPart, caches, data.parts, shown)), data)
     labelled = labelled_examples(list(zip(caches, usable, strict=True)), views.labelled, held_out, talk)

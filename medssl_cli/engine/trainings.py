@@ -144,6 +144,8 @@ def _elsewhere(
     waiting = [training for training in trainings if training.name not in found]
     talk.note(f"{len(waiting)} of {len(trainings)} trainings are to be done")
     failures: dict[str, MedsslError] = {}
+    if not waiting:
+        return found, failures
     orders = [_order(training, place, places) for place, training in enumerate(waiting)]
     with _connected(waiting, places) as workers:
         for outcome in workers.map(train_silently, orders, timeout_s=NO_LIMIT, should_stop=lambda: stop.is_set):

@@ -17,7 +17,7 @@ from medssl_cli.imaging.kept_probabilities import ProbabilityPlanes, Probability
 from medssl_cli.imaging.placement import ChannelImages
 from medssl_cli.imaging.preprocessing import channel_images, network_input
 from medssl_cli.imaging.restoring import RestoredLabels, RestoredMasks
-from medssl_cli.imaging.tiling import Predict, rolling_window, tile_starts
+from medssl_cli.imaging.tiling import Predict, centre_tile, rolling_window, tile_starts
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
 
@@ -48,6 +48,7 @@ def segment_volume(
     num_outputs: int = 1,
     progress: Progress | None = None,
     probabilities: ProbabilityPlanes | None = None,
+    on_centre: Callable[[NDArray[np.float32]], None] | None = None,
 ) -> NDArray[np.uint8]:
     """Segment an example of any orientation, spacing and size.
 
@@ -62,6 +63,7 @@ def segment_volume(
         num_outputs: How many the network has, where it is known; see `rolling_axis`.
         progress: Called after every call of the network.
         probabilities: Gets those of every class, too.
+        on_centre: Told before the first call which tile, `[C, *tile]`, is the nearest to the middle.
 
     Returns:
         `[X, Y, Z]` class of every voxel, or of regions masks `[K, X, Y, Z]` of 0 and 1, on the grid of the first image
@@ -69,6 +71,8 @@ def segment_volume(
     """
     images = channel_images(images)
     seen, like = network_input(images, preprocessing), images[0].voxels[0]
+    if on_centre is not None:
+        on_centre(centre_tile(seen.voxels, tile, overlap))
     if progress is not None:
         predict = _counted(predict, progress, num_calls(seen.placement.shape, tile, overlap, mirror_axes))
     along = rolling_axis(seen.placement.shape, tile, num_outputs)

@@ -132,6 +132,25 @@ def padded_to(voxels: NDArray[np.float32], tile: Shape) -> tuple[NDArray[np.floa
     return (np.pad(voxels, widths, mode="edge") if any(missing) else voxels), low
 
 
+def centre_tile(voxels: NDArray[np.float32], tile: Shape, overlap: float) -> NDArray[np.float32]:
+    """The tile `[C, *tile]` nearest to the middle of a volume, of those that `rolling_window` computes.
+
+    Args:
+        voxels: `[C, X, Y, Z]` network input.
+        tile: Tile size in voxels.
+        overlap: Fraction shared by neighbouring tiles.
+    """
+    shape = np.array(voxels.shape[1:])
+    whole = np.maximum(shape, tile)
+    x, y, z = whole.tolist()
+    middles = np.array(tile_starts((x, y, z), tile, overlap)) * 2 + tile
+    nearest = np.abs(middles - whole).sum(axis=1).argmin()
+    first = (middles[nearest] - tile) // 2 - (whole - shape) // 2
+    low, high = np.maximum(first, 0), np.minimum(first + tile, shape)
+    inside = voxels[(slice(None), *(slice(start, stop) for start, stop in zip(low, high, strict=True)))]
+    return np.pad(inside, [(0, 0), *zip(low - first, first + tile - high, strict=True)], mode="edge")
+
+
 def _batches(starts: list[Shape], size: int) -> Iterator[list[Shape]]:
     for first in range(0, len(starts), size):
         yield starts[first : first + size]

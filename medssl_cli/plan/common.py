@@ -1,15 +1,19 @@
 """What every task plans alike: the optimiser, its schedule, and how often a training looks at itself."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from medssl_cli.plan.draft import Pins, PlannedValue
+from medssl_cli.plan.draft import RULES, Pins, PlannedValue
+from medssl_cli.recipe import sketched, validate_recipe
 
 STEPS_PER_LOOK: Final = 10
 """Parts of a training, with a validation at the end of each."""
 SHARE_OF_STEPS: Final = 0.85
 """Share of a time budget that steps take; the rest is for validation, checkpoints and the start."""
 LEAST_STEPS: Final = 20
+FIXED_SIZES: Final = ("data.crop_size", "inference.tile_size")
 WANTED_STEPS: Final = 3000
 """A larger network is taken while a training still has so many steps."""
 
@@ -108,3 +112,66 @@ def pace_values(steps: int, reason: str) -> dict[str, PlannedValue]:
             0.999 if slow else 0.995, f"weights averaged over about {1000 if slow else 200} steps are what is tested"
         ),
     }
+
+
+def require_sound(pins: Pins) -> None:
+    """Refuse given values that no recipe may have; what is not given counts as planned to suit them.
+
+    Raises:
+        UsageError: `E_RECIPE`.
+    """
+    given = sketched(pins.document)
+    data = given.get("data")
+    if isinstance(data, Mapping):
+        channels = data.get("channels")
+        if isinstance(channels, list):
+            given["data"] = {**data, "channels": [_with_rule(channel) for channel in channels]}
+        elif not any(data.get(rule) for rule in RULES):
+            given["data"] = {**data, "zscore": True}
+    crops, warmup = pins.get("crops_per_image"), pins.get("schedule.warmup_steps")
+    needed: dict[str, Any] = {
+        "schema": 1,
+        "name": "planned",
+        "backbone": {"name": "unet"},
+        "data": {"crop_size": [32, 32, 32], "batch_size": crops if isinstance(crops, int) else 1, "zscore": True},
+        "optimizer": {"learning_rate": 1e-3},
+        "steps": warmup + 1 if isinstance(warmup, int) else 1,
+    }
+    if isinstance(given.get("data"), Mapping):
+        del needed["data"]["zscore"]
+    validate_recipe(_merged(needed, given), source="what is given")
+
+
+def _with_rule(channel: Any) -> Any:
+    """A channel with some rule of intensities, as it will have one."""
+    if isinstance(channel, Mapping) and not any(channel.get(rule) for rule in RULES):
+        return {**channel, "zscore": True}
+    return channel
+
+
+def _merged(needed: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(needed)
+    for key, value in given.items():
+        before = needed.get(key)
+        found[key] = _merged(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
+def fixed_sizes(pins: Pins) -> list[Sequence[int]]:
+    """Sizes in voxels that are given, and that a network must take as they are."""
+    return [pins.get(key) for key in FIXED_SIZES if pins.get(key) is not None]
+
+
+def batch_of(pins: Pins, wanted: float, *, least: int, most: int) -> int:
+    """Images or crops in a step: as given, or about as wanted, and a multiple of `crops_per_image`.
+
+    Args:
+        pins: What is given.
+        wanted: How many of them are wanted.
+        least: Least number of them.
+        most: Largest number of them.
+    """
+    if pins.has("data.batch_size"):
+        return int(pins.get("data.batch_size"))
+    each = int(pins.get("crops_per_image", 1))
+    return each * max(1, math.ceil(least / each), int(min(wanted, most)) // each)

@@ -46,6 +46,11 @@ class Pins:
         found = self._found(key)
         return default if found is None else found[0]
 
+    def is_whole(self, key: str) -> bool:
+        """Whether a section by name is given of which nothing is left to a plan."""
+        section = self.get(key)
+        return isinstance(section, Mapping) and is_plugin(section)
+
     def _found(self, key: str) -> tuple[Any] | None:
         current: Any = self.document
         for part in key.split("."):
@@ -164,12 +169,12 @@ def _leaves(document: Mapping[str, Any], prefix: str = "", depth: int = 0) -> It
     for key, value in document.items():
         if value == AUTO:
             continue
-        if isinstance(value, Mapping) and depth == 0 and not _is_plugin(value):
+        if isinstance(value, Mapping) and depth == 0 and not is_plugin(value):
             yield from _leaves(value, f"{prefix}{key}.", depth + 1)
         else:
             yield f"{prefix}{key}", value
 
 
-def _is_plugin(section: Mapping[str, Any]) -> bool:
+def is_plugin(section: Mapping[str, Any]) -> bool:
     """Whether a section is one by name, whose other keys belong together."""
     return "name" in section and AUTO not in section.values()

@@ -121,7 +121,9 @@ def crop_within(extents: Sequence[float], spacing: Sequence[float], max_voxels: 
     return np.clip(low / steps, 1.0, whole)
 
 
-def levels_of(crop: Sequence[float], spacing: Sequence[float], *, first_stride: int) -> list[LevelShape]:
+def levels_of(
+    crop: Sequence[float], spacing: Sequence[float], *, first_stride: int, given: Sequence[Sequence[int]] = ()
+) -> list[LevelShape]:
     """Strides and kernels of the levels of a network for a crop.
 
     An axis is halved while its cells are less than twice as long as the shortest ones, and while at least two cells are
@@ -131,27 +133,60 @@ def levels_of(crop: Sequence[float], spacing: Sequence[float], *, first_stride: 
         crop: Size in voxels, along two or three axes.
         spacing: Millimetres per voxel.
         first_stride: 2 halves before the first level too: nothing is then computed at full resolution.
+        given: Sizes that the network must take as they are: an axis is halved only while all of them can be.
     """
     size, steps = [float(each) for each in crop], [float(each) for each in spacing]
+    kept = [list(each[: len(size)]) for each in given]
     levels: list[LevelShape] = []
     while len(levels) < MAX_HALVINGS + (first_stride == 1):
         shortest = min(steps)
         wants_halving = bool(levels) or first_stride == 2
         stride = tuple(
-            2 if wants_halving and length / 2 >= LEAST_EDGE and step < 2 * shortest else 1
-            for length, step in zip(size, steps, strict=True)
+            2
+            if wants_halving
+            and step < 2 * shortest
+            and length / 2 >= LEAST_EDGE
+            and all(each[axis] % 2 == 0 and each[axis] // 2 >= LEAST_EDGE for each in kept)
+            else 1
+            for axis, (length, step) in enumerate(zip(size, steps, strict=True))
         )
         if levels and max(stride) == 1:
             break
         size = [length / each for length, each in zip(size, stride, strict=True)]
+        kept = [[length // each for length, each in zip(one, stride, strict=True)] for one in kept]
         steps = [step * each for step, each in zip(steps, stride, strict=True)]
-        kernel = tuple(1 if step > 2 * min(steps) else 3 for step in steps)
-        levels.append(LevelShape(stride, kernel))
+        levels.append(LevelShape(stride, _kernel(steps)))
     return levels
 
 
+def levels_with(strides: Sequence[tuple[int, ...]], spacing: Sequence[float]) -> list[LevelShape]:
+    """Levels with given strides, and the kernels that suit them.
+
+    Args:
+        strides: Stride of each level relative to the one before, per axis.
+        spacing: Millimetres per voxel, along the axes of the strides.
+    """
+    steps = np.array(spacing, dtype=np.float64)
+    levels = []
+    for stride in strides:
+        steps = steps * np.array(stride)
+        levels.append(LevelShape(stride, _kernel(steps.tolist())))
+    return levels
+
+
+def _kernel(steps: Sequence[float]) -> tuple[int, ...]:
+    """Size of a kernel for cells of such lengths: 1 along axes whose cells are more than twice as long as others."""
+    return tuple(1 if step > 2 * min(steps) else 3 for step in steps)
+
+
 def crop_and_levels(
-    extents: Sequence[float], spacing: Sequence[float], *, max_voxels: int, first_stride: int, dims: int = 3
+    extents: Sequence[float],
+    spacing: Sequence[float],
+    *,
+    max_voxels: int,
+    first_stride: int,
+    dims: int = 3,
+    given: Sequence[Sequence[int]] = (),
 ) -> tuple[Shape, list[LevelShape]]:
     """A crop, and levels of a network of which it is a multiple; see `crop_within` and `levels_of`.
 
@@ -161,12 +196,13 @@ def crop_and_levels(
         max_voxels: Largest number of voxels of the crop, or nearly.
         first_stride: First stride of the network.
         dims: 2 for a network that sees slice by slice.
+        given: See `levels_of`.
     """
     box = crop_within(extents, spacing, max_voxels)
     for _ in range(4):
-        levels = levels_of(box[:dims].tolist(), spacing[:dims], first_stride=first_stride)
+        levels = levels_of(box[:dims].tolist(), spacing[:dims], first_stride=first_stride, given=given)
         crop = rounded_to(box, multiple_of(levels))
-        again = levels_of(crop[:dims], spacing[:dims], first_stride=first_stride)
+        again = levels_of(crop[:dims], spacing[:dims], first_stride=first_stride, given=given)
         if [level.stride for level in again] == [level.stride for level in levels]:
             break
         box = np.array(crop, dtype=np.float64)

@@ -1,8 +1,8 @@
 """Do models differ, and on what terms? Scores of several on the same images, pair by pair, patient by patient.
 
 Differences are the later model minus the earlier one. Intervals draw patients; p-values are of the hypothesis that both
-models' answers about a patient could be exchanged, adjusted for the number of comparisons (Holm): the figures that sum
-up a metric among themselves, and those of single structures or classes among themselves.
+models' answers about a patient could be exchanged, adjusted for the number of comparisons (Holm): all figures that sum
+up a metric among themselves, whatever the metric, and all of single structures or classes among themselves.
 """
 
 import csv
@@ -156,8 +156,8 @@ def _values(figure: PairedFigure, place: int) -> dict[str, float]:
 
 def _adjust(differences: Sequence[dict[str, Any]]) -> None:
     """Add the adjusted p-values of each family of comparisons."""
-    for family in {(entry["metric"], entry["is_main"]) for entry in differences}:
-        own = [entry for entry in differences if (entry["metric"], entry["is_main"]) == family]
+    for is_main in (True, False):
+        own = [entry for entry in differences if entry["is_main"] == is_main]
         adjusted = holm_adjusted({str(place): entry["p_value"] for place, entry in enumerate(own)})
         for place, entry in enumerate(own):
             entry["p_holm"] = adjusted[str(place)]

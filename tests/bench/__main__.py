@@ -269,5 +269,27 @@ def infer(
     table(f"{title}, {found.num_constant} of {found.num_tiles} tiles constant", COLUMNS, found.rows())
 
 
+@app.command()
+@guarded
+def unlike(
+    model: Annotated[Path, typer.Argument(help="An exported model that knows its training images.")],
+    inside: Annotated[Path, typer.Option(help="The cache that it was trained on; its test patients are judged.")],
+    outside: Annotated[list[Path], typer.Option(help="A cache of other images; again for more.")],
+    most: Annotated[int, typer.Option(min=1, help="Images of each kind at most.")] = 100,
+    json: JsonOption = False,
+) -> None:
+    """Measure how well a model tells other images from held-out ones like those of its training.
+
+    Example: python -m tests.bench unlike hippocampus.onnx --inside hippo --outside acdc --outside heads
+    """
+    from tests.bench.unlike import COLUMNS, bench_unlike
+
+    found = list(bench_unlike(require_path(model), require_path(inside), outside, most=most))
+    if json:
+        result([group.to_json() for group in found], as_json=True, text="")
+    else:
+        table(f"{model.name}: distance from the training images", COLUMNS, [group.row() for group in found])
+
+
 if __name__ == "__main__":
     app()

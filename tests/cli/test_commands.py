@@ -152,6 +152,7 @@ WRONG = [
     ("plan --labels seg --cache cache -o nowhere/my.yaml", 2, "E_NOT_FOUND", "check the spelling"),
     ("finetune --task balls.yaml", 2, "E_NO_CACHE", "medssl ingest"),
     ("finetune --task balls.yaml --cache cache --fraction 0", 2, "E_USAGE", "--fraction 0.1"),
+    ("recipes check xray-abnormal-tiny --set data.spacing_mm=[1,1,1]", 2, "E_RECIPE", "leave data.spacing_mm out"),
     ("recipes check balls.yaml --cache cache --set task.classes=[heart]", 2, "E_LABEL_CLASSES", "ball_1"),
     ("evaluate unfinished --cache cache --probe knn --label-set other", 2, "E_USAGE", "leave one out"),
     ("finetune --task ../nothing.yaml --cache cache", 2, "E_RECIPE_NOT_FOUND", ""),
@@ -223,6 +224,11 @@ WRONG = [
     ("weights import names.txt imported", 2, "E_WEIGHTS_FILE", ""),
     ("weights export nowhere weights.pt --as monai-swinunetr", 2, "E_NO_RUN", ""),
     ("models show heart-seg", 2, "E_NO_MODEL", "medssl export RUN --install"),
+    ("models verify heart-seg", 2, "E_NO_MODEL", "medssl export RUN --install"),
+    ("models pack models.zip", 2, "E_USAGE", "--all"),
+    ("models pack models.zip heart-seg", 2, "E_NO_MODEL", "medssl export RUN --install"),
+    ("models unpack nowhere.zip", 2, "E_NOT_FOUND", ""),
+    ("models unpack names.txt", 2, "E_PACK_INVALID", "medssl models pack"),
     ("models remove heart-seg", 2, "E_NO_MODEL", ""),
     ("models add nowhere.onnx", 2, "E_NOT_FOUND", ""),
     ("models add junk.onnx", 2, "E_MODEL_INVALID", "medssl export"),
@@ -235,7 +241,7 @@ WRONG = [
     ("cache rebuild --cache empty", 2, "E_NO_CACHE", "medssl ingest"),
     ("cache export out --cache empty", 2, "E_NO_CACHE", "medssl ingest"),
     ("cache export out 1 --cache cache", 2, "E_NOT_FOUND", "medssl cache ls"),
-    ("cache export names.txt --cache cache", 74, "E_IO", "permissions"),
+    ("cache export names.txt --cache cache", 74, "E_IO", "another place"),
 ]  # fmt: skip
 
 
@@ -264,6 +270,37 @@ def test_every_command_has_a_row_of_wrong_input() -> None:
     assert {row[2] for row in WRONG} <= set(CODES)
 
 
+WRITING = [
+    "ingest scan.nii.gz --cache cache/inner",
+    "ingest scan.nii.gz --cache cache --private-map cache/map.json",
+    "ingest scan.nii.gz --cache cache --report cache/report.json",
+    "pretrain --recipe voco-tiny --cache cache --run cache/run",
+    "finetune --task balls.yaml --cache cache --run cache",
+    "plan --labels seg --cache cache -o cache/items/my.yaml",
+    "export unfinished-task cache/model.onnx --cache cache",
+    "infer scan.nii.gz --task toy.onnx -o cache/out",
+    "infer scan.nii.gz --task toy.onnx --log-file cache/log",
+    "listen --task toy.onnx --peer CT1 --spool cache/spool",
+    "cache export cache/niftis --cache cache",
+    "cache manifest cache/list.json --cache cache",
+    "recipes copy voco cache/voco.yaml",
+    "weights export unfinished cache/x.pt",
+    "study labels --task balls.yaml --cache cache --patients 1 --arm 'a: seed=1' -o cache/study",
+    "study probes --init unfinished --ask linear:seg --cache cache -o cache/probes",
+]
+
+
+@pytest.mark.parametrize("typed", WRITING)
+def test_nothing_but_images_and_labels_is_written_into_a_cache(place: SimpleNamespace, typed: str) -> None:
+    before = sorted(place.cache.rglob("*"))
+    result = medssl(*shlex.split(typed))
+
+    assert "error: E_USAGE: " in result.stderr
+    assert "would lie in the cache" in result.stderr
+    assert result.exit_code == Exit.USAGE
+    assert sorted(place.cache.rglob("*")) == before
+
+
 def test_all_faults_of_a_recipe_are_reported_at_once() -> None:
     result = medssl("recipes", "check", "voco-tiny", "--set", "stepz=3", "--set", "data.batch_size=-1")
 
@@ -273,7 +310,20 @@ def test_all_faults_of_a_recipe_are_reported_at_once() -> None:
     assert "data.batch_size" in result.stderr
 
 
-@pytest.mark.parametrize("typed", ["ingest", "infer scan.nii.gz", "finetune", "pretrain --bogus", "cache shw", "foo"])
+NOT_PARSED = [
+    "ingest",
+    "infer scan.nii.gz",
+    "finetune",
+    "finetune --task balls.yaml --max-minutes inf",
+    "pretrain --bogus",
+    "pretrain --max-minutes inf",
+    "plan --labels seg --minutes inf",
+    "cache shw",
+    "foo",
+]
+
+
+@pytest.mark.parametrize("typed", NOT_PARSED)
 def test_what_cannot_be_parsed_is_usage_too(typed: str) -> None:
     result = medssl(*shlex.split(typed))
 
@@ -293,6 +343,19 @@ def test_a_bug_shows_where_and_not_what(monkeypatch: pytest.MonkeyPatch) -> None
     assert "error: this is a bug in medssl: RuntimeError" in result.stderr
     assert "hint: " in result.stderr
     assert "Mustermann" not in result.stderr
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")])
+def test_a_lack_of_memory_is_no_bug(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("medssl_cli.recipe.find_recipe", fail)
+    result = medssl("recipes", "show", "voco")
+
+    assert result.exit_code == Exit.IO
+    assert "error: E_MEMORY: " in result.stderr
+    assert "data.batch_size" in result.stderr
 
 
 def _commands() -> dict[str, Any]:
@@ -482,13 +545,24 @@ def test_models_can_be_added_shown_listed_and_removed(place: SimpleNamespace, tm
     assert "medssl export RUN --install" in medssl("models", "ls", *where).stdout
     added = medssl("models", "add", place.model, *where)
     again = medssl("models", "add", place.model, *where)
-    shown = one_document(medssl("models", "show", "toy-seg", *where))
+    shown = one_document(medssl("models", "show", "toy-seg", "--json", *where))
+    card = medssl("models", "show", "toy-seg", *where)
+    written = medssl("models", "show", "toy-seg", "--card", tmp_path / "card.html", *where)
+    packed = one_document(medssl("models", "pack", tmp_path / "models.zip", "--all", "--json", *where))
+    verified = medssl("models", "verify", *where)
+    elsewhere = medssl("models", "unpack", tmp_path / "models.zip", "--models", tmp_path / "other")
     listed = one_document(medssl("models", "ls", "--json", *where))
     near = medssl("models", "show", "toy-sek", *where)
     used = medssl("infer", place.scan, "-t", "toy-seg", "-o", tmp_path / "out", "--device", "cpu", *where)
     removed = medssl("models", "remove", "toy-seg", *where)
 
-    assert [result.exit_code for result in (added, again, used, removed)] == [0, 0, 0, 0]
+    done = (added, again, card, written, verified, elsewhere, used, removed)
+    assert [result.exit_code for result in done] == [0] * len(done)
+    assert card.stdout.startswith("# toy-seg\n")
+    assert (tmp_path / "card.html").read_text().startswith("<!doctype html>")
+    assert [model["name"] for model in packed["models"]] == ["toy-seg"]
+    assert elsewhere.stdout == "toy-seg: installed\n"
+    assert (tmp_path / "other" / "toy-seg.onnx").read_bytes() == place.model.read_bytes()
     assert "installed as toy-seg" in added.stdout
     assert (shown["task"], shown["head"]["classes"], shown["modality"]) == ("toy-seg", {"1": "bright"}, "CT")
     assert [(model["name"], model["problem"]) for model in listed] == [("toy-seg", "")]
@@ -502,6 +576,7 @@ def test_a_damaged_installed_model_is_listed_and_never_used(place: SimpleNamespa
     (tmp_path / "models" / "toy-seg.onnx").write_bytes(place.damaged.read_bytes())
 
     assert medssl("models", "show", "toy-seg", *where).exit_code == Exit.GATE
+    assert medssl("models", "verify", *where).exit_code == Exit.GATE
     result = medssl("infer", place.scan, "-t", "toy-seg", "-o", tmp_path / "out", *where)
     assert (result.exit_code, (tmp_path / "out").exists()) == (Exit.GATE, False)
     assert "error: E_MODEL_CORRUPT" in result.stderr

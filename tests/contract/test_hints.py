@@ -23,7 +23,7 @@ CODE = re.compile(r"[EWS]_[A-Z0-9_]+")
 NEVER_GIVEN = {
     "for example --set data.batch_size=2": "only an argument of --set is refused with it",
     "or use --set compile=false": "only a command that trains compiles, and it has --set",
-    "for those: ": "only a pre-training whose recipe names a modality is refused with it, and it has --set",
+    "choose another --cache": "only a command that makes a cache is refused with it",
     "raise --devices": "only --strategy is refused with it, beside which --devices stands",
     "choose another folder with --run": "only a command that makes a run is refused with it, and it has --run",
     "--device cpu": "only an argument of --device is refused with it",

@@ -21,6 +21,7 @@ from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.export import export_network, onnx_graph
 from medssl_cli.deploy.onnx_file import graph_of, read_head, seal
 from medssl_cli.deploy.parity import NOT_COMPARED, TOLERANCE, shuffled
+from medssl_cli.deploy.run_scores import RunFigure, RunScores
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.build import build_task
 from medssl_cli.heads import EmbeddingsHead, LargestParts, LesionRule, MasksHead
@@ -74,6 +75,10 @@ LIES: dict[str, Any] = {
     "class_details": {"ball_1": ClassDetails(colour="#102030")},
     "algorithm": Algorithm(name="another"),
     "intended_use": "Everything",
+    "training": None,
+    "scores": RunScores(
+        split="test", num_patients=9, num_images=9, figures=(RunFigure(name="mean", metric="dice", mean=1.0),)
+    ),
 }
 WINDOWS = (
     OTHER.model_copy(update={"spacing_mm": (2.0, 2.0, 2.0), "window_hu": (-200, 310)}),

@@ -139,7 +139,6 @@ def test_encoders_of_different_networks_are_not_compared(site: Path, tmp_path: P
 def test_arms_of_their_own_recipe_several_lengths_and_two_trainings_at_once(site: Path, tmp_path: Path) -> None:
     """One of the recipe's values is planned: once for all trainings."""
     task = (site / "task.yaml").read_text().replace("learning_rate: 1.0e-2", "learning_rate: auto")
-    task += "inference: {mirror_axes: []}\n"
     (tmp_path / "task.yaml").write_text(task)
     (tmp_path / "split.json").write_text(json.dumps({"test": ["0", "1", "2"]}))
     command = [

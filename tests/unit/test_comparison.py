@@ -1,5 +1,6 @@
 """Comparisons of models: paired by patient, intervals that both share, p-values that hold, and what differs named."""
 
+import copy
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,9 +96,28 @@ def test_p_values_are_adjusted_for_the_number_of_comparisons() -> None:
 
     document = comparison(models("segmentation", masks(rows), masks(rows), masks(better)))
 
-    main = [each for each in document["differences"] if each["is_main"] and each["metric"] == "Dice"]
-    assert [each["p_value"] for each in main] == pytest.approx([1, 1 / 16, 1 / 16])
-    assert [each["p_holm"] for each in main] == pytest.approx([1, 3 / 16, 3 / 16])
+    main = [each for each in document["differences"] if each["is_main"]]
+    assert [each["metric"] for each in main] == ["Dice"] * 3 + ["NSD"] * 3 + ["HD95 mm"] * 3
+    assert [each["p_value"] for each in main] == pytest.approx([1, 1 / 16, 1 / 16] * 3)
+    assert [each["p_holm"] for each in main] == pytest.approx([1, 9 / 16, 9 / 16] * 3)  # nine are compared
+
+
+def test_lesions_are_compared_where_all_models_were_scored_by_them() -> None:
+    """An image without a lesion and without a false one has no Dice of lesions."""
+    plain = masks([(0.5, 0.6), (0.6, 0.7), (0.7, 0.8)])
+
+    def with_lesions(*dice: float | None) -> dict[str, Any]:
+        scored = copy.deepcopy(plain)
+        for case, value in zip(scored["cases"], dice, strict=True):
+            case["scores"]["a"]["lesion_dice"] = case["scores"]["b"]["lesion_dice"] = value
+        return scored
+
+    both = comparison(models("segmentation", with_lesions(0.2, 0.4, None), with_lesions(0.5, 0.5, None)))
+    one = comparison(models("segmentation", plain, with_lesions(0.5, 0.5, 1.0)))
+
+    found = entry(both, WHOLE, "lesion Dice")
+    assert (found["mean"], found["num_patients"]) == (pytest.approx((0.3 + 0.1) / 2), 2)
+    assert {each["metric"] for each in one["differences"]} == {"Dice", "NSD", "HD95 mm"}
 
 
 def test_images_that_one_model_lacks_and_values_that_do_not_apply_are_left_out_and_counted() -> None:

@@ -1,5 +1,6 @@
 """Boxes in volumes: which places answer for them, what wrong answers cost, crops with boxes, and tiles put together."""
 
+import json
 import math
 from itertools import product
 from types import SimpleNamespace
@@ -339,8 +340,21 @@ def test_models_of_volumes_are_compared_without_what_counts_for_nothing() -> Non
     poor = [boxes([other], [0], [0.9]), boxes([], [], []), boxes([place], [0], [0.8])]
     documents = [evaluate_boxes(found, truth, records, ["nodule"], min_overlap=0.5, about={}) for found in (good, poor)]
 
-    mean = paired_figures(documents)[0]
+    documents = [json.loads(json.dumps(document)) for document in documents]
+    figures = {(figure.metric, figure.structure): figure for figure in paired_figures(documents)}
+    mean, hits = figures["AP", "mean of classes"], figures["CPM", "nodule"]
+    old = [{**document, "cases": [{**case} for case in document["cases"]]} for document in documents]
+    for case in old[1]["cases"]:
+        del case["points"]
 
+    assert len(figures) == 4
+    assert [hits.value(n) for n in (0, 1)] == [
+        document["classes"]["nodule"]["froc"]["competition_metric"]["mean"] for document in documents
+    ]
+    assert hits.difference(0, 1).mean == hits.value(0) - hits.value(1) > 0
+    assert hits.p_value([0], [0]) == 1  # nothing changes where a model is exchanged for itself
+    assert 0 < hits.p_value([0], [1]) <= 1
+    assert {figure.metric for figure in paired_figures(old)} == {"AP"}  # as they were written before
     assert [documents[n]["mean_average_precision"]["mean"] for n in (0, 1)] == [1.0, 0.0]
     assert [float(figure(np.ones((1, 3)))[0]) for figure in mean.figures] == [1.0, 0.0]
     assert documents[0]["classes"]["nodule"]["froc"]["competition_metric"]["mean"] == 1.0

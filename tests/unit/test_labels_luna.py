@@ -62,8 +62,8 @@ def test_a_point_outside_of_the_image_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["b,1,2,3", "b,1,2,3,4,5", "b,1,2,nan,4", "b,1,2,1e300,4", "b,1,2,three,4", "b,1,2,3,-4", ",1,2,3,4"],
-    ids=["short", "long", "nan", "huge", "word", "negative", "no-series"],
+    ["b,1,2,3", "b,1,2,3,4,5", "b,1,2,nan,4", "b,1,2,1e300,4", "b,1,2,three,4", "b,1,2,,4", ",1,2,3,4"],
+    ids=["short", "long", "nan", "huge", "word", "half", "no-series"],
 )
 def test_a_malformed_row_costs_itself_and_no_other_series(tmp_path: Path, line: str) -> None:
     reading = read_luna(table(tmp_path / "a.csv", "a,-1,-1,1,3", line, "c,-1,-1,1,3"))
@@ -106,4 +106,25 @@ def test_a_point_outside_says_in_which_line_it_stands(tmp_path: Path) -> None:
 
     with pytest.raises(InputError) as raised:
         label.to_grid(SHAPE, np.eye(4))
+    assert raised.value.row == 3  # type: ignore[attr-defined]
+
+
+def test_findings_that_nobody_measured_are_points(tmp_path: Path) -> None:
+    """In `annotations_excluded.csv` their diameter is negative; LUNA16 counts 10 mm around them (`imaging.spots`)."""
+    (label,) = read_luna(table(tmp_path / "a.csv", "a,-1,-1,1,-1")).labels
+
+    (box,) = label.to_grid(SHAPE, np.eye(4)).boxes
+    assert (box.lower, box.upper, box.diameter_mm) == ((1, 1, 1), (1, 1, 1), None)
+
+
+def test_a_row_without_a_place_says_that_somebody_looked(tmp_path: Path) -> None:
+    """All scans of LUNA16 in one table: those with nodules, with irrelevant findings, and those with nothing."""
+    header = "seriesuid,coordX,coordY,coordZ,diameter_mm,class"
+    path = table(tmp_path / "a.csv", "a,-1,-1,1,3,1", "a,-2,-2,900,-1,0", "a,,,,,1", "b,,,,,1", header=header)
+
+    found, nothing = read_luna(path).labels
+
+    assert (nothing.reference.series_uid, nothing.to_grid(SHAPE, np.eye(4)).boxes) == ("b", ())
+    with pytest.raises(InputError) as raised:
+        found.to_grid(SHAPE, np.eye(4))
     assert raised.value.row == 3  # type: ignore[attr-defined]

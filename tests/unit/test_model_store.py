@@ -18,6 +18,7 @@ def test_a_model_is_installed_under_its_tasks_name(tmp_path: Path) -> None:
     assert store.names() == ["toy-seg"]
     assert store.find("toy-seg").read_bytes() == (tmp_path / "any-name.onnx").read_bytes()
     assert store.show("toy-seg").bundle == installed.bundle
+    assert store.show(str(installed.path)).bundle == installed.bundle
 
 
 def test_installing_again_changes_nothing_and_a_newer_model_replaces(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from medssl_cli.cache.split_files import NamedParts, SplitFile
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine import planning
+from medssl_cli.engine.build import check_recipe
 from medssl_cli.engine.planning import TaskPlan, own_task, plan_task, science_of
-from medssl_cli.engine.step_cost import StepCost
+from medssl_cli.engine.step_cost import StepCost, try_steps
+from medssl_cli.engine.unlabelled_finetuning import UnlabelledFinetuning
 from medssl_cli.plan.draft import recipe_text
 from medssl_cli.recipe import TaskRecipe, find_recipe, raw_recipe
 from tests.toy_cache import Marked, toy_cache
@@ -153,6 +155,11 @@ def test_a_shipped_recipe_keeps_its_classes_and_images_and_is_planned_anew() -> 
     assert set(document) == {"schema", "name", "seed", "task", "data", "evaluation"}
 
 
+def test_a_recipe_of_a_pretraining_has_nothing_to_plan_for() -> None:
+    with pytest.raises(UsageError, match="E_RECIPE: a plan is for a task"):
+        science_of(raw_recipe(find_recipe("voco-tiny")))
+
+
 def test_sides_are_not_mirrored(tmp_path: Path) -> None:
     def mark(_: int, label: np.ndarray) -> Marked:
         return Marked(label, {1: "left_ball", 2: "right_ball"})
@@ -201,3 +208,142 @@ def test_a_task_without_a_planner_is_refused(balls: Cache, monkeypatch: pytest.M
 
     with pytest.raises(UsageError, match=r"E_USAGE: the task segmentation has no plan\.py"):
         planned(balls, {"schema": 1, "name": "mine", "task": {"name": "segmentation"}})
+
+
+def around(cache: Cache, pins: dict[str, Any], **options: Any) -> TaskRecipe:
+    """A plan around what is given, which must be a recipe that can be trained."""
+    document = own_task(cache, "seg", "mine")
+    for key, value in pins.items():
+        *parents, last = key.split(".")
+        section = document
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = value
+    found = planned(cache, document, **options)
+    written = found.draft.document()
+    for key, value in pins.items():
+        at: Any = written
+        for part in key.split("."):
+            at = at[part]
+        assert at == value
+    check_recipe(found.recipe)
+    return found.recipe
+
+
+@pytest.mark.parametrize(
+    ("pins", "flipped", "mirrored"),
+    [
+        ({"augmentation.flip_prob": 0}, [0], []),
+        ({"augmentation.flip_axes": []}, [], []),
+        ({"augmentation.flip_axes": [1, 2]}, [1, 2], []),
+        ({"augmentation.flip_axes": [0, 1]}, [0, 1], [0]),
+        ({"inference.mirror_axes": [1]}, [0, 1], [1]),
+        ({"inference.mirror_axes": []}, [0], []),
+    ],
+)
+def test_mirroring_follows_what_is_given_of_flips_and_flips_what_is_given_of_mirroring(
+    balls: Cache, pins: dict[str, Any], flipped: list[int], mirrored: list[int]
+) -> None:
+    recipe = around(balls, pins)
+
+    assert recipe.augmentation.flip_axes == tuple(flipped)
+    assert recipe.inference.mirror_axes == tuple(mirrored)
+
+
+@pytest.mark.parametrize(
+    ("pins", "strides"),
+    [
+        ({"data.crop_size": [24, 20, 12]}, [2, 2, [2, 1, 1]]),  # 12 and 20 are odd after two halvings, 24 after three
+        ({"data.crop_size": [16, 16, 1]}, [2, 2, 2]),
+        ({"inference.tile_size": [20, 20, 20]}, [2, 2]),
+        ({"backbone.spatial_dims": 2}, [2, 2, 2, 2]),
+        ({"backbone.channels": [8, 16]}, [2, 2]),
+        ({"backbone.strides": [1, 2, [2, 2, 1]]}, [1, 2, [2, 2, 1]]),
+        ({"backbone.norm": "group"}, [2, 2, 2, 2]),
+        ({"task.deep_supervision": True, "data.crop_size": [16, 16, 16]}, [1, 2, 2, 2]),
+        ({"task.relation": {"slice_spacing_mm": 4.0}}, [2, 2, 2, 2]),
+        ({"crops_per_image": 3}, [2, 2, 2, 2]),
+        ({"schedule.warmup_steps": 5000}, [2, 2, 2, 2]),
+        ({"unlabelled": {"method": "bcp", "batch_size": 3}}, [2, 2, 2, 2]),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
+)
+def test_what_is_planned_goes_with_what_is_given(balls: Cache, pins: dict[str, Any], strides: list[Any]) -> None:
+    """The balls are 32 voxels along each axis; ten seconds a step make the cheapest network."""
+    recipe = around(balls, pins)
+
+    assert recipe.backbone.options["strides"] == strides
+
+
+def test_a_slice_at_a_time_where_volumes_are_given_a_flat_network(balls: Cache) -> None:
+    given, flat = around(balls, {"backbone.spatial_dims": 2}), around(balls, {"data.crop_size": [16, 16, 1]})
+
+    assert given.data.crop_size == (32, 32, 1)
+    assert flat.backbone.options["spatial_dims"] == 2
+    assert flat.augmentation.affine_axes == (0, 1)
+    assert flat.foreground_prob > 0
+
+
+def test_crops_are_smaller_where_more_of_them_are_given(balls: Cache) -> None:
+    many = around(balls, {"data.batch_size": 100})
+
+    assert many.data.crop_size == (16, 16, 16)  # about 400,000 voxels in a step; whole images would be 3 million
+
+
+def test_a_network_that_a_recipe_gives_is_planned_around(balls: Cache) -> None:
+    """Its crops would leave one cell at the coarsest level, of which a norm of instances has no variance."""
+    deep = {"name": "unet", "channels": [4] * 6, "strides": [1, 2, 2, 2, 2, 2], "num_res_units": 0}
+    flat = {**deep, "spatial_dims": 2, "channels": [4, 4], "strides": [1, 2]}
+
+    assert sorted(around(balls, {"backbone": deep}).data.crop_size) == [32, 32, 64]
+    assert around(balls, {"backbone": flat}).data.crop_size == (32, 32, 1)
+
+
+@pytest.mark.parametrize(
+    ("pins", "said"),
+    [
+        ({"data": {"crop_size": 5}}, r"data\.crop_size"),
+        ({"data": 5}, "data"),
+        ({"augmentation": {"flip_prob": "often"}}, r"augmentation\.flip_prob"),
+        ({"augmentation": {"flip_prob": 0}, "inference": {"mirror_axes": [0]}}, "never flipped in training"),
+        ({"backbone": {"spatial_dims": "flat"}}, "neither 2 nor 3"),
+        ({"backbone": {"channels": "many"}}, "no list of whole numbers"),
+        ({"backbone": {"channels": [4, 8], "strides": [1]}}, "2 channels and 1 strides"),
+        ({"backbone": {"channels": [4] * 9}}, "9 levels"),
+        ({"backbone": {"strides": ["x"]}}, "strides"),
+        ({"backbone": {"name": "resenc", "channels": "auto"}}, "cannot be planned in parts"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_by_name(balls: Cache, pins: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=f"E_RECIPE: [\\s\\S]*{said}"):
+        planned(balls, {**own_task(balls, "seg", "mine"), **pins})
+
+
+def test_what_is_given_and_does_not_fit_is_named(balls: Cache) -> None:
+    pins = {"data": {"crop_size": [32, 32, 32], "batch_size": 16}}
+
+    with pytest.raises(GateError, match=r"around data\.crop_size and data\.batch_size as given takes 1 GB"):
+        planned(balls, {**own_task(balls, "seg", "mine"), **pins}, memory_bytes=5e8)
+
+
+@pytest.mark.parametrize("method", [None, "bcp"])
+def test_a_trial_has_the_teacher_and_the_unlabelled_images_that_the_training_has(
+    balls: Cache, method: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[int] = []
+    begun = UnlabelledFinetuning.loss
+
+    def counted(goal: UnlabelledFinetuning, state: Any, inputs: Any, progress: float) -> Any:
+        shown.append(len(inputs.unlabelled[0]))
+        return begun(goal, state, inputs, progress)
+
+    monkeypatch.setattr(UnlabelledFinetuning, "loss", counted)
+    backbone = {"name": "unet", "channels": [4, 8], "strides": [2, 2], "num_res_units": 0}
+    document = {**own_task(balls, "seg", "mine"), "backbone": backbone, "steps": 9}
+    document["data"] = {**document["data"], "crop_size": [8, 8, 8], "batch_size": 2}
+    document |= {} if method is None else {"unlabelled": {"method": method}}
+    recipe = planned(balls, document).recipe
+
+    try_steps(recipe, balls.root, [record.item_id for record in balls.records()[:3]], "cpu")
+
+    assert shown == ([] if method is None else [2] * 4)

@@ -1,7 +1,9 @@
 """Plans for tasks that see images whole: findings and boxes."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from medssl_cli.base.talk import Silence
@@ -11,9 +13,10 @@ from medssl_cli.engine.step_cost import StepCost
 from tests.finding_cache import finding_cache
 
 
-def planned(cache: Cache, label_set: str) -> TaskPlan:
+def planned(cache: Cache, label_set: str, **given: dict[str, Any]) -> TaskPlan:
+    document = own_task(cache, label_set, "mine")
     return plan_task(
-        own_task(cache, label_set, "mine"),
+        {**document, **{key: {**document.get(key, {}), **value} for key, value in given.items()}},
         cache,
         device="cpu",
         talk=Silence(),
@@ -61,6 +64,10 @@ def test_volumes_with_findings_are_seen_slice_by_slice(tmp_path: Path) -> None:
     assert recipe.data.crop_size == (64, 64, 6)
     assert recipe.backbone.options["depth"] == 18
 
+    volumes = {"name": "unet", "channels": [4, 8, 8], "strides": [1, 2, 2], "num_res_units": 0}
+    around = planned(cache, "toy", backbone=volumes, data={"batch_size": 3}).recipe
+    assert (around.data.crop_size, around.data.batch_size) == ((64, 64, 8), 3)  # multiples of 4
+
 
 def test_boxes_in_volumes_decide_about_the_spacing(tmp_path: Path) -> None:
     cache = finding_cache(
@@ -72,3 +79,16 @@ def test_boxes_in_volumes_decide_about_the_spacing(tmp_path: Path) -> None:
     assert plan.recipe.backbone.options["spatial_dims"] == 3
     assert 1 < plan.recipe.data.spacing_mm[0] == pytest.approx(smallest_mm / 5, rel=0.2)
     assert plan.recipe.task.options["num_levels"] == 2
+
+    given = {"data": {"crop_size": [36, 24, 20]}, "inference": {"mirror_axes": []}}
+    around = planned(cache, "around", **given).recipe
+    multiples = np.prod([np.broadcast_to(stride, 3) for stride in around.backbone.options["strides"]], axis=0)
+    assert around.data.crop_size == (36, 24, 20)
+    assert [size % multiple for size, multiple in zip((36, 24, 20), multiples, strict=True)] == [0, 0, 0]
+    assert max(multiples) >= 2
+
+
+def test_flips_that_are_given_stay(radiographs: Cache) -> None:
+    recipe = planned(radiographs, "toy", augmentation={"flip_axes": [1]}).recipe
+
+    assert (recipe.augmentation.flip_prob, recipe.augmentation.flip_axes) == (0.5, (1,))

@@ -73,6 +73,16 @@ def test_results_come_in_order_and_nothing_is_done_twice(tmp_path: Path, places:
     )
 
 
+def test_nobody_is_asked_where_nothing_is_to_be_done(tmp_path: Path) -> None:
+    asked = named(tmp_path, "a", "b")
+    train_all(asked, places=ELSEWHERE, talk=Silence())
+
+    def gone() -> ElsewhereTasks:
+        raise StorageError("E_CLUSTER", "nobody answers")
+
+    assert train_all(asked, places=Places(cluster=gone), talk=Silence()) == ["of a", "of b"]
+
+
 def test_elsewhere_a_failure_stops_no_other_and_is_named(tmp_path: Path) -> None:
     talk = NotedTalk()
 

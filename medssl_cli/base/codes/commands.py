@@ -133,6 +133,10 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "Reading or writing failed: disk full, read-only or damaged",
         "free space or fix permissions, then run the same command again",
     ),
+    "E_MEMORY": Code(
+        "The machine, or its graphics card, has less memory than this takes",
+        "free memory, or ask for less at once: of a training a smaller data.batch_size, data.crop_size or backbone",
+    ),
     "E_NO_SPACE": Code(
         "There is not enough free space for what would be stored",
         "free space, store it elsewhere, or ask for less",
@@ -219,6 +223,14 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The file does not hold every weight of the encoder",
         "get the whole file, or accept random values for the rest with --allow-partial",
     ),
+    "W_NOT_HU": Code(
+        "A recipe's window in Hounsfield units is laid over images of which it is known that they have none",
+        "give data.window_hu null and data.zscore true, or data.modality CT to leave such images out",
+    ),
+    "W_NO_SPACING": Code(
+        "Pictures do not say how large their pixels are, and the recipe asks for a spacing: a pixel counts as 1 mm",
+        "give data.spacing_mm null; or ingest the DICOM files of the pictures, which may say it",
+    ),
     "W_INIT_CHANNELS": Code(
         "The weights have learnt other channels than the recipe names; each of them takes the place of one",
         "compare with a training from scratch; weights of a pre-training on one unnamed channel have seen any channel",
@@ -251,7 +263,25 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The exported model marks nothing in any image of the proof; masks were compared on noise only",
         "look at the model with medssl evaluate; compare more images with --cases",
     ),
+    "W_BEYOND_TRAINING": Code(
+        "Spacing, field of view, values or modality of the scan are outside of what the model was trained on",
+        "compare the numbers in the report with the model's card: medssl models show; look at the answer with care",
+    ),
+    "W_UNLIKE_TRAINING": Code(
+        "To the model's encoder the scan looks unlike the training images: another body part, device or disease may be "
+        "why",
+        "look at the scan and at the answer before it is used; the report says how far it is and what the limit is",
+    ),
     "E_NO_MODEL": Code("No installed model of that name", "medssl models ls lists those that are installed"),
+    "E_MODEL_EXISTS": Code(
+        "Another model of the name is installed",
+        "medssl models unpack --help says how to replace it",
+    ),
+    "E_PACK_INVALID": Code("The file is not a pack of models", "make one with: medssl models pack OUT --all"),
+    "E_PACK_CORRUPT": Code(
+        "A member of the pack does not match its recorded SHA-256",
+        "copy the pack again from where it came, or make it again: medssl models pack",
+    ),
     "E_MODEL_INVALID": Code("The ONNX file is not a medssl model", "write one with: medssl export RUN model.onnx"),
     "E_RUNTIME": Code(
         "ONNX Runtime failed while it computed, or the model's output is wrong or not finite",

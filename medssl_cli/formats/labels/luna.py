@@ -1,7 +1,8 @@
 """Nodules as points in the patient: `annotations.csv` and `candidates.csv` of LUNA16 (https://luna16.grand-challenge.org).
 
 Columns `seriesuid, coordX, coordY, coordZ` in LPS+ millimetres, and `diameter_mm` or `class` (1 nodule, 0 none), in any
-order. The points of one series are taken together or not at all: a missing one would teach that there is no nodule.
+order. The points of one series are taken together or not at all: a missing one would teach that there is no nodule. A
+row without coordinates says that somebody looked at the series; a negative diameter, that nobody measured it.
 """
 
 from collections import defaultdict
@@ -44,7 +45,7 @@ class Spheres:
     Args:
         spheres: As (x, y, z, diameter_mm) in RAS+ millimetres.
         names: Names of all spheres.
-        rows: Where each stands in its file; () if nothing says.
+        rows: Where each of them stands in its file; () if nothing says.
     """
 
     spheres: tuple[tuple[float, float, float, float], ...]
@@ -97,7 +98,7 @@ def read_luna(source: Source) -> Reading:
         raise InputError("E_LABEL_FORMAT", "not a table of points in the patient")
     column = {plain(name): index for index, name in enumerate(table.header)}
     refused = list(table.refused)
-    by_series: dict[str, list[tuple[int, _Point | RefusedRow]]] = defaultdict(list)
+    by_series: dict[str, list[tuple[int, _Point | RefusedRow | None]]] = defaultdict(list)
     for row in table.rows:
         series = stem_of(row.fields[column["seriesuid"]])
         if is_unknown(series):
@@ -110,30 +111,37 @@ def read_luna(source: Source) -> Reading:
     labels = []
     for series, points in by_series.items():
         lines = tuple(line for line, _ in points)
-        good = [point for _, point in points if not isinstance(point, RefusedRow)]
+        good = [(line, point) for line, point in points if isinstance(point, tuple)]
         bad = [point for _, point in points if isinstance(point, RefusedRow)]
         if len(points) > MAX_MARKS:
             bad = [RefusedRow(lines[0], "E_TOO_BIG", f"{len(points)} points in one series, more than {MAX_MARKS}")]
         if bad:
             refused += refusals(bad[0], lines)
         else:
-            spheres = Spheres(tuple(sphere for sphere, _ in good), tuple(name for _, name in good), lines)
+            spheres = Spheres(
+                tuple(sphere for _, (sphere, _) in good),
+                tuple(name for _, (_, name) in good),
+                tuple(line for line, _ in good),
+            )
             labels.append(BoxLabel(Reference(series_uid=series), spheres, rows=lines))
     num_others = len(table.header) - sum(name in column for name in (*COLUMNS, "diametermm", "class"))
     notes = (("W_LABEL_NOT_TAKEN", f"{num_others} of {len(table.header)} columns"),) if num_others else ()
     return Reading(tuple(labels), tuple(refused), notes)
 
 
-def _point(row: Row, table: Table, column: Mapping[str, int]) -> _Point:
-    """A row as a sphere in RAS+ millimetres and its name.
+def _point(row: Row, table: Table, column: Mapping[str, int]) -> _Point | None:
+    """A row as a sphere in RAS+ millimetres and its name; None of one that names no place.
 
     Raises:
         InputError: `E_LABEL_FORMAT`.
     """
-    x, y, z = (number_in(row.fields[column[name]], table, limit=MAX_COORDINATE_MM) for name in COLUMNS[1:])
+    places = [row.fields[column[name]] for name in COLUMNS[1:]]
+    if not any(place.strip() for place in places):
+        return None
+    x, y, z = (number_in(place, table, limit=MAX_COORDINATE_MM) for place in places)
     size = row.fields[column["diametermm"]] if "diametermm" in column else ""
     diameter = 0.0 if is_unknown(size) else number_in(size, table, limit=MAX_DIAMETER_MM)
     kind = row.fields[column["class"]] if "class" in column else "1"
-    if diameter < 0 or kind not in ("0", "1"):
-        raise InputError("E_LABEL_FORMAT", "a point of negative diameter, or of a class but 0 and 1")
-    return (-x, -y, z, diameter), NODULE if kind == "1" else NO_NODULE
+    if kind not in ("0", "1"):
+        raise InputError("E_LABEL_FORMAT", "a point of a class but 0 and 1")
+    return (-x, -y, z, max(diameter, 0.0)), NODULE if kind == "1" else NO_NODULE

@@ -12,13 +12,15 @@ from medssl_cli.base.talk import Talk
 from medssl_cli.cache.findings import PRESENT_FROM, finding_names
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.plan.common import PlanBudget, head_values, sketch_of, training_values
+from medssl_cli.nn.build import build_backbone
+from medssl_cli.plan.common import PlanBudget, batch_of, head_values, sketch_of, training_values
 from medssl_cli.plan.draft import Draft, Pins, PlannedValue
 from medssl_cli.plan.fingerprint import ClassAmount, Fingerprint, amount, look_at
+from medssl_cli.plan.geometry import rounded_to
 from medssl_cli.plan.intensity import rule_values
 from medssl_cli.plan.planner import TaskPlanner
 from medssl_cli.plan.whole import steps_of_epochs, whole_augmentation
-from medssl_cli.recipe import AUTO
+from medssl_cli.recipe import AUTO, Named
 from medssl_cli.tasks.classification.targets import ClassificationSupervision
 
 NETWORKS: Final = {
@@ -100,8 +102,9 @@ def _draft(
     scale: float,
 ) -> Draft:
     slices = 1 if fingerprint.is_flat else int(min(MOST_SLICES, max(2, np.median(fingerprint.shapes[:, 2]))))
-    batch = pins.get("data.batch_size", max(2, int(scale * (BATCH if slices == 1 else STACK_BATCH))))
-    crop = pins.get("data.crop_size", [side, side, slices])
+    most = BATCH if slices == 1 else STACK_BATCH
+    batch = batch_of(pins, scale * most, least=2, most=most)
+    crop = pins.get("data.crop_size") or list(rounded_to((side, side, slices), _multiple(pins, fingerprint)))
     seen = "all of an image" if slices == 1 else f"all of a volume, at most {MOST_SLICES} of its slices"
     values = {
         **head_values(pins.get("name", "planned")),
@@ -116,12 +119,20 @@ def _draft(
         ),
         "data.batch_size": PlannedValue(batch, "images in a step; fewer make batch norms noisy"),
         "data.num_workers": PlannedValue(4 if budget.device == "cuda" else 0, "processes that read images"),
-        **whole_augmentation(fingerprint, rotate_degrees=10, scale_range=(0.9, 1.15)),
+        **whole_augmentation(pins, fingerprint, rotate_degrees=10, scale_range=(0.9, 1.15)),
         **training_values(budget, learning_rate=1e-3, weight_decay=0.05),
     }
     cost = float(crop[0] * crop[1] * crop[2] * depth * width**2 * batch)
     most_steps = steps_of_epochs(fingerprint.num_images, batch, EPOCHS)
     return Draft(Draft(values).pinned(pins).values, cost, most_steps)
+
+
+def _multiple(pins: Pins, fingerprint: Fingerprint) -> tuple[int, ...]:
+    """What a network that is given takes multiples of; planned ones take any size."""
+    if not pins.is_whole("backbone"):
+        return ()
+    network = Named.model_validate(pins.get("backbone"))
+    return build_backbone(network, in_channels=len(fingerprint.channels)).crop_multiple
 
 
 def _task_values(pins: Pins, fingerprint: Fingerprint) -> dict[str, PlannedValue]:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from medssl_cli.heads import BoxesHead
 from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.imaging.placement import ChannelImages, move_boxes
-from medssl_cli.imaging.preprocessing import channel_images, network_input
+from medssl_cli.imaging.preprocessing import NetworkInput, channel_images, network_input
 from medssl_cli.imaging.probabilities import sigmoid
 from medssl_cli.imaging.segment import Progress
-from medssl_cli.imaging.tiling import padded_to, tile_starts
+from medssl_cli.imaging.tiling import centre_tile, padded_to, tile_starts
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.imaging.whole import whole_input
 from medssl_cli.metrics.marks import overlaps
@@ -147,6 +147,7 @@ def answer(
     preprocessing: Preprocessing,
     head: BoxesHead,
     progress: Progress | None = None,
+    on_centre: Callable[[Array], None] | None = None,
 ) -> FoundBoxes:
     """The boxes of a whole picture or volume, in its own voxel edges: voxel 0 of the image as it came covers 0 to 1.
 
@@ -159,9 +160,13 @@ def answer(
         preprocessing: What the network sees of them.
         head: How its answers are read.
         progress: Called after every tile of a volume.
+        on_centre: Told before the first tile of a volume which one is the nearest to the middle, `[C, X, Y, Z]`.
     """
     if head.tile_size is not None:
-        return _boxes_of_volume(predict, images, preprocessing, head, head.tile_size, progress)
+        volume = network_input(channel_images(images), preprocessing)
+        if on_centre is not None:
+            on_centre(centre_tile(volume.voxels, head.tile_size, head.overlap))
+        return _boxes_of_volume(predict, volume, head, head.tile_size, progress)
     seen = whole_input(images, preprocessing)
     x, y = seen.arrays[0].shape[2:]
     found = _decoded(predict(*seen.arrays)[0], Grid.of((x, y), head.strides), (x, y), head)
@@ -175,8 +180,7 @@ def _decoded(logits: Array, grid: Grid, size: Sequence[int], head: BoxesHead) ->
 
 def _boxes_of_volume(
     predict: Callable[..., Array],
-    images: Volume | ChannelImages,
-    preprocessing: Preprocessing,
+    seen: NetworkInput,
     head: BoxesHead,
     tile: Shape,
     progress: Progress | None,
@@ -187,7 +191,6 @@ def _boxes_of_volume(
     there; where both have found a box, the better one stays. How much boxes overlap is the same in voxels and in
     millimetres, as the grid's axes are at right angles.
     """
-    seen = network_input(channel_images(images), preprocessing)
     voxels, offset = padded_to(seen.voxels, tile)
     starts = tile_starts(voxels.shape[1:], tile, head.overlap)
     grid, inner = Grid.of(tile, head.strides), _inner(starts, tile)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.data.boxes import IGNORED, boxes_of, diameters_of
 from medssl_cli.heads import BoxesHead
+from medssl_cli.metrics.marks import Marks, marks_of
 
 Array = NDArray[np.float64]
 
@@ -51,6 +52,18 @@ class ImageBoxes:
         """Some of them."""
         diameters = None if self.diameters_mm is None else self.diameters_mm[which]
         return ImageBoxes(self.corners[which], self.classes[which], self.scores[which], diameters)
+
+
+def class_marks(found: Sequence[ImageBoxes], truth: Sequence[ImageBoxes], place: int, *, min_overlap: float) -> Marks:
+    """Marks of one class on all images."""
+    own, there = [boxes.of(place) for boxes in found], [boxes.of(place) for boxes in truth]
+    return marks_of(
+        [boxes.corners for boxes in own],
+        [boxes.scores for boxes in own],
+        [boxes.corners for boxes in there],
+        min_overlap=min_overlap,
+        ignored=[boxes.ignored.corners for boxes in truth],
+    )
 
 
 def truth_of(records: Sequence[ItemRecord], label_set: str, head: BoxesHead) -> list[ImageBoxes]:

@@ -13,7 +13,7 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.boxes import class_of
 from medssl_cli.imaging.geometry import spacing_mm
-from medssl_cli.plan.common import PlanBudget, head_values, sketch_of, training_values
+from medssl_cli.plan.common import PlanBudget, batch_of, head_values, sketch_of, training_values
 from medssl_cli.plan.draft import Draft, Pins, PlannedValue
 from medssl_cli.plan.fingerprint import ClassAmount, Fingerprint, amount, look_at
 from medssl_cli.plan.geometry import Array
@@ -101,7 +101,7 @@ def _draft(
     scale: float,
 ) -> Draft:
     depth, width, pyramid = network
-    batch = pins.get("data.batch_size", max(2, int(scale * BATCH[budget.device])))
+    batch = batch_of(pins, scale * BATCH[budget.device], least=2, most=BATCH[budget.device])
     about = f"{100 - SMALL} % of the boxes are wider than {small:.2g} of the image, {small * side:.0f} pixels here"
     values = {
         **head_values(pins.get("name", "planned")),
@@ -115,7 +115,7 @@ def _draft(
         "data.crop_size": PlannedValue([side, side, 1], f"{about}; twice as many take 4 times the time"),
         "data.batch_size": PlannedValue(batch, "images in a step; fewer make batch norms noisy"),
         "data.num_workers": PlannedValue(4 if budget.device == "cuda" else 0, "processes that read images"),
-        **whole_augmentation(fingerprint, rotate_degrees=5, scale_range=(0.8, 1.25)),
+        **whole_augmentation(pins, fingerprint, rotate_degrees=5, scale_range=(0.8, 1.25)),
         **training_values(budget, learning_rate=3e-4, weight_decay=0.05),
     }
     most_steps = steps_of_epochs(fingerprint.num_images, batch, EPOCHS)

@@ -6,7 +6,7 @@ Shapes: N images, M boxes of an image, D axes of space.
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ from medssl_cli.base.plain_json import without_nan
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.data.boxes import IGNORED
 from medssl_cli.data.selection import images_of_examples, of_examples, with_annotations
 from medssl_cli.heads import BoxesHead, OperatingPoint
 from medssl_cli.imaging.volume import Volume
@@ -36,18 +35,17 @@ from medssl_cli.metrics.marks import (
     sensitivity_at,
     threshold_at,
 )
-from medssl_cli.metrics.paired import PairedFigure, exchange_test, mean_of_figures
-from medssl_cli.metrics.statistics import Estimate, Figure, bootstrap_figure, estimate_of, shown
+from medssl_cli.metrics.statistics import Estimate, bootstrap_figure, estimate_of, shown
 from medssl_cli.report.gallery import Shown
 from medssl_cli.report.viewer import Scene
 from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject, answers_of
 from medssl_cli.tasks.detection import FIGURE
-from medssl_cli.tasks.detection.image_boxes import ImageBoxes, truth_of
+from medssl_cli.tasks.detection.image_boxes import ImageBoxes, class_marks, truth_of
 from medssl_cli.tasks.detection.page import detection_page, detection_picture, detection_scene
-from medssl_cli.tasks.detection.volume_scores import METRIC, froc_scores, hits
+from medssl_cli.tasks.detection.paired import paired_figures as paired_figures
+from medssl_cli.tasks.detection.volume_scores import METRIC, froc_scores, hits, rows_of
 
 SCHEMA: Final = "medssl.detection/1"
-ALL_CLASSES: Final = "mean of classes"
 BOOTSTRAP_SEED: Final = 0
 MOST_FALSE: Final = 1.0
 """False boxes per image that an operating point allows."""
@@ -90,18 +88,6 @@ def operating_point(marks: Marks, *, min_score: float, num_patients: int) -> Ope
     )
 
 
-def class_marks(found: Sequence[ImageBoxes], truth: Sequence[ImageBoxes], place: int, *, min_overlap: float) -> Marks:
-    """Marks of one class on all images."""
-    own, there = [boxes.of(place) for boxes in found], [boxes.of(place) for boxes in truth]
-    return marks_of(
-        [boxes.corners for boxes in own],
-        [boxes.scores for boxes in own],
-        [boxes.corners for boxes in there],
-        min_overlap=min_overlap,
-        ignored=[boxes.ignored.corners for boxes in truth],
-    )
-
-
 def mean_average_precision(
     found: Sequence[ImageBoxes], truth: Sequence[ImageBoxes], num_classes: int, *, min_overlap: float
 ) -> float:
@@ -134,6 +120,7 @@ def evaluate_boxes(
     """
     patients = [record.patient_key for record in records]
     is_flat = found[0].corners.shape[1] == 4
+    points = {} if is_flat else {name: hits(found, truth, records, place) for place, name in enumerate(classes)}
     each = [class_marks(found, truth, place, min_overlap=min_overlap) for place in range(len(classes))]
     document = {
         "schema": SCHEMA,
@@ -145,7 +132,7 @@ def evaluate_boxes(
         "classes": {
             name: _scores(marks, patients)
             | {"constant_predictor": _constant(truth, records, place, min_overlap)}
-            | ({} if is_flat else {"froc": froc_scores(hits(found, truth, records, place), patients)})
+            | ({} if is_flat else {"froc": froc_scores(points[name], patients)})
             for place, (name, marks) in enumerate(zip(classes, each, strict=True))
         },
         "cases": [
@@ -156,8 +143,9 @@ def evaluate_boxes(
                 "found": _rows(own, classes),
                 "there": _rows(there.that_count, classes),
                 **({"ignored": there.ignored.corners.tolist()} if len(there.ignored.scores) else {}),
+                **({} if is_flat else {"points": {name: rows_of(marks, number) for name, marks in points.items()}}),
             }
-            for record, own, there in zip(records, found, truth, strict=True)
+            for number, (record, own, there) in enumerate(zip(records, found, truth, strict=True))
         ],
     }
     cleaned: dict[str, Any] = without_nan(document)
@@ -307,60 +295,6 @@ class DetectionSubject(Subject):
     def stage(self, image: Volume, prediction: Any, reference: Any) -> Scene:
         """See `Subject.stage`."""
         return detection_scene(image, prediction, reference)
-
-
-def paired_figures(documents: Sequence[Mapping[str, Any]]) -> list[PairedFigure]:
-    """Average precision of several models: of each class of which there is a box, and of the mean of these.
-
-    Args:
-        documents: Evaluations of the same items in the same order.
-
-    Raises:
-        NothingUsableError: `E_TOO_FEW_PATIENTS`, there is no box.
-    """
-    patients = [case["patient"] for case in documents[0]["cases"]]
-    names = [name for name in documents[0]["classes"] if all(name in each["classes"] for each in documents)]
-    there = _boxes_of_cases([documents[0]], "there", names)
-    present = [place for place in range(len(names)) if any(len(boxes.of(place).scores) for boxes in there)]
-    if not present:
-        raise NothingUsableError("E_TOO_FEW_PATIENTS", "there is no box on the images that the models have in common")
-    min_overlap = documents[0]["match_overlap"]
-
-    def figure_of(models: Sequence[int], places: Sequence[int]) -> Figure:
-        found = _boxes_of_cases([documents[model] for model in models], "found", names)
-        every = [class_marks(found, there * len(models), place, min_overlap=min_overlap) for place in places]
-
-        def figure(weights: Array) -> Array:
-            mean: Array = np.mean([average_precision(marks, weights) for marks in every], axis=0)
-            return mean
-
-        return figure
-
-    def compared(structure: str, places: Sequence[int]) -> PairedFigure:
-        def p_value(first: Sequence[int], second: Sequence[int]) -> float:
-            pairs = [figure_of(pair, places) for pair in zip(first, second, strict=True)]
-            return exchange_test(mean_of_figures(pairs), patients, rng=np.random.default_rng(BOOTSTRAP_SEED))
-
-        figures = [figure_of((model,), places) for model in range(len(documents))]
-        return PairedFigure("AP", structure, structure == ALL_CLASSES, patients, figures, p_value)
-
-    return [compared(ALL_CLASSES, present), *(compared(names[place], [place]) for place in present)]
-
-
-def _boxes_of_cases(documents: Sequence[Mapping[str, Any]], key: str, names: Sequence[str]) -> list[ImageBoxes]:
-    """Boxes of the images of documents, one after another; those of classes without a name here are left out."""
-    cases = [case for document in documents for case in document["cases"]]
-    every = [box["corners"] for case in cases for kind in ("found", "there") for box in case[kind]]
-    width = len(every[0]) if every else 4
-    found = []
-    for case in cases:
-        own = [box for box in case[key] if box["class"] in names]
-        ignored = case.get("ignored", []) if key == "there" else []
-        corners = np.array([*(box["corners"] for box in own), *ignored], dtype=np.float64).reshape(-1, width)
-        classes = np.array([*(names.index(box["class"]) for box in own), *(IGNORED for _ in ignored)], dtype=np.int64)
-        scores = np.array([*(box["score"] for box in own), *(1.0 for _ in ignored)], dtype=np.float64)
-        found.append(ImageBoxes(corners, classes, scores))
-    return found
 
 
 def usable(cache: Cache, bundle: Contract, *, label_set: str, talk: Talk) -> list[ItemRecord]:

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from medssl_cli.imaging.geometry import Shape
-from medssl_cli.plan.common import PlanBudget, head_values, training_values
+from medssl_cli.plan.common import PlanBudget, batch_of, fixed_sizes, head_values, training_values
 from medssl_cli.plan.draft import Draft, Pins, PlannedValue
 from medssl_cli.plan.fingerprint import Fingerprint
 from medssl_cli.plan.geometry import Spacing, crop_within, levels_of, multiple_of, rounded_to, target_spacing
@@ -44,15 +44,19 @@ def volume_drafts(
     small_mm = float(np.percentile(sides, SMALL))
     spacing = _spacing(pins, fingerprint, small_mm)
     whole = np.median(fingerprint.shapes * fingerprint.spacings, axis=0) / np.array(spacing)
-    box = crop_within(
-        whole.tolist(), spacing, int(min(CROP_VOXELS[budget.device], scale * STEP_VOXELS[budget.device] / 2))
-    )
+    step_voxels = scale * STEP_VOXELS[budget.device]
+    at_once = max(BATCHES[0], pins.get("data.batch_size", 1))
+    box = crop_within(whole.tolist(), spacing, int(min(CROP_VOXELS[budget.device], step_voxels / at_once)))
+    fixed = fixed_sizes(pins)
+    if pins.has("data.crop_size"):
+        box = np.array(pins.get("data.crop_size"), dtype=np.float64)
     finest_map = 2 ** int(max(1, min(3, math.log2(max(2.0, small_mm / min(spacing))))))
-    levels = levels_of(box.tolist(), spacing, first_stride=1)[: int(math.log2(finest_map)) + NUM_MAPS]
+    levels = levels_of(box.tolist(), spacing, first_stride=1, given=fixed)[: int(math.log2(finest_map)) + NUM_MAPS]
     levels = levels[: LEVELS[1]]
     crop: Shape = rounded_to(box, multiple_of(levels))
     crop = tuple(pins.get("data.crop_size", crop))
-    batch = int(min(max(scale * STEP_VOXELS[budget.device] // math.prod(crop), BATCHES[0]), BATCHES[1]))
+    least = 1 if pins.has("data.crop_size") else BATCHES[0]
+    batch = batch_of(pins, step_voxels // math.prod(crop), least=least, most=BATCHES[1])
     extent = " x ".join(f"{length * step:.0f}" for length, step in zip(crop, spacing, strict=True))
     drafts = []
     for width, pyramid in WIDTHS[budget.device]:
@@ -80,7 +84,7 @@ def volume_drafts(
             "data.crop_size": PlannedValue(list(crop), f"{extent} mm; larger sees more and takes longer"),
             "data.batch_size": PlannedValue(batch, "crops in a step; twice as many take twice the time and memory"),
             "data.num_workers": PlannedValue(4 if budget.device == "cuda" else 0, "processes that read crops"),
-            **whole_augmentation(fingerprint, rotate_degrees=0, scale_range=(0.7, 1.4)),
+            **whole_augmentation(pins, fingerprint, rotate_degrees=0, scale_range=(0.7, 1.4)),
             **training_values(budget, learning_rate=1e-3, weight_decay=0.02),
             "foreground_prob": PlannedValue(0.5, "of the crops show a box"),
             "max_validation_patients": PlannedValue(16, "more of them choose better and take longer"),

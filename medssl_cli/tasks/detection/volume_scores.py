@@ -3,7 +3,7 @@
 Shapes: N volumes, M boxes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.imaging.spots import Spots
 from medssl_cli.metrics.froc import competition_metric, froc, marks_at
-from medssl_cli.metrics.marks import CURVE_RATES, FALSE_PER_IMAGE, Marks
+from medssl_cli.metrics.marks import CURVE_RATES, FALSE_PER_IMAGE, Marks, sorted_marks
 from medssl_cli.metrics.statistics import bootstrap_figure
 from medssl_cli.tasks.detection.image_boxes import ImageBoxes
 
@@ -32,6 +32,27 @@ def hits(found: Sequence[ImageBoxes], truth: Sequence[ImageBoxes], records: Sequ
         [spots_of(there.of(place), record) for there, record in zip(truth, records, strict=True)],
         [spots_of(there.ignored, record) for there, record in zip(truth, records, strict=True)],
     )
+
+
+def rows_of(marks: Marks, image: int) -> dict[str, Any]:
+    """What the metric of LUNA16 takes of one volume, for a document; see `marks_of_rows`."""
+    own = marks.images == image
+    return {
+        "true": marks.scores[own & marks.is_true].tolist(),
+        "false": marks.scores[own & ~marks.is_true].tolist(),
+        "num_there": int(marks.num_boxes[image]),
+    }
+
+
+def marks_of_rows(rows: Sequence[Mapping[str, Any]]) -> Marks:
+    """Marks of volumes from their documents.
+
+    Args:
+        rows: As `rows_of` returns them.
+    """
+    scores = [np.array([*row["true"], *row["false"]], dtype=np.float64) for row in rows]
+    is_true = [np.arange(len(own)) < len(row["true"]) for own, row in zip(scores, rows, strict=True)]
+    return sorted_marks(scores, is_true, [row["num_there"] for row in rows])
 
 
 def centres_mm(boxes: ImageBoxes, record: ItemRecord) -> NDArray[np.float64]:

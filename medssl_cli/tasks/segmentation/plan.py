@@ -5,8 +5,8 @@ Shapes: N images, X Y Z space.
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,42 +17,33 @@ from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import class_voxels, everything_in
-from medssl_cli.imaging.geometry import Shape, spacing_mm
+from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.nn.axes import shortest
 from medssl_cli.nn.build import build_backbone
-from medssl_cli.plan.common import PlanBudget, head_values, sketch_of, training_values
-from medssl_cli.plan.draft import Draft, Pins, PlannedValue
+from medssl_cli.plan.common import PlanBudget, batch_of, head_values, sketch_of, training_values
+from medssl_cli.plan.draft import GIVEN, Draft, Pins, PlannedValue
 from medssl_cli.plan.fingerprint import ClassAmount, Fingerprint, amount, look_at
-from medssl_cli.plan.geometry import (
-    LevelShape,
-    SpacingChoice,
-    coarsened,
-    crop_and_levels,
-    crop_within,
-    levels_of,
-    rounded_to,
-    target_spacing,
-)
+from medssl_cli.plan.geometry import LevelShape, SpacingChoice, coarsened, target_spacing
 from medssl_cli.plan.intensity import rule_values
 from medssl_cli.plan.planner import TaskPlanner
-from medssl_cli.plan.whole import is_lateral
+from medssl_cli.plan.whole import flip_values, is_lateral
 from medssl_cli.recipe import AUTO, Named
+from medssl_cli.tasks.segmentation.plan_network import (
+    FEW_SLICES,
+    NetworkPlan,
+    SeenGrid,
+    dims_of,
+    given_network,
+    planned_networks,
+)
 from medssl_cli.tasks.segmentation.scores import reference_of
 from medssl_cli.tasks.segmentation.targets import SegmentationSupervision
 
 STEP_VOXELS: Final = {"cpu": 400_000, "cuda": 4_200_000}
 """What the crops of a step hold together: more teaches more slowly, less is noise."""
 CROP_VOXELS: Final = {"cpu": 200_000, "cuda": 2_100_000}
-NETWORKS: Final = {
-    "cpu": ((0, 16), (0, 24), (0, 32), (8, 32), (16, 32), (24, 48), (32, 64)),
-    "cuda": ((16, 32), (32, 64)),
-}
-"""(channels at full resolution, 0 for no such level; channels at half of it), the cheapest first."""
-MOST_CHANNELS: Final = {"cpu": 256, "cuda": 320}
 BATCHES: Final = (2, 16)
-FEW_SLICES: Final = 5
-"""Fewer than so many slices give a network of volumes nothing."""
 WHOLE: Final = 0.85
 """Share of an image along each axis: a crop that shows so much shows all of it."""
 SMALL_SET: Final = 300
@@ -65,25 +56,13 @@ VALIDATION_PATIENTS: Final = 16
 
 
 @dataclass(frozen=True)
-class _Grid:
-    """What the network sees of the median image."""
-
-    choice: SpacingChoice
-    spacing: tuple[float, float, float]
-    extents: tuple[float, float, float]
-    is_cropped: bool
-    dims: int
-
-
-@dataclass(frozen=True)
 class _Setting:
     """What all drafts of a plan have in common."""
 
     pins: Pins
     fingerprint: Fingerprint
     budget: PlanBudget
-    grid: _Grid
-    crop_voxels: int
+    grid: SeenGrid
     step_voxels: int
 
 
@@ -128,92 +107,75 @@ class SegmentationPlanner(TaskPlanner):
     def drafts(self, pins: Pins, fingerprint: Fingerprint, budget: PlanBudget, *, scale: float) -> list[Draft]:
         """See `TaskPlanner.drafts`: wider networks, then networks that compute at full resolution."""
         step_voxels = scale * STEP_VOXELS[budget.device]
-        crop_voxels = int(min(CROP_VOXELS[budget.device], step_voxels / 2))
-        setting = _Setting(
-            pins, fingerprint, budget, _grid_of(pins, fingerprint, crop_voxels), crop_voxels, int(step_voxels)
+        batch = max(BATCHES[0], pins.get("data.batch_size", 1))
+        crop_voxels = int(min(CROP_VOXELS[budget.device], step_voxels / batch))
+        backbone = None
+        if pins.is_whole("backbone"):
+            network = Named.model_validate(pins.get("backbone"))
+            backbone = build_backbone(network, in_channels=len(fingerprint.channels))
+        grid = _grid_of(pins, fingerprint, crop_voxels, dims=None if backbone is None else backbone.spatial_dims)
+        setting = _Setting(pins, fingerprint, budget, grid, int(step_voxels))
+        if backbone is not None:
+            return [_around(setting, given_network(pins, grid, backbone, crop_voxels))]
+        networks = planned_networks(
+            pins,
+            grid,
+            device=budget.device,
+            crop_voxels=crop_voxels,
+            dims_reason=_dims_reason(pins, grid, fingerprint),
         )
-        if pins.has("backbone"):
-            return [_around_given_network(setting)]
-        return [_with_network(setting, finest, width) for finest, width in NETWORKS[budget.device]]
+        return [_around(setting, network) for network in networks]
 
 
-def _around_given_network(setting: _Setting) -> Draft:
-    """A draft around a network that a recipe gives."""
-    network = Named.model_validate(setting.pins.get("backbone"))
-    backbone = build_backbone(network, in_channels=len(setting.fingerprint.channels))
-    grid = setting.grid
-    crop = rounded_to(crop_within(grid.extents, grid.spacing, setting.crop_voxels), backbone.crop_multiple)
-    return _around_crop(setting, crop, {}, [], learning_rate=1e-3)
-
-
-def _with_network(setting: _Setting, finest: int, width: int) -> Draft:
-    """A draft with a network of its own; see `NETWORKS`."""
-    grid, first_stride = setting.grid, 1 if finest else 2
-    crop, levels = crop_and_levels(
-        grid.extents, grid.spacing, max_voxels=setting.crop_voxels, first_stride=first_stride, dims=grid.dims
-    )
-    if setting.pins.has("data.crop_size"):
-        crop = tuple(setting.pins.get("data.crop_size"))
-        levels = levels_of(crop[: grid.dims], grid.spacing[: grid.dims], first_stride=first_stride)
-    widths = [finest] * (finest > 0) + [width * 2**number for number in range(len(levels))]
-    channels = [min(each, MOST_CHANNELS[setting.budget.device]) for each in widths[: len(levels)]]
-    wide = f"{finest} at full resolution sharpen borders" if finest else "none at full resolution: half of the time"
-    values = {
-        "backbone.name": PlannedValue("unet", "residual convolutions; plainconv and resenc are nnU-Net's own"),
-        "backbone.spatial_dims": PlannedValue(grid.dims, _dims_reason(grid, setting.fingerprint)),
-        "backbone.channels": PlannedValue(channels, f"{wide}; twice as many take 3 times the time"),
-        "backbone.strides": PlannedValue(
-            [shortest(level.stride) for level in levels], "of each level; axes with short cells are halved more often"
-        ),
-        "backbone.kernel_sizes": PlannedValue(
-            [shortest(level.kernel) for level in levels], "1 along an axis whose cells are twice as long as others"
-        ),
-        "backbone.num_res_units": PlannedValue(2, "convolutions of a level"),
-        "backbone.activation": PlannedValue("leakyrelu", "as nnU-Net has it"),
-    }
-    draft = _around_crop(setting, crop, values, levels, learning_rate=2e-3 if width <= 16 else 1.5e-3)
-    return Draft(draft.values, cost=_cost(crop, levels, channels))
-
-
-def _around_crop(
-    setting: _Setting,
-    crop: Shape,
-    network: dict[str, PlannedValue],
-    levels: Sequence[LevelShape],
-    *,
-    learning_rate: float,
-) -> Draft:
-    """Everything around a network and its crop."""
+def _around(setting: _Setting, network: NetworkPlan) -> Draft:
+    """A draft: everything around a network and its crop."""
     pins, fingerprint, grid, budget = setting.pins, setting.fingerprint, setting.grid, setting.budget
-    crop = tuple(pins.get("data.crop_size", crop))
-    batch = int(min(max(setting.step_voxels // math.prod(crop), BATCHES[0]), BATCHES[1]))
+    crop = network.crop
+    least = 1 if pins.has("data.crop_size") else BATCHES[0]
+    batch = batch_of(pins, setting.step_voxels // math.prod(crop), least=least, most=BATCHES[1])
     shows_all = all(WHOLE * extent <= length for extent, length in zip(grid.extents, crop, strict=True))
     lateral = sorted(each.name for each in fingerprint.classes if is_lateral(each.name))
+    flips = flip_values(pins, lateral)
     values = {
         **head_values(pins.get("name", "planned")),
-        **network,
+        **network.values,
         **_task_values(pins, fingerprint),
-        **_decoder_values(pins, levels, budget),
+        **_decoder_values(pins, network.levels, budget),
         **_grid_values(fingerprint, grid),
         **rule_values(pins, fingerprint),
         "data.crop_size": PlannedValue(list(crop), _crop_reason(grid, crop)),
         "data.batch_size": PlannedValue(batch, "crops in a step; twice as many take twice the time and memory"),
         "data.num_workers": PlannedValue(4 if budget.device == "cuda" else 0, "processes that read crops"),
-        **_augmentation_values(fingerprint, grid, lateral),
-        **training_values(budget, learning_rate=learning_rate, weight_decay=0.02),
+        **flips,
+        **_augmentation_values(fingerprint, grid),
+        **training_values(budget, learning_rate=network.learning_rate, weight_decay=0.02),
         "foreground_prob": _foreground(fingerprint, grid, shows_all=shows_all),
         "max_validation_patients": PlannedValue(VALIDATION_PATIENTS, "more of them choose better and take longer"),
         "inference.overlap": PlannedValue(0.5, "of neighbouring tiles; 0.25 is twice as fast and a little worse"),
-        "inference.mirror_axes": PlannedValue([] if lateral else [0], "mean over mirror images: twice the time"),
+        "inference.mirror_axes": _mirrored(flips),
         "evaluation.nsd_tolerance_mm": PlannedValue(
             float(f"{max(1.0, min(grid.spacing)):.2g}"), "surfaces this near count as the same: about a voxel"
         ),
     }
-    return Draft(values).pinned(pins)
+    return Draft(Draft(values).pinned(pins).values, network.cost)
 
 
-def _grid_of(pins: Pins, fingerprint: Fingerprint, crop_voxels: int) -> _Grid:
-    """The grid of the images: as given, or planned."""
+def _mirrored(flips: Mapping[str, PlannedValue]) -> PlannedValue:
+    """Axes along which answers are averaged over mirror images: left and right, where training knows these."""
+    is_known = flips["augmentation.flip_prob"].value > 0 and 0 in flips["augmentation.flip_axes"].value
+    reason = "mean over mirror images: twice the time" if is_known else "training sees no mirror images"
+    return PlannedValue([0] if is_known else [], reason)
+
+
+def _grid_of(pins: Pins, fingerprint: Fingerprint, crop_voxels: int, *, dims: int | None) -> SeenGrid:
+    """The grid of the images: as given, or planned.
+
+    Args:
+        pins: What is given.
+        fingerprint: Fingerprint of the images.
+        crop_voxels: Largest number of voxels of a crop.
+        dims: Dimensions of a network that is given.
+    """
     share = fingerprint.content_share if _pays(fingerprint) else np.ones(3)
     median_mm = np.median(fingerprint.shapes * fingerprint.spacings, axis=0) * share
     if pins.has("data.spacing_mm"):
@@ -225,17 +187,28 @@ def _grid_of(pins: Pins, fingerprint: Fingerprint, crop_voxels: int) -> _Grid:
     else:
         choice = target_spacing(fingerprint.spacings, fingerprint.shapes)
         smallest = min((each.median for each in fingerprint.classes if each.num_images), default=0.0) * 1000
-        choice = coarsened(choice, median_mm, crop_voxels, smallest)
+        choice = _at_given_levels(pins, coarsened(choice, median_mm, crop_voxels, smallest))
     x, y, z = (median_mm / np.array(choice.spacing_mm)).tolist()
     is_cropped = bool(pins.get("data.foreground_crop", _pays(fingerprint)))
-    return _Grid(choice, choice.spacing_mm, (x, y, z), is_cropped, 2 if z < FEW_SLICES else 3)
+    is_stack = z < FEW_SLICES or pins.get("task.relation") is not None
+    return SeenGrid(choice, (x, y, z), is_cropped, dims or dims_of(pins, z), whole_stacks=is_stack)
+
+
+def _at_given_levels(pins: Pins, choice: SpacingChoice) -> SpacingChoice:
+    """The same with the distance of slices that a relation of theirs is given."""
+    relation = pins.get("task.relation")
+    given = relation.get("slice_spacing_mm") if isinstance(relation, Mapping) else None
+    if given is None:
+        return choice
+    x, y, _ = choice.spacing_mm
+    return replace(choice, spacing_mm=(x, y, float(given)))
 
 
 def _pays(fingerprint: Fingerprint) -> bool:
     return bool(fingerprint.content_share.prod() < PAYS_BELOW)
 
 
-def _grid_values(fingerprint: Fingerprint, grid: _Grid) -> dict[str, PlannedValue]:
+def _grid_values(fingerprint: Fingerprint, grid: SeenGrid) -> dict[str, PlannedValue]:
     share = fingerprint.content_share.prod()
     modality = fingerprint.modality
     about = f"median of {fingerprint.num_images} images"
@@ -299,16 +272,13 @@ def _decoder_values(pins: Pins, levels: Sequence[LevelShape], budget: PlanBudget
     return values
 
 
-def _augmentation_values(fingerprint: Fingerprint, grid: _Grid, lateral: Sequence[str]) -> dict[str, PlannedValue]:
+def _augmentation_values(fingerprint: Fingerprint, grid: SeenGrid) -> dict[str, PlannedValue]:
     is_small = fingerprint.num_images < SMALL_SET
     axes = [0, 1] if grid.choice.thick_axis == 2 or grid.dims == 2 else [0, 1, 2]
     if grid.choice.thick_axis in (0, 1):
         axes = [axis for axis in (0, 1, 2) if axis != grid.choice.thick_axis]
-    flips = f"{lateral[0]} is on one side: no mirror images" if lateral else "left and right; other axes do not occur"
     turns = "all axes" if len(axes) == 3 else "within thick slices, never across them"
     return {
-        "augmentation.flip_prob": PlannedValue(0.0 if lateral else 0.5, flips),
-        "augmentation.flip_axes": PlannedValue([] if lateral else [0], "0 is left and right"),
         "augmentation.affine_prob": PlannedValue(
             1.0 if is_small else 0.5,
             f"{fingerprint.num_images} images: {'few, so all' if is_small else 'half of the'} crops move",
@@ -323,7 +293,7 @@ def _augmentation_values(fingerprint: Fingerprint, grid: _Grid, lateral: Sequenc
     }
 
 
-def _foreground(fingerprint: Fingerprint, grid: _Grid, *, shows_all: bool) -> PlannedValue:
+def _foreground(fingerprint: Fingerprint, grid: SeenGrid, *, shows_all: bool) -> PlannedValue:
     if shows_all:
         return PlannedValue(0.0, "a crop shows the whole image, and with it every class")
     amounts = [each.median for each in fingerprint.classes if each.num_images]
@@ -333,14 +303,18 @@ def _foreground(fingerprint: Fingerprint, grid: _Grid, *, shows_all: bool) -> Pl
     return PlannedValue(share, "of the crops show a voxel of a class; all classes equally often")
 
 
-def _crop_reason(grid: _Grid, crop: tuple[int, int, int]) -> str:
+def _crop_reason(grid: SeenGrid, crop: tuple[int, int, int]) -> str:
     extent = " x ".join(f"{length * step:.0f}" for length, step in zip(crop, grid.spacing, strict=True))
     whole = " x ".join(f"{length:.0f}" for length in grid.extents)
     return f"{extent} mm; the median image has {whole} voxels; larger sees more and takes longer"
 
 
-def _dims_reason(grid: _Grid, fingerprint: Fingerprint) -> str:
+def _dims_reason(pins: Pins, grid: SeenGrid, fingerprint: Fingerprint) -> str:
+    if pins.has("backbone.spatial_dims"):
+        return GIVEN
     slices = np.median(fingerprint.shapes[:, 2])
+    if grid.dims == 2 and grid.extents[2] >= FEW_SLICES:
+        return f"{slices:.0f} slices in the median image, and what is given sees them one by one"
     why = "too few for volumes" if grid.dims == 2 else "volumes"
     return f"{slices:.0f} slices in the median image: {why}"
 
@@ -361,17 +335,6 @@ def _masks(
     answer = reference_of(cache, record, label_set, wanted, image)
     masks = [answer == place for place in wanted.names] if answer.ndim == 3 else list(answer == 1)
     return dict(zip(wanted.classes, masks, strict=True))
-
-
-def _cost(crop: Sequence[int], levels: Sequence[LevelShape], channels: Sequence[int]) -> float:
-    """Multiplications of a forward pass, roughly."""
-    total, voxels = 0.0, float(math.prod(crop))
-    before = 1
-    for level, width in zip(levels, channels, strict=True):
-        voxels /= math.prod(level.stride)
-        total += voxels * math.prod(level.kernel) * width * (before + 3 * width)
-        before = width
-    return total
 
 
 PLANNER: Final = SegmentationPlanner()

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -26,12 +26,10 @@ from medssl_cli.heads import LesionRule
 from medssl_cli.imaging.placement import brought_to
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.metrics.lesions import LesionScores, lesion_scores
-from medssl_cli.metrics.paired import PairedFigure, mean_figure
 from medssl_cli.metrics.statistics import (
     Estimate,
     bootstrap_figure,
     bootstrap_mean,
-    known,
     mean_of_known,
     ratio,
     shown,
@@ -45,8 +43,8 @@ from medssl_cli.tasks import Contract, ExportedModel, OnCase, Results, Subject
 from medssl_cli.tasks.segmentation import FIGURE
 from medssl_cli.tasks.segmentation.decode import Segment, structure
 from medssl_cli.tasks.segmentation.page import segmentation_page, segmentation_picture, segmentation_scene
+from medssl_cli.tasks.segmentation.paired import paired_figures as paired_figures
 
-ALL_STRUCTURES: Final = "mean of structures"
 METRICS: Final = ("dice", "hd95_mm", "nsd", "iou", "assd_mm", "volume_error_ml", "volume_error_percent")
 TABLE: Final = ("dice", "hd95_mm", "nsd")
 COLUMNS: Final = ("structure", "Dice", "HD95 mm", "NSD", "Dice of marking all")
@@ -338,36 +336,6 @@ class SegmentationSubject(Subject):
     def stage(self, image: Volume, prediction: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Scene:
         """See `Subject.stage`."""
         return segmentation_scene(image, prediction, reference)
-
-
-def paired_figures(documents: Sequence[Mapping[str, Any]]) -> list[PairedFigure]:
-    """Dice, NSD and HD95 of several models: of each structure, and of the mean of the structures of an image.
-
-    Args:
-        documents: Evaluations of the same items in the same order.
-    """
-    cases = documents[0]["cases"]
-    patients = [case["patient"] for case in cases]
-    structures = [name for name in documents[0]["structures"] if all(name in each["structures"] for each in documents)]
-    found = []
-    for key, title in (("dice", "Dice"), ("nsd", "NSD"), ("hd95_mm", "HD95 mm")):
-        values = np.array(
-            [
-                [[known(case["scores"][name][key]) for name in structures] for case in document["cases"]]
-                for document in documents
-            ],
-            dtype=np.float64,
-        )
-        has_all = ~np.isnan(values).any(axis=0)  # of each image, the structures that all models have a value of
-        means = ratio(
-            np.where(has_all, values, 0.0).sum(axis=2), np.broadcast_to(has_all.sum(axis=1), values.shape[:2])
-        )
-        columns = {ALL_STRUCTURES: means, **{name: values[:, :, place] for place, name in enumerate(structures)}}
-        found += [
-            mean_figure(title, name, column, patients, is_main=name == ALL_STRUCTURES, less_is_better=key == "hd95_mm")
-            for name, column in columns.items()
-        ]
-    return found
 
 
 def usable(cache: Cache, bundle: Contract, *, label_set: str, talk: Talk) -> list[ItemRecord]:
