@@ -143,7 +143,7 @@ class ClassDetails(Strict):
     Args:
         code: Code of its type; by default its name is looked up (docs/reference/class-codes.md).
         category: Code of its category, given with a code; an anatomical structure by default.
-        colour: Colour in objects, previews and pages, such as '#c05a2e'; one of seven by default.
+        colour: Colour in objects and previews, such as '#c05a2e'; one of seven by default.
     """
 
     code: ClassCode | None = None

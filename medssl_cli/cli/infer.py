@@ -27,6 +27,7 @@ def infer(
     preview: own.PreviewOption = True,
     page: own.PageOption = False,
     formats: own.FormatsOption = "seg",
+    probabilities: own.ProbabilitiesOption = False,
     series: own.SeriesOption = None,
     dry_run: own.DryRunOption = False,
     plan: own.PlanOption = False,
@@ -101,9 +102,9 @@ def infer(
         share = many.shares(threads, max_ram_gib, workers)
         how = inference.InferSettings(
             device, threads=share[0], max_ram_bytes=share[1], tile_timeout_s=tile_timeout, every_tile=every_tile,
-            overwrite=overwrite, outputs=own.outputs_of(formats), preview=draw_preview if preview else None,
-            has_page=page, progress=terminal.progress, policy=policy, workers=others, overlap=overlap, deliver=deliver,
-            say=tell, is_stopped=lambda: stop.is_set,
+            overwrite=overwrite, outputs=own.outputs_of(formats, probabilities=probabilities),
+            preview=draw_preview if preview else None, has_page=page, progress=terminal.progress, policy=policy,
+            workers=others, overlap=overlap, deliver=deliver, say=tell, is_stopped=lambda: stop.is_set,
         )  # fmt: skip
         if watch is not None:
             counts = run_watch(watch, model, settle_s=settle, how=how, out=out, only_series=series or ())

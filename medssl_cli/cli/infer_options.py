@@ -43,6 +43,9 @@ FormatsOption = Annotated[
         "seg-deflated, seg-labelmap, seg-labelmap-rle, seg-labelmap-deflated: smaller, and fewer viewers know them.",
     ),
 ]
+ProbabilitiesOption = Annotated[
+    bool, typer.Option("--probabilities", help="Also write the probability of every class at every voxel of a mask.")
+]
 DryRunOption = Annotated[bool, typer.Option(help="Say what would be done, write nothing.")]
 PlanOption = Annotated[bool, typer.Option("--plan", help="Say what memory each scan would take, write nothing.")]
 SeriesOption = Annotated[
@@ -82,8 +85,8 @@ StowOption = Annotated[
 CaOption = Annotated[Path | None, typer.Option("--ca-bundle", help="Certificates to trust, PEM.", rich_help_panel=MANY)]
 
 
-def outputs_of(formats: str) -> "tuple[Output, ...]":
-    """What `--formats` asks for: the files that are always written, and objects by their names.
+def outputs_of(formats: str, *, probabilities: bool = False) -> "tuple[Output, ...]":
+    """What `--formats` and `--probabilities` ask for: files that are always written, and others by their names.
 
     Raises:
         UsageError: `E_USAGE`.
@@ -100,7 +103,8 @@ def outputs_of(formats: str) -> "tuple[Output, ...]":
         raise UsageError(
             "E_USAGE", "--formats names several kinds of seg, and a scan gets one", hint="choose one of them"
         )
-    return ("nifti", *(word for word in objects if word in words), "preview")
+    more: tuple[Output, ...] = ("probabilities",) if probabilities else ()
+    return ("nifti", *(word for word in objects if word in words), "preview", *more)
 
 
 def objects_of(formats: str) -> "tuple[Output, ...]":

@@ -42,7 +42,7 @@ def class_codes(bundle: Bundle, classes: dict[int, str]) -> dict[str, StructureC
 
 
 def class_colours(bundle: Bundle, classes: dict[int, str]) -> dict[int, Colour]:
-    """Colour of every class in objects, previews and pages, by label value; the recipe's, else one of the palette."""
+    """Colour of every class in objects and previews, by label value; the recipe's, else one of the palette."""
     chosen = {
         value: details.rgb
         for value, name in classes.items()

@@ -159,7 +159,7 @@ def infer(
     is_own_report, report = report is None, report or opened_report(where)
     model = model or how.opened(model_path)
     _require_answers(model.bundle, where)
-    _require_storage(model.bundle, how.outputs)
+    _require_fitting(model.bundle, how.outputs)
     _require_place_for_page(how, where)
     policy = replace(how.policy, burned_in=how.policy.burned_in or ACCEPT_WRITING, predictions=False)
     names = model.bundle.preprocessing.channel_names
@@ -275,15 +275,20 @@ def _require_answers(bundle: Bundle, where: Where) -> None:
             )  # fmt: skip
 
 
-def _require_storage(bundle: Bundle, outputs: Sequence[Output]) -> None:
-    """Refuse a label map of classes that overlap.
+def _require_fitting(bundle: Bundle, outputs: Sequence[Output]) -> None:
+    """Refuse outputs that the model's answers have not.
 
     Raises:
-        UsageError: `E_USAGE`.
+        UsageError: `E_USAGE`, a label map of classes that overlap, or probabilities of voxels where there are none.
     """
-    storage = seg_storage(outputs)
-    if storage is not None and storage.is_label_map and answer_kind(bundle.head) == REGIONS:
+    storage, kind = seg_storage(outputs), answer_kind(bundle.head)
+    if storage is not None and storage.is_label_map and kind == REGIONS:
         raise UsageError(
             "E_USAGE", f"classes of {bundle.task} overlap, and a label map holds one class a voxel",
             hint="ask for seg, whose segments may overlap",
+        )  # fmt: skip
+    if "probabilities" in outputs and not isinstance(bundle.head, MasksHead):
+        raise UsageError(
+            "E_USAGE", f"{bundle.task} gives {kind}, not masks: no voxel has a probability",
+            hint="its JSON files say the probabilities there are",
         )  # fmt: skip

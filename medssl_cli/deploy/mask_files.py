@@ -42,6 +42,7 @@ Output = Literal[
     "sr",
     "preview",
     "json",
+    "probabilities",
 ]
 """Kinds of files; of DICOM SEG also how it is stored, where that is chosen."""
 Preview = Callable[[Volume, NDArray[np.uint8] | WholeAnswer, Mapping[int, str], Mapping[int, Colour]], bytes]
@@ -55,7 +56,11 @@ NOT_WRITTEN: Final = {
 }
 DICOM_SUFFIXES: Final[dict[Output, str]] = {"seg": ".dcm", "rtstruct": ".rtstruct.dcm", "sr": ".sr.dcm"}
 """Ends of the names of objects of a DICOM series; a report comes after the segmentation that it names."""
-_SUFFIXES: Final[dict[Output, str]] = {**DICOM_SUFFIXES, "preview": ".png"}
+_SUFFIXES: Final[dict[Output, str]] = {
+    **DICOM_SUFFIXES,
+    "preview": ".png",
+    "probabilities": ".probabilities.nii.gz",
+}
 _WHOLE_SUFFIXES: Final[dict[Output, str]] = {"json": ".json", "sr": DICOM_SUFFIXES["sr"], "preview": ".png"}
 
 
@@ -180,6 +185,8 @@ class MaskFiles:
         by_place = {place: rounded(each) for place, each in measured(answer, image.volume).items()}
         found = Made({}, [*image.warnings, *(() if by_place else ("W_EMPTY_SEGMENTATION",))])
         for target in targets:
+            if target.kind == "probabilities":
+                continue  # too large to be held: its own file is published for itself
             if target.kind == "nifti":
                 found.files[target.path] = self._nifti(target, image, answer)
                 continue

@@ -24,6 +24,7 @@ from medssl_cli.deploy.surprise import CentreEmbedding
 from medssl_cli.heads import BoxesHead, MasksHead
 from medssl_cli.imaging.constant_tiles import ConstantTiles
 from medssl_cli.imaging.geometry import Affine, Shape
+from medssl_cli.imaging.kept_probabilities import ProbabilityPlanes
 from medssl_cli.imaging.memory import parts_of, volume_memory
 from medssl_cli.imaging.placement import ChannelImages
 from medssl_cli.imaging.preprocessing import channel_images
@@ -167,6 +168,7 @@ class OnnxModel:
         images: Volume | ChannelImages,
         *,
         progress: Progress | None = None,
+        probabilities: ProbabilityPlanes | None = None,
         centre: CentreEmbedding | None = None,
     ) -> Any:
         """What the model says of an example: a mask, or what `decode.py` of the task with its head returns.
@@ -175,6 +177,7 @@ class OnnxModel:
             images: One per channel in the order of the bundle's, in one frame of reference; a single one needs no
                 sequence.
             progress: Called after every call of the network.
+            probabilities: Gets the probabilities of a model of masks, too.
             centre: Gets the embedding of the example, of a model that gives embeddings.
 
         Raises:
@@ -183,7 +186,7 @@ class OnnxModel:
         """
         head = self.bundle.head
         if isinstance(head, MasksHead):
-            return self.segment(images, progress=progress, centre=centre)
+            return self.segment(images, progress=progress, probabilities=probabilities, centre=centre)
         decode = load_part(task_of_head(head.kind), "decode")
         self._require_channels(channel_images(images))
         on_centre = None if centre is None else centre.heed
@@ -199,6 +202,7 @@ class OnnxModel:
         images: Volume | ChannelImages,
         *,
         progress: Progress | None = None,
+        probabilities: ProbabilityPlanes | None = None,
         centre: CentreEmbedding | None = None,
     ) -> NDArray[np.uint8]:
         """What a model of masks says of an example, on the grid of its first image; see `segment_volume`.
@@ -208,7 +212,7 @@ class OnnxModel:
         """
         head = self.bundle.head
         assert isinstance(head, MasksHead)
-        plan = self._require_channels(channel_images(images))
+        plan = self._require_channels(channel_images(images), has_probabilities=probabilities is not None)
         predict = (lambda tiles: self._outputs(tiles)[0]) if centre is None else centre.watched(self._outputs)
         answer = segment_volume(
             self._remembering(plan, predict),
@@ -220,6 +224,7 @@ class OnnxModel:
             activation=head.activation,
             num_outputs=self._num_outputs(head),
             progress=progress,
+            probabilities=probabilities,
             on_centre=None if centre is None else centre.heed,
         )
         if centre is not None:
@@ -238,12 +243,12 @@ class OnnxModel:
             return predict
         return self.constant_tiles.remembering(predict)
 
-    def _require_channels(self, images: ChannelImages) -> MemoryPlan:
+    def _require_channels(self, images: ChannelImages, *, has_probabilities: bool = False) -> MemoryPlan:
         """Refuse another number of images than the model takes, and more of them than memory holds."""
         if len(images) != self.bundle.in_channels:
             message = f"the model takes {self.bundle.in_channels} images of one patient at once, here are {len(images)}"
             raise InputError("E_RUNTIME", message)
-        return self.require_memory(**sizes_of(images))
+        return self.require_memory(**sizes_of(images), has_probabilities=has_probabilities)
 
     @property
     def allowed_bytes(self) -> float:
@@ -256,7 +261,13 @@ class OnnxModel:
         return self._measured_bytes or self.limits.usual_bytes
 
     def memory_plan(
-        self, shape: Shape, affine: Affine, *, num_channels: int = 1, bytes_per_voxel: float = 4
+        self,
+        shape: Shape,
+        affine: Affine,
+        *,
+        num_channels: int = 1,
+        bytes_per_voxel: float = 4,
+        has_probabilities: bool = False,
     ) -> MemoryPlan:
         """What an answer about an image takes, the model included; nothing is allocated.
 
@@ -265,11 +276,17 @@ class OnnxModel:
             affine: Its affine.
             num_channels: How many images of this size there are at once.
             bytes_per_voxel: Bytes per voxel of the image as it is held.
+            has_probabilities: Probabilities of a model of masks are written, too.
         """
         head, preprocessing = self.bundle.head, self.bundle.preprocessing
         model_bytes = max(self._process.resident_bytes, self._measured_bytes)
         if isinstance(head, MasksHead):
-            sizes = {"num_channels": num_channels, "bytes_per_voxel": bytes_per_voxel, "model_bytes": model_bytes}
+            sizes: dict[str, Any] = {
+                "num_channels": num_channels,
+                "bytes_per_voxel": bytes_per_voxel,
+                "model_bytes": model_bytes,
+                "has_probabilities": has_probabilities,
+            }
             keeping = self._plan_of_masks(head, shape, affine, is_kept=self.constant_tiles is not None, **sizes)
             return keeping if keeping.is_roomy else self._plan_of_masks(head, shape, affine, is_kept=False, **sizes)
         needed = predicted_bytes(
@@ -303,9 +320,7 @@ class OnnxModel:
         tiles = memory.tiles * 2 ** len(head.mirror_axes)
         return MemoryPlan(parts_of(memory), memory.total, model_bytes, self.allowed_bytes, tiles)
 
-    def require_memory(
-        self, shape: Shape, affine: Affine, *, num_channels: int = 1, bytes_per_voxel: float = 4
-    ) -> MemoryPlan:
+    def require_memory(self, shape: Shape, affine: Affine, **sizes: Any) -> MemoryPlan:
         """Refuse an image of which an answer would take more memory than is allowed; see `memory_plan`.
 
         Where it is close, the network is called once before, to learn what it takes.
@@ -315,7 +330,7 @@ class OnnxModel:
         """
 
         def planned() -> MemoryPlan:
-            plan = self.memory_plan(shape, affine, num_channels=num_channels, bytes_per_voxel=bytes_per_voxel)
+            plan = self.memory_plan(shape, affine, **sizes)
             plan.require_fit()
             self._room_bytes = int(min(plan.model_room_bytes, self.limits.model_bytes))
             return plan

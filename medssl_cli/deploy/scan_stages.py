@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from medssl_cli.deploy.probability_file import ProbabilityFile
 from medssl_cli.deploy.training_doubts import TrainingDoubts
 from medssl_cli.formats.loaded import LoadedImage
 from medssl_cli.imaging.memory import WRITING_COPIES
@@ -44,6 +45,7 @@ class Answered:
         doubts: How unlike the training images it is.
         digest: SHA-256 of what was read.
         seconds: Time until now.
+        probabilities: Those of every class, where they are wanted.
     """
 
     image: LoadedImage
@@ -51,6 +53,7 @@ class Answered:
     doubts: TrainingDoubts
     digest: str
     seconds: float
+    probabilities: ProbabilityFile | None = None
 
     @property
     def writing_bytes(self) -> float:

@@ -28,6 +28,7 @@ from medssl_cli.deploy.mask_files import (
 )
 from medssl_cli.deploy.memory_plan import MemoryPlan, sizes_of
 from medssl_cli.deploy.outputs import is_own, publish, require_replaceable
+from medssl_cli.deploy.probability_file import ProbabilityFile
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.scan_reader import input_digest, told_together
 from medssl_cli.deploy.scan_stages import Answered, ReadScan
@@ -163,18 +164,24 @@ class ScanTask:
         image, volumes = told_together(images), [each.volume for each in images]
         require_size(job.model.bundle, image.volume.shape)
         if self.before_network is not None:
-            self.before_network(job.model.memory_plan(**sizes_of(volumes)))
+            plan = job.model.memory_plan(**sizes_of(volumes), has_probabilities=self._has_probabilities)
+            self.before_network(plan)
         progress = self._progress(f"{counter} {self.scan.name}")
-        doubts = TrainingDoubts(job.model.bundle)
-        answer = job.model.answer(volumes[0] if len(volumes) == 1 else volumes, progress=progress, centre=doubts.centre)
+        doubts, probabilities = TrainingDoubts(job.model.bundle), self._probability_file()
+        given = volumes[0] if len(volumes) == 1 else volumes
+        answer = job.model.answer(given, progress=progress, probabilities=probabilities, centre=doubts.centre)
         doubts.look_at(images)
-        return Answered(image, answer, doubts, digest, time.monotonic() - start)
+        return Answered(image, answer, doubts, digest, time.monotonic() - start, probabilities)
 
     def _written(self, answered: Answered) -> ScanResult:
         start, job, image = time.monotonic(), self.job, answered.image
-        answer, doubts = answered.answer, answered.doubts
+        answer, doubts, probabilities = answered.answer, answered.doubts, answered.probabilities
         made = self._whole(image, answer) if self._masks_head is None else self._masks(image, answer)
         publish(made.files, overwrite=job.overwrite)
+        paths = list(made.files)
+        if probabilities is not None:
+            probabilities.publish(image, overwrite=job.overwrite)
+            paths.append(probabilities.path)
         return replace(
             self.blank,
             status="done",
@@ -190,8 +197,8 @@ class ScanTask:
             input_sha256=answered.digest,
             model_sha256=job.model.sha256,
             options=self._options(),
-            outputs=tuple(path.name for path in made.files),
-            outputs_sha256={path.name: sha256_file(path) for path in made.files},
+            outputs=tuple(path.name for path in paths),
+            outputs_sha256={path.name: sha256_file(path) for path in paths},
             **made.fields,
         )
 
@@ -199,7 +206,11 @@ class ScanTask:
         """What the scan will take, or its refusal."""
         model, num_channels = self.job.model, len(self.scan.parts)
         return model.require_memory(
-            known.shape, known.affine, num_channels=num_channels, bytes_per_voxel=known.bytes_per_voxel
+            known.shape,
+            known.affine,
+            num_channels=num_channels,
+            bytes_per_voxel=known.bytes_per_voxel,
+            has_probabilities=self._has_probabilities,
         )
 
     def _description(self) -> str:
@@ -365,6 +376,16 @@ class ScanTask:
             algorithm_name=algorithm_name(bundle),
             algorithm=bundle.algorithm,
         )
+
+    @property
+    def _has_probabilities(self) -> bool:
+        """Whether probabilities are wanted."""
+        return "probabilities" in self.job.outputs
+
+    def _probability_file(self) -> ProbabilityFile | None:
+        """The file of probabilities, if there is to be one."""
+        paths = [target.path for target in self.targets() if target.kind == "probabilities"]
+        return ProbabilityFile(paths[0]) if paths else None
 
     def _progress(self, what: str) -> Callable[[int, int], None]:
         def told(done: int, total: int) -> None:

@@ -5,6 +5,7 @@ The usual readers stop as soon as they have the voxels that they want and never 
 
 import struct
 import zlib
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from medssl_cli.base.errors import InputError
@@ -84,7 +85,17 @@ def gzip_bytes(data: bytes, *, has_runs: bool = False) -> bytes:
         has_runs: Long runs of one value, as label maps have: only these are looked for. A label map is packed in a
             third of the time, a noisy one in a twentieth, and is no larger.
     """
+    return b"".join(gzip_pieces([data], has_runs=has_runs))
+
+
+def gzip_pieces(pieces: Iterable[bytes], *, has_runs: bool = False) -> Iterator[bytes]:
+    """The same for bytes that come in pieces: the packed ones, in pieces."""
     strategy = zlib.Z_RLE if has_runs else zlib.Z_DEFAULT_STRATEGY
     deflater = zlib.compressobj(LEVEL_OF_RUNS if has_runs else LEVEL, zlib.DEFLATED, -15, zlib.DEF_MEM_LEVEL, strategy)
-    body = deflater.compress(data) + deflater.flush()
-    return _HEADER + body + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
+    yield _HEADER
+    checksum = length = 0
+    for piece in pieces:
+        yield deflater.compress(piece)
+        checksum, length = zlib.crc32(piece, checksum), length + len(piece)
+    yield deflater.flush()
+    yield struct.pack("<II", checksum, length & 0xFFFFFFFF)

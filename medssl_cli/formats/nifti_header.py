@@ -292,10 +292,16 @@ def encode_header(
     *,
     description: str,
     intent: str = "",
+    num_images: int = 1,
+    slope: float = 1.0,
 ) -> tuple[bytes, np.dtype[Any]]:
     """A header from zeroed bytes, and the dtype with the byte order that its voxels must have.
 
-    See `nifti.encode_nifti` for the arguments.
+    See `nifti.encode_nifti` for the other arguments.
+
+    Args:
+        num_images: So many images of the shape follow one another.
+        slope: Factor of stored values.
     """
     layout, order = _layout_of(like) if like is not None else (_NIFTI1, "<")
     header = bytearray(layout.size + 4)
@@ -310,11 +316,11 @@ def encode_header(
         raise ValueError(f"NIfTI has no type for {dtype.name} voxels")
     put("size", layout.size)
     put("magic", layout.magic)
-    put("dim", 3, *shape, 1, 1, 1, 1)
+    put("dim", 3 if num_images == 1 else 4, *shape, num_images, 1, 1, 1)
     put("datatype", codes[kind])
     put("bitpix", 8 * dtype.itemsize)
     put("vox_offset", layout.size + 4)
-    put("slope", 1)
+    put("slope", slope)
     put("description", description.encode("ascii")[:79])
     put("intent_name", intent.encode("ascii")[:15])
     if like is None:

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 DIRECTIONS: Final = ((1, 0), (0, 1), (-1, 0), (0, -1))
 """Directions of an edge, each a quarter turn to the left of the one before."""
 LEFT_STRAIGHT_RIGHT: Final = (1, 0, 3)
+INSET: Final = 0.01
+"""Voxels by which outlines lie inside of the mask: programs that round corners to whole voxels get the mask, too."""
 Edge = tuple[int, int, int]
 """The corner of a voxel where an edge begins, and its direction."""
 
@@ -21,7 +23,7 @@ def mask_outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
         mask: `[X, Y]`.
 
     Returns:
-        Corners `[N, 2]` in continuous voxel indices: voxel 0 reaches from -0.5 to 0.5.
+        Corners `[N, 2]` in continuous voxel indices, `INSET` away from the edges: voxel 0 reaches from -0.5 to 0.5.
     """
     edges = _edges(mask)
     return [_outline(start, edges) for start in sorted(edges) if start in edges]
@@ -55,4 +57,7 @@ def _outline(start: Edge, edges: set[Edge]) -> NDArray[np.float64]:
         x, y, last = x + DIRECTIONS[direction][0], y + DIRECTIONS[direction][1], direction
         turns = ((direction + turn) % 4 for turn in LEFT_STRAIGHT_RIGHT)
         direction = next((one for one in turns if (x, y, one) in edges), direction)
-    return np.array(corners, dtype=np.float64) - 0.5
+    found = np.array(corners, dtype=np.float64)
+    along = np.sign(np.roll(found, -1, axis=0) - found)
+    left = np.column_stack([-along[:, 1], along[:, 0]])
+    return found - 0.5 + INSET * (left + np.roll(left, 1, axis=0))

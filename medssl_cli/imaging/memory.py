@@ -11,11 +11,14 @@ from typing import Any, Final
 import numpy as np
 
 from medssl_cli.imaging.geometry import Affine, Shape
+from medssl_cli.imaging.restoring import BLOCK_VOXELS
 from medssl_cli.imaging.segment import BYTES_PER_TILE, blend_bytes, expected_sizes, rolling_axis
 from medssl_cli.preprocessing import Preprocessing
 
 WRITING_COPIES: Final = 4
 """Copies of a mask while it is written: the file before it is packed, packed, unpacked again, and what differs."""
+BYTES_PER_BLOCK: Final = 4 * 4 * BLOCK_VOXELS
+"""Bytes of a class while probabilities of a block are made, in 32 bits."""
 BLOCKS_BYTES: Final = 32 * 2**20
 """Bytes of the blocks that logits are interpolated in, and of the planes that images are resampled by."""
 
@@ -38,6 +41,7 @@ class VolumeMemory:
         writing: More of these while they are written.
         places: Where the tiles are.
         kept: The answer about a constant tile, where that is kept.
+        probabilities: Probabilities of the planes that tiles add to, and of a block while they are made.
     """
 
     grid: tuple[float, float, float]
@@ -53,11 +57,12 @@ class VolumeMemory:
     writing: float
     places: float
     kept: float
+    probabilities: float = 0.0
 
     @property
     def total(self) -> float:
         """The most that there is at once; infinite for a spacing that no computer could hold."""
-        seen = self.input + self.logits + self.exchange + self.answer + self.places + BLOCKS_BYTES
+        seen = self.input + self.logits + self.exchange + self.answer + self.places + BLOCKS_BYTES + self.probabilities
         step = max(self.reading, self.input + self.preprocessing, seen, self.answer + self.writing)
         return self.scan + self.kept + step
 
@@ -75,6 +80,7 @@ def volume_memory(
     bytes_per_voxel: float = 4,
     is_mirrored: bool = False,
     is_kept: bool = False,
+    has_probabilities: bool = False,
 ) -> VolumeMemory:
     """What `segment_volume` and writing its answer take.
 
@@ -90,6 +96,7 @@ def volume_memory(
         bytes_per_voxel: Bytes per voxel of the image as it is held.
         is_mirrored: Flipped tiles are averaged.
         is_kept: The answer about a constant tile is kept; see `ConstantTiles`.
+        has_probabilities: Probabilities are written, too.
     """
     voxels, content = float(math.prod(shape)), expected_sizes(shape, affine, preprocessing)
     x, y, z = (max(1.0, size, length) for size, length in zip(content, tile, strict=True))
@@ -102,6 +109,7 @@ def volume_memory(
     is_resized = preprocessing.fit is not None or preprocessing.stretch is not None
     is_padded = any(size < length for size, length in zip(content, tile, strict=True))
     tile_bytes = 4 * math.prod(tile)
+    share_of_planes = min(1.0, (1 + tile[along]) / (x, y, z)[along])
     return VolumeMemory(
         grid=(x, y, z),
         tiles=num_tiles,
@@ -117,10 +125,12 @@ def volume_memory(
         writing=voxels * (WRITING_COPIES + num_masks - 1),
         places=BYTES_PER_TILE * num_tiles,
         kept=tile_bytes * num_outputs * is_kept,
+        probabilities=has_probabilities * num_outputs * (voxels * share_of_planes + BYTES_PER_BLOCK),
     )
 
 
 def parts_of(memory: VolumeMemory) -> dict[str, Any]:
     """The parts by name, in bytes, for people and programs."""
     names = ("scan", "reading", "input", "preprocessing", "logits", "exchange", "answer", "writing", "kept")
-    return {name: getattr(memory, name) for name in names}
+    parts = {name: getattr(memory, name) for name in names}
+    return {**parts, "probabilities": memory.probabilities} if memory.probabilities else parts

@@ -12,14 +12,14 @@ Shapes: K classes, N P Q planes and their two axes on the grid, T R S the same o
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.imaging.geometry import reorient_to_ras
+from medssl_cli.imaging.geometry import Shape, axis_order, reorient_to_ras
 from medssl_cli.imaging.placement import GridPlacement, axes_of, slices_of
 from medssl_cli.imaging.separable import Axis
 
@@ -166,6 +166,8 @@ class RestoredPlanes(ABC):
         along: Axis of the grid that the planes come along.
         like: An array `[X, Y, Z]` of the image, whose order in memory the answer takes.
 
+    `beside`, where it is set, is told of every block that was decided about, and where its voxels lie.
+
     Raises:
         ValueError: The grids do not share their axes.
     """
@@ -179,6 +181,7 @@ class RestoredPlanes(ABC):
         self._axes = axes[order[0]], axes[order[1]], axes[order[2]]
         self._order = order.index(0), order.index(1), order.index(2)
         self._is_done = np.zeros(len(self._axes[0].low), dtype=np.bool_)
+        self.beside: Callable[[tuple[slice, slice, slice], Block], None] | None = None
 
     def add(self, first: int, planes: Values) -> None:
         """Decide about all voxels that lie between planes which are known.
@@ -211,6 +214,8 @@ class RestoredPlanes(ABC):
                     (n, t_axis), (p, r_axis), (q, s_axis) = whole
                     block = Block(content[:, n, p, q], (t_axis, r_axis, s_axis), self._order)
                     self._write((t, r, s), block)
+                    if self.beside is not None:
+                        self.beside((t, r, s), block)
 
     @abstractmethod
     def _write(self, box: tuple[slice, slice, slice], block: Block) -> None:
@@ -221,9 +226,23 @@ class RestoredPlanes(ABC):
         order = self._memory_order
         shape = [self._placement.source_shape[axis] for axis in order]
         blank = np.zeros((num, *shape), dtype).transpose(0, *(1 + order.index(axis) for axis in range(3)))
-        in_ras, _ = reorient_to_ras(blank, self._placement.source_affine)
+        return blank, self.seen_part(blank)
+
+    @property
+    def source_shape(self) -> Shape:
+        """Size (X, Y, Z) of the image."""
+        return self._placement.source_shape
+
+    @property
+    def slowest(self) -> int:
+        """Axis of the image that the planes come along."""
+        return axis_order(self._placement.source_affine)[0][self._turn[0]]
+
+    def seen_part(self, whole: NDArray[Any]) -> NDArray[Any]:
+        """The part of an array `[num, X, Y, Z]` of the image that the network saw, as a view `[num, T, R, S]`."""
+        in_ras, _ = reorient_to_ras(whole, self._placement.source_affine)
         box = in_ras[(slice(None), *slices_of(self._placement.box_start, self._placement.box_shape))]
-        return blank, box.transpose(0, *(1 + axis for axis in self._turn))
+        return box.transpose(0, *(1 + axis for axis in self._turn))
 
 
 class RestoredLabels(RestoredPlanes):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medssl_cli.base.classes import Activation
 from medssl_cli.imaging.geometry import Affine, Shape, axis_order, spacing_mm
+from medssl_cli.imaging.kept_probabilities import ProbabilityPlanes, ProbabilityWriter
 from medssl_cli.imaging.placement import ChannelImages
 from medssl_cli.imaging.preprocessing import channel_images, network_input
 from medssl_cli.imaging.restoring import RestoredLabels, RestoredMasks
@@ -46,6 +47,7 @@ def segment_volume(
     activation: Activation = "softmax",
     num_outputs: int = 1,
     progress: Progress | None = None,
+    probabilities: ProbabilityPlanes | None = None,
     on_centre: Callable[[NDArray[np.float32]], None] | None = None,
 ) -> NDArray[np.uint8]:
     """Segment an example of any orientation, spacing and size.
@@ -60,6 +62,7 @@ def segment_volume(
         activation: What the outputs mean.
         num_outputs: How many the network has, where it is known; see `rolling_axis`.
         progress: Called after every call of the network.
+        probabilities: Gets those of every class, too.
         on_centre: Told before the first call which tile, `[C, *tile]`, is the nearest to the middle.
 
     Returns:
@@ -74,6 +77,7 @@ def segment_volume(
         predict = _counted(predict, progress, num_calls(seen.placement.shape, tile, overlap, mirror_axes))
     along = rolling_axis(seen.placement.shape, tile, num_outputs)
     restored: RestoredLabels | RestoredMasks | None = None
+    writer: ProbabilityWriter | None = None
     for first, planes in rolling_window(
         predict, seen.voxels, tile=tile, overlap=overlap, mirror_axes=mirror_axes, along=along
     ):
@@ -81,7 +85,12 @@ def segment_volume(
             restored = RestoredLabels(seen.placement, along=along, like=like)
         elif restored is None:
             restored = RestoredMasks(seen.placement, len(planes), along=along, like=like)
+        if writer is None and probabilities is not None:
+            writer = ProbabilityWriter(restored, probabilities, activation, len(planes))
+            restored.beside = writer.write
         restored.add(first, planes)
+        if writer is not None:
+            writer.settle()
     if restored is None:
         raise ValueError("an empty image has no voxels")
     return restored.answer.view(np.uint8)

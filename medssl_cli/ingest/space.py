@@ -31,7 +31,9 @@ def require_space(tasks: Sequence[ImageTask], cache: Cache) -> None:
     needed = _least_bytes([task for task in tasks if _series_key(task, cache) not in held])
     if needed > free:
         raise StorageError(
-            "E_NO_SPACE", f"the images need {needed // MIB} MiB at the very least, and {free // MIB} MiB are free"
+            "E_NO_SPACE",
+            f"the images need {needed // MIB} MiB at the very least, and {free // MIB} MiB are free",
+            hint="free space, choose another --cache, or name only what is not in the cache yet",
         )
 
 

@@ -302,6 +302,8 @@ def test_findings_of_pictures(caches: dict[str, Cache], models: dict[str, Path],
             assert float(row[name]) == entry["findings"][name] == told["probability"]
             assert (row[f"{name} is_yes"] == "1") == told["is_yes"] == head.is_yes(name, told["probability"])
         assert own["operating_points"]["Haze"]["rule"] == "youden"
+    refused = infer(tmp_path / "in", "-t", models["findings"], "-o", out, "--probabilities")
+    assert (refused.exit_code, "no voxel has a probability" in refused.stderr) == (2, True)
 
 
 def test_a_table_of_somebody_else_stays(models: dict[str, Path], caches: dict[str, Cache], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a recipe says of its classes and of itself is what DICOM objects, previews and pages show."""
+"""What a recipe says of its classes and of itself is what DICOM objects and previews show."""
 
 from typing import Any
 

@@ -139,7 +139,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "E_NO_SPACE": Code(
         "There is not enough free space for what would be stored",
-        "free space, choose another --cache, or name only what is not in the cache yet",
+        "free space, store it elsewhere, or ask for less",
     ),
     "E_KEY": Code(
         "The site key is missing, damaged or another one than the cache was made with",
