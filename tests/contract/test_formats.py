@@ -444,6 +444,7 @@ ALLOWED = {
     "deploy/outputs.py": "writes masks as NIfTI",
     "deploy/mask_files.py": "writes masks as NIfTI: one of its outputs is called so",
     "cache/transfer.py": "exports a cache as NIfTI",
+    "deploy/probability_file.py": "writes probabilities as NIfTI",
     "service/peers.py": "sends DICOM objects over the network",
 }
 """Rooms that write or send files of a format, and read no image."""
