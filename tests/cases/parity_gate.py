@@ -31,7 +31,7 @@ def run(medssl: str, folder: Path) -> dict:
 
     caught = {}
     for name, fault in (("classes exchanged", swapped), ("spacing 3 mm for 2 mm", respaced)):
-        export.make_bundle = lambda r, head, licence, fault=fault: fault(make(r, head, licence=licence))
+        export.make_bundle = lambda *run, fault=fault, **more: fault(make(*run, **more))
         try:
             export.export_network(run, folder / "model.onnx", cache=Cache.open(cache), cases=1, tolerance=1e-3)
             caught[name] = False

@@ -152,9 +152,26 @@ def test_the_report_grows_scan_by_scan(tmp_path: Path, model: Path) -> None:
         report = tmp_path / "out" / "report.json"
         seen.setdefault(what, len(json.loads(report.read_text())["results"]) if report.exists() else 0)
 
-    run(tmp_path / "in", model, tmp_path / "out", progress=progress)
+    run(tmp_path / "in", model, tmp_path / "out", progress=progress, overlap=False)
 
     assert seen == {"1/3 0": 0, "2/3 1": 1, "3/3 2": 2}
+
+
+def test_where_scans_overlap_the_report_is_at_most_one_scan_behind(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        write_nifti(tmp_path / f"in/{number}.nii.gz", phantom(number), AFFINE)
+    behind: set[int] = set()
+
+    def progress(what: str, done: float, total: float) -> None:
+        report = tmp_path / "out" / "report.json"
+        recorded = len(json.loads(report.read_text())["results"]) if report.exists() else 0
+        behind.add(int(what.split()[1]) - recorded)
+
+    run(tmp_path / "in", model, tmp_path / "out", progress=progress)
+
+    assert behind <= {0, 1}
+    assert len(json.loads((tmp_path / "out" / "report.json").read_text())["results"]) == 3
 
 
 def test_the_same_command_again_computes_nothing(tmp_path: Path, model: Path, calls: list[Any]) -> None:

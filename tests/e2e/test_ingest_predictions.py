@@ -39,7 +39,7 @@ def ingested(study: Path, cache: Path, **policy: Any) -> tuple[dict[str, int], C
 def test_by_itself_it_is_neither(study: Path, tmp_path: Path) -> None:
     codes, cache = ingested(study, tmp_path / "cache")
 
-    assert codes["S_PREDICTION"] == 4  # two masks, one of them twice, and a segmentation
+    assert codes["S_PREDICTION"] == 5  # two masks, one of them twice, a segmentation, and a table of measurements
     assert len(cache.records()) == 2
     assert cache.records(label_set="seg") == []
 

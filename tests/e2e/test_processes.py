@@ -225,7 +225,7 @@ def test_a_process_that_fails_alone_does_not_leave_the_others_waiting(cache: Pat
     )
 
     assert status not in (0, Exit.INTERRUPTED), talk
-    assert "MemoryError" in talk
+    assert "E_MEMORY" in talk
     assert rank == 0 or status == -signal.SIGKILL or "E_PROCESS_LOST" in talk
     assert time.monotonic() - begun < 120
 

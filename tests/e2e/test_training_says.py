@@ -456,7 +456,7 @@ def test_a_cache_of_another_modality_says_what_the_recipe_needs(tmp_path: Path) 
     ) as refusal:
         select(cache, modality="CT", talk=Silence())
 
-    overrides = [word for word in refusal.value.hint.replace(";", "").split() if "=" in word]
+    overrides = [word.strip(",") for word in refusal.value.hint.split() if "=" in word]
     recipe = load_recipe(find_recipe("voco"), overrides)
     assert isinstance(recipe, PretrainRecipe)
     assert len(select(cache, modality=recipe.data.modality, talk=Silence())) == 2
