@@ -31,7 +31,7 @@ def verify(names: Names = None, models: ModelsOption = None, json: JsonOption = 
             problems[path.stem] = f"{error.code}: {error.message}"
     lines = [f"{name}: {problem}" for name, problem in problems.items()]
     document = {"checked": len(wanted), "problems": problems}
-    result(document, as_json=json, text="\n".join([*lines, f"{len(wanted)} models checked, {len(problems)} damaged"]))
+    result(document, as_json=json, text="\n".join([*lines, f"checked: {len(wanted)}, damaged: {len(problems)}"]))
     if problems:
         raise typer.Exit(int(Exit.GATE))
 

@@ -56,11 +56,8 @@ NOT_WRITTEN: Final = {
 }
 DICOM_SUFFIXES: Final[dict[Output, str]] = {"seg": ".dcm", "rtstruct": ".rtstruct.dcm", "sr": ".sr.dcm"}
 """Ends of the names of objects of a DICOM series; a report comes after the segmentation that it names."""
-_SUFFIXES: Final[dict[Output, str]] = {
-    **DICOM_SUFFIXES,
-    "preview": ".png",
-    "probabilities": ".probabilities.nii.gz",
-}
+PROBABILITIES_SUFFIX: Final = ".probabilities.nii.gz"
+_SUFFIXES: Final[dict[Output, str]] = {**DICOM_SUFFIXES, "preview": ".png", "probabilities": PROBABILITIES_SUFFIX}
 _WHOLE_SUFFIXES: Final[dict[Output, str]] = {"json": ".json", "sr": DICOM_SUFFIXES["sr"], "preview": ".png"}
 
 

@@ -15,6 +15,7 @@ from medssl_cli.base.files import sha256_file
 from medssl_cli.deploy.answer_pictures import Drawable, answer_picture, answer_scene
 from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.deploy.class_words import class_colours, shown_classes
+from medssl_cli.deploy.mask_files import PROBABILITIES_SUFFIX
 from medssl_cli.deploy.outputs import read_mask
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.scan_reader import ScanReader
@@ -85,7 +86,11 @@ class CaseReader:
                 for box in result.boxes
             )
             return WholeAnswer(result.head, result.findings, boxes, result.thresholds)
-        names = [name for name in result.outputs if name.lower().endswith(MASK_SUFFIXES)]
+        names = [
+            name
+            for name in result.outputs
+            if name.lower().endswith(MASK_SUFFIXES) and not name.endswith(PROBABILITIES_SUFFIX)
+        ]
         masks = np.stack([self._mask(name, result, volume) for name in names])
         painted: NDArray[np.uint8] = load_part(task_of_head(head.kind), "decode").painted(masks, masks)
         return painted if result.head == REGIONS else masks[0]

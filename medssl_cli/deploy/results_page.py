@@ -70,17 +70,18 @@ def write_page(path: Path, report: InferReport, scans: Sequence[Scan], cases: Ca
     max_bytes = min(MOST_SCENE_BYTES, SCENE_BYTES // max(len(chosen), 1))
     read = {one.key: cases.read(by_key[one.key], one, max_bytes=max_bytes) for one in chosen}
     shown = {key: case for key, case in read.items() if case is not None}
-    page = results_page(report, cases.bundle, shown)
+    page = results_page(report, cases.bundle, shown, num_lost=len(chosen) - len(shown))
     write_atomic(path, page.encode("utf-8", "backslashreplace"), is_output=True)
 
 
-def results_page(report: InferReport, bundle: Bundle, cases: Mapping[str, ShownCase]) -> str:
+def results_page(report: InferReport, bundle: Bundle, cases: Mapping[str, ShownCase], *, num_lost: int = 0) -> str:
     """HTML of a call.
 
     Args:
         report: Results of the call.
         bundle: Bundle of the model.
         cases: Scans that are shown, by key.
+        num_lost: How many more were to be shown, whose files are not what they were or cannot be read.
     """
     done = [result for result in report.results if result.status == "done"]
     subtitle = f"medssl {__version__} · model {report.model_sha256[:12]} · {report.device}"
@@ -93,6 +94,10 @@ def results_page(report: InferReport, bundle: Bundle, cases: Mapping[str, ShownC
     _add_table(page, bundle.head, done)
     _add_codes(page, "Warnings", [code for result in done for code in result.warnings])
     _add_codes(page, "Refused", [result.code for result in report.results if result.status == "refused"])
+    if num_lost:
+        page.paragraph(
+            f"Not shown, since their files have changed or cannot be read any more: {num_lost} of the scans."
+        )
     _add_cases(page, bundle, [result for result in worth_showing(done) if result.key in cases], cases, len(done))
     return page.render()
 

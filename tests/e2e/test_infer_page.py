@@ -101,21 +101,34 @@ def test_typed_again_the_page_is_made_of_what_is_there_and_nothing_is_computed(t
     assert len(images_of((tmp_path / "out" / "page.html").read_text())) == 2
 
 
+def test_probabilities_beside_the_masks_change_nothing_on_the_page(tmp_path: Path, model: Path) -> None:
+    scans(tmp_path / "in", 1)
+    infer([tmp_path / "in"], model, out=tmp_path / "plain", device="cpu", has_page=True)
+    more = ("nifti", "preview", "probabilities")
+    infer([tmp_path / "in"], model, out=tmp_path / "more", device="cpu", has_page=True, outputs=more)
+
+    plain, with_more = ((tmp_path / name / "page.html").read_text() for name in ("plain", "more"))
+    assert images_of(with_more) == images_of(plain) != []
+
+
 def test_a_mask_that_somebody_changed_is_not_shown_as_the_models(tmp_path: Path, model: Path) -> None:
     from medssl_cli.deploy.page_cases import CaseReader
+    from medssl_cli.deploy.results_page import write_page
     from medssl_cli.deploy.scan_reader import ScanReader
     from medssl_cli.deploy.scans import find_scans
     from medssl_cli.formats.policy import STRICT
 
     scans(tmp_path / "in", 1)
-    (result,) = infer([tmp_path / "in"], model, out=tmp_path / "out", device="cpu").results
-    (scan,) = find_scans([tmp_path / "in"]).scans
+    report = infer([tmp_path / "in"], model, out=tmp_path / "out", device="cpu")
+    (result,), (scan,) = report.results, find_scans([tmp_path / "in"]).scans
     cases = CaseReader(toy_bundle(), ScanReader(STRICT, "CT"), tmp_path / "out")
     assert cases.read(scan, result, max_bytes=10_000) is not None
 
     write_nifti(tmp_path / "out" / result.outputs[0], np.ones((20, 18, 10), np.uint8), AFFINE)
 
     assert cases.read(scan, result, max_bytes=10_000) is None
+    write_page(tmp_path / "late.html", report, [scan], cases)
+    assert "cannot be read any more: 1 of the scans" in (tmp_path / "late.html").read_text()
 
 
 def test_a_page_of_somebody_else_stays_and_ours_is_known(tmp_path: Path, model: Path) -> None:
