@@ -23,12 +23,12 @@ from medssl_cli.deploy.scans import Scan
 from medssl_cli.deploy.whole_answers import REGIONS, FoundBox, WholeAnswer
 from medssl_cli.heads import MasksHead
 from medssl_cli.imaging.volume import Volume
+from medssl_cli.report.pictures import with_few_colours
 from medssl_cli.report.viewer import Scene
 from medssl_cli.tasks import load_part, task_of_head
 
 PICTURE_BYTES: Final = 85_000
 PICTURE_WIDTH_PX: Final = 700
-NUM_COLOURS: Final = 128
 SMALLER: Final = 0.8
 MASK_SUFFIXES: Final = (".nii", ".nii.gz")
 
@@ -117,7 +117,7 @@ def small_picture(picture: Image.Image, *, max_bytes: int = PICTURE_BYTES) -> Im
     while True:
         size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
         reduced = picture if size == picture.size else picture.resize(size, Image.Resampling.LANCZOS)
-        found = reduced.quantize(NUM_COLOURS, dither=Image.Dither.NONE)
+        found = with_few_colours(reduced)
         buffer = io.BytesIO()
         found.save(buffer, format="PNG")
         if buffer.tell() <= max_bytes or max(size) == 1:

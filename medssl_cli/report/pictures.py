@@ -35,6 +35,9 @@ AUTOMATIC_WINDOW_PERCENTILES: Final = (1.0, 99.5)
 SMALLEST_RANGE: Final = 1e-12
 PERCENTILE_SAMPLES: Final = 1_000_000
 TISSUE_HU: Final = (-200.0, 600.0)
+NUM_COLOURS: Final = 128
+"""Colours of a picture on a page: of so few it takes a third of the room."""
+KMEANS_ROUNDS: Final = 2
 
 Voxels = NDArray[np.generic]
 Spacing = tuple[float, float, float]
@@ -176,6 +179,13 @@ def comparison(pictures: Sequence[tuple[str, Image.Image]], *, columns: int = 1,
             sheet.paste(picture, (left, top + caption_px))
         top += height
     return sheet
+
+
+def with_few_colours(picture: Image.Image) -> Image.Image:
+    """A picture of `NUM_COLOURS` colours. Those of small structures stay what they are, since legends name them."""
+    return picture.quantize(
+        NUM_COLOURS, method=Image.Quantize.MAXCOVERAGE, kmeans=KMEANS_ROUNDS, dither=Image.Dither.NONE
+    )
 
 
 def automatic_window(voxels: Voxels) -> tuple[float, float]:

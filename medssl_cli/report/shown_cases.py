@@ -1,16 +1,11 @@
 """The worst, the median and the best images of an evaluation on its page: slice by slice, and as pictures."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
-
-from PIL import Image
 
 from medssl_cli.report.gallery import Shown
 from medssl_cli.report.page import Figure, Page
+from medssl_cli.report.pictures import with_few_colours
 from medssl_cli.report.viewer import Scene, Shows
-
-NUM_COLOURS: Final = 128
-"""Colours of a picture on the page: of so few it takes a third of the room."""
 
 
 def add_shown_cases(
@@ -50,7 +45,7 @@ def add_shown_cases(
     page.figures(
         [
             Figure(
-                shown.picture.quantize(NUM_COLOURS, dither=Image.Dither.NONE),
+                with_few_colours(shown.picture),
                 f"{alt} {shown.item_id}",
                 f"{shown.place}: `{shown.item_id[:8]}` {figure} {shown.figure:.3f}",
             )

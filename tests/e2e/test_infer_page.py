@@ -32,6 +32,7 @@ from medssl_cli.heads import BoxesHead, FindingsHead, Head, OperatingPoint
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.report import structure_colours
 from medssl_cli.report.page import POLICY
+from medssl_cli.report.pictures import with_few_colours
 from medssl_cli.report.viewer import script_digest
 from tests.toy_model import toy_bundle, write_region_model, write_toy_model
 from tests.unit.test_viewer import GREY, screenshot
@@ -268,6 +269,20 @@ def test_a_page_of_many_noisy_scans_stays_below_five_megabytes() -> None:
     assert page.count("<tr>") == MOST_ROWS + 1
     assert f"The other {MOST_ROWS} are in the report." in page
     assert f"{MOST_CASES} of {2 * MOST_ROWS} scans" in page
+
+
+def test_colours_of_small_structures_stay_what_they_are_in_few_colours() -> None:
+    ramp = np.repeat(np.linspace(0, 255, 600).astype(np.uint8)[None, :, None], 3, axis=2)
+    voxels = np.repeat(ramp, 400, axis=0)
+    voxels[100:300] = voxels[100:300] * (0.5, 0.8, 1.0)
+    colours = [structure_colours((number,))[number] for number in range(1, 8)]
+    for number, colour in enumerate(colours):
+        voxels[10:16, 20 + 40 * number : 26 + 40 * number] = colour
+
+    found = np.asarray(with_few_colours(Image.fromarray(voxels)).convert("RGB")).astype(int)
+
+    for number, colour in enumerate(colours):
+        assert np.abs(found[12, 23 + 40 * number] - colour).max() <= 25, colour
 
 
 def test_pictures_are_made_smaller_until_they_fit(tmp_path: Path) -> None:
