@@ -282,7 +282,7 @@ def test_colours_of_small_structures_stay_what_they_are_in_few_colours() -> None
     found = np.asarray(with_few_colours(Image.fromarray(voxels)).convert("RGB")).astype(int)
 
     for number, colour in enumerate(colours):
-        assert np.abs(found[12, 23 + 40 * number] - colour).max() <= 25, colour
+        assert np.abs(found[12, 23 + 40 * number] - colour).max() <= 10, colour
 
 
 def test_pictures_are_made_smaller_until_they_fit(tmp_path: Path) -> None:
