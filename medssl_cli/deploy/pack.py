@@ -162,7 +162,8 @@ def unpack(path: Path, store: ModelStore, *, replace: bool = False) -> list[Unpa
         manifest, entries = _checked_members(archive)
     make_output_folder(store.root)
     remove_temporaries(store.root)
-    changed = [one.name for one in manifest.models if _installed_sha256(store, one.name) not in (None, one.sha256)]
+    before = {one.name: _installed_sha256(store, one.name) for one in manifest.models}
+    changed = [one.name for one in manifest.models if before[one.name] not in (None, one.sha256)]
     if changed and not replace:
         raise UsageError(
             "E_MODEL_EXISTS",
@@ -178,7 +179,10 @@ def unpack(path: Path, store: ModelStore, *, replace: bool = False) -> list[Unpa
                 _require_digest(packed.card, packed.card_sha256, archive.stream(entries[packed.card]))
                 _write(place, packed, archive.stream(entries[packed.model]))
             ready.append(place)
-        return [_install(place, packed, store) for place, packed in zip(ready, manifest.models, strict=True)]
+        return [
+            _install(place, packed, store, before[packed.name])
+            for place, packed in zip(ready, manifest.models, strict=True)
+        ]
 
 
 def _require_own_names(shown: Sequence[InstalledModel]) -> None:
@@ -313,8 +317,7 @@ def _copied(pieces: Iterator[bytes], stream: Any) -> Iterator[bytes]:
         yield piece
 
 
-def _install(place: Path, packed: PackedModel, store: ModelStore) -> Unpacked:
-    before = _installed_sha256(store, packed.name)
+def _install(place: Path, packed: PackedModel, store: ModelStore, before: str | None) -> Unpacked:
     if before == packed.sha256:
         return Unpacked(packed.name, "kept")
     with storage_errors("the model store"):

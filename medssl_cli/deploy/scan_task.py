@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,13 +121,21 @@ class ScanTask:
 
     def announced_plan(self) -> MemoryPlan | None:
         """What it will take by its headers; None where only reading tells."""
-        first, model = self.scan.parts[0], self.job.model
-        known = announced(first.original, first.kind, self.job.reader.policy)
-        if known is None:
-            return None
-        return model.memory_plan(
-            known.shape, known.affine, num_channels=len(self.scan.parts), bytes_per_voxel=known.bytes_per_voxel
-        )
+        known = self._announced
+        return None if known is None else self.job.model.memory_plan(**self._sizes(known))
+
+    @cached_property
+    def _announced(self) -> Announced | None:
+        first = self.scan.parts[0]
+        return announced(first.original, first.kind, self.job.reader.policy)
+
+    def _sizes(self, known: Announced) -> dict[str, Any]:
+        """What memory is planned by, from what is known of an image of it."""
+        return {
+            **known._asdict(),
+            "num_channels": len(self.scan.parts),
+            "has_probabilities": self._has_probabilities,
+        }
 
     def _failed(self, error: Exception) -> ScanResult:
         if isinstance(error, MedsslError):
@@ -153,9 +162,7 @@ class ScanTask:
         self._require_no_other_owner()
         if job.dry_run and not job.plan:
             return replace(self.blank, status="pending")
-        first = self.scan.parts[0]
-        known = announced(first.original, first.kind, job.reader.policy)
-        plan = None if known is None else self._planned(known)
+        plan = None if self._announced is None else self._planned(self._announced)
         if job.plan:
             plan = plan or self._planned(_held(job.reader.read_all(self.scan)[0]))
             return replace(self.blank, status="pending", message=plan.text, memory=plan.to_json())
@@ -204,14 +211,7 @@ class ScanTask:
 
     def _planned(self, known: Announced) -> MemoryPlan:
         """What the scan will take, or its refusal."""
-        model, num_channels = self.job.model, len(self.scan.parts)
-        return model.require_memory(
-            known.shape,
-            known.affine,
-            num_channels=num_channels,
-            bytes_per_voxel=known.bytes_per_voxel,
-            has_probabilities=self._has_probabilities,
-        )
+        return self.job.model.require_memory(**self._sizes(known))
 
     def _description(self) -> str:
         """What the header calls a series, for the report; "" for a file."""

@@ -24,6 +24,7 @@ from medssl_cli.formats.text_headers import (
     finite_numbers,
     loaded_image,
     lps_to_ras,
+    placed_grid,
     read_detached,
     whole_numbers,
 )
@@ -122,9 +123,8 @@ def announced_grid(source: Source, policy: Policy = STRICT) -> tuple[Shape, Affi
         InputError: The header cannot be trusted.
     """
     fields, _ = _fields(read_head(source, MAX_HEADER_BYTES))
-    layout = _layout(fields, policy)
-    affine, _ = _stated_affine(fields, policy)
-    return layout.shape, placed(affine, layout.shape, policy).affine, layout.dtype.itemsize
+    layout, (affine, _) = _layout(fields, policy), _stated_affine(fields, policy)
+    return placed_grid(layout, affine, policy)
 
 
 def read_segments(source: Source) -> dict[int, str]:

@@ -1,7 +1,7 @@
 """Headers of slices on their way to series, out of memory: of 10,000 series one is held at a time."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -96,8 +96,3 @@ class StoredSeries:
     def loaded(self) -> "SeriesPart":
         """The slices themselves."""
         return self.store.part(self.number)
-
-    @property
-    def sources(self) -> Sequence[Source]:
-        """The files; see `SeriesPart`."""
-        return self.loaded().sources

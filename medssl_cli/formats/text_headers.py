@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.base.errors import InputError
-from medssl_cli.formats.affines import MAX_MM, MAX_SIDE, Placement
+from medssl_cli.formats.affines import MAX_MM, MAX_SIDE, Placement, placed
 from medssl_cli.formats.loaded import LPS_TO_RAS, Identity, LoadedImage, SourceKind
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import MAX_FILE_BYTES, Source, read_head
 from medssl_cli.formats.stored_values import native_and_finite, storable
-from medssl_cli.imaging.geometry import Shape
+from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.imaging.volume import Volume
 
 MAX_HEADER_BYTES: Final = 64 * 1024
@@ -86,6 +86,15 @@ def checked_shape(sizes: tuple[int, ...], itemsize: int, policy: Policy, code: s
     if num_bytes > policy.max_volume_bytes:
         raise InputError("E_TOO_BIG", f"the header announces {num_bytes} bytes, the limit is {policy.max_volume_bytes}")
     return sizes[0], sizes[1], sizes[2]
+
+
+def placed_grid(layout: StoredGrid, affine: Affine, policy: Policy) -> tuple[Shape, Affine, int]:
+    """Size, affine and bytes per voxel that a header announces, placed as reading will place it.
+
+    Raises:
+        InputError: The affine cannot be trusted.
+    """
+    return layout.shape, placed(affine, layout.shape, policy).affine, layout.dtype.itemsize
 
 
 def check_length(num_bytes: int, expected: int) -> None:

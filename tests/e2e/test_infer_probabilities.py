@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from medssl_cli.cli.infer_options import outputs_of
+from medssl_cli.deploy import scan_task
 from medssl_cli.deploy.infer import InferReport, infer
+from medssl_cli.deploy.memory_plan import MemoryPlan
+from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.formats.nifti import read_nifti, write_nifti
 from tests.batch import AFFINE, phantom, write_series
 from tests.toy_model import write_region_model, write_toy_model
@@ -54,6 +57,32 @@ def test_a_series_has_them_too_and_what_is_there_is_not_done_again(tmp_path: Pat
     (tmp_path / "out" / second.outputs[1]).unlink()
     again = run(tmp_path / "ct", model, tmp_path / "out").results[0]
     assert (again.resumed, again.outputs_sha256) == (False, second.outputs_sha256)
+
+
+def test_scans_that_overlap_are_planned_with_their_probabilities_and_their_headers_are_read_once(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        write_nifti(tmp_path / "in" / f"s{number}.nii.gz", phantom(number), AFFINE)
+    planned, looked_at = [], []
+    plan, look = OnnxModel.memory_plan, scan_task.announced
+
+    def spied_plan(self: OnnxModel, *sizes: Any, **more: Any) -> MemoryPlan:
+        planned.append(more["has_probabilities"])
+        return plan(self, *sizes, **more)
+
+    def spied_look(source: Any, *more: Any) -> Any:
+        looked_at.append(source)
+        return look(source, *more)
+
+    monkeypatch.setattr(OnnxModel, "memory_plan", spied_plan)
+    monkeypatch.setattr(scan_task, "announced", spied_look)
+    run(tmp_path / "in", model, tmp_path / "out")
+
+    assert len(planned) > 3
+    assert all(planned)
+    assert sorted(path.name for path in looked_at) == ["s0.nii.gz", "s1.nii.gz", "s2.nii.gz"]
 
 
 def test_regions_have_an_image_each(tmp_path: Path) -> None:
