@@ -25,6 +25,7 @@ from medssl_cli.deploy.bundle import Bundle, Parity, patient_digest
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.heads import Head, MasksHead, differing
 from medssl_cli.imaging.geometry import spacing_mm
+from medssl_cli.imaging.measuring import voxel_ml
 from medssl_cli.imaging.placement import ChannelImages
 from medssl_cli.imaging.preprocessing import channel_images
 from medssl_cli.imaging.segment import segment_volume
@@ -257,7 +258,7 @@ def _compare_masks(
             answer = _before_the_end(run, head, segment(model.predict), answer, found)
     found.agreement = min(found.agreement, float((expected == answer).mean()))
     named = {name: value for value, name in enumerate(model.bundle.head.words, start=1)}
-    millilitres = float(np.prod(spacing_mm(images[0].affine))) / 1000
+    millilitres = voxel_ml(images[0].affine)
     for value, name in run.classes.items():
         ours = structure(expected, value)
         theirs = structure(answer, named[name]) if name in named else np.zeros_like(ours)

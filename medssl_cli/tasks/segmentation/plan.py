@@ -17,7 +17,7 @@ from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.targets import class_voxels, everything_in
-from medssl_cli.imaging.geometry import spacing_mm
+from medssl_cli.imaging.measuring import voxel_ml
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.nn.axes import shortest
 from medssl_cli.nn.build import build_backbone
@@ -322,7 +322,7 @@ def _dims_reason(pins: Pins, grid: SeenGrid, fingerprint: Fingerprint) -> str:
 def _amounts(records: Sequence[ItemRecord], label_set: str, wanted: WantedClasses) -> list[ClassAmount]:
     found: dict[int, list[tuple[str, float]]] = defaultdict(list)
     for record in records:
-        millilitres = math.prod(spacing_mm(record.affine_array)) / 1000
+        millilitres = voxel_ml(record.affine_array)
         for place, number in class_voxels(record.labels[label_set], wanted).items():
             if number:
                 found[place].append((record.patient_key, number * millilitres))
