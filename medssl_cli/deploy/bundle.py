@@ -23,6 +23,7 @@ from medssl_cli.recipe_sections import Algorithm, ClassDetails
 
 HEAD_BYTES: Final = 4 * 1024 * 1024
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Precision = Literal["float32", "float16"]
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
@@ -59,6 +60,7 @@ class Bundle(Strict):
         fold: Fold of the patient split.
         class_details: What classes are in DICOM objects and how they are shown, where the recipe says so, by name.
         algorithm: What DICOM objects say made them, where the recipe says so.
+        precision: What the network computes in; its inputs and outputs are float32 in any case.
         parity: None only while export has not compared the model with torch yet; such a model does not load.
         training: What the training images were like; None in models of medssl before it knew.
         scores: How the run did when it was evaluated; None where it was not, before its export.
@@ -80,6 +82,7 @@ class Bundle(Strict):
     fold: Annotated[int, Field(ge=0)]
     class_details: dict[str, ClassDetails] = Field(default={})
     algorithm: Algorithm | None = None
+    precision: Precision = "float32"
     parity: Parity | None = None
     intended_use: Annotated[str, Field(max_length=500)]
     licence: Annotated[str, Field(max_length=200)] = "not stated"
@@ -145,8 +148,9 @@ class Bundle(Strict):
         masks = ""
         if parity.argmax_agreement is not None and parity.min_dice is not None:
             masks = f"on {100 * parity.argmax_agreement:.4f} % of voxels, Dice {parity.min_dice:.5f}, "
+        half = "" if self.precision == "float32" else f" (computed in {self.precision})"
         return (
-            f"torch and ONNX Runtime agree {masks}logits within {parity.max_abs_difference:.1e}, "
+            f"torch and ONNX Runtime{half} agree {masks}logits within {parity.max_abs_difference:.1e}, "
             f"on {parity.num_cases} whole images"
         )
 

@@ -19,8 +19,15 @@ from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.examples import examples_with
 from medssl_cli.data.slices import read_slices
-from medssl_cli.deploy.bundle import Bundle, patient_digest
-from medssl_cli.deploy.parity import SEEN_SPLITS, Comparison, faults_are_the_files, require_contract
+from medssl_cli.deploy.bundle import Bundle, Precision, patient_digest
+from medssl_cli.deploy.parity import (
+    LIMITS,
+    SEEN_SPLITS,
+    Comparison,
+    ParityLimits,
+    faults_are_the_files,
+    require_contract,
+)
 from medssl_cli.deploy.proven_file import attach_unproven, onnx_graph, refuse_foreign_file, write_proven
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.build import build_method
@@ -60,7 +67,14 @@ class VolumeEncoderRun:
 
 
 def export_embeddings(
-    run_dir: Path, path: Path, *, cache_root: Path, cases: int, tolerance: float, licence: str = "not stated"
+    run_dir: Path,
+    path: Path,
+    *,
+    cache_root: Path,
+    cases: int,
+    limits: ParityLimits,
+    precision: Precision = "float32",
+    licence: str = "not stated",
 ) -> Bundle:
     """Export the encoder of a pre-training and prove that it still gives the same embeddings.
 
@@ -69,7 +83,8 @@ def export_embeddings(
         path: File to write.
         cache_root: The cache of the run; volumes that it was trained on serve as proof.
         cases: Volumes to compare, each with 5, 16 and 64 slices.
-        tolerance: Largest allowed difference of an element, relative to max(1, largest element).
+        limits: How far an element may be from the run's.
+        precision: Numbers that the file computes in.
         licence: Licence of the weights.
 
     Raises:
@@ -80,14 +95,14 @@ def export_embeddings(
     trained = load_volume_encoder(open_run(run_dir))
     refuse_foreign_file(path)
     volumes = proof_volumes(trained, Cache.open(cache_root), cases)
-    unproven = _bundle(trained, licence=licence)
-    graph = onnx_graph(trained.network, unproven.inputs, unproven.outputs)
+    unproven = _bundle(trained, licence=licence, precision=precision)
+    graph = onnx_graph(trained.network, unproven.inputs, unproven.outputs, precision)
 
     def proven(model: OnnxModel) -> Comparison:
-        require_contract(expected_contract(trained), model.bundle)
-        return compare(trained.network, model, volumes)
+        require_contract({**expected_contract(trained), "precision": precision}, model.bundle)
+        return compare(trained.network, model, volumes, limits)
 
-    return write_proven(path, attach_unproven(graph, unproven), proven, tolerance=tolerance)[1]
+    return write_proven(path, attach_unproven(graph, unproven), proven)[1]
 
 
 def load_volume_encoder(run: Run) -> VolumeEncoderRun:
@@ -133,9 +148,9 @@ def expected_contract(trained: VolumeEncoderRun) -> dict[str, Any]:
     }
 
 
-def _bundle(trained: VolumeEncoderRun, *, licence: str) -> Bundle:
+def _bundle(trained: VolumeEncoderRun, *, licence: str, precision: Precision) -> Bundle:
     """All that the run says about its encoder, before the proof."""
-    return Bundle(**expected_contract(trained), medssl_version=__version__, licence=licence)
+    return Bundle(**expected_contract(trained), medssl_version=__version__, licence=licence, precision=precision)
 
 
 def proof_volumes(trained: VolumeEncoderRun, cache: Cache, cases: int) -> Sequence[PreparedItem]:
@@ -158,9 +173,11 @@ def proof_volumes(trained: VolumeEncoderRun, cache: Cache, cases: int) -> Sequen
 
 
 @torch.inference_mode()
-def compare(network: SliceNetwork, model: OnnxModel, volumes: Sequence[PreparedItem]) -> Comparison:
+def compare(
+    network: SliceNetwork, model: OnnxModel, volumes: Sequence[PreparedItem], limits: ParityLimits = LIMITS["float32"]
+) -> Comparison:
     """Compare torch with a file: the embeddings of volumes, each with a few, some and many slices."""
-    found = Comparison(num_cases=len(volumes), num_marked=len(volumes))
+    found = Comparison(num_cases=len(volumes), num_marked=len(volumes), limits=limits)
     for item in volumes:
         for number in COMPARED_SLICES:
             given = example(item, number)

@@ -14,11 +14,12 @@ from medssl_cli.base.errors import NothingUsableError, UsageError
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.selection import examples_of, read_images
-from medssl_cli.deploy.bundle import Bundle, patient_digest
+from medssl_cli.deploy.bundle import Bundle, Precision, patient_digest
 from medssl_cli.deploy.parity import (
+    LIMITS,
     SEEN_SPLITS,
-    TOLERANCE,
     Comparison,
+    ParityLimits,
     TrainedRun,
     compare,
     expected_contract,
@@ -44,7 +45,8 @@ def export_run(
     *,
     cache_root: Path,
     cases: int = 4,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
+    precision: Precision = "float32",
     licence: str = "not stated",
     mirror_axes: tuple[int, ...] | None = None,
     tell: Callable[[str], None] = lambda _: None,
@@ -57,7 +59,9 @@ def export_run(
         model_path: File to write; a medssl model of that name is replaced.
         cache_root: The cache of the run; images of its test and validation patients serve as proof.
         cases: Whole images to compare.
-        tolerance: Largest allowed difference of a logit, relative to max(1, largest logit of the tile).
+        tolerance: Largest allowed difference of a logit, relative to max(1, largest logit of the tile), instead of
+            that of `LIMITS`.
+        precision: Numbers that the file computes in.
         licence: Licence of the weights.
         mirror_axes: The model averages its answers over the flips along these axes, instead of the recipe's.
         tell: Told what is worth knowing.
@@ -78,8 +82,9 @@ def export_run(
     if is_pretraining(run_dir):
         from medssl_cli.deploy.embeddings import export_embeddings
 
-        return export_embeddings(run_dir, model_path, cache_root=cache_root, cases=cases, tolerance=tolerance,
-                                 licence=licence)  # fmt: skip
+        limits = limits_of(precision, tolerance)
+        return export_embeddings(run_dir, model_path, cache_root=cache_root, cases=cases, limits=limits,
+                                 precision=precision, licence=licence)  # fmt: skip
     members = _members(run_dir, mirror_axes)
     cache, run, head = Cache.open(cache_root), members[0], None
     if not run.is_exportable:
@@ -101,11 +106,18 @@ def export_run(
         cache=cache,
         cases=cases,
         tolerance=tolerance,
+        precision=precision,
         licence=licence,
         tell=tell,
         head=head,
         scores=scores_of(run_dir, words=Terms(mirror_axes=mirror_axes).words),
     )
+
+
+def limits_of(precision: Precision, tolerance: float | None) -> ParityLimits:
+    """How far a file that computes in these numbers may be from its run, with another tolerance where one is given."""
+    limits = LIMITS[precision]
+    return limits if tolerance is None else replace(limits, tolerance=tolerance)
 
 
 def _members(run_dir: Path, mirror_axes: tuple[int, ...] | None) -> "list[FineTunedRun]":
@@ -126,7 +138,8 @@ def export_network(
     *,
     cache: Cache,
     cases: int,
-    tolerance: float,
+    tolerance: float | None = None,
+    precision: Precision = "float32",
     licence: str = "not stated",
     tell: Callable[[str], None] = lambda _: None,
     head: Head | None = None,
@@ -139,20 +152,21 @@ def export_network(
     network = run.network.exported(head) if isinstance(run.network, TaskNetwork) else run.network
     preprocessing = supervision_of(run.recipe).preprocessing
     told = {"training": summary_of(run, network, head, preprocessing, cache), "scores": scores}
-    unproven = make_bundle(run, head, licence=licence, **told)
+    limits = limits_of(precision, tolerance)
+    unproven = make_bundle(run, head, licence=licence, precision=precision, **told)
     has_embeddings = unproven.embeddings is not None
     traced = WithEmbedding(network) if has_embeddings else network
-    graph = onnx_graph(traced, unproven.inputs, unproven.outputs)
+    graph = onnx_graph(traced, unproven.inputs, unproven.outputs, precision)
     images = [read_images(cache, example) for example in examples_of(cache, records, preprocessing)]
 
     def proven(model: OnnxModel) -> Comparison:
-        require_contract({**expected_contract(run, head), **told}, model.bundle)
-        comparison = compare(run, head, model, images)
+        require_contract({**expected_contract(run, head, precision), **told}, model.bundle)
+        comparison = compare(run, head, model, images, limits)
         if has_embeddings:
             compare_embeddings(WithEmbedding(network), model, head, preprocessing, images, comparison)
         return comparison
 
-    comparison, bundle = write_proven(model_path, attach_unproven(graph, unproven), proven, tolerance=tolerance)
+    comparison, bundle = write_proven(model_path, attach_unproven(graph, unproven), proven)
     if not comparison.num_marked:
         tell("W_PROOF_EMPTY: the model marks nothing in the images of the proof; answers were compared on noise only")
     return bundle

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from medssl_cli.base.errors import GateError, MedsslError
-from medssl_cli.deploy.bundle import Bundle, Parity, patient_digest
+from medssl_cli.deploy.bundle import Bundle, Parity, Precision, patient_digest
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.heads import Head, MasksHead, differing
 from medssl_cli.imaging.geometry import spacing_mm
@@ -35,10 +35,8 @@ from medssl_cli.recipe import TaskRecipe, recipe_hash
 from medssl_cli.tasks import load_part, supervision_of
 
 TOLERANCE: Final = 1e-4
-MIN_AGREEMENT: Final = 0.9999
-MIN_DICE: Final = 0.9999
-MAX_PROBABILITY: Final = 1e-4
-"""By which a probability, or an edge of a box in pixels, may differ."""
+MAX_BOX: Final = 1e-4
+"""By which an edge of a box in pixels, or its score, may differ: both sides read the file's numbers."""
 TIES: Final = 2
 """Voxels of a structure that may differ in any case: where two logits are equal, rounding decides."""
 SEEN_SPLITS: Final = ("train", "val")
@@ -48,6 +46,30 @@ NOT_COMPARED: Final = ("contract_version", "medssl_version", "licence", "parity"
 """What a bundle says that is not the run's; everything else is compared."""
 FAULTS_OF_THE_FILE: Final = ("E_MODEL_INVALID", "E_MODEL_CORRUPT", "E_RUNTIME")
 HINT: Final = "no file was written; please report the recipe and the versions that medssl doctor prints"
+
+
+@dataclass(frozen=True)
+class ParityLimits:
+    """How far a file may be from its run.
+
+    Args:
+        tolerance: Largest difference of a network's number, relative to max(1, largest number of its call).
+        agreement: Smallest fraction of voxels with the same class, of any image.
+        dice: Smallest Dice of a structure between both sides.
+        probability: Largest difference of a finding's probability.
+    """
+
+    tolerance: float = TOLERANCE
+    agreement: float = 0.9999
+    dice: float = 0.9999
+    probability: float = 1e-4
+
+
+LIMITS: Final[dict[Precision, ParityLimits]] = {
+    "float32": ParityLimits(),
+    "float16": ParityLimits(tolerance=1e-2, agreement=0.999, dice=0.995, probability=5e-3),
+}
+"""By the numbers that the file computes in: those of float16 have 11 significant bits."""
 
 
 class TrainedRun(Protocol):
@@ -78,12 +100,13 @@ class TrainedRun(Protocol):
         """Channels of an image."""
 
 
-def expected_contract(run: TrainedRun, head: Head) -> dict[str, Any]:
+def expected_contract(run: TrainedRun, head: Head, precision: Precision = "float32") -> dict[str, Any]:
     """What the file must say about itself, by field of the bundle; apart from the code that writes it there.
 
     Args:
         run: The run.
         head: How the run's task reads its network's numbers.
+        precision: Numbers that the file is to compute in.
     """
     recipe, splits, supervision = run.recipe, run.manifest["splits"], supervision_of(run.recipe)
     seen = {patient_digest(entry["patient"]) for name in SEEN_SPLITS for entry in splits.get(name, ())}
@@ -103,6 +126,7 @@ def expected_contract(run: TrainedRun, head: Head) -> dict[str, Any]:
         "class_details": recipe.class_details,
         "algorithm": recipe.algorithm,
         "intended_use": recipe.intended_use,
+        "precision": precision,
     }
 
 
@@ -130,33 +154,35 @@ class Comparison:
         strays: Names of classes of which the answers differ by more than rounding.
         num_marked: Answers on the real images that were not empty.
         num_cases: Images.
+        limits: How far apart they may be.
     """
 
     difference: float = 0.0
     strays: set[str] = field(default_factory=set)
     num_marked: int = 0
     num_cases: int = 0
+    limits: ParityLimits = field(default_factory=ParityLimits)
 
     @property
     def parity(self) -> Parity:
         """For the bundle."""
         return Parity(max_abs_difference=self.difference, num_cases=self.num_cases)
 
-    def require(self, tolerance: float) -> None:
+    def require(self) -> None:
         """Refuse a file that gives other answers than its run.
 
         Raises:
             GateError: `E_PARITY`.
         """
-        if not self.difference <= tolerance or self.strays:
-            raise GateError("E_PARITY", self.told(tolerance), hint=HINT)
+        if not self.difference <= self.limits.tolerance or self.strays:
+            raise GateError("E_PARITY", self.told(), hint=HINT)
 
-    def told(self, tolerance: float) -> str:
+    def told(self) -> str:
         """What is wrong, with numbers."""
         strays = f", answers for {', '.join(sorted(self.strays))}" if self.strays else ""
         return (
             f"on {self.num_cases} images the written model differs: the network's numbers (logits) by "
-            f"{self.difference:.1e} ({tolerance:.0e} allowed){strays}"
+            f"{self.difference:.1e} ({self.limits.tolerance:.0e} allowed){strays}"
         )
 
     def measure(self, expected: NDArray[np.float32], found: NDArray[np.float32]) -> None:
@@ -193,23 +219,29 @@ class MaskComparison(Comparison):
             num_cases=self.num_cases,
         )
 
-    def require(self, tolerance: float) -> None:
+    def require(self) -> None:
         """See `Comparison.require`."""
-        if self.agreement < MIN_AGREEMENT:
-            raise GateError("E_PARITY", self.told(tolerance), hint=HINT)
-        super().require(tolerance)
+        if self.agreement < self.limits.agreement:
+            raise GateError("E_PARITY", self.told(), hint=HINT)
+        super().require()
 
-    def told(self, tolerance: float) -> str:
+    def told(self) -> str:
         """See `Comparison.told`."""
         structures = f", volumes of {len(self.strays)} structures" if self.strays else ""
         return (
             f"on {self.num_cases} images the written model differs: logits by {self.difference:.1e} "
-            f"({tolerance:.0e} allowed), argmax agreement {self.agreement:.6f}, Dice {self.dice:.6f} "
-            f"({MIN_AGREEMENT} needed){structures}"
+            f"({self.limits.tolerance:.0e} allowed), argmax agreement {self.agreement:.6f}, Dice {self.dice:.6f} "
+            f"({self.limits.agreement} needed){structures}"
         )
 
 
-def compare(run: TrainedRun, head: Head, model: OnnxModel, examples: Sequence[Volume | ChannelImages]) -> Comparison:
+def compare(
+    run: TrainedRun,
+    head: Head,
+    model: OnnxModel,
+    examples: Sequence[Volume | ChannelImages],
+    limits: ParityLimits = LIMITS["float32"],
+) -> Comparison:
     """Compare torch with a file on whole images: every number of the network, and the answers by name.
 
     The last example is noise made of the voxels of the smallest one: it makes a network answer everywhere.
@@ -219,6 +251,7 @@ def compare(run: TrainedRun, head: Head, model: OnnxModel, examples: Sequence[Vo
         head: Head of the expected side.
         model: The found side, read from the file.
         examples: Real images, of each example one per channel; a single one needs no sequence.
+        limits: How far apart the two may be.
 
     Raises:
         GateError: `E_PARITY`, one side gives no finite numbers, or the file cannot be used at all.
@@ -227,7 +260,7 @@ def compare(run: TrainedRun, head: Head, model: OnnxModel, examples: Sequence[Vo
     smallest = min(real, key=lambda images: images[0].voxels.size)
     noise = [shuffled(image, run.recipe, seed=number) for number, image in enumerate(smallest)]
     compare_one: Callable[..., None] = _COMPARED[head.kind]
-    found: Any = MaskComparison() if head.kind == "masks" else Comparison()
+    found: Any = (MaskComparison if head.kind == "masks" else Comparison)(limits=limits)
     for images in (*real, noise):
         compare_one(run, head, model, images, found, is_real=found.num_cases < len(real))
         found.num_cases += 1
@@ -266,7 +299,7 @@ def _compare_masks(
             continue
         found.num_marked += is_real
         found.dice = min(found.dice, dice(theirs, ours))
-        allowed = max((1 - MIN_DICE) * (ours.sum() if is_real else ours.size), TIES)
+        allowed = max((1 - found.limits.dice) * (ours.sum() if is_real else ours.size), TIES)
         volumes_ml = ours.sum() * millilitres, theirs.sum() * millilitres
         is_stray = (ours != theirs).sum() > allowed or abs(volumes_ml[0] - volumes_ml[1]) > allowed * millilitres
         found.strays |= {name} if is_stray else set()
@@ -298,7 +331,7 @@ def _compare_findings(
     named = dict(zip(model.bundle.head.words, answer, strict=True))
     found.num_marked += is_real
     for place, name in run.classes.items():
-        is_stray = not abs(expected[place] - named.get(name, np.inf)) <= MAX_PROBABILITY
+        is_stray = not abs(expected[place] - named.get(name, np.inf)) <= found.limits.probability
         found.strays |= {name} if is_stray else set()
 
 
@@ -324,7 +357,7 @@ def _compare_boxes(
             np.column_stack([expected.boxes, expected.scores])[ours],
             np.column_stack([answer.boxes, answer.scores])[theirs],
             rtol=0,
-            atol=MAX_PROBABILITY,
+            atol=MAX_BOX,
         )
         found.strays |= set() if is_equal else {name}
 

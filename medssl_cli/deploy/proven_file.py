@@ -17,7 +17,8 @@ from torch import nn
 
 from medssl_cli.base.errors import GateError, UsageError
 from medssl_cli.base.files import candidate_for, make_output_folder, open_regular, remove_temporaries, write_atomic
-from medssl_cli.deploy.bundle import Bundle, Parity, attach, load_model
+from medssl_cli.deploy.bundle import Bundle, Parity, Precision, attach, load_model
+from medssl_cli.deploy.half import in_float16
 from medssl_cli.deploy.onnx_file import HEAD_BYTES, graph_of, has_contract
 from medssl_cli.deploy.parity import HINT, UNPROVEN, Comparison, faults_are_the_files
 from medssl_cli.deploy.runtime import OnnxModel
@@ -38,10 +39,18 @@ def refuse_foreign_file(path: Path) -> None:
         raise UsageError("E_OUTPUT_EXISTS", f"{path.name} exists and is not a medssl model", hint="choose another name")
 
 
-def onnx_graph(network: nn.Module, inputs: Sequence[Port], outputs: Sequence[Port]) -> bytes:
+def onnx_graph(
+    network: nn.Module, inputs: Sequence[Port], outputs: Sequence[Port], precision: Precision = "float32"
+) -> bytes:
     """Trace a network to a self-contained ONNX model whose sizes are those of its ports, free ones by their names.
 
     Shifted-window transformers break at other tile sizes than the traced one, so none is promised.
+
+    Args:
+        network: The network.
+        inputs: What it takes.
+        outputs: What it gives.
+        precision: Numbers that the model computes in; it takes and gives float32.
     """
     network.eval()
     free = {size: torch.export.Dim(size) for port in inputs for size in port.sizes if isinstance(size, str)}
@@ -64,7 +73,7 @@ def onnx_graph(network: nn.Module, inputs: Sequence[Port], outputs: Sequence[Por
         proto = program.model_proto
     strip(proto)
     serialised: bytes = proto.SerializeToString()
-    return serialised
+    return in_float16(serialised) if precision == "float16" else serialised
 
 
 def attach_unproven(graph: bytes, bundle: Bundle) -> bytes:
@@ -72,16 +81,13 @@ def attach_unproven(graph: bytes, bundle: Bundle) -> bytes:
     return attach(graph, bundle.model_copy(update={"parity": UNPROVEN}))
 
 
-def write_proven(
-    path: Path, data: bytes, prove: Callable[[OnnxModel], Comparison], *, tolerance: float
-) -> tuple[Comparison, Bundle]:
+def write_proven(path: Path, data: bytes, prove: Callable[[OnnxModel], Comparison]) -> tuple[Comparison, Bundle]:
     """Write a model under a temporary name, read it again, compare it, add the proof, and only then name it.
 
     Args:
         path: Path of the model.
         data: The sealed model.
         prove: Compares the file with its run: first what it says, then what it answers.
-        tolerance: Largest allowed difference of the network's numbers.
 
     Raises:
         GateError: `E_PARITY`; no file is left.
@@ -94,7 +100,7 @@ def write_proven(
             model = OnnxModel(candidate, "cpu")
         with contextlib.closing(model):
             comparison = prove(model)
-        comparison.require(tolerance)
+        comparison.require()
         return comparison, _set_proof(candidate, comparison.parity, model.sha256)
 
 

@@ -18,9 +18,10 @@ from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.deploy import export, proven_file, runtime
 from medssl_cli.deploy.bundle import Bundle, load_model
+from medssl_cli.deploy.card import card_markdown
 from medssl_cli.deploy.export import export_network, onnx_graph
 from medssl_cli.deploy.onnx_file import graph_of, read_head, seal
-from medssl_cli.deploy.parity import NOT_COMPARED, TOLERANCE, shuffled
+from medssl_cli.deploy.parity import LIMITS, NOT_COMPARED, TOLERANCE, shuffled
 from medssl_cli.deploy.run_scores import RunFigure, RunScores
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.build import build_task
@@ -75,6 +76,7 @@ LIES: dict[str, Any] = {
     "class_details": {"ball_1": ClassDetails(colour="#102030")},
     "algorithm": Algorithm(name="another"),
     "intended_use": "Everything",
+    "precision": "float16",
     "training": None,
     "scores": RunScores(
         split="test", num_patients=9, num_images=9, figures=(RunFigure(name="mean", metric="dice", mean=1.0),)
@@ -230,6 +232,24 @@ def test_a_file_that_says_something_else_than_its_run_is_caught(
         "in_channels",
         "activation",
     )  # the graph says no first
+
+
+@pytest.mark.parametrize("backbone", ["unet", "plainconv"])
+def test_half_precision_goes_through_the_same_gate(cache: Cache, tmp_path: Path, backbone: str) -> None:
+    run = untrained(cache, backbone)
+    paths = {precision: tmp_path / f"{precision}.onnx" for precision in LIMITS}
+
+    bundles = {name: export_network(run, path, cache=cache, cases=2, precision=name) for name, path in paths.items()}
+
+    assert {name: bundle.precision for name, bundle in bundles.items()} == {name: name for name in LIMITS}
+    differences = {name: bundle.parity.max_abs_difference for name, bundle in bundles.items() if bundle.parity}
+    assert differences["float32"] < 1e-4 < differences["float16"] < LIMITS["float16"].tolerance
+    kernels = [value for value in onnx.load(paths["float16"]).graph.initializer if len(value.dims) == 5]
+    assert kernels
+    assert {value.data_type for value in kernels} == {onnx.TensorProto.FLOAT16}
+    assert "computed in float16" in card_markdown(bundles["float16"])
+    with pytest.raises(GateError, match="E_PARITY"):
+        export_network(run, tmp_path / "strict.onnx", cache=cache, cases=2, precision="float16", tolerance=TOLERANCE)
 
 
 @pytest.fixture
