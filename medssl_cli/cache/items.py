@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from medssl_cli.base.classes import MAX_VALUE
-from medssl_cli.base.strict import Strict
+from medssl_cli.base.strict import Digest, Strict
 from medssl_cli.cache.format import ALLOW_LIST_VERSION, RECORD_VERSION, Modality, check_label_set
 from medssl_cli.formats.acquisition import Acquisition
 from medssl_cli.formats.loaded import BurnedIn, SourceKind, SpacingKind
@@ -15,7 +15,6 @@ from medssl_cli.formats.name_words import is_channel_word, same_channel
 from medssl_cli.imaging.geometry import Affine, Shape
 
 Key = Annotated[str, Field(pattern=r"^[a-z2-7]{26}$")]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Value = Annotated[int, Field(ge=0, le=MAX_VALUE)]
 WRITTEN_IF_KNOWN: Final = ("channel", "example_key")
 Units = Literal["HU", "SUVbw", "Bq/ml", "a.u."]

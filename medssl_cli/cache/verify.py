@@ -18,8 +18,8 @@ from medssl_cli.base.files import (
     write_json,
 )
 from medssl_cli.base.plain_json import parse_json
-from medssl_cli.base.strict import Strict
-from medssl_cli.cache.items import Digest, ItemRecord, Key
+from medssl_cli.base.strict import Digest, Strict
+from medssl_cli.cache.items import ItemRecord, Key
 from medssl_cli.cache.marker import require_outside_caches
 from medssl_cli.cache.publish import remove_quietly
 from medssl_cli.cache.records import (

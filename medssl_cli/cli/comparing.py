@@ -12,7 +12,8 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.cli.options import require_path
 from medssl_cli.cli.places import outside_caches
 from medssl_cli.cli.probing import TypedProbe
-from medssl_cli.cli.scoring import default_split, load_subject, split_words, write_results
+from medssl_cli.cli.scoring import default_split, load_subject, split_words
+from medssl_cli.cli.scoring_output import write_results
 from medssl_cli.cli.terminal import Terminal, result, table
 from medssl_cli.engine.evaluate import Terms
 from medssl_cli.metrics.statistics import estimate_of
@@ -60,7 +61,8 @@ def compare(
             subject = load_subject(path, opened, split=part, device=device, terms=terms)
             gallery = Gallery(subject.draw, limit=pictures, stage=subject.stage)
             scored = subject.score(opened, split=split_words(path, part), talk=terminal, on_case=gallery.add)
-            write_results(folder / _folder_name(name), subject, scored, gallery)
+            place = folder / _folder_name(name)
+            write_results(place, subject, scored, gallery, split=part, terms=terms, terminal=terminal)
             models.append(contestant(name, path, subject, scored.document))
     document = comparison(models)
     for fact, values in unfair(document).items():

@@ -62,6 +62,7 @@ def evaluate(
     Dice, HD95 and NSD per structure, AUROC per class, or average precision and sensitivity of boxes per class.
     A structure that is missed counts as the worst value. Writes scores.json, scores.csv and page.html. Of a folder of
     folds every patient is scored by the fold that has not learnt from them; with --split test, the mean of all folds.
+    The run keeps the figures for the card of its model, wherever the results go.
 
     Several models are compared on the same patients: differences with intervals and tests, and what else differs.
 

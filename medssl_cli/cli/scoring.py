@@ -1,12 +1,10 @@
-"""What `medssl evaluate` scores (a run or an exported model), and where its results go."""
+"""What `medssl evaluate` scores: a run or an exported model, on which patients, and the least that is asked of it."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from medssl_cli.base.errors import GateError, UsageError
-from medssl_cli.base.files import storage_errors, write_atomic
-from medssl_cli.base.plain_json import dump
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
@@ -14,8 +12,7 @@ from medssl_cli.cli.options import num_threads
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.evaluate import AS_TRAINED, Terms, subject_of_folds, subject_of_run
 from medssl_cli.engine.fold_runs import are_folds, fold_words
-from medssl_cli.report.gallery import Gallery
-from medssl_cli.tasks import FigureOfMerit, Results, Subject, figures, load_part, task_of_head
+from medssl_cli.tasks import FigureOfMerit, Subject, figures, load_part, task_of_head
 
 OWN_FIGURE: Final = "score"
 """Stands for the figure of whatever task a model is of."""
@@ -74,21 +71,6 @@ def load_subject(path: Path, cache: Cache, *, split: str, device: str, terms: Te
         model, name=path.name, folder=path.parent / path.stem, records=records, label_set=label_set
     )
     return subject
-
-
-def write_results(folder: Path, subject: Subject, results: Results, gallery: Gallery) -> None:
-    """`scores.json`, `scores.csv` and `page.html`.
-
-    Raises:
-        StorageError: `E_IO`.
-    """
-    document = results.document
-    page = subject.page(document, gallery.pictures())
-    with storage_errors("the results"):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "scores.json", dump(document).encode())
-    write_atomic(folder / "scores.csv", results.csv.encode())
-    write_atomic(folder / "page.html", page.encode())
 
 
 def limit_of(subject: Subject, limits: Mapping[str, float | None]) -> float | None:

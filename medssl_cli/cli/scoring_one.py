@@ -13,8 +13,8 @@ from medssl_cli.cli.scoring import (
     load_subject,
     require_mean,
     split_words,
-    write_results,
 )
+from medssl_cli.cli.scoring_output import write_results
 from medssl_cli.cli.terminal import Terminal, result, table
 from medssl_cli.engine.evaluate import Terms
 from medssl_cli.report.gallery import Gallery
@@ -49,7 +49,7 @@ def score_one(
     gallery = Gallery(subject.draw, limit=pictures, stage=subject.stage)
     with terminal.running():
         results = subject.score(opened, split=words, talk=terminal, on_case=gallery.add)
-    write_results(folder, subject, results, gallery)
+    write_results(folder, subject, results, gallery, split=part, terms=terms, terminal=terminal)
     if json:
         result(results.document, as_json=True, text="")
     else:

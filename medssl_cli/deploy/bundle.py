@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from medssl_cli.base.errors import StorageError, UsageError
 from medssl_cli.base.plain_json import parse_json
-from medssl_cli.base.strict import PositiveInt, Size, Strict
+from medssl_cli.base.strict import Digest, PositiveInt, Size, Strict
 from medssl_cli.deploy.onnx_file import MAX_BYTES, read_head, seal, unseal
 from medssl_cli.deploy.run_scores import RunScores
 from medssl_cli.deploy.surprise import EmbeddingSummary
@@ -22,7 +22,6 @@ from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe_sections import Algorithm, ClassDetails
 
 HEAD_BYTES: Final = 4 * 1024 * 1024
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Precision = Literal["float32", "float16"]
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 

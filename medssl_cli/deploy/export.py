@@ -110,7 +110,7 @@ def export_run(
         licence=licence,
         tell=tell,
         head=head,
-        scores=scores_of(run_dir, words=Terms(mirror_axes=mirror_axes).words),
+        scores=scores_of(run_dir, weights_sha256=run.weights_sha256, words=Terms(mirror_axes=mirror_axes).words),
     )
 
 

@@ -35,8 +35,8 @@ from medssl_cli.base.files import (
     temporary_in,
 )
 from medssl_cli.base.plain_json import parse_json
-from medssl_cli.base.strict import Strict
-from medssl_cli.deploy.bundle import Digest, TaskName, load_model
+from medssl_cli.base.strict import Digest, Strict
+from medssl_cli.deploy.bundle import TaskName, load_model
 from medssl_cli.deploy.card import card_markdown
 from medssl_cli.deploy.model_store import InstalledModel, ModelStore
 from medssl_cli.deploy.onnx_file import MAX_BYTES

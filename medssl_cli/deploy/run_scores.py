@@ -1,14 +1,18 @@
-"""How a run did when it was evaluated, as a model carries it: what `medssl evaluate` left in the run's folder."""
+"""How a run did when it was evaluated, as a model carries it.
 
-from collections.abc import Iterator
+`medssl evaluate` keeps the figures in the run's folder, wherever its results go, beside the digest of the weights that
+they are of. An export reads them there: figures of other weights are not its own.
+"""
+
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from medssl_cli.base.files import read_regular
+from medssl_cli.base.files import read_regular, write_json
 from medssl_cli.base.plain_json import parse_json
-from medssl_cli.base.strict import PositiveInt, Probability, Strict
+from medssl_cli.base.strict import Digest, PositiveInt, Probability, Strict
 
 SCORES_FILE: Final = "scores.json"
 MOST_FIGURES: Final = 2000
@@ -58,22 +62,81 @@ class RunScores(Strict):
     figures: Annotated[tuple[RunFigure, ...], Field(min_length=1, max_length=MOST_FIGURES)]
 
 
-def scores_of(run_dir: Path, *, words: tuple[str, ...] = ()) -> RunScores | None:
-    """The last evaluation of a run on patients whom it has not seen; None if there is none of the trained weights.
+class KeptScores(Strict):
+    """The last evaluation of a run on one split, as its folder keeps it.
+
+    Args:
+        format_version: Version of this layout.
+        weights_sha256: Digest of the weights that were scored.
+        scores: How they did.
+    """
+
+    format_version: Literal[1] = 1
+    weights_sha256: Digest
+    scores: RunScores
+
+
+def keep_scores(
+    run_dir: Path, document: Any, *, weights_sha256: str, split: str, words: Sequence[str] = ()
+) -> RunScores | None:
+    """Keep the figures of an evaluation for the card of the run's model.
 
     Args:
         run_dir: A run folder, or a folder of folds.
-        words: What the name of the folder of results ends with, where the model answers otherwise than its recipe says.
+        document: The results' document.
+        weights_sha256: Digest of the weights that were scored.
+        split: Who was scored.
+        words: See `scores_of`.
+
+    Returns:
+        What was kept; None of a task whose results have no such figures.
+
+    Raises:
+        StorageError: `E_IO`.
+    """
+    try:
+        scores = scores_from(document)
+    except ValueError:
+        return None
+    kept = KeptScores(weights_sha256=weights_sha256, scores=scores)
+    write_json(_kept_path(run_dir, split, words), kept.model_dump(mode="json"))
+    return scores
+
+
+def scores_of(run_dir: Path, *, weights_sha256: str, words: Sequence[str] = ()) -> RunScores | None:
+    """The last evaluation of a run on patients whom it has not seen; None if there is none of these weights.
+
+    Args:
+        run_dir: A run folder, or a folder of folds.
+        weights_sha256: Digest of its weights.
+        words: How the model answers otherwise than its recipe says.
     """
     for split in ("test", "val"):
-        path = run_dir / "-".join(("evaluation", split, *words)) / SCORES_FILE
         try:
-            is_old = path.stat().st_mtime_ns < _trained_ns(run_dir)
-            document = parse_json(read_regular(path).decode())
-            return None if is_old else scores_from(document)
+            kept = KeptScores.model_validate_json(read_regular(_kept_path(run_dir, split, words)))
+        except FileNotFoundError:
+            found = _scores_without_digest(run_dir, split, words)
         except (OSError, ValueError):
             continue
+        else:
+            found = kept.scores if kept.weights_sha256 == weights_sha256 else None
+        if found is not None:
+            return found
     return None
+
+
+def _kept_path(run_dir: Path, split: str, words: Sequence[str]) -> Path:
+    return run_dir / f"{'-'.join(('scores', split, *words))}.json"
+
+
+def _scores_without_digest(run_dir: Path, split: str, words: Sequence[str]) -> RunScores | None:
+    """What an earlier medssl left of an evaluation, if it is not older than the weights."""
+    path = run_dir / "-".join(("evaluation", split, *words)) / SCORES_FILE
+    try:
+        is_old = path.stat().st_mtime_ns < _trained_ns(run_dir)
+        return None if is_old else scores_from(parse_json(read_regular(path)))
+    except (OSError, ValueError):
+        return None
 
 
 def scores_from(document: Any) -> RunScores:

@@ -103,10 +103,15 @@ def ensemble_of(parent: Path, members: Sequence[FineTunedRun]) -> FineTunedRun:
         first.classes,
         ensemble,
         _manifest([member.manifest for member in members]),
-        sha256_json([member.weights_sha256 for member in members]),
+        weights_digest(members),
         in_channels=first.in_channels,
         is_exportable=first.is_exportable,
     )
+
+
+def weights_digest(members: Sequence[FineTunedRun]) -> str:
+    """Digest of the weights of several networks together."""
+    return sha256_json([member.weights_sha256 for member in members])
 
 
 def mean_head(heads: Sequence[Head]) -> Head:

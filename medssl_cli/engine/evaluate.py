@@ -13,7 +13,7 @@ from medssl_cli.base.errors import NothingUsableError, UsageError
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.devices import resolve_device
-from medssl_cli.engine.ensemble import ensemble_of, load_folds
+from medssl_cli.engine.ensemble import ensemble_of, load_folds, weights_digest
 from medssl_cli.engine.finetuned import FineTunedRun, load_finetuned
 from medssl_cli.engine.predict import torch_predict
 from medssl_cli.recipe import Named, TaskRecipe, dump_recipe, validate_recipe
@@ -90,7 +90,7 @@ def subject_of_folds(path: Path, cache: Cache, *, split: str, device: str, terms
         subjects.append(_subject(member, cache, split, place, terms, without=frozenset(scored)))
         scored |= {record.item_id for record in subjects[-1].records}
     first, *others = [subject for subject in subjects if subject.records]
-    return replace(first.pooled(others), name=path.name, folder=path)
+    return replace(first.pooled(others), name=path.name, folder=path, weights_sha256=weights_digest(members))
 
 
 def _subject(
@@ -106,7 +106,8 @@ def _subject(
     supervision = supervision_of(terms.applied(run.recipe))
     records = [each for each in labelled_split(cache, run.manifest, split, supervision) if each.item_id not in without]
     network, root = run.network.to(place), run.root
-    return supervision.subject(network, torch_predict(network, place), name=root.name, folder=root, records=records)
+    subject = supervision.subject(network, torch_predict(network, place), name=root.name, folder=root, records=records)
+    return replace(subject, weights_sha256=run.weights_sha256)
 
 
 def labelled_split(

@@ -29,7 +29,7 @@ from medssl_cli.base.files import (
 )
 from medssl_cli.base.plain_json import parse_json
 from medssl_cli.base.plain_yaml import MAX_BYTES, parse_yaml
-from medssl_cli.base.strict import Strict
+from medssl_cli.base.strict import Digest, Strict
 from medssl_cli.cache.items import Entry, ItemRecord
 from medssl_cli.cache.publish import unreadable
 from medssl_cli.engine.checkpoints import CheckpointFolder
@@ -43,7 +43,6 @@ RECORD: Final = "run.json"
 SUMMARY: Final = "summary.json"
 MANIFEST: Final = "manifest.json"
 Kind = Literal["pretrain", "finetune"]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 T = TypeVar("T")
 
 

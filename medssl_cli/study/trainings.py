@@ -10,6 +10,7 @@ from medssl_cli.base.plain_json import dump
 from medssl_cli.base.signals import StopRequest
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.store import Cache
+from medssl_cli.deploy.run_scores import keep_scores
 from medssl_cli.engine.evaluate import subject_of_run
 from medssl_cli.engine.trainings import SeparateTraining
 
@@ -40,6 +41,7 @@ class StudyTraining(SeparateTraining[None]):
         with storage_errors("the results"):
             path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path.parent / "scores.csv", results.csv.encode())
+        keep_scores(self.root, results.document, weights_sha256=subject.weights_sha256, split="test")
         write_atomic(path, dump(results.document).encode())
 
 

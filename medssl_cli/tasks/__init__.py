@@ -11,7 +11,6 @@ A task is found by the name of its folder, which holds:
     plan.py       PLANNER: a `plan.planner.TaskPlanner`, for `medssl plan`; a task may do without
 
 `decode.py` and `page.py` load no torch, so that inference and reports may load them; neither does this module.
-
 Who asks for what: `engine.finetune` and `engine.check` network and supervision; `engine.evaluate`, studies and
 `medssl evaluate` the subject; export `is_exportable`, `head` and its `decode.py`; the command line every `FIGURE`.
 """
@@ -380,6 +379,7 @@ class Subject(ABC):
         folder: Where results go by default.
         records: The split.
         classes: Names by value.
+        weights_sha256: Digest of the weights of a run; empty of an exported model.
     """
 
     figure: ClassVar[FigureOfMerit]
@@ -390,6 +390,7 @@ class Subject(ABC):
     folder: Path
     records: Sequence[ItemRecord]
     classes: dict[int, str]
+    weights_sha256: str = field(default="", kw_only=True)
 
     @abstractmethod
     def score(self, cache: Cache, *, split: str, talk: Talk, on_case: OnCase | None = None) -> Results:
@@ -411,8 +412,7 @@ class Subject(ABC):
 
         Args:
             document: Document of the results.
-            pictures: Pictures of the worst, median and best images, worst first; none of a task that calls no
-                `on_case`.
+            pictures: The worst, median and best images, worst first; none of a task that calls no `on_case`.
         """
 
     def pooled(self, others: Sequence[Self]) -> Self:

@@ -14,6 +14,7 @@ from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.cli.app import app
 from medssl_cli.deploy.bundle import load_model, patient_digest
+from medssl_cli.deploy.run_scores import scores_from
 from medssl_cli.engine.choices import Choices
 from medssl_cli.engine.evaluate import Terms
 from medssl_cli.engine.fold_runs import fold_words, folds_of
@@ -316,13 +317,14 @@ def test_folds_are_exported_as_one_proven_model_that_answers_as_their_mean(
     model = tmp_path / "model.onnx"
     where = ["--cache", site / "cache", "--json", "-q"]
 
+    own = one_document(run("evaluate", parent, "--split", "test", "--device", "cpu", "-o", tmp_path / "own", *where))
     exported = one_document(run("export", parent, model, "--cases", "1", *where))
-    own = one_document(run("evaluate", parent, "--split", "test", "--device", "cpu", *where))
     found = one_document(run("evaluate", model, "--device", "cpu", *where))
 
     assert exported["parity"]["max_abs_difference"] < 1e-4
     bundle = load_model(model)[1]
     assert bundle.trained_on == tuple(sorted(map(patient_digest, patients(parent / "fold0", "train", "val"))))
+    assert bundle.scores == scores_from(own)  # wherever its results went
     for one, other in zip(own["cases"], found["cases"], strict=True):
         assert one["item"] == other["item"]
         assert one["scores"]["ball_1"]["dice"] == pytest.approx(other["scores"]["ball_1"]["dice"], abs=1e-3)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 from medssl_cli.base.errors import UsageError
 from medssl_cli.deploy.bundle import Bundle
 from medssl_cli.deploy.card import card_html, card_in, card_markdown
-from medssl_cli.deploy.run_scores import RunFigure, RunScores, scores_from, scores_of
+from medssl_cli.deploy.run_scores import RunFigure, RunScores, keep_scores, scores_from, scores_of
 from tests.toy_model import toy_bundle
 
+WEIGHTS, OTHERS = "a" * 64, "b" * 64
 ESTIMATE = {"mean": 0.9, "low": 0.85, "high": 0.93, "confidence": 0.95, "num_patients": 8, "num_missing": 0}
 SEGMENTATION: dict[str, Any] = {
     "schema": "medssl.evaluation/1",
@@ -68,24 +70,60 @@ def trained(run: Path, *, at: int) -> None:
     os.utime(path, ns=(at, at))
 
 
-def test_an_evaluation_of_older_weights_does_not_count(tmp_path: Path) -> None:
+def kept(run: Path, document: Any = SEGMENTATION, **otherwise: Any) -> RunScores | None:
+    return keep_scores(run, document, **{"weights_sha256": WEIGHTS, "split": "test", **otherwise})
+
+
+def test_figures_are_shown_of_the_weights_that_were_scored_and_of_no_others(tmp_path: Path) -> None:
+    kept(tmp_path)
+
+    assert scores_of(tmp_path, weights_sha256=WEIGHTS) == scores_from(SEGMENTATION)
+    assert scores_of(tmp_path, weights_sha256=OTHERS) is None
+    assert scores_of(tmp_path, weights_sha256=WEIGHTS, words=("mirror0",)) is None
+
+
+def test_figures_of_another_run_are_not_its_own(tmp_path: Path) -> None:
+    for name in ("run", "other"):
+        (tmp_path / name).mkdir()
+    kept(tmp_path / "other", weights_sha256=OTHERS)
+    shutil.copy(tmp_path / "other" / "scores-test.json", tmp_path / "run")
+
+    assert scores_of(tmp_path / "run", weights_sha256=WEIGHTS) is None
+
+
+def test_test_patients_come_first_and_validation_where_there_are_none_of_these_weights(tmp_path: Path) -> None:
+    kept(tmp_path, {**SEGMENTATION, "split": "val"}, split="val")
+    kept(tmp_path, weights_sha256=OTHERS)
+    assert getattr(scores_of(tmp_path, weights_sha256=WEIGHTS), "split", None) == "val"
+
+    kept(tmp_path)
+    assert getattr(scores_of(tmp_path, weights_sha256=WEIGHTS), "split", None) == "test"
+
+
+def test_results_of_a_task_without_such_figures_are_not_kept(tmp_path: Path) -> None:
+    assert kept(tmp_path, {"agreement": 0.5}) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_evaluation_by_an_earlier_medssl_counts_unless_its_weights_are_newer(tmp_path: Path) -> None:
     trained(tmp_path, at=10**9)
-    assert scores_of(tmp_path) is None
+    assert scores_of(tmp_path, weights_sha256=WEIGHTS) is None
 
     evaluated(tmp_path, "evaluation-test", at=2 * 10**9)
-    assert scores_of(tmp_path) == scores_from(SEGMENTATION)
-    assert scores_of(tmp_path, words=("mirror0",)) is None
+    assert scores_of(tmp_path, weights_sha256=WEIGHTS) == scores_from(SEGMENTATION)
+    assert scores_of(tmp_path, weights_sha256=WEIGHTS, words=("mirror0",)) is None
 
     newer = tmp_path / "checkpoints" / "best-00000001-x.safetensors"
     os.utime(newer, ns=(3 * 10**9, 3 * 10**9))
-    assert scores_of(tmp_path) is None
+    assert scores_of(tmp_path, weights_sha256=WEIGHTS) is None
 
 
-def test_damaged_results_do_not_stop_an_export(tmp_path: Path) -> None:
-    evaluated(tmp_path, "evaluation-test", at=1)
-    (tmp_path / "evaluation-test" / "scores.json").write_text("{")
+@pytest.mark.parametrize("name", ["scores-test.json", "evaluation-test/scores.json"])
+def test_damaged_results_do_not_stop_an_export(tmp_path: Path, name: str) -> None:
+    (tmp_path / "evaluation-test").mkdir()
+    (tmp_path / name).write_text("{")
 
-    assert scores_of(tmp_path) is None
+    assert scores_of(tmp_path, weights_sha256=WEIGHTS) is None
 
 
 def test_a_card_names_use_scores_parity_and_limits() -> None:
