@@ -3,8 +3,6 @@
 Worker count, interruptions and resuming change nothing: sample (step, slot) is the same crop everywhere.
 """
 
-import os
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -19,11 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from medssl_cli.cache.arrays import open_array, refuse_damage
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.cache.targets import to_classes
+from medssl_cli.data.loading import StepSampler, worker_options
 from medssl_cli.imaging.geometry import Shape, spacing_mm
-from medssl_cli.work.child import die_with_parent
-
-BATCH_TIMEOUT_S = 600
-START_METHOD = "spawn"
 
 
 @dataclass(frozen=True)
@@ -193,28 +188,6 @@ class CropDataset(Dataset[Crop]):
         return Crop(image, read_classes(item, start, self._crop_size), item.item_id, spacing_mm(item.affine))
 
 
-class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (step, slot) for one of several processes, from a step on.
-
-    Args:
-        first_step: Where to begin.
-        num_steps: Where to end.
-        batch_size: Slots per process.
-        rank: This process.
-    """
-
-    def __init__(self, first_step: int, num_steps: int, batch_size: int, *, rank: int = 0) -> None:
-        self._steps = range(first_step, num_steps)
-        self._slots = range(rank * batch_size, (rank + 1) * batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in self._steps:
-            yield [(step, slot) for slot in self._slots]
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-
 def collate(samples: list[Crop]) -> CropBatch:
     """Stack samples into a batch."""
     images, labels, item_ids, spacings = zip(*samples, strict=True)
@@ -300,25 +273,3 @@ def crop_loader(
         collate_fn=partial(_collate_both, number=batch_size),
         **worker_options(num_workers),
     )
-
-
-def worker_options(num_workers: int) -> dict[str, Any]:
-    """How every loader starts and ends the processes that read for it."""
-    return {
-        "num_workers": num_workers,
-        "timeout": BATCH_TIMEOUT_S if num_workers else 0,
-        "multiprocessing_context": START_METHOD if num_workers else None,
-        "pin_memory": torch.cuda.is_available(),
-        "worker_init_fn": partial(_serve, parent=os.getpid()) if num_workers else None,
-    }
-
-
-def _serve(number: int, *, parent: int) -> None:
-    """A worker ends with its parent and leaves signals that reach the whole group to it.
-
-    It exits with 0 on SIGTERM: with another status torch would interrupt the parent in the middle of a step.
-    """
-    for name in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(name, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    die_with_parent(parent)

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medssl_cli.cache.prepared import PreparedItem
-from medssl_cli.data.crops import read_input, worker_options
+from medssl_cli.data.crops import read_input
+from medssl_cli.data.loading import worker_options
 from medssl_cli.data.slices import read_slices
 from medssl_cli.imaging.geometry import Shape
 

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medssl_cli.cache.arrays import open_array, refuse_damage
 from medssl_cli.cache.prepared import PreparedItem
-from medssl_cli.data.crops import item_of, worker_options
+from medssl_cli.data.crops import item_of
+from medssl_cli.data.loading import worker_options
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.imaging.stacks import choose_window, middle_window
 

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from medssl_cli.cache.arrays import read_array, refuse_damage
 from medssl_cli.cache.prepared import PreparedItem
-from medssl_cli.data.crops import StepSampler, item_of, worker_options
+from medssl_cli.data.crops import item_of
+from medssl_cli.data.loading import worker_options
 from medssl_cli.imaging.geometry import Shape, spacing_mm
 from medssl_cli.imaging.stacks import as_stack
 
@@ -162,27 +163,6 @@ def collate_whole(samples: list[Whole]) -> WholeBatch:
         targets=torch.from_numpy(np.stack([sample.targets for sample in samples])),
         item_ids=[sample.item_id for sample in samples],
         beside=tuple(torch.stack(parts) for parts in zip(*stacks, strict=True)),
-    )
-
-
-def whole_loader(
-    dataset: WholeDataset, *, first_step: int, num_steps: int, batch_size: int, num_workers: int, rank: int = 0
-) -> DataLoader[Any]:
-    """Loader of batches `first_step` to `num_steps`; arrays are opened in the workers only.
-
-    Args:
-        dataset: Dataset of the batches.
-        first_step: Where to begin.
-        num_steps: Where to end.
-        batch_size: Samples per process.
-        num_workers: Processes that read.
-        rank: This process.
-    """
-    return DataLoader(
-        dataset,
-        batch_sampler=StepSampler(first_step, num_steps, batch_size, rank=rank),
-        collate_fn=collate_whole,
-        **worker_options(num_workers),
     )
 
 

@@ -9,8 +9,9 @@ from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.cache.store import Cache
+from medssl_cli.data.loading import step_loader
 from medssl_cli.data.selection import examples_of
-from medssl_cli.data.whole import WholeDataset, each_loader, whole_loader
+from medssl_cli.data.whole import WholeDataset, collate_whole, each_loader
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Data
 
@@ -26,9 +27,10 @@ def prepared_images(
 def step_batches(
     dataset: WholeDataset, data: Data, *, first_step: int, num_steps: int, rank: int = 0, num_processes: int = 1
 ) -> DataLoader[Any]:
-    """Loader of one process's share of the batches of these steps; see `data.whole.whole_loader`."""
-    return whole_loader(
+    """Loader of one process's share of the batches of these steps; see `data.loading.step_loader`."""
+    return step_loader(
         dataset,
+        collate_whole,
         first_step=first_step,
         num_steps=num_steps,
         batch_size=dataset.batch_size // num_processes,

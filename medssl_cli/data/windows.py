@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from medssl_cli.cache.arrays import read_array
 from medssl_cli.cache.prepared import PreparedItem
-from medssl_cli.data.crops import StepSampler, read_input, worker_options
+from medssl_cli.data.crops import read_input
 from medssl_cli.data.placed_views import PlacedCrops, PlacedWindows
 from medssl_cli.data.slices import TRIES, ImageIndex
 from medssl_cli.imaging.foreground import foreground_box
@@ -179,25 +179,4 @@ def collate_windows(samples: list[PlacedSample]) -> WindowBatch:
         torch.stack([sample.image for sample in samples]),
         stacked([sample.window for sample in samples]),
         [sample.item_id for sample in samples],
-    )
-
-
-def window_loader(
-    dataset: WindowDataset, *, first_step: int, num_steps: int, batch_size: int, num_workers: int, rank: int = 0
-) -> DataLoader[Any]:
-    """Loader of batches `first_step` to `num_steps`; arrays are opened in the workers only.
-
-    Args:
-        dataset: Data set of the batches.
-        first_step: Where to begin.
-        num_steps: Where to end.
-        batch_size: Samples per process.
-        num_workers: Processes that read.
-        rank: This process.
-    """
-    return DataLoader(
-        dataset,
-        batch_sampler=StepSampler(first_step, num_steps, batch_size, rank=rank),
-        collate_fn=collate_windows,
-        **worker_options(num_workers),
     )

@@ -50,7 +50,7 @@ class MemoryPlan:
     @property
     def reading_bytes(self) -> float:
         """What is held of a scan while it is read, and until its turn."""
-        return sum(self.parts.get(name, 0.0) for name in ("scan", "reading", "image"))
+        return sum(self.parts.get(name, 0.0) for name in ("scan", "reading"))
 
     @property
     def model_room_bytes(self) -> float:

@@ -1,8 +1,8 @@
 """Several models in one file, for places without a network: a zip archive whose manifest names every member's SHA-256.
 
-    manifest.json        what is inside, each with size and digest
     cards/NAME.md        the card of each model
     models/NAME.onnx     the sealed models, as they are installed
+    manifest.json        what is inside, each with size and digest
 
 The same models give the same bytes. Nothing is installed before every member was checked: those that the manifest names
 and no others, each of its size and digest, each a sound model of its name. The digests find damage; they are no
@@ -38,7 +38,7 @@ from medssl_cli.base.plain_json import parse_json
 from medssl_cli.base.strict import Digest, Strict
 from medssl_cli.deploy.bundle import TaskName, load_model
 from medssl_cli.deploy.card import card_markdown
-from medssl_cli.deploy.model_store import InstalledModel, ModelStore
+from medssl_cli.deploy.model_store import ModelStore
 from medssl_cli.deploy.onnx_file import MAX_BYTES
 from medssl_cli.formats.archives import Archive, ArchiveEntry, open_archive
 
@@ -48,7 +48,8 @@ MAX_MANIFEST_BYTES: Final = 2**20
 MAX_CARD_BYTES: Final = 2**20
 LONG_AGO: Final = (1980, 1, 1, 0, 0, 0)
 """Time of every member, so that the same models give the same bytes."""
-PIECE_BYTES: Final = 2**22
+NAME_OF_FIRST: Final = 30
+"""Where a zip archive names its first member: a card, or of packs by an earlier medssl the manifest."""
 HINT: Final = "copy the pack again from where it came, or make it again: medssl models pack"
 
 
@@ -124,17 +125,11 @@ def write_pack(path: Path, store: ModelStore, names: Sequence[str]) -> PackManif
         raise UsageError("E_OUTPUT_EXISTS", f"{path.name} exists and is no pack of models", hint="choose another name")
     make_output_folder(path.parent)
     remove_temporaries(path.parent)
-    shown = [store.show(name) for name in sorted(set(names))]
-    _require_own_names(shown)
-    cards = {one.name: card_markdown(one.bundle).encode() for one in shown if one.bundle is not None}
-    manifest = PackManifest(models=tuple(_described(one, cards[one.name]) for one in shown))
     with candidate_for(path) as candidate:
         with storage_errors(path.name), zipfile.ZipFile(candidate, "x") as archive:
+            models = tuple(_packed(archive, store.find(name)) for name in sorted(set(names)))
+            manifest = PackManifest(models=models)
             _add(archive, MANIFEST, json_bytes(manifest.model_dump(mode="json")))
-            for packed in manifest.models:
-                _add(archive, packed.card, cards[packed.name])
-            for packed, one in zip(manifest.models, shown, strict=True):
-                _add(archive, packed.model, _unchanged(one.path, packed))
         finish_output(candidate)
     return manifest
 
@@ -185,38 +180,32 @@ def unpack(path: Path, store: ModelStore, *, replace: bool = False) -> list[Unpa
         ]
 
 
-def _require_own_names(shown: Sequence[InstalledModel]) -> None:
-    other = [one.path.name for one in shown if one.bundle is None or one.bundle.task != one.name]
-    if other:
-        raise UsageError(
-            "E_MODEL_INVALID",
-            f"{other[0]} is not called as its task is",
-            hint="install it by: medssl models add FILE",
-        )
-
-
-def _described(one: InstalledModel, card: bytes) -> PackedModel:
-    assert one.bundle is not None
-    return PackedModel(
-        name=one.bundle.task,
-        size_bytes=one.size_bytes,
-        sha256=sha256_file(one.path),
-        card_sha256=hashlib.sha256(card).hexdigest(),
-        intended_use=one.bundle.intended_use,
-        licence=one.bundle.licence,
-    )
-
-
-def _unchanged(path: Path, packed: PackedModel) -> bytes:
-    """A model's bytes, as the manifest knows them.
+def _packed(archive: zipfile.ZipFile, path: Path) -> PackedModel:
+    """Add a model and its card to a pack: the bytes that were checked are those that are copied.
 
     Raises:
+        UsageError: `E_MODEL_INVALID`.
         GateError: `E_MODEL_CORRUPT`.
     """
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != packed.sha256:
-        raise GateError("E_MODEL_CORRUPT", f"{path.name} changed while it was packed", hint="run the command again")
-    return data
+    data, bundle, _ = load_model(path)
+    if bundle.task != path.stem:
+        raise UsageError(
+            "E_MODEL_INVALID",
+            f"{path.name} is not called as its task is",
+            hint="install it by: medssl models add FILE",
+        )
+    card = card_markdown(bundle).encode()
+    packed = PackedModel(
+        name=bundle.task,
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        card_sha256=hashlib.sha256(card).hexdigest(),
+        intended_use=bundle.intended_use,
+        licence=bundle.licence,
+    )
+    _add(archive, packed.card, card)
+    _add(archive, packed.model, data)
+    return packed
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
@@ -229,10 +218,10 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 def _begins_like_a_pack(path: Path) -> bool:
     try:
         with open_regular(path) as stream:
-            start = stream.read(30 + len(MANIFEST))
+            start = stream.read(NAME_OF_FIRST + len(MANIFEST))
     except (OSError, ValueError):
         return False
-    return start.startswith(b"PK\x03\x04") and start[30:] == MANIFEST.encode()
+    return start.startswith(b"PK\x03\x04") and start[NAME_OF_FIRST:].startswith((b"cards/", MANIFEST.encode()))
 
 
 def _checked_members(archive: Archive) -> tuple[PackManifest, dict[str, ArchiveEntry]]:

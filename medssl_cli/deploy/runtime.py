@@ -4,7 +4,6 @@ A model runs in a process of its own, within limits of memory and time: what it 
 the next scan gets a new process.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +27,7 @@ from medssl_cli.imaging.kept_probabilities import ProbabilityPlanes
 from medssl_cli.imaging.memory import parts_of, volume_memory
 from medssl_cli.imaging.placement import ChannelImages
 from medssl_cli.imaging.preprocessing import channel_images
-from medssl_cli.imaging.segment import Progress, predicted_bytes, segment_volume
+from medssl_cli.imaging.segment import Progress, segment_volume
 from medssl_cli.imaging.tiling import Predict
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.tasks import load_part, task_of_head
@@ -289,18 +288,22 @@ class OnnxModel:
             }
             keeping = self._plan_of_masks(head, shape, affine, is_kept=self.constant_tiles is not None, **sizes)
             return keeping if keeping.is_roomy else self._plan_of_masks(head, shape, affine, is_kept=False, **sizes)
-        needed = predicted_bytes(
+        memory = volume_memory(
             shape,
             affine,
             preprocessing=preprocessing,
             tile=self.bundle.call_size,
             overlap=head.overlap if isinstance(head, BoxesHead) else 0.0,
-            num_outputs=len(head.words) + 1,
+            num_outputs=0,
             num_channels=num_channels,
+            num_masks=0,
+            bytes_per_voxel=bytes_per_voxel,
         )
+        parts = parts_of(memory)
         if isinstance(head, BoxesHead):
-            needed += head.decoding_bytes(preprocessing)
-        return MemoryPlan({"image": needed}, needed, model_bytes, self.allowed_bytes, math.nan)
+            parts["decoding"] = head.decoding_bytes(preprocessing)
+        scan_bytes = memory.total + parts.get("decoding", 0)
+        return MemoryPlan(parts, scan_bytes, model_bytes, self.allowed_bytes, memory.tiles)
 
     def _plan_of_masks(
         self, head: MasksHead, shape: Shape, affine: Affine, *, model_bytes: float, **sizes: Any

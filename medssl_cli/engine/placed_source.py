@@ -13,10 +13,11 @@ from medssl_cli.base.talk import Talk
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.examples import Example
+from medssl_cli.data.loading import step_loader
 from medssl_cli.data.mixture import mixed
 from medssl_cli.data.slices import ImageIndex
 from medssl_cli.data.views import make_views
-from medssl_cli.data.windows import WindowBatch, WindowDataset, collate_windows, window_loader
+from medssl_cli.data.windows import WindowBatch, WindowDataset, collate_windows
 from medssl_cli.engine.probe import Probe, build_probe
 from medssl_cli.engine.processes import Processes
 from medssl_cli.engine.randomness import Purpose, generator
@@ -91,8 +92,9 @@ class PlacedSource(Source):
     def loader(self, first_step: int) -> DataLoader[Any]:
         """See `Source.loader`."""
         recipe = self.recipe
-        return window_loader(
+        return step_loader(
             self._dataset,
+            collate_windows,
             first_step=first_step * recipe.accumulate,
             num_steps=recipe.steps * recipe.accumulate,
             batch_size=self._share,

@@ -1,7 +1,7 @@
-"""What segmenting a scan takes in memory, from the sizes alone, part by part; nothing is allocated.
+"""What an answer about a scan takes in memory, from the sizes alone, part by part; nothing is allocated.
 
-It follows `segment_volume` and what is done with its answer: a scan is read, preprocessed, seen tile by tile, and its
-mask is written. Not all parts exist at once, so the plan is the largest of these four.
+A scan is read, preprocessed, seen tile by tile, and its mask, where it gets one, is written: see `segment_volume`. Not
+all parts exist at once, so the plan is the largest of these four.
 """
 
 import math
@@ -82,7 +82,7 @@ def volume_memory(
     is_kept: bool = False,
     has_probabilities: bool = False,
 ) -> VolumeMemory:
-    """What `segment_volume` and writing its answer take.
+    """What reading a scan, preprocessing it, asking a network and writing the answer take.
 
     Args:
         shape: Size (X, Y, Z) of the image.
@@ -90,9 +90,9 @@ def volume_memory(
         preprocessing: The recipe's, whose geometry decides about the size of the grid.
         tile: A smaller grid is padded to it.
         overlap: Fraction shared by neighbouring tiles; it decides how many there are.
-        num_outputs: Number of outputs of the network.
+        num_outputs: Number of outputs of the network for each voxel; 0 of findings and boxes.
         num_channels: Number of channels of the image.
-        num_masks: How many the answer has: 1 for a label map, else one for each region.
+        num_masks: How many the answer has: 1 for a label map, else one for each region; 0 of findings and boxes.
         bytes_per_voxel: Bytes per voxel of the image as it is held.
         is_mirrored: Flipped tiles are averaged.
         is_kept: The answer about a constant tile is kept; see `ConstantTiles`.
@@ -119,10 +119,10 @@ def volume_memory(
         input=grid * num_channels * (1 + is_padded),
         preprocessing=grid * (1 + is_resized + 2.5 * has_statistics)
         + (voxels * max(4.0, bytes_per_voxel) if preprocessing.spacing_mm is None else 0),
-        logits=blend_bytes((x, y, z), tile, num_outputs, along=along) * (1 + 1 / (num_outputs + 1)),
+        logits=blend_bytes((x, y, z), tile, num_outputs, along=along) * (1 + 1 / (num_outputs + 1)) if num_masks else 0,
         exchange=tile_bytes * (2 * num_channels + num_outputs * (1 + 3 * is_mirrored)),
         answer=voxels * num_masks,
-        writing=voxels * (WRITING_COPIES + num_masks - 1),
+        writing=voxels * (WRITING_COPIES + num_masks - 1) if num_masks else 0,
         places=BYTES_PER_TILE * num_tiles,
         kept=tile_bytes * num_outputs * is_kept,
         probabilities=has_probabilities * num_outputs * (voxels * share_of_planes + BYTES_PER_BLOCK),

@@ -24,12 +24,6 @@ from medssl_cli.preprocessing import Preprocessing
 Progress = Callable[[int, int], None]
 """Called with (calls of the network done, calls in all)."""
 
-BYTES_PER_VOXEL: Final = 17
-"""Bytes per voxel of the scan: resampling holds it twice as float32 beside the original, a mask is a few copies."""
-BYTES_PER_MASK: Final = 3
-"""Bytes per voxel of each region after the first: its mask, and copies of it while files are written."""
-FLOATS_PER_CHANNEL: Final = 3
-"""Float32 per voxel of the grid and channel: resampled, as the network sees it, and padded."""
 WORTH_BYTES: Final = 2**29
 """Memory for which tiles are computed along another axis than x."""
 BYTES_PER_TILE: Final = 200
@@ -94,42 +88,6 @@ def segment_volume(
     if restored is None:
         raise ValueError("an empty image has no voxels")
     return restored.answer.view(np.uint8)
-
-
-def predicted_bytes(
-    shape: Shape,
-    affine: Affine,
-    *,
-    preprocessing: Preprocessing,
-    tile: Shape,
-    overlap: float,
-    num_outputs: int,
-    num_channels: int = 1,
-    num_masks: int = 1,
-) -> float:
-    """Memory that `segment_volume` and writing its result take, from the sizes alone; nothing is allocated.
-
-    Args:
-        shape: Size (X, Y, Z) of the image.
-        affine: Its affine.
-        preprocessing: The recipe's, whose geometry decides about the size of the grid.
-        tile: A smaller grid is padded to it.
-        overlap: Fraction shared by neighbouring tiles; it decides how many there are.
-        num_outputs: Classes, background included.
-        num_channels: Number of channels of the image.
-        num_masks: How many the answer has: 1 for a label map, else one for each region.
-
-    Returns:
-        Bytes, infinite for a spacing that no computer could hold.
-    """
-    grid_voxels = num_tiles = 1.0
-    for expected, length in zip(expected_sizes(shape, affine, preprocessing), tile, strict=True):
-        size = max(1.0, expected, length)
-        grid_voxels *= size
-        num_tiles *= 1 + (size - length) / max(1, int(length * (1 - overlap)))
-    floats = num_outputs + 1 + FLOATS_PER_CHANNEL * num_channels
-    scan_bytes = math.prod(shape) * (num_channels * BYTES_PER_VOXEL + (num_masks - 1) * BYTES_PER_MASK)
-    return scan_bytes + 4 * floats * grid_voxels + BYTES_PER_TILE * num_tiles
 
 
 def expected_sizes(shape: Shape, affine: Affine, preprocessing: Preprocessing) -> list[float]:

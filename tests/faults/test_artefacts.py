@@ -44,7 +44,7 @@ log_every: 1
 METHOD = """\
 schema: 1
 backbone: {name: plainconv, channels: [4, 4], strides: [1, 2], num_convs: [1, 1]}
-method: {name: voco, base_grid: [2, 2, 1], num_random_crops: 4}
+method: {name: voco, base_grid: [2, 2, 1], num_random_crops: 4, projector_dim: 8}
 data: {modality: CT, window_hu: [-200, 300], crop_size: [8, 8, 8], batch_size: 2}
 optimizer: {learning_rate: 1.0e-3}
 steps: 2

@@ -44,9 +44,9 @@ PRETRAIN = [
 ]
 FORKED_READERS = """
 from medssl_cli.cli.app import main
-from medssl_cli.data import crops
+from medssl_cli.data import loading
 
-crops.START_METHOD = "fork"
+loading.START_METHOD = "fork"
 main()
 """
 OMNI = ["method.omni={classes: {1: ball_1, 2: ball_2}, batch_size: 2, pseudo_from: 0.4}"]

@@ -49,8 +49,8 @@ from medssl_cli.cli.app import main
 main()
 """
 FORKED_READERS = """
-from medssl_cli.data import crops
-crops.START_METHOD = "fork"
+from medssl_cli.data import loading
+loading.START_METHOD = "fork"
 """
 SLOW_READING = """
 from medssl_cli.data import crops

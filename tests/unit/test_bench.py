@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from medssl_cli.data import crops
+from medssl_cli.data import loading
 from medssl_cli.formats.dicom import group_headers, read_headers, read_series
 from tests.bench import pretrain
 from tests.bench.__main__ import app
@@ -176,7 +176,7 @@ def test_ratios_count_queries_not_steps() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_the_loader_delivers_whole_canvases_with_and_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crops, "START_METHOD", "fork")
+    monkeypatch.setattr(loading, "START_METHOD", "fork")
 
     rates = pretrain._loader_rates((8, 8, 4), batch_size=1, volumes=2, num_batches=2)
 

@@ -261,7 +261,7 @@ def test_labelled_crops_come_beside_the_batch_the_same_for_any_start_and_number_
 @pytest.mark.parametrize(("parent", "said"), [("os.getppid()", b"at work\n"), ("os.getpid()", b"")])
 def test_a_reader_whose_parent_is_gone_already_ends(parent: str, said: bytes) -> None:
     """torch takes whoever adopted it for its parent, and would wait for work for ever."""
-    code = f"import os; from medssl_cli.data.crops import _serve; _serve(0, parent={parent}); print('at work')"
+    code = f"import os; from medssl_cli.data.loading import _serve; _serve(0, parent={parent}); print('at work')"
 
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
 

@@ -58,6 +58,31 @@ def test_the_plan_of_what_is_computed_is_kept_and_not_by_far(
     assert peak > 0.4 * (seen - planned.exchange)
 
 
+@pytest.mark.parametrize("num_outputs", [0, 2], ids=["findings", "masks"])
+def test_the_plan_of_an_absurd_grid_is_absurd_and_takes_no_time(num_outputs: int) -> None:
+    def planned(**geometry: object) -> float:
+        rule = Preprocessing.model_validate({"window_hu": (0.0, 1.0), **geometry})
+        memory = volume_memory(
+            (512, 512, 300), np.eye(4), preprocessing=rule, tile=(64, 64, 64), overlap=0.5,
+            num_outputs=num_outputs, num_masks=min(num_outputs, 1),
+        )  # fmt: skip
+        return memory.total
+
+    assert planned(spacing_mm=(1e-4,) * 3) > 1e18
+    assert planned(spacing_mm=(1e-300,) * 3) == np.inf
+    assert planned(fit=(10**9, 10**9)) > 1e18
+
+
+def test_findings_and_boxes_take_what_masks_do_but_for_the_map() -> None:
+    sizes = {"preprocessing": WINDOW, "tile": (16, 16, 16), "overlap": 0.5}
+    masks = volume_memory((64, 48, 40), np.eye(4), num_outputs=2, **sizes)  # type: ignore[arg-type]
+    findings = volume_memory((64, 48, 40), np.eye(4), num_outputs=0, num_masks=0, **sizes)  # type: ignore[arg-type]
+
+    same = ("scan", "reading", "input", "preprocessing", "tiles", "places")
+    assert [getattr(findings, name) for name in same] == [getattr(masks, name) for name in same]
+    assert (findings.logits, findings.answer, findings.writing) == (0, 0, 0)
+
+
 def test_many_outputs_of_a_long_scan_are_computed_along_its_length() -> None:
     # 97 planes of 240 x 667 voxels and 105 logits are 6.6 GB, of 240 x 240 voxels 2.4 GB; of 8 it is not worth it.
     assert rolling_axis((240, 240, 667), (96, 96, 96), 105) == 2

@@ -5,6 +5,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_the_same_models_give_the_same_bytes_and_say_what_they_are(
 
     assert (tmp_path / "again.zip").read_bytes() == packed.read_bytes()
     members = members_of(packed)
-    assert list(members) == [MANIFEST, "cards/heart.md", "cards/liver.md", "models/heart.onnx", "models/liver.onnx"]
+    assert list(members) == ["cards/heart.md", "models/heart.onnx", "cards/liver.md", "models/liver.onnx", MANIFEST]
     (first, _) = json.loads(members[MANIFEST])["models"]
     assert first["sha256"] == hashlib.sha256(members["models/heart.onnx"]).hexdigest()
     assert (first["licence"], first["intended_use"]) == ("not stated", "Tests")
@@ -216,6 +217,26 @@ def test_only_a_pack_is_replaced_by_a_pack(store: ModelStore, packed: Path, tmp_
 
     write_pack(packed, store, ["heart"])
     assert "models/liver.onnx" not in members_of(packed)
+
+    # The manifest came first before models were read only once.
+    members = members_of(packed)
+    write(packed, {MANIFEST: members.pop(MANIFEST), **members})
+    write_pack(packed, store, ["liver"])
+    assert "models/liver.onnx" in members_of(packed)
+
+
+def test_each_model_is_read_once(store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, opening = list[str](), Path.open
+
+    def watched(path: Path, *rest: Any, **options: Any) -> Any:
+        opened.append(path.name)
+        return opening(path, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", watched)
+        write_pack(tmp_path / "models.zip", store, store.names())
+
+    assert [name for name in opened if name.endswith(".onnx")] == ["heart.onnx", "liver.onnx"]
 
 
 def test_a_damaged_or_renamed_model_is_not_packed(store: ModelStore, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from medssl_cli.imaging.geometry import Affine, Shape, ras_index_affine, reorien
 from medssl_cli.imaging.placement import placement_of
 from medssl_cli.imaging.preprocessing import Intensity, intensity_of
 from medssl_cli.imaging.restoring import restore_labels
-from medssl_cli.imaging.segment import num_calls, predicted_bytes, segment_volume
+from medssl_cli.imaging.segment import num_calls, segment_volume
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
 from tests.itk_sampler import itk_resampled
@@ -269,51 +269,3 @@ def test_grids_that_do_not_share_their_axes_are_refused() -> None:
 
     with pytest.raises(ValueError, match="share their axes"):
         restore_labels(np.zeros((2, 4, 4, 4), np.float32), placed(turned, (4, 4, 4), np.eye(4), (8, 8, 8)))
-
-
-@pytest.mark.parametrize("spacing", [None, (1.5, 1.5, 1.5), (0.7, 3.0, 2.0)])
-def test_predicted_memory_is_that_of_the_arrays(spacing: tuple[float, float, float] | None) -> None:
-    stored = as_stored(np.zeros((40, 36, 30), np.int16), (2, 0, 1), (1, -1, 1))
-    preprocessing = Preprocessing(window_hu=(0.0, 1.0), spacing_mm=spacing)
-    grid = gridded(stored, preprocessing).shape
-
-    found = predicted_bytes(
-        stored.shape, stored.affine, preprocessing=preprocessing, tile=(8, 8, 8), overlap=0.5, num_outputs=5
-    )
-
-    # 17 bytes per voxel of the scan; 5 logits, a norm and 3 images in float32 per voxel of the grid; 200 per tile.
-    tiles = num_calls(grid, (8, 8, 8), 0.5)
-    exact = 17 * 40 * 36 * 30 + 4 * 9 * np.prod(grid) + 200 * tiles
-    assert found == pytest.approx(exact, rel=0.06)  # the grid is rounded to whole voxels
-
-
-@pytest.mark.parametrize("fit", [(64, 64), (20, 30, 40), (8, 8, 8)])
-def test_predicted_memory_knows_what_images_are_fitted_to(fit: tuple[int, ...]) -> None:
-    stored = as_stored(np.zeros((40, 36, 30), np.int16), (2, 0, 1), (1, -1, 1))
-    preprocessing = Preprocessing.model_validate({"window_hu": (0.0, 1.0), "fit": fit})
-    grid = gridded(stored, preprocessing).shape
-
-    found = predicted_bytes(
-        stored.shape, stored.affine, preprocessing=preprocessing, tile=(8, 8, 8), overlap=0.5, num_outputs=5
-    )
-
-    exact = 17 * 40 * 36 * 30 + 4 * 9 * np.prod(grid) + 200 * num_calls(grid, (8, 8, 8), 0.5)
-    assert found == pytest.approx(exact, rel=0.01)
-    absurd = preprocessing.model_copy(update={"fit": (10**9, 10**9)})
-    assert (
-        predicted_bytes((40, 36, 30), np.eye(4), preprocessing=absurd, tile=(8, 8, 8), overlap=0.5, num_outputs=2)
-        > 1e18
-    )
-
-
-def test_predicted_memory_of_an_absurd_spacing_is_absurd_and_takes_no_time() -> None:
-    def predicted(spacing: float) -> float:
-        rule = Preprocessing(window_hu=(0.0, 1.0), spacing_mm=(spacing,) * 3)
-        return predicted_bytes(
-            (512, 512, 300), np.eye(4), preprocessing=rule, tile=(64, 64, 64), overlap=0.5, num_outputs=2
-        )
-
-    assert predicted(1e-4) > 1e18
-    assert predicted(1e-300) == np.inf
-    # A grid of one voxel is still as large as a tile.
-    assert predicted(1e9) == pytest.approx(17 * 512 * 512 * 300 + 4 * 6 * 64**3, rel=1e-3)

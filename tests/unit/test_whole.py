@@ -8,8 +8,9 @@ import torch
 
 from medssl_cli.cache.prepared import PreparedItem, prepare
 from medssl_cli.data.augmentation import Draws, augment_images
+from medssl_cli.data.loading import step_loader
 from medssl_cli.data.pieces import read_pieces
-from medssl_cli.data.whole import WholeDataset, each_loader, read_whole, whole_loader
+from medssl_cli.data.whole import WholeDataset, collate_whole, each_loader, read_whole
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe_sections import Augmentation
 from tests.finding_cache import finding_cache
@@ -52,7 +53,7 @@ def test_every_epoch_shows_every_image_once_with_its_targets(tmp_path: Path) -> 
     targets = np.arange(6, dtype=np.float32)[:, None]
     dataset = WholeDataset(prepared, targets, (16, 16, 1), batch_size=2, seed=1)
 
-    batches = list(whole_loader(dataset, first_step=0, num_steps=6, batch_size=2, num_workers=0))
+    batches = list(step_loader(dataset, collate_whole, first_step=0, num_steps=6, batch_size=2, num_workers=0))
 
     assert [batch.images.shape for batch in batches] == [(2, 1, 16, 16)] * 6
     shown = [float(target) for batch in batches for target in batch.targets]
@@ -60,7 +61,7 @@ def test_every_epoch_shows_every_image_once_with_its_targets(tmp_path: Path) -> 
     assert shown[:6] != shown[6:]
     ids = [item.item_id for item in prepared]
     assert [ids.index(item) for batch in batches for item in batch.item_ids] == shown
-    later = list(whole_loader(dataset, first_step=3, num_steps=6, batch_size=2, num_workers=0))
+    later = list(step_loader(dataset, collate_whole, first_step=3, num_steps=6, batch_size=2, num_workers=0))
     assert all(torch.equal(a.images, b.images) for a, b in zip(batches[3:], later, strict=True))
 
 

@@ -8,9 +8,10 @@ import torch
 
 from medssl_cli.cache.arrays import write_array
 from medssl_cli.cache.prepared import PreparedItem
+from medssl_cli.data.loading import step_loader
 from medssl_cli.data.placed_views import PlacedAugmentation, PlacedCrops
 from medssl_cli.data.slices import ImageIndex
-from medssl_cli.data.windows import WindowDataset, window_loader
+from medssl_cli.data.windows import WindowDataset, collate_windows
 from medssl_cli.imaging.foreground import foreground_box
 from medssl_cli.imaging.placement import placement_of
 from medssl_cli.imaging.preprocessing import Intensity
@@ -108,8 +109,8 @@ def test_processes_share_what_one_reads(tmp_path: Path) -> None:
     windows = dataset(tmp_path, (10, 8, 1))
 
     def batches(rank: int, size: int) -> list[torch.Tensor]:
-        loader = window_loader(windows, first_step=2, num_steps=4, batch_size=size, num_workers=0, rank=rank)
-        return [batch.images for batch in loader]
+        shown = {"first_step": 2, "num_steps": 4, "batch_size": size, "num_workers": 0, "rank": rank}
+        return [batch.images for batch in step_loader(windows, collate_windows, **shown)]
 
     whole, halves = batches(0, 4), [batches(rank, 2) for rank in range(2)]
     assert len(whole) == 2
