@@ -55,6 +55,7 @@ __all__ = [
     "Passes",
     "PlacedAugmentation",
     "PlacedCrops",
+    "PlacedOptions",
     "PlacedWindows",
     "RestoringMethod",
     "RestoringOptions",
@@ -127,23 +128,31 @@ class Losses:
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
 
 
-class ImageOptions(Strict):
+class DrawnOptions(Strict):
+    """What every method says that draws single images, slices of volumes among them.
+
+    Args:
+        slices_per_volume: Largest number of images that a volume of slices counts as.
+        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
+    """
+
+    slices_per_volume: PositiveInt = 8
+    balance: Probability = 0.5
+
+
+class ImageOptions(DrawnOptions):
     """What every method says that learns from views of single 2D images.
 
     Args:
         views: Views of each image.
         hidden_dim: Width of the projector's hidden layer.
         projection_dim: Size of the projections.
-        slices_per_volume: A volume counts as at most so many images.
-        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
         sync_norm: Batch norms see the images of all processes, as in the released code.
     """
 
     views: SliceAugmentation = SliceAugmentation()
     hidden_dim: PositiveInt = 2048
     projection_dim: PositiveInt = 128
-    slices_per_volume: PositiveInt = 8
-    balance: Probability = 0.5
     sync_norm: bool = True
 
     def request(self, size: int) -> SliceRequest:
@@ -152,23 +161,24 @@ class ImageOptions(Strict):
         return SliceRequest(canvas_for(size), crops, self.views, self.slices_per_volume, self.balance)
 
 
-class RestoringOptions(Strict):
-    """What every method says that restores one view of each image.
+class PlacedOptions(DrawnOptions):
+    """What every method says whose views know where they lie.
 
     Args:
         views: How a view differs from its image.
-        slices_per_volume: Largest number of images that a volume of slices counts as.
-        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
     """
 
-    views: GentleViews = GentleViews()
-    slices_per_volume: PositiveInt = 8
-    balance: Probability = 0.5
+    views: PlacedAugmentation = PlacedAugmentation()
 
-    def request(self, crop_size: Shape) -> ViewRequest:
-        """One view of each image of `crop_size` voxels; z is 1 of slices."""
-        crops = PlacedCrops(1, crop_size, self.views, self.slices_per_volume, self.balance)
-        return ViewRequest(crop_size, placed=crops)
+    def crops(self, number: int, crop_size: Shape) -> PlacedCrops:
+        """So many views of each image, of `crop_size` voxels; z is 1 of slices."""
+        return PlacedCrops(number, crop_size, self.views, self.slices_per_volume, self.balance)
+
+
+class RestoringOptions(PlacedOptions):
+    """What every method says that restores one view of each image."""
+
+    views: GentleViews = GentleViews()
 
 
 class MethodBase(nn.Module, ABC):
@@ -316,7 +326,7 @@ class RestoringMethod(MethodBase):
         super().__init__(backbone, options, crop_size)
         self.size: Axes = crop_size[: backbone.spatial_dims]
         self.num_steps = 0
-        self._request = options.request(crop_size)
+        self._request = ViewRequest(crop_size, placed=options.crops(1, crop_size))
 
     def views(self) -> ViewRequest:
         """One view of each image."""
@@ -367,23 +377,19 @@ class PairAugmentation(PlacedAugmentation):
     apart: Annotated[float, Field(ge=0, le=1)] = 0.25
 
 
-class PairOptions(Strict):
+class PairOptions(PlacedOptions):
     """What every method says that compares two views of each image.
 
     Args:
         views: How they differ from the image.
         hidden_dim: Width of the projector's hidden layers.
         projection_dim: Size of the projections.
-        slices_per_volume: Largest number of images that a volume of slices counts as.
-        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
         sync_norm: Batch norms see the images of all processes, as in the released code.
     """
 
     views: PairAugmentation = PairAugmentation()
     hidden_dim: PositiveInt = 2048
     projection_dim: PositiveInt = 128
-    slices_per_volume: PositiveInt = 8
-    balance: Probability = 0.5
     sync_norm: bool = True
 
 
@@ -409,9 +415,7 @@ class PairMethod(MethodBase):
 
     def views(self) -> ViewRequest:
         """Two views of each image."""
-        options = self.pair_options
-        crops = PlacedCrops(2, self.crop_size, options.views, options.slices_per_volume, options.balance)
-        return ViewRequest(self.crop_size, placed=crops)
+        return ViewRequest(self.crop_size, placed=self.pair_options.crops(2, self.crop_size))
 
     def require_batch(self, batch_size: int) -> None:
         """Refuse batches of one image, which has nothing to be told apart from.

@@ -21,7 +21,6 @@ Shapes: B images of this process, P points of each, D spatial dimensions, E proj
 """
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
@@ -29,26 +28,23 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Strict
+from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt
 from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.placed_views import draw_affines, features_at
 from medssl_cli.methods import (
     Losses,
-    MethodBase,
-    PairAugmentation,
-    PlacedCrops,
+    PairMethod,
+    PairOptions,
     PlacedWindows,
     TrainingSet,
     ViewPlaces,
-    ViewRequest,
     Views,
 )
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_decoder
 from medssl_cli.nn.contrast import Contrast, matched, unit, view_contrast
-from medssl_cli.nn.decoder import Decoder
-from medssl_cli.nn.distributed import synchronise_norms
-from medssl_cli.nn.health import collapse_signs, spread_figures
+from medssl_cli.nn.decoder import DecodingOptions
+from medssl_cli.nn.health import spread_figures
 from medssl_cli.nn.perceptron import perceptron
 
 CENTRAL: Final = 0.9
@@ -62,39 +58,27 @@ SPREAD_POINTS: Final = 8
 """Points of each image whose projections are looked at."""
 
 
-class Options(Strict):
+class Options(PairOptions, DecodingOptions):
     """What is compared, and of which views.
 
     Args:
         variant: `pairs`, contrast within each image; `vox2vec`, with all points of the batch.
-        views: How the two views of an image differ from it.
         num_points: P, drawn in the first view; 1024 of vox2vec.
         near_mm: Points of the same image that are no further apart are not told from each other; None for three voxels
             along the finest axis. Of `pairs` only.
         temperature: Divides cosines.
         both_ways: Whether points of the second view are anchors too; those of vox2vec always are.
-        hidden_dim: Width of the projector's hidden layers.
         projection_dim: E; 128 of vox2vec.
-        decoder: Shape of the decoder.
-        keep_decoder: Keep the decoder beside the encoder, for tasks whose decoder has the same shape.
-        slices_per_volume: Largest number of images that a volume of slices counts as.
-        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
         sync_norm: Batch norms see the images of all processes.
     """
 
     variant: Literal["pairs", "vox2vec"] = "pairs"
-    views: PairAugmentation = PairAugmentation()
     num_points: Annotated[int, Field(ge=4)] = 160
     near_mm: NonNegativeFloat | None = None
     temperature: PositiveFloat = 0.1
     both_ways: bool = True
     hidden_dim: PositiveInt = 64
     projection_dim: PositiveInt = 32
-    decoder: Decoder = Decoder()
-    keep_decoder: bool = False
-    slices_per_volume: PositiveInt = 8
-    balance: Probability = 0.5
-    sync_norm: bool = True
 
 
 @dataclass(frozen=True)
@@ -114,19 +98,8 @@ class SharedPoints:
     apart_mm: Tensor
 
 
-class Method(MethodBase):
-    """Contrast of points on views of `crop_size` voxels.
-
-    Args:
-        backbone: Backbone of two or three spatial dimensions.
-        options: See `Options`.
-        crop_size: Voxels (x, y, z) of a view.
-    """
-
-    dims = frozenset({2, 3})
-    worry_code = "W_COLLAPSE"
-    judged_from = 0.25
-    learnt_below = 0.98
+class Method(PairMethod):
+    """Contrast of points on views of `crop_size` voxels; see `PairMethod`."""
 
     def __init__(self, backbone: Backbone, options: Options, crop_size: tuple[int, int, int]) -> None:
         super().__init__(backbone, options, crop_size)
@@ -139,23 +112,11 @@ class Method(MethodBase):
             levels = width + sum(self.decoder.widths[1 : len(backbone.channels) - 1]) + backbone.channels[-1]
             self.projector = perceptron([levels, width, width, options.projection_dim], last_bias=True)
         self._windows: PlacedWindows | None = None
-        self._batch_size = 1
-        if options.sync_norm:
-            synchronise_norms(self)
-
-    @property
-    def _crops(self) -> PlacedCrops:
-        """Two views of each image."""
-        options = self.options
-        return PlacedCrops(2, self.crop_size, options.views, options.slices_per_volume, options.balance)
-
-    def views(self) -> ViewRequest:
-        """Two views of each image, which know where they lie."""
-        return ViewRequest(self.crop_size, placed=self._crops)
+        self.synchronise()
 
     def require_batch(self, batch_size: int) -> None:
         """Nothing: a single image has points enough."""
-        self._batch_size = batch_size
+        self.batch_size = batch_size
 
     def begin(self, training_set: TrainingSet) -> None:
         """Remember where some windows lie."""
@@ -208,23 +169,19 @@ class Method(MethodBase):
             return {}
         options, windows = self.options, self._windows
         draws = Draws(torch.Generator().manual_seed(0))
-        affines = draw_affines(windows, self._crops, draws)
+        affines = draw_affines(windows, options.crops(2, self.crop_size), draws)
         nothing = torch.zeros(len(affines), 1, dtype=torch.bool)
         points = shared_points(ViewPlaces(affines, self.crop_size, windows, nothing), options.num_points, draws)
         if options.variant == "vox2vec":
-            shared = float(points.is_shared.sum(dim=1).double().mean()) * self._batch_size
+            shared = float(points.is_shared.sum(dim=1).double().mean()) * max(1, self.batch_size)
             return {"no_information": math.log(max(1.0, 2 * shared - 1))}
         zeros = torch.zeros_like(points.apart_mm)
         is_near = near(points, windows, options.near_mm)
         return {"no_information": float(point_contrast(zeros, points.is_shared, is_near).no_information)}
 
-    def health(self, logged: Sequence[Mapping[str, float]]) -> list[str]:
-        """See `nn.health.collapse_signs`."""
-        return collapse_signs(logged)
-
     def kept(self) -> dict[str, nn.Module]:
-        """The decoder, if it is to outlive the training."""
-        return {"decoder": self.decoder} if self.options.keep_decoder else {}
+        """See `DecodingOptions.kept`."""
+        return self.options.kept(self.decoder)
 
 
 def shared_points(places: ViewPlaces, number: int, draws: Draws) -> SharedPoints:

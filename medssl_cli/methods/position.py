@@ -17,15 +17,14 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
-from medssl_cli.base.strict import PositiveInt, Probability, Strict
 from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.placed_views import coordinates, draw_affines
 from medssl_cli.data.slices import MIN_SLICES
 from medssl_cli.methods import (
     Losses,
     MethodBase,
-    PlacedAugmentation,
     PlacedCrops,
+    PlacedOptions,
     PlacedWindows,
     TrainingSet,
     ViewPlaces,
@@ -34,7 +33,7 @@ from medssl_cli.methods import (
 )
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_decoder
-from medssl_cli.nn.decoder import Decoder
+from medssl_cli.nn.decoder import DecodingOptions
 from medssl_cli.nn.distributed import synchronise_norms
 from medssl_cli.nn.places import WEIGHT, mean_distances, shares_explained, smooth_l1
 
@@ -50,27 +49,17 @@ SHOWN_VIEWS: Final = 3
 Level = Literal["whole", "mm", "partial"]
 
 
-class Options(Strict):
+class Options(PlacedOptions, DecodingOptions):
     """What is asked, and of which views.
 
     Args:
-        views: How views differ from their images.
         level: Level of slices: `whole`, their number from -1 to 1 over the volume, where it has at least five; `mm`,
             their distance from the middle of the box in units of 100 mm, where volumes show more or less of the body;
             `partial`, nothing.
-        slices_per_volume: A volume counts as at most so many images.
-        balance: Images of a modality that has n of them are drawn in proportion to n ** balance.
-        decoder: Shape of the decoder.
-        keep_decoder: Keep the decoder beside the encoder, for tasks whose decoder has the same shape.
         sync_norm: Batch norms see the images of all processes.
     """
 
-    views: PlacedAugmentation = PlacedAugmentation()
     level: Level = "whole"
-    slices_per_volume: PositiveInt = 8
-    balance: Probability = 0.5
-    decoder: Decoder = Decoder()
-    keep_decoder: bool = False
     sync_norm: bool = True
 
 
@@ -102,8 +91,7 @@ class Method(MethodBase):
     @property
     def _crops(self) -> PlacedCrops:
         """One view of each image."""
-        options = self.options
-        return PlacedCrops(1, self.crop_size, options.views, options.slices_per_volume, options.balance)
+        return self.options.crops(1, self.crop_size)
 
     def views(self) -> ViewRequest:
         """One view of each image, which knows where it lies."""
@@ -160,8 +148,8 @@ class Method(MethodBase):
         ]
 
     def kept(self) -> dict[str, nn.Module]:
-        """The decoder, if it is to outlive the training."""
-        return {"decoder": self.decoder} if self.options.keep_decoder else {}
+        """See `DecodingOptions.kept`."""
+        return self.options.kept(self.decoder)
 
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Tensor]:

@@ -46,6 +46,22 @@ class Decoder(Strict):
         return self
 
 
+class DecodingOptions(Strict):
+    """What a method says that learns a decoder beside the encoder.
+
+    Args:
+        decoder: Shape of the decoder.
+        keep_decoder: Keep the decoder beside the encoder, for tasks whose decoder has the same shape.
+    """
+
+    decoder: Decoder = Decoder()
+    keep_decoder: bool = False
+
+    def kept(self, decoder: nn.Module) -> dict[str, nn.Module]:
+        """The decoder, if it is to outlive the training."""
+        return {"decoder": decoder} if self.keep_decoder else {}
+
+
 class VoxelDecoder(nn.Module, ABC):
     """What every decoder offers: features level by level, and scores of the finest.
 
