@@ -24,7 +24,7 @@ def ingest(
     modality: ModalityOption = None,
     channel: choices.ChannelsOption = None,
     patient_pattern: Annotated[
-        str | None,
+        str | None, typer.Option(help=r"Patient part of names of files, also of DICOM that names none, as '(case\d+)_'.")
         typer.Option(help=r"Patient part of names, e.g. '(case\d+)_': of files, and of DICOM that names none."),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Child processes; default: all cores.")] = None,

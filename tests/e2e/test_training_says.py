@@ -461,7 +461,7 @@ def test_what_is_left_to_a_plan_is_not_checked_by_its_stand_in(tmp_path: Path, o
     recipe_with(tmp_path)
 
     assert isinstance(checked_recipe(tmp_path / "balls.yaml", overrides), TaskRecipe)
-    with pytest.raises(UsageError, match="E_RECIPE: balls.yaml has 1 fault"):
+    with pytest.raises(UsageError, match=r"E_RECIPE: balls\.yaml has 1 fault"):
         checked_recipe(tmp_path / "balls.yaml", [*overrides, "task.classes=[]"])
 
 
