@@ -306,7 +306,7 @@ def one_by_number(images: Iterable[ImageFile], patients: Mapping[Source, str | N
 
 def _other_names(rest: str) -> frozenset[str]:
     """Words and numbered words of a name, without those of sequences, scanners, visits, sides and parts."""
-    known = MODALITY_WORDS | _NOTHING | _PERSONS | _PLACES | _NAMES_OF_FILES
+    known = {*MODALITY_WORDS, *_NOTHING, *_PERSONS, *_PLACES, *_NAMES_OF_FILES}
     tokens = [match for match in _TOKEN.finditer(rest[:MAX_NAME]) if len(match["letters"]) > 1]
     words = {match["letters"].lower() for match in tokens}
     return frozenset(words - known) | {unit.text for unit in _units(rest) if unit.rank is _Rank.NUMBER and unit.letters}

@@ -84,8 +84,8 @@ def test_the_regions_of_a_data_set_go_all_the_way_by_their_names(
     done("infer", asked, "--task", road.model, "--out", tmp_path / "answers", "--device", "cpu", "--no-preview")
 
     assert {row["name"]: row["number"] for row in counted if row["kind"] == "region"} == {
-        "whole tumor": 32 * (3 * 4 + 2),  # of five patients one does not enhance
-        "tumor core": 32 * (2 * 4 + 1),
+        "whole tumor": 4 * 32 * (3 * 4 + 2),  # on four channels; of five patients one does not enhance
+        "tumor core": 4 * 32 * (2 * 4 + 1),
     }
     assert planned["recipe"]["task"]["classes"] == {
         "whole tumor": [1, 2, "enhancing tumor"],
