@@ -61,5 +61,5 @@ def _two_meanings(name: str, what: str) -> UsageError:
     return UsageError(
         "E_LABEL_CLASSES",
         f"{name!r} is {what}",
-        hint="write the classes of a recipe by hand, or ingest one of the data sets with another --label-set",
+        hint="write the classes of a recipe by hand, or keep the data sets apart: medssl ingest --label-set NAME",
     )

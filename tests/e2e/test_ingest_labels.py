@@ -178,7 +178,7 @@ def test_pictures_that_are_one_patient_by_a_number_are_said_with_the_option(tmp_
         Image.fromarray(pixels).save(tmp_path / f"in/covid-19-pneumonia-{number}.png")
 
     report = ingest(tmp_path, modality="DX", policy=Policy(burned_in="accept"))
-    print_report(report, Terminal(), None, has_map=False)
+    print_report(report, Terminal(quiet=False), None, has_map=False)
 
     assert report.by_code["W_ONE_PATIENT"] == 5
     assert len({record.patient_key for record in records(tmp_path)}) == 1
