@@ -53,7 +53,7 @@ def _booleans_as_numbers(written: Any, found: Any, where: str = "") -> Iterator[
     elif isinstance(written, Mapping) and isinstance(found, BaseModel):
         names = {field.alias or name: name for name, field in type(found).model_fields.items()}
         for key, value in written.items():
-            inner = getattr(found, names.get(key, key), None)
+            inner = getattr(found, str(names.get(key, key)), None)
             yield from _booleans_as_numbers(value, inner, f"{where}.{key}".lstrip("."))
     elif isinstance(written, Mapping) and isinstance(found, Mapping):
         for key, value in written.items():
