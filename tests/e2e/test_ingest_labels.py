@@ -173,15 +173,16 @@ def test_a_dry_run_says_that_a_modality_would_change_and_changes_none(tmp_path):
 
 def test_pictures_that_are_one_patient_by_a_number_are_said_with_the_option(tmp_path, capsys):
     (tmp_path / "in").mkdir()
-    for seed, number in enumerate((20, 35, 38, 41, 49)):
+    names = [*(f"covid-19-pneumonia-{number}" for number in (20, 35, 38, 41, 49)), "legionella-7"]
+    for seed, name in enumerate(names):
         pixels = np.random.default_rng(seed).integers(0, 255, (16, 16)).astype(np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"in/covid-19-pneumonia-{number}.png")
+        Image.fromarray(pixels).save(tmp_path / f"in/{name}.png")
 
     report = ingest(tmp_path, modality="DX", policy=Policy(burned_in="accept"))
     print_report(report, Terminal(quiet=False), None, has_map=False)
 
     assert report.by_code["W_ONE_PATIENT"] == 5
-    assert len({record.patient_key for record in records(tmp_path)}) == 1
+    assert len({record.patient_key for record in records(tmp_path)}) == 2
     said = capsys.readouterr().err
     assert "W_ONE_PATIENT: 5 images" in said
     assert "--patient-pattern" in said
