@@ -1,6 +1,7 @@
 """From the names and the options of a backbone and a decoder in a recipe to networks, within bounds."""
 
 import inspect
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -96,7 +97,9 @@ def _refuse_booleans(build: Callable[..., Any], options: Mapping[str, Any], name
     """Refuse `true` and `false` for an option that is no yes or no: Python takes them for 1 and 0."""
     known = inspect.signature(build).parameters
     for key, value in options.items():
-        if isinstance(value, bool) and key in known and known[key].annotation not in (bool, "bool"):
+        kind = known[key].annotation if key in known else inspect.Parameter.empty
+        takes_it = kind in (bool, inspect.Parameter.empty) or bool in typing.get_args(kind)
+        if isinstance(value, bool) and not takes_it:
             raise UsageError("E_RECIPE", f"backbone {name}: {key} is no yes or no (got {value})")
 
 
