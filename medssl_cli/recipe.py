@@ -428,6 +428,12 @@ def _following(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         found["steps"] = {"steps": warmup + 1}
     if isinstance(crops, int) and crops > 1:
         found["data.batch_size"] = {"batch_size": crops}
+    data, backbone = document.get("data"), document.get("backbone")
+    size = data.get("crop_size") if isinstance(data, Mapping) else None
+    if isinstance(size, list) and size[2:] == [1]:
+        found["backbone"] = {"backbone": {**STAND_INS["backbone"]["backbone"], "spatial_dims": 2}}
+    if isinstance(backbone, Mapping) and backbone.get("spatial_dims") == 2:
+        found["data.crop_size"] = {"crop_size": [32, 32, 1]}
     return found
 
 

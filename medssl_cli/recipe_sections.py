@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Strict
+from medssl_cli.base.strict import NonNegativeFloat, PositiveInt, PositiveRange, Probability, Strict
 
 ADDED_LATER: Final = (
     "rotate_prob", "scale_prob", "gamma_prob", "inverted_gamma_prob", "contrast_prob", "contrast_range", "noise_prob",
@@ -62,18 +62,18 @@ class Augmentation(Strict):
     affine_prob: Probability = 0.0
     affine_axes: Axes | None = None
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
-    scale_range: tuple[PositiveFloat, PositiveFloat] = (0.85, 1.2)
+    scale_range: PositiveRange = (0.85, 1.2)
     intensity_scale: NonNegativeFloat = 0.1
     intensity_shift: NonNegativeFloat = 0.1
-    gamma_range: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    gamma_range: PositiveRange = (1.0, 1.0)
     noise_std: NonNegativeFloat = 0.0
     quarter_turn_prob: Probability = 0.0
     intensity_scale_prob: Probability = 1.0
     intensity_shift_prob: Probability = 1.0
     coarse_prob: Probability = 0.0
-    coarse_range: tuple[PositiveFloat, PositiveFloat] = (1.0, 2.0)
+    coarse_range: PositiveRange = (1.0, 2.0)
     blur_prob: Probability = 0.0
-    blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.5, 1.0)
+    blur_sigma: PositiveRange = (0.5, 1.0)
     bias_prob: Probability = 0.0
     bias_strength: NonNegativeFloat = 0.5
     rotate_prob: Probability = 1.0
@@ -81,7 +81,7 @@ class Augmentation(Strict):
     gamma_prob: Probability = 1.0
     inverted_gamma_prob: Probability = 0.0
     contrast_prob: Probability = 0.0
-    contrast_range: tuple[PositiveFloat, PositiveFloat] = (0.75, 1.25)
+    contrast_range: PositiveRange = (0.75, 1.25)
     noise_prob: Probability = 1.0
 
     @model_serializer(mode="wrap")

@@ -2,7 +2,7 @@
 
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -20,19 +20,19 @@ def validate_model(model: type[Model], document: dict[str, Any], *, source: str)
     Raises:
         UsageError: `E_RECIPE`, all faults in one message.
     """
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        refuse_faults([_fault(model, fault) for fault in error.errors()], source=source)
+    faults = model_faults(model, document)
+    if faults:
+        refuse_faults(faults, source=source)
+    return model.model_validate(document)
 
 
 def model_faults(model: type[BaseModel], document: dict[str, Any]) -> list[str]:
     """Faults of data, rewritten for people; none if it is sound."""
     try:
-        model.model_validate(document)
+        found = model.model_validate(document)
     except ValidationError as error:
         return [_fault(model, fault) for fault in error.errors()]
-    return []
+    return [*_booleans_as_numbers(document, found)]
 
 
 def refuse_faults(faults: Sequence[str], *, source: str) -> NoReturn:
@@ -43,6 +43,24 @@ def refuse_faults(faults: Sequence[str], *, source: str) -> NoReturn:
     """
     lines = "\n  ".join(faults)
     raise UsageError("E_RECIPE", f"{source} has {len(faults)} fault{'s' * (len(faults) > 1)}:\n  {lines}")
+
+
+def _booleans_as_numbers(written: Any, found: Any, where: str = "") -> Iterator[str]:
+    """Faults where `true` or `false` was taken for 1 or 0, as pydantic does."""
+    if isinstance(written, bool):
+        if isinstance(found, int | float) and not isinstance(found, bool):
+            yield f"{where}: needs a number (got {written})"
+    elif isinstance(written, Mapping) and isinstance(found, BaseModel):
+        names = {field.alias or name: name for name, field in type(found).model_fields.items()}
+        for key, value in written.items():
+            inner = getattr(found, str(names.get(key, key)), None)
+            yield from _booleans_as_numbers(value, inner, f"{where}.{key}".lstrip("."))
+    elif isinstance(written, Mapping) and isinstance(found, Mapping):
+        for key, value in written.items():
+            yield from _booleans_as_numbers(value, found.get(key), f"{where}.{key}".lstrip("."))
+    elif isinstance(written, list | tuple) and isinstance(found, list | tuple):
+        for place, (value, inner) in enumerate(zip(written, found, strict=False)):
+            yield from _booleans_as_numbers(value, inner, f"{where}.{place}".lstrip("."))
 
 
 def _fault(model: type[BaseModel], fault: Any) -> str:

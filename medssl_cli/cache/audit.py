@@ -135,7 +135,7 @@ def _audit_item(audit: Audit, directory: Path) -> None:
 
 def _given_names(record: ItemRecord) -> set[str]:
     names = {*record.labels, *record.boxes, *record.findings}
-    names |= {name for label in record.labels.values() for name in label.classes.values()}
+    names |= {name for label in record.labels.values() for name in (*label.classes.values(), *label.regions)}
     names |= {box.name for boxes in record.boxes.values() for box in boxes}
     if record.channel is not None and not is_listed_channel(record.channel):
         names.add(record.channel)

@@ -28,18 +28,23 @@ class LabelRecord(Strict):
         classes: What its values are called; `class_3` where nobody named the value 3.
         voxels_per_class: Number of voxels of the values that it shows, background and `ignore` left out.
         ignore: Value of voxels that nobody judged; written only where there is one.
+        regions: Values of each region that its data set declares, by name: regions may overlap. Written only where
+            there are any.
     """
 
     sha256: Digest
     classes: dict[Value, str]
     voxels_per_class: dict[Value, int]
     ignore: Value | None = None
+    regions: dict[str, tuple[Value, ...]] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _without_empty(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = default(self)
         if self.ignore is None:
             del document["ignore"]
+        if not self.regions:
+            del document["regions"]
         return document
 
 

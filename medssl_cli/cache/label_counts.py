@@ -9,7 +9,7 @@ from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.splits import held_out_patients
 
 SPLIT_SEED = 0
-Kind = Literal["class", "box", "finding"]
+Kind = Literal["class", "region", "box", "finding"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class LabelCount:
         name: What it is called; a class of several values has them behind its name.
         num_images: That show it.
         num_patients: Number of patients of these images.
-        number: Voxels of a class, boxes, or images in which a finding is known to be absent.
+        number: Voxels of a class or region, boxes, or images in which a finding is known to be absent.
     """
 
     label_set: str
@@ -47,7 +47,7 @@ class LabelCounts:
 
 
 def count_labels(records: Iterable[ItemRecord]) -> LabelCounts:
-    """Count every class, box and finding of a cache."""
+    """Count every class, region, box and finding of a cache."""
     images: dict[tuple[str, Kind, str], int] = defaultdict(int)
     people: dict[tuple[str, Kind, str], set[str]] = defaultdict(set)
     numbers: dict[tuple[str, Kind, str], int] = defaultdict(int)
@@ -73,6 +73,9 @@ def _labels_of(record: ItemRecord) -> Iterable[tuple[tuple[str, Kind, str], int,
             by_class[title] += label.voxels_per_class.get(value, 0)
         for title, number in by_class.items():
             yield (name, "class", title), number, number > 0
+        for title, values in label.regions.items():
+            number = sum(label.voxels_per_class.get(value, 0) for value in values)
+            yield (name, "region", title), number, number > 0
     for name, boxes in record.boxes.items():
         for title in {box.name for box in boxes}:
             yield (name, "box", title), sum(box.name == title for box in boxes), True

@@ -7,10 +7,10 @@ twice is one item, whatever its files are called. Nothing here needs a file lock
 import hashlib
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 from blake3 import blake3
@@ -189,6 +189,7 @@ class Cache(ReadableCache):
         classes: dict[int, str],
         *,
         ignore: int | None = None,
+        regions: Mapping[str, tuple[int, ...]] | None = None,
         dry_run: bool = False,
     ) -> bool:
         """Add a label map to an item; call inside `writing`.
@@ -201,6 +202,7 @@ class Cache(ReadableCache):
             label: Whole numbers from 0 to 65,535, one channel, on the item's grid; stored as uint8 where they fit.
             classes: Names of the values, background left out.
             ignore: Value of voxels that nobody judged; it is no class.
+            regions: Values of each region, by its name. A label that was stored before regions were is the same label.
             dry_run: Only say what would be; the item need not exist then.
 
         Returns:
@@ -213,7 +215,8 @@ class Cache(ReadableCache):
         voxels = _smallest(label.voxels[0])
         if dry_run and not directory.exists():
             return True
-        if self._has_label(read_record(directory), label_set, voxels, classes, ignore):
+        meaning = {"classes": classes, "ignore": ignore, "regions": dict(regions or {})}
+        if self._has_label(read_record(directory), label_set, voxels, meaning):
             return False
         if dry_run:
             return True
@@ -221,29 +224,25 @@ class Cache(ReadableCache):
         digest = hashlib.sha256(data).hexdigest()
         counts = enumerate(np.bincount(voxels.ravel()))
         found = {value: int(count) for value, count in counts if count and value not in (0, ignore)}
-        entry = LabelRecord(sha256=digest, classes=classes, voxels_per_class=found, ignore=ignore)
+        entry = LabelRecord.model_validate({"sha256": digest, "voxels_per_class": found, **meaning})
         publish_first(directory / label_file(label_set, digest), data)
 
         def with_label(record: ItemRecord) -> ItemRecord:
-            if self._has_label(record, label_set, voxels, classes, ignore):
+            if self._has_label(record, label_set, voxels, meaning):
                 return record
             return record.model_copy(update={"labels": {**record.labels, label_set: entry}})
 
         return self.update_record(item_id, with_label)
 
     def _has_label(
-        self,
-        record: ItemRecord,
-        label_set: str,
-        voxels: NDArray[np.integer],
-        classes: dict[int, str],
-        ignore: int | None,
+        self, record: ItemRecord, label_set: str, voxels: NDArray[np.integer], meaning: Mapping[str, Any]
     ) -> bool:
         if label_set not in record.labels:
             return False
         is_same = np.array_equal(self.read_label(record, label_set).voxels[0], voxels)
         known = record.labels[label_set]
-        if is_same and known.classes == classes and known.ignore == ignore:
+        has_same_names = (known.classes, known.ignore) == (meaning["classes"], meaning["ignore"])
+        if is_same and has_same_names and known.regions in ({}, meaning["regions"]):
             return True
         what = "this label with other class names in" if is_same else "another label of"
         raise InputError(

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.base.classes import ANY, IGNORE, MAX_CLASSES, NOT_JUDGED, Member, Members, WantedClasses, joined
+from medssl_cli.base.classes import ANY, IGNORE, NOT_JUDGED, Member, WantedClasses, joined
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.plugins import suggest
 from medssl_cli.cache.items import LabelRecord
@@ -31,6 +31,11 @@ def named(label: LabelRecord, value: int) -> str | None:
     """What a label map calls a value; None if nobody named it."""
     name = label.classes.get(value)
     return None if not name or name == f"class_{value}" else name
+
+
+def members_of_region(label: LabelRecord, values: Sequence[int]) -> tuple[Member, ...]:
+    """What makes up a region, as a recipe lists it: names, and values that have none."""
+    return tuple(named(label, value) or value for value in values)
 
 
 def table_of(label: LabelRecord, wanted: WantedClasses) -> Table:
@@ -86,21 +91,6 @@ def tables_of(labels: Sequence[LabelRecord], wanted: WantedClasses) -> list[Tabl
     known: dict[bytes, Table] = {}  # of one recipe, so that equal bytes are of equal shapes
     tables = (table_of(label, wanted) for label in labels)
     return [known.setdefault(table.tobytes(), table) for table in tables]
-
-
-def everything_in(labels: Sequence[LabelRecord]) -> WantedClasses:
-    """A class for every name, and for every value without one, in the order of their values; at most as many as fit."""
-    first: dict[str, int] = {}
-    for label in labels:
-        for value in label.voxels_per_class:
-            name = named(label, value) or f"class_{value}"
-            first[name] = min(value, first.get(name, value))
-    ordered = sorted(first, key=lambda name: (first[name], name))[:MAX_CLASSES]
-    return WantedClasses({name: _name_or_value(name, first[name]) for name in ordered})
-
-
-def _name_or_value(name: str, value: int) -> Members:
-    return (name, value) if name == f"class_{value}" else (name,)
 
 
 def _places_of(label: LabelRecord, value: int, wanted: WantedClasses) -> list[int]:
@@ -360,8 +350,16 @@ class LabelSurvey:
         raise UsageError(
             "E_LABEL_CLASSES",
             f"no label map has {missing[0]!r}; they have {joined(self._written)}",
-            hint=suggest(missing[0], self._written),
+            hint=self._region_hint(name, missing[0]) or suggest(missing[0], self._written),
         )
+
+    def _region_hint(self, name: str, member: str) -> str:
+        """How a recipe lists what a data set calls a region; "" if none is called so."""
+        found = [(label, label.regions[member]) for label in self.labels if member in label.regions]
+        if not found:
+            return ""
+        members = ", ".join(map(str, members_of_region(*found[0])))
+        return f"it is a region, which is listed by its parts: {self.option}: {{{name}: [{members}]}}"
 
     def _refuse_nameless(self) -> None:
         """A value without a name says nothing to a recipe that goes by names."""

@@ -36,7 +36,7 @@ def ls(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> None:
 
 
 def labels(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> None:
-    """List every class, box and finding with its counts, and how many labelled patients are held out for testing.
+    """List every class, region, box and finding with its counts, and how many labelled patients are held out.
 
     Example: medssl cache labels
     """

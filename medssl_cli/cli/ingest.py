@@ -24,7 +24,8 @@ def ingest(
     modality: ModalityOption = None,
     channel: choices.ChannelsOption = None,
     patient_pattern: Annotated[
-        str | None, typer.Option(help=r"Patient part of file names as a regular expression, e.g. '(case\d+)_'.")
+        str | None,
+        typer.Option(help=r"Patient part of names, as '(case\d+)_': of files, and of DICOM that names none."),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Child processes; default: all cores.")] = None,
     cluster: Annotated[str | None, typer.Option(help="Address of a Dask scheduler that does the work instead.")] = None,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from medssl_cli.ingest.report import IngestReport, ReportEntry
 
 MAX_LINES = 40
+SAID_WITH_REMEDY = ("W_ONE_PATIENT",)
+"""Notes that change which images are of one patient, and that only the user can judge."""
 MapOption = Annotated[
     Path | None, typer.Option(help="Write which file has which key, in the clear (mode 0600). Keep it on site.")
 ]
@@ -73,6 +75,9 @@ def print_report(report: "IngestReport", terminal: Terminal, page: Path | None, 
         terminal.note("which files these are: run it again with --private-map FILE")
     if report.key_is_ephemeral:
         terminal.note("W_EPHEMERAL_KEY: this cache has a key of its own; medssl key init makes one for the whole site")
+    for name in filter(report.by_code.__contains__, SAID_WITH_REMEDY):
+        terminal.note(f"{name}: {report.by_code[name]} images: {CODES[name].meaning}")
+        terminal.note(f"  hint: {CODES[name].remedy}")
     rows = [(state, str(count)) for state, count in report.counts.items() if count or state == "seen"]
     table("files", ("state", "count"), rows)
     if report.by_code:

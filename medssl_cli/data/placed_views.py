@@ -11,14 +11,14 @@ X Y Z space (Z is 1 for slices, X Y where a network of two dimensions sees them)
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, Probability, Strict
+from medssl_cli.base.strict import NonNegativeFloat, PositiveRange, Probability, Strict
 from medssl_cli.data.augmentation import Changes, Draws, recolour_, rotation_matrices
 from medssl_cli.imaging.geometry import Shape
 
@@ -48,26 +48,17 @@ class PlacedAugmentation(Strict):
         noise_std: Largest standard deviation of noise.
     """
 
-    zoom: tuple[PositiveFloat, PositiveFloat] = (0.8, 1.25)
+    zoom: PositiveRange = (0.8, 1.25)
     rotate_degrees: Degrees = 20.0
     tilt_degrees: Degrees = 10.0
     box: Literal["foreground", "field"] = "foreground"
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.5
     apart: Annotated[float, Field(ge=0, le=1)] = 0.0
     flip_prob: Probability = 0.0
-    gamma_range: tuple[PositiveFloat, PositiveFloat] = (0.6, 1.6)
+    gamma_range: PositiveRange = (0.6, 1.6)
     contrast: Probability = 0.25
     brightness: NonNegativeFloat = 0.25
     noise_std: NonNegativeFloat = 0.2
-
-    @model_validator(mode="after")
-    def _least_is_first(self) -> Self:
-        """Ranges begin with their least value."""
-        for name in ("zoom", "gamma_range"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} must be (least, largest)")
-        return self
 
 
 class GentleViews(PlacedAugmentation):
@@ -76,7 +67,7 @@ class GentleViews(PlacedAugmentation):
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.25
     rotate_degrees: Degrees = 0.0
     tilt_degrees: Degrees = 0.0
-    gamma_range: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.1)
+    gamma_range: PositiveRange = (0.9, 1.1)
     contrast: Probability = 0.1
     brightness: NonNegativeFloat = 0.1
     noise_std: NonNegativeFloat = 0.0

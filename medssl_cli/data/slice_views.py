@@ -8,16 +8,15 @@ Shapes: B images, S slices of each that are changed alike, C channels, X Y pixel
 
 import math
 from dataclasses import dataclass, fields
-from typing import Annotated, Final, Self
+from typing import Annotated, Final
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Strict
+from medssl_cli.base.strict import NonNegativeFloat, PositiveInt, PositiveRange, Probability, ShareRange, Strict
 from medssl_cli.data.augmentation import Changes, Draws, recolour_
 
-Share = Annotated[float, Field(gt=0, le=1)]
 ASPECT: Final = (3 / 4, 4 / 3)
 REFERENCE_PX: Final = 224  # blur is given for pictures of this size
 LEAST_EXPONENT: Final = -80.0  # smaller powers of e are nothing beside 1, and slow
@@ -59,25 +58,16 @@ class SliceAugmentation(Strict):
 
     num_global: Annotated[int, Field(ge=2)] = 2
     num_local: Annotated[int, Field(ge=0)] = 6
-    global_scale: tuple[Share, Share] = (0.3, 1.0)
-    local_scale: tuple[Share, Share] = (0.05, 0.3)
+    global_scale: ShareRange = (0.3, 1.0)
+    local_scale: ShareRange = (0.05, 0.3)
     local_size: PositiveInt | None = None
     flip_prob: Probability = 0.5
     contrast: NonNegativeFloat = 0.4
     brightness: NonNegativeFloat = 0.4
-    gamma_range: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
+    gamma_range: PositiveRange = (0.7, 1.5)
     intensity_prob: Probability = 0.8
     blur_prob: Probability = 0.5
-    blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
-
-    @model_validator(mode="after")
-    def _least_first(self) -> Self:
-        """Ranges begin with their least value."""
-        for name in ("global_scale", "local_scale", "gamma_range", "blur_sigma"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} must be (least, largest)")
-        return self
+    blur_sigma: PositiveRange = (0.1, 2.0)
 
     def small(self, large: int) -> int:
         """Edge of a small view in pixels, a multiple of 8, where a large one has `large`."""

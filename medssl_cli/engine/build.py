@@ -74,8 +74,12 @@ def build_task(recipe: TaskRecipe) -> nn.Module:
     return task
 
 
-def check_recipe(recipe: Recipe) -> None:
+def check_recipe(recipe: Recipe, *, is_network_planned: bool = False) -> None:
     """Build everything once, to find every fault that validation of the YAML alone cannot see.
+
+    Args:
+        recipe: Any recipe.
+        is_network_planned: Its network, or what it sees, stands for one that a plan will give; it is not built.
 
     Raises:
         UsageError: The fault.
@@ -83,10 +87,11 @@ def check_recipe(recipe: Recipe) -> None:
     if isinstance(recipe, PretrainRecipe):
         build_method(recipe)
     else:
-        task, supervision = build_task(recipe), supervision_of(recipe)
+        supervision = supervision_of(recipe)
+        task = None if is_network_planned else build_task(recipe)
         _ = supervision.preprocessing
         require_known_classes(recipe)
-        if recipe.unlabelled is not None:
+        if recipe.unlabelled is not None and task is not None:
             build_unlabelled(recipe, task, supervision)
 
 

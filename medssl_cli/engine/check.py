@@ -18,7 +18,8 @@ from medssl_cli.engine.build import build_method, check_canvas, check_recipe
 from medssl_cli.engine.choices import Choices, split_of
 from medssl_cli.engine.training_parts import training_parts
 from medssl_cli.nn.build import build_backbone
-from medssl_cli.recipe import Named, Recipe, TaskRecipe, raw_recipe, recipe_kind, sketched
+from medssl_cli.plan.common import FIXED_SIZES
+from medssl_cli.recipe import Named, Recipe, TaskRecipe, automatic_keys, raw_recipe, recipe_kind, sketched
 from medssl_cli.recipe_sections import UnlabelledImages
 from medssl_cli.tasks import load_part, supervision_of
 from medssl_cli.unlabelled import KIND
@@ -34,8 +35,10 @@ def checked_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         UsageError: `E_RECIPE` with one line per fault; a single fault under its own code.
     """
-    document = sketched(raw_recipe(path, overrides))
-    kind = recipe_kind(document)
+    raw = raw_recipe(path, overrides)
+    kind = recipe_kind(raw)
+    document = sketched(raw) if kind is TaskRecipe else raw
+    is_network_planned = kind is TaskRecipe and any(map(_shapes_network, automatic_keys(raw)))
     faults = _Faults(path.name)
     recipe = faults.validated(kind, document)
     part = "task" if kind is TaskRecipe else "method"
@@ -48,12 +51,17 @@ def checked_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     backbone = None
     if _is_named(document, "backbone"):
         backbone = faults.attempt(lambda: build_backbone(Named.model_validate(document["backbone"])))
-    if recipe is not None and module is not None and backbone is not None:
+    if recipe is not None and module is not None and backbone is not None and not is_network_planned:
         faults.attempt(lambda: check_canvas(recipe, backbone, module))
     faults.refuse()
     assert recipe is not None
-    check_recipe(recipe)
+    check_recipe(recipe, is_network_planned=is_network_planned)
     return recipe
+
+
+def _shapes_network(key: str) -> bool:
+    """Whether a dotted key says what a network is or sees: while a plan is to give it, nobody knows what fits."""
+    return key in (*FIXED_SIZES, "backbone") or key.startswith("backbone.")
 
 
 def _check_unlabelled(faults: "_Faults", section: dict[str, Any]) -> None:

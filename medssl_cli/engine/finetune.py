@@ -12,7 +12,7 @@ from medssl_cli.cache.splits import Split
 from medssl_cli.cache.store import Cache
 from medssl_cli.data.examples import Example
 from medssl_cli.data.selection import say_misfits
-from medssl_cli.engine.build import build_task
+from medssl_cli.engine.build import build_task, build_unlabelled
 from medssl_cli.engine.choices import Choices, split_of, validated_items
 from medssl_cli.engine.devices import make_fabric, resolve_device
 from medssl_cli.engine.finetuning import Finetuning
@@ -110,6 +110,7 @@ def finetune(
             processes.share_of(recipe.data.batch_size)
             if recipe.unlabelled is not None and recipe.unlabelled.batch_size is not None:
                 processes.share_of(recipe.unlabelled.batch_size, "unlabelled.batch_size")
+            task = _network(recipe, choices, supervision, talk)
         start = processes.main_first(
             lambda keep_waiting: _open(recipe, cache, root, choices, supervision, KeepWaiting(talk, keep_waiting))
         )
@@ -121,7 +122,7 @@ def finetune(
             talk.note(f"{root} is finished already")
         else:
             talk.note(_counts(start.split))
-            goal = _goal(recipe, cache, start, choices, supervision, processes, talk)
+            goal = _goal(recipe, cache, start, choices, supervision, task, processes, talk)
             Trainer(
                 recipe,
                 start.run,
@@ -133,6 +134,18 @@ def finetune(
                 profile_steps=profile_steps,
             ).train()
         return processes.of_main(lambda: _summary(start.run, supervision))
+
+
+def _network(recipe: TaskRecipe, choices: Choices, supervision: SupervisionBase, talk: Talk) -> Any:
+    """The network as it begins; before there is a run folder, which a recipe that cannot be trained would occupy."""
+    task = build_task(recipe)
+    if recipe.unlabelled is not None:
+        build_unlabelled(recipe, task, supervision)
+    if choices.encoder is not None:
+        how = recipe.backbone.options.get("inflation", "mean")
+        classes = tuple(supervision.classes.values())
+        talk.note("from --init: " + initialise_task(task, choices.encoder, how=how, classes=classes))
+    return task
 
 
 @dataclass(frozen=True)
@@ -167,16 +180,11 @@ def _goal(
     start: _Start,
     choices: Choices,
     supervision: SupervisionBase,
+    task: Any,
     processes: Processes,
     talk: Talk,
 ) -> "Finetuning":
-    """The network as it begins, what it learns from and what it is validated on."""
-    with agreed():
-        task = build_task(recipe)
-        if choices.encoder is not None:
-            how = recipe.backbone.options.get("inflation", "mean")
-            classes = tuple(supervision.classes.values())
-            talk.note("from --init: " + initialise_task(task, choices.encoder, how=how, classes=classes))
+    """What a network learns from and what it is validated on."""
     if processes.size > 1:
         synchronise_norms(task)
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from medssl_cli.base.classes import IGNORE
 from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.own_classes import everything_in
 from medssl_cli.cache.prepared import PreparedItem
-from medssl_cli.cache.targets import everything_in, tables_of
+from medssl_cli.cache.targets import tables_of
 from medssl_cli.data.crops import crop_start, read_classes, read_input
 from medssl_cli.data.selection import known_of
 from medssl_cli.data.windows import WindowBatch

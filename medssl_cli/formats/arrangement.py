@@ -48,6 +48,7 @@ class LabelFile:
         names_below: A table below this folder may name its values (BIDS).
         is_by_content: Its voxels, and no name, say that it is a label map.
         fault: Code with which it is refused, whatever it holds.
+        regions: Values of each region that is declared beside the classes, by its name.
     """
 
     source: Source
@@ -59,6 +60,7 @@ class LabelFile:
     names_below: PurePath | None = None
     is_by_content: bool = False
     fault: str = ""
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from medssl_cli.base.classes import NOT_JUDGED
+from medssl_cli.base.classes import MAX_CLASSES, NOT_JUDGED
 from medssl_cli.base.errors import InputError
 from medssl_cli.base.names import unique_names
 from medssl_cli.formats.name_words import channel_word, known_modality
@@ -59,6 +59,7 @@ class DatasetJson:
         listed: Which files belong together.
         name: Name of the data set.
         fault: Code with which its labels are refused; "" if they can be named.
+        regions: Values of each region by its name, regions of one value left out: they are classes.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class DatasetJson:
     listed: tuple[Listed, ...] = ()
     name: str = ""
     fault: str = ""
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def modality_of(self, stem: str) -> str | None:
         """Modality of an image of its own, where all are of one.
@@ -106,7 +108,7 @@ def _description(document: dict[str, Any], folder: Path) -> DatasetJson | None:
     if len(names) > 1 and 0 not in names:
         names = {}  # numbers of files begin at 0: whether these count from 1 or leave one out, nobody says
     modalities = {index: modality for index, name in names.items() if (modality := known_modality(name))}
-    classes, ignore, fault = _classes(labels)
+    classes, regions, ignore, fault = _classes(labels)
     return DatasetJson(
         folder,
         classes,
@@ -117,6 +119,7 @@ def _description(document: dict[str, Any], folder: Path) -> DatasetJson | None:
         listed=listed,
         name=str(document.get("name", "")),
         fault=fault,
+        regions=regions,
     )
 
 
@@ -127,14 +130,16 @@ def _channels(names: dict[int, str]) -> dict[int, str]:
     return {index: word if word and times[word] == 1 else f"c{index}" for index, word in words.items()}
 
 
-def _classes(labels: dict[str, Any]) -> tuple[dict[int, str], int | None, str]:
-    """Names by value, the value of `ignore`, and a code if two names cannot be told apart.
+def _classes(labels: dict[str, Any]) -> tuple[dict[int, str], dict[str, tuple[int, ...]], int | None, str]:
+    """Names by value, values by region, the value of `ignore`, and a code if two names cannot be told apart.
 
     Both directions occur: `{"1": "liver"}` (MSD, nnU-Net 1) and `{"liver": 1}` (nnU-Net 2). A region is a list of
     values (nnU-Net 2, "Region-based training"): its values are declared, but only a region of one value names it.
+    `regions_class_order` says in which order nnU-Net paints regions into one label map, and nothing about names.
     """
     is_by_value = all(str(key).isdigit() for key in labels)
     named: dict[int, str] = {}
+    regions: dict[str, tuple[int, ...]] = {}
     declared: set[int] = set()
     ignore: int | None = None
     for key, content in labels.items():
@@ -144,15 +149,24 @@ def _classes(labels: dict[str, Any]) -> tuple[dict[int, str], int | None, str]:
             ignore = numbers[0]
             continue
         declared.update(numbers)
-        if len(numbers) == 1 and numbers[0]:
-            named[numbers[0]] = name
+        inside = tuple(sorted({*numbers} - {0}))
+        if len(inside) > 1:
+            regions[name] = inside
+        elif inside and not isinstance(values, list):
+            named[inside[0]] = name
+        elif inside:
+            named.setdefault(inside[0], name)
+    if len(regions) > MAX_CLASSES:
+        raise ValueError("more regions than a network has outputs")
     if any(not 0 <= value <= MAX_VALUE for value in declared):
         raise ValueError("a value that no label map holds")
     try:
-        names = dict(zip(named, unique_names(named.values()), strict=True))
+        safe = unique_names([*named.values(), *regions])
     except InputError as error:
-        return {}, ignore, error.code
-    return {value: names.get(value, f"class_{value}") for value in sorted(declared - {0})}, ignore, ""
+        return {}, {}, ignore, error.code
+    names = dict(zip(named, safe, strict=False))
+    classes = {value: names.get(value, f"class_{value}") for value in sorted(declared - {0})}
+    return classes, dict(zip(safe[len(named) :], regions.values(), strict=True)), ignore, ""
 
 
 def _listed(document: dict[str, Any]) -> Iterator[Listed]:

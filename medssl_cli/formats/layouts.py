@@ -183,6 +183,7 @@ class _Folders:
             dataset.classes or None,
             ignore=dataset.ignore,
             fault=fault or dataset.fault,
+            regions=dataset.regions,
         )
 
     def _in_folders(self, file: "_File", neighbours: Neighbours) -> tuple[tuple[Source, ...], str]:

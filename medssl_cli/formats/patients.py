@@ -17,6 +17,7 @@ from medssl_cli.base.errors import UsageError
 from medssl_cli.formats.layouts import ImageFile
 from medssl_cli.formats.name_words import MODALITY_WORDS
 from medssl_cli.formats.source import Source, place_of
+from medssl_cli.formats.table import stem_of
 
 MAX_NAME: Final = 1024
 _PUBLISHED: Final = tuple(
@@ -72,6 +73,9 @@ _KINDS: Final = frozenset({
 """Sequences, phases, sides, steps of processing: a number behind them is not theirs."""
 _NOTHING: Final = _COUNTED | _KINDS
 _FEW_DIGITS: Final = 3
+_CROWD: Final = 5
+_OTHER_NAMES: Final = 3
+"""So many files of one patient, under so many names that have only a number in common, are worth a second look."""
 
 
 class _Rank(IntEnum):
@@ -261,3 +265,48 @@ def patients_of(
         found = patients_from_places(places.values(), pattern)
         patients |= {source: found[place] for source, place in places.items()}
     return patients
+
+
+def patient_of_study(sources: Iterable[Source], roots: Sequence[Path], pattern: str) -> str | None:
+    """Patient of a DICOM study whose files name none, by a pattern of the user.
+
+    Args:
+        sources: All of its files.
+        roots: The inputs; see `patients_of`.
+        pattern: See `patient_from_name`; tried on the name of each file, then on its place below the input.
+
+    Returns:
+        None if the pattern does not match, or if the files match it in different ways: no study is parted.
+    """
+    files = [ImageFile(source, stem_of(place_of(source).name)) for source in sources]
+    found = {*patients_of(files, roots, pattern).values()}
+    return found.pop() if len(found) == 1 else None
+
+
+def one_by_number(images: Iterable[ImageFile], patients: Mapping[Source, str | None]) -> set[Source]:
+    """Files that are one patient's only because their otherwise different names share a number.
+
+    Args:
+        images: As `layouts.arrange` found them.
+        patients: What `patients_of` says of them without a pattern.
+    """
+    members: dict[str, dict[Source, frozenset[str]]] = defaultdict(dict)
+    for image in images:
+        unit, patient = _unit_of(image.stem), patients[image.source]
+        is_by_number = image.patient is None and unit is not None and unit.rank is not _Rank.PERSON
+        if is_by_number and unit is not None and unit.text == patient:
+            members[patient][image.source] = _other_names(image.stem.replace(unit.text, "\0", 1))
+    return {
+        source
+        for found in members.values()
+        if len(found) >= _CROWD and len({*found.values()}) >= _OTHER_NAMES
+        for source in found
+    }
+
+
+def _other_names(rest: str) -> frozenset[str]:
+    """Words and numbered words of a name, without those of sequences, scanners, visits, sides and parts."""
+    known = {*MODALITY_WORDS, *_NOTHING, *_PERSONS, *_PLACES, *_NAMES_OF_FILES}
+    tokens = [match for match in _TOKEN.finditer(rest[:MAX_NAME]) if len(match["letters"]) > 1]
+    words = {match["letters"].lower() for match in tokens}
+    return frozenset(words - known) | {unit.text for unit in _units(rest) if unit.rank is _Rank.NUMBER and unit.letters}

@@ -38,18 +38,24 @@ class KnownImage:
     is_superseded: bool = False
 
     @classmethod
-    def of_series(cls, image: StoredImage, headers: Sequence[Any]) -> "KnownImage":
-        """An image that was made from DICOM headers (`SeriesPart.headers`)."""
+    def of_series(cls, image: StoredImage, headers: Sequence[Any], patient: str | None = None) -> "KnownImage":
+        """An image that was made from DICOM headers.
+
+        Args:
+            image: Where it went.
+            headers: `SeriesPart.headers`.
+            patient: Patient part of the names of its files, where the headers name nobody.
+        """
         first = headers[0]
         sources = {header.source for header in headers}
-        patient, issuer = first.PatientID, first.IssuerOfPatientID
+        named, issuer = first.PatientID or patient, first.IssuerOfPatientID
         return cls(
             image,
             series_uid=first.SeriesInstanceUID,
             frame_of_reference=first.FrameOfReferenceUID or None,
             sop_uids=frozenset(header.SOPInstanceUID for header in headers),
             study=first.StudyInstanceUID,
-            patients=tuple(dict.fromkeys((patient, f"{issuer}\\{patient}" if issuer else patient))) if patient else (),
+            patients=tuple(dict.fromkeys((named, f"{issuer}\\{named}" if issuer else named))) if named else (),
             place=place_of(first.source) if len(sources) == 1 else None,
             frames=frozenset(Instance(h.SOPInstanceUID, h.frame + 1) for h in headers if h.NumberOfFrames > 1),
         )

@@ -221,7 +221,15 @@ def _published(
     found = warnings if volume.voxels.any() else (*warnings, "W_EMPTY_LABEL")
     cache = Cache(task.cache_root)
     label_set = f"{task.label_set}-{label.set_name}"[:MAX_SET_NAME] if label.set_name else task.label_set
-    is_new = cache.add_label(task.image.item_id, label_set, volume, names, ignore=label.ignore, dry_run=task.dry_run)
+    is_new = cache.add_label(
+        task.image.item_id,
+        label_set,
+        volume,
+        names,
+        ignore=label.ignore,
+        regions=label.regions,
+        dry_run=task.dry_run,
+    )
     return StoredLabel(is_new, found)
 
 

@@ -3,13 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from medssl_cli.formats.cases import example_below
 from medssl_cli.formats.given_channels import GivenChannels
 from medssl_cli.formats.layouts import Arrangement, ImageFile, LabelFile
 from medssl_cli.formats.partners import numbered
-from medssl_cli.formats.patients import patients_of
+from medssl_cli.formats.patients import one_by_number, patient_of_study, patients_of
 from medssl_cli.formats.picture_stacks import PictureStack, stacks_of
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.source import Source, place_of
@@ -17,6 +17,9 @@ from medssl_cli.formats.table import image_formats
 from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.ingest.report import ReportBuilder
 from medssl_cli.ingest.tasks import ImageTask, LabelTask, StoredImage
+
+if TYPE_CHECKING:
+    from medssl_cli.formats.series import SeriesPart
 
 VOLUMETRIC: Final = ("CT", "MR", "PT")
 
@@ -44,6 +47,7 @@ def plan_files(
     images, stacks = _stacked(images, options.policy, builder)
     known = [image for image in arrangement.images if image.source not in own]
     patients = patients_of([*images, *known], roots, options.patient_pattern)
+    crowd = one_by_number(images, patients) if options.patient_pattern is None else set()
     given = options.given
     modalities = {image.source: image.modality or options.modality or "unknown" for image in images}
     slices = _slices([image for image in images if image.source not in stacks], modalities, builder)
@@ -62,12 +66,34 @@ def plan_files(
             notes=(
                 *(("W_CHANNELS",) if image.has_siblings else ()),
                 *(("W_PICTURE_SLICE",) if image.source in slices else ()),
+                *(("W_ONE_PATIENT",) if image.source in crowd else ()),
             ),
             partners=() if image.source in stacks else image.partners,
             dry_run=options.dry_run,
         )
         for image in images
     ]
+
+
+def patients_of_studies(
+    parts: Iterable["SeriesPart"], roots: Sequence[Path], options: IngestOptions
+) -> dict[str, str | None]:
+    """Patients of DICOM studies whose headers name none, by what the user says about names of files.
+
+    Args:
+        parts: Images of all series.
+        roots: The inputs.
+        options: Options of the ingest.
+
+    Returns:
+        By study; nothing without a pattern.
+    """
+    studies: dict[str, list[Source]] = defaultdict(list)
+    for part in parts if options.patient_pattern is not None else ():
+        if part.identity.patient is None:
+            studies[part.identity.study] += part.sources
+    pattern = options.patient_pattern or ""
+    return {study: patient_of_study(sources, roots, pattern) for study, sources in studies.items()}
 
 
 def _stacked(

@@ -24,7 +24,7 @@ from medssl_cli.ingest.known_files import Judgement
 from medssl_cli.ingest.known_images import KnownImage
 from medssl_cli.ingest.label_maps import store_labels
 from medssl_cli.ingest.labels import DRAWN_ON_IMAGES, Annotation, Choice
-from medssl_cli.ingest.plan import label_tasks, plan_files
+from medssl_cli.ingest.plan import label_tasks, patients_of_studies, plan_files
 from medssl_cli.ingest.report import State
 from medssl_cli.ingest.run import IngestRun
 from medssl_cli.ingest.space import require_space
@@ -241,13 +241,14 @@ class Stages:
             for uid, sources in members.items():
                 identifier = self.builder.series_id(uid)
                 self.builder.refuse(sources, refusal.code, refusal.message, refusal.hint, id=identifier)
-        given = self.options.given
+        given, patients = self.options.given, patients_of_studies(found.parts, self.roots, self.options)
         return [
             ImageTask(
                 part,
                 "",
                 self.cache.root,
                 self.options.policy,
+                patient=patients.get(part.identity.study),
                 channel=given.channel_of(part.sources[0], None),
                 dry_run=self.options.dry_run,
             )
@@ -324,7 +325,7 @@ class Stages:
     def _keep(self, task: ImageTask, images: tuple[StoredImage, ...]) -> None:
         """What labels need to find their images."""
         if task.part is not None:
-            self.images += [KnownImage.of_series(image, task.part.headers) for image in images]
+            self.images += [KnownImage.of_series(image, task.part.headers, task.patient) for image in images]
         elif task.stack is not None:
             self.images += [KnownImage.of_file(image, Path(task.stack.folder), task.patient) for image in images]
         elif task.file is not None:

@@ -46,7 +46,7 @@ class ImageTask:
         cache_root: Folder of an existing cache.
         policy: What is accepted and repaired.
         modality: Modality of a file that does not say.
-        patient: Patient of a file that does not say; None if nothing says.
+        patient: Patient of a file or series that does not say; None if nothing says.
         stem: Stem of a file, without channel number.
         channel: Channel of a file that is one of several images of a case.
         parts: Modality ("" if unknown) and channel of each image of a 4D file, if they are declared.
@@ -239,7 +239,7 @@ def _images_of(task: ImageTask) -> list[LoadedImage]:
         task.notes,
     )
     policy = replace(task.policy, split_4d=True) if task.parts else task.policy
-    images = open_images(task.source, policy, kind=task.kind, around=around)
+    images = [_of_patient(image, task) for image in open_images(task.source, policy, kind=task.kind, around=around)]
     if task.parts and len(images) not in (1, len(task.parts)) and not task.policy.split_4d:
         raise InputError(
             "E_4D_INPUT", f"{len(images)} images in a file of which {len(task.parts)} channels are declared"
@@ -247,6 +247,14 @@ def _images_of(task: ImageTask) -> list[LoadedImage]:
     if len(images) == len(task.parts) > 1:
         return [replace(image, warnings=(*image.warnings, "W_CHANNELS")) for image in images]
     return images
+
+
+def _of_patient(image: LoadedImage, task: ImageTask) -> LoadedImage:
+    """An image of a series that names no patient, as that of the one whom a pattern of the user found."""
+    if task.part is None or task.patient is None or image.identity.patient is not None:
+        return image
+    warnings = tuple(code for code in image.warnings if code != "W_NO_PATIENT_KEY")
+    return replace(image, identity=replace(image.identity, patient=task.patient), warnings=warnings)
 
 
 def _store(image: LoadedImage, cache: Cache, task: ImageTask, channel: str | None) -> StoredImage:

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medssl_cli.base.errors import UsageError
-from medssl_cli.base.strict import PositiveFloat, PositiveInt, Probability, Strict
+from medssl_cli.base.strict import PositiveInt, PositiveRange, Probability, Strict
 from medssl_cli.data.augmentation import CropChanges
 from medssl_cli.data.placed_views import GentleViews, PlacedAugmentation, PlacedCrops, PlacedWindows, ViewPlaces
 from medssl_cli.data.slice_views import SliceAugmentation, canvas_for
@@ -372,7 +372,7 @@ class PairAugmentation(PlacedAugmentation):
             view's side: with a quarter, half of each is on the other along every axis.
     """
 
-    zoom: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.4)
+    zoom: PositiveRange = (0.7, 1.4)
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.25
     apart: Annotated[float, Field(ge=0, le=1)] = 0.25
 

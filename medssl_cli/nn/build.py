@@ -1,5 +1,8 @@
 """From the names and the options of a backbone and a decoder in a recipe to networks, within bounds."""
 
+import inspect
+import typing
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
@@ -35,6 +38,7 @@ def build_backbone(backbone: Named, *, in_channels: int = 1) -> Backbone:
             hint="leave backbone.in_channels out",
         )
     numbers = _require_bounded(options, backbone.name)
+    _refuse_booleans(module.build, options, backbone.name)
     try:
         # At most so many weights: the widest layer, the largest kernel, as often as all numbers together say.
         kernel = MAX_KERNEL if "kernel_sizes" in options else 3
@@ -87,6 +91,16 @@ def _require_bounded(options: Any, name: str) -> list[int]:
             )
         level.extend(inner)
     return found
+
+
+def _refuse_booleans(build: Callable[..., Any], options: Mapping[str, Any], name: str) -> None:
+    """Refuse `true` and `false` for an option that is no yes or no: Python takes them for 1 and 0."""
+    known = inspect.signature(build).parameters
+    for key, value in options.items():
+        kind = known[key].annotation if key in known else inspect.Parameter.empty
+        takes_it = kind in (bool, inspect.Parameter.empty) or bool in typing.get_args(kind)
+        if isinstance(value, bool) and not takes_it:
+            raise UsageError("E_RECIPE", f"backbone {name}: {key} is no yes or no (got {value})")
 
 
 def _short(error: Exception) -> str:

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from medssl_cli.base.errors import GateError, UsageError
-from medssl_cli.base.talk import Talk
+from medssl_cli.base.talk import Silence, Talk
 from medssl_cli.cache.named_splits import held_out_by_names
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
-from medssl_cli.engine.choices import Choices
+from medssl_cli.engine.choices import Choices, split_of
 from medssl_cli.engine.cost import Cost, cost_of
 from medssl_cli.engine.trainings import Places, train_all
 from medssl_cli.engine.weights import Encoder, load_encoder
 from medssl_cli.recipe import TaskRecipe
+from medssl_cli.study.arms import Arm
 from medssl_cli.study.label_plan import Cell, LabelStudyPlan
 from medssl_cli.study.trainings import StudyTraining, read_scores
-from medssl_cli.tasks import load_part
+from medssl_cli.tasks import load_part, supervision_of
 
 Encoders = Mapping[tuple[str, int | None], Encoder]
 """Weights of an arm and a seed."""
@@ -64,6 +65,7 @@ def compare_labels(
     Raises:
         UsageError: Fault of a recipe, device or run folder; `E_WEIGHTS_MISMATCH` if the encoders are of different
             networks.
+        NothingUsableError: `E_TOO_FEW_PATIENTS`, before anything is trained.
         GateError: `E_SPLIT_LEAK` if a pre-training has seen a test patient, or labels of anyone in the cache.
         MedsslError: See `train_all`.
         InterruptedCleanlyError: A signal; the same call goes on.
@@ -91,6 +93,7 @@ def compare_labels(
         )
         for arm, cell in cells
     ]
+    _require_patients([arm for arm, _ in cells], trainings, cache)
     train_all(trainings, places=places, talk=talk)
     return [
         Scored(
@@ -122,6 +125,16 @@ def _recipes(plan: LabelStudyPlan, encoders: Sequence[Encoder]) -> dict[tuple[st
     if len(kinds) > 1:
         raise UsageError("E_USAGE", f"arms of {' and '.join(kinds)} have no scores in common")
     return found
+
+
+def _require_patients(arms: Sequence[Arm], trainings: Sequence[StudyTraining], cache: Cache) -> None:
+    """Refuse numbers of patients that are not there before the first training, not when their turn comes."""
+    pairs = [pair for pair in zip(arms, trainings, strict=True) if not pair[1].is_done]
+    ascending = sorted(pairs, key=lambda pair: pair[1].choices.patients or 0)
+    most = {arm.name: training for arm, training in ascending}
+    for training in most.values():
+        usable = supervision_of(training.recipe).usable(cache, Silence())
+        split_of(training.recipe, cache, usable, training.choices, Silence())
 
 
 def _require_unseen(plan: LabelStudyPlan, cache: Cache, recipe: TaskRecipe, encoders: Encoders) -> None:

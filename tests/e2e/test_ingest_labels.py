@@ -12,6 +12,8 @@ from medssl_cli.base.errors import Exit
 from medssl_cli.cache.audit import audit_cache
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
+from medssl_cli.cli.ingest_output import print_report
+from medssl_cli.cli.terminal import Terminal
 from medssl_cli.formats.nifti import write_nifti
 from medssl_cli.formats.policy import Policy
 from medssl_cli.ingest.ingest import ingest as run_ingest
@@ -167,6 +169,23 @@ def test_a_dry_run_says_that_a_modality_would_change_and_changes_none(tmp_path):
 
     assert "W_MODALITY_CHANGED" in report.by_code
     assert [record.modality for record in records(tmp_path)] == ["CT"]
+
+
+def test_pictures_that_are_one_patient_by_a_number_are_said_with_the_option(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    names = [*(f"covid-19-pneumonia-{number}" for number in (20, 35, 38, 41, 49)), "legionella-7"]
+    for seed, name in enumerate(names):
+        pixels = np.random.default_rng(seed).integers(0, 255, (16, 16)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"in/{name}.png")
+
+    report = ingest(tmp_path, modality="DX", policy=Policy(burned_in="accept"))
+    print_report(report, Terminal(quiet=False), None, has_map=False)
+
+    assert report.by_code["W_ONE_PATIENT"] == 5
+    assert len({record.patient_key for record in records(tmp_path)}) == 2
+    said = capsys.readouterr().err
+    assert "W_ONE_PATIENT: 5 images" in said
+    assert "--patient-pattern" in said
 
 
 # Pictures that may be slices

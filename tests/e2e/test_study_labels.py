@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from medssl_cli.base.errors import Exit
 from medssl_cli.cli.app import app
 from medssl_cli.engine.runs import open_run
 from tests import warm
@@ -124,6 +125,15 @@ def test_an_encoder_that_has_seen_test_patients_is_refused(site: Path, tmp_path:
 
     assert leaking.exit_code == 5
     assert "E_SPLIT_LEAK" in leaking.stderr
+
+
+def test_more_patients_than_there_are_are_refused_before_the_first_training(site: Path, tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, [*words(site, tmp_path / "out"), "--patients", "2,400"])
+
+    assert found.exit_code == Exit.NOTHING
+    assert "E_TOO_FEW_PATIENTS" in found.stderr
+    assert "400 were asked for" in found.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_encoders_of_different_networks_are_not_compared(site: Path, tmp_path: Path) -> None:

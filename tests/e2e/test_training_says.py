@@ -29,9 +29,9 @@ from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.live_page import Outlets
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.pretrain import pretrain
-from medssl_cli.engine.weights import initialise_task, load_encoder
+from medssl_cli.engine.weights import Encoder, initialise_task, load_encoder
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.recipe import PretrainRecipe, TaskRecipe, find_recipe, load_recipe
+from medssl_cli.recipe import Named, PretrainRecipe, TaskRecipe, find_recipe, load_recipe
 from medssl_cli.report.run import finetuning_page
 from medssl_cli.tasks import Validation
 from tests.e2e.test_training import pretrain_recipe
@@ -446,6 +446,42 @@ def test_all_faults_of_a_recipe_are_told_at_once(tmp_path: Path) -> None:
         checked_recipe(tmp_path / "balls.yaml", wrong[1:2])
     with pytest.raises(UsageError, match="E_CANVAS"):
         checked_recipe(tmp_path / "balls.yaml", ["data.crop_size=[15, 16, 16]"])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["backbone=auto", "data.crop_size=[16, 16, 1]"],
+        ["backbone=auto", "data.crop_size=[15, 16, 16]", "task.deep_supervision=true"],
+        ["backbone={name: unet, spatial_dims: 2, channels: [4, 8], strides: [1, 2]}", "data.crop_size=auto"],
+        ["backbone={name: resnet, depth: 18}", "data.crop_size=auto"],
+    ],
+)
+def test_what_is_left_to_a_plan_is_not_checked_by_its_stand_in(tmp_path: Path, overrides: list[str]) -> None:
+    recipe_with(tmp_path)
+
+    assert isinstance(checked_recipe(tmp_path / "balls.yaml", overrides), TaskRecipe)
+    with pytest.raises(UsageError, match=r"E_RECIPE: balls\.yaml has 1 fault"):
+        checked_recipe(tmp_path / "balls.yaml", [*overrides, "task.classes=[]"])
+
+
+def test_no_option_of_a_backbone_takes_a_yes_for_a_number(tmp_path: Path) -> None:
+    recipe_with(tmp_path)
+
+    with pytest.raises(UsageError, match="E_RECIPE: backbone unet: num_res_units is no yes or no"):
+        checked_recipe(tmp_path / "balls.yaml", ["backbone.num_res_units=true"])
+
+
+def test_a_network_that_init_brings_and_that_does_not_fit_is_refused_before_the_run_folder_is_made(
+    cache: Cache, tmp_path: Path
+) -> None:
+    encoder = Encoder(Named(name="unet", channels=[4, 8], strides=[3, 2]), {}, "0" * 64, None)
+    recipe = recipe_with(tmp_path, "data.crop_size=[16, 16, 16]")
+
+    with pytest.raises(UsageError, match="E_CANVAS"):
+        finetune(recipe, cache, tmp_path / "run", Choices(encoder=encoder), device="cpu", talk=Silence())
+
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_cache_of_another_modality_says_what_the_recipe_needs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 
 from tests.published.files import Published, Wanted, body, picture, table
@@ -107,19 +108,19 @@ VINDR_COLUMNS = ("image_id", "class_name", "class_id", "rad_id", "x_min", "y_min
 
 
 def vindr(root: Path) -> Published:
-    """Kaggle's `train/<32 hex digits>.dicom` and `train.csv`: a row for each box of each reader; 14 for nothing."""
-    made = Published(root / "VinBigData", "vindr-boxes", ["--label-set", "vindr"], scored="test")
+    """Kaggle's `train/<32 hex digits>.dicom` and `train.csv`: a row for each box of each reader; 14 for nothing.
+
+    Of the headers no more is left than the picture needs, with sex and age: no study, no series, no modality.
+    """
+    options = ["--label-set", "vindr", "--patient-pattern", "[0-9a-f]{32}"]
+    made = Published(root / "VinBigData", "vindr-boxes", options, scored="test")
     rows: list[tuple[object, ...]] = [VINDR_COLUMNS]
-    for patient in range(1, 11):
-        image = f"{patient:032x}"
+    images = [f"{patient:032x}" for patient in range(1, 11)]
+    for patient, image in enumerate(images, 1):
         place = f"train/{image}.dicom"
         made.folder.joinpath("train").mkdir(parents=True, exist_ok=True)
-        own = {
-            "PhotometricInterpretation": "MONOCHROME1" if patient == 1 else "MONOCHROME2", "PatientID": "",
-            "StudyInstanceUID": f"1.2.5.{patient}", "SeriesInstanceUID": f"1.2.4.{patient}",
-        }  # fmt: skip
         drawn = pixels(patient, 40, 32).astype(np.uint16) * 16
-        xray(made.folder / f"train/{patient}.dcm", drawn, **own).rename(made.folder / place)
+        _without_identity(xray(made.folder / f"train/{patient}.dcm", drawn), made.folder / place, patient == 1)
         boxes: tuple[str, ...] = ()
         for reader in ("R8", "R9", "R10"):
             if patient == 4:
@@ -133,12 +134,31 @@ def vindr(root: Path) -> Published:
             boxes = ("Cardiomegaly", "Nodule/Mass")
         made.images[place] = Wanted(image, "DX", boxes=boxes)
     table(made.folder / "train.csv", rows)
+    parts = {"val": images[6:8], "test": images[8:]}
+    lists = {part: made.listed(part, names) for part, names in parts.items()}
+    made.split = [word for part, path in lists.items() for word in ("--split-file", f"{part}={path}")]
     made.settings = [
         "task.classes={Cardiomegaly: [Cardiomegaly], Nodule/Mass: [Nodule/Mass]}", "data.crop_size=[64, 64, 1]",
         "task.width=16",
     ]  # fmt: skip
     made.unlabelled = [next(iter(made.images))]
     return made
+
+
+def _without_identity(written: Path, path: Path, is_inverted: bool) -> None:
+    """A radiograph as the set is published: its name is in the meta information, and nothing else says what it is."""
+    with pydicom.config.disable_value_validation():
+        image = pydicom.dcmread(written)
+        written.unlink()
+        for name in ("SOPClassUID", "SOPInstanceUID", "Modality", "StudyInstanceUID", "SeriesInstanceUID", "PatientID",
+                     "PatientName", "BurnedInAnnotation", "FrameOfReferenceUID", "RescaleSlope", "RescaleIntercept",
+                     "InstanceNumber"):  # fmt: skip
+            if name in image:
+                delattr(image, name)
+        image.PatientSex, image.PatientAge = "F", "061Y"
+        image.PhotometricInterpretation = "MONOCHROME1" if is_inverted else "MONOCHROME2"
+        image.file_meta.MediaStorageSOPInstanceUID = path.stem
+        image.save_as(path, enforce_file_format=False)
 
 
 def luna16(root: Path) -> Published:

@@ -129,6 +129,22 @@ def test_a_label_is_added_once_and_another_of_the_set_is_refused(cache):
     assert np.array_equal(cache.read_label(with_label, "seg").voxels[0], values)
 
 
+def test_regions_are_kept_with_a_label_and_one_from_before_there_were_any_is_the_same_label(cache):
+    old, new = stored(cache, volume_of(1)), stored(cache, volume_of(2))
+    label, names, regions = label_of(np.ones((6, 5, 4), np.uint8)), {1: "class_1", 2: "core"}, {"whole": (1, 2)}
+
+    with cache.writing():
+        cache.add_label(old.item_id, "seg", label, names)
+        assert not cache.add_label(old.item_id, "seg", label, names, regions=regions)
+        assert cache.add_label(new.item_id, "seg", label, names, regions=regions)
+        assert not cache.add_label(new.item_id, "seg", label, names, regions=regions)
+        with pytest.raises(InputError, match="E_LABEL_CONFLICT"):
+            cache.add_label(new.item_id, "seg", label, names, regions={"whole": (1, 3)})
+
+    assert "regions" not in cache.record(old.item_id).labels["seg"].model_dump()
+    assert Cache.open(cache.root).record(new.item_id).labels["seg"].regions == regions
+
+
 def test_the_catalog_is_rebuilt_from_the_items(cache):
     expected = [stored(cache, volume_of(seed), f"P{seed}") for seed in range(3)]
     by_id = sorted(expected, key=lambda record: record.item_id)

@@ -123,6 +123,38 @@ def test_an_image_that_is_listed_as_its_own_label_has_none(tmp_path):
     assert refused(tmp_path, {"image": "a.nii", "label": "a.nii"}) == []
 
 
+REGIONS = {
+    "lists of values": ({"background": 0, "whole": [1, 2, 3], "core": [3, 2]}, {"whole": (1, 2, 3), "core": (2, 3)}),
+    "with background": ({"background": 0, "whole": [0, 2, 1]}, {"whole": (1, 2)}),
+    "one value is a class": ({"background": 0, "whole": [1, 2], "core": [2]}, {"whole": (1, 2)}),
+    "a name for the value too": ({"core": 2, "whole": [1, 2], "same": [2]}, {"whole": (1, 2)}),
+    "names of other signs": ({"whole*": [1, 2]}, {"whole": (1, 2)}),
+    "none": ({"0": "background", "1": "liver"}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("labels", "regions"), REGIONS.values(), ids=list(REGIONS))
+def test_regions_keep_their_names_and_values(tmp_path, labels, regions):
+    document = {**V2, "labels": labels, "regions_class_order": [1, 2, 3]}
+
+    arrangement = arranged(tmp_path, document, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+
+    assert described(tmp_path, document).regions == regions
+    assert arrangement.labels[0].regions == regions
+
+
+def test_a_region_that_cannot_be_told_from_a_class_refuses_the_labels(tmp_path):
+    assert described(tmp_path, {**V2, "labels": {"tumour*": 1, "tumour?": [1, 2]}}).fault == "E_NAME_COLLISION"
+
+
+def test_more_regions_than_a_network_has_outputs_are_no_description(tmp_path):
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({**V2, "labels": {f"r{number}": [1, 2 + number] for number in range(255)}})
+    )
+
+    assert read_dataset_json(tmp_path / "dataset.json") is None
+
+
 CLASSES = {
     "ignore of nnU-Net 2": ({"background": 0, "liver": 1, "ignore": 2}, {1: "liver"}, 2),
     "ignore by value": ({"0": "background", "1": "liver", "9": "Ignore"}, {1: "liver"}, 9),

@@ -51,6 +51,26 @@ def xray(path, values, **attributes):
 VALUES = np.arange(20).reshape(4, 5) * 200
 
 
+def test_a_radiograph_that_keeps_no_identifiers_is_an_image_and_a_study_of_its_own(tmp_path):
+    nothing = dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "Modality", "PatientID"))
+    paths = [xray(tmp_path / f"{number}.dcm", VALUES + number, **nothing) for number in (1, 2)]
+
+    parts, refusals = group(paths)
+
+    assert not refusals
+    assert [part.identity.patient for part in parts] == [None, None]
+    assert len({part.identity.study for part in parts}) == len({part.identity.series for part in parts}) == 2
+    assert all("W_NO_PATIENT_KEY" in part.warnings for part in parts)
+    assert [header.Modality for part in parts for header in part.headers] == ["DX", "DX"]
+
+
+def test_radiographs_whose_headers_are_all_the_same_are_no_two_images(tmp_path):
+    nothing = dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "Modality", "PatientID"))
+    paths = [xray(tmp_path / f"{number}.dcm", VALUES + number, SOPInstanceUID="1.2", **nothing) for number in (1, 2)]
+
+    assert refusal_code(paths) == "E_DUP_SOP_CONFLICT"
+
+
 MONO1, MONO2 = {"PhotometricInterpretation": "MONOCHROME1"}, {"PhotometricInterpretation": "MONOCHROME2"}
 
 

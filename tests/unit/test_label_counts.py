@@ -14,8 +14,15 @@ def test_every_name_is_counted_once_per_set(tmp_path: Path) -> None:
     cache = toy_cache(tmp_path / "cache", num_patients=6, size=16)
     first, second, *rest = cache.records()
     box = Box(name="nodule", lower=(0, 0, 0), upper=(1, 1, 1))
+    seg = first.labels["seg"].model_copy(update={"regions": {"both": (1, 2)}})
     records = [
-        first.model_copy(update={"boxes": {"luna": (box, box)}, "findings": {"nih": {"mass": 1.0, "effusion": 0.0}}}),
+        first.model_copy(
+            update={
+                "labels": {"seg": seg},
+                "boxes": {"luna": (box, box)},
+                "findings": {"nih": {"mass": 1.0, "effusion": 0.0}},
+            }
+        ),
         second.model_copy(update={"findings": {"nih": {"mass": 0.0}}, "patient_key": first.patient_key}),
         *rest,
     ]
@@ -25,6 +32,7 @@ def test_every_name_is_counted_once_per_set(tmp_path: Path) -> None:
     by_name = {(each.label_set, each.kind, each.name): each.counts for each in found.rows}
     voxels = sum(record.labels["seg"].voxels_per_class[1] for record in records)
     assert by_name["seg", "class", "ball_1"] == (6, 5, voxels)
+    assert by_name["seg", "region", "both"] == (1, 1, sum(seg.voxels_per_class.values()))
     assert by_name["luna", "box", "nodule"] == (1, 1, 2)
     assert by_name["nih", "finding", "mass"] == (1, 1, 1)
     assert by_name["nih", "finding", "effusion"] == (0, 0, 1)

@@ -6,7 +6,13 @@ import pytest
 
 from medssl_cli.base.errors import UsageError
 from medssl_cli.formats.layouts import ImageFile, arrange
-from medssl_cli.formats.patients import patient_from_name, patients_from_places, patients_of
+from medssl_cli.formats.patients import (
+    one_by_number,
+    patient_from_name,
+    patient_of_study,
+    patients_from_places,
+    patients_of,
+)
 from medssl_cli.formats.source import Member, Source
 
 ROOT = Path("/data/trial7")
@@ -91,6 +97,39 @@ NAMES = {
 @pytest.mark.parametrize(("name", "patient"), NAMES.items(), ids=list(NAMES))
 def test_the_number_that_says_whose_image_it_is(name, patient):
     assert patient_from_name(name) == patient
+
+
+CROWDS = {
+    "words and numbers behind": (
+        [f"covid-19-pneumonia-{number}-day4" for number in (20, 35, 38, 41)] + ["covid-19-evolution-1"], True),
+    "words before a word that says nothing": (
+        [f"{word}-left-pneumonia-1" for word in ("viral", "bacterial", "lobar", "fungal", "atypical")], True),
+    "numbers of letters and digits": ([f"1{letter}43e48d_jumbo" for letter in "abcdef"], True),
+    "slices and sides of one patient": ([f"12_left_slice{number}" for number in range(9)], False),
+    "numbers behind the patient's": ([f"000012-{number:03d}" for number in range(9)], False),
+    "channels of one patient": ([f"case7_{word}" for word in ("flair", "t1", "t2", "dwi", "adc")], False),
+    "a word for persons": ([f"patient3_{word}" for word in ("liver", "spleen", "heart", "lung", "brain")], False),
+    "few": (["covid-19-a1", "covid-19-b2", "covid-19-c3", "covid-19-d4"], False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "is_said"), CROWDS.values(), ids=list(CROWDS))
+def test_files_of_otherwise_different_names_with_one_number_are_told(names, is_said):
+    images = [ImageFile(Path(f"/in/{name}.png"), name) for name in [*names, "x99_alone"]]
+
+    patients = patients_of(images, [Path("/in")])
+
+    assert len({patients[image.source] for image in images[:-1]}) == 1
+    assert one_by_number(images, patients) == ({image.source for image in images[:-1]} if is_said else set())
+
+
+def test_a_pattern_gives_a_study_of_nobody_its_patient_and_parts_none():
+    files = [Path("/in/site/p07_1.dcm"), Path("/in/site/p07_2.dcm")]
+
+    assert patient_of_study(files, [Path("/in")], r"(p\d+)_") == "p07"
+    assert patient_of_study(files, [Path("/in")], r"site") == "site"
+    assert patient_of_study(files, [Path("/in")], r"_(\d)") is None
+    assert patient_of_study(files, [Path("/in")], r"case") is None
 
 
 FOLDERS = {

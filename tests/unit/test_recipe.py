@@ -126,6 +126,11 @@ def test_an_unknown_key_comes_with_the_nearest_known_one(changes: dict[str, Any]
         ({"name": "../escape"}, "name"),
         ({"schema": 2}, "schema"),
         ({"intended_use": "x" * 501}, "at most 500 characters"),
+        ({"augmentation": {"scale_range": [2, 1]}}, "augmentation.scale_range: must be (least, largest) (got [2, 1])"),
+        ({"steps": True}, "steps: needs a number (got True)"),
+        ({"data": data(crop_size=[True, 16, 16])}, "data.crop_size.0: needs a number (got True)"),
+        ({"ema_decay": False}, "ema_decay: needs a number (got False)"),
+        ({"schema": True}, "schema"),
     ],
 )
 def test_impossible_values_are_refused_where_they_stand(changes: dict[str, Any], words: str) -> None:

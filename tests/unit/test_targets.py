@@ -14,9 +14,10 @@ from medssl_cli.base.errors import InputError, NothingUsableError, UsageError
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.audit import audit_cache
 from medssl_cli.cache.items import LabelRecord
+from medssl_cli.cache.own_classes import declared_in, everything_in
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.store import Cache
-from medssl_cli.cache.targets import LabelSurvey, class_voxels, everything_in, table_of, tables_of, to_classes
+from medssl_cli.cache.targets import LabelSurvey, class_voxels, table_of, tables_of, to_classes
 from medssl_cli.cache.transfer import export_items
 from medssl_cli.data.crops import read_classes
 from medssl_cli.data.label_checks import say_unseen
@@ -141,6 +142,52 @@ def test_classes_of_everything_go_by_name_too() -> None:
 
     assert list(everything.classes) == ["kidney", "liver", "spleen", "class_7"]
     assert [classes_of(record, everything) for record in records] == [{1: 1, 2: 2, 3: 3}, {1: 1, 2: 3}, {7: 4}]
+
+
+def regions_of(values: dict[int, str], **regions: tuple[int, ...]) -> LabelRecord:
+    return label(values).model_copy(update={"regions": regions})
+
+
+def test_declared_regions_are_classes_that_overlap_and_their_nameless_values_are_none() -> None:
+    records = [regions_of({1: "", 2: "", 3: "enhancing", 5: ""}, core=(2, 3), whole=(1, 2, 3)), label({1: "", 2: ""})]
+
+    offered = declared_in(records)
+
+    assert offered.classes == {
+        "whole": (1, 2, "enhancing"),
+        "core": (2, "enhancing"),
+        "enhancing": ("enhancing",),
+        "class_5": ("class_5", 5),
+    }
+    assert offered.activation == "sigmoid"
+    assert class_voxels(records[0], offered) == {1: 30, 2: 20, 3: 10, 4: 10}
+
+
+def test_one_region_beside_other_structures_is_a_class_that_excludes_them() -> None:
+    assert declared_in([regions_of({1: "", 2: "", 3: "liver"}, tumour=(1, 2))]).activation == "softmax"
+
+
+def test_regions_of_the_same_values_are_offered_once_and_what_nobody_shows_not_at_all() -> None:
+    offered = declared_in([regions_of({1: "", 2: ""}, whole=(1, 2), all=(1, 2), rest=(8, 9))])
+
+    assert offered.classes == {"whole": (1, 2)}
+
+
+@pytest.mark.parametrize("other", [regions_of({1: "", 4: ""}, core=(1, 4)), label({2: "core"})])
+def test_a_name_of_different_regions_is_no_class_that_could_be_offered(other: LabelRecord) -> None:
+    with pytest.raises(UsageError, match="'core' is") as refused:
+        declared_in([regions_of({1: "", 2: ""}, core=(1, 2)), other])
+
+    assert refused.value.code == "E_LABEL_CLASSES"
+
+
+def test_a_region_asked_for_by_its_name_is_refused_with_the_way_to_write_it() -> None:
+    records = [regions_of({1: "", 2: "", 3: "enhancing"}, core=(2, 3))]
+
+    with pytest.raises(UsageError, match="no label map has 'core'") as refused:
+        LabelSurvey(records, wanted(["core"])).refuse_contradictions()
+
+    assert "task.classes: {core: [2, enhancing]}" in str(refused.value.hint)
 
 
 # What is refused.

@@ -314,9 +314,13 @@ INPUT_CODES: Final[dict[str, Code]] = {
         "Numbered pictures of a folder are a volume; how far apart they lie is not known, 1 mm is assumed",
         "nothing where millimetres do not matter; else ingest the series as DICOM or NIfTI",
     ),
+    "W_ONE_PATIENT": Code(
+        "Files of different names count as one patient because of one number in all of them",
+        "nothing if they are of one person; else pass --patient-pattern with the part of a name that says whose it is",
+    ),
     "W_NO_PATIENT_KEY": Code(
         "No patient identity: grouped by study or file instead",
-        "pass --patient-pattern if names of files tell patients apart",
+        "pass --patient-pattern if names of files tell patients apart, those of DICOM files too",
     ),
     # A PACS
     "E_PACS": Code(

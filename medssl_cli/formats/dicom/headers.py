@@ -67,6 +67,8 @@ class Header:
             are then those of the slice.
         picture_shape: Rows and columns of that picture.
         StackID: Stack of a frame (PS3.3 C.7.6.16.2.2); tells stacks of one object apart.
+        StudyInstanceUID: Where a radiograph lacks one, as data sets are published that keep no more of a header than
+            the picture needs, a stand-in made of the digest; so it is with SeriesInstanceUID.
         SOPInstanceUID: Where the data set lacks one, that of the meta information, else a stand-in made of the digest.
         DiffusionGradientOrientation: Unit vector of diffusion weighting, public or the vendor's own.
         DimensionIndexValues: Dimension index of a frame (PS3.3 C.7.6.17).
@@ -262,11 +264,11 @@ def _headers(source: Source, window: Window, elements: Elements, policy: Policy)
     values = Values(raw, elements.is_little)
     if raw.get(MODALITY_LUT):
         raise InputError("E_VALUE_INVALID", "element (0028,3000): a modality lookup table instead of a linear scale")
-    modality = values.text("Modality")
+    modality = values.text("Modality") or _only_radiograph(sop_class)
     if modality not in MODALITIES.get(sop_class, RADIOGRAPHS):
         raise invalid("Modality", "contradicts the kind of object")
     digest = hashlib.sha256(memoryview(window.buffer)[: elements.pixel_offset]).hexdigest()
-    common = _image(values, sop_class)
+    common = _image(values, sop_class, alone=f"sha256:{digest}" if modality in RADIOGRAPHS else "")
     common |= {
         "source": source,
         "digest": digest,
@@ -294,6 +296,12 @@ def _headers(source: Source, window: Window, elements: Elements, policy: Policy)
     return headers
 
 
+def _only_radiograph(sop_class: str) -> str:
+    """The usual modality of radiographs of a kind, for those that do not say it; "" for other kinds."""
+    usual = MODALITIES.get(sop_class, ("",))[0]
+    return usual if usual in RADIOGRAPHS else ""
+
+
 def _transfer_syntax(elements: Elements) -> str:
     if elements.transfer_syntax:
         return elements.transfer_syntax
@@ -304,11 +312,17 @@ def _transfer_syntax(elements: Elements) -> str:
     return _EXPLICIT_LITTLE if elements.is_little else _EXPLICIT_BIG
 
 
-def _image(values: Values, sop_class: str) -> dict[str, Any]:
-    """What holds for all frames of a file: identity, size and coding of the picture."""
+def _image(values: Values, sop_class: str, *, alone: str) -> dict[str, Any]:
+    """What holds for all frames of a file: identity, size and coding of the picture.
+
+    Args:
+        values: Raw values.
+        sop_class: Kind of object.
+        alone: What stands for the study and series of a picture that needs no other; "" for slices.
+    """
     found: dict[str, Any] = {"SOPClassUID": sop_class}
     for name in ("SeriesInstanceUID", "StudyInstanceUID"):
-        found[name] = values.text(name)
+        found[name] = values.text(name) or alone
         if not found[name]:
             raise InputError(
                 "E_NO_SERIES_UID", "element (0020,000d) or (0020,000e) is missing: to which series does this belong?"

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medssl_cli.base.strict import NonNegativeFloat, PositiveInt, Strict
+from medssl_cli.base.strict import NonNegativeFloat, PositiveInt, ShareRange, Strict
 from medssl_cli.methods import ImageOptions
 from medssl_cli.methods.joint.dense import DenseTerms
 from medssl_cli.methods.joint.masked_slices import MaskOptions
@@ -61,7 +61,7 @@ class Stacks(Strict):
     batch_size: PositiveInt = 8
     max_slices: PositiveInt = 16
     keep: Annotated[float, Field(gt=0, le=1)] = 0.75
-    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.5, 1.0)
+    scale: ShareRange = (0.5, 1.0)
     chunk_size: PositiveInt | None = None
     norms: Literal["frozen", "train"] = "frozen"
     views: Literal["crops", "whole"] = "crops"

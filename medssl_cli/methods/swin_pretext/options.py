@@ -1,13 +1,11 @@
 """What a recipe may say of `swin_pretext`."""
 
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, ShareRange
 from medssl_cli.methods import RestoringOptions
-
-Side = Annotated[float, Field(gt=0, le=1)]
 
 
 class Options(RestoringOptions):
@@ -26,7 +24,7 @@ class Options(RestoringOptions):
     """
 
     damage: Probability = 0.3
-    box_sides: tuple[Side, Side] = (0.05, 0.25)
+    box_sides: ShareRange = (0.05, 0.25)
     swap: bool = True
     projection_dim: PositiveInt = 512
     temperature: PositiveFloat = 0.5
@@ -35,10 +33,7 @@ class Options(RestoringOptions):
     restoration_weight: NonNegativeFloat = 1.0
 
     @model_validator(mode="after")
-    def _least_first(self) -> Self:
-        """Ranges begin with their least value."""
-        if self.box_sides[0] > self.box_sides[1]:
-            raise ValueError("box_sides must be (smallest, largest)")
+    def _some_weight(self) -> Self:
         if self.rotation_weight + self.contrast_weight + self.restoration_weight <= 0:
             raise ValueError("one of the three weights must be above 0")
         return self

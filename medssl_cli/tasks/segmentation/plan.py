@@ -12,11 +12,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.base.classes import WantedClasses
+from medssl_cli.base.classes import WantedClasses, first_overlap, joined, parse_classes
 from medssl_cli.base.talk import Talk
 from medssl_cli.cache.items import ItemRecord
+from medssl_cli.cache.own_classes import declared_in
 from medssl_cli.cache.store import Cache
-from medssl_cli.cache.targets import class_voxels, everything_in
+from medssl_cli.cache.targets import class_voxels
 from medssl_cli.imaging.measuring import voxel_ml
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.nn.axes import shortest
@@ -52,6 +53,8 @@ DEEP_LEVELS: Final = 5
 PAYS_BELOW: Final = 0.7
 """Share of an image that its content takes: below it, cutting the rest away pays."""
 RARE: Final = 0.001
+EXCLUSIVE: Final = "one class per voxel"
+OVERLAPPING: Final = "its classes are regions that overlap: each has a sigmoid of its own"
 VALIDATION_PATIENTS: Final = 16
 
 
@@ -72,8 +75,11 @@ class SegmentationPlanner(TaskPlanner):
     annotation = "labels"
 
     def own_task(self, records: Sequence[ItemRecord], label_set: str) -> dict[str, Any]:
-        """See `TaskPlanner.own_task`: every name is a class; values without a name are classes by number."""
-        wanted = everything_in([record.labels[label_set] for record in records])
+        """See `TaskPlanner.own_task`: every name is a class, every region one that overlaps others.
+
+        Values without a name that are in no region are classes by number.
+        """
+        wanted = declared_in([record.labels[label_set] for record in records])
         return {
             "name": "segmentation",
             "label_set": label_set,
@@ -89,6 +95,8 @@ class SegmentationPlanner(TaskPlanner):
     ) -> Fingerprint:
         """See `TaskPlanner.look`; amounts are millilitres."""
         label_set, wanted = supervision.label_set, supervision.wanted
+        if wanted.are_regions:
+            talk.note(f"{joined(list(wanted.classes))} overlap: the network has a sigmoid for each, and no background")
 
         def classes_of(record: ItemRecord, image: Volume) -> dict[str, NDArray[np.bool_]]:
             return _masks(cache, record, label_set, wanted, image)
@@ -233,8 +241,9 @@ def _task_values(pins: Pins, fingerprint: Fingerprint) -> dict[str, PlannedValue
         f"{each.name} {each.median:.3g} mL in {each.num_images} images" for each in fingerprint.classes[:3]
     )
     more = f"; and {len(fingerprint.classes) - 3} more" if len(fingerprint.classes) > 3 else ""
+    are_regions = first_overlap(parse_classes(pins.get("task.classes"))) is not None
     values = {
-        "task.name": PlannedValue("segmentation", "one class per voxel, or regions that overlap"),
+        "task.name": PlannedValue("segmentation", OVERLAPPING if are_regions else EXCLUSIVE),
         "task.label_set": PlannedValue(fingerprint.label_set, "name of the label maps; medssl cache labels lists them"),
         "task.classes": PlannedValue(pins.get("task.classes"), f"median {known}{more}"),
     }
