@@ -35,11 +35,12 @@ from medssl_cli.imaging.preprocessing import network_input
 from medssl_cli.imaging.restoring import restore_labels
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
-from medssl_cli.recipe import Named, TaskRecipe, validate_recipe
+from medssl_cli.recipe import Named, TaskRecipe
 from medssl_cli.tasks import supervision_of
 from tests.environment import give_known_key
 from tests.orientations import reorient_like
 from tests.toy_model import toy_bundle, write_toy_model
+from tests.toy_recipes import task_recipe
 
 Array = NDArray[np.float32]
 SPACING: Final = (1.0, 1.5, 2.0)
@@ -203,20 +204,13 @@ def recipe_of(kind: Kind, option: str) -> TaskRecipe:
     """A recipe that names an option; its crops are as large as the grid."""
     data = OPTIONS[option](kind)
     size = kind.size or placement_of([stored(kind.shape)[0]], Preprocessing.model_validate(data)).shape
-    recipe = validate_recipe(
+    return task_recipe(
         {
-            "schema": 1,
-            "name": "toy",
             "backbone": kind.backbone,
             "task": kind.task,
             "data": {**data, "crop_size": list(size), "batch_size": 1},
-            "optimizer": {"learning_rate": 1e-3},
-            "steps": 1,
-        },
-        source="test",
+        }
     )
-    assert isinstance(recipe, TaskRecipe)
-    return recipe
 
 
 def preprocessing_of(recipe: TaskRecipe) -> Preprocessing:

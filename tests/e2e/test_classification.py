@@ -26,8 +26,9 @@ from medssl_cli.engine.randomness import Purpose, implicit_randomness
 from medssl_cli.engine.runs import Manifest, start_run
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.nn.build import build_backbone
-from medssl_cli.recipe import Named, PretrainRecipe, TaskRecipe, dump_recipe, to_yaml, validate_recipe
+from medssl_cli.recipe import Named, PretrainRecipe, TaskRecipe, dump_recipe, to_yaml
 from medssl_cli.study.probe import probe_run
+from tests import toy_recipes
 from tests.finding_cache import finding_cache
 
 FLAT = {"name": "unet", "spatial_dims": 2, "channels": [8, 16], "strides": [2, 2], "num_res_units": 1, "norm": "batch"}
@@ -36,10 +37,8 @@ ZSCORE = {"zscore": True, "batch_size": 8}
 
 
 def task_recipe(steps: int = 30, *, size: tuple[int, int, int] = (24, 24, 1), **task: object) -> TaskRecipe:
-    recipe = validate_recipe(
+    return toy_recipes.task_recipe(
         {
-            "schema": 1,
-            "name": "toy",
             "backbone": FLAT if size[2] == 1 else SOLID,
             "task": {"name": "classification", "label_set": "toy", "classes": ["Ball", "Haze"], **task},
             "data": {**ZSCORE, "crop_size": list(size)},
@@ -47,11 +46,8 @@ def task_recipe(steps: int = 30, *, size: tuple[int, int, int] = (24, 24, 1), **
             "steps": steps,
             "validate_every": 15,
             "checkpoint_every": 10,
-        },
-        source="test",
+        }
     )
-    assert isinstance(recipe, TaskRecipe)
-    return recipe
 
 
 @pytest.fixture(scope="module")
@@ -286,19 +282,13 @@ def test_arms_are_compared_at_several_numbers_of_labelled_patients(cache: Cache,
 
 
 def pretrain_recipe(backbone: dict[str, Any], size: tuple[int, int, int]) -> PretrainRecipe:
-    recipe = validate_recipe(
+    return toy_recipes.pretrain_recipe(
         {
-            "schema": 1,
             "backbone": backbone,
-            "method": {"name": "voco"},
+            "method": {"name": "voco", "projector_dim": 8},
             "data": {**ZSCORE, "crop_size": list(size)},
-            "optimizer": {"learning_rate": 1e-3},
-            "steps": 1,
-        },
-        source="test",
+        }
     )
-    assert isinstance(recipe, PretrainRecipe)
-    return recipe
 
 
 def encoder_run(root: Path, recipe: PretrainRecipe, seen: Manifest, *, seed: int, teacher: Path | None = None) -> Path:

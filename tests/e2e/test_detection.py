@@ -21,20 +21,19 @@ from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.weights import load_encoder
-from medssl_cli.recipe import TaskRecipe, dump_recipe, to_yaml, validate_recipe
+from medssl_cli.recipe import TaskRecipe, dump_recipe, to_yaml
 from tests.e2e.test_slice_methods import recipe as pretrain_recipe
 from tests.finding_cache import finding_cache
 from tests.listener import Listener
 from tests.slice_cache import slice_cache
+from tests.toy_recipes import task_recipe
 
 NETWORK = {"name": "resnet", "depth": 18, "width": 8}
 
 
 def recipe(steps: int = 40, *, size: tuple[int, int, int] = (64, 64, 1), **task: object) -> TaskRecipe:
-    found = validate_recipe(
+    return task_recipe(
         {
-            "schema": 1,
-            "name": "toy",
             "backbone": NETWORK,
             "task": {"name": "detection", "label_set": "balls", "classes": ["ball"], "width": 16, **task},
             "data": {"zscore": True, "batch_size": 8, "crop_size": list(size)},
@@ -43,11 +42,8 @@ def recipe(steps: int = 40, *, size: tuple[int, int, int] = (64, 64, 1), **task:
             "steps": steps,
             "validate_every": 20,
             "checkpoint_every": 10,
-        },
-        source="test",
+        }
     )
-    assert isinstance(found, TaskRecipe)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,10 @@ from medssl_cli.deploy.export import export_network, onnx_graph
 from medssl_cli.deploy.parity import compare
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.imaging.segment import segment_volume
-from medssl_cli.recipe import TaskRecipe, validate_recipe
+from medssl_cli.recipe import TaskRecipe
 from tests.toy_cache import toy_cache
 from tests.toy_model import write_toy_model
+from tests.toy_recipes import BALLS, CT, task_recipe
 
 TILE = (16, 16, 16)
 
@@ -45,26 +46,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture(scope="module")
 def run(cache: Cache) -> ToyRun:
-    recipe = validate_recipe(
+    recipe = task_recipe(
         {
-            "schema": 1,
             "name": "toy-seg",
             "backbone": {"name": "unet"},
-            "task": {"name": "segmentation", "classes": {1: "ball_1", 2: "ball_2"}},
+            "task": BALLS,
             "data": {
-                "modality": "CT",
-                "window_hu": [-200, 300],
+                **CT,
                 "spacing_mm": [1.5, 1.5, 1.5],
                 "crop_size": TILE,
                 "batch_size": 1,
             },
-            "optimizer": {"learning_rate": 1e-3},
             "inference": {"mirror_axes": [0]},
-            "steps": 1,
-        },
-        source="test",
+        }
     )
-    assert isinstance(recipe, TaskRecipe)
     entries = [{"item": record.item_id, "patient": record.patient_key} for record in cache.records()]
     manifest = {
         "arguments": {"fold": 2},

@@ -30,7 +30,6 @@ from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.ingest.ingest import ingest
 from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.preprocessing import Preprocessing
-from medssl_cli.recipe import TaskRecipe, validate_recipe
 from medssl_cli.recipe_sections import Algorithm, ClassDetails
 from medssl_cli.tasks import supervision_of
 from tests.brain_set import nnunet_raw
@@ -38,6 +37,7 @@ from tests.e2e.test_export import ToyRun
 from tests.listener import Listener
 from tests.toy_cache import toy_cache
 from tests.toy_model import changed
+from tests.toy_recipes import BALLS, CT, task_recipe
 
 # A SwinUNETR passes too, and takes minutes: it goes through the same code.
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -96,26 +96,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 def untrained(cache: Cache, backbone: str) -> ToyRun:
     """A run in memory whose network answers with all classes, because its weights are large."""
-    recipe = validate_recipe(
+    recipe = task_recipe(
         {
-            "schema": 1,
             "name": "toy-seg",
             "backbone": BACKBONES[backbone],
-            "task": {"name": "segmentation", "classes": {1: "ball_1", 2: "ball_2"}},
+            "task": BALLS,
             "data": {
-                "modality": "CT",
-                "window_hu": [-200, 300],
+                **CT,
                 "spacing_mm": [2, 2, 2],
                 "crop_size": TILES.get(backbone, (16, 16, 16)),
                 "batch_size": 1,
             },
-            "optimizer": {"learning_rate": 1e-3},
             "inference": {"mirror_axes": [0]},
-            "steps": 1,
-        },
-        source="test",
+        }
     )
-    assert isinstance(recipe, TaskRecipe)
     network = build_task(recipe).eval()
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
@@ -464,19 +458,14 @@ def brains(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 @pytest.fixture(scope="module")
 def regions(brains: Cache) -> ToyRun:
     """A run of two channels and two regions, whose network answers everywhere."""
-    recipe = validate_recipe(
+    recipe = task_recipe(
         {
-            "schema": 1,
             "name": "toy-regions",
             "backbone": {"name": "unet"},
             "task": {"name": "segmentation", "classes": REGIONS},
             "data": {"channels": CHANNELS, "crop_size": [16, 16, 16], "batch_size": 1},
-            "optimizer": {"learning_rate": 1e-3},
-            "steps": 1,
-        },
-        source="test",
+        }
     )
-    assert isinstance(recipe, TaskRecipe)
     records = supervision_of(recipe).usable(brains, Silence())
     entries = [{"item": record.item_id, "patient": record.patient_key} for record in records]
     manifest = {"arguments": {"fold": 0}, "splits": {"val": entries[:1], "test": entries[1:]}, "sha256": "c" * 64}

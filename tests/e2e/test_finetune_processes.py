@@ -15,25 +15,22 @@ from medssl_cli.engine.metrics_log import read_metrics
 from tests.e2e.test_processes import complete, finish, start
 from tests.environment import ENVIRONMENT, give_known_key
 from tests.toy_cache import Marked, toy_cache
+from tests.toy_recipes import CT, TINY_UNET, balls_yaml
 
 pytestmark = pytest.mark.slow
 
 STEPS = 4
-RECIPE = f"""\
-schema: 1
-name: balls
-backbone: {{name: unet, channels: [4, 8], strides: [1, 2], num_res_units: 1, norm: batch}}
-task: {{name: segmentation, classes: {{1: ball_1, 2: ball_2}}}}
-data: {{modality: CT, window_hu: [-200, 300], crop_size: [16, 16, 16], batch_size: 4}}
-augmentation: {{affine_prob: 0.5, noise_std: 0.1}}
-optimizer: {{learning_rate: 1.0e-3}}
-steps: {STEPS}
-accumulate: 2
-ema_decay: 0.5
-validate_every: 2
-checkpoint_every: 2
-log_every: 1
-"""
+RECIPE = balls_yaml(
+    backbone={**TINY_UNET, "norm": "batch"},
+    data={**CT, "crop_size": [16, 16, 16], "batch_size": 4},
+    augmentation={"affine_prob": 0.5, "noise_std": 0.1},
+    steps=STEPS,
+    accumulate=2,
+    ema_decay=0.5,
+    validate_every=2,
+    checkpoint_every=2,
+    log_every=1,
+)
 
 
 @pytest.fixture(scope="module")

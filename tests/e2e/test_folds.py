@@ -27,18 +27,9 @@ from tests.elsewhere import ElsewhereTasks
 from tests.environment import give_known_key
 from tests.finding_cache import finding_cache
 from tests.toy_cache import toy_cache
+from tests.toy_recipes import balls_yaml
 
-TASK = """
-schema: 1
-name: balls
-backbone: {name: unet, channels: [4, 8], strides: [1, 2], num_res_units: 1}
-task: {name: segmentation, classes: {1: ball_1, 2: ball_2}}
-data: {modality: CT, window_hu: [-200, 300], crop_size: [8, 8, 8], batch_size: 1}
-optimizer: {learning_rate: 1.0e-3}
-steps: 2
-validate_every: 2
-max_validation_patients: 1
-"""
+TASK = balls_yaml(steps=2, validate_every=2, max_validation_patients=1)
 FINDINGS = """
 schema: 1
 name: toy-findings

@@ -18,12 +18,13 @@ from medssl_cli.engine.finetune import finetune
 from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.heads import LargestParts, MasksHead
 from medssl_cli.imaging.components import largest_part
-from medssl_cli.recipe import TaskRecipe, validate_recipe
+from medssl_cli.recipe import TaskRecipe
 from medssl_cli.tasks import supervision_of
 from medssl_cli.tasks.segmentation import largest
 from medssl_cli.tasks.segmentation.scores import SegmentationSubject
 from tests.listener import Listener
 from tests.toy_cache import toy_cache
+from tests.toy_recipes import task_recipe
 
 BALL = LargestParts(classes=("ball_1",))
 
@@ -52,20 +53,16 @@ def told(answers: Any, classes: Any, *, ignored: int) -> LargestParts:
 
 
 def recipe(keep: str = "where_it_pays") -> TaskRecipe:
-    found = validate_recipe(
+    return task_recipe(
         {
-            "schema": 1,
             "name": "balls",
             "backbone": {"name": "unet", "channels": [4, 8], "strides": [1, 2], "num_res_units": 0},
             "task": {"name": "segmentation", "classes": ["ball_1", "ball_2"], "keep_largest": keep},
             "data": {"window_hu": [-200, 300], "crop_size": [16, 16, 16], "batch_size": 1},
             "optimizer": {"learning_rate": 1e-5},
             "steps": 2,
-        },
-        source="test",
+        }
     )
-    assert isinstance(found, TaskRecipe)
-    return found
 
 
 def test_it_is_learnt_when_the_training_ends_and_said(run: Path) -> None:

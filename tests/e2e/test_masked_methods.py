@@ -12,11 +12,12 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.engine.live_page import Outlets
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.pretrain import pretrain
-from medssl_cli.recipe import PretrainRecipe, validate_recipe
+from medssl_cli.recipe import PretrainRecipe
 from medssl_cli.report.run import run_page
 from tests.interrupted import interrupted_copy
 from tests.masked import NETWORKS
 from tests.slice_cache import slice_cache
+from tests.toy_recipes import pretrain_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -31,21 +32,18 @@ each_method = pytest.mark.parametrize("name", METHODS)
 
 def recipe(name: str, **changes: object) -> PretrainRecipe:
     network, method = METHODS[name]
-    document = {
-        "schema": 1,
-        "backbone": {"name": network, "spatial_dims": 2, **NETWORKS[network]},
-        "method": method,
-        "data": {"zscore": True, "crop_size": [16, 16, 1], "batch_size": 4},
-        "optimizer": {"learning_rate": 1e-3},
-        "steps": STEPS,
-        "checkpoint_every": 2,
-        "log_every": 1,
-        "health_every": 2,
-        **changes,
-    }
-    found = validate_recipe(document, source="test")
-    assert isinstance(found, PretrainRecipe)
-    return found
+    return pretrain_recipe(
+        {
+            "backbone": {"name": network, "spatial_dims": 2, **NETWORKS[network]},
+            "method": method,
+            "data": {"zscore": True, "crop_size": [16, 16, 1], "batch_size": 4},
+            "steps": STEPS,
+            "checkpoint_every": 2,
+            "log_every": 1,
+            "health_every": 2,
+            **changes,
+        }
+    )
 
 
 @pytest.fixture(scope="module")

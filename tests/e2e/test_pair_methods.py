@@ -15,9 +15,10 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.pretrain import pretrain
-from medssl_cli.recipe import PretrainRecipe, validate_recipe
+from medssl_cli.recipe import PretrainRecipe
 from tests.interrupted import interrupted_copy
 from tests.slice_cache import slice_cache
+from tests.toy_recipes import pretrain_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -40,21 +41,18 @@ each_case = pytest.mark.parametrize("name", CASES)
 def recipe(name: str, **changes: object) -> PretrainRecipe:
     method, data = CASES[name]
     dims = 2 if data is SLICES else 3
-    document = {
-        "schema": 1,
-        "backbone": {"name": "unet", "spatial_dims": dims, "channels": [4, 8], "strides": [2, 2], "norm": "batch"},
-        "method": method,
-        "data": {"zscore": True, **data},
-        "optimizer": {"learning_rate": 1e-3},
-        "steps": STEPS,
-        "checkpoint_every": 2,
-        "log_every": 1,
-        "health_every": 4,
-        **changes,
-    }
-    found = validate_recipe(document, source="test")
-    assert isinstance(found, PretrainRecipe)
-    return found
+    return pretrain_recipe(
+        {
+            "backbone": {"name": "unet", "spatial_dims": dims, "channels": [4, 8], "strides": [2, 2], "norm": "batch"},
+            "method": method,
+            "data": {"zscore": True, **data},
+            "steps": STEPS,
+            "checkpoint_every": 2,
+            "log_every": 1,
+            "health_every": 4,
+            **changes,
+        }
+    )
 
 
 @pytest.fixture(scope="module")

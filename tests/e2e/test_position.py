@@ -18,10 +18,11 @@ from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.runs import open_run
 from medssl_cli.engine.weights import initialise_task, load_encoder
-from medssl_cli.recipe import PretrainRecipe, TaskRecipe, validate_recipe
+from medssl_cli.recipe import PretrainRecipe, TaskRecipe
 from medssl_cli.report.run import run_page
 from tests.interrupted import interrupted_copy
 from tests.slice_cache import slice_cache
+from tests.toy_recipes import pretrain_recipe, task_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -35,21 +36,18 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def recipe(kind: str, **changes: object) -> PretrainRecipe:
-    document = {
-        "schema": 1,
-        "backbone": {"name": "unet", "spatial_dims": 2 if kind == "slices" else 3, **SHAPE},
-        "method": {"name": "position", "decoder": {"norm": "batch"}},
-        "data": {"zscore": True, **KINDS[kind]},
-        "optimizer": {"learning_rate": 1e-3},
-        "steps": STEPS,
-        "checkpoint_every": 2,
-        "log_every": 1,
-        "health_every": 2,
-        **changes,
-    }
-    found = validate_recipe(document, source="test")
-    assert isinstance(found, PretrainRecipe)
-    return found
+    return pretrain_recipe(
+        {
+            "backbone": {"name": "unet", "spatial_dims": 2 if kind == "slices" else 3, **SHAPE},
+            "method": {"name": "position", "decoder": {"norm": "batch"}},
+            "data": {"zscore": True, **KINDS[kind]},
+            "steps": STEPS,
+            "checkpoint_every": 2,
+            "log_every": 1,
+            "health_every": 2,
+            **changes,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -116,18 +114,13 @@ def test_the_number_of_workers_changes_nothing(cache: Cache, whole_run: Callable
 
 
 def toy_task(**decoder: object) -> TaskRecipe:
-    document = {
-        "schema": 1,
-        "name": "toy",
-        "backbone": {"name": "unet", "spatial_dims": 2, **SHAPE},
-        "task": {"name": "segmentation", "classes": {1: "ball"}, "decoder": decoder},
-        "data": {"zscore": True, "crop_size": [16, 16, 1], "batch_size": 2},
-        "optimizer": {"learning_rate": 1e-3},
-        "steps": 1,
-    }
-    wanted = validate_recipe(document, source="test")
-    assert isinstance(wanted, TaskRecipe)
-    return wanted
+    return task_recipe(
+        {
+            "backbone": {"name": "unet", "spatial_dims": 2, **SHAPE},
+            "task": {"name": "segmentation", "classes": {1: "ball"}, "decoder": decoder},
+            "data": {"zscore": True, "crop_size": [16, 16, 1], "batch_size": 2},
+        }
+    )
 
 
 def test_a_task_of_slices_takes_the_encoder_and_nothing_else(whole_run: Callable[[str], Path]) -> None:

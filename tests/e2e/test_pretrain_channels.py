@@ -28,13 +28,14 @@ from medssl_cli.imaging.preprocessing import network_input
 from medssl_cli.ingest.ingest import ingest
 from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.preprocessing import Preprocessing
-from medssl_cli.recipe import Named, PretrainRecipe, validate_recipe
+from medssl_cli.recipe import Named, PretrainRecipe
 from medssl_cli.study.probe import probe_run
 from tests.brain_set import SHAPE, nnunet_raw
 from tests.e2e.test_regions import recipe as task_recipe
 from tests.e2e.test_slice_methods import METHODS as SLICE_METHODS
 from tests.environment import give_known_key
 from tests.listener import Listener
+from tests.toy_recipes import pretrain_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -67,8 +68,6 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def recipe(name: str, channels: list[dict[str, Any]] | None = CHANNELS, **changes: Any) -> PretrainRecipe:
     document = {
-        "schema": 1,
-        "optimizer": {"learning_rate": 1e-3},
         "steps": STEPS,
         "checkpoint_every": 1,
         "log_every": 1,
@@ -76,9 +75,7 @@ def recipe(name: str, channels: list[dict[str, Any]] | None = CHANNELS, **change
         **changes,
     }
     rule = {"zscore": True} if channels is None else {"channels": channels}
-    found = validate_recipe({**document, "data": {**document["data"], **rule}}, source="test")
-    assert isinstance(found, PretrainRecipe)
-    return found
+    return pretrain_recipe({**document, "data": {**document["data"], **rule}})
 
 
 @pytest.fixture(scope="module")

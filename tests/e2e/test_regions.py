@@ -24,11 +24,12 @@ from medssl_cli.formats.nifti import read_nifti
 from medssl_cli.imaging.preprocessing import network_input
 from medssl_cli.ingest.ingest import ingest
 from medssl_cli.ingest.options import IngestOptions
-from medssl_cli.recipe import TaskRecipe, validate_recipe
+from medssl_cli.recipe import TaskRecipe
 from medssl_cli.report.gallery import Gallery
 from medssl_cli.tasks import supervision_of
 from tests.brain_set import CHANNELS, SHAPE, brain, nnunet_raw
 from tests.listener import Listener
+from tests.toy_recipes import task_recipe
 
 NUM_CASES = 11
 INCOMPLETE = 5
@@ -41,9 +42,8 @@ REGIONS = {
 
 def recipe(steps: int = 110, *, classes: Any = REGIONS, channels: Any = None, **data: Any) -> TaskRecipe:
     named = [{"name": "flair", "percentiles": [1, 99]}, *({"name": name, "zscore": True} for name in CHANNELS[1:])]
-    found = validate_recipe(
+    return task_recipe(
         {
-            "schema": 1,
             "name": "tumour",
             "backbone": {"name": "plainconv", "channels": [16, 8], "strides": [1, 2], "num_convs": [2, 1]},
             "task": {"name": "segmentation", "classes": classes},
@@ -54,11 +54,8 @@ def recipe(steps: int = 110, *, classes: Any = REGIONS, channels: Any = None, **
             "validate_every": steps,
             "log_every": 5,
             "evaluation": {"lesions": {"dilation_voxels": 1, "min_volume_mm3": 0}},
-        },
-        source="test",
+        }
     )
-    assert isinstance(found, TaskRecipe)
-    return found
 
 
 @pytest.fixture(scope="module")

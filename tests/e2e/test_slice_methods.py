@@ -34,13 +34,14 @@ from medssl_cli.engine.weights import load_encoder
 from medssl_cli.heads import EmbeddingsHead
 from medssl_cli.nn.clusters import kmeans
 from medssl_cli.preprocessing import Preprocessing
-from medssl_cli.recipe import PretrainRecipe, dump_recipe, to_yaml, validate_recipe
+from medssl_cli.recipe import PretrainRecipe, dump_recipe, to_yaml
 from tests import warm
 from tests.interrupted import interrupted_copy
 from tests.listener import Listener
 from tests.slice_cache import slice_cache
 from tests.toy_cache import toy_cache
 from tests.toy_model import changed
+from tests.toy_recipes import pretrain_recipe
 from tests.two_processes import results_of_each
 
 pytestmark = pytest.mark.slow
@@ -69,22 +70,20 @@ each_method = pytest.mark.parametrize("name", [name for name in METHODS if name 
 
 
 def recipe(name: str, **changes: object) -> PretrainRecipe:
-    document = {
-        "schema": 1,
-        "backbone": {"name": "resnet", "depth": 18, "width": 8},
-        "method": METHODS[name],
-        "data": {"zscore": True, "crop_size": [32, 32, 1], "batch_size": 8},
-        "optimizer": {"learning_rate": 1e-2},
-        "accumulate": 2,
-        "steps": STEPS,
-        "checkpoint_every": 2,
-        "log_every": 1,
-        "health_every": 3,
-        **changes,
-    }
-    found = validate_recipe(document, source="test")
-    assert isinstance(found, PretrainRecipe)
-    return found
+    return pretrain_recipe(
+        {
+            "backbone": {"name": "resnet", "depth": 18, "width": 8},
+            "method": METHODS[name],
+            "data": {"zscore": True, "crop_size": [32, 32, 1], "batch_size": 8},
+            "optimizer": {"learning_rate": 1e-2},
+            "accumulate": 2,
+            "steps": STEPS,
+            "checkpoint_every": 2,
+            "log_every": 1,
+            "health_every": 3,
+            **changes,
+        }
+    )
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,11 @@ from medssl_cli.engine.predict import torch_predict
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.recipe import PretrainRecipe, TaskRecipe, validate_recipe
+from medssl_cli.recipe import TaskRecipe
 from medssl_cli.tasks import supervision_of
 from tests.listener import Listener
 from tests.slice_cache import slice_cache
+from tests.toy_recipes import BALLS, CT, pretrain_recipe, task_recipe
 
 RESNET = {"name": "resnet", "depth": 18, "width": 8}
 RELATION = {"embedding_dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0}
@@ -45,14 +46,13 @@ JOINT = {
 
 
 def recipe(**changes: Any) -> TaskRecipe:
-    task = {"name": "segmentation", "classes": {1: "ball_1", 2: "ball_2"}, "decoder": {"norm": "batch"}}
+    task = {**BALLS, "decoder": {"norm": "batch"}}
     unet = {"channels": [8, 16], "strides": [1, 2], "num_res_units": 0, "norm": "batch"}
     document = {
-        "schema": 1,
         "name": "slices",
         "backbone": {"name": "unet", "spatial_dims": 2, **unet},
         "task": {**task, "relation": {**RELATION, "slice_spacing_mm": 2.0}},
-        "data": {"modality": "CT", "window_hu": [-200, 300], "crop_size": [16, 16, 4], "batch_size": 8},
+        "data": {**CT, "crop_size": [16, 16, 4], "batch_size": 8},
         "augmentation": {"flip_prob": 0.0, "affine_prob": 0.5},
         "optimizer": {"learning_rate": 2e-2},
         "steps": 60,
@@ -64,9 +64,7 @@ def recipe(**changes: Any) -> TaskRecipe:
     }
     document |= {key: value for key, value in changes.items() if key != "task"}
     document["task"] |= changes.get("task", {})
-    found = validate_recipe(document, source="test")
-    assert isinstance(found, TaskRecipe)
-    return found
+    return task_recipe(document)
 
 
 def on_resnet(**relation: Any) -> TaskRecipe:
@@ -100,17 +98,15 @@ def model(cache: Cache, run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def joint(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    document = {
-        "schema": 1,
-        "backbone": RESNET,
-        "method": JOINT,
-        "data": {"zscore": True, "crop_size": [32, 32, 1], "batch_size": 8},
-        "optimizer": {"learning_rate": 1e-2},
-        "accumulate": 2,
-        "steps": 1,
-    }
-    found = validate_recipe(document, source="test")
-    assert isinstance(found, PretrainRecipe)
+    found = pretrain_recipe(
+        {
+            "backbone": RESNET,
+            "method": JOINT,
+            "data": {"zscore": True, "crop_size": [32, 32, 1], "batch_size": 8},
+            "optimizer": {"learning_rate": 1e-2},
+            "accumulate": 2,
+        }
+    )
     root = tmp_path_factory.mktemp("joint") / "run"
     pretrain(found, cache, root, device="cpu", talk=Silence())
     return root

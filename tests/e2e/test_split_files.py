@@ -26,17 +26,9 @@ from medssl_cli.recipe import Named, TaskRecipe, load_recipe
 from tests.brain_set import decathlon, nnunet_raw
 from tests.e2e.test_training import pretrain_recipe
 from tests.toy_cache import toy_cache
+from tests.toy_recipes import balls_yaml
 
-TASK = """
-schema: 1
-name: balls
-backbone: {name: unet, channels: [4, 8], strides: [1, 2], num_res_units: 1}
-task: {name: segmentation, classes: {1: ball_1, 2: ball_2}}
-data: {modality: CT, window_hu: [-200, 300], crop_size: [8, 8, 8], batch_size: 1}
-optimizer: {learning_rate: 1.0e-3}
-steps: 1
-validate_every: 1
-"""
+TASK = balls_yaml(validate_every=1)
 NAMES = [f"case_{number:02d}" for number in range(8)]
 FOLDS = [{"train": NAMES[:4], "val": NAMES[4:6]}, {"train": NAMES[2:6], "val": NAMES[:2]}]
 

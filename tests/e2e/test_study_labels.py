@@ -14,6 +14,7 @@ from tests import warm
 from tests.elsewhere import ElsewhereTasks
 from tests.environment import give_known_key
 from tests.toy_cache import toy_cache
+from tests.toy_recipes import CT, TINY_UNET, balls_yaml
 
 BACKBONE = "{name: unet, channels: [4, 8], strides: [2, 2], num_res_units: 1}"
 PRETRAIN = f"""
@@ -24,17 +25,14 @@ data: {{window_hu: [-200, 300], crop_size: [8, 8, 8], batch_size: 2}}
 optimizer: {{learning_rate: 1.0e-3}}
 steps: 2
 """
-TASK = """
-schema: 1
-name: balls
-backbone: {name: unet, channels: [8, 16], strides: [1, 2], num_res_units: 1}
-task: {name: segmentation, classes: {1: ball_1, 2: ball_2}}
-data: {modality: CT, window_hu: [-200, 300], crop_size: [32, 32, 32], batch_size: 2}
-augmentation: {flip_prob: 0.0}
-optimizer: {learning_rate: 1.0e-2}
-steps: 3
-validate_every: 1
-"""
+TASK = balls_yaml(
+    backbone={**TINY_UNET, "channels": [8, 16]},
+    data={**CT, "crop_size": [32, 32, 32], "batch_size": 2},
+    augmentation={"flip_prob": 0.0},
+    optimizer={"learning_rate": 1e-2},
+    steps=3,
+    validate_every=1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +146,7 @@ def test_encoders_of_different_networks_are_not_compared(site: Path, tmp_path: P
 
 def test_arms_of_their_own_recipe_several_lengths_and_two_trainings_at_once(site: Path, tmp_path: Path) -> None:
     """One of the recipe's values is planned: once for all trainings."""
-    task = (site / "task.yaml").read_text().replace("learning_rate: 1.0e-2", "learning_rate: auto")
+    task = (site / "task.yaml").read_text().replace("learning_rate: 0.01", "learning_rate: auto")
     (tmp_path / "task.yaml").write_text(task)
     (tmp_path / "split.json").write_text(json.dumps({"test": ["0", "1", "2"]}))
     command = [

@@ -16,16 +16,16 @@ from medssl_cli.engine.evaluate import split_of_manifest
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.runs import open_run
 from medssl_cli.formats.nifti import read_nifti, write_nifti
-from medssl_cli.recipe import TaskRecipe, validate_recipe
+from medssl_cli.recipe import TaskRecipe
 from tests.toy_cache import toy_cache
+from tests.toy_recipes import BALLS, CT, task_recipe
 
 pytestmark = pytest.mark.slow
 
 
 def recipe(crop_size: tuple[int, int, int] = (32, 32, 8)) -> TaskRecipe:
-    found = validate_recipe(
+    return task_recipe(
         {
-            "schema": 1,
             "name": "thick",
             "backbone": {
                 "name": "unet",
@@ -34,19 +34,16 @@ def recipe(crop_size: tuple[int, int, int] = (32, 32, 8)) -> TaskRecipe:
                 "kernel_sizes": [[3, 3, 1], [3, 3, 3], 3],
                 "num_res_units": 1,
             },
-            "task": {"name": "segmentation", "classes": {1: "ball_1", 2: "ball_2"}},
-            "data": {"modality": "CT", "window_hu": [-200, 300], "crop_size": crop_size, "batch_size": 2},
+            "task": BALLS,
+            "data": {**CT, "crop_size": crop_size, "batch_size": 2},
             "augmentation": {"flip_prob": 0.0},
             "optimizer": {"learning_rate": 1e-2},
             "steps": 60,
             "validate_every": 30,
             "checkpoint_every": 30,
             "ema_decay": 0.9,
-        },
-        source="test",
+        }
     )
-    assert isinstance(found, TaskRecipe)
-    return found
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # raised inside torch's exporter

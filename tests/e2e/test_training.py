@@ -19,10 +19,12 @@ from medssl_cli.engine.predict import torch_predict
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.imaging.segment import segment_volume
-from medssl_cli.recipe import PretrainRecipe, TaskRecipe, find_recipe, load_recipe, validate_recipe
+from medssl_cli.recipe import PretrainRecipe, TaskRecipe, find_recipe, load_recipe
 from medssl_cli.tasks import task_options
 from medssl_cli.tasks.segmentation.scores import evaluate
+from tests import toy_recipes
 from tests.toy_cache import toy_cache
+from tests.toy_recipes import BALLS, CT
 
 TINY_UNET = {"name": "unet", "channels": [8, 16, 16], "strides": [1, 2, 2], "num_res_units": 1}
 
@@ -45,24 +47,20 @@ def pretrain_recipe(steps: int, **changes: object) -> PretrainRecipe:
 
 
 def task_recipe(steps: int) -> TaskRecipe:
-    recipe = validate_recipe(
+    return toy_recipes.task_recipe(
         {
-            "schema": 1,
             "name": "balls",
             "backbone": TINY_UNET,
-            "task": {"name": "segmentation", "classes": {1: "ball_1", 2: "ball_2"}},
-            "data": {"modality": "CT", "window_hu": [-200, 300], "crop_size": [32, 32, 32], "batch_size": 2},
+            "task": BALLS,
+            "data": {**CT, "crop_size": [32, 32, 32], "batch_size": 2},
             "augmentation": {"flip_prob": 0.0},
             "optimizer": {"learning_rate": 1e-2},
             "steps": steps,
             "validate_every": 20,
             "checkpoint_every": 10,
             "ema_decay": 0.9,
-        },
-        source="test",
+        }
     )
-    assert isinstance(recipe, TaskRecipe)
-    return recipe
 
 
 @pytest.fixture(scope="module")

@@ -38,20 +38,17 @@ from tests.e2e.test_training import pretrain_recipe
 from tests.environment import give_known_key
 from tests.listener import Listener
 from tests.toy_cache import Marked, toy_cache
+from tests.toy_recipes import CT, balls_yaml
 
-RECIPE = """\
-schema: 1
-name: balls
-backbone: {name: unet, channels: [4, 8], strides: [1, 2], num_res_units: 1}
-task: {name: segmentation, classes: {1: ball_1, 2: ball_2}}
-data: {modality: CT, window_hu: [-200, 300], crop_size: [16, 16, 16], batch_size: 1}
-augmentation: {flip_prob: 0.0}
-optimizer: {learning_rate: 1.0e-2}
-steps: 4
-validate_every: 2
-checkpoint_every: 2
-log_every: 1
-"""
+RECIPE = balls_yaml(
+    data={**CT, "crop_size": [16, 16, 16], "batch_size": 1},
+    augmentation={"flip_prob": 0.0},
+    optimizer={"learning_rate": 1e-2},
+    steps=4,
+    validate_every=2,
+    checkpoint_every=2,
+    log_every=1,
+)
 
 
 def recipe_with(folder: Path, *overrides: str) -> TaskRecipe:

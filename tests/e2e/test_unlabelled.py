@@ -25,17 +25,17 @@ from medssl_cli.report.run import finetuning_page
 from tests.finding_cache import finding_cache
 from tests.listener import Listener
 from tests.toy_cache import Marked, toy_cache
+from tests.toy_recipes import BALLS, CT, task_recipe
 
 UNET = {"name": "unet", "channels": [4, 8], "strides": [1, 2], "num_res_units": 1, "norm": "batch"}
 
 
 def recipe(method: str = "bcp", **changes: Any) -> TaskRecipe:
     document: dict[str, Any] = {
-        "schema": 1,
         "name": "balls",
         "backbone": UNET,
-        "task": {"name": "segmentation", "classes": {1: "ball_1", 2: "ball_2"}},
-        "data": {"modality": "CT", "window_hu": [-200, 300], "crop_size": [8, 8, 8], "batch_size": 2},
+        "task": BALLS,
+        "data": {**CT, "crop_size": [8, 8, 8], "batch_size": 2},
         "augmentation": {"affine_prob": 0.5, "noise_std": 0.1},
         "optimizer": {"learning_rate": 1.0e-4},
         "steps": 6,
@@ -47,9 +47,7 @@ def recipe(method: str = "bcp", **changes: Any) -> TaskRecipe:
     section = changes.pop("unlabelled", {})
     document |= changes
     document["unlabelled"] |= section
-    found = validate_recipe(document, source="test")
-    assert isinstance(found, TaskRecipe)
-    return found
+    return task_recipe(document)
 
 
 def on_slices(method: str, **section: Any) -> TaskRecipe:

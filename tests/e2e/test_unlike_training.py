@@ -18,9 +18,9 @@ from medssl_cli.deploy.parity import TOLERANCE
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.engine.build import build_task
 from medssl_cli.formats.nifti import read_nifti, write_nifti
-from medssl_cli.recipe import TaskRecipe, validate_recipe
 from tests.e2e.test_export import ToyRun
 from tests.toy_cache import toy_cache
+from tests.toy_recipes import BALLS, CT, task_recipe
 
 NUM_TRAINED = 12
 
@@ -32,25 +32,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture(scope="module")
 def run(cache: Cache) -> ToyRun:
-    recipe = validate_recipe(
+    recipe = task_recipe(
         {
-            "schema": 1,
             "name": "toy-seg",
             "backbone": {"name": "unet", "channels": [4, 6], "strides": [1, 2], "num_res_units": 1},
-            "task": {"name": "segmentation", "classes": {1: "ball_1", 2: "ball_2"}},
+            "task": BALLS,
             "data": {
-                "modality": "CT",
-                "window_hu": [-200, 300],
+                **CT,
                 "spacing_mm": [2, 2, 2],
                 "crop_size": [16, 16, 16],
                 "batch_size": 1,
             },
-            "optimizer": {"learning_rate": 1e-3},
-            "steps": 1,
-        },
-        source="test",
+        }
     )
-    assert isinstance(recipe, TaskRecipe)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_task(recipe).eval()

@@ -9,28 +9,26 @@ import safetensors.numpy
 from medssl_cli.base.talk import Silence
 from medssl_cli.engine.metrics_log import read_health, read_metrics
 from medssl_cli.engine.pretrain import pretrain
-from medssl_cli.recipe import PretrainRecipe, validate_recipe
+from medssl_cli.recipe import PretrainRecipe
 from tests.interrupted import interrupted_copy
 from tests.slice_cache import slice_cache
+from tests.toy_recipes import pretrain_recipe
 
 pytestmark = pytest.mark.slow
 
 
 def recipe() -> PretrainRecipe:
-    document = {
-        "schema": 1,
-        "backbone": {"name": "unet", "spatial_dims": 2, "channels": [4, 8], "strides": [2, 2], "num_res_units": 0},
-        "method": {"name": "voco", "objective": "fixed", "projector_dim": 8},
-        "data": {"zscore": True, "fit": [24, 24], "crop_size": [8, 8, 1], "batch_size": 4},
-        "optimizer": {"learning_rate": 1e-3},
-        "steps": 4,
-        "checkpoint_every": 2,
-        "log_every": 1,
-        "health_every": 2,
-    }
-    found = validate_recipe(document, source="test")
-    assert isinstance(found, PretrainRecipe)
-    return found
+    return pretrain_recipe(
+        {
+            "backbone": {"name": "unet", "spatial_dims": 2, "channels": [4, 8], "strides": [2, 2], "num_res_units": 0},
+            "method": {"name": "voco", "objective": "fixed", "projector_dim": 8},
+            "data": {"zscore": True, "fit": [24, 24], "crop_size": [8, 8, 1], "batch_size": 4},
+            "steps": 4,
+            "checkpoint_every": 2,
+            "log_every": 1,
+            "health_every": 2,
+        }
+    )
 
 
 def test_slices_and_pictures_train_an_encoder_of_two_dimensions_and_resume_exactly(tmp_path: Path) -> None:

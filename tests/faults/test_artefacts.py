@@ -23,24 +23,21 @@ from medssl_cli.cli.app import app
 from medssl_cli.deploy import export
 from medssl_cli.deploy.export import onnx_graph
 from tests.toy_cache import toy_cache
+from tests.toy_recipes import TINY_UNET, balls_yaml
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 60
 NAMES = ("task.yaml", "method.yaml", "./cache", "./task", "./method", "./new", "out", "out.onnx", "out.pt")
 EXITS = {0, 2, 3, 4, 5, 74}
 CODE = re.compile(r"\b[EW]_[A-Z0-9_]+\b")
-TASK = """\
-schema: 1
-name: balls
-backbone: {name: unet, channels: [4, 4], strides: [1, 2], num_res_units: 1}
-task: {name: segmentation, classes: {1: ball_1, 2: ball_2}}
-data: {modality: CT, window_hu: [-200, 300], crop_size: [8, 8, 8], batch_size: 1}
-optimizer: {learning_rate: 1.0e-2}
-steps: STEPS
-validate_every: 2
-checkpoint_every: 1
-log_every: 1
-"""
+TASK = balls_yaml(
+    backbone={**TINY_UNET, "channels": [4, 4]},
+    optimizer={"learning_rate": 1e-2},
+    steps=2,
+    validate_every=2,
+    checkpoint_every=1,
+    log_every=1,
+)
 METHOD = """\
 schema: 1
 backbone: {name: plainconv, channels: [4, 4], strides: [1, 2], num_convs: [1, 1]}
@@ -85,7 +82,7 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     root = tmp_path_factory.mktemp("world") / "whole"
     toy_cache(root / "cache", num_patients=7, size=16)
-    (root / "task.yaml").write_text(TASK.replace("STEPS", "2"))
+    (root / "task.yaml").write_text(TASK)
     (root / "method.yaml").write_text(METHOD)
     for command in (
         "finetune --task task.yaml --cache ./cache --run ./task --device cpu",

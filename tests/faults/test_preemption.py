@@ -18,6 +18,7 @@ from medssl_cli.engine.metrics_log import read_metrics
 from tests import warm
 from tests.environment import ENVIRONMENT, give_known_key
 from tests.toy_cache import toy_cache
+from tests.toy_recipes import CT, balls_yaml
 from tests.warm import WarmProcess
 
 pytestmark = pytest.mark.slow
@@ -30,18 +31,15 @@ SETTINGS = [
     "method.projector_dim=32",
     "log_every=1",
 ]
-TASK = """\
-schema: 1
-name: balls
-backbone: {name: unet, channels: [4, 8], strides: [1, 2], num_res_units: 1}
-task: {name: segmentation, classes: [ball_1, ball_2]}
-data: {modality: CT, window_hu: [-200, 300], crop_size: [16, 16, 16], batch_size: 1}
-optimizer: {learning_rate: 1.0e-2}
-steps: 100000
-validate_every: 100000
-checkpoint_every: 100000
-log_every: 1
-"""
+TASK = balls_yaml(
+    task={"name": "segmentation", "classes": ["ball_1", "ball_2"]},
+    data={**CT, "crop_size": [16, 16, 16], "batch_size": 1},
+    optimizer={"learning_rate": 1e-2},
+    steps=100000,
+    validate_every=100000,
+    checkpoint_every=100000,
+    log_every=1,
+)
 SLOW = """
 import sys, time
 from medssl_cli.cli.app import main

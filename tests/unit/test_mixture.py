@@ -20,10 +20,11 @@ from medssl_cli.data.slices import ImageIndex
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.training_parts import TrainingParts, training_parts
 from medssl_cli.imaging.preprocessing import Intensity
-from medssl_cli.recipe import PretrainRecipe, validate_recipe
+from medssl_cli.recipe import PretrainRecipe
 from tests.environment import give_known_key
 from tests.listener import Listener
 from tests.toy_cache import toy_cache
+from tests.toy_recipes import TINY_UNET, pretrain_recipe
 
 WINDOW = {"window_hu": [-100, 200], "spacing_mm": [2, 2, 2]}
 
@@ -33,19 +34,14 @@ def item(name: str) -> PreparedItem:
 
 
 def recipe(mixture: Any, **data: Any) -> PretrainRecipe:
-    found = validate_recipe(
+    return pretrain_recipe(
         {
-            "schema": 1,
-            "backbone": {"name": "unet", "channels": [4, 8], "strides": [1, 2], "num_res_units": 1},
+            "backbone": TINY_UNET,
             "method": {"name": "voco", "base_grid": [2, 2, 1], "projector_dim": 8},
             "data": {"modality": "CT", **WINDOW, "crop_size": [8, 8, 16], "batch_size": 4, "mixture": mixture, **data},
-            "optimizer": {"learning_rate": 1e-3},
             "steps": 2,
-        },
-        source="test",
+        }
     )
-    assert isinstance(found, PretrainRecipe)
-    return found
 
 
 @pytest.fixture(scope="module")
