@@ -3,6 +3,11 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
+import safetensors.numpy
+
+from medssl_cli.engine.metrics_log import read_metrics
+
 
 def interrupted_copy(run: Path, folder: Path, *, step: int) -> Path:
     """A copy of a finished run as it was after a step, whose checkpoint is the only one that is left."""
@@ -11,3 +16,20 @@ def interrupted_copy(run: Path, folder: Path, *, step: int) -> Path:
         if not path.name.startswith(f"step-{step:08d}-"):
             path.unlink()
     return folder
+
+
+def losses(run: Path) -> list[float]:
+    """Of every logged step."""
+    return [entry["loss"] for entry in read_metrics(run)]
+
+
+def require_the_same_bits(run: Path, whole: Path) -> None:
+    """The same losses, and the same tensors of everything that is kept."""
+    assert losses(run) == losses(whole)
+    kept = [path.name for path in whole.glob("*.safetensors")]
+    assert "encoder.safetensors" in kept
+    for name in kept:
+        expected, found = (safetensors.numpy.load_file(root / name) for root in (whole, run))
+        assert found.keys() == expected.keys()
+        for key, value in found.items():
+            np.testing.assert_array_equal(value, expected[key], err_msg=key)

@@ -27,7 +27,7 @@ from medssl_cli.deploy.embeddings import load_volume_encoder
 from medssl_cli.deploy.export import export_run
 from medssl_cli.deploy.onnx_file import graph_of, read_head, seal
 from medssl_cli.engine.build import build_method
-from medssl_cli.engine.metrics_log import read_health, read_metrics
+from medssl_cli.engine.metrics_log import read_health
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.runs import open_run
 from medssl_cli.engine.weights import load_encoder
@@ -36,7 +36,7 @@ from medssl_cli.nn.clusters import kmeans
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import PretrainRecipe, dump_recipe, to_yaml
 from tests import warm
-from tests.interrupted import interrupted_copy
+from tests.interrupted import interrupted_copy, losses, require_the_same_bits
 from tests.listener import Listener
 from tests.slice_cache import slice_cache
 from tests.toy_cache import toy_cache
@@ -99,10 +99,6 @@ def weights(root: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def losses(root: Path) -> list[float]:
-    return [entry["loss"] for entry in read_metrics(root)]
-
-
 @pytest.fixture(scope="module")
 def whole_run(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The undisturbed run of a method; one for all tests that ask for it."""
@@ -125,10 +121,7 @@ def test_a_run_that_lost_its_later_checkpoints_ends_with_the_same_bits(
 
     pretrain(recipe(name), cache, broken, device="cpu", talk=Silence())
 
-    assert losses(broken) == losses(whole)
-    expected = weights(whole)
-    for key, value in weights(broken).items():
-        np.testing.assert_array_equal(value, expected[key], err_msg=key)
+    require_the_same_bits(broken, whole)
 
 
 @pytest.mark.parametrize("name", METHODS)

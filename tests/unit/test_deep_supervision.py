@@ -12,16 +12,14 @@ from monai.losses import DiceCELoss
 from torch import Tensor
 
 from medssl_cli.base.classes import IGNORE
-from medssl_cli.deploy.proven_file import onnx_graph
 from medssl_cli.engine.build import build_task
-from medssl_cli.heads import MasksHead
 from medssl_cli.nn.backbones import plainconv, unet
 from medssl_cli.nn.deep_supervision import DeepScores, level_weights, thinned
 from medssl_cli.nn.voxel_losses import dice_loss
-from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import TaskRecipe
 from medssl_cli.tasks.segmentation.network import SegmentationNetwork, SegmentationOptions
 from tests.e2e.test_training import task_recipe
+from tests.traced import graph_of, segmenting
 
 TILE = (16, 16, 16)
 SIZES: dict[str, Any] = {"channels": (4, 5, 6, 8), "strides": (1, 2, 2, 2)}
@@ -125,12 +123,9 @@ def test_a_shallow_network_is_refused() -> None:
 
 def test_the_exported_network_is_that_of_one_without() -> None:
     torch.manual_seed(0)
-    options = SegmentationOptions.model_validate({"classes": ["bright"], "deep_supervision": True})
-    task = SegmentationNetwork(plainconv.build(1, **SIZES, num_convs=(1, 1, 1, 1)), options).eval()
-    head = MasksHead(classes={1: "bright"}, tile_size=TILE, overlap=0.5, nsd_tolerance_mm=2.0)
-    seen = Preprocessing(zscore=True)
+    task = segmenting(plainconv.build(1, **SIZES, num_convs=(1, 1, 1, 1)), deep_supervision=True)
 
-    model = onnx.load_from_string(onnx_graph(task, head.inputs(seen, 1), head.outputs(seen)))
+    model = onnx.load_from_string(graph_of(task, TILE))
 
     shapes = [tuple(tensor.dims) for tensor in model.graph.initializer]
     assert len(model.graph.output) == 1

@@ -4,26 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 from monai.networks.nets import SwinUNETR
 from torch import Tensor
 
 from medssl_cli.base.errors import UsageError
-from medssl_cli.deploy.proven_file import onnx_graph
 from medssl_cli.engine.tensor_files import tensor_bytes
 from medssl_cli.engine.weights import DECODER, ENCODER, RECORD, initialise_task, load_encoder
 from medssl_cli.engine.weights.importing import VOCOMNI_CLASSES
-from medssl_cli.heads import MasksHead
 from medssl_cli.nn.backbones import swinunetr, unet
 from medssl_cli.nn.decoder import Decoder
 from medssl_cli.nn.swinunetr_decoder import SwinUNETRDecoder
-from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Named
 from medssl_cli.tasks.segmentation.network import SegmentationNetwork, SegmentationOptions
 from tests import published_weights as published
+from tests.traced import require_the_same_logits, segmenting
 
 FS = 12
 SMALL = (64, 32, 32)
@@ -169,15 +165,5 @@ def test_a_published_shape_takes_no_options() -> None:
 def test_onnx_gives_torchs_logits() -> None:
     """Of the decoder on small feature maps: the encoder of SwinUNETR takes a minute of its own to export."""
     torch.manual_seed(0)
-    options = SegmentationOptions.model_validate({"classes": ["bright"], "decoder": {"name": "swinunetr"}})
-    task = SegmentationNetwork(unet.build(1, channels=(4, 6, 8), strides=(1, 2, 2)), options).eval()
-    size = (16, 8, 16)
-    head = MasksHead(classes={1: "bright"}, tile_size=size, overlap=0.5, nsd_tolerance_mm=2.0)
-    seen = Preprocessing(zscore=True)
-    graph = onnx_graph(task, head.inputs(seen, 1), head.outputs(seen))
-
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    tiles = np.random.default_rng(0).random((3, 1, *size), dtype=np.float32)
-    with torch.no_grad():
-        expected = task(torch.from_numpy(tiles)).numpy()
-    np.testing.assert_allclose(session.run(None, {"image": tiles})[0], expected, rtol=1e-3, atol=1e-4)
+    backbone = unet.build(1, channels=(4, 6, 8), strides=(1, 2, 2))
+    require_the_same_logits(segmenting(backbone, decoder={"name": "swinunetr"}), (16, 8, 16))

@@ -1,23 +1,18 @@
 """The vision transformer beyond what every backbone must keep: positions, tokens that are left out, and export."""
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 from medssl_cli.base.errors import UsageError
-from medssl_cli.deploy.export import onnx_graph
 from medssl_cli.engine.optimisation import build_optimizer
-from medssl_cli.heads import MasksHead
 from medssl_cli.nn.backbones import vit
 from medssl_cli.nn.backbones.vit import ViT
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.nn.tokens import positions
-from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Named, Optimizer
-from medssl_cli.tasks.segmentation.network import SegmentationNetwork, SegmentationOptions
 from tests.masked import NETWORKS
+from tests.traced import require_the_same_logits, segmenting
 
 
 def small(dims: int = 2) -> ViT:
@@ -133,15 +128,4 @@ def test_crops_that_are_no_whole_patches_are_refused() -> None:
 
 @pytest.mark.parametrize(("dims", "tile"), [(2, (16, 24, 1)), (3, (16, 8, 16))])
 def test_onnx_gives_torchs_logits(dims: int, tile: tuple[int, int, int]) -> None:
-    network = vit.build(1, dims, **NETWORKS["vit"])
-    task = SegmentationNetwork(network, SegmentationOptions.model_validate({"classes": {1: "bright"}})).eval()
-    head = MasksHead(classes={1: "bright"}, tile_size=tile, overlap=0.5, nsd_tolerance_mm=2.0)
-    seen = Preprocessing(zscore=True)
-
-    graph = onnx_graph(task, head.inputs(seen, 1), head.outputs(seen))
-
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    tiles = np.random.default_rng(0).random((3, 1, *tile), dtype=np.float32)
-    with torch.no_grad():
-        expected = task(torch.from_numpy(tiles)).numpy()
-    np.testing.assert_allclose(session.run(None, {"image": tiles})[0], expected, rtol=1e-3, atol=1e-4)
+    require_the_same_logits(segmenting(vit.build(1, dims, **NETWORKS["vit"])), tile)
