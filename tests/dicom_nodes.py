@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pydicom
 import pytest
 
 from tests import warm
@@ -144,8 +143,3 @@ class Service:
             assert self.process is None or self.process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
-
-
-def study_of(path: Path) -> str:
-    """StudyInstanceUID of a file."""
-    return str(pydicom.dcmread(path, stop_before_pixels=True).StudyInstanceUID)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from medssl_cli.cache.prepared import PreparedItem
 from medssl_cli.data.boxes import IGNORED, NO_CLASS
-from medssl_cli.data.crops import item_of, read_input
+from medssl_cli.data.crops import item_of, random_start, read_input
 from medssl_cli.data.whole import Whole, stream
 from medssl_cli.imaging.geometry import Shape
 
@@ -75,7 +75,7 @@ def box_crop_start(
 ) -> Shape:
     """First voxel of a random crop; with `box_prob` it shows a random box of a class, all of it where it can.
 
-    Where the volume is smaller than the crop, the start is negative and the volume lies in the middle of the crop.
+    See `data.crops.random_start`.
 
     Args:
         shape: Size of the volume.
@@ -87,21 +87,17 @@ def box_crop_start(
     wanted = boxes[boxes[:, -1] >= 0]
     shows_box = len(wanted) > 0 and rng.random() < box_prob
     box = wanted[rng.integers(len(wanted))] if shows_box else None
-    start = []
-    for axis, (size, length) in enumerate(zip(shape, crop_size, strict=True)):
-        spare = size - length
-        if spare <= 0:
-            start.append(spare // 2)
-            continue
-        low, high = 0, spare
-        if box is not None:
-            first, last = box[axis], box[axis + 3]
-            if last - first > length:  # at least its middle
-                first = last = (first + last) / 2
-            low = int(np.clip(np.ceil(last) - length, 0, spare))
-            high = int(np.clip(np.floor(first), low, spare))
-        start.append(int(rng.integers(low, high + 1)))
-    return start[0], start[1], start[2]
+
+    def within(axis: int, spare: int) -> tuple[int, int]:
+        if box is None:
+            return 0, spare
+        first, last, length = box[axis], box[axis + 3], crop_size[axis]
+        if last - first > length:  # at least its middle
+            first = last = (first + last) / 2
+        low = int(np.clip(np.ceil(last) - length, 0, spare))
+        return low, int(np.clip(np.floor(first), low, spare))
+
+    return random_start(shape, crop_size, rng, within)
 
 
 def boxes_in_crop(boxes: NDArray[np.float64], start: Shape, crop_size: Shape) -> NDArray[np.float64]:

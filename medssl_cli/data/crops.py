@@ -3,7 +3,7 @@
 Worker count, interruptions and resuming change nothing: sample (step, slot) is the same crop everywhere.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -70,7 +70,7 @@ def crop_start(
 ) -> tuple[int, int, int]:
     """First voxel of a random crop; with `foreground_prob` it shows a random voxel of a random class.
 
-    Where the image is smaller than the crop, the start is negative and the image lies in the middle of the crop.
+    See `random_start`.
     """
     wants_foreground = bool(item.points) and rng.random() < foreground_prob
     point = None
@@ -78,16 +78,31 @@ def crop_start(
         classes = sorted(item.points)
         candidates = item.points[classes[rng.integers(len(classes))]]
         point = candidates[rng.integers(len(candidates))]
+
+    def within(axis: int, spare: int) -> tuple[int, int]:
+        if point is None:
+            return 0, spare
+        return max(0, int(point[axis]) - crop_size[axis] + 1), min(spare, int(point[axis]))
+
+    return random_start(item.shape, crop_size, rng, within)
+
+
+def random_start(
+    shape: Shape, crop_size: Shape, rng: np.random.Generator, within: Callable[[int, int], tuple[int, int]]
+) -> tuple[int, int, int]:
+    """First voxel of a random crop; negative where the image is smaller, which then lies in the middle of the crop.
+
+    Args:
+        shape: Size of the image.
+        crop_size: Size of the crop.
+        rng: Draws.
+        within: First and last place along an axis, of those from 0 to a last one that the image leaves.
+    """
     start = []
-    for axis, (size, length) in enumerate(zip(item.shape, crop_size, strict=True)):
+    for axis, (size, length) in enumerate(zip(shape, crop_size, strict=True)):
         spare = size - length
-        if spare <= 0:
-            start.append(spare // 2)
-            continue
-        low, high = 0, spare
-        if point is not None:
-            low, high = max(0, int(point[axis]) - length + 1), min(spare, int(point[axis]))
-        start.append(int(rng.integers(low, high + 1)))
+        low, high = within(axis, spare) if spare > 0 else (0, 0)
+        start.append(int(rng.integers(low, high + 1)) if spare > 0 else spare // 2)
     return start[0], start[1], start[2]
 
 

@@ -257,16 +257,20 @@ class MaskFiles:
             self._headers,
             self._classes,
             affine=volume.affine,
-            model_sha256=self.model_sha256,
-            algorithm_name=algorithm_name(self.bundle),
-            algorithm=self.bundle.algorithm,
             codes=class_codes(self.bundle, self._classes),
             storage=storage,
+            **self._made_by,
         )
 
     @property
     def _headers(self) -> "Sequence[Header]":
         return self.series.headers if self.series is not None else ()
+
+    @property
+    def _made_by(self) -> dict[str, Any]:
+        """What DICOM objects say of the model."""
+        name, algorithm = algorithm_name(self.bundle), self.bundle.algorithm
+        return {"model_sha256": self.model_sha256, "algorithm_name": name, "algorithm": algorithm}
 
     def _structure_set(self, volume: Volume, answer: NDArray[np.uint8]) -> bytes:
         """A structure for each class or region."""
@@ -277,10 +281,8 @@ class MaskFiles:
             self._headers,
             self._classes,
             affine=volume.affine,
-            model_sha256=self.model_sha256,
-            algorithm_name=algorithm_name(self.bundle),
-            algorithm=self.bundle.algorithm,
             codes=class_codes(self.bundle, self._classes),
+            **self._made_by,
         )
 
     def _report(self, volume: Volume, measurements: Mapping[int, Measurement], segmentations: Sequence[bytes]) -> bytes:
@@ -290,14 +292,7 @@ class MaskFiles:
 
         segmentation = next(iter(segmentations), None)
         said = of_masks(measurements, volume, self._classes, self.bundle, has_segments=segmentation is not None)
-        return write_report(
-            said,
-            self._headers,
-            model_sha256=self.model_sha256,
-            algorithm_name=algorithm_name(self.bundle),
-            algorithm=self.bundle.algorithm,
-            segmentation=segmentation,
-        )
+        return write_report(said, self._headers, segmentation=segmentation, **self._made_by)
 
 
 def _named(target: Target, kind: Output) -> str:

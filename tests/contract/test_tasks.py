@@ -66,11 +66,6 @@ def brightness(images: Tensor) -> Tensor:
     return torch.where(means > means.min(), (means > means.median()).float(), torch.nan)[:, None]
 
 
-def mean_value(images: Tensor) -> Tensor:
-    """What the toy task of numbers should say."""
-    return images.mean(dim=(1, 2, 3, 4))[:, None]
-
-
 def bright_quarter(images: Tensor) -> Tensor:
     """What places of maps of 1, 2 and 4 pixels should say where each image has a box of 3 x 4 pixels."""
     boxes = torch.tensor([[[1.0, 2, 4, 6, 0], [0, 0, 0, 0, -1]]]).expand(len(images), -1, -1)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from medssl_cli.methods.mae.method import reconstruction_loss
 from medssl_cli.methods.mae.sparse import Visibility, make_sparse
+from medssl_cli.methods.simmim import absolute_loss
 from medssl_cli.nn.backbones import Backbone, spread_blocks
 from medssl_cli.nn.hidden_blocks import cut_blocks, standardised_blocks
 from tests.parity import masked_literal as literal
@@ -31,6 +32,18 @@ def test_reconstruction(seed: int, is_standardised: bool) -> None:
     targets = standardised_blocks(targets, jointly=True) if is_standardised else targets
     counts = hidden[:, :, None].expand(-1, -1, 3)
     found = reconstruction_loss(guessed.unflatten(2, (9, 3)), targets, counts)
+    assert found.item() == pytest.approx(expected, rel=1e-5)  # the loss is computed in float32
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_absolute_distance(seed: int) -> None:
+    images, guessed = random(seed, 2, 3, 6, 9), random(seed + 10, 2, 3, 6, 9)
+    hidden = random(seed + 20, 2, 2, 3) < 0.3
+
+    expected = literal.absolute_distance(images.tolist(), guessed.tolist(), hidden.tolist(), 3)
+
+    counts = hidden.flatten(1)[:, :, None].expand(-1, -1, 3)
+    found = absolute_loss(cut_blocks(guessed, (2, 3)), cut_blocks(images, (2, 3)), counts)
     assert found.item() == pytest.approx(expected, rel=1e-5)  # the loss is computed in float32
 
 

@@ -25,7 +25,6 @@ from tests.parity.unlabelled_literal import (
 )
 
 A, B = waves(np.sin, 4, 8), waves(np.cos, 4, 8, factor=1.5)
-BOTH = ((0.5, 1.0), (1.0, 0.5))
 
 
 def tensor(array: np.ndarray) -> Tensor:
