@@ -43,6 +43,20 @@ def _warm_children() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _shared_folders_end_with_their_module(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """What tests of a module share is gone after them, unless one has failed; pytest removes what is theirs alone."""
+    failed, root = request.session.testsfailed, tmp_path_factory.getbasetemp()
+    before = set(root.iterdir())
+    yield
+    if request.session.testsfailed == failed:
+        for folder in set(root.iterdir()) - before:
+            if not folder.name.startswith("test_"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="module")
 def children_with_torch() -> Iterator[None]:
     """Children of this process that read weights have loaded torch, too."""
