@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from typer.testing import CliRunner
 
 from medssl_cli.base.codes import CODES
 from medssl_cli.base.errors import Exit
@@ -24,6 +23,7 @@ from medssl_cli.engine.runs import Manifest, start_run
 from medssl_cli.formats.nifti import read_nifti, write_nifti
 from medssl_cli.recipe import load_recipe, parse_yaml
 from tests import warm
+from tests.command import medssl
 from tests.dicom_factory import ct_series
 from tests.environment import ENVIRONMENT, ROOT
 from tests.toy_cache import toy_cache
@@ -50,11 +50,6 @@ PRETRAIN_SETTINGS = [
     "steps=2",
     "log_every=1",
 ]
-
-
-def medssl(*arguments: object) -> Any:
-    """Run a command in this process, as `medssl ARGUMENTS`."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def one_document(result: Any) -> Any:
@@ -677,6 +672,6 @@ def test_no_limit_and_more_threads_than_cores_are_fine(tmp_path: Path, option: s
     model = write_toy_model(tmp_path / "model.onnx", modality="CT")
     typed = ["infer", tmp_path / "a.nii.gz", "-t", model, "-o", tmp_path / "out", "--no-preview", "--device", "cpu"]
 
-    answer = CliRunner().invoke(app, [*map(str, typed), option, "inf", "--threads", "100000"])
+    answer = medssl(*typed, option, "inf", "--threads", "100000")
 
     assert answer.exit_code == 0, answer.output

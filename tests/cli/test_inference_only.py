@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 from onnx import TensorProto, helper
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit
-from medssl_cli.cli.app import app
 from medssl_cli.cli.boundary import TRAINING_PACKAGES
 from medssl_cli.deploy import doctor
 from medssl_cli.formats.nifti import write_nifti
+from tests import command
 from tests.batch import AFFINE, phantom
 from tests.environment import ENVIRONMENT, ROOT
 from tests.toy_model import write_toy_model
@@ -78,9 +77,9 @@ def test_infer_and_ingest_need_no_package_of_training(tmp_path: Path, environmen
 def test_doctor_takes_an_installation_for_inference_as_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real = doctor.installed
     monkeypatch.setattr(doctor, "installed", lambda name: None if name in doctor.FOR_TRAINING else real(name))
-    whole = CliRunner().invoke(app, ["doctor", "--cache", str(tmp_path), "--json"])
+    whole = command.medssl("doctor", "--cache", tmp_path, "--json")
     monkeypatch.setattr(doctor, "installed", lambda name: None if name == "monai" else real(name))
-    half = CliRunner().invoke(app, ["doctor", "--cache", str(tmp_path), "--json"])
+    half = command.medssl("doctor", "--cache", tmp_path, "--json")
 
     assert whole.exit_code == Exit.OK
     assert {line["what"]: line["status"] for line in json.loads(whole.stdout)}["training"] == "note"

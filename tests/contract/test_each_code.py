@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit, GateError, InputError, InterruptedCleanlyError, UsageError
 from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.cli.scoring import load_subject
 from medssl_cli.demo.road import Step
 from medssl_cli.demo.run import StepFailedError, _run
@@ -32,6 +30,7 @@ from medssl_cli.ingest.ingest import ingest
 from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.recipe import Named, TaskRecipe, find_recipe, load_recipe
 from medssl_cli.work.child import OUT_OF_MEMORY
+from tests.command import medssl
 from tests.dicom_factory import ct_series, edit
 from tests.toy_cache import toy_cache
 from tests.toy_model import TILE, write_toy_model
@@ -60,9 +59,7 @@ def test_a_file_of_unknown_modality_in_a_cache_with_its_own_key(tmp_path: Path) 
     (tmp_path / "in").mkdir()
     write_nifti(tmp_path / "in" / "p1.nii.gz", voxels, np.diag([-1.0, 1.0, 2.0, 1.0]))
 
-    done = CliRunner().invoke(
-        app, ["ingest", str(tmp_path / "in"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
-    )
+    done = medssl("ingest", tmp_path / "in", "--cache", tmp_path / "cache", "--workers", "1")
 
     assert done.exit_code == Exit.OK
     assert "W_UNKNOWN_MODALITY" in done.stdout

@@ -19,16 +19,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
 from medssl_cli import tasks
 from medssl_cli.base import plugins
 from medssl_cli.base.errors import Exit
-from medssl_cli.cli.app import app
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.tasks import FigureOfMerit, SupervisionBase, TaskLosses, TaskNetwork, load_part, task_of_head
 from medssl_cli.tasks.detection.assignment import assign
 from medssl_cli.tasks.detection.decode import Grid
+from tests.command import medssl
 from tests.finding_cache import finding_cache
 
 TOY_TASKS = Path(__file__).parent / "toy_tasks"
@@ -197,10 +196,6 @@ def test_the_toy_task_is_trained_and_scored_without_being_listed(tmp_path: Path)
     assert (refused.exit_code, "E_GATE_SCORE" in refused.stderr) == (Exit.GATE, True)
     assert (other.exit_code, "toy-estimate has no Dice" in other.stderr) == (Exit.USAGE, True)
     assert (exported.exit_code, "E_TASK_EXPORT" in exported.stderr) == (Exit.USAGE, True)
-
-
-def medssl(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_stacks_of_slices_are_tried() -> None:

@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit, GateError, NothingUsableError, UsageError
 from medssl_cli.base.files import sha256_json
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.splits import held_out_patients
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.engine.evaluate import subject_of_run
 from medssl_cli.engine.finetune import Choices, FinetuneSummary, finetune
 from medssl_cli.engine.finetuned import load_finetuned
@@ -29,6 +27,7 @@ from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named, PretrainRecipe, TaskRecipe, dump_recipe, to_yaml
 from medssl_cli.study.probe import probe_run
 from tests import toy_recipes
+from tests.command import medssl
 from tests.finding_cache import finding_cache
 
 FLAT = {"name": "unet", "spatial_dims": 2, "channels": [8, 16], "strides": [2, 2], "num_res_units": 1, "norm": "batch"}
@@ -60,10 +59,6 @@ def run(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("finetune") / "run"
     finetune(task_recipe(), cache, root, Choices(), device="cpu", talk=Silence())
     return root
-
-
-def medssl(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 class Notes(Silence):

@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit, NothingUsableError, UsageError
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.engine.evaluate import subject_of_run
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.finetuned import load_finetuned
 from medssl_cli.engine.pretrain import pretrain
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.recipe import TaskRecipe, dump_recipe, to_yaml
+from tests.command import medssl
 from tests.e2e.test_slice_methods import recipe as pretrain_recipe
 from tests.finding_cache import finding_cache
 from tests.listener import Listener
@@ -58,10 +57,6 @@ def run(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("finetune") / "run"
     finetune(recipe(), cache, root, Choices(), device="cpu", talk=Silence())
     return root
-
-
-def medssl(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_it_finds_balls_and_says_how_sure_that_is(cache: Cache, run: Path) -> None:

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import MedsslError, UsageError
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.deploy.bundle import load_model, patient_digest
 from medssl_cli.deploy.run_scores import scores_from
 from medssl_cli.engine.choices import Choices
@@ -23,6 +21,7 @@ from medssl_cli.engine.runs import open_run
 from medssl_cli.engine.trainings import Places
 from medssl_cli.recipe import TaskRecipe, load_recipe
 from tests import warm
+from tests.command import medssl
 from tests.elsewhere import ElsewhereTasks
 from tests.environment import give_known_key
 from tests.finding_cache import finding_cache
@@ -58,15 +57,11 @@ def words(site: Path, parent: Path, *more: object) -> list[str]:
     return [str(word) for word in ("finetune", *where, *more)]
 
 
-def run(*typed: object) -> Any:
-    return CliRunner().invoke(app, [*map(str, typed)])
-
-
 @pytest.fixture(scope="module")
 def parent(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three folds, trained one after another."""
     folder = tmp_path_factory.mktemp("folds") / "balls"
-    done = run(*words(site, folder, "--folds", "all", "--num-folds", "3", "-q", "--json"))
+    done = medssl(*words(site, folder, "--folds", "all", "--num-folds", "3", "-q", "--json"))
     assert done.exit_code == 0, done.stderr
     assert set(json.loads(done.stdout)["folds"]) == {"0", "1", "2"}
     return folder
@@ -91,7 +86,7 @@ def test_every_patient_is_held_out_once_and_test_patients_always(parent: Path) -
 def test_finished_folds_are_not_trained_again(site: Path, parent: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in parent.rglob("*") if path.is_file()}
 
-    again = run(*words(site, parent, "--folds", "all", "--num-folds", "3"))
+    again = medssl(*words(site, parent, "--folds", "all", "--num-folds", "3"))
 
     assert again.exit_code == 0
     assert again.stderr.count("is finished already") == 3
@@ -109,7 +104,7 @@ def test_a_stopped_cross_validation_goes_on(site: Path, parent: Path, tmp_path: 
     assert process.returncode == 75
     assert not (tmp_path / "stopped" / "fold2").exists()
 
-    resumed = run(*typed)
+    resumed = medssl(*typed)
 
     assert resumed.exit_code == 0
     assert resumed.stderr.count("is finished already") >= 1
@@ -124,7 +119,7 @@ def test_folds_at_once_are_those_of_one_after_another_and_a_refused_one_stops_no
     (tmp_path / "at-once" / "fold1" / "checkpoints").mkdir(parents=True)
     (tmp_path / "at-once" / "fold1" / "checkpoints" / "1.safetensors").touch()  # of a run whose recipe is gone
 
-    done = run(*words(site, tmp_path / "at-once", "--folds", "0,1", "--num-folds", "3", "--jobs", "2"))
+    done = medssl(*words(site, tmp_path / "at-once", "--folds", "0,1", "--num-folds", "3", "--jobs", "2"))
 
     assert done.exit_code == 5
     assert "error: E_RUN_CORRUPT: fold 1: " in done.stderr
@@ -161,7 +156,7 @@ def test_a_longer_cross_validation_goes_on_elsewhere_too(site: Path, parent: Pat
     typed = ["--folds", "0,1", "--num-folds", "3", "--cluster", "tcp://nowhere:1", "--set", "steps=3"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("medssl_cli.work.cluster.cluster_workers", lambda _: ElsewhereTasks())
-        done = run(*words(site, tmp_path / "longer", *typed))
+        done = medssl(*words(site, tmp_path / "longer", *typed))
 
     assert done.exit_code == 0, done.stderr
     assert "2 of 2 trainings are to be done" in done.stderr
@@ -199,7 +194,7 @@ def test_folds_that_make_no_sense_are_refused(
     ]
     Path("nested.json").write_text(json.dumps(nested))
 
-    done = run(*words(site, tmp_path / "run", *typed))
+    done = medssl(*words(site, tmp_path / "run", *typed))
 
     assert done.exit_code == 2, done.stderr
     assert code in done.stderr
@@ -208,8 +203,8 @@ def test_folds_that_make_no_sense_are_refused(
 
 
 def test_another_number_of_folds_needs_another_folder(site: Path, parent: Path) -> None:
-    other = run(*words(site, parent, "--folds", "all", "--num-folds", "4"))
-    single = run(*words(site, parent / "fold0", "--folds", "all", "--num-folds", "3"))
+    other = medssl(*words(site, parent, "--folds", "all", "--num-folds", "4"))
+    single = medssl(*words(site, parent / "fold0", "--folds", "all", "--num-folds", "3"))
 
     assert (other.exit_code, single.exit_code) == (2, 2)
     assert "is of 3 folds, 4 are asked for" in other.stderr
@@ -228,8 +223,8 @@ def test_a_folder_without_folds_is_unfinished(tmp_path: Path) -> None:
 
 def test_every_patient_is_scored_by_the_fold_that_has_not_learnt_from_them(site: Path, parent: Path) -> None:
     where = ["--cache", site / "cache", "--device", "cpu", "--json", "-q", "--pictures", "0"]
-    pooled = one_document(run("evaluate", parent, *where))
-    folds = [one_document(run("evaluate", parent / f"fold{fold}", "--split", "val", *where)) for fold in range(3)]
+    pooled = one_document(medssl("evaluate", parent, *where))
+    folds = [one_document(medssl("evaluate", parent / f"fold{fold}", "--split", "val", *where)) for fold in range(3)]
 
     assert pooled["split"] == "val, pooled over 3 folds"
     assert pooled["num_patients"] == 8
@@ -242,8 +237,8 @@ def test_every_patient_is_scored_by_the_fold_that_has_not_learnt_from_them(site:
 
 
 def test_test_patients_are_scored_by_the_mean_of_all_folds(site: Path, parent: Path) -> None:
-    scored = one_document(run("evaluate", parent, "--split", "test", "--cache", site / "cache", "--json", "-q"))
-    refused = run("evaluate", parent, "--split", "train", "--cache", site / "cache", "-q")
+    scored = one_document(medssl("evaluate", parent, "--split", "test", "--cache", site / "cache", "--json", "-q"))
+    refused = medssl("evaluate", parent, "--split", "train", "--cache", site / "cache", "-q")
 
     assert {case["patient"] for case in scored["cases"]} == patients(parent / "fold0", "test")
     assert scored["split"] == "test, mean of 3 folds"
@@ -257,8 +252,8 @@ def test_models_are_compared_on_the_same_patients_and_what_differs_is_said(
     where = ["--cache", site / "cache", "--device", "cpu", "--split", "test", "--pictures", "0"]
     pair = [parent / "fold0", parent / "fold1"]
 
-    done = run("evaluate", *pair, *where, "--out", tmp_path / "pair", "--json")
-    limited = run("evaluate", *pair, *where, "--min-dice", "0.5")
+    done = medssl("evaluate", *pair, *where, "--out", tmp_path / "pair", "--json")
+    limited = medssl("evaluate", *pair, *where, "--min-dice", "0.5")
 
     document = one_document(done)
     assert document["num_patients"] == 2
@@ -283,12 +278,14 @@ def test_models_are_compared_on_the_same_patients_and_what_differs_is_said(
 
 def test_mirroring_is_chosen_where_a_run_is_scored(site: Path, parent: Path) -> None:
     where = ["evaluate", parent / "fold0", "--cache", site / "cache", "--device", "cpu", "--pictures", "0", "--json"]
-    plain, none, mirrored = (one_document(run(*where, *more)) for more in ([], ["--mirror", "none"], ["--mirror", "0"]))
+    plain, none, mirrored = (
+        one_document(medssl(*where, *more)) for more in ([], ["--mirror", "none"], ["--mirror", "0"])
+    )
 
     assert plain == none
     assert mirrored != plain
     assert (parent / "fold0" / "evaluation-test-mirror0" / "scores.json").is_file()
-    never = run(*where, "--mirror", "0,3")
+    never = medssl(*where, "--mirror", "0,3")
     assert never.exit_code == 2
     assert "E_USAGE: --mirror '0,3' is no list of axes" in never.stderr
 
@@ -308,9 +305,9 @@ def test_folds_are_exported_as_one_proven_model_that_answers_as_their_mean(
     model = tmp_path / "model.onnx"
     where = ["--cache", site / "cache", "--json", "-q"]
 
-    own = one_document(run("evaluate", parent, "--split", "test", "--device", "cpu", "-o", tmp_path / "own", *where))
-    exported = one_document(run("export", parent, model, "--cases", "1", *where))
-    found = one_document(run("evaluate", model, "--device", "cpu", *where))
+    own = one_document(medssl("evaluate", parent, "--split", "test", "--device", "cpu", "-o", tmp_path / "own", *where))
+    exported = one_document(medssl("export", parent, model, "--cases", "1", *where))
+    found = one_document(medssl("evaluate", model, "--device", "cpu", *where))
 
     assert exported["parity"]["max_abs_difference"] < 1e-4
     bundle = load_model(model)[1]
@@ -327,9 +324,9 @@ def test_probabilities_of_findings_are_averaged_and_operating_points_too(tmp_pat
     where = ["--cache", cache.root, "-q"]
     typed = ["--task", tmp_path / "task.yaml", "--run", tmp_path / "folds", "--folds", "all", "--num-folds", "2"]
 
-    trained = run("finetune", *typed, "--device", "cpu", *where)
-    pooled = one_document(run("evaluate", tmp_path / "folds", "--device", "cpu", "--json", *where))
-    exported = run("export", tmp_path / "folds", tmp_path / "model.onnx", "--cases", "1", *where)
+    trained = medssl("finetune", *typed, "--device", "cpu", *where)
+    pooled = one_document(medssl("evaluate", tmp_path / "folds", "--device", "cpu", "--json", *where))
+    exported = medssl("export", tmp_path / "folds", tmp_path / "model.onnx", "--cases", "1", *where)
 
     assert trained.exit_code == 0, trained.stderr
     assert pooled["num_patients"] == 8

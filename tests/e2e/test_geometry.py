@@ -16,15 +16,14 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
-from typer.testing import CliRunner
 
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.formats.dicom import group_headers, read_headers
 from medssl_cli.formats.dicom_seg import write_segmentation
 from medssl_cli.formats.seg_frames import read_segmentation
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
+from tests import command
 from tests.dicom_factory import analytic_phantom, write_volume
 from tests.toy_model import write_toy_model
 
@@ -42,7 +41,7 @@ def only(folder: Path, pattern: str) -> Path:
 
 def medssl(*arguments: object) -> None:
     """Run a command that must succeed."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = command.medssl(*arguments)
     assert result.exit_code == 0, result.stderr
 
 

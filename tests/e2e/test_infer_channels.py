@@ -12,10 +12,8 @@ import highdicom as hd
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit, UsageError
-from medssl_cli.cli.app import app
 from medssl_cli.cli.preview import draw_preview
 from medssl_cli.deploy.infer import InferReport, infer
 from medssl_cli.deploy.results import ScanResult
@@ -27,6 +25,7 @@ from medssl_cli.imaging.placement import brought_to
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Channel, Preprocessing
 from tests.brain_set import AFFINE, bids, brain, brats21, brats23, decathlon, nnunet_raw
+from tests.command import medssl
 from tests.toy_model import write_region_model, write_toy_model
 from tests.unit.test_dicom_seg import faults_by_dciodvfy
 
@@ -169,7 +168,7 @@ def test_a_channel_that_cannot_be_is_refused_before_anything_is_read(
 ) -> None:
     words = channel.split(" --channel ")
     options = [text for word in words for text in ("--channel", word)]
-    found = CliRunner().invoke(app, ["infer", "--task", str(model), "-o", str(tmp_path), *options])
+    found = medssl("infer", "--task", model, "-o", tmp_path, *options)
 
     assert (found.exit_code, told in found.stderr) == (Exit.USAGE, True)
     with pytest.raises(UsageError, match="no scan is named"):

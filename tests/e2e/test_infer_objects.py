@@ -15,10 +15,8 @@ import pytest
 from highdicom.color import CIELabColor
 from PIL import Image
 from pydicom.sr.codedict import codes
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import UsageError
-from medssl_cli.cli.app import app
 from medssl_cli.cli.infer_options import outputs_of
 from medssl_cli.cli.preview import draw_preview
 from medssl_cli.deploy.infer import InferReport, infer
@@ -28,6 +26,7 @@ from medssl_cli.formats.nifti import encode_nifti, read_nifti
 from medssl_cli.formats.sr_statements import CUT_OFF, NO, YES
 from medssl_cli.recipe_sections import Algorithm, ClassCode, ClassDetails
 from tests.batch import AFFINE, SHAPE, phantom, write_series
+from tests.command import medssl
 from tests.toy_model import write_region_model, write_toy_model
 
 OBJECTS = outputs_of("seg,rtstruct,sr")
@@ -194,7 +193,7 @@ def test_objects_are_no_scans(tmp_path: Path, model: Path) -> None:
 def test_an_unknown_format_is_refused_by_name(tmp_path: Path, model: Path) -> None:
     write_series(tmp_path / "ct", 5)
 
-    done = CliRunner().invoke(app, ["infer", str(tmp_path / "ct"), "-t", str(model), "--formats", "seg,stl"])
+    done = medssl("infer", tmp_path / "ct", "-t", model, "--formats", "seg,stl")
 
     assert done.exit_code == 2
     assert "--formats knows no 'stl'" in done.stderr
@@ -207,8 +206,7 @@ def test_what_is_cut_off_is_told_to_people_and_in_the_table(tmp_path: Path, mode
     voxels[:4, 2:6, -4:] = 80
     write_series(tmp_path / "ct", 6, voxels)
 
-    done = CliRunner().invoke(app, ["infer", str(tmp_path / "ct"), "-t", str(model), "-o", str(tmp_path / "out"),
-                                    "--device", "cpu"])  # fmt: skip
+    done = medssl("infer", tmp_path / "ct", "-t", model, "-o", tmp_path / "out", "--device", "cpu")
 
     volume = 64 * abs(np.linalg.det(AFFINE[:3, :3])) / 1000
     assert f"bright {volume:.1f} mL or more (cut off: right superior)" in done.stdout

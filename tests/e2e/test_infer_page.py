@@ -13,10 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit
-from medssl_cli.cli.app import app
 from medssl_cli.deploy.answer_pictures import answer_picture, answer_scene
 from medssl_cli.deploy.choosing import Part
 from medssl_cli.deploy.class_words import shown_classes
@@ -34,6 +32,7 @@ from medssl_cli.report import structure_colours
 from medssl_cli.report.page import POLICY
 from medssl_cli.report.pictures import with_few_colours
 from medssl_cli.report.viewer import script_digest
+from tests import command
 from tests.toy_model import toy_bundle, write_region_model, write_toy_model
 from tests.unit.test_viewer import GREY, screenshot
 
@@ -60,7 +59,7 @@ def scans(folder: Path, number: int) -> Path:
 
 
 def medssl(*arguments: object) -> Any:
-    return CliRunner().invoke(app, ["infer", *map(str, arguments), "--device", "cpu", "--page"])
+    return command.medssl("infer", *arguments, "--device", "cpu", "--page")
 
 
 def images_of(page: str) -> list[dict[str, Any]]:

@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit, InputError, UsageError
 from medssl_cli.cache.audit import audit_cache
 from medssl_cli.cache.forget import forget_patient
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.data.examples import examples
 from medssl_cli.formats.nifti import write_nifti
 from medssl_cli.ingest.ingest import ingest
 from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.ingest.report import IngestReport
 from tests.brain_set import AFFINE, CHANNELS, NAMES, bids, brain, brats21, brats23, decathlon, nnunet_raw
+from tests.command import medssl
 from tests.dicom_factory import ct_series
 
 LAYOUTS: tuple[Callable[[Path, Iterable[int]], Path], ...] = (nnunet_raw, decathlon, brats21, brats23, bids)
@@ -147,9 +146,7 @@ def test_a_word_of_the_user_is_not_a_word_of_the_list_and_is_shown_by_the_audit(
     (tmp_path / "in").mkdir()
     write_nifti(tmp_path / "in/P1.nii.gz", channels["t1"], AFFINE)
 
-    done = CliRunner().invoke(
-        app, ["ingest", str(tmp_path / "in"), "--cache", str(tmp_path / "cache"), "--channel", "elastogram"]
-    )
+    done = medssl("ingest", tmp_path / "in", "--cache", tmp_path / "cache", "--channel", "elastogram")
 
     assert done.exit_code == Exit.OK
     assert channels_of(tmp_path) == ["elastogram"]
@@ -218,8 +215,8 @@ def test_a_cache_of_channels_is_listed_audited_forgotten_and_rebuilt(tmp_path: P
     cache, where = Cache.open(tmp_path / "cache"), ["--cache", str(tmp_path / "cache")]
     before = cache.entries()
 
-    listed = CliRunner().invoke(app, ["cache", "ls", *where])
-    document = json.loads(CliRunner().invoke(app, ["cache", "ls", "--json", *where]).stdout)
+    listed = medssl("cache", "ls", *where)
+    document = json.loads(medssl("cache", "ls", "--json", *where).stdout)
     cache.rebuild()
 
     assert all(name in listed.stdout for name in CHANNELS)
@@ -242,8 +239,8 @@ def test_folders_that_the_user_names_are_channels_of_one_case_in_one_run(tmp_pat
         write_nifti(tmp_path / name / "P1.nii.gz", channels[name], AFFINE)
     places = [argument for name in ("flair", "t1") for argument in ("--channel", f"{name}={tmp_path / name}")]
 
-    done = CliRunner().invoke(app, ["ingest", *places, "--cache", str(tmp_path / "cache"), "--modality", "MR"])
-    nothing = CliRunner().invoke(app, ["ingest", "--cache", str(tmp_path / "cache")])
+    done = medssl("ingest", *places, "--cache", tmp_path / "cache", "--modality", "MR")
+    nothing = medssl("ingest", "--cache", tmp_path / "cache")
 
     assert done.exit_code == Exit.OK
     assert len(examples(Cache.open(tmp_path / "cache").records(), ("t1", "flair"))) == 1

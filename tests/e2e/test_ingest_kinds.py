@@ -13,14 +13,12 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.ingest.report import report_schema
+from tests import command, warm
 from tests import every_kind as kinds
-from tests import warm
 from tests.dicom_factory import SERIES_UID
 
 OPTIONS = ("--modality", "MR", "--burned-in", "accept-risk")
@@ -28,7 +26,7 @@ OPTIONS = ("--modality", "MR", "--burned-in", "accept-risk")
 
 def medssl(*arguments: object, exit_code: int = 0) -> Any:
     """Run a command in this process, as `medssl ARGUMENTS`."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = command.medssl(*arguments)
     assert result.exit_code == exit_code, result.stderr
     return result
 

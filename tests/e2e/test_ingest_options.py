@@ -9,12 +9,11 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from typer.testing import CliRunner
 
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from tests import every_kind as kinds
+from tests.command import medssl
 from tests.dicom_factory import ct_series, edit, write_volume
 
 
@@ -29,7 +28,7 @@ def ingest(source: Path, *options: object, exit_code: int = 0) -> tuple[dict[str
     """The report of `medssl ingest`, and what is in the cache then."""
     cache = source.parent / "cache"
     command = ["ingest", source, "--cache", cache, "--workers", 1, "--report", source.parent / "report.json", *options]
-    result = CliRunner().invoke(app, list(map(str, command)))
+    result = medssl(*command)
     assert result.exit_code == exit_code, result.stderr
     return json.loads((source.parent / "report.json").read_text()), Cache.open(cache).records()
 
@@ -142,7 +141,7 @@ def test_structures_that_are_asked_for_are_numbered_in_that_order(source, struct
     ingest(source)
 
     command = ["ingest", source.parent / "rt", "--cache", source.parent / "cache", "--label-set", "rt"]
-    result = CliRunner().invoke(app, list(map(str, [*command, *(["--structures", structures] if structures else [])])))
+    result = medssl(*command, *(["--structures", structures] if structures else []))
 
     assert result.exit_code == 0, result.stderr
     cache = Cache.open(source.parent / "cache")
@@ -185,7 +184,7 @@ def test_the_same_reason_is_printed_once_and_the_map_is_offered(source):
 
     command = ["ingest", source, "--cache", source.parent / "cache", "--workers", 1]
     with_map = [*command, "--private-map", source.parent / "map.json"]
-    first, second = (CliRunner().invoke(app, list(map(str, one))).stderr for one in (command, with_map))
+    first, second = (medssl(*one).stderr for one in (command, with_map))
 
     [line] = [line for line in first.splitlines() if line.startswith("E_NIFTI_HEADER")]
     assert "49 more (50 files)" in line
@@ -219,8 +218,8 @@ def test_a_cache_inside_of_the_input_is_no_input(source):
     ct_series(source)
     command = ["ingest", source, "--cache", source / "cache", "--workers", 1, "--json"]
 
-    reports = [json.loads(CliRunner().invoke(app, list(map(str, command))).stdout) for _ in range(2)]
-    itself = CliRunner().invoke(app, ["ingest", str(source / "cache"), "--cache", str(source / "cache")])
+    reports = [json.loads(medssl(*command).stdout) for _ in range(2)]
+    itself = medssl("ingest", source / "cache", "--cache", source / "cache")
 
     assert [report["counts"]["seen"] for report in reports] == [5, 5]
     assert itself.exit_code == 2

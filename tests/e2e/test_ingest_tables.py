@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import pydicom
 from PIL import Image
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.formats.policy import Policy
 from medssl_cli.ingest.ingest import ingest as run_ingest
 from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.ingest.report import IngestReport
 from tests import every_kind as kinds
+from tests.command import medssl
 from tests.dicom_factory import ct_series
 
 ACCEPTED = Policy(burned_in="accept")
@@ -247,9 +246,7 @@ def test_options_name_the_key_and_the_labels_of_a_table_that_comes_later(tmp_pat
 
     without = ingest(tmp_path, "labels.csv")
     options = ["--key-column", "id", "--label-column", "score", "--readers", "keep", "--workers", "1", "--json"]
-    done = CliRunner().invoke(
-        app, ["ingest", str(tmp_path / "labels.csv"), "--cache", str(tmp_path / "cache"), *options]
-    )
+    done = medssl("ingest", tmp_path / "labels.csv", "--cache", tmp_path / "cache", *options)
 
     assert set(said(without)) == {"E_LABEL_FORMAT"}
     assert "--key-column" in next(entry.hint for entry in without.entries)

@@ -11,17 +11,16 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import generate_uid
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.deploy.bundle import load_model
 from medssl_cli.deploy.candidates import boxes_in_patient
 from medssl_cli.heads import BoxesHead
 from medssl_cli.imaging.spots import Spots
 from medssl_cli.metrics.froc import froc, marks_at
 from medssl_cli.metrics.marks import FALSE_PER_IMAGE
+from tests import command
 from tests.e2e.test_whole_models import numbers
 from tests.nodule_phantoms import Phantom, annotations_csv, phantom, write_dicom
 
@@ -42,7 +41,7 @@ checkpoint_every: 100
 
 
 def medssl(*arguments: object) -> Any:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    done = command.medssl(*arguments)
     assert done.exit_code in (Exit.OK, Exit.PARTIAL), done.stderr
     return done
 
@@ -191,7 +190,7 @@ def test_pictures_are_refused_by_a_model_of_volumes(road: Road, tmp_path: Path) 
     from PIL import Image
 
     Image.new("L", (40, 30)).save(tmp_path / "a.png")
-    done = CliRunner().invoke(app, ["infer", str(tmp_path / "a.png"), "-t", str(road.model), "-o", str(tmp_path / "o")])
+    done = command.medssl("infer", tmp_path / "a.png", "-t", road.model, "-o", tmp_path / "o")
 
     assert (done.exit_code, "E_NOTHING_USABLE" in done.stderr) == (Exit.NOTHING, True)
 

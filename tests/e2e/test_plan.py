@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
 
-from medssl_cli.cli.app import app
+from tests.command import medssl
 from tests.toy_cache import toy_cache
 
 FEW_STEPS = ["--set", "steps=2", "--set", "validate_every=2", "--set", "max_validation_patients=1"]
@@ -28,12 +27,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy_cache(tmp_path_factory.mktemp("plan") / "cache", num_patients=8, size=20).root
 
 
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def done(*arguments: str | Path) -> str:
-    result = run(*arguments)
+    result = medssl(*arguments)
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -58,7 +53,7 @@ def test_own_labels_are_planned_and_trained_without_an_edited_file(cache: Path, 
     assert "as tried on cpu" in text
     assert locked(folder)["name"] == "mine"
     assert locked(folder)["data"]["spacing_mm"] == yaml.safe_load(text)["data"]["spacing_mm"]
-    refused = run("plan", "--labels", "seg", "--cache", cache, "-o", mine)
+    refused = medssl("plan", "--labels", "seg", "--cache", cache, "-o", mine)
     assert refused.exit_code == 2
     assert "E_OUTPUT_EXISTS" in refused.stderr
 
@@ -67,9 +62,9 @@ def test_a_recipe_leaves_values_to_a_plan_and_its_run_keeps_them(cache: Path, tm
     recipe, folder = tmp_path / "balls.yaml", tmp_path / "run"
     recipe.write_text(yaml.safe_dump(AUTO))
 
-    first = run("finetune", "--task", recipe, "--cache", cache, "--run", folder)
+    first = medssl("finetune", "--task", recipe, "--cache", cache, "--run", folder)
     before = locked(folder)
-    second = run("finetune", "--task", recipe, "--cache", cache, "--run", folder)
+    second = medssl("finetune", "--task", recipe, "--cache", cache, "--run", folder)
 
     assert first.exit_code == second.exit_code == 0, first.output + second.output
     assert "planned: data.crop_size = [20, 20, 20]" in first.stderr
@@ -85,7 +80,7 @@ def test_what_a_recipe_leaves_to_a_plan_can_be_checked_before(cache: Path, tmp_p
     recipe.write_text(yaml.safe_dump(AUTO))
 
     assert "is sound" in done("recipes", "check", recipe)
-    assert "E_USAGE" in run("finetune", "--task", recipe, "--cache", cache, "--devices", "2").stderr
+    assert "E_USAGE" in medssl("finetune", "--task", recipe, "--cache", cache, "--devices", "2").stderr
 
 
 def test_a_plan_is_one_document_too(cache: Path) -> None:
@@ -116,7 +111,7 @@ def test_a_plan_is_one_document_too(cache: Path) -> None:
     ],
 )
 def test_what_cannot_be_planned_is_refused(cache: Path, options: list[str], code: str) -> None:
-    result = run("plan", "--cache", cache, *(option.replace("CACHE", str(cache)) for option in options))
+    result = medssl("plan", "--cache", cache, *(option.replace("CACHE", str(cache)) for option in options))
 
     assert result.exit_code != 0
     assert f"error: {code}" in result.stderr

@@ -15,12 +15,10 @@ import safetensors.numpy
 import torch
 from onnx import numpy_helper
 from torch import Tensor
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit, GateError, NothingUsableError, UsageError
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.deploy import embeddings, export, proven_file
 from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.embeddings import load_volume_encoder
@@ -36,6 +34,7 @@ from medssl_cli.nn.clusters import kmeans
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import PretrainRecipe, dump_recipe, to_yaml
 from tests import warm
+from tests.command import medssl
 from tests.interrupted import interrupted_copy, losses, require_the_same_bits
 from tests.listener import Listener
 from tests.slice_cache import slice_cache
@@ -376,10 +375,6 @@ def test_an_exported_encoder_is_listed_and_gives_no_masks(joint_run: Path, cache
     assert re.search(r"joint-embeddings .* embeddings +embeddings of 16 elements", listed.stdout)
     assert (inferred.exit_code, "gives embeddings" in inferred.stderr) == (Exit.USAGE, True)
     assert (scored.exit_code, "E_USAGE" in scored.stderr) == (Exit.USAGE, True)
-
-
-def medssl(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_an_exported_encoder_that_differs_is_not_written(joint_run: Path, cache: Cache, tmp_path: Path) -> None:

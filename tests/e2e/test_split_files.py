@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import GateError, UsageError
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.named_splits import GivenSplit, NamedItems
 from medssl_cli.cache.split_files import NamedParts, read_split
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.choices import Choices
 from medssl_cli.engine.finetune import finetune
@@ -24,6 +22,7 @@ from medssl_cli.ingest.ingest import ingest
 from medssl_cli.ingest.options import IngestOptions
 from medssl_cli.recipe import Named, TaskRecipe, load_recipe
 from tests.brain_set import decathlon, nnunet_raw
+from tests.command import medssl
 from tests.e2e.test_training import pretrain_recipe
 from tests.toy_cache import toy_cache
 from tests.toy_recipes import balls_yaml
@@ -44,10 +43,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(*words: object) -> Any:
-    return CliRunner().invoke(app, [*map(str, words)])
-
-
 def keys(site: Path, names: list[str]) -> set[str]:
     of = Cache.open(site / "cache").pseudonyms.of
     records = {record.series_key: record.item_id for record in Cache.open(site / "cache").records()}
@@ -60,8 +55,8 @@ def test_a_run_keeps_the_split_of_the_file_and_evaluate_uses_it(site: Path, tmp_
     where = ["--cache", site / "cache", "--device", "cpu", "-q"]
     files = ["--split-file", site / "splits_final.json", "--split-file", f"test={test_list}"]
 
-    trained = run("finetune", "--task", site / "task.yaml", "--run", tmp_path / "run", *files, "--fold", 1, *where)
-    scored = run("evaluate", tmp_path / "run", "--json", *where)
+    trained = medssl("finetune", "--task", site / "task.yaml", "--run", tmp_path / "run", *files, "--fold", 1, *where)
+    scored = medssl("evaluate", tmp_path / "run", "--json", *where)
 
     assert (trained.exit_code, scored.exit_code) == (0, 0), trained.stderr + scored.stderr
     manifest = open_run(tmp_path / "run").manifest
@@ -97,9 +92,9 @@ def test_a_pretraining_does_not_go_on_with_another_split(site: Path, tmp_path: P
 
 def test_the_same_run_does_not_go_on_with_another_split(site: Path, tmp_path: Path) -> None:
     words = ["finetune", "--task", site / "task.yaml", "--run", tmp_path, "--cache", site / "cache", "--device", "cpu"]
-    assert run(*words, "--split-file", site / "splits_final.json").exit_code == 0
+    assert medssl(*words, "--split-file", site / "splits_final.json").exit_code == 0
 
-    other = run(*words, "--split-file", site / "splits_final.json", "--fold", 1)
+    other = medssl(*words, "--split-file", site / "splits_final.json", "--fold", 1)
 
     assert other.exit_code == 2
     assert "E_RECIPE_CHANGED" in other.stderr
@@ -128,7 +123,7 @@ def test_what_makes_no_split_is_refused_before_anything_is_written(
     (site / "unknown.json").write_text(json.dumps({"train": ["case_00", "case_99"], "val": ["case_01"]}))
     (site / "leaking.json").write_text(json.dumps({"train": ["case_00", "case_01"], "val": ["case_00"]}))
 
-    done = run(
+    done = medssl(
         "finetune", "--task", "task.yaml", "--cache", "cache", "--run", tmp_path / "run", "--device", "cpu", *words
     )
 
@@ -143,7 +138,7 @@ def test_names_that_are_not_there_are_left_out_on_request(site: Path, tmp_path: 
     partial.write_text(json.dumps({"train": ["case_00", "case_99"], "val": ["case_01"]}))
     words = ["finetune", "--task", site / "task.yaml", "--cache", site / "cache", "--run", tmp_path / "run"]
 
-    done = run(*words, "--device", "cpu", "--split-file", partial, "--skip-missing")
+    done = medssl(*words, "--device", "cpu", "--split-file", partial, "--skip-missing")
 
     assert done.exit_code == 0, done.stderr
     assert "W_SPLIT_NAMES: 1 of 3 names" in done.stderr

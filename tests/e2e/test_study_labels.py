@@ -5,12 +5,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit
-from medssl_cli.cli.app import app
 from medssl_cli.engine.runs import open_run
 from tests import warm
+from tests.command import medssl
 from tests.elsewhere import ElsewhereTasks
 from tests.environment import give_known_key
 from tests.toy_cache import toy_cache
@@ -45,7 +44,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "task.yaml").write_text(TASK)
     for seed in (0, 1):
         words = ["--recipe", str(root / "pretrain.yaml"), "--set", f"seed={seed}", "--run", str(root / f"voco-{seed}")]
-        assert CliRunner().invoke(app, ["pretrain", "--cache", str(root / "cache"), *words, "-q"]).exit_code == 0
+        assert medssl("pretrain", "--cache", root / "cache", *words, "-q").exit_code == 0
     return root
 
 
@@ -67,8 +66,8 @@ def test_it_stops_on_request_and_goes_on_to_the_same_results(site: Path, tmp_pat
     assert "E_INTERRUPTED" in rest
     assert not (tmp_path / "stopped" / "results.json").exists()
 
-    resumed = CliRunner().invoke(app, words(site, tmp_path / "stopped"))
-    straight = CliRunner().invoke(app, words(site, tmp_path / "straight"))
+    resumed = medssl(*words(site, tmp_path / "stopped"))
+    straight = medssl(*words(site, tmp_path / "straight"))
 
     assert (resumed.exit_code, straight.exit_code) == (0, 0)
     assert "is finished already" in resumed.stderr
@@ -85,10 +84,10 @@ def test_a_cluster_gives_the_same_results_and_goes_on_where_it_stopped(
     monkeypatch.chdir(tmp_path)  # paths that are not absolute would mean nothing on another machine
     typed = [*words(site, Path("far")), "--seeds", "1", "--cluster", "tcp://there:1"]
 
-    first = CliRunner().invoke(app, [*typed, "--patients", "2"])
-    both = CliRunner().invoke(app, typed)
-    near = CliRunner().invoke(app, [*words(site, Path("near")), "--seeds", "1"])
-    torn = CliRunner().invoke(app, [*typed, "--jobs", "2"])
+    first = medssl(*typed, "--patients", "2")
+    both = medssl(*typed)
+    near = medssl(*words(site, Path("near")), "--seeds", "1")
+    torn = medssl(*typed, "--jobs", "2")
 
     assert (first.exit_code, both.exit_code, near.exit_code, torn.exit_code) == (0, 0, 0, 2), both.stderr
     assert asked == ["tcp://there:1"] * 2
@@ -97,7 +96,7 @@ def test_a_cluster_gives_the_same_results_and_goes_on_where_it_stopped(
 
 
 def test_arms_share_everything_but_the_initial_weights(site: Path, tmp_path: Path) -> None:
-    assert CliRunner().invoke(app, [*words(site, tmp_path), "-q"]).exit_code == 0
+    assert medssl(*words(site, tmp_path), "-q").exit_code == 0
 
     for number in (2, 4):
         scratch, voco = (open_run(tmp_path / f"{arm}-{number}-seed1") for arm in ("scratch", "voco"))
@@ -119,14 +118,14 @@ def test_an_encoder_that_has_seen_test_patients_is_refused(site: Path, tmp_path:
     command = words(site, tmp_path / "out")
     command[command.index("--init") + 1] = str(tmp_path / "voco-{seed}")
 
-    leaking = CliRunner().invoke(app, [*command, "--set", "split_seed=1"])
+    leaking = medssl(*command, "--set", "split_seed=1")
 
     assert leaking.exit_code == 5
     assert "E_SPLIT_LEAK" in leaking.stderr
 
 
 def test_more_patients_than_there_are_are_refused_before_the_first_training(site: Path, tmp_path: Path) -> None:
-    found = CliRunner().invoke(app, [*words(site, tmp_path / "out"), "--patients", "2,400"])
+    found = medssl(*words(site, tmp_path / "out"), "--patients", "2,400")
 
     assert found.exit_code == Exit.NOTHING
     assert "E_TOO_FEW_PATIENTS" in found.stderr
@@ -136,9 +135,9 @@ def test_more_patients_than_there_are_are_refused_before_the_first_training(site
 
 def test_encoders_of_different_networks_are_not_compared(site: Path, tmp_path: Path) -> None:
     other = ["--recipe", str(site / "pretrain.yaml"), "--set", "backbone.channels=[4, 4]", "--run", str(tmp_path / "o")]
-    assert CliRunner().invoke(app, ["pretrain", "--cache", str(site / "cache"), *other, "-q"]).exit_code == 0
+    assert medssl("pretrain", "--cache", site / "cache", *other, "-q").exit_code == 0
 
-    mixed = CliRunner().invoke(app, [*words(site, tmp_path / "out"), "--init", str(tmp_path / "o")])
+    mixed = medssl(*words(site, tmp_path / "out"), "--init", tmp_path / "o")
 
     assert mixed.exit_code == 2
     assert "E_WEIGHTS_MISMATCH" in mixed.stderr
@@ -156,8 +155,8 @@ def test_arms_of_their_own_recipe_several_lengths_and_two_trainings_at_once(site
         "--split-file", str(tmp_path / "split.json"),
     ]  # fmt: skip
 
-    done = CliRunner().invoke(app, command)
-    again = CliRunner().invoke(app, [*command, "--minus", "bright", "--json", "-q"])
+    done = medssl(*command)
+    again = medssl(*command, "--minus", "bright", "--json", "-q")
 
     assert (done.exit_code, again.exit_code) == (0, 0), done.stderr + again.stderr
     assert done.stderr.count(" is done") == 4
@@ -175,12 +174,12 @@ def test_a_pretraining_with_the_same_split_file_has_seen_no_test_patient(site: P
     (tmp_path / "split.json").write_text(json.dumps({"test": ["0", "1"]}))
     split = ["--split-file", str(tmp_path / "split.json")]
     run = ["pretrain", "--recipe", str(site / "pretrain.yaml"), "--cache", str(site / "cache"), "--set", "steps=1"]
-    assert CliRunner().invoke(app, [*run, *split, "--run", str(tmp_path / "voco"), "-q"]).exit_code == 0
+    assert medssl(*run, *split, "--run", tmp_path / "voco", "-q").exit_code == 0
     command = [*words(site, tmp_path / "out"), "--seeds", "1", "--patients", "1", "--set", "steps=1", "-q", *split]
 
-    leaking = CliRunner().invoke(app, command)
+    leaking = medssl(*command)
     command[command.index("--init") + 1] = str(tmp_path / "voco")
-    sound = CliRunner().invoke(app, command)
+    sound = medssl(*command)
 
     assert (leaking.exit_code, sound.exit_code) == (5, 0), sound.stderr
     assert "pretrain --split-file" in leaking.stderr
@@ -189,7 +188,7 @@ def test_a_pretraining_with_the_same_split_file_has_seen_no_test_patient(site: P
 def test_a_number_and_a_share_of_patients_at_once_are_refused(site: Path) -> None:
     task = ["finetune", "--task", str(site / "task.yaml"), "--cache", str(site / "cache")]
 
-    both = CliRunner().invoke(app, [*task, "--patients", "2", "--fraction", "0.5"])
+    both = medssl(*task, "--patients", "2", "--fraction", "0.5")
 
     assert both.exit_code == 2
     assert "E_USAGE" in both.stderr

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import NothingUsableError, UsageError
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.engine import unlabelled_finetuning
 from medssl_cli.engine.build import check_recipe
 from medssl_cli.engine.finetune import Choices, finetune
@@ -22,6 +20,7 @@ from medssl_cli.engine.metrics_log import read_metrics
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.recipe import TaskRecipe, dump_recipe, validate_recipe
 from medssl_cli.report.run import finetuning_page
+from tests.command import medssl
 from tests.finding_cache import finding_cache
 from tests.listener import Listener
 from tests.toy_cache import Marked, toy_cache
@@ -248,6 +247,6 @@ def test_the_option_chooses_the_method_of_the_task(cache: Cache, tmp_path: Path)
         "mean_teacher": ["--unlabelled", "--set", "unlabelled.method=mean_teacher"],
         "uamt": ["--set", "unlabelled.method=uamt"],
     }.items():
-        result = CliRunner().invoke(app, [*words, "--run", str(tmp_path / name), *options])
+        result = medssl(*words, "--run", tmp_path / name, *options)
         assert result.exit_code == 0, result.output
         assert f"method: {name}" in (tmp_path / name / "recipe.lock.yaml").read_text()

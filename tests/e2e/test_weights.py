@@ -10,11 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 from monai.networks.nets import SwinUNETR
-from typer.testing import CliRunner, Result
 
 from medssl_cli.base.errors import Exit, GateError, UsageError
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.engine.finetune import Choices, finetune
 from medssl_cli.engine.runs import Manifest, open_run, start_run
 from medssl_cli.engine.weights import Encoder, importing, initialise, load_encoder
@@ -23,6 +21,7 @@ from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_backbone
 from medssl_cli.recipe import Named, find_recipe, load_recipe
 from tests import published_weights as published
+from tests.command import medssl
 from tests.e2e.test_training import task_recipe
 from tests.listener import Listener
 from tests.toy_cache import toy_cache
@@ -31,10 +30,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("children_with_torch")]
 
 FS = 12
 CHANNELS, DEPTHS = (4, 6, 8), (2, 2, 2)
-
-
-def medssl(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def network_of(encoder: Encoder) -> Backbone:

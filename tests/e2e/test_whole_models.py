@@ -12,12 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit, GateError
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.deploy import export, proven_file
 from medssl_cli.deploy.bundle import Bundle, load_model
 from medssl_cli.deploy.export import export_network, head_of, make_bundle
@@ -28,6 +26,7 @@ from medssl_cli.formats.dicom_sr import read_groups
 from medssl_cli.heads import BoxesHead, FindingsHead, OperatingPoint
 from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import Named
+from tests.command import medssl
 from tests.e2e.test_classification import FLAT, task_recipe
 from tests.e2e.test_detection import recipe as box_recipe
 from tests.finding_cache import finding_cache
@@ -74,10 +73,6 @@ def models(
         done = medssl("export", folder, root / f"{name}.onnx", "--cache", caches[name].root, "--cases", 2)
         assert done.exit_code == 0, done.stderr
     return {name: root / f"{name}.onnx" for name in folders}
-
-
-def medssl(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_the_bundle_says_how_answers_are_read(models: dict[str, Path]) -> None:

@@ -8,12 +8,10 @@ from typing import Any, TypeVar
 
 import pytest
 from torch import nn
-from typer.testing import CliRunner
 
 from medssl_cli.base.talk import Silence
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.deploy import export as exporting
 from medssl_cli.deploy.export import onnx_graph
 from medssl_cli.engine.planning import plan_task, science_of
@@ -22,6 +20,7 @@ from medssl_cli.heads import Port
 from medssl_cli.ingest import ingest as ingesting
 from medssl_cli.recipe import TaskRecipe, find_recipe, load_recipe, raw_recipe
 from medssl_cli.work.workers import Outcome
+from tests.command import medssl
 from tests.published.files import Published, Wanted
 
 Task = TypeVar("Task")
@@ -51,11 +50,6 @@ class InThisProcess:
         """See `TaskMap.map`."""
         for task in tasks:
             yield Outcome(task, function(task))
-
-
-def medssl(*arguments: object) -> Any:
-    """Call the command in this process."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def done(*arguments: object, exit_code: int = 0) -> dict[str, Any]:

@@ -7,14 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from medssl_cli.cache import splits
 from medssl_cli.cache.fingerprints import NO_CONTENT, NearDuplicate, fingerprint, near_duplicates
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.imaging.volume import Volume
+from tests.command import medssl
 from tests.small_cache import record_of, stored, volume_of
 
 
@@ -124,7 +123,7 @@ def test_the_command_lists_pairs_of_patients(tmp_path: Path):
     second = stored(cache, Volume(voxels[None] + np.int16(1), np.eye(4), "CT", "HU"), "P2")
     stored(cache, Volume(voxels[None] + np.int16(2), np.eye(4), "CT", "HU"), "P2")
 
-    done = CliRunner().invoke(app, ["cache", "duplicates", "--cache", str(cache.root)])
+    done = medssl("cache", "duplicates", "--cache", cache.root)
 
     assert done.exit_code == 0
     assert done.stdout.count("W_NEAR_DUPLICATE") == 2

@@ -8,7 +8,6 @@ from pathlib import Path
 import blosc2
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit, InputError, UsageError
 from medssl_cli.cache.audit import audit_cache
@@ -16,8 +15,8 @@ from medssl_cli.cache.clear_text import kinds_in_json, kinds_in_report, kinds_of
 from medssl_cli.cache.forget import forget_patient
 from medssl_cli.cache.prepared import prepare
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.preprocessing import Preprocessing
+from tests import command
 from tests.small_cache import record_of, stored, volume_of
 from tests.toy_cache import toy_cache
 
@@ -39,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
 
 
 def medssl(*arguments: object) -> tuple[int, str]:
-    done = CliRunner().invoke(app, list(map(str, arguments)))
+    done = command.medssl(*arguments)
     return done.exit_code, done.stdout
 
 

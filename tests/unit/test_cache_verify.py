@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit, GateError, UsageError
 from medssl_cli.cache.items import Box
 from medssl_cli.cache.store import Cache
 from medssl_cli.cache.verify import read_manifest, repair_cache
-from medssl_cli.cli.app import app
+from tests import command
 from tests.small_cache import label_of, record_of, stored, volume_of
 
 
@@ -49,7 +48,7 @@ def damage(path: Path) -> None:
 
 
 def medssl(*arguments: object) -> tuple[int, str]:
-    done = CliRunner().invoke(app, list(map(str, arguments)))
+    done = command.medssl(*arguments)
     return done.exit_code, done.stdout
 
 

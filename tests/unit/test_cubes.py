@@ -5,15 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from medssl_cli.base.errors import Exit
 from medssl_cli.cache.annotations import add_boxes
 from medssl_cli.cache.items import Box
 from medssl_cli.cache.splits import held_out_patients, same_people
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
 from medssl_cli.data.cubes import CubeOptions, cube_around, cut_cubes, moved_patients
+from tests.command import medssl
 from tests.nodule_phantoms import nodule_cache, phantom
 
 OPTIONS = CubeOptions(
@@ -106,10 +105,9 @@ def test_candidates_that_hit_a_nodule_are_nodules(source: Cache, tmp_path: Path)
     with source.writing():
         boxes = [Box(name="not_nodule", lower=tuple(point), upper=tuple(point)) for point in points]
         add_boxes(source, record.item_id, "candidates", boxes)
-    done = CliRunner().invoke(
-        app,
-        ["cache", "crops", str(tmp_path / "cubes"), "--label-set", "nodules", "--candidates", "candidates",
-         "--cache", str(source.root), "--size", "9", "9", "7", "--spacing", "1", "1", "1.5", "--json"],
+    done = medssl(
+        "cache", "crops", tmp_path / "cubes", "--label-set", "nodules", "--candidates", "candidates",
+        "--cache", source.root, "--size", 9, 9, 7, "--spacing", 1, 1, 1.5, "--json",
     )  # fmt: skip
 
     assert done.exit_code == 0, done.stderr
@@ -122,6 +120,6 @@ def test_sets_that_are_not_there_are_named(source: Cache, tmp_path: Path) -> Non
     where = ["cache", "crops", str(tmp_path / "cubes"), "--cache", str(source.root)]
 
     for arguments in (["--label-set", "other"], ["--label-set", "nodules", "--candidates", "other"]):
-        done = CliRunner().invoke(app, [*where, *arguments])
+        done = medssl(*where, *arguments)
         assert (done.exit_code, "E_NO_LABELS" in done.stderr) == (Exit.NOTHING, True)
         assert "the cache has nodules" in done.stderr

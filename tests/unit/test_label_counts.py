@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from typer.testing import CliRunner
-
 from medssl_cli.cache.items import Box
 from medssl_cli.cache.label_counts import count_labels
-from medssl_cli.cli.app import app
+from tests.command import medssl
 from tests.toy_cache import toy_cache
 
 
@@ -44,7 +42,7 @@ def test_a_spacing_that_nobody_knows_is_not_called_a_millimetre(tmp_path: Path) 
     (record,) = cache.records()
     cache.catalog.put(record.model_copy(update={"spacing_kind": "unknown"}))
 
-    done = CliRunner().invoke(app, ["cache", "ls", "--cache", str(cache.root)])
+    done = medssl("cache", "ls", "--cache", cache.root)
 
     assert done.exit_code == 0
     assert "unknown" in done.stdout

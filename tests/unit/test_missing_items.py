@@ -5,10 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from medssl_cli.cache.store import Cache
-from medssl_cli.cli.app import app
+from tests.command import medssl
 from tests.toy_cache import toy_cache
 
 
@@ -35,16 +34,16 @@ def test_items_that_are_gone_are_named_by_ls_verify_and_rebuild(cache: Cache, go
         (cache.root / "items").write_text("x")
 
     for command, code in (("ls", 3), ("verify", 5), ("rebuild", 3)):
-        done = CliRunner().invoke(app, ["cache", command, "--cache", str(cache.root)])
+        done = medssl("cache", command, "--cache", cache.root)
 
         assert done.exit_code == code, command
         assert all(f"item {item}" in done.output for item in lost), command
-    assert CliRunner().invoke(app, ["cache", "rebuild", "--cache", str(cache.root)]).exit_code == 0  # said once
+    assert medssl("cache", "rebuild", "--cache", cache.root).exit_code == 0  # said once
 
 
 def test_a_superseded_or_forgotten_item_is_not_missing(cache: Cache) -> None:
     patient = cache.records()[0].patient_key
-    done = CliRunner().invoke(app, ["cache", "forget", "--patient", patient, "--cache", str(cache.root)])
+    done = medssl("cache", "forget", "--patient", patient, "--cache", cache.root)
 
     assert done.exit_code == 0
     assert cache.missing_items() == []
@@ -55,7 +54,7 @@ def test_a_manifest_names_the_items_that_it_says_nothing_of(cache: Cache, tmp_pa
     (folder_of(cache, item) / "item.json").write_text("{}")
     file = tmp_path / "manifest.json"
 
-    done = CliRunner().invoke(app, ["cache", "manifest", str(file), "--cache", str(cache.root)])
+    done = medssl("cache", "manifest", file, "--cache", cache.root)
 
     assert done.exit_code == 3
     assert f"item {item} is damaged" in done.output
