@@ -1,12 +1,14 @@
 """Runs of pre-training that have lost what came after a checkpoint, as a kill leaves them."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 
 from medssl_cli.engine.metrics_log import read_metrics
+from medssl_cli.engine.pretrain import PretrainSummary
 
 
 def interrupted_copy(run: Path, folder: Path, *, step: int) -> Path:
@@ -16,6 +18,17 @@ def interrupted_copy(run: Path, folder: Path, *, step: int) -> Path:
         if not path.name.startswith(f"step-{step:08d}-"):
             path.unlink()
     return folder
+
+
+def whole_runs(root: Path, train: Callable[[str, Path], PretrainSummary], *, steps: int) -> Callable[[str], Path]:
+    """Undisturbed runs below a folder by their names, each trained when it is asked for first."""
+
+    def run(name: str) -> Path:
+        if not (root / name).is_dir():
+            assert train(name, root / name).steps == steps
+        return root / name
+
+    return run
 
 
 def losses(run: Path) -> list[float]:

@@ -1,7 +1,8 @@
 """Measure on this machine what medssl claims, beside the tools that are installed: `python -m tests.bench --help`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -10,6 +11,15 @@ from medssl_cli.cli.options import DeviceOption, JsonOption, require_path
 from medssl_cli.cli.terminal import result, table
 
 app = typer.Typer(help="Measure speed and size on this machine.", no_args_is_help=True)
+
+
+def tell(json: bool, document: Any, *tables: tuple[str, Sequence[str], Sequence[Sequence[str]]]) -> None:
+    """One document on stdout, or tables with their titles, headings and rows."""
+    if json:
+        result(document, as_json=True, text="")
+        return
+    for title, columns, rows in tables:
+        table(title, columns, rows)
 
 
 @app.command()
@@ -27,11 +37,8 @@ def ingest(
     from tests.bench.ingest import COLUMNS, bench_ingest
 
     found = bench_ingest(num_series=series, num_slices=slices, size=size)
-    if json:
-        result(found.to_json(), as_json=True, text="")
-    else:
-        title = f"{series} series of {slices} slices of {size} x {size}, ratios to the first line"
-        table(title, COLUMNS, found.rows())
+    title = f"{series} series of {slices} slices of {size} x {size}, ratios to the first line"
+    tell(json, found.to_json(), (title, COLUMNS, found.rows()))
 
 
 @app.command()
@@ -49,10 +56,7 @@ def memory(
     from tests.bench.memory import COLUMNS, bench_memory
 
     found = list(bench_memory(num_slices=slices, size=size, num_files=files))
-    if json:
-        result([vars(peak) for peak in found], as_json=True, text="")
-    else:
-        table("one worker", COLUMNS, [peak.row() for peak in found])
+    tell(json, [vars(peak) for peak in found], ("one worker", COLUMNS, [peak.row() for peak in found]))
 
 
 @app.command()
@@ -78,11 +82,8 @@ def read(
 
         voxels = read_nifti(require_path(image)).image.volume.voxels[0]
     found = bench_read(voxels, reads=reads)
-    if json:
-        result([vars(rates) for rates in found], as_json=True, text="")
-    else:
-        shape = " x ".join(str(length) for length in voxels.shape)
-        table(f"{shape} voxels of {voxels.dtype}, per CPU second", COLUMNS, [rates.row() for rates in found])
+    title = f"{' x '.join(map(str, voxels.shape))} voxels of {voxels.dtype}, per CPU second"
+    tell(json, [vars(rates) for rates in found], (title, COLUMNS, [rates.row() for rates in found]))
 
 
 @app.command()
@@ -100,10 +101,7 @@ def kills(
     from tests.bench.kills import COLUMNS, bench_kills
 
     found = bench_kills(way, num_scans=scans, num_kills=times)
-    if json:
-        result(vars(found), as_json=True, text="")
-    else:
-        table("a model of one layer, scans of 20 x 18 x 10 voxels", COLUMNS, [found.row()])
+    tell(json, vars(found), ("a model of one layer, scans of 20 x 18 x 10 voxels", COLUMNS, [found.row()]))
 
 
 @app.command()
@@ -126,11 +124,9 @@ def batches(
     if series:
         peaks += [bench_memory_of_batch("series", num_scans=number) for number in (max(1, series // 10), series)]
     gain = bench_overlap(num_scans=overlapped, size=size, network_s=network)
-    if json:
-        result({"memory": [vars(one) for one in peaks], "overlap": vars(gain)}, as_json=True, text="")
-        return
-    table("one call, a model that costs nothing", COLUMNS, [one.row() for one in peaks])
-    table(f"scans of {size}^3 voxels", OVERLAP_COLUMNS, [gain.row()])
+    memory_table = "one call, a model that costs nothing", COLUMNS, [one.row() for one in peaks]
+    overlap_table = f"scans of {size}^3 voxels", OVERLAP_COLUMNS, [gain.row()]
+    tell(json, {"memory": [vars(one) for one in peaks], "overlap": vars(gain)}, memory_table, overlap_table)
 
 
 @app.command()
@@ -156,11 +152,9 @@ def pretrain(
     if threads is not None:
         torch.set_num_threads(threads)
     found = bench_pretrain(SETTINGS[size], device=device, rounds=rounds)
-    if json:
-        result(found.to_json(), as_json=True, text="")
-        return
-    table(f"{found.batch_size} volumes per step, {found.device}, {found.num_threads} threads", COLUMNS, found.rows())
-    table("prepared images, from the page cache", LOADER_COLUMNS, found.loader_rows())
+    title = f"{found.batch_size} volumes per step, {found.device}, {found.num_threads} threads"
+    loader_table = "prepared images, from the page cache", LOADER_COLUMNS, found.loader_rows()
+    tell(json, found.to_json(), (title, COLUMNS, found.rows()), loader_table)
 
 
 @app.command()
@@ -189,11 +183,8 @@ def slices(
     if threads is not None:
         torch.set_num_threads(threads)
     found = bench_slices(SETTINGS[size], device=device, rounds=rounds, precision=precision)
-    if json:
-        result(found.to_json(), as_json=True, text="")
-        return
     title = f"{found.device}, {precision}, {found.num_threads} threads, medians of {rounds}"
-    table(title, COLUMNS, found.rows())
+    tell(json, found.to_json(), (title, COLUMNS, found.rows()))
 
 
 @app.command()
@@ -209,10 +200,7 @@ def catalog(
     from tests.bench.catalog import COLUMNS, bench_catalog
 
     found = bench_catalog(items)
-    if json:
-        result([vars(stage) for stage in found], as_json=True, text="")
-    else:
-        table(f"{items} items", COLUMNS, [stage.row() for stage in found])
+    tell(json, [vars(stage) for stage in found], (f"{items} items", COLUMNS, [stage.row() for stage in found]))
 
 
 @app.command()
@@ -230,10 +218,11 @@ def nodules(
     from tests.bench.nodules import COLUMNS, bench_nodules
 
     found = bench_nodules(seeds=seeds, scans=scans, steps=steps)
-    if json:
-        result([one.to_json() for one in found], as_json=True, text="")
-    else:
-        table(f"{scans} phantoms to learn from, {steps} steps", COLUMNS, [one.row() for one in found])
+    tell(
+        json,
+        [one.to_json() for one in found],
+        (f"{scans} phantoms to learn from, {steps} steps", COLUMNS, [one.row() for one in found]),
+    )
 
 
 @app.command()
@@ -260,13 +249,10 @@ def infer(
     from tests.bench.infer import COLUMNS, InferSetup, bench_infer
 
     found = bench_infer(InferSetup(slices, size, body, network, classes, spacing, max_ram, every_tile, alone))
-    if json:
-        runs = [vars(run) for run in found.runs]
-        tiles = {"tiles": found.num_tiles, "constant_tiles": found.num_constant}
-        result({"voxels": found.num_voxels, **tiles, "runs": runs}, as_json=True, text="")
-        return
+    tiles = {"tiles": found.num_tiles, "constant_tiles": found.num_constant}
+    document = {"voxels": found.num_voxels, **tiles, "runs": [vars(run) for run in found.runs]}
     title = f"CT of {size} x {size} x {slices}, {network}, {classes} classes"
-    table(f"{title}, {found.num_constant} of {found.num_tiles} tiles constant", COLUMNS, found.rows())
+    tell(json, document, (f"{title}, {found.num_constant} of {found.num_tiles} tiles constant", COLUMNS, found.rows()))
 
 
 @app.command()
@@ -285,10 +271,11 @@ def unlike(
     from tests.bench.unlike import COLUMNS, bench_unlike
 
     found = list(bench_unlike(require_path(model), require_path(inside), outside, most=most))
-    if json:
-        result([group.to_json() for group in found], as_json=True, text="")
-    else:
-        table(f"{model.name}: distance from the training images", COLUMNS, [group.row() for group in found])
+    tell(
+        json,
+        [group.to_json() for group in found],
+        (f"{model.name}: distance from the training images", COLUMNS, [group.row() for group in found]),
+    )
 
 
 if __name__ == "__main__":

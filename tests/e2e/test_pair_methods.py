@@ -12,9 +12,9 @@ from medssl_cli.base.talk import Silence
 from medssl_cli.cache.store import Cache
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.metrics_log import read_metrics
-from medssl_cli.engine.pretrain import pretrain
+from medssl_cli.engine.pretrain import PretrainSummary, pretrain
 from medssl_cli.recipe import PretrainRecipe
-from tests.interrupted import interrupted_copy, require_the_same_bits
+from tests.interrupted import interrupted_copy, require_the_same_bits, whole_runs
 from tests.slice_cache import slice_cache
 from tests.toy_recipes import pretrain_recipe
 
@@ -61,14 +61,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 @pytest.fixture(scope="module")
 def whole_run(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The undisturbed run of a case; one for all tests that ask for it."""
-    root = tmp_path_factory.mktemp("whole")
 
-    def run(name: str) -> Path:
-        if not (root / name).is_dir():
-            assert pretrain(recipe(name), cache, root / name, device="cpu", talk=Silence()).steps == STEPS
-        return root / name
+    def train(name: str, root: Path) -> PretrainSummary:
+        return pretrain(recipe(name), cache, root, device="cpu", talk=Silence())
 
-    return run
+    return whole_runs(tmp_path_factory.mktemp("whole"), train, steps=STEPS)
 
 
 @each_case

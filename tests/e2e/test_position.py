@@ -15,12 +15,12 @@ from medssl_cli.cache.store import Cache
 from medssl_cli.engine.build import build_task
 from medssl_cli.engine.live_page import Outlets
 from medssl_cli.engine.metrics_log import read_health, read_metrics
-from medssl_cli.engine.pretrain import pretrain
+from medssl_cli.engine.pretrain import PretrainSummary, pretrain
 from medssl_cli.engine.runs import open_run
 from medssl_cli.engine.weights import initialise_task, load_encoder
 from medssl_cli.recipe import PretrainRecipe, TaskRecipe
 from medssl_cli.report.run import run_page
-from tests.interrupted import interrupted_copy, require_the_same_bits
+from tests.interrupted import interrupted_copy, require_the_same_bits, whole_runs
 from tests.slice_cache import slice_cache
 from tests.toy_recipes import pretrain_recipe, task_recipe
 
@@ -58,16 +58,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 @pytest.fixture(scope="module")
 def whole_run(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The undisturbed run of a kind; one for all tests that ask for it."""
-    root = tmp_path_factory.mktemp("whole")
 
-    def run(kind: str) -> Path:
-        if not (root / kind).is_dir():
-            outlets = Outlets(page=run_page)
-            done = pretrain(recipe(kind), cache, root / kind, device="cpu", talk=Silence(), outlets=outlets)
-            assert done.steps == STEPS
-        return root / kind
+    def train(kind: str, root: Path) -> PretrainSummary:
+        return pretrain(recipe(kind), cache, root, device="cpu", talk=Silence(), outlets=Outlets(page=run_page))
 
-    return run
+    return whole_runs(tmp_path_factory.mktemp("whole"), train, steps=STEPS)
 
 
 @each_kind

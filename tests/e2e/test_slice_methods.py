@@ -26,7 +26,7 @@ from medssl_cli.deploy.export import export_run
 from medssl_cli.deploy.onnx_file import graph_of, read_head, seal
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.metrics_log import read_health
-from medssl_cli.engine.pretrain import pretrain
+from medssl_cli.engine.pretrain import PretrainSummary, pretrain
 from medssl_cli.engine.runs import open_run
 from medssl_cli.engine.weights import load_encoder
 from medssl_cli.heads import EmbeddingsHead
@@ -35,7 +35,7 @@ from medssl_cli.preprocessing import Preprocessing
 from medssl_cli.recipe import PretrainRecipe, dump_recipe, to_yaml
 from tests import warm
 from tests.command import medssl
-from tests.interrupted import interrupted_copy, losses, require_the_same_bits
+from tests.interrupted import interrupted_copy, losses, require_the_same_bits, whole_runs
 from tests.listener import Listener
 from tests.slice_cache import slice_cache
 from tests.toy_cache import toy_cache
@@ -101,14 +101,11 @@ def weights(root: Path) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def whole_run(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The undisturbed run of a method; one for all tests that ask for it."""
-    root = tmp_path_factory.mktemp("whole")
 
-    def run(name: str) -> Path:
-        if not (root / name).is_dir():
-            assert pretrain(recipe(name), cache, root / name, device="cpu", talk=Silence()).steps == STEPS
-        return root / name
+    def train(name: str, root: Path) -> PretrainSummary:
+        return pretrain(recipe(name), cache, root, device="cpu", talk=Silence())
 
-    return run
+    return whole_runs(tmp_path_factory.mktemp("whole"), train, steps=STEPS)
 
 
 @each_method

@@ -495,30 +495,15 @@ def test_a_caller_who_discards_nothing_is_stopped(tmp_path: Path) -> None:
     clinic = Clinic(tmp_path, num_series=3, slices=1)
     with FakePacs(clinic.files) as pacs:
         client = Pacs(pacs.url, patience=HURRY)
-        series = retrieve_all(
-            client,
-            QUERY,
-            clinic.downloads,
-            is_held=lambda key, number: False,
-            stop=clinic.stop,
-            settle_s=0,
-            max_spooled=2,
-        )
+        options = {"is_held": lambda key, number: False, "stop": clinic.stop, "settle_s": 0, "max_spooled": 2}
+        series = retrieve_all(client, QUERY, clinic.downloads, **options)
         first = next(series)
         next(series)
         clinic.downloads.discard(first)
         next(series)
         with pytest.raises(StopIteration):
             next(series)
-        again = retrieve_all(
-            client,
-            QUERY,
-            clinic.downloads,
-            is_held=lambda key, number: False,
-            stop=clinic.stop,
-            settle_s=0,
-            max_spooled=2,
-        )
+        again = retrieve_all(client, QUERY, clinic.downloads, **options)
         with pytest.raises(AssertionError, match="never discarded"):
             next(again)
         client.close()
