@@ -395,7 +395,7 @@ def test_the_whole_road_prints_one_document_per_command(place: SimpleNamespace, 
     ingested = one_document(medssl("ingest", tmp_path / "ct", "--cache", tmp_path / "cache", "--json"))
     learnt = in_a_process("pretrain", "--recipe", "voco-tiny", *settings, "--run", tmp_path / "ssl", *cpu)
     tuned = in_a_process("finetune", "--task", place.task, "--run", tmp_path / "run", *cpu)
-    scores = one_document(medssl("evaluate", tmp_path / "run", *cpu))
+    scores = one_document(medssl("evaluate", tmp_path / "run", "-o", tmp_path / "elsewhere", *cpu))
     exported = one_document(medssl("export", tmp_path / "run", "--install", "--cases", 1, *cpu[:2], "--json"))
     masks = one_document(medssl("infer", place.scan, "--task", "balls", "-o", tmp_path / "out", *cpu[2:]))
 
@@ -403,6 +403,7 @@ def test_the_whole_road_prints_one_document_per_command(place: SimpleNamespace, 
     assert (learnt["steps"], tuned["steps"]) == (2, 2)
     assert scores["task"] == exported["task"] == masks["task"] == "balls"
     assert exported["installed"]
+    assert f"images of {scores['num_patients']} patients, split test" in medssl("models", "show", "balls").stdout
     assert (masks["done"], masks["refused"]) == (1, 0)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "scan_balls.nii.gz", "scan_balls.png", "measurements.csv", "report.json", "report.jsonl",
