@@ -249,10 +249,13 @@ def infer(
     from tests.bench.infer import COLUMNS, InferSetup, bench_infer
 
     found = bench_infer(InferSetup(slices, size, body, network, classes, spacing, max_ram, every_tile, alone))
-    tiles = {"tiles": found.num_tiles, "constant_tiles": found.num_constant}
-    document = {"voxels": found.num_voxels, **tiles, "runs": [vars(run) for run in found.runs]}
+    if json:
+        runs = [vars(run) for run in found.runs]
+        tiles = {"tiles": found.num_tiles, "constant_tiles": found.num_constant}
+        result({"voxels": found.num_voxels, **tiles, "runs": runs}, as_json=True, text="")
+        return
     title = f"CT of {size} x {size} x {slices}, {network}, {classes} classes"
-    tell(json, document, (f"{title}, {found.num_constant} of {found.num_tiles} tiles constant", COLUMNS, found.rows()))
+    table(f"{title}, {found.num_constant} of {found.num_tiles} tiles constant", COLUMNS, found.rows())
 
 
 @app.command()
