@@ -2,9 +2,10 @@
 
 import logging
 import logging.handlers
+import os
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from medssl_cli.base.errors import StorageError
 from medssl_cli.base.files import require_place_for_file
@@ -45,7 +46,19 @@ class LogFile:
 
 
 class _QuietHandler(logging.handlers.WatchedFileHandler):
-    """A full disk costs lines of the log, and nothing else."""
+    """A full disk, or a folder that is gone, costs lines of the log, and nothing else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add a line, to the file that has the name now."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def _open(self) -> TextIO:
+        """The file, which is for its user only."""
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.fdopen(descriptor, self.mode, encoding=self.encoding, errors=self.errors)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
         """Go on."""

@@ -147,7 +147,7 @@ def infer(
     Raises:
         UsageError: `E_NOT_FOUND`, `E_USAGE`, `E_MODEL_INVALID`, `E_DEVICE`; `E_OUTPUT_EXISTS`, the report's name is
             taken by a file of somebody else.
-        GateError: `E_MODEL_CORRUPT`.
+        GateError: `E_MODEL_CORRUPT`, before anything is done or when the file is replaced meanwhile.
         NothingUsableError: `E_NOTHING_USABLE` if there is nothing in the input.
         StorageError: `E_IO`.
     """
@@ -158,6 +158,7 @@ def infer(
         raise UsageError("E_USAGE", "no scan is named", hint="name files or folders, or --channel NAME=PATH")
     is_own_report, report = report is None, report or opened_report(where)
     model = model or how.opened(model_path)
+    model.begin_call()
     _require_answers(model.bundle, where)
     _require_fitting(model.bundle, how.outputs)
     _require_place_for_page(how, where)

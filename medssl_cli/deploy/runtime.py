@@ -4,6 +4,7 @@ A model runs in a process of its own, within limits of memory and time: what it 
 the next scan gets a new process.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -129,6 +130,10 @@ class OnnxModel:
     def close(self) -> None:
         """End the model's process; the next call would start another one."""
         self._process.close()
+
+    def begin_call(self) -> None:
+        """Try anew, however often the model failed in calls of a command before this one."""
+        self._failures.clear()
 
     def _outputs(self, *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
         """What `compute` gives, in arrays that hold until the next call."""
@@ -391,11 +396,14 @@ def _unchanged(path: Path, sha256: str) -> bytes:
     """A model's bytes once more, for a new process.
 
     Raises:
-        GateError: `E_MODEL_CORRUPT`, the file is another one now.
+        GateError: `E_MODEL_CORRUPT`, the file is another one now, or gone.
     """
-    data, _, found = load_model(path)
+    data, found = b"", ""
+    with contextlib.suppress(UsageError):
+        data, _, found = load_model(path)
     if found != sha256:
-        raise GateError("E_MODEL_CORRUPT", f"{path.name} was replaced while it was used", hint="run the command again")
+        told = f"{path.name} was replaced or removed while it was used"
+        raise GateError("E_MODEL_CORRUPT", told, hint="run the command again")
     return data
 
 

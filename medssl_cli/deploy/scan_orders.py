@@ -127,7 +127,10 @@ def do_order(order: ScanOrder) -> ScanResult:
         is_stopped=lambda: False,
         inputs=order.inputs,
     )
-    return ScanTask(job, order.scan, blank).outcome("")
+    try:
+        return ScanTask(job, order.scan, blank).outcome("")
+    except GateError as error:
+        return not_done(blank, error.code, error.message, error.hint)
 
 
 @functools.lru_cache(maxsize=1)

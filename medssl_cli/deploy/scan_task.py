@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.base.codes import CODES
-from medssl_cli.base.errors import InputError, MedsslError
+from medssl_cli.base.errors import GateError, InputError, MedsslError
 from medssl_cli.base.files import sha256_file
 from medssl_cli.deploy.class_words import algorithm_name, class_colours, shown_classes
 from medssl_cli.deploy.job import ACCEPT_WRITING, Job, StoppedError
@@ -69,6 +69,7 @@ class ScanTask:
 
         Raises:
             StoppedError: A stop request came.
+            GateError: `E_MODEL_CORRUPT`, the model's file is another one now: no scan can be answered for.
         """
         asked = self.answered(counter)
         return asked if isinstance(asked, ScanResult) else self.written(asked)
@@ -78,12 +79,15 @@ class ScanTask:
 
         Raises:
             StoppedError: A stop request came.
+            GateError: `E_MODEL_CORRUPT`.
         """
         try:
             return self._answered(counter)
         except StoppedError:
             raise
-        except Exception as error:  # noqa: BLE001 - the boundary of one scan
+        except Exception as error:
+            if isinstance(error, GateError) and error.code == "E_MODEL_CORRUPT":
+                raise
             return self._failed(error)
 
     def written(self, answered: Answered) -> ScanResult:

@@ -237,12 +237,20 @@ class Spool:
             if self.is_answered(study):
                 self._waiting.pop(study, None)
 
-    def postpone(self, study: str, seconds: float) -> None:
-        """Try a study again later; this was no attempt that failed."""
+    def postpone(self, study: str, seconds: float, *, has_failed: bool = False) -> None:
+        """Try a study again later.
+
+        Args:
+            study: Which.
+            seconds: How much later, at least.
+            has_failed: This counts as an attempt; else it was none that failed.
+        """
         with self._lock:
             waiting = self._waiting[study]
-            waiting.not_before, waiting.tries, waiting.attempts = self.clock() + seconds, waiting.tries + 1, 0
-            (self.folder(study) / "attempts.json").unlink(missing_ok=True)
+            waiting.not_before = self.clock() + seconds
+            if not has_failed:
+                waiting.tries, waiting.attempts = waiting.tries + 1, 0
+                (self.folder(study) / "attempts.json").unlink(missing_ok=True)
 
     def tries(self, study: str) -> int:
         """How often a study was postponed."""

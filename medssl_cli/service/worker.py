@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
-from medssl_cli.base.errors import InterruptedCleanlyError, MedsslError, StorageError, UsageError
+from medssl_cli.base.errors import GateError, InterruptedCleanlyError, MedsslError, StorageError, UsageError
 from medssl_cli.deploy.choosing import SeriesRule
 from medssl_cli.deploy.delivery import NOT_SENT, Delivery, Destination
 from medssl_cli.deploy.infer import InferSettings, Output, infer
@@ -16,6 +16,9 @@ from medssl_cli.service.spool import MAX_ATTEMPTS, Spool
 
 FIRST_RETRY_S: Final = 10.0
 LONGEST_RETRY_S: Final = 600.0
+MAY_PASS: Final = ("E_RUNTIME", "E_MODEL_LIMIT", "E_SCAN_FAILED")
+"""Failures of the machine or of the model, and not of the scan: the same scan may be answered for later."""
+NO_DISK: Final = ("E_IO", "E_NO_SPACE")
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ class Worker:
         """Answer for a study, or leave it for later.
 
         Raises:
-            StorageError: `E_IO`, the disk refuses: nobody can be answered for.
+            StorageError: `E_IO`, `E_NO_SPACE`, the disk refuses: nobody can be answered for.
+            GateError: `E_MODEL_CORRUPT`, a model was replaced while it was used: only another process can answer.
         """
         content, attempt = self.spool.begin(study)
         if attempt > MAX_ATTEMPTS:
@@ -101,20 +105,31 @@ class Worker:
             results = self._results(study)
         except InterruptedCleanlyError:
             return
-        except StorageError:
+        except (StorageError, GateError):
             raise
         except MedsslError as error:
             self._finish(study, content, [], problem=f"{error.code}: {error.message}")
             return
         if self.how.is_stopped():
             return
+        _require_disk(results)
         if any(NOT_SENT in one.warnings for one in results):
-            wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self.spool.tries(study), 10))
-            self.count("postponed_studies", 1)
+            wait_s = _wait_s(self.spool.tries(study))
             self.say(f"study {study[:12]}: results are not sent, tried again in {wait_s:.0f} s")
-            self.spool.postpone(study, wait_s)
+            self._postpone(study, wait_s)
+            return
+        failures = [one for one in results if one.code in MAY_PASS]
+        if failures:
+            wait_s = _wait_s(attempt - 1)
+            told = f"{len(failures)} scans failed ({failures[0].code}), tried again in {wait_s:.0f} s"
+            self.say(f"study {study[:12]}: {told}")
+            self._postpone(study, wait_s, has_failed=True)
             return
         self._finish(study, content, results)
+
+    def _postpone(self, study: str, seconds: float, *, has_failed: bool = False) -> None:
+        self.count("postponed_studies", 1)
+        self.spool.postpone(study, seconds, has_failed=has_failed)
 
     def _results(self, study: str) -> list[ScanResult]:
         """What all models say of a study; what was found before a kill is not asked for again."""
@@ -149,3 +164,19 @@ class Worker:
         self.count("refused_scans", counts["refused"])
         told = problem or ", ".join(f"{number} {status}" for status, number in counts.items() if number) or "nothing"
         self.say(f"study {study[:12]}: {told}{', sent to ' if sent else ''}{', '.join(sent)}")
+
+
+def _wait_s(times: int) -> float:
+    """How long to wait after so many times before."""
+    return min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(times, 10))
+
+
+def _require_disk(results: Sequence[ScanResult]) -> None:
+    """See that no scan is lost because its files could not be read or written.
+
+    Raises:
+        StorageError: `E_IO`, `E_NO_SPACE`.
+    """
+    refused = next((one for one in results if one.code in NO_DISK), None)
+    if refused is not None:
+        raise StorageError(refused.code, refused.message, hint=refused.hint)

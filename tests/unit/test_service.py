@@ -9,22 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 
-from medssl_cli.base.errors import InputError, StorageError, UsageError
-from medssl_cli.deploy.infer import InferSettings
+from medssl_cli.base.errors import GateError, InputError, StorageError, UsageError
+from medssl_cli.deploy.infer import InferSettings, infer
 from medssl_cli.deploy.naming import series_name
+from medssl_cli.deploy.runtime import MAX_FAILURES
 from medssl_cli.service.listen import ListenSettings, listen, tls_contexts
 from medssl_cli.service.monitor import exposition
 from medssl_cli.service.peers import Peer, PeerDestination
 from medssl_cli.service.receiver import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS, Receiver, ReceiverLimits
 from medssl_cli.service.spool import MAX_ATTEMPTS, Spool, name_of
-from medssl_cli.service.worker import TaskRule, Worker
-from tests.batch import write_series
+from medssl_cli.service.worker import FIRST_RETRY_S, LONGEST_RETRY_S, TaskRule, Worker
+from tests.batch import OUTSIDE_HU, SHAPE, write_series
 from tests.dicom_factory import edit
 from tests.dicom_nodes import TakingNode, free_port
-from tests.toy_model import write_toy_model
+from tests.toy_model import write_failing_model, write_toy_model
 
 PEER = Peer("CT1")
 
@@ -276,7 +278,92 @@ def test_a_stop_request_leaves_a_study_for_the_next_start(tmp_path: Path) -> Non
         assert spool.due() == [study]
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def filed(spool: Spool, folder: Path, number: int = 1) -> str:
+    """A series as it arrives."""
+    paths = write_series(folder, number)
+    return {spool.receive(f"1.2.3.{number}", path.name, path.read_bytes(), "CT1") for path in paths}.pop()
+
+
+def test_a_scan_that_a_model_failed_on_is_tried_again_later_and_not_for_ever(tmp_path: Path) -> None:
+    clock = Clock()
+    spool, said, counts = Spool(tmp_path / "spool", 0, clock), [], Counter()
+    model = write_failing_model(tmp_path / "model.onnx")
+    made = Worker(
+        spool, [(model, ())], InferSettings("cpu"), lambda _: [], lambda what, n: counts.update({what: n}), said.append
+    )
+    with spool.held():
+        study = filed(spool, tmp_path / "ct")
+        made.open_models()
+        made.answer(study)
+        assert (spool.due(), spool.num_waiting) == ([], 1)
+        clock.now = FIRST_RETRY_S
+        assert spool.due() == [study]
+        for _ in range(MAX_ATTEMPTS - 2):
+            spool.begin(study)  # further attempts
+        made.answer(study)
+        clock.now += LONGEST_RETRY_S
+        made.answer(study)
+        made.close()
+
+    assert said[0].endswith("1 scans failed (E_RUNTIME), tried again in 10 s")
+    assert said[2].endswith("given up after 10 attempts")
+    assert counts == {"postponed_studies": 2, "failed_studies": 1, "answered_scans": 0, "refused_scans": 0}
+
+
+def test_scans_that_a_model_failed_on_are_no_verdict_on_later_studies(tmp_path: Path) -> None:
+    model = write_failing_model(tmp_path / "model.onnx")
+    for number in range(MAX_FAILURES):
+        write_series(tmp_path / "bad" / str(number), number)
+    write_series(tmp_path / "good", 9, np.full(SHAPE, OUTSIDE_HU, np.int16))
+    opened = InferSettings("cpu").opened(model)
+
+    bad = infer([tmp_path / "bad"], model, out=tmp_path / "out", model=opened)
+    (good,) = infer([tmp_path / "good"], model, out=tmp_path / "out", model=opened).results
+    opened.close()
+
+    assert {one.code for one in bad.results} == {"E_RUNTIME"}
+    assert good.status == "done"
+
+
+def test_a_study_whose_results_find_no_room_is_not_answered_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "spool", 0)
+    with spool.held():
+        study = filed(spool, tmp_path / "ct")
+        made, _, close = worker(tmp_path, spool)
+
+        def full(*_: Any, **__: Any) -> None:
+            raise StorageError("E_IO", "cannot write a mask (ENOSPC)")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("medssl_cli.deploy.scan_task.publish", full)
+            with pytest.raises(StorageError, match="ENOSPC"):
+                made.answer(study)
+        assert spool.due() == [study]
+        made.answer(study)
+        close()
+
+        assert spool.done(study)["counts"] == {"done": 1, "refused": 0, "skipped": 0}
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_a_model_that_is_another_one_now_ends_the_service_and_no_study(tmp_path: Path, change: str) -> None:
+    spool = Spool(tmp_path / "spool", 0)
+    with spool.held():
+        study = filed(spool, tmp_path / "ct")
+        made, _, close = worker(tmp_path, spool)
+        close()  # as when its process has died
+        if change == "removed":
+            (tmp_path / "model.onnx").unlink()
+        else:
+            write_toy_model(tmp_path / "model.onnx", modality="CT", intended_use="Something else")
+        with pytest.raises(GateError, match="replaced or removed"):
+            made.answer(study)
+
+        assert spool.due() == [study]
+
+
 @dataclass
 class Taking:
     """A place that takes everything."""
