@@ -2,10 +2,9 @@
 
 import logging
 import logging.handlers
-import os
 import time
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 from medssl_cli.base.errors import StorageError
 from medssl_cli.base.files import require_place_for_file
@@ -28,6 +27,7 @@ class LogFile:
     def __init__(self, path: Path | None) -> None:
         self._logger = logging.Logger("medssl")
         if path is None:
+            self._logger.addHandler(logging.NullHandler())  # else the library writes problems to stderr
             return
         require_place_for_file(path)
         outside_caches(path)
@@ -54,11 +54,6 @@ class _QuietHandler(logging.handlers.WatchedFileHandler):
             super().emit(record)
         except OSError:
             self.handleError(record)
-
-    def _open(self) -> TextIO:
-        """The file, which is for its user only."""
-        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        return os.fdopen(descriptor, self.mode, encoding=self.encoding, errors=self.errors)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
         """Go on."""

@@ -47,6 +47,7 @@ class InferSettings:
         tile_timeout_s: See `OnnxModel`.
         every_tile: See `OnnxModel`.
         overwrite: Replace outputs of medssl that were made from another content of a scan or by another model.
+        replaces_grown: The same for outputs of a DICOM series of which more has arrived since, if nobody changed them.
         outputs: Outputs of models of masks: NIfTI masks; DICOM SEG for DICOM scans; previews, if `preview` can draw
             them. Findings and boxes are written as JSON, and together as a table.
         preview: Draws a picture.
@@ -68,6 +69,7 @@ class InferSettings:
     tile_timeout_s: float | None = None
     every_tile: bool = False
     overwrite: bool = False
+    replaces_grown: bool = False
     outputs: Sequence[Output] = ALL_OUTPUTS
     preview: Preview | None = None
     has_page: bool = False
@@ -187,6 +189,7 @@ def infer(
         where=where,
         outputs=wanted,
         overwrite=how.overwrite,
+        replaces_grown=how.replaces_grown,
         preview=how.preview,
         progress=how.progress,
         dry_run=dry_run or plan,

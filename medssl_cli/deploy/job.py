@@ -52,6 +52,7 @@ class Job:
         where: Outputs go.
         outputs: Which of them are wanted.
         overwrite: Outputs of medssl that were made from something else may be replaced.
+        replaces_grown: Those of a DICOM series that has grown may be, if nobody changed them.
         preview: Draws a picture.
         progress: Told after every tile.
         dry_run: Compute and write nothing.
@@ -71,4 +72,5 @@ class Job:
     dry_run: bool
     is_stopped: Callable[[], bool]
     inputs: Container[tuple[int, int]] = frozenset()
+    replaces_grown: bool = False
     plan: bool = False

@@ -51,6 +51,7 @@ class ScanOrder:
         where: Outputs go.
         outputs: Which are wanted.
         overwrite: See `Job`.
+        replaces_grown: See `Job`.
         preview: See `Job`.
         known: What earlier calls did, as far as it may matter for this scan.
         inputs: Device and inode of those of its outputs that are inputs.
@@ -63,6 +64,7 @@ class ScanOrder:
     where: Where
     outputs: tuple[Output, ...]
     overwrite: bool
+    replaces_grown: bool
     preview: Preview | None
     known: tuple[ScanResult, ...]
     inputs: frozenset[tuple[int, int]] = field(default_factory=frozenset)
@@ -88,6 +90,7 @@ def order_for(task: ScanTask, setup: ModelSetup) -> ScanOrder:
         where=job.where,
         outputs=job.outputs,
         overwrite=job.overwrite,
+        replaces_grown=job.replaces_grown,
         preview=job.preview,
         known=known,
         inputs=frozenset(one for one in identities if one in job.inputs),
@@ -121,6 +124,7 @@ def do_order(order: ScanOrder) -> ScanResult:
         where=order.where,
         outputs=order.outputs,
         overwrite=order.overwrite,
+        replaces_grown=order.replaces_grown,
         preview=order.preview,
         progress=None,
         dry_run=False,

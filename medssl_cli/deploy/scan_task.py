@@ -1,6 +1,7 @@
 """The work for one scan: known already, or read, computed, and written where nothing else is."""
 
 import contextlib
+import os
 import time
 import unicodedata
 from collections.abc import Callable
@@ -161,7 +162,7 @@ class ScanTask:
             [target.path for target in self.targets()],
             inputs=job.inputs,
             recorded=self._recorded() - self._still_true(digest),
-            overwrite=job.overwrite,
+            overwrite=self._may_overwrite,
         )
         self._require_no_other_owner()
         if job.dry_run and not job.plan:
@@ -188,10 +189,10 @@ class ScanTask:
         start, job, image = time.monotonic(), self.job, answered.image
         answer, doubts, probabilities = answered.answer, answered.doubts, answered.probabilities
         made = self._whole(image, answer) if self._masks_head is None else self._masks(image, answer)
-        publish(made.files, overwrite=job.overwrite)
+        publish(made.files, overwrite=self._may_overwrite)
         paths = list(made.files)
         if probabilities is not None:
-            probabilities.publish(image, overwrite=job.overwrite)
+            probabilities.publish(image, overwrite=self._may_overwrite)
             paths.append(probabilities.path)
         return replace(
             self.blank,
@@ -289,6 +290,22 @@ class ScanTask:
             for name, sha256 in self.known.outputs_sha256.items()
             if name in paths and paths[name].is_file() and sha256_file(paths[name]) == sha256
         }
+
+    @cached_property
+    def _may_overwrite(self) -> bool:
+        """Whether outputs that were made from something else may be replaced; asked for the first time before they are.
+
+        A series of which more has arrived is the same series, and its answer is of no use any more. Of a file nothing
+        says that it is the same scan, and what somebody has changed is theirs.
+        """
+        known, job = self.known, self.job
+        if job.overwrite or known is None or not (job.replaces_grown and self.scan.is_series):
+            return job.overwrite
+        made_by = known.key, known.model_sha256, known.options
+        return made_by == (self.scan.key, job.model.sha256, self._options()) and all(
+            not os.path.lexists(path) or (path.is_file() and sha256_file(path) == known.outputs_sha256.get(path.name))
+            for path in (job.where.folder / name for name in known.outputs)
+        )
 
     def _is_finished(self, known: ScanResult, digest: str) -> bool:
         if not self._is_made_from(known, digest):

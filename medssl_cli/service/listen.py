@@ -71,6 +71,11 @@ class ListenSettings:
         if any(peer.is_encrypted for peer in self.peers) and self.client_context is None:
             raise UsageError("E_USAGE", "a --peer is tls://, and there are no certificates", hint="--tls-ca FILE")
 
+    @property
+    def unanswered(self) -> list[str]:
+        """AE titles of those who may send and get nothing back."""
+        return [] if self.send_to else [peer.title for peer in self.peers if not peer.host]
+
     def destinations(self, senders: Sequence[str]) -> list[Destination]:
         """Nodes that get the results of a study."""
         wanted = self.send_to or senders
@@ -111,6 +116,9 @@ def listen(
         say,
     )
     service = _Service(settings, spool, receiver, worker, how.is_stopped, say)
+    if settings.unanswered and not others:
+        titles = ", ".join(settings.unanswered)
+        say(f"warning: results of what {titles} sends are sent nowhere: --peer TITLE=HOST:PORT, --send-to or --stow")
     with spool.held():
         worker.open_models()
         try:

@@ -34,8 +34,6 @@ from medssl_cli.base.files import (
 )
 from medssl_cli.base.plain_json import parse_json
 
-MAX_ATTEMPTS: Final = 10
-"""Attempts of one content of a study: what ends the service again and again must not keep it from all others."""
 DIGEST_LENGTH: Final = 32
 TRASH: Final = ".trash-"
 _MAX_STATE_BYTES: Final = 2**20

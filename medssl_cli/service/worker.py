@@ -3,22 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from medssl_cli.base.errors import GateError, InterruptedCleanlyError, MedsslError, StorageError, UsageError
+from medssl_cli.deploy.again import MAX_ATTEMPTS, failed, is_unsent, wait_s, without_disk
 from medssl_cli.deploy.choosing import SeriesRule
-from medssl_cli.deploy.delivery import NOT_SENT, Delivery, Destination
+from medssl_cli.deploy.delivery import Delivery, Destination
 from medssl_cli.deploy.infer import InferSettings, Output, infer
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.heads import MasksHead
-from medssl_cli.service.spool import MAX_ATTEMPTS, Spool
-
-FIRST_RETRY_S: Final = 10.0
-LONGEST_RETRY_S: Final = 600.0
-MAY_PASS: Final = ("E_RUNTIME", "E_MODEL_LIMIT", "E_SCAN_FAILED")
-"""Failures of the machine or of the model, and not of the scan: the same scan may be answered for later."""
-NO_DISK: Final = ("E_IO", "E_NO_SPACE")
+from medssl_cli.service.spool import Spool
 
 
 @dataclass(frozen=True)
@@ -113,21 +108,17 @@ class Worker:
         if self.how.is_stopped():
             return
         _require_disk(results)
-        if any(NOT_SENT in one.warnings for one in results):
-            wait_s = _wait_s(self.spool.tries(study))
-            self.say(f"study {study[:12]}: results are not sent, tried again in {wait_s:.0f} s")
-            self._postpone(study, wait_s)
+        if is_unsent(results):
+            self._postpone(study, "results are not sent", wait_s(self.spool.tries(study)))
             return
-        failures = [one for one in results if one.code in MAY_PASS]
-        if failures:
-            wait_s = _wait_s(attempt - 1)
-            told = f"{len(failures)} scans failed ({failures[0].code}), tried again in {wait_s:.0f} s"
-            self.say(f"study {study[:12]}: {told}")
-            self._postpone(study, wait_s, has_failed=True)
+        if failures := failed(results):
+            told = f"{len(failures)} scans failed ({failures[0].code})"
+            self._postpone(study, told, wait_s(attempt - 1), has_failed=True)
             return
         self._finish(study, content, results)
 
-    def _postpone(self, study: str, seconds: float, *, has_failed: bool = False) -> None:
+    def _postpone(self, study: str, why: str, seconds: float, *, has_failed: bool = False) -> None:
+        self.say(f"study {study[:12]}: {why}, tried again in {seconds:.0f} s")
         self.count("postponed_studies", 1)
         self.spool.postpone(study, seconds, has_failed=has_failed)
 
@@ -166,17 +157,11 @@ class Worker:
         self.say(f"study {study[:12]}: {told}{', sent to ' if sent else ''}{', '.join(sent)}")
 
 
-def _wait_s(times: int) -> float:
-    """How long to wait after so many times before."""
-    return min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(times, 10))
-
-
 def _require_disk(results: Sequence[ScanResult]) -> None:
     """See that no scan is lost because its files could not be read or written.
 
     Raises:
         StorageError: `E_IO`, `E_NO_SPACE`.
     """
-    refused = next((one for one in results if one.code in NO_DISK), None)
-    if refused is not None:
+    if (refused := without_disk(results)) is not None:
         raise StorageError(refused.code, refused.message, hint=refused.hint)

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 
 from medssl_cli.base.errors import Exit, InputError, UsageError
 from medssl_cli.cli.infer_output import report_text
-from medssl_cli.deploy.infer import InferReport, infer
+from medssl_cli.deploy.infer import InferReport, InferSettings, infer
 from medssl_cli.deploy.naming import series_name
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
@@ -229,6 +229,40 @@ def test_a_scan_that_changed_is_not_replaced_in_silence_and_is_refused_before_th
     write_nifti(scan, phantom(1), AFFINE)
     assert run(scan.parent, model, tmp_path / "out").results[0].resumed
     assert len(calls) == 2
+
+
+def test_where_things_arrive_a_series_that_grew_replaces_its_answer_and_nothing_else_is_replaced(
+    tmp_path: Path, model: Path
+) -> None:
+    source, opened = tmp_path / "in", InferSettings("cpu").opened(model)
+    how = InferSettings("cpu", replaces_grown=True)
+    for name in ("grown", "corrected"):
+        paths = write_series(source / name, 1 if name == "grown" else 2)
+        (source / name).rename(tmp_path / name)
+        (source / name).mkdir()
+        for path in paths[:7]:
+            shutil.copy(tmp_path / name / path.name, path)
+    write_nifti(source / "file.nii.gz", phantom(3), AFFINE)
+
+    first = by_path(infer([source], model, out=tmp_path / "out", how=how, model=opened))
+    shutil.copytree(tmp_path / "grown", source / "grown", dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "corrected", source / "corrected", dirs_exist_ok=True)
+    write_nifti(source / "file.nii.gz", phantom(4), AFFINE)
+    corrected = tmp_path / "out" / first["corrected"].outputs[0]
+    corrected.write_bytes(corrected.read_bytes() + b"by hand")
+    second = by_path(infer([source], model, out=tmp_path / "out", how=how, model=opened))
+    opened.close()
+
+    assert {name: one.code for name, one in second.items()} == {
+        "grown": "", "corrected": "E_OUTPUT_EXISTS", "file.nii.gz": "E_OUTPUT_EXISTS",
+    }  # fmt: skip
+    assert (first["grown"].shape, second["grown"].shape) == ((20, 18, 7), SHAPE)
+    assert corrected.read_bytes().endswith(b"by hand")
+
+
+def by_path(report: InferReport) -> dict[str, ScanResult]:
+    """Results by the last part of where they lie."""
+    return {Path(one.path).name: one for one in report.results}
 
 
 def test_a_mask_that_somebody_corrected_is_not_replaced_in_silence(

@@ -5,7 +5,7 @@ import io
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,18 @@ import pydicom
 import pytest
 
 from medssl_cli.base.errors import GateError, InputError, StorageError, UsageError
+from medssl_cli.deploy.again import FIRST_RETRY_S, LONGEST_RETRY_S, MAX_ATTEMPTS
+from medssl_cli.deploy.delivery import NOT_SENT, Delivery
 from medssl_cli.deploy.infer import InferSettings, infer
 from medssl_cli.deploy.naming import series_name
+from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import MAX_FAILURES
 from medssl_cli.service.listen import ListenSettings, listen, tls_contexts
 from medssl_cli.service.monitor import exposition
 from medssl_cli.service.peers import Peer, PeerDestination
 from medssl_cli.service.receiver import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS, Receiver, ReceiverLimits
-from medssl_cli.service.spool import MAX_ATTEMPTS, Spool, name_of
-from medssl_cli.service.worker import FIRST_RETRY_S, LONGEST_RETRY_S, TaskRule, Worker
+from medssl_cli.service.spool import Spool, name_of
+from medssl_cli.service.worker import TaskRule, Worker
 from tests.batch import OUTSIDE_HU, SHAPE, write_series
 from tests.dicom_factory import edit
 from tests.dicom_nodes import TakingNode, free_port
@@ -236,12 +239,16 @@ def test_certificates_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
             tls_contexts(*files)
 
 
-def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named_and_results_that_go_nowhere_are_told_of(tmp_path: Path) -> None:
+    said: list[str] = []
     model = write_toy_model(tmp_path / "model.onnx", modality="CT")
     with TakingNode().running() as node:
         settings = ListenSettings(tmp_path / "spool", "M", "127.0.0.1", node.port, [PEER])
         with pytest.raises(UsageError, match="E_PORT"):
-            listen(settings, [(model, ())], InferSettings("cpu"))
+            listen(settings, [(model, ())], InferSettings("cpu"), say=said.append)
+    assert "results of what CT1 sends are sent nowhere" in said[0]
+    answered = replace(settings, peers=[Peer("CT1", "127.0.0.1", 104)])
+    assert answered.unanswered == []
 
 
 def worker(tmp_path: Path, spool: Spool, **how: Any) -> tuple[Worker, list[str], Callable[[], None]]:
@@ -416,6 +423,41 @@ def test_a_node_that_is_away_and_one_that_takes_no_seg_are_told_apart(tmp_path: 
     with TakingNode().running() as node, pytest.raises((InputError, StorageError), match=r"E_STORE_REFUSED|E_PACS"):
         PeerDestination(Peer("CT1", "127.0.0.1", node.port), "MEDSSL").send([file])  # a CT, which it does not take
     gc.collect()
+
+
+class Leaving:
+    """A node that ends the association after its first object."""
+
+    taken = 0
+
+    def send_c_store(self, dataset: Any) -> pydicom.Dataset:
+        if self.taken:
+            raise RuntimeError("The association must be established before")  # as pynetdicom does
+        self.taken += 1
+        status = pydicom.Dataset()
+        status.Status = SUCCESS
+        return status
+
+
+def test_a_node_that_leaves_between_two_objects_is_tried_again_and_no_bug() -> None:
+    node, there = PeerDestination(Peer("CT1", "127.0.0.1", 1), "MEDSSL"), Leaving()
+    node._store(there, pydicom.Dataset())
+
+    with pytest.raises(StorageError, match="ended the association"):
+        node._store(there, pydicom.Dataset())
+
+
+def test_an_output_that_cannot_be_read_is_not_sent_and_stops_nothing(tmp_path: Path) -> None:
+    class Reading(Taking):
+        def send(self, files: Sequence[Path]) -> None:
+            self.taken += [path.read_text() for path in files]
+
+    done = ScanResult(name="a", kind="dicom", key="k", task="t", path="/a", status="done", outputs=("a.dcm",))
+
+    told = Delivery(tmp_path, [Reading([])])(done)
+
+    assert told.warnings == (NOT_SENT,)
+    assert told.sent == ()
 
 
 def test_numbers_in_the_format_of_prometheus() -> None:
