@@ -4,6 +4,7 @@ Whatever happens to one scan costs that scan. Every result is recorded when it i
 what is left: a scan whose bytes, model and options are the same and whose outputs are there is not computed again.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,7 +161,8 @@ def infer(
         raise UsageError("E_USAGE", "no scan is named", hint="name files or folders, or --channel NAME=PATH")
     is_own_report, report = report is None, report or opened_report(where)
     model = model or how.opened(model_path)
-    model.begin_call()
+    call = time.monotonic_ns()
+    model.begin_call(call)
     _require_answers(model.bundle, where)
     _require_fitting(model.bundle, how.outputs)
     _require_place_for_page(how, where)
@@ -177,7 +179,7 @@ def infer(
         is_wanted=is_wanted,
         is_stopped=how.is_stopped,
     )
-    found = chosen(put_together(images, names, given), only_series, part)
+    found = chosen(put_together(images, names, given), only_series, part, modality=model.bundle.modality)
     if not images.scans and not images.rejects and not how.is_stopped() and is_wanted is None:
         raise NothingUsableError("E_NOTHING_USABLE", "the input holds no file")
     _require_other_place(where, found)
@@ -190,6 +192,7 @@ def infer(
         outputs=wanted,
         overwrite=how.overwrite,
         replaces_grown=how.replaces_grown,
+        call=call,
         preview=how.preview,
         progress=how.progress,
         dry_run=dry_run or plan,

@@ -59,6 +59,7 @@ class Job:
         plan: Nor that; say what memory each scan would take.
         is_stopped: Asked after every tile.
         inputs: Device and inode of every file that is read.
+        call: What tells this call from others with the same model.
     """
 
     model: OnnxModel
@@ -73,4 +74,5 @@ class Job:
     is_stopped: Callable[[], bool]
     inputs: Container[tuple[int, int]] = frozenset()
     replaces_grown: bool = False
+    call: int = 0
     plan: bool = False

@@ -100,6 +100,7 @@ class OnnxModel:
         cores = available_cores()
         self._name, self._threads, self._process = name, min(threads or cores, cores), process
         self._failures: list[InputError] = []
+        self._call = 0
         self._room_bytes, self._measured_bytes = limits.model_bytes, 0
         self.device = device_of(*wanted)
         if self.device == "openvino":
@@ -131,9 +132,11 @@ class OnnxModel:
         """End the model's process; the next call would start another one."""
         self._process.close()
 
-    def begin_call(self) -> None:
-        """Try anew, however often the model failed in calls of a command before this one."""
-        self._failures.clear()
+    def begin_call(self, call: int) -> None:
+        """Try anew, however often the model failed in other calls of `infer` than this one."""
+        if call != self._call:
+            self._call = call
+            self._failures.clear()
 
     def _outputs(self, *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
         """What `compute` gives, in arrays that hold until the next call."""

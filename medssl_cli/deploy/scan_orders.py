@@ -54,6 +54,7 @@ class ScanOrder:
         replaces_grown: See `Job`.
         preview: See `Job`.
         known: What earlier calls did, as far as it may matter for this scan.
+        call: See `Job`.
         inputs: Device and inode of those of its outputs that are inputs.
     """
 
@@ -67,6 +68,7 @@ class ScanOrder:
     replaces_grown: bool
     preview: Preview | None
     known: tuple[ScanResult, ...]
+    call: int
     inputs: frozenset[tuple[int, int]] = field(default_factory=frozenset)
 
 
@@ -93,6 +95,7 @@ def order_for(task: ScanTask, setup: ModelSetup) -> ScanOrder:
         replaces_grown=job.replaces_grown,
         preview=job.preview,
         known=known,
+        call=job.call,
         inputs=frozenset(one for one in identities if one in job.inputs),
     )
 
@@ -117,6 +120,7 @@ def do_order(order: ScanOrder) -> ScanResult:
         model = _model(order.setup)
     except MedsslError as error:
         return not_done(blank, error.code, error.message, error.hint)
+    model.begin_call(order.call)
     job = Job(
         model=model,
         reader=ScanReader(order.policy, model.bundle.modality),

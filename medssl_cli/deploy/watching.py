@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from medssl_cli.base.errors import InputError, UsageError
+from medssl_cli.base.errors import GateError, InputError, UsageError
 from medssl_cli.deploy.again import MAX_ATTEMPTS, failed, is_unsent, wait_s, without_disk
 from medssl_cli.deploy.choosing import is_rule
 from medssl_cli.deploy.infer import InferSettings, infer, opened_report
@@ -102,7 +102,7 @@ class DropFolder:
 
         Args:
             units: What was taken.
-            results: Of all of them together.
+            results: Results of all of them together.
         """
         is_to_retry = is_unsent(results) or without_disk(results) is not None
         for unit in units:
@@ -212,6 +212,18 @@ def watch(
         results = ask(only_series=only_series, is_wanted=arrivals.take(units)).results
         for result in results:
             counts[result.status] += 1
+        _require_model(results)
         arrivals.conclude(units, results)
     report.record(header, (), is_last=True)
     return dict(counts)
+
+
+def _require_model(results: Sequence[ScanResult]) -> None:
+    """End where another process says that the model's file is another one now: no scan would be answered for any more.
+
+    Raises:
+        GateError: `E_MODEL_CORRUPT`.
+    """
+    told = next((one for one in results if one.code == "E_MODEL_CORRUPT"), None)
+    if told is not None:
+        raise GateError(told.code, told.message, hint=told.hint)
