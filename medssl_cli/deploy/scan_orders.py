@@ -119,7 +119,7 @@ def do_order(order: ScanOrder) -> ScanResult:
     try:
         model = _model(order.setup)
     except MedsslError as error:
-        return not_done(blank, error.code, error.message, error.hint)
+        return _refusal(order, error.code, error.message, error.hint)
     model.begin_call(order.call)
     job = Job(
         model=model,
@@ -138,7 +138,7 @@ def do_order(order: ScanOrder) -> ScanResult:
     try:
         return ScanTask(job, order.scan, blank).outcome("")
     except GateError as error:
-        return not_done(blank, error.code, error.message, error.hint)
+        return _refusal(order, error.code, error.message, error.hint)
 
 
 @functools.lru_cache(maxsize=1)
@@ -165,10 +165,15 @@ def _model(setup: ModelSetup) -> OnnxModel:
 
 def _lost(order: ScanOrder, failure: str) -> ScanResult:
     """The result of a scan whose process has died."""
+    if failure == OUT_OF_MEMORY:
+        return _refusal(order, "E_TOO_BIG", "the process that worked on it ran out of memory")
+    return _refusal(order, "E_SCAN_FAILED", f"the process that worked on it: {failure}")
+
+
+def _refusal(order: ScanOrder, code: str, message: str, hint: str = "") -> ScanResult:
+    """A scan that is not done; outputs of an earlier call stay recorded."""
     known = KnownResults(order.known).entry(order.task, order.scan.key, order.scan.name)
     blank = ScanResult.of(order.scan, order.task)
     if known is not None:
         blank = replace(blank, name=known.name, outputs=known.outputs, outputs_sha256=known.outputs_sha256)
-    if failure == OUT_OF_MEMORY:
-        return not_done(blank, "E_TOO_BIG", "the process that worked on it ran out of memory")
-    return not_done(blank, "E_SCAN_FAILED", f"the process that worked on it: {failure}")
+    return not_done(blank, code, message, hint)

@@ -10,6 +10,7 @@ from medssl_cli.deploy.again import MAX_ATTEMPTS, failed, is_unsent, wait_s, wit
 from medssl_cli.deploy.choosing import SeriesRule
 from medssl_cli.deploy.delivery import Delivery, Destination
 from medssl_cli.deploy.infer import InferSettings, Output, infer
+from medssl_cli.deploy.mask_files import NOT_WRITTEN
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.heads import MasksHead
@@ -153,7 +154,10 @@ class Worker:
         self.count("failed_studies" if problem else "answered_studies", 1)
         self.count("answered_scans", sum(one.status == "done" and not one.resumed for one in results))
         self.count("refused_scans", counts["refused"])
+        lost = [code for one in results if not one.resumed for code in one.warnings if code in NOT_WRITTEN.values()]
+        self.count("unwritten_objects", len(lost))
         told = problem or ", ".join(f"{number} {status}" for status, number in counts.items() if number) or "nothing"
+        told += f" [{', '.join(sorted(set(lost)))}]" if lost else ""
         self.say(f"study {study[:12]}: {told}{', sent to ' if sent else ''}{', '.join(sent)}")
 
 
