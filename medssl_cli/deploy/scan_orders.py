@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from medssl_cli.base.errors import GateError, MedsslError
+from medssl_cli.base.errors import GateError, MedsslError, StorageError
 from medssl_cli.deploy.job import Job, Where
 from medssl_cli.deploy.known_results import KnownResults
 from medssl_cli.deploy.mask_files import Output, Preview
@@ -137,7 +137,7 @@ def do_order(order: ScanOrder) -> ScanResult:
     )
     try:
         return ScanTask(job, order.scan, blank).outcome("")
-    except GateError as error:
+    except (GateError, StorageError) as error:
         return _refusal(order, error.code, error.message, error.hint)
 
 

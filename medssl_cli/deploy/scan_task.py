@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medssl_cli.base.codes import CODES
 from medssl_cli.base.errors import GateError, InputError, MedsslError
-from medssl_cli.base.files import sha256_file
+from medssl_cli.base.files import is_full, sha256_file
 from medssl_cli.deploy.class_words import algorithm_name, class_colours, shown_classes
 from medssl_cli.deploy.job import ACCEPT_WRITING, Job, StoppedError
 from medssl_cli.deploy.mask_files import (
@@ -71,6 +71,7 @@ class ScanTask:
         Raises:
             StoppedError: A stop request came.
             GateError: `E_MODEL_CORRUPT`, the model's file is another one now: no scan can be answered for.
+            StorageError: See `written`.
         """
         asked = self.answered(counter)
         return asked if isinstance(asked, ScanResult) else self.written(asked)
@@ -92,10 +93,16 @@ class ScanTask:
             return self._failed(error)
 
     def written(self, answered: Answered) -> ScanResult:
-        """Write what was answered."""
+        """Write what was answered.
+
+        Raises:
+            StorageError: `E_IO`, the disk is full: nobody's outputs can be written.
+        """
         try:
             return self._written(answered)
-        except Exception as error:  # noqa: BLE001 - the boundary of one scan
+        except Exception as error:
+            if is_full(error):
+                raise
             return self._failed(error)
 
     def read(self) -> ReadScan:
@@ -296,11 +303,14 @@ class ScanTask:
         """Whether outputs that were made from something else may be replaced; asked for the first time before they are.
 
         A series of which more has arrived is the same series, and its answer is of no use any more. Of a file nothing
-        says that it is the same scan, and what somebody has changed is theirs.
+        says that it is the same scan, a series that is being deleted is no better one, and what somebody has changed is
+        theirs.
         """
         known, job = self.known, self.job
         if job.overwrite or known is None or not (job.replaces_grown and self.scan.is_series):
             return job.overwrite
+        if self.blank.files < known.files:
+            return False
         made_by = known.key, known.model_sha256, known.options
         return made_by == (self.scan.key, job.model.sha256, self._options()) and all(
             not os.path.lexists(path) or (path.is_file() and sha256_file(path) == known.outputs_sha256.get(path.name))

@@ -1,5 +1,6 @@
 """A batch: whatever happens to one scan costs that scan, everything seen is told of, and the report is shared."""
 
+import errno
 import json
 import os
 import shutil
@@ -16,7 +17,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medssl_cli.base.errors import Exit, InputError, UsageError
+from medssl_cli.base.errors import Exit, InputError, StorageError, UsageError
+from medssl_cli.base.files import storage_errors
 from medssl_cli.cli.infer_output import report_text
 from medssl_cli.deploy.infer import InferReport, InferSettings, infer
 from medssl_cli.deploy.naming import series_name
@@ -121,6 +123,28 @@ def test_an_exception_of_any_kind_costs_one_scan(
         ("a", "done", ""), ("b", "refused", code), ("c", "done", ""),
     ]  # fmt: skip
     assert [entry["code"] for entry in written(tmp_path / "out")] == ["", code, ""]
+
+
+def test_a_full_disk_ends_a_batch_and_costs_no_scan(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, calls: list[Any]
+) -> None:
+    """Thousands of scans would be computed in vain, and refused as if something were wrong with them."""
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        write_nifti(tmp_path / "in" / f"{number}.nii.gz", phantom(number), AFFINE)
+
+    def full(*_: Any, **__: Any) -> None:
+        with storage_errors("a mask"):
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medssl_cli.deploy.scan_task.publish", full)
+        with pytest.raises(StorageError, match="ENOSPC") as raised:
+            run(tmp_path / "in", model, tmp_path / "out")
+    assert raised.value.exit_code == Exit.IO
+    assert len(calls) <= 2
+
+    assert {one.status for one in run(tmp_path / "in", model, tmp_path / "out").results} == {"done"}
 
 
 def test_each_entry_says_whose_scan_it_is_and_what_made_its_mask(tmp_path: Path, model: Path) -> None:
@@ -251,11 +275,15 @@ def test_where_things_arrive_a_series_that_grew_replaces_its_answer_and_nothing_
     corrected = tmp_path / "out" / first["corrected"].outputs[0]
     corrected.write_bytes(corrected.read_bytes() + b"by hand")
     second = by_path(infer([source], model, out=tmp_path / "out", how=how, model=opened))
+    for path in sorted((source / "grown").iterdir())[:3]:
+        path.unlink()  # as when a folder is cleared
+    third = by_path(infer([source], model, out=tmp_path / "out", how=how, model=opened))
     opened.close()
 
     assert {name: one.code for name, one in second.items()} == {
         "grown": "", "corrected": "E_OUTPUT_EXISTS", "file.nii.gz": "E_OUTPUT_EXISTS",
     }  # fmt: skip
+    assert third["grown"].code == "E_OUTPUT_EXISTS"
     assert (first["grown"].shape, second["grown"].shape) == ((20, 18, 7), SHAPE)
     assert corrected.read_bytes().endswith(b"by hand")
 
