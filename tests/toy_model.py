@@ -55,6 +55,26 @@ def write_toy_model(path: Path, **changes: Any) -> Path:
     return path
 
 
+def write_failing_model(path: Path) -> Path:
+    """A model of one class that answers air, and gives no number where anything is above 90 HU."""
+    half = numpy_helper.from_array(np.full((1, 1, 1, 1, 1), 0.9, np.float32), "most")
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", count, *TILE])
+        for name, count in (("image", 1), ("logits", 2))
+    ]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Sub", ["most", "image"], ["below"]),
+            helper.make_node("Sqrt", ["below"], ["root"]),
+            helper.make_node("Concat", ["root", "image"], ["logits"], axis=1),
+        ],
+        "failing", ports[:1], ports[1:], [half],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path.write_bytes(attach(bytes(model.SerializeToString()), toy_bundle(modality="CT")))
+    return path
+
+
 def write_region_model(path: Path, channels: Sequence[str], regions: Sequence[str], **changes: Any) -> Path:
     """A model whose k-th region is where the k-th channel is above 500; every region holds all later ones by label."""
     count = len(channels)

@@ -110,6 +110,12 @@ def storage_errors(what: str) -> Iterator[None]:
         raise StorageError("E_IO", f"cannot write {what} ({name})", hint=hint) from error
 
 
+def is_full(error: Exception) -> bool:
+    """Whether a failure says that nothing more can be written there: a full disk, a used-up quota, a read-only one."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 def write_atomic(path: Path, data: bytes, *, is_output: bool = False) -> None:
     """Write a whole file durably under its final name, mode 0600.
 

@@ -27,6 +27,7 @@ class LogFile:
     def __init__(self, path: Path | None) -> None:
         self._logger = logging.Logger("medssl")
         if path is None:
+            self._logger.addHandler(logging.NullHandler())  # else the library writes problems to stderr
             return
         require_place_for_file(path)
         outside_caches(path)
@@ -45,7 +46,14 @@ class LogFile:
 
 
 class _QuietHandler(logging.handlers.WatchedFileHandler):
-    """A full disk costs lines of the log, and nothing else."""
+    """A full disk, or a folder that is gone, costs lines of the log, and nothing else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add a line, to the file that has the name now."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
         """Go on."""

@@ -125,6 +125,13 @@ class SeriesRule:
         words = [word.strip() for word in text.split(",")]
         return cls(tuple(Condition.parse(word) for word in words if word != NEWEST), NEWEST in words)
 
+    def of_modality(self, modality: str | None) -> "SeriesRule":
+        """The rule for a model of a modality: of the series that it takes the newest one is meant."""
+        is_said = any(one.name == "modality" for one in self.conditions)
+        if modality is None or is_said or not self.is_newest:
+            return self
+        return replace(self, conditions=(Condition("modality", "=", modality), *self.conditions))
+
     def broken_by(self, facts: "Sequence[SeriesFacts]") -> str:
         """The first condition that some of several series do not keep; "" if there is none."""
         return next((str(one) for one in self.conditions if not all(map(one.holds, facts))), "")
@@ -135,18 +142,21 @@ def is_rule(text: str) -> bool:
     return text.strip() == NEWEST or any(sign in text for sign in "=<>")
 
 
-def chosen(found: Findings, series: Sequence[str], part: Part | None = None) -> Findings:
+def chosen(
+    found: Findings, series: Sequence[str], part: Part | None = None, *, modality: str | None = None
+) -> Findings:
     """The scans that are asked about, and what else there is to tell.
 
     Args:
         found: What the inputs hold.
         series: Names and UIDs of scans, and rules; a scan that any of them chooses is taken. All by default.
         part: Part of the work.
+        modality: Modality of the model; None takes any.
 
     Raises:
         UsageError: `E_USAGE`, a rule is none; `E_NOT_FOUND`, a name or UID is not in the input.
     """
-    rules = [SeriesRule.parse(text) for text in series if is_rule(text)]
+    rules = [SeriesRule.parse(text).of_modality(modality) for text in series if is_rule(text)]
     names = {text for text in series if not is_rule(text)}
     if names:
         found = _by_name(found, names, keeps_others=bool(rules))

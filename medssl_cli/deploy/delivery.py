@@ -57,6 +57,8 @@ class Delivery:
                 if isinstance(error, InterruptedCleanlyError) and error.code == "E_INTERRUPTED":
                     raise
                 problems.append(f"{NOT_SENT}: {error.code}: {error.message}")
+            except OSError as error:
+                problems.append(f"{NOT_SENT}: E_IO: an output cannot be read ({type(error).__name__})")
         others = [one for one in result.message.split("; ") if one and not one.startswith(NOT_SENT)]
         codes = [one for one in result.warnings if one != NOT_SENT]
         return replace(

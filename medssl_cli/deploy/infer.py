@@ -4,6 +4,7 @@ Whatever happens to one scan costs that scan. Every result is recorded when it i
 what is left: a scan whose bytes, model and options are the same and whose outputs are there is not computed again.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,7 @@ class InferSettings:
         tile_timeout_s: See `OnnxModel`.
         every_tile: See `OnnxModel`.
         overwrite: Replace outputs of medssl that were made from another content of a scan or by another model.
+        replaces_grown: The same for outputs of a DICOM series of which more has arrived since, if nobody changed them.
         outputs: Outputs of models of masks: NIfTI masks; DICOM SEG for DICOM scans; previews, if `preview` can draw
             them. Findings and boxes are written as JSON, and together as a table.
         preview: Draws a picture.
@@ -68,6 +70,7 @@ class InferSettings:
     tile_timeout_s: float | None = None
     every_tile: bool = False
     overwrite: bool = False
+    replaces_grown: bool = False
     outputs: Sequence[Output] = ALL_OUTPUTS
     preview: Preview | None = None
     has_page: bool = False
@@ -147,7 +150,7 @@ def infer(
     Raises:
         UsageError: `E_NOT_FOUND`, `E_USAGE`, `E_MODEL_INVALID`, `E_DEVICE`; `E_OUTPUT_EXISTS`, the report's name is
             taken by a file of somebody else.
-        GateError: `E_MODEL_CORRUPT`.
+        GateError: `E_MODEL_CORRUPT`, before anything is done or when the file is replaced meanwhile.
         NothingUsableError: `E_NOTHING_USABLE` if there is nothing in the input.
         StorageError: `E_IO`.
     """
@@ -158,6 +161,8 @@ def infer(
         raise UsageError("E_USAGE", "no scan is named", hint="name files or folders, or --channel NAME=PATH")
     is_own_report, report = report is None, report or opened_report(where)
     model = model or how.opened(model_path)
+    call = time.monotonic_ns()
+    model.begin_call(call)
     _require_answers(model.bundle, where)
     _require_fitting(model.bundle, how.outputs)
     _require_place_for_page(how, where)
@@ -174,7 +179,7 @@ def infer(
         is_wanted=is_wanted,
         is_stopped=how.is_stopped,
     )
-    found = chosen(put_together(images, names, given), only_series, part)
+    found = chosen(put_together(images, names, given), only_series, part, modality=model.bundle.modality)
     if not images.scans and not images.rejects and not how.is_stopped() and is_wanted is None:
         raise NothingUsableError("E_NOTHING_USABLE", "the input holds no file")
     _require_other_place(where, found)
@@ -186,6 +191,8 @@ def infer(
         where=where,
         outputs=wanted,
         overwrite=how.overwrite,
+        replaces_grown=how.replaces_grown,
+        call=call,
         preview=how.preview,
         progress=how.progress,
         dry_run=dry_run or plan,

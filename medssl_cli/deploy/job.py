@@ -52,12 +52,14 @@ class Job:
         where: Outputs go.
         outputs: Which of them are wanted.
         overwrite: Outputs of medssl that were made from something else may be replaced.
+        replaces_grown: Those of a DICOM series that has grown may be, if nobody changed them.
         preview: Draws a picture.
         progress: Told after every tile.
         dry_run: Compute and write nothing.
         plan: Nor that; say what memory each scan would take.
         is_stopped: Asked after every tile.
         inputs: Device and inode of every file that is read.
+        call: What tells this call from others with the same model.
     """
 
     model: OnnxModel
@@ -71,4 +73,6 @@ class Job:
     dry_run: bool
     is_stopped: Callable[[], bool]
     inputs: Container[tuple[int, int]] = frozenset()
+    replaces_grown: bool = False
+    call: int = 0
     plan: bool = False

@@ -4,6 +4,7 @@ A model runs in a process of its own, within limits of memory and time: what it 
 the next scan gets a new process.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -98,6 +99,7 @@ class OnnxModel:
         cores = available_cores()
         self._name, self._threads, self._process = name, min(threads or cores, cores), process
         self._failures: list[InputError] = []
+        self._call = 0
         self._room_bytes, self._measured_bytes = limits.model_bytes, 0
         self.device = device_of(*wanted)
         if self.device == "openvino":
@@ -128,6 +130,12 @@ class OnnxModel:
     def close(self) -> None:
         """End the model's process; the next call would start another one."""
         self._process.close()
+
+    def begin_call(self, call: int) -> None:
+        """Try anew, however often the model failed in other calls of `infer` than this one."""
+        if call != self._call:
+            self._call = call
+            self._failures.clear()
 
     def _outputs(self, *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
         """What `compute` gives, in arrays that hold until the next call."""
@@ -394,11 +402,14 @@ def _unchanged(path: Path, sha256: str) -> bytes:
     """A model's bytes once more, for a new process.
 
     Raises:
-        GateError: `E_MODEL_CORRUPT`, the file is another one now.
+        GateError: `E_MODEL_CORRUPT`, the file is another one now, or gone.
     """
-    data, _, found = load_model(path)
+    data, found = b"", ""
+    with contextlib.suppress(UsageError):
+        data, _, found = load_model(path)
     if found != sha256:
-        raise GateError("E_MODEL_CORRUPT", f"{path.name} was replaced while it was used", hint="run the command again")
+        told = f"{path.name} was replaced or removed while it was used"
+        raise GateError("E_MODEL_CORRUPT", told, hint="run the command again")
     return data
 
 

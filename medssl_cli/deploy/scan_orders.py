@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from medssl_cli.base.errors import GateError, MedsslError
+from medssl_cli.base.errors import GateError, MedsslError, StorageError
 from medssl_cli.deploy.job import Job, Where
 from medssl_cli.deploy.known_results import KnownResults
 from medssl_cli.deploy.mask_files import Output, Preview
@@ -51,8 +51,10 @@ class ScanOrder:
         where: Outputs go.
         outputs: Which are wanted.
         overwrite: See `Job`.
+        replaces_grown: See `Job`.
         preview: See `Job`.
         known: What earlier calls did, as far as it may matter for this scan.
+        call: See `Job`.
         inputs: Device and inode of those of its outputs that are inputs.
     """
 
@@ -63,8 +65,10 @@ class ScanOrder:
     where: Where
     outputs: tuple[Output, ...]
     overwrite: bool
+    replaces_grown: bool
     preview: Preview | None
     known: tuple[ScanResult, ...]
+    call: int
     inputs: frozenset[tuple[int, int]] = field(default_factory=frozenset)
 
 
@@ -88,8 +92,10 @@ def order_for(task: ScanTask, setup: ModelSetup) -> ScanOrder:
         where=job.where,
         outputs=job.outputs,
         overwrite=job.overwrite,
+        replaces_grown=job.replaces_grown,
         preview=job.preview,
         known=known,
+        call=job.call,
         inputs=frozenset(one for one in identities if one in job.inputs),
     )
 
@@ -113,7 +119,8 @@ def do_order(order: ScanOrder) -> ScanResult:
     try:
         model = _model(order.setup)
     except MedsslError as error:
-        return not_done(blank, error.code, error.message, error.hint)
+        return _refusal(order, error.code, error.message, error.hint)
+    model.begin_call(order.call)
     job = Job(
         model=model,
         reader=ScanReader(order.policy, model.bundle.modality),
@@ -121,13 +128,17 @@ def do_order(order: ScanOrder) -> ScanResult:
         where=order.where,
         outputs=order.outputs,
         overwrite=order.overwrite,
+        replaces_grown=order.replaces_grown,
         preview=order.preview,
         progress=None,
         dry_run=False,
         is_stopped=lambda: False,
         inputs=order.inputs,
     )
-    return ScanTask(job, order.scan, blank).outcome("")
+    try:
+        return ScanTask(job, order.scan, blank).outcome("")
+    except (GateError, StorageError) as error:
+        return _refusal(order, error.code, error.message, error.hint)
 
 
 @functools.lru_cache(maxsize=1)
@@ -154,10 +165,15 @@ def _model(setup: ModelSetup) -> OnnxModel:
 
 def _lost(order: ScanOrder, failure: str) -> ScanResult:
     """The result of a scan whose process has died."""
+    if failure == OUT_OF_MEMORY:
+        return _refusal(order, "E_TOO_BIG", "the process that worked on it ran out of memory")
+    return _refusal(order, "E_SCAN_FAILED", f"the process that worked on it: {failure}")
+
+
+def _refusal(order: ScanOrder, code: str, message: str, hint: str = "") -> ScanResult:
+    """A scan that is not done; outputs of an earlier call stay recorded."""
     known = KnownResults(order.known).entry(order.task, order.scan.key, order.scan.name)
     blank = ScanResult.of(order.scan, order.task)
     if known is not None:
         blank = replace(blank, name=known.name, outputs=known.outputs, outputs_sha256=known.outputs_sha256)
-    if failure == OUT_OF_MEMORY:
-        return not_done(blank, "E_TOO_BIG", "the process that worked on it ran out of memory")
-    return not_done(blank, "E_SCAN_FAILED", f"the process that worked on it: {failure}")
+    return not_done(blank, code, message, hint)

@@ -1,6 +1,7 @@
 """The work for one scan: known already, or read, computed, and written where nothing else is."""
 
 import contextlib
+import os
 import time
 import unicodedata
 from collections.abc import Callable
@@ -14,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.base.codes import CODES
-from medssl_cli.base.errors import InputError, MedsslError
-from medssl_cli.base.files import sha256_file
+from medssl_cli.base.errors import GateError, InputError, MedsslError
+from medssl_cli.base.files import is_full, sha256_file
 from medssl_cli.deploy.class_words import algorithm_name, class_colours, shown_classes
 from medssl_cli.deploy.job import ACCEPT_WRITING, Job, StoppedError
 from medssl_cli.deploy.mask_files import (
@@ -69,6 +70,8 @@ class ScanTask:
 
         Raises:
             StoppedError: A stop request came.
+            GateError: `E_MODEL_CORRUPT`, the model's file is another one now: no scan can be answered for.
+            StorageError: See `written`.
         """
         asked = self.answered(counter)
         return asked if isinstance(asked, ScanResult) else self.written(asked)
@@ -78,19 +81,28 @@ class ScanTask:
 
         Raises:
             StoppedError: A stop request came.
+            GateError: `E_MODEL_CORRUPT`.
         """
         try:
             return self._answered(counter)
         except StoppedError:
             raise
-        except Exception as error:  # noqa: BLE001 - the boundary of one scan
+        except Exception as error:
+            if isinstance(error, GateError) and error.code == "E_MODEL_CORRUPT":
+                raise
             return self._failed(error)
 
     def written(self, answered: Answered) -> ScanResult:
-        """Write what was answered."""
+        """Write what was answered.
+
+        Raises:
+            StorageError: `E_IO`, the disk is full: nobody's outputs can be written.
+        """
         try:
             return self._written(answered)
-        except Exception as error:  # noqa: BLE001 - the boundary of one scan
+        except Exception as error:
+            if is_full(error):
+                raise
             return self._failed(error)
 
     def read(self) -> ReadScan:
@@ -157,7 +169,7 @@ class ScanTask:
             [target.path for target in self.targets()],
             inputs=job.inputs,
             recorded=self._recorded() - self._still_true(digest),
-            overwrite=job.overwrite,
+            overwrite=self._may_overwrite,
         )
         self._require_no_other_owner()
         if job.dry_run and not job.plan:
@@ -184,10 +196,10 @@ class ScanTask:
         start, job, image = time.monotonic(), self.job, answered.image
         answer, doubts, probabilities = answered.answer, answered.doubts, answered.probabilities
         made = self._whole(image, answer) if self._masks_head is None else self._masks(image, answer)
-        publish(made.files, overwrite=job.overwrite)
+        publish(made.files, overwrite=self._may_overwrite)
         paths = list(made.files)
         if probabilities is not None:
-            probabilities.publish(image, overwrite=job.overwrite)
+            probabilities.publish(image, overwrite=self._may_overwrite)
             paths.append(probabilities.path)
         return replace(
             self.blank,
@@ -285,6 +297,25 @@ class ScanTask:
             for name, sha256 in self.known.outputs_sha256.items()
             if name in paths and paths[name].is_file() and sha256_file(paths[name]) == sha256
         }
+
+    @cached_property
+    def _may_overwrite(self) -> bool:
+        """Whether outputs that were made from something else may be replaced; asked for the first time before they are.
+
+        A series of which more has arrived is the same series, and its answer is of no use any more. Of a file nothing
+        says that it is the same scan, a series that is being deleted is no better one, and what somebody has changed is
+        theirs.
+        """
+        known, job = self.known, self.job
+        if job.overwrite or known is None or not (job.replaces_grown and self.scan.is_series):
+            return job.overwrite
+        if self.blank.files < known.files:
+            return False
+        made_by = known.key, known.model_sha256, known.options
+        return made_by == (self.scan.key, job.model.sha256, self._options()) and all(
+            not os.path.lexists(path) or (path.is_file() and sha256_file(path) == known.outputs_sha256.get(path.name))
+            for path in (job.where.folder / name for name in known.outputs)
+        )
 
     def _is_finished(self, known: ScanResult, digest: str) -> bool:
         if not self._is_made_from(known, digest):

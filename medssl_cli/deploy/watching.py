@@ -9,15 +9,17 @@ import functools
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from medssl_cli.base.errors import InputError, UsageError
+from medssl_cli.base.errors import GateError, InputError, UsageError
+from medssl_cli.deploy.again import MAX_ATTEMPTS, failed, is_unsent, wait_s, without_disk
 from medssl_cli.deploy.choosing import is_rule
 from medssl_cli.deploy.infer import InferSettings, infer, opened_report
 from medssl_cli.deploy.job import Where
+from medssl_cli.deploy.results import ScanResult
 from medssl_cli.formats.discover import look
 from medssl_cli.formats.policy import Policy
 from medssl_cli.formats.series import read_headers
@@ -43,6 +45,14 @@ class _Arrival:
     unit: str = _UNKNOWN
 
 
+@dataclass(frozen=True)
+class _Retry:
+    """When what was taken is taken again though nothing of it has changed, and how often that was so."""
+
+    at: float
+    times: int
+
+
 @dataclass
 class DropFolder:
     """What lies in a folder, and what of it is complete and was not taken yet.
@@ -64,6 +74,7 @@ class DropFolder:
     clock: Callable[[], float] = time.monotonic
     _arrivals: dict[Path, _Arrival] = field(default_factory=dict)
     _taken: dict[str, frozenset[tuple[Path, Signature]]] = field(default_factory=dict)
+    _retries: dict[str, _Retry] = field(default_factory=dict)
 
     def due(self) -> dict[str, list[Path]]:
         """Files of what has arrived, by what they belong to; what was never taken comes first."""
@@ -75,7 +86,7 @@ class DropFolder:
         moving = {unit for unit, paths in units.items() if not all(self._is_settled(path, now) for path in paths)}
         if _UNKNOWN in units:
             moving |= {unit for unit in units if not unit.endswith("/")}  # it may be a slice of any loose study
-        due = [unit for unit in units if unit not in moving and self._taken.get(unit) != self._content(units[unit])]
+        due = [unit for unit in units if unit not in moving and self._is_to_take(unit, units[unit], now)]
         due.sort(key=lambda unit: (unit in self._taken, unit))
         return {unit: sorted(units[unit]) for unit in due[:MAX_UNITS]}
 
@@ -85,6 +96,26 @@ class DropFolder:
             self._taken[unit] = self._content(paths)
         wanted = {path for paths in units.values() for path in paths}
         return lambda path: path in wanted or path.name == _DESCRIPTION
+
+    def conclude(self, units: Iterable[str], results: Sequence[ScanResult]) -> None:
+        """Note what became of units that were taken: they are taken again where not all of it is an answer.
+
+        Args:
+            units: What was taken.
+            results: Results of all of them together.
+        """
+        is_to_retry = is_unsent(results) or without_disk(results) is not None
+        for unit in units:
+            times = self._retries[unit].times if unit in self._retries else 0
+            if is_to_retry or (failed(results) and times < MAX_ATTEMPTS):
+                self._retries[unit] = _Retry(self.clock() + wait_s(times), times + 1)
+            else:
+                self._retries.pop(unit, None)
+
+    def _is_to_take(self, unit: str, paths: Sequence[Path], now: float) -> bool:
+        """Whether a unit was not taken as it is, or is to be taken again."""
+        retry = self._retries.get(unit)
+        return self._taken.get(unit) != self._content(paths) or (retry is not None and now >= retry.at)
 
     def _content(self, paths: Sequence[Path]) -> frozenset[tuple[Path, Signature]]:
         return frozenset((path, self._arrivals[path].signature) for path in paths)
@@ -104,6 +135,7 @@ class DropFolder:
                 arrival.unit = self._unit_of(path, is_settled=now - arrival.since >= self.settle_s)
         present = {arrival.unit for arrival in self._arrivals.values()}
         self._taken = {unit: content for unit, content in self._taken.items() if unit in present}
+        self._retries = {unit: retry for unit, retry in self._retries.items() if unit in present}
 
     def _files(self) -> Iterator[tuple[Path, Signature]]:
         for folder, folders, names in os.walk(self.root):
@@ -164,7 +196,7 @@ def watch(
         raise UsageError("E_USAGE", "-o names one file, and many scans may arrive", hint="-o FOLDER")
     if not all(map(is_rule, only_series)):
         raise UsageError("E_USAGE", "nobody knows the names of what will arrive", hint="--series with rules only")
-    model = how.opened(model_path)
+    model, how = how.opened(model_path), replace(how, replaces_grown=True)
     has_channels = bool(model.bundle.preprocessing.channel_names)
     arrivals = DropFolder(root, settle_s, how.policy, where.folder.resolve(), are_cases=has_channels)
     pause_s = min(PAUSE_S, max(0.05, settle_s / 4))
@@ -177,7 +209,21 @@ def watch(
         if not units:
             time.sleep(pause_s)
             continue
-        for result in ask(only_series=only_series, is_wanted=arrivals.take(units)).results:
+        results = ask(only_series=only_series, is_wanted=arrivals.take(units)).results
+        for result in results:
             counts[result.status] += 1
+        _require_model(results)
+        arrivals.conclude(units, results)
     report.record(header, (), is_last=True)
     return dict(counts)
+
+
+def _require_model(results: Sequence[ScanResult]) -> None:
+    """End where another process says that the model's file is another one now: no scan would be answered for any more.
+
+    Raises:
+        GateError: `E_MODEL_CORRUPT`.
+    """
+    told = next((one for one in results if one.code == "E_MODEL_CORRUPT"), None)
+    if told is not None:
+        raise GateError(told.code, told.message, hint=told.hint)

@@ -162,22 +162,28 @@ def answer_json(bundle: Bundle, answer: WholeAnswer, *, name: str, model_sha256:
 def tables_of(entries: Iterable[ScanResult]) -> dict[str, bytes]:
     """The tables of all images of a folder, by the names of their files; those without any image are left out.
 
+    Images that were answered for once and are refused now have no row: their files may hold another patient.
+
     Args:
         entries: Entries of the folder's report.
     """
-    done, measured, num_measured = [], io.StringIO(), 0
+    known, measured, num_measured = [], io.StringIO(), 0
     writer = csv.writer(measured, lineterminator="\n")
     writer.writerow(MEASUREMENT_COLUMNS)
     for entry in entries:  # measurements of many scans are held as text only
         if entry.input_sha256:
             num_measured += len(entry.volumes_ml)
-            writer.writerows(measurement_rows(entry))
-            done += [entry] if entry.head else []
+            writer.writerows(measurement_rows(entry) if entry.status == "done" else ())
+            known += [entry] if entry.head else []
     rows_of = {
         "findings": _findings_rows, "boxes": _boxes_rows, CANDIDATES: candidate_rows, REGIONS: _volumes_rows,
     }  # fmt: skip
-    made = {TABLES[head]: make([entry for entry in done if entry.head == head]) for head, make in rows_of.items()}
-    tables = {name: _csv(rows) for name, rows in made.items() if len(rows) > 1}
+    of_head = {head: [entry for entry in known if entry.head == head] for head in rows_of}
+    tables = {
+        TABLES[head]: _csv(rows_of[head]([entry for entry in own if entry.status == "done"]))
+        for head, own in of_head.items()
+        if own
+    }
     return {**tables, MEASUREMENTS_TABLE: _encoded(measured)} if num_measured else tables
 
 

@@ -106,6 +106,16 @@ def date_and_time(source: Any) -> tuple[str, str]:
     return "19000101", "000000"
 
 
+def first_slice(slices: Sequence[Header]) -> Header:
+    """The slice whose patient, study and dates an object repeats: the same one, wherever its file lies."""
+    return min(slices, key=lambda header: (header.SOPInstanceUID, header.frame))
+
+
+def names_of_slices(slices: Sequence[Header]) -> list[str]:
+    """What tells one image of a series from the others: its instances and frames."""
+    return sorted(f"{header.SOPInstanceUID}#{header.frame}" for header in slices)
+
+
 def source_image(template: Any, header: Header) -> Any:
     """The reference to one slice, or to one frame of a multi-frame object (PS3.3 section 10.3)."""
     item = deepcopy(template)

@@ -20,7 +20,9 @@ from medssl_cli.formats.anatomy_codes import StructureCode, structure_code
 from medssl_cli.formats.derived_objects import (
     date_and_time,
     derived_uid,
+    first_slice,
     frame_of_reference,
+    names_of_slices,
     object_label,
     read_without_pixels,
     require_one_patient,
@@ -76,9 +78,10 @@ def write_structure_set(
     """
     require_one_patient(slices)
     require_uids(slices)
-    first = min(slices, key=lambda header: (str(header.source), header.frame))
+    first = first_slice(slices)
     source = read_without_pixels(first.source)
-    digest = hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest()
+    images = "|".join(names_of_slices(slices))
+    digest = hashlib.sha256(images.encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()
     base = f"{first.SeriesInstanceUID}|{model_sha256}"
     dataset = _described(source, first, base=base, digest=digest, model_sha256=model_sha256, name=algorithm_name)
     frame = frame_of_reference(first)

@@ -22,7 +22,9 @@ from medssl_cli.formats.anatomy_codes import StructureCode, structure_code
 from medssl_cli.formats.derived_objects import (
     date_and_time,
     derived_uid,
+    first_slice,
     frame_of_reference,
+    names_of_slices,
     object_label,
     read_without_pixels,
     require_one_patient,
@@ -107,7 +109,7 @@ def write_segmentation(
     """
     require_one_patient(slices)
     invalid = require_uids(slices)
-    first = min(slices, key=lambda header: (str(header.source), header.frame))
+    first = first_slice(slices)
     source = read_without_pixels(first.source)
     attributes, changed = clean_attributes(source)
     uids = _Uids(slices, model_sha256, labels, storage)
@@ -151,7 +153,7 @@ class _Uids:
         self, slices: Sequence[Header], model_sha256: str, labels: NDArray[np.uint8], storage: SegStorage
     ) -> None:
         source_series = slices[0].SeriesInstanceUID
-        names = sorted(f"{header.SOPInstanceUID}#{header.frame}" for header in slices)
+        names = names_of_slices(slices)
         names += [] if storage is SegStorage.binary else [storage.value]
         content = hashlib.sha256("|".join(names).encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()
         base = f"{source_series}|{model_sha256}"

@@ -20,7 +20,9 @@ from medssl_cli.formats.anatomy_codes import Code, StructureCode
 from medssl_cli.formats.derived_objects import (
     date_and_time,
     derived_uid,
+    first_slice,
     frame_of_reference,
+    names_of_slices,
     read_without_pixels,
     require_one_patient,
     require_uids,
@@ -66,9 +68,10 @@ def write_report(
     """
     require_one_patient(slices)
     require_uids(slices)
-    first = min(slices, key=lambda header: (str(header.source), header.frame))
+    first = first_slice(slices)
     source = read_without_pixels(first.source)
-    content = hashlib.sha256(repr(list(statements)).encode() + (segmentation or b"")).hexdigest()
+    images = "|".join(names_of_slices(slices))
+    content = hashlib.sha256(f"{images}|{list(statements)!r}".encode() + (segmentation or b"")).hexdigest()
     base = f"{first.SeriesInstanceUID}|{model_sha256}"
     maker = _Groups(slices, base, algorithm_name, algorithm, model_sha256, _without_pixels(segmentation))
     try:
@@ -168,7 +171,8 @@ class _Groups:
         version, family = version_and_family(self.algorithm)
         given: dict[str, Any] = {
             "tracking_identifier": hd.sr.TrackingIdentifier(
-                uid=derived_uid("tracking", self.base, str(number), statement.name), identifier=_identifier(statement)
+                uid=derived_uid("tracking", self.base, *names_of_slices(self.slices), str(number), statement.name),
+                identifier=_identifier(statement),
             ),
             "finding_type": hd.sr.CodedConcept(*statement.finding),
             "finding_category": hd.sr.CodedConcept(*statement.code.category),

@@ -22,7 +22,8 @@ DISK_RETRY_S: Final = 60.0
 HANDSHAKE_S: Final = 10.0
 COUNTED: Final = (
     "stored_objects", "stored_bytes", "refused_objects", "unread_objects", "rejected_associations", "answered_studies",
-    "answered_scans", "refused_scans", "failed_studies", "postponed_studies", "storage_errors", "expired_studies",
+    "answered_scans", "refused_scans", "unwritten_objects", "failed_studies", "postponed_studies", "storage_errors",
+    "expired_studies",
 )  # fmt: skip
 """What the metrics tell of from the start on."""
 
@@ -71,6 +72,11 @@ class ListenSettings:
         if any(peer.is_encrypted for peer in self.peers) and self.client_context is None:
             raise UsageError("E_USAGE", "a --peer is tls://, and there are no certificates", hint="--tls-ca FILE")
 
+    @property
+    def unanswered(self) -> list[str]:
+        """AE titles of those who may send and get nothing back."""
+        return [] if self.send_to else [peer.title for peer in self.peers if not peer.host]
+
     def destinations(self, senders: Sequence[str]) -> list[Destination]:
         """Nodes that get the results of a study."""
         wanted = self.send_to or senders
@@ -111,6 +117,9 @@ def listen(
         say,
     )
     service = _Service(settings, spool, receiver, worker, how.is_stopped, say)
+    if settings.unanswered and not others:
+        titles = ", ".join(settings.unanswered)
+        say(f"warning: results of what {titles} sends are sent nowhere: --peer TITLE=HOST:PORT, --send-to or --stow")
     with spool.held():
         worker.open_models()
         try:

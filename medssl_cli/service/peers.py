@@ -127,6 +127,8 @@ class PeerDestination:
             status = association.send_c_store(dataset)
         except ValueError as error:
             raise InputError("E_STORE_REFUSED", f"{self.peer.title} takes no objects of this kind") from error
+        except RuntimeError as error:  # it has ended the association between two objects
+            raise StorageError("E_PACS", f"{self.peer.title} ended the association") from error
         if "Status" not in status:
             raise StorageError("E_PACS", f"{self.peer.title} ended the association")
         number = int(status.Status)

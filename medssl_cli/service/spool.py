@@ -34,8 +34,6 @@ from medssl_cli.base.files import (
 )
 from medssl_cli.base.plain_json import parse_json
 
-MAX_ATTEMPTS: Final = 10
-"""Attempts of one content of a study: what ends the service again and again must not keep it from all others."""
 DIGEST_LENGTH: Final = 32
 TRASH: Final = ".trash-"
 _MAX_STATE_BYTES: Final = 2**20
@@ -237,12 +235,20 @@ class Spool:
             if self.is_answered(study):
                 self._waiting.pop(study, None)
 
-    def postpone(self, study: str, seconds: float) -> None:
-        """Try a study again later; this was no attempt that failed."""
+    def postpone(self, study: str, seconds: float, *, has_failed: bool = False) -> None:
+        """Try a study again later.
+
+        Args:
+            study: Which.
+            seconds: How much later, at least.
+            has_failed: This counts as an attempt; else it was none that failed.
+        """
         with self._lock:
             waiting = self._waiting[study]
-            waiting.not_before, waiting.tries, waiting.attempts = self.clock() + seconds, waiting.tries + 1, 0
-            (self.folder(study) / "attempts.json").unlink(missing_ok=True)
+            waiting.not_before = self.clock() + seconds
+            if not has_failed:
+                waiting.tries, waiting.attempts = waiting.tries + 1, 0
+                (self.folder(study) / "attempts.json").unlink(missing_ok=True)
 
     def tries(self, study: str) -> int:
         """How often a study was postponed."""

@@ -3,19 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
-from medssl_cli.base.errors import InterruptedCleanlyError, MedsslError, StorageError, UsageError
+from medssl_cli.base.errors import GateError, InterruptedCleanlyError, MedsslError, StorageError, UsageError
+from medssl_cli.deploy.again import MAX_ATTEMPTS, failed, is_unsent, wait_s, without_disk
 from medssl_cli.deploy.choosing import SeriesRule
-from medssl_cli.deploy.delivery import NOT_SENT, Delivery, Destination
+from medssl_cli.deploy.delivery import Delivery, Destination
 from medssl_cli.deploy.infer import InferSettings, Output, infer
+from medssl_cli.deploy.mask_files import NOT_WRITTEN
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.heads import MasksHead
-from medssl_cli.service.spool import MAX_ATTEMPTS, Spool
-
-FIRST_RETRY_S: Final = 10.0
-LONGEST_RETRY_S: Final = 600.0
+from medssl_cli.service.spool import Spool
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,8 @@ class Worker:
         """Answer for a study, or leave it for later.
 
         Raises:
-            StorageError: `E_IO`, the disk refuses: nobody can be answered for.
+            StorageError: `E_IO`, `E_NO_SPACE`, the disk refuses: nobody can be answered for.
+            GateError: `E_MODEL_CORRUPT`, a model was replaced while it was used: only another process can answer.
         """
         content, attempt = self.spool.begin(study)
         if attempt > MAX_ATTEMPTS:
@@ -101,20 +101,27 @@ class Worker:
             results = self._results(study)
         except InterruptedCleanlyError:
             return
-        except StorageError:
+        except (StorageError, GateError):
             raise
         except MedsslError as error:
             self._finish(study, content, [], problem=f"{error.code}: {error.message}")
             return
         if self.how.is_stopped():
             return
-        if any(NOT_SENT in one.warnings for one in results):
-            wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self.spool.tries(study), 10))
-            self.count("postponed_studies", 1)
-            self.say(f"study {study[:12]}: results are not sent, tried again in {wait_s:.0f} s")
-            self.spool.postpone(study, wait_s)
+        _require_disk(results)
+        if is_unsent(results):
+            self._postpone(study, "results are not sent", wait_s(self.spool.tries(study)))
+            return
+        if failures := failed(results):
+            told = f"{len(failures)} scans failed ({failures[0].code})"
+            self._postpone(study, told, wait_s(attempt - 1), has_failed=True)
             return
         self._finish(study, content, results)
+
+    def _postpone(self, study: str, why: str, seconds: float, *, has_failed: bool = False) -> None:
+        self.say(f"study {study[:12]}: {why}, tried again in {seconds:.0f} s")
+        self.count("postponed_studies", 1)
+        self.spool.postpone(study, seconds, has_failed=has_failed)
 
     def _results(self, study: str) -> list[ScanResult]:
         """What all models say of a study; what was found before a kill is not asked for again."""
@@ -147,5 +154,18 @@ class Worker:
         self.count("failed_studies" if problem else "answered_studies", 1)
         self.count("answered_scans", sum(one.status == "done" and not one.resumed for one in results))
         self.count("refused_scans", counts["refused"])
+        lost = [code for one in results if not one.resumed for code in one.warnings if code in NOT_WRITTEN.values()]
+        self.count("unwritten_objects", len(lost))
         told = problem or ", ".join(f"{number} {status}" for status, number in counts.items() if number) or "nothing"
+        told += f" [{', '.join(sorted(set(lost)))}]" if lost else ""
         self.say(f"study {study[:12]}: {told}{', sent to ' if sent else ''}{', '.join(sent)}")
+
+
+def _require_disk(results: Sequence[ScanResult]) -> None:
+    """See that no scan is lost because its files could not be read or written.
+
+    Raises:
+        StorageError: `E_IO`, `E_NO_SPACE`.
+    """
+    if (refused := without_disk(results)) is not None:
+        raise StorageError(refused.code, refused.message, hint=refused.hint)

@@ -1,5 +1,6 @@
 """A batch: whatever happens to one scan costs that scan, everything seen is told of, and the report is shared."""
 
+import errno
 import json
 import os
 import shutil
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medssl_cli.base.errors import Exit, InputError, UsageError
+from medssl_cli.base.errors import Exit, InputError, StorageError, UsageError
+from medssl_cli.base.files import storage_errors
 from medssl_cli.cli.infer_output import report_text
-from medssl_cli.deploy.infer import InferReport, infer
+from medssl_cli.deploy.infer import InferReport, InferSettings, infer
 from medssl_cli.deploy.naming import series_name
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
@@ -121,6 +123,28 @@ def test_an_exception_of_any_kind_costs_one_scan(
         ("a", "done", ""), ("b", "refused", code), ("c", "done", ""),
     ]  # fmt: skip
     assert [entry["code"] for entry in written(tmp_path / "out")] == ["", code, ""]
+
+
+def test_a_full_disk_ends_a_batch_and_costs_no_scan(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, calls: list[Any]
+) -> None:
+    """Thousands of scans would be computed in vain, and refused as if something were wrong with them."""
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        write_nifti(tmp_path / "in" / f"{number}.nii.gz", phantom(number), AFFINE)
+
+    def full(*_: Any, **__: Any) -> None:
+        with storage_errors("a mask"):
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medssl_cli.deploy.scan_task.publish", full)
+        with pytest.raises(StorageError, match="ENOSPC") as raised:
+            run(tmp_path / "in", model, tmp_path / "out")
+    assert raised.value.exit_code == Exit.IO
+    assert len(calls) <= 2
+
+    assert {one.status for one in run(tmp_path / "in", model, tmp_path / "out").results} == {"done"}
 
 
 def test_each_entry_says_whose_scan_it_is_and_what_made_its_mask(tmp_path: Path, model: Path) -> None:
@@ -229,6 +253,44 @@ def test_a_scan_that_changed_is_not_replaced_in_silence_and_is_refused_before_th
     write_nifti(scan, phantom(1), AFFINE)
     assert run(scan.parent, model, tmp_path / "out").results[0].resumed
     assert len(calls) == 2
+
+
+def test_where_things_arrive_a_series_that_grew_replaces_its_answer_and_nothing_else_is_replaced(
+    tmp_path: Path, model: Path
+) -> None:
+    source, opened = tmp_path / "in", InferSettings("cpu").opened(model)
+    how = InferSettings("cpu", replaces_grown=True)
+    for name in ("grown", "corrected"):
+        paths = write_series(source / name, 1 if name == "grown" else 2)
+        (source / name).rename(tmp_path / name)
+        (source / name).mkdir()
+        for path in paths[:7]:
+            shutil.copy(tmp_path / name / path.name, path)
+    write_nifti(source / "file.nii.gz", phantom(3), AFFINE)
+
+    first = by_path(infer([source], model, out=tmp_path / "out", how=how, model=opened))
+    shutil.copytree(tmp_path / "grown", source / "grown", dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "corrected", source / "corrected", dirs_exist_ok=True)
+    write_nifti(source / "file.nii.gz", phantom(4), AFFINE)
+    corrected = tmp_path / "out" / first["corrected"].outputs[0]
+    corrected.write_bytes(corrected.read_bytes() + b"by hand")
+    second = by_path(infer([source], model, out=tmp_path / "out", how=how, model=opened))
+    for path in sorted((source / "grown").iterdir())[:3]:
+        path.unlink()  # as when a folder is cleared
+    third = by_path(infer([source], model, out=tmp_path / "out", how=how, model=opened))
+    opened.close()
+
+    assert {name: one.code for name, one in second.items()} == {
+        "grown": "", "corrected": "E_OUTPUT_EXISTS", "file.nii.gz": "E_OUTPUT_EXISTS",
+    }  # fmt: skip
+    assert third["grown"].code == "E_OUTPUT_EXISTS"
+    assert (first["grown"].shape, second["grown"].shape) == ((20, 18, 7), SHAPE)
+    assert corrected.read_bytes().endswith(b"by hand")
+
+
+def by_path(report: InferReport) -> dict[str, ScanResult]:
+    """Results by the last part of where they lie."""
+    return {Path(one.path).name: one for one in report.results}
 
 
 def test_a_mask_that_somebody_corrected_is_not_replaced_in_silence(

@@ -156,6 +156,22 @@ def test_rules_choose_series_and_the_report_says_why_others_are_left_out(
     assert all(one.message for one in left)
 
 
+def test_the_newest_series_is_the_newest_of_those_that_the_model_takes(tmp_path: Path, model: Path) -> None:
+    """A PET of the same study, reconstructed after the CT, is no reason to answer for neither."""
+    write_study(tmp_path / "in")
+    for path in write_series(tmp_path / "in" / "pet", 3):
+        edit(
+            path, StudyInstanceUID="1.2.3", PatientID="P", SeriesDate="20200102", SeriesTime="100000", Modality="PT",
+            SOPClassUID="1.2.840.10008.5.1.4.1.1.128",
+        )  # fmt: skip
+
+    report = run(tmp_path / "in", model, tmp_path / "out", only_series=["newest"], dry_run=True)
+
+    assert {one.place: one.status for one in report.results} == {
+        "0": "skipped", "1": "skipped", "2": "pending", "pet": "skipped",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "rule", ["slices=many", "thickness!=2", "colour=red", "contrast=maybe", "slices>=4,,", "=", ">"]
 )

@@ -61,6 +61,18 @@ def test_our_reader_finds_every_voxel_by_the_names_of_structures(tmp_path: Path,
     assert painting.classes == CLASSES
 
 
+def test_two_images_of_one_series_have_objects_of_different_names_though_their_masks_are_the_same(
+    tmp_path: Path,
+) -> None:
+    paths, volume = series(tmp_path, oblique_affine())
+    nothing = np.zeros_like(blocks())
+
+    found = [pydicom.dcmread(io.BytesIO(write(nothing, half, volume))) for half in (paths[:7], paths[7:])]
+
+    assert found[0].SOPInstanceUID != found[1].SOPInstanceUID
+    assert found[0].SeriesInstanceUID == found[1].SeriesInstanceUID
+
+
 def test_structures_may_overlap_and_may_be_empty(tmp_path: Path) -> None:
     paths, volume = series(tmp_path, oblique_affine())
     masks = overlapping()

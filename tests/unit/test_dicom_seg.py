@@ -21,6 +21,7 @@ from medssl_cli.formats.dicom import Header, group_headers, read_headers, read_s
 from medssl_cli.formats.dicom_seg import SegmentationObject, write_segmentation
 from medssl_cli.formats.seg_frames import read_masks, read_segmentation
 from medssl_cli.imaging.volume import Volume
+from tests.dicom_factory import edit
 
 SHAPE = (24, 20, 14)
 CLASSES = {1: "LV", 2: "something else"}
@@ -155,6 +156,16 @@ def test_the_same_series_model_and_voxels_give_the_same_bytes(tmp_path: Path) ->
     assert len({found.SOPInstanceUID for found in uids}) == 3
     assert uids[0].SeriesInstanceUID == uids[1].SeriesInstanceUID != uids[2].SeriesInstanceUID
     assert all(found.SOPInstanceUID.startswith("2.25.") and len(found.SOPInstanceUID) <= 64 for found in uids)
+
+
+def test_a_copy_of_the_series_under_other_names_gives_the_same_bytes(tmp_path: Path) -> None:
+    """The queue of a service calls files after digests, a folder as the scanner did."""
+    paths, volume = series(tmp_path / "first", oblique_affine())
+    for number, path in enumerate(paths):
+        edit(path, ContentDate="20260101", ContentTime=f"10{number:02d}00")
+    copies = [shutil.copy(path, tmp_path / f"{100 - number}.dcm") for number, path in enumerate(paths)]
+
+    assert write(blocks(), [Path(copy) for copy in copies], volume) == write(blocks(), paths, volume)
 
 
 def test_an_empty_mask_is_a_valid_object_of_zeros(tmp_path: Path) -> None:

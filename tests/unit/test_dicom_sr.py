@@ -111,6 +111,22 @@ def test_the_same_statements_give_the_same_bytes(tmp_path: Path, headers: list[H
     assert made(headers, tmp_path / "1") == made(headers, tmp_path / "2")
 
 
+def test_two_images_of_one_series_have_reports_of_different_names_though_these_say_the_same(
+    headers: list[Header],
+) -> None:
+    """Two radiographs without a fracture, or two phases without the structure."""
+    halves = headers[: len(headers) // 2], headers[len(headers) // 2 :]
+    said = [statement("fracture", is_present=False)]
+
+    found = [
+        pydicom.dcmread(io.BytesIO(write_report(said, half, model_sha256="a" * 64, algorithm_name="medssl test")))
+        for half in halves
+    ]
+
+    assert found[0].SOPInstanceUID != found[1].SOPInstanceUID
+    assert found[0].SeriesInstanceUID == found[1].SeriesInstanceUID
+
+
 def test_classes_without_a_known_code_differ_by_private_ones() -> None:
     first, second = statement("some finding").finding, statement("another finding").finding
 

@@ -14,6 +14,7 @@ from medssl_cli.deploy import report_file
 from medssl_cli.deploy.known_results import KnownResults
 from medssl_cli.deploy.report_file import ReportFile
 from medssl_cli.deploy.results import ScanResult
+from medssl_cli.deploy.scan_task import not_done
 
 HEADER = {"medssl_version": "0", "model_sha256": "a", "task": "t"}
 
@@ -139,3 +140,22 @@ def test_what_is_told_of_one_scan_holds_all_that_looking_it_up_may_find() -> Non
     few = known.about("t", "/in/s1", ["s1", "s2"], ["S3_t.nii.gz"])
 
     assert {one.name for one in few} == {"s1", "s2", "s3"}
+
+
+def test_tables_tell_of_what_is_answered_for_now(tmp_path: Path) -> None:
+    """A file under an old name may be the next patient's: no table calls the last one's numbers its own."""
+    common: dict[str, Any] = {"kind": "nifti", "task": "t", "path": "/in/scan.nii.gz", "input_sha256": "0" * 64}
+    masks = ScanResult(**common, name="a", key="a", status="done", volumes_ml={"liver": 812.0})
+    findings = ScanResult(**common, name="b", key="b", status="done", head="findings", findings={"mass": 0.9})
+    path = tmp_path / "report.json"
+    report = ReportFile(path, has_journal=True)
+    report.record(HEADER, [masks, findings], is_last=True)
+    before = {name: (tmp_path / name).read_text() for name in ("measurements.csv", "findings.csv")}
+
+    refused = [not_done(one, "E_OUTPUT_EXISTS", "made from another content") for one in (masks, findings)]
+    report.record(HEADER, refused, is_last=True)
+
+    after = {name: (tmp_path / name).read_text() for name in before}
+    assert {name: text.count("scan.nii.gz") for name, text in before.items()} == dict.fromkeys(before, 1)
+    assert {name: text.count("scan.nii.gz") for name, text in after.items()} == dict.fromkeys(before, 0)
+    assert all(text.startswith("name,path,medssl_task,") for text in after.values())

@@ -5,26 +5,31 @@ import io
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 
-from medssl_cli.base.errors import InputError, StorageError, UsageError
-from medssl_cli.deploy.infer import InferSettings
+from medssl_cli.base.errors import GateError, InputError, StorageError, UsageError
+from medssl_cli.deploy.again import FIRST_RETRY_S, LONGEST_RETRY_S, MAX_ATTEMPTS
+from medssl_cli.deploy.delivery import NOT_SENT, Delivery
+from medssl_cli.deploy.infer import InferSettings, infer
 from medssl_cli.deploy.naming import series_name
+from medssl_cli.deploy.results import ScanResult
+from medssl_cli.deploy.runtime import MAX_FAILURES
 from medssl_cli.service.listen import ListenSettings, listen, tls_contexts
 from medssl_cli.service.monitor import exposition
 from medssl_cli.service.peers import Peer, PeerDestination
 from medssl_cli.service.receiver import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS, Receiver, ReceiverLimits
-from medssl_cli.service.spool import MAX_ATTEMPTS, Spool, name_of
+from medssl_cli.service.spool import Spool, name_of
 from medssl_cli.service.worker import TaskRule, Worker
-from tests.batch import write_series
+from tests.batch import OUTSIDE_HU, SHAPE, write_series
 from tests.dicom_factory import edit
 from tests.dicom_nodes import TakingNode, free_port
-from tests.toy_model import write_toy_model
+from tests.toy_model import write_failing_model, write_toy_model
 
 PEER = Peer("CT1")
 
@@ -234,12 +239,16 @@ def test_certificates_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
             tls_contexts(*files)
 
 
-def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named_and_results_that_go_nowhere_are_told_of(tmp_path: Path) -> None:
+    said: list[str] = []
     model = write_toy_model(tmp_path / "model.onnx", modality="CT")
     with TakingNode().running() as node:
         settings = ListenSettings(tmp_path / "spool", "M", "127.0.0.1", node.port, [PEER])
         with pytest.raises(UsageError, match="E_PORT"):
-            listen(settings, [(model, ())], InferSettings("cpu"))
+            listen(settings, [(model, ())], InferSettings("cpu"), say=said.append)
+    assert "results of what CT1 sends are sent nowhere" in said[0]
+    answered = replace(settings, peers=[Peer("CT1", "127.0.0.1", 104)])
+    assert answered.unanswered == []
 
 
 def worker(tmp_path: Path, spool: Spool, **how: Any) -> tuple[Worker, list[str], Callable[[], None]]:
@@ -276,7 +285,110 @@ def test_a_stop_request_leaves_a_study_for_the_next_start(tmp_path: Path) -> Non
         assert spool.due() == [study]
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def filed(spool: Spool, folder: Path, number: int = 1) -> str:
+    """A series as it arrives."""
+    paths = write_series(folder, number)
+    return {spool.receive(f"1.2.3.{number}", path.name, path.read_bytes(), "CT1") for path in paths}.pop()
+
+
+def test_a_scan_that_a_model_failed_on_is_tried_again_later_and_not_for_ever(tmp_path: Path) -> None:
+    clock = Clock()
+    spool, said, counts = Spool(tmp_path / "spool", 0, clock), [], Counter()
+    model = write_failing_model(tmp_path / "model.onnx")
+    made = Worker(
+        spool, [(model, ())], InferSettings("cpu"), lambda _: [], lambda what, n: counts.update({what: n}), said.append
+    )
+    with spool.held():
+        study = filed(spool, tmp_path / "ct")
+        made.open_models()
+        made.answer(study)
+        assert (spool.due(), spool.num_waiting) == ([], 1)
+        clock.now = FIRST_RETRY_S
+        assert spool.due() == [study]
+        for _ in range(MAX_ATTEMPTS - 2):
+            spool.begin(study)  # further attempts
+        made.answer(study)
+        clock.now += LONGEST_RETRY_S
+        made.answer(study)
+        made.close()
+
+    assert said[0].endswith("1 scans failed (E_RUNTIME), tried again in 10 s")
+    assert said[2].endswith("given up after 10 attempts")
+    assert {what: number for what, number in counts.items() if number} == {"postponed_studies": 2, "failed_studies": 1}
+
+
+def test_an_object_that_cannot_be_made_is_told_of_and_counted(tmp_path: Path) -> None:
+    spool, counts, said = Spool(tmp_path / "spool", 0), Counter(), []
+    model = write_toy_model(tmp_path / "model.onnx", modality="CT")
+    made = Worker(
+        spool, [(model, ())], InferSettings("cpu"), lambda _: [], lambda what, n: counts.update({what: n}), said.append
+    )
+    with spool.held():
+        for path in write_series(tmp_path / "ct", 1):
+            edit(path, SeriesInstanceUID="no.uid")
+            study = spool.receive("1.2.3.1", path.name, path.read_bytes(), "CT1")
+        made.open_models()
+        made.answer(study)
+        made.close()
+
+    assert said[-1].endswith("1 done [W_SEG_NOT_WRITTEN]")
+    assert counts["unwritten_objects"] == 1
+
+
+def test_scans_that_a_model_failed_on_are_no_verdict_on_later_studies(tmp_path: Path) -> None:
+    model = write_failing_model(tmp_path / "model.onnx")
+    for number in range(MAX_FAILURES):
+        write_series(tmp_path / "bad" / str(number), number)
+    write_series(tmp_path / "good", 9, np.full(SHAPE, OUTSIDE_HU, np.int16))
+    opened = InferSettings("cpu").opened(model)
+
+    bad = infer([tmp_path / "bad"], model, out=tmp_path / "out", model=opened)
+    (good,) = infer([tmp_path / "good"], model, out=tmp_path / "out", model=opened).results
+    opened.close()
+
+    assert {one.code for one in bad.results} == {"E_RUNTIME"}
+    assert good.status == "done"
+
+
+def test_a_study_whose_results_find_no_room_is_not_answered_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "spool", 0)
+    with spool.held():
+        study = filed(spool, tmp_path / "ct")
+        made, _, close = worker(tmp_path, spool)
+
+        def full(*_: Any, **__: Any) -> None:
+            raise StorageError("E_IO", "cannot write a mask (ENOSPC)")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("medssl_cli.deploy.scan_task.publish", full)
+            with pytest.raises(StorageError, match="ENOSPC"):
+                made.answer(study)
+        assert spool.due() == [study]
+        made.answer(study)
+        close()
+
+        assert spool.done(study)["counts"] == {"done": 1, "refused": 0, "skipped": 0}
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_a_model_that_is_another_one_now_ends_the_service_and_no_study(tmp_path: Path, change: str) -> None:
+    spool = Spool(tmp_path / "spool", 0)
+    with spool.held():
+        study = filed(spool, tmp_path / "ct")
+        made, _, close = worker(tmp_path, spool)
+        close()  # as when its process has died
+        if change == "removed":
+            (tmp_path / "model.onnx").unlink()
+        else:
+            write_toy_model(tmp_path / "model.onnx", modality="CT", intended_use="Something else")
+        with pytest.raises(GateError, match="replaced or removed"):
+            made.answer(study)
+
+        assert spool.due() == [study]
+
+
 @dataclass
 class Taking:
     """A place that takes everything."""
@@ -329,6 +441,41 @@ def test_a_node_that_is_away_and_one_that_takes_no_seg_are_told_apart(tmp_path: 
     with TakingNode().running() as node, pytest.raises((InputError, StorageError), match=r"E_STORE_REFUSED|E_PACS"):
         PeerDestination(Peer("CT1", "127.0.0.1", node.port), "MEDSSL").send([file])  # a CT, which it does not take
     gc.collect()
+
+
+class Leaving:
+    """A node that ends the association after its first object."""
+
+    taken = 0
+
+    def send_c_store(self, dataset: Any) -> pydicom.Dataset:
+        if self.taken:
+            raise RuntimeError("The association must be established before")  # as pynetdicom does
+        self.taken += 1
+        status = pydicom.Dataset()
+        status.Status = SUCCESS
+        return status
+
+
+def test_a_node_that_leaves_between_two_objects_is_tried_again_and_no_bug() -> None:
+    node, there = PeerDestination(Peer("CT1", "127.0.0.1", 1), "MEDSSL"), Leaving()
+    node._store(there, pydicom.Dataset())
+
+    with pytest.raises(StorageError, match="ended the association"):
+        node._store(there, pydicom.Dataset())
+
+
+def test_an_output_that_cannot_be_read_is_not_sent_and_stops_nothing(tmp_path: Path) -> None:
+    class Reading(Taking):
+        def send(self, files: Sequence[Path]) -> None:
+            self.taken += [path.read_text() for path in files]
+
+    done = ScanResult(name="a", kind="dicom", key="k", task="t", path="/a", status="done", outputs=("a.dcm",))
+
+    told = Delivery(tmp_path, [Reading([])])(done)
+
+    assert told.warnings == (NOT_SENT,)
+    assert told.sent == ()
 
 
 def test_numbers_in_the_format_of_prometheus() -> None:

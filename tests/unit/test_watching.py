@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from medssl_cli.deploy.again import FIRST_RETRY_S, LONGEST_RETRY_S, MAX_ATTEMPTS
+from medssl_cli.deploy.delivery import NOT_SENT
+from medssl_cli.deploy.results import ScanResult
 from medssl_cli.deploy.watching import DropFolder
 from medssl_cli.formats.policy import STRICT
 from tests.dicom_factory import ct_series
@@ -132,3 +135,43 @@ def test_a_folder_that_goes_away_is_waited_for_and_looked_at_again(tmp_path: Pat
     assert names(arrivals) == []
     (tmp_path / "away").rename(tmp_path / "share")
     assert names(arrivals) == [["a.nii.gz"]]
+
+
+def result(code: str = "", *warnings: str) -> ScanResult:
+    """What became of a scan."""
+    return ScanResult(
+        name="a", kind="nifti", key="k", task="t", path="/a", status="refused" if code else "done", code=code,
+        warnings=warnings,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("outcome", "is_for_ever"), [(result("", NOT_SENT), True), (result("E_IO"), True),
+                                                      (result("E_RUNTIME"), False)])  # fmt: skip
+def test_what_has_no_answer_yet_is_taken_again_though_nothing_changes(
+    tmp_path: Path, clock: Clock, outcome: ScanResult, is_for_ever: bool
+) -> None:
+    """A PACS that is down over night, a full disk, a device that fails."""
+    arrivals = DropFolder(tmp_path, 0, STRICT, clock=clock)
+    (tmp_path / "a.nii.gz").write_bytes(b"a")
+    (tmp_path / "b.nii.gz").write_bytes(b"b")
+
+    def answer(outcome: ScanResult) -> None:
+        units = arrivals.due()
+        arrivals.take(units)
+        arrivals.conclude(units, [outcome])
+
+    answer(outcome)
+    assert names(arrivals) == []
+    clock.now = FIRST_RETRY_S
+    assert names(arrivals) == [["a.nii.gz"], ["b.nii.gz"]]
+    answer(outcome)
+    clock.now += FIRST_RETRY_S
+    assert names(arrivals) == []
+    for _ in range(MAX_ATTEMPTS):
+        clock.now += LONGEST_RETRY_S
+        answer(outcome)
+    clock.now += LONGEST_RETRY_S
+    assert bool(names(arrivals)) == is_for_ever
+    answer(result())
+    clock.now += LONGEST_RETRY_S
+    assert names(arrivals) == []
