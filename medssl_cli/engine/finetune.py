@@ -110,22 +110,24 @@ def finetune(
             processes.share_of(recipe.data.batch_size)
             if recipe.unlabelled is not None and recipe.unlabelled.batch_size is not None:
                 processes.share_of(recipe.unlabelled.batch_size, "unlabelled.batch_size")
-            task = _network(recipe, choices, supervision, talk)
         start = processes.main_first(
-            lambda keep_waiting: _open(recipe, cache, root, choices, supervision, KeepWaiting(talk, keep_waiting))
+            lambda keep_waiting: _begin(recipe, cache, choices, supervision, KeepWaiting(talk, keep_waiting))
         )
-        if start.run.grown:
+        with agreed():
+            task = _network(recipe, choices, supervision, talk)
+        run = processes.main_first(lambda _: start_run(root, "finetune", recipe, start.manifest))
+        if run.grown:
             talk.note(
-                f"this run goes on for longer: {start.run.grown}; its learning rate follows the new length from here on"
+                f"this run goes on for longer: {run.grown}; its learning rate follows the new length from here on"
             )
-        if start.run.is_finished:
+        if run.is_finished:
             talk.note(f"{root} is finished already")
         else:
             talk.note(_counts(start.split))
-            goal = _goal(recipe, cache, start, choices, supervision, task, processes, talk)
+            goal = _goal(recipe, cache, run, start, choices, supervision, task, processes, talk)
             Trainer(
                 recipe,
-                start.run,
+                run,
                 goal,
                 processes,
                 talk,
@@ -133,7 +135,7 @@ def finetune(
                 max_minutes=choices.max_minutes,
                 profile_steps=profile_steps,
             ).train()
-        return processes.of_main(lambda: _summary(start.run, supervision))
+        return processes.of_main(lambda: _summary(run, supervision))
 
 
 def _network(recipe: TaskRecipe, choices: Choices, supervision: SupervisionBase, talk: Talk) -> Any:
@@ -150,17 +152,15 @@ def _network(recipe: TaskRecipe, choices: Choices, supervision: SupervisionBase,
 
 @dataclass(frozen=True)
 class _Start:
-    """The run's folder, who trains, validates and tests, and which images take part without labels."""
+    """Who trains, validates and tests, which images take part without labels, and what the run records of both."""
 
-    run: Run
     split: Split
     unlabelled: list[Example]
+    manifest: Manifest
 
 
-def _open(
-    recipe: TaskRecipe, cache: Cache, root: Path, choices: Choices, supervision: SupervisionBase, talk: Talk
-) -> _Start:
-    """Split the patients, refuse what cannot be learnt from, and open the run."""
+def _begin(recipe: TaskRecipe, cache: Cache, choices: Choices, supervision: SupervisionBase, talk: Talk) -> _Start:
+    """Split the patients, and refuse what cannot be learnt from."""
     labelled = supervision.usable(cache, talk)
     split = split_of(recipe, cache, labelled, choices, talk)
     say_misfits(split.train, recipe.data, talk)
@@ -171,12 +171,13 @@ def _open(
     if recipe.unlabelled is not None:
         others = unlabelled_examples(recipe, cache, split, choices, supervision, talk)
         splits["unlabelled"] = without_labels(others)
-    return _Start(start_run(root, "finetune", recipe, Manifest(splits, arguments)), split, others)
+    return _Start(split, others, Manifest(splits, arguments))
 
 
 def _goal(
     recipe: TaskRecipe,
     cache: Cache,
+    run: Run,
     start: _Start,
     choices: Choices,
     supervision: SupervisionBase,
@@ -198,7 +199,7 @@ def _goal(
         return dataset, others, supervision.validator(cache, validated)
 
     dataset, others, validate = processes.main_first(prepare)
-    common = (recipe, start.run, task, supervision, dataset, validate, processes, talk)
+    common = (recipe, run, task, supervision, dataset, validate, processes, talk)
     minutes, seen = choices.max_minutes, (cache, validated)
     if recipe.unlabelled is None:
         return Finetuning(*common, max_minutes=minutes, validated=seen)
