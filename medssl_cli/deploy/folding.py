@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_ELEMENTS: Final = 2**26
-"""Of a constant that is computed here."""
+"""Elements of a constant that is computed here, at most."""
 LARGE_BYTES: Final = 2**22
 """From here on a constant is looked at for parts that repeat."""
 MAX_GROWTH: Final = 1.25

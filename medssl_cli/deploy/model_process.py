@@ -19,6 +19,8 @@ from medssl_cli.deploy.session import OUT_OF_MEMORY, buffer_layout, buffer_views
 from medssl_cli.work.workers import DIED, DYING_S, START_TIMEOUT_S, TIMED_OUT, end_child, start_child
 
 POLL_S: Final = 0.05
+"""How long the process is waited for before it is looked at, at first; twice as long each time, up to the longest."""
+LONGEST_POLL_S: Final = 0.4
 MAX_ANSWER_BYTES: Final = 2**20
 
 
@@ -127,8 +129,9 @@ class ModelProcess:
             raise self._death() from error
 
     def _answer(self, timeout_s: float, memory_bytes: int) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout_s
-        while not self._pipe.poll(POLL_S):
+        deadline, poll_s = time.monotonic() + timeout_s, POLL_S
+        while not self._pipe.poll(poll_s):
+            poll_s = min(2 * poll_s, LONGEST_POLL_S)
             late = time.monotonic() > deadline
             if late or self.resident_bytes > memory_bytes:
                 self.close()
