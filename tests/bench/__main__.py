@@ -241,11 +241,9 @@ def infer(
     max_ram: Annotated[float | None, typer.Option(min=0.1, metavar="GIB", help="For medssl infer.")] = None,
     every_tile: Annotated[bool, typer.Option("--every-tile", help="Also without reusing constant tiles.")] = False,
     scan: Annotated[Literal["nifti", "dicom"], typer.Option(help="What the CT lies in; nnU-Net gets NIfTI.")] = "nifti",
-    against: Annotated[
-        list[Literal["monai", "nnunetv2"]] | None, typer.Option(help="Also this; again for more. Default: monai.")
-    ] = None,
+    against: Annotated[Literal["monai", "nnunetv2", "both"], typer.Option(help="What runs beside.")] = "monai",
     nnunet_python: Annotated[Path | None, typer.Option(help="Python of an environment with nnunetv2.")] = None,
-    alone: Annotated[bool, typer.Option("--alone", help="Without any of them.")] = False,
+    alone: Annotated[bool, typer.Option("--alone", help="Without it.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Time `medssl infer` beside MONAI's eager sliding window with its usual transforms, and nnU-Net's predictor.
@@ -254,9 +252,10 @@ def infer(
 
     Example: python -m tests.bench infer --size 512 --slices 200
     """
-    from tests.bench.infer import COLUMNS, InferSetup, bench_infer
+    from tests.bench.infer import COLUMNS, InferSetup, Other, bench_infer
 
-    others = () if alone else tuple(against or ["monai"])
+    both: tuple[Other, ...] = ("monai", "nnunetv2")
+    others = () if alone else tuple(one for one in both if against in (one, "both"))
     if "nnunetv2" in others and (network != "plainconv" or nnunet_python is None):
         raise UsageError("E_USAGE", "nnunetv2 needs --network plainconv and --nnunet-python PYTHON")
     found = bench_infer(
