@@ -63,6 +63,8 @@ class Bundle(Strict):
         parity: None only while export has not compared the model with torch yet; such a model does not load.
         training: What the training images were like; None in models of medssl before it knew.
         scores: How the run did when it was evaluated; None where it was not, before its export.
+        memory_bytes: Memory of the model's process once it had answered, when the file was proven; None in models of
+            medssl before it noted that.
     """
 
     contract_version: Literal[2] = 2
@@ -87,6 +89,7 @@ class Bundle(Strict):
     licence: Annotated[str, Field(max_length=200)] = "not stated"
     training: TrainingImages | None = None
     scores: RunScores | None = None
+    memory_bytes: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _sorted_patients(self) -> Self:

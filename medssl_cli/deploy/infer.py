@@ -82,8 +82,12 @@ class InferSettings:
     say: Callable[[ScanResult], None] = lambda result: None
     is_stopped: Callable[[], bool] = lambda: False
 
-    def opened(self, model_path: Path) -> OnnxModel:
+    def opened(self, model_path: Path, *, opens_late: bool = False) -> OnnxModel:
         """A model, ready to run in this process.
+
+        Args:
+            model_path: An exported model.
+            opens_late: See `OnnxModel`.
 
         Raises:
             UsageError: `E_NOT_FOUND`, `E_MODEL_INVALID`, `E_MODEL_LIMIT`, `E_DEVICE`.
@@ -96,6 +100,7 @@ class InferSettings:
             max_ram_bytes=self.max_ram_bytes,
             tile_timeout_s=self.tile_timeout_s,
             every_tile=self.every_tile,
+            opens_late=opens_late,
         )
 
     def setup(self, model_path: Path, model: OnnxModel) -> ModelSetup:
@@ -160,7 +165,7 @@ def infer(
     if not scans:
         raise UsageError("E_USAGE", "no scan is named", hint="name files or folders, or --channel NAME=PATH")
     is_own_report, report = report is None, report or opened_report(where)
-    model = model or how.opened(model_path)
+    model = model or how.opened(model_path, opens_late=how.workers is None)
     call = time.monotonic_ns()
     model.begin_call(call)
     _require_answers(model.bundle, where)

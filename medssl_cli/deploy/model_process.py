@@ -14,10 +14,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_cli.base.files import storage_errors
 from medssl_cli.deploy.session import OUT_OF_MEMORY, buffer_layout, buffer_views, described
 from medssl_cli.work.workers import DIED, DYING_S, START_TIMEOUT_S, TIMED_OUT, end_child, start_child
 
 POLL_S: Final = 0.05
+"""How long the process is waited for before it is looked at, at first; twice as long each time, up to the longest."""
+LONGEST_POLL_S: Final = 0.4
 MAX_ANSWER_BYTES: Final = 2**20
 
 
@@ -47,13 +50,35 @@ class ModelProcess:
             return (int(resident) - int(shared)) * mmap.PAGESIZE
         return 0
 
-    def load(self, data: bytes, *, device: str, threads: int, memory_bytes: int, timeout_s: float) -> dict[str, Any]:
-        """Load a model.
+    def give(self, data: bytes) -> None:
+        """Put a serialised model where the process will find it; nothing is loaded.
+
+        Raises:
+            StorageError: `E_IO`, there is no memory, or no disk, for a copy of it.
+        """
+        rest, place = memoryview(data), 0
+        with storage_errors("the model"):
+            while place < len(rest):
+                place += os.pwrite(self._file, rest[place:], place)
+
+    def begin_load(self, *, device: str, threads: int, memory_bytes: int) -> None:
+        """Let the process load what it was given, and do not wait for it: `loaded` says what came of it.
 
         Args:
-            data: A serialised model.
             device: See `open_session`.
             threads: Threads on the CPU.
+            memory_bytes: Most private memory that the process may have.
+        """
+        # CUDA maps more memory than it uses, so there the watch of `_answer` must do.
+        limit = 0 if device.startswith("cuda") else memory_bytes
+        settings = {"device": device, "threads": threads, "memory_bytes": limit}
+        with contextlib.suppress(OSError):
+            self._pipe.send_bytes(json.dumps(settings).encode())
+
+    def loaded(self, *, memory_bytes: int, timeout_s: float) -> dict[str, Any]:
+        """Wait until the model is loaded.
+
+        Args:
             memory_bytes: Most private memory that the process may have.
             timeout_s: Longest time for this.
 
@@ -63,12 +88,9 @@ class ModelProcess:
         Raises:
             ModelFailure: The process has ended.
         """
-        # CUDA maps more memory than it uses, so there the watch below must do.
-        limit = 0 if device.startswith("cuda") else memory_bytes
-        settings = {"device": device, "threads": threads, "memory_bytes": limit}
-        self._send(json.dumps(settings).encode())
-        self._send(data)
-        return self._answer(START_TIMEOUT_S + timeout_s, memory_bytes)
+        answer = self._answer(START_TIMEOUT_S + timeout_s, memory_bytes)
+        os.ftruncate(self._file, 0)  # tiles take its place
+        return answer
 
     def compute(
         self,
@@ -107,8 +129,9 @@ class ModelProcess:
             raise self._death() from error
 
     def _answer(self, timeout_s: float, memory_bytes: int) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout_s
-        while not self._pipe.poll(POLL_S):
+        deadline, poll_s = time.monotonic() + timeout_s, POLL_S
+        while not self._pipe.poll(poll_s):
+            poll_s = min(2 * poll_s, LONGEST_POLL_S)
             late = time.monotonic() > deadline
             if late or self.resident_bytes > memory_bytes:
                 self.close()

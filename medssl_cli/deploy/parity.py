@@ -42,7 +42,7 @@ TIES: Final = 2
 SEEN_SPLITS: Final = ("train", "val")
 UNPROVEN: Final = Parity(max_abs_difference=1e9, num_cases=1)
 """Parity of a file that is not compared yet: should it be left behind, it says the worst about itself."""
-NOT_COMPARED: Final = ("contract_version", "medssl_version", "licence", "parity")
+NOT_COMPARED: Final = ("contract_version", "medssl_version", "licence", "parity", "memory_bytes")
 """What a bundle says that is not the run's; everything else is compared."""
 FAULTS_OF_THE_FILE: Final = ("E_MODEL_INVALID", "E_MODEL_CORRUPT", "E_RUNTIME")
 HINT: Final = "no file was written; please report the recipe and the versions that medssl doctor prints"

@@ -18,6 +18,7 @@ from torch import nn
 from medssl_cli.base.errors import GateError, UsageError
 from medssl_cli.base.files import candidate_for, make_output_folder, open_regular, remove_temporaries, write_atomic
 from medssl_cli.deploy.bundle import Bundle, Parity, Precision, attach, load_model
+from medssl_cli.deploy.folding import folded
 from medssl_cli.deploy.half import in_float16
 from medssl_cli.deploy.onnx_file import HEAD_BYTES, graph_of, has_contract
 from medssl_cli.deploy.parity import HINT, UNPROVEN, Comparison, faults_are_the_files
@@ -25,6 +26,8 @@ from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.heads import Port
 
 OPSET: Final = 20
+MEMORY_STEP_BYTES: Final = 2**24
+"""What is noted of memory is a multiple of this: a few pages more or less are chance."""
 EXAMPLE_SIZES: Final = (2, 7)
 """Sizes of free axes: none may be 0 or 1, which a tracer would take for fixed."""
 
@@ -70,7 +73,7 @@ def onnx_graph(
         )
         if program is None:
             raise RuntimeError("torch.onnx.export returned nothing")
-        proto = program.model_proto
+        proto = folded(program.model_proto)
     strip(proto)
     serialised: bytes = proto.SerializeToString()
     return in_float16(serialised) if precision == "float16" else serialised
@@ -101,28 +104,33 @@ def write_proven(path: Path, data: bytes, prove: Callable[[OnnxModel], Compariso
         with contextlib.closing(model):
             comparison = prove(model)
         comparison.require()
-        return comparison, _set_proof(candidate, comparison.parity, model.sha256)
+        return comparison, _set_proof(candidate, comparison.parity, model.sha256, _noted_bytes(model.measured_bytes))
 
 
-def _set_proof(path: Path, parity: Parity, compared: str) -> Bundle:
+def _set_proof(path: Path, parity: Parity, compared: str, memory_bytes: int | None) -> Bundle:
     """Write the proof into a proven file, and see that nothing else of it has changed.
 
     Args:
         path: Path of the file.
         parity: The proof.
         compared: SHA-256 of what was compared.
+        memory_bytes: Memory of the process that answered; None where the system does not tell.
 
     Raises:
         GateError: `E_PARITY`.
     """
     proven, before, digest = load_model(path)
-    wanted = before.model_copy(update={"parity": parity})
+    wanted = before.model_copy(update={"parity": parity, "memory_bytes": memory_bytes})
     write_atomic(path, attach(graph_of(proven, name=path.name), wanted), is_output=True)
     with faults_are_the_files():
         written, bundle, _ = load_model(path)
     if digest != compared or bundle != wanted or graph_of(written, name=path.name) != graph_of(proven, name=path.name):
         raise GateError("E_PARITY", "the written file is another one than was compared", hint=HINT)
     return bundle
+
+
+def _noted_bytes(num_bytes: int) -> int | None:
+    return -(-num_bytes // MEMORY_STEP_BYTES) * MEMORY_STEP_BYTES or None
 
 
 def _example(port: Port) -> torch.Tensor:

@@ -32,6 +32,7 @@ from medssl_cli.deploy.memory_plan import MemoryPlan, sizes_of
 from medssl_cli.deploy.outputs import is_own, publish, require_replaceable
 from medssl_cli.deploy.probability_file import ProbabilityFile
 from medssl_cli.deploy.results import ScanResult
+from medssl_cli.deploy.running_model import UnusableModelError
 from medssl_cli.deploy.scan_reader import input_digest, told_together
 from medssl_cli.deploy.scan_stages import Answered, ReadScan
 from medssl_cli.deploy.scans import Scan, longer_name
@@ -82,10 +83,11 @@ class ScanTask:
         Raises:
             StoppedError: A stop request came.
             GateError: `E_MODEL_CORRUPT`.
+            UnusableModelError: There is nothing that could be asked.
         """
         try:
             return self._answered(counter)
-        except StoppedError:
+        except (StoppedError, UnusableModelError):
             raise
         except Exception as error:
             if isinstance(error, GateError) and error.code == "E_MODEL_CORRUPT":
@@ -174,10 +176,12 @@ class ScanTask:
         self._require_no_other_owner()
         if job.dry_run and not job.plan:
             return replace(self.blank, status="pending")
-        plan = None if self._announced is None else self._planned(self._announced)
         if job.plan:
-            plan = plan or self._planned(_held(job.reader.read_all(self.scan)[0]))
+            plan = self._planned(self._announced or _held(job.reader.read_all(self.scan)[0]))
             return replace(self.blank, status="pending", message=plan.text, memory=plan.to_json())
+        if self._announced is not None:
+            job.model.refuse_too_big(**self._sizes(self._announced))
+            job.model.begin_opening()
         images = early.taken() if early is not None else None
         images = images if images is not None else job.reader.read_all(self.scan)
         image, volumes = told_together(images), [each.volume for each in images]

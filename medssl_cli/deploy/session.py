@@ -9,6 +9,7 @@ import ctypes
 import io
 import json
 import mmap
+import os
 import re
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -39,11 +40,11 @@ class LoadError(Exception):
     """ONNX Runtime cannot load a model; the text says why in one of the words of this module."""
 
 
-def open_session(data: bytes, *, device: str, threads: int) -> Any:
+def open_session(model: bytes | Path, *, device: str, threads: int) -> Any:
     """A quiet session on a device; ask `get_providers()` where it really runs.
 
     Args:
-        data: A serialised model.
+        model: A serialised model, or the file that holds nothing else.
         device: `cpu`, `cuda:N` or `openvino`.
         threads: Threads on the CPU.
 
@@ -62,7 +63,7 @@ def open_session(data: bytes, *, device: str, threads: int) -> Any:
     # Threads that wait between two calls, and within one, would keep their cores busy: a third of all CPU time of two.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(data, sess_options=options, providers=_providers(ort, device, threads))
+        return ort.InferenceSession(model, sess_options=options, providers=_providers(ort, device, threads))
     except MemoryError as error:
         raise LoadError(OUT_OF_MEMORY) from error
     except Exception as error:  # ONNX Runtime's exceptions share no base class
@@ -121,12 +122,12 @@ def _kind_of(error: Exception) -> str:
 
 
 def serve(descriptor: int, parent: int, buffer: int) -> None:
-    """Load the model that the parent sends, then compute one batch after another until the socket closes.
+    """Load the model that the parent gives, then compute one batch after another until the socket closes.
 
     Args:
         descriptor: Descriptor of a socket whose other end is the parent's.
         parent: Process number of the parent.
-        buffer: Descriptor of the file in memory that holds tiles and logits.
+        buffer: Descriptor of the file in memory that holds the model first, and then tiles and logits.
     """
     from medssl_cli.work.child import confine
 
@@ -137,7 +138,7 @@ def serve(descriptor: int, parent: int, buffer: int) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         settings = json.loads(pipe.recv_bytes())
         _limit_data(settings["memory_bytes"])
-        session = _loaded(pipe, settings)
+        session = _loaded(pipe, settings, buffer)
         tiles = _Tiles(buffer)
         while session is not None:
             told = json.loads(pipe.recv_bytes())
@@ -153,11 +154,11 @@ def _limit_data(num_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
 
 
-def _loaded(pipe: Connection, settings: dict[str, Any]) -> Any:
+def _loaded(pipe: Connection, settings: dict[str, Any], buffer: int) -> Any:
     """A session, after the parent was told about it; None if there is none."""
     device = settings["device"]
     try:
-        session = open_session(pipe.recv_bytes(), device=device, threads=settings["threads"])
+        session = open_session(_given_model(buffer), device=device, threads=settings["threads"])
     except (LoadError, MemoryError) as error:
         problem = OUT_OF_MEMORY if isinstance(error, MemoryError) else str(error)
         pipe.send_bytes(json.dumps({"problem": problem}).encode())
@@ -172,6 +173,12 @@ def _loaded(pipe: Connection, settings: dict[str, Any]) -> Any:
     }
     pipe.send_bytes(json.dumps(answer, default=str).encode())
     return session
+
+
+def _given_model(buffer: int) -> bytes | Path:
+    """The model in a buffer; where open files have names (Linux), nobody needs a copy of it."""
+    path = Path(f"/proc/self/fd/{buffer}")
+    return path if path.exists() else os.pread(buffer, os.fstat(buffer).st_size, 0)
 
 
 class _Tiles:

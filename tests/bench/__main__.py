@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from medssl_cli.base.errors import UsageError
 from medssl_cli.cli.boundary import guarded
 from medssl_cli.cli.options import DeviceOption, JsonOption, require_path
 from medssl_cli.cli.terminal import result, table
@@ -239,16 +240,29 @@ def infer(
     spacing: Annotated[float, typer.Option(min=0.1, help="Millimetres that the network sees.")] = 1.5,
     max_ram: Annotated[float | None, typer.Option(min=0.1, metavar="GIB", help="For medssl infer.")] = None,
     every_tile: Annotated[bool, typer.Option("--every-tile", help="Also without reusing constant tiles.")] = False,
-    alone: Annotated[bool, typer.Option("--alone", help="Without MONAI.")] = False,
+    scan: Annotated[Literal["nifti", "dicom"], typer.Option(help="What the CT lies in; nnU-Net gets NIfTI.")] = "nifti",
+    against: Annotated[Literal["monai", "nnunetv2", "both"], typer.Option(help="What runs beside.")] = "monai",
+    nnunet_python: Annotated[Path | None, typer.Option(help="Python of an environment with nnunetv2.")] = None,
+    alone: Annotated[bool, typer.Option("--alone", help="Without it.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Time `medssl infer` beside MONAI's eager sliding window with its usual transforms: one network, one thread.
+    """Time `medssl infer` beside MONAI's eager sliding window with its usual transforms, and nnU-Net's predictor.
+
+    One network, one thread; nnU-Net's is its own, of the size of plainconv.
 
     Example: python -m tests.bench infer --size 512 --slices 200
     """
-    from tests.bench.infer import COLUMNS, InferSetup, bench_infer
+    from tests.bench.infer import COLUMNS, InferSetup, Other, bench_infer
 
-    found = bench_infer(InferSetup(slices, size, body, network, classes, spacing, max_ram, every_tile, alone))
+    both: tuple[Other, ...] = ("monai", "nnunetv2")
+    others = () if alone else tuple(one for one in both if against in (one, "both"))
+    if "nnunetv2" in others and (network != "plainconv" or nnunet_python is None):
+        raise UsageError("E_USAGE", "nnunetv2 needs --network plainconv and --nnunet-python PYTHON")
+    found = bench_infer(
+        InferSetup(
+            slices, size, body, network, classes, spacing, max_ram, every_tile, scan == "dicom", others, nnunet_python
+        )
+    )
     if json:
         runs = [vars(run) for run in found.runs]
         tiles = {"tiles": found.num_tiles, "constant_tiles": found.num_constant}

@@ -4,6 +4,7 @@
 """
 
 import sys
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 TILE = (96, 96, 96)
@@ -64,7 +65,7 @@ def main(scan: str, folder: str, network_name: NetworkName, num_classes: int, sp
     low, high = WINDOW_HU
     before = Compose(
         [
-            LoadImaged("image"),
+            LoadImaged("image", reader="PydicomReader" if Path(scan).is_dir() else None),
             EnsureChannelFirstd("image"),
             Orientationd("image", axcodes="RAS"),
             Spacingd("image", pixdim=(spacing,) * 3, mode="bilinear"),

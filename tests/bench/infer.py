@@ -1,5 +1,6 @@
-"""How long one scan takes from file to mask, and how much memory, beside MONAI's eager sliding window in one run."""
+"""How long one scan takes from file to mask, and how much memory, beside what others do with it, in one run."""
 
+import contextlib
 import os
 import resource
 import subprocess
@@ -10,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -20,9 +21,11 @@ from medssl_cli.imaging.tiling import padded_to, tile_starts
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
 from tests.bench.eager_infer import OVERLAP, TILE, WINDOW_HU, NetworkName, bench_network
-from tests.bench.synthetic import SPACING_MM, synthetic_ct
+from tests.bench.synthetic import SPACING_MM, UID_ROOT, synthetic_ct
 
 COLUMNS: Final = ("", "s", "CPU s", "CPU s per million voxels", "peak GB together", "CPU ratio", "memory ratio")
+Other = Literal["monai", "nnunetv2"]
+"""Whose program runs beside `medssl infer`: MONAI's eager sliding window, or nnU-Net's predictor."""
 SAMPLE_S: Final = 0.1
 KIB: Final = 1024
 
@@ -93,7 +96,9 @@ class InferSetup:
         spacing_mm: Spacing that the network sees.
         max_ram_gib: For `medssl infer`.
         has_every_tile: Also run `medssl infer --every-tile`.
-        is_alone: Without MONAI, for scans that it has not the memory for.
+        is_dicom: The scan is a series; else a NIfTI file.
+        others: What runs beside; nothing for scans that others have not the memory for.
+        nnunet_python: Python of an environment with `nnunetv2`, where that is among them.
     """
 
     num_slices: int
@@ -104,7 +109,9 @@ class InferSetup:
     spacing_mm: float
     max_ram_gib: float | None
     has_every_tile: bool
-    is_alone: bool
+    is_dicom: bool = False
+    others: tuple[Other, ...] = ("monai",)
+    nnunet_python: Path | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -113,31 +120,33 @@ class InferSetup:
 
 
 def bench_infer(setup: InferSetup) -> InferBenchmark:
-    """Make a scan and a model, and segment the one with the other: here, and as MONAI's tutorials do."""
-    from medssl_cli.formats.nifti import encode_nifti
-
+    """Make a scan and a model, and segment the one with the other: here, and as others do."""
     with tempfile.TemporaryDirectory(prefix="medssl-bench-") as scratch:
         folder = Path(scratch)
-        scan = folder / "scan.nii"
         voxels = synthetic_ct((setup.size, setup.size, setup.num_slices), seed=0, body=setup.body)
         x, y, z = SPACING_MM
-        affine = np.diag([-x, -y, z, 1.0])
-        scan.write_bytes(encode_nifti(voxels, affine))
+        image = Volume(voxels[np.newaxis], np.diag([-x, -y, z, 1.0]), modality="CT", units="HU")
+        nifti, series = _write_scan(folder, image, is_dicom=setup.is_dicom)
+        scan = series if setup.is_dicom else nifti
         _write_model(folder / "model.onnx", setup)
         limit = () if setup.max_ram_gib is None else ("--max-ram", str(setup.max_ram_gib))
         ours = (
             *("-m", "medssl_cli", "infer", scan, "-t", folder / "model.onnx", "-o", folder / "out"),
             *("--device", "cpu", "--threads", "1", "--no-preview", *limit),
         )
-        theirs = (
+        monai = (
             *("-m", "tests.bench.eager_infer", scan, folder / "eager"),
             *(setup.network, setup.num_classes, setup.spacing_mm),
         )
+        nnunet = ("-m", "tests.bench.nnunet_infer", nifti, folder / "nnunet", setup.num_classes, setup.spacing_mm)
         runs = [watched_run("medssl infer", ours)]
         if setup.has_every_tile:
             runs.append(watched_run("medssl infer --every-tile", (*ours, "--every-tile", "-o", folder / "every")))
-        runs += [] if setup.is_alone else [watched_run("MONAI eager", theirs)]
-        constant = constant_tiles(Volume(voxels[np.newaxis], affine), setup.preprocessing)
+        if "monai" in setup.others:
+            runs.append(watched_run("MONAI eager", monai))
+        if "nnunetv2" in setup.others:
+            runs.append(watched_run("nnU-Net's predictor", nnunet, python=setup.nnunet_python))
+        constant = constant_tiles(image, setup.preprocessing)
     return InferBenchmark(voxels.size, *constant, tuple(runs))
 
 
@@ -151,41 +160,62 @@ def constant_tiles(image: Volume, preprocessing: Preprocessing) -> tuple[int, in
     return sum(values is not None for values in found), len(found)
 
 
-def _write_model(path: Path, setup: InferSetup) -> None:
-    import torch
+def _write_scan(folder: Path, image: Volume, *, is_dicom: bool) -> tuple[Path, Path]:
+    """The NIfTI file, and the folder of the series, if one is wanted."""
+    from medssl_cli.formats.dicom import write_ct_series
+    from medssl_cli.formats.nifti import encode_nifti
 
+    nifti, series = folder / "scan.nii", folder / "series"
+    nifti.write_bytes(encode_nifti(image.voxels[0], image.affine))
+    if is_dicom:
+        write_ct_series(
+            series,
+            image,
+            patient_id="BENCH",
+            patient_name="Bench",
+            study_uid=f"{UID_ROOT}.1",
+            series_uid=f"{UID_ROOT}.2",
+            frame_of_reference_uid=f"{UID_ROOT}.3",
+            series_description="benchmark",
+        )
+    return nifti, series
+
+
+def _write_model(path: Path, setup: InferSetup) -> None:
+    """A model as export writes it, with the memory that it was seen to take."""
     from medssl_cli.deploy.bundle import attach
+    from medssl_cli.deploy.proven_file import onnx_graph
+    from medssl_cli.deploy.runtime import OnnxModel
     from tests.toy_model import toy_bundle
 
-    program = torch.onnx.export(
-        bench_network(setup.network, setup.num_classes),
-        (torch.zeros(1, 1, *TILE),),
-        dynamo=True,
-        input_names=["image"],
-        output_names=["logits"],
-        verbose=False,
-    )
-    assert program is not None
     bundle = toy_bundle(
         classes={number: f"class_{number}" for number in range(1, setup.num_classes)},
         tile_size=TILE,
         overlap=OVERLAP,
         preprocessing=setup.preprocessing,
     )
-    path.write_bytes(attach(program.model_proto.SerializeToString(), bundle))
+    graph = onnx_graph(bench_network(setup.network, setup.num_classes), bundle.inputs, bundle.outputs)
+    path.write_bytes(attach(graph, bundle))
+    with contextlib.closing(OnnxModel(path, "cpu", threads=1)) as model:
+        model.predict(np.zeros((1, 1, *TILE), np.float32))
+    path.write_bytes(attach(graph, bundle.model_copy(update={"memory_bytes": model.measured_bytes})))
 
 
-def watched_run(name: str, arguments: Sequence[Any]) -> InferRun:
+def watched_run(name: str, arguments: Sequence[Any], *, python: Path | None = None) -> InferRun:
     """Run Python with one thread, and watch the memory of all its processes.
 
     Args:
         name: Whose command it is.
         arguments: Arguments of Python.
+        python: Another one than this.
     """
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1"}
     process = subprocess.Popen(
-        [sys.executable, *map(str, arguments)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [str(python or sys.executable), *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     peak, is_over = [0], threading.Event()
 

@@ -207,6 +207,10 @@ def test_what_is_written_and_not_touched_passes(run: ToyRun, cache: Cache, tmp_p
     assert [each.name for each in path.parent.iterdir()] == ["model.onnx"]
     assert bundle.parity is not None
     assert (bundle.parity.num_cases, bundle.parity.argmax_agreement, notes) == (2, 1.0, [])
+    # What the process held is noted in steps of 16 MiB; the libraries alone take more than one.
+    assert bundle.memory_bytes is not None
+    assert 2**24 < bundle.memory_bytes < 2**31
+    assert bundle.memory_bytes % 2**24 == 0
 
 
 def test_every_word_of_a_bundle_is_compared_or_known_not_to_be_the_runs() -> None:

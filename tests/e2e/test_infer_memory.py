@@ -64,17 +64,22 @@ def test_all_processes_together_stay_within_max_ram(folder: Path) -> None:
     assert mask(folder, "limited") == mask(folder, "free")
 
 
-def test_a_limit_of_the_process_is_kept_as_if_it_had_been_named(folder: Path) -> None:
-    limit = GIB
-
+@pytest.mark.parametrize(
+    ("kind", "limit"),
+    # Of address space far more is reserved than is used: libraries alone take 3 GiB of it.
+    [(resource.RLIMIT_DATA, GIB), (resource.RLIMIT_AS, 8 * GIB)],
+    ids=["data", "address space"],
+)
+def test_a_limit_of_the_process_is_kept_as_if_it_had_been_named(folder: Path, kind: int, limit: int) -> None:
+    out = f"prlimit-{kind}"
     done = subprocess.run(
-        [sys.executable, *map(str, command(folder, "prlimit"))],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
+        [sys.executable, *map(str, command(folder, out))],
+        preexec_fn=lambda: resource.setrlimit(kind, (limit, limit)),
         env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"}, check=False, capture_output=True,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr.decode()
-    assert mask(folder, "prlimit") == mask(folder, "free")
+    assert mask(folder, out) == mask(folder, "free")
 
 
 def test_what_does_not_fit_is_refused(folder: Path) -> None:

@@ -168,5 +168,5 @@ def test_the_answer_is_kept_only_where_there_is_memory_for_it(tmp_path: Path) ->
 
     with closing(OnnxModel(path, "cpu", max_ram_bytes=2**31)) as model:
         assert model.memory_plan(shape, AFFINE).parts["kept"] == answer_bytes
-        model._measured_bytes = 2**30  # twice as much is not left beside the program
+        model.measured_bytes = 2**30  # twice as much is not left beside the program
         assert model.memory_plan(shape, AFFINE).parts["kept"] == 0

@@ -31,6 +31,12 @@ def test_no_model_gets_more_than_a_share_of_what_is_free(monkeypatch: pytest.Mon
     assert found.model_bytes == found.max_ram_bytes == pytest.approx(4 * GIB)
 
 
+def test_the_limit_of_a_container_is_what_max_ram_is_a_share_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_group_room", lambda root, membership: 1e9)
+
+    assert limits_of(toy_bundle(), 2**20).max_ram_bytes == pytest.approx(0.8e9)
+
+
 def test_a_tile_of_absurd_size_buys_no_time() -> None:
     assert limits_of(toy_bundle(tile_size=(10**6, 10**6, 10**6)), 2**20).tile_s == 3600
 
@@ -64,6 +70,40 @@ def test_free_memory_is_that_of_the_machine_within_its_own_bounds() -> None:
             900,
         ),
         ({"job/memory.max": "100", "job/memory.current": "400"}, "0::/job", 0),
+        # The tightest of the whole path decides: the slice of a pod, three levels above the process.
+        (
+            {
+                "memory.max": "9000",
+                "memory.current": "1000",
+                "pods/memory.max": "700",
+                "pods/memory.current": "500",
+                "pods/pod/memory.max": "max",
+                "pods/pod/memory.current": "500",
+                "pods/pod/box/memory.max": "600",
+                "pods/pod/box/memory.current": "100",
+            },
+            "0::/pods/pod/box/inner",
+            200,
+        ),
+        # Version 1 beside an empty tree of version 2, as on hosts that have both; 2^63 less a page is no limit.
+        (
+            {
+                "memory/memory.limit_in_bytes": "9223372036854771712",
+                "memory/memory.usage_in_bytes": "5000",
+                "memory/docker/memory.limit_in_bytes": "800",
+                "memory/docker/memory.usage_in_bytes": "300",
+                "memory/docker/box/memory.limit_in_bytes": "9223372036854771712",
+                "memory/docker/box/memory.usage_in_bytes": "300",
+            },
+            "5:cpu,cpuacct:/other\n4:memory:/docker/box\n0::/",
+            500,
+        ),
+        # Inside a container without a namespace of groups its own group is mounted as the root.
+        (
+            {"memory/memory.limit_in_bytes": "1000", "memory/memory.usage_in_bytes": "100"},
+            "9:memory:/docker/0123",
+            900,
+        ),
         ({}, "0::/job", float("inf")),
         ({}, "nonsense", float("inf")),
     ],

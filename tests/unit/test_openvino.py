@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from medssl_cli.base.errors import UsageError
-from medssl_cli.deploy import runtime
+from medssl_cli.deploy import running_model
 from medssl_cli.deploy.device_check import TOLERANCE, noise_of, require_agreement
 from medssl_cli.deploy.devices import parse_device
 from medssl_cli.deploy.model_process import ModelProcess
@@ -29,10 +29,13 @@ class PretendedOpenVino(ModelProcess):
     error = 0.0
     devices: list[str]
 
-    def load(self, data: bytes, *, device: str, **given: Any) -> dict[str, Any]:
+    def begin_load(self, *, device: str, **given: Any) -> None:
         self.devices.append(device)
-        answer = super().load(data, device="cpu", **given)
-        return {**answer, "provider": OPENVINO if device == "openvino" else CPU}
+        super().begin_load(device="cpu", **given)
+
+    def loaded(self, **given: Any) -> dict[str, Any]:
+        answer = super().loaded(**given)
+        return {**answer, "provider": OPENVINO if self.devices[-1] == "openvino" else CPU}
 
     def compute(self, *given: Any, **more: Any) -> list[NDArray[np.float32]]:
         wrong = self.error if self.devices[-1] == "openvino" else 0.0
@@ -42,7 +45,7 @@ class PretendedOpenVino(ModelProcess):
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> type[PretendedOpenVino]:
     monkeypatch.setattr(PretendedOpenVino, "devices", [], raising=False)
-    monkeypatch.setattr(runtime, "ModelProcess", PretendedOpenVino)
+    monkeypatch.setattr(running_model, "ModelProcess", PretendedOpenVino)
     return PretendedOpenVino
 
 
