@@ -33,7 +33,10 @@ _DERIVED: Final = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:66\.[47]|481
 _DEFLATED_SYNTAX: Final = DEFLATED.encode()
 _META_START, _INFLATED_BYTES = 144, 4096
 _ANSWER_START: Final = f'{{\n  "{ANSWER_KEY}": "{ANSWER}"'.encode()
-_TABLE_STARTS: Final = tuple(",".join(columns).encode() + b"," for columns in (TABLE_START, CANDIDATES_START))
+_TABLE_STARTS: Final = tuple(
+    ",".join(columns).encode() + end for columns in (TABLE_START, CANDIDATES_START) for end in (b",", b"\n")
+)
+"""A table without rows names no classes: its header ends behind the mark."""
 _PAGE_START: Final = b"<!doctype html>"
 _PAGE_MARK: Final = f'<meta name="generator" content="{PAGE_GENERATOR}">'.encode()
 _PNG: Final = b"\x89PNG\r\n\x1a\n"

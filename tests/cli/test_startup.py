@@ -45,18 +45,6 @@ def test_help_imports_nothing_heavy(tmp_path: Path, arguments: list[str]) -> Non
     assert not loaded & (HEAVY if len(arguments) == 1 else HEAVY - TYPERS_OWN)
 
 
-def test_what_was_loaded_is_not_taken_apart_at_the_end() -> None:
-    code = (
-        "import atexit, gc, sys; atexit.register(lambda: print('frozen', gc.get_freeze_count())); "
-        "sys.argv = ['medssl', '--version']; from medssl_cli.cli.start import main; main()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
-
-    word, count = done.stdout.splitlines()[-1].split()
-    assert (done.returncode, word) == (0, "frozen")
-    assert int(count) > 1000
-
-
 def test_completing_a_command_line_imports_nothing_heavy(tmp_path: Path) -> None:
     environment = {"COMP_WORDS": "medssl inf", "COMP_CWORD": "1", "_MEDSSL_COMPLETE": "complete_bash"}
     command = [sys.executable, "-c", SPY, str(tmp_path / "modules.json")]

@@ -13,6 +13,7 @@ from medssl_cli.base.talk import Silence
 from medssl_cli.cache.items import ItemRecord
 from medssl_cli.cache.store import Cache
 from medssl_cli.deploy import export as exporting
+from medssl_cli.deploy.bundle import Precision
 from medssl_cli.deploy.export import onnx_graph
 from medssl_cli.engine.planning import plan_task, science_of
 from medssl_cli.engine.step_cost import StepCost
@@ -71,16 +72,16 @@ def children(*_: object) -> AbstractContextManager[InThisProcess]:
     return nullcontext(InThisProcess())
 
 
-def traced_once(network: nn.Module, inputs: Sequence[Port], outputs: Sequence[Port]) -> bytes:
+def traced_once(network: nn.Module, inputs: Sequence[Port], outputs: Sequence[Port], precision: Precision) -> bytes:
     """What `onnx_graph` gives, of networks without running statistics that of the first that is equal.
 
     Tracing takes most of the time of an export. Networks of one seed that hardly learn have the same weights; whether
     they have, the gate says.
     """
     has_statistics = any(name.endswith("running_mean") for name in network.state_dict())
-    key = f"{network} {inputs} {outputs}"
+    key = f"{network} {inputs} {outputs} {precision}"
     if has_statistics or key not in _graphs:
-        _graphs[key] = onnx_graph(network, inputs, outputs)
+        _graphs[key] = onnx_graph(network, inputs, outputs, precision)
     return _graphs[key]
 
 

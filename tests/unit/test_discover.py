@@ -127,9 +127,11 @@ def test_an_unreadable_folder_is_one_refused_entry(tmp_path, monkeypatch):
             raise PermissionError
         return scandir(path)
 
-    monkeypatch.setattr("medssl_cli.formats.discover.os.scandir", guarded)
+    with monkeypatch.context() as patch:
+        patch.setattr("medssl_cli.formats.discover.os.scandir", guarded)
+        seen = found(tmp_path)
 
-    assert found(tmp_path) == {"closed": ("other", "E_PERMISSION"), "a.nii": ("nifti", "")}
+    assert seen == {"closed": ("other", "E_PERMISSION"), "a.nii": ("nifti", "")}
 
 
 ODD_NAMES = [

@@ -407,10 +407,10 @@ def test_a_file_that_is_written_while_it_is_read_is_refused(tmp_path, monkeypatc
         status = fstat(descriptor)
         return SimpleNamespace(st_mode=status.st_mode, st_size=status.st_size, st_mtime_ns=next(clock))
 
-    monkeypatch.setattr(os, "fstat", ticking)
-
-    with pytest.raises(InputError, match="E_CHANGED_DURING_READ"):
-        read_nifti(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", ticking)
+        with pytest.raises(InputError, match="E_CHANGED_DURING_READ"):
+            read_nifti(path)
 
 
 def under(tmp_path: Path, data: bytes, **policy: object):
