@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from medssl_cli.base.errors import InterruptedCleanlyError, MedsslError, StorageError, UsageError
-from medssl_cli.base.files import json_bytes, require_place_for_file, storage_errors, write_json
+from medssl_cli.base.files import json_bytes, remove_temporaries, require_place_for_file, storage_errors, write_json
 from medssl_cli.base.signals import stop_on_signals
 from medssl_cli.cache.folder import CacheFolder
 from medssl_cli.cache.marker import MARKER
@@ -223,6 +223,7 @@ def _write_report(report: IngestReport, cache: CacheFolder, events: EventLog, op
     folder = cache.root / "reports"
     with storage_errors("the report"):
         folder.mkdir(mode=0o700, exist_ok=True)
+    remove_temporaries(folder)
     target, is_new = _publish(report, folder, json_bytes(document))
     events.close_as(target.with_suffix(".jsonl") if is_new else None)
     return target if is_new or not target.with_suffix(".html").exists() else None

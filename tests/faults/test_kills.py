@@ -182,6 +182,17 @@ def test_an_ingest_killed_at_any_moment_ends_with_the_same_items(scans: Path, tm
     assert num_killed, "every run was over before it was killed"
 
 
+def test_what_an_ingest_leaves_that_dies_at_its_report_goes_with_the_next(scans: Path, tmp_path: Path) -> None:
+    cache, dead = new_cache(tmp_path / "cache"), start("--version")
+    dead.communicate()
+    complete("ingest", scans, "--cache", cache)
+    (cache / f"reports/.tmp-{dead.pid}-0123456789ab").write_bytes(b"{")
+
+    complete("ingest", scans, "--cache", cache)
+
+    assert temporaries(cache) == []
+
+
 def test_an_ingest_killed_again_and_again_gets_there(scans: Path, tmp_path: Path) -> None:
     """Progress is kept: each life publishes at least what it was given the time for, and nothing is done twice."""
     undisturbed, cache = new_cache(tmp_path / "undisturbed"), new_cache(tmp_path / "killed")
