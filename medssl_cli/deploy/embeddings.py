@@ -99,7 +99,7 @@ def export_embeddings(
     graph = onnx_graph(trained.network, unproven.inputs, unproven.outputs, precision)
 
     def proven(model: OnnxModel) -> Comparison:
-        require_contract({**expected_contract(trained), "precision": precision}, model.bundle)
+        require_contract(expected_contract(trained, precision), model.bundle)
         return compare(trained.network, model, volumes, limits)
 
     return write_proven(path, attach_unproven(graph, unproven), proven)[1]
@@ -126,7 +126,7 @@ def load_volume_encoder(run: Run) -> VolumeEncoderRun:
     return VolumeEncoderRun(run, network.eval(), encoder.sha256)
 
 
-def expected_contract(trained: VolumeEncoderRun) -> dict[str, Any]:
+def expected_contract(trained: VolumeEncoderRun, precision: Precision = "float32") -> dict[str, Any]:
     """What the file must say about itself, by field of the bundle."""
     run, splits = trained.run, trained.run.manifest["splits"]
     assert isinstance(run.recipe, PretrainRecipe)
@@ -145,12 +145,13 @@ def expected_contract(trained: VolumeEncoderRun) -> dict[str, Any]:
         "split_seed": run.recipe.split_seed,
         "fold": run.manifest["arguments"].get("fold", 0),
         "intended_use": INTENDED_USE,
+        "precision": precision,
     }
 
 
 def _bundle(trained: VolumeEncoderRun, *, licence: str, precision: Precision) -> Bundle:
     """All that the run says about its encoder, before the proof."""
-    return Bundle(**expected_contract(trained), medssl_version=__version__, licence=licence, precision=precision)
+    return Bundle(**expected_contract(trained, precision), medssl_version=__version__, licence=licence)
 
 
 def proof_volumes(trained: VolumeEncoderRun, cache: Cache, cases: int) -> Sequence[PreparedItem]:

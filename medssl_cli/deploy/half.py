@@ -4,10 +4,7 @@ Weights and most operators become float16; inputs and outputs stay float32. Sums
 since float16 ends at 65,504: normalisations, means, soft-max. The gate of export compares the answers as always.
 """
 
-from typing import Final
-
-import onnx
-from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+from typing import Any, Final
 
 SUMS: Final = (
     "BatchNormalization",
@@ -24,13 +21,12 @@ SUMS: Final = (
 )
 
 
-def in_float16(graph: bytes) -> bytes:
-    """A serialised graph that computes in float16 where that is safe; it takes and gives float32."""
-    converted = convert_float_to_float16(
-        onnx.load_from_string(graph), keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *SUMS]
-    )
+def in_float16(model: Any) -> Any:
+    """An `onnx.ModelProto` that computes in float16 where that is safe; it takes and gives float32."""
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+    converted = convert_float_to_float16(model, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *SUMS])
     once_each = {tuple(node.output): node for node in converted.graph.node}  # shared weights are cast once a use
     del converted.graph.node[:]
     converted.graph.node.extend(once_each.values())
-    serialised: bytes = converted.SerializeToString()
-    return serialised
+    return converted

@@ -74,9 +74,11 @@ def onnx_graph(
         if program is None:
             raise RuntimeError("torch.onnx.export returned nothing")
         proto = folded(program.model_proto)
+        if precision == "float16":
+            proto = in_float16(proto)
     strip(proto)
     serialised: bytes = proto.SerializeToString()
-    return in_float16(serialised) if precision == "float16" else serialised
+    return serialised
 
 
 def attach_unproven(graph: bytes, bundle: Bundle) -> bytes:

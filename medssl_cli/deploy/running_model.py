@@ -1,6 +1,7 @@
 """A model in a process of its own, within limits of memory and time: opened, asked, and opened again when it died.
 
-What it does there costs one scan a code, and the next scan gets a new process.
+What it does there costs one scan a code, and the next scan gets a new process. ONNX Runtime runs on the device that was
+asked for, or there is an error: never on another one in silence.
 """
 
 import contextlib
@@ -30,17 +31,7 @@ class UnusableModelError(UsageError):
 
 
 class RunningModel:
-    """An exported model, checked, and its process.
-
-    Args:
-        path: `model.onnx` written by `medssl export`.
-        device: `auto` (CUDA if it works, else CPU), `cpu`, `cuda`, `cuda:N`; `gpu` is another word for `cuda`;
-            `openvino`, the CPU by another library, whose answers are compared with those of `cpu` first.
-        threads: Threads on the CPU; as many as there are cores by default, and never more.
-        max_ram_bytes: Most memory for a scan and the model together; a share of what is free by default.
-        tile_timeout_s: Longest time for one call of the network; by default it grows with the tile.
-        opens_late: On the CPU, let ONNX Runtime load the model no sooner than it is asked for; what is wrong with it
-            then is an `UnusableModelError`. Without, it is loaded here.
+    """An exported model, checked, and its process: what is below `OnnxModel`, which says what the arguments mean.
 
     Attributes:
         measured_bytes: The most memory that the process was seen to hold after a call; 0 before the first.

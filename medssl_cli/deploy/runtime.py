@@ -1,11 +1,7 @@
-"""ONNX Runtime on the device that was asked for, or an error: never another one in silence.
-
-A model runs in a process of its own, within limits of memory and time: what it does there costs one scan a code, and
-the next scan gets a new process.
-"""
+"""What an exported model answers, and what memory an answer will take; its process is that of `running_model`."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +21,6 @@ from medssl_cli.imaging.segment import Progress, segment_volume
 from medssl_cli.imaging.tiling import Predict
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.tasks import load_part, task_of_head
-
-MAX_FAILURES: Final = 3
-"""A model that breaks its limits so often in a row is not asked again: a tile has the same size in every scan."""
 
 
 class OnnxModel(RunningModel):

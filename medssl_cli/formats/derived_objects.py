@@ -1,5 +1,6 @@
 """What all DICOM objects that are derived from a series share: UIDs as functions of it, its date, references to it."""
 
+import hashlib
 import io
 import uuid
 from collections.abc import Sequence
@@ -114,6 +115,11 @@ def first_slice(slices: Sequence[Header]) -> Header:
 def names_of_slices(slices: Sequence[Header]) -> list[str]:
     """What tells one image of a series from the others: its instances and frames."""
     return sorted(f"{header.SOPInstanceUID}#{header.frame}" for header in slices)
+
+
+def answer_digest(slices: Sequence[Header], answer: bytes, *words: str) -> str:
+    """SHA-256 of an answer about these images, and of words that say in which form it is given."""
+    return hashlib.sha256("|".join([*names_of_slices(slices), *words]).encode() + answer).hexdigest()
 
 
 def source_image(template: Any, header: Header) -> Any:

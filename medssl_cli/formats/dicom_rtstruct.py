@@ -5,7 +5,6 @@ another. Before anybody sees an object, its contours are read back and filled: e
 (PS3.3 A.19, C.8.8.5, C.8.8.6, C.8.8.8)
 """
 
-import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,11 +17,11 @@ from medssl_cli import __version__
 from medssl_cli.base.errors import GateError, InputError
 from medssl_cli.formats.anatomy_codes import StructureCode, structure_code
 from medssl_cli.formats.derived_objects import (
+    answer_digest,
     date_and_time,
     derived_uid,
     first_slice,
     frame_of_reference,
-    names_of_slices,
     object_label,
     read_without_pixels,
     require_one_patient,
@@ -80,8 +79,7 @@ def write_structure_set(
     require_uids(slices)
     first = first_slice(slices)
     source = read_without_pixels(first.source)
-    images = "|".join(names_of_slices(slices))
-    digest = hashlib.sha256(images.encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()
+    digest = answer_digest(slices, np.ascontiguousarray(labels).tobytes())
     base = f"{first.SeriesInstanceUID}|{model_sha256}"
     dataset = _described(source, first, base=base, digest=digest, model_sha256=model_sha256, name=algorithm_name)
     frame = frame_of_reference(first)

@@ -5,7 +5,6 @@ patient and study only, and the UIDs of the slices. Before anybody sees an objec
 the position of each frame must lead to exactly the voxels that were written.
 """
 
-import hashlib
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,11 +19,11 @@ from medssl_cli import __version__
 from medssl_cli.base.errors import GateError, InputError
 from medssl_cli.formats.anatomy_codes import StructureCode, structure_code
 from medssl_cli.formats.derived_objects import (
+    answer_digest,
     date_and_time,
     derived_uid,
     first_slice,
     frame_of_reference,
-    names_of_slices,
     object_label,
     read_without_pixels,
     require_one_patient,
@@ -153,9 +152,8 @@ class _Uids:
         self, slices: Sequence[Header], model_sha256: str, labels: NDArray[np.uint8], storage: SegStorage
     ) -> None:
         source_series = slices[0].SeriesInstanceUID
-        names = names_of_slices(slices)
-        names += [] if storage is SegStorage.binary else [storage.value]
-        content = hashlib.sha256("|".join(names).encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()
+        form = () if storage is SegStorage.binary else (storage.value,)
+        content = answer_digest(slices, np.ascontiguousarray(labels).tobytes(), *form)
         base = f"{source_series}|{model_sha256}"
         self.series = derived_uid("series", base)
         self.instance = derived_uid("instance", base, content)

@@ -5,7 +5,6 @@ images as they are. Built by highdicom over a clean description of the series; b
 are read back without highdicom and must say what was meant. (PS3.16 TID 1500, 1410, 1411, 1501)
 """
 
-import hashlib
 import io
 import warnings
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from medssl_cli import __version__
 from medssl_cli.base.errors import GateError, InputError
 from medssl_cli.formats.anatomy_codes import Code, StructureCode
 from medssl_cli.formats.derived_objects import (
+    answer_digest,
     date_and_time,
     derived_uid,
     first_slice,
@@ -70,8 +70,7 @@ def write_report(
     require_uids(slices)
     first = first_slice(slices)
     source = read_without_pixels(first.source)
-    images = "|".join(names_of_slices(slices))
-    content = hashlib.sha256(f"{images}|{list(statements)!r}".encode() + (segmentation or b"")).hexdigest()
+    content = answer_digest(slices, segmentation or b"", repr(list(statements)))
     base = f"{first.SeriesInstanceUID}|{model_sha256}"
     maker = _Groups(slices, base, algorithm_name, algorithm, model_sha256, _without_pixels(segmentation))
     try:

@@ -19,7 +19,7 @@ from medssl_cli.deploy.delivery import NOT_SENT, Delivery
 from medssl_cli.deploy.infer import InferSettings, infer
 from medssl_cli.deploy.naming import series_name
 from medssl_cli.deploy.results import ScanResult
-from medssl_cli.deploy.runtime import MAX_FAILURES
+from medssl_cli.deploy.running_model import MAX_FAILURES
 from medssl_cli.service.listen import ListenSettings, listen, tls_contexts
 from medssl_cli.service.monitor import exposition
 from medssl_cli.service.peers import Peer, PeerDestination
