@@ -32,7 +32,7 @@ from medssl_cli.deploy.proven_file import attach_unproven, onnx_graph, refuse_fo
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.engine.build import build_method
 from medssl_cli.engine.runs import Run, open_run
-from medssl_cli.engine.weights import begin_with, load_encoder
+from medssl_cli.engine.weights import BESIDE, begin_with, load_encoder
 from medssl_cli.heads import EmbeddingsHead
 from medssl_cli.imaging.geometry import spacing_mm
 from medssl_cli.nn.slices.volume_encoder import SliceNetwork
@@ -116,7 +116,7 @@ def load_volume_encoder(run: Run) -> VolumeEncoderRun:
     encoder = load_encoder(run.root)
     method = build_method(run.recipe)
     network: Any = method.exports().get(EMBEDDINGS)
-    if network is None or not method.kept().keys() <= encoder.beside.keys():
+    if network is None or not set(BESIDE) <= encoder.beside.keys():
         raise UsageError(
             "E_USAGE",
             f"{run.root.name} has no encoder of volumes that could be exported as it is",

@@ -167,6 +167,13 @@ def test_the_clusters_stay_what_they_are() -> None:
         torch.testing.assert_close(alone, beside)
 
 
+def test_the_decoder_is_kept_beside_what_makes_volumes_if_it_is_asked_for() -> None:
+    assert set(method_with().kept()) == set(method_with(dense={}).kept()) == {"slices"}
+    method = method_with(dense={"keep_decoder": True})
+    assert method.dense is not None
+    assert method.kept()["decoder"] is method.dense.decoder
+
+
 @pytest.mark.parametrize("off", ["position", "agreement"])
 def test_a_term_of_no_weight_is_left_out(off: str) -> None:
     method = method_with(dense={off: 0, "num_points": 8})

@@ -55,6 +55,13 @@ def test_places_move_with_the_voxels(crop_size: tuple[int, int, int], options: d
     torch.testing.assert_close(views.box_places, views.images[0][: 2 * 4], atol=1e-5, rtol=0)
 
 
+def test_the_decoder_is_kept_only_if_it_is_asked_for() -> None:
+    assert method_with().kept() == method_with(dense=None).kept() == {}
+    method = method_with(dense={"keep_decoder": True})
+    assert method.dense is not None
+    assert method.kept() == {"decoder": method.dense.decoder}
+
+
 def test_nothing_is_told_where_nothing_is_asked() -> None:
     method = method_with(dense=None)
     boxes = torch.zeros(2, 1, *method.views().size)

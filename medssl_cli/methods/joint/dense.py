@@ -1,6 +1,6 @@
 """What is asked of every pixel of single images, beside the clusters of whole ones: where it lies, and what matches it.
 
-A decoder on the trunk answers and is thrown away; the clusters stay as they are. Ours: the paper has no such terms.
+A decoder on the trunk answers; the clusters stay as they are. Ours: the paper has no such terms.
 
 - Position: the place of each pixel on its image's canvas, -1 to 1, and the level of a slice in its volume.
 - Agreement: a point of the canvas that both of the first two large views show must have features that are alike, and
@@ -16,14 +16,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Strict
+from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt
 from medssl_cli.data.augmentation import Draws
 from medssl_cli.data.placed_views import features_at
 from medssl_cli.data.slice_views import Drawn, SliceAugmentation, draw
 from medssl_cli.nn.backbones import Backbone
 from medssl_cli.nn.build import build_decoder
 from medssl_cli.nn.contrast import Contrast, matched, unit
-from medssl_cli.nn.decoder import Decoder
+from medssl_cli.nn.decoder import DecodingOptions
 from medssl_cli.nn.places import BETA, WEIGHT, mean_distances, smooth_l1
 
 LEAST_OVERLAP: Final = 0.05
@@ -32,7 +32,7 @@ SIMULATED_VIEWS: Final = 1000
 SIMULATED_POINTS: Final = 8
 
 
-class DenseTerms(Strict):
+class DenseTerms(DecodingOptions):
     """Terms of every pixel of the large views of single images. Views that are mirrored have no left and right to tell.
 
     Args:
@@ -44,6 +44,7 @@ class DenseTerms(Strict):
         width: Channels of the decoder's output.
         projection_dim: E.
         decoder: Shape of the decoder.
+        keep_decoder: Keep the decoder beside the encoder, for tasks whose decoder has the same shape.
     """
 
     position: NonNegativeFloat = 1.0
@@ -53,7 +54,6 @@ class DenseTerms(Strict):
     temperature: PositiveFloat = 0.1
     width: PositiveInt = 32
     projection_dim: PositiveInt = 32
-    decoder: Decoder = Decoder()
 
 
 @dataclass(frozen=True)

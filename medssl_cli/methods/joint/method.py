@@ -320,8 +320,9 @@ class Method(MethodBase):
         return [f"{kind}: {worry}" for kind in kinds for worry in concerns(logged, prefix=f"{kind}/")]
 
     def kept(self) -> dict[str, nn.Module]:
-        """What makes volumes of slices."""
-        return {"slices": self.volume_encoder} if self.options.shows_volumes else {}
+        """What makes volumes of slices, and the decoder of the dense terms where it is wanted."""
+        slices: dict[str, nn.Module] = {"slices": self.volume_encoder} if self.options.shows_volumes else {}
+        return slices if self.dense is None else slices | self.dense.options.kept(self.dense.decoder)
 
     def exports(self) -> dict[str, nn.Module]:
         """Embeddings of slices and of volumes."""

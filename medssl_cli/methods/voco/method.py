@@ -40,7 +40,7 @@ from functools import partial
 from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medssl_cli.data.views import own_rows, times
 from medssl_cli.imaging.geometry import Shape
@@ -187,6 +187,10 @@ class Method(MethodBase):
             shown["spread"] = spread_of(student)
         total = torch.stack(list(parts.values())).sum()
         return Losses(total, {name: part.detach() for name, part in parts.items()}, shown)
+
+    def kept(self) -> dict[str, nn.Module]:
+        """See `DecodingOptions.kept`."""
+        return {} if self.dense is None else self.dense.options.kept(self.dense.decoder)
 
     def baselines(self, labels: Tensor | None = None) -> dict[str, float]:
         """Total loss without having learnt where a crop lies (`constant_predictors`) nor what it shows.

@@ -10,7 +10,7 @@ from medssl_cli.base.errors import UsageError
 from medssl_cli.base.strict import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Strict
 from medssl_cli.imaging.geometry import Shape
 from medssl_cli.methods.voco.terms import Regulariser
-from medssl_cli.nn.decoder import Decoder
+from medssl_cli.nn.decoder import Decoder, DecodingOptions
 
 # What an objective has, and its value. A name that is missing keeps the default; see `OBJECTIVE_ONLY`.
 PRESETS: Final[dict[str, dict[str, Any]]] = {
@@ -108,19 +108,19 @@ class OmniOptions(Strict):
         return self.self_weight > 0 or self.pseudo_weight > 0
 
 
-class DenseOptions(Strict):
-    """VoCo's question asked of every voxel of the random crops, with a decoder that is thrown away. Ours.
+class DenseOptions(DecodingOptions):
+    """VoCo's question asked of every voxel of the random crops, with a decoder. Ours.
 
     Args:
         target: `coordinates` of the voxel within the box; or `overlap`, how much of a crop about the voxel would lie in
             each of the base crops.
         weight: Weight of the term.
         decoder: Shape of the decoder.
+        keep_decoder: Keep the decoder beside the encoder, for tasks whose decoder has the same shape.
     """
 
     target: Literal["coordinates", "overlap"] = "coordinates"
     weight: PositiveFloat = 1.0
-    decoder: Decoder = Decoder()
 
 
 class Options(Strict):
