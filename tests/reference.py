@@ -9,6 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,7 @@ from medssl_cli import heads, recipe, recipe_sections
 from medssl_cli.base import plugins
 from medssl_cli.base.codes import CODES, Code
 from medssl_cli.cli.app import app
+from medssl_cli.nn.decoder import Decoder
 from medssl_cli.tasks import load_part
 from medssl_cli.unlabelled import KIND
 
@@ -102,7 +104,6 @@ MEANINGS: Final = {
     "voco.dropout_prob": "Share of the student's crops whose embedding is replaced by zeros (`v2`); "
     "its price is in [methods](../concepts/methods.md).",
     "voco.omni": "What labels add, where the cache has some; below.",
-    "voco.omni.decoder": "As `task.decoder`, below.",
     "segmentation.decoder": "Below.",
     "segmentation.relation.embedding_dim": "Length of a slice's embedding.",
     "segmentation.relation.pooling": "Without effect, as slices are not pooled here; `method.relation` can be copied.",
@@ -117,6 +118,29 @@ MEANINGS: Final = {
     "segmentation.decoder.activation": "MONAI's name of the non-linearity.",
     "segmentation.decoder.dropout_prob": "Probability of dropping a channel after each convolution.",
 }
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of keys.
+
+    Args:
+        title: Heading.
+        prefix: What stands before its keys in `MEANINGS`.
+        model: Has the keys.
+        left_out: Keys that stand elsewhere.
+        given: Values that the section has where a recipe says nothing, if they are not those of the model.
+    """
+
+    title: str
+    prefix: str
+    model: type[BaseModel]
+    left_out: Sequence[str] = ()
+    given: BaseModel | None = None
+
+    def fields(self) -> Iterator[tuple[str, FieldInfo]]:
+        """The keys that stand here."""
+        return ((name, field) for name, field in self.model.model_fields.items() if name not in self.left_out)
 
 
 def cli_page() -> str:
@@ -202,44 +226,47 @@ def recipe_page() -> str:
     lines += ["Change one key on the command line with `--set data.batch_size=2`.", "", "## Shipped recipes", ""]
     lines += [*table_lines(("name", "for", "what"), list(_shipped())), ""]
     common = recipe.Training.model_fields
-    sections: list[tuple[str, str, type[BaseModel], Sequence[str]]] = [
-        ("Every recipe", "", recipe.Training, ()),
-        ("Pre-training recipes", "", recipe.PretrainRecipe, list(common)),
-        ("Task recipes", "", recipe.TaskRecipe, list(common)),
-        ("`data`", "data.", recipe.Data, ()),
-        ("`data` (pre-training recipes)", "data.", recipe.PretrainData, list(recipe.Data.model_fields)),
-        ("`data.mixture` (pre-training recipes)", "data.", recipe.MixturePart, list(recipe.Preprocessing.model_fields)),
-        ("`optimizer`", "optimizer.", recipe.Optimizer, ()),
-        ("`schedule`", "schedule.", recipe.Schedule, ()),
-        ("`augmentation` (task recipes)", "augmentation.", recipe.Augmentation, ()),
-        ("`transfer` (task recipes)", "transfer.", recipe.Transfer, ()),
-        ("`unlabelled` (task recipes)", "unlabelled.", recipe_sections.UnlabelledImages, ()),
-        ("`class_details.NAME` (task recipes)", "class_details.", recipe_sections.ClassDetails, ()),
-        ("`class_details.NAME.code`, `.category`, `algorithm.family`", "code.", recipe_sections.ClassCode, ()),
-        ("`algorithm` (task recipes)", "algorithm.", recipe_sections.Algorithm, ()),
-        ("`inference` (task recipes)", "inference.", recipe.Inference, ()),
-        ("`evaluation` (task recipes)", "evaluation.", recipe.Evaluation, ()),
-        ("`evaluation.lesions`", "evaluation.lesions.", heads.LesionRule, ()),
+    sections = [
+        Section("Every recipe", "", recipe.Training),
+        Section("Pre-training recipes", "", recipe.PretrainRecipe, list(common)),
+        Section("Task recipes", "", recipe.TaskRecipe, list(common)),
+        Section("`data`", "data.", recipe.Data),
+        Section("`data` (pre-training recipes)", "data.", recipe.PretrainData, list(recipe.Data.model_fields)),
+        Section(
+            "`data.mixture` (pre-training recipes)",
+            "data.",
+            recipe.MixturePart,
+            list(recipe.Preprocessing.model_fields),
+        ),
+        Section("`optimizer`", "optimizer.", recipe.Optimizer),
+        Section("`schedule`", "schedule.", recipe.Schedule),
+        Section("`augmentation` (task recipes)", "augmentation.", recipe.Augmentation),
+        Section("`transfer` (task recipes)", "transfer.", recipe.Transfer),
+        Section("`unlabelled` (task recipes)", "unlabelled.", recipe_sections.UnlabelledImages),
+        Section("`class_details.NAME` (task recipes)", "class_details.", recipe_sections.ClassDetails),
+        Section("`class_details.NAME.code`, `.category`, `algorithm.family`", "code.", recipe_sections.ClassCode),
+        Section("`algorithm` (task recipes)", "algorithm.", recipe_sections.Algorithm),
+        Section("`inference` (task recipes)", "inference.", recipe.Inference),
+        Section("`evaluation` (task recipes)", "evaluation.", recipe.Evaluation),
+        Section("`evaluation.lesions`", "evaluation.lesions.", heads.LesionRule),
     ]
     for name in plugins.names("method"):
         module = plugins.load("method", name)
-        sections.append((f"`method: {{name: {name}}}`", f"{name}.", module.Options, ()))
-        if hasattr(module, "OmniOptions"):
-            sections.append(("`method.omni`", f"{name}.omni.", module.OmniOptions, ()))
+        sections.append(Section(f"`method: {{name: {name}}}`", f"{name}.", module.Options))
+        sections += _within(f"{name}.", module.Options)
     for name in plugins.names(KIND):
         options = plugins.load(KIND, name).OPTIONS
-        sections.append((f"`unlabelled: {{method: {name}}}`", "unlabelled.", options, ()))
+        sections.append(Section(f"`unlabelled: {{method: {name}}}`", "unlabelled.", options))
     for name in plugins.names("task"):
         module = load_part(name, "network")
-        sections.append((f"`task: {{name: {name}}}`", f"{name}.", module.OPTIONS, ()))
+        sections.append(Section(f"`task: {{name: {name}}}`", f"{name}.", module.OPTIONS))
         if hasattr(module, "Decoder"):
-            sections.append(("`task.decoder`", f"{name}.decoder.", module.Decoder, ()))
+            sections.append(Section("`task.decoder`", f"{name}.decoder.", module.Decoder))
         if hasattr(module, "Relation"):
-            sections.append(("`task.relation`", f"{name}.relation.", module.Relation, ()))
-    for title, prefix, model, left_out in sections:
-        fields = [(name, field) for name, field in model.model_fields.items() if name not in left_out]
-        rows = [_field(name, field, prefix, model) for name, field in fields]
-        lines += [f"## {title}", "", *table_lines(("key", "value", "default", "meaning"), rows), ""]
+            sections.append(Section("`task.relation`", f"{name}.relation.", module.Relation))
+    for section in sections:
+        rows = [_field(name, field, section) for name, field in section.fields()]
+        lines += [f"## {section.title}", "", *table_lines(("key", "value", "default", "meaning"), rows), ""]
     for name in plugins.names("backbone"):
         rows = list(_backbone(plugins.load("backbone", name).build))
         lines += [
@@ -251,6 +278,24 @@ def recipe_page() -> str:
     return "\n".join(lines)
 
 
+def _within(prefix: str, model: type[BaseModel]) -> Iterator[Section]:
+    """Sections of a method's options, and theirs, but decoders, which are described once.
+
+    Args:
+        prefix: What stands before the keys of `model`, such as `joint.`.
+        model: The options.
+    """
+    for name, field in model.model_fields.items():
+        kinds = (field.annotation, *typing.get_args(field.annotation))
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not Decoder:
+                key = f"{prefix}{name}"
+                method, _, place = key.partition(".")
+                given = field.default if isinstance(field.default, kind) else None
+                yield Section(f"`method.{place}` of `{method}`", f"{key}.", kind, given=given)
+                yield from _within(f"{key}.", kind)
+
+
 def _shipped() -> Iterator[tuple[str, str, str]]:
     for kind, command in (("pretrain", "`medssl pretrain --recipe`"), ("tasks", "`medssl finetune --task`")):
         for name in recipe.recipe_names(kind):
@@ -258,12 +303,13 @@ def _shipped() -> Iterator[tuple[str, str, str]]:
             yield f"`{name}`", command, first
 
 
-def _field(name: str, field: FieldInfo, prefix: str, model: type[BaseModel]) -> tuple[str, str, str, str]:
-    key = field.alias or name
-    if field.default is PydanticUndefined:
+def _field(name: str, field: FieldInfo, section: Section) -> tuple[str, str, str, str]:
+    key, prefix, model = field.alias or name, section.prefix, section.model
+    default_value = field.default if section.given is None else getattr(section.given, name)
+    if default_value is PydanticUndefined:
         default = "required"
     else:
-        default = "" if isinstance(field.default, BaseModel) else _yaml(field.default)
+        default = "" if isinstance(default_value, BaseModel) else _yaml(default_value)
     value = _kind(field.annotation) + _limits(field.metadata)
     described = {key: text for base in reversed(model.__mro__) for key, text in arguments_of(base).items()}
     meaning = MEANINGS.get(prefix + key) or described.get(name)

@@ -13,14 +13,24 @@ from medssl_cli.nn.slices.volume_encoder import VolumeOptions
 
 
 class Swapped(Strict):
-    """Prototypes of images and of volumes, where both are assigned by Sinkhorn's algorithm."""
+    """Prototypes of images and of volumes, where both are assigned by Sinkhorn's algorithm.
+
+    Args:
+        images: Prototypes of single images.
+        volumes: Prototypes of volumes.
+    """
 
     images: SwappedOptions = SwappedOptions()
     volumes: SwappedOptions = SwappedOptions(num_prototypes=64, queue_length=256, queue_starts=0.1, freeze_steps=100)
 
 
 class Clustered(Strict):
-    """Clusters of images and of volumes, where both are found by k-means."""
+    """Clusters of images and of volumes, where both are found by k-means.
+
+    Args:
+        images: Clusters of single images.
+        volumes: Clusters of volumes.
+    """
 
     images: ClusterOptions = ClusterOptions()
     volumes: ClusterOptions = ClusterOptions(num_prototypes=(8, 16, 32))
