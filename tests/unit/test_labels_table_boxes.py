@@ -7,6 +7,7 @@ import pytest
 
 from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels import BoxLabel, BoxMark, FindingsLabel, Reading
+from medssl_cli.formats.labels.boxes import on_copy
 from tests.unit.test_labels_table import read
 
 SHAPE = (64, 48, 1)
@@ -224,8 +225,9 @@ def test_boxes_of_the_nih_are_for_1024_pixels(tmp_path: Path, header: str) -> No
 
     assert isinstance(label, BoxLabel)
     assert label.to_grid((1024, 1024, 1), UNIT).boxes[0].lower == (862.75, 693.0, -0.5)
+    assert on_copy(label, (512, 512, 1)).to_grid((512, 512, 1), UNIT).boxes[0].lower == (431.125, 346.25, -0.5)
     with pytest.raises(InputError, match="E_LABEL_GRID_MISMATCH"):
-        label.to_grid((320, 320, 1), UNIT)
+        on_copy(label, (320, 300, 1))
 
 
 def test_free_text_is_no_name_of_a_box(tmp_path: Path) -> None:
