@@ -24,6 +24,7 @@ from medssl_cli.ingest.drawn_on import ImagesOfMask, images_drawn_on
 from medssl_cli.ingest.failures import Failure, as_values
 from medssl_cli.ingest.known_images import KnownImage
 from medssl_cli.ingest.matching import Index
+from medssl_cli.ingest.spellings import PARTS_OF_ONE, parts_of_one
 from medssl_cli.ingest.tasks import StoredImage, StoredLabel
 
 PAIRS_PER_TASK: Final = 256
@@ -202,6 +203,9 @@ def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache
         pairs += [(annotation, image) for image in images_of_it]
         if not images_of_it:
             unmatched[annotation.source] |= annotation.rows
+    parts_only = parts_of_one((one.source, one.label, image.item_id) for one, image in pairs)
+    refused += [(pairs[position][0], PARTS_OF_ONE) for position in sorted(parts_only)]
+    pairs = [pair for position, pair in enumerate(pairs) if position not in parts_only]
     counted = {source: number for source, number in num_unmatched.items() if number}
     counted |= {source: len(rows) for source, rows in unmatched.items()}
     return Matches(tuple(pairs), counted, tuple(undecided), tuple(refused))
