@@ -59,6 +59,8 @@ def ingest(
     key_column: tables.KeyColumnOption = None,
     label_column: tables.LabelColumnOption = None,
     readers: tables.ReadersOption = tables.Readers.fuse,
+    box_size: tables.BoxSizeOption = None,
+    box_copies: tables.CopiesOption = tables.Copies.proportional,
     date_from: own.FromOption = None,
     date_to: own.ToOption = None,
     patients: own.PatientsOption = None,
@@ -79,7 +81,6 @@ def ingest(
         medssl ingest dicomweb://pacs.example/dicom-web --modality CT --from 2024-01-01
     """
     from medssl_cli.formats.policy import Policy
-    from medssl_cli.formats.table_choice import TableChoice
     from medssl_cli.ingest.ingest import ingest as run_ingest
     from medssl_cli.ingest.options import IngestOptions
 
@@ -95,7 +96,8 @@ def ingest(
     )  # fmt: skip
     options = IngestOptions(
         label_set, modality, patient_pattern, policy, workers, cluster, dry_run, reread, report, key_file,
-        names_of(structures), seg_fraction, settle, TableChoice(key_column, names_of(label_column), readers.value),
+        names_of(structures), seg_fraction, settle,
+        tables.table_choice(key_column, label_column, readers, box_size, box_copies),
         overlap.value, given.of_all or None, given.places,
     )  # fmt: skip
     tolerated = tolerance(max_quarantine)

@@ -17,7 +17,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -99,6 +99,20 @@ class Archive:
 
     def __len__(self) -> int:
         return len(self._starts)
+
+    @cached_property
+    def _by_name(self) -> dict[str, int]:
+        """Members by their names in small letters; -1 where several have one name. As long as the directory at most."""
+        found: dict[str, int] = {}
+        for index in range(len(self)):
+            name = str(self.entry(index).inner).lower()
+            found[name] = -1 if name in found else index
+        return found
+
+    def only(self, inner: PurePosixPath) -> int | None:
+        """The one member that has a name, whatever its case; None if there is none, or several."""
+        index = self._by_name.get(str(inner).lower(), -1)
+        return None if index < 0 or self.entry(index).inner != inner else index
 
     def entry(self, index: int) -> ArchiveEntry:
         """One member of the directory.

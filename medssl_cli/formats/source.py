@@ -46,6 +46,22 @@ def place_of(source: Source) -> Path:
     return source if isinstance(source, Path) else source.archive / source.inner
 
 
+def member_beside(member: Member, name: str) -> Member | None:
+    """The member of the same archive and folder that has a name; None if it, or the first one, is not the only one.
+
+    Args:
+        member: A member.
+        name: Last part of the name of another one.
+
+    Raises:
+        InputError: See `read_bytes`.
+    """
+    inner = member.inner.parent / name
+    archive = _with_codes(lambda: open_archive(member.archive))
+    index = archive.only(inner)
+    return None if index is None or archive.only(member.inner) != member.index else Member(member.archive, index, inner)
+
+
 def size_of(source: Source) -> int:
     """Bytes that a file has, or that a member claims to have; reading never gives more than that.
 

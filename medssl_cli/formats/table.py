@@ -5,7 +5,6 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class ImageFormat:
     recognises: "Callable[[bytes, Policy], bool]"
     read: FileReader | None = None
     count: "Callable[[Source, Policy], int] | None" = None
-    companions: "Callable[[Source, Policy], Sequence[Path]] | None" = None
+    companions: "Callable[[Source, Policy], Sequence[Source]] | None" = None
     announced: "Callable[[Source | SeriesPart, Policy], Announced | None] | None" = None
     value_names: "Callable[[Source], Mapping[int, str]] | None" = None
     is_told_by_name: bool = False

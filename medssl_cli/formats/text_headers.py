@@ -15,12 +15,13 @@ from medssl_cli.base.errors import InputError
 from medssl_cli.formats.affines import MAX_MM, MAX_SIDE, Placement, placed
 from medssl_cli.formats.loaded import LPS_TO_RAS, Identity, LoadedImage, SourceKind
 from medssl_cli.formats.policy import Policy
-from medssl_cli.formats.source import MAX_FILE_BYTES, Source, read_head
+from medssl_cli.formats.source import MAX_FILE_BYTES, Member, Source, member_beside, read_bytes, read_head
 from medssl_cli.formats.stored_values import native_and_finite, storable
 from medssl_cli.imaging.geometry import Affine, Shape
 from medssl_cli.imaging.volume import Volume
 
 MAX_HEADER_BYTES: Final = 64 * 1024
+_DETACHED_HEADERS: Final = (".mhd", ".nhdr")
 _MAX_NUMBER_LENGTH: Final = 64
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
@@ -151,19 +152,24 @@ def loaded_image(
 def read_detached(source: Source, name: str, policy: Policy) -> bytes:
     """The data file that a header names, if it lies beside the header and is nothing but a file.
 
+    In an archive the two must be called the same but for their suffixes, and nothing else may be called so: many
+    headers that name one data file would unpack it many times, beyond all that the archive declares.
+
     Args:
         source: Source of the header.
         name: As the header gives it, decoded as Latin-1.
         policy: `allow_detached`.
 
     Raises:
-        InputError: `E_DETACHED_DATA`, `E_TOO_BIG`, `E_CHANGED_DURING_READ`.
+        InputError: `E_DETACHED_DATA`, `E_TOO_BIG`, `E_CHANGED_DURING_READ`; in an archive the codes of reading members.
     """
-    if not policy.allow_detached or not isinstance(source, Path):
-        hint = "write header and voxels into one file, or pass --allow-detached (not for archives)"
+    if not policy.allow_detached:
+        hint = "write header and voxels into one file, or pass --allow-detached"
         raise InputError("E_DETACHED_DATA", "the voxels lie in another file", hint=hint)
     if not name or name in (".", "..") or any(char in name for char in "/\\\0%") or name.split()[0] == "LIST":
         raise InputError("E_DETACHED_DATA", "the data file is not one plain file name in the folder of the header")
+    if isinstance(source, Member):
+        return read_bytes(_member_of(source, name))
     path = os.path.join(os.fsencode(source.parent), name.encode("latin-1"))  # noqa: PTH118 - names are bytes
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -175,7 +181,22 @@ def read_detached(source: Source, name: str, policy: Policy) -> bytes:
         ) from error
 
 
-def detached_files(source: Source, names: re.Pattern[bytes], policy: Policy) -> tuple[Path, ...]:
+def _member_of(header: Member, name: str) -> Member:
+    """The member of an archive that holds the voxels of a header in it."""
+    text = name.encode("latin-1").decode("utf-8", "surrogateescape")
+    stem, suffix = header.inner.stem, header.inner.suffix.lower()
+    is_pair = suffix in _DETACHED_HEADERS and text != header.name and text.rpartition(".")[0] == stem
+    found = member_beside(header, text) if is_pair else None
+    if found is None:
+        raise InputError(
+            "E_DETACHED_DATA",
+            "the archive has no single data file that is called as the header and lies in its folder",
+            hint="unpack the archive and name the folder",
+        )
+    return found
+
+
+def detached_files(source: Source, names: re.Pattern[bytes], policy: Policy) -> tuple[Source, ...]:
     """The data file that a header names, as it would lie beside it; whether it may be read is for the reader to say.
 
     Args:
@@ -186,10 +207,16 @@ def detached_files(source: Source, names: re.Pattern[bytes], policy: Policy) -> 
     Raises:
         InputError: The codes of reading files.
     """
-    if not policy.allow_detached or not isinstance(source, Path):
+    if not policy.allow_detached:
         return ()
     match = names.search(read_head(source, MAX_HEADER_BYTES))
-    return () if match is None else (source.parent / Path(match[1].decode("latin-1").strip()).name,)
+    if match is not None and isinstance(source, Member):
+        return (_member_of(source, match[1].decode("latin-1").strip()),)
+    return (
+        ()
+        if match is None or isinstance(source, Member)
+        else (source.parent / Path(match[1].decode("latin-1").strip()).name,)
+    )
 
 
 def _plain_content(stream: Any, descriptor: int) -> bytes:

@@ -16,7 +16,7 @@ from medssl_cli.cache.annotations import add_boxes, add_findings
 from medssl_cli.cache.items import Box
 from medssl_cli.cache.store import Cache
 from medssl_cli.formats.labels import AnnotationKind, BoxLabel, FindingsLabel, Flaw, Label, MaskLabel, Reading
-from medssl_cli.formats.labels.boxes import PictureBoxes, upright
+from medssl_cli.formats.labels.boxes import PictureBoxes, on_copy, upright
 from medssl_cli.formats.source import Source, place_of
 from medssl_cli.formats.table_choice import TableChoice
 from medssl_cli.imaging.volume import Volume
@@ -24,6 +24,7 @@ from medssl_cli.ingest.drawn_on import ImagesOfMask, images_drawn_on
 from medssl_cli.ingest.failures import Failure, as_values
 from medssl_cli.ingest.known_images import KnownImage
 from medssl_cli.ingest.matching import Index
+from medssl_cli.ingest.spellings import PARTS_OF_ONE, parts_of_one
 from medssl_cli.ingest.tasks import StoredImage, StoredLabel
 
 PAIRS_PER_TASK: Final = 256
@@ -202,6 +203,9 @@ def match(annotations: Iterable[Annotation], images: Sequence[KnownImage], cache
         pairs += [(annotation, image) for image in images_of_it]
         if not images_of_it:
             unmatched[annotation.source] |= annotation.rows
+    parts_only = parts_of_one((one.source, one.label, image.item_id) for one, image in pairs)
+    refused += [(pairs[position][0], PARTS_OF_ONE) for position in sorted(parts_only)]
+    pairs = [pair for position, pair in enumerate(pairs) if position not in parts_only]
     counted = {source: number for source, number in num_unmatched.items() if number}
     counted |= {source: len(rows) for source, rows in unmatched.items()}
     return Matches(tuple(pairs), counted, tuple(undecided), tuple(refused))
@@ -337,7 +341,7 @@ def _read(
     if kind == "coco":
         from medssl_cli.formats.labels.coco import read_coco
 
-        return read_coco(source)
+        return read_coco(source, default_size=choice.table.box_size)
     from medssl_cli.formats.labels.table import read_table
 
     return read_table(source, known=known, choice=choice.table, is_named=is_named)
@@ -374,11 +378,18 @@ def _store_mask(task: AnnotationTask, annotation: Annotation, image: StoredImage
 
 def _store_boxes(task: AnnotationTask, label: BoxLabel, image: StoredImage) -> StoredLabel:
     label = upright(label, image.orientation, image.shape)
-    placed = label.to_grid(image.shape, image.affine)
+    scaled = on_copy(label, image.shape, is_stretched=task.choice.table.are_copies_stretched)
+    placed = scaled.to_grid(image.shape, image.affine)
     boxes = [Box.model_validate(vars(mark)) for mark in placed.boxes]
-    found = ("W_LABEL_UNMATCHED",) if placed.num_outside else ()
+    found = ("W_LABEL_UNMATCHED",) * bool(placed.num_outside) + ("W_BOXES_SCALED",) * bool(scaled.size != label.size)
+    said = f"from {_size(label.size)} to {_size(scaled.size)} pixels" if scaled.size != label.size else ""
     cache = Cache(task.cache_root)
-    return StoredLabel(add_boxes(cache, image.item_id, task.choice.label_set, boxes, dry_run=task.dry_run), found)
+    is_new = add_boxes(cache, image.item_id, task.choice.label_set, boxes, dry_run=task.dry_run)
+    return StoredLabel(is_new, found, said)
+
+
+def _size(size: tuple[int, int] | None) -> str:
+    return "an unknown size" if size is None else f"{size[0]} x {size[1]}"
 
 
 def _store_findings(task: AnnotationTask, label: FindingsLabel, image: StoredImage) -> StoredLabel:

@@ -126,7 +126,14 @@ class IngestOptions:
             "label_columns": list(self.tables.label_columns) if self.tables.label_columns else None,
             "readers": self.tables.readers,
             "departures": self.policy.departures,
+            **self._recorded_sizes,
         }
+
+    @property
+    def _recorded_sizes(self) -> dict[str, Any]:
+        """What is said about the pictures that boxes were drawn on; nothing by default, so that `rules` stay."""
+        size = {"box_size": list(self.tables.box_size)} if self.tables.box_size else {}
+        return size | ({"box_copies": "stretched"} if self.tables.are_copies_stretched else {})
 
     @property
     def rules(self) -> str:

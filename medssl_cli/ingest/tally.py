@@ -4,6 +4,7 @@ A file of which a part was refused has several entries in the builder: what was 
 which makes the exit code 3. So the report and the cache say the same, and one bad row does not lose the rest.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -54,6 +55,7 @@ class Tally:
         items: Ids of the items that labels were stored with, in order.
         is_new: Whether any of them is new.
         warnings: Codes of the labels that were stored.
+        scaled: From which size to which the boxes of how many pictures were scaled.
     """
 
     kind: AnnotationKind
@@ -65,6 +67,7 @@ class Tally:
     items: dict[str, None] = field(default_factory=dict)
     is_new: bool = False
     warnings: dict[str, None] = field(default_factory=dict)
+    scaled: Counter[str] = field(default_factory=Counter)
 
     @property
     def is_silent(self) -> bool:
@@ -77,6 +80,7 @@ class Tally:
             self.items[image.item_id] = None
             self.is_new |= answer.is_new
             self.warnings |= dict.fromkeys(answer.warnings)
+            self.scaled.update([answer.message] if answer.message else [])
         elif isinstance(answer, Failure):
             rows = sorted(annotation.rows)
             why = RefusedRow(answer.row or rows[0], answer.code, answer.message, answer.hint)
@@ -107,6 +111,10 @@ class Tally:
         notes = list(self.notes)
         if self.num_unmatched:
             notes.append(("W_LABEL_UNMATCHED", f"{self.num_unmatched} of {self.num_rows} {parts} name no image"))
+        if self.scaled:
+            (sizes, _), *others = self.scaled.most_common()
+            more = f", or of {len(others)} other sizes" if others else ""
+            notes.append(("W_BOXES_SCALED", f"of {self.scaled.total()} pictures, {sizes}{more}"))
         return FileOutcome(
             "accepted" if self.is_new else "duplicate",
             message="; ".join(f"{code}: {text}" for code, text in notes),

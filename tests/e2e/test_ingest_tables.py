@@ -266,3 +266,50 @@ def test_tables_that_contradict_each_other_are_refused_row_by_row(tmp_path: Path
     assert set(said(report)) == {"E_LABEL_CONFLICT"}
     assert said(report)["E_LABEL_CONFLICT"].startswith("1 of 2 rows refused, the first in line 2")
     assert [findings(tmp_path)[total] for total in sums] == [{"Mass": 1.0}, {"Mass": 0.0}]
+
+
+def test_boxes_find_their_place_on_smaller_copies_or_are_refused(tmp_path: Path) -> None:
+    """Copies of 64 x 48: of a picture ten times as large, of a square one that was padded or stretched, of none."""
+    sums = [picture(tmp_path / f"in/p{n}.png", n) for n in range(3)]
+    (tmp_path / "train.csv").write_text(
+        "image_id,class_name,x_min,y_min,x_max,y_max,width,height\n"
+        "p0,Mass,100,50,200,150,640,480\np1,Mass,100,50,200,150,640,640\np2,Mass,100,50,200,150,,\n"
+    )
+    ingest(tmp_path)
+    options = ["--cache", tmp_path / "cache", "--workers", "1", "--json"]
+
+    known = medssl("ingest", tmp_path / "train.csv", *options)
+    said_more = ["--box-size", "640x480", "--box-copies", "stretched"]
+    all_of_them = medssl("ingest", tmp_path / "train.csv", *options, *said_more)
+    wrong = medssl("ingest", tmp_path / "train.csv", *options, "--box-size", "0x480")
+
+    assert [done.exit_code for done in (known, all_of_them, wrong)] == [Exit.PARTIAL, Exit.OK, Exit.USAGE]
+    assert "--box-size is columns and rows" in wrong.stderr
+    report = json.loads(known.stdout)
+    assert [entry.get("code", "") for entry in report["items"]] == ["", "E_LABEL_GRID_MISMATCH"]
+    assert "W_BOXES_SCALED: of 1 pictures, from 640 x 480 to 64 x 48 pixels" in report["items"][0]["message"]
+    assert "box_size" not in report["policy"]
+    report = json.loads(all_of_them.stdout)
+    assert "of 3 pictures, from 640 x 480 to 64 x 48 pixels, or of 1 other sizes" in report["items"][0]["message"]
+    assert [report["policy"][name] for name in ("box_size", "box_copies")] == [[640, 480], "stretched"]
+    corners = {total: record.boxes["seg"][0] for total, record in records(tmp_path)}
+    assert [corners[total].lower[:2] for total in sums] == [(9.5, 4.5), (9.5, 3.25), (9.5, 4.5)]
+    assert [corners[total].upper[:2] for total in sums] == [(19.5, 14.5), (19.5, 10.75), (19.5, 14.5)]
+
+
+def test_spellings_of_one_name_that_say_different_things_cost_the_image(tmp_path: Path) -> None:
+    """Half of the boxes teach that there is nothing at the others, and one of two lists that the other's is absent."""
+    sums = [picture(tmp_path / f"in/{name}.png", seed) for seed, name in enumerate("ab")]
+    (tmp_path / "in/found.csv").write_text("file,Finding Labels\na.png,Mass\nA.PNG,Edema\nb.png,Mass\nb,Mass\n")
+    (tmp_path / "boxes.csv").write_text("file,class,x,y,w,h\na.png,Mass,1,2,3,4\nin/a,Mass,5,6,7,8\nb,Mass,1,2,3,4\n")
+
+    found = ingest(tmp_path)
+    drawn = ingest(tmp_path, "boxes.csv")
+
+    for report, number in ((found, 4), (drawn, 3)):
+        assert said(report) == {
+            "E_LABEL_FORMAT": f"2 of {number} rows refused, the first in line 2: rows call one image by different "
+            "spellings of its name, and say different things; stored with 1 images"
+        }
+    assert [findings(tmp_path)[total] for total in sums] == [{}, {"Mass": 1.0, "Edema": 0.0}]
+    assert [boxes(tmp_path)[total] for total in sums] == [None, 1]

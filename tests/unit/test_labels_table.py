@@ -408,3 +408,10 @@ def test_many_rows_take_no_time_to_speak_of(tmp_path: Path) -> None:
 
 def test_names_of_one_image_are_the_same_in_every_notation() -> None:
     assert len({name_key(name) for name in ("a/B.nii.gz", "c\\b.PNG", "b", "B.dcm")}) == 1
+
+
+def test_listed_names_that_differ_in_spelling_only_are_refused_and_signs_tell_apart(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="E_NAME_COLLISION: 1 of 2 names differ"):
+        read(tmp_path, "file,Finding Labels", "a,Pleural Effusion", "b,pleural_effusion")
+
+    assert findings(read(tmp_path, "file,Finding Labels", "a,ER+", "b,ER-"))["a"] == {"ER+": 1.0, "ER-": 0.0}

@@ -7,6 +7,7 @@ import pytest
 
 from medssl_cli.base.errors import InputError
 from medssl_cli.formats.labels import BoxLabel, BoxMark, FindingsLabel, Reading
+from medssl_cli.formats.labels.boxes import on_copy
 from tests.unit.test_labels_table import read
 
 SHAPE = (64, 48, 1)
@@ -224,10 +225,26 @@ def test_boxes_of_the_nih_are_for_1024_pixels(tmp_path: Path, header: str) -> No
 
     assert isinstance(label, BoxLabel)
     assert label.to_grid((1024, 1024, 1), UNIT).boxes[0].lower == (862.75, 693.0, -0.5)
+    assert on_copy(label, (512, 512, 1)).to_grid((512, 512, 1), UNIT).boxes[0].lower == (431.125, 346.25, -0.5)
     with pytest.raises(InputError, match="E_LABEL_GRID_MISMATCH"):
-        label.to_grid((320, 320, 1), UNIT)
+        on_copy(label, (320, 300, 1))
 
 
 def test_free_text_is_no_name_of_a_box(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="E_LABEL_FORMAT: 1 different names of boxes"):
         read(tmp_path, "image,label,x,y,w,h", "a,seen by Dr. X; cough,1,2,3,4")
+
+
+def test_columns_of_one_edge_that_differ_are_refused(tmp_path: Path) -> None:
+    """The left edge stands twice in a table that was joined of two: with one value, it is the left edge."""
+    same = read(tmp_path, "image,class,x,y,w,h,x", "a,Mass,1,2,3,4,1")
+
+    assert boxes_of(same)["a"][0].lower[0] == 0.5
+    with pytest.raises(InputError, match="E_NAME_COLLISION: 2 columns of one edge"):
+        read(tmp_path, "image,class,x,y,w,h,X", "a,Mass,1,2,3,4,1", "b,Mass,1,2,3,4,9")
+
+
+@pytest.mark.parametrize("header", ["image,class,x,y,w,h", "image,Finding Labels,x,y,w,h"])
+def test_names_of_boxes_that_differ_in_spelling_only_are_refused(tmp_path: Path, header: str) -> None:
+    with pytest.raises(InputError, match="E_NAME_COLLISION: 1 of 3 names differ"):
+        read(tmp_path, header, "a,Lung Mass,1,2,3,4", "b,lung_mass,1,2,3,4", "c,Edema,1,2,3,4", "d,No finding,,,,")

@@ -2,16 +2,21 @@
 
 import gzip
 import os
+import zipfile
 import zlib
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
 
 from medssl_cli.base.errors import InputError
 from medssl_cli.formats.metaimage import is_metaimage, read_metaimage
+from medssl_cli.formats.open import files_of
 from medssl_cli.formats.policy import Policy
+from medssl_cli.formats.source import Member
 from tests.orientations import orientation_code
 from tests.reference_images import SPACINGS, VOXELS, oblique, signed_permutations, write_with_simpleitk
+from tests.zip_factory import LINK, Raw, zip_bytes
 
 BODY = VOXELS.tobytes(order="F")
 PACKED = zlib.compress(BODY)
@@ -215,6 +220,80 @@ def test_a_data_file_that_is_not_one_plain_file_beside_the_header_is_refused(tmp
     os.link(folder / "first.raw", folder / "twin.raw")
 
     assert refusal(folder, metaimage(b"", data_file=name), Policy(allow_detached=True)) == "E_DETACHED_DATA"
+
+
+def zipped(path, **members: bytes | str) -> dict[str, Member]:
+    """Members of an archive by their names."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+        names = [info.filename for info in archive.infolist()]
+    return {name: Member(path, index, PurePosixPath(name)) for index, name in enumerate(names)}
+
+
+def test_a_pair_in_an_archive_is_read_as_it_is_from_a_folder(tmp_path):
+    """The archives of LUNA16: `subset0/UID.mhd` and `subset0/UID.raw`, and the same names in another subset."""
+    header, packed = (
+        metaimage(b"", data_file="1.2.3.raw"),
+        metaimage(b"", data_file="1.2.4.zraw", CompressedData="True"),
+    )
+    members = zipped(
+        tmp_path / "a.zip",
+        **{"s0/1.2.3.mhd": header, "s1/1.2.3.raw": bytes(len(BODY)), "s0/1.2.3.raw": BODY},
+        **{"s1/1.2.3.mhd": header, "s0/1.2.4.mhd": packed, "s0/1.2.4.zraw": PACKED},
+    )
+    policy = Policy(allow_detached=True)
+
+    for name, voxels in (("s0/1.2.3.mhd", VOXELS), ("s1/1.2.3.mhd", VOXELS * 0), ("s0/1.2.4.mhd", VOXELS)):
+        image = read_metaimage(members[name], policy=policy)
+        assert np.array_equal(image.volume.voxels[0], voxels)
+        assert (image.num_files, image.identity.series) == (2, PurePosixPath(name).stem)
+        data_file = PurePosixPath(name).with_suffix(".zraw" if "2.4" in name else ".raw")
+        assert files_of(members[name], "metaimage", policy) == (members[name], members[str(data_file)])
+    with pytest.raises(InputError, match="E_DETACHED_DATA"):
+        read_metaimage(members["s0/1.2.3.mhd"])
+
+
+@pytest.mark.parametrize(
+    ("data_file", "members"),
+    [
+        ("a.raw", {"other/a.raw": BODY}),
+        ("b.raw", {"x/b.raw": BODY}),
+        ("../a.raw", {"a.raw": BODY}),
+        ("x/a.raw", {"x/x/a.raw": BODY}),
+        ("a.mhd", {}),
+        ("a.raw", {"x/A.raw": BODY}),
+        ("a.raw", {"x/a.raw": BODY, "x/A.RAW": BODY}),
+        ("a.raw", {"x/a.raw": BODY, "x/A.mhd": metaimage(b"", data_file="a.raw")}),
+        ("a.raw", {"x/a.raw": b"", "./x/a.raw": BODY}),
+        ("LIST", {"x/LIST": BODY}),
+    ],
+    ids=["folder", "name", "up", "down", "itself", "case", "twice", "two-headers", "dots", "list"],
+)
+def test_a_pair_in_an_archive_is_one_header_and_one_data_file_of_its_name(tmp_path, data_file, members):
+    """Data of another folder or archive are refused, and data that many headers could unpack again and again."""
+    found = zipped(tmp_path / "a.zip", **{"x/a.mhd": metaimage(b"", data_file=data_file)}, **members)
+    (tmp_path / "a.raw").write_bytes(BODY)
+
+    with pytest.raises(InputError, match="E_DETACHED_DATA"):
+        read_metaimage(found["x/a.mhd"], policy=Policy(allow_detached=True))
+
+
+def test_a_data_file_in_an_archive_has_the_limits_of_every_member(tmp_path):
+    header = Raw(b"a.mhd", metaimage(b"", data_file="a.raw"))
+    for name, raw, code in (
+        ("bomb", Raw(b"a.raw", BODY, size=10), "E_ARCHIVE_BOMB"),
+        ("crc", Raw(b"a.raw", BODY, crc=1), "E_ARCHIVE_CRC"),
+        ("locked", Raw(b"a.raw", BODY, flags=1), "E_ARCHIVE_ENCRYPTED"),
+        ("link", Raw(b"a.raw", BODY, attributes=LINK), "S_SPECIAL_FILE"),
+        ("short", Raw(b"a.raw", BODY[:-2]), "E_TRUNCATED"),
+    ):
+        (tmp_path / f"{name}.zip").write_bytes(zip_bytes(header, raw))
+        with pytest.raises(InputError) as caught:
+            read_metaimage(
+                Member(tmp_path / f"{name}.zip", 0, PurePosixPath("a.mhd")), policy=Policy(allow_detached=True)
+            )
+        assert caught.value.code == code, name
 
 
 def test_recognition_needs_a_known_first_line():

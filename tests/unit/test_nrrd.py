@@ -254,11 +254,12 @@ def test_a_data_file_that_is_not_one_plain_file_beside_the_header_is_refused(tmp
     assert refusal(folder, nrrd(b"", data_file=name), Policy(allow_detached=True)) == "E_DETACHED_DATA"
 
 
-def test_a_member_of_an_archive_is_read_in_place_and_never_with_data_elsewhere(tmp_path):
+def test_a_member_of_an_archive_is_read_in_place_and_with_data_of_its_own_name_only(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("x/whole.nrrd", nrrd())
         archive.writestr("x/half.nhdr", nrrd(b"", data_file="a.raw"))
         archive.writestr("x/a.raw", BODY)
+        archive.writestr("x/a.nhdr", nrrd(b"", data_file="a.raw"))
 
     image = read_nrrd(Member(tmp_path / "a.zip", 0, PurePosixPath("x/whole.nrrd")))
 
@@ -266,6 +267,8 @@ def test_a_member_of_an_archive_is_read_in_place_and_never_with_data_elsewhere(t
     assert image.identity.series == "whole"
     with pytest.raises(InputError, match="E_DETACHED_DATA"):
         read_nrrd(Member(tmp_path / "a.zip", 1, PurePosixPath("x/half.nhdr")), policy=Policy(allow_detached=True))
+    pair = read_nrrd(Member(tmp_path / "a.zip", 3, PurePosixPath("x/a.nhdr")), policy=Policy(allow_detached=True))
+    assert np.array_equal(pair.volume.voxels[0], VOXELS)
 
 
 def test_voxels_that_are_not_finite_take_the_minimum_on_request_and_not_in_labels(tmp_path):

@@ -114,7 +114,11 @@ LABEL_CODES: Final[dict[str, Code]] = {
     ),
     "W_BOX_SIZE_UNKNOWN": Code(
         "Boxes were taken as pixels of the stored picture: the file does not say how large the picture was",
-        "if the boxes were drawn on copies of another size, add the columns width and height of those",
+        "if they were drawn on pictures of another size: columns width and height of those, or --box-size WxH",
+    ),
+    "W_BOXES_SCALED": Code(
+        "Boxes were scaled from the pictures that they were drawn on to the resized copies that are here",
+        "nothing; the report says from which size to which",
     ),
     "W_EMPTY_LABEL": Code("The label marks no voxel", "nothing if it is true; else export the label again"),
 }

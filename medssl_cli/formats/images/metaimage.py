@@ -26,7 +26,7 @@ def _read(source: Source, *, modality: str, policy: Policy, is_label: bool) -> S
     return [read_metaimage(source, modality=modality, policy=policy, is_label=is_label)]
 
 
-def _companions(source: Source, policy: Policy) -> Sequence[Path]:
+def _companions(source: Source, policy: Policy) -> Sequence[Source]:
     return detached_files(source, _DATA_FILE, policy)
 
 

@@ -1,8 +1,15 @@
-"""Boxes of pictures, in pixel edges, and how they become continuous voxel indices."""
+"""Boxes of pictures, in pixel edges, and how they become continuous voxel indices.
+
+Public sets are shared as smaller copies, with boxes in pixels of the originals. A copy is one whose sides have the
+ratio of the original's to within a pixel; boxes are scaled onto it edge by edge. Where the size of the original is not
+known, or a copy was padded or cut, nobody can say where a box lies.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
+
+import numpy as np
 
 from medssl_cli.base.errors import InputError, MarkError
 from medssl_cli.formats.labels import BoxLabel, BoxMark, Placed
@@ -12,6 +19,9 @@ Rectangle = tuple[float, float, float, float]
 """Left, top, width and height in pixels, where pixel 0 covers [0, 1]."""
 MAX_OVERHANG: Final = 1.0
 MAX_PIXEL: Final = 1e6
+_ANOTHER_SIZE: Final = (
+    "correct the box; if it was drawn on a larger picture, say how large: columns width and height, or --box-size WxH"
+)
 _TURNED: Final[dict[int, Callable[[float, float, float, float], tuple[float, float]]]] = {
     5: lambda x, y, width, height: (y, x),
     6: lambda x, y, width, height: (height - y, x),
@@ -52,13 +62,61 @@ class PictureBoxes:
             right, bottom = left + width, top + height
             overhang = max(-left, -top, right - shape[0], bottom - shape[1])
             if overhang > MAX_OVERHANG:
-                raise MarkError("E_LABEL_GRID_MISMATCH", f"a box leaves the picture by {overhang:.4g} pixels", row=row)
+                said = f"a box leaves the picture by {overhang:.4g} pixels"
+                raise MarkError("E_LABEL_GRID_MISMATCH", said, hint=_ANOTHER_SIZE, row=row)
             lower = (max(left, 0.0) - 0.5, max(top, 0.0) - 0.5, -0.5)
             upper = (min(right, shape[0]) - 0.5, min(bottom, shape[1]) - 0.5, 0.5)
             if min(upper[0] - lower[0], upper[1] - lower[1]) <= 0:
                 raise MarkError("E_LABEL_GRID_MISMATCH", "a box lies beside the picture", row=row)
             boxes.append(BoxMark(name, lower, upper, num_readers=count))
         return Placed(tuple(boxes))
+
+
+def is_copy(size: tuple[int, int], shape: Shape) -> bool:
+    """Whether an image may be a resized copy of a picture: one side is within a pixel of what the other one says.
+
+    Args:
+        size: Columns and rows of the picture.
+        shape: Shape of the image.
+    """
+    return shape[2] == 1 and abs(shape[1] * size[0] - shape[0] * size[1]) < max(size)
+
+
+def on_copy(label: BoxLabel, shape: Shape, *, is_stretched: bool = False) -> BoxLabel:
+    """Boxes for a resized copy of the picture that they were drawn on, in pixels of the copy.
+
+    Args:
+        label: As it was read, the right way up.
+        shape: Shape of the image that is there.
+        is_stretched: A copy of another aspect ratio was stretched, as the user says.
+
+    Returns:
+        The same label where nothing says how large the picture was, or the image is as large.
+
+    Raises:
+        InputError: `E_LABEL_GRID_MISMATCH`, the image is no copy, or a box leaves the picture that it was drawn on.
+    """
+    boxes, size = label.placer, label.size
+    if size is None or shape == (*size, 1) or shape[2] != 1 or not isinstance(boxes, PictureBoxes):
+        return label
+    if not is_stretched and not is_copy(size, shape):
+        raise InputError(
+            "E_LABEL_GRID_MISMATCH",
+            f"the boxes are for {size[0]} x {size[1]} pixels, the image has {shape}, of another aspect ratio",
+            hint="take copies that were neither padded nor cut; where they were stretched: --box-copies stretched",
+        )
+    across, down = shape[0] / size[0], shape[1] / size[1]
+    drawn = boxes.place((*size, 1), np.eye(4)).boxes
+    rectangles = tuple(
+        (
+            across * (box.lower[0] + 0.5),
+            down * (box.lower[1] + 0.5),
+            across * (box.upper[0] - box.lower[0]),
+            down * (box.upper[1] - box.lower[1]),
+        )
+        for box in drawn
+    )
+    return replace(label, placer=replace(boxes, rectangles=rectangles), size=(shape[0], shape[1]))
 
 
 def upright(label: BoxLabel, orientation: int, shape: Shape) -> BoxLabel:
@@ -80,7 +138,10 @@ def upright(label: BoxLabel, orientation: int, shape: Shape) -> BoxLabel:
         return label
     width, height = label.size or (0, 0)
     is_told = orientation in _TURNED and label.size is not None and width != height
-    if is_told and shape[:2] == (height, width):
+    is_exact = shape[:2] in ((width, height), (height, width))
+    is_copied = (is_copy((width, height), shape), is_copy((height, width), shape))
+    is_told &= is_exact or not all(is_copied)
+    if is_told and (shape[:2] == (height, width) if is_exact else is_copied[1]):
         rectangles = tuple(_turned(one, orientation, width, height) for one in boxes.rectangles)
         return replace(label, placer=replace(boxes, rectangles=rectangles), size=(height, width))
     if not is_told and boxes.rectangles:

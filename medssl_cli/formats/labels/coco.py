@@ -68,8 +68,12 @@ def is_coco(document: Any) -> bool:
     return isinstance(document, dict) and all(isinstance(document.get(name), list) for name in _TABLES)
 
 
-def read_coco(source: Source) -> Reading:
+def read_coco(source: Source, *, default_size: tuple[int, int] | None = None) -> Reading:
     """Read a data set's boxes.
+
+    Args:
+        source: JSON of COCO.
+        default_size: Columns and rows of pictures of which the file does not say them.
 
     Returns:
         One label for each picture, also for those without boxes: it was looked at and none was found. Rows are numbers
@@ -99,6 +103,7 @@ def read_coco(source: Source) -> Reading:
     num_shared = num_shared_folders([picture.name for picture in pictures.values()])
     for picture in pictures.values():
         if picture.refused is None:
+            picture.size = picture.size or default_size
             labels.append(_label(picture, num_shared))
         else:
             refused += refusals(picture.refused, picture.rows)

@@ -194,7 +194,8 @@ def box_columns(table: Table) -> BoxColumns | None:
     """Columns of boxes; None if the table has no places on pictures.
 
     Raises:
-        InputError: `E_LABEL_FORMAT`, it has places that are no boxes in pixels.
+        InputError: `E_LABEL_FORMAT`, it has places that are no boxes in pixels; `E_NAME_COLLISION`, several columns of
+            one name have different places.
     """
     header = [plain(name) for name in table.header]
     without_prefix = [re.sub(r"^(boundingbox|bndbox|bbox|box)", "", name) for name in header]
@@ -202,6 +203,7 @@ def box_columns(table: Table) -> BoxColumns | None:
     for are_corners, forms in ((True, _CORNERS), (False, _SIZES)):
         for form in (form.split() for form in forms):
             if all(name in index for name in form):
+                _refuse_repeated(table, without_prefix, form)
                 places = tuple(index[name] for name in form)
                 return BoxColumns(places, are_corners, _size_columns(header, places))
     for column, (name, rest) in enumerate(zip(header, without_prefix, strict=True)):
@@ -218,6 +220,14 @@ def box_columns(table: Table) -> BoxColumns | None:
             hint="write left, top, right and bottom edges as x_min, y_min, x_max, y_max, in pixels",
         )
     return None
+
+
+def _refuse_repeated(table: Table, header: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse columns of one name that say different things: nobody knows which of them counts."""
+    for name in names:
+        columns = [column for column, other in enumerate(header) if other == name]
+        if any(len({row.fields[column] for column in columns}) > 1 for row in table.rows):
+            raise InputError("E_NAME_COLLISION", f"{len(columns)} columns of one edge of a box say different things")
 
 
 def is_text_of_places(text: str) -> bool:

@@ -6,7 +6,7 @@ it is never half taken. All other columns are left out, and counted.
 """
 
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -249,7 +249,26 @@ def _names_of(table: Table, column: int) -> list[str]:
             f"{len(names)} different names of findings; 1 to {MAX_FINDINGS} of plain letters are possible",
             hint="free text is not stored: give names with | between them",
         )
+    refuse_spellings(names)
     return names
+
+
+def refuse_spellings(names: Iterable[str]) -> None:
+    """Refuse names that differ in case, blanks and underscores only: what is called so would be absent where it is
+    called otherwise.
+
+    Raises:
+        InputError: `E_NAME_COLLISION`.
+    """
+    written = set(names)
+    different = {"".join(name.casefold().replace("_", " ").split()) for name in written}
+    if len(different) < len(written):
+        number = len(written) - len(different)
+        raise InputError(
+            "E_NAME_COLLISION",
+            f"{number} of {len(written)} names differ from another one in case, blanks or underscores only",
+            hint="spell what is meant by them in one way in all rows",
+        )
 
 
 def is_finding_name(name: str) -> bool:

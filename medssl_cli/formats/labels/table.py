@@ -201,8 +201,8 @@ def _boxes(
     whole = _of_whole_pictures(table, found, references)
     present = next(iter(whole.values.items())) if names is None and len(whole.values) == 1 else None
     plain_names = set(map(plain, table.header))
-    side = (NIH_SIDE, NIH_SIDE) if plain_names >= _NIH else None
-    boxes = read_boxes(BoxTable(table, columns, names, present, reader, choice.readers, side), references)
+    size = choice.box_size or ((NIH_SIDE, NIH_SIDE) if plain_names >= _NIH else None)
+    boxes = read_boxes(BoxTable(table, columns, names, present, reader, choice.readers, size), references)
     labels, refused, notes = boxes.labels, boxes.refused, boxes.notes
     if whole.values:
         findings = _grouped(table, whole, None, references, "keep")

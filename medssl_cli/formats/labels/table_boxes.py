@@ -22,7 +22,7 @@ from medssl_cli.formats.labels.boxes import (
 )
 from medssl_cli.formats.labels.columns import BoxColumns, plain
 from medssl_cli.formats.labels.csv_rows import Row, Table
-from medssl_cli.formats.labels.findings import NOTHING, is_unknown, number_in
+from medssl_cli.formats.labels.findings import NOTHING, is_unknown, number_in, refuse_spellings
 from medssl_cli.formats.labels.readers import ReadBox, fused
 from medssl_cli.formats.table_choice import Readers
 
@@ -81,7 +81,8 @@ def read_boxes(boxes: BoxTable, references: Sequence[Reference | RefusedRow]) ->
         references: References of each row, or why it has none.
 
     Raises:
-        InputError: `E_LABEL_FORMAT`, the boxes are in shares of the picture, or their names are free text.
+        InputError: `E_LABEL_FORMAT`, the boxes are in shares of the picture, or their names are free text;
+            `E_NAME_COLLISION`, some are spelt in several ways.
     """
     _check_names(boxes)
     pictures: dict[Reference, _Picture] = {}
@@ -205,6 +206,7 @@ def _check_names(boxes: BoxTable) -> None:
         raise InputError(
             "E_LABEL_FORMAT", f"{len(names)} different names of boxes, or names of other signs than letters"
         )
+    refuse_spellings(name for name in names if plain(name) not in NOTHING)
 
 
 def _notes(boxes: BoxTable, pictures: Iterable[_Picture], labels: Sequence[BoxLabel]) -> list[tuple[str, str]]:
