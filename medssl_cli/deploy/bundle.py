@@ -182,12 +182,33 @@ def load_model(path: Path) -> tuple[bytes, Bundle, str]:
         UsageError: `E_NOT_FOUND`, `E_MODEL_INVALID`.
         GateError: `E_MODEL_CORRUPT`.
     """
-    data = _read(path, MAX_BYTES)
-    bundle_json, digest = unseal(data, name=path.name)
-    bundle = _parse(bundle_json, path.name)
+    with opened_model(path) as stream:
+        try:
+            data = stream.read()
+        except MemoryError as error:
+            raise UsageError("E_MODEL_INVALID", f"{path.name} does not fit into memory") from error
+    return data, *checked_model(data, path.name)
+
+
+def checked_model(data: bytes | memoryview, name: str) -> tuple[Bundle, str]:
+    """Check every byte of a model.
+
+    Args:
+        data: The whole file.
+        name: How to call it in messages.
+
+    Returns:
+        Its bundle and its SHA-256.
+
+    Raises:
+        UsageError: `E_MODEL_INVALID`.
+        GateError: `E_MODEL_CORRUPT`.
+    """
+    bundle_json, digest = unseal(data, name=name)
+    bundle = _parse(bundle_json, name)
     if bundle.parity is None:
-        raise UsageError("E_MODEL_INVALID", f"{path.name} was never compared with its trained network")
-    return data, bundle, digest
+        raise UsageError("E_MODEL_INVALID", f"{name} was never compared with its trained network")
+    return bundle, digest
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -221,15 +242,18 @@ def _current(document: Any) -> Any:
     return {**rest, "contract_version": 2, "head": {**head, "kind": "masks"}}
 
 
-def _read(path: Path, limit: int) -> bytes:
+@contextlib.contextmanager
+def opened_model(path: Path) -> Iterator[BinaryIO]:
+    """A model's file that is not larger than a model can be.
+
+    Raises:
+        UsageError: `E_NOT_FOUND`, `E_MODEL_INVALID`.
+        StorageError: `E_IO`, it cannot be read, inside the block too.
+    """
     with _opened(path) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size > limit:
+        if os.fstat(stream.fileno()).st_size > MAX_BYTES:
             raise UsageError("E_MODEL_INVALID", f"{path.name} is larger than 2 GiB")
-        try:
-            return stream.read(size)
-        except MemoryError as error:
-            raise UsageError("E_MODEL_INVALID", f"{path.name} does not fit into memory") from error
+        yield stream
 
 
 @contextlib.contextmanager

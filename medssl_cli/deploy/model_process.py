@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ POLL_S: Final = 0.05
 """How long the process is waited for before it is looked at, at first; twice as long each time, up to the longest."""
 LONGEST_POLL_S: Final = 0.4
 MAX_ANSWER_BYTES: Final = 2**20
+COPIED_BYTES: Final = 2**20
+"""Bytes of a model that are copied at a time: few enough to stay in the processor's cache."""
 
 
 class ModelFailure(Exception):  # noqa: N818 - a value for `OnnxModel`, which makes an error with a code of it
@@ -50,16 +52,21 @@ class ModelProcess:
             return (int(resident) - int(shared)) * mmap.PAGESIZE
         return 0
 
-    def give(self, data: bytes) -> None:
-        """Put a serialised model where the process will find it; nothing is loaded.
+    def take(self, stream: BinaryIO) -> memoryview:
+        """Copy a model to where the process will find it; nothing is loaded.
+
+        Returns:
+            What the process will find, to be checked before it is loaded, and not to be kept: tiles take its place.
 
         Raises:
             StorageError: `E_IO`, there is no memory, or no disk, for a copy of it.
         """
-        rest, place = memoryview(data), 0
+        size, place, piece = os.fstat(stream.fileno()).st_size, 0, memoryview(bytearray(COPIED_BYTES))
         with storage_errors("the model"):
-            while place < len(rest):
-                place += os.pwrite(self._file, rest[place:], place)
+            while place < size and (num_bytes := stream.readinto(piece[: size - place])):
+                os.pwrite(self._file, piece[:num_bytes], place)
+                place += num_bytes
+            return memoryview(mmap.mmap(self._file, place, access=mmap.ACCESS_READ)) if place else memoryview(b"")
 
     def begin_load(self, *, device: str, threads: int, memory_bytes: int) -> None:
         """Let the process load what it was given, and do not wait for it: `loaded` says what came of it.

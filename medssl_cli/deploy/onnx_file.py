@@ -13,6 +13,7 @@ file is loaded. The digest finds damage; it is no signature.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -50,7 +51,7 @@ def seal(model: bytes, bundle_json: str) -> bytes:
     return payload + _entry(DIGEST_KEY, hashlib.sha256(payload).hexdigest())
 
 
-def unseal(data: bytes, *, name: str) -> tuple[str, str]:
+def unseal(data: bytes | memoryview, *, name: str) -> tuple[str, str]:
     """Check a model's bytes and read what they say about themselves.
 
     Args:
@@ -65,10 +66,11 @@ def unseal(data: bytes, *, name: str) -> tuple[str, str]:
         GateError: `E_MODEL_CORRUPT`: ours, and changed after it was written.
     """
     trailer_size = len(_entry(DIGEST_KEY, "0" * 64))
-    payload, trailer = memoryview(data)[:-trailer_size], data[-trailer_size:]
-    has_head = data.startswith(_contract_start())
+    view = memoryview(data)
+    payload, trailer = view[:-trailer_size], bytes(view[-trailer_size:])
+    has_head = has_contract(bytes(view[:HEAD_BYTES]))
     has_trailer = trailer.startswith(_entry(DIGEST_KEY, "0" * 64)[:-64])
-    if not has_head and not has_trailer and CONTRACT_KEY.encode() not in data:
+    if not has_head and not has_trailer and re.search(re.escape(CONTRACT_KEY).encode(), view) is None:
         raise UsageError(
             "E_MODEL_INVALID", f"{name} is not a medssl model", hint="write one with: medssl export RUN model.onnx"
         )

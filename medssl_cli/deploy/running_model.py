@@ -5,7 +5,7 @@ asked for, or there is an error: never on another one in silence.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_cli.base.errors import GateError, InputError, UsageError
-from medssl_cli.deploy.bundle import Bundle, load_model
+from medssl_cli.deploy.bundle import Bundle, checked_model, opened_model
 from medssl_cli.deploy.device_check import noise_of, require_agreement
 from medssl_cli.deploy.devices import device_of, parse_device, unusable
 from medssl_cli.deploy.limits import GIB, limits_of
@@ -54,29 +54,27 @@ class RunningModel:
         wanted = parse_device(device)
         process = ModelProcess()  # it imports ONNX Runtime while this process reads the file
         try:
-            data, bundle, sha256 = load_model(path)
-            limits = limits_of(bundle, len(data), max_ram_bytes=max_ram_bytes, tile_timeout_s=tile_timeout_s)
+            num_bytes, bundle, sha256 = _given(process, path)
+            limits = limits_of(bundle, num_bytes, max_ram_bytes=max_ram_bytes, tile_timeout_s=tile_timeout_s)
             self.bundle, self.sha256, self.limits, self._process = bundle, sha256, limits, process
-            self._prepare(device_of(*wanted), len(data), threads=threads, name=path.name)
+            self._path = path
+            self._prepare(device_of(*wanted), num_bytes, threads=threads)
             if opens_late and self.device == "cpu":
-                process.give(data)
                 self._stage = "given"
             else:
-                self._open(data, wanted)
+                self._open(wanted)
         except BaseException:
             process.close()
             if hasattr(self, "_process"):
                 self._process.close()
             raise
-        self._read_again = lambda: _unchanged(path, sha256)
 
-    _read_again: Callable[[], bytes]
     _stage: Literal["given", "loading", "ready"] = "ready"
 
-    def _prepare(self, device: str, num_bytes: int, *, threads: int | None, name: str) -> None:
+    def _prepare(self, device: str, num_bytes: int, *, threads: int | None) -> None:
         """Know all that is to be known before the model is loaded; one whose weights alone are too large never is."""
         cores = available_cores()
-        self.device, self._name, self._threads = device, name, min(threads or cores, cores)
+        self.device, self._threads = device, min(threads or cores, cores)
         self._failures: list[InputError] = []
         self._call = 0
         self._room_bytes, self.measured_bytes = self.limits.model_bytes, 0
@@ -87,25 +85,25 @@ class RunningModel:
         if num_bytes > self._room_bytes:
             raise self._too_large(OUT_OF_MEMORY)
 
-    def _open(self, data: bytes, wanted: tuple[str, int]) -> None:
+    def _open(self, wanted: tuple[str, int]) -> None:
         if self.device == "openvino":
-            self._open_compared(data)
+            self._open_compared()
             return
-        answer = self._load(data)
+        answer = self._load()
         if self.device != "cpu" and answer["provider"] == CPU:
             if wanted[0] != "auto":
                 raise unusable(self.device, answer["missing"])
             self.device = "cpu"
-            self._restart(data)
+            self._restart()
 
-    def _open_compared(self, data: bytes) -> None:
+    def _open_compared(self) -> None:
         """Load the model on a device that is not taken on trust: it must answer noise as the CPU does."""
         device, self.device = self.device, "cpu"
-        self._load(data)
+        self._load()
         noise = noise_of(self.bundle.inputs)
         expected = self.compute(*noise)
         self.device = device
-        answer = self._restart(data)
+        answer = self._restart()
         if answer["provider"] == CPU:
             raise unusable(device, answer["missing"])
         head = self.bundle.head
@@ -151,7 +149,7 @@ class RunningModel:
         self.open()
         try:
             if not self._process.is_alive:
-                self._restart(self._read_again())
+                self._restart()
             found = self._process.compute(
                 inputs,
                 _output_shapes(self.bundle, inputs),
@@ -178,14 +176,25 @@ class RunningModel:
         """The first output of the network, such as logits `[B, K, *tile]` of tiles `[B, C, *tile]`; see `compute`."""
         return self.compute(*inputs)[0]
 
-    def _restart(self, data: bytes) -> dict[str, Any]:
-        self._process.close()
-        self._process = ModelProcess()
-        return self._load(data)
+    def _restart(self) -> dict[str, Any]:
+        """Load the model in a new process, from its file.
 
-    def _load(self, data: bytes) -> dict[str, Any]:
-        """Give the model to its process and wait until it is loaded."""
-        self._process.give(data)
+        Raises:
+            GateError: `E_MODEL_CORRUPT`, the file is another one now, or gone.
+        """
+        self._process.close()
+        process, found = ModelProcess(), ""
+        with contextlib.suppress(UsageError, GateError):
+            _, _, found = _given(process, self._path)
+        if found != self.sha256:
+            process.close()
+            told = f"{self._path.name} was replaced or removed while it was used"
+            raise GateError("E_MODEL_CORRUPT", told, hint="run the command again")
+        self._process = process
+        return self._load()
+
+    def _load(self) -> dict[str, Any]:
+        """Let the process load the model that it was given, and wait until it is loaded."""
         self._begin_load()
         return self._loaded()
 
@@ -200,12 +209,12 @@ class RunningModel:
             word = str(failure)
             if word in (OUT_OF_MEMORY, TIMED_OUT):
                 raise self._too_large(word) from None
-            raise UsageError("E_MODEL_INVALID", f"ONNX Runtime cannot load {self._name} ({word})") from None
-        _check_signature(answer, self.bundle, self._name)
+            raise UsageError("E_MODEL_INVALID", f"ONNX Runtime cannot load {self._path.name} ({word})") from None
+        _check_signature(answer, self.bundle, self._path.name)
         return answer
 
     def _too_large(self, word: str) -> UsageError:
-        return UsageError("E_MODEL_LIMIT", f"loading {self._name} takes {self._excess(word)}")
+        return UsageError("E_MODEL_LIMIT", f"loading {self._path.name} takes {self._excess(word)}")
 
     def _excess(self, word: str) -> str:
         if word == TIMED_OUT:
@@ -224,19 +233,11 @@ class RunningModel:
         return InputError("E_RUNTIME", f"ONNX Runtime {word}", hint=on_gpu)
 
 
-def _unchanged(path: Path, sha256: str) -> bytes:
-    """A model's bytes once more, for a new process.
-
-    Raises:
-        GateError: `E_MODEL_CORRUPT`, the file is another one now, or gone.
-    """
-    data, found = b"", ""
-    with contextlib.suppress(UsageError):
-        data, _, found = load_model(path)
-    if found != sha256:
-        told = f"{path.name} was replaced or removed while it was used"
-        raise GateError("E_MODEL_CORRUPT", told, hint="run the command again")
-    return data
+def _given(process: ModelProcess, path: Path) -> tuple[int, Bundle, str]:
+    """Give a model to a process, and check every byte of what it was given; its size, bundle and SHA-256."""
+    with opened_model(path) as stream:
+        data = process.take(stream)
+    return len(data), *checked_model(data, path.name)
 
 
 def _output_shapes(bundle: Bundle, inputs: Sequence[NDArray[Any]]) -> list[list[int]]:

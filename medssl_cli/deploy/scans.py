@@ -251,6 +251,8 @@ class _Search:
 
     def add_series(self) -> None:
         """Put slices together as ingest does."""
+        if self.slices.is_empty and not self.unread and not self.failures:
+            return
         from medssl_cli.formats.series import RefusedFile, assemble_stored, lost_slice
 
         refused = [RefusedFile(source, code) for source, code in self.unread]

@@ -22,7 +22,6 @@ from medssl_cli.deploy.job import Where
 from medssl_cli.deploy.results import ScanResult
 from medssl_cli.formats.discover import look
 from medssl_cli.formats.policy import Policy
-from medssl_cli.formats.series import read_headers
 from medssl_cli.formats.table import is_file_of_slices
 
 PAUSE_S: Final = 1.0
@@ -157,6 +156,8 @@ class DropFolder:
         try:
             found = look(path, self.root, self.policy)
             if is_file_of_slices(found.kind):
+                from medssl_cli.formats.series import read_headers
+
                 return f"study {read_headers(path, self.policy)[0].StudyInstanceUID}"
         except (InputError, OSError):
             found = None

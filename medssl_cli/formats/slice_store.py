@@ -57,6 +57,11 @@ class SliceStore:
         row = series, path, packed(file.headers), packed((file.root, file.kind))
         self._tables.run("INSERT INTO files VALUES (?, ?, ?, ?)", *row)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no file was added."""
+        return not self._tables.run("SELECT 1 FROM files LIMIT 1")
+
     def holds(self, path: Path) -> bool:
         """Whether the slices of a file are here."""
         return bool(self._tables.run("SELECT 1 FROM files WHERE path = ? LIMIT 1", os.fsencode(path)))

@@ -3,7 +3,6 @@
 from collections.abc import Collection
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 
@@ -11,6 +10,8 @@ def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The connected part of a mask `[X, Y, Z]` with most voxels; of equally large ones the first in the array."""
     if not mask.any():
         return mask
+    import SimpleITK as sitk
+
     box = tuple(_ends(mask, axis) for axis in range(mask.ndim))
     parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(mask[box].view(np.uint8)), True))
     sizes = np.bincount(parts.ravel())

@@ -244,6 +244,8 @@ def infer(
     against: Annotated[Literal["monai", "nnunetv2", "both"], typer.Option(help="What runs beside.")] = "monai",
     nnunet_python: Annotated[Path | None, typer.Option(help="Python of an environment with nnunetv2.")] = None,
     alone: Annotated[bool, typer.Option("--alone", help="Without it.")] = False,
+    first_tile: Annotated[bool, typer.Option("--first-tile", help="Only what comes before it, of medssl.")] = False,
+    model: Annotated[Path | None, typer.Option(help="The model; made and kept there if there is none.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Time `medssl infer` beside MONAI's eager sliding window with its usual transforms, and nnU-Net's predictor.
@@ -252,23 +254,38 @@ def infer(
 
     Example: python -m tests.bench infer --size 512 --slices 200
     """
-    from tests.bench.infer import COLUMNS, InferSetup, Other, bench_infer
+    from tests.bench import first_tile as start
+    from tests.bench.infer import COLUMNS, InferSetup, Other, bench_infer, bench_start
 
     both: tuple[Other, ...] = ("monai", "nnunetv2")
     others = () if alone else tuple(one for one in both if against in (one, "both"))
     if "nnunetv2" in others and (network != "plainconv" or nnunet_python is None):
         raise UsageError("E_USAGE", "nnunetv2 needs --network plainconv and --nnunet-python PYTHON")
-    found = bench_infer(
-        InferSetup(
-            slices, size, body, network, classes, spacing, max_ram, every_tile, scan == "dicom", others, nnunet_python
-        )
+    setup = InferSetup(
+        slices,
+        size,
+        body,
+        network,
+        classes,
+        spacing,
+        max_ram,
+        every_tile,
+        scan == "dicom",
+        others,
+        nnunet_python,
+        model,
     )
+    title = f"CT of {size} x {size} x {slices}, {network}, {classes} classes"
+    if first_tile:
+        moments = bench_start(setup)
+        tell(json, [vars(each) for each in moments], (title, start.COLUMNS, [each.row() for each in moments]))
+        return
+    found = bench_infer(setup)
     if json:
         runs = [vars(run) for run in found.runs]
         tiles = {"tiles": found.num_tiles, "constant_tiles": found.num_constant}
         result({"voxels": found.num_voxels, **tiles, "runs": runs}, as_json=True, text="")
         return
-    title = f"CT of {size} x {size} x {slices}, {network}, {classes} classes"
     table(f"{title}, {found.num_constant} of {found.num_tiles} tiles constant", COLUMNS, found.rows())
 
 

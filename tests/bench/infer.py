@@ -21,6 +21,7 @@ from medssl_cli.imaging.tiling import padded_to, tile_starts
 from medssl_cli.imaging.volume import Volume
 from medssl_cli.preprocessing import Preprocessing
 from tests.bench.eager_infer import OVERLAP, TILE, WINDOW_HU, NetworkName, bench_network
+from tests.bench.first_tile import Moment, bench_first_tile
 from tests.bench.synthetic import SPACING_MM, UID_ROOT, synthetic_ct
 
 COLUMNS: Final = ("", "s", "CPU s", "CPU s per million voxels", "peak GB together", "CPU ratio", "memory ratio")
@@ -99,6 +100,7 @@ class InferSetup:
         is_dicom: The scan is a series; else a NIfTI file.
         others: What runs beside; nothing for scans that others have not the memory for.
         nnunet_python: Python of an environment with `nnunetv2`, where that is among them.
+        model: Where the model is, or is kept; made anew, and not kept, without.
     """
 
     num_slices: int
@@ -112,6 +114,7 @@ class InferSetup:
     is_dicom: bool = False
     others: tuple[Other, ...] = ("monai",)
     nnunet_python: Path | None = None
+    model: Path | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -123,17 +126,9 @@ def bench_infer(setup: InferSetup) -> InferBenchmark:
     """Make a scan and a model, and segment the one with the other: here, and as others do."""
     with tempfile.TemporaryDirectory(prefix="medssl-bench-") as scratch:
         folder = Path(scratch)
-        voxels = synthetic_ct((setup.size, setup.size, setup.num_slices), seed=0, body=setup.body)
-        x, y, z = SPACING_MM
-        image = Volume(voxels[np.newaxis], np.diag([-x, -y, z, 1.0]), modality="CT", units="HU")
-        nifti, series = _write_scan(folder, image, is_dicom=setup.is_dicom)
-        scan = series if setup.is_dicom else nifti
-        _write_model(folder / "model.onnx", setup)
-        limit = () if setup.max_ram_gib is None else ("--max-ram", str(setup.max_ram_gib))
-        ours = (
-            *("-m", "medssl_cli", "infer", scan, "-t", folder / "model.onnx", "-o", folder / "out"),
-            *("--device", "cpu", "--threads", "1", "--no-preview", *limit),
-        )
+        image = _synthetic_scan(setup)
+        nifti, scan = _write_scan(folder, image, is_dicom=setup.is_dicom)
+        ours = ("-m", "medssl_cli", *_command(setup, scan, folder))
         monai = (
             *("-m", "tests.bench.eager_infer", scan, folder / "eager"),
             *(setup.network, setup.num_classes, setup.spacing_mm),
@@ -147,7 +142,31 @@ def bench_infer(setup: InferSetup) -> InferBenchmark:
         if "nnunetv2" in setup.others:
             runs.append(watched_run("nnU-Net's predictor", nnunet, python=setup.nnunet_python))
         constant = constant_tiles(image, setup.preprocessing)
-    return InferBenchmark(voxels.size, *constant, tuple(runs))
+    return InferBenchmark(image.voxels.size, *constant, tuple(runs))
+
+
+def bench_start(setup: InferSetup) -> list[Moment]:
+    """Make a scan and a model, and see what the command takes until the network is given the first tile."""
+    with tempfile.TemporaryDirectory(prefix="medssl-bench-") as scratch:
+        folder = Path(scratch)
+        _, scan = _write_scan(folder, _synthetic_scan(setup), is_dicom=setup.is_dicom)
+        return bench_first_tile(_command(setup, scan, folder), folder)
+
+
+def _synthetic_scan(setup: InferSetup) -> Volume:
+    voxels = synthetic_ct((setup.size, setup.size, setup.num_slices), seed=0, body=setup.body)
+    x, y, z = SPACING_MM
+    return Volume(voxels[np.newaxis], np.diag([-x, -y, z, 1.0]), modality="CT", units="HU")
+
+
+def _command(setup: InferSetup, scan: Path, folder: Path) -> tuple[Any, ...]:
+    """`medssl infer` of a scan with a model, which is made where it is not there."""
+    model = setup.model or folder / "model.onnx"
+    if not model.exists():
+        _write_model(model, setup)
+    limit = () if setup.max_ram_gib is None else ("--max-ram", str(setup.max_ram_gib))
+    where = ("infer", scan, "-t", model, "-o", folder / "out")
+    return (*where, "--device", "cpu", "--threads", "1", "--no-preview", *limit)
 
 
 def constant_tiles(image: Volume, preprocessing: Preprocessing) -> tuple[int, int]:
@@ -161,7 +180,7 @@ def constant_tiles(image: Volume, preprocessing: Preprocessing) -> tuple[int, in
 
 
 def _write_scan(folder: Path, image: Volume, *, is_dicom: bool) -> tuple[Path, Path]:
-    """The NIfTI file, and the folder of the series, if one is wanted."""
+    """The NIfTI file, and what is to be segmented: the same, or the folder of a series."""
     from medssl_cli.formats.dicom import write_ct_series
     from medssl_cli.formats.nifti import encode_nifti
 
@@ -178,7 +197,7 @@ def _write_scan(folder: Path, image: Volume, *, is_dicom: bool) -> tuple[Path, P
             frame_of_reference_uid=f"{UID_ROOT}.3",
             series_description="benchmark",
         )
-    return nifti, series
+    return nifti, series if is_dicom else nifti
 
 
 def _write_model(path: Path, setup: InferSetup) -> None:

@@ -20,6 +20,7 @@ from tests.bench.memory import COLUMNS as MEMORY_COLUMNS
 from tests.bench.memory import Peak, bench_memory
 from tests.bench.read import bench_read, nnunet_chunks
 from tests.bench.synthetic import PADDING_HU, synthetic_ct, write_tiny_series
+from tests.toy_model import write_toy_model
 
 RUN = Run("tool", wall_s=2.0, cpu_s=1.0, peak_bytes=100, is_done=True)
 
@@ -191,3 +192,18 @@ def test_a_cache_of_very_many_items_is_measured_stage_by_stage() -> None:
     assert all(len(stage.row()) == len(CATALOG_COLUMNS) for stage in stages)
     peaks = [stage.peak_bytes for stage in stages]
     assert peaks == sorted(peaks)
+
+
+@pytest.mark.parametrize("scan", ["nifti", "dicom"])
+def test_what_comes_before_the_first_tile_is_told_of_the_command_itself(tmp_path: Path, scan: str) -> None:
+    model = write_toy_model(tmp_path / "model.onnx", modality="CT")
+    told = CliRunner().invoke(
+        app,
+        ["infer", "--first-tile", "--model", str(model), "--scan", scan, "--size", "16", "--slices", "8", "--json"],
+        catch_exceptions=False,
+    )
+
+    loaded, first = json.loads(told.stdout)
+    assert (loaded["name"], first["name"]) == ("model is loaded", "first tile")
+    assert 0 < loaded["cpu_s"] <= first["cpu_s"]
+    assert 0 < first["others_cpu_s"] < first["cpu_s"]

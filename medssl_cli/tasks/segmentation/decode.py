@@ -4,6 +4,7 @@ Shapes: K classes or regions, X Y Z space.
 """
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,9 @@ from medssl_cli.imaging.placement import ChannelImages
 from medssl_cli.imaging.segment import segment_volume
 from medssl_cli.imaging.tiling import Predict
 from medssl_cli.imaging.volume import Volume
-from medssl_cli.recipe import TaskRecipe
+
+if TYPE_CHECKING:
+    from medssl_cli.recipe import TaskRecipe
 
 Segment = Callable[[Volume | ChannelImages], NDArray[np.uint8]]
 """Images of an example to a label map `[X, Y, Z]`, or to masks `[K, X, Y, Z]` of 0 and 1, on the first image's grid."""
@@ -25,7 +28,7 @@ Finish = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 def segmenter(
     predict: Predict,
-    recipe: TaskRecipe,
+    recipe: "TaskRecipe",
     activation: Activation,
     *,
     is_mirrored: bool,
