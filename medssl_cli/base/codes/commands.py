@@ -356,8 +356,7 @@ COMMAND_CODES: Final[dict[str, Code]] = {
     ),
     "W_NOT_TAKEN": Code(
         "The outputs of a scan are there, and a place will never take one of them",
-        "the message says which and why: ask who runs that place to accept its kind, or leave it out of --formats; "
-        "infer typed again sends it once more",
+        "ask who runs that place to accept its kind, and type the command again; or do without that kind",
     ),
     "E_STILL_CHANGING": Code(
         "A file in a drop folder has been changing for so long that nothing waits for it any more",
