@@ -43,6 +43,14 @@ def _warm_children() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _commands_end_with_their_test() -> Iterator[None]:
+    """A test that fails between the start of a command and its end leaves no process behind, and no pipe."""
+    before = {*warm.WarmProcess.running}
+    yield
+    warm.WarmProcess.close_others(before)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _shared_folders_end_with_their_module(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

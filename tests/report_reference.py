@@ -59,7 +59,8 @@ COLUMNS: Final = {
     "CLASS": "Probability of a finding, from 0 to 1.",
     "CLASS threshold": "Its operating point.",
     "CLASS is_yes": "1 where the probability reaches it.",
-    "CLASS mL": "Volume of a region.",
+    "CLASS mL": "Volume of a region; if it is cut off, there is more of it.",
+    "CLASS cut_off": "Sides on which it reaches the edge of the scan.",
 }
 TABLES: Final = {
     "measurements.csv": "Models of masks: a row for each class of each scan.",

@@ -22,7 +22,7 @@ import sys
 import threading
 import traceback
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -129,10 +129,13 @@ class WarmChild:
 
 
 class WarmProcess(WarmChild):
-    """A running command, with text as streams."""
+    """A running command, with text as streams; whoever starts it closes it, and else `close_others` does."""
+
+    running: ClassVar[set["WarmProcess"]] = set()
 
     def __init__(self, status: int, stdout: int, stderr: int) -> None:
         super().__init__(status)
+        self.running.add(self)
         self.stdout: IO[str] = os.fdopen(stdout, encoding="utf-8", errors="surrogateescape")
         self.stderr: IO[str] = os.fdopen(stderr, encoding="utf-8", errors="surrogateescape")
 
@@ -155,10 +158,28 @@ class WarmProcess(WarmChild):
             thread.join(timeout)
             if thread.is_alive():
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
-        for stream in streams:
-            stream.close()
+        self._close_streams()
         self.wait(timeout)
         return found[0], found[1]
+
+    def close(self) -> None:
+        """End it and its group, whatever they do, and close its streams."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+        self._close_streams()
+
+    @classmethod
+    def close_others(cls, known: Collection["WarmProcess"]) -> None:
+        """Close all that are not among those that are known."""
+        for process in cls.running - {*known}:
+            process.close()
+
+    def _close_streams(self) -> None:
+        self.stdout.close()
+        self.stderr.close()
+        self.running.discard(self)
 
 
 def start(

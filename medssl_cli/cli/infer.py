@@ -97,7 +97,7 @@ def infer(
         terminal.running(),
         stop_on_signals() as stop,
         many.other_processes(workers, cluster) as others,
-        deliveries(stow, ca_bundle, out, terminal, lambda: stop.is_set) as deliver,
+        deliveries(stow, ca_bundle, out, terminal, lambda: stop.is_set, asks_again=watch is None) as deliver,
     ):
         share = many.shares(threads, max_ram_gib, workers)
         how = inference.InferSettings(

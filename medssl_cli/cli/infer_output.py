@@ -79,20 +79,13 @@ def scan_line(scan: "ScanResult") -> str:
 
 def _answer(scan: "ScanResult") -> str:
     """What the model says of a scan, what reaches its operating point marked with a star."""
-    told = [f"{name} {volume:.1f} mL{_cut_off(scan, name)}" for name, volume in scan.volumes_ml.items()]
+    told = [f"{name} {scan.volume_text(name)}" for name in scan.volumes_ml]
     for name, score in scan.findings.items():
         told.append(f"{name} {score:.3f}{'*' if score >= scan.thresholds.get(name, 1.0) else ''}")
     told += [f"{box['class']} {box['score']:.3f}*" for box in scan.boxes if box["is_yes"]]
     if weak := sum(not box["is_yes"] for box in scan.boxes):
         told.append(f"{weak} boxes below their operating point")
     return ", ".join(told)
-
-
-def _cut_off(scan: "ScanResult", name: str) -> str:
-    """A word behind the volume of a class that reaches the edge of the scan: there is more of it."""
-    measurement = scan.measurements.get(name)
-    sides = measurement.cut_off if measurement is not None else ()
-    return f" or more (cut off: {' '.join(sides)})" if sides else ""
 
 
 def printable(line: str) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,14 +45,13 @@ class StowDestination:
         """Its address."""
         return self.store.address.url
 
-    def send(self, files: Sequence[Path]) -> None:
-        """Give it files, one after the other.
+    def send(self, file: Path) -> None:
+        """Give it an object.
 
         Raises:
             MedsslError: See `Store.send`.
         """
-        for file in files:
-            self.store.send(file.read_bytes())
+        self.store.send(file.read_bytes())
 
 
 @contextlib.contextmanager
@@ -76,9 +75,15 @@ def stow_destinations(
 
 @contextlib.contextmanager
 def deliveries(
-    url: str | None, ca_bundle: Path | None, out: Path | None, terminal: Terminal, is_stopped: Callable[[], bool]
+    url: str | None,
+    ca_bundle: Path | None,
+    out: Path | None,
+    terminal: Terminal,
+    is_stopped: Callable[[], bool],
+    *,
+    asks_again: bool,
 ) -> Iterator["Delivery | None"]:
-    """What sends results to a PACS; None where none is named.
+    """What sends results to a PACS; None where none is named. See `Delivery`.
 
     Raises:
         UsageError: `E_USAGE`, `E_NOT_FOUND`.
@@ -87,4 +92,4 @@ def deliveries(
     from medssl_cli.deploy.job import Where
 
     with stow_destinations(url, ca_bundle, terminal, is_stopped) as destinations:
-        yield Delivery(Where.of(out).folder, destinations) if destinations else None
+        yield Delivery(Where.of(out).folder, destinations, asks_again=asks_again) if destinations else None

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from medssl_cli.deploy.delivery import NOT_SENT
-from medssl_cli.deploy.results import ScanResult
+from medssl_cli.deploy.results import NOT_SENT, ScanResult
 
 FIRST_RETRY_S: Final = 10.0
 LONGEST_RETRY_S: Final = 600.0
@@ -26,7 +25,7 @@ def without_disk(results: Sequence[ScanResult]) -> ScanResult | None:
 
 
 def is_unsent(results: Sequence[ScanResult]) -> bool:
-    """Whether a place has not taken everything."""
+    """Whether a place has not taken everything that it may take."""
     return any(NOT_SENT in one.warnings for one in results)
 
 

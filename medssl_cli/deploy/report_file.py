@@ -93,7 +93,9 @@ class ReportFile:
 
     def _is_news(self, result: ScanResult) -> bool:
         known = self.known.entry(result.task, result.key, result.name)
-        return not result.resumed or known is None or known.sent != result.sent
+        if not result.resumed or known is None:
+            return True
+        return (known.sent, known.delivered) != (result.sent, result.delivered)
 
     def _append(self, results: Sequence[ScanResult]) -> None:
         if self._journal is None or not results:

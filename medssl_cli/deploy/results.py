@@ -13,6 +13,10 @@ from medssl_cli.imaging.measuring import Measurement
 
 Status = Literal["done", "refused", "skipped", "pending"]
 STATUSES: Final = get_args(Status)
+NOT_SENT: Final = "W_NOT_SENT"
+"""An output is still to be sent."""
+NOT_TAKEN: Final = "W_NOT_TAKEN"
+"""A place will not take an output."""
 LARGEST_NUMBER: Final = 1e300
 _NAMES: Final = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "description": "SeriesDescription"}
 
@@ -57,6 +61,7 @@ class ScanResult:
         memory: Bytes of each part of a plan, and of everything together.
         channels: Place of each image of a case of several, below the input that was named, by its channel.
         sent: Where the outputs have arrived, of the places that were asked to take them.
+        delivered: What a place that has not all of them says of each output: `taken`, or why it will not take it.
         unlike: How far the scan lies from the training images, the share in percent of images left out of their sum
             that lie nearer, and the limit; nothing of models that cannot tell.
         measurements: What is measured of each class that was found.
@@ -96,6 +101,7 @@ class ScanResult:
     thresholds: dict[str, float] = field(default_factory=dict)
     channels: dict[str, str] = field(default_factory=dict)
     sent: tuple[str, ...] = ()
+    delivered: dict[str, dict[str, str]] = field(default_factory=dict)
     memory: dict[str, float] = field(default_factory=dict)
     unlike: dict[str, float] = field(default_factory=dict)
     measurements: dict[str, Measurement] = field(default_factory=dict)
@@ -110,6 +116,16 @@ class ScanResult:
             one.name, "refused", one.kind, one.key, task, path=place.path, place=place.below, study=place.study,
             series=place.series, files=files, channels=channels,
         )  # fmt: skip
+
+    def cut_off(self, name: str) -> tuple[str, ...]:
+        """Sides of the patient on which a class reaches the edge of the scan, so that there is more of it."""
+        measurement = self.measurements.get(name)
+        return measurement.cut_off if measurement is not None else ()
+
+    def volume_text(self, name: str) -> str:
+        """The volume of a class for people, who must not take the part that was seen for the whole."""
+        sides = " ".join(self.cut_off(name))
+        return f"{self.volumes_ml[name]:.1f} mL{f' or more (cut off: {sides})' if sides else ''}"
 
     def to_json(self) -> dict[str, Any]:
         """The entry in the report; DICOM's attributes have their own names there."""
@@ -203,6 +219,7 @@ _CHECKS: Final[dict[str, Check]] = {
     "outputs": _list_of(_is_text),
     "outputs_sha256": _map_of(_is_text),
     "sent": _list_of(_is_text),
+    "delivered": _map_of(_map_of(_is_text)),
     "resumed": lambda value: isinstance(value, bool),
 }
 """What the fields of an entry must hold to be believed; a report lies where others write, too."""
@@ -238,7 +255,7 @@ class InferReport:
         """`OK`, `PARTIAL` if something was refused or not sent, `NOTHING` if no scan has a mask; of a dry run, will."""
         if not self.count("done") + self.count("pending"):
             return Exit.NOTHING
-        is_sent = not any("W_NOT_SENT" in result.warnings for result in self.results)
+        is_sent = not any({NOT_SENT, NOT_TAKEN} & {*result.warnings} for result in self.results)
         return Exit.OK if is_sent and not self.count("refused") else Exit.PARTIAL
 
     @property

@@ -149,7 +149,7 @@ def _cells(head: Head, result: ScanResult, names: Sequence[str]) -> list[Cell]:
         return [f"{len(found_names)} of {len(result.volumes_ml) + len(result.findings)}"]
     if isinstance(head, FindingsHead):
         return [_probability(result, name) if name in result.findings else None for name in names]
-    return [result.volumes_ml.get(name) for name in names]
+    return [result.volume_text(name) if result.cut_off(name) else result.volumes_ml.get(name) for name in names]
 
 
 def _positive(result: ScanResult) -> list[str]:
@@ -199,7 +199,7 @@ def _add_viewer(page: Page, bundle: Bundle, scenes: Sequence[tuple[str, Scene]])
 
 def _notes(result: ScanResult) -> list[str]:
     """Lines about a scan below its planes."""
-    notes = [f"{name}: {ml:.1f} mL" for name, ml in result.volumes_ml.items() if ml > 0]
+    notes = [f"{name}: {result.volume_text(name)}" for name, ml in result.volumes_ml.items() if ml > 0]
     notes += [f"{name}: {_probability(result, name)}" for name in result.findings]
     notes += [f"{box['class']} {box['score']:.3f}{_diameter(box)}" for box in result.boxes if box["is_yes"]]
     if weaker := sum(not box["is_yes"] for box in result.boxes):

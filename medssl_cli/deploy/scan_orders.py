@@ -5,6 +5,7 @@ scan's outputs itself; the report is written by the process that gave the orders
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -105,16 +106,24 @@ def results_of_orders(
 ) -> Iterator[ScanResult]:
     """What becomes of scans that other processes do, in the order in which they are ready.
 
+    Where a process says that the disk is full, no further scan is begun, and those that are at work come first.
+
     Raises:
-        StorageError: `E_CLUSTER`.
+        StorageError: `E_CLUSTER`; `E_IO`, the disk is full: nobody's outputs can be written.
     """
-    orders = (order_for(task, setup) for task in tasks)
+    full: list[StorageError] = []
+    orders = (order_for(task, setup) for task in itertools.takewhile(lambda _: not full, tasks))
     for outcome in workers.map(do_order, orders, timeout_s=SCAN_TIMEOUT_S, should_stop=is_stopped):
-        yield outcome.result if outcome.result is not None else _lost(outcome.task, outcome.failure)
+        if isinstance(outcome.result, StorageError):
+            full.append(outcome.result)
+        else:
+            yield outcome.result if outcome.result is not None else _lost(outcome.task, outcome.failure)
+    if full:
+        raise full[0]
 
 
-def do_order(order: ScanOrder) -> ScanResult:
-    """Do one scan in this process."""
+def do_order(order: ScanOrder) -> ScanResult | StorageError:
+    """Do one scan in this process; an error where the disk is full, which is no word about the scan."""
     blank = ScanResult.of(order.scan, order.task)
     try:
         model = _model(order.setup)
@@ -137,7 +146,9 @@ def do_order(order: ScanOrder) -> ScanResult:
     )
     try:
         return ScanTask(job, order.scan, blank).outcome("")
-    except (GateError, StorageError) as error:
+    except StorageError as error:
+        return error
+    except GateError as error:
         return _refusal(order, error.code, error.message, error.hint)
 
 

@@ -5,6 +5,7 @@ several channels all loose images. It has arrived when nothing of it has changed
 compared with each other only, never with a clock.
 """
 
+import codecs
 import functools
 import os
 import time
@@ -17,11 +18,15 @@ from typing import Final
 from medssl_cli.base.errors import GateError, InputError, UsageError
 from medssl_cli.deploy.again import MAX_ATTEMPTS, failed, is_unsent, wait_s, without_disk
 from medssl_cli.deploy.choosing import is_rule
+from medssl_cli.deploy.found import Place, Reject
 from medssl_cli.deploy.infer import InferSettings, infer, opened_report
 from medssl_cli.deploy.job import Where
+from medssl_cli.deploy.report_file import ReportFile
 from medssl_cli.deploy.results import ScanResult
-from medssl_cli.formats.discover import look
+from medssl_cli.deploy.scan_task import not_done
+from medssl_cli.formats.discover import HEAD_BYTES, look
 from medssl_cli.formats.policy import Policy
+from medssl_cli.formats.source import read_head
 from medssl_cli.formats.table import is_file_of_slices
 
 PAUSE_S: Final = 1.0
@@ -29,19 +34,35 @@ MAX_UNITS: Final = 64
 """What is taken at once, so that what arrives meanwhile does not wait for everything."""
 UNFINISHED: Final = (".part", ".partial", ".filepart", ".crdownload", ".tmp")
 """Ends of names that programs give to files while they write them."""
+MOST_CHANGING_S: Final = 1800.0
+"""How long a file may keep changing until what belongs together with it is taken without it."""
 _UNKNOWN: Final = "?"
 _DESCRIPTION: Final = "dataset.json"
+_TEXTS: Final = ("other", "csv", "xml", "json")
+"""Kinds of files that may be a log or a table."""
+_HEAD_OF_IMAGE_BYTES: Final = 132
+"""As much as a DICOM file needs to say that it is one."""
 Signature = tuple[int, int, int]
 """Inode, length and time of a file."""
 
 
 @dataclass
 class _Arrival:
-    """A file that was seen: what it looked like, since when, and what it belongs to."""
+    """A file that was seen: what it looked like, since when, since when it keeps changing, and what it belongs to.
+
+    A text that is no image, as a log, keeps nothing waiting, and nothing is taken again because it has grown.
+    """
 
     signature: Signature
     since: float
+    changing_since: float
     unit: str = _UNKNOWN
+    is_text: bool = False
+
+    @property
+    def changing_s(self) -> float:
+        """How long it has been changing."""
+        return self.since - self.changing_since
 
 
 @dataclass(frozen=True)
@@ -72,7 +93,8 @@ class DropFolder:
     are_cases: bool = False
     clock: Callable[[], float] = time.monotonic
     _arrivals: dict[Path, _Arrival] = field(default_factory=dict)
-    _taken: dict[str, frozenset[tuple[Path, Signature]]] = field(default_factory=dict)
+    _aside: frozenset[Path] = frozenset()
+    _taken: dict[str, frozenset[tuple[Path, Signature | None]]] = field(default_factory=dict)
     _retries: dict[str, _Retry] = field(default_factory=dict)
 
     def due(self) -> dict[str, list[Path]]:
@@ -81,13 +103,28 @@ class DropFolder:
         self._look(now)
         units: dict[str, list[Path]] = defaultdict(list)
         for path, arrival in self._arrivals.items():
-            units[arrival.unit].append(path)
-        moving = {unit for unit, paths in units.items() if not all(self._is_settled(path, now) for path in paths)}
+            if path not in self._aside:
+                units[arrival.unit].append(path)
+        moving = {unit for unit, paths in units.items() if not all(self._has_arrived(path, now) for path in paths)}
         if _UNKNOWN in units:
             moving |= {unit for unit in units if not unit.endswith("/")}  # it may be a slice of any loose study
         due = [unit for unit in units if unit not in moving and self._is_to_take(unit, units[unit], now)]
         due.sort(key=lambda unit: (unit in self._taken, unit))
         return {unit: sorted(units[unit]) for unit in due[:MAX_UNITS]}
+
+    def newly_aside(self) -> list[Path]:
+        """Files that have been changing for so long that nothing waits for them any more, each when it comes to that.
+
+        They are left out of what is taken until they have not changed for long enough.
+        """
+        now = self.clock()
+        aside = frozenset(
+            path
+            for path, one in self._arrivals.items()
+            if one.changing_s >= MOST_CHANGING_S and not self._has_arrived(path, now)
+        )
+        new, self._aside = sorted(aside - self._aside), aside
+        return new
 
     def take(self, units: dict[str, list[Path]]) -> Callable[[Path], bool]:
         """Note what is taken as it is now, before it is read; returns which files that is."""
@@ -116,11 +153,14 @@ class DropFolder:
         retry = self._retries.get(unit)
         return self._taken.get(unit) != self._content(paths) or (retry is not None and now >= retry.at)
 
-    def _content(self, paths: Sequence[Path]) -> frozenset[tuple[Path, Signature]]:
-        return frozenset((path, self._arrivals[path].signature) for path in paths)
+    def _content(self, paths: Sequence[Path]) -> frozenset[tuple[Path, Signature | None]]:
+        arrivals = {path: self._arrivals[path] for path in paths}
+        return frozenset((path, None if one.is_text else one.signature) for path, one in arrivals.items())
 
-    def _is_settled(self, path: Path, now: float) -> bool:
-        return now - self._arrivals[path].since >= self.settle_s
+    def _has_arrived(self, path: Path, now: float) -> bool:
+        """Whether nothing waits for a file."""
+        arrival = self._arrivals[path]
+        return arrival.is_text or now - arrival.since >= self.settle_s
 
     def _look(self, now: float) -> None:
         """Bring the arrivals up to date."""
@@ -129,12 +169,19 @@ class DropFolder:
         for path, signature in found.items():
             arrival = self._arrivals.get(path)
             if arrival is None or arrival.signature != signature:
-                arrival = self._arrivals[path] = _Arrival(signature, now)
+                arrival = self._arrivals[path] = self._changed(path, signature, arrival, now)
             if arrival.unit == _UNKNOWN:
                 arrival.unit = self._unit_of(path, is_settled=now - arrival.since >= self.settle_s)
         present = {arrival.unit for arrival in self._arrivals.values()}
         self._taken = {unit: content for unit, content in self._taken.items() if unit in present}
         self._retries = {unit: retry for unit, retry in self._retries.items() if unit in present}
+
+    def _changed(self, path: Path, signature: Signature, before: _Arrival | None, now: float) -> _Arrival:
+        """A file that has come, or is another one than before."""
+        if before is None:
+            return _Arrival(signature, now, now)
+        since = now if now - before.since >= self.settle_s else before.changing_since
+        return _Arrival(signature, now, since, is_text=_is_text(path, self.root, self.policy))
 
     def _files(self) -> Iterator[tuple[Path, Signature]]:
         for folder, folders, names in os.walk(self.root):
@@ -161,9 +208,38 @@ class DropFolder:
                 return f"study {read_headers(path, self.policy)[0].StudyInstanceUID}"
         except (InputError, OSError):
             found = None
-        if not is_settled:
+        if not is_settled and not self._arrivals[path].is_text:
             return _UNKNOWN
         return "loose" if self.are_cases and found is not None and found.kind != "other" else below[0]
+
+
+def _is_text(path: Path, root: Path, policy: Policy) -> bool:
+    """Whether a file that is being written begins as no image can begin, and as a log or a table does."""
+    try:
+        if path.name == _DESCRIPTION or look(path, root, policy).kind not in _TEXTS:
+            return False
+        head = read_head(path, HEAD_BYTES)
+        told = codecs.getincrementaldecoder("utf-8")().decode(head)  # the last letter may be cut
+    except (InputError, OSError, UnicodeDecodeError):
+        return False
+    return len(head) >= _HEAD_OF_IMAGE_BYTES and all(letter.isprintable() or letter.isspace() for letter in told)
+
+
+def still_changing(path: Path, root: Path, task: str, report: ReportFile) -> ScanResult:
+    """What is told of a file that nothing waits for any more; outputs that it had stay recorded.
+
+    Args:
+        path: The file.
+        root: The drop folder.
+        task: Task of the model.
+        report: The report of the output folder.
+    """
+    place = Place(str(path), str(path.relative_to(root)))
+    blank = ScanResult.of(Reject(place.path, place.below, place, "E_STILL_CHANGING"), task)
+    known = report.known.entry(task, blank.key, blank.name)
+    if known is not None:
+        blank = replace(blank, name=known.name, outputs=known.outputs, outputs_sha256=known.outputs_sha256)
+    return not_done(blank, "E_STILL_CHANGING", f"it has been changing for {MOST_CHANGING_S / 60:g} minutes")
 
 
 def watch(
@@ -207,6 +283,11 @@ def watch(
     header = ask(is_wanted=lambda path: False).header
     while not how.is_stopped():
         units = arrivals.due()
+        for path in arrivals.newly_aside():
+            told = still_changing(path, root, model.bundle.task, report)
+            report.record(header, [told])
+            counts[told.status] += 1
+            how.say(told)
         if not units:
             time.sleep(pause_s)
             continue

@@ -4,7 +4,6 @@ Boxes are in pixel edges of the picture as it was read: pixel 0 covers 0 to 1, x
 Those of volumes are in the patient; see `candidates`.
 """
 
-import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from medssl_cli.base.csv_text import csv_text
 from medssl_cli.base.errors import InputError
 from medssl_cli.base.files import json_bytes
 from medssl_cli.deploy.bundle import Bundle
@@ -168,23 +168,22 @@ def tables_of(entries: Iterable[ScanResult]) -> dict[str, bytes]:
         entries: Entries of the folder's report.
     """
     known, measured, num_measured = [], io.StringIO(), 0
-    writer = csv.writer(measured, lineterminator="\n")
-    writer.writerow(MEASUREMENT_COLUMNS)
+    measured.write(csv_text([MEASUREMENT_COLUMNS]))
     for entry in entries:  # measurements of many scans are held as text only
         if entry.input_sha256:
             num_measured += len(entry.volumes_ml)
-            writer.writerows(measurement_rows(entry) if entry.status == "done" else ())
+            measured.write(csv_text(measurement_rows(entry) if entry.status == "done" else ()))
             known += [entry] if entry.head else []
     rows_of = {
         "findings": _findings_rows, "boxes": _boxes_rows, CANDIDATES: candidate_rows, REGIONS: _volumes_rows,
     }  # fmt: skip
     of_head = {head: [entry for entry in known if entry.head == head] for head in rows_of}
     tables = {
-        TABLES[head]: _csv(rows_of[head]([entry for entry in own if entry.status == "done"]))
+        TABLES[head]: _encoded(csv_text(rows_of[head]([entry for entry in own if entry.status == "done"])))
         for head, own in of_head.items()
         if own
     }
-    return {**tables, MEASUREMENTS_TABLE: _encoded(measured)} if num_measured else tables
+    return {**tables, MEASUREMENTS_TABLE: _encoded(measured.getvalue())} if num_measured else tables
 
 
 def _findings_rows(entries: Sequence[ScanResult]) -> list[Sequence[object]]:
@@ -205,12 +204,17 @@ def _findings_rows(entries: Sequence[ScanResult]) -> list[Sequence[object]]:
 
 
 def _volumes_rows(entries: Sequence[ScanResult]) -> list[Sequence[object]]:
-    """One row per case, the volume of each region in millilitres; of models with other regions they are empty."""
+    """One row per case: the volume of each region in millilitres, and the sides on which it is cut off.
+
+    Cells about regions that a model has not are empty.
+    """
     names = sorted({name for entry in entries for name in entry.volumes_ml})
-    rows: list[Sequence[object]] = [(*TABLE_START, *(f"{name} mL" for name in names))]
+    columns = (*(f"{name} mL" for name in names), *(f"{name} cut_off" for name in names))
+    rows: list[Sequence[object]] = [(*TABLE_START, *columns)]
     for entry in entries:
         cells = [f"{entry.volumes_ml[name]:.6f}" if name in entry.volumes_ml else "" for name in names]
-        rows.append((entry.name, entry.path, entry.task, *cells))
+        sides = [" ".join(entry.cut_off(name)) for name in names]
+        rows.append((entry.name, entry.path, entry.task, *cells, *sides))
     return rows
 
 
@@ -228,14 +232,8 @@ def _boxes_rows(entries: Sequence[ScanResult]) -> list[Sequence[object]]:
     return rows
 
 
-def _csv(rows: Iterable[Sequence[object]]) -> bytes:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return _encoded(buffer)
-
-
-def _encoded(text: io.StringIO) -> bytes:
-    return text.getvalue().encode("utf-8", "backslashreplace")
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
 
 
 def fields_of(answer: WholeAnswer) -> dict[str, Any]:

@@ -210,13 +210,10 @@ def detached_files(source: Source, names: re.Pattern[bytes], policy: Policy) -> 
     if not policy.allow_detached:
         return ()
     match = names.search(read_head(source, MAX_HEADER_BYTES))
-    if match is not None and isinstance(source, Member):
-        return (_member_of(source, match[1].decode("latin-1").strip()),)
-    return (
-        ()
-        if match is None or isinstance(source, Member)
-        else (source.parent / Path(match[1].decode("latin-1").strip()).name,)
-    )
+    if match is None:
+        return ()
+    name = match[1].decode("latin-1").strip()
+    return (_member_of(source, name) if isinstance(source, Member) else source.parent / Path(name).name,)
 
 
 def _plain_content(stream: Any, descriptor: int) -> bytes:

@@ -22,8 +22,8 @@ DISK_RETRY_S: Final = 60.0
 HANDSHAKE_S: Final = 10.0
 COUNTED: Final = (
     "stored_objects", "stored_bytes", "refused_objects", "unread_objects", "rejected_associations", "answered_studies",
-    "answered_scans", "refused_scans", "unwritten_objects", "failed_studies", "postponed_studies", "storage_errors",
-    "expired_studies",
+    "answered_scans", "refused_scans", "unwritten_objects", "untaken_objects", "failed_studies", "postponed_studies",
+    "storage_errors", "expired_studies",
 )  # fmt: skip
 """What the metrics tell of from the start on."""
 

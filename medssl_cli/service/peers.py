@@ -4,12 +4,12 @@ import contextlib
 import logging
 import re
 import ssl
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 from medssl_cli.base.errors import InputError, StorageError, UsageError
+from medssl_cli.formats.store_status import is_for_good
 
 CONNECT_TIMEOUT_S: Final = 20.0
 ANSWER_TIMEOUT_S: Final = 120.0
@@ -17,6 +17,8 @@ _AE_TITLE: Final = re.compile(r"[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[
 """One to sixteen characters, no backslash, no space at either end (PS3.5 section 6.2)."""
 _SYNTAXES: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 """Transfer syntaxes of which a node may choose either one; what is compressed is sent as it is."""
+_NOT_SUPPORTED: Final = (3, 4)
+"""Results of a presentation context: its kind of object, or its transfer syntax, is not taken (PS3.8 table 9-18)."""
 
 # Its messages quote what others send.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
@@ -94,32 +96,34 @@ class PeerDestination:
         """Its AE title and address."""
         return f"{self.peer.title}@{self.peer.host}:{self.peer.port}"
 
-    def send(self, files: Sequence[Path]) -> None:
-        """Give it objects over one association.
+    def send(self, file: Path) -> None:
+        """Give it an object.
 
         Raises:
-            StorageError: `E_PACS`, it cannot be reached, or ends the association.
-            InputError: `E_STORE_REFUSED`, it does not take an object.
+            StorageError: `E_PACS`, it cannot be reached, or ends the association; `E_STORE_REFUSED`, it does not take
+                the object now.
+            InputError: `E_STORE_REFUSED`, it will not take the object.
         """
         from pydicom import dcmread
         from pynetdicom import AE
 
-        objects = [dcmread(file) for file in files]
+        dataset = dcmread(file)
         node = AE(ae_title=self.own_title)
         node.connection_timeout = CONNECT_TIMEOUT_S
         node.acse_timeout = node.dimse_timeout = node.network_timeout = ANSWER_TIMEOUT_S
-        for kind, syntax in sorted({(str(one.SOPClassUID), str(one.file_meta.TransferSyntaxUID)) for one in objects}):
-            node.add_requested_context(kind, list(_SYNTAXES) if syntax in _SYNTAXES else syntax)
+        syntax = str(dataset.file_meta.TransferSyntaxUID)
+        node.add_requested_context(dataset.SOPClassUID, list(_SYNTAXES) if syntax in _SYNTAXES else syntax)
         tls: Any = (self.context, self.peer.host) if self.peer.is_encrypted and self.context is not None else None
         with contextlib.suppress(OSError):
             association = node.associate(self.peer.host, self.peer.port, ae_title=self.peer.title, tls_args=tls)
             if association.is_established:
                 try:
-                    for one in objects:
-                        self._store(association, one)
+                    self._store(association, dataset)
                 finally:
                     association.release()
                 return
+            if any(context.result in _NOT_SUPPORTED for context in association.rejected_contexts):
+                raise InputError("E_STORE_REFUSED", f"{self.peer.title} takes no objects of this kind")
         raise StorageError("E_PACS", f"{self.peer.title} cannot be reached, or refuses the association")
 
     def _store(self, association: Any, dataset: Any) -> None:
@@ -127,10 +131,11 @@ class PeerDestination:
             status = association.send_c_store(dataset)
         except ValueError as error:
             raise InputError("E_STORE_REFUSED", f"{self.peer.title} takes no objects of this kind") from error
-        except RuntimeError as error:  # it has ended the association between two objects
+        except RuntimeError as error:  # it has ended the association meanwhile
             raise StorageError("E_PACS", f"{self.peer.title} ended the association") from error
         if "Status" not in status:
             raise StorageError("E_PACS", f"{self.peer.title} ended the association")
         number = int(status.Status)
         if number and not 0xB000 <= number <= 0xBFFF:
-            raise InputError("E_STORE_REFUSED", f"{self.peer.title} answers with status {number:#06x}")
+            kind = InputError if is_for_good(number) else StorageError
+            raise kind("E_STORE_REFUSED", f"{self.peer.title} answers with status {number:#06x}")

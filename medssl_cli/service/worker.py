@@ -11,7 +11,7 @@ from medssl_cli.deploy.choosing import SeriesRule
 from medssl_cli.deploy.delivery import Delivery, Destination
 from medssl_cli.deploy.infer import InferSettings, Output, infer
 from medssl_cli.deploy.mask_files import NOT_WRITTEN
-from medssl_cli.deploy.results import ScanResult
+from medssl_cli.deploy.results import NOT_TAKEN, ScanResult
 from medssl_cli.deploy.runtime import OnnxModel
 from medssl_cli.heads import MasksHead
 from medssl_cli.service.spool import Spool
@@ -129,9 +129,8 @@ class Worker:
         places = self.destinations(self.spool.senders(study))
         for (path, rules), model in zip(self.models, self._opened, strict=True):
             out = self.spool.folder(study) / "results" / model.bundle.task
-            how = replace(
-                self.how, outputs=outputs_of(model, self.how.outputs), deliver=Delivery(out, places), overwrite=True
-            )
+            delivery = Delivery(out, places, refused=lambda: self.count("untaken_objects", 1))
+            how = replace(self.how, outputs=outputs_of(model, self.how.outputs), deliver=delivery, overwrite=True)
             own = rules or ((f"modality={model.bundle.modality}",) if model.bundle.modality else ())
             report = infer(
                 [self.spool.files(study)],
@@ -157,6 +156,7 @@ class Worker:
         lost = [code for one in results if not one.resumed for code in one.warnings if code in NOT_WRITTEN.values()]
         self.count("unwritten_objects", len(lost))
         told = problem or ", ".join(f"{number} {status}" for status, number in counts.items() if number) or "nothing"
+        lost += [NOT_TAKEN for one in results if NOT_TAKEN in one.warnings]
         told += f" [{', '.join(sorted(set(lost)))}]" if lost else ""
         self.say(f"study {study[:12]}: {told}{', sent to ' if sent else ''}{', '.join(sent)}")
 

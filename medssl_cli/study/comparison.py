@@ -5,13 +5,12 @@ models' answers about a patient could be exchanged, adjusted for the number of c
 up a metric among themselves, whatever the metric, and all of single structures or classes among themselves.
 """
 
-import csv
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from medssl_cli.base.csv_text import csv_text
 from medssl_cli.base.errors import NothingUsableError, UsageError
 from medssl_cli.base.plain_json import without_nan
 from medssl_cli.metrics.paired import PairedFigure
@@ -116,12 +115,8 @@ def comparison_csv(document: Mapping[str, Any]) -> str:
     Args:
         document: As `comparison` returns it.
     """
-    buffer = io.StringIO()
     columns = ("metric", "structure", "model", "minus", "mean", "low", "high", "num_patients", "p_value", "p_holm")
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(document["differences"])
-    return buffer.getvalue()
+    return csv_text([columns, *([row.get(column, "") for column in columns] for row in document["differences"])])
 
 
 def _aligned(documents: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:

@@ -4,12 +4,11 @@ Trainings that have learnt from the same patients make a row. Two arms are compa
 with the same seed where both have seeds, and patient by patient; intervals draw rows and patients.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from medssl_cli.base.csv_text import csv_text
 from medssl_cli.base.plain_json import without_nan
 from medssl_cli.engine.cost import Cost
 from medssl_cli.metrics.paired import PairedFigure
@@ -211,12 +210,10 @@ def results_csv(document: Mapping[str, Any]) -> str:
     Args:
         document: As `label_results` returns it.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow((*COLUMNS, str(document["figure"]).lower(), "low", "high"))
+    rows: list[Sequence[object]] = [(*COLUMNS, str(document["figure"]).lower(), "low", "high")]
     for run in document["runs"]:
         for structure, estimate in run["structures"].items():
             place = [run[name] for name in COLUMNS[:-1]]
             values = [estimate[key] for key in ("mean", "low", "high")]
-            writer.writerow((*place, structure, *values))
-    return buffer.getvalue()
+            rows.append((*place, structure, *values))
+    return csv_text(rows)

@@ -3,8 +3,6 @@
 An arm is a way to pre-train, run with several seeds. All arms are asked the same questions of the same patients.
 """
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from medssl_cli.base.csv_text import csv_text
 from medssl_cli.base.errors import UsageError
 from medssl_cli.base.files import storage_errors, write_atomic
 from medssl_cli.base.plain_json import dump
@@ -160,11 +159,8 @@ def _level(
 
 def probes_csv(document: Mapping[str, Any]) -> str:
     """One row per probe."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(document["rows"][0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(document["rows"])
-    return buffer.getvalue()
+    columns = list(document["rows"][0])
+    return csv_text([columns, *([row.get(column, "") for column in columns] for row in document["rows"])])
 
 
 def probes_plot(document: Mapping[str, Any]) -> bytes:

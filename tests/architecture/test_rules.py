@@ -124,6 +124,12 @@ def test_nothing_is_pickled_or_evaluated() -> None:
     assert not [str(path) for path in MODULES if pattern.search(path.read_text(encoding="utf-8"))]
 
 
+def test_tables_are_written_in_one_place() -> None:
+    """Where text that others chose is made harmless for spreadsheets."""
+    users = [path for path in MODULES if re.search(r"csv\.(writer|DictWriter)", path.read_text(encoding="utf-8"))]
+    assert [str(path.relative_to(PACKAGE)) for path in users] == ["base/csv_text.py"]
+
+
 def test_torch_loads_in_one_place_and_weights_only() -> None:
     word = re.compile(r"torch\.load\b|torch\.serialization|from torch import .*\bload\b|import torch as")
     users = [path for path in MODULES if word.search(path.read_text(encoding="utf-8"))]

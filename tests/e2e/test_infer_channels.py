@@ -102,6 +102,7 @@ def test_each_region_is_a_file_a_volume_and_a_column(tmp_path: Path, model: Path
     assert result.volumes_ml == {name: pytest.approx(ml) for name, ml in zip(REGIONS, millilitres, strict=True)}
     (row,) = csv.DictReader(io.StringIO((out / "volumes.csv").read_text()))
     assert [float(row[f"{name} mL"]) for name in REGIONS] == pytest.approx(millilitres)
+    assert [row[f"{name} cut_off"].split() for name in REGIONS] == [list(result.cut_off(name)) for name in REGIONS]
     (entry,) = [each for each in json.loads(report.path.read_text())["results"] if each["status"] == "done"]
     assert entry["channels"] == {"t1ce": "Brain_001_0001.nii.gz", "flair": "Brain_001_0003.nii.gz",
                                  "t2": "Brain_001_0002.nii.gz"}  # fmt: skip

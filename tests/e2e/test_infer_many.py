@@ -1,5 +1,7 @@
 """Many scans: lines beside the report, parts of the work, rules about series, several at once, a folder that fills."""
 
+import errno
+import itertools
 import json
 import random
 import signal
@@ -8,12 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medssl_cli.base.errors import Exit, UsageError
+from medssl_cli.base.errors import Exit, StorageError, UsageError
+from medssl_cli.base.files import storage_errors
 from medssl_cli.cli.pacs_access import StowDestination
 from medssl_cli.deploy.choosing import Part
 from medssl_cli.deploy.delivery import Delivery
@@ -180,6 +184,11 @@ def test_what_is_no_rule_is_refused(tmp_path: Path, model: Path, rule: str) -> N
         run(write_files(tmp_path / "in", 1), model, tmp_path / "out", only_series=[rule])
 
 
+def pickled(value: Any) -> Any:
+    """A value as it comes from another process."""
+    return ForkingPickler.loads(ForkingPickler.dumps(value))
+
+
 def masks(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.glob("*_toy-seg*")}
 
@@ -212,6 +221,40 @@ def test_a_process_that_dies_costs_its_scan(tmp_path: Path, model: Path) -> None
     assert [(one.name, one.code) for one in report.results] == [("s0", ""), ("s1", "E_SCAN_FAILED"), ("s2", "")]
 
 
+def test_a_full_disk_ends_a_batch_of_several_at_a_time_and_costs_no_scan(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it ends one of one at a time: what is at work comes to its end, and nothing is called refused."""
+
+    class TwoAtATime:
+        """Two tasks are at work when the first of them is ready, as a disk fills up."""
+
+        def map(self, function: Callable[[Any], Any], tasks: Any, **_: Any) -> Iterator[Outcome[Any, Any]]:
+            queue = list(itertools.islice(tasks, 2))
+            while queue:
+                task = queue.pop(0)
+                with monkeypatch.context() as patched:
+                    if task.scan.name in ("s1", "s3"):
+                        patched.setattr("medssl_cli.deploy.scan_task.publish", full)
+                    yield Outcome(task, pickled(function(task)))
+                queue += itertools.islice(tasks, 1)
+
+    def full(*_: Any, **__: Any) -> None:
+        with storage_errors("a mask"):
+            raise OSError(errno.EDQUOT, "quota exceeded")
+
+    source, out = write_files(tmp_path / "in", 6), tmp_path / "out"
+    with pytest.raises(StorageError, match="EDQUOT") as raised:
+        run(source, model, out, workers=TwoAtATime())
+
+    assert raised.value.exit_code == Exit.IO
+    assert [(entry["name"], entry["status"]) for entry in entries(out)] == [("s0", "done"), ("s2", "done")]
+    again = run(source, model, out)
+    assert [(one.name, one.status, one.resumed) for one in again.results] == [
+        (f"s{number}", "done", number in (0, 2)) for number in range(6)
+    ]
+
+
 class TakingPacs:
     """A server that takes objects, with a status for each to come, 200 by default."""
 
@@ -240,7 +283,7 @@ class TakingPacs:
 
     def delivery(self, out: Path) -> Delivery:
         url = f"dicomweb+http://127.0.0.1:{self.server.server_port}/dicom-web"
-        return Delivery(out, [StowDestination(Store(url, Credentials(), patience=HURRY))])
+        return Delivery(out, [StowDestination(Store(url, Credentials(), patience=HURRY))], asks_again=True)
 
 
 FAILED = b'{"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [49442]}}]}}'
@@ -253,7 +296,7 @@ def test_what_did_not_arrive_is_sent_the_next_time_and_nothing_is_sent_twice(tmp
     reports = [run(tmp_path / "in", model, out, deliver=pacs.delivery(out)) for _ in range(4)]
 
     assert [report.exit_code for report in reports] == [Exit.PARTIAL, Exit.PARTIAL, Exit.OK, Exit.OK]
-    assert [report.results[0].warnings for report in reports] == [("W_NOT_SENT",), ("W_NOT_SENT",), (), ()]
+    assert [report.results[0].warnings for report in reports] == [("W_NOT_TAKEN",), ("W_NOT_SENT",), (), ()]
     assert "E_STORE_REFUSED" in reports[0].results[0].message
     assert [report.results[0].resumed for report in reports] == [False, True, True, True]
     assert len(pacs.bodies) == 4

@@ -206,10 +206,14 @@ def test_what_is_cut_off_is_told_to_people_and_in_the_table(tmp_path: Path, mode
     voxels[:4, 2:6, -4:] = 80
     write_series(tmp_path / "ct", 6, voxels)
 
-    done = medssl("infer", tmp_path / "ct", "-t", model, "-o", tmp_path / "out", "--device", "cpu")
+    done = medssl("infer", tmp_path / "ct", "-t", model, "-o", tmp_path / "out", "--device", "cpu", "--page")
 
     volume = 64 * abs(np.linalg.det(AFFINE[:3, :3])) / 1000
-    assert f"bright {volume:.1f} mL or more (cut off: right superior)" in done.stdout
+    told = f"{volume:.1f} mL or more (cut off: right superior)"
+    assert f"bright {told}" in done.stdout
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert f"<td>{told}</td>" in page
+    assert f"bright: {told}" in page
     (row,) = csv.DictReader((tmp_path / "out" / "measurements.csv").read_text().splitlines())
     assert (row["class"], row["value_units"], row["mean"], row["sd"], row["parts"]) == ("bright", "HU", "80", "0", "1")
     assert (float(row["volume_mL"]), row["cut_off"]) == (pytest.approx(volume, abs=1e-6), "right superior")

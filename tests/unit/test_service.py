@@ -5,7 +5,7 @@ import io
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import numpy as np
 import pydicom
 import pytest
 
-from medssl_cli.base.errors import GateError, InputError, StorageError, UsageError
+from medssl_cli.base.errors import GateError, InputError, MedsslError, StorageError, UsageError
 from medssl_cli.deploy.again import FIRST_RETRY_S, LONGEST_RETRY_S, MAX_ATTEMPTS
-from medssl_cli.deploy.delivery import NOT_SENT, Delivery
+from medssl_cli.deploy.delivery import TAKEN, Delivery
 from medssl_cli.deploy.infer import InferSettings, infer
 from medssl_cli.deploy.naming import series_name
-from medssl_cli.deploy.results import ScanResult
+from medssl_cli.deploy.results import NOT_SENT, NOT_TAKEN, ScanResult
 from medssl_cli.deploy.running_model import MAX_FAILURES
 from medssl_cli.service.listen import ListenSettings, listen, tls_contexts
 from medssl_cli.service.monitor import exposition
@@ -396,8 +396,8 @@ class Taking:
     taken: list[str]
     name: str = "PACS"
 
-    def send(self, files: Sequence[Path]) -> None:
-        self.taken += [path.name for path in files]
+    def send(self, file: Path) -> None:
+        self.taken.append(file.name)
 
 
 def test_a_late_series_is_answered_for_alone_and_a_late_slice_does_its_series_anew(tmp_path: Path) -> None:
@@ -437,9 +437,9 @@ def test_a_late_series_is_answered_for_alone_and_a_late_slice_does_its_series_an
 def test_a_node_that_is_away_and_one_that_takes_no_seg_are_told_apart(tmp_path: Path) -> None:
     file = write_series(tmp_path / "ct", 1)[0]
     with pytest.raises(StorageError, match="E_PACS"):
-        PeerDestination(Peer("CT1", "127.0.0.1", free_port()), "MEDSSL").send([file])
-    with TakingNode().running() as node, pytest.raises((InputError, StorageError), match=r"E_STORE_REFUSED|E_PACS"):
-        PeerDestination(Peer("CT1", "127.0.0.1", node.port), "MEDSSL").send([file])  # a CT, which it does not take
+        PeerDestination(Peer("CT1", "127.0.0.1", free_port()), "MEDSSL").send(file)
+    with TakingNode().running() as node, pytest.raises(InputError, match="E_STORE_REFUSED: CT1 takes no objects of"):
+        PeerDestination(Peer("CT1", "127.0.0.1", node.port), "MEDSSL").send(file)  # a CT, which it does not take
     gc.collect()
 
 
@@ -467,8 +467,8 @@ def test_a_node_that_leaves_between_two_objects_is_tried_again_and_no_bug() -> N
 
 def test_an_output_that_cannot_be_read_is_not_sent_and_stops_nothing(tmp_path: Path) -> None:
     class Reading(Taking):
-        def send(self, files: Sequence[Path]) -> None:
-            self.taken += [path.read_text() for path in files]
+        def send(self, file: Path) -> None:
+            self.taken.append(file.read_text())
 
     done = ScanResult(name="a", kind="dicom", key="k", task="t", path="/a", status="done", outputs=("a.dcm",))
 
@@ -476,6 +476,121 @@ def test_an_output_that_cannot_be_read_is_not_sent_and_stops_nothing(tmp_path: P
 
     assert told.warnings == (NOT_SENT,)
     assert told.sent == ()
+
+
+@dataclass
+class Choosy(Taking):
+    """A place that does not take some objects, by their names."""
+
+    refusals: dict[str, MedsslError] = field(default_factory=dict)
+
+    def send(self, file: Path) -> None:
+        super().send(file)
+        if file.name in self.refusals:
+            raise self.refusals[file.name]
+
+
+def status_of(number: int) -> MedsslError:
+    """How a node's answer to an object is raised."""
+
+    class Answering:
+        def send_c_store(self, dataset: Any) -> pydicom.Dataset:
+            status = pydicom.Dataset()
+            status.Status = number
+            return status
+
+    with pytest.raises((InputError, StorageError), match="E_STORE_REFUSED") as raised:
+        PeerDestination(Peer("CT1", "127.0.0.1", 1), "MEDSSL")._store(Answering(), pydicom.Dataset())
+    return raised.value
+
+
+ANSWER = ScanResult(
+    name="a", kind="dicom", key="k", task="t", path="/a", status="done", outputs=("a.seg.dcm", "a.sr.dcm", "a.nii.gz")
+)
+
+
+@pytest.mark.parametrize("number", [0x0122, 0xA900, 0xC000])
+def test_what_a_place_will_never_take_is_told_of_once_and_what_it_has_is_not_sent_again(
+    tmp_path: Path, number: int
+) -> None:
+    place, told_of = Choosy([], refusals={"a.sr.dcm": status_of(number)}), []
+    delivery = Delivery(tmp_path, [place], refused=lambda: told_of.append(1))
+
+    first = delivery(ANSWER)
+    second = delivery(ScanResult.from_json(first.to_json()) or ANSWER)
+
+    assert place.taken == ["a.seg.dcm", "a.sr.dcm"]
+    assert second == first
+    assert (first.sent, first.warnings, len(told_of)) == ((), (NOT_TAKEN,), 1)
+    assert first.message == f"W_NOT_TAKEN: a.sr.dcm: E_STORE_REFUSED: CT1 answers with status {number:#06x}"
+    place.refusals.clear()
+    typed_again = Delivery(tmp_path, [place], asks_again=True)(second)
+    assert place.taken == ["a.seg.dcm", "a.sr.dcm", "a.sr.dcm"]
+    assert (typed_again.sent, typed_again.delivered, typed_again.warnings, typed_again.message) == (
+        ("PACS",),
+        {},
+        (),
+        "",
+    )
+
+
+@pytest.mark.parametrize("number", [0xA700, 0x0110, 0x0124])
+def test_what_a_place_does_not_take_now_is_sent_again_and_nothing_else(tmp_path: Path, number: int) -> None:
+    place, other = Choosy([], refusals={"a.seg.dcm": status_of(number)}), Taking([], name="OTHER")
+    delivery = Delivery(tmp_path, [place, other])
+
+    first = delivery(ANSWER)
+    assert (first.sent, first.warnings) == (("OTHER",), (NOT_SENT,))
+    assert first.delivered == {"PACS": {"a.sr.dcm": TAKEN}}
+    second = delivery(first)
+    assert second == first
+    place.refusals.clear()
+    third = delivery(second)
+
+    assert (third.sent, third.delivered, third.warnings, third.message) == (("OTHER", "PACS"), {}, (), "")
+    assert place.taken == ["a.seg.dcm", "a.sr.dcm", "a.seg.dcm", "a.seg.dcm"]
+    assert other.taken == ["a.seg.dcm", "a.sr.dcm"]
+
+
+def test_a_place_that_is_away_is_not_asked_for_each_object(tmp_path: Path) -> None:
+    place = Choosy([], refusals={"a.seg.dcm": StorageError("E_PACS", "cannot be reached")})
+
+    told = Delivery(tmp_path, [place])(ANSWER)
+
+    assert (place.taken, told.warnings, told.delivered) == (["a.seg.dcm"], (NOT_SENT,), {})
+
+
+def test_a_study_of_which_an_object_is_never_taken_is_answered_for_and_counted(tmp_path: Path) -> None:
+    spool, counts = Spool(tmp_path / "spool", 0), Counter[str]()
+    said: list[str] = []
+
+    class NoReports(Taking):
+        def send(self, file: Path) -> None:
+            super().send(file)
+            if pydicom.dcmread(file).Modality == "SR":
+                raise InputError("E_STORE_REFUSED", "it takes no objects of this kind")
+
+    place = NoReports([])
+    model = write_toy_model(tmp_path / "model.onnx", modality="CT")
+    how = InferSettings("cpu", outputs=("seg", "sr"))
+    made = Worker(
+        spool,
+        [(model, ())],
+        how,
+        lambda senders: [place],
+        lambda what, number: counts.update({what: number}),
+        said.append,
+    )
+    with spool.held():
+        study = filed(spool, tmp_path / "ct")
+        made.open_models()
+        made.answer(study)
+        made.close()
+
+        assert (spool.due(), spool.num_waiting) == ([], 0)
+    assert len(place.taken) == 2
+    assert (counts["untaken_objects"], counts["answered_studies"], counts["postponed_studies"]) == (1, 1, 0)
+    assert "[W_NOT_TAKEN]" in said[-1]
 
 
 def test_numbers_in_the_format_of_prometheus() -> None:

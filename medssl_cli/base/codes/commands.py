@@ -354,6 +354,14 @@ COMMAND_CODES: Final[dict[str, Code]] = {
         "The outputs of a scan are there, but did not arrive where they were to be sent",
         "the message says why; typed again, the command sends them, and computes nothing",
     ),
+    "W_NOT_TAKEN": Code(
+        "The outputs of a scan are there, and a place will never take one of them",
+        "ask who runs that place to accept its kind, and type the command again; or do without that kind",
+    ),
+    "E_STILL_CHANGING": Code(
+        "A file in a drop folder has been changing for so long that nothing waits for it any more",
+        "a log does not belong there; give a large file its name when it is whole, and one that ends in .part before",
+    ),
     "E_STORE_REFUSED": Code(
         "A PACS answers, and does not take an object",
         "ask who runs it: may this service store there, and are DICOM Segmentations accepted?",

@@ -8,14 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from medssl_cli.base.errors import InputError
+from medssl_cli.base.errors import InputError, StorageError
 from medssl_cli.formats.dicomweb.address import Address, Credentials
 from medssl_cli.formats.dicomweb.http import Patience, RefusedError, Session, Tries, TryAgainError
+from medssl_cli.formats.store_status import is_for_good
 
 FAILED: Final = "00081198"
 """FailedSOPSequence."""
 REASON: Final = "00081197"
 """FailureReason."""
+REFUSED_FOR_GOOD: Final = (400, 413, 415)
+"""Statuses of HTTP that are about the object: not understood, too large, of a type that is not taken."""
 STORE_PATIENCE: Final = Patience(tries=4, max_wait_s=10.0, deadline_s=300.0)
 
 
@@ -66,9 +69,9 @@ class Store:
             data: A DICOM file.
 
         Raises:
-            InputError: `E_STORE_REFUSED`.
+            InputError: `E_STORE_REFUSED`, it will not take this object.
             InterruptedCleanlyError: `E_PACS_BUSY`, `E_INTERRUPTED`.
-            StorageError: `E_PACS`.
+            StorageError: `E_PACS`; `E_STORE_REFUSED`, it does not take the object now.
             UsageError: `E_PACS_DENIED`.
         """
         tries = Tries(self._patience, self._is_stopped, self._jitter)
@@ -79,7 +82,8 @@ class Store:
             except TryAgainError as error:
                 tries.failed(error)
             except RefusedError as error:
-                raise InputError("E_STORE_REFUSED", f"the PACS refuses it (status {error.status})") from None
+                kind = InputError if error.status in REFUSED_FOR_GOOD else StorageError
+                raise kind("E_STORE_REFUSED", f"the PACS refuses it (status {error.status})") from None
             else:
                 return
 
@@ -97,7 +101,8 @@ class Store:
         reasons = _failures(response.content)
         if reasons or response.status_code == 409:
             told = f" (reason {reasons[0]:#06x})" if reasons and reasons[0] else ""
-            raise InputError("E_STORE_REFUSED", f"the PACS did not store it{told}")
+            kind = InputError if reasons and is_for_good(reasons[0]) else StorageError
+            raise kind("E_STORE_REFUSED", f"the PACS did not store it{told}")
 
 
 def _failures(content: bytes) -> list[int]:

@@ -3,8 +3,6 @@
 Shapes: N images, K classes.
 """
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medssl_cli.base.csv_text import csv_text
 from medssl_cli.base.errors import NothingUsableError
 from medssl_cli.base.plain_json import without_nan
 from medssl_cli.base.talk import Talk
@@ -174,16 +173,12 @@ def to_rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def to_csv(document: dict[str, Any]) -> str:
     """One row per item and class."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("item", "patient", "class", "probability", "target"))
+    rows: list[Sequence[object]] = [("item", "patient", "class", "probability", "target")]
     for case in document["cases"]:
         for name, probability in case["probability"].items():
             target = case["target"][name]
-            writer.writerow(
-                (case["item"], case["patient"], name, f"{probability:.6f}", "" if target is None else target)
-            )
-    return buffer.getvalue()
+            rows.append((case["item"], case["patient"], name, f"{probability:.6f}", "" if target is None else target))
+    return csv_text(rows)
 
 
 def aurocs(scores: NDArray[Any], targets: NDArray[np.float32]) -> list[float]:

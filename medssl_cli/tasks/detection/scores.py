@@ -3,8 +3,6 @@
 Shapes: N images, M boxes of an image, D axes of space.
 """
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medssl_cli.base.csv_text import csv_text
 from medssl_cli.base.errors import NothingUsableError
 from medssl_cli.base.plain_json import without_nan
 from medssl_cli.base.talk import Talk
@@ -224,18 +223,16 @@ def to_rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def to_csv(document: dict[str, Any]) -> str:
     """One row per box, found or there; corners in voxel edges of the stored image."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     is_flat = next(iter(document["classes"].values())).get("froc") is None
     edges = [f"{side}_{axis}" for side in ("low", "high") for axis in ("xy" if is_flat else "xyz")]
-    writer.writerow(("item", "patient", "kind", "class", "score", *edges))
+    rows: list[Sequence[object]] = [("item", "patient", "kind", "class", "score", *edges)]
     for case in document["cases"]:
         for kind in ("found", "there"):
             for box in case[kind]:
                 corners = [f"{value:.2f}" for value in box["corners"]]
                 score = f"{box['score']:.6f}" if kind == "found" else ""
-                writer.writerow((case["item"], case["patient"], kind, box["class"], score, *corners))
-    return buffer.getvalue()
+                rows.append((case["item"], case["patient"], kind, box["class"], score, *corners))
+    return csv_text(rows)
 
 
 @dataclass(frozen=True)

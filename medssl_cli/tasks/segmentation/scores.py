@@ -1,7 +1,5 @@
 """Honest scores of a segmentation: every patient of a split counts, and a missing structure is the worst value."""
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medssl_cli.base.classes import IGNORE, WantedClasses
+from medssl_cli.base.csv_text import csv_text
 from medssl_cli.base.errors import NothingUsableError
 from medssl_cli.base.plain_json import without_nan
 from medssl_cli.base.talk import Talk
@@ -245,18 +244,17 @@ def to_document(evaluation: SegmentationEvaluation, about: dict[str, Any]) -> di
 
 def to_csv(evaluation: SegmentationEvaluation) -> str:
     """One row per item and structure."""
-    buffer = io.StringIO()
     columns = ["item", "patient", "structure", *(each.name for each in fields(StructureScores))]
     if any(case.lesions for case in evaluation.cases):
         columns += [each.name for each in fields(LesionScores)]
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
+    rows: list[Sequence[object]] = [columns]
     for case in evaluation.cases:
         for name, scores in case.scores.items():
             values = asdict(scores) | (asdict(case.lesions[name]) if case.lesions else {})
-            row = {key: "" if isinstance(v, float) and math.isnan(v) else v for key, v in values.items()}
-            writer.writerow({"item": case.item_id, "patient": case.patient_key, "structure": name, **row})
-    return buffer.getvalue()
+            told = [values.get(column, "") for column in columns[3:]]
+            cells = ["" if isinstance(value, float) and math.isnan(value) else value for value in told]
+            rows.append((case.item_id, case.patient_key, name, *cells))
+    return csv_text(rows)
 
 
 @dataclass(frozen=True)
