@@ -5,8 +5,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -243,7 +244,7 @@ def _current(document: Any) -> Any:
 
 
 @contextlib.contextmanager
-def opened_model(path: Path) -> Iterator[BinaryIO]:
+def opened_model(path: Path) -> Iterator[BufferedReader]:
     """A model's file that is not larger than a model can be.
 
     Raises:
@@ -257,7 +258,7 @@ def opened_model(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[BufferedReader]:
     if not path.is_file():
         raise UsageError("E_NOT_FOUND", f"no model file {path}")
     try:

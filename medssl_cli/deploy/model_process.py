@@ -8,8 +8,9 @@ import tempfile
 import time
 import weakref
 from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ class ModelProcess:
             return (int(resident) - int(shared)) * mmap.PAGESIZE
         return 0
 
-    def take(self, stream: BinaryIO) -> memoryview:
+    def take(self, stream: BufferedReader) -> memoryview:
         """Copy a model to where the process will find it; nothing is loaded.
 
         Returns:
