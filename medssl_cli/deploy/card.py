@@ -18,6 +18,7 @@ from medssl_cli.report.page import Page
 
 FEW_PATIENTS: Final = 100
 NOT_KNOWN: Final = "not stated: the model was exported by an earlier medssl, or is no model of a task"
+_NOT_NOTED: Final = "not noted: a file of an earlier medssl; export its run again, and it may start faster, too"
 _MARKUP: Final = re.compile(r"([\\`*\[\]<>|~])")
 Rows = list[tuple[str, str]]
 
@@ -186,6 +187,10 @@ def _export(bundle: Bundle) -> Rows:
     return [
         ("Parity", bundle.proof),
         ("medssl", bundle.medssl_version),
+        (
+            "Memory of an answer",
+            _NOT_NOTED if bundle.memory_bytes is None else f"{bundle.memory_bytes / 2**20:.0f} MiB",
+        ),
         ("Digest of the recipe", bundle.recipe_sha256),
         ("Digest of the weights", bundle.weights_sha256),
     ]

@@ -167,3 +167,8 @@ def test_bundles_of_before_have_a_card_too() -> None:
 
     assert "not stated: the model was exported by an earlier medssl" in card_markdown(old).replace("\\", "")
     assert "Not evaluated before the export" in card_markdown(old)
+
+
+def test_a_card_says_what_memory_an_answer_took_and_that_an_older_file_may_start_slower() -> None:
+    assert "Memory of an answer**: not noted: a file of an earlier medssl; export" in card_markdown(toy_bundle())
+    assert "Memory of an answer**: 304 MiB" in card_markdown(toy_bundle(memory_bytes=304 * 2**20))
