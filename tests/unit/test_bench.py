@@ -16,6 +16,7 @@ from tests.bench.__main__ import app
 from tests.bench.catalog import COLUMNS as CATALOG_COLUMNS
 from tests.bench.catalog import bench_catalog
 from tests.bench.ingest import COLUMNS, IngestBenchmark, Run, bench_ingest, timed, total
+from tests.bench.kills import _moments
 from tests.bench.memory import COLUMNS as MEMORY_COLUMNS
 from tests.bench.memory import Peak, bench_memory
 from tests.bench.read import bench_read, nnunet_chunks
@@ -207,3 +208,7 @@ def test_what_comes_before_the_first_tile_is_told_of_the_command_itself(tmp_path
     assert (loaded["name"], first["name"]) == ("model is loaded", "first tile")
     assert 0 < loaded["cpu_s"] <= first["cpu_s"]
     assert 0 < first["others_cpu_s"] < first["cpu_s"]
+
+
+def test_kills_come_at_different_moments() -> None:
+    assert len({round(moment) for moment in _moments(1000, 50)}) > 40
