@@ -33,6 +33,7 @@ from medssl_cli.base.files import (
     write_json,
 )
 from medssl_cli.base.plain_json import parse_json
+from medssl_cli.deploy.again import wait_s
 
 DIGEST_LENGTH: Final = 32
 TRASH: Final = ".trash-"
@@ -111,7 +112,16 @@ class Spool:
                 remove_temporaries(path / "files")
                 remove_temporaries(path)
                 if not self.is_answered(path.name):
-                    self._waiting[path.name] = WaitingStudy(self.clock(), attempts=self._attempts(path.name))
+                    self._waiting[path.name] = self._left_behind(path.name)
+
+    def _left_behind(self, study: str) -> WaitingStudy:
+        """A study that an earlier process has not answered for.
+
+        One that several processes died of waits, so that deaths in quick succession, of whatever cause, use up no
+        attempts.
+        """
+        now, attempts = self.clock(), self._attempts(study)
+        return WaitingStudy(now, not_before=now + wait_s(attempts - 2) if attempts > 1 else 0.0, attempts=attempts)
 
     @property
     def _studies(self) -> Path:

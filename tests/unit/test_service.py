@@ -273,6 +273,26 @@ def test_what_ends_the_service_again_and_again_is_given_up(tmp_path: Path) -> No
         assert (spool.num_waiting, spool.done(study)["problem"]) == (0, "given up after 10 attempts")
 
 
+def test_deaths_in_quick_succession_use_up_no_attempts(tmp_path: Path) -> None:
+    clock, due = Clock(), []
+    spool = Spool(tmp_path / "spool", 0, clock)
+    with spool.held():
+        study = spool.receive("1.2", "1.2.1", b"image", "CT1")
+    for _ in range(4):
+        spool = Spool(tmp_path / "spool", 0, clock)
+        with spool.held():
+            due.append(spool.due() == [study])
+            for one in spool.due():
+                spool.begin(one)  # and the process dies
+    assert due == [True, True, False, False]
+
+    clock.now += FIRST_RETRY_S
+    with spool.held():
+        assert spool.due() == []
+        clock.now += FIRST_RETRY_S
+        assert spool.due() == [study]
+
+
 def test_a_stop_request_leaves_a_study_for_the_next_start(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", 0)
     with spool.held():
