@@ -83,14 +83,18 @@ class Marker:
         return pseudonyms
 
 
-def require_outside_caches(path: Path) -> None:
+def require_outside_caches(path: Path, *, may_be_one: bool = False) -> None:
     """Refuse a place for other things than images and labels in a cache: an audit would find strange files in it.
+
+    Args:
+        path: The place.
+        may_be_one: It may be a cache itself, which another process may make at this moment.
 
     Raises:
         UsageError: `E_USAGE`.
     """
     place = path.resolve()
-    for folder in (place, *place.parents):
+    for folder in place.parents if may_be_one else (place, *place.parents):
         if os.path.isfile(folder / MARKER) and os.path.isdir(folder / "items"):  # noqa: PTH112, PTH113 - never raise
             message = f"{path} would lie in the cache {folder.name}"
             raise UsageError("E_USAGE", message, hint="choose a place outside of the cache")
@@ -131,7 +135,7 @@ def make_cache(root: Path, key_file: Path | None) -> None:
         if (root / MARKER).is_file():
             return
         raise UsageError("E_NO_CACHE", f"{root} exists and is not a medssl cache", hint="choose another --cache")
-    require_outside_caches(root)
+    require_outside_caches(root, may_be_one=True)
     with storage_errors("the cache"):
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         sync_directory(root.parent)

@@ -805,7 +805,8 @@ def test_every_field_of_an_entry_survives_the_report() -> None:
         "n", "done", "dicom", "k", "t", "E_IO", "m", "h", ("W_A",), ("r",), "/p", "p", "1.2", "3.4", "d", 5, (1, 2, 3),
         (1.0, 2.0, 3.0), {"a": 1.5}, 2.5, "cpu", "i", "s", {"gaps": "interpolate"}, ("o",), {"o": "x"}, True,
         "boxes", {"f": 0.5}, ({"class": "b", "score": 0.5, "is_yes": True, "corners": [0.0, 1.0, 2.0, 3.0]},),
-        {"f": 0.4}, {"flair": "case/flair.nii.gz"}, ("PACS",), {"needed": 5}, {"distance": 1.5},
+        {"f": 0.4}, {"flair": "case/flair.nii.gz"}, ("PACS",), {"OTHER": {"a.dcm": "taken"}}, {"needed": 5},
+        {"distance": 1.5},
         {"a": Measurement(3, 1.5, ("left",), -1.0, 0.5, -2.0, 3.5, 7.5, 2.5, 4, (1.0, 2.0, 3.0), (-1.0, 0.0, 2.5), 2)},
         "HU",
     )  # fmt: skip

@@ -234,6 +234,14 @@ def test_a_cache_that_another_process_has_just_made_and_filled_is_taken(tmp_path
     assert [one.item_id for one in Cache.open(tmp_path / "cache").records()] == [record.item_id]
 
 
+def test_a_cache_that_another_process_makes_between_two_looks_is_taken(tmp_path, monkeypatch):
+    before = read_marker(Cache.open_or_create(tmp_path / "cache").root)
+    with monkeypatch.context() as once:
+        once.setattr(os, "listdir", lambda _: [])  # as it was at the first look
+        make_cache(tmp_path / "cache", None)
+    assert read_marker(tmp_path / "cache") == before
+
+
 def test_a_cache_of_a_newer_version_is_not_touched(cache):
     (cache.root / "cache.json").write_text('{"format_version": 99}')
 
