@@ -4,7 +4,7 @@ Measured is the region's outline halfway between the centres of pixels inside an
 the pixels' edges. A rectangle's sides are then measured as they are; of discs the axes are up to 0.9 pixels too long
 (through the pixels' corners up to 1.3, through their centres up to 0.5 too short, and of a rectangle 1).
 
-Shapes: R runs, H corners of a convex hull.
+Shapes: R runs, P parts, H corners of a convex hull.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.imaging.runs import Runs
+from medssl_cli.imaging.runs import Numbers, Runs
 
 HALF: Final = 0.5
 TIE: Final = 1 + 1e-9
 """Lengths whose ratio is less are equal: nothing hangs on how a processor rounds."""
-Point = tuple[int, int]
-"""In half pixels, so that all is exact: pixel (x, y) has its centre at (2x, 2y)."""
+Sizes = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,19 @@ class Axes:
     short_mm: float
 
 
-def largest_possible_mm(width: float, height: float, spacing_mm: Sequence[float]) -> float:
-    """What the long axis of a region with as many columns and rows cannot exceed."""
-    return float(np.hypot(width * spacing_mm[0], height * spacing_mm[1]))
+def bounds_of_long_axis_mm(widths: Numbers, heights: Numbers, spacing_mm: Sequence[float]) -> tuple[Sizes, Sizes]:
+    """What the long axes of parts reach at least, the longer side of a part's box, and at most, its diagonal.
+
+    Args:
+        widths: Columns of each part's box, `[P]`.
+        heights: Rows of it.
+        spacing_mm: Millimetres between columns and between rows.
+    """
+    across, down = widths * spacing_mm[0], heights * spacing_mm[1]
+    return np.maximum(across, down), np.hypot(across, down)
 
 
-def axes_of(runs: Runs, chosen: NDArray[np.int64], spacing_mm: Sequence[float]) -> Axes:
+def axes_of(runs: Runs, chosen: Numbers, spacing_mm: Sequence[float]) -> Axes:
     """The axes of one connected part of a plane.
 
     Args:
@@ -49,7 +55,7 @@ def axes_of(runs: Runs, chosen: NDArray[np.int64], spacing_mm: Sequence[float]) 
         chosen: Which of them are the part, `[R]`, in their order.
         spacing_mm: Millimetres between columns and between rows.
     """
-    hull = np.array(_hull(runs.rows[chosen], runs.starts[chosen], runs.ends[chosen]))
+    hull = _hull(runs.rows[chosen], runs.starts[chosen], runs.ends[chosen])
     steps = (hull[:, None] - hull[None]) * (HALF * np.asarray(spacing_mm[:2]))
     lengths = np.hypot(steps[..., 0], steps[..., 1])
     long_mm = float(lengths.max())
@@ -57,7 +63,7 @@ def axes_of(runs: Runs, chosen: NDArray[np.int64], spacing_mm: Sequence[float]) 
     return Axes(long_mm, min(long_mm, max(_across(steps, a, b) for a, b in pairs)))
 
 
-def _across(steps: NDArray[np.float64], a: int, b: int) -> float:
+def _across(steps: Sizes, a: int, b: int) -> float:
     """The longest chord of a convex polygon at right angles to the line between two corners that lie farthest apart.
 
     Args:
@@ -74,8 +80,11 @@ def _across(steps: NDArray[np.float64], a: int, b: int) -> float:
     return float(np.abs(one - other).max())
 
 
-def _hull(rows: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[Point]:
-    """Corners of the convex hull of the middles of the pixels' edges, counter-clockwise, in half pixels."""
+def _hull(rows: Numbers, starts: Numbers, ends: Numbers) -> Numbers:
+    """Corners of the convex hull of the middles of the pixels' edges, counter-clockwise, `[H, 2]`.
+
+    In half pixels, so that all is exact: pixel (x, y) has its centre at (2x, 2y).
+    """
     first = int(rows[0])
     begins = np.flatnonzero(np.diff(rows, prepend=-1))
     lows, highs = np.minimum.reduceat(starts, begins), np.maximum.reduceat(ends, begins) - 1
@@ -85,20 +94,18 @@ def _hull(rows: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.i
         np.minimum(left[edge], 2 * lows, out=left[edge])
         np.maximum(right[edge], 2 * highs, out=right[edge])
     left[1::2], right[1::2] = 2 * lows - 1, 2 * highs + 1
-    heights = range(2 * first - 1, 2 * first - 1 + levels)
-    up = _chain(list(zip(right.tolist(), heights, strict=True)))
-    down = _chain(list(zip(left.tolist(), heights, strict=True))[::-1])
-    return list(dict.fromkeys([*up, *down]))
+    heights = np.arange(2 * first - 1, 2 * first - 1 + levels)
+    up = _chain(np.stack([right, heights], axis=1))
+    down = _chain(np.stack([left, heights], axis=1)[::-1])
+    corners = np.concatenate([up, down])
+    return corners[(corners != np.roll(corners, -1, axis=0)).any(axis=1)]
 
 
-def _chain(points: Sequence[Point]) -> list[Point]:
-    """Those of a row of points that turn left only."""
-    chain: list[Point] = []
-    for x, y in points:
-        while len(chain) > 1:
-            (ax, ay), (bx, by) = chain[-2:]
-            if (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0:
-                break
-            chain.pop()
-        chain.append((x, y))
-    return chain
+def _chain(points: Numbers) -> Numbers:
+    """Those of a row of points `[N, 2]` that turn left only."""
+    while True:
+        x, y = np.diff(points, axis=0).T
+        turns_left = x[:-1] * y[1:] - y[:-1] * x[1:] > 0
+        if turns_left.all():
+            return points
+        points = points[np.concatenate([[True], turns_left, [True]])]

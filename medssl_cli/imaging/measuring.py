@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_cli.imaging.diameters import TIE, Axes, axes_of, largest_possible_mm
+from medssl_cli.imaging.diameters import TIE, Axes, Sizes, axes_of, bounds_of_long_axis_mm
 from medssl_cli.imaging.geometry import Affine, Shape, axis_order, spacing_mm
 from medssl_cli.imaging.runs import Numbers, PartCounter, Runs
 from medssl_cli.imaging.volume import Volume
@@ -22,7 +22,6 @@ CUBIC_MM_PER_ML: Final = 1000.0
 PLANES_AT_ONCE: Final = 16
 """Planes that are brought into the order of memory together, where slices do not lie one after the other."""
 NUM_LABELS: Final = 256
-Sizes = NDArray[np.float64]
 DIRECTIONS: Final = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 """Words for the low and the high end of each axis of the world."""
 
@@ -117,6 +116,7 @@ class _Sums:
     places: Sizes = field(default_factory=lambda: np.zeros((3, NUM_LABELS)))
     lows: Numbers = field(default_factory=lambda: np.full((3, NUM_LABELS), np.iinfo(np.int64).max))
     highs: Numbers = field(default_factory=lambda: np.full((3, NUM_LABELS), -1))
+    longest_mm: Sizes = field(default_factory=lambda: np.zeros(NUM_LABELS))
     axes: dict[int, tuple[Axes, int]] = field(default_factory=dict)
     parts: PartCounter = field(default_factory=lambda: PartCounter(NUM_LABELS))
 
@@ -128,7 +128,7 @@ class _Sums:
         self._add_places(runs, counts, number)
         num_parts, part_of = runs.parts()
         self.parts.add(runs, num_parts, part_of)
-        self._add_axes(runs, part_of, number)
+        self._add_axes(runs, num_parts, part_of, number)
         self.counts += counts
 
     def _add_values(self, runs: Runs, counts: Sizes, values: Sizes) -> None:
@@ -156,20 +156,23 @@ class _Sums:
             np.minimum.at(self.lows[axis], runs.labels, low)
             np.maximum.at(self.highs[axis], runs.labels, high)
 
-    def _add_axes(self, runs: Runs, part_of: Numbers, number: int) -> None:
+    def _add_axes(self, runs: Runs, num_parts: int, part_of: Numbers, number: int) -> None:
         """Keep the longest axis of each label; only a part that may have a longer one is looked at."""
-        order = np.argsort(part_of, kind="stable")
-        begins = np.flatnonzero(np.diff(part_of[order], prepend=-1))
-        widths = np.maximum.reduceat(runs.ends[order], begins) - np.minimum.reduceat(runs.starts[order], begins)
-        rows = runs.rows[order]
-        heights = np.maximum.reduceat(rows, begins) - np.minimum.reduceat(rows, begins) + 1
-        for part, chosen in enumerate(np.split(order, begins[1:])):
-            label = int(runs.labels[chosen[0]])
-            known = TIE * self.axes[label][0].long_mm if label in self.axes else -1.0
-            if largest_possible_mm(widths[part], heights[part], self.spacing) <= known:
-                continue
-            axes = axes_of(runs, chosen, self.spacing)
-            if axes.long_mm > known:
+        label_of, left, right, top, bottom = (np.zeros(num_parts, dtype=np.int64) for _ in range(5))
+        label_of[part_of] = runs.labels
+        left[part_of], right[part_of], top[part_of] = runs.starts, runs.ends, runs.rows
+        np.minimum.at(left, part_of, runs.starts)
+        np.maximum.at(right, part_of, runs.ends)
+        np.minimum.at(top, part_of, runs.rows)
+        np.maximum.at(bottom, part_of, runs.rows)
+        least, most = bounds_of_long_axis_mm(right - left, bottom - top + 1, self.spacing)
+        longer_than = self.longest_mm.copy()
+        np.maximum.at(longer_than, label_of, least / TIE)
+        for part in np.flatnonzero(most > longer_than[label_of]).tolist():
+            label = int(label_of[part])
+            axes = axes_of(runs, np.flatnonzero(part_of == part), self.spacing)
+            if axes.long_mm > TIE * self.longest_mm[label]:
+                self.longest_mm[label] = axes.long_mm
                 self.axes[label] = axes, number
 
     def measurement(self, label: int, affine: Affine, shape: Shape) -> Measurement:

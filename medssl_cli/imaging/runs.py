@@ -23,12 +23,15 @@ class Runs:
         starts: First column.
         ends: Column behind the last.
         labels: Label, from 1 on.
+        started: How many runs start before each place of the plane, with a row around it and two columns behind it,
+            `[Y + 2, X + 2]`.
     """
 
     rows: Numbers
     starts: Numbers
     ends: Numbers
     labels: Numbers
+    started: NDArray[np.int32]
 
     @classmethod
     def of(cls, plane: NDArray[np.uint8]) -> "Runs":
@@ -41,7 +44,10 @@ class Runs:
         lengths = np.diff(places, append=height * width)
         kept = np.flatnonzero(labels)
         rows, starts = np.divmod(places[kept], width)
-        return cls(rows, starts, starts + lengths[kept], labels[kept].astype(np.int64))
+        is_first = np.zeros((height + 2, width + 2), dtype=np.bool_)
+        np.logical_and(is_start, plane, out=is_first[1:-1, 1:-1])
+        started = np.cumsum(is_first, dtype=np.int32).reshape(is_first.shape)
+        return cls(rows, starts, starts + lengths[kept], labels[kept].astype(np.int64), started)
 
     @property
     def lengths(self) -> Numbers:
@@ -55,13 +61,13 @@ class Runs:
             others: Runs of this plane or of the next one.
             rows_away: How many rows behind these the others lie.
         """
-        stride = int(max(self.ends.max(initial=0), others.ends.max(initial=0))) + 2
-        rows = (others.rows - rows_away) * stride
-        first = np.searchsorted(self.rows * stride + self.ends, rows + others.starts, side="left")
-        behind = np.searchsorted(self.rows * stride + self.starts, rows + others.ends, side="right")
-        counts = np.maximum(behind - first, 0)
+        rows = others.rows - rows_away
+        first = self.started[rows + 1, others.starts]
+        last = np.maximum(first - 1, 0)
+        first -= (first > 0) & (self.rows[last] == rows) & (self.ends[last] >= others.starts)
+        counts = self.started[rows + 1, others.ends + 1] - first
         theirs = np.repeat(np.arange(len(counts)), counts)
-        own = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+        own = np.arange(len(theirs)) + np.repeat(first + counts - np.cumsum(counts), counts)
         is_same = self.labels[own] == others.labels[theirs]
         return own[is_same], theirs[is_same]
 
@@ -85,8 +91,14 @@ def connected(num: int, first: Numbers, second: Numbers) -> tuple[int, Numbers]:
         np.minimum.at(roots, high, low)
         while not np.array_equal(further := roots[roots], roots):
             roots = further
-    found, numbers = np.unique(roots, return_inverse=True)
-    return len(found), numbers
+    return renumbered(roots)
+
+
+def renumbered(numbers: Numbers) -> tuple[int, Numbers]:
+    """How many different numbers, from 0 on, there are, and which of them, in their order, each is."""
+    is_used = np.zeros(int(numbers.max(initial=-1)) + 1, dtype=np.int64)
+    is_used[numbers] = 1
+    return int(is_used.sum()), (np.cumsum(is_used) - 1)[numbers]
 
 
 class PartCounter:
@@ -122,7 +134,7 @@ class PartCounter:
             self.counts -= np.bincount(before, minlength=len(self.counts))
         label_of[merged[num_groups + part_of]] = runs.labels
         self.counts += np.bincount(label_of, minlength=len(self.counts))
-        _, self._groups = np.unique(merged[num_groups + part_of], return_inverse=True)
+        _, self._groups = renumbered(merged[num_groups + part_of])
         self._last = runs
 
     def skip(self) -> None:
