@@ -6,7 +6,6 @@ few numbers for each class. Planes are those of the third axis, as the slices of
 Shapes: X Y Z space, K regions, R runs.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,7 +19,8 @@ from medssl_cli.imaging.volume import Volume
 
 CUBIC_MM_PER_ML: Final = 1000.0
 PLANES_AT_ONCE: Final = 16
-"""Planes that are brought into the order of memory together, where slices do not lie one after the other."""
+"""Planes that are brought into the order of memory together, where slices do not lie one after the other, and in which
+connected parts are looked for."""
 NUM_LABELS: Final = 256
 DIRECTIONS: Final = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 """Words for the low and the high end of each axis of the world."""
@@ -84,23 +84,16 @@ def measured(answer: NDArray[np.uint8], scan: Volume) -> dict[int, Measurement]:
 
 def _of_label_map(labels: NDArray[np.uint8], scan: Volume) -> dict[int, Measurement]:
     sums = _Sums(spacing_mm(scan.affine))
-    for number, plane, values in _planes(labels, scan.voxels[0]):
-        if plane.any():
-            sums.add(number, plane, values)
-        else:
-            sums.parts.skip()
+    for start in range(0, labels.shape[2], PLANES_AT_ONCE):
+        places = slice(start, start + PLANES_AT_ONCE)
+        planes, values = (np.ascontiguousarray(each[:, :, places].T) for each in (labels, scan.voxels[0]))
+        runs = [Runs.of(plane) for plane in planes]
+        for number, found in enumerate(runs):
+            if len(found.labels):
+                sums.add(start + number, planes[number], found, values[number])
+        sums.parts.add(planes, runs)
     shape = (labels.shape[0], labels.shape[1], labels.shape[2])
     return {label: sums.measurement(label, scan.affine, shape) for label in np.flatnonzero(sums.counts).tolist()}
-
-
-def _planes(
-    labels: NDArray[np.uint8], voxels: NDArray[np.generic]
-) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.generic]]]:
-    """The slices `[Y, X]` of a label map and of its scan, in the order of memory, with their numbers."""
-    for start in range(0, labels.shape[2], PLANES_AT_ONCE):
-        pieces = (np.ascontiguousarray(each[:, :, start : start + PLANES_AT_ONCE].T) for each in (labels, voxels))
-        for number, (plane, values) in enumerate(zip(*pieces, strict=True), start=start):
-            yield number, plane, values
 
 
 @dataclass
@@ -120,15 +113,12 @@ class _Sums:
     axes: dict[int, tuple[Axes, int]] = field(default_factory=dict)
     parts: PartCounter = field(default_factory=lambda: PartCounter(NUM_LABELS))
 
-    def add(self, number: int, plane: NDArray[np.uint8], values: NDArray[np.generic]) -> None:
-        """Take in one plane that has labels."""
-        runs = Runs.of(plane)
+    def add(self, number: int, plane: NDArray[np.uint8], runs: Runs, values: NDArray[np.generic]) -> None:
+        """Take in one plane `[Y, X]` that has labels, but for what is connected with other planes."""
         counts = np.bincount(runs.labels, weights=runs.lengths, minlength=NUM_LABELS).astype(np.float64)
         self._add_values(runs, counts, values[plane != 0].astype(np.float64))
         self._add_places(runs, counts, number)
-        num_parts, part_of = runs.parts()
-        self.parts.add(runs, num_parts, part_of)
-        self._add_axes(runs, num_parts, part_of, number)
+        self._add_axes(runs, *runs.parts(plane), number)
         self.counts += counts
 
     def _add_values(self, runs: Runs, counts: Sizes, values: Sizes) -> None:

@@ -1,4 +1,4 @@
-"""Runs of equal labels along the rows of a plane, and which of them are connected.
+"""Runs of equal labels along the rows of a plane, and how many connected parts a label map has.
 
 What is measured of a label map needs no copy of it: a run is a few numbers, and a plane of structures has few runs.
 Voxels that share a face, an edge or a corner belong together, as in `components`.
@@ -6,8 +6,10 @@ Voxels that share a face, an edge or a corner belong together, as in `components
 Shapes: X Y of a plane, R runs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,15 +25,12 @@ class Runs:
         starts: First column.
         ends: Column behind the last.
         labels: Label, from 1 on.
-        started: How many runs start before each place of the plane, with a row around it and two columns behind it,
-            `[Y + 2, X + 2]`.
     """
 
     rows: Numbers
     starts: Numbers
     ends: Numbers
     labels: Numbers
-    started: NDArray[np.int32]
 
     @classmethod
     def of(cls, plane: NDArray[np.uint8]) -> "Runs":
@@ -44,65 +43,25 @@ class Runs:
         lengths = np.diff(places, append=height * width)
         kept = np.flatnonzero(labels)
         rows, starts = np.divmod(places[kept], width)
-        is_first = np.zeros((height + 2, width + 2), dtype=np.bool_)
-        np.logical_and(is_start, plane, out=is_first[1:-1, 1:-1])
-        started = np.cumsum(is_first, dtype=np.int32).reshape(is_first.shape)
-        return cls(rows, starts, starts + lengths[kept], labels[kept].astype(np.int64), started)
+        return cls(rows, starts, starts + lengths[kept], labels[kept].astype(np.int64))
 
     @property
     def lengths(self) -> Numbers:
         """How many voxels each has."""
         return self.ends - self.starts
 
-    def neighbours(self, others: "Runs", *, rows_away: int) -> tuple[Numbers, Numbers]:
-        """Pairs of runs of one label that touch, at a corner at least: places among these, and among others.
+    def parts(self, plane: NDArray[np.uint8]) -> tuple[int, Numbers]:
+        """Connected parts of the plane that these are of: how many, and the number of each run's, from 0 on."""
+        parts, num_parts = cc3d.connected_components(plane, connectivity=8, return_N=True)
+        return num_parts, self.values_of(parts)
 
-        Args:
-            others: Runs of this plane or of the next one.
-            rows_away: How many rows behind these the others lie.
-        """
-        rows = others.rows - rows_away
-        first = self.started[rows + 1, others.starts]
-        last = np.maximum(first - 1, 0)
-        first -= (first > 0) & (self.rows[last] == rows) & (self.ends[last] >= others.starts)
-        counts = self.started[rows + 1, others.ends + 1] - first
-        theirs = np.repeat(np.arange(len(counts)), counts)
-        own = np.arange(len(theirs)) + np.repeat(first + counts - np.cumsum(counts), counts)
-        is_same = self.labels[own] == others.labels[theirs]
-        return own[is_same], theirs[is_same]
-
-    def parts(self) -> tuple[int, Numbers]:
-        """Connected parts of the plane: how many, and the number of each run's."""
-        return connected(len(self.rows), *self.neighbours(self, rows_away=1))
-
-
-def connected(num: int, first: Numbers, second: Numbers) -> tuple[int, Numbers]:
-    """Connected parts of things of which pairs belong together: how many, and the number of each thing's.
-
-    Args:
-        num: How many things there are.
-        first: One of each pair.
-        second: The other one.
-    """
-    roots = np.arange(num)
-    while (apart := roots[first] != roots[second]).any():
-        first, second = first[apart], second[apart]
-        low, high = np.minimum(roots[first], roots[second]), np.maximum(roots[first], roots[second])
-        np.minimum.at(roots, high, low)
-        while not np.array_equal(further := roots[roots], roots):
-            roots = further
-    return renumbered(roots)
-
-
-def renumbered(numbers: Numbers) -> tuple[int, Numbers]:
-    """How many different numbers, from 0 on, there are, and which of them, in their order, each is."""
-    is_used = np.zeros(int(numbers.max(initial=-1)) + 1, dtype=np.int64)
-    is_used[numbers] = 1
-    return int(is_used.sum()), (np.cumsum(is_used) - 1)[numbers]
+    def values_of(self, numbers: NDArray[np.unsignedinteger]) -> Numbers:
+        """What numbers from 1 on `[Y, X]`, each the same along a run, say of each run, from 0 on."""
+        return numbers[self.rows, self.starts].astype(np.int64) - 1
 
 
 class PartCounter:
-    """How many connected parts each label of a label map has, plane after plane; only the last plane is kept.
+    """How many connected parts each label of a label map has, some planes after others; only the last plane is kept.
 
     Args:
         num_labels: Labels are below it.
@@ -110,33 +69,50 @@ class PartCounter:
 
     def __init__(self, num_labels: int) -> None:
         self.counts = np.zeros(num_labels, dtype=np.int64)
-        self._last: Runs | None = None
-        self._groups = np.zeros(0, dtype=np.int64)
+        self._last: tuple[NDArray[np.uint8], Runs, Numbers] | None = None
 
-    def add(self, runs: Runs, num_parts: int, part_of: Numbers) -> None:
-        """Count the next plane.
+    def add(self, planes: NDArray[np.uint8], runs: Sequence[Runs]) -> None:
+        """Count the next planes `[Z, Y, X]`, each of which has these runs."""
+        plane_before, runs_before, known = self._last or _nothing_before(planes[0])
+        stack = np.concatenate([plane_before[np.newaxis], planes])
+        numbers, num_found = cc3d.connected_components(stack, connectivity=26, return_N=True)
+        found = [each.values_of(of_plane) for each, of_plane in zip((runs_before, *runs), numbers, strict=True)]
+        known_labels = _labels_of([known], [runs_before])
+        num_known = len(known_labels)
+        joined = _connected(num_known + num_found, known, num_known + found[0])
+        parts = [joined[num_known + each] for each in found]
+        self.counts += np.bincount(_labels_of(parts, [runs_before, *runs]), minlength=len(self.counts))
+        self.counts -= np.bincount(known_labels, minlength=len(self.counts))
+        self._last = planes[-1], runs[-1], _renumbered(parts[-1])
 
-        Args:
-            runs: Runs of the plane.
-            num_parts: See `Runs.parts`.
-            part_of: See `Runs.parts`.
-        """
-        num_groups = int(self._groups.max(initial=-1)) + 1
-        pairs = [] if self._last is None else [self._last.neighbours(runs, rows_away=away) for away in (-1, 0, 1)]
-        first = np.concatenate([self._groups[own] for own, _ in pairs] or [np.zeros(0, dtype=np.int64)])
-        second = np.concatenate([part_of[theirs] for _, theirs in pairs] or [np.zeros(0, dtype=np.int64)])
-        count, merged = connected(num_groups + num_parts, first, second + num_groups)
-        label_of = np.zeros(count, dtype=np.int64)
-        if self._last is not None:
-            label_of[merged[self._groups]] = self._last.labels
-            before = np.zeros(num_groups, dtype=np.int64)
-            before[self._groups] = self._last.labels
-            self.counts -= np.bincount(before, minlength=len(self.counts))
-        label_of[merged[num_groups + part_of]] = runs.labels
-        self.counts += np.bincount(label_of, minlength=len(self.counts))
-        _, self._groups = renumbered(merged[num_groups + part_of])
-        self._last = runs
 
-    def skip(self) -> None:
-        """A plane without any label is next."""
-        self._last, self._groups = None, self._groups[:0]
+def _nothing_before(plane: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Runs, Numbers]:
+    empty = np.zeros_like(plane)
+    return empty, Runs.of(empty), np.zeros(0, dtype=np.int64)
+
+
+def _labels_of(parts: Sequence[Numbers], runs: Sequence[Runs]) -> Numbers:
+    """The label of each part, by the parts of runs of some planes."""
+    labels = np.zeros(max(int(each.max(initial=-1)) for each in parts) + 1, dtype=np.int64)
+    for part_of, of_plane in zip(parts, runs, strict=True):
+        labels[part_of] = of_plane.labels
+    return labels
+
+
+def _connected(num: int, first: Numbers, second: Numbers) -> Numbers:
+    """The number, from 0 on, of the connected part of each of some things, of which these pairs belong together."""
+    roots = np.arange(num)
+    while (apart := roots[first] != roots[second]).any():
+        first, second = first[apart], second[apart]
+        low, high = np.minimum(roots[first], roots[second]), np.maximum(roots[first], roots[second])
+        np.minimum.at(roots, high, low)
+        while not np.array_equal(further := roots[roots], roots):
+            roots = further
+    return _renumbered(roots)
+
+
+def _renumbered(numbers: Numbers) -> Numbers:
+    """The same numbers from 0 on, none left out."""
+    is_used = np.zeros(int(numbers.max(initial=-1)) + 1, dtype=np.bool_)
+    is_used[numbers] = True
+    return (np.cumsum(is_used) - 1)[numbers]
