@@ -311,14 +311,19 @@ def _name_sources(
         item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = class_uid, uid
         instances.append(item)
     segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = instances
+    derivations: dict[str, list[Dataset]] = {}
     for groups in segmentation.PerFrameFunctionalGroupsSequence:
         if "DerivationImageSequence" not in groups:
             continue
-        derivation = deepcopy(groups.DerivationImageSequence[0])  # frames of several segments share one
-        (template,) = derivation.SourceImageSequence
-        headers = places.get(numbers[str(template.ReferencedSOPInstanceUID)], ())
-        derivation.SourceImageSequence = [source_image(template, header) for header in headers]
-        groups.DerivationImageSequence = [derivation] if headers else []
+        (known,) = groups.DerivationImageSequence  # frames of several segments share one
+        (template,) = known.SourceImageSequence
+        uid = str(template.ReferencedSOPInstanceUID)
+        if uid not in derivations:
+            headers = places.get(numbers[uid], ())
+            derivation = deepcopy(known)
+            derivation.SourceImageSequence = [source_image(template, header) for header in headers]
+            derivations[uid] = [derivation] if headers else []
+        groups.DerivationImageSequence = derivations[uid]
 
 
 def _check(data: bytes, labels: NDArray[np.uint8], affine: Affine) -> None:

@@ -32,11 +32,11 @@ def read_segmentation(data: bytes, affine: Affine, shape: tuple[int, int, int]) 
     Raises:
         GateError: `E_OUTPUT_CHECK` if a frame does not lie on voxels of the grid, or segments overlap.
     """
-    labels = np.zeros(shape, dtype=np.uint8)
-    for number, voxels in _placed_frames(data, affine, shape):
-        if labels[voxels].any():
+    labels = np.zeros(shape, dtype=np.uint8, order="F")
+    for number, place, mask in _placed_frames(data, affine, shape):
+        if labels[place][mask].any():
             raise _misplaced()
-        labels[voxels] = number
+        labels[place][mask] = number
     return labels
 
 
@@ -55,19 +55,21 @@ def read_masks(data: bytes, affine: Affine, shape: tuple[int, int, int, int]) ->
         GateError: `E_OUTPUT_CHECK` if a frame does not lie on voxels of the grid, or is of another segment.
     """
     masks = np.zeros(shape, dtype=np.uint8)
-    for number, voxels in _placed_frames(data, affine, shape[1:]):
+    for number, place, mask in _placed_frames(data, affine, shape[1:]):
         if not 1 <= number <= len(masks):
             raise _misplaced()
-        masks[number - 1][voxels] = 1
+        masks[number - 1][place][mask] = 1
     return masks
 
 
-Voxels = tuple[NDArray[np.int64], ...]
-"""Indices along X, Y and Z."""
+Place = tuple[slice | int, ...]
+"""A part of a plane of the grid: slices along two of X, Y and Z, which may run backwards, and an index of the third."""
 
 
-def _placed_frames(data: bytes, affine: Affine, shape: tuple[int, int, int]) -> Iterator[tuple[int, Voxels]]:
-    """Segment number and voxels of every frame that is not empty; of a label map, of every segment in it."""
+def _placed_frames(
+    data: bytes, affine: Affine, shape: tuple[int, int, int]
+) -> Iterator[tuple[int, Place, NDArray[np.bool_]]]:
+    """Segment number, place and mask there of every frame that is not empty; of a label map, of every segment in it."""
     from pydicom import dcmread
 
     dataset = dcmread(io.BytesIO(data))
@@ -76,21 +78,46 @@ def _placed_frames(data: bytes, affine: Affine, shape: tuple[int, int, int]) -> 
     is_label_map = dataset.SegmentationType == "LABELMAP"
     frames = _numbered_frames(dataset) if is_label_map else _unpacked_frames(dataset)
     for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
-        if not frame.any():
+        rows, columns = (np.flatnonzero(frame.any(axis=axis)) for axis in (1, 0))
+        if not len(rows):
             continue
-        rows, columns = np.nonzero(frame)
-        points = np.stack([columns, rows, np.zeros_like(rows), np.ones_like(rows)]).astype(np.float64)
-        indices = (to_index @ _frame_affine(shared, groups) @ points)[:3]
-        voxels = np.rint(indices).astype(int)
-        is_inside = ((voxels >= 0) & (voxels < np.array(shape)[:, None])).all()
-        if not is_inside or np.abs(indices - voxels).max() > MAX_INDEX_ERROR:
-            raise _misplaced()
+        box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+        place, is_turned = _place(to_index @ _frame_affine(shared, groups), *box, shape)
+        pixels = frame[box] if is_turned else frame[box].T
         if not is_label_map:
-            yield int(_macro("SegmentIdentificationSequence", shared, groups).ReferencedSegmentNumber), tuple(voxels)
+            segment = _macro("SegmentIdentificationSequence", shared, groups)
+            yield int(segment.ReferencedSegmentNumber), place, pixels != 0
             continue
-        numbers = frame[rows, columns]
-        for number in np.unique(numbers).tolist():
-            yield number, tuple(voxels[:, numbers == number])
+        for number in np.flatnonzero(np.bincount(pixels.ravel())).tolist():
+            if number:
+                yield number, place, pixels == number
+
+
+def _place(to_index: Affine, rows: slice, columns: slice, shape: tuple[int, int, int]) -> tuple[Place, bool]:
+    """Where a box of a frame lies on a grid, and whether the frame's rows run along the earlier axis of its two.
+
+    Args:
+        to_index: (column, row, 0, 1) of the frame to an index of the grid.
+        rows: Rows of the box.
+        columns: Its columns.
+        shape: Size of the grid.
+
+    Raises:
+        GateError: `E_OUTPUT_CHECK` if any corner of the box does not lie on a voxel of the grid.
+    """
+    corners = np.array([(x, y, 0, 1) for x in (columns.start, columns.stop - 1) for y in (rows.start, rows.stop - 1)])
+    exact = (to_index @ corners.T)[:3]
+    voxels, steps = np.rint(exact).astype(int), np.rint(to_index[:3, :2]).astype(int)
+    axis_of_column, axis_of_row = np.abs(steps).argmax(axis=0).tolist()
+    is_along_axes = axis_of_column != axis_of_row and (np.abs(steps).sum(axis=0) == 1).all()
+    is_inside = ((voxels >= 0) & (voxels < np.array(shape)[:, np.newaxis])).all()
+    if not is_along_axes or not is_inside or np.abs(exact - voxels).max() > MAX_INDEX_ERROR:
+        raise _misplaced()
+    place: list[slice | int] = voxels[:, 0].tolist()
+    for axis, step in ((axis_of_column, steps[axis_of_column, 0]), (axis_of_row, steps[axis_of_row, 1])):
+        behind = int(voxels[axis, -1] + step)
+        place[axis] = slice(int(voxels[axis, 0]), behind if behind >= 0 else None, int(step))
+    return tuple(place), axis_of_row < axis_of_column
 
 
 def _misplaced() -> GateError:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,11 +11,9 @@ def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The connected part of a mask `[X, Y, Z]` with most voxels; of equally large ones the first in the array."""
     if not mask.any():
         return mask
-    import SimpleITK as sitk
-
     box = tuple(_ends(mask, axis) for axis in range(mask.ndim))
-    parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(mask[box].view(np.uint8)), True))
-    sizes = np.bincount(parts.ravel())
+    parts = cc3d.connected_components(mask[box], connectivity=26)
+    sizes = np.bincount(parts.ravel(order="K"))
     sizes[0] = 0
     largest = np.flatnonzero(sizes == sizes.max())
     if len(largest) > 1:

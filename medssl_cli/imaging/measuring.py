@@ -20,7 +20,8 @@ from medssl_cli.imaging.volume import Volume
 CUBIC_MM_PER_ML: Final = 1000.0
 PLANES_AT_ONCE: Final = 16
 """Planes that are brought into the order of memory together, where slices do not lie one after the other, and in which
-connected parts are looked for."""
+connected parts are looked for; fewer where they are large."""
+VOXELS_AT_ONCE: Final = 2**22
 NUM_LABELS: Final = 256
 DIRECTIONS: Final = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 """Words for the low and the high end of each axis of the world."""
@@ -84,8 +85,9 @@ def measured(answer: NDArray[np.uint8], scan: Volume) -> dict[int, Measurement]:
 
 def _of_label_map(labels: NDArray[np.uint8], scan: Volume) -> dict[int, Measurement]:
     sums = _Sums(spacing_mm(scan.affine))
-    for start in range(0, labels.shape[2], PLANES_AT_ONCE):
-        places = slice(start, start + PLANES_AT_ONCE)
+    step = min(PLANES_AT_ONCE, max(1, VOXELS_AT_ONCE // (labels.shape[0] * labels.shape[1])))
+    for start in range(0, labels.shape[2], step):
+        places = slice(start, start + step)
         planes, values = (np.ascontiguousarray(each[:, :, places].T) for each in (labels, scan.voxels[0]))
         runs = [Runs.of(plane) for plane in planes]
         for number, found in enumerate(runs):

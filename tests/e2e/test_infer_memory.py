@@ -1,8 +1,11 @@
 """What `--max-ram` and `prlimit` allow is kept, by all processes together, and changes no mask."""
 
+import contextlib
+import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from medssl_cli.deploy.bundle import attach
-from medssl_cli.deploy.limits import GIB
+from medssl_cli.deploy.limits import FREE_SHARE, GIB
 from medssl_cli.formats.nifti import write_nifti
 from medssl_cli.preprocessing import Preprocessing
 from tests.bench.infer import watched_run
@@ -80,6 +83,59 @@ def test_a_limit_of_the_process_is_kept_as_if_it_had_been_named(folder: Path, ki
 
     assert done.returncode == 0, done.stderr.decode()
     assert mask(folder, out) == mask(folder, "free")
+
+
+def test_the_limit_of_a_control_group_is_kept(folder: Path) -> None:
+    # What the program itself has by then is no longer free.
+    with memory_group(int((ALLOWED_GIB / FREE_SHARE + 0.2) * GIB)) as group:
+        done = run_within(group, command(folder, "group"))
+
+        assert done.returncode == 0, done.stderr.decode()
+        assert num_killed(group) == 0
+    assert mask(folder, "group") == mask(folder, "free")
+
+
+def test_what_does_not_fit_into_a_control_group_is_refused(folder: Path) -> None:
+    with memory_group(int(0.33 * GIB)) as group:
+        done = run_within(group, command(folder, "small-group"))
+
+        assert done.returncode == 4, done.stderr.decode()
+        assert num_killed(group) == 0
+    assert b"E_TOO_BIG" in done.stdout
+
+
+@contextlib.contextmanager
+def memory_group(num_bytes: int) -> Iterator[Path]:
+    """A control group of the kernel, of version 1 or 2, with a limit of memory, where this process may make one."""
+    root = Path("/sys/fs/cgroup")
+    is_first = (root / "memory").is_dir()
+    group = root / ("memory" if is_first else ".") / f"medssl-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error.strerror}")
+    try:
+        limit = group / ("memory.limit_in_bytes" if is_first else "memory.max")
+        if not limit.exists():
+            pytest.skip("control groups have no limits of memory here")
+        limit.write_text(str(num_bytes))
+        yield group
+    finally:
+        group.rmdir()
+
+
+def run_within(group: Path, arguments: list[object]) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        preexec_fn=lambda: (group / "cgroup.procs").write_text("0"),
+        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"}, check=False, capture_output=True,
+    )  # fmt: skip
+
+
+def num_killed(group: Path) -> int:
+    """How many processes of a group the kernel has killed."""
+    told = next(path for name in ("memory.events", "memory.oom_control") if (path := group / name).exists())
+    return int(dict(line.split() for line in told.read_text().splitlines())["oom_kill"])
 
 
 def test_what_does_not_fit_is_refused(folder: Path) -> None:
