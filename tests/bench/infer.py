@@ -1,5 +1,6 @@
 """How long one scan takes from file to mask, and how much memory, beside what others do with it, in one run."""
 
+import compileall
 import contextlib
 import os
 import resource
@@ -15,6 +16,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+import medssl_cli
 from medssl_cli.imaging.constant_tiles import constant_values
 from medssl_cli.imaging.preprocessing import network_input
 from medssl_cli.imaging.tiling import padded_to, tile_starts
@@ -124,6 +126,7 @@ class InferSetup:
 
 def bench_infer(setup: InferSetup) -> InferBenchmark:
     """Make a scan and a model, and segment the one with the other: here, and as others do."""
+    _compile_as_installed()
     with tempfile.TemporaryDirectory(prefix="medssl-bench-") as scratch:
         folder = Path(scratch)
         image = _synthetic_scan(setup)
@@ -147,10 +150,16 @@ def bench_infer(setup: InferSetup) -> InferBenchmark:
 
 def bench_start(setup: InferSetup) -> list[Moment]:
     """Make a scan and a model, and see what the command takes until the network is given the first tile."""
+    _compile_as_installed()
     with tempfile.TemporaryDirectory(prefix="medssl-bench-") as scratch:
         folder = Path(scratch)
         _, scan = _write_scan(folder, _synthetic_scan(setup), is_dicom=setup.is_dicom)
         return bench_first_tile(_command(setup, scan, folder), folder)
+
+
+def _compile_as_installed() -> None:
+    """Keep the bytecode of this checkout, as pip does of what it installs."""
+    compileall.compile_dir(Path(medssl_cli.__file__).parent, quiet=2)
 
 
 def _synthetic_scan(setup: InferSetup) -> Volume:
