@@ -32,7 +32,7 @@ def read_segmentation(data: bytes, affine: Affine, shape: tuple[int, int, int]) 
     Raises:
         GateError: `E_OUTPUT_CHECK` if a frame does not lie on voxels of the grid, or segments overlap.
     """
-    labels = np.zeros(shape, dtype=np.uint8, order="F")
+    labels = np.zeros(shape, dtype=np.uint8)
     for number, place, mask in _placed_frames(data, affine, shape):
         if labels[place][mask].any():
             raise _misplaced()
@@ -124,11 +124,14 @@ def _misplaced() -> GateError:
     return GateError("E_OUTPUT_CHECK", "a frame of the segmentation does not lie on the grid of the series")
 
 
-def _unpacked_frames(dataset: Any) -> NDArray[np.uint8]:
-    """`[frames, rows, columns]` of 1-bit pixels, least significant bit first (PS3.5 section 8.1.1)."""
-    count = int(dataset.NumberOfFrames) * int(dataset.Rows) * int(dataset.Columns)
-    bits = np.unpackbits(np.frombuffer(dataset.PixelData, dtype=np.uint8), bitorder="little")
-    return bits[:count].reshape(int(dataset.NumberOfFrames), int(dataset.Rows), int(dataset.Columns))
+def _unpacked_frames(dataset: Any) -> Iterator[NDArray[np.uint8]]:
+    """`[rows, columns]` of 1-bit pixels, least significant bit first (PS3.5 section 8.1.1), frame after frame."""
+    shape = int(dataset.Rows), int(dataset.Columns)
+    num_bits, packed = shape[0] * shape[1], np.frombuffer(dataset.PixelData, dtype=np.uint8)
+    for first in range(0, int(dataset.NumberOfFrames) * num_bits, num_bits):
+        start, skipped = divmod(first, 8)
+        bits = np.unpackbits(packed[start : (first + num_bits + 7) // 8], bitorder="little")
+        yield bits[skipped : skipped + num_bits].reshape(shape)
 
 
 def _numbered_frames(dataset: Any) -> Iterator[NDArray[np.uint8]]:
