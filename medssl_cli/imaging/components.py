@@ -1,4 +1,4 @@
-"""Connected parts of masks: voxels that share a face, an edge or a corner belong together."""
+"""Connected parts of label maps and masks: voxels that share a face, an edge or a corner belong together."""
 
 from collections.abc import Collection
 
@@ -7,12 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def connected_parts(labels: NDArray[np.generic]) -> tuple[NDArray[np.unsignedinteger], int]:
+    """Numbers of the connected parts of each label, from 1 on, and how many there are; 0 is background.
+
+    Args:
+        labels: Label map or mask of two or three axes.
+    """
+    writeable = np.require(labels, requirements="W")
+    numbers, num_parts = cc3d.connected_components(writeable, connectivity=8 if labels.ndim == 2 else 26, return_N=True)
+    return numbers, num_parts
+
+
 def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The connected part of a mask `[X, Y, Z]` with most voxels; of equally large ones the first in the array."""
     if not mask.any():
         return mask
     box = tuple(_ends(mask, axis) for axis in range(mask.ndim))
-    parts = cc3d.connected_components(mask[box], connectivity=26)
+    parts, _ = connected_parts(mask[box])
     sizes = np.bincount(parts.ravel(order="K"))
     sizes[0] = 0
     largest = np.flatnonzero(sizes == sizes.max())

@@ -9,9 +9,10 @@ Shapes: X Y of a plane, R runs.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
+
+from medssl_cli.imaging.components import connected_parts
 
 Numbers = NDArray[np.int64]
 
@@ -52,7 +53,7 @@ class Runs:
 
     def parts(self, plane: NDArray[np.uint8]) -> tuple[int, Numbers]:
         """Connected parts of the plane that these are of: how many, and the number of each run's, from 0 on."""
-        parts, num_parts = cc3d.connected_components(plane, connectivity=8, return_N=True)
+        parts, num_parts = connected_parts(plane)
         return num_parts, self.values_of(parts)
 
     def values_of(self, numbers: NDArray[np.unsignedinteger]) -> Numbers:
@@ -75,7 +76,7 @@ class PartCounter:
         """Count the next planes `[Z, Y, X]`, each of which has these runs."""
         plane_before, runs_before, known = self._last or _nothing_before(planes[0])
         stack = np.concatenate([plane_before[np.newaxis], planes])
-        numbers, num_found = cc3d.connected_components(stack, connectivity=26, return_N=True)
+        numbers, num_found = connected_parts(stack)
         found = [each.values_of(of_plane) for each, of_plane in zip((runs_before, *runs), numbers, strict=True)]
         known_labels = _labels_of([known], [runs_before])
         num_known = len(known_labels)

@@ -1,5 +1,7 @@
 """The largest connected part: against scipy's labels, by counting, and which of two equal parts it is."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -28,6 +30,16 @@ def test_of_equal_parts_the_first_stays_and_of_nothing_nothing() -> None:
     mask[0, 5, 5] = mask[5, 0, 0] = True
 
     assert np.argwhere(largest_part(mask)).tolist() == [[0, 5, 5]]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_masks_that_may_not_be_written_to_and_views_of_others_are_taken(order: Literal["C", "F"]) -> None:
+    mask = np.zeros((8, 6, 9), dtype=bool, order=order)
+    mask[1:3], mask[5:8] = True, True
+    mask.flags.writeable = False
+
+    for view in (mask, mask[::-1], mask[:, ::2, ::-1]):
+        assert largest_part(view).sum() == view.sum() * 3 // 5
 
 
 def test_classes_are_cleaned_one_by_one_or_all_together() -> None:

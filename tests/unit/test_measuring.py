@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
+from medssl_cli.imaging import measuring
 from medssl_cli.imaging.diameters import axes_of
 from medssl_cli.imaging.geometry import Affine
 from medssl_cli.imaging.measuring import PLANES_AT_ONCE, Measurement, measured
@@ -146,7 +147,24 @@ def test_the_order_in_memory_changes_nothing_and_planes_come_in_pieces() -> None
         back = np.argsort(order)
         turned = np.ascontiguousarray(labels.transpose(order)).transpose(back)
         voxels = np.ascontiguousarray(scan.voxels[0].transpose(order)).transpose(back)[None]
+        turned.flags.writeable = voxels.flags.writeable = False
         assert measured(turned, Volume(voxels, scan.affine)) == found
+    for label, measurement in found.items():
+        require_same(measurement, labels == label, scan)
+
+
+@pytest.mark.parametrize("at_once", [1, 4 * 30, 2**22], ids=["a plane", "four planes", "all of the planes"])
+def test_noise_is_measured_as_it_is_however_many_planes_are_looked_at_together(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "VOXELS_AT_ONCE", at_once)
+    shape = (6, 5, PLANES_AT_ONCE + 3)
+    scan, labels = scan_of(shape, oblique_affine()), np.random.default_rng(3).integers(0, 4, shape).astype(np.uint8)
+    labels[:, :, 7] = 0
+
+    found = measured(labels, scan)
+
+    assert set(found) == {1, 2, 3}
     for label, measurement in found.items():
         require_same(measurement, labels == label, scan)
 
