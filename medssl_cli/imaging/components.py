@@ -7,14 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def connected_parts(labels: NDArray[np.generic]) -> tuple[NDArray[np.unsignedinteger], int]:
+def connected_parts(labels: NDArray[np.uint8]) -> tuple[NDArray[np.unsignedinteger], int]:
     """Numbers of the connected parts of each label, from 1 on, and how many there are; 0 is background.
 
+    The numbers of `cc3d` (4.1.1) are wrong for some views and for arrays of the type bool: it is given neither.
+
     Args:
-        labels: Label map or mask of two or three axes.
+        labels: Label map of two or three axes.
     """
-    writeable = np.require(labels, requirements="W")
-    numbers, num_parts = cc3d.connected_components(writeable, connectivity=8 if labels.ndim == 2 else 26, return_N=True)
+    plain = np.require(labels, dtype=np.uint8, requirements=["C", "W"])
+    numbers, num_parts = cc3d.connected_components(plain, connectivity=8 if labels.ndim == 2 else 26, return_N=True)
     return numbers, num_parts
 
 
@@ -23,8 +25,8 @@ def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if not mask.any():
         return mask
     box = tuple(_ends(mask, axis) for axis in range(mask.ndim))
-    parts, _ = connected_parts(mask[box])
-    sizes = np.bincount(parts.ravel(order="K"))
+    parts, _ = connected_parts(mask[box].view(np.uint8))
+    sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     largest = np.flatnonzero(sizes == sizes.max())
     if len(largest) > 1:

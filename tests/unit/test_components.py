@@ -1,4 +1,4 @@
-"""The largest connected part: against scipy's labels, by counting, and which of two equal parts it is."""
+"""Connected parts, and the largest one: against scipy's labels, by counting, and which of two equal parts it is."""
 
 from typing import Literal
 
@@ -6,9 +6,32 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medssl_cli.imaging.components import largest_part, only_largest
+from medssl_cli.imaging.components import connected_parts, largest_part, only_largest
 
 CORNERS = np.ones((3, 3, 3))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_parts_are_those_of_scipy_label_by_label_whatever_the_shape(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for number in range(100):
+        shape = tuple(1 if rng.random() < 0.2 else int(rng.integers(1, 9)) for _ in range(2 + number % 2))
+        labels = (rng.integers(0, 4, shape) * (rng.random(shape) < rng.random())).astype(np.uint8)
+        for view in (labels, np.asfortranarray(labels), labels[::-1], labels[..., ::2]):
+            require_parts(view)
+
+
+def require_parts(labels: np.ndarray) -> None:
+    found, number = connected_parts(labels)
+
+    expected = 0
+    for label in set(np.unique(labels)) - {0}:
+        parts, num_parts = ndimage.label(labels == label, np.ones((3,) * labels.ndim))
+        pairs = set(zip(parts[parts > 0].tolist(), found[parts > 0].tolist(), strict=True))
+        assert len(pairs) == len({own for _, own in pairs}) == num_parts
+        expected += num_parts
+    assert number == found.max(initial=0) == expected
+    assert np.array_equal(found > 0, labels > 0)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
