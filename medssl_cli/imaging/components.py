@@ -15,7 +15,7 @@ def connected_parts(labels: NDArray[np.uint8]) -> tuple[NDArray[np.unsignedinteg
     Args:
         labels: Label map of two or three axes.
     """
-    plain = np.require(labels, dtype=np.uint8, requirements=["C", "W"])
+    plain = np.require(labels, requirements=["C", "W"])
     numbers, num_parts = cc3d.connected_components(plain, connectivity=8 if labels.ndim == 2 else 26, return_N=True)
     return numbers, num_parts
 
